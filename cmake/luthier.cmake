@@ -1,0 +1,56 @@
+# The three kinds of target in this project, so that every folder declares its own in one call.
+
+# Flags of our own code only: dependencies are SYSTEM and stay quiet.
+add_library(luthier_flags INTERFACE)
+add_library(luthier::flags ALIAS luthier_flags)
+target_compile_options(luthier_flags INTERFACE -Wall -Wextra -Wpedantic -Werror -Wno-missing-field-initializers)
+target_include_directories(luthier_flags INTERFACE ${CMAKE_SOURCE_DIR})
+if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+  target_compile_options(luthier_flags INTERFACE -Wthread-safety)
+endif()
+if(LUTHIER_SANITIZE)
+  add_compile_options(-fsanitize=${LUTHIER_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${LUTHIER_SANITIZE})
+endif()
+
+find_program(LUTHIER_CCACHE ccache)
+if(LUTHIER_CCACHE)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${LUTHIER_CCACHE})
+  set(CMAKE_C_COMPILER_LAUNCHER ${LUTHIER_CCACHE})
+endif()
+
+# luthier_library(<name> SOURCES … PUBLIC … PRIVATE …) makes `luthier_<name>` with the alias `luthier::<name>`.
+# Without SOURCES the library is header-only.
+function(luthier_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  if(ARG_SOURCES)
+    add_library(luthier_${name} STATIC ${ARG_SOURCES})
+    target_link_libraries(luthier_${name} PUBLIC ${ARG_PUBLIC} PRIVATE luthier::flags ${ARG_PRIVATE})
+    target_include_directories(luthier_${name} PUBLIC ${CMAKE_SOURCE_DIR})
+  else()
+    add_library(luthier_${name} INTERFACE)
+    target_link_libraries(luthier_${name} INTERFACE ${ARG_PUBLIC})
+    target_include_directories(luthier_${name} INTERFACE ${CMAKE_SOURCE_DIR})
+  endif()
+  add_library(luthier::${name} ALIAS luthier_${name})
+endfunction()
+
+# luthier_program(<name> SOURCES … LINK …) makes the executable build/<preset>/bin/<name>.
+function(luthier_program name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE luthier::flags ${ARG_LINK})
+endfunction()
+
+# luthier_test(<name> SOURCES … LINK … [LABELS …] [TIMEOUT seconds]) makes a GoogleTest program and registers it as one
+# ctest. Exit code 77 of a program, or "[  SKIPPED ]" of every case, is reported by ctest as skipped, loudly.
+function(luthier_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINK;LABELS" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE luthier::flags GTest::gmock GTest::gtest GTest::gtest_main ${ARG_LINK})
+  add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT} SKIP_RETURN_CODE 77 LABELS "${ARG_LABELS}")
+endfunction()
