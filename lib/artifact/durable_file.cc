@@ -1,0 +1,98 @@
+#include "lib/artifact/durable_file.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+absl::Status FileError(const std::string& path, absl::string_view action, int error) {
+  const std::string what = absl::StrCat(path, ": ", action, ": ", std::strerror(error));
+  switch (error) {
+    case ENOSPC:
+    case EDQUOT:
+    case EFBIG:
+      return absl::ResourceExhaustedError(absl::StrCat(what, "; free space on that disk and try again"));
+    case ENOENT:
+      return absl::NotFoundError(what);
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return absl::PermissionDeniedError(what);
+    default:
+      return absl::DataLossError(what);
+  }
+}
+
+std::string FolderOf(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent.string();
+}
+
+}  // namespace
+
+DurableFile::DurableFile(std::string path, std::string temporary, int fd)
+    : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
+
+DurableFile::DurableFile(DurableFile&& other) noexcept
+    : path_(std::move(other.path_)), temporary_(std::move(other.temporary_)), fd_(std::exchange(other.fd_, -1)) {}
+
+DurableFile::~DurableFile() {
+  if (fd_ < 0) return;
+  close(fd_);
+  unlink(temporary_.c_str());
+}
+
+absl::StatusOr<DurableFile> DurableFile::Create(const std::string& path) {
+  std::string temporary = path + ".tmp-XXXXXX";
+  const int fd = mkostemp(temporary.data(), O_CLOEXEC);
+  if (fd < 0) return FileError(path, "create", errno);
+  fchmod(fd, 0644);  // mkostemp gives 0600; artifacts are read by other users of the machine
+  return DurableFile(path, std::move(temporary), fd);
+}
+
+absl::Status DurableFile::Append(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return FileError(path_, "write", errno);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DurableFile::Commit() {
+  // A failed fsync is never retried: the kernel marks the pages clean, so a second one would succeed without the data.
+  if (fsync(fd_) != 0) return FileError(path_, "fsync", errno);
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return FileError(path_, "rename", errno);
+  close(std::exchange(fd_, -1));
+  return SyncFolder(FolderOf(path_));
+}
+
+absl::Status WriteFileDurably(const std::string& path, absl::string_view content) {
+  LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(path));
+  LUTHIER_RETURN_IF_ERROR(file.Append({reinterpret_cast<const std::byte*>(content.data()), content.size()}));
+  return file.Commit();
+}
+
+absl::Status SyncFolder(const std::string& folder) {
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return FileError(folder, "open", errno);
+  const int result = fsync(fd);
+  const int error = errno;
+  close(fd);
+  if (result != 0) return FileError(folder, "fsync", error);
+  return absl::OkStatus();
+}
+
+}  // namespace luthier

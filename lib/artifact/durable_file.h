@@ -1,0 +1,46 @@
+// A file that is either there, complete and on disk, or not there at all.
+// Recipe (All File Systems Are Not Created Equal, OSDI 2014): temporary name in the same directory, write, fsync, rename,
+// fsync of the directory.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace luthier {
+
+// A file being written. Without Commit() nothing of it stays. Owned by one thread; movable.
+class DurableFile {
+ public:
+  // Opens a temporary file beside `path`; its folder must exist.
+  // Errors: NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED (disk full), each naming the path.
+  static absl::StatusOr<DurableFile> Create(const std::string& path);
+
+  DurableFile(DurableFile&& other) noexcept;
+  DurableFile& operator=(DurableFile&& other) = delete;
+  ~DurableFile();
+
+  // Errors: RESOURCE_EXHAUSTED if the disk is full, with the remedy; DATA_LOSS for an I/O error.
+  absl::Status Append(std::span<const std::byte> bytes);
+
+  // Makes the file durable under its final name. After an error it does not exist under that name (unless it did before).
+  absl::Status Commit();
+
+ private:
+  DurableFile(std::string path, std::string temporary, int fd);
+  std::string path_;
+  std::string temporary_;
+  int fd_;  // -1 once committed or moved from
+};
+
+// Writes a whole file durably.
+absl::Status WriteFileDurably(const std::string& path, absl::string_view content);
+
+// Makes renames and new names in a folder durable.
+absl::Status SyncFolder(const std::string& folder);
+
+}  // namespace luthier

@@ -1,0 +1,156 @@
+#include "lib/checkpoint/adapter_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <regex>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+// PEFT matches a pattern key against the end of the module name, at a dot: regex `(.*\.)?(key)$`.
+template <typename T>
+T PatternValue(const std::map<std::string, T>& patterns, absl::string_view module, T fallback) {
+  for (const auto& [key, value] : patterns) {
+    if (std::regex_match(std::string(module), std::regex("(.*\\.)?(" + key + ")"))) return value;
+  }
+  return fallback;
+}
+
+bool IsUnset(const json& value) {
+  return value.is_null() || value == false || (value.is_structured() && value.empty()) || value == "none";
+}
+
+// Fields that change what the adapter computes and that are not implemented.
+constexpr const char* kUnsupported[] = {"use_dora", "use_qalora", "modules_to_save", "bias", "lora_bias", "fan_in_fan_out",
+                                        "target_parameters", "trainable_token_indices", "layer_replication",
+                                        "exclude_modules", "layers_pattern", "use_bdlora", "alora_invocation_tokens",
+                                        "arrow_config"};
+
+absl::Status CheckPattern(const std::string& key) {
+  try {
+    std::regex compiled(key);
+  } catch (const std::regex_error& error) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: '", key, "' is no regular expression: ", error.what()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool AdapterConfig::Targets(absl::string_view module, int layer) const {
+  if (!layers_to_transform.empty() &&
+      std::find(layers_to_transform.begin(), layers_to_transform.end(), layer) == layers_to_transform.end()) {
+    return false;
+  }
+  if (all_linear) return true;
+  if (target_regex) return std::regex_match(std::string(module), std::regex(*target_regex));
+  for (const std::string& name : target_modules) {
+    if (module == name || absl::EndsWith(module, "." + name)) return true;
+  }
+  return false;
+}
+
+int64_t AdapterConfig::RankOf(absl::string_view module) const { return PatternValue(rank_pattern, module, rank); }
+
+double AdapterConfig::ScaleOf(absl::string_view module) const {
+  const double module_alpha = PatternValue(alpha_pattern, module, alpha);
+  const auto r = static_cast<double>(RankOf(module));
+  return rslora ? module_alpha / std::sqrt(r) : module_alpha / r;
+}
+
+absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
+  std::vector<std::string> violations;
+  const auto violation = [&](absl::string_view field, absl::string_view what) {
+    violations.push_back(absl::StrCat("adapter_config.json: ", field, ": ", what));
+  };
+  if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
+  if (json.value("peft_type", "") != "LORA") violation("peft_type", "must be LORA");
+  for (const char* field : kUnsupported) {
+    if (json.contains(field) && !IsUnset(json[field])) violation(field, absl::StrCat(json[field].dump(), " is not supported"));
+  }
+  AdapterConfig config;
+  try {
+    config.rank = json.value("r", config.rank);
+    config.alpha = json.value("lora_alpha", config.alpha);
+    config.dropout = json.value("lora_dropout", 0.0);
+    config.rslora = json.value("use_rslora", false);
+    if (json.contains("rank_pattern") && !json["rank_pattern"].is_null()) json["rank_pattern"].get_to(config.rank_pattern);
+    if (json.contains("alpha_pattern") && !json["alpha_pattern"].is_null()) json["alpha_pattern"].get_to(config.alpha_pattern);
+    if (json.contains("layers_to_transform") && !json["layers_to_transform"].is_null()) {
+      const nlohmann::json& layers = json["layers_to_transform"];
+      config.layers_to_transform = layers.is_array() ? layers.get<std::vector<int>>() : std::vector<int>{layers.get<int>()};
+    }
+    if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string()) {
+      config.base_model_name = json["base_model_name_or_path"];
+    }
+    const nlohmann::json targets = json.value("target_modules", nlohmann::json());
+    if (targets.is_array()) {
+      config.target_modules = targets.get<std::vector<std::string>>();
+    } else if (targets == "all-linear") {
+      config.all_linear = true;
+    } else if (targets.is_string()) {
+      config.target_regex = targets.get<std::string>();
+    } else {
+      violation("target_modules", "must be a list of names, a regular expression or all-linear");
+    }
+  } catch (const nlohmann::json::exception& error) {
+    violation("fields", error.what());
+  }
+  if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
+  if (config.target_regex && !CheckPattern(*config.target_regex).ok()) violation("target_modules", "is no regular expression");
+  for (const auto& [key, rank] : config.rank_pattern) {
+    if (rank < 1 || !CheckPattern(key).ok()) violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
+  }
+  for (const auto& [key, alpha] : config.alpha_pattern) {
+    if (!CheckPattern(key).ok()) violation("alpha_pattern", absl::StrCat("'", key, "' is no pattern"));
+  }
+  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  return config;
+}
+
+absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder) {
+  const std::string path = folder + "/adapter_config.json";
+  std::ifstream stream(path);
+  if (!stream) return absl::NotFoundError(absl::StrCat(path, ": not found; give an adapter folder in PEFT format"));
+  const json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
+  return ParseAdapterConfig(parsed);
+}
+
+json ToJson(const AdapterConfig& config) {
+  json out = {{"peft_type", "LORA"},
+              {"task_type", "CAUSAL_LM"},
+              {"auto_mapping", nullptr},
+              {"base_model_name_or_path", config.base_model_name},
+              {"revision", nullptr},
+              {"inference_mode", true},
+              {"r", config.rank},
+              {"lora_alpha", config.alpha},
+              {"lora_dropout", config.dropout},
+              {"target_modules", config.target_modules},
+              {"bias", "none"},
+              {"fan_in_fan_out", false},
+              {"use_rslora", config.rslora},
+              {"use_dora", false},
+              {"init_lora_weights", true},
+              {"rank_pattern", config.rank_pattern},
+              {"alpha_pattern", config.alpha_pattern},
+              {"modules_to_save", nullptr},
+              {"layers_to_transform", nullptr},
+              {"layers_pattern", nullptr}};
+  // vLLM and llama.cpp read alpha as an integer where it is one.
+  if (config.alpha == std::floor(config.alpha)) out["lora_alpha"] = static_cast<int64_t>(config.alpha);
+  if (config.target_regex) out["target_modules"] = *config.target_regex;
+  if (config.all_linear) out["target_modules"] = "all-linear";
+  if (!config.layers_to_transform.empty()) out["layers_to_transform"] = config.layers_to_transform;
+  return out;
+}
+
+}  // namespace luthier

@@ -1,0 +1,49 @@
+// adapter_config.json of a LoRA adapter in PEFT format.
+// Source: github.com/huggingface/peft tuners/lora/config.py and tuners_utils.py (matching of names and patterns).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+// Which layers carry an adapter, of which rank and scale.
+struct AdapterConfig {
+  int64_t rank = 8;
+  double alpha = 8;
+  double dropout = 0;
+  bool rslora = false;
+  // `all-linear`, a list of names (equal to, or the end of, a module's name), or one regular expression.
+  std::vector<std::string> target_modules;
+  std::optional<std::string> target_regex;
+  bool all_linear = false;
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  std::vector<int> layers_to_transform;  // empty: all
+  std::string base_model_name;
+
+  // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer`, gets an adapter.
+  bool Targets(absl::string_view module, int layer) const;
+  int64_t RankOf(absl::string_view module) const;
+  // alpha / r, or alpha / sqrt(r) with rsLoRA, after both patterns.
+  double ScaleOf(absl::string_view module) const;
+};
+
+// Reads the fields that matter and refuses by name what changes the mathematics and is not implemented (DoRA, bias, …).
+absl::StatusOr<AdapterConfig> ParseAdapterConfig(const nlohmann::json& json);
+
+// Reads `folder`/adapter_config.json.
+absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder);
+
+// The conservative set of fields that PEFT, vLLM and llama.cpp's converter read, keys sorted.
+nlohmann::json ToJson(const AdapterConfig& config);
+
+}  // namespace luthier

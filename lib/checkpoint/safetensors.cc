@@ -1,0 +1,323 @@
+#include "lib/checkpoint/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/artifact/durable_file.h"
+#include "lib/base/status_macros.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+
+// The reference implementation's limit; a larger header is a fault or an attack.
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+// A header is an object of objects of arrays: three levels. One more is already wrong.
+constexpr int kMaxHeaderDepth = 4;
+
+struct DtypeRow {
+  Dtype dtype;
+  absl::string_view name;
+  size_t size;
+};
+constexpr std::array<DtypeRow, 7> kDtypes = {{{Dtype::kF32, "F32", 4},
+                                              {Dtype::kF16, "F16", 2},
+                                              {Dtype::kBf16, "BF16", 2},
+                                              {Dtype::kI64, "I64", 8},
+                                              {Dtype::kI32, "I32", 4},
+                                              {Dtype::kU8, "U8", 1},
+                                              {Dtype::kBool, "BOOL", 1}}};
+
+std::optional<Dtype> ParseDtype(absl::string_view name) {
+  for (const DtypeRow& row : kDtypes) {
+    if (row.name == name) return row.dtype;
+  }
+  return std::nullopt;
+}
+
+// Parses JSON, refusing what nlohmann would silently accept: repeated keys and deep nesting.
+absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text) {
+  std::vector<std::set<std::string>> keys;
+  std::string fault;
+  const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
+    using Event = nlohmann::json::parse_event_t;
+    if (depth > kMaxHeaderDepth && fault.empty()) fault = "is nested too deep";
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second && fault.empty()) {
+      fault = absl::StrCat("has the key '", parsed.get<std::string>(), "' twice");
+    }
+    return true;
+  };
+  nlohmann::json json =
+      nlohmann::json::parse(text.begin(), text.end(), check, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return absl::InvalidArgumentError("is not valid JSON");
+  if (!fault.empty()) return absl::InvalidArgumentError(fault);
+  return json;
+}
+
+struct HeaderEntry {
+  TensorView view;
+  uint64_t begin;
+  uint64_t end;
+};
+
+// Bytes of a tensor, or nothing when the product overflows or a dimension is negative.
+std::optional<uint64_t> CheckedBytes(const std::vector<int64_t>& shape, Dtype dtype) {
+  uint64_t bytes = DtypeSize(dtype);
+  for (int64_t size : shape) {
+    if (size < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) return std::nullopt;
+  }
+  return bytes;
+}
+
+absl::StatusOr<HeaderEntry> ParseEntry(const std::string& name, const nlohmann::json& value) {
+  const auto fault = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' ", what));
+  };
+  if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") ||
+      !value.contains("data_offsets") || !value["dtype"].is_string()) {
+    return fault("needs dtype, shape and data_offsets");
+  }
+  const std::optional<Dtype> dtype = ParseDtype(value["dtype"].get<std::string>());
+  if (!dtype) return fault(absl::StrCat("has dtype ", value["dtype"].get<std::string>(), ", which is not supported"));
+  HeaderEntry entry{{name, *dtype, {}, {}}, 0, 0};
+  if (!value["shape"].is_array()) return fault("has a shape that is not a list");
+  for (const nlohmann::json& size : value["shape"]) {
+    if (!size.is_number_unsigned()) return fault("has a dimension that is not a whole number >= 0");
+    entry.view.shape.push_back(size.get<int64_t>());
+  }
+  const nlohmann::json& offsets = value["data_offsets"];
+  if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+      !offsets[1].is_number_unsigned()) {
+    return fault("has data_offsets that are not two whole numbers");
+  }
+  entry.begin = offsets[0].get<uint64_t>();
+  entry.end = offsets[1].get<uint64_t>();
+  const std::optional<uint64_t> bytes = CheckedBytes(entry.view.shape, *dtype);
+  if (!bytes || entry.end < entry.begin || entry.end - entry.begin != *bytes) {
+    return fault(absl::StrCat("of shape ", ShapeString(entry.view.shape), " does not fit its data_offsets [", entry.begin,
+                              ", ", entry.end, "]"));
+  }
+  return entry;
+}
+
+// Offsets must cover the buffer in order, without hole or overlap.
+absl::Status CheckCoverage(std::vector<HeaderEntry>& entries, uint64_t buffer_bytes) {
+  std::sort(entries.begin(), entries.end(), [](const HeaderEntry& a, const HeaderEntry& b) {
+    return std::pair(a.begin, a.end) < std::pair(b.begin, b.end);
+  });
+  uint64_t position = 0;
+  for (const HeaderEntry& entry : entries) {
+    if (entry.begin != position) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", entry.view.name, "' leaves a hole or overlaps another at byte ",
+                                                     position));
+    }
+    position = entry.end;
+  }
+  if (position != buffer_bytes) {
+    return absl::InvalidArgumentError(absl::StrCat("holds ", buffer_bytes, " bytes of data, its header describes ", position));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status InFile(const std::string& path, const absl::Status& status) {
+  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+}  // namespace
+
+size_t DtypeSize(Dtype dtype) {
+  return std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeRow& row) { return row.dtype == dtype; })->size;
+}
+
+absl::string_view DtypeName(Dtype dtype) {
+  return std::find_if(kDtypes.begin(), kDtypes.end(), [&](const DtypeRow& row) { return row.dtype == dtype; })->name;
+}
+
+int64_t NumElements(const std::vector<int64_t>& shape) {
+  int64_t elements = 1;
+  for (int64_t size : shape) elements *= size;
+  return elements;
+}
+
+std::string ShapeString(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+struct SafetensorsFile::Mapping {
+  Mapping(void* address, size_t size) : address(address), size(size) {}
+  ~Mapping() { munmap(address, size); }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  void* address;
+  size_t size;
+};
+
+absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
+  struct stat info;
+  const bool statted = fstat(fd, &info) == 0;
+  const auto size = statted ? static_cast<uint64_t>(info.st_size) : 0;
+  if (size < 8) {
+    close(fd);
+    return absl::InvalidArgumentError(absl::StrCat(path, ": has ", size, " bytes, too few for a safetensors file"));
+  }
+  void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
+  const int map_error = errno;
+  close(fd);
+  if (address == MAP_FAILED) return absl::InternalError(absl::StrCat(path, ": mmap: ", std::strerror(map_error)));
+
+  SafetensorsFile file;
+  file.mapping_ = std::make_shared<Mapping>(address, size);
+  const auto* bytes = static_cast<const std::byte*>(address);
+  uint64_t header_bytes;
+  std::memcpy(&header_bytes, bytes, sizeof header_bytes);
+  if (header_bytes > kMaxHeaderBytes || header_bytes > size - 8) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": claims a header of ", header_bytes,
+                                                   " bytes; it is damaged or no safetensors file"));
+  }
+  const absl::string_view header(reinterpret_cast<const char*>(bytes) + 8, header_bytes);
+  if (header.empty() || header.front() != '{') {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": header does not start with '{'"));
+  }
+  absl::StatusOr<nlohmann::json> json = ParseStrictJson(header);
+  if (!json.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": header ", json.status().message()));
+
+  std::vector<HeaderEntry> entries;
+  for (const auto& [name, value] : json->items()) {
+    if (name == "__metadata__") {
+      if (!value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ is no object"));
+      for (const auto& [key, text] : value.items()) {
+        if (!text.is_string()) return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ holds more than strings"));
+        file.metadata_[key] = text.get<std::string>();
+      }
+      continue;
+    }
+    absl::StatusOr<HeaderEntry> entry = ParseEntry(name, value);
+    if (!entry.ok()) return InFile(path, entry.status());
+    entries.push_back(*std::move(entry));
+  }
+  if (absl::Status status = CheckCoverage(entries, size - 8 - header_bytes); !status.ok()) return InFile(path, status);
+  const std::byte* buffer = bytes + 8 + header_bytes;
+  for (HeaderEntry& entry : entries) {
+    entry.view.bytes = {buffer + entry.begin, entry.end - entry.begin};
+    file.tensors_.emplace(entry.view.name, std::move(entry.view));
+  }
+  return file;
+}
+
+namespace {
+
+// Shard file names in the order of the index, each once.
+absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const fs::path& path) {
+  std::ifstream stream(path);
+  const nlohmann::json index = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (index.is_discarded() || !index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(path.string(), ": is no JSON object with a weight_map"));
+  }
+  std::map<std::string, std::string> shard_of;
+  for (const auto& [name, shard] : index["weight_map"].items()) {
+    if (!shard.is_string() || shard.get<std::string>() != fs::path(shard.get<std::string>()).filename().string() ||
+        shard.get<std::string>() == "..") {
+      return absl::InvalidArgumentError(absl::StrCat(path.string(), ": weight_map entry '", name,
+                                                     "' must name a file in the same folder"));
+    }
+    shard_of[name] = shard.get<std::string>();
+  }
+  return shard_of;
+}
+
+absl::Status NoWeights(const fs::path& folder) {
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string extension = entry.path().extension();
+    if (extension == ".bin" || extension == ".pt" || extension == ".pth") {
+      return absl::InvalidArgumentError(absl::StrCat(
+          entry.path().string(), ": pickle weights can run code and are not read; convert the model to safetensors"));
+    }
+  }
+  return absl::NotFoundError(absl::StrCat(folder.string(), ": holds neither model.safetensors nor model.safetensors.index.json"));
+}
+
+}  // namespace
+
+absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
+  const fs::path root(folder);
+  WeightFolder weights;
+  std::map<std::string, std::string> shard_of;
+  std::set<std::string> shards;
+  if (fs::exists(root / "model.safetensors.index.json")) {
+    LUTHIER_ASSIGN_OR_RETURN(shard_of, ReadIndex(root / "model.safetensors.index.json"));
+    for (const auto& [name, shard] : shard_of) shards.insert(shard);
+  } else if (fs::exists(root / "model.safetensors")) {
+    shards.insert("model.safetensors");
+  } else {
+    return NoWeights(root);
+  }
+  for (const std::string& shard : shards) {
+    LUTHIER_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(root / shard));
+    for (const auto& [name, view] : file.tensors()) {
+      if (!shard_of.empty() && (!shard_of.contains(name) || shard_of[name] != shard)) {
+        return absl::InvalidArgumentError(absl::StrCat((root / shard).string(), ": holds tensor '", name,
+                                                       "', which the index does not place there"));
+      }
+      weights.tensors_.emplace(name, view);
+    }
+    weights.files_.push_back(std::move(file));
+  }
+  for (const auto& [name, shard] : shard_of) {
+    if (!weights.tensors_.contains(name)) {
+      return absl::InvalidArgumentError(absl::StrCat((root / shard).string(), ": lacks tensor '", name, "' of the index"));
+    }
+  }
+  return weights;
+}
+
+absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                              const std::map<std::string, std::string>& metadata) {
+  std::vector<const TensorToWrite*> order;
+  for (const TensorToWrite& tensor : tensors) order.push_back(&tensor);
+  // Wide elements first, so that every tensor is aligned to its element size.
+  std::sort(order.begin(), order.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
+    return std::pair(-static_cast<int>(DtypeSize(a->dtype)), a->name) <
+           std::pair(-static_cast<int>(DtypeSize(b->dtype)), b->name);
+  });
+  nlohmann::ordered_json header = nlohmann::ordered_json::object();
+  if (!metadata.empty()) header["__metadata__"] = metadata;
+  uint64_t position = 0;
+  for (const TensorToWrite* tensor : order) {
+    header[tensor->name] = {{"dtype", std::string(DtypeName(tensor->dtype))},
+                            {"shape", tensor->shape},
+                            {"data_offsets", {position, position + tensor->bytes.size()}}};
+    position += tensor->bytes.size();
+  }
+  std::string text = header.dump();
+  text.resize((text.size() + 7) / 8 * 8, ' ');
+  const uint64_t header_bytes = text.size();
+
+  LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(path));
+  LUTHIER_RETURN_IF_ERROR(file.Append({reinterpret_cast<const std::byte*>(&header_bytes), sizeof header_bytes}));
+  LUTHIER_RETURN_IF_ERROR(file.Append({reinterpret_cast<const std::byte*>(text.data()), text.size()}));
+  for (const TensorToWrite* tensor : order) LUTHIER_RETURN_IF_ERROR(file.Append(tensor->bytes));
+  return file.Commit();
+}
+
+}  // namespace luthier
