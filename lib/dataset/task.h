@@ -1,0 +1,19 @@
+// The kinds of task that a job can have. They decide how answers are scored and which hyperparameters are chosen.
+#pragma once
+
+#include <string_view>
+
+#include "absl/status/statusor.h"
+
+namespace luthier {
+
+enum class TaskType { kClassification, kNer, kExtraction, kQa, kToolCalling, kChat, kText };
+
+// "classification", "ner", "extraction", "qa", "tool_calling", "chat", "text".
+std::string_view TaskTypeName(TaskType task);
+// INVALID_ARGUMENT lists the names that exist.
+absl::StatusOr<TaskType> ParseTaskType(std::string_view name);
+// True if answers are JSON whose fields are scored one by one: ner, extraction, tool_calling.
+bool HasFields(TaskType task);
+
+}  // namespace luthier

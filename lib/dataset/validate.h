@@ -1,0 +1,67 @@
+// Reading a whole file: what is in it, what is wrong with it, and its examples.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "lib/dataset/encode.h"
+#include "lib/dataset/rows.h"
+
+namespace luthier {
+
+struct Violation {
+  std::string file;
+  int64_t line = 0;  // 1-based; 0: the file as a whole
+  std::string message;
+};
+
+struct ValidationReport {
+  // A longer list helps nobody: whoever has repaired these checks again.
+  static constexpr int kMaxViolations = 20;
+
+  int64_t rows = 0;  // that are in order
+  int64_t chat_rows = 0, completion_rows = 0, text_rows = 0;
+  int64_t bytes = 0;
+  int64_t duplicates = 0;  // rows whose line is equal to an earlier one
+  // Below: 0 in a check without a tokenizer.
+  int64_t tokens = 0, trained_tokens = 0;
+  int64_t longest_row_tokens = 0, longest_row_line = 0;
+  int64_t truncated = 0;  // rows cut at max_length
+  int64_t dropped = 0;    // rows left without a trained token by the cut
+  // Rows by length: bucket i counts those of (2^(i-1), 2^i] tokens.
+  std::vector<int64_t> length_histogram;
+
+  std::vector<Violation> violations;  // the first kMaxViolations
+  int64_t violation_count = 0;        // all of them
+
+  bool ok() const { return violation_count == 0; }
+  // OK, or INVALID_ARGUMENT with the violations, one on each line.
+  absl::Status ToStatus() const;
+  // Adds the counts and violations of another file.
+  void Merge(const ValidationReport& other);
+};
+
+OrderedJson ToJson(const ValidationReport& report);
+absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json);
+
+// Checks that every line is a row; needs no model. `name`: what messages call the file (default: its last part). The status is
+// an error only if the file cannot be read; what is wrong with the data is in the report.
+absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name = "");
+
+// Encodes every row as training would, and keeps the numbers only.
+absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name = "");
+
+// The rows of a file in their order, for evaluation by generation.
+absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path);
+
+struct LoadedExamples {
+  std::vector<Example> examples;  // in file order, dropped rows left out
+  ValidationReport report;
+};
+// Encodes all files of a job, one after the other. INVALID_ARGUMENT with the violations if there are any.
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder);
+
+}  // namespace luthier
