@@ -1,0 +1,41 @@
+// What training, evaluation and generation need of a model, and the list of families.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "lib/checkpoint/model_config.h"
+#include "worker/trainer/models/common/attention.h"
+#include "worker/trainer/models/common/linear.h"
+#include "worker/trainer/torch.h"
+
+namespace luthier {
+
+// Tensors by the names of the checkpoint file.
+using NamedTensors = std::map<std::string, Tensor>;
+
+// The adapters of a model: for each linear layer by module name ("model.layers.0.mlp.up_proj"), one entry an adapter.
+using LoraLayers = std::map<std::string, std::vector<LoraWeights>>;
+
+// A causal decoder over packed tokens. It shares its weights' tensors with whoever built it.
+class DecoderModel {
+ public:
+  virtual ~DecoderModel() = default;
+
+  // tokens_T and positions_T (int64) → hidden states after the last norm, [T, D].
+  virtual Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, Attention& attention,
+                         const AdapterSlices& slices) const = 0;
+
+  // The output embedding, [V, D]; the input embedding itself if tied.
+  virtual const Tensor& head_VD() const = 0;
+};
+
+// Builds the family that `config.model_type` names around `weights` (every tensor of the checkpoint, of one format and device).
+// Errors: INVALID_ARGUMENT for a family that is not in the list.
+absl::StatusOr<std::unique_ptr<DecoderModel>> MakeModel(const ModelConfig& config, const NamedTensors& weights,
+                                                        const LoraLayers& lora);
+
+}  // namespace luthier
