@@ -114,9 +114,9 @@ struct LoraLinearFunction : Function<LoraLinearFunction> {
 };
 
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T) {
-    const bool head_trains = context->needs_input_grad(1);
-    const bool any_gradient = context->needs_input_grad(0) || head_trains;
+  // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
+  static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
+                        bool any_gradient, bool head_trains) {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
@@ -145,7 +145,7 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     Tensor dh_TD, dhead_VD;
     if (saved[0].defined()) dh_TD = saved[0] * grads[0].to(saved[0].scalar_type());
     if (saved[1].defined()) dhead_VD = saved[1] * grads[0].to(saved[1].scalar_type());
-    return {dh_TD, dhead_VD, Tensor()};
+    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -237,7 +237,9 @@ Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v
 }
 
 Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T) {
-  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T);
+  const bool head_trains = at::GradMode::is_enabled() && head_VD.requires_grad();
+  const bool any_gradient = head_trains || (at::GradMode::is_enabled() && h_TD.requires_grad());
+  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, any_gradient, head_trains);
 }
 
 }  // namespace luthier::ops

@@ -1,0 +1,360 @@
+// reference-check models DIR…: compares the engine with stored numbers of transformers + PEFT (shared/reference/models,
+// README there). One JSON line a case and check; exit code 0 only if every check is ok.
+#include <CLI/CLI.hpp>
+
+#include <cmath>
+#include <fstream>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+#include "nlohmann/json.hpp"
+#include "worker/trainer/lora/lora.h"
+#include "worker/trainer/models/weights.h"
+#include "worker/trainer/train/adamw.h"
+#include "worker/trainer/train/batch.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+// Suggested in the reference's README, "Tolerances", column "suggested".
+constexpr double kLogits = 1e-4;
+constexpr double kLoss = 1e-5;
+constexpr double kGradient = 1e-4;
+constexpr double kMerged = 1e-6;
+constexpr double kLoraCurveLoss = 1e-4, kLoraCurveNorm = 2e-4, kLogitsAfterLora = 1e-3, kTrainedAdapter = 1e-3;
+constexpr double kFullCurveLoss = 5e-5, kFullCurveNorm = 1e-4, kLogitsAfterFull = 3e-4;
+
+// One reference case, opened.
+struct Case {
+  std::string name;
+  std::string folder;
+  json golden;
+  NamedTensors tensors;
+  ModelConfig config;
+  std::vector<LinearLayer> linears;
+};
+
+// Largest difference relative to what it is compared with, where the README says "norm of difference / norm".
+double RelativeNorm(const Tensor& got, const Tensor& expected) {
+  const double norm = expected.norm().item<double>();
+  return (got - expected).norm().item<double>() / (norm > 0 ? norm : 1);
+}
+
+double MaxAbsDiff(const Tensor& got, const Tensor& expected) { return (got - expected).abs().max().item<double>(); }
+
+class Report {
+ public:
+  explicit Report(std::string name) : case_(std::move(name)) {}
+
+  void Check(const std::string& check, double difference, double tolerance) {
+    const bool ok = difference <= tolerance;  // false for NaN
+    all_ok_ = all_ok_ && ok;
+    std::cout << json{{"case", case_}, {"check", check}, {"max_abs_diff", difference}, {"tolerance", tolerance}, {"ok", ok}}.dump()
+              << "\n";
+  }
+
+  void Fail(const std::string& check, absl::string_view reason) {
+    all_ok_ = false;
+    std::cout << json{{"case", case_}, {"check", check}, {"max_abs_diff", nullptr}, {"tolerance", nullptr}, {"ok", false},
+                      {"reason", std::string(reason)}}.dump()
+              << "\n";
+  }
+
+  bool all_ok() const { return all_ok_; }
+
+ private:
+  std::string case_;
+  bool all_ok_ = true;
+};
+
+absl::StatusOr<Case> OpenCase(const std::string& folder) {
+  Case out;
+  out.name = folder.substr(folder.find_last_of('/', folder.size() - 2) + 1);
+  while (!out.name.empty() && out.name.back() == '/') out.name.pop_back();
+  out.folder = folder;
+  std::ifstream stream(folder + "/golden.json");
+  out.golden = json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (out.golden.is_discarded()) return absl::NotFoundError(absl::StrCat(folder, "/golden.json: missing or not valid JSON"));
+  LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/golden.safetensors"));
+  for (const auto& [name, view] : file.tensors()) out.tensors[name] = ToTensor(view, ToScalarType(view.dtype));
+  LUTHIER_ASSIGN_OR_RETURN(out.config, ReadModelConfig(folder + "/base"));
+  out.linears = LlamaLinearLayers(out.config);
+  return out;
+}
+
+// Rows of a padded batch as documents: padding (attention_mask 0) dropped, labels -100 not trained.
+std::vector<Document> Rows(const Tensor& ids_BT, const Tensor& mask_BT, const Tensor& labels_BT) {
+  std::vector<Document> documents;
+  for (int64_t b = 0; b < ids_BT.size(0); ++b) {
+    Document document;
+    for (int64_t t = 0; t < ids_BT.size(1) && mask_BT[b][t].item<int64_t>() != 0; ++t) {
+      document.tokens.push_back(ids_BT[b][t].item<int32_t>());
+      document.trained.push_back(labels_BT[b][t].item<int64_t>() != -100);
+    }
+    documents.push_back(std::move(document));
+  }
+  return documents;
+}
+
+// The documents of the packed row; a new one starts where the document id changes.
+std::vector<Document> PackedDocuments(const Case& c) {
+  const Tensor &ids = c.tensors.at("packed.input_ids"), &labels = c.tensors.at("packed.labels"),
+               &document_ids = c.tensors.at("packed.document_ids");
+  std::vector<Document> documents;
+  for (int64_t t = 0; t < ids.size(1); ++t) {
+    if (t == 0 || document_ids[0][t].item<int64_t>() != document_ids[0][t - 1].item<int64_t>()) documents.emplace_back();
+    documents.back().tokens.push_back(ids[0][t].item<int32_t>());
+    documents.back().trained.push_back(labels[0][t].item<int64_t>() != -100);
+  }
+  return documents;
+}
+
+MicroBatch Batch(const std::vector<Document>& documents) {
+  std::vector<const Document*> pointers;
+  for (const Document& document : documents) pointers.push_back(&document);
+  return MakeMicroBatch(pointers, at::kCPU);
+}
+
+MicroBatch MainBatch(const Case& c) {
+  return Batch(Rows(c.tensors.at("batch.input_ids"), c.tensors.at("batch.attention_mask"), c.tensors.at("batch.labels")));
+}
+
+MicroBatch AccumulationBatch(const Case& c, int64_t i) {
+  const std::string prefix = absl::StrCat("micro.", i, ".");
+  return Batch(Rows(c.tensors.at(prefix + "input_ids"), c.tensors.at(prefix + "attention_mask"), c.tensors.at(prefix + "labels")));
+}
+
+void RequireGradients(const NamedTensors& parameters) {
+  for (const auto& [name, parameter] : parameters) {
+    parameter.set_requires_grad(true);
+    parameter.mutable_grad() = Tensor();
+  }
+}
+
+double GradientNorm(const NamedTensors& parameters, const std::string& name) {
+  const Tensor& gradient = parameters.at(name).grad();
+  return gradient.defined() ? gradient.norm().item<double>() : 0;
+}
+
+double RelativeTo(double got, double expected) { return std::abs(got - expected) / (expected > 0 ? expected : 1); }
+
+// Mean loss over the batch; leaves its gradient in the trained parameters.
+double MeanLossAndGradient(const DecoderModel& model, const MicroBatch& batch) {
+  const Tensor loss = SumLoss(model, batch) / static_cast<double>(batch.trained_tokens());
+  loss.backward();
+  return loss.item<double>();
+}
+
+// Compares the gradients that are stored whole by their relative norm, and every other one by its norm.
+void CheckGradients(const std::string& check, const NamedTensors& parameters, const NamedTensors& golden,
+                    const std::string& stored_prefix, const json& norms, double tolerance, Report& report) {
+  double worst = 0, worst_norm = 0;
+  for (const auto& [name, parameter] : parameters) {
+    const auto stored = golden.find(stored_prefix + name);
+    if (stored != golden.end()) {
+      const Tensor gradient = parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter);
+      worst = std::max(worst, RelativeNorm(gradient, stored->second));
+    }
+  }
+  for (const auto& [name, norm] : norms.items()) {
+    worst_norm = std::max(worst_norm, RelativeTo(GradientNorm(parameters, name), norm.get<double>()));
+  }
+  report.Check(check + ".tensors", worst, tolerance);
+  if (!norms.empty()) report.Check(check + ".norms", worst_norm, tolerance);
+}
+
+// Sum of micro-batch losses over the whole effective batch's trained tokens, and its gradient: what the trainer accumulates.
+double AccumulatedLossAndGradient(const Case& c, const DecoderModel& model, const NamedTensors& parameters) {
+  double sum = 0;
+  int64_t tokens = 0;
+  const auto count = static_cast<int64_t>(c.golden["accum"]["micro_loss_tokens"].size());
+  for (int64_t i = 0; i < count; ++i) {
+    const MicroBatch batch = AccumulationBatch(c, i);
+    const Tensor loss = SumLoss(model, batch);
+    loss.backward();
+    sum += loss.item<double>();
+    tokens += batch.trained_tokens();
+  }
+  ScaleGradients(parameters, 1.0 / static_cast<double>(tokens));
+  return sum / static_cast<double>(tokens);
+}
+
+void CheckAccumulation(const std::string& method, const Case& c, const DecoderModel& model, const NamedTensors& parameters,
+                       Report& report) {
+  RequireGradients(parameters);
+  const json& golden = c.golden["accum"][method];
+  const double loss = AccumulatedLossAndGradient(c, model, parameters);
+  report.Check("accum." + method + ".loss", std::abs(loss - golden["loss"].get<double>()), kLoss);
+  report.Check("accum." + method + ".global_grad_norm",
+               RelativeTo(GlobalGradientNorm(parameters), golden["global_grad_norm"]), kGradient);
+  CheckGradients("accum." + method + ".grad", parameters, c.tensors, "accum." + method + ".grad.",
+                 golden.value("grad_norm", json::object()), kGradient, report);
+}
+
+void CheckPacked(const std::string& method, const Case& c, const DecoderModel& model, const NamedTensors& parameters,
+                 Report& report) {
+  const std::string prefix = method == "full" ? "" : "lora_";
+  const json& golden = c.golden["packed"];
+  const std::vector<Document> documents = PackedDocuments(c);
+  RequireGradients(parameters);
+  const double loss = MeanLossAndGradient(model, Batch(documents));
+  report.Check("packed." + method + ".loss", std::abs(loss - golden[prefix + "loss"].get<double>()), kLoss);
+  report.Check("packed." + method + ".global_grad_norm",
+               RelativeTo(GlobalGradientNorm(parameters), golden[method + "_global_grad_norm"]), kGradient);
+  at::NoGradGuard no_grad;
+  double worst = 0;
+  for (size_t i = 0; i < documents.size(); ++i) {
+    const double sum = SumLoss(model, Batch({documents[i]})).item<double>();
+    const double expected = golden[prefix + "document_loss_sum"][i];
+    worst = std::max(worst, std::abs(sum - expected) / std::max(1.0, std::abs(expected)));
+  }
+  report.Check("packed." + method + ".document_loss_sum", worst, kLoss);
+}
+
+// Ten or five optimizer steps, one micro-batch each, as README "Training curves" defines them.
+void CheckCurve(const std::string& method, const Case& c, const DecoderModel& model, const NamedTensors& parameters,
+                double loss_tolerance, double norm_tolerance, Report& report) {
+  const json& golden = c.golden["train_" + method];
+  AdamW::Options options{golden["betas"][0], golden["betas"][1], golden["eps"], golden["weight_decay"], {}};
+  for (const json& name : golden["no_decay"]) options.no_decay.insert(name);
+  RequireGradients(parameters);
+  AdamW optimizer(parameters, options);
+  double worst_loss = 0, worst_norm = 0;
+  for (size_t step = 0; step < golden["loss"].size(); ++step) {
+    optimizer.ZeroGradients();
+    const double loss = MeanLossAndGradient(model, AccumulationBatch(c, golden["micro_of_step"][step]));
+    const double norm = GlobalGradientNorm(parameters);
+    ClipGradients(parameters, norm, golden["clip"]);
+    optimizer.Step(golden["lr"][step]);
+    worst_loss = std::max(worst_loss, std::abs(loss - golden["loss"][step].get<double>()));
+    worst_norm = std::max(worst_norm, RelativeTo(norm, golden["grad_norm"][step]));
+  }
+  report.Check("train_" + method + ".loss", worst_loss, loss_tolerance);
+  report.Check("train_" + method + ".grad_norm", worst_norm, norm_tolerance);
+  at::NoGradGuard no_grad;
+  const MicroBatch batch = MainBatch(c);
+  const double after = SumLoss(model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
+  report.Check("train_" + method + ".batch_loss_after", std::abs(after - golden["batch_loss_after"].get<double>()), loss_tolerance);
+}
+
+absl::Status CheckFull(const Case& c, Report& report) {
+  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat));
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, {}));
+  const MicroBatch batch = MainBatch(c);
+  {
+    at::NoGradGuard no_grad;
+    report.Check("batch.logits", MaxAbsDiff(Logits(*model, batch), c.tensors.at("batch.logits")), kLogits);
+    report.Check("packed.logits", MaxAbsDiff(Logits(*model, Batch(PackedDocuments(c))), c.tensors.at("packed.logits")), kLogits);
+  }
+  RequireGradients(weights);
+  const double loss = MeanLossAndGradient(*model, batch);
+  report.Check("batch.loss", std::abs(loss - c.golden["batch"]["loss"].get<double>()), kLoss);
+  report.Check("full.global_grad_norm", RelativeTo(GlobalGradientNorm(weights), c.golden["full"]["global_grad_norm"]), kGradient);
+  CheckGradients("full.grad", weights, c.tensors, "full.grad.", c.golden["full"]["grad_norm"], kGradient, report);
+  CheckAccumulation("full", c, *model, weights, report);
+  CheckPacked("full", c, *model, weights, report);
+  CheckCurve("full", c, *model, weights, kFullCurveLoss, kFullCurveNorm, report);
+
+  at::NoGradGuard no_grad;
+  double worst = 0;
+  for (const auto& [name, norm] : c.golden["train_full"]["weight_norm_after"].items()) {
+    worst = std::max(worst, RelativeTo(weights.at(name).norm().item<double>(), norm));
+  }
+  report.Check("train_full.weight_norm_after", worst, kFullCurveNorm);
+  std::vector<int64_t> last_rows;
+  for (const auto& [begin, end] : batch.documents) last_rows.push_back(end - 1);
+  const Tensor last_logits = Logits(*model, batch).index_select(0, at::tensor(last_rows, at::kLong));
+  report.Check("full.logits_final_last_token", MaxAbsDiff(last_logits, c.tensors.at("full.logits_final_last_token")), kLogitsAfterFull);
+  return absl::OkStatus();
+}
+
+absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& final_adapter, Report& report) {
+  at::NoGradGuard no_grad;
+  const NamedTensors merged = MergeAdapter(base, final_adapter, c.linears);
+  double worst = 0, worst_norm = 0;
+  for (const json& name : c.golden["merge"]["stored"]) {
+    worst = std::max(worst, MaxAbsDiff(merged.at(name), c.tensors.at(absl::StrCat("merged.", name.get<std::string>()))));
+  }
+  for (const auto& [name, norm] : c.golden["merge"]["changed"].items()) {
+    worst_norm = std::max(worst_norm, RelativeTo(merged.at(name).norm().item<double>(), norm));
+  }
+  report.Check("merge.tensors", worst, kMerged);
+  report.Check("merge.norms", worst_norm, kMerged);
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, merged, {}));
+  const MicroBatch batch = MainBatch(c);
+  const double loss = SumLoss(*model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
+  report.Check("merge.batch_loss", std::abs(loss - c.golden["merge"]["batch_loss"].get<double>()), kLoss);
+  report.Check("merge.logits", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_final")), kLogits);
+  return absl::OkStatus();
+}
+
+absl::Status CheckLora(const Case& c, Report& report) {
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat));
+  LUTHIER_ASSIGN_OR_RETURN(const Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.linears));
+  LUTHIER_ASSIGN_OR_RETURN(const Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.linears));
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, CollectLayers({&adapter}, c.linears)));
+  LUTHIER_ASSIGN_OR_RETURN(const auto final_model, MakeModel(c.config, weights, CollectLayers({&final_adapter}, c.linears)));
+  const MicroBatch batch = MainBatch(c);
+  {
+    at::NoGradGuard no_grad;
+    report.Check("lora.logits_init", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_init")), kLogits);
+    report.Check("lora.logits_final", MaxAbsDiff(Logits(*final_model, batch), c.tensors.at("lora.logits_final")), kLogits);
+  }
+  RequireGradients(adapter.tensors);
+  const double loss = MeanLossAndGradient(*model, batch);
+  report.Check("lora.loss", std::abs(loss - c.golden["lora"]["loss"].get<double>()), kLoss);
+  report.Check("lora.global_grad_norm", RelativeTo(GlobalGradientNorm(adapter.tensors), c.golden["lora"]["global_grad_norm"]), kGradient);
+  CheckGradients("lora.grad", adapter.tensors, c.tensors, "lora.grad.", json::object(), kGradient, report);
+  CheckAccumulation("lora", c, *model, adapter.tensors, report);
+  CheckPacked("lora", c, *model, adapter.tensors, report);
+  CheckCurve("lora", c, *model, adapter.tensors, kLoraCurveLoss, kLoraCurveNorm, report);
+
+  at::NoGradGuard no_grad;
+  report.Check("train_lora.logits_after", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_final")), kLogitsAfterLora);
+  double worst = 0;
+  for (const auto& [name, tensor] : final_adapter.tensors) worst = std::max(worst, RelativeNorm(adapter.tensors.at(name), tensor));
+  report.Check("train_lora.adapter_after", worst, kTrainedAdapter);
+  return CheckMerge(c, weights, final_adapter, report);
+}
+
+bool CheckCase(const std::string& folder) {
+  absl::StatusOr<Case> opened = OpenCase(folder);
+  Report report(opened.ok() ? opened->name : folder);
+  if (!opened.ok()) {
+    report.Fail("open", opened.status().message());
+    return false;
+  }
+  if (absl::Status status = CheckFull(*opened, report); !status.ok()) report.Fail("full", status.message());
+  if (absl::Status status = CheckLora(*opened, report); !status.ok()) report.Fail("lora", status.message());
+  return report.all_ok();
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app{"Compares the engine with stored numbers of transformers + PEFT."};
+  app.require_subcommand(1);
+  std::vector<std::string> folders;
+  CLI::App* models = app.add_subcommand("models", "Every check that the golden files of each case folder allow.");
+  models->add_option("DIR", folders, "Case folders (base/, adapter_init/, golden.json, …)")->required();
+  CLI11_PARSE(app, argc, argv);
+  bool ok = true;
+  for (const std::string& folder : folders) {
+    try {
+      ok = CheckCase(folder) && ok;
+    } catch (const std::exception& error) {  // LibTorch and JSON report damaged golden files so
+      Report(folder).Fail("open", error.what());
+      ok = false;
+    }
+  }
+  return ok ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace luthier
+
+int main(int argc, char** argv) { return luthier::Main(argc, argv); }

@@ -1,0 +1,56 @@
+// AdamW with decoupled weight decay (arXiv:1711.05101), as torch.optim.AdamW computes it, and clipping by global norm.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+
+#include "worker/trainer/models/model.h"
+
+namespace luthier {
+
+// Optimizer state: first and second moments in fp32, by parameter name. Part of every checkpoint.
+class AdamW {
+ public:
+  struct Options {
+    double beta1 = 0.9;
+    double beta2 = 0.95;
+    double eps = 1e-8;
+    double weight_decay = 0;
+    std::set<std::string> no_decay;  // parameters without weight decay
+  };
+
+  AdamW(NamedTensors parameters, Options options);
+
+  // One step with the gradients as they are. `learning_rate` of this step.
+  void Step(double learning_rate);
+  // Forgets the gradients; their memory stays for the next step.
+  void ZeroGradients();
+
+  int64_t steps() const { return steps_; }
+
+  // The moments, as "exp_avg.<name>" and "exp_avg_sq.<name>"; shared, not copied.
+  NamedTensors State() const;
+  // Takes over a state of the same parameters, as if `steps` steps were done.
+  void Restore(const NamedTensors& state, int64_t steps);
+
+  const NamedTensors& parameters() const { return parameters_; }
+
+ private:
+  NamedTensors parameters_;
+  Options options_;
+  NamedTensors first_moments_;
+  NamedTensors second_moments_;
+  int64_t steps_ = 0;
+};
+
+// sqrt of the sum of squares over all gradients.
+double GlobalGradientNorm(const NamedTensors& parameters);
+
+// Multiplies every gradient by min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
+void ClipGradients(const NamedTensors& parameters, double norm, double clip);
+
+// Multiplies every gradient by `factor`.
+void ScaleGradients(const NamedTensors& parameters, double factor);
+
+}  // namespace luthier
