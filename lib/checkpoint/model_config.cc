@@ -1,5 +1,6 @@
 #include "lib/checkpoint/model_config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <fstream>
 #include <limits>
@@ -7,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
 
 namespace luthier {
 namespace {
@@ -15,6 +17,8 @@ using nlohmann::json;
 
 // Larger than any published model; keeps products of two sizes inside int64.
 constexpr int64_t kMaxSize = int64_t{1} << 30;
+// Ten times the deepest published model: a table of all tensors is built from it, so it bounds memory.
+constexpr int64_t kMaxLayers = 2000;
 
 // Reads fields of one JSON object and remembers everything that is wrong with them.
 class FieldReader {
@@ -129,7 +133,25 @@ std::vector<int64_t> ParseTokenIds(const json& config, const char* field, std::v
   return ids;
 }
 
+// A head of another kind has tensors that the forward pass does not know.
+void CheckArchitecture(const json& config, std::vector<std::string>& violations) {
+  if (!config.contains("architectures") || !config["architectures"].is_array()) return;
+  const json& names = config["architectures"];
+  if (!names.empty() && std::find(names.begin(), names.end(), "LlamaForCausalLM") == names.end()) {
+    violations.push_back(absl::StrCat("config.json: architectures: ", names.dump(),
+                                      " is not supported; supported: LlamaForCausalLM"));
+  }
+}
+
 void CheckConsistency(const ModelConfig& config, std::vector<std::string>& violations) {
+  if (config.num_layers > kMaxLayers) {
+    violations.push_back(absl::StrCat("config.json: num_hidden_layers: ", config.num_layers,
+                                      " is out of range; must be at most ", kMaxLayers));
+  }
+  if (config.q_size() > kMaxSize) {
+    violations.push_back(absl::StrCat("config.json: head_dim: ", config.head_dim, " times ", config.num_heads,
+                                      " heads is out of range; must be at most ", kMaxSize));
+  }
   if (config.num_heads % config.num_kv_heads != 0) {
     violations.push_back(absl::StrCat("config.json: num_key_value_heads: ", config.num_kv_heads,
                                       " does not divide num_attention_heads ", config.num_heads));
@@ -177,17 +199,31 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json) {
   fields.Require("pretraining_tp", 1);
   fields.Require("sliding_window", nullptr);
   fields.Require("quantization_config", nullptr);
+  CheckArchitecture(json, violations);
   if (violations.empty()) CheckConsistency(config, violations);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return config;
 }
 
-absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder) {
+absl::StatusOr<json> ReadConfigJson(const std::string& folder) {
   const std::string path = folder + "/config.json";
   std::ifstream stream(path);
-  if (!stream) return absl::NotFoundError(absl::StrCat(path, ": not found; give a model folder in Hugging Face format"));
-  const json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (!stream) {
+    return absl::NotFoundError(
+        absl::StrCat(path, ": not found; give a model folder in Hugging Face format"));
+  }
+  json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
   if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
+  return parsed;
+}
+
+json WithDtype(json config, const std::string& dtype) {
+  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;
+  return config;
+}
+
+absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const json parsed, ReadConfigJson(folder));
   return ParseModelConfig(parsed);
 }
 

@@ -30,6 +30,8 @@ namespace fs = std::filesystem;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 // A header is an object of objects of arrays: three levels. One more is already wrong.
 constexpr int kMaxHeaderDepth = 4;
+// More than any model's tensors have; keeps messages about a shape short.
+constexpr size_t kMaxDimensions = 16;
 
 struct DtypeRow {
   Dtype dtype;
@@ -57,18 +59,23 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text) {
   std::string fault;
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
     using Event = nlohmann::json::parse_event_t;
-    if (depth > kMaxHeaderDepth && fault.empty()) fault = "is nested too deep";
+    // Nothing more is kept once the header is known to be bad: its nesting would cost far more memory than its text.
+    if (!fault.empty()) return false;
+    if (depth > kMaxHeaderDepth) {
+      fault = "is nested too deep";
+      return false;
+    }
     if (event == Event::object_start) keys.emplace_back();
     if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second && fault.empty()) {
+    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
       fault = absl::StrCat("has the key '", parsed.get<std::string>(), "' twice");
     }
     return true;
   };
   nlohmann::json json =
       nlohmann::json::parse(text.begin(), text.end(), check, /*allow_exceptions=*/false);
-  if (json.is_discarded()) return absl::InvalidArgumentError("is not valid JSON");
   if (!fault.empty()) return absl::InvalidArgumentError(fault);
+  if (json.is_discarded()) return absl::InvalidArgumentError("is not valid JSON");
   return json;
 }
 
@@ -99,6 +106,9 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& name, const nlohmann::
   if (!dtype) return fault(absl::StrCat("has dtype ", value["dtype"].get<std::string>(), ", which is not supported"));
   HeaderEntry entry{{name, *dtype, {}, {}}, 0, 0};
   if (!value["shape"].is_array()) return fault("has a shape that is not a list");
+  if (value["shape"].size() > kMaxDimensions) {
+    return fault(absl::StrCat("has ", value["shape"].size(), " dimensions; at most ", kMaxDimensions, " are read"));
+  }
   for (const nlohmann::json& size : value["shape"]) {
     if (!size.is_number_unsigned()) return fault("has a dimension that is not a whole number >= 0");
     entry.view.shape.push_back(size.get<int64_t>());
@@ -135,6 +145,13 @@ absl::Status CheckCoverage(std::vector<HeaderEntry>& entries, uint64_t buffer_by
     return absl::InvalidArgumentError(absl::StrCat("holds ", buffer_bytes, " bytes of data, its header describes ", position));
   }
   return absl::OkStatus();
+}
+
+// torch.save writes a zip archive, or in its old format a bare pickle of protocol 2 or later.
+bool LooksLikePickle(const std::byte* bytes) {
+  constexpr unsigned char kZip[] = {'P', 'K', 3, 4};
+  return std::memcmp(bytes, kZip, sizeof kZip) == 0 ||
+         (bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} && bytes[1] <= std::byte{5} && bytes[7] != std::byte{0});
 }
 
 absl::Status InFile(const std::string& path, const absl::Status& status) {
@@ -188,6 +205,10 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   SafetensorsFile file;
   file.mapping_ = std::make_shared<Mapping>(address, size);
   const auto* bytes = static_cast<const std::byte*>(address);
+  if (LooksLikePickle(bytes)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is a pickle, which can run code and is not read; convert it to safetensors"));
+  }
   uint64_t header_bytes;
   std::memcpy(&header_bytes, bytes, sizeof header_bytes);
   if (header_bytes > kMaxHeaderBytes || header_bytes > size - 8) {

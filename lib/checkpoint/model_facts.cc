@@ -1,0 +1,84 @@
+#include "lib/checkpoint/model_facts.h"
+
+#include <filesystem>
+#include <fstream>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/safetensors.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+int64_t CountParameters(const ModelConfig& config) {
+  int64_t parameters = 0;
+  for (const auto& [name, shape] : LlamaTensors(config)) parameters += NumElements(shape);
+  return parameters;
+}
+
+// A template is a file of its own (transformers 5) or a field of tokenizer_config.json.
+bool HasChatTemplate(const fs::path& folder) {
+  if (fs::exists(folder / "chat_template.jinja")) return true;
+  std::ifstream stream(folder / "tokenizer_config.json");
+  const json config = json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  return config.is_object() && config.contains("chat_template") && !config["chat_template"].is_null();
+}
+
+}  // namespace
+
+absl::StatusOr<ModelFacts> ReadModelFactsWithoutWeights(const std::string& folder) {
+  ModelFacts facts;
+  LUTHIER_ASSIGN_OR_RETURN(facts.config_json, ReadConfigJson(folder));
+  LUTHIER_ASSIGN_OR_RETURN(facts.config, ParseModelConfig(facts.config_json));
+  facts.parameters = CountParameters(facts.config);
+  facts.dtype = "F32";
+  facts.has_tokenizer = fs::exists(fs::path(folder) / "tokenizer.json");
+  facts.has_chat_template = HasChatTemplate(folder);
+  return facts;
+}
+
+absl::StatusOr<ModelFacts> ReadModelFacts(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(ModelFacts facts, ReadModelFactsWithoutWeights(folder));
+  LUTHIER_ASSIGN_OR_RETURN(const WeightFolder weights, WeightFolder::Open(folder));
+  LUTHIER_RETURN_IF_ERROR(CheckLlamaTensors(facts.config, weights.tensors()));
+  size_t largest = 0;
+  for (const auto& [name, view] : weights.tensors()) {
+    facts.weight_bytes += static_cast<int64_t>(view.bytes.size());
+    if (view.bytes.size() <= largest) continue;
+    largest = view.bytes.size();
+    facts.dtype = std::string(DtypeName(view.dtype));
+  }
+  return facts;
+}
+
+json ToJson(const ModelFacts& facts) {
+  return {{"config", facts.config_json},
+          {"parameters", facts.parameters},
+          {"weight_bytes", facts.weight_bytes},
+          {"dtype", facts.dtype},
+          {"has_tokenizer", facts.has_tokenizer},
+          {"has_chat_template", facts.has_chat_template}};
+}
+
+absl::StatusOr<ModelFacts> ParseModelFacts(const json& json) {
+  ModelFacts facts;
+  try {
+    facts.config_json = json.at("config");
+    facts.parameters = json.at("parameters");
+    facts.weight_bytes = json.at("weight_bytes");
+    facts.dtype = json.at("dtype");
+    facts.has_tokenizer = json.at("has_tokenizer");
+    facts.has_chat_template = json.at("has_chat_template");
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat("model facts: ", error.what()));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(facts.config, ParseModelConfig(facts.config_json));
+  return facts;
+}
+
+}  // namespace luthier
