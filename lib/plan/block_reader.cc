@@ -1,0 +1,145 @@
+#include "lib/plan/block_reader.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+// Long values would bury the message.
+constexpr size_t kMaxShownValue = 80;
+
+std::string Shown(const json& value) {
+  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  if (text.size() > kMaxShownValue) text = text.substr(0, kMaxShownValue) + "…";
+  return text;
+}
+
+// Levenshtein distance.
+size_t EditDistance(absl::string_view a, absl::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t substituted = diagonal + (a[i - 1] == b[j - 1] ? 0 : 1);
+      diagonal = std::exchange(row[j], std::min({row[j] + 1, row[j - 1] + 1, substituted}));
+    }
+  }
+  return row[b.size()];
+}
+
+// The known name that a typing mistake most likely meant; empty if none is near.
+std::string DidYouMean(const std::string& name, const std::vector<std::string>& known) {
+  constexpr size_t kLongestName = 64;  // bounds the work for a hostile field name
+  if (name.size() > kLongestName) return "";
+  std::string best;
+  size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
+  for (const std::string& candidate : known) {
+    const size_t distance = EditDistance(name, candidate);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = candidate;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+bool NumberRange::Contains(double value) const {
+  if (!std::isfinite(value)) return false;
+  return (low_included ? value >= low : value > low) && (high_included ? value <= high : value < high);
+}
+
+BlockReader::BlockReader(const json& object, std::string path, std::vector<std::string>& violations)
+    : object_(object), path_(std::move(path)), violations_(violations) {}
+
+void BlockReader::Violation(const char* field, absl::string_view what) {
+  violations_.push_back(absl::StrCat(path_, field, ": ", what));
+}
+
+const json* BlockReader::Raw(const char* field) {
+  known_.push_back(field);
+  const auto found = object_.find(field);
+  if (found == object_.end() || found->is_null() || *found == "auto") return nullptr;
+  return &*found;
+}
+
+void BlockReader::Integer(const char* field, std::optional<int64_t>& target, int64_t low, int64_t high) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  // 3.0 is what a spreadsheet or a script makes of 3.
+  const bool whole = value->is_number() && std::floor(value->get<double>()) == value->get<double>();
+  if (!whole || value->get<double>() < static_cast<double>(low) || value->get<double>() > static_cast<double>(high)) {
+    return Violation(field, absl::StrCat(Shown(*value), whole ? " is out of range" : " is not a whole number",
+                                         "; give a whole number from ", low, " to ", high, ", or auto"));
+  }
+  target = value->get<int64_t>();
+}
+
+void BlockReader::Number(const char* field, std::optional<double>& target, const NumberRange& range) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  if (!value->is_number() || !range.Contains(value->get<double>())) {
+    return Violation(field, absl::StrCat(Shown(*value), value->is_number() ? " is out of range" : " is not a number",
+                                         "; give ", range.words, ", or auto"));
+  }
+  target = value->get<double>();
+}
+
+void BlockReader::Flag(const char* field, std::optional<bool>& target) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  if (!value->is_boolean()) {
+    return Violation(field, absl::StrCat(Shown(*value), " is neither true nor false; give one of them, or auto"));
+  }
+  target = value->get<bool>();
+}
+
+void BlockReader::Text(const char* field, std::string& target) {
+  known_.push_back(field);
+  const auto found = object_.find(field);
+  if (found == object_.end() || found->is_null()) return;
+  if (!found->is_string()) return Violation(field, absl::StrCat(Shown(*found), " is not text; give a string"));
+  target = found->get<std::string>();
+  if (target.find('\0') != std::string::npos) {
+    target.clear();
+    Violation(field, "contains a NUL character; remove it");
+  }
+}
+
+void BlockReader::Choice(const char* field, std::optional<std::string>& target,
+                         std::initializer_list<const char*> choices) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  const auto chosen = std::find_if(choices.begin(), choices.end(), [&](const char* choice) { return *value == choice; });
+  if (chosen == choices.end()) {
+    return Violation(field, absl::StrCat(Shown(*value), " is not known; give one of: ", absl::StrJoin(choices, ", ")));
+  }
+  target = *chosen;
+}
+
+void BlockReader::Choice(const char* field, std::string& target, std::initializer_list<const char*> choices) {
+  std::optional<std::string> chosen;
+  Choice(field, chosen, choices);
+  if (chosen) target = *chosen;
+}
+
+void BlockReader::Finish() {
+  for (const auto& [name, value] : object_.items()) {
+    if (std::find(known_.begin(), known_.end(), name) != known_.end()) continue;
+    const std::string near = DidYouMean(name, known_);
+    violations_.push_back(absl::StrCat(
+        path_, name.substr(0, kMaxShownValue), ": unknown field; ",
+        near.empty() ? absl::StrCat("known: ", absl::StrJoin(known_, ", ")) : absl::StrCat("did you mean '", near, "'?")));
+  }
+}
+
+}  // namespace luthier

@@ -1,0 +1,280 @@
+#include "lib/plan/job_spec.h"
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/plan/block_reader.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+// Upper bounds only keep mistakes (a learning rate of 3) and overflow out; real runs lie far inside.
+constexpr int64_t kMaxRank = 256;
+constexpr int64_t kMaxTokens = int64_t{1} << 24;
+constexpr int64_t kMaxSteps = 100'000'000;
+constexpr NumberRange kFraction = {0, 1, true, false, "a number from 0 up to, but not including, 1"};
+constexpr NumberRange kLearningRate = {0, 1, false, true, "a number above 0 and at most 1"};
+constexpr NumberRange kEpochs = {0, 10'000, false, true, "a number above 0 and at most 10000"};
+constexpr NumberRange kAlpha = {0, 65'536, false, true, "a number above 0 and at most 65536"};
+constexpr NumberRange kWeightDecay = {0, 10, true, true, "a number from 0 to 10"};
+constexpr NumberRange kClipNorm = {0, 1e6, false, true, "a number above 0 and at most 1000000"};
+
+constexpr size_t kMaxLabels = 16;
+constexpr size_t kMaxLabelKey = 64;
+constexpr size_t kMaxLabelValue = 256;
+
+const json& EmptyObject() {
+  static const json empty = json::object();
+  return empty;
+}
+
+// A block of the file; one that is no object is a violation and reads as empty.
+const json& Block(const json& file, const char* name, std::vector<std::string>& violations) {
+  const auto found = file.find(name);
+  if (found == file.end() || found->is_null() || *found == "auto") return EmptyObject();
+  if (found->is_object()) return *found;
+  violations.push_back(absl::StrCat(name, ": is not a block of fields; write it as `", name, ": {field: value}`"));
+  return EmptyObject();
+}
+
+LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
+  LoraSpec lora;
+  BlockReader reader(block, "lora.", violations);
+  reader.Integer("rank", lora.rank, 1, kMaxRank);
+  reader.Number("alpha", lora.alpha, kAlpha);
+  reader.Number("dropout", lora.dropout, kFraction);
+  reader.Flag("rslora", lora.rslora);
+  if (const json* targets = reader.Raw("target_modules"); targets != nullptr && *targets != "all-linear") {
+    constexpr const char* kRemedy = "give all-linear or a list of layer names such as [q_proj, v_proj]";
+    if (!targets->is_array() || targets->empty()) {
+      reader.Violation("target_modules", absl::StrCat(targets->dump(), " is not a list of names; ", kRemedy));
+    } else {
+      for (const json& name : *targets) {
+        if (name.is_string() && !name.get<std::string>().empty()) {
+          lora.target_modules.push_back(name.get<std::string>());
+        } else {
+          reader.Violation("target_modules", absl::StrCat(name.dump(), " is not a name; ", kRemedy));
+        }
+      }
+    }
+  }
+  reader.Finish();
+  return lora;
+}
+
+TrainingSpec ParseTraining(const json& block, std::vector<std::string>& violations) {
+  TrainingSpec training;
+  BlockReader reader(block, "training.", violations);
+  reader.Number("epochs", training.epochs, kEpochs);
+  reader.Integer("max_steps", training.max_steps, 1, kMaxSteps);
+  reader.Number("learning_rate", training.learning_rate, kLearningRate);
+  reader.Choice("schedule", training.schedule, {"linear", "cosine", "constant"});
+  reader.Number("warmup_ratio", training.warmup_ratio, kFraction);
+  reader.Number("weight_decay", training.weight_decay, kWeightDecay);
+  reader.Number("beta1", training.beta1, kFraction);
+  reader.Number("beta2", training.beta2, kFraction);
+  reader.Number("clip_norm", training.clip_norm, kClipNorm);
+  reader.Integer("batch_tokens", training.batch_tokens, 1, kMaxTokens);
+  reader.Integer("micro_batch_tokens", training.micro_batch_tokens, 1, kMaxTokens);
+  reader.Integer("max_length", training.max_length, 2, kMaxTokens);  // one token has no next one to predict
+  reader.Integer("seed", training.seed, 0, int64_t{1} << 53);        // what a double, and so JSON, holds exactly
+  reader.Choice("precision", training.precision, {"fp32", "bf16"});
+  reader.Choice("order", training.order, {"shuffled", "file"});
+  reader.Choice("loss_on", training.loss_on, {"assistant", "completion", "all"});
+  reader.Choice("too_long", training.too_long, {"refuse", "truncate"});
+  reader.Finish();
+  return training;
+}
+
+EvaluationSpec ParseEvaluation(const json& block, std::vector<std::string>& violations) {
+  EvaluationSpec evaluation;
+  BlockReader reader(block, "evaluation.", violations);
+  reader.Integer("every", evaluation.every, 1, kMaxSteps);
+  reader.Choice("metric", evaluation.metric, {"exact_match", "json_equality", "field_f1", "loss"});
+  reader.Integer("max_rows", evaluation.max_rows, 1, kMaxSteps);
+  reader.Integer("max_new_tokens", evaluation.max_new_tokens, 1, kMaxTokens);
+  reader.Finish();
+  return evaluation;
+}
+
+CheckpointSpec ParseCheckpoint(const json& block, std::vector<std::string>& violations) {
+  CheckpointSpec checkpoint;
+  BlockReader reader(block, "checkpoint.", violations);
+  reader.Integer("every", checkpoint.every, 1, kMaxSteps);
+  reader.Integer("keep", checkpoint.keep, 1, 1000);
+  reader.Finish();
+  return checkpoint;
+}
+
+ResourceSpec ParseResources(const json& block, std::vector<std::string>& violations) {
+  ResourceSpec resources;
+  BlockReader reader(block, "resources.", violations);
+  reader.Integer("devices", resources.devices, 1, 1024);
+  reader.Integer("threads", resources.threads, 1, 1024);
+  reader.Finish();
+  return resources;
+}
+
+DatasetSelection ParseDataset(BlockReader& file, std::vector<std::string>& violations) {
+  DatasetSelection dataset;
+  const json* value = file.Raw("dataset");
+  if (value == nullptr) {
+    file.Violation("dataset", "is missing; give the name of a dataset, or {train: …, validation: …}");
+  } else if (value->is_string() && !value->get<std::string>().empty()) {
+    dataset.name = value->get<std::string>();
+  } else if (value->is_object()) {
+    BlockReader reader(*value, "dataset.", violations);
+    reader.Text("train", dataset.train);
+    reader.Text("validation", dataset.validation);
+    reader.Text("test", dataset.test);
+    reader.Finish();
+    if (dataset.train.empty()) reader.Violation("train", "is missing; give the dataset to train on");
+  } else {
+    file.Violation("dataset", "is neither a name nor a block; give a name, or {train: …, validation: …}");
+  }
+  return dataset;
+}
+
+std::map<std::string, std::string> ParseLabels(const json& block, std::vector<std::string>& violations) {
+  std::map<std::string, std::string> labels;
+  if (block.size() > kMaxLabels) {
+    violations.push_back(absl::StrCat("labels: ", block.size(), " labels; give at most ", kMaxLabels));
+    return labels;
+  }
+  for (const auto& [key, value] : block.items()) {
+    if (key.empty() || key.size() > kMaxLabelKey) {
+      violations.push_back(absl::StrCat("labels: a key of ", key.size(), " characters; give 1 to ", kMaxLabelKey));
+    } else if (!value.is_string() || value.get<std::string>().size() > kMaxLabelValue) {
+      violations.push_back(
+          absl::StrCat("labels.", key, ": is not text of at most ", kMaxLabelValue, " characters; put it in quotes"));
+    } else {
+      labels[key] = value.get<std::string>();
+    }
+  }
+  return labels;
+}
+
+template <typename T>
+void Put(json& block, const char* field, const std::optional<T>& value) {
+  if (value) block[field] = *value;
+}
+
+void PutBlock(json& out, const char* name, json block) {
+  if (!block.empty()) out[name] = std::move(block);
+}
+
+json LoraJson(const LoraSpec& lora) {
+  json block = json::object();
+  Put(block, "rank", lora.rank);
+  Put(block, "alpha", lora.alpha);
+  if (!lora.target_modules.empty()) block["target_modules"] = lora.target_modules;
+  Put(block, "dropout", lora.dropout);
+  Put(block, "rslora", lora.rslora);
+  return block;
+}
+
+json TrainingJson(const TrainingSpec& training) {
+  json block = json::object();
+  Put(block, "epochs", training.epochs);
+  Put(block, "max_steps", training.max_steps);
+  Put(block, "learning_rate", training.learning_rate);
+  Put(block, "schedule", training.schedule);
+  Put(block, "warmup_ratio", training.warmup_ratio);
+  Put(block, "weight_decay", training.weight_decay);
+  Put(block, "beta1", training.beta1);
+  Put(block, "beta2", training.beta2);
+  Put(block, "clip_norm", training.clip_norm);
+  Put(block, "batch_tokens", training.batch_tokens);
+  Put(block, "micro_batch_tokens", training.micro_batch_tokens);
+  Put(block, "max_length", training.max_length);
+  Put(block, "seed", training.seed);
+  Put(block, "precision", training.precision);
+  Put(block, "order", training.order);
+  Put(block, "loss_on", training.loss_on);
+  Put(block, "too_long", training.too_long);
+  return block;
+}
+
+json EvaluationJson(const EvaluationSpec& evaluation) {
+  json block = json::object();
+  Put(block, "every", evaluation.every);
+  Put(block, "metric", evaluation.metric);
+  Put(block, "max_rows", evaluation.max_rows);
+  Put(block, "max_new_tokens", evaluation.max_new_tokens);
+  return block;
+}
+
+}  // namespace
+
+std::vector<std::string> RecipeFields() {
+  return {"task", "tuning", "lora", "training", "evaluation", "checkpoint", "resources"};
+}
+
+Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
+  Recipe recipe;
+  BlockReader reader(json, "", violations);
+  reader.Choice("task", recipe.task,
+                {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"});
+  reader.Choice("tuning", recipe.tuning, {"lora", "full"});
+  recipe.lora = ParseLora(Block(json, "lora", violations), violations);
+  recipe.training = ParseTraining(Block(json, "training", violations), violations);
+  recipe.evaluation = ParseEvaluation(Block(json, "evaluation", violations), violations);
+  recipe.checkpoint = ParseCheckpoint(Block(json, "checkpoint", violations), violations);
+  recipe.resources = ParseResources(Block(json, "resources", violations), violations);
+  if (recipe.tuning == "full" && !LoraJson(recipe.lora).empty()) {
+    violations.push_back("lora: has values, but tuning is full; remove the block, or give tuning: lora");
+  }
+  return recipe;
+}
+
+absl::StatusOr<JobSpec> ParseJobSpec(const json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("a job file is one block of fields, base_model first");
+  std::vector<std::string> violations;
+  JobSpec spec;
+  BlockReader reader(json, "", violations);
+  reader.Text("base_model", spec.base_model);
+  if (spec.base_model.empty()) reader.Violation("base_model", "is missing; give the name of a registered base model");
+  spec.dataset = ParseDataset(reader, violations);
+  spec.recipe = ParseRecipe(json, violations);
+  reader.Ignore("labels");
+  spec.labels = ParseLabels(Block(json, "labels", violations), violations);
+  const std::vector<std::string> recipe_fields = RecipeFields();
+  for (const std::string& field : recipe_fields) reader.Ignore(field.c_str());
+  reader.Finish();
+  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  return spec;
+}
+
+json ToJson(const Recipe& recipe) {
+  json out = {{"task", recipe.task}, {"tuning", recipe.tuning}};
+  if (recipe.tuning == "lora") PutBlock(out, "lora", LoraJson(recipe.lora));
+  PutBlock(out, "training", TrainingJson(recipe.training));
+  PutBlock(out, "evaluation", EvaluationJson(recipe.evaluation));
+  json checkpoint = json::object();
+  Put(checkpoint, "every", recipe.checkpoint.every);
+  Put(checkpoint, "keep", recipe.checkpoint.keep);
+  PutBlock(out, "checkpoint", checkpoint);
+  json resources = json::object();
+  Put(resources, "devices", recipe.resources.devices);
+  Put(resources, "threads", recipe.resources.threads);
+  PutBlock(out, "resources", resources);
+  return out;
+}
+
+json ToJson(const JobSpec& spec) {
+  json out = ToJson(spec.recipe);
+  out["base_model"] = spec.base_model;
+  if (!spec.dataset.name.empty()) {
+    out["dataset"] = spec.dataset.name;
+  } else {
+    out["dataset"] = {{"train", spec.dataset.train}};
+    if (!spec.dataset.validation.empty()) out["dataset"]["validation"] = spec.dataset.validation;
+    if (!spec.dataset.test.empty()) out["dataset"]["test"] = spec.dataset.test;
+  }
+  if (!spec.labels.empty()) out["labels"] = spec.labels;
+  return out;
+}
+
+}  // namespace luthier

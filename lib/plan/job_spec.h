@@ -1,0 +1,109 @@
+// What a user asks for: the job file, as plain structs. An absent value is `auto`: lib/plan/resolve.h chooses it.
+// The fields, their names and their blocks are those of the job file (docs/trainer-protocol.md, proto FineTuningSpec).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+// LoRA hyperparameters (arXiv:2106.09685).
+struct LoraSpec {
+  std::optional<int64_t> rank;              // 1 to 256
+  std::optional<double> alpha;              // numerator of the scale alpha / rank, above 0
+  std::vector<std::string> target_modules;  // names of linear layers; empty: all except the head
+  std::optional<double> dropout;            // [0, 1)
+  std::optional<bool> rslora;               // scale alpha / sqrt(rank), arXiv:2312.03732
+};
+
+// The training run.
+struct TrainingSpec {
+  std::optional<double> epochs;                // passes over the training rows, above 0
+  std::optional<int64_t> max_steps;            // ends the run before `epochs` if smaller; never chosen
+  std::optional<double> learning_rate;         // peak, above 0
+  std::optional<std::string> schedule;         // linear, cosine, constant
+  std::optional<double> warmup_ratio;          // part of all steps, [0, 1)
+  std::optional<double> weight_decay;          // decoupled, AdamW
+  std::optional<double> beta1;                 // AdamW, [0, 1)
+  std::optional<double> beta2;                 // AdamW, [0, 1)
+  std::optional<double> clip_norm;             // global norm of the gradients, above 0
+  std::optional<int64_t> batch_tokens;         // tokens an optimizer step
+  std::optional<int64_t> micro_batch_tokens;   // tokens a forward pass at most; bounds memory, never results
+  std::optional<int64_t> max_length;           // tokens; longer rows are treated as `too_long` says
+  std::optional<int64_t> seed;                 // 0 or more
+  std::optional<std::string> precision;        // fp32, bf16
+  std::optional<std::string> order;            // shuffled, file
+  std::optional<std::string> loss_on;          // assistant, completion, all
+  std::optional<std::string> too_long;         // refuse, truncate
+};
+
+// When and how the model is evaluated.
+struct EvaluationSpec {
+  std::optional<int64_t> every;           // optimizer steps
+  std::optional<std::string> metric;      // exact_match, json_equality, field_f1, loss
+  std::optional<int64_t> max_rows;        // rows generated for scoring at most
+  std::optional<int64_t> max_new_tokens;  // tokens generated a row at most
+};
+
+// When checkpoints are written and how many stay.
+struct CheckpointSpec {
+  std::optional<int64_t> every;  // optimizer steps
+  std::optional<int64_t> keep;   // newest first, 1 or more
+};
+
+// What the job needs of a node.
+struct ResourceSpec {
+  std::optional<int64_t> devices;
+  std::optional<int64_t> threads;
+};
+
+// How to train: everything in a job file that does not say which model, which data or whose job.
+struct Recipe {
+  std::string task = "chat";    // classification, ner, extraction, qa, tool_calling, chat, text
+  std::string tuning = "lora";  // lora, full
+  LoraSpec lora;                // empty for full training
+  TrainingSpec training;
+  EvaluationSpec evaluation;
+  CheckpointSpec checkpoint;
+  ResourceSpec resources;
+};
+
+// One dataset with parts (`name`), or one dataset (or `dataset/part`) for each part.
+struct DatasetSelection {
+  std::string name;
+  std::string train;
+  std::string validation;
+  std::string test;
+};
+
+// A job file.
+struct JobSpec {
+  std::string base_model;
+  DatasetSelection dataset;
+  Recipe recipe;
+  std::map<std::string, std::string> labels;  // at most 16; keys up to 64, values up to 256 characters
+};
+
+// Reads a job file that was YAML or JSON. Errors: INVALID_ARGUMENT with one line for every violation, each with the field's
+// path, the value and the remedy: "lora.rank: 0 is out of range; give a whole number from 1 to 256, or auto".
+absl::StatusOr<JobSpec> ParseJobSpec(const nlohmann::json& json);
+
+// The job file again; absent values stay absent. ParseJobSpec(ToJson(s)) equals s.
+nlohmann::json ToJson(const JobSpec& spec);
+
+// The blocks of a recipe as fields of one object.
+nlohmann::json ToJson(const Recipe& recipe);
+
+// Reads `task`, `tuning` and the blocks out of `json` and appends every violation; other fields of `json` are not looked at.
+Recipe ParseRecipe(const nlohmann::json& json, std::vector<std::string>& violations);
+
+// Names of the fields that ParseRecipe reads.
+std::vector<std::string> RecipeFields();
+
+}  // namespace luthier

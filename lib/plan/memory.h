@@ -1,0 +1,37 @@
+// How much memory a training run needs, from the model's shape alone; a node is given the job only if it fits.
+#pragma once
+
+#include <cstdint>
+
+#include "lib/checkpoint/model_facts.h"
+
+namespace luthier {
+
+// What the estimate depends on besides the model.
+struct MemoryInputs {
+  bool full = false;                 // full training instead of LoRA
+  int64_t adapter_parameters = 0;    // LoRA only
+  bool bf16 = false;                 // else fp32
+  bool cuda = false;
+  int64_t micro_batch_tokens = 0;
+};
+
+// Bytes. The parts add up to `total` with 5 % for fragmentation.
+struct MemoryEstimate {
+  int64_t weights = 0;
+  int64_t training_state = 0;  // gradients, masters, Adam's moments of what is trained
+  int64_t activations = 0;
+  int64_t head = 0;            // logits and their gradient
+  int64_t workspace = 0;       // the runtime itself
+  int64_t total = 0;
+};
+
+MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& inputs);
+
+// Parameters of adapters of `rank` on every linear layer except the head: rank · Σ(in + out).
+int64_t AdapterParameters(const ModelConfig& config, int64_t rank);
+
+// Largest micro-batch in tokens that keeps the estimate within `memory_bytes`; 0 if not even the weights fit.
+int64_t LargestMicroBatch(const ModelFacts& model, MemoryInputs inputs, int64_t memory_bytes);
+
+}  // namespace luthier

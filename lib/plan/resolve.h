@@ -1,0 +1,57 @@
+// Chooses every value that a job leaves open, and says why. A value that the user gave is never changed.
+// Rules and their sources are in resolve.cc, one small function for each.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "lib/checkpoint/model_facts.h"
+#include "lib/plan/job_spec.h"
+#include "lib/plan/memory.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+// What is known of the training rows. Token counts are 0 where nobody has counted yet; then the model's context stands in.
+struct DatasetFacts {
+  int64_t rows = 0;
+  int64_t tokens = 0;
+  int64_t trained_tokens = 0;  // tokens with a loss
+  int64_t longest_row = 0;     // tokens
+  std::string format;          // messages, prompt_completion, text; empty: unknown
+};
+
+// The device that will train.
+struct DeviceFacts {
+  enum class Kind { kCpu, kCuda };
+  Kind kind = Kind::kCpu;
+  int64_t memory_bytes = 0;  // 0: unknown, nothing is refused for it
+  int64_t threads = 1;
+  bool bf16 = false;  // has bf16 matrix units
+};
+
+struct ResolvedValue {
+  std::string field;   // "lora.rank"
+  std::string value;   // as text
+  std::string reason;  // "given", or the rule with its inputs
+};
+
+struct ResolvedSpec {
+  Recipe recipe;  // every optional has a value, except training.max_steps
+  std::vector<ResolvedValue> values;  // in the order of the job file
+  std::vector<std::string> warnings;
+  int64_t total_steps = 0;  // estimate; packing decides the exact number
+  MemoryEstimate memory;
+};
+
+// Errors: INVALID_ARGUMENT if the dataset is empty or a given max_length exceeds the model's context; RESOURCE_EXHAUSTED
+// if the estimate exceeds the device's memory, with both figures and the remedy.
+absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& model, const DatasetFacts& dataset,
+                                     const DeviceFacts& device);
+
+// `[{field, value, reason}]`, as in the trainer's `started` event.
+nlohmann::json ToJson(const std::vector<ResolvedValue>& values);
+
+}  // namespace luthier

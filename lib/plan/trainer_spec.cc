@@ -1,0 +1,91 @@
+#include "lib/plan/trainer_spec.h"
+
+#include <fstream>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
+#include "lib/plan/block_reader.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+// `train` is one path or a list of them.
+std::vector<std::string> ParseTrainFiles(const json* value, std::vector<std::string>& violations) {
+  std::vector<std::string> files;
+  const json list = value == nullptr ? json::array() : value->is_array() ? *value : json::array({*value});
+  for (const json& file : list) {
+    if (file.is_string() && !file.get<std::string>().empty()) {
+      files.push_back(file.get<std::string>());
+    } else {
+      violations.push_back(absl::StrCat("dataset.train: ", file.dump(), " is not a path; give the path of a JSONL file"));
+    }
+  }
+  if (list.empty()) violations.push_back("dataset.train: is missing; give the path of a JSONL file, or a list of them");
+  return files;
+}
+
+void ParseDataset(const json* block, TrainerSpec& spec, std::vector<std::string>& violations) {
+  if (block == nullptr || !block->is_object()) {
+    violations.push_back("dataset: is missing or no block; give {train: PATH, validation: PATH, test: PATH}");
+    return;
+  }
+  BlockReader reader(*block, "dataset.", violations);
+  spec.train = ParseTrainFiles(reader.Raw("train"), violations);
+  reader.Text("validation", spec.validation);
+  reader.Text("test", spec.test);
+  reader.Finish();
+}
+
+}  // namespace
+
+absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("a trainer spec is one JSON object");
+  std::vector<std::string> violations;
+  TrainerSpec spec;
+  BlockReader reader(json, "", violations);
+  std::optional<int64_t> protocol;
+  reader.Integer("protocol", protocol, kTrainerProtocol, kTrainerProtocol);
+  if (!json.contains("protocol")) reader.Violation("protocol", absl::StrCat("is missing; give ", kTrainerProtocol));
+  reader.Text("attempt", spec.attempt);
+  reader.Text("base_model", spec.base_model);
+  if (spec.base_model.empty()) reader.Violation("base_model", "is missing; give a folder in Hugging Face format");
+  spec.base_model_name = spec.base_model;
+  reader.Text("base_model_name", spec.base_model_name);
+  reader.Choice("init", spec.init, {"pretrained", "random"});
+  ParseDataset(reader.Raw("dataset"), spec, violations);
+  spec.recipe = ParseRecipe(json, violations);
+  const std::vector<std::string> recipe_fields = RecipeFields();
+  for (const std::string& field : recipe_fields) reader.Ignore(field.c_str());
+  reader.Finish();
+  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  return spec;
+}
+
+absl::StatusOr<TrainerSpec> ReadTrainerSpec(const std::string& path) {
+  std::ifstream stream(path);
+  if (!stream) return absl::NotFoundError(absl::StrCat(path, ": cannot be opened; give the path of a trainer spec"));
+  const json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
+  absl::StatusOr<TrainerSpec> spec = ParseTrainerSpec(parsed);
+  if (!spec.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ":\n", spec.status().message()));
+  return spec;
+}
+
+json ToJson(const TrainerSpec& spec) {
+  json out = ToJson(spec.recipe);
+  out["protocol"] = spec.protocol;
+  out["attempt"] = spec.attempt;
+  out["base_model"] = spec.base_model;
+  out["base_model_name"] = spec.base_model_name;
+  out["init"] = spec.init;
+  out["dataset"] = {{"train", spec.train}};
+  if (!spec.validation.empty()) out["dataset"]["validation"] = spec.validation;
+  if (!spec.test.empty()) out["dataset"]["test"] = spec.test;
+  return out;
+}
+
+}  // namespace luthier

@@ -1,0 +1,35 @@
+// The spec file of `luthier-trainer run`: docs/trainer-protocol.md, "Spec".
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "lib/plan/job_spec.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+inline constexpr int kTrainerProtocol = 1;
+
+struct TrainerSpec {
+  int protocol = kTrainerProtocol;
+  std::string attempt = "local";     // carried by every event
+  std::string base_model;            // folder in Hugging Face format
+  std::string base_model_name;       // base_model_name_or_path of the adapter; the folder if not given
+  std::string init = "pretrained";   // pretrained, random
+  std::vector<std::string> train;    // files, one or more
+  std::string validation;            // file; empty: none
+  std::string test;                  // file; empty: none
+  Recipe recipe;
+};
+
+// Errors: INVALID_ARGUMENT with one line for every violation, as ParseJobSpec.
+absl::StatusOr<TrainerSpec> ParseTrainerSpec(const nlohmann::json& json);
+
+// Reads and parses a spec file. Errors: NOT_FOUND; INVALID_ARGUMENT naming the file.
+absl::StatusOr<TrainerSpec> ReadTrainerSpec(const std::string& path);
+
+nlohmann::json ToJson(const TrainerSpec& spec);
+
+}  // namespace luthier
