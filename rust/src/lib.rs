@@ -1,0 +1,242 @@
+//! Tokenizers and chat templates behind a C interface; the C side is `lib/text/rust_api.h`.
+//!
+//! Every function returns 0, or 1 with a message in `error`. No panic crosses the border. Texts come in as UTF-8 with a
+//! length and go out as buffers that the caller gives back to `luthier_buffer_free`.
+
+mod python;
+mod render;
+mod source;
+mod values;
+
+use std::collections::HashSet;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+use render::ChatTemplate;
+
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    special: HashSet<u32>,
+}
+
+#[repr(C)]
+pub struct LuthierBuffer {
+    data: *mut u8,
+    len: usize,
+}
+
+/// `ids` has `len` elements, `offsets` two for each id: first byte and end.
+#[repr(C)]
+pub struct LuthierEncoding {
+    ids: *mut i32,
+    offsets: *mut i64,
+    len: usize,
+}
+
+/// `spans` has two elements for each of the `span_count` generation blocks: first byte and end.
+#[repr(C)]
+pub struct LuthierRendered {
+    text: LuthierBuffer,
+    spans: *mut i64,
+    span_count: usize,
+}
+
+fn leak<T>(values: Vec<T>) -> (*mut T, usize) {
+    let mut boxed = values.into_boxed_slice();
+    let parts = (boxed.as_mut_ptr(), boxed.len());
+    std::mem::forget(boxed);
+    parts
+}
+
+unsafe fn reclaim<T>(data: *mut T, len: usize) {
+    if !data.is_null() {
+        drop(Box::from_raw(std::ptr::slice_from_raw_parts_mut(data, len)));
+    }
+}
+
+fn buffer(text: String) -> LuthierBuffer {
+    let (data, len) = leak(text.into_bytes());
+    LuthierBuffer { data, len }
+}
+
+unsafe fn text<'a>(data: *const u8, len: usize) -> Result<&'a str, String> {
+    let bytes = if len == 0 { &[][..] } else { std::slice::from_raw_parts(data, len) };
+    std::str::from_utf8(bytes).map_err(|e| format!("text is not UTF-8 (byte {})", e.valid_up_to()))
+}
+
+/// Runs `body`; its error or panic becomes a message and the return value 1.
+unsafe fn guarded(error: *mut LuthierBuffer, body: impl FnOnce() -> Result<(), String>) -> i32 {
+    let message = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(())) => return 0,
+        Ok(Err(message)) => message,
+        Err(panic) => {
+            let what = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown");
+            format!("internal error in the text library: {what}")
+        }
+    };
+    *error = buffer(message);
+    1
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_buffer_free(buffer: LuthierBuffer) {
+    reclaim(buffer.data, buffer.len);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_encoding_free(encoding: LuthierEncoding) {
+    reclaim(encoding.ids, encoding.len);
+    reclaim(encoding.offsets, 2 * encoding.len);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_rendered_free(rendered: LuthierRendered) {
+    luthier_buffer_free(rendered.text);
+    reclaim(rendered.spans, 2 * rendered.span_count);
+}
+
+/// `json`: the contents of a tokenizer.json.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_new(
+    json: *const u8,
+    len: usize,
+    out: *mut *mut Tokenizer,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let json = text(json, len)?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
+        // A file may ask for truncation and padding; here the length of a row is the caller's business.
+        inner.with_truncation(None).map_err(|e| e.to_string())?;
+        inner.with_padding(None);
+        let added = inner.get_added_tokens_decoder().into_iter();
+        let special = added.filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        *out = Box::into_raw(Box::new(Tokenizer { inner, special }));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_free(tokenizer: *mut Tokenizer) {
+    if !tokenizer.is_null() {
+        drop(Box::from_raw(tokenizer));
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_encode(
+    tokenizer: *const Tokenizer,
+    data: *const u8,
+    len: usize,
+    with_special_tokens: bool,
+    out: *mut LuthierEncoding,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let encoding =
+            (*tokenizer).inner.encode(text(data, len)?, with_special_tokens).map_err(|e| e.to_string())?;
+        let (ids, len) = leak(encoding.get_ids().iter().map(|id| *id as i32).collect());
+        let offsets = encoding.get_offsets().iter();
+        let (offsets, _) = leak(offsets.flat_map(|&(a, b)| [a as i64, b as i64]).collect());
+        *out = LuthierEncoding { ids, offsets, len };
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_decode(
+    tokenizer: *const Tokenizer,
+    ids: *const i32,
+    len: usize,
+    skip_special_tokens: bool,
+    out: *mut LuthierBuffer,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let ids = if len == 0 { &[][..] } else { std::slice::from_raw_parts(ids as *const u32, len) };
+        let decoded = (*tokenizer).inner.decode(ids, skip_special_tokens);
+        *out = buffer(decoded.map_err(|e| e.to_string())?);
+        Ok(())
+    })
+}
+
+/// One more than the highest id, so that it bounds every id.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_vocab_size(tokenizer: *const Tokenizer) -> i64 {
+    let highest = (*tokenizer).inner.get_vocab(true).into_values().max();
+    highest.map_or(0, |id| id as i64 + 1)
+}
+
+/// -1 if there is no such token.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_token_to_id(
+    tokenizer: *const Tokenizer,
+    data: *const u8,
+    len: usize,
+) -> i64 {
+    let id = text(data, len).ok().and_then(|token| (*tokenizer).inner.token_to_id(token));
+    id.map_or(-1, i64::from)
+}
+
+/// False if there is no such id.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_id_to_token(
+    tokenizer: *const Tokenizer,
+    id: i32,
+    out: *mut LuthierBuffer,
+) -> bool {
+    let token = u32::try_from(id).ok().and_then(|id| (*tokenizer).inner.id_to_token(id));
+    token.map(|token| *out = buffer(token)).is_some()
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_tokenizer_is_special(tokenizer: *const Tokenizer, id: i32) -> bool {
+    u32::try_from(id).is_ok_and(|id| (*tokenizer).special.contains(&id))
+}
+
+/// `special_tokens`: a JSON object of variables such as `eos_token`.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_template_new(
+    source: *const u8,
+    source_len: usize,
+    special_tokens: *const u8,
+    special_tokens_len: usize,
+    out: *mut *mut ChatTemplate,
+    has_generation: *mut bool,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let special_tokens = text(special_tokens, special_tokens_len)?;
+        let template = ChatTemplate::compile(text(source, source_len)?, special_tokens)?;
+        *has_generation = template.has_generation;
+        *out = Box::into_raw(Box::new(template));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_template_free(template: *mut ChatTemplate) {
+    if !template.is_null() {
+        drop(Box::from_raw(template));
+    }
+}
+
+/// `request`: see `RenderRequest` in `lib/text/chat_template.h`.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_template_render(
+    template: *const ChatTemplate,
+    request: *const u8,
+    len: usize,
+    out: *mut LuthierRendered,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let (rendered, generation) = (*template).render(text(request, len)?)?;
+        let (spans, _) = leak(generation.iter().flat_map(|&(a, b)| [a as i64, b as i64]).collect());
+        *out = LuthierRendered { text: buffer(rendered), spans, span_count: generation.len() };
+        Ok(())
+    })
+}

@@ -1,0 +1,229 @@
+#include "lib/dataset/rows.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+absl::Status Invalid(std::string_view message) { return absl::InvalidArgumentError(std::string(message)); }
+
+// Length of the well-formed UTF-8 character at the start of `text`, 0 if there is none (overlong forms, surrogates and
+// numbers above U+10FFFF are not well-formed).
+size_t Utf8Length(std::string_view text) {
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
+  const auto continues = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
+  const unsigned first = byte(0), second = byte(1);
+  if (first < 0x80) return 1;
+  if (first >= 0xC2 && first <= 0xDF) return continues(1) ? 2 : 0;
+  if (first >= 0xE0 && first <= 0xEF) {
+    const bool in_range = !(first == 0xE0 && second < 0xA0) && !(first == 0xED && second > 0x9F);
+    return in_range && continues(1) && continues(2) ? 3 : 0;
+  }
+  if (first >= 0xF0 && first <= 0xF4) {
+    const bool in_range = !(first == 0xF0 && second < 0x90) && !(first == 0xF4 && second > 0x8F);
+    return in_range && continues(1) && continues(2) && continues(3) ? 4 : 0;
+  }
+  return 0;
+}
+
+absl::Status CheckBytes(std::string_view line) {
+  if (line.starts_with("\xFF\xFE") || line.starts_with("\xFE\xFF")) {
+    return Invalid("the file is UTF-16; save it as UTF-8");
+  }
+  for (size_t i = 0; i < line.size();) {
+    if (line[i] == '\0') return Invalid(absl::StrCat("NUL byte at byte ", i + 1, "; the file must be UTF-8 text"));
+    const size_t length = Utf8Length(line.substr(i));
+    if (length == 0) return Invalid(absl::StrCat("invalid UTF-8 at byte ", i + 1, "; save the file as UTF-8"));
+    i += length;
+  }
+  return absl::OkStatus();
+}
+
+// Counted before parsing, so that a line of brackets costs no memory.
+absl::Status CheckDepth(std::string_view line, int max_depth) {
+  int depth = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < line.size(); ++i) {
+    const char c = line[i];
+    if (in_string && c == '\\') ++i;
+    if (c == '"') in_string = !in_string;
+    if (in_string) continue;
+    if (c == '{' || c == '[') ++depth;
+    if (c == '}' || c == ']') --depth;
+    if (depth > max_depth) return Invalid(absl::StrCat("JSON is nested deeper than ", max_depth, " levels"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<OrderedJson> ParseObject(std::string_view line) {
+  try {
+    OrderedJson json = OrderedJson::parse(line);
+    if (!json.is_object()) return Invalid(absl::StrCat("a row must be a JSON object, this is: ", json.type_name()));
+    return json;
+  } catch (const OrderedJson::exception& error) {
+    const std::string_view what = error.what();
+    const size_t detail = what.find("column ");
+    return Invalid(absl::StrCat("malformed JSON at ",
+                                std::string(detail == std::string_view::npos ? what : what.substr(detail))));
+  }
+}
+
+absl::StatusOr<std::string> StringField(const OrderedJson& row, const char* key) {
+  const auto found = row.find(key);
+  if (found == row.end()) return Invalid(absl::StrCat("`", key, "` is missing"));
+  if (!found->is_string()) {
+    return Invalid(absl::StrCat("`", key, "` must be a string, this is: ", found->type_name()));
+  }
+  return found->get<std::string>();
+}
+
+// OpenAI writes `arguments` as a string of JSON, templates expect the object.
+absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where) {
+  const auto calls = message.find("tool_calls");
+  if (calls == message.end() || calls->is_null()) return absl::OkStatus();
+  if (!calls->is_array()) return Invalid(absl::StrCat(where, ".tool_calls must be an array"));
+  for (OrderedJson& call : *calls) {
+    if (!call.is_object()) return Invalid(absl::StrCat(where, ".tool_calls must hold objects"));
+    OrderedJson& function = call.contains("function") ? call["function"] : call;
+    if (!function.is_object() || !function.contains("name") || !function["name"].is_string()) {
+      return Invalid(absl::StrCat(where, ".tool_calls: a call needs `function` with a `name`"));
+    }
+    const auto arguments = function.find("arguments");
+    if (arguments == function.end() || !arguments->is_string()) continue;
+    OrderedJson parsed = OrderedJson::parse(arguments->get<std::string>(), nullptr, /*allow_exceptions=*/false);
+    if (parsed.is_object()) *arguments = std::move(parsed);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckMessage(OrderedJson& message, const std::string& where) {
+  if (!message.is_object()) return Invalid(absl::StrCat(where, " must be an object with `role` and `content`"));
+  const auto role = message.find("role");
+  if (role == message.end() || !role->is_string()) {
+    return Invalid(absl::StrCat(where, ".role is missing; use system, user, assistant or tool"));
+  }
+  const auto content = message.find("content");
+  const bool has_content = content != message.end() && !content->is_null();
+  if (has_content && !content->is_string() && !content->is_array()) {
+    return Invalid(absl::StrCat(where, ".content must be a string, this is: ", content->type_name()));
+  }
+  if (!has_content && !message.contains("tool_calls")) return Invalid(absl::StrCat(where, ".content is missing"));
+  const auto weight = message.find("weight");
+  if (weight != message.end() && !weight->is_null() && *weight != 0 && *weight != 1) {
+    return Invalid(absl::StrCat(where, ".weight must be 0 or 1, this is: ", weight->dump()));
+  }
+  return NormalizeToolCalls(message, where);
+}
+
+absl::StatusOr<ChatRow> ParseChat(OrderedJson& row) {
+  ChatRow chat;
+  chat.messages = std::move(row["messages"]);
+  if (!chat.messages.is_array() || chat.messages.empty()) return Invalid("`messages` must be an array of messages");
+  bool has_answer = false;
+  for (size_t i = 0; i < chat.messages.size(); ++i) {
+    LUTHIER_RETURN_IF_ERROR(CheckMessage(chat.messages[i], absl::StrCat("messages[", i, "]")));
+    has_answer |= chat.messages[i]["role"] == "assistant";
+  }
+  if (!has_answer) return Invalid("no message has the role `assistant`, so there is nothing to learn from this row");
+  if (row.contains("tools")) chat.tools = std::move(row["tools"]);
+  if (!chat.tools.is_null() && !chat.tools.is_array()) return Invalid("`tools` must be an array");
+  if (row.contains("chat_template_kwargs")) chat.variables = std::move(row["chat_template_kwargs"]);
+  if (!chat.variables.is_null() && !chat.variables.is_object()) {
+    return Invalid("`chat_template_kwargs` must be an object");
+  }
+  return chat;
+}
+
+std::string Keys(const OrderedJson& row) {
+  std::vector<std::string> keys;
+  for (const auto& [key, value] : row.items()) keys.push_back(absl::StrCat("`", key, "`"));
+  return keys.empty() ? "nothing" : absl::StrJoin(keys, ", ");
+}
+
+}  // namespace
+
+absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits) {
+  LUTHIER_RETURN_IF_ERROR(CheckBytes(line));
+  LUTHIER_RETURN_IF_ERROR(CheckDepth(line, limits.max_depth));
+  LUTHIER_ASSIGN_OR_RETURN(OrderedJson json, ParseObject(line));
+  const bool completion = json.contains("prompt") || json.contains("completion");
+  const int kinds = json.contains("messages") + json.contains("text") + completion;
+  if (kinds != 1) {
+    return Invalid(absl::StrCat("a row needs `messages`, or `prompt` and `completion`, or `text`; this one has ",
+                                Keys(json)));
+  }
+  Row row{.line = line_number};
+  if (json.contains("messages")) {
+    LUTHIER_ASSIGN_OR_RETURN(row.content, ParseChat(json));
+  } else if (completion) {
+    CompletionRow content;
+    LUTHIER_ASSIGN_OR_RETURN(content.prompt, StringField(json, "prompt"));
+    LUTHIER_ASSIGN_OR_RETURN(content.completion, StringField(json, "completion"));
+    if (content.completion.empty()) return Invalid("`completion` is empty, so there is nothing to learn from this row");
+    row.content = std::move(content);
+  } else {
+    TextRow content;
+    LUTHIER_ASSIGN_OR_RETURN(content.text, StringField(json, "text"));
+    if (content.text.empty()) return Invalid("`text` is empty");
+    row.content = std::move(content);
+  }
+  return row;
+}
+
+absl::StatusOr<RowReader> RowReader::Open(const std::string& path, std::string name, RowLimits limits) {
+  auto file = std::make_unique<std::ifstream>(path, std::ios::binary);
+  if (!*file || std::filesystem::is_directory(path)) {
+    return absl::NotFoundError(absl::StrCat("cannot open ", path, ": no such file, or it may not be read"));
+  }
+  if (name.empty()) name = std::filesystem::path(path).filename().string();
+  return RowReader(std::move(file), std::move(name), limits);
+}
+
+bool RowReader::ReadLine() {
+  line_.clear();
+  too_long_ = false;
+  std::streambuf& input = *input_->rdbuf();
+  int c = input.sbumpc();
+  if (c == std::char_traits<char>::eof()) return false;
+  ++line_number_;
+  for (; c != std::char_traits<char>::eof() && c != '\n'; c = input.sbumpc()) {
+    if (static_cast<int64_t>(line_.size()) < limits_.max_line_bytes) {
+      line_.push_back(static_cast<char>(c));
+    } else {
+      too_long_ = true;
+    }
+  }
+  if (line_number_ == 1 && line_.starts_with("\xEF\xBB\xBF")) line_.erase(0, 3);
+  if (line_.ends_with('\r')) line_.pop_back();
+  return true;
+}
+
+absl::Status RowReader::LineError(std::string_view message) const {
+  return absl::InvalidArgumentError(absl::StrCat(name_, ":", line_number_, ": ", std::string(message)));
+}
+
+absl::StatusOr<std::optional<Row>> RowReader::Next() {
+  while (ReadLine()) {
+    if (too_long_) {
+      return LineError(absl::StrCat("the line is longer than ", limits_.max_line_bytes,
+                                    " bytes; is the file JSON lines, one row on each line?"));
+    }
+    const bool blank = std::all_of(line_.begin(), line_.end(), [](char c) { return c == ' ' || c == '\t'; });
+    if (blank) continue;
+    absl::StatusOr<Row> row = ParseRow(line_, line_number_, limits_);
+    if (!row.ok()) return LineError(std::string(row.status().message()));
+    return std::optional<Row>(*std::move(row));
+  }
+  if (input_->bad()) return absl::DataLossError(absl::StrCat("cannot read on in ", name_));
+  return std::optional<Row>();
+}
+
+}  // namespace luthier

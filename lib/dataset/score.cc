@@ -1,0 +1,98 @@
+#include "lib/dataset/score.h"
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+namespace luthier {
+namespace {
+
+// Sorted keys, so that equal values have equal text.
+using Json = nlohmann::json;
+using Fields = std::map<std::pair<std::string, std::string>, int64_t>;
+
+std::string_view Trim(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n\f\v";
+  const size_t begin = text.find_first_not_of(kSpace);
+  if (begin == std::string_view::npos) return "";
+  return text.substr(begin, text.find_last_not_of(kSpace) - begin + 1);
+}
+
+// Removes one <tag>…</tag> around the text, such as <tool_call>.
+std::string_view Unwrap(std::string_view text) {
+  const size_t open_end = text.find('>');
+  const size_t close = text.rfind("</");
+  if (!text.starts_with('<') || !text.ends_with('>') || open_end == std::string_view::npos ||
+      close == std::string_view::npos || close <= open_end) {
+    return text;
+  }
+  const std::string_view open_name = text.substr(1, open_end - 1);
+  const std::string_view close_name = text.substr(close + 2, text.size() - close - 3);
+  return open_name == close_name ? Trim(text.substr(open_end + 1, close - open_end - 1)) : text;
+}
+
+std::optional<Json> ParseAnswer(std::string_view text) {
+  Json json = Json::parse(Unwrap(text), nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded()) return std::nullopt;
+  return json;
+}
+
+void CollectFields(const Json& value, const std::string& path, Fields& fields) {
+  if (value.is_object()) {
+    for (const auto& [key, child] : value.items()) CollectFields(child, path + "." + key, fields);
+  } else if (value.is_array()) {
+    for (const Json& element : value) ++fields[{path + "[]", element.dump()}];
+  } else {
+    ++fields[{path, value.dump()}];
+  }
+}
+
+int64_t Total(const Fields& fields) {
+  int64_t total = 0;
+  for (const auto& [field, count] : fields) total += count;
+  return total;
+}
+
+}  // namespace
+
+AnswerScore ScoreAnswer(TaskType task, std::string_view expected, std::string_view answer) {
+  expected = Trim(expected);
+  answer = Trim(answer);
+  AnswerScore score{.exact = expected == answer};
+  if (!HasFields(task)) return score;
+  const std::optional<Json> expected_json = ParseAnswer(expected), answer_json = ParseAnswer(answer);
+  Fields expected_fields, answer_fields;
+  if (expected_json) CollectFields(*expected_json, "", expected_fields);
+  if (answer_json) CollectFields(*answer_json, "", answer_fields);
+  if (expected_json && answer_json) score.exact = *expected_json == *answer_json;
+  score.fields_expected = Total(expected_fields);
+  score.fields_answered = Total(answer_fields);
+  for (const auto& [field, count] : answer_fields) {
+    const auto found = expected_fields.find(field);
+    if (found != expected_fields.end()) score.fields_right += std::min(count, found->second);
+  }
+  return score;
+}
+
+void ScoreTotals::Add(const AnswerScore& score) {
+  ++rows_;
+  exact_ += score.exact;
+  expected_ += score.fields_expected;
+  answered_ += score.fields_answered;
+  right_ += score.fields_right;
+}
+
+double ScoreTotals::exact_match() const {
+  return rows_ == 0 ? 0.0 : static_cast<double>(exact_) / static_cast<double>(rows_);
+}
+
+double ScoreTotals::field_f1() const {
+  const int64_t both = expected_ + answered_;
+  return both == 0 ? 1.0 : 2.0 * static_cast<double>(right_) / static_cast<double>(both);
+}
+
+}  // namespace luthier

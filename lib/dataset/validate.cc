@@ -1,0 +1,200 @@
+#include "lib/dataset/validate.h"
+
+#include <algorithm>
+#include <bit>
+#include <filesystem>
+#include <functional>
+#include <unordered_set>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+void AddViolation(ValidationReport& report, const std::string& file, int64_t line, std::string_view message) {
+  ++report.violation_count;
+  if (report.violations.size() < ValidationReport::kMaxViolations) {
+    report.violations.push_back({file, line, std::string(message)});
+  }
+}
+
+void CountKind(ValidationReport& report, const Row& row) {
+  ++report.rows;
+  report.chat_rows += std::holds_alternative<ChatRow>(row.content);
+  report.completion_rows += std::holds_alternative<CompletionRow>(row.content);
+  report.text_rows += std::holds_alternative<TextRow>(row.content);
+}
+
+// Reads all rows. `use` says with its status whether a row is in order; what is wrong goes into the report.
+absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::string& name,
+                                         absl::FunctionRef<absl::Status(const Row&, ValidationReport&)> use) {
+  LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path, name));
+  ValidationReport report;
+  std::unordered_set<size_t> seen;  // hashes of lines: 8 bytes a row, and a wrong hit in 10^19 only counts a duplicate
+  while (true) {
+    absl::StatusOr<std::optional<Row>> row = reader.Next();
+    if (row.ok() && !row->has_value()) break;
+    if (absl::IsDataLoss(row.status())) return row.status();
+    report.bytes += static_cast<int64_t>(reader.line().size()) + 1;
+    absl::Status status = row.status();
+    const std::string prefix = absl::StrCat(reader.name(), ":", reader.line_number(), ": ");
+    if (status.ok()) status = use(**row, report);
+    if (status.ok()) {
+      CountKind(report, **row);
+      report.duplicates += !seen.insert(std::hash<std::string_view>()(reader.line())).second;
+      continue;
+    }
+    std::string_view message(status.message().data(), status.message().size());
+    if (message.starts_with(prefix)) message.remove_prefix(prefix.size());
+    AddViolation(report, reader.name(), reader.line_number(), message);
+  }
+  if (report.rows == 0 && report.ok()) AddViolation(report, reader.name(), 0, "the file holds no rows");
+  return report;
+}
+
+void CountTokens(const Example& example, ValidationReport& report) {
+  const auto length = static_cast<int64_t>(example.ids.size());
+  report.tokens += length;
+  report.trained_tokens += example.TrainedTokens();
+  report.truncated += length < example.full_length;
+  if (length > report.longest_row_tokens) {
+    report.longest_row_tokens = length;
+    report.longest_row_line = example.line;
+  }
+  const int bucket = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(length, 1) - 1));
+  if (static_cast<int>(report.length_histogram.size()) <= bucket) report.length_histogram.resize(bucket + 1);
+  ++report.length_histogram[bucket];
+}
+
+absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEncoder& encoder, const std::string& name,
+                                           absl::FunctionRef<void(Example)> keep) {
+  const auto encode = [&](const Row& row, ValidationReport& report) {
+    absl::StatusOr<Example> example = encoder.Encode(row);
+    LUTHIER_RETURN_IF_ERROR(example.status());
+    if (example->TrainedTokens() == 0) {  // only a cut at max_length leaves such a row
+      ++report.dropped;
+      return absl::OkStatus();
+    }
+    CountTokens(*example, report);
+    keep(*std::move(example));
+    return absl::OkStatus();
+  };
+  LUTHIER_ASSIGN_OR_RETURN(ValidationReport report, ReadAll(path, name, encode));
+  if (report.ok() && report.dropped == report.rows) {
+    AddViolation(report, name.empty() ? std::filesystem::path(path).filename().string() : name, 0,
+                 "no row keeps a trained token after the cut; raise training.max_length");
+  }
+  return report;
+}
+
+// The numbers of a report by name, once for writing, reading and adding.
+template <typename Report, typename Visit>
+void ForEachCount(Report& report, const Visit& visit) {
+  visit("rows", report.rows);
+  visit("chat_rows", report.chat_rows);
+  visit("completion_rows", report.completion_rows);
+  visit("text_rows", report.text_rows);
+  visit("bytes", report.bytes);
+  visit("duplicates", report.duplicates);
+  visit("tokens", report.tokens);
+  visit("trained_tokens", report.trained_tokens);
+  visit("longest_row_tokens", report.longest_row_tokens);
+  visit("longest_row_line", report.longest_row_line);
+  visit("truncated", report.truncated);
+  visit("dropped", report.dropped);
+  visit("violation_count", report.violation_count);
+}
+
+std::string Where(const Violation& violation) {
+  return violation.line == 0 ? violation.file : absl::StrCat(violation.file, ":", violation.line);
+}
+
+}  // namespace
+
+absl::Status ValidationReport::ToStatus() const {
+  if (ok()) return absl::OkStatus();
+  std::string text;
+  for (const Violation& violation : violations) {
+    absl::StrAppend(&text, text.empty() ? "" : "\n", Where(violation), ": ", violation.message);
+  }
+  const int64_t more = violation_count - static_cast<int64_t>(violations.size());
+  if (more > 0) absl::StrAppend(&text, "\n… and ", more, " more");
+  return absl::InvalidArgumentError(text);
+}
+
+void ValidationReport::Merge(const ValidationReport& other) {
+  const int64_t longest = longest_row_tokens, line = longest_row_line;
+  std::vector<int64_t> counts;
+  ForEachCount(other, [&](const char*, int64_t count) { counts.push_back(count); });
+  size_t next = 0;
+  ForEachCount(*this, [&](const char*, int64_t& count) { count += counts[next++]; });
+  const bool other_is_longer = other.longest_row_tokens > longest;
+  longest_row_tokens = other_is_longer ? other.longest_row_tokens : longest;
+  longest_row_line = other_is_longer ? other.longest_row_line : line;
+  length_histogram.resize(std::max(length_histogram.size(), other.length_histogram.size()));
+  for (size_t i = 0; i < other.length_histogram.size(); ++i) length_histogram[i] += other.length_histogram[i];
+  for (const Violation& violation : other.violations) {
+    if (violations.size() < kMaxViolations) violations.push_back(violation);
+  }
+}
+
+OrderedJson ToJson(const ValidationReport& report) {
+  OrderedJson json;
+  ForEachCount(report, [&](const char* name, int64_t count) { json[name] = count; });
+  json["length_histogram"] = report.length_histogram;
+  json["violations"] = OrderedJson::array();
+  for (const Violation& violation : report.violations) {
+    json["violations"].push_back({{"file", violation.file}, {"line", violation.line}, {"message", violation.message}});
+  }
+  return json;
+}
+
+absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json) {
+  ValidationReport report;
+  try {
+    ForEachCount(report, [&](const char* name, int64_t& count) { count = json.at(name).get<int64_t>(); });
+    report.length_histogram = json.at("length_histogram").get<std::vector<int64_t>>();
+    for (const OrderedJson& violation : json.at("violations")) {
+      report.violations.push_back({violation.at("file").get<std::string>(), violation.at("line").get<int64_t>(),
+                                   violation.at("message").get<std::string>()});
+    }
+  } catch (const OrderedJson::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat("not a validation report: ", error.what()));
+  }
+  return report;
+}
+
+absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name) {
+  return ReadAll(path, name, [](const Row&, ValidationReport&) { return absl::OkStatus(); });
+}
+
+absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name) {
+  return EncodeAll(path, encoder, name, [](Example) {});
+}
+
+absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path) {
+  std::vector<Row> rows;
+  LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, ReadAll(path, "", [&](const Row& row, ValidationReport&) {
+    rows.push_back(row);
+    return absl::OkStatus();
+  }));
+  LUTHIER_RETURN_IF_ERROR(report.ToStatus());
+  return rows;
+}
+
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder) {
+  LoadedExamples loaded;
+  for (const std::string& path : paths) {
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, EncodeAll(path, encoder, "", [&](Example example) {
+      loaded.examples.push_back(std::move(example));
+    }));
+    loaded.report.Merge(report);
+  }
+  LUTHIER_RETURN_IF_ERROR(loaded.report.ToStatus());
+  return loaded;
+}
+
+}  // namespace luthier

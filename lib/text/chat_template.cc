@@ -1,0 +1,104 @@
+#include "lib/text/chat_template.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+#include "lib/text/json_file.h"
+#include "lib/text/rust_api.h"
+
+namespace luthier {
+namespace {
+
+std::string Take(LuthierBuffer buffer) {
+  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
+  luthier_buffer_free(buffer);
+  return text;
+}
+
+// The variables bos_token, eos_token, … as plain strings.
+OrderedJson SpecialTokenVariables(const OrderedJson& config) {
+  OrderedJson variables = OrderedJson::object();
+  for (const auto& [key, value] : config.items()) {
+    if (!key.ends_with("_token")) continue;
+    if (value.is_string()) variables[key] = value;
+    if (value.is_object() && value.contains("content")) variables[key] = value.at("content");
+  }
+  return variables;
+}
+
+// `chat_template` is one source, or a list of {name, template}.
+std::string TemplateOfConfig(const OrderedJson& config) {
+  const auto found = config.find("chat_template");
+  if (found == config.end()) return "";
+  if (found->is_string()) return found->get<std::string>();
+  if (!found->is_array()) return "";
+  for (const OrderedJson& entry : *found) {
+    if (entry.is_object() && entry.value("name", "") == "default") return entry.value("template", "");
+  }
+  return "";
+}
+
+}  // namespace
+
+void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const { luthier_template_free(compiled); }
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
+  absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
+  if (!config.ok() && !absl::IsNotFound(config.status())) return config.status();
+  if (!config.ok()) config = OrderedJson::object();
+  absl::StatusOr<std::string> source = ReadTextFile(folder + "/chat_template.jinja");
+  if (absl::IsNotFound(source.status())) source = TemplateOfConfig(*config);
+  LUTHIER_RETURN_IF_ERROR(source.status());
+  if (source->empty()) {
+    return absl::NotFoundError(absl::StrCat(folder, " has no chat template: neither chat_template.jinja nor "
+                                            "`chat_template` in tokenizer_config.json"));
+  }
+  absl::StatusOr<ChatTemplate> compiled = Compile(*source, SpecialTokenVariables(*config));
+  if (!compiled.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat(folder, ": ", compiled.status().message()));
+  }
+  return compiled;
+}
+
+absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, const OrderedJson& special_tokens) {
+  const std::string variables = special_tokens.is_null() ? "{}" : special_tokens.dump();
+  LuthierTemplate* handle = nullptr;
+  LuthierBuffer error{};
+  bool has_generation_tag = false;
+  if (luthier_template_new(source.data(), source.size(), variables.data(), variables.size(), &handle,
+                           &has_generation_tag, &error) != 0) {
+    return absl::InvalidArgumentError(Take(error));
+  }
+  ChatTemplate compiled(handle);
+  compiled.has_generation_tag_ = has_generation_tag;
+  return compiled;
+}
+
+absl::StatusOr<RenderedChat> ChatTemplate::Render(const OrderedJson& messages, const RenderOptions& options) const {
+  const OrderedJson request = {{"messages", messages},
+                               {"tools", options.tools},
+                               {"documents", nullptr},
+                               {"add_generation_prompt", options.add_generation_prompt},
+                               {"kwargs", options.variables},
+                               {"now", options.now},
+                               {"api", "apply_chat_template"}};
+  return RenderRequest(request.dump());
+}
+
+absl::StatusOr<RenderedChat> ChatTemplate::RenderRequest(std::string_view request_json) const {
+  LuthierRendered raw{};
+  LuthierBuffer error{};
+  if (luthier_template_render(handle_.get(), request_json.data(), request_json.size(), &raw, &error) != 0) {
+    return absl::InvalidArgumentError(Take(error));
+  }
+  RenderedChat rendered;
+  rendered.text.assign(reinterpret_cast<const char*>(raw.text.data), raw.text.len);
+  for (size_t i = 0; i < raw.span_count; ++i) {
+    rendered.generation.push_back({raw.spans[2 * i], raw.spans[2 * i + 1]});
+  }
+  luthier_rendered_free(raw);
+  return rendered;
+}
+
+}  // namespace luthier

@@ -1,0 +1,29 @@
+#include "lib/text/json_file.h"
+
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+
+absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
+  std::ostringstream content;
+  content << file.rdbuf();
+  if (file.bad()) return absl::DataLossError(absl::StrCat("cannot read ", path));
+  return std::move(content).str();
+}
+
+absl::StatusOr<OrderedJson> ReadJsonObject(const std::string& path) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string content, ReadTextFile(path));
+  OrderedJson json = OrderedJson::parse(content, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object"));
+  return json;
+}
+
+}  // namespace luthier

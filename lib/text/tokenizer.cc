@@ -1,0 +1,131 @@
+#include "lib/text/tokenizer.h"
+
+#include <algorithm>
+#include <initializer_list>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+#include "lib/text/json.h"
+#include "lib/text/json_file.h"
+#include "lib/text/rust_api.h"
+
+namespace luthier {
+namespace {
+
+// Moves a buffer of the Rust side into a string.
+std::string Take(LuthierBuffer buffer) {
+  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
+  luthier_buffer_free(buffer);
+  return text;
+}
+
+// tokenizer_config.json writes a token as its text, or as an object with `content`.
+std::string TokenText(const OrderedJson& config, const char* key) {
+  const auto found = config.find(key);
+  if (found == config.end()) return "";
+  if (found->is_string()) return found->get<std::string>();
+  if (found->is_object() && found->contains("content") && found->at("content").is_string()) {
+    return found->at("content").get<std::string>();
+  }
+  return "";
+}
+
+void AddIds(const OrderedJson& config, std::vector<int32_t>& ids) {
+  const auto found = config.find("eos_token_id");
+  if (found == config.end()) return;
+  const OrderedJson list = found->is_array() ? *found : OrderedJson::array({*found});
+  for (const OrderedJson& id : list) {
+    if (!id.is_number_integer()) continue;
+    const auto value = id.get<int32_t>();
+    if (std::find(ids.begin(), ids.end(), value) == ids.end()) ids.push_back(value);
+  }
+}
+
+}  // namespace
+
+void Tokenizer::Free::operator()(LuthierTokenizer* tokenizer) const { luthier_tokenizer_free(tokenizer); }
+
+absl::StatusOr<Tokenizer> Tokenizer::LoadFile(const std::string& path) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string json, ReadTextFile(path));
+  LuthierTokenizer* handle = nullptr;
+  LuthierBuffer error{};
+  if (luthier_tokenizer_new(json.data(), json.size(), &handle, &error) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is no tokenizer: ", Take(error)));
+  }
+  return Tokenizer(handle);
+}
+
+absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, LoadFile(folder + "/tokenizer.json"));
+  LUTHIER_RETURN_IF_ERROR(tokenizer.ReadSpecialTokens(folder));
+  return tokenizer;
+}
+
+absl::Status Tokenizer::ReadSpecialTokens(const std::string& folder) {
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    const absl::StatusOr<OrderedJson> config = ReadJsonObject(absl::StrCat(folder, "/", name));
+    if (absl::IsNotFound(config.status())) continue;
+    LUTHIER_RETURN_IF_ERROR(config.status());
+    if (special_tokens_.bos.empty()) special_tokens_.bos = TokenText(*config, "bos_token");
+    if (special_tokens_.eos.empty()) special_tokens_.eos = TokenText(*config, "eos_token");
+    if (special_tokens_.pad.empty()) special_tokens_.pad = TokenText(*config, "pad_token");
+    if (special_tokens_.unk.empty()) special_tokens_.unk = TokenText(*config, "unk_token");
+  }
+  if (!special_tokens_.bos.empty()) bos_id_ = TokenToId(special_tokens_.bos);
+  if (!special_tokens_.eos.empty()) eos_id_ = TokenToId(special_tokens_.eos);
+  if (eos_id_) stop_ids_.push_back(*eos_id_);
+  for (const char* name : {"generation_config.json", "config.json"}) {
+    const absl::StatusOr<OrderedJson> config = ReadJsonObject(absl::StrCat(folder, "/", name));
+    if (absl::IsNotFound(config.status())) continue;
+    LUTHIER_RETURN_IF_ERROR(config.status());
+    AddIds(*config, stop_ids_);
+  }
+  if (!eos_id_ && !stop_ids_.empty()) eos_id_ = stop_ids_.front();
+  LUTHIER_ASSIGN_OR_RETURN(const Encoding probe, Encode("a", /*with_special_tokens=*/true));
+  adds_bos_ = bos_id_ && !probe.ids.empty() && probe.ids.front() == *bos_id_;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Encoding> Tokenizer::Encode(std::string_view text, bool with_special_tokens) const {
+  LuthierEncoding raw{};
+  LuthierBuffer error{};
+  if (luthier_tokenizer_encode(handle_.get(), text.data(), text.size(), with_special_tokens, &raw, &error) != 0) {
+    return absl::InvalidArgumentError(Take(error));
+  }
+  Encoding encoding;
+  encoding.ids.assign(raw.ids, raw.ids + raw.len);
+  encoding.offsets.reserve(raw.len);
+  for (size_t i = 0; i < raw.len; ++i) encoding.offsets.push_back({raw.offsets[2 * i], raw.offsets[2 * i + 1]});
+  luthier_encoding_free(raw);
+  return encoding;
+}
+
+absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const {
+  for (const int32_t id : ids) {
+    if (id < 0) return absl::InvalidArgumentError(absl::StrCat("token id ", id, " is negative"));
+  }
+  LuthierBuffer text{}, error{};
+  if (luthier_tokenizer_decode(handle_.get(), ids.data(), ids.size(), skip_special_tokens, &text, &error) != 0) {
+    return absl::InvalidArgumentError(Take(error));
+  }
+  return Take(text);
+}
+
+int64_t Tokenizer::vocab_size() const { return luthier_tokenizer_vocab_size(handle_.get()); }
+
+std::optional<int32_t> Tokenizer::TokenToId(std::string_view token) const {
+  const int64_t id = luthier_tokenizer_token_to_id(handle_.get(), token.data(), token.size());
+  if (id < 0) return std::nullopt;
+  return static_cast<int32_t>(id);
+}
+
+std::optional<std::string> Tokenizer::IdToToken(int32_t id) const {
+  LuthierBuffer token{};
+  if (!luthier_tokenizer_id_to_token(handle_.get(), id, &token)) return std::nullopt;
+  return Take(token);
+}
+
+bool Tokenizer::IsSpecial(int32_t id) const { return luthier_tokenizer_is_special(handle_.get(), id); }
+
+}  // namespace luthier

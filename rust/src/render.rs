@@ -1,0 +1,250 @@
+//! Chat templates, rendered as transformers renders them.
+
+use std::cell::RefCell;
+use std::io;
+
+use minijinja::value::{Kwargs, Value};
+use minijinja::{Environment, Error, ErrorKind, State};
+use serde_json::{Map, Value as Json};
+
+use crate::source::{rewrite, GENERATION};
+use crate::{python, values};
+
+/// A conversation of a few megabytes takes well below a million instructions; a template that loops for ever stops here.
+const FUEL: u64 = 50_000_000;
+/// Longer than any context: a template that multiplies its input is stopped before memory is.
+const MAX_OUTPUT_BYTES: usize = 64 << 20;
+
+const NAME: &str = "chat_template";
+
+pub struct ChatTemplate {
+    env: Environment<'static>,
+    special_tokens: Map<String, Json>,
+    pub has_generation: bool,
+}
+
+/// State of the render that runs on this thread; templates run on one thread from start to end.
+#[derive(Default)]
+struct Rendering {
+    written: usize,
+    generation: Vec<(usize, usize)>,
+    raised: Option<String>,
+    now: Moment,
+}
+
+thread_local! {
+    static RENDERING: RefCell<Rendering> = RefCell::default();
+}
+
+/// The root output. `written` tells a generation block where in the text it begins.
+struct CountedOutput(Vec<u8>);
+
+impl io::Write for CountedOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() + bytes.len() > MAX_OUTPUT_BYTES {
+            return Err(io::Error::other("output is too long"));
+        }
+        self.0.extend_from_slice(bytes);
+        RENDERING.with_borrow_mut(|rendering| rendering.written = self.0.len());
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl ChatTemplate {
+    pub fn compile(source: &str, special_tokens: &str) -> Result<Self, String> {
+        let special_tokens = match serde_json::from_str(special_tokens) {
+            Ok(Json::Object(object)) => object,
+            _ => return Err("special tokens are not a JSON object".into()),
+        };
+        let rewritten = rewrite(source);
+        let mut env = Environment::new();
+        env.set_trim_blocks(true);
+        env.set_lstrip_blocks(true);
+        env.set_keep_trailing_newline(false);
+        env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
+        env.set_fuel(Some(FUEL));
+        python::install(&mut env);
+        env.add_function(GENERATION, generation);
+        env.add_function("raise_exception", raise_exception);
+        env.add_function("strftime_now", |format: String| {
+            RENDERING.with_borrow(|rendering| rendering.now.format(&format))
+        });
+        env.add_template_owned(NAME, rewritten.source).map_err(describe)?;
+        Ok(ChatTemplate { env, special_tokens, has_generation: rewritten.has_generation })
+    }
+
+    /// The text, and the bytes of it that generation blocks wrote.
+    pub fn render(&self, request: &str) -> Result<(String, Vec<(usize, usize)>), String> {
+        let request: Json = serde_json::from_str(request).map_err(|e| format!("bad request: {e}"))?;
+        let now = Moment::parse(request["now"].as_str().unwrap_or(DEFAULT_NOW))?;
+        RENDERING.set(Rendering { now, ..Default::default() });
+        let template = self.env.get_template(NAME).map_err(describe)?;
+        let mut output = CountedOutput(Vec::new());
+        let result = template.render_captured_to(self.variables(&request), &mut output);
+        let rendering = RENDERING.take();
+        match (result, rendering.raised) {
+            (Err(_), Some(message)) => Err(message),
+            (Err(error), None) => Err(describe(error)),
+            (Ok(_), _) => Ok((String::from_utf8(output.0).map_err(|e| e.to_string())?, rendering.generation)),
+        }
+    }
+
+    fn variables(&self, request: &Json) -> Value {
+        let keep_nulls = request["api"] == "render_jinja_template";
+        let mut variables = Map::new();
+        let messages = request["messages"].as_array().into_iter().flatten();
+        let messages = messages.map(|message| prepared_message(message, keep_nulls)).collect();
+        variables.insert("messages".into(), Json::Array(messages));
+        for name in ["tools", "documents"] {
+            variables.insert(name.into(), request[name].clone());
+        }
+        let add_prompt = request["add_generation_prompt"].as_bool().unwrap_or(false);
+        variables.insert("add_generation_prompt".into(), add_prompt.into());
+        variables.extend(self.special_tokens.clone());
+        if let Some(kwargs) = request["kwargs"].as_object() {
+            variables.extend(kwargs.clone());
+        }
+        Value::from_serialize(Json::Object(variables))
+    }
+}
+
+/// Null keys removed, and a model's reasoning under each of the names that templates know it by.
+fn prepared_message(message: &Json, keep_nulls: bool) -> Json {
+    let Some(fields) = message.as_object() else {
+        return message.clone();
+    };
+    let mut fields = fields.clone();
+    if !keep_nulls {
+        fields.retain(|_, value| !value.is_null());
+    }
+    let names = ["reasoning_content", "thinking", "reasoning"];
+    let reasoning = names.iter().find_map(|name| fields.get(*name).filter(|v| !v.is_null()).cloned());
+    let Some(reasoning) = reasoning else {
+        return Json::Object(fields);
+    };
+    let mut prepared = Map::new();
+    prepared.insert("thinking".into(), reasoning.clone());
+    prepared.extend(fields);
+    prepared.insert("reasoning_content".into(), reasoning);
+    Json::Object(prepared)
+}
+
+/// Body of `{% generation %}`: renders the block and notes where it stands in the text. As in transformers, that is the length
+/// of the root output so far, which inside a macro is not where the text ends up.
+fn generation(state: &State, kwargs: Kwargs) -> Result<Value, Error> {
+    let caller: Value = kwargs.get("caller")?;
+    let start = RENDERING.with_borrow(|rendering| rendering.written);
+    let text = values::str_of(&caller.call(state, &[])?);
+    RENDERING.with_borrow_mut(|rendering| rendering.generation.push((start, start + text.len())));
+    Ok(Value::from_safe_string(text))
+}
+
+fn raise_exception(message: Value) -> Result<Value, Error> {
+    let message = values::str_of(&message);
+    RENDERING.with_borrow_mut(|rendering| rendering.raised = Some(message.clone()));
+    Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn describe(error: Error) -> String {
+    let what = match error.detail() {
+        Some(detail) => format!("{}: {detail}", error.kind()),
+        None => error.kind().to_string(),
+    };
+    error.line().map_or(what.clone(), |line| format!("chat template, line {line}: {what}"))
+}
+
+const DEFAULT_NOW: &str = "2024-07-26T12:34:56";
+
+#[derive(Default)]
+struct Moment {
+    year: i64,
+    month: i64,
+    day: i64,
+    hour: i64,
+    minute: i64,
+    second: i64,
+}
+
+impl Moment {
+    /// "YYYY-MM-DDTHH:MM:SS"
+    fn parse(text: &str) -> Result<Self, String> {
+        let parts: Vec<i64> = text.split(['-', 'T', ':']).filter_map(|part| part.parse().ok()).collect();
+        match parts[..] {
+            [year, month @ 1..=12, day @ 1..=31, hour @ 0..=23, minute @ 0..=59, second @ 0..=60] => {
+                Ok(Moment { year, month, day, hour, minute, second })
+            }
+            _ => Err(format!("now = '{text}' is not YYYY-MM-DDTHH:MM:SS")),
+        }
+    }
+
+    fn day_of_year(&self) -> i64 {
+        let leap = (self.year % 4 == 0 && self.year % 100 != 0) || self.year % 400 == 0;
+        let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][self.month as usize - 1];
+        before + self.day + i64::from(leap && self.month > 2)
+    }
+
+    /// 0 is Sunday.
+    fn weekday(&self) -> i64 {
+        let year = self.year - 1;
+        (year + year / 4 - year / 100 + year / 400 + self.day_of_year()) % 7
+    }
+
+    /// C's `strftime` in the C locale, with glibc's `%-d`.
+    fn format(&self, format: &str) -> String {
+        let mut out = String::new();
+        let mut characters = format.chars();
+        while let Some(c) = characters.next() {
+            if c != '%' {
+                out.push(c);
+                continue;
+            }
+            match characters.next() {
+                Some('-') => {
+                    let field = self.field(characters.next().unwrap_or('-'));
+                    let short = field.trim_start_matches(['0', ' ']);
+                    out.push_str(if short.is_empty() { "0" } else { short });
+                }
+                Some(code) => out.push_str(&self.field(code)),
+                None => out.push('%'),
+            }
+        }
+        out
+    }
+
+    fn field(&self, code: char) -> String {
+        const MONTHS: [&str; 12] = [
+            "January", "February", "March", "April", "May", "June", "July", "August", "September",
+            "October", "November", "December",
+        ];
+        const DAYS: [&str; 7] =
+            ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+        let month = MONTHS[self.month.clamp(1, 12) as usize - 1];
+        let day = DAYS[self.weekday().rem_euclid(7) as usize];
+        let hour = (self.hour + 11) % 12 + 1;
+        match code {
+            'Y' => self.year.to_string(),
+            'y' => format!("{:02}", self.year % 100),
+            'm' => format!("{:02}", self.month),
+            'B' => month.into(),
+            'b' | 'h' => month[..3].into(),
+            'd' => format!("{:02}", self.day),
+            'e' => format!("{:2}", self.day),
+            'j' => format!("{:03}", self.day_of_year()),
+            'A' => day.into(),
+            'a' => day[..3].into(),
+            'w' => self.weekday().to_string(),
+            'H' => format!("{:02}", self.hour),
+            'I' => format!("{hour:02}"),
+            'M' => format!("{:02}", self.minute),
+            'S' => format!("{:02}", self.second),
+            'p' => (if self.hour < 12 { "AM" } else { "PM" }).into(),
+            'F' => format!("{}-{:02}-{:02}", self.year, self.month, self.day),
+            'T' => format!("{:02}:{:02}:{:02}", self.hour, self.minute, self.second),
+            '%' => "%".into(),
+            other => format!("%{other}"),
+        }
+    }
+}

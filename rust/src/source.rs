@@ -1,0 +1,133 @@
+//! Rewrites the source of a template where minijinja's grammar or its iteration differ from Jinja2's.
+
+/// What `{% generation %}` calls; see `render.rs`.
+pub const GENERATION: &str = "__luthier_generation";
+/// Filter that refuses what Python cannot iterate, see `python.rs`.
+pub const ITERATE: &str = "__luthier_iterate";
+
+pub struct Rewritten {
+    pub source: String,
+    pub has_generation: bool,
+}
+
+/// - CRLF and CR become LF, as Jinja2's lexer does;
+/// - `{% generation %}…{% endgeneration %}` becomes a `call` block, whose scope Jinja2 gives it too; the tag's own `-` and
+///   `+` stay where they are, so white space is controlled as before;
+/// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`.
+pub fn rewrite(source: &str) -> Rewritten {
+    let source = source.replace("\r\n", "\n").replace('\r', "\n");
+    let mut out = String::with_capacity(source.len() + 64);
+    let mut has_generation = false;
+    let mut rest = source.as_str();
+    while let Some(at) = rest.find('{') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let end = match rest.as_bytes().get(1) {
+            Some(b'#') => rest.find("#}").map_or(rest.len(), |end| end + 2),
+            Some(b'{') => tag_end(rest, "}}"),
+            Some(b'%') => tag_end(rest, "%}"),
+            _ => 1,
+        };
+        let (tag, behind) = rest.split_at(end);
+        rest = behind;
+        if !tag.starts_with("{%") || !tag.ends_with("%}") || tag.len() < 4 {
+            out.push_str(tag);
+            continue;
+        }
+        let inner = &tag[2..tag.len() - 2];
+        let body = inner.trim_start_matches(['-', '+']);
+        let left = &inner[..inner.len() - body.len()];
+        let code = body.trim_end_matches(['-', '+']);
+        let right = &body[code.len()..];
+        match code.split_whitespace().next() {
+            Some("raw") => {
+                let end = end_of_raw(rest);
+                out.push_str(tag);
+                out.push_str(&rest[..end]);
+                rest = &rest[end..];
+            }
+            Some("generation") => {
+                has_generation = true;
+                out.push_str(&format!("{{%{left} call {GENERATION}() {right}%}}"));
+            }
+            Some("endgeneration") => out.push_str(&format!("{{%{left} endcall {right}%}}")),
+            Some("for") => out.push_str(&format!("{{%{left}{}{right}%}}", checked_for(code))),
+            _ => out.push_str(tag),
+        }
+    }
+    out.push_str(rest);
+    Rewritten { source: out, has_generation }
+}
+
+/// Index just behind `close`, which strings inside the tag may contain.
+fn tag_end(tag: &str, close: &str) -> usize {
+    let bytes = tag.as_bytes();
+    let mut i = 2;
+    while i < bytes.len() {
+        match bytes[i] {
+            b'\'' | b'"' => i = string_end(bytes, i),
+            _ if bytes[i..].starts_with(close.as_bytes()) => return i + close.len(),
+            _ => i += 1,
+        }
+    }
+    tag.len()
+}
+
+/// Index just behind the string literal that starts at `start`.
+fn string_end(bytes: &[u8], start: usize) -> usize {
+    let mut i = start + 1;
+    while i < bytes.len() && bytes[i] != bytes[start] {
+        i += if bytes[i] == b'\\' { 2 } else { 1 };
+    }
+    (i + 1).min(bytes.len())
+}
+
+/// Index of the `{% endraw %}` tag.
+fn end_of_raw(text: &str) -> usize {
+    let mut from = 0;
+    while let Some(at) = text[from..].find("{%") {
+        let at = from + at;
+        let name = text[at + 2..].trim_start_matches(['-', '+']).trim_start();
+        if name.starts_with("endraw") {
+            return at;
+        }
+        from = at + 2;
+    }
+    text.len()
+}
+
+fn checked_for(code: &str) -> String {
+    let words = words_outside_brackets(code);
+    let Some(position) = words.iter().position(|(_, word)| *word == "in") else {
+        return code.to_string(); // minijinja reports the syntax error
+    };
+    let start = words[position].0 + 2;
+    let behind = words[position + 1..].iter().find(|(_, word)| matches!(*word, "if" | "recursive"));
+    let end = behind.map_or(code.len(), |(at, _)| *at);
+    format!("{} ({})|{ITERATE} {}", &code[..start], code[start..end].trim(), &code[end..])
+}
+
+/// Words outside strings and brackets, each with its index.
+fn words_outside_brackets(code: &str) -> Vec<(usize, &str)> {
+    let bytes = code.as_bytes();
+    let (mut i, mut depth) = (0, 0);
+    let mut words = Vec::new();
+    while i < bytes.len() {
+        match bytes[i] {
+            b'\'' | b'"' => i = string_end(bytes, i),
+            b'(' | b'[' | b'{' => (i, depth) = (i + 1, depth + 1),
+            b')' | b']' | b'}' => (i, depth) = (i + 1, depth - 1),
+            c if c == b'_' || c.is_ascii_alphanumeric() => {
+                let start = i;
+                while i < bytes.len() && (bytes[i] == b'_' || bytes[i].is_ascii_alphanumeric()) {
+                    i += 1;
+                }
+                if depth == 0 {
+                    words.push((start, &code[start..i]));
+                }
+            }
+            _ => i += 1,
+        }
+    }
+    words
+}
