@@ -16,6 +16,13 @@
 namespace luthier {
 namespace {
 
+std::string FolderOf(const std::string& path) {
+  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
+  return parent.empty() ? "." : parent.string();
+}
+
+}  // namespace
+
 absl::Status FileError(const std::string& path, absl::string_view action, int error) {
   const std::string what = absl::StrCat(path, ": ", action, ": ", std::strerror(error));
   switch (error) {
@@ -33,13 +40,6 @@ absl::Status FileError(const std::string& path, absl::string_view action, int er
       return absl::DataLossError(what);
   }
 }
-
-std::string FolderOf(const std::string& path) {
-  const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-  return parent.empty() ? "." : parent.string();
-}
-
-}  // namespace
 
 DurableFile::DurableFile(std::string path, std::string temporary, int fd)
     : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
@@ -71,18 +71,26 @@ absl::Status DurableFile::Append(std::span<const std::byte> bytes) {
   return absl::OkStatus();
 }
 
-absl::Status DurableFile::Commit() {
+absl::Status DurableFile::CommitAs(const std::string& path) {
   // A failed fsync is never retried: the kernel marks the pages clean, so a second one would succeed without the data.
-  if (fsync(fd_) != 0) return FileError(path_, "fsync", errno);
-  if (rename(temporary_.c_str(), path_.c_str()) != 0) return FileError(path_, "rename", errno);
+  if (fsync(fd_) != 0) return FileError(path, "fsync", errno);
+  if (rename(temporary_.c_str(), path.c_str()) != 0) return FileError(path, "rename", errno);
   close(std::exchange(fd_, -1));
-  return SyncFolder(FolderOf(path_));
+  return SyncFolder(FolderOf(path));
 }
 
 absl::Status WriteFileDurably(const std::string& path, absl::string_view content) {
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(path));
   LUTHIER_RETURN_IF_ERROR(file.Append({reinterpret_cast<const std::byte*>(content.data()), content.size()}));
   return file.Commit();
+}
+
+absl::Status CreateFolders(const std::string& folder) {
+  if (folder.empty() || std::filesystem::is_directory(folder)) return absl::OkStatus();
+  const std::string parent = FolderOf(folder);
+  if (parent != folder) LUTHIER_RETURN_IF_ERROR(CreateFolders(parent));
+  if (mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) return FileError(folder, "create", errno);
+  return SyncFolder(parent);
 }
 
 absl::Status SyncFolder(const std::string& folder) {

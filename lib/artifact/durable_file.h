@@ -28,7 +28,10 @@ class DurableFile {
   absl::Status Append(std::span<const std::byte> bytes);
 
   // Makes the file durable under its final name. After an error it does not exist under that name (unless it did before).
-  absl::Status Commit();
+  absl::Status Commit() { return CommitAs(path_); }
+
+  // The same under a name that was not known at the start, on the same disk; its folder must exist.
+  absl::Status CommitAs(const std::string& path);
 
  private:
   DurableFile(std::string path, std::string temporary, int fd);
@@ -39,6 +42,12 @@ class DurableFile {
 
 // Writes a whole file durably.
 absl::Status WriteFileDurably(const std::string& path, absl::string_view content);
+
+// Creates `folder` and what is missing above it, durably.
+absl::Status CreateFolders(const std::string& folder);
+
+// The status of a failed system call on a file, with the remedy where there is one.
+absl::Status FileError(const std::string& path, absl::string_view action, int error);
 
 // Makes renames and new names in a folder durable.
 absl::Status SyncFolder(const std::string& folder);

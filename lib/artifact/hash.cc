@@ -1,0 +1,89 @@
+#include "lib/artifact/hash.h"
+
+#include <openssl/evp.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+
+namespace luthier {
+namespace {
+
+// Reflected Castagnoli polynomial.
+constexpr uint32_t kCastagnoli = 0x82F63B78;
+
+constexpr std::array<uint32_t, 256> MakeCrcTable() {
+  std::array<uint32_t, 256> table = {};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t crc = i;
+    for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ ((crc & 1) != 0 ? kCastagnoli : 0);
+    table[i] = crc;
+  }
+  return table;
+}
+
+constexpr std::array<uint32_t, 256> kCrcTable = MakeCrcTable();
+
+}  // namespace
+
+struct Sha256::Context {
+  Context() : evp(EVP_MD_CTX_new()) { EVP_DigestInit_ex(evp, EVP_sha256(), nullptr); }
+  ~Context() { EVP_MD_CTX_free(evp); }
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+  EVP_MD_CTX* evp;
+};
+
+Sha256::Sha256() : context_(std::make_unique<Context>()) {}
+Sha256::~Sha256() = default;
+Sha256::Sha256(Sha256&&) noexcept = default;
+Sha256& Sha256::operator=(Sha256&&) noexcept = default;
+
+void Sha256::Update(std::span<const std::byte> bytes) { EVP_DigestUpdate(context_->evp, bytes.data(), bytes.size()); }
+
+void Sha256::Update(absl::string_view text) { EVP_DigestUpdate(context_->evp, text.data(), text.size()); }
+
+std::string Sha256::FinishHex() {
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest;
+  unsigned int size = 0;
+  EVP_DigestFinal_ex(context_->evp, digest.data(), &size);
+  return absl::BytesToHexString(absl::string_view(reinterpret_cast<const char*>(digest.data()), size));
+}
+
+std::string Sha256Hex(absl::string_view text) {
+  Sha256 hash;
+  hash.Update(text);
+  return hash.FinishHex();
+}
+
+absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  if (!stream) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
+  Sha256 hash;
+  std::vector<char> buffer(size_t{1} << 20);
+  while (stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || stream.gcount() > 0) {
+    hash.Update(absl::string_view(buffer.data(), static_cast<size_t>(stream.gcount())));
+  }
+  if (stream.bad()) return absl::DataLossError(absl::StrCat(path, ": read: ", std::strerror(errno)));
+  return hash.FinishHex();
+}
+
+bool IsSha256Hex(absl::string_view text) {
+  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
+           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+         });
+}
+
+uint32_t Crc32c(absl::string_view bytes, uint32_t crc) {
+  crc = ~crc;
+  for (const char byte : bytes) crc = kCrcTable[(crc ^ static_cast<unsigned char>(byte)) & 0xff] ^ (crc >> 8);
+  return ~crc;
+}
+
+}  // namespace luthier
