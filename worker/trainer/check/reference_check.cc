@@ -89,12 +89,12 @@ absl::StatusOr<Case> OpenCase(const std::string& folder) {
 }
 
 // Rows of a padded batch as documents: padding (attention_mask 0) dropped, labels -100 not trained.
-std::vector<Document> Rows(const Tensor& ids_BT, const Tensor& mask_BT, const Tensor& labels_BT) {
-  std::vector<Document> documents;
+std::vector<Example> Rows(const Tensor& ids_BT, const Tensor& mask_BT, const Tensor& labels_BT) {
+  std::vector<Example> documents;
   for (int64_t b = 0; b < ids_BT.size(0); ++b) {
-    Document document;
+    Example document;
     for (int64_t t = 0; t < ids_BT.size(1) && mask_BT[b][t].item<int64_t>() != 0; ++t) {
-      document.tokens.push_back(ids_BT[b][t].item<int32_t>());
+      document.ids.push_back(ids_BT[b][t].item<int32_t>());
       document.trained.push_back(labels_BT[b][t].item<int64_t>() != -100);
     }
     documents.push_back(std::move(document));
@@ -103,29 +103,29 @@ std::vector<Document> Rows(const Tensor& ids_BT, const Tensor& mask_BT, const Te
 }
 
 // The documents of the packed row; a new one starts where the document id changes.
-std::vector<Document> PackedDocuments(const Case& c) {
+std::vector<Example> PackedDocuments(const Case& c) {
   const Tensor &ids = c.tensors.at("packed.input_ids"), &labels = c.tensors.at("packed.labels"),
                &document_ids = c.tensors.at("packed.document_ids");
-  std::vector<Document> documents;
+  std::vector<Example> documents;
   for (int64_t t = 0; t < ids.size(1); ++t) {
     if (t == 0 || document_ids[0][t].item<int64_t>() != document_ids[0][t - 1].item<int64_t>()) documents.emplace_back();
-    documents.back().tokens.push_back(ids[0][t].item<int32_t>());
+    documents.back().ids.push_back(ids[0][t].item<int32_t>());
     documents.back().trained.push_back(labels[0][t].item<int64_t>() != -100);
   }
   return documents;
 }
 
-MicroBatch Batch(const std::vector<Document>& documents) {
-  std::vector<const Document*> pointers;
-  for (const Document& document : documents) pointers.push_back(&document);
-  return MakeMicroBatch(pointers, at::kCPU);
+PackedBatch Batch(const std::vector<Example>& documents) {
+  std::vector<const Example*> pointers;
+  for (const Example& document : documents) pointers.push_back(&document);
+  return MakePackedBatch(pointers, at::kCPU);
 }
 
-MicroBatch MainBatch(const Case& c) {
+PackedBatch MainBatch(const Case& c) {
   return Batch(Rows(c.tensors.at("batch.input_ids"), c.tensors.at("batch.attention_mask"), c.tensors.at("batch.labels")));
 }
 
-MicroBatch AccumulationBatch(const Case& c, int64_t i) {
+PackedBatch AccumulationBatch(const Case& c, int64_t i) {
   const std::string prefix = absl::StrCat("micro.", i, ".");
   return Batch(Rows(c.tensors.at(prefix + "input_ids"), c.tensors.at(prefix + "attention_mask"), c.tensors.at(prefix + "labels")));
 }
@@ -145,7 +145,7 @@ double GradientNorm(const NamedTensors& parameters, const std::string& name) {
 double RelativeTo(double got, double expected) { return std::abs(got - expected) / (expected > 0 ? expected : 1); }
 
 // Mean loss over the batch; leaves its gradient in the trained parameters.
-double MeanLossAndGradient(const DecoderModel& model, const MicroBatch& batch) {
+double MeanLossAndGradient(const DecoderModel& model, const PackedBatch& batch) {
   const Tensor loss = SumLoss(model, batch) / static_cast<double>(batch.trained_tokens());
   loss.backward();
   return loss.item<double>();
@@ -175,7 +175,7 @@ double AccumulatedLossAndGradient(const Case& c, const DecoderModel& model, cons
   int64_t tokens = 0;
   const auto count = static_cast<int64_t>(c.golden["accum"]["micro_loss_tokens"].size());
   for (int64_t i = 0; i < count; ++i) {
-    const MicroBatch batch = AccumulationBatch(c, i);
+    const PackedBatch batch = AccumulationBatch(c, i);
     const Tensor loss = SumLoss(model, batch);
     loss.backward();
     sum += loss.item<double>();
@@ -201,7 +201,7 @@ void CheckPacked(const std::string& method, const Case& c, const DecoderModel& m
                  Report& report) {
   const std::string prefix = method == "full" ? "" : "lora_";
   const json& golden = c.golden["packed"];
-  const std::vector<Document> documents = PackedDocuments(c);
+  const std::vector<Example> documents = PackedDocuments(c);
   RequireGradients(parameters);
   const double loss = MeanLossAndGradient(model, Batch(documents));
   report.Check("packed." + method + ".loss", std::abs(loss - golden[prefix + "loss"].get<double>()), kLoss);
@@ -238,7 +238,7 @@ void CheckCurve(const std::string& method, const Case& c, const DecoderModel& mo
   report.Check("train_" + method + ".loss", worst_loss, loss_tolerance);
   report.Check("train_" + method + ".grad_norm", worst_norm, norm_tolerance);
   at::NoGradGuard no_grad;
-  const MicroBatch batch = MainBatch(c);
+  const PackedBatch batch = MainBatch(c);
   const double after = SumLoss(model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
   report.Check("train_" + method + ".batch_loss_after", std::abs(after - golden["batch_loss_after"].get<double>()), loss_tolerance);
 }
@@ -246,7 +246,7 @@ void CheckCurve(const std::string& method, const Case& c, const DecoderModel& mo
 absl::Status CheckFull(const Case& c, Report& report) {
   LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat));
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, {}));
-  const MicroBatch batch = MainBatch(c);
+  const PackedBatch batch = MainBatch(c);
   {
     at::NoGradGuard no_grad;
     report.Check("batch.logits", MaxAbsDiff(Logits(*model, batch), c.tensors.at("batch.logits")), kLogits);
@@ -287,7 +287,7 @@ absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& 
   report.Check("merge.tensors", worst, kMerged);
   report.Check("merge.norms", worst_norm, kMerged);
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, merged, {}));
-  const MicroBatch batch = MainBatch(c);
+  const PackedBatch batch = MainBatch(c);
   const double loss = SumLoss(*model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
   report.Check("merge.batch_loss", std::abs(loss - c.golden["merge"]["batch_loss"].get<double>()), kLoss);
   report.Check("merge.logits", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_final")), kLogits);
@@ -300,7 +300,7 @@ absl::Status CheckLora(const Case& c, Report& report) {
   LUTHIER_ASSIGN_OR_RETURN(const Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.linears));
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, CollectLayers({&adapter}, c.linears)));
   LUTHIER_ASSIGN_OR_RETURN(const auto final_model, MakeModel(c.config, weights, CollectLayers({&final_adapter}, c.linears)));
-  const MicroBatch batch = MainBatch(c);
+  const PackedBatch batch = MainBatch(c);
   {
     at::NoGradGuard no_grad;
     report.Check("lora.logits_init", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_init")), kLogits);

@@ -121,10 +121,11 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
     Tensor sum = at::zeros({}, h_TD.options().dtype(at::kDouble));
-    for (int64_t begin = 0; begin < h_TD.size(0); begin += kHeadChunkRows) {
-      const int64_t end = std::min(begin + kHeadChunkRows, h_TD.size(0));
-      const Tensor h_CD = h_TD.slice(0, begin, end);
-      const Tensor labels_C1 = labels_T.slice(0, begin, end).unsqueeze(1);
+    int64_t begin = 0;
+    for (const auto& [h_CD, labels_C] : HeadChunks(h_TD, labels_T)) {
+      const Tensor labels_C1 = labels_C.unsqueeze(1);
+      Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
+      begin += h_CD.size(0);
       Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
       const Tensor log_sum_C1 = at::logsumexp(logits_CV, {1}, /*keepdim=*/true);
       sum += (log_sum_C1 - logits_CV.gather(1, labels_C1)).sum(at::kDouble);
@@ -132,7 +133,6 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
       logits_CV.sub_(log_sum_C1).exp_();  // now probabilities; minus one at the label they are d(loss)/d(logits)
       logits_CV.scatter_add_(1, labels_C1, at::full_like(log_sum_C1, -1.0));
       const Tensor dlogits_CV = logits_CV.to(h_TD.scalar_type());
-      Tensor dh_CD = dh_TD.slice(0, begin, end);
       at::mm_out(dh_CD, dlogits_CV, head_VD);
       if (head_trains) dhead_VD.addmm_(dlogits_CV.t(), h_CD);
     }
@@ -234,6 +234,15 @@ Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v
   // Back to token order: position i of `order` says where token i went.
   const Tensor order = at::argsort(at::cat(output_rows));
   return at::cat(outputs).index_select(0, order);
+}
+
+std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tensor& labels_T) {
+  std::vector<std::pair<Tensor, Tensor>> chunks;
+  for (int64_t begin = 0; begin < h_TD.size(0); begin += kHeadChunkRows) {
+    const int64_t end = std::min(begin + kHeadChunkRows, h_TD.size(0));
+    chunks.emplace_back(h_TD.slice(0, begin, end), labels_T.slice(0, begin, end));
+  }
+  return chunks;
 }
 
 Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T) {

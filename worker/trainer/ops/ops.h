@@ -40,6 +40,9 @@ using Documents = std::vector<std::pair<int64_t, int64_t>>;
 // Causal attention inside each document, scaled by 1/sqrt(H); grouped-query heads share keys and values (arXiv:2305.13245).
 Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Documents& documents);
 
+// Rows and labels in pieces whose logits may exist at the same time.
+std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tensor& labels_T);
+
 // Sum of next-token cross-entropies, in nats: logits are h·Wᵀ of the rows given, which should be the trained ones only.
 // Logits exist for a chunk of rows at a time; their gradient is formed in place during the forward pass.
 Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T);

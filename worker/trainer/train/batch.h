@@ -1,22 +1,17 @@
-// A micro-batch on the device, and its loss.
+// A micro-batch (lib/dataset/batches.h) as tensors, and its loss.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "lib/dataset/encode.h"
 #include "worker/trainer/models/model.h"
 #include "worker/trainer/ops/ops.h"
 
 namespace luthier {
 
-// Token ids of one document and, for each of its tokens, whether it is trained (its prediction from the token before counts).
-struct Document {
-  std::vector<int32_t> tokens;
-  std::vector<bool> trained;
-};
-
 // Documents end to end, without padding.
-struct MicroBatch {
+struct PackedBatch {
   Tensor tokens_T;     // int64
   Tensor positions_T;  // int64, restarting at 0 in every document
   ops::Documents documents;
@@ -27,13 +22,21 @@ struct MicroBatch {
   int64_t trained_tokens() const { return labels.size(0); }
 };
 
-MicroBatch MakeMicroBatch(const std::vector<const Document*>& documents, at::Device device);
+PackedBatch MakePackedBatch(const std::vector<const Example*>& documents, at::Device device);
 
 // Sum of the cross-entropies of the trained tokens, in nats; only they go through the head.
 // Everything goes through adapter 0 where the model has adapters.
-Tensor SumLoss(const DecoderModel& model, const MicroBatch& batch);
+Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch);
+
+// Loss and first choices of the trained tokens, without gradients.
+struct TokenScore {
+  double loss_sum = 0;  // nats
+  int64_t right = 0;    // tokens that are the most probable one
+  int64_t tokens = 0;
+};
+TokenScore ScoreTrainedTokens(const DecoderModel& model, const PackedBatch& batch);
 
 // Logits of every token, [T, V], for checks and short prompts only.
-Tensor Logits(const DecoderModel& model, const MicroBatch& batch);
+Tensor Logits(const DecoderModel& model, const PackedBatch& batch);
 
 }  // namespace luthier

@@ -1,0 +1,143 @@
+// Shape suffixes as in ops/ops.h; besides: B rows of a batch, S positions of the cache.
+#include "worker/trainer/generate/generator.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <algorithm>
+#include <numeric>
+
+namespace luthier {
+namespace {
+
+// Rows decoded together. More gain little on a CPU, and the cache of 32 rows of a 1B model is already gigabytes.
+constexpr size_t kBatchRows = 32;
+
+// Keys and values of every token so far, a row each, right-padded.
+class CachedAttention : public Attention {
+ public:
+  CachedAttention(ops::Documents prompts, int64_t capacity) : prompts_(std::move(prompts)), capacity_(capacity) {
+    std::vector<int64_t> lengths;
+    for (const auto& [begin, end] : prompts_) lengths.push_back(end - begin);
+    lengths_B_ = at::tensor(lengths, at::kLong);
+  }
+
+  Tensor Attend(int64_t layer, const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH) override {
+    if (decoding_) return AttendOne(layer, q_TNH, k_TKH, v_TKH);
+    const auto batch = static_cast<int64_t>(prompts_.size());
+    keys_.push_back(at::zeros({batch, k_TKH.size(1), capacity_, k_TKH.size(2)}, k_TKH.options()));
+    values_.push_back(at::zeros_like(keys_.back()));
+    for (int64_t b = 0; b < batch; ++b) {
+      const auto [begin, end] = prompts_[static_cast<size_t>(b)];
+      keys_.back()[b].slice(1, 0, end - begin).copy_(k_TKH.slice(0, begin, end).transpose(0, 1));
+      values_.back()[b].slice(1, 0, end - begin).copy_(v_TKH.slice(0, begin, end).transpose(0, 1));
+    }
+    return ops::PackedAttention(q_TNH, k_TKH, v_TKH, prompts_);
+  }
+
+  // From here on each pass carries one new token a row.
+  void StartDecoding() { decoding_ = true; }
+  // After such a pass.
+  void Advance() { lengths_B_.add_(1); }
+  // Position of the next token of each row.
+  const Tensor& lengths_B() const { return lengths_B_; }
+
+ private:
+  Tensor AttendOne(int64_t layer, const Tensor& q_BNH, const Tensor& k_BKH, const Tensor& v_BKH) {
+    Tensor& keys_BKSH = keys_[static_cast<size_t>(layer)];
+    Tensor& values_BKSH = values_[static_cast<size_t>(layer)];
+    const Tensor slot_BK1H = lengths_B_.view({-1, 1, 1, 1}).expand({-1, k_BKH.size(1), 1, k_BKH.size(2)});
+    keys_BKSH.scatter_(2, slot_BK1H, k_BKH.unsqueeze(2));
+    values_BKSH.scatter_(2, slot_BK1H, v_BKH.unsqueeze(2));
+    const int64_t used = lengths_B_.max().item<int64_t>() + 1;
+    const Tensor visible_BS = at::arange(used, at::kLong).unsqueeze(0) <= lengths_B_.unsqueeze(1);
+    const int64_t queries_per_key = q_BNH.size(1) / k_BKH.size(1);
+    const auto heads = [&](const Tensor& x_BKSH) {
+      const Tensor x = x_BKSH.slice(2, 0, used);
+      return queries_per_key == 1 ? x : x.repeat_interleave(queries_per_key, 1);
+    };
+    const Tensor out_BN1H = at::scaled_dot_product_attention(q_BNH.unsqueeze(2), heads(keys_BKSH), heads(values_BKSH),
+                                                             visible_BS.unsqueeze(1).unsqueeze(1));
+    return out_BN1H.squeeze(2);
+  }
+
+  ops::Documents prompts_;
+  int64_t capacity_;
+  bool decoding_ = false;
+  Tensor lengths_B_;
+  std::vector<Tensor> keys_;    // a layer each, [B, K, S, H]
+  std::vector<Tensor> values_;
+};
+
+// Sampling as transformers' logits processors do it: temperature, then top-k, then top-p.
+Tensor Sample(const Tensor& logits_BV, const GenerateOptions& options, at::Generator& generator) {
+  if (options.temperature == 0) return logits_BV.argmax(-1);
+  auto [sorted_BV, ids_BV] = (logits_BV.to(at::kFloat) / options.temperature).sort(-1, /*descending=*/true);
+  if (options.top_k > 0 && options.top_k < sorted_BV.size(1)) sorted_BV.slice(1, options.top_k).fill_(-INFINITY);
+  const Tensor probabilities_BV = sorted_BV.softmax(-1);
+  const Tensor before_BV = probabilities_BV.cumsum(-1) - probabilities_BV;  // mass of the more probable tokens
+  const Tensor kept_BV = probabilities_BV.masked_fill(before_BV >= options.top_p, 0);
+  return ids_BV.gather(1, kept_BV.multinomial(1, false, generator)).squeeze(1);
+}
+
+std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model, const std::vector<const std::vector<int32_t>*>& prompts,
+                                                const GenerateOptions& options, size_t adapter, at::Generator& generator) {
+  std::vector<int64_t> tokens, positions, last_rows;
+  ops::Documents documents;
+  int64_t longest = 0;
+  for (const std::vector<int32_t>* prompt : prompts) {
+    const auto begin = static_cast<int64_t>(tokens.size());
+    for (size_t i = 0; i < prompt->size(); ++i) {
+      tokens.push_back((*prompt)[i]);
+      positions.push_back(static_cast<int64_t>(i));
+    }
+    const auto end = static_cast<int64_t>(tokens.size());
+    documents.emplace_back(begin, end);
+    last_rows.push_back(end - 1);
+    longest = std::max(longest, end - begin);
+  }
+  const at::Device device = model.head_VD().device();
+  CachedAttention cache(documents, longest + options.max_new_tokens);
+  Tensor h_TD = model.Forward(at::tensor(tokens, at::kLong).to(device), at::tensor(positions, at::kLong).to(device), cache,
+                              {{adapter, 0, static_cast<int64_t>(tokens.size())}});
+  Tensor h_BD = h_TD.index_select(0, at::tensor(last_rows, at::kLong).to(device));
+  cache.StartDecoding();
+
+  std::vector<std::vector<int32_t>> answers(prompts.size());
+  std::vector<bool> ended(prompts.size(), false);
+  for (int64_t step = 0; step < options.max_new_tokens; ++step) {
+    const Tensor next_B = Sample(at::linear(h_BD, model.head_VD()), options, generator).to(at::kCPU);
+    for (size_t b = 0; b < prompts.size(); ++b) {
+      if (ended[b]) continue;
+      const auto id = static_cast<int32_t>(next_B[static_cast<int64_t>(b)].item<int64_t>());
+      ended[b] = std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
+      if (!ended[b]) answers[b].push_back(id);
+    }
+    if (step + 1 == options.max_new_tokens || std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
+    h_BD = model.Forward(next_B.to(device), cache.lengths_B(), cache, {{adapter, 0, next_B.size(0)}});
+    cache.Advance();
+  }
+  return answers;
+}
+
+}  // namespace
+
+std::vector<std::vector<int32_t>> Generate(const DecoderModel& model, const std::vector<std::vector<int32_t>>& prompts,
+                                           const GenerateOptions& options, size_t adapter) {
+  at::NoGradGuard no_grad;
+  at::Generator generator = at::detail::createCPUGenerator(options.seed);
+  // Prompts of similar length together, so that little of a batch is padding.
+  std::vector<size_t> order(prompts.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return prompts[a].size() < prompts[b].size(); });
+  std::vector<std::vector<int32_t>> answers(prompts.size());
+  for (size_t begin = 0; begin < order.size(); begin += kBatchRows) {
+    const size_t end = std::min(begin + kBatchRows, order.size());
+    std::vector<const std::vector<int32_t>*> batch;
+    for (size_t i = begin; i < end; ++i) batch.push_back(&prompts[order[i]]);
+    auto batch_answers = GenerateBatch(model, batch, options, adapter, generator);
+    for (size_t i = begin; i < end; ++i) answers[order[i]] = std::move(batch_answers[i - begin]);
+  }
+  return answers;
+}
+
+}  // namespace luthier

@@ -1,0 +1,112 @@
+#include "worker/trainer/train/evaluation.h"
+
+#include <algorithm>
+#include <variant>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+#include "lib/dataset/batches.h"
+#include "worker/trainer/generate/generator.h"
+#include "worker/trainer/train/batch.h"
+
+namespace luthier {
+namespace {
+
+// The last thing said before the answer.
+std::string LastTurn(const Row& row) {
+  if (const auto* completion = std::get_if<CompletionRow>(&row.content)) return completion->prompt;
+  const auto* chat = std::get_if<ChatRow>(&row.content);
+  if (chat == nullptr) return "";
+  for (auto message = chat->messages.rbegin(); message != chat->messages.rend(); ++message) {
+    if (message->value("role", "") == "user" && message->contains("content") && (*message)["content"].is_string()) {
+      return (*message)["content"];
+    }
+  }
+  return "";
+}
+
+struct LossTotals {
+  double loss = 0;
+  int64_t right = 0;
+  int64_t tokens = 0;
+};
+
+// Loss and first choices of the trained tokens of every row.
+LossTotals ScoreTokens(const DecoderModel& model, const EvaluationSplit& split, int64_t micro_batch_tokens) {
+  std::vector<int32_t> lengths;
+  for (const Example& example : split.examples) lengths.push_back(static_cast<int32_t>(example.ids.size()));
+  LossTotals totals;
+  for (const MicroBatch& rows : PackBestFit(lengths, micro_batch_tokens)) {
+    std::vector<const Example*> examples;
+    for (int32_t row : rows) examples.push_back(&split.examples[static_cast<size_t>(row)]);
+    const TokenScore score = ScoreTrainedTokens(model, MakePackedBatch(examples, model.head_VD().device()));
+    totals.loss += score.loss_sum;
+    totals.right += score.right;
+    totals.tokens += score.tokens;
+  }
+  return totals;
+}
+
+void ScoreAnswers(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
+                  const std::vector<int32_t>& stop_ids, const EvaluationOptions& options, EvaluationResult& result) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Prompt& prompt : split.prompts) prompts.push_back(prompt.ids);
+  GenerateOptions generate;
+  generate.max_new_tokens = options.max_new_tokens;
+  generate.stop_ids = stop_ids;
+  const auto answers = Generate(model, prompts, generate);
+  ScoreTotals totals;
+  for (size_t i = 0; i < answers.size(); ++i) {
+    const std::string answer = tokenizer.Decode(answers[i], /*skip_special_tokens=*/true).value_or("");
+    totals.Add(ScoreAnswer(options.task, split.prompts[i].expected, answer));
+    if (result.examples.size() < options.max_examples) {
+      result.examples.push_back({split.last_turns[i], split.prompts[i].expected, answer});
+    }
+  }
+  result.exact_match = totals.exact_match();
+  if (HasFields(options.task)) result.field_f1 = totals.field_f1();
+}
+
+}  // namespace
+
+absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
+                                          int64_t max_rows) {
+  EvaluationSplit split;
+  split.name = name;
+  LUTHIER_ASSIGN_OR_RETURN(LoadedExamples loaded, LoadExamples({path}, encoder));
+  split.examples = std::move(loaded.examples);
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Row> rows, LoadRows(path));
+  for (const Row& row : rows) {
+    if (static_cast<int64_t>(split.prompts.size()) >= max_rows) break;
+    absl::StatusOr<Prompt> prompt = encoder.EncodePrompt(row);
+    if (!prompt.ok()) continue;  // a text row: it has a loss and no answer
+    split.prompts.push_back(*std::move(prompt));
+    split.last_turns.push_back(LastTurn(row));
+  }
+  return split;
+}
+
+EvaluationResult Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
+                          const std::vector<int32_t>& stop_ids, const EvaluationOptions& options) {
+  at::NoGradGuard no_grad;
+  EvaluationResult result;
+  result.rows = static_cast<int64_t>(split.examples.size());
+  const LossTotals totals = ScoreTokens(model, split, options.micro_batch_tokens);
+  const auto tokens = static_cast<double>(std::max<int64_t>(totals.tokens, 1));
+  result.loss = totals.loss / tokens;
+  result.token_accuracy = static_cast<double>(totals.right) / tokens;
+  if (options.generate && !split.prompts.empty()) ScoreAnswers(model, split, tokenizer, stop_ids, options, result);
+  return result;
+}
+
+nlohmann::json ToJson(const EvaluationResult& result) {
+  nlohmann::json json = {{"rows", result.rows}, {"loss", result.loss}, {"token_accuracy", result.token_accuracy}};
+  if (result.exact_match) json["exact_match"] = *result.exact_match;
+  if (result.field_f1) json["field_f1"] = *result.field_f1;
+  for (const EvaluationExample& example : result.examples) {
+    json["examples"].push_back({{"prompt", example.prompt}, {"expected", example.expected}, {"answer", example.answer}});
+  }
+  return json;
+}
+
+}  // namespace luthier

@@ -1,0 +1,57 @@
+// How good a model is on rows that it is not trained on.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "lib/dataset/encode.h"
+#include "lib/dataset/score.h"
+#include "lib/dataset/validate.h"
+#include "nlohmann/json.hpp"
+#include "worker/trainer/models/model.h"
+
+namespace luthier {
+
+// One part of a dataset, encoded once and evaluated often.
+struct EvaluationSplit {
+  std::string name;  // validation, test
+  std::vector<Example> examples;
+  std::vector<Prompt> prompts;           // of the rows that have an answer, at most max_rows
+  std::vector<std::string> last_turns;   // what a person would read as the question, one a prompt
+};
+
+struct EvaluationOptions {
+  TaskType task = TaskType::kChat;
+  int64_t micro_batch_tokens = 2048;
+  int64_t max_new_tokens = 64;
+  bool generate = true;     // score generated answers, not only the loss
+  size_t max_examples = 0;  // answers to keep for people
+};
+
+struct EvaluationExample {
+  std::string prompt, expected, answer;
+};
+
+struct EvaluationResult {
+  int64_t rows = 0;
+  double loss = 0;            // mean over trained tokens, nats
+  double token_accuracy = 0;  // part of trained tokens that are the model's first choice
+  std::optional<double> exact_match;
+  std::optional<double> field_f1;  // tasks whose answers have fields
+  std::vector<EvaluationExample> examples;
+};
+
+// Reads a file as the job encodes it. `max_rows` bounds the rows that are scored by generation.
+absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
+                                          int64_t max_rows);
+
+EvaluationResult Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
+                          const std::vector<int32_t>& stop_ids, const EvaluationOptions& options);
+
+// The fields of an `evaluation` event (docs/trainer-protocol.md) that the result fills.
+nlohmann::json ToJson(const EvaluationResult& result);
+
+}  // namespace luthier

@@ -1,0 +1,44 @@
+// What the trainer tells and is told: docs/trainer-protocol.md.
+#pragma once
+
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+// Writes events as JSON lines. Thread-safe. Progress and evaluations also go to `metrics.jsonl` in the run's folder.
+class EventWriter {
+ public:
+  // `metrics_path` may be empty. `output` is borrowed.
+  EventWriter(std::FILE* output, std::string attempt, const std::string& metrics_path);
+
+  // Adds `event`, `attempt` and `time` to the fields and writes the line at once.
+  void Write(const std::string& event, nlohmann::json fields);
+
+ private:
+  std::mutex mutex_;
+  std::FILE* output_;
+  std::string attempt_;
+  std::ofstream metrics_;
+};
+
+// Wishes of the agent or the user, set from other threads and signal handlers, looked at between steps.
+struct RunControl {
+  std::atomic<bool> stop = false;
+  std::atomic<bool> checkpoint = false;
+};
+
+// Reads commands from standard input until its end, in a thread that lives as long as the process: a blocking read cannot be
+// interrupted. `control` must live as long.
+void ListenForCommands(RunControl& control);
+
+// SIGTERM and SIGINT set `control.stop`.
+void StopOnSignal(RunControl& control);
+
+}  // namespace luthier

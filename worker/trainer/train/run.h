@@ -1,0 +1,19 @@
+// One attempt from its spec to its artifact: `luthier-trainer run`.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "lib/plan/trainer_spec.h"
+#include "worker/trainer/train/events.h"
+
+namespace luthier {
+
+// Trains as the spec says and leaves everything in `out_folder`, going on from its newest checkpoint if there is one. Tells all
+// through `events`, the last one included (`finished`, `failed` or `stopped`). OK for finished and stopped.
+absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events, RunControl& control);
+
+// The `cause` of a `failed` event for an error.
+std::string FailureCause(const absl::Status& status);
+
+}  // namespace luthier

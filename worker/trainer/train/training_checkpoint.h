@@ -1,0 +1,37 @@
+// Resumable state on disk: `<run>/checkpoints/step-N/` with weights.safetensors, optimizer.safetensors and state.json, which
+// holds the SHA-256 of the two and is written last. A checkpoint exists once its folder has its final name.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/trainer/models/model.h"
+
+namespace luthier {
+
+// Everything that the next step depends on besides the spec. The data cursor is the step itself: batches are a pure function
+// of spec and step.
+struct TrainingState {
+  int64_t step = 0;             // optimizer steps done
+  NamedTensors weights;         // what is trained, fp32
+  NamedTensors optimizer;       // AdamW::State
+  Tensor generator_state;       // of torch's CPU generator: dropout
+  std::string spec_hash;        // a resumed run must have the same spec
+  int64_t tokens = 0;           // processed so far, for reports
+  double loss = 0;              // of the last step
+};
+
+// Writes a checkpoint and then removes the oldest beyond `keep`: none is removed before a newer one is on disk.
+// Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints stay.
+absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep);
+
+// The newest checkpoint that verifies; none if there is no usable one. Each damaged one is passed over with a call of `warn`.
+// Errors: FAILED_PRECONDITION if the newest intact checkpoint belongs to another spec.
+absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder, const std::string& spec_hash,
+                                                                  const std::function<void(std::string)>& warn);
+
+}  // namespace luthier
