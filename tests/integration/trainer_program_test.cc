@@ -1,0 +1,275 @@
+// luthier-trainer as a user runs it: events, resume after being killed at every step, damaged checkpoints, bad input.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+#include "nlohmann/json.hpp"
+#include "tests/support/program.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/text_fixture.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+std::string ReadText(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+std::vector<json> Events(const std::string& output) {
+  std::vector<json> events;
+  std::istringstream lines(output);
+  for (std::string line; std::getline(lines, line);) events.push_back(json::parse(line));
+  return events;
+}
+
+const json* Find(const std::vector<json>& events, const std::string& name) {
+  for (const json& event : events) {
+    if (event["event"] == name) return &event;
+  }
+  return nullptr;
+}
+
+// One folder with a base model of random weights (made by the program itself), a small dataset and specs.
+class TrainerProgramTest : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new TempFolder();
+    WriteTinyBase(shared_->path() + "/empty");
+    WriteText(shared_->path() + "/train.jsonl", Rows(24));
+    WriteText(shared_->path() + "/validation.jsonl", Rows(6));
+    json spec = {{"protocol", 1},
+                 {"base_model", shared_->path() + "/empty"},
+                 {"init", "random"},
+                 {"dataset", {{"train", shared_->path() + "/train.jsonl"}}},
+                 {"tuning", "full"},
+                 {"training", {{"max_steps", 2}, {"loss_on", "all"}}}};
+    const auto made = Train(spec, shared_->path() + "/made");
+    ASSERT_EQ(made.exit_code, 0) << made.output;
+    base_ = shared_->path() + "/made/model";
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  static std::string Rows(int count) {
+    std::string rows;
+    for (int i = 0; i < count; ++i) rows += ChatLine("row " + std::to_string(i), i % 2 == 0 ? "even" : "odd");
+    return rows;
+  }
+
+  // A LoRA job of 9 steps with dropout and a checkpoint after every step.
+  static json LoraSpec() {
+    return {{"protocol", 1},
+            {"attempt", "jobs/j/attempts/1"},
+            {"base_model", base_},
+            {"dataset", {{"train", shared_->path() + "/train.jsonl"}, {"validation", shared_->path() + "/validation.jsonl"}}},
+            {"task", "classification"},
+            {"lora", {{"rank", 4}, {"dropout", 0.1}}},
+            {"training", {{"epochs", 3}, {"batch_tokens", 400}, {"micro_batch_tokens", 200}}},
+            {"evaluation", {{"every", 4}, {"max_new_tokens", 4}}},
+            {"checkpoint", {{"every", 1}}},
+            {"resources", {{"threads", 2}}}};
+  }
+
+  static ProgramResult Train(const json& spec, const std::string& out,
+                             const std::function<void(const std::string&, pid_t)>& on_output = {}) {
+    const std::string path = out + ".spec.json";
+    WriteText(path, spec.dump());
+    return RunProgram({LUTHIER_TRAINER_PROGRAM, "run", "--spec", path, "--out", out}, on_output);
+  }
+
+  std::string Out(const std::string& name) const { return folder_.path() + "/" + name; }
+
+  TempFolder folder_;
+  inline static TempFolder* shared_ = nullptr;
+  inline static std::string base_;
+};
+
+TEST_F(TrainerProgramTest, TellsStartProgressEvaluationCheckpointAndFinish) {
+  const ProgramResult run = Train(LoraSpec(), Out("run"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const std::vector<json> events = Events(run.output);
+  for (const json& event : events) EXPECT_EQ(event["attempt"], "jobs/j/attempts/1");
+  const json& started = *Find(events, "started");
+  EXPECT_EQ(started["resumed_step"], 0);
+  EXPECT_GT(started["trainable_parameters"], 0);
+  for (const json& value : started["resolved"]) EXPECT_NE(value["reason"], "") << value;
+  ASSERT_NE(Find(events, "progress"), nullptr);
+  ASSERT_NE(Find(events, "evaluation"), nullptr);
+  ASSERT_NE(Find(events, "checkpoint"), nullptr);
+  const json& finished = events.back();
+  EXPECT_EQ(finished["event"], "finished");
+  EXPECT_EQ(finished["step"], started["total_steps"]);
+  EXPECT_EQ(finished["artifact"]["kind"], "adapter");
+  EXPECT_TRUE(std::filesystem::exists(Out("run") + "/adapter/adapter_model.safetensors"));
+}
+
+// The promise behind every checkpoint: killed after any step and started again, the run ends with the same bytes.
+TEST_F(TrainerProgramTest, KilledAfterEveryStepItEndsWithBitIdenticalWeights) {
+  ASSERT_EQ(Train(LoraSpec(), Out("whole")).exit_code, 0);
+  const std::string expected = ReadText(Out("whole") + "/adapter/adapter_model.safetensors");
+  ASSERT_FALSE(expected.empty());
+
+  int kills = 0;
+  ProgramResult last;
+  for (int round = 0; round < 40 && last.exit_code != 0; ++round) {
+    last = Train(LoraSpec(), Out("killed"), [&](const std::string& output, pid_t pid) {
+      if (output.find("\"event\":\"checkpoint\"") != std::string::npos) kill(pid, SIGKILL);
+    });
+    if (last.signal == SIGKILL) ++kills;
+  }
+  ASSERT_EQ(last.exit_code, 0);
+  EXPECT_GE(kills, 4);
+  EXPECT_GT((*Find(Events(last.output), "started"))["resumed_step"], 0);
+  EXPECT_EQ(ReadText(Out("killed") + "/adapter/adapter_model.safetensors"), expected);
+}
+
+TEST_F(TrainerProgramTest, ADamagedCheckpointFallsBackToTheOneBeforeWithAWarning) {
+  ASSERT_EQ(Train(LoraSpec(), Out("whole")).exit_code, 0);
+  Train(LoraSpec(), Out("damaged"), [&](const std::string& output, pid_t pid) {
+    if (output.find("step-4") != std::string::npos) kill(pid, SIGKILL);
+  });
+  int64_t newest = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(Out("damaged") + "/checkpoints")) {
+    const std::string name = entry.path().filename();
+    if (name.rfind("step-", 0) == 0) newest = std::max<int64_t>(newest, std::stoll(name.substr(5)));
+  }
+  ASSERT_GE(newest, 4);
+  std::fstream file(Out("damaged") + "/checkpoints/step-" + std::to_string(newest) + "/weights.safetensors",
+                    std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-3, std::ios::end);
+  file.put('\x55');
+  file.close();
+
+  const ProgramResult run = Train(LoraSpec(), Out("damaged"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const std::vector<json> events = Events(run.output);
+  ASSERT_NE(Find(events, "warning"), nullptr);
+  EXPECT_THAT((*Find(events, "warning"))["message"].get<std::string>(), HasSubstr("is damaged"));
+  EXPECT_EQ((*Find(events, "started"))["resumed_step"], newest - 1);
+  EXPECT_EQ(ReadText(Out("damaged") + "/adapter/adapter_model.safetensors"), ReadText(Out("whole") + "/adapter/adapter_model.safetensors"));
+}
+
+TEST_F(TrainerProgramTest, ACheckpointOfAnotherSpecIsRefused) {
+  Train(LoraSpec(), Out("run"), [&](const std::string& output, pid_t pid) {
+    if (output.find("step-2") != std::string::npos) kill(pid, SIGKILL);
+  });
+  json other = LoraSpec();
+  other["training"]["seed"] = 7;
+  const ProgramResult run = Train(other, Out("run"));
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_EQ(Events(run.output).back()["cause"], "CONFIG");
+  EXPECT_THAT(run.output, HasSubstr("another spec"));
+}
+
+TEST_F(TrainerProgramTest, SigtermWritesACheckpointAndSaysStopped) {
+  const ProgramResult run = Train(LoraSpec(), Out("run"), [](const std::string& output, pid_t pid) {
+    if (output.find("\"event\":\"progress\"") != std::string::npos) kill(pid, SIGTERM);
+  });
+  EXPECT_EQ(run.exit_code, 0);
+  const json last = Events(run.output).back();
+  ASSERT_EQ(last["event"], "stopped") << last;
+  EXPECT_TRUE(std::filesystem::exists(last["path"].get<std::string>() + "/state.json"));
+}
+
+TEST_F(TrainerProgramTest, LossFallsWhenItLearns) {
+  json spec = LoraSpec();
+  spec["tuning"] = "full";
+  spec.erase("lora");
+  spec["training"]["epochs"] = 40;
+  spec["training"]["learning_rate"] = 3e-3;
+  spec["checkpoint"]["every"] = 1000;
+  const ProgramResult run = Train(spec, Out("run"));
+  ASSERT_EQ(run.exit_code, 0);
+  const std::vector<json> events = Events(run.output);
+  EXPECT_LT(events.back()["train_loss"].get<double>(), 0.5 * (*Find(events, "progress"))["loss"].get<double>());
+}
+
+struct BadInput {
+  const char* name;
+  const char* cause;
+  const char* message;  // part of it
+  void (*damage)(json& spec, const std::string& folder);
+};
+
+class BadInputTest : public TrainerProgramTest, public ::testing::WithParamInterface<BadInput> {};
+
+TEST_P(BadInputTest, FailsWithCauseAndRemedy) {
+  json spec = LoraSpec();
+  GetParam().damage(spec, folder_.path());
+  const ProgramResult run = Train(spec, Out("run"));
+  EXPECT_EQ(run.exit_code, 1);
+  const json last = Events(run.output).back();
+  EXPECT_EQ(last["event"], "failed");
+  EXPECT_EQ(last["cause"], GetParam().cause) << last;
+  EXPECT_THAT(last["message"].get<std::string>(), HasSubstr(GetParam().message));
+}
+
+void TrainOn(json& spec, const std::string& folder, const std::string& content) {
+  WriteText(folder + "/bad.jsonl", content);
+  spec["dataset"]["train"] = folder + "/bad.jsonl";
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Faults, BadInputTest,
+    ::testing::Values(
+        BadInput{"MalformedJson", "USER_DATA", "bad.jsonl:2",
+                 [](json& spec, const std::string& folder) { TrainOn(spec, folder, ChatLine("a", "b") + "{\"messages\": [\n"); }},
+        BadInput{"EmptyDataset", "USER_DATA", "bad.jsonl", [](json& spec, const std::string& folder) { TrainOn(spec, folder, ""); }},
+        BadInput{"RowLongerThanTheContext", "USER_DATA", "bad.jsonl:1",
+                 [](json& spec, const std::string& folder) { TrainOn(spec, folder, ChatLine(std::string(400, 'x'), "b")); }},
+        BadInput{"NothingToTrain", "USER_DATA", "bad.jsonl:1",
+                 [](json& spec, const std::string& folder) {
+                   TrainOn(spec, folder, R"({"messages": [{"role": "user", "content": "only a question"}]})" "\n");
+                 }},
+        BadInput{"UnknownField", "CONFIG", "lora.rnk", [](json& spec, const std::string&) { spec["lora"]["rnk"] = 4; }},
+        BadInput{"RankOutOfRange", "CONFIG", "lora.rank", [](json& spec, const std::string&) { spec["lora"]["rank"] = 0; }},
+        BadInput{"UnknownTarget", "CONFIG", "q_prj",
+                 [](json& spec, const std::string&) { spec["lora"]["target_modules"] = {"q_prj"}; }},
+        BadInput{"MissingModel", "CONFIG", "nowhere", [](json& spec, const std::string&) { spec["base_model"] = "/nowhere"; }},
+        BadInput{"MissingTensor", "CONFIG", "missing: lm_head.weight",
+                 [](json& spec, const std::string& folder) {
+                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                   json config = json::parse(std::ifstream(folder + "/base/config.json"));
+                   config["tie_word_embeddings"] = false;
+                   WriteText(folder + "/base/config.json", config.dump());
+                   spec["base_model"] = folder + "/base";
+                 }},
+        BadInput{"WrongShape", "CONFIG", "wrong shape",
+                 [](json& spec, const std::string& folder) {
+                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                   json config = json::parse(std::ifstream(folder + "/base/config.json"));
+                   config["intermediate_size"] = 96;
+                   WriteText(folder + "/base/config.json", config.dump());
+                   spec["base_model"] = folder + "/base";
+                 }},
+        BadInput{"UnsupportedArchitecture", "CONFIG", "mixtral",
+                 [](json& spec, const std::string& folder) {
+                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                   json config = json::parse(std::ifstream(folder + "/base/config.json"));
+                   config["model_type"] = "mixtral";
+                   WriteText(folder + "/base/config.json", config.dump());
+                   spec["base_model"] = folder + "/base";
+                 }},
+        BadInput{"WeightsThatAreNotFinite", "NAN", "not finite",
+                 [](json& spec, const std::string& folder) {
+                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                   std::fstream weights(folder + "/base/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+                   weights.seekp(-4, std::ios::end);
+                   weights.write("\x00\x00\xc0\x7f", 4);  // a NaN
+                   weights.close();
+                   spec["base_model"] = folder + "/base";
+                 }}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace luthier
