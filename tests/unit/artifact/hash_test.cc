@@ -1,0 +1,56 @@
+#include "lib/artifact/hash.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "tests/support/temp_folder.h"
+
+namespace luthier {
+namespace {
+
+// FIPS 180-4 examples.
+TEST(Sha256Test, AgreesWithTheStandardsVectors) {
+  EXPECT_EQ(Sha256Hex(""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+  EXPECT_EQ(Sha256Hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  EXPECT_EQ(Sha256Hex("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
+            "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1");
+}
+
+TEST(Sha256Test, PiecesGiveTheHashOfTheWhole) {
+  Sha256 hash;
+  hash.Update("a");
+  hash.Update("");
+  hash.Update("bc");
+  EXPECT_EQ(hash.FinishHex(), Sha256Hex("abc"));
+}
+
+TEST(Sha256Test, HashesAFileLargerThanItsBuffer) {
+  TempFolder folder;
+  const std::string content((size_t{1} << 20) + 17, 'x');
+  std::ofstream(folder.path() + "/file", std::ios::binary) << content;
+  const auto hash = Sha256OfFile(folder.path() + "/file");
+  ASSERT_TRUE(hash.ok()) << hash.status();
+  EXPECT_EQ(*hash, Sha256Hex(content));
+  EXPECT_EQ(Sha256OfFile(folder.path() + "/absent").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(Sha256Test, OnlyLowerCaseDigestsAreNamesOfBlobs) {
+  EXPECT_TRUE(IsSha256Hex(Sha256Hex("a")));
+  EXPECT_FALSE(IsSha256Hex("../../etc/passwd"));
+  EXPECT_FALSE(IsSha256Hex(std::string(64, 'A')));
+  EXPECT_FALSE(IsSha256Hex(std::string(63, 'a')));
+}
+
+// RFC 3720, appendix B.4.
+TEST(Crc32cTest, AgreesWithTheStandardsVectors) {
+  EXPECT_EQ(Crc32c("123456789"), 0xE3069283u);
+  EXPECT_EQ(Crc32c(std::string(32, '\0')), 0x8A9136AAu);
+  EXPECT_EQ(Crc32c(std::string(32, '\xff')), 0x62A8AB43u);
+}
+
+TEST(Crc32cTest, GoesOnFromTheBytesBefore) { EXPECT_EQ(Crc32c("56789", Crc32c("1234")), Crc32c("123456789")); }
+
+}  // namespace
+}  // namespace luthier

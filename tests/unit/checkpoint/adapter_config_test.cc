@@ -1,0 +1,103 @@
+#include "lib/checkpoint/adapter_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+json Minimal() { return {{"peft_type", "LORA"}, {"r", 8}, {"lora_alpha", 16}, {"target_modules", {"q_proj", "v_proj"}}}; }
+
+AdapterConfig MustParse(const json& json) {
+  const auto config = ParseAdapterConfig(json);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return config.ok() ? *config : AdapterConfig{};
+}
+
+// A name in the list is a whole module name or its end at a dot.
+TEST(AdapterConfigTest, AListMatchesWholeNamesAtTheEnd) {
+  const AdapterConfig config = MustParse(Minimal());
+  EXPECT_TRUE(config.Targets("model.layers.0.self_attn.q_proj", 0));
+  EXPECT_FALSE(config.Targets("model.layers.0.self_attn.k_proj", 0));
+  EXPECT_FALSE(config.Targets("model.layers.0.self_attn.qq_proj", 0));
+  EXPECT_FALSE(config.Targets("model.layers.0.q_proj.inner", 0));
+}
+
+TEST(AdapterConfigTest, AStringIsARegularExpressionForTheWholeName) {
+  json file = Minimal();
+  file["target_modules"] = R"(.*\.(q|v)_proj)";
+  const AdapterConfig config = MustParse(file);
+  EXPECT_TRUE(config.Targets("model.layers.3.self_attn.v_proj", 3));
+  EXPECT_FALSE(config.Targets("model.layers.3.self_attn.v_proj.extra", 3));
+  file["target_modules"] = "all-linear";
+  EXPECT_TRUE(MustParse(file).Targets("model.layers.3.mlp.up_proj", 3));
+}
+
+TEST(AdapterConfigTest, LayersOutsideTheListGetNone) {
+  json file = Minimal();
+  file["layers_to_transform"] = {0, 2};
+  const AdapterConfig config = MustParse(file);
+  EXPECT_TRUE(config.Targets("model.layers.2.self_attn.q_proj", 2));
+  EXPECT_FALSE(config.Targets("model.layers.1.self_attn.q_proj", 1));
+}
+
+// The patterns of reference case llama_rank_pattern: rank by module and by layer, alpha by module.
+TEST(AdapterConfigTest, PatternsChangeRankAndScaleOfTheirModules) {
+  json file = Minimal();
+  file["rank_pattern"] = {{"down_proj", 4}, {"layers.0.self_attn.q_proj", 2}};
+  file["alpha_pattern"] = {{"q_proj", 5}, {"layers.2.mlp.up_proj", 24}};
+  const AdapterConfig config = MustParse(file);
+  EXPECT_EQ(config.RankOf("model.layers.0.self_attn.q_proj"), 2);
+  EXPECT_EQ(config.RankOf("model.layers.1.self_attn.q_proj"), 8);
+  EXPECT_EQ(config.RankOf("model.layers.1.mlp.down_proj"), 4);
+  EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.0.self_attn.q_proj"), 5.0 / 2);
+  EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.1.self_attn.q_proj"), 5.0 / 8);
+  EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.2.mlp.up_proj"), 24.0 / 8);
+  EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.1.mlp.down_proj"), 16.0 / 4);
+}
+
+TEST(AdapterConfigTest, RsLoraDividesByTheRoot) {
+  json file = Minimal();
+  file["use_rslora"] = true;
+  EXPECT_DOUBLE_EQ(MustParse(file).ScaleOf("model.layers.0.self_attn.q_proj"), 16.0 / std::sqrt(8.0));
+}
+
+TEST(AdapterConfigTest, WritesWhatItReads) {
+  json file = Minimal();
+  file["rank_pattern"] = {{"down_proj", 4}};
+  file["layers_to_transform"] = {1};
+  file["base_model_name_or_path"] = "luthier-tiny";
+  const json written = ToJson(MustParse(file));
+  EXPECT_EQ(ToJson(MustParse(written)), written);
+  EXPECT_EQ(written["base_model_name_or_path"], "luthier-tiny");
+  EXPECT_EQ(written["task_type"], "CAUSAL_LM");
+  EXPECT_EQ(written["inference_mode"], true);
+  EXPECT_TRUE(written["lora_alpha"].is_number_integer());
+  EXPECT_TRUE(written["modules_to_save"].is_null());  // vLLM refuses adapters that have it
+}
+
+TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
+  const std::pair<const char*, json> changes[] = {{"peft_type", "IA3"},        {"use_dora", true},
+                                                  {"bias", "all"},             {"modules_to_save", {"lm_head"}},
+                                                  {"fan_in_fan_out", true},    {"lora_bias", true},
+                                                  {"r", 0},                    {"target_modules", nullptr},
+                                                  {"target_modules", "(q"},    {"rank_pattern", {{"q_proj", 0}}},
+                                                  {"alpha_pattern", {{"(", 1}}}, {"exclude_modules", {"q_proj"}}};
+  for (const auto& [field, value] : changes) {
+    json changed = Minimal();
+    changed[field] = value;
+    const auto config = ParseAdapterConfig(changed);
+    ASSERT_FALSE(config.ok()) << field;
+    EXPECT_THAT(std::string(config.status().message()), HasSubstr(field));
+  }
+  EXPECT_FALSE(ParseAdapterConfig(json::array()).ok());
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,153 @@
+#include "lib/plan/job_spec.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+// The job file of the README, every value open that can be.
+json Example() {
+  return json::parse(R"({
+    "base_model": "luthier-tiny", "dataset": "intents", "task": "classification", "tuning": "lora",
+    "lora": {"rank": "auto", "alpha": "auto", "target_modules": "all-linear", "dropout": 0},
+    "training": {"epochs": "auto", "learning_rate": "auto", "batch_tokens": "auto", "max_length": "auto", "seed": 1,
+                 "precision": "auto"},
+    "evaluation": {"every": "auto", "metric": "exact_match"},
+    "checkpoint": {"every": "auto", "keep": 2},
+    "resources": {"devices": 1},
+    "labels": {"team": "support"}})");
+}
+
+TEST(JobSpecTest, ReadsTheExampleOfTheReadme) {
+  const auto spec = ParseJobSpec(Example());
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->base_model, "luthier-tiny");
+  EXPECT_EQ(spec->dataset.name, "intents");
+  EXPECT_EQ(spec->recipe.task, "classification");
+  EXPECT_FALSE(spec->recipe.lora.rank.has_value());
+  EXPECT_TRUE(spec->recipe.lora.target_modules.empty());
+  EXPECT_EQ(spec->recipe.lora.dropout, 0.0);
+  EXPECT_EQ(spec->recipe.training.seed, 1);
+  EXPECT_EQ(spec->recipe.checkpoint.keep, 2);
+  EXPECT_EQ(spec->labels.at("team"), "support");
+}
+
+TEST(JobSpecTest, ThreeLinesAreEnough) {
+  const auto spec = ParseJobSpec({{"base_model", "m"}, {"dataset", "d"}, {"task", "qa"}});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->recipe.tuning, "lora");
+}
+
+TEST(JobSpecTest, WritesWhatItRead) {
+  const json full = json::parse(R"({
+    "base_model": "m", "dataset": {"train": "a/train", "validation": "a/validation", "test": "b/test"},
+    "task": "ner", "tuning": "lora",
+    "lora": {"rank": 4, "alpha": 8.0, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1, "rslora": true},
+    "training": {"epochs": 2.5, "max_steps": 7, "learning_rate": 0.001, "schedule": "cosine", "warmup_ratio": 0.1,
+                 "weight_decay": 0.01, "beta1": 0.8, "beta2": 0.9, "clip_norm": 0.5, "batch_tokens": 100,
+                 "micro_batch_tokens": 50, "max_length": 40, "seed": 3, "precision": "bf16", "order": "file",
+                 "loss_on": "all", "too_long": "truncate"},
+    "evaluation": {"every": 5, "metric": "loss", "max_rows": 6, "max_new_tokens": 7},
+    "checkpoint": {"every": 8, "keep": 9}, "resources": {"devices": 1, "threads": 2}, "labels": {"a": "b"}})");
+  const auto spec = ParseJobSpec(full);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(ToJson(*spec), full);
+}
+
+struct BadField {
+  const char* pointer;  // JSON pointer into the example
+  json value;
+  const char* message;
+};
+
+class BadFieldTest : public ::testing::TestWithParam<BadField> {};
+
+TEST_P(BadFieldTest, IsRefusedWithItsPathAndTheRemedy) {
+  json file = Example();
+  file[json::json_pointer(GetParam().pointer)] = GetParam().value;
+  const auto spec = ParseJobSpec(file);
+  ASSERT_EQ(spec.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr(GetParam().message));
+}
+
+const double kNan = std::numeric_limits<double>::quiet_NaN();
+const double kInfinity = std::numeric_limits<double>::infinity();
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, BadFieldTest,
+    ::testing::Values(
+        BadField{"/lora/rank", 0, "lora.rank: 0 is out of range; give a whole number from 1 to 256, or auto"},
+        BadField{"/lora/rank", -4, "lora.rank: -4 is out of range"},
+        BadField{"/lora/rank", 257, "lora.rank: 257 is out of range"},
+        BadField{"/lora/rank", 1.5, "lora.rank: 1.5 is not a whole number"},
+        BadField{"/lora/rank", "eight", "lora.rank: \"eight\" is not a whole number"},
+        BadField{"/lora/rank", kNan, "lora.rank: null is not a whole number"},
+        BadField{"/lora/alpha", 0, "lora.alpha: 0 is out of range; give a number above 0"},
+        BadField{"/lora/alpha", kInfinity, "lora.alpha: null is out of range"},
+        BadField{"/lora/dropout", 1, "lora.dropout: 1 is out of range"},
+        BadField{"/lora/rslora", "yes", "lora.rslora: \"yes\" is neither true nor false"},
+        BadField{"/lora/target_modules", json::array(), "lora.target_modules: [] is not a list of names"},
+        BadField{"/lora/target_modules", {"q_proj", 3}, "lora.target_modules: 3 is not a name"},
+        BadField{"/lora/rnak", 8, "lora.rnak: unknown field; did you mean 'rank'?"},
+        BadField{"/training/learning_rate", -1e-4, "training.learning_rate: -0.0001 is out of range"},
+        BadField{"/training/learning_rate", kNan, "training.learning_rate: null is out of range"},
+        BadField{"/training/learning_rate", 1e30, "training.learning_rate: 1e+30 is out of range; give a number above 0 and at most 1"},
+        BadField{"/training/epochs", 0, "training.epochs: 0 is out of range"},
+        BadField{"/training/epochs", "many", "training.epochs: \"many\" is not a number"},
+        BadField{"/training/max_steps", 0, "training.max_steps: 0 is out of range"},
+        BadField{"/training/beta2", 1.0, "training.beta2: 1.0 is out of range"},
+        BadField{"/training/clip_norm", 0, "training.clip_norm: 0 is out of range"},
+        BadField{"/training/batch_tokens", 1e18, "training.batch_tokens: 1e+18 is out of range"},
+        BadField{"/training/max_length", 1, "training.max_length: 1 is out of range"},
+        BadField{"/training/seed", -1, "training.seed: -1 is out of range"},
+        BadField{"/training/precision", "fp8", "training.precision: \"fp8\" is not known; give one of: fp32, bf16"},
+        BadField{"/training/schedule", 3, "training.schedule: 3 is not known"},
+        BadField{"/training/learnign_rate", 1e-4, "training.learnign_rate: unknown field; did you mean 'learning_rate'?"},
+        BadField{"/training", "fast", "training: is not a block of fields"},
+        BadField{"/evaluation/metric", "bleu", "evaluation.metric: \"bleu\" is not known"},
+        BadField{"/checkpoint/keep", 0, "checkpoint.keep: 0 is out of range"},
+        BadField{"/resources/devices", 0, "resources.devices: 0 is out of range"},
+        BadField{"/task", "translation", "task: \"translation\" is not known; give one of: classification"},
+        BadField{"/tuning", "qlora", "tuning: \"qlora\" is not known; give one of: lora, full"},
+        BadField{"/tuning", "full", "lora: has values, but tuning is full"},
+        BadField{"/base_model", "", "base_model: is missing"},
+        BadField{"/base_model", 7, "base_model: 7 is not text"},
+        BadField{"/dataset", nullptr, "dataset: is missing"},
+        BadField{"/dataset", 7, "dataset: is neither a name nor a block"},
+        BadField{"/dataset", {{"validation", "v"}}, "dataset.train: is missing"},
+        BadField{"/labels/team", 3, "labels.team: is not text"},
+        BadField{"/modle", "x", "modle: unknown field"}));
+
+TEST(JobSpecTest, ReportsEveryViolationTogether) {
+  json file = Example();
+  file["lora"]["rank"] = 0;
+  file["training"]["epochs"] = -1;
+  file["evaluatoin"] = 1;
+  file.erase("base_model");
+  const std::string message(ParseJobSpec(file).status().message());
+  EXPECT_THAT(message, HasSubstr("lora.rank"));
+  EXPECT_THAT(message, HasSubstr("training.epochs"));
+  EXPECT_THAT(message, HasSubstr("did you mean 'evaluation'?"));
+  EXPECT_THAT(message, HasSubstr("base_model"));
+}
+
+TEST(JobSpecTest, LabelsAreLimited) {
+  json file = Example();
+  for (int i = 0; i < 17; ++i) file["labels"]["key" + std::to_string(i)] = "v";
+  EXPECT_THAT(std::string(ParseJobSpec(file).status().message()), HasSubstr("at most 16"));
+}
+
+TEST(JobSpecTest, AFileThatIsNoBlockIsRefused) {
+  EXPECT_FALSE(ParseJobSpec(json::array()).ok());
+  EXPECT_FALSE(ParseJobSpec("text").ok());
+  EXPECT_FALSE(ParseJobSpec(nullptr).ok());
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,225 @@
+#include "lib/plan/resolve.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "lib/checkpoint/llama_tensors.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::Contains;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+ModelFacts Model(int64_t hidden, int64_t layers, int64_t heads, int64_t kv_heads, int64_t mlp, int64_t vocab) {
+  ModelFacts facts;
+  facts.config.model_type = "llama";
+  facts.config.vocab_size = vocab;
+  facts.config.hidden_size = hidden;
+  facts.config.num_layers = layers;
+  facts.config.num_heads = heads;
+  facts.config.num_kv_heads = kv_heads;
+  facts.config.head_dim = hidden / heads;
+  facts.config.intermediate_size = mlp;
+  facts.config.max_position_embeddings = 1024;
+  facts.config.tie_word_embeddings = true;
+  for (const auto& [name, shape] : LlamaTensors(facts.config)) facts.parameters += NumElements(shape);
+  return facts;
+}
+
+ModelFacts Tiny() { return Model(256, 4, 4, 2, 704, 4096); }
+ModelFacts Llama1B() { return Model(2048, 16, 32, 8, 8192, 128256); }
+ModelFacts Llama8B() { return Model(4096, 32, 32, 8, 14336, 128256); }
+
+DatasetFacts Rows(int64_t rows) { return {rows, rows * 50, rows * 10, 90, "messages"}; }
+DeviceFacts Cpu() { return {DeviceFacts::Kind::kCpu, int64_t{8} << 30, 2, false}; }
+DeviceFacts H200() { return {DeviceFacts::Kind::kCuda, int64_t{139} << 30, 16, true}; }
+
+ResolvedSpec MustResolve(const Recipe& recipe, const ModelFacts& model, const DatasetFacts& dataset, const DeviceFacts& device) {
+  auto resolved = Resolve(recipe, model, dataset, device);
+  EXPECT_TRUE(resolved.ok()) << resolved.status();
+  return resolved.ok() ? *std::move(resolved) : ResolvedSpec{};
+}
+
+std::string ReasonOf(const ResolvedSpec& resolved, const std::string& field) {
+  for (const ResolvedValue& value : resolved.values) {
+    if (value.field == field) return value.reason;
+  }
+  return "no such field";
+}
+
+// Sums of (in + out) over the linear layers as Llama 3.2 1B and 3.1 8B publish them.
+TEST(MemoryTest, CountsAdapterParameters) {
+  EXPECT_EQ(AdapterParameters(Llama1B().config, 1), 704'512);
+  EXPECT_EQ(AdapterParameters(Llama8B().config, 1), 2'621'440);
+  EXPECT_EQ(AdapterParameters(Llama8B().config, 32), 32 * 2'621'440);
+}
+
+TEST(MemoryTest, FollowsTheRuleForWeightsAndTrainingState) {
+  const ModelFacts model = Llama1B();
+  const MemoryEstimate lora = EstimateMemory(model, {false, 1000, true, true, 0});
+  EXPECT_EQ(lora.weights, 2 * model.parameters);
+  EXPECT_EQ(lora.training_state, 18 * 1000);
+  EXPECT_EQ(lora.activations, 0);
+  const MemoryEstimate full = EstimateMemory(model, {true, 0, true, true, 0});
+  EXPECT_EQ(full.weights + full.training_state, 18 * model.parameters);
+  const MemoryEstimate full_fp32 = EstimateMemory(model, {true, 0, false, false, 0});
+  EXPECT_EQ(full_fp32.weights + full_fp32.training_state, 16 * model.parameters);
+}
+
+TEST(MemoryTest, TheLargestMicroBatchFitsAndOneMoreStepDoesNot) {
+  const ModelFacts model = Llama1B();
+  MemoryInputs inputs = {false, 1000, true, true, 0};
+  constexpr int64_t kMemory = int64_t{16} << 30;
+  inputs.micro_batch_tokens = LargestMicroBatch(model, inputs, kMemory);
+  ASSERT_GT(inputs.micro_batch_tokens, 0);
+  EXPECT_LE(EstimateMemory(model, inputs).total, kMemory);
+  inputs.micro_batch_tokens += 16;
+  EXPECT_GT(EstimateMemory(model, inputs).total, kMemory);
+  EXPECT_EQ(LargestMicroBatch(model, inputs, 1 << 20), 0);
+}
+
+struct ResolveRow {
+  const char* name;
+  ModelFacts model;
+  int64_t rows;
+  const char* tuning;
+  double epochs;
+  int64_t batch_tokens;
+  int64_t steps;
+  double learning_rate;
+};
+
+class ResolveTableTest : public ::testing::TestWithParam<ResolveRow> {};
+
+// Rows have 50 tokens on average and 90 at most.
+TEST_P(ResolveTableTest, ChoosesTheseValues) {
+  const ResolveRow& row = GetParam();
+  Recipe recipe;
+  recipe.tuning = row.tuning;
+  const ResolvedSpec resolved = MustResolve(recipe, row.model, Rows(row.rows), H200());
+  EXPECT_EQ(*resolved.recipe.training.epochs, row.epochs);
+  EXPECT_EQ(*resolved.recipe.training.batch_tokens, row.batch_tokens);
+  EXPECT_EQ(resolved.total_steps, row.steps);
+  EXPECT_NEAR(*resolved.recipe.training.learning_rate, row.learning_rate, row.learning_rate * 0.02);
+  EXPECT_EQ(*resolved.recipe.training.max_length, 96);
+}
+
+INSTANTIATE_TEST_SUITE_P(Table, ResolveTableTest,
+                         ::testing::Values(ResolveRow{"TinyOn600Rows", Tiny(), 600, "lora", 3, 450, 200, 2.5e-3},
+                                           ResolveRow{"TinyFullOn600Rows", Tiny(), 600, "full", 3, 450, 200, 2.5e-4},
+                                           ResolveRow{"TinyOn100Rows", Tiny(), 100, "lora", 8, 400, 100, 2.5e-3},
+                                           ResolveRow{"TinyOn10Rows", Tiny(), 10, "lora", 20, 400, 25, 3.7e-3},
+                                           ResolveRow{"Llama1BOn4000Rows", Llama1B(), 4000, "lora", 3, 3000, 200, 4.9e-4},
+                                           ResolveRow{"Llama8BOn100000Rows", Llama8B(), 100'000, "lora", 1, 6400, 782, 2.9e-4},
+                                           ResolveRow{"Llama1BFullOn4000Rows", Llama1B(), 4000, "full", 3, 3000, 200, 4.9e-5}),
+                         [](const auto& info) { return info.param.name; });
+
+TEST(ResolveTest, EveryValueIsSettledWithAReason) {
+  const ResolvedSpec resolved = MustResolve({}, Tiny(), Rows(600), Cpu());
+  const nlohmann::json recipe = ToJson(resolved.recipe);
+  for (const char* block : {"lora", "training", "evaluation", "checkpoint", "resources"}) {
+    for (const auto& [field, value] : recipe[block].items()) {
+      EXPECT_NE(ReasonOf(resolved, std::string(block) + "." + field), "no such field") << block << "." << field;
+    }
+  }
+  EXPECT_EQ(recipe["training"].size(), 16u);  // all but max_steps
+  EXPECT_EQ(recipe["evaluation"].size(), 4u);
+  for (const ResolvedValue& value : resolved.values) EXPECT_FALSE(value.reason.empty()) << value.field;
+}
+
+TEST(ResolveTest, GivenValuesAreNeverChanged) {
+  Recipe recipe;
+  recipe.lora.rank = 3;
+  recipe.training.learning_rate = 0.5;
+  recipe.training.epochs = 0.1;
+  recipe.training.batch_tokens = 17;
+  recipe.checkpoint.every = 999;
+  recipe.training.max_steps = 5;
+  const ResolvedSpec resolved = MustResolve(recipe, Tiny(), Rows(600), Cpu());
+  EXPECT_EQ(resolved.recipe.lora.rank, 3);
+  EXPECT_EQ(resolved.recipe.training.learning_rate, 0.5);
+  EXPECT_EQ(resolved.recipe.training.epochs, 0.1);
+  EXPECT_EQ(resolved.recipe.training.batch_tokens, 17);
+  EXPECT_EQ(resolved.recipe.checkpoint.every, 999);
+  EXPECT_EQ(resolved.total_steps, 5);
+  for (const char* field : {"lora.rank", "training.learning_rate", "training.epochs", "training.max_steps"}) {
+    EXPECT_EQ(ReasonOf(resolved, field), "given") << field;
+  }
+}
+
+TEST(ResolveTest, AGivenAlphaMovesTheLearningRateTheOtherWay) {
+  Recipe recipe;
+  const double usual = *MustResolve(recipe, Tiny(), Rows(600), Cpu()).recipe.training.learning_rate;
+  recipe.lora.alpha = 64;
+  const ResolvedSpec resolved = MustResolve(recipe, Tiny(), Rows(600), Cpu());
+  EXPECT_NEAR(*resolved.recipe.training.learning_rate, usual / 2, usual * 0.03);
+  EXPECT_THAT(ReasonOf(resolved, "training.learning_rate"), HasSubstr("for the scale"));
+}
+
+TEST(ResolveTest, MaxLengthStaysWithinTheModelsContext) {
+  DatasetFacts dataset = Rows(600);
+  dataset.longest_row = 5000;
+  const ResolvedSpec resolved = MustResolve({}, Tiny(), dataset, Cpu());
+  EXPECT_EQ(resolved.recipe.training.max_length, 1024);
+  EXPECT_THAT(resolved.warnings, Contains(HasSubstr("5000 tokens")));
+}
+
+TEST(ResolveTest, PrecisionFollowsTheDevice) {
+  EXPECT_EQ(MustResolve({}, Tiny(), Rows(600), Cpu()).recipe.training.precision, "fp32");
+  EXPECT_EQ(MustResolve({}, Tiny(), Rows(600), H200()).recipe.training.precision, "bf16");
+}
+
+TEST(ResolveTest, ASmallDeviceGetsASmallMicroBatch) {
+  DeviceFacts device = H200();
+  device.memory_bytes = int64_t{8} << 30;
+  DatasetFacts dataset = Rows(100'000);
+  dataset.longest_row = 512;
+  dataset.tokens = dataset.rows * 500;
+  const ResolvedSpec small = MustResolve({}, Llama1B(), dataset, device);
+  const ResolvedSpec large = MustResolve({}, Llama1B(), dataset, H200());
+  EXPECT_LT(*small.recipe.training.micro_batch_tokens, *large.recipe.training.micro_batch_tokens);
+  EXPECT_EQ(small.recipe.training.batch_tokens, large.recipe.training.batch_tokens);
+}
+
+TEST(ResolveTest, AJobThatCannotFitIsRefusedWithBothFigures) {
+  Recipe recipe;
+  recipe.tuning = "full";
+  const auto resolved = Resolve(recipe, Llama8B(), Rows(5000), Cpu());
+  EXPECT_EQ(resolved.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(resolved.status().message()), HasSubstr("8.59 GB"));
+  EXPECT_THAT(std::string(resolved.status().message()), HasSubstr("tuning: lora"));
+}
+
+TEST(ResolveTest, WarnsWhenTheAdapterCannotHoldTheData) {
+  Recipe recipe;
+  recipe.lora.rank = 1;
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(100'000), Cpu()).warnings, Contains(HasSubstr("give a higher lora.rank")));
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings, IsEmpty());
+}
+
+TEST(ResolveTest, RefusesWhatTheModelCannotDo) {
+  EXPECT_THAT(std::string(Resolve({}, Tiny(), Rows(0), Cpu()).status().message()), HasSubstr("dataset: has no rows"));
+  Recipe recipe;
+  recipe.training.max_length = 2000;
+  EXPECT_THAT(std::string(Resolve(recipe, Tiny(), Rows(10), Cpu()).status().message()), HasSubstr("give at most 1024"));
+  recipe = {};
+  recipe.lora.target_modules = {"c_attn"};
+  EXPECT_THAT(std::string(Resolve(recipe, Tiny(), Rows(10), Cpu()).status().message()), HasSubstr("'c_attn'"));
+}
+
+TEST(ResolveTest, MetricAndLossFollowTheTask) {
+  Recipe recipe;
+  recipe.task = "ner";
+  EXPECT_EQ(MustResolve(recipe, Tiny(), Rows(600), Cpu()).recipe.evaluation.metric, "field_f1");
+  recipe.task = "text";
+  DatasetFacts dataset = Rows(600);
+  dataset.format = "text";
+  EXPECT_EQ(MustResolve(recipe, Tiny(), dataset, Cpu()).recipe.training.loss_on, "all");
+  recipe.task = "classification";
+  EXPECT_EQ(MustResolve(recipe, Tiny(), Rows(600), Cpu()).recipe.evaluation.metric, "exact_match");
+}
+
+}  // namespace
+}  // namespace luthier
