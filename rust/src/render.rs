@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::io;
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, State};
+use minijinja::value::Value;
+use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value as Json};
 
 use crate::source::{rewrite, GENERATION};
@@ -67,7 +67,7 @@ impl ChatTemplate {
         env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         env.set_fuel(Some(FUEL));
         python::install(&mut env);
-        env.add_function(GENERATION, generation);
+        env.add_filter(GENERATION, generation);
         env.add_function("raise_exception", raise_exception);
         env.add_function("strftime_now", |format: String| {
             RENDERING.with_borrow(|rendering| rendering.now.format(&format))
@@ -132,14 +132,14 @@ fn prepared_message(message: &Json, keep_nulls: bool) -> Json {
     Json::Object(prepared)
 }
 
-/// Body of `{% generation %}`: renders the block and notes where it stands in the text. As in transformers, that is the length
-/// of the root output so far, which inside a macro is not where the text ends up.
-fn generation(state: &State, kwargs: Kwargs) -> Result<Value, Error> {
-    let caller: Value = kwargs.get("caller")?;
-    let start = RENDERING.with_borrow(|rendering| rendering.written);
-    let text = values::str_of(&caller.call(state, &[])?);
-    RENDERING.with_borrow_mut(|rendering| rendering.generation.push((start, start + text.len())));
-    Ok(Value::from_safe_string(text))
+/// Notes where a `{% generation %}` block stands in the text. As in transformers, that is the length of the root output so far,
+/// which inside a macro is not where the text ends up.
+fn generation(text: String) -> String {
+    RENDERING.with_borrow_mut(|rendering| {
+        let start = rendering.written;
+        rendering.generation.push((start, start + text.len()));
+    });
+    text
 }
 
 fn raise_exception(message: Value) -> Result<Value, Error> {

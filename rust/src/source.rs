@@ -1,6 +1,6 @@
 //! Rewrites the source of a template where minijinja's grammar or its iteration differ from Jinja2's.
 
-/// What `{% generation %}` calls; see `render.rs`.
+/// Filter that a `{% generation %}` block goes through; see `render.rs`.
 pub const GENERATION: &str = "__luthier_generation";
 /// Filter that refuses what Python cannot iterate, see `python.rs`.
 pub const ITERATE: &str = "__luthier_iterate";
@@ -11,9 +11,10 @@ pub struct Rewritten {
 }
 
 /// - CRLF and CR become LF, as Jinja2's lexer does;
-/// - `{% generation %}…{% endgeneration %}` becomes a `call` block, whose scope Jinja2 gives it too; the tag's own `-` and
-///   `+` stay where they are, so white space is controlled as before;
-/// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`.
+/// - `{% generation %}…{% endgeneration %}` becomes a filter block inside `with`, so that a `set` does not leak, as in Jinja2;
+///   the tag's own `-` and `+` stay on the outer edges, so white space is controlled as before;
+/// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`;
+/// - `{% set ns.x = EXPR %}` also reads `ns`: minijinja's macros see only outer variables that they read.
 pub fn rewrite(source: &str) -> Rewritten {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + 64);
@@ -48,10 +49,13 @@ pub fn rewrite(source: &str) -> Rewritten {
             }
             Some("generation") => {
                 has_generation = true;
-                out.push_str(&format!("{{%{left} call {GENERATION}() {right}%}}"));
+                out.push_str(&format!("{{%{left} with %}}{{% filter {GENERATION} {right}%}}"));
             }
-            Some("endgeneration") => out.push_str(&format!("{{%{left} endcall {right}%}}")),
+            Some("endgeneration") => {
+                out.push_str(&format!("{{%{left} endfilter %}}{{% endwith {right}%}}"))
+            }
             Some("for") => out.push_str(&format!("{{%{left}{}{right}%}}", checked_for(code))),
+            Some("set") => out.push_str(&format!("{{%{left}{}{right}%}}", visible_set(code))),
             _ => out.push_str(tag),
         }
     }
@@ -105,6 +109,16 @@ fn checked_for(code: &str) -> String {
     let behind = words[position + 1..].iter().find(|(_, word)| matches!(*word, "if" | "recursive"));
     let end = behind.map_or(code.len(), |(at, _)| *at);
     format!("{} ({})|{ITERATE} {}", &code[..start], code[start..end].trim(), &code[end..])
+}
+
+fn visible_set(code: &str) -> String {
+    let Some((target, value)) = code.split_once('=') else {
+        return code.to_string(); // {% set x %}…{% endset %}
+    };
+    match target.trim().trim_start_matches("set").trim().split_once('.') {
+        Some((namespace, _)) => format!("{target}= ({}) if {namespace} is defined ", value.trim()),
+        None => code.to_string(),
+    }
 }
 
 /// Words outside strings and brackets, each with its index.
