@@ -1,3 +1,4 @@
+// reference-check logits …: writes the logits of given tokens, for comparison in another framework.
 // reference-check models DIR…: compares the engine with stored numbers of transformers + PEFT (shared/reference/models,
 // README there). One JSON line a case and check; exit code 0 only if every check is ok.
 #include <CLI/CLI.hpp>
@@ -335,13 +336,49 @@ bool CheckCase(const std::string& folder) {
   return report.all_ok();
 }
 
+struct LogitsArguments {
+  std::string base;
+  std::string adapter;
+  std::vector<int32_t> tokens;
+  std::string out;
+};
+
+// Writes `logits` [T, V] of one document.
+absl::Status WriteLogits(const LogitsArguments& arguments) {
+  at::NoGradGuard no_grad;
+  LUTHIER_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(arguments.base));
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(arguments.base, config, at::kFloat));
+  LoraLayers layers;
+  Adapter adapter;
+  if (!arguments.adapter.empty()) {
+    const std::vector<LinearLayer> linears = LlamaLinearLayers(config);
+    LUTHIER_ASSIGN_OR_RETURN(adapter, ReadAdapter(arguments.adapter, linears));
+    layers = CollectLayers({&adapter}, linears);
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(config, weights, layers));
+  const Example document{arguments.tokens, std::vector<uint8_t>(arguments.tokens.size(), 1)};
+  const Tensor logits_TV = Logits(*model, MakePackedBatch({&document}, at::kCPU)).contiguous();
+  return WriteSafetensors(arguments.out, {ToWrite("logits", logits_TV)}, {});
+}
+
 int Main(int argc, char** argv) {
   CLI::App app{"Compares the engine with stored numbers of transformers + PEFT."};
   app.require_subcommand(1);
   std::vector<std::string> folders;
   CLI::App* models = app.add_subcommand("models", "Every check that the golden files of each case folder allow.");
   models->add_option("DIR", folders, "Case folders (base/, adapter_init/, golden.json, …)")->required();
+  LogitsArguments logits;
+  CLI::App* logits_command = app.add_subcommand("logits", "Writes the logits of a token sequence as safetensors.");
+  logits_command->add_option("--base", logits.base, "Base model folder")->required();
+  logits_command->add_option("--adapter", logits.adapter, "Adapter folder in PEFT format");
+  logits_command->add_option("--tokens", logits.tokens, "Token ids, separated by commas")->required()->delimiter(',');
+  logits_command->add_option("--out", logits.out, "File to write")->required();
   CLI11_PARSE(app, argc, argv);
+  if (logits_command->parsed()) {
+    const absl::Status status = WriteLogits(logits);
+    if (!status.ok()) std::cerr << "error: " << status.message() << "\n";
+    return status.ok() ? 0 : 1;
+  }
   bool ok = true;
   for (const std::string& folder : folders) {
     try {
