@@ -1,0 +1,98 @@
+#include "lib/dataset/batches.h"
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+int64_t Tokens(const MicroBatch& rows, const std::vector<int32_t>& lengths) {
+  int64_t tokens = 0;
+  for (const int32_t row : rows) tokens += lengths[row];
+  return tokens;
+}
+
+std::vector<int32_t> RandomLengths(std::mt19937& random) {
+  std::vector<int32_t> lengths(std::uniform_int_distribution<int>(1, 300)(random));
+  for (int32_t& length : lengths) length = std::uniform_int_distribution<int>(1, 700)(random);
+  return lengths;
+}
+
+TEST(BatchesTest, PutsEveryRowOnceIntoNearlyEqualStepsWhateverTheLengths) {
+  const unsigned seed = std::random_device()();
+  std::cout << "seed " << seed << "\n";
+  std::mt19937 random(seed);
+  for (int round = 0; round < 200; ++round) {
+    const std::vector<int32_t> lengths = RandomLengths(random);
+    const BatchOptions options{.batch_tokens = std::uniform_int_distribution<int>(1, 5000)(random),
+                               .micro_batch_tokens = std::uniform_int_distribution<int>(1, 2000)(random),
+                               .seed = random()};
+    const std::vector<Step> plan = PlanEpoch(lengths, options, round);
+    ASSERT_EQ(static_cast<int64_t>(plan.size()), StepsPerEpoch(lengths, options));
+    const double mean = std::accumulate(lengths.begin(), lengths.end(), 0.0) / static_cast<double>(plan.size());
+    std::vector<int> seen(lengths.size(), 0);
+    for (const Step& step : plan) {
+      ASSERT_FALSE(step.empty());
+      int64_t step_tokens = 0;
+      for (const MicroBatch& micro_batch : step) {
+        ASSERT_FALSE(micro_batch.empty());
+        for (const int32_t row : micro_batch) ++seen[row];
+        if (micro_batch.size() > 1) {
+          ASSERT_LE(Tokens(micro_batch, lengths), options.micro_batch_tokens);
+        }
+        step_tokens += Tokens(micro_batch, lengths);
+      }
+      if (options.batch_tokens > 700) {
+        ASSERT_NEAR(static_cast<double>(step_tokens), mean, 701);
+      }
+    }
+    ASSERT_TRUE(std::all_of(seen.begin(), seen.end(), [](int count) { return count == 1; }));
+  }
+}
+
+TEST(BatchesTest, PacksWithoutABinThatTwoCouldShare) {
+  std::mt19937 random(7);
+  const std::vector<int32_t> lengths = RandomLengths(random);
+  const std::vector<MicroBatch> bins = PackBestFit(lengths, 1024);
+  std::vector<int64_t> used;
+  for (const MicroBatch& bin : bins) used.push_back(Tokens(bin, lengths));
+  std::sort(used.begin(), used.end());
+  ASSERT_GE(used.size(), 2u);
+  EXPECT_GT(used[0] + used[1], 1024);
+}
+
+TEST(BatchesTest, PrefersTheFullestBinThatStillFits) {
+  EXPECT_THAT(PackBestFit({5, 7, 3, 2, 11}, 10),
+              ElementsAre(ElementsAre(4), ElementsAre(1, 2), ElementsAre(0, 3)));
+  EXPECT_THAT(PackBestFit({}, 10), IsEmpty());
+}
+
+// Resumed jobs depend on these very numbers.
+TEST(BatchesTest, ShufflesTheSameWayForEver) {
+  EXPECT_EQ(Permutation(8, 1, 0), Permutation(8, 1, 0));
+  EXPECT_NE(Permutation(100, 1, 0), Permutation(100, 1, 1));
+  EXPECT_NE(Permutation(100, 1, 1), Permutation(100, 2, 0));
+  EXPECT_THAT(Permutation(8, 1, 0), ElementsAre(0, 3, 4, 7, 5, 6, 1, 2));
+}
+
+TEST(BatchesTest, KeepsTheOrderOfTheFileWhenAsked) {
+  const BatchOptions options{.batch_tokens = 10, .micro_batch_tokens = 10, .order = BatchOptions::Order::kFile};
+  const std::vector<Step> expected = {{{0, 1}}, {{2, 3}}};
+  EXPECT_EQ(PlanEpoch({5, 5, 5, 5}, options, 0), expected);
+  EXPECT_EQ(PlanEpoch({5, 5, 5, 5}, options, 3), expected);
+}
+
+TEST(BatchesTest, HasNoStepWithoutRows) {
+  EXPECT_EQ(StepsPerEpoch({}, {}), 0);
+  EXPECT_THAT(PlanEpoch({}, {}, 0), IsEmpty());
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,128 @@
+#include "lib/dataset/validate.h"
+
+#include <fstream>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/temp_folder.h"
+#include "tests/unit/dataset/fixture.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::SizeIs;
+
+constexpr char kChat[] = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})";
+
+class ValidateTest : public ::testing::Test {
+ protected:
+  std::string Write(const std::string& content, const std::string& name = "train.jsonl") {
+    const std::string path = folder_.path() + "/" + name;
+    std::ofstream(path, std::ios::binary) << content;
+    return path;
+  }
+  RowEncoder Encoder(EncodeOptions options = {}) { return RowEncoder(tokenizer_, &chat_template_, options); }
+
+  const TempFolder folder_;
+  const Tokenizer tokenizer_ = FixtureTokenizer();
+  const ChatTemplate chat_template_ = Compiled(kChatMl);
+};
+
+TEST_F(ValidateTest, CountsRowsOfAllKindsInOneFile) {
+  const std::string path = Write(std::string(kChat) + "\n{\"text\": \"abc\"}\n\n{\"prompt\": \"a\", \"completion\": \"b\"}\n" +
+                                 kChat + "\n");
+  const ValidationReport report = Validate(path, Encoder()).value();
+  EXPECT_TRUE(report.ok());
+  EXPECT_EQ(report.rows, 4);
+  EXPECT_EQ(report.chat_rows, 2);
+  EXPECT_EQ(report.text_rows, 1);
+  EXPECT_EQ(report.completion_rows, 1);
+  EXPECT_EQ(report.duplicates, 1);
+  EXPECT_EQ(report.trained_tokens, 2 + 3 + 2 + 2);
+  EXPECT_EQ(report.longest_row_line, 1);
+  EXPECT_EQ(report.tokens, 2 * report.longest_row_tokens + 4 + 3);
+  EXPECT_EQ(report.length_histogram[2], 2);  // 3 and 4 tokens
+  const ValidationReport structure = CheckStructure(path).value();
+  EXPECT_EQ(structure.rows, 4);
+  EXPECT_EQ(structure.tokens, 0);
+  EXPECT_EQ(structure.duplicates, 1);
+}
+
+TEST_F(ValidateTest, ListsEveryViolationWithItsLine) {
+  const std::string path = Write(std::string(kChat) + "\n{oops\n" + kChat + "\n{\"text\": 1}\n");
+  const ValidationReport report = CheckStructure(path, "my data").value();
+  EXPECT_EQ(report.violation_count, 2);
+  EXPECT_EQ(report.rows, 2);
+  ASSERT_THAT(report.violations, SizeIs(2));
+  EXPECT_EQ(report.violations[0].line, 2);
+  EXPECT_EQ(report.violations[1].message, "`text` must be a string, this is: number");
+  EXPECT_THAT(std::string(report.ToStatus().message()), HasSubstr("my data:4: `text` must be a string"));
+}
+
+TEST_F(ValidateTest, CapsTheListAndCountsTheRest) {
+  std::string content;
+  for (int i = 0; i < 50; ++i) content += "{\n";
+  const ValidationReport report = CheckStructure(Write(content)).value();
+  EXPECT_EQ(report.violation_count, 50);
+  EXPECT_THAT(report.violations, SizeIs(ValidationReport::kMaxViolations));
+  EXPECT_THAT(std::string(report.ToStatus().message()), HasSubstr("… and 30 more"));
+}
+
+TEST_F(ValidateTest, RefusesAnEmptyFile) {
+  for (const char* content : {"", "\n\n", "\xEF\xBB\xBF"}) {
+    EXPECT_EQ(CheckStructure(Write(content))->ToStatus(),
+              absl::InvalidArgumentError("train.jsonl: the file holds no rows"));
+    EXPECT_FALSE(LoadExamples({Write(content)}, Encoder()).ok());
+  }
+}
+
+TEST_F(ValidateTest, ReportsARowWithoutATrainedToken) {
+  const std::string path = Write(std::string(kChat) + R"(
+{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})");
+  EXPECT_THAT(std::string(LoadExamples({path}, Encoder()).status().message()),
+              HasSubstr("train.jsonl:2: no token of this row is trained"));
+}
+
+TEST_F(ValidateTest, ReportsLongRowsOrCutsAndCountsThem) {
+  const std::string path = Write("{\"text\": \"abcdefghij\"}\n{\"text\": \"ab\"}\n" + std::string(kChat) + "\n");
+  const ValidationReport refused = Validate(path, Encoder({.max_length = 8})).value();
+  EXPECT_EQ(refused.violation_count, 2);
+  EXPECT_THAT(refused.violations[0].message, HasSubstr("the row has 11 tokens"));
+  const RowEncoder truncating = Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 8});
+  const LoadedExamples loaded = LoadExamples({path}, truncating).value();
+  EXPECT_EQ(loaded.report.truncated, 1);
+  EXPECT_EQ(loaded.report.dropped, 1);  // the answer lay behind the cut
+  ASSERT_THAT(loaded.examples, SizeIs(2));
+  EXPECT_EQ(loaded.examples[0].ids.size(), 8u);
+}
+
+TEST_F(ValidateTest, RefusesACutThatLeavesNoRow) {
+  const RowEncoder truncating = Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 4});
+  EXPECT_THAT(std::string(LoadExamples({Write(kChat)}, truncating).status().message()),
+              HasSubstr("no row keeps a trained token"));
+}
+
+TEST_F(ValidateTest, LoadsSeveralFilesOneAfterTheOther) {
+  const std::string first = Write("{\"text\": \"a\"}\n", "a.jsonl"), second = Write("{\"text\": \"bcd\"}\n", "b.jsonl");
+  const LoadedExamples loaded = LoadExamples({first, second}, Encoder()).value();
+  ASSERT_THAT(loaded.examples, SizeIs(2));
+  EXPECT_EQ(loaded.report.rows, 2);
+  EXPECT_EQ(loaded.report.longest_row_tokens, 4);
+  EXPECT_EQ(loaded.report.tokens, 6);
+  EXPECT_THAT(loaded.report.length_histogram, ElementsAre(0, 1, 1));
+  EXPECT_TRUE(absl::IsNotFound(LoadExamples({first, folder_.path() + "/none"}, Encoder()).status()));
+}
+
+TEST_F(ValidateTest, SurvivesJson) {
+  const ValidationReport report = CheckStructure(Write(std::string(kChat) + "\n{\n")).value();
+  const ValidationReport copy = ValidationReportFromJson(ToJson(report)).value();
+  EXPECT_EQ(ToJson(copy), ToJson(report));
+  EXPECT_EQ(copy.violations[0].message, report.violations[0].message);
+  EXPECT_TRUE(absl::IsInvalidArgument(ValidationReportFromJson(OrderedJson::object()).status()));
+}
+
+}  // namespace
+}  // namespace luthier

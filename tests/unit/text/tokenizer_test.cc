@@ -1,0 +1,89 @@
+#include "lib/text/tokenizer.h"
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/temp_folder.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+constexpr char kFixture[] = "tests/fixtures/tokenizer";
+
+TEST(TokenizerTest, EncodesBytesMergesAndSpecialTokens) {
+  const Tokenizer tokenizer = Tokenizer::Load(kFixture).value();
+  const Encoding encoding = tokenizer.Encode("the<|im_end|>é", false).value();
+  const int32_t the = *tokenizer.TokenToId("the"), end = *tokenizer.TokenToId("<|im_end|>");
+  EXPECT_THAT(encoding.ids, ElementsAre(the, end, 0xC3, 0xA9));
+  // The two bytes of é are one character, and both tokens stand for it.
+  EXPECT_THAT(encoding.offsets, ElementsAre(TextSpan{0, 3}, TextSpan{3, 13}, TextSpan{13, 15}, TextSpan{13, 15}));
+  EXPECT_TRUE(tokenizer.IsSpecial(end));
+  EXPECT_FALSE(tokenizer.IsSpecial(the));
+  EXPECT_EQ(tokenizer.IdToToken(the), "the");
+  EXPECT_EQ(tokenizer.IdToToken(100000), std::nullopt);
+  EXPECT_EQ(tokenizer.vocab_size(), *tokenizer.TokenToId("<s>") + 1);
+}
+
+TEST(TokenizerTest, DecodesWithAndWithoutSpecialTokens) {
+  const Tokenizer tokenizer = Tokenizer::Load(kFixture).value();
+  const std::vector<int32_t> ids = tokenizer.Encode("the answer é 😀<|im_end|>", false)->ids;
+  EXPECT_EQ(tokenizer.Decode(ids, false).value(), "the answer é 😀<|im_end|>");
+  EXPECT_EQ(tokenizer.Decode(ids, true).value(), "the answer é 😀");
+  EXPECT_EQ(tokenizer.Decode({}, true).value(), "");
+  EXPECT_TRUE(absl::IsInvalidArgument(tokenizer.Decode(std::vector<int32_t>{-1}, false).status()));
+}
+
+TEST(TokenizerTest, ReadsWhichTokensEndAText) {
+  const TempFolder folder;
+  std::filesystem::copy(std::string(kFixture) + "/tokenizer.json", folder.path() + "/tokenizer.json");
+  std::ofstream(folder.path() + "/tokenizer_config.json")
+      << R"({"bos_token": {"content": "<s>"}, "eos_token": "<|endoftext|>", "pad_token": null})";
+  const int32_t im_end = *Tokenizer::Load(kFixture)->TokenToId("<|im_end|>");
+  std::ofstream(folder.path() + "/generation_config.json") << R"({"eos_token_id": [)" << im_end << "]}";
+  const Tokenizer tokenizer = Tokenizer::Load(folder.path()).value();
+  EXPECT_EQ(tokenizer.special_tokens().bos, "<s>");
+  EXPECT_EQ(tokenizer.bos_id(), tokenizer.TokenToId("<s>"));
+  EXPECT_EQ(tokenizer.eos_id(), tokenizer.TokenToId("<|endoftext|>"));
+  EXPECT_THAT(tokenizer.stop_ids(), ElementsAre(*tokenizer.eos_id(), im_end));
+  EXPECT_FALSE(tokenizer.adds_bos());
+}
+
+TEST(TokenizerTest, NamesTheFileThatItCannotRead) {
+  const TempFolder folder;
+  EXPECT_TRUE(absl::IsNotFound(Tokenizer::Load(folder.path()).status()));
+  std::ofstream(folder.path() + "/tokenizer.json") << R"({"model": {"type": "BPE"})";
+  const absl::Status status = Tokenizer::Load(folder.path()).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tokenizer.json is no tokenizer"));
+}
+
+TEST(TokenizerTest, RefusesTextThatIsNotUtf8) {
+  const Tokenizer tokenizer = Tokenizer::Load(kFixture).value();
+  EXPECT_TRUE(absl::IsInvalidArgument(tokenizer.Encode("a\xFFz", false).status()));
+  EXPECT_EQ(tokenizer.Encode(std::string_view("a\0b", 3), false)->ids.size(), 3u);
+}
+
+TEST(TokenizerTest, IsUsedByManyThreadsAtOnce) {
+  const Tokenizer tokenizer = Tokenizer::Load(kFixture).value();
+  const std::vector<int32_t> expected = tokenizer.Encode("the answer", false)->ids;
+  std::vector<int> wrong(4, 0);
+  std::vector<std::thread> threads;
+  for (int& count : wrong) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 200; ++i) count += tokenizer.Encode("the answer", false)->ids != expected;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(wrong, ElementsAre(0, 0, 0, 0));
+}
+
+}  // namespace
+}  // namespace luthier
