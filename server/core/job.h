@@ -1,0 +1,135 @@
+// A job as the server decides about it. Pure: no clock, no disk, no network.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace luthier {
+
+// Values are those of FineTuningJob.State in the API, and those in the database: never renumber.
+enum class JobState {
+  kQueued = 1,
+  kStarting = 2,
+  kRunning = 3,
+  kRecovering = 4,
+  kPublishing = 5,
+  kCancelling = 6,
+  kSucceeded = 7,
+  kFailed = 8,
+  kCancelled = 9,
+};
+inline constexpr std::array kAllStates = {JobState::kQueued,     JobState::kStarting,   JobState::kRunning,
+                                          JobState::kRecovering, JobState::kPublishing, JobState::kCancelling,
+                                          JobState::kSucceeded,  JobState::kFailed,     JobState::kCancelled};
+
+// What can happen to a job.
+enum class JobInput {
+  kPlaced,            // the policy gave it a node
+  kTrainerStarted,    // its trainer reported `started`
+  kTrainerFinished,   // its trainer reported `finished`
+  kArtifactStored,    // its files are in the store
+  kAttemptFailed,     // its trainer said that trying again is of no use
+  kAttemptLost,       // node, agent or trainer died
+  kRetriesExhausted,  // lost once too often
+  kAttemptStopped,    // no process of it is left, as asked
+  kCancelRequested,   // a user wants it to end
+};
+inline constexpr std::array kAllInputs = {
+    JobInput::kPlaced,       JobInput::kTrainerStarted,   JobInput::kTrainerFinished,
+    JobInput::kArtifactStored, JobInput::kAttemptFailed,  JobInput::kAttemptLost,
+    JobInput::kRetriesExhausted, JobInput::kAttemptStopped, JobInput::kCancelRequested};
+
+struct Transition {
+  JobState from;
+  JobInput input;
+  JobState to;
+};
+
+// The whole life of a job. What is not listed cannot happen: such an input leaves the job as it is.
+inline constexpr Transition kTransitions[] = {
+    {JobState::kQueued, JobInput::kPlaced, JobState::kStarting},
+    {JobState::kQueued, JobInput::kCancelRequested, JobState::kCancelled},
+    {JobState::kStarting, JobInput::kTrainerStarted, JobState::kRunning},
+    {JobState::kStarting, JobInput::kAttemptFailed, JobState::kFailed},
+    {JobState::kStarting, JobInput::kAttemptLost, JobState::kRecovering},
+    {JobState::kStarting, JobInput::kAttemptStopped, JobState::kRecovering},
+    {JobState::kStarting, JobInput::kRetriesExhausted, JobState::kFailed},
+    {JobState::kStarting, JobInput::kCancelRequested, JobState::kCancelling},
+    {JobState::kRunning, JobInput::kTrainerFinished, JobState::kPublishing},
+    {JobState::kRunning, JobInput::kAttemptFailed, JobState::kFailed},
+    {JobState::kRunning, JobInput::kAttemptLost, JobState::kRecovering},
+    {JobState::kRunning, JobInput::kAttemptStopped, JobState::kRecovering},
+    {JobState::kRunning, JobInput::kRetriesExhausted, JobState::kFailed},
+    {JobState::kRunning, JobInput::kCancelRequested, JobState::kCancelling},
+    {JobState::kRecovering, JobInput::kPlaced, JobState::kStarting},
+    {JobState::kRecovering, JobInput::kCancelRequested, JobState::kCancelled},
+    {JobState::kPublishing, JobInput::kArtifactStored, JobState::kSucceeded},
+    {JobState::kPublishing, JobInput::kAttemptFailed, JobState::kFailed},
+    {JobState::kPublishing, JobInput::kAttemptLost, JobState::kRecovering},
+    {JobState::kPublishing, JobInput::kAttemptStopped, JobState::kRecovering},
+    {JobState::kPublishing, JobInput::kRetriesExhausted, JobState::kFailed},
+    {JobState::kPublishing, JobInput::kCancelRequested, JobState::kCancelling},
+    {JobState::kCancelling, JobInput::kAttemptFailed, JobState::kCancelled},
+    {JobState::kCancelling, JobInput::kAttemptLost, JobState::kCancelled},
+    {JobState::kCancelling, JobInput::kAttemptStopped, JobState::kCancelled},
+};
+
+constexpr std::optional<JobState> NextState(JobState from, JobInput input) {
+  for (const Transition& row : kTransitions) {
+    if (row.from == from && row.input == input) return row.to;
+  }
+  return std::nullopt;
+}
+
+constexpr bool IsTerminal(JobState state) {
+  return state == JobState::kSucceeded || state == JobState::kFailed || state == JobState::kCancelled;
+}
+constexpr bool IsWaiting(JobState state) { return state == JobState::kQueued || state == JobState::kRecovering; }
+// An attempt of the job holds a device of its node.
+constexpr bool HoldsDevices(JobState state) { return !IsTerminal(state) && !IsWaiting(state); }
+
+// "QUEUED", as in the API.
+absl::string_view StateName(JobState state);
+
+// `spec` and `report` are bytes that the layers above write and read; the core only carries them.
+struct Job {
+  std::string id;
+  std::string uid;
+  std::string request_id;   // empty: none given
+  std::string body_sha256;  // of the request that created it
+  std::string base_model;   // id
+  std::string datasets;     // ids, separated by commas
+  int devices = 1;
+  absl::Time create_time;
+
+  JobState state = JobState::kQueued;
+  int attempt = 0;
+  int lost_attempts = 0;
+  std::string node;
+  absl::Time not_before = absl::InfinitePast();  // of the next attempt
+  absl::Time start_time = absl::InfinitePast();
+  absl::Time end_time = absl::InfinitePast();
+  std::string model_version;
+  int64_t last_event = 0;
+  int64_t last_report = 0;  // highest sequence of the current attempt that was recorded
+  std::string pending_reason;  // in memory only: follows from everything else
+
+  std::string report;  // newest progress, evaluations, failure
+};
+
+// `jobs/J/attempts/N`.
+std::string AttemptName(const Job& job);
+
+struct AttemptId {
+  std::string job;
+  int attempt = 0;
+};
+// Empty if `name` is no attempt name.
+std::optional<AttemptId> ParseAttemptName(absl::string_view name);
+
+}  // namespace luthier
