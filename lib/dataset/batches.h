@@ -1,4 +1,5 @@
-// Which rows a step trains on: a pure function of lengths, options and epoch, so a resumed job goes on with the same data.
+// Which rows a step trains on: a pure function of lengths, options and epoch, so a resumed job goes
+// on with the same data.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +9,8 @@
 
 namespace luthier {
 
-// Rows, by index, that are packed behind one another into one forward pass. Attention stays inside each row.
+// Rows, by index, that are packed behind one another into one forward pass. Attention stays inside
+// each row.
 using MicroBatch = std::vector<int32_t>;
 // The micro-batches whose gradients one optimizer step sums.
 using Step = std::vector<MicroBatch>;
@@ -24,19 +26,21 @@ struct BatchOptions {
   Order order = Order::kShuffled;
 };
 
-// Steps of one epoch: total tokens / batch_tokens, rounded, at least 1 and at most one for each row. The same for every epoch,
-// so a job has epochs × StepsPerEpoch steps. 0 without rows.
+// Steps of one epoch: total tokens / batch_tokens, rounded, at least 1 and at most one for each
+// row. The same for every epoch, so a job has epochs × StepsPerEpoch steps. 0 without rows.
 int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options);
 
-// Every row exactly once, divided into StepsPerEpoch steps of nearly equal tokens, each packed into micro-batches.
-std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options, int64_t epoch);
+// Every row exactly once, divided into StepsPerEpoch steps of nearly equal tokens, each packed into
+// micro-batches.
+std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options,
+                            int64_t epoch);
 
-// Best-fit decreasing: indices of `lengths` in bins of at most `capacity`; a longer row has a bin of its own. Ties keep the
-// order of the input, so the result is the same everywhere.
+// Best-fit decreasing: indices of `lengths` in bins of at most `capacity`; a longer row has a bin
+// of its own. Ties keep the order of the input, so the result is the same everywhere.
 std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t capacity);
 
-// A permutation of 0..n-1 from SplitMix64 and Fisher-Yates: the same on every platform and for ever, since resumed jobs
-// depend on it.
+// A permutation of 0..n-1 from SplitMix64 and Fisher-Yates: the same on every platform and for
+// ever, since resumed jobs depend on it.
 std::vector<int32_t> Permutation(int32_t n, uint64_t seed, int64_t epoch);
 
 }  // namespace luthier

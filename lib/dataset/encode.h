@@ -1,4 +1,5 @@
-// A row as tokens and loss mask. Every promise about masks (EOS trained, one BOS, answers not cut away) is kept here.
+// A row as tokens and loss mask. Every promise about masks (EOS trained, one BOS, answers not cut
+// away) is kept here.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +13,9 @@
 
 namespace luthier {
 
-// One row, ready for training. Labels are not shifted here: where trained[t] is 1, the loss is that of predicting ids[t] from
-// ids[0..t). trained[0] is always 0, since nothing predicts the first token.
+// One row, ready for training. Labels are not shifted here: where trained[t] is 1, the loss is that
+// of predicting ids[t] from ids[0..t). trained[0] is always 0, since nothing predicts the first
+// token.
 struct Example {
   std::vector<int32_t> ids;
   std::vector<uint8_t> trained;  // 0 or 1, same length as ids
@@ -46,26 +48,31 @@ struct EncodeOptions {
   int64_t max_length = 0;  // tokens of a row; 0: no limit
 };
 
-// Encodes the rows of one job. Holds references: tokenizer and template must outlive it. Const use from several threads is safe.
+// Encodes the rows of one job. Holds references: tokenizer and template must outlive it. Const use
+// from several threads is safe.
 class RowEncoder {
  public:
   // `chat_template` may be null; rows with messages are then refused.
   RowEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, EncodeOptions options);
 
-  // INVALID_ARGUMENT (without file and line): the template refuses the row, the assistant's turns cannot be told apart, no
-  // token is trained, or the row is too long (OUT_OF_RANGE). A row cut by kTruncate may come back without a trained token:
-  // the caller drops and counts it.
+  // INVALID_ARGUMENT (without file and line): the template refuses the row, the assistant's turns
+  // cannot be told apart, no token is trained, or the row is too long (OUT_OF_RANGE). A row cut by
+  // kTruncate may come back without a trained token: the caller drops and counts it.
   absl::StatusOr<Example> Encode(const Row& row) const;
 
-  // For scoring by generation: everything before the last assistant turn, or the prompt of a prompt/completion row.
-  // INVALID_ARGUMENT if the row has no answer (text rows, no assistant turn).
+  // For scoring by generation: everything before the last assistant turn, or the prompt of a
+  // prompt/completion row. INVALID_ARGUMENT if the row has no answer (text rows, no assistant
+  // turn).
   absl::StatusOr<Prompt> EncodePrompt(const Row& row) const;
 
-  // A conversation that a user has with the model: `messages` and the opening of the assistant's turn; without a chat template
-  // the plain text of the messages, behind BOS if the tokenizer adds one.
-  absl::StatusOr<std::vector<int32_t>> EncodeMessages(const OrderedJson& messages, const OrderedJson& tools = nullptr) const;
+  // A conversation that a user has with the model: `messages` and the opening of the assistant's
+  // turn; without a chat template the plain text of the messages, behind BOS if the tokenizer adds
+  // one.
+  absl::StatusOr<std::vector<int32_t>> EncodeMessages(const OrderedJson& messages,
+                                                      const OrderedJson& tools = nullptr) const;
 
-  // Ids at which a generated answer ends: those of the tokenizer and the one with which the template closes an assistant turn.
+  // Ids at which a generated answer ends: those of the tokenizer and the one with which the
+  // template closes an assistant turn.
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
   const EncodeOptions& options() const { return options_; }
 
@@ -74,10 +81,12 @@ class RowEncoder {
   absl::StatusOr<Example> EncodeCompletion(const CompletionRow& row) const;
   absl::StatusOr<Example> EncodeText(const TextRow& row) const;
   // Spans of the assistant's turns in `rendered`, one for each assistant message in order.
-  absl::StatusOr<std::vector<TextSpan>> AssistantSpans(const ChatRow& row, const RenderedChat& rendered) const;
-  absl::StatusOr<std::vector<TextSpan>> SpansByTurnDifference(const ChatRow& row, const RenderedChat& rendered) const;
-  absl::StatusOr<Encoding> EncodeAround(std::string_view text, const std::vector<TextSpan>& spans) const;
-  int64_t EndOfTurn(std::string_view text, TextSpan span) const;
+  absl::StatusOr<std::vector<TextSpan>> AssistantSpans(const ChatRow& row,
+                                                       const RenderedChat& rendered) const;
+  absl::StatusOr<std::vector<TextSpan>> SpansByTurnDifference(const ChatRow& row,
+                                                              const RenderedChat& rendered) const;
+  absl::StatusOr<Encoding> EncodeAround(std::string_view text,
+                                        const std::vector<TextSpan>& spans) const;
 
   const Tokenizer& tokenizer_;
   const ChatTemplate* chat_template_;
@@ -85,8 +94,9 @@ class RowEncoder {
   std::vector<int32_t> stop_ids_;
 };
 
-// Marks the tokens of each span as transformers' `return_assistant_tokens_mask` does: from the token that holds the first byte
-// to the token that holds the last one. Returns one 0 or 1 for each token.
+// Marks the tokens of each span as transformers' `return_assistant_tokens_mask` does: from the
+// token that holds the first byte to the token that holds the last one. Returns one 0 or 1 for each
+// token.
 std::vector<uint8_t> MaskOfSpans(const Encoding& encoding, const std::vector<TextSpan>& spans);
 
 }  // namespace luthier

@@ -15,8 +15,9 @@
 
 namespace luthier {
 
-// {"messages": [{"role": …, "content": …}, …], "tools": […]}. `arguments` of tool calls that are a string of JSON, as OpenAI
-// writes them, are objects here. An assistant message with "weight": 0 is context only.
+// {"messages": [{"role": …, "content": …}, …], "tools": […]}. `arguments` of tool calls that are a
+// string of JSON, as OpenAI writes them, are objects here. An assistant message with "weight": 0 is
+// context only.
 struct ChatRow {
   OrderedJson messages;
   OrderedJson tools;      // null if absent
@@ -38,20 +39,25 @@ struct Row {
 
 struct RowLimits {
   int64_t max_line_bytes = 16 << 20;  // a longer line is a file that is not JSON lines
-  int max_depth = 64;                 // of nested arrays and objects; deeper ones are attacks, not data
+  int max_depth = 64;  // of nested arrays and objects; deeper ones are attacks, not data
 };
 
-// Turns one line (without its newline) into a row. INVALID_ARGUMENT says what is wrong, without file and line.
-absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits = {});
+// Turns one line (without its newline) into a row. INVALID_ARGUMENT says what is wrong, without
+// file and line.
+absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number,
+                             const RowLimits& limits = {});
 
-// Reads a file from start to end. Empty lines are skipped; a UTF-8 byte order mark at the start is too.
+// Reads a file from start to end. Empty lines are skipped; a UTF-8 byte order mark at the start is
+// too.
 class RowReader {
  public:
-  // `name` is what messages call the file; default: the last part of `path`. NOT_FOUND if it cannot be opened.
-  static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "", RowLimits limits = {});
+  // `name` is what messages call the file; default: the last part of `path`. NOT_FOUND if it cannot
+  // be opened.
+  static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "",
+                                        RowLimits limits = {});
 
-  // The next row; nullopt at the end of the file. INVALID_ARGUMENT `train.jsonl:17: …` for a line that is no row: calling
-  // again goes on behind it. DATA_LOSS if the file cannot be read on.
+  // The next row; nullopt at the end of the file. INVALID_ARGUMENT `train.jsonl:17: …` for a line
+  // that is no row: calling again goes on behind it. DATA_LOSS if the file cannot be read on.
   absl::StatusOr<std::optional<Row>> Next();
 
   // Number and text of the line that the last Next() looked at.
@@ -62,7 +68,8 @@ class RowReader {
  private:
   RowReader(std::unique_ptr<std::istream> input, std::string name, RowLimits limits)
       : input_(std::move(input)), name_(std::move(name)), limits_(limits) {}
-  // Reads the next line into `line_`; false at the end. Sets `too_long_` instead of keeping an over-long one.
+  // Reads the next line into `line_`; false at the end. Sets `too_long_` instead of keeping an
+  // over-long one.
   bool ReadLine();
   absl::Status LineError(std::string_view message) const;
 

@@ -64,7 +64,8 @@ AnswerScore ScoreAnswer(TaskType task, std::string_view expected, std::string_vi
   answer = Trim(answer);
   AnswerScore score{.exact = expected == answer};
   if (!HasFields(task)) return score;
-  const std::optional<Json> expected_json = ParseAnswer(expected), answer_json = ParseAnswer(answer);
+  const std::optional<Json> expected_json = ParseAnswer(expected),
+                            answer_json = ParseAnswer(answer);
   Fields expected_fields, answer_fields;
   if (expected_json) CollectFields(*expected_json, "", expected_fields);
   if (answer_json) CollectFields(*answer_json, "", answer_fields);

@@ -8,10 +8,11 @@
 
 namespace luthier {
 
-// Counts of one answer. Fields are the leaves of a JSON value: (path, value) pairs; the elements of a list are compared as a
-// multiset, because entities have no order. An answer that is not JSON has no fields.
+// Counts of one answer. Fields are the leaves of a JSON value: (path, value) pairs; the elements of
+// a list are compared as a multiset, because entities have no order. An answer that is not JSON has
+// no fields.
 struct AnswerScore {
-  bool exact = false;          // equal text, or equal JSON for tasks with fields
+  bool exact = false;  // equal text, or equal JSON for tasks with fields
   int64_t fields_expected = 0, fields_answered = 0, fields_right = 0;
 };
 

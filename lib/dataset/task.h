@@ -1,4 +1,5 @@
-// The kinds of task that a job can have. They decide how answers are scored and which hyperparameters are chosen.
+// The kinds of task that a job can have. They decide how answers are scored and which
+// hyperparameters are chosen.
 #pragma once
 
 #include <string_view>

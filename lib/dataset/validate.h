@@ -47,12 +47,15 @@ struct ValidationReport {
 OrderedJson ToJson(const ValidationReport& report);
 absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json);
 
-// Checks that every line is a row; needs no model. `name`: what messages call the file (default: its last part). The status is
-// an error only if the file cannot be read; what is wrong with the data is in the report.
-absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name = "");
+// Checks that every line is a row; needs no model. `name`: what messages call the file (default:
+// its last part). The status is an error only if the file cannot be read; what is wrong with the
+// data is in the report.
+absl::StatusOr<ValidationReport> CheckStructure(const std::string& path,
+                                                const std::string& name = "");
 
 // Encodes every row as training would, and keeps the numbers only.
-absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name = "");
+absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder,
+                                          const std::string& name = "");
 
 // The rows of a file in their order, for evaluation by generation.
 absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path);
@@ -61,7 +64,9 @@ struct LoadedExamples {
   std::vector<Example> examples;  // in file order, dropped rows left out
   ValidationReport report;
 };
-// Encodes all files of a job, one after the other. INVALID_ARGUMENT with the violations if there are any.
-absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder);
+// Encodes all files of a job, one after the other. INVALID_ARGUMENT with the violations if there
+// are any.
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths,
+                                            const RowEncoder& encoder);
 
 }  // namespace luthier

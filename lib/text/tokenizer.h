@@ -24,8 +24,8 @@ struct TextSpan {
 
 struct Encoding {
   std::vector<int32_t> ids;
-  // The bytes of the text that each token stands for. Tokens that share one character (byte-level BPE) all have that
-  // character's span; added special tokens (BOS) have {0, 0}.
+  // The bytes of the text that each token stands for. Tokens that share one character (byte-level
+  // BPE) all have that character's span; added special tokens (BOS) have {0, 0}.
   std::vector<TextSpan> offsets;
 };
 
@@ -37,17 +37,20 @@ struct SpecialTokens {
 // Immutable once loaded: any number of threads may use one tokenizer at the same time.
 class Tokenizer {
  public:
-  // Loads `folder`/tokenizer.json, and from tokenizer_config.json, special_tokens_map.json, generation_config.json and
-  // config.json (all optional) which tokens begin and end a text. NOT_FOUND without tokenizer.json, INVALID_ARGUMENT if a
-  // file cannot be read as what it should be; the message names the file.
+  // Loads `folder`/tokenizer.json, and from tokenizer_config.json, special_tokens_map.json,
+  // generation_config.json and config.json (all optional) which tokens begin and end a text.
+  // NOT_FOUND without tokenizer.json, INVALID_ARGUMENT if a file cannot be read as what it should
+  // be; the message names the file.
   static absl::StatusOr<Tokenizer> Load(const std::string& folder);
   // Loads one tokenizer.json without any special tokens of the base model.
   static absl::StatusOr<Tokenizer> LoadFile(const std::string& path);
 
-  // `with_special_tokens`: adds what the post-processor of the file adds (BOS in Llama). A text that a chat template rendered
-  // has them already and must be encoded without. INVALID_ARGUMENT if `text` is not UTF-8.
+  // `with_special_tokens`: adds what the post-processor of the file adds (BOS in Llama). A text
+  // that a chat template rendered has them already and must be encoded without. INVALID_ARGUMENT if
+  // `text` is not UTF-8.
   absl::StatusOr<Encoding> Encode(std::string_view text, bool with_special_tokens) const;
-  // `skip_special_tokens`: leaves out special tokens such as BOS and <|im_end|>. INVALID_ARGUMENT for an id out of range.
+  // `skip_special_tokens`: leaves out special tokens such as BOS and <|im_end|>. INVALID_ARGUMENT
+  // for an id out of range.
   absl::StatusOr<std::string> Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const;
 
   // Number of ids, added tokens included.
@@ -60,7 +63,8 @@ class Tokenizer {
   const SpecialTokens& special_tokens() const { return special_tokens_; }
   std::optional<int32_t> bos_id() const { return bos_id_; }
   std::optional<int32_t> eos_id() const { return eos_id_; }
-  // Ids at which generation stops: EOS, and every `eos_token_id` of generation_config.json and config.json. May be empty.
+  // Ids at which generation stops: EOS, and every `eos_token_id` of generation_config.json and
+  // config.json. May be empty.
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
   // True if the post-processor itself puts BOS before a text encoded with special tokens.
   bool adds_bos() const { return adds_bos_; }

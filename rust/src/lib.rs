@@ -59,7 +59,11 @@ fn buffer(text: String) -> LuthierBuffer {
 }
 
 unsafe fn text<'a>(data: *const u8, len: usize) -> Result<&'a str, String> {
-    let bytes = if len == 0 { &[][..] } else { std::slice::from_raw_parts(data, len) };
+    let bytes = if len == 0 {
+        &[][..]
+    } else {
+        std::slice::from_raw_parts(data, len)
+    };
     std::str::from_utf8(bytes).map_err(|e| format!("text is not UTF-8 (byte {})", e.valid_up_to()))
 }
 
@@ -113,7 +117,10 @@ pub unsafe extern "C" fn luthier_tokenizer_new(
         inner.with_truncation(None).map_err(|e| e.to_string())?;
         inner.with_padding(None);
         let added = inner.get_added_tokens_decoder().into_iter();
-        let special = added.filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        let special = added
+            .filter(|(_, token)| token.special)
+            .map(|(id, _)| id)
+            .collect();
         *out = Box::into_raw(Box::new(Tokenizer { inner, special }));
         Ok(())
     })
@@ -136,8 +143,10 @@ pub unsafe extern "C" fn luthier_tokenizer_encode(
     error: *mut LuthierBuffer,
 ) -> i32 {
     guarded(error, || {
-        let encoding =
-            (*tokenizer).inner.encode(text(data, len)?, with_special_tokens).map_err(|e| e.to_string())?;
+        let encoding = (*tokenizer)
+            .inner
+            .encode(text(data, len)?, with_special_tokens)
+            .map_err(|e| e.to_string())?;
         let (ids, len) = leak(encoding.get_ids().iter().map(|id| *id as i32).collect());
         let offsets = encoding.get_offsets().iter();
         let (offsets, _) = leak(offsets.flat_map(|&(a, b)| [a as i64, b as i64]).collect());
@@ -156,7 +165,11 @@ pub unsafe extern "C" fn luthier_tokenizer_decode(
     error: *mut LuthierBuffer,
 ) -> i32 {
     guarded(error, || {
-        let ids = if len == 0 { &[][..] } else { std::slice::from_raw_parts(ids as *const u32, len) };
+        let ids = if len == 0 {
+            &[][..]
+        } else {
+            std::slice::from_raw_parts(ids as *const u32, len)
+        };
         let decoded = (*tokenizer).inner.decode(ids, skip_special_tokens);
         *out = buffer(decoded.map_err(|e| e.to_string())?);
         Ok(())
@@ -177,7 +190,9 @@ pub unsafe extern "C" fn luthier_tokenizer_token_to_id(
     data: *const u8,
     len: usize,
 ) -> i64 {
-    let id = text(data, len).ok().and_then(|token| (*tokenizer).inner.token_to_id(token));
+    let id = text(data, len)
+        .ok()
+        .and_then(|token| (*tokenizer).inner.token_to_id(token));
     id.map_or(-1, i64::from)
 }
 
@@ -188,12 +203,17 @@ pub unsafe extern "C" fn luthier_tokenizer_id_to_token(
     id: i32,
     out: *mut LuthierBuffer,
 ) -> bool {
-    let token = u32::try_from(id).ok().and_then(|id| (*tokenizer).inner.id_to_token(id));
+    let token = u32::try_from(id)
+        .ok()
+        .and_then(|id| (*tokenizer).inner.id_to_token(id));
     token.map(|token| *out = buffer(token)).is_some()
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn luthier_tokenizer_is_special(tokenizer: *const Tokenizer, id: i32) -> bool {
+pub unsafe extern "C" fn luthier_tokenizer_is_special(
+    tokenizer: *const Tokenizer,
+    id: i32,
+) -> bool {
     u32::try_from(id).is_ok_and(|id| (*tokenizer).special.contains(&id))
 }
 
@@ -235,8 +255,17 @@ pub unsafe extern "C" fn luthier_template_render(
 ) -> i32 {
     guarded(error, || {
         let (rendered, generation) = (*template).render(text(request, len)?)?;
-        let (spans, _) = leak(generation.iter().flat_map(|&(a, b)| [a as i64, b as i64]).collect());
-        *out = LuthierRendered { text: buffer(rendered), spans, span_count: generation.len() };
+        let (spans, _) = leak(
+            generation
+                .iter()
+                .flat_map(|&(a, b)| [a as i64, b as i64])
+                .collect(),
+        );
+        *out = LuthierRendered {
+            text: buffer(rendered),
+            spans,
+            span_count: generation.len(),
+        };
         Ok(())
     })
 }

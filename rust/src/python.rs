@@ -10,7 +10,8 @@ use crate::values::{is_generator, is_scalar, str_of, type_error, Generator, Json
 
 pub fn install(env: &mut Environment<'static>) {
     env.set_formatter(|out, _state, value| {
-        out.write_str(&str_of(value)).map_err(|_| Error::new(ErrorKind::WriteFailure, "output is too long"))
+        out.write_str(&str_of(value))
+            .map_err(|_| Error::new(ErrorKind::WriteFailure, "output is too long"))
     });
     env.set_unknown_method_callback(method);
     env.add_filter("tojson", tojson);
@@ -18,9 +19,12 @@ pub fn install(env: &mut Environment<'static>) {
     add_sequence_filters(env);
     env.add_test("iterable", |v: Value| !is_scalar(&v));
     env.add_test("sequence", |v: Value| !is_generator(&v) && !is_scalar(&v));
-    env.add_test("number", |v: Value| matches!(v.kind(), ValueKind::Bool | ValueKind::Number));
+    env.add_test("number", |v: Value| {
+        matches!(v.kind(), ValueKind::Bool | ValueKind::Number)
+    });
     env.add_test("callable", |v: Value| {
-        v.as_object().is_some_and(|object| matches!(object.repr(), ObjectRepr::Plain))
+        v.as_object()
+            .is_some_and(|object| matches!(object.repr(), ObjectRepr::Plain))
     });
 }
 
@@ -29,7 +33,9 @@ fn add_text_filters(env: &mut Environment<'static>) {
     env.add_filter("upper", |v: Value| str_of(&v).to_uppercase());
     env.add_filter("lower", |v: Value| str_of(&v).to_lowercase());
     env.add_filter("title", |v: Value| title(&str_of(&v)));
-    env.add_filter("wordcount", |v: Value| str_of(&v).split_whitespace().count());
+    env.add_filter("wordcount", |v: Value| {
+        str_of(&v).split_whitespace().count()
+    });
     env.add_filter("replace", |v: Value, from: Value, to: Value| {
         str_of(&v).replace(&str_of(&from), &str_of(&to))
     });
@@ -40,15 +46,20 @@ fn add_text_filters(env: &mut Environment<'static>) {
             None => text.trim_matches(is_python_space).to_string(),
         }
     });
-    env.add_filter("join", |v: Value, separator: Option<String>, kwargs: Kwargs| {
-        let attribute: Option<String> = kwargs.get("attribute")?;
-        let mut parts = Vec::new();
-        for item in iterate(&v)?.try_iter()? {
-            let item = attribute.as_ref().map_or(Ok(item.clone()), |name| item.get_attr(name))?;
-            parts.push(str_of(&item));
-        }
-        Ok::<_, Error>(parts.join(&separator.unwrap_or_default()))
-    });
+    env.add_filter(
+        "join",
+        |v: Value, separator: Option<String>, kwargs: Kwargs| {
+            let attribute: Option<String> = kwargs.get("attribute")?;
+            let mut parts = Vec::new();
+            for item in iterate(&v)?.try_iter()? {
+                let item = attribute
+                    .as_ref()
+                    .map_or(Ok(item.clone()), |name| item.get_attr(name))?;
+                parts.push(str_of(&item));
+            }
+            Ok::<_, Error>(parts.join(&separator.unwrap_or_default()))
+        },
+    );
 }
 
 fn add_sequence_filters(env: &mut Environment<'static>) {
@@ -59,25 +70,57 @@ fn add_sequence_filters(env: &mut Environment<'static>) {
         Ok::<_, Error>(Value::from(iterate(&v)?.try_iter()?.collect::<Vec<_>>()))
     });
     env.add_filter("map", |state: &State, v: Value, rest: Rest<Value>| {
-        Ok::<_, Error>(Generator::value(filters::map(state, none_as_empty(&v)?, rest)?))
+        Ok::<_, Error>(Generator::value(filters::map(
+            state,
+            none_as_empty(&v)?,
+            rest,
+        )?))
     });
     type Name<'a> = Option<Cow<'a, str>>;
-    env.add_filter("select", |state: &State, v: Value, test: Name, rest: Rest<Value>| {
-        Ok::<_, Error>(Generator::value(filters::select(state, none_as_empty(&v)?, test, rest)?))
-    });
-    env.add_filter("reject", |state: &State, v: Value, test: Name, rest: Rest<Value>| {
-        Ok::<_, Error>(Generator::value(filters::reject(state, none_as_empty(&v)?, test, rest)?))
-    });
+    env.add_filter(
+        "select",
+        |state: &State, v: Value, test: Name, rest: Rest<Value>| {
+            Ok::<_, Error>(Generator::value(filters::select(
+                state,
+                none_as_empty(&v)?,
+                test,
+                rest,
+            )?))
+        },
+    );
+    env.add_filter(
+        "reject",
+        |state: &State, v: Value, test: Name, rest: Rest<Value>| {
+            Ok::<_, Error>(Generator::value(filters::reject(
+                state,
+                none_as_empty(&v)?,
+                test,
+                rest,
+            )?))
+        },
+    );
     env.add_filter(
         "selectattr",
         |state: &State, v: Value, key: Cow<'_, str>, test: Name, rest: Rest<Value>| {
-            Ok::<_, Error>(Generator::value(filters::selectattr(state, none_as_empty(&v)?, key, test, rest)?))
+            Ok::<_, Error>(Generator::value(filters::selectattr(
+                state,
+                none_as_empty(&v)?,
+                key,
+                test,
+                rest,
+            )?))
         },
     );
     env.add_filter(
         "rejectattr",
         |state: &State, v: Value, key: Cow<'_, str>, test: Name, rest: Rest<Value>| {
-            Ok::<_, Error>(Generator::value(filters::rejectattr(state, none_as_empty(&v)?, key, test, rest)?))
+            Ok::<_, Error>(Generator::value(filters::rejectattr(
+                state,
+                none_as_empty(&v)?,
+                key,
+                test,
+                rest,
+            )?))
         },
     );
 }
@@ -90,7 +133,10 @@ fn iterate(value: &Value) -> Result<Value, Error> {
         ValueKind::Number => Err(type_error("'int' object is not iterable")),
         ValueKind::String => {
             let characters = value.as_str().unwrap_or_default().chars();
-            Ok(characters.map(|c| Value::from(c.to_string())).collect::<Vec<_>>().into())
+            Ok(characters
+                .map(|c| Value::from(c.to_string()))
+                .collect::<Vec<_>>()
+                .into())
         }
         _ => Ok(value.clone()),
     }
@@ -113,7 +159,10 @@ fn length(value: Value) -> Result<usize, Error> {
         None if value.kind() == ValueKind::Iterable && !is_generator(&value) => {
             Ok(value.try_iter()?.count())
         }
-        _ => Err(type_error(format!("object of type '{}' has no len()", value.kind()))),
+        _ => Err(type_error(format!(
+            "object of type '{}' has no len()",
+            value.kind()
+        ))),
     }
 }
 
@@ -149,7 +198,10 @@ fn tojson(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Err
         None => " ".repeat(usize::try_from(indent).unwrap_or(0).min(64)),
     });
     let (item_separator, key_separator) = match argument(2, "separators")? {
-        Some(pair) => (str_of(&pair.get_item_by_index(0)?), str_of(&pair.get_item_by_index(1)?)),
+        Some(pair) => (
+            str_of(&pair.get_item_by_index(0)?),
+            str_of(&pair.get_item_by_index(1)?),
+        ),
         None if indent.is_some() => (",".into(), ": ".into()),
         None => (", ".into(), ": ".into()),
     };
@@ -171,26 +223,36 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
         }
     }
     if value.kind() == ValueKind::Seq && name == "index" {
-        let position = value.try_iter()?.position(|item| Some(&item) == args.first());
-        return position.map(Value::from).ok_or_else(|| type_error("value is not in list"));
+        let position = value
+            .try_iter()?
+            .position(|item| Some(&item) == args.first());
+        return position
+            .map(Value::from)
+            .ok_or_else(|| type_error("value is not in list"));
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
 fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let argument = args.first().and_then(Value::as_str).unwrap_or("");
-    let three = |a: &str, b: &str, c: &str| Value::from(vec![a.to_string(), b.to_string(), c.to_string()]);
+    let three =
+        |a: &str, b: &str, c: &str| Value::from(vec![a.to_string(), b.to_string(), c.to_string()]);
     Ok(Some(match name {
         "rsplit" if !argument.is_empty() => {
             let limit = args.get(1).and_then(|n| usize::try_from(n.clone()).ok());
             let mut parts: Vec<String> = match limit {
-                Some(limit) => text.rsplitn(limit + 1, argument).map(str::to_string).collect(),
+                Some(limit) => text
+                    .rsplitn(limit + 1, argument)
+                    .map(str::to_string)
+                    .collect(),
                 None => text.rsplit(argument).map(str::to_string).collect(),
             };
             parts.reverse();
             Value::from(parts)
         }
-        "partition" | "rpartition" if argument.is_empty() => return Err(type_error("empty separator")),
+        "partition" | "rpartition" if argument.is_empty() => {
+            return Err(type_error("empty separator"))
+        }
         "partition" => match text.split_once(argument) {
             Some((before, behind)) => three(before, argument, behind),
             None => three(text, "", ""),

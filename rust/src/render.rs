@@ -72,15 +72,24 @@ impl ChatTemplate {
         env.add_function("strftime_now", |format: String| {
             RENDERING.with_borrow(|rendering| rendering.now.format(&format))
         });
-        env.add_template_owned(NAME, rewritten.source).map_err(describe)?;
-        Ok(ChatTemplate { env, special_tokens, has_generation: rewritten.has_generation })
+        env.add_template_owned(NAME, rewritten.source)
+            .map_err(describe)?;
+        Ok(ChatTemplate {
+            env,
+            special_tokens,
+            has_generation: rewritten.has_generation,
+        })
     }
 
     /// The text, and the bytes of it that generation blocks wrote.
     pub fn render(&self, request: &str) -> Result<(String, Vec<(usize, usize)>), String> {
-        let request: Json = serde_json::from_str(request).map_err(|e| format!("bad request: {e}"))?;
+        let request: Json =
+            serde_json::from_str(request).map_err(|e| format!("bad request: {e}"))?;
         let now = Moment::parse(request["now"].as_str().unwrap_or(DEFAULT_NOW))?;
-        RENDERING.set(Rendering { now, ..Default::default() });
+        RENDERING.set(Rendering {
+            now,
+            ..Default::default()
+        });
         let template = self.env.get_template(NAME).map_err(describe)?;
         let mut output = CountedOutput(Vec::new());
         let result = template.render_captured_to(self.variables(&request), &mut output);
@@ -88,7 +97,10 @@ impl ChatTemplate {
         match (result, rendering.raised) {
             (Err(_), Some(message)) => Err(message),
             (Err(error), None) => Err(describe(error)),
-            (Ok(_), _) => Ok((String::from_utf8(output.0).map_err(|e| e.to_string())?, rendering.generation)),
+            (Ok(_), _) => Ok((
+                String::from_utf8(output.0).map_err(|e| e.to_string())?,
+                rendering.generation,
+            )),
         }
     }
 
@@ -96,7 +108,9 @@ impl ChatTemplate {
         let keep_nulls = request["api"] == "render_jinja_template";
         let mut variables = Map::new();
         let messages = request["messages"].as_array().into_iter().flatten();
-        let messages = messages.map(|message| prepared_message(message, keep_nulls)).collect();
+        let messages = messages
+            .map(|message| prepared_message(message, keep_nulls))
+            .collect();
         variables.insert("messages".into(), Json::Array(messages));
         for name in ["tools", "documents"] {
             variables.insert(name.into(), request[name].clone());
@@ -121,7 +135,9 @@ fn prepared_message(message: &Json, keep_nulls: bool) -> Json {
         fields.retain(|_, value| !value.is_null());
     }
     let names = ["reasoning_content", "thinking", "reasoning"];
-    let reasoning = names.iter().find_map(|name| fields.get(*name).filter(|v| !v.is_null()).cloned());
+    let reasoning = names
+        .iter()
+        .find_map(|name| fields.get(*name).filter(|v| !v.is_null()).cloned());
     let Some(reasoning) = reasoning else {
         return Json::Object(fields);
     };
@@ -153,7 +169,9 @@ fn describe(error: Error) -> String {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
-    error.line().map_or(what.clone(), |line| format!("chat template, line {line}: {what}"))
+    error.line().map_or(what.clone(), |line| {
+        format!("chat template, line {line}: {what}")
+    })
 }
 
 const DEFAULT_NOW: &str = "2024-07-26T12:34:56";
@@ -171,10 +189,20 @@ struct Moment {
 impl Moment {
     /// "YYYY-MM-DDTHH:MM:SS"
     fn parse(text: &str) -> Result<Self, String> {
-        let parts: Vec<i64> = text.split(['-', 'T', ':']).filter_map(|part| part.parse().ok()).collect();
+        let parts: Vec<i64> = text
+            .split(['-', 'T', ':'])
+            .filter_map(|part| part.parse().ok())
+            .collect();
         match parts[..] {
             [year, month @ 1..=12, day @ 1..=31, hour @ 0..=23, minute @ 0..=59, second @ 0..=60] => {
-                Ok(Moment { year, month, day, hour, minute, second })
+                Ok(Moment {
+                    year,
+                    month,
+                    day,
+                    hour,
+                    minute,
+                    second,
+                })
             }
             _ => Err(format!("now = '{text}' is not YYYY-MM-DDTHH:MM:SS")),
         }
@@ -182,7 +210,8 @@ impl Moment {
 
     fn day_of_year(&self) -> i64 {
         let leap = (self.year % 4 == 0 && self.year % 100 != 0) || self.year % 400 == 0;
-        let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][self.month as usize - 1];
+        let before =
+            [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][self.month as usize - 1];
         before + self.day + i64::from(leap && self.month > 2)
     }
 
@@ -216,11 +245,28 @@ impl Moment {
 
     fn field(&self, code: char) -> String {
         const MONTHS: [&str; 12] = [
-            "January", "February", "March", "April", "May", "June", "July", "August", "September",
-            "October", "November", "December",
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
         ];
-        const DAYS: [&str; 7] =
-            ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+        const DAYS: [&str; 7] = [
+            "Sunday",
+            "Monday",
+            "Tuesday",
+            "Wednesday",
+            "Thursday",
+            "Friday",
+            "Saturday",
+        ];
         let month = MONTHS[self.month.clamp(1, 12) as usize - 1];
         let day = DAYS[self.weekday().rem_euclid(7) as usize];
         let hour = (self.hour + 11) % 12 + 1;

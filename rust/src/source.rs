@@ -49,7 +49,9 @@ pub fn rewrite(source: &str) -> Rewritten {
             }
             Some("generation") => {
                 has_generation = true;
-                out.push_str(&format!("{{%{left} with %}}{{% filter {GENERATION} {right}%}}"));
+                out.push_str(&format!(
+                    "{{%{left} with %}}{{% filter {GENERATION} {right}%}}"
+                ));
             }
             Some("endgeneration") => {
                 out.push_str(&format!("{{%{left} endfilter %}}{{% endwith {right}%}}"))
@@ -60,7 +62,10 @@ pub fn rewrite(source: &str) -> Rewritten {
         }
     }
     out.push_str(rest);
-    Rewritten { source: out, has_generation }
+    Rewritten {
+        source: out,
+        has_generation,
+    }
 }
 
 /// Index just behind `close`, which strings inside the tag may contain.
@@ -106,16 +111,28 @@ fn checked_for(code: &str) -> String {
         return code.to_string(); // minijinja reports the syntax error
     };
     let start = words[position].0 + 2;
-    let behind = words[position + 1..].iter().find(|(_, word)| matches!(*word, "if" | "recursive"));
+    let behind = words[position + 1..]
+        .iter()
+        .find(|(_, word)| matches!(*word, "if" | "recursive"));
     let end = behind.map_or(code.len(), |(at, _)| *at);
-    format!("{} ({})|{ITERATE} {}", &code[..start], code[start..end].trim(), &code[end..])
+    format!(
+        "{} ({})|{ITERATE} {}",
+        &code[..start],
+        code[start..end].trim(),
+        &code[end..]
+    )
 }
 
 fn visible_set(code: &str) -> String {
     let Some((target, value)) = code.split_once('=') else {
         return code.to_string(); // {% set x %}…{% endset %}
     };
-    match target.trim().trim_start_matches("set").trim().split_once('.') {
+    match target
+        .trim()
+        .trim_start_matches("set")
+        .trim()
+        .split_once('.')
+    {
         Some((namespace, _)) => format!("{target}= ({}) if {namespace} is defined ", value.trim()),
         None => code.to_string(),
     }

@@ -42,7 +42,10 @@ pub fn is_generator(value: &Value) -> bool {
 }
 
 pub fn is_scalar(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::None | ValueKind::Bool | ValueKind::Number)
+    matches!(
+        value.kind(),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number
+    )
 }
 
 /// `str(value)`; of an undefined value it is empty.
@@ -70,7 +73,12 @@ pub fn repr_of(value: &Value) -> String {
             format!("{{{}}}", entries.join(", "))
         }
         ValueKind::Seq | ValueKind::Iterable => {
-            let items: Vec<_> = value.try_iter().into_iter().flatten().map(|v| repr_of(&v)).collect();
+            let items: Vec<_> = value
+                .try_iter()
+                .into_iter()
+                .flatten()
+                .map(|v| repr_of(&v))
+                .collect();
             format!("[{}]", items.join(", "))
         }
         _ => value.to_string(),
@@ -97,14 +105,22 @@ fn float_repr(float: f64) -> String {
     let exponent: i32 = exponent.parse().unwrap_or(0);
     if (-4..16).contains(&exponent) {
         let plain = format!("{float}");
-        return if plain.contains('.') { plain } else { plain + ".0" };
+        return if plain.contains('.') {
+            plain
+        } else {
+            plain + ".0"
+        };
     }
     let sign = if exponent < 0 { '-' } else { '+' };
     format!("{mantissa}e{sign}{:02}", exponent.abs())
 }
 
 fn quoted(text: &str) -> String {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let quote = if text.contains('\'') && !text.contains('"') {
+        '"'
+    } else {
+        '\''
+    };
     let mut out = String::from(quote);
     for c in text.chars() {
         match c {
@@ -170,7 +186,11 @@ impl JsonStyle {
                     self.write(item, level + 1, out)
                 })?
             }
-            kind => return Err(type_error(format!("Object of type {kind} is not JSON serializable"))),
+            kind => {
+                return Err(type_error(format!(
+                    "Object of type {kind} is not JSON serializable"
+                )))
+            }
         }
         Ok(())
     }

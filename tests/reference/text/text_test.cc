@@ -1,5 +1,6 @@
-// Our tokenizer and chat templates against what transformers wrote into shared/reference/text. The folder belongs to the
-// developers and is not in the repository: without it every case here is skipped, loudly.
+// Our tokenizer and chat templates against what transformers wrote into shared/reference/text. The
+// folder belongs to the developers and is not in the repository: without it every case here is
+// skipped, loudly.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -24,7 +25,9 @@ std::vector<OrderedJson> ReadLines(const std::string& path) {
   return lines;
 }
 
-OrderedJson ReadArray(const std::string& path) { return OrderedJson::parse(ReadTextFile(path).value()); }
+OrderedJson ReadArray(const std::string& path) {
+  return OrderedJson::parse(ReadTextFile(path).value());
+}
 
 // Our spans count bytes, those of the reference code points.
 class CodePoints {
@@ -39,7 +42,8 @@ class CodePoints {
   }
   OrderedJson operator()(const std::vector<TextSpan>& spans) const {
     OrderedJson converted = OrderedJson::array();
-    for (const TextSpan span : spans) converted.push_back({index_.at(span.begin), index_.at(span.end)});
+    for (const TextSpan span : spans)
+      converted.push_back({index_.at(span.begin), index_.at(span.end)});
     return converted;
   }
 
@@ -50,14 +54,16 @@ class CodePoints {
 class ReferenceTextTest : public ::testing::Test {
  protected:
   void SetUp() override {
-    if (!std::filesystem::exists(root_)) GTEST_SKIP() << root_ << " is not there: nothing was compared";
+    if (!std::filesystem::exists(root_))
+      GTEST_SKIP() << root_ << " is not there: nothing was compared";
   }
   const std::string root_ = "../shared/reference/text";
 };
 
 TEST_F(ReferenceTextTest, EncodesAndDecodesAsTransformersDoes) {
   std::map<std::string, std::string> texts;
-  for (const OrderedJson& line : ReadLines(root_ + "/strings.jsonl")) texts[line["id"]] = line["text"];
+  for (const OrderedJson& line : ReadLines(root_ + "/strings.jsonl"))
+    texts[line["id"]] = line["text"];
   int compared = 0;
   for (const OrderedJson& entry : ReadArray(root_ + "/tokenizers/index.json")) {
     const std::string name = entry["name"];
@@ -71,8 +77,10 @@ TEST_F(ReferenceTextTest, EncodesAndDecodesAsTransformersDoes) {
       EXPECT_EQ(OrderedJson(encoding.ids), expected["ids"]);
       EXPECT_EQ(CodePoints(text)(encoding.offsets), expected["offsets"]);
       EXPECT_EQ(OrderedJson(with_special.ids), expected["ids_with_special"]);
-      EXPECT_EQ(tokenizer->Decode(encoding.ids, false).value(), expected["decoded"].get<std::string>());
-      EXPECT_EQ(tokenizer->Decode(with_special.ids, true).value(), expected["decoded_skip_special"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(encoding.ids, false).value(),
+                expected["decoded"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(with_special.ids, true).value(),
+                expected["decoded_skip_special"].get<std::string>());
       ++compared;
     }
   }
@@ -80,12 +88,14 @@ TEST_F(ReferenceTextTest, EncodesAndDecodesAsTransformersDoes) {
   EXPECT_EQ(compared, 8 * 63);
 }
 
-// True if `rendered` is what the reference says: text and spans, the template's own error message, or any other error.
+// True if `rendered` is what the reference says: text and spans, the template's own error message,
+// or any other error.
 bool Agrees(const absl::StatusOr<RenderedChat>& rendered, const OrderedJson& expected) {
   if (expected.contains("error")) {
     if (rendered.ok()) return false;
     const OrderedJson& error = expected["error"];
-    return !error["raised_by_template"].get<bool>() || rendered.status().message() == error["message"].get<std::string>();
+    return !error["raised_by_template"].get<bool>() ||
+           rendered.status().message() == error["message"].get<std::string>();
   }
   if (!rendered.ok() || rendered->text != expected["text"].get<std::string>()) return false;
   return !expected.contains("generation_spans") ||
@@ -94,7 +104,8 @@ bool Agrees(const absl::StatusOr<RenderedChat>& rendered, const OrderedJson& exp
 
 TEST_F(ReferenceTextTest, RendersEveryTemplateAsTransformersDoes) {
   std::map<std::string, std::string> conversations;
-  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl")) conversations[line["id"]] = line.dump();
+  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl"))
+    conversations[line["id"]] = line.dump();
   std::map<std::string, ChatTemplate> templates;
   for (const OrderedJson& entry : ReadArray(root_ + "/templates/index.json")) {
     const std::string source = ReadTextFile(root_ + "/" + entry["file"].get<std::string>()).value();
@@ -106,10 +117,11 @@ TEST_F(ReferenceTextTest, RendersEveryTemplateAsTransformersDoes) {
   int compared = 0, agreed = 0;
   for (const OrderedJson& expected : ReadLines(root_ + "/expected/render.jsonl")) {
     const absl::StatusOr<RenderedChat> rendered =
-        templates.at(expected["template"]).RenderRequest(conversations.at(expected["conversation"]));
+        templates.at(expected["template"])
+            .RenderRequest(conversations.at(expected["conversation"]));
     const bool agrees = Agrees(rendered, expected);
-    EXPECT_TRUE(agrees) << expected.dump(-1, ' ', false) << "\nours: " << (rendered.ok() ? rendered->text : "")
-                        << rendered.status();
+    EXPECT_TRUE(agrees) << expected.dump(-1, ' ', false)
+                        << "\nours: " << (rendered.ok() ? rendered->text : "") << rendered.status();
     ++compared;
     agreed += agrees;
   }
@@ -119,7 +131,8 @@ TEST_F(ReferenceTextTest, RendersEveryTemplateAsTransformersDoes) {
 
 TEST_F(ReferenceTextTest, MasksTheTokensThatTransformersMasks) {
   std::map<std::string, std::string> conversations;
-  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl")) conversations[line["id"]] = line.dump();
+  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl"))
+    conversations[line["id"]] = line.dump();
   std::map<std::string, ChatTemplate> templates;
   for (const OrderedJson& entry : ReadArray(root_ + "/templates/index.json")) {
     const std::string source = ReadTextFile(root_ + "/" + entry["file"].get<std::string>()).value();
@@ -132,10 +145,13 @@ TEST_F(ReferenceTextTest, MasksTheTokensThatTransformersMasks) {
   }
   int compared = 0;
   for (const OrderedJson& expected : ReadLines(root_ + "/expected/masks.jsonl")) {
-    SCOPED_TRACE(expected["tokenizer"].dump() + expected["template"].dump() + expected["conversation"].dump());
-    const RenderedChat rendered =
-        templates.at(expected["template"]).RenderRequest(conversations.at(expected["conversation"])).value();
-    const Encoding encoding = tokenizers.at(expected["tokenizer"]).Encode(rendered.text, false).value();
+    SCOPED_TRACE(expected["tokenizer"].dump() + expected["template"].dump() +
+                 expected["conversation"].dump());
+    const RenderedChat rendered = templates.at(expected["template"])
+                                      .RenderRequest(conversations.at(expected["conversation"]))
+                                      .value();
+    const Encoding encoding =
+        tokenizers.at(expected["tokenizer"]).Encode(rendered.text, false).value();
     std::vector<uint8_t> mask(encoding.ids.size(), 0);
     for (const OrderedJson& run : expected["mask_runs"]) {
       std::fill(mask.begin() + run[0].get<int>(), mask.begin() + run[1].get<int>(), uint8_t{1});
@@ -148,20 +164,23 @@ TEST_F(ReferenceTextTest, MasksTheTokensThatTransformersMasks) {
   EXPECT_EQ(compared, 2040);
 }
 
-// Small templates, each for one behaviour of Jinja2 on Python. minijinja differs in some that no collected template needs.
+// Small templates, each for one behaviour of Jinja2 on Python. minijinja differs in some that no
+// collected template needs.
 TEST_F(ReferenceTextTest, AgreesOnMostProbesOfJinja) {
   constexpr int kKnownToAgree = 151;  // fewer means that something broke
   const OrderedJson probes = ReadArray(root_ + "/probes.json");
   std::map<std::string, std::string> sources;
   for (const OrderedJson& probe : probes["probes"]) sources[probe["id"]] = probe["template"];
-  const std::string request = OrderedJson({{"messages", OrderedJson::array()}, {"kwargs", probes["vars"]}}).dump();
+  const std::string request =
+      OrderedJson({{"messages", OrderedJson::array()}, {"kwargs", probes["vars"]}}).dump();
   int compared = 0, agreed = 0;
   std::string different;
   for (const OrderedJson& expected : ReadLines(root_ + "/expected/probes.jsonl")) {
     const absl::StatusOr<ChatTemplate> compiled =
         ChatTemplate::Compile(sources.at(expected["probe"]), OrderedJson::object());
     const absl::StatusOr<RenderedChat> rendered =
-        compiled.ok() ? compiled->RenderRequest(request) : absl::StatusOr<RenderedChat>(compiled.status());
+        compiled.ok() ? compiled->RenderRequest(request)
+                      : absl::StatusOr<RenderedChat>(compiled.status());
     const bool agrees = Agrees(rendered, expected);
     if (!agrees) different.append(" ").append(expected["probe"].get<std::string>());
     ++compared;

@@ -34,11 +34,13 @@ constexpr char kTwoTurns[] =
 
 class EncodeTest : public ::testing::Test {
  protected:
-  absl::StatusOr<Example> Encode(const std::string& chat_template, const std::string& line, EncodeOptions options = {}) {
+  absl::StatusOr<Example> Encode(const std::string& chat_template, const std::string& line,
+                                 EncodeOptions options = {}) {
     const ChatTemplate compiled = Compiled(chat_template);
     return RowEncoder(tokenizer_, &compiled, options).Encode(ParseRow(line, 1).value());
   }
-  std::string TrainedText(const std::string& chat_template, const std::string& line, EncodeOptions options = {}) {
+  std::string TrainedText(const std::string& chat_template, const std::string& line,
+                          EncodeOptions options = {}) {
     const absl::StatusOr<Example> example = Encode(chat_template, line, options);
     return example.ok() ? Trained(tokenizer_, *example) : example.status().ToString();
   }
@@ -62,52 +64,63 @@ TEST_F(EncodeTest, MarksTheVeryTokensOfTheAnswer) {
   EXPECT_EQ(example.TrainedTokens(), 8);  // o n e <|im_end|> t w o <|im_end|>
 }
 
-// In the fixture, pad and EOS are one token, which many trainers leave out of the loss; the model then never stops.
+// In the fixture, pad and EOS are one token, which many trainers leave out of the loss; the model
+// then never stops.
 TEST_F(EncodeTest, TrainsTheEndOfTextAlthoughItIsThePaddingTokenToo) {
   ASSERT_EQ(tokenizer_.special_tokens().eos, tokenizer_.special_tokens().pad);
   EXPECT_EQ(TrainedText(kChatMl, R"({"prompt": "a", "completion": "b"})"), "b<|endoftext|>");
-  EXPECT_EQ(TrainedText(kChatMl, R"({"text": "abc"})"), "bc<|endoftext|>");  // nothing predicts the first token
+  EXPECT_EQ(TrainedText(kChatMl, R"({"text": "abc"})"),
+            "bc<|endoftext|>");  // nothing predicts the first token
 }
 
 TEST_F(EncodeTest, TrainsOnlyTheLastTurnForCompletionAndEverythingForAll) {
   using LossOn = EncodeOptions::LossOn;
   for (const char* chat_template : {kChatMl, kTaggedChatMl}) {
-    EXPECT_EQ(TrainedText(chat_template, kTwoTurns, {.loss_on = LossOn::kCompletion}), "two<|im_end|>");
+    EXPECT_EQ(TrainedText(chat_template, kTwoTurns, {.loss_on = LossOn::kCompletion}),
+              "two<|im_end|>");
     const Example all = Encode(chat_template, kTwoTurns, {.loss_on = LossOn::kAll}).value();
     EXPECT_EQ(all.TrainedTokens(), static_cast<int64_t>(all.ids.size()) - 1);
   }
 }
 
 TEST_F(EncodeTest, LeavesOutMessagesOfWeightZero) {
-  const char* line = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one", "weight": 0},
+  const char* line =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one", "weight": 0},
                                       {"role": "user", "content": "r"}, {"role": "assistant", "content": "two"}]})";
-  for (const char* chat_template : {kChatMl, kTaggedChatMl}) EXPECT_EQ(TrainedText(chat_template, line), "two<|im_end|>");
+  for (const char* chat_template : {kChatMl, kTaggedChatMl})
+    EXPECT_EQ(TrainedText(chat_template, line), "two<|im_end|>");
 }
 
 TEST_F(EncodeTest, RefusesARowWithoutATrainedToken) {
-  const char* line = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})";
+  const char* line =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})";
   EXPECT_THAT(TrainedText(kChatMl, line), HasSubstr("no token of this row is trained"));
 }
 
-// Qwen3 cuts earlier <think> parts: what precedes the last answer is not what preceded it when it was the last but one.
+// Qwen3 cuts earlier <think> parts: what precedes the last answer is not what preceded it when it
+// was the last but one.
 TEST_F(EncodeTest, RefusesATemplateThatRewritesEarlierTurnsUnlessOnlyTheLastIsTrained) {
-  const char* line = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x</think>one"},
+  const char* line =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "x</think>one"},
                                       {"role": "user", "content": "r"}, {"role": "assistant", "content": "y</think>two"}]})";
   EXPECT_THAT(TrainedText(kForgetfulChatMl, line), HasSubstr("assistant turn 1 differently"));
   EXPECT_EQ(TrainedText(kForgetfulChatMl, line, {.loss_on = EncodeOptions::LossOn::kCompletion}),
             "y</think>two<|im_end|>");
 }
 
-// "\n\n" is one token of the fixture: encoded as a whole, the prompt would lose its last token to the answer.
+// "\n\n" is one token of the fixture: encoded as a whole, the prompt would lose its last token to
+// the answer.
 TEST_F(EncodeTest, KeepsThePromptsTokensWhenTheAnswerWouldMergeWithThem) {
-  const char* line = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n!"}]})";
+  const char* line =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n!"}]})";
   for (const char* chat_template : {kChatMl, kTaggedChatMl}) {
     const ChatTemplate compiled = Compiled(chat_template);
     const RowEncoder encoder(tokenizer_, &compiled, {});
     const Row row = ParseRow(line, 1).value();
     const Example example = encoder.Encode(row).value();
     const Prompt prompt = encoder.EncodePrompt(row).value();
-    EXPECT_EQ(std::vector<int32_t>(example.ids.begin(), example.ids.begin() + prompt.ids.size()), prompt.ids);
+    EXPECT_EQ(std::vector<int32_t>(example.ids.begin(), example.ids.begin() + prompt.ids.size()),
+              prompt.ids);
     EXPECT_EQ(Trained(tokenizer_, example), "\n!<|im_end|>");
   }
   const Example completion = Encode(kChatMl, R"({"prompt": "a\n", "completion": "\nb"})").value();
@@ -117,14 +130,18 @@ TEST_F(EncodeTest, KeepsThePromptsTokensWhenTheAnswerWouldMergeWithThem) {
 TEST_F(EncodeTest, RefusesALongRowWithItsLengthAndTheRemedy) {
   const absl::Status status = Encode(kChatMl, kTwoTurns, {.max_length = 20}).status();
   EXPECT_TRUE(absl::IsOutOfRange(status));
-  EXPECT_THAT(std::string(status.message()), HasSubstr("tokens, training.max_length is 20; raise max_length"));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr("tokens, training.max_length is 20; raise max_length"));
 }
 
-// A cut through an answer keeps the part that is left; a cut in front of it leaves nothing to train.
+// A cut through an answer keeps the part that is left; a cut in front of it leaves nothing to
+// train.
 TEST_F(EncodeTest, TruncatesAndKeepsTheMaskOfWhatIsLeft) {
   const auto cut_at = [&](int64_t max_length) {
-    return Encode(kChatMl, R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one"}]})",
-                  {.too_long = EncodeOptions::TooLong::kTruncate, .max_length = max_length})
+    return Encode(
+               kChatMl,
+               R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one"}]})",
+               {.too_long = EncodeOptions::TooLong::kTruncate, .max_length = max_length})
         .value();
   };
   const int64_t full = cut_at(1000).full_length;
@@ -146,8 +163,10 @@ TEST_F(EncodeTest, PreparesAPromptAndTheAnswerItShouldGet) {
     EXPECT_EQ(prompt.expected, "two");
     EXPECT_THAT(encoder.stop_ids(), Contains(*tokenizer_.TokenToId("<|im_end|>")));
     EXPECT_THAT(encoder.stop_ids(), Contains(*tokenizer_.eos_id()));
-    const std::vector<int32_t> ids = encoder.EncodeMessages({{{"role", "user"}, {"content", "hi"}}}).value();
-    EXPECT_EQ(tokenizer_.Decode(ids, false).value(), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+    const std::vector<int32_t> ids =
+        encoder.EncodeMessages({{{"role", "user"}, {"content", "hi"}}}).value();
+    EXPECT_EQ(tokenizer_.Decode(ids, false).value(),
+              "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
   }
 }
 
@@ -159,7 +178,8 @@ TEST_F(EncodeTest, RefusesConversationsWithoutAChatTemplate) {
 }
 
 TEST_F(EncodeTest, PassesOnWhyTheTemplateRefusesARow) {
-  EXPECT_THAT(TrainedText("{{ raise_exception('roles must alternate') }}", kTwoTurns), HasSubstr("roles must alternate"));
+  EXPECT_THAT(TrainedText("{{ raise_exception('roles must alternate') }}", kTwoTurns),
+              HasSubstr("roles must alternate"));
 }
 
 // A tokenizer whose post-processor puts <s> in front of each text, as Llama's does.
@@ -171,19 +191,22 @@ class BosTest : public EncodeTest {
     const OrderedJson bos = {{"SpecialToken", {{"id", "<s>"}, {"type_id", 0}}}};
     const OrderedJson text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
     const OrderedJson pair = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-    json["post_processor"] = {{"type", "TemplateProcessing"},
-                              {"single", OrderedJson::array({bos, text})},
-                              {"pair", OrderedJson::array({bos, text, pair})},
-                              {"special_tokens",
-                               {{"<s>", {{"id", "<s>"}, {"ids", {*tokenizer_.TokenToId("<s>")}}, {"tokens", {"<s>"}}}}}}};
+    json["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single", OrderedJson::array({bos, text})},
+        {"pair", OrderedJson::array({bos, text, pair})},
+        {"special_tokens",
+         {{"<s>", {{"id", "<s>"}, {"ids", {*tokenizer_.TokenToId("<s>")}}, {"tokens", {"<s>"}}}}}}};
     std::ofstream(folder_.path() + "/tokenizer.json") << json;
-    std::ofstream(folder_.path() + "/tokenizer_config.json") << R"({"bos_token": "<s>", "eos_token": "<|endoftext|>"})";
+    std::ofstream(folder_.path() + "/tokenizer_config.json")
+        << R"({"bos_token": "<s>", "eos_token": "<|endoftext|>"})";
   }
   int64_t CountBos(const std::string& chat_template, const std::string& line) {
     const Tokenizer tokenizer = Tokenizer::Load(folder_.path()).value();
     EXPECT_TRUE(tokenizer.adds_bos());
     const ChatTemplate compiled = Compiled(chat_template);
-    const Example example = RowEncoder(tokenizer, &compiled, {}).Encode(ParseRow(line, 1).value()).value();
+    const Example example =
+        RowEncoder(tokenizer, &compiled, {}).Encode(ParseRow(line, 1).value()).value();
     EXPECT_EQ(example.ids.front(), *tokenizer.bos_id());
     return std::count(example.ids.begin(), example.ids.end(), *tokenizer.bos_id());
   }
@@ -191,7 +214,8 @@ class BosTest : public EncodeTest {
 };
 
 TEST_F(BosTest, PutsItInFrontOnce) {
-  EXPECT_EQ(CountBos("{{ '<s>' }}" + std::string(kChatMl), kTwoTurns), 1);  // the template writes it
+  EXPECT_EQ(CountBos("{{ '<s>' }}" + std::string(kChatMl), kTwoTurns),
+            1);  // the template writes it
   EXPECT_EQ(CountBos(kChatMl, R"({"text": "abc"})"), 1);
   EXPECT_EQ(CountBos(kChatMl, R"({"text": "<s>abc"})"), 1);  // the data writes it too
   EXPECT_EQ(CountBos(kChatMl, R"({"prompt": "a", "completion": "b"})"), 1);
@@ -202,8 +226,10 @@ TEST(MaskOfSpansTest, FollowsTransformersWhereSpansHaveNoToken) {
   const Encoding encoding{.ids = {1, 2, 3}, .offsets = {{0, 2}, {2, 4}, {6, 8}}};
   EXPECT_THAT(MaskOfSpans(encoding, {{2, 4}}), ElementsAre(0, 1, 0));
   EXPECT_THAT(MaskOfSpans(encoding, {{3, 8}}), ElementsAre(0, 1, 1));
-  EXPECT_THAT(MaskOfSpans(encoding, {{2, 6}}), ElementsAre(0, 1, 1));           // no token at the end: to the end
-  EXPECT_THAT(MaskOfSpans(encoding, {{4, 8}, {0, 2}}), ElementsAre(0, 0, 0));  // no token at the start: the rest is dropped
+  EXPECT_THAT(MaskOfSpans(encoding, {{2, 6}}),
+              ElementsAre(0, 1, 1));  // no token at the end: to the end
+  EXPECT_THAT(MaskOfSpans(encoding, {{4, 8}, {0, 2}}),
+              ElementsAre(0, 0, 0));  // no token at the start: the rest is dropped
 }
 
 }  // namespace
