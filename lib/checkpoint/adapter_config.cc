@@ -34,6 +34,12 @@ constexpr const char* kUnsupported[] = {"use_dora", "use_qalora", "modules_to_sa
                                         "arrow_config"};
 
 absl::Status CheckPattern(const std::string& key) {
+  // std::regex recurses over its pattern: a megabyte of brackets would overflow the stack.
+  constexpr size_t kLongestPattern = 1000;
+  if (key.size() > kLongestPattern) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: a pattern has ", key.size(), " characters; at most ",
+                                                   kLongestPattern, " are read"));
+  }
   try {
     std::regex compiled(key);
   } catch (const std::regex_error& error) {

@@ -87,7 +87,8 @@ TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
                                                   {"bias", "all"},             {"modules_to_save", {"lm_head"}},
                                                   {"fan_in_fan_out", true},    {"lora_bias", true},
                                                   {"r", 0},                    {"target_modules", nullptr},
-                                                  {"target_modules", "(q"},    {"rank_pattern", {{"q_proj", 0}}},
+                                                  {"target_modules", "(q"}, {"target_modules", std::string(100'000, '(')},
+                                                    {"rank_pattern", {{"q_proj", 0}}},
                                                   {"alpha_pattern", {{"(", 1}}}, {"exclude_modules", {"q_proj"}}};
   for (const auto& [field, value] : changes) {
     json changed = Minimal();
