@@ -211,9 +211,11 @@ ORDERS = {
 
 def extraction(rng, names, split):
   item = rng.choice(words.TASK_ITEMS if split == "test" else words.ITEMS)
+  quantity = int(names.number())
+  item = words.plural(item) if quantity > 1 else item
   item = f"{rng.choice(words.COLOURS)} {item}" if rng.random() < 0.4 else item
   name = names.full() if rng.random() < 0.3 else names.word()
-  order = {"customer": name, "city": names.place(), "item": item, "quantity": int(names.number())}
+  order = {"customer": name, "city": names.place(), "item": item, "quantity": quantity}
   text = rng.choice(phrasings(ORDERS, split)).format(n=order["quantity"], item=item, name=name,
                                                      place=order["city"])
   return chat("Read the order.", text, json.dumps(order))

@@ -35,6 +35,8 @@ ITEMS = ("lamp chair table book phone clock mirror shirt jacket bag box pen cup 
          "guitar drum tent boots scarf hat").split()
 TASK_ITEMS = ("printer drill vase sofa shelf laptop bucket mixer toaster fan heater desk stool jar "
               "speaker saw bench cable tablet charger").split()
+PLURALS = {"scarf": "scarves", "shelf": "shelves", "box": "boxes", "brush": "brushes",
+           "bench": "benches", "boots": "boots"}
 JOBS = ("teacher doctor baker driver farmer nurse painter singer lawyer cook writer pilot waiter "
         "builder gardener sailor judge plumber dancer tailor").split()
 HOBBIES = ("chess tennis football running swimming singing dancing reading fishing cooking painting "
@@ -55,6 +57,10 @@ SPLITS = ("train", "validation", "test")
 def split_of(name):
   """The split that owns `name`: about one name in ten each for validation and test."""
   return {0: "test", 1: "validation"}.get(zlib.crc32(name.lower().encode()) % 10, "train")
+
+
+def plural(item):
+  return PLURALS.get(item, item + "s")
 
 
 class Names:
