@@ -26,6 +26,12 @@ void State::LoadJob(Job job, absl::Time now) {
   jobs_[job.id] = std::move(job);
 }
 
+void State::AdoptNodes(const State& other, absl::Time now) {
+  nodes_ = other.nodes_;
+  devices_ = other.devices_;
+  for (auto& [id, node] : nodes_) node.deadline = std::max(node.deadline, now + kLease);
+}
+
 const Job* State::Find(const std::string& id) const {
   const auto found = jobs_.find(id);
   return found == jobs_.end() ? nullptr : &found->second;

@@ -95,6 +95,9 @@ class State {
   void LoadJob(Job job, absl::Time now);
   void LoadVersion(const std::string& model, int version) { latest_[model] = std::max(latest_[model], version); }
 
+  // Keeps the nodes of a state that could not be written; they are in memory only.
+  void AdoptNodes(const State& other, absl::Time now);
+
   // Commands. Errors: ALREADY_EXISTS, RESOURCE_EXHAUSTED, NOT_FOUND, FAILED_PRECONDITION.
   // Adds a job, or finds the one that this request created before (`job` is then replaced by it).
   absl::Status Create(Job& job, std::string spec, absl::Time now);

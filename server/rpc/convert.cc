@@ -1,0 +1,261 @@
+#include "server/rpc/convert.h"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+google::protobuf::Duration Seconds(double seconds) {
+  google::protobuf::Duration duration;
+  const auto nanos = static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e9);
+  duration.set_seconds(nanos / 1000000000);
+  duration.set_nanos(static_cast<int32_t>(nanos % 1000000000));
+  return duration;
+}
+
+// An absent or null field of a trainer's event reads as zero.
+double Number(const json& event, const char* field) {
+  return event.contains(field) && event[field].is_number() ? event[field].get<double>() : 0.0;
+}
+int64_t Count(const json& event, const char* field) { return static_cast<int64_t>(Number(event, field)); }
+std::string Text(const json& event, const char* field) {
+  return event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
+}
+
+v1::JobProgress Progress(const json& event) {
+  v1::JobProgress progress;
+  progress.set_step(Count(event, "step"));
+  progress.set_total_steps(Count(event, "total_steps"));
+  progress.set_epoch(Number(event, "epoch"));
+  progress.set_loss(Number(event, "loss"));
+  progress.set_learning_rate(Number(event, "learning_rate"));
+  progress.set_grad_norm(Number(event, "grad_norm"));
+  progress.set_tokens(Count(event, "tokens"));
+  progress.set_tokens_per_second(Number(event, "tokens_per_second"));
+  *progress.mutable_step_duration() = Seconds(Number(event, "step_seconds"));
+  *progress.mutable_eta() = Seconds(Number(event, "eta_seconds"));
+  progress.set_peak_memory_bytes(Count(event, "peak_memory_bytes"));
+  return progress;
+}
+
+v1::Evaluation EvaluationOf(const json& event) {
+  v1::Evaluation evaluation;
+  evaluation.set_step(Count(event, "step"));
+  evaluation.set_split(Text(event, "split"));
+  evaluation.set_model(Text(event, "model"));
+  evaluation.set_rows(Count(event, "rows"));
+  if (event.contains("loss")) evaluation.set_loss(Number(event, "loss"));
+  if (event.contains("token_accuracy")) evaluation.set_token_accuracy(Number(event, "token_accuracy"));
+  if (event.contains("exact_match")) evaluation.set_exact_match(Number(event, "exact_match"));
+  if (event.contains("field_f1")) evaluation.set_field_f1(Number(event, "field_f1"));
+  for (const json& row : event.value("examples", json::array())) {
+    v1::EvaluationExample& example = *evaluation.add_examples();
+    example.set_prompt(Text(row, "prompt"));
+    example.set_expected(Text(row, "expected"));
+    example.set_answer(Text(row, "answer"));
+  }
+  return evaluation;
+}
+
+// The newest evaluation of each split and model.
+void Replace(v1::FineTuningJob& report, const v1::Evaluation& evaluation) {
+  for (v1::Evaluation& old : *report.mutable_evaluations()) {
+    if (old.split() == evaluation.split() && old.model() == evaluation.model()) {
+      old = evaluation;
+      return;
+    }
+  }
+  *report.add_evaluations() = evaluation;
+}
+
+void SetSummary(v1::FineTuningJob& report, const json& event) {
+  v1::RunSummary& summary = *report.mutable_summary();
+  summary.set_trainable_parameters(Count(event, "trainable_parameters"));
+  summary.set_artifact_bytes(Count(event.value("artifact", json::object()), "bytes"));
+  summary.set_peak_memory_bytes(Count(event, "peak_memory_bytes"));
+  *summary.mutable_step_duration() = Seconds(Number(event, "step_seconds"));
+  *summary.mutable_duration() = Seconds(Number(event, "seconds"));
+  summary.set_train_loss(Number(event, "train_loss"));
+  report.set_stop_reason(Text(event, "stop_reason"));
+}
+
+v1::JobFailure::Cause CauseOf(const std::string& name) {
+  v1::JobFailure::Cause cause = v1::JobFailure::INTERNAL;
+  if (name == "NAN") return v1::JobFailure::NON_FINITE;
+  v1::JobFailure::Cause_Parse(name, &cause);
+  return cause;
+}
+
+void SetFailure(v1::FineTuningJob& report, const std::string& cause, const std::string& message) {
+  report.mutable_failure()->set_cause(CauseOf(cause));
+  report.mutable_failure()->set_message(message);
+}
+
+void ReadTrainerEvent(const v1::AttemptReport& message, v1::FineTuningJob& job_report, Report& report) {
+  const json event = StructToJson(message.trainer_event());
+  const std::string type = Text(event, "event");
+  v1::JobEvent payload;
+  *payload.mutable_data() = message.trainer_event();
+  if (type == "progress") {
+    *payload.mutable_progress() = *job_report.mutable_progress() = Progress(event);
+  } else if (type == "evaluation") {
+    *payload.mutable_evaluation() = EvaluationOf(event);
+    Replace(job_report, payload.evaluation());
+  } else if (type == "started") {
+    report.input = JobInput::kTrainerStarted;
+    report.message = absl::StrCat("training on ", Text(event, "device"), " from step ", Count(event, "resumed_step"));
+  } else if (type == "finished") {
+    SetSummary(job_report, event);
+    report.input = JobInput::kTrainerFinished;
+    report.message = "training is done; storing the result";
+  } else if (type == "failed") {
+    SetFailure(job_report, Text(event, "cause"), Text(event, "message"));
+  }
+  report.events.push_back({.type = type, .message = Text(event, "message"), .payload = payload.SerializeAsString()});
+}
+
+void ReadEnd(const v1::AttemptEnded& ended, v1::FineTuningJob& job_report, Report& report) {
+  report.message = ended.message();
+  switch (ended.outcome()) {
+    case v1::AttemptEnded::FAILED:
+      report.input = JobInput::kAttemptFailed;
+      if (!job_report.has_failure()) SetFailure(job_report, ended.cause(), ended.message());
+      report.message = job_report.failure().message();
+      break;
+    case v1::AttemptEnded::STOPPED:
+      report.input = JobInput::kAttemptStopped;
+      break;
+    default:
+      // FINISHED without a publication before it is an attempt whose result is gone.
+      report.input = JobInput::kAttemptLost;
+  }
+}
+
+}  // namespace
+
+google::protobuf::Timestamp ToProto(absl::Time time) {
+  google::protobuf::Timestamp timestamp;
+  const int64_t micros = absl::ToUnixMicros(time);
+  timestamp.set_seconds(micros / 1000000);
+  timestamp.set_nanos(static_cast<int32_t>(micros % 1000000) * 1000);
+  return timestamp;
+}
+
+std::string Serialize(const StoredSpec& spec) {
+  v1::StartAttempt start = spec.start;
+  start.set_trainer_spec_json(spec.trainer_spec_json);
+  const std::string job = spec.job.SerializeAsString();
+  return absl::StrCat(job.size(), ":", job, start.SerializeAsString());
+}
+
+StoredSpec ParseStoredSpec(const std::string& bytes) {
+  StoredSpec spec;
+  const size_t colon = bytes.find(':');
+  const size_t size = std::stoul(bytes.substr(0, colon));
+  spec.job.ParseFromString(bytes.substr(colon + 1, size));
+  spec.start.ParseFromString(bytes.substr(colon + 1 + size));
+  spec.trainer_spec_json = spec.start.trainer_spec_json();
+  return spec;
+}
+
+v1::FineTuningJob ToProto(const Job& job, const std::string& spec) {
+  v1::FineTuningJob message = ParseStoredSpec(spec).job;
+  v1::FineTuningJob report;
+  report.ParseFromString(job.report);
+  message.MergeFrom(report);
+  message.set_name(absl::StrCat("jobs/", job.id));
+  message.set_uid(job.uid);
+  message.set_state(static_cast<v1::FineTuningJob::State>(job.state));
+  message.set_pending_reason(job.pending_reason);
+  message.set_attempt(job.attempt);
+  message.set_lost_attempts(job.lost_attempts);
+  if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
+  message.set_model_version(job.model_version);
+  message.set_last_event_sequence(job.last_event);
+  *message.mutable_create_time() = ToProto(job.create_time);
+  if (job.start_time != absl::InfinitePast()) *message.mutable_start_time() = ToProto(job.start_time);
+  if (job.end_time != absl::InfinitePast()) *message.mutable_end_time() = ToProto(job.end_time);
+  if (job.state == JobState::kFailed && !message.has_failure()) {
+    message.mutable_failure()->set_cause(v1::JobFailure::WORKER_LOST);
+    message.mutable_failure()->set_message(absl::StrCat(job.lost_attempts, " attempts were lost; see `luthier job logs ",
+                                                        job.id, "` for what happened on the nodes"));
+  }
+  if (job.state != JobState::kFailed) message.clear_failure();
+  return message;
+}
+
+v1::JobEvent ToProto(const Event& event) {
+  v1::JobEvent message;
+  message.ParseFromString(event.payload);
+  message.set_sequence(event.sequence);
+  *message.mutable_create_time() = ToProto(event.time);
+  message.set_attempt(event.attempt);
+  message.set_type(event.type);
+  message.set_message(event.message);
+  message.set_state(static_cast<v1::FineTuningJob::State>(event.state));
+  return message;
+}
+
+v1::Node ToProto(const Node& node, const State& state) {
+  v1::Node message;
+  message.set_name(absl::StrCat("nodes/", node.id));
+  message.set_state(node.ready ? v1::Node::READY : v1::Node::LOST);
+  message.mutable_inventory()->ParseFromString(node.inventory);
+  message.set_agent_version(node.agent_version);
+  if (node.last_heartbeat != absl::InfinitePast()) *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);
+  for (const auto& [id, job] : state.jobs()) {
+    if (job.node == node.id && HoldsDevices(job.state)) message.add_attempts(AttemptName(job));
+  }
+  return message;
+}
+
+v1::ModelVersion ToProto(const ModelVersion& version) {
+  v1::ModelVersion message;
+  v1::ArtifactStored stored;
+  stored.ParseFromString(version.payload);
+  message.set_name(absl::StrCat("models/", version.model, "/versions/", version.version));
+  message.set_kind(stored.kind());
+  message.set_job(absl::StrCat("jobs/", version.job));
+  message.set_base_model(absl::StrCat("baseModels/", version.base_model));
+  *message.mutable_files() = stored.files();
+  *message.mutable_create_time() = ToProto(version.create_time);
+  message.set_attempt(version.attempt);
+  return message;
+}
+
+absl::StatusOr<Report> FromProto(const v1::AttemptReport& message, const std::string& before) {
+  const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
+  if (!attempt) return absl::InvalidArgumentError(absl::StrCat("attempt: '", message.attempt(), "' is no attempt's name"));
+  Report report{.attempt = *attempt, .sequence = message.sequence()};
+  v1::FineTuningJob job_report;
+  job_report.ParseFromString(before);
+  switch (message.kind_case()) {
+    case v1::AttemptReport::kTrainerEvent:
+      ReadTrainerEvent(message, job_report, report);
+      break;
+    case v1::AttemptReport::kArtifactStored:
+      report.input = JobInput::kArtifactStored;
+      report.version_payload = message.artifact_stored().SerializeAsString();
+      break;
+    case v1::AttemptReport::kEnded:
+      ReadEnd(message.ended(), job_report, report);
+      break;
+    case v1::AttemptReport::kLogLines:
+      for (const std::string& line : message.log_lines().lines()) report.events.push_back({.type = "log", .message = line});
+      break;
+    default:
+      return absl::InvalidArgumentError("report: kind is not set");
+  }
+  report.job_report = job_report.SerializeAsString();
+  return report;
+}
+
+}  // namespace luthier

@@ -1,0 +1,20 @@
+// The services of the API. Handlers are synchronous: an installation has tens of callers, and gRPC gives each stream of an agent
+// or a watcher a thread that mostly sleeps. `backend` must outlive the services.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "grpcpp/impl/codegen/service_type.h"
+#include "server/rpc/backend.h"
+#include "server/rpc/sessions.h"
+
+namespace luthier {
+
+std::unique_ptr<grpc::Service> MakeFineTuningService(Backend& backend);
+std::unique_ptr<grpc::Service> MakeDatasetService(Backend& backend);
+std::unique_ptr<grpc::Service> MakeModelService(Backend& backend);
+std::unique_ptr<grpc::Service> MakeNodeService(Backend& backend);
+std::unique_ptr<grpc::Service> MakeWorkerService(Backend& backend, Sessions& sessions);
+
+}  // namespace luthier

@@ -1,0 +1,61 @@
+#include "server/rpc/validate.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/random/random.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
+namespace luthier {
+
+absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
+  const auto allowed = [&](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || (dots && c == '.'); };
+  if (!id.empty() && id.size() <= 63 && absl::ascii_islower(id[0]) && std::all_of(id.begin(), id.end(), allowed)) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(field, ": '", id.substr(0, 80), "' is no id; give 1 to 63 characters a-z, 0-9, '-'",
+                                                 dots ? ", '.'" : "", ", a letter first"));
+}
+
+absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view collection, absl::string_view name) {
+  absl::string_view id = name;
+  if (absl::ConsumePrefix(&id, collection) && absl::ConsumePrefix(&id, "/") && CheckId(field, id, true).ok()) {
+    return std::string(id);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": '", name.substr(0, 80), "' is no name; give ", collection, "/{id}"));
+}
+
+absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token) {
+  int64_t first = 0;
+  if (page_size < 0) return absl::InvalidArgumentError(absl::StrCat("page_size: ", page_size, " is negative; give 0 to 1000"));
+  if (!page_token.empty() && (!absl::SimpleAtoi(page_token, &first) || first < 0)) {
+    return absl::InvalidArgumentError("page_token: not a token of this server; give next_page_token of the page before");
+  }
+  return std::make_pair(first, page_size == 0 ? 50 : std::min(page_size, 1000));
+}
+
+absl::StatusOr<std::pair<std::string, int>> ParseVersionName(absl::string_view name) {
+  const std::vector<std::string> parts = absl::StrSplit(name, '/');
+  int version = 0;
+  if (parts.size() == 4 && parts[0] == "models" && parts[2] == "versions" &&
+      (parts[3] == "latest" || (absl::SimpleAtoi(parts[3], &version) && version > 0))) {
+    return std::make_pair(parts[1], version);
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number or latest}"));
+}
+
+std::string RandomUuid() {
+  absl::BitGen random;
+  const auto high = absl::Uniform<uint64_t>(random), low = absl::Uniform<uint64_t>(random);
+  return absl::StrFormat("%08x-%04x-4%03x-%04x-%012x", high >> 32, high >> 16 & 0xffff, high & 0xfff,
+                         (low >> 48 & 0x3fff) | 0x8000, low & 0xffffffffffff);
+}
+
+}  // namespace luthier

@@ -1,0 +1,26 @@
+// Names, pages and ids of requests.
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace luthier {
+
+// The id in `collection/{id}`. Errors: INVALID_ARGUMENT.
+absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view collection, absl::string_view name);
+
+// 1 to 63 characters [a-z0-9-] (and dots if `dots`), a letter first. Errors: INVALID_ARGUMENT.
+absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots = false);
+
+// First index and number of items of a page. Errors: INVALID_ARGUMENT for a negative size or a token that is not ours.
+absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token);
+
+// `models/{model}/versions/{version}`; version 0 is `latest`. Errors: INVALID_ARGUMENT.
+absl::StatusOr<std::pair<std::string, int>> ParseVersionName(absl::string_view name);
+
+std::string RandomUuid();
+
+}  // namespace luthier
