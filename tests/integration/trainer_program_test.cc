@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <sstream>
 
 #include "nlohmann/json.hpp"
@@ -159,6 +160,24 @@ TEST_F(TrainerProgramTest, ADamagedCheckpointFallsBackToTheOneBeforeWithAWarning
   EXPECT_EQ(ReadText(Out("damaged") + "/adapter/adapter_model.safetensors"), ReadText(Out("whole") + "/adapter/adapter_model.safetensors"));
 }
 
+// The comparison of base and tuned model must survive a crash: only the first process ever sees the base model alone.
+TEST_F(TrainerProgramTest, AResumedRunStillReportsTheBaseModelsScore) {
+  json spec = LoraSpec();
+  spec["dataset"]["test"] = shared_->path() + "/validation.jsonl";
+  Train(spec, Out("run"), [&](const std::string& output, pid_t pid) {
+    if (output.find("step-3") != std::string::npos) kill(pid, SIGKILL);
+  });
+  const ProgramResult run = Train(spec, Out("run"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const std::vector<json> events = Events(run.output);
+  ASSERT_GT((*Find(events, "started"))["resumed_step"], 0);
+  std::set<std::string> reported;
+  for (const json& evaluation : events.back()["evaluations"]) {
+    reported.insert(evaluation["split"].get<std::string>() + "/" + evaluation["model"].get<std::string>());
+  }
+  EXPECT_THAT(reported, ::testing::IsSupersetOf({"test/base", "test/tuned"}));
+}
+
 TEST_F(TrainerProgramTest, ACheckpointOfAnotherSpecIsRefused) {
   Train(LoraSpec(), Out("run"), [&](const std::string& output, pid_t pid) {
     if (output.find("step-2") != std::string::npos) kill(pid, SIGKILL);
@@ -235,6 +254,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadInput{"RankOutOfRange", "CONFIG", "lora.rank", [](json& spec, const std::string&) { spec["lora"]["rank"] = 0; }},
         BadInput{"UnknownTarget", "CONFIG", "q_prj",
                  [](json& spec, const std::string&) { spec["lora"]["target_modules"] = {"q_prj"}; }},
+        BadInput{"PrecisionThatIsNotThere", "CONFIG", "training.precision",
+                 [](json& spec, const std::string&) { spec["training"]["precision"] = "bf16"; }},
+        BadInput{"MoreDevicesThanOne", "CONFIG", "resources.devices",
+                 [](json& spec, const std::string&) { spec["resources"]["devices"] = 2; }},
         BadInput{"MissingModel", "CONFIG", "nowhere", [](json& spec, const std::string&) { spec["base_model"] = "/nowhere"; }},
         BadInput{"MissingTensor", "CONFIG", "missing: lm_head.weight",
                  [](json& spec, const std::string& folder) {

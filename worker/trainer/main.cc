@@ -2,6 +2,7 @@
 #include <CLI/CLI.hpp>
 #include <malloc.h>
 #include <sys/prctl.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
@@ -42,16 +43,21 @@ struct RunArguments {
 };
 
 int RunCommand(const RunArguments& arguments) {
-  if (arguments.die_with_parent) prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (arguments.die_with_parent) {
+    const pid_t parent = getppid();
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) return 1;  // it died in between, and no signal comes any more
+  }
   static RunControl control;  // outlives main: the thread that reads commands never ends
   absl::StatusOr<TrainerSpec> spec = ReadTrainerSpec(arguments.spec);
   std::error_code error;
   std::filesystem::create_directories(arguments.out, error);
-  if (error) return Fail(absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
-  if (!spec.ok()) {
-    EventWriter(stdout, "local", "").Write("failed", {{"cause", "CONFIG"}, {"message", std::string(spec.status().message())}});
-    return Fail(spec.status());
-  }
+  const auto fail_early = [](const char* cause, const absl::Status& status) {
+    EventWriter(stdout, "local", "").Write("failed", {{"cause", cause}, {"message", std::string(status.message())}});
+    return Fail(status);
+  };
+  if (error) return fail_early("STORAGE", absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
+  if (!spec.ok()) return fail_early("CONFIG", spec.status());
   if (spec->recipe.resources.threads) at::set_num_threads(static_cast<int>(*spec->recipe.resources.threads));
   EventWriter events(stdout, spec->attempt, arguments.out + "/metrics.jsonl");
   ListenForCommands(control);

@@ -199,11 +199,30 @@ std::string HashOf(const Run& run) {
   identity.erase("evaluation");
   identity.erase("checkpoint");
   identity.erase("resources");
+  identity["init"] = run.spec.init;
+  identity["weight_bytes"] = run.base.facts.weight_bytes;
+  identity["config"] = run.base.facts.config_json;
+  identity["lengths"] = run.lengths;
   Sha256 hash;
   hash.Update(identity.dump());
-  hash.Update(run.base.facts.config_json.dump());
-  for (const Example& example : run.examples) hash.Update(std::as_bytes(std::span(example.ids)));
+  for (const Example& example : run.examples) {
+    hash.Update(std::as_bytes(std::span(example.ids)));
+    hash.Update(std::as_bytes(std::span(example.trained)));
+  }
   return hash.FinishHex();
+}
+
+// What a spec may ask for in general and this trainer cannot do: said, never ignored.
+absl::Status CheckSupported(const Recipe& recipe) {
+  if (*recipe.training.precision != "fp32") {
+    return absl::InvalidArgumentError(absl::StrCat("training.precision: ", *recipe.training.precision,
+                                                   " is not supported by this trainer yet; give fp32 or auto"));
+  }
+  if (recipe.resources.devices.value_or(1) != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("resources.devices: ", *recipe.resources.devices,
+                                                   " is not supported by this trainer yet; give 1"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder) {
@@ -212,6 +231,7 @@ absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std:
   DeviceFacts device;
   device.threads = at::get_num_threads();
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, rows, device));
+  LUTHIER_RETURN_IF_ERROR(CheckSupported(plan.recipe));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(LoadRowsOf(*run));
   LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
@@ -293,6 +313,8 @@ class Trainer {
     step_ = resumed_step_ = state->step;
     tokens_ = state->tokens;
     loss_ = state->loss;
+    earlier_seconds_ = state->seconds;
+    evaluations_ = state->evaluations.get<std::map<std::string, json>>();
     return absl::OkStatus();
   }
 
@@ -349,6 +371,9 @@ class Trainer {
   bool DueEvery(const std::optional<int64_t>& every) const {
     return every && *every > 0 && step_ % *every == 0 && step_ < run_.total_steps;
   }
+
+  // Of all processes of this run.
+  double Seconds() const { return earlier_seconds_ + SecondsSince(started_); }
 
   double Epoch() const {
     return static_cast<double>(step_) / static_cast<double>(StepsPerEpoch(run_.lengths, run_.batches));
@@ -436,6 +461,8 @@ class Trainer {
     state.spec_hash = run_.spec_hash;
     state.tokens = tokens_;
     state.loss = loss_;
+    state.seconds = Seconds();
+    state.evaluations = evaluations_;
     LUTHIER_ASSIGN_OR_RETURN(checkpoint_path_, WriteCheckpoint(run_.out_folder, state, *run_.plan.recipe.checkpoint.keep));
     events_.Write("checkpoint", {{"step", step_}, {"path", checkpoint_path_}, {"bytes", FolderBytes(checkpoint_path_)}, {"loss", loss_}});
     return absl::OkStatus();
@@ -466,7 +493,7 @@ class Trainer {
                    {"stop_reason", cut_short ? "MAX_STEPS" : "COMPLETED"},
                    {"artifact", {{"kind", run_.lora() ? "adapter" : "model"}, {"path", artifact}, {"bytes", FolderBytes(artifact)}}},
                    {"train_loss", loss_},
-                   {"seconds", SecondsSince(started_)},
+                   {"seconds", Seconds()},
                    {"step_seconds", progress_.mean_step_seconds()},
                    {"peak_memory_bytes", PeakMemoryBytes()},
                    {"trainable_parameters", trainable_parameters_},
@@ -483,6 +510,7 @@ class Trainer {
   Progress progress_;
   Clock::time_point started_ = Clock::now();
   Clock::time_point last_report_;
+  double earlier_seconds_ = 0;
   std::vector<Step> epoch_plan_;
   int64_t planned_epoch_ = -1;
   int64_t step_ = 0;

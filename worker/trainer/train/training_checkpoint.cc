@@ -70,6 +70,8 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   state.step = state_json.at("step");
   state.tokens = state_json.at("tokens");
   state.loss = state_json.at("loss");
+  state.seconds = state_json.at("seconds");
+  state.evaluations = state_json.at("evaluations");
   state.spec_hash = state_json.at("spec_hash");
   return state;
 }
@@ -101,9 +103,11 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
   for (const char* name : {"weights.safetensors", "optimizer.safetensors"}) {
     LUTHIER_ASSIGN_OR_RETURN(hashes[name], Sha256OfFile(unfinished / name));
   }
-  const json state_json = {{"step", state.step},     {"tokens", state.tokens}, {"loss", state.loss},
-                           {"spec_hash", state.spec_hash}, {"sha256", hashes}};
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished / "state.json", state_json.dump(2) + "\n"));
+  const json state_json = {{"step", state.step},       {"tokens", state.tokens},           {"loss", state.loss},
+                           {"seconds", state.seconds}, {"evaluations", state.evaluations}, {"spec_hash", state.spec_hash},
+                           {"sha256", hashes}};
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished / "state.json",
+                                           state_json.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
 
   fs::remove_all(folder, error);  // the same step, written by the run that this one resumed
   fs::rename(unfinished, folder, error);
@@ -119,6 +123,8 @@ absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::str
   for (const auto& [step, folder] : ListCheckpoints(fs::path(run_folder) / "checkpoints")) {
     absl::StatusOr<TrainingState> state = ReadCheckpointOrSay(folder);
     if (!state.ok()) {
+      std::error_code ignored;
+      fs::rename(folder, folder.parent_path() / absl::StrCat(".damaged-step-", step), ignored);
       warn(absl::StrCat(folder.string(), " is damaged (", state.status().message(), "); going back to the checkpoint before"));
       continue;
     }

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "nlohmann/json.hpp"
 #include "worker/trainer/models/model.h"
 
 namespace luthier {
@@ -23,13 +24,16 @@ struct TrainingState {
   std::string spec_hash;        // a resumed run must have the same spec
   int64_t tokens = 0;           // processed so far, for reports
   double loss = 0;              // of the last step
+  double seconds = 0;           // spent by all processes of the run so far
+  nlohmann::json evaluations;   // last of each split and model; the base model is evaluated by the first process only
 };
 
 // Writes a checkpoint and then removes the oldest beyond `keep`: none is removed before a newer one is on disk.
 // Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints stay.
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep);
 
-// The newest checkpoint that verifies; none if there is no usable one. Each damaged one is passed over with a call of `warn`.
+// The newest checkpoint that verifies; none if there is no usable one. Each damaged one is renamed to
+// `.damaged-step-N`, so that it never counts as one to keep, and `warn` is called.
 // Errors: FAILED_PRECONDITION if the newest intact checkpoint belongs to another spec.
 absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder, const std::string& spec_hash,
                                                                   const std::function<void(std::string)>& warn);
