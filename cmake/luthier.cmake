@@ -45,7 +45,7 @@ function(luthier_program name)
 endfunction()
 
 # luthier_test(<name> SOURCES … LINK … [LABELS …] [TIMEOUT seconds]) makes a GoogleTest program and registers it as one
-# ctest. Exit code 77 of a program, or "[  SKIPPED ]" of every case, is reported by ctest as skipped, loudly.
+# ctest. Exit code 77 of a program is reported by ctest as skipped, loudly.
 function(luthier_test name)
   cmake_parse_arguments(ARG "" "TIMEOUT" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})

@@ -1,6 +1,6 @@
 // Our tokenizer and chat templates against what transformers wrote into shared/reference/text. The
-// folder belongs to the developers and is not in the repository: without it every case here is
-// skipped, loudly.
+// folder belongs to the developers and is not in the repository: without it the program ends
+// with 77, which ctest reports as skipped.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
@@ -17,6 +17,8 @@
 
 namespace luthier {
 namespace {
+
+constexpr char kRoot[] = "../shared/reference/text";
 
 std::vector<OrderedJson> ReadLines(const std::string& path) {
   std::vector<OrderedJson> lines;
@@ -53,11 +55,7 @@ class CodePoints {
 
 class ReferenceTextTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    if (!std::filesystem::exists(root_))
-      GTEST_SKIP() << root_ << " is not there: nothing was compared";
-  }
-  const std::string root_ = "../shared/reference/text";
+  const std::string root_ = kRoot;
 };
 
 TEST_F(ReferenceTextTest, EncodesAndDecodesAsTransformersDoes) {
@@ -193,3 +191,13 @@ TEST_F(ReferenceTextTest, AgreesOnMostProbesOfJinja) {
 
 }  // namespace
 }  // namespace luthier
+
+// GoogleTest's own main would end with 0 where nothing was compared, and ctest call that passed.
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  if (!std::filesystem::exists(luthier::kRoot)) {
+    std::cout << luthier::kRoot << " is not there: nothing was compared\n";
+    return 77;
+  }
+  return RUN_ALL_TESTS();
+}

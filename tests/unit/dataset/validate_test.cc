@@ -1,5 +1,6 @@
 #include "lib/dataset/validate.h"
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -53,6 +54,18 @@ TEST_F(ValidateTest, CountsRowsOfAllKindsInOneFile) {
   EXPECT_EQ(structure.rows, 4);
   EXPECT_EQ(structure.tokens, 0);
   EXPECT_EQ(structure.duplicates, 1);
+}
+
+TEST_F(ValidateTest, FindsTheShippedDatasetsInOrder) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator("examples/tasks")) {
+    if (entry.path().extension() != ".jsonl") continue;
+    const ValidationReport report = CheckStructure(entry.path()).value();
+    EXPECT_TRUE(report.ok()) << report.ToStatus();
+    EXPECT_EQ(report.chat_rows, report.rows) << entry.path();
+    ++files;
+  }
+  EXPECT_EQ(files, 5 * 3);  // train, validation and test of each task
 }
 
 TEST_F(ValidateTest, ListsEveryViolationWithItsLine) {
