@@ -161,7 +161,7 @@ NER = {
               "Last {day} {O} moved to {L}."],
     "test": ["{P} flew from {L} to {L} on {day}.", "{P} met the head of {O} in {L}.",
              "{O} opened a plant in {L}.", "{P} and {P} live in {L}.",
-             "On {day} {O} named {P} as its head.", "{P} left {L} and joined {O}.",
+             "On {day} {O} named {P} as its head.", "{P} left {L} to work for {O}.",
              "The {job} {P} works for {O}.", "{O} bought a plant near {L}.",
              "The mayor of {L} met {P} on {day}.", "{P} won the race in {L}.",
              "Workers of {O} thanked {P}.", "{P} moved to {L} and started {O}."],
