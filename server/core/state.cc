@@ -236,8 +236,9 @@ void State::AddEvent(Job& job, Event event, absl::Time now) {
 }
 
 void State::Send(Effect::Kind kind, const Job& job) {
-  const auto devices = devices_.find(job.id);
-  effects_.push_back({kind, job.node, AttemptName(job), devices == devices_.end() ? std::vector<int>{} : devices->second});
+  Effect effect{kind, job.node, AttemptName(job), {}};
+  if (nodes_[job.node].gpus) effect.devices = devices_[job.id];
+  effects_.push_back(std::move(effect));
 }
 
 }  // namespace luthier

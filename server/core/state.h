@@ -34,6 +34,7 @@ struct Node {
   absl::Time deadline = absl::InfinitePast();
   absl::Time last_heartbeat = absl::InfinitePast();
   int devices = 1;  // GPUs, or 1 for the CPUs of a node without any
+  bool gpus = false;
   std::string agent_version;
   std::string inventory;  // bytes of the layer above
 };
@@ -75,7 +76,7 @@ struct Effect {
   Kind kind;
   std::string node;
   std::string attempt;  // name
-  std::vector<int> devices;
+  std::vector<int> devices;  // indices of GPUs; empty on a CPU node
 };
 
 // What an attempt reported, already understood by the layer above.

@@ -10,13 +10,20 @@ StateLoop::StateLoop(Store& store, State state, Options options)
     : store_(store), state_(std::move(state)), options_(std::move(options)), thread_([this] { Loop(); }) {}
 
 StateLoop::~StateLoop() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
+  Stop();
+  thread_.join();
+}
+
+void StateLoop::Stop() {
+  const std::lock_guard lock(mutex_);
+  stopping_ = true;
   work_.notify_all();
   done_.notify_all();
-  thread_.join();
+}
+
+bool StateLoop::stopping() {
+  const std::lock_guard lock(mutex_);
+  return stopping_;
 }
 
 absl::Status StateLoop::Run(Command command) {

@@ -41,6 +41,10 @@ class StateLoop {
   // Blocks until a batch was committed after `seen` or `deadline`; returns the number of batches so far.
   uint64_t WaitForCommit(uint64_t seen, absl::Time deadline);
 
+  // Refuses new commands and wakes everybody who waits; long streams then end.
+  void Stop();
+  bool stopping();
+
  private:
   struct Waiting {
     Command command;

@@ -1,0 +1,153 @@
+#include <memory>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "lib/base/status_macros.h"
+#include "lib/dataset/validate.h"
+#include "lib/wire/json_wire.h"
+#include "luthier/v1/datasets.grpc.pb.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/handle.h"
+#include "server/rpc/services.h"
+#include "server/rpc/validate.h"
+
+namespace luthier {
+namespace {
+
+class DatasetsService final : public v1::DatasetService::Service {
+ public:
+  explicit DatasetsService(Backend& backend) : backend_(backend) {}
+
+  grpc::Status UploadDataset(grpc::ServerContext*, grpc::ServerReader<v1::UploadDatasetRequest>* reader,
+                             v1::Dataset* response) override {
+    return Handle(backend_, "UploadDataset", [&] { return Upload(*reader, *response); });
+  }
+  grpc::Status GetDataset(grpc::ServerContext*, const v1::GetDatasetRequest* request, v1::Dataset* response) override {
+    return Handle(backend_, "GetDataset", [&] { return Get(request->name(), *response); });
+  }
+  grpc::Status ListDatasets(grpc::ServerContext*, const v1::ListDatasetsRequest* request,
+                            v1::ListDatasetsResponse* response) override {
+    return Handle(backend_, "ListDatasets", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.List(ResourceKind::kDataset));
+      const auto size = static_cast<int64_t>(all.size());
+      const int64_t end = std::min(size, page.first + page.second);
+      for (int64_t i = page.first; i < end; ++i) response->add_datasets()->ParseFromString(all[i].payload);
+      if (end < size) response->set_next_page_token(absl::StrCat(end));
+      return absl::OkStatus();
+    });
+  }
+  grpc::Status DeleteDataset(grpc::ServerContext*, const v1::DeleteDatasetRequest* request,
+                             google::protobuf::Empty*) override {
+    return Handle(backend_, "DeleteDataset", [&] { return Delete(request->name()); });
+  }
+
+ private:
+  absl::Status Get(const std::string& name, v1::Dataset& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "datasets", name));
+    LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.Get(ResourceKind::kDataset, id));
+    response.ParseFromString(resource.payload);
+    return absl::OkStatus();
+  }
+
+  // The blobs stay: jobs that are over may be looked at, and other datasets may hold the same content.
+  absl::Status Delete(const std::string& name) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "datasets", name));
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
+      for (const auto& [job_id, job] : state.jobs()) {
+        const std::vector<std::string> used = absl::StrSplit(job.datasets, ',');
+        if (!IsTerminal(job.state) && std::count(used.begin(), used.end(), id) > 0) {
+          return absl::FailedPreconditionError(absl::StrCat(name, " is used by jobs/", job_id, "; cancel the job first"));
+        }
+      }
+      return absl::OkStatus();
+    }));
+    return backend_.store.Delete(ResourceKind::kDataset, id);
+  }
+
+  absl::Status CheckHeader(const v1::UploadDatasetHeader& header) {
+    LUTHIER_RETURN_IF_ERROR(CheckId("dataset_id", header.dataset_id()));
+    if (header.parts().empty()) return absl::InvalidArgumentError("parts: none given; give at least `train`");
+    for (const v1::DatasetPart& part : header.parts()) {
+      if (part.part() != "train" && part.part() != "validation" && part.part() != "test") {
+        return absl::InvalidArgumentError(
+            absl::StrCat("parts.part: '", part.part(), "' is unknown; give train, validation or test"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  // Chunks of one part, until as many bytes as announced are there.
+  absl::Status ReceivePart(grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::DatasetPart& part) {
+    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, backend_.artifacts.PutBlob(part.size_bytes()));
+    v1::UploadDatasetRequest message;
+    while (blob->bytes() < part.size_bytes()) {
+      if (!reader.Read(&message)) return absl::CancelledError("the upload broke off; upload again");
+      const v1::DatasetChunk& chunk = message.chunk();
+      if (chunk.part() != part.part() || chunk.offset() != blob->bytes()) {
+        return absl::InvalidArgumentError(absl::StrCat("chunk: expected ", part.part(), " at byte ", blob->bytes(), ", got ",
+                                                       chunk.part(), " at byte ", chunk.offset()));
+      }
+      if (Crc32c(chunk.data()) != chunk.crc32c()) {
+        return absl::InvalidArgumentError(absl::StrCat("chunk.crc32c: ", part.part(), " at byte ", chunk.offset(),
+                                                       " was damaged on the way; upload again"));
+      }
+      LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.data()));
+    }
+    const absl::StatusOr<std::string> sha256 = blob->Commit(part.sha256());
+    if (absl::IsDataLoss(sha256.status())) {
+      return absl::InvalidArgumentError(absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
+    }
+    LUTHIER_RETURN_IF_ERROR(sha256.status());
+    part.set_sha256(*sha256);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckPart(v1::DatasetPart& part) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string path, backend_.artifacts.BlobPath(part.sha256()));
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(path, part.part()));
+    LUTHIER_RETURN_IF_ERROR(report.ToStatus());
+    part.set_rows(report.rows);
+    LUTHIER_ASSIGN_OR_RETURN(*part.mutable_validation(), JsonToStruct(nlohmann::json::parse(ToJson(report).dump())));
+    return absl::OkStatus();
+  }
+
+  absl::Status Upload(grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::Dataset& response) {
+    v1::UploadDatasetRequest message;
+    if (!reader.Read(&message) || !message.has_header()) {
+      return absl::InvalidArgumentError("header: the first message of an upload must carry it");
+    }
+    const v1::UploadDatasetHeader header = message.header();
+    LUTHIER_RETURN_IF_ERROR(CheckHeader(header));
+    *response.mutable_parts() = header.parts();
+    for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(reader, part));
+    for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(CheckPart(part));
+    const absl::Time now = absl::Now();
+    response.set_name("datasets/" + header.dataset_id());
+    *response.mutable_create_time() = ToProto(now);
+    const absl::Status inserted =
+        backend_.store.Insert(ResourceKind::kDataset, {header.dataset_id(), now, response.SerializeAsString()});
+    if (!absl::IsAlreadyExists(inserted)) return inserted;
+    v1::Dataset stored;
+    LUTHIER_RETURN_IF_ERROR(Get(response.name(), stored));
+    bool same = stored.parts_size() == response.parts_size();
+    for (int i = 0; same && i < stored.parts_size(); ++i) {
+      same = stored.parts(i).part() == response.parts(i).part() && stored.parts(i).sha256() == response.parts(i).sha256();
+    }
+    if (!same) {
+      return absl::AlreadyExistsError(absl::StrCat("dataset_id: ", response.name(), " exists with other content; choose another id"));
+    }
+    response = stored;
+    return absl::OkStatus();
+  }
+
+  Backend& backend_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeDatasetService(Backend& backend) { return std::make_unique<DatasetsService>(backend); }
+
+}  // namespace luthier

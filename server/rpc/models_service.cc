@@ -1,0 +1,221 @@
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <set>
+#include <span>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "lib/base/status_macros.h"
+#include "lib/checkpoint/model_facts.h"
+#include "lib/wire/json_wire.h"
+#include "luthier/v1/models.grpc.pb.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/handle.h"
+#include "server/rpc/services.h"
+#include "server/rpc/validate.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+constexpr size_t kChunkBytes = 1 << 20;
+
+// What a trainer reads. Other files of a folder (READMEs, pickles of other engines) are left behind.
+bool BelongsToModel(const std::string& name) {
+  return absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".json") || absl::EndsWith(name, ".jinja");
+}
+
+absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, const fs::path& path) {
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, artifacts.PutBlob(static_cast<int64_t>(fs::file_size(path))));
+  std::ifstream stream(path, std::ios::binary);
+  std::vector<char> buffer(kChunkBytes);
+  while (stream.read(buffer.data(), kChunkBytes), stream.gcount() > 0) {
+    LUTHIER_RETURN_IF_ERROR(blob->Append({buffer.data(), static_cast<size_t>(stream.gcount())}));
+  }
+  v1::ModelFile file;
+  file.set_path(path.filename());
+  file.set_size_bytes(blob->bytes());
+  LUTHIER_ASSIGN_OR_RETURN(*file.mutable_sha256(), blob->Commit(""));
+  return file;
+}
+
+bool SameFiles(const v1::BaseModel& a, const v1::BaseModel& b) {
+  std::set<std::string> left, right;
+  for (const v1::ModelFile& file : a.files()) left.insert(file.path() + file.sha256());
+  for (const v1::ModelFile& file : b.files()) right.insert(file.path() + file.sha256());
+  return left == right;
+}
+
+class ModelsService final : public v1::ModelService::Service {
+ public:
+  explicit ModelsService(Backend& backend) : backend_(backend) {}
+
+  grpc::Status RegisterBaseModel(grpc::ServerContext*, const v1::RegisterBaseModelRequest* request,
+                                 v1::BaseModel* response) override {
+    return Handle(backend_, "RegisterBaseModel", [&] { return RegisterModel(*request, *response); });
+  }
+  grpc::Status GetBaseModel(grpc::ServerContext*, const v1::GetBaseModelRequest* request, v1::BaseModel* response) override {
+    return Handle(backend_, "GetBaseModel", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
+      return Load(id, *response);
+    });
+  }
+  grpc::Status ListBaseModels(grpc::ServerContext*, const v1::ListBaseModelsRequest* request,
+                              v1::ListBaseModelsResponse* response) override {
+    return Handle(backend_, "ListBaseModels", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.List(ResourceKind::kBaseModel));
+      return Page(*request, *response, all,
+                  [&](const Resource& resource) { response->add_base_models()->ParseFromString(resource.payload); });
+    });
+  }
+  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest* request,
+                          v1::ListModelsResponse* response) override {
+    return Handle(backend_, "ListModels", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(""));
+      std::vector<ModelVersion> newest;
+      std::set<std::string> seen;
+      for (const ModelVersion& version : versions) {
+        if (seen.insert(version.model).second) newest.push_back(version);
+      }
+      return Page(*request, *response, newest, [&](const ModelVersion& version) {
+        v1::Model& model = *response->add_models();
+        model.set_name("models/" + version.model);
+        model.set_latest_version(version.version);
+        *model.mutable_create_time() = ToProto(version.create_time);
+      });
+    });
+  }
+  grpc::Status ListModelVersions(grpc::ServerContext*, const v1::ListModelVersionsRequest* request,
+                                 v1::ListModelVersionsResponse* response) override {
+    return Handle(backend_, "ListModelVersions", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::string model, ParseName("parent", "models", request->parent()));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(model));
+      if (versions.empty()) return absl::NotFoundError(request->parent() + " does not exist");
+      return Page(*request, *response, versions,
+                  [&](const ModelVersion& version) { *response->add_model_versions() = ToProto(version); });
+    });
+  }
+  grpc::Status GetModelVersion(grpc::ServerContext*, const v1::GetModelVersionRequest* request,
+                               v1::ModelVersion* response) override {
+    return Handle(backend_, "GetModelVersion", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(*response, FindVersion(request->name()));
+      return absl::OkStatus();
+    });
+  }
+  grpc::Status DownloadModelVersion(grpc::ServerContext*, const v1::DownloadModelVersionRequest* request,
+                                    grpc::ServerWriter<v1::DownloadModelVersionResponse>* writer) override {
+    return Handle(backend_, "DownloadModelVersion", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(request->name()));
+      for (const v1::ModelFile& file : version.files()) LUTHIER_RETURN_IF_ERROR(SendFile(file, *writer));
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  template <typename Request, typename Response, typename Item, typename Add>
+  absl::Status Page(const Request& request, Response& response, const std::vector<Item>& items, Add add) {
+    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    const auto size = static_cast<int64_t>(items.size());
+    const int64_t end = std::min(size, page.first + page.second);
+    for (int64_t i = page.first; i < end; ++i) add(items[static_cast<size_t>(i)]);
+    if (end < size) response.set_next_page_token(absl::StrCat(end));
+    return absl::OkStatus();
+  }
+
+  absl::Status Load(const std::string& id, v1::BaseModel& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.Get(ResourceKind::kBaseModel, id));
+    response.ParseFromString(resource.payload);
+    return absl::OkStatus();
+  }
+
+  // Hard links to the blobs under their own names: validation reads the model as a folder, at no cost in space.
+  absl::Status LinkFolder(const std::string& id, const v1::BaseModel& model) {
+    const fs::path folder = backend_.BaseModelFolder(id);
+    std::error_code error;
+    fs::create_directories(folder, error);
+    for (const v1::ModelFile& file : model.files()) {
+      LUTHIER_ASSIGN_OR_RETURN(const std::string blob, backend_.artifacts.BlobPath(file.sha256()));
+      fs::remove(folder / file.path(), error);
+      fs::create_hard_link(blob, folder / file.path(), error);
+      if (error) return absl::UnavailableError(absl::StrCat("cannot write ", folder.string(), ": ", error.message()));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status RegisterModel(const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
+    LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
+    if (!absl::StartsWith(request.source_path(), "/") || !fs::is_directory(request.source_path())) {
+      return absl::InvalidArgumentError(absl::StrCat("source_path: '", request.source_path(),
+                                                     "' is no folder on the server's machine; give an absolute path there"));
+    }
+    const absl::StatusOr<ModelFacts> facts = ReadModelFacts(request.source_path());
+    if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
+    if (!facts->has_tokenizer) {
+      return absl::InvalidArgumentError(absl::StrCat("source_path: ", request.source_path(), " has no tokenizer.json"));
+    }
+    response.set_name("baseModels/" + request.base_model_id());
+    response.set_model_type(facts->config_json.value("model_type", "llama"));
+    response.set_parameters(facts->parameters);
+    response.set_dtype(facts->dtype);
+    response.set_context_length(static_cast<int32_t>(facts->config.max_position_embeddings));
+    LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(*facts)));
+    for (const fs::directory_entry& entry : fs::directory_iterator(request.source_path())) {
+      if (!entry.is_regular_file() || !BelongsToModel(entry.path().filename())) continue;
+      LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, entry.path()));
+    }
+    v1::BaseModel stored;
+    if (Load(request.base_model_id(), stored).ok()) {
+      if (!SameFiles(stored, response)) {
+        return absl::AlreadyExistsError(
+            absl::StrCat("base_model_id: ", response.name(), " exists with other content; choose another id"));
+      }
+      response = stored;
+      return absl::OkStatus();
+    }
+    const absl::Time now = absl::Now();
+    *response.mutable_create_time() = ToProto(now);
+    LUTHIER_RETURN_IF_ERROR(LinkFolder(request.base_model_id(), response));
+    return backend_.store.Insert(ResourceKind::kBaseModel, {request.base_model_id(), now, response.SerializeAsString()});
+  }
+
+  absl::StatusOr<v1::ModelVersion> FindVersion(const std::string& name) {
+    LUTHIER_ASSIGN_OR_RETURN(const auto wanted, ParseVersionName(name));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(wanted.first));
+    for (const ModelVersion& version : versions) {
+      if (wanted.second == 0 || version.version == wanted.second) return ToProto(version);
+    }
+    return absl::NotFoundError(name + " does not exist");
+  }
+
+  absl::Status SendFile(const v1::ModelFile& file, grpc::ServerWriter<v1::DownloadModelVersionResponse>& writer) {
+    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, backend_.artifacts.OpenBlob(file.sha256(), 0));
+    v1::DownloadModelVersionResponse message;
+    *message.mutable_file() = file;
+    writer.Write(message);
+    std::vector<char> buffer(kChunkBytes);
+    for (int64_t offset = 0;;) {
+      LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
+      if (size == 0) return absl::OkStatus();
+      v1::FileChunk& chunk = *message.mutable_chunk();
+      chunk.set_offset(offset);
+      chunk.set_data(buffer.data(), size);
+      chunk.set_crc32c(Crc32c(chunk.data()));
+      if (!writer.Write(message)) return absl::CancelledError("the client went away");
+      offset += static_cast<int64_t>(size);
+    }
+  }
+
+  Backend& backend_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeModelService(Backend& backend) { return std::make_unique<ModelsService>(backend); }
+
+}  // namespace luthier

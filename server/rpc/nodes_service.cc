@@ -1,0 +1,43 @@
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+#include "luthier/v1/nodes.grpc.pb.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/handle.h"
+#include "server/rpc/services.h"
+#include "server/rpc/validate.h"
+
+namespace luthier {
+namespace {
+
+class NodesService final : public v1::NodeService::Service {
+ public:
+  explicit NodesService(Backend& backend) : backend_(backend) {}
+
+  grpc::Status ListNodes(grpc::ServerContext*, const v1::ListNodesRequest* request, v1::ListNodesResponse* response) override {
+    return Handle(backend_, "ListNodes", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
+      std::vector<v1::Node> nodes;
+      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
+        for (const auto& [id, node] : state.nodes()) nodes.push_back(ToProto(node, state));
+        return absl::OkStatus();
+      }));
+      const auto size = static_cast<int64_t>(nodes.size());
+      const int64_t end = std::min(size, page.first + page.second);
+      for (int64_t i = page.first; i < end; ++i) *response->add_nodes() = nodes[static_cast<size_t>(i)];
+      if (end < size) response->set_next_page_token(absl::StrCat(end));
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  Backend& backend_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeNodeService(Backend& backend) { return std::make_unique<NodesService>(backend); }
+
+}  // namespace luthier
