@@ -274,7 +274,7 @@ class Progress {
 class Trainer {
  public:
   Trainer(Run& run, EventWriter& events, RunControl& control)
-      : run_(run), events_(events), control_(control), optimizer_(run.trained, OptimizerOptions(run.training())) {}
+      : run_(run), events_(events), control_(control), optimizer_(run.trained, OptimizerOptions(run)) {}
 
   absl::Status Train() {
     LUTHIER_RETURN_IF_ERROR(Resume());
@@ -293,8 +293,13 @@ class Trainer {
   }
 
  private:
-  static AdamW::Options OptimizerOptions(const TrainingSpec& training) {
-    return {*training.beta1, *training.beta2, 1e-8, *training.weight_decay, {}};
+  static AdamW::Options OptimizerOptions(const Run& run) {
+    AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {}};
+    // Norm weights are pulled towards 1 by nothing; decaying them to 0 only harms (as transformers' Trainer).
+    for (const auto& [name, tensor] : run.trained) {
+      if (tensor.dim() == 1) options.no_decay.insert(name);
+    }
+    return options;
   }
 
   absl::Status Resume() {
