@@ -1,0 +1,52 @@
+#include "lib/wire/job_spec_wire.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace luthier {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(JobSpecWireTest, AJobFileSurvivesTheWayThroughTheApi) {
+  const auto file = nlohmann::json::parse(R"({
+    "base_model": "luthier-tiny", "dataset": "intents", "task": "tool_calling", "tuning": "lora",
+    "lora": {"rank": 8, "alpha": 16.5, "target_modules": ["q_proj"], "dropout": 0},
+    "training": {"epochs": 1.5, "learning_rate": 0.0002, "schedule": "cosine", "precision": "bf16", "seed": 9007199254740993},
+    "evaluation": {"every": 5}, "checkpoint": {"keep": 2}, "resources": {"devices": 1}, "labels": {"team": "support"}})");
+  const absl::StatusOr<JobSpec> spec = ParseJobSpec(file);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  const absl::StatusOr<v1::FineTuningJob> message = JobToProto(*spec);
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->spec().task(), v1::TASK_TOOL_CALLING);
+  EXPECT_EQ(message->spec().training().precision(), v1::PRECISION_BF16);
+  const absl::StatusOr<JobSpec> back = JobFromProto(*message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(ToJson(*back), ToJson(*spec));
+}
+
+TEST(JobSpecWireTest, FullTrainingAndSeparatePartsSurviveToo) {
+  const auto file = nlohmann::json::parse(
+      R"({"base_model": "b", "dataset": {"train": "a/train", "test": "c"}, "tuning": "full"})");
+  const absl::StatusOr<v1::FineTuningJob> message = JobToProto(*ParseJobSpec(file));
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_TRUE(message->spec().has_full());
+  const absl::StatusOr<JobSpec> back = JobFromProto(*message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->recipe.tuning, "full");
+  EXPECT_EQ(back->dataset.test, "c");
+}
+
+TEST(JobSpecWireTest, ListsEveryViolationOfARequest) {
+  v1::FineTuningJob job;
+  job.mutable_spec()->set_base_model("b");
+  job.mutable_spec()->mutable_dataset()->set_dataset("d");
+  job.mutable_spec()->mutable_lora()->set_rank(0);
+  job.mutable_spec()->mutable_training()->set_learning_rate(-1);
+  const std::string message(JobFromProto(job).status().message());
+  EXPECT_THAT(message, HasSubstr("lora.rank"));
+  EXPECT_THAT(message, HasSubstr("training.learning_rate"));
+}
+
+}  // namespace
+}  // namespace luthier
