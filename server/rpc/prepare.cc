@@ -98,6 +98,8 @@ absl::StatusOr<DatasetFacts> CheckRows(const Backend& backend, const std::string
     facts.format = report.chat_rows > 0 ? "messages" : report.completion_rows > 0 ? "prompt_completion" : "text";
   }
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());
+  // Chosen max_length bounds every part: a longer row of `test` must not be refused by the trainer later.
+  facts.longest_row = all.longest_row_tokens;
   return facts;
 }
 
