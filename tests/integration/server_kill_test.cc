@@ -10,9 +10,9 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "lib/artifact/hash.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/upload_rows.h"
 
 namespace luthier {
 namespace {
@@ -60,20 +60,7 @@ grpc::Status Upload(Server& server, const std::string& id, const std::string& ro
   grpc::ClientContext context;
   UseDeadline(context);
   v1::Dataset dataset;
-  const auto writer = server.stub().UploadDataset(&context, &dataset);
-  v1::UploadDatasetRequest request;
-  request.mutable_header()->set_dataset_id(id);
-  v1::DatasetPart& part = *request.mutable_header()->add_parts();
-  part.set_part("train");
-  part.set_size_bytes(static_cast<int64_t>(rows.size()));
-  part.set_sha256(Sha256Hex(rows));
-  writer->Write(request);
-  request.mutable_chunk()->set_part("train");
-  request.mutable_chunk()->set_data(rows);
-  request.mutable_chunk()->set_crc32c(Crc32c(rows));
-  writer->Write(request);
-  writer->WritesDone();
-  return writer->Finish();
+  return UploadRows(server.stub(), context, id, rows, dataset);
 }
 
 TEST(ServerKillTest, WhatWasAcknowledgedIsThereAfterKill9) {

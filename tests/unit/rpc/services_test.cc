@@ -10,6 +10,7 @@
 #include "luthier/v1/worker.grpc.pb.h"
 #include "server/rpc/convert.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/upload_rows.h"
 
 namespace luthier {
 namespace {
@@ -42,20 +43,7 @@ class ServicesTest : public testing::Test {
 
   grpc::Status Upload(const std::string& id, const std::string& rows, v1::Dataset& dataset, uint32_t crc_error = 0) {
     grpc::ClientContext context;
-    const auto writer = datasets_->UploadDataset(&context, &dataset);
-    v1::UploadDatasetRequest request;
-    request.mutable_header()->set_dataset_id(id);
-    v1::DatasetPart& part = *request.mutable_header()->add_parts();
-    part.set_part("train");
-    part.set_size_bytes(static_cast<int64_t>(rows.size()));
-    part.set_sha256(Sha256Hex(rows));
-    writer->Write(request);
-    request.mutable_chunk()->set_part("train");
-    request.mutable_chunk()->set_data(rows);
-    request.mutable_chunk()->set_crc32c(Crc32c(rows) + crc_error);
-    writer->Write(request);
-    writer->WritesDone();
-    return writer->Finish();
+    return UploadRows(*datasets_, context, id, rows, dataset, crc_error);
   }
   void Submit(const std::string& id) {
     ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
