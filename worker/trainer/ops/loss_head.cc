@@ -1,0 +1,68 @@
+#include "worker/trainer/ops/loss_head.h"
+
+#include <algorithm>
+
+namespace luthier::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+// Rows of logits that exist at a time: 512 × 128k fp32 is 256 MiB, and larger products gain no speed.
+constexpr int64_t kHeadChunkRows = 512;
+
+struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
+  // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
+  static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
+                        bool any_gradient, bool head_trains) {
+    Tensor dh_TD, dhead_VD;
+    if (any_gradient) dh_TD = at::empty_like(h_TD);
+    if (head_trains) dhead_VD = at::zeros_like(head_VD);
+    Tensor sum = at::zeros({}, h_TD.options().dtype(at::kDouble));
+    int64_t begin = 0;
+    for (const auto& [h_CD, labels_C] : HeadChunks(h_TD, labels_T)) {
+      const Tensor labels_C1 = labels_C.unsqueeze(1);
+      Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
+      begin += h_CD.size(0);
+      Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
+      const Tensor log_sum_C1 = at::logsumexp(logits_CV, {1}, /*keepdim=*/true);
+      sum += (log_sum_C1 - logits_CV.gather(1, labels_C1)).sum(at::kDouble);
+      if (!any_gradient) continue;
+      logits_CV.sub_(log_sum_C1).exp_();  // now probabilities; minus one at the label they are d(loss)/d(logits)
+      logits_CV.scatter_add_(1, labels_C1, at::full_like(log_sum_C1, -1.0));
+      const Tensor dlogits_CV = logits_CV.to(h_TD.scalar_type());
+      at::mm_out(dh_CD, dlogits_CV, head_VD);
+      if (head_trains) dhead_VD.addmm_(dlogits_CV.t(), h_CD);
+    }
+    context->save_for_backward({dh_TD, dhead_VD});
+    return sum.to(at::kFloat);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    Tensor dh_TD, dhead_VD;
+    if (saved[0].defined()) dh_TD = saved[0] * grads[0].to(saved[0].scalar_type());
+    if (saved[1].defined()) dhead_VD = saved[1] * grads[0].to(saved[1].scalar_type());
+    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor()};
+  }
+};
+
+}  // namespace
+
+std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tensor& labels_T) {
+  std::vector<std::pair<Tensor, Tensor>> chunks;
+  for (int64_t begin = 0; begin < h_TD.size(0); begin += kHeadChunkRows) {
+    const int64_t end = std::min(begin + kHeadChunkRows, h_TD.size(0));
+    chunks.emplace_back(h_TD.slice(0, begin, end), labels_T.slice(0, begin, end));
+  }
+  return chunks;
+}
+
+Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T) {
+  const bool head_trains = at::GradMode::is_enabled() && head_VD.requires_grad();
+  const bool any_gradient = head_trains || (at::GradMode::is_enabled() && h_TD.requires_grad());
+  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, any_gradient, head_trains);
+}
+
+}  // namespace luthier::ops
