@@ -1,4 +1,5 @@
 # Sourced by the scripts beside it: where things are, and how to speak.
+# shellcheck shell=bash disable=SC2034
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # Shared by all clones of a user, so that the second clone does not download 530 MB again.
 CACHE=${LUTHIER_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/luthier}
