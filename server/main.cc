@@ -29,6 +29,7 @@ struct ServerOptions {
   std::string metrics_listen = "127.0.0.1:9464";
   std::string data_dir;
   bool with_local_worker = false;
+  std::string worker_metrics_listen = "127.0.0.1:0";
 };
 
 // The binary's own folder, where its sister programs lie.
@@ -75,6 +76,8 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   grpc::ServerBuilder builder;
   // Without this two servers would share a port, each getting half of the connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // Agents ping to notice a dead connection; without this a ping more than every five minutes counts as abuse.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   int port = 0;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
   const std::unique_ptr<grpc::Service> services[] = {MakeFineTuningService(backend), MakeDatasetService(backend),
@@ -87,14 +90,15 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
                                                "; is another server running? Give a free port"));
   }
   const std::string address = options.listen.substr(0, options.listen.rfind(':') + 1) + std::to_string(port);
-  std::fprintf(stderr, "luthierd %s serves on %s, metrics on http://%s/metrics, data in %s (SQLite %s, gRPC %s)\n",
-               LUTHIER_VERSION, address.c_str(), options.metrics_listen.c_str(), options.data_dir.c_str(),
+  std::fprintf(stderr, "luthierd %s serves on %s, metrics on port %d, data in %s (SQLite %s, gRPC %s)\n",
+               LUTHIER_VERSION, address.c_str(), exposer->GetListeningPorts().at(0), options.data_dir.c_str(),
                Store::SqliteVersion().c_str(), grpc::Version().c_str());
 
   std::unique_ptr<LocalWorker> worker;
   if (options.with_local_worker) {
-    worker = std::make_unique<LocalWorker>(std::vector<std::string>{BinFolder() + "/luthier-worker", "--server", address,
-                                                                    "--data-dir", options.data_dir + "/worker"});
+    worker = std::make_unique<LocalWorker>(std::vector<std::string>{
+        BinFolder() + "/luthier-worker", "--server", address, "--data-dir", options.data_dir + "/worker", "--shared-store",
+        options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
   }
   int signal = 0;
   sigwait(&signals, &signal);
@@ -114,13 +118,15 @@ absl::Status ReadConfig(const std::string& path, CLI::App& app, ServerOptions& o
       const CLI::Option* flag = app.get_option_no_throw("--" + key);
       if (flag == nullptr || key == "config" || key == "help" || key == "version") {
         return absl::InvalidArgumentError(
-            absl::StrCat(path, ": '", key, "' is unknown; known are listen, metrics-listen, data-dir, with-local-worker"));
+            absl::StrCat(path, ": '", key, "' is unknown; known are listen, metrics-listen, data-dir, with-local-worker, "
+                         "worker-metrics-listen"));
       }
       if (flag->count() > 0) continue;
       if (key == "listen") options.listen = entry.second.as<std::string>();
       if (key == "metrics-listen") options.metrics_listen = entry.second.as<std::string>();
       if (key == "data-dir") options.data_dir = entry.second.as<std::string>();
       if (key == "with-local-worker") options.with_local_worker = entry.second.as<bool>();
+      if (key == "worker-metrics-listen") options.worker_metrics_listen = entry.second.as<std::string>();
     }
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(absl::StrCat("--config: ", path, " cannot be read: ", error.what()));
@@ -145,6 +151,8 @@ int Main(int argc, char** argv) {
   app.add_option("--data-dir", options.data_dir, "Folder of everything that must not be lost")
       ->envname("LUTHIER_DATA_DIR")->capture_default_str();
   app.add_flag("--with-local-worker", options.with_local_worker, "Also start an agent on this machine");
+  app.add_option("--worker-metrics-listen", options.worker_metrics_listen, "Address of that agent's /metrics; port 0: any free one")
+      ->envname("LUTHIER_WORKER_METRICS_LISTEN")->capture_default_str();
   app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")
       ->envname("LUTHIER_CONFIG");
   CLI11_PARSE(app, argc, argv);

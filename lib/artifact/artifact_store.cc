@@ -270,9 +270,20 @@ absl::StatusOr<std::unique_ptr<FileArtifactStore>> FileArtifactStore::Open(const
   return std::unique_ptr<FileArtifactStore>(new FileArtifactStore(root));
 }
 
+absl::StatusOr<std::unique_ptr<FileArtifactStore>> FileArtifactStore::OpenShared(const std::string& root) {
+  if (!fs::is_directory(root + "/incoming") || !fs::is_directory(root + "/blobs/sha256")) {
+    return absl::NotFoundError(absl::StrCat(root, ": is no artifact store; give the folder `artifacts` of the server's data folder"));
+  }
+  return std::unique_ptr<FileArtifactStore>(new FileArtifactStore(root));
+}
+
 absl::StatusOr<std::string> FileArtifactStore::BlobPath(absl::string_view sha256) const {
   LUTHIER_RETURN_IF_ERROR(CheckBlobName(sha256));
-  return absl::StrCat(root_, "/blobs/sha256/", sha256.substr(0, 2), "/", sha256);
+  return BlobPathIn(root_, sha256);
+}
+
+std::string FileArtifactStore::BlobPathIn(const std::string& root, absl::string_view sha256) {
+  return absl::StrCat(root, "/blobs/sha256/", sha256.substr(0, 2), "/", sha256);
 }
 
 absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(int64_t expected_bytes) {

@@ -95,6 +95,10 @@ class FileArtifactStore : public ArtifactStore {
   // Creates the folder if needed and removes unfinished files of a process that died. One process owns a folder.
   static absl::StatusOr<std::unique_ptr<FileArtifactStore>> Open(const std::string& root);
 
+  // The folder of another process that this one may also write blobs into; creates and removes nothing. What is unfinished
+  // when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if no store is there.
+  static absl::StatusOr<std::unique_ptr<FileArtifactStore>> OpenShared(const std::string& root);
+
   absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes) override;
   absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) override;
   absl::StatusOr<int64_t> BlobSize(absl::string_view sha256) override;
@@ -104,6 +108,9 @@ class FileArtifactStore : public ArtifactStore {
 
   // Where a blob lies, for programs on the same machine that only read it.
   absl::StatusOr<std::string> BlobPath(absl::string_view sha256) const;
+
+  // The same for a process that shares the folder `root` with its owner. `sha256` must be one.
+  static std::string BlobPathIn(const std::string& root, absl::string_view sha256);
 
  private:
   explicit FileArtifactStore(std::string root) : root_(std::move(root)) {}

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/worker.grpc.pb.h"
 #include "server/rpc/convert.h"
@@ -57,15 +58,18 @@ class WorkerService final : public v1::WorkerService::Service {
       while (std::optional<v1::SessionResponse> message = outbox->Take()) stream.Write(*message);
       context.TryCancel();
     });
-    const absl::Status opened = Open(request.register_(), *outbox);
+    absl::Status opened = Open(request.register_(), *outbox);
     while (opened.ok() && stream.Read(&request)) {
       if (request.has_heartbeat()) {
         (void)backend_.loop.Run([&](State& state, absl::Time now) {
           state.Heartbeat(node, request.heartbeat().inventory().SerializeAsString(), now);
+          if (request.heartbeat().leaving()) state.Disconnect(node, now);
           return absl::OkStatus();
         });
       } else if (request.has_report()) {
-        Record(request.report(), *outbox);
+        // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and
+        // sends both.
+        opened = Record(request.report(), *outbox);
       }
     }
     outbox->Close();
@@ -94,6 +98,10 @@ class WorkerService final : public v1::WorkerService::Service {
         ack.set_attempt(name);
         ack.set_sequence(state.Find(attempt->job)->last_report);
       }
+      for (const std::string& name : request.kept_jobs()) {
+        const Job* job = state.Find(std::string(absl::StripPrefix(name, "jobs/")));
+        if (job != nullptr && IsTerminal(job->state)) registered.add_jobs_over(name);
+      }
       return absl::OkStatus();
     }));
     outbox.Open(std::move(response));
@@ -108,10 +116,9 @@ class WorkerService final : public v1::WorkerService::Service {
     return stored.files_size() > 0;
   }
 
-  // Without an ack the agent sends the report again after its next `register`.
-  void Record(const v1::AttemptReport& message, Outbox& outbox) {
+  absl::Status Record(const v1::AttemptReport& message, Outbox& outbox) {
     const bool publishable = !message.has_artifact_stored() || AllStored(message.artifact_stored());
-    bool current = false;
+    bool current = false, over = false;
     const absl::Status recorded = backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
       const Job* job = attempt ? state.Find(attempt->job) : nullptr;
@@ -121,17 +128,20 @@ class WorkerService final : public v1::WorkerService::Service {
         report.message = "files of its artifact are not in the store";
       }
       current = state.Record(std::move(report), now);
+      over = job != nullptr && IsTerminal(job->state);
       return absl::OkStatus();
     });
-    if (!recorded.ok() && !absl::IsInvalidArgument(recorded)) return;
+    if (!recorded.ok() && !absl::IsInvalidArgument(recorded)) return recorded;
     v1::SessionResponse ack;
     ack.mutable_report_ack()->set_attempt(message.attempt());
     ack.mutable_report_ack()->set_sequence(message.sequence());
+    ack.mutable_report_ack()->set_job_over(over);
     outbox.Put(std::move(ack));
-    if (current || message.has_ended()) return;
+    if (current || message.has_ended()) return absl::OkStatus();
     v1::SessionResponse stop;
     stop.mutable_stop_attempt()->set_attempt(message.attempt());
     outbox.Put(std::move(stop));
+    return absl::OkStatus();
   }
 
   absl::Status SendBlob(const v1::FetchBlobRequest& request, grpc::ServerWriter<v1::FetchBlobResponse>& writer) {

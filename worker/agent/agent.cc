@@ -1,0 +1,314 @@
+#include "worker/agent/agent.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "worker/agent/trainer_process.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr absl::Duration kTidyInterval = absl::Minutes(10);
+constexpr absl::Duration kKillPatience = absl::Seconds(10);
+constexpr absl::Duration kLeavePoll = absl::Milliseconds(20);
+
+int64_t BytesOf(const std::string& folder) {
+  int64_t bytes = 0;
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
+    std::error_code ignored;
+    if (entry->is_regular_file(ignored) && !entry->is_symlink(ignored)) bytes += static_cast<int64_t>(entry->file_size(ignored));
+  }
+  return bytes;
+}
+
+void Remove(const std::string& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+  if (error) std::fprintf(stderr, "luthier-worker: cannot remove %s: %s\n", folder.c_str(), error.message().c_str());
+}
+
+}  // namespace
+
+Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, ArtifactSink& artifacts, AgentMetrics& metrics,
+             const Inventory& inventory)
+    : options_(std::move(options)),
+      folder_(folder),
+      cache_(cache),
+      metrics_(metrics),
+      inventory_(inventory),
+      node_{.folder = folder,
+            .cache = cache,
+            .artifacts = artifacts,
+            .metrics = metrics,
+            .trainer = options_.trainer,
+            .shared_store = options_.shared_store,
+            .on_report =
+                [this] {
+                  options_.wake_session();
+                  ObserveBacklog();
+                },
+            .on_end = [this] { ScheduleTidying(); }} {
+  TakeOver();
+  tidier_ = std::thread([this] { Tidy(); });
+}
+
+Agent::~Agent() {
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    changed_.notify_all();
+  }
+  tidier_.join();
+}
+
+// Trainers die with their agent, but this agent may have been started while they were still dying.
+void Agent::TakeOver() {
+  const absl::Status ended = EndMarkedProcesses(folder_.root() + ":", kKillPatience);
+  if (!ended.ok()) std::fprintf(stderr, "luthier-worker: %s\n", std::string(ended.message()).c_str());
+  for (const AttemptName& name : folder_.Attempts()) {
+    attempts_[name.text()] = std::make_shared<Attempt>(node_, name);
+  }
+  ListKeptJobs();
+  ObserveBacklog();
+  metrics_.ObserveCache(cache_.bytes());
+}
+
+void Agent::Leave(Session& session, absl::Duration grace, absl::Duration patience) {
+  {
+    const std::lock_guard lock(mutex_);
+    leaving_ = true;
+  }
+  session.HeartbeatNow();  // before the first attempt ends: the server would give the job to this node again
+  for (const auto& [name, attempt] : Snapshot()) attempt->Suspend(grace);
+  const auto any = [this](auto&& predicate) {
+    const Attempts attempts = Snapshot();
+    return std::any_of(attempts.begin(), attempts.end(), [&](const auto& entry) { return predicate(*entry.second); });
+  };
+  // Every attempt ends by itself: its trainer is killed after the grace.
+  while (any([](const Attempt& attempt) { return !attempt.done(); })) absl::SleepFor(kLeavePoll);
+  const absl::Time deadline = absl::Now() + patience;
+  while (any([](const Attempt& attempt) { return attempt.backlog() > 0; }) && session.connected() && absl::Now() < deadline) {
+    absl::SleepFor(kLeavePoll);
+  }
+}
+
+bool Agent::leaving() const {
+  const std::lock_guard lock(mutex_);
+  return leaving_;
+}
+
+void Agent::ObserveBacklog() {
+  int64_t reports = 0;
+  for (const auto& [name, attempt] : Snapshot()) reports += attempt->backlog();
+  metrics_.ObserveBacklog(reports);
+}
+
+// --- The session's threads.
+
+v1::Register Agent::Registration() {
+  v1::Register message;
+  message.set_node_id(options_.node_id);
+  message.set_agent_version(options_.version);
+  message.set_shared_store(options_.shared_store);
+  *message.mutable_inventory() = inventory_.Read();
+  for (const auto& [name, attempt] : Snapshot()) message.add_attempts(name);
+  const std::lock_guard lock(mutex_);
+  for (const std::string& job : kept_jobs_) message.add_kept_jobs("jobs/" + job);
+  return message;
+}
+
+void Agent::OnRegistered(const v1::Registered& registered) {
+  std::fprintf(stderr, "luthier-worker: connected as node %s\n", options_.node_id.c_str());
+  metrics_.ObserveConnected(true);
+  Attempts attempts = Snapshot();
+  for (const std::string& name : registered.stale_attempts()) {
+    if (const auto found = attempts.find(name); found != attempts.end()) {
+      found->second->Abandon();
+      attempts.erase(found);
+    }
+  }
+  for (const v1::ReportAck& ack : registered.acks()) {
+    if (const auto found = attempts.find(ack.attempt()); found != attempts.end()) found->second->Rewind(ack.sequence());
+  }
+  if (!leaving()) {
+    for (const auto& [name, attempt] : attempts) attempt->GoOn();
+  }
+  const std::lock_guard lock(mutex_);
+  break_reason_.clear();
+  for (const std::string& job : registered.jobs_over()) jobs_over_.insert(std::string(absl::StripPrefix(job, "jobs/")));
+  untidy_ = true;
+  changed_.notify_all();
+}
+
+void Agent::OnStart(const v1::StartAttempt& order) {
+  const std::optional<AttemptName> name = AttemptName::Parse(order.attempt());
+  if (!name) {
+    std::fprintf(stderr, "luthier-worker: the server ordered an attempt with the name '%s'; ignored\n", order.attempt().c_str());
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  // A leaving agent starts nothing; the server sends the order again when the node registers next.
+  if (leaving_ || attempts_.count(order.attempt()) > 0) return;
+  for (const auto& [other, attempt] : attempts_) {
+    if (attempt->name().job == name->job) attempt->Abandon();  // one attempt of a job is current, and it is the new one
+  }
+  attempts_[order.attempt()] = std::make_shared<Attempt>(node_, *name, order);
+}
+
+void Agent::OnStop(const v1::StopAttempt& order) {
+  const auto grace = absl::Seconds(order.grace().seconds()) + absl::Nanoseconds(order.grace().nanos());
+  const Attempts attempts = Snapshot();
+  if (const auto found = attempts.find(order.attempt()); found != attempts.end()) return found->second->Stop(grace);
+  {
+    const std::lock_guard lock(mutex_);
+    unknown_.push_back(order.attempt());
+  }
+  options_.wake_session();
+}
+
+void Agent::OnAck(const v1::ReportAck& ack) {
+  const Attempts attempts = Snapshot();
+  const auto found = attempts.find(ack.attempt());
+  if (found != attempts.end()) found->second->Acknowledge(ack.sequence());
+  ObserveBacklog();
+  const std::lock_guard lock(mutex_);
+  if (const std::optional<AttemptName> name = AttemptName::Parse(ack.attempt()); name && ack.job_over()) {
+    jobs_over_.insert(name->job);
+  }
+  if (ack.job_over() || (found != attempts.end() && found->second->settled())) {
+    untidy_ = true;
+    changed_.notify_all();
+  }
+}
+
+v1::Heartbeat Agent::NextHeartbeat() {
+  v1::Heartbeat heartbeat;
+  *heartbeat.mutable_inventory() = inventory_.Read();
+  heartbeat.set_leaving(leaving());
+  metrics_.ObserveInventory(heartbeat.inventory());
+  return heartbeat;
+}
+
+std::optional<v1::AttemptReport> Agent::NextReport() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!unknown_.empty()) {
+      v1::AttemptReport report;
+      report.set_attempt(unknown_.back());
+      report.set_sequence(1);  // it never began here
+      report.mutable_ended()->set_outcome(v1::AttemptEnded::STOPPED);
+      report.mutable_ended()->set_message("it never began on this node");
+      unknown_.pop_back();
+      return report;
+    }
+  }
+  for (const auto& [name, attempt] : Snapshot()) {
+    if (std::optional<v1::AttemptReport> report = attempt->NextReport()) return report;
+  }
+  return std::nullopt;
+}
+
+void Agent::OnBreak(const std::string& why) {
+  metrics_.ObserveConnected(false);
+  const std::lock_guard lock(mutex_);
+  if (why == break_reason_ || leaving_) return;
+  break_reason_ = why;
+  std::fprintf(stderr, "luthier-worker: no session with the server: %s; training goes on, trying again\n", why.c_str());
+}
+
+// --- The tidier.
+
+void Agent::Tidy() {
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_for(lock, absl::ToChronoMilliseconds(kTidyInterval), [this] { return closed_ || untidy_; });
+      if (closed_) return;
+      untidy_ = false;
+    }
+    RemoveSettled();
+    RemoveJobsOver();
+    RemoveOldRunFolders();
+    ListKeptJobs();
+  }
+}
+
+// The snapshot keeps an attempt alive until the lock is released: its end waits for a thread that may want the lock.
+void Agent::RemoveSettled() {
+  for (const auto& [name, attempt] : Snapshot()) {
+    if (!attempt->settled()) continue;
+    Remove(folder_.AttemptFolder(attempt->name()));
+    const std::lock_guard lock(mutex_);
+    attempts_.erase(name);
+  }
+}
+
+void Agent::RemoveJobsOver() {
+  std::set<std::string> over;
+  {
+    const std::lock_guard lock(mutex_);
+    over = jobs_over_;
+  }
+  for (const std::string& job : over) {
+    if (!RemoveJob(job)) continue;  // its last reports are still to be acknowledged
+    const std::lock_guard lock(mutex_);
+    jobs_over_.erase(job);
+  }
+}
+
+void Agent::RemoveOldRunFolders() {
+  std::vector<std::pair<std::string, int64_t>> kept;
+  int64_t total = 0;
+  for (const std::string& job : folder_.JobsWithRunFolder()) {
+    kept.emplace_back(job, BytesOf(folder_.JobFolder(job)));
+    total += kept.back().second;
+  }
+  for (const auto& [job, bytes] : kept) {
+    if (total <= options_.max_kept_bytes) return;
+    if (RemoveJob(job)) total -= bytes;
+  }
+}
+
+void Agent::ListKeptJobs() {
+  std::vector<std::string> jobs = folder_.JobsWithRunFolder();
+  const std::lock_guard lock(mutex_);
+  kept_jobs_ = std::move(jobs);
+}
+
+// False if an attempt of the job is here. The folder gets another name under the lock, so that an attempt which is ordered
+// in the meantime begins with a new one.
+bool Agent::RemoveJob(const std::string& job) {
+  const std::string discarded = folder_.DiscardedFolder() + "/" + job;
+  Remove(discarded);
+  {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [name, attempt] : attempts_) {
+      if (attempt->name().job == job) return false;
+    }
+    std::error_code error;
+    fs::rename(folder_.JobFolder(job), discarded, error);
+  }
+  Remove(discarded);
+  return true;
+}
+
+Agent::Attempts Agent::Snapshot() const {
+  const std::lock_guard lock(mutex_);
+  return attempts_;
+}
+
+void Agent::ScheduleTidying() {
+  const std::lock_guard lock(mutex_);
+  untidy_ = true;
+  changed_.notify_all();
+}
+
+}  // namespace luthier

@@ -1,0 +1,404 @@
+#include "worker/agent/attempt.h"
+
+#include <signal.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "lib/artifact/durable_file.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/json_wire.h"
+#include "worker/agent/backoff.h"
+#include "worker/agent/memory_kills.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+// How often a running trainer's attempt looks for wishes of the server.
+constexpr absl::Duration kPoll = absl::Milliseconds(100);
+// From a trainer's last word to its end: it only frees its memory.
+constexpr absl::Duration kExitPatience = absl::Seconds(10);
+// What the server may have to take in at once after a long absence. Beyond it, progress and log lines are left out.
+constexpr int64_t kMaxBacklogBytes = int64_t{256} << 20;
+// A file of the artifact that changes under the upload is a defect of the disk, and not worth more tries.
+constexpr int kMaxRefusedUploads = 3;
+
+std::string TextOf(const json& event, const char* field) {
+  return event.is_object() && event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
+}
+
+bool IsLastWord(const std::string& event) { return event == "finished" || event == "failed" || event == "stopped"; }
+
+absl::Status CopyIntoStore(ArtifactStore& store, const std::string& path, const ManifestFile& file) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> blob, store.PutBlob(file.bytes));
+  std::ifstream stream(path, std::ios::binary);
+  std::vector<char> buffer(1 << 20);
+  while (stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), stream.gcount() > 0) {
+    LUTHIER_RETURN_IF_ERROR(blob->Append({buffer.data(), static_cast<size_t>(stream.gcount())}));
+  }
+  return blob->Commit(file.sha256).status();
+}
+
+v1::AttemptEnded Ended(v1::AttemptEnded::Outcome outcome, std::string message, std::string cause = "") {
+  v1::AttemptEnded ended;
+  ended.set_outcome(outcome);
+  ended.set_message(std::move(message));
+  ended.set_cause(std::move(cause));
+  return ended;
+}
+
+}  // namespace
+
+Attempt::Attempt(Node& node, AttemptName name, v1::StartAttempt order)
+    : node_(node), name_(std::move(name)), order_(std::move(order)) {
+  Begin(&Attempt::Live);
+}
+
+Attempt::Attempt(Node& node, AttemptName name) : node_(node), name_(std::move(name)) { OpenJournal(); }
+
+Attempt::~Attempt() {
+  Abandon();
+  if (thread_.joinable()) thread_.join();
+}
+
+void Attempt::Begin(void (Attempt::*life)()) {
+  done_ = false;
+  thread_ = std::thread([this, life] {
+    (this->*life)();
+    done_ = true;
+    node_.on_end();
+  });
+}
+
+void Attempt::OpenJournal() {
+  auto journal = std::make_shared<Journal>(Folder() + "/journal", name_.text());
+  int64_t last_report = 0;
+  journal->ForEach([&](const v1::AttemptReport& report) {
+    if (report.has_trainer_event()) {
+      json event = StructToJson(report.trainer_event());
+      if (IsLastWord(TextOf(event, "event"))) last_event_ = std::move(event);
+    }
+    stored_ |= report.has_artifact_stored();
+    if (report.has_ended()) last_report = report.sequence();
+  });
+  const std::lock_guard lock(mutex_);
+  journal_ = std::move(journal);
+  last_report_ = last_report;
+}
+
+// --- The attempt's thread.
+
+void Attempt::Live() {
+  (void)CreateFolders(Folder());  // the journal tells if that failed, and goes on without a disk
+  OpenJournal();
+  ReportEnd(Work());
+}
+
+v1::AttemptEnded Attempt::Work() {
+  const absl::StatusOr<FileLock> run_folder = WaitForRunFolder();
+  if (!run_folder.ok()) return EndAfterError(run_folder.status());
+  const absl::StatusOr<InputCache::Lease> inputs = MakeInputsLocal();
+  if (!inputs.ok()) return EndAfterError(inputs.status());
+  if (const absl::Status written = WriteSpec(*inputs); !written.ok()) return EndAfterError(written);
+  v1::AttemptEnded ended = Train();
+  return ended.outcome() == v1::AttemptEnded::FINISHED ? Publish() : ended;
+}
+
+void Attempt::GoOn() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (thread_.joinable() || last_report_ > 0) return;
+  }
+  Begin(&Attempt::LiveAgain);
+}
+
+void Attempt::LiveAgain() { ReportEnd(WorkAgain()); }
+
+v1::AttemptEnded Attempt::WorkAgain() {
+  const absl::StatusOr<FileLock> run_folder = WaitForRunFolder();
+  if (!run_folder.ok()) return EndAfterError(run_folder.status());
+  const std::string last_word = TextOf(last_event_, "event");
+  if (last_word == "finished") return Publish();
+  if (last_word == "failed") return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
+  if (last_word == "stopped") return Ended(v1::AttemptEnded::STOPPED, "stopped");
+  return Ended(v1::AttemptEnded::LOST, "the agent of the node died, and the trainer with it");
+}
+
+void Attempt::ReportEnd(v1::AttemptEnded ended) {
+  if (ended.outcome() == v1::AttemptEnded::OUTCOME_UNSPECIFIED) return;
+  node_.metrics.ObserveEnd(ended.outcome());
+  v1::AttemptReport report;
+  *report.mutable_ended() = std::move(ended);
+  Report(std::move(report));
+}
+
+// An earlier attempt of the job may still be dying.
+absl::StatusOr<FileLock> Attempt::WaitForRunFolder() {
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(node_.folder.RunFolder(name_.job)));
+  while (true) {
+    absl::StatusOr<FileLock> lock = FileLock::TryAcquire(node_.folder.JobFolder(name_.job) + "/run.lock");
+    if (!absl::IsUnavailable(lock.status())) return lock;
+    if (cancellation_.WaitFor(kPoll)) return absl::CancelledError("the attempt is not wanted any more");
+  }
+}
+
+absl::StatusOr<InputCache::Lease> Attempt::MakeInputsLocal() {
+  std::vector<InputCache::Blob> blobs;
+  for (const v1::AttemptInput& input : order_.inputs()) {
+    for (const v1::ModelFile& file : input.files()) blobs.push_back({file.sha256(), file.size_bytes()});
+  }
+  LUTHIER_ASSIGN_OR_RETURN(InputCache::Lease lease, node_.cache.Acquire(blobs, cancellation_));
+  node_.metrics.ObserveCache(node_.cache.bytes());
+  const fs::path base = Folder() + "/base_model";
+  std::error_code error;
+  fs::remove_all(base, error);
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(base));
+  for (const v1::AttemptInput& input : order_.inputs()) {
+    if (input.role() != "base_model") continue;
+    for (const v1::ModelFile& file : input.files()) {
+      LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
+      const fs::path link = base / file.path();
+      LUTHIER_RETURN_IF_ERROR(CreateFolders(link.parent_path()));
+      fs::create_symlink(lease.Path(file.sha256()), link, error);
+      if (error) return FileError(link, "link", error.value());
+    }
+  }
+  return lease;
+}
+
+absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
+  json spec = json::parse(order_.trainer_spec_json(), nullptr, /*allow_exceptions=*/false);
+  if (!spec.is_object()) return absl::InternalError("the server's trainer spec is no JSON object");
+  spec["attempt"] = name_.text();
+  spec["base_model"] = Folder() + "/base_model";
+  for (const v1::AttemptInput& input : order_.inputs()) {
+    if (input.role() != "base_model" && input.files_size() > 0) {
+      spec["dataset"][input.role()] = inputs.Path(input.files(0).sha256());
+    }
+  }
+  return WriteFileDurably(Folder() + "/spec.json", spec.dump(2) + "\n");
+}
+
+std::vector<std::string> Attempt::TrainerEnvironment() const {
+  // As NVML counts. None on a CPU node: a GPU that the server did not give must not be taken.
+  return {"CUDA_DEVICE_ORDER=PCI_BUS_ID", absl::StrCat("CUDA_VISIBLE_DEVICES=", absl::StrJoin(order_.gpus(), ","))};
+}
+
+v1::AttemptEnded Attempt::Train() {
+  const MemoryKills kills;
+  AttemptLog log(Folder() + "/trainer.log", {}, absl::Now());
+  AgentMetrics::Training training(node_.metrics);
+  TrainerProcess::Output output;
+  output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training); };
+  output.on_log_line = [&](const std::string& line) { log.Add(line, absl::Now()); };
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = TrainerProcess::Start(
+      {{node_.trainer, "run", "--spec", Folder() + "/spec.json", "--out", node_.folder.RunFolder(name_.job), "--die-with-parent"},
+       TrainerEnvironment(),
+       absl::StrCat(node_.folder.root(), ":", name_.text())},
+      std::move(output));
+  if (!trainer.ok()) return Ended(v1::AttemptEnded::LOST, std::string(trainer.status().message()));
+
+  std::optional<absl::Time> kill_at;
+  bool listening = true;
+  while (listening) {
+    listening = (*trainer)->Listen(kPoll);
+    if (std::optional<v1::LogLines> lines = log.Take(); lines && journal_->backlog_bytes() < kMaxBacklogBytes) {
+      v1::AttemptReport report;
+      *report.mutable_log_lines() = *std::move(lines);
+      journal_->Append(std::move(report));
+    }
+    const int64_t before = journal_->durable();
+    journal_->Sync();
+    if (journal_->durable() > before) node_.on_report();
+    if (last_event_.is_null()) journal_->Compact();
+    FollowWish(**trainer, kill_at);
+  }
+  const absl::StatusOr<TrainerProcess::Exit> exit = (*trainer)->End();
+  if (!exit.ok()) return Ended(v1::AttemptEnded::LOST, std::string(exit.status().message()));
+  return EndOf(*exit, kills.Happened(), log);
+}
+
+// Asks once, and kills when the time is over. A trainer that has said its last word is expected to end by itself.
+void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at) {
+  const Wish wish = this->wish();
+  if (wish == Wish::kNone && last_event_.is_null()) return;
+  if (!kill_at) {
+    if (last_event_.is_null()) trainer.AskToStop();
+    const std::lock_guard lock(mutex_);
+    kill_at = absl::Now() + (wish == Wish::kNone ? kExitPatience : grace_);
+  }
+  if (wish == Wish::kAbandon || absl::Now() >= *kill_at) trainer.Kill();
+}
+
+void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training) {
+  json event = json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const std::string type = TextOf(event, "event");
+  absl::StatusOr<google::protobuf::Struct> message = JsonToStruct(event);
+  if (type.empty() || !message.ok()) return log.Add(line, absl::Now());
+  if (!last_event_.is_null()) return;  // nothing follows a last word
+  training.Observe(event);
+  if (type == "progress" && journal_->backlog_bytes() >= kMaxBacklogBytes) return;
+  v1::AttemptReport report;
+  *report.mutable_trainer_event() = *std::move(message);
+  journal_->Append(std::move(report));
+  if (IsLastWord(type)) last_event_ = std::move(event);
+}
+
+v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_memory, const AttemptLog& log) const {
+  const Wish wish = this->wish();
+  const std::string last_word = TextOf(last_event_, "event");
+  if (wish == Wish::kAbandon) return {};
+  if (last_word == "finished" && wish == Wish::kSuspend) return {};
+  if (last_word == "finished" && wish == Wish::kNone) return Ended(v1::AttemptEnded::FINISHED, "");
+  if (last_word == "failed") return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
+  if (last_word == "stopped") return Ended(v1::AttemptEnded::STOPPED, wish == Wish::kSuspend ? "the agent was stopped" : "stopped");
+  if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, exit.killed ? "killed after the grace" : "stopped");
+  if (exit.signal == SIGKILL && out_of_memory) {
+    return Ended(v1::AttemptEnded::FAILED, "the node's memory ran out and its kernel killed the trainer; lower "
+                 "training.micro_batch_tokens or training.max_length, or use a node with more memory", "OOM");
+  }
+  std::string message = exit.signal != 0 ? absl::StrCat("the trainer was ended by signal ", exit.signal, " (", strsignal(exit.signal), ")")
+                                         : absl::StrCat("the trainer ended with code ", exit.code, " and no last word");
+  if (const std::string tail = log.Tail(); !tail.empty()) absl::StrAppend(&message, "; it said last:\n", tail);
+  return Ended(v1::AttemptEnded::LOST, std::move(message));
+}
+
+v1::AttemptEnded Attempt::Publish() {
+  if (stored_) return Ended(v1::AttemptEnded::FINISHED, "");
+  const std::string kind = TextOf(last_event_.value("artifact", json::object()), "kind");
+  const std::string folder = node_.folder.RunFolder(name_.job) + (kind == "model" ? "/model" : "/adapter");
+  const absl::StatusOr<Manifest> manifest = ManifestOfFolder(folder);
+  if (!manifest.ok()) return EndAfterError(manifest.status());
+  std::set<std::string> stored = StoreInSharedFolder(folder, *manifest);
+
+  Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
+  for (int refused = 0; refused < kMaxRefusedUploads;) {
+    const absl::Status uploaded = node_.artifacts.Upload(name_.text(), folder, *manifest, stored, cancellation_);
+    if (uploaded.ok()) break;
+    if (cancellation_.cancelled()) return EndAfterError(uploaded);
+    if (absl::IsFailedPrecondition(uploaded)) {
+      if (stored.empty()) Abandon();  // a newer attempt took its place
+      if (stored.empty()) return {};
+      stored.clear();  // or the shared folder is not the server's: send everything
+      continue;
+    }
+    // The server is away or full: that passes. Anything else is refused for good.
+    if (!absl::IsUnavailable(uploaded) && !absl::IsResourceExhausted(uploaded) && ++refused == kMaxRefusedUploads) {
+      return EndAfterError(uploaded);
+    }
+    cancellation_.WaitFor(backoff.Next());
+  }
+
+  v1::AttemptReport report;
+  v1::ArtifactStored& message = *report.mutable_artifact_stored();
+  message.set_kind(kind == "model" ? v1::ModelVersion::FULL_MODEL : v1::ModelVersion::ADAPTER);
+  for (const ManifestFile& file : manifest->files) {
+    v1::ModelFile& entry = *message.add_files();
+    entry.set_path(file.path);
+    entry.set_size_bytes(file.bytes);
+    entry.set_sha256(file.sha256);
+    node_.metrics.ObserveUploaded(file.bytes);
+  }
+  Report(std::move(report));
+  return Ended(v1::AttemptEnded::FINISHED, "");
+}
+
+// The hashes that need no upload any more. What could not be written there goes through the server.
+std::set<std::string> Attempt::StoreInSharedFolder(const std::string& folder, const Manifest& manifest) {
+  std::set<std::string> stored;
+  if (node_.shared_store.empty()) return stored;
+  const absl::StatusOr<std::unique_ptr<FileArtifactStore>> store = FileArtifactStore::OpenShared(node_.shared_store);
+  if (!store.ok()) return stored;
+  for (const ManifestFile& file : manifest.files) {
+    if ((*store)->HasBlob(file.sha256) || CopyIntoStore(**store, folder + "/" + file.path, file).ok()) stored.insert(file.sha256);
+  }
+  return stored;
+}
+
+// How the attempt ends after something on the way to or from the trainer failed.
+v1::AttemptEnded Attempt::EndAfterError(const absl::Status& status) const {
+  const Wish wish = this->wish();
+  const bool finished = TextOf(last_event_, "event") == "finished";
+  if (wish == Wish::kAbandon || (wish == Wish::kSuspend && finished)) return {};
+  if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, "stopped");
+  if (absl::IsFailedPrecondition(status)) {  // the server cannot give an input: no node can do better
+    return Ended(v1::AttemptEnded::FAILED, std::string(status.message()), "STORAGE");
+  }
+  return Ended(v1::AttemptEnded::LOST, std::string(status.message()));
+}
+
+void Attempt::Report(v1::AttemptReport report) {
+  const bool last = report.has_ended();
+  stored_ |= report.has_artifact_stored();
+  journal_->Append(std::move(report));
+  if (last) {
+    const std::lock_guard lock(mutex_);
+    last_report_ = journal_->last_sequence();
+  }
+  journal_->Sync();
+  node_.on_report();
+}
+
+// --- Any thread.
+
+void Attempt::MakeWish(Wish wish, absl::Duration grace) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (wish <= wish_) return;  // the stronger one counts
+    wish_ = wish;
+    grace_ = grace;
+  }
+  cancellation_.Cancel();
+}
+
+void Attempt::Stop(absl::Duration grace) { MakeWish(Wish::kStop, grace); }
+void Attempt::Suspend(absl::Duration grace) { MakeWish(Wish::kSuspend, grace); }
+void Attempt::Abandon() { MakeWish(Wish::kAbandon, absl::ZeroDuration()); }
+
+Attempt::Wish Attempt::wish() const {
+  const std::lock_guard lock(mutex_);
+  return wish_;
+}
+
+std::optional<v1::AttemptReport> Attempt::NextReport() {
+  std::shared_ptr<Journal> journal;
+  {
+    const std::lock_guard lock(mutex_);
+    if (wish_ == Wish::kAbandon) return std::nullopt;
+    journal = journal_;
+  }
+  return journal == nullptr ? std::nullopt : journal->Next();
+}
+
+void Attempt::Rewind(int64_t acknowledged) {
+  const std::lock_guard lock(mutex_);
+  if (journal_ != nullptr) journal_->Rewind(acknowledged);
+}
+
+void Attempt::Acknowledge(int64_t sequence) {
+  const std::lock_guard lock(mutex_);
+  if (journal_ != nullptr) journal_->Acknowledge(sequence);
+}
+
+int64_t Attempt::backlog() const {
+  const std::lock_guard lock(mutex_);
+  return journal_ == nullptr ? 0 : journal_->backlog();
+}
+
+bool Attempt::settled() const {
+  if (!done_) return false;
+  const std::lock_guard lock(mutex_);
+  return wish_ == Wish::kAbandon || (last_report_ > 0 && journal_->backlog() == 0);
+}
+
+}  // namespace luthier

@@ -1,0 +1,115 @@
+// One attempt on this node, from the order to its last report. Its thread makes the inputs local, starts and listens to the
+// trainer, stores the artifact; what it has to say goes through the journal.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
+#include <string>
+#include <thread>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "luthier/v1/worker.pb.h"
+#include "nlohmann/json.hpp"
+#include "worker/agent/agent_metrics.h"
+#include "worker/agent/attempt_log.h"
+#include "worker/agent/attempt_name.h"
+#include "worker/agent/cancellation.h"
+#include "worker/agent/data_folder.h"
+#include "worker/agent/input_cache.h"
+#include "worker/agent/journal.h"
+#include "worker/agent/server_files.h"
+#include "worker/agent/trainer_process.h"
+
+namespace luthier {
+
+class Attempt {
+ public:
+  // What every attempt of the agent works with; outlives them.
+  struct Node {
+    const DataFolder& folder;
+    InputCache& cache;
+    ArtifactSink& artifacts;
+    AgentMetrics& metrics;
+    std::string trainer;       // path of luthier-trainer
+    std::string shared_store;  // empty: none
+    std::function<void()> on_report;  // a report is ready to be sent
+    std::function<void()> on_end;     // the attempt's thread has ended
+  };
+
+  // A new one, as ordered.
+  Attempt(Node& node, AttemptName name, v1::StartAttempt order);
+  // One that an earlier agent left in the folder; its trainer is dead. Does nothing but hold its journal until GoOn().
+  Attempt(Node& node, AttemptName name);
+  ~Attempt();  // abandons it
+
+  // The server still wants an attempt that was left: publishes what its trainer finished, or reports it as lost.
+  void GoOn();
+
+  // The server wants it to end: checkpoint, kill after `grace`, report STOPPED.
+  void Stop(absl::Duration grace);
+  // The agent ends: as Stop(), but a publication is left for the next agent, unreported.
+  void Suspend(absl::Duration grace);
+  // The server has forgotten it: kill, report nothing.
+  void Abandon();
+
+  // For the session. Never block on the disk.
+  std::optional<v1::AttemptReport> NextReport();
+  void Rewind(int64_t acknowledged);
+  void Acknowledge(int64_t sequence);
+  int64_t backlog() const;
+
+  // Its thread has ended (or has not begun): no process of it is left.
+  bool done() const { return done_; }
+  // Nothing of it is of use any more: abandoned and done, or its last report is acknowledged.
+  bool settled() const;
+  const AttemptName& name() const { return name_; }
+
+ private:
+  enum class Wish { kNone, kStop, kSuspend, kAbandon };
+
+  void Begin(void (Attempt::*life)());
+  void Live();
+  void LiveAgain();
+  void OpenJournal();
+  v1::AttemptEnded Work();
+  v1::AttemptEnded WorkAgain();
+  absl::StatusOr<FileLock> WaitForRunFolder();
+  absl::StatusOr<InputCache::Lease> MakeInputsLocal();
+  absl::Status WriteSpec(const InputCache::Lease& inputs);
+  std::vector<std::string> TrainerEnvironment() const;
+  v1::AttemptEnded Train();
+  void FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at);
+  void OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training);
+  v1::AttemptEnded EndOf(const TrainerProcess::Exit& exit, bool out_of_memory, const AttemptLog& log) const;
+  v1::AttemptEnded Publish();
+  std::set<std::string> StoreInSharedFolder(const std::string& folder, const Manifest& manifest);
+  v1::AttemptEnded EndAfterError(const absl::Status& status) const;
+  // Nothing for an end without outcome: the attempt is forgotten, or left for the next agent.
+  void ReportEnd(v1::AttemptEnded ended);
+  void Report(v1::AttemptReport report);
+  void MakeWish(Wish wish, absl::Duration grace);
+  Wish wish() const;
+  std::string Folder() const { return node_.folder.AttemptFolder(name_); }
+
+  Node& node_;
+  const AttemptName name_;
+  const v1::StartAttempt order_;
+  Cancellation cancellation_;  // of transfers and waits
+  mutable std::mutex mutex_;
+  Wish wish_ = Wish::kNone;
+  absl::Duration grace_;
+  std::shared_ptr<Journal> journal_;  // null until the thread has opened it
+  int64_t last_report_ = 0;           // number of `ended` once it is in the journal
+  nlohmann::json last_event_;         // the trainer's last word, null before; the attempt's thread only
+  bool stored_ = false;               // `artifact_stored` is reported; the attempt's thread only
+  std::atomic<bool> done_ = true;
+  std::thread thread_;
+};
+
+}  // namespace luthier

@@ -1,0 +1,125 @@
+#include "worker/agent/data_folder.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "lib/artifact/durable_file.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxNodeId = 63;
+
+// As the server's rule for ids: a letter first, then letters, digits, '-' and '.'.
+bool IsNodeId(const std::string& id) {
+  const auto allowed = [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || c == '.'; };
+  return !id.empty() && id.size() <= kMaxNodeId && absl::ascii_islower(id[0]) && std::all_of(id.begin(), id.end(), allowed);
+}
+
+std::string NewNodeId() {
+  char hostname[256] = "";
+  gethostname(hostname, sizeof hostname - 1);
+  std::string id = absl::AsciiStrToLower(hostname);
+  id = id.substr(0, id.find('.'));
+  for (char& c : id) {
+    if (!absl::ascii_isalnum(c)) c = '-';
+  }
+  if (id.empty() || !absl::ascii_islower(id[0])) id = "node-" + id;
+  const std::string suffix = absl::StrFormat("-%04x", std::random_device()() & 0xffff);
+  return id.substr(0, kMaxNodeId - suffix.size()) + suffix;
+}
+
+}  // namespace
+
+absl::StatusOr<FileLock> FileLock::TryAcquire(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  if (fd < 0) return FileError(path, "open", errno);
+  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
+    close(fd);
+    return absl::UnavailableError(path + " is held by another process");
+  }
+  return FileLock(fd);
+}
+
+FileLock::~FileLock() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::StatusOr<DataFolder> DataFolder::Open(const std::string& root) {
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(root + "/jobs"));
+  absl::StatusOr<FileLock> lock = FileLock::TryAcquire(root + "/lock");
+  if (absl::IsUnavailable(lock.status())) {
+    return absl::FailedPreconditionError(absl::StrCat("--data-dir: another luthier-worker uses ", root,
+                                                      "; stop it, or give this one another folder"));
+  }
+  if (!lock.ok()) return lock.status();
+  std::error_code ignored;
+  fs::remove_all(root + "/discarded", ignored);
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(root + "/discarded"));
+  return DataFolder(root, *std::move(lock));
+}
+
+absl::StatusOr<std::string> DataFolder::NodeId(const std::string& wanted) const {
+  if (!wanted.empty() && !IsNodeId(wanted)) {
+    return absl::InvalidArgumentError(absl::StrCat("--node-id: '", wanted, "' is no id; give 1 to ", kMaxNodeId,
+                                                   " characters a-z, 0-9, '-', '.', a letter first"));
+  }
+  if (!wanted.empty()) return wanted;
+  const std::string path = root_ + "/node_id";
+  std::string kept;
+  std::getline(std::ifstream(path), kept);
+  if (IsNodeId(kept)) return kept;
+  const std::string id = NewNodeId();
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(path, id + "\n"));
+  return id;
+}
+
+std::string DataFolder::AttemptFolder(const AttemptName& name) const {
+  return absl::StrCat(JobFolder(name.job), "/attempt-", name.number);
+}
+
+std::vector<AttemptName> DataFolder::Attempts() const {
+  std::vector<AttemptName> names;
+  std::error_code ignored;
+  for (const fs::directory_entry& job : fs::directory_iterator(root_ + "/jobs", ignored)) {
+    for (const fs::directory_entry& entry : fs::directory_iterator(job.path(), ignored)) {
+      const std::string folder = entry.path().filename();
+      absl::string_view number = folder;
+      AttemptName name{job.path().filename(), 0};
+      if (absl::ConsumePrefix(&number, "attempt-") && absl::SimpleAtoi(number, &name.number)) names.push_back(name);
+    }
+  }
+  return names;
+}
+
+std::vector<std::string> DataFolder::JobsWithRunFolder() const {
+  std::vector<std::pair<fs::file_time_type, std::string>> found;
+  std::error_code error;
+  for (const fs::directory_entry& job : fs::directory_iterator(root_ + "/jobs", error)) {
+    const fs::path checkpoints = job.path() / "run/checkpoints";
+    fs::file_time_type used = fs::last_write_time(checkpoints, error);
+    if (error) used = fs::last_write_time(job.path() / "run", error);
+    if (!error) found.emplace_back(used, job.path().filename());
+  }
+  std::sort(found.begin(), found.end());
+  std::vector<std::string> jobs;
+  for (auto& [used, job] : found) jobs.push_back(std::move(job));
+  return jobs;
+}
+
+}  // namespace luthier

@@ -1,0 +1,62 @@
+// The agent's folder on disk, and the names in it:
+//   lock                   held by the one agent that uses the folder
+//   node_id                what this machine is called by the server
+//   cache/                 inputs (input_cache.h)
+//   discarded/             folders that are being deleted
+//   jobs/J/run/            the trainer's --out, shared by the attempts of a job: a later attempt finds the checkpoints here
+//   jobs/J/run.lock        held by the attempt that works in `run`
+//   jobs/J/attempt-N/      journal, spec, log and links to the inputs of one attempt
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/agent/attempt_name.h"
+
+namespace luthier {
+
+// An exclusive lock on a file, held until the owner is destroyed or dies.
+class FileLock {
+ public:
+  // Errors: UNAVAILABLE if somebody else holds it.
+  static absl::StatusOr<FileLock> TryAcquire(const std::string& path);
+  FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  FileLock& operator=(FileLock&&) = delete;
+  ~FileLock();
+
+ private:
+  explicit FileLock(int fd) : fd_(fd) {}
+  int fd_;
+};
+
+class DataFolder {
+ public:
+  // Creates what is missing, locks the folder and deletes what an earlier agent had discarded. Errors: FAILED_PRECONDITION if another agent uses it.
+  static absl::StatusOr<DataFolder> Open(const std::string& root);
+
+  // `wanted`, or the id kept in the folder, or a new one made of the host name and four random digits (two agents of one
+  // host must not take each other's sessions), which is then kept.
+  absl::StatusOr<std::string> NodeId(const std::string& wanted) const;
+
+  const std::string& root() const { return root_; }
+  std::string CacheFolder() const { return root_ + "/cache"; }
+  std::string DiscardedFolder() const { return root_ + "/discarded"; }
+  std::string JobFolder(const std::string& job) const { return root_ + "/jobs/" + job; }
+  std::string RunFolder(const std::string& job) const { return JobFolder(job) + "/run"; }
+  std::string AttemptFolder(const AttemptName& name) const;
+
+  // Attempts that left a folder.
+  std::vector<AttemptName> Attempts() const;
+  // Ids of jobs with a run folder, the one longest unused first.
+  std::vector<std::string> JobsWithRunFolder() const;
+
+ private:
+  DataFolder(std::string root, FileLock lock) : root_(std::move(root)), lock_(std::move(lock)) {}
+  std::string root_;
+  FileLock lock_;
+};
+
+}  // namespace luthier

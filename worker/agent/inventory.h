@@ -1,0 +1,30 @@
+// What this machine has, as far as the agent may use it.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "luthier/v1/nodes.pb.h"
+#include "worker/agent/nvml.h"
+
+namespace luthier {
+
+// One thread at a time.
+class Inventory {
+ public:
+  // `nvml` may be null: no GPUs.
+  explicit Inventory(std::unique_ptr<Nvml> nvml);
+  // Everything, with the GPUs' memory in use now.
+  v1::Inventory Read() const;
+
+ private:
+  std::unique_ptr<Nvml> nvml_;
+  v1::Inventory fixed_;  // what does not change
+};
+
+// Memory that the agent and its trainers may use: that of the machine, or a limit of a control group above them.
+int64_t UsableMemoryBytes();
+// CPUs that they may use, at least 1: those of the affinity mask, or the quota of a control group, rounded up.
+int UsableCpus();
+
+}  // namespace luthier

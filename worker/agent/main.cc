@@ -1,0 +1,138 @@
+// luthier-worker: flags, wiring, and a clean end.
+#include <signal.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "lib/base/status_macros.h"
+#include "prometheus/exposer.h"
+#include "worker/agent/agent.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Together below the 30 s after which service supervisors kill.
+constexpr absl::Duration kLeaveGrace = absl::Seconds(20);
+constexpr absl::Duration kLeavePatience = absl::Seconds(5);
+
+struct WorkerOptions {
+  std::string server = "127.0.0.1:7070";
+  std::string data_dir;
+  std::string node_id;
+  std::string metrics_listen = "127.0.0.1:9465";
+  std::string shared_store;
+  std::string trainer;
+  uint64_t cache_limit = uint64_t{50} << 30;
+  uint64_t keep_limit = uint64_t{50} << 30;
+};
+
+absl::StatusOr<std::unique_ptr<prometheus::Exposer>> Expose(const std::string& listen,
+                                                            const std::shared_ptr<prometheus::Registry>& registry) {
+  try {
+    auto exposer = std::make_unique<prometheus::Exposer>(listen, /*num_threads=*/2);
+    exposer->RegisterCollectable(registry);
+    return exposer;
+  } catch (const std::exception& error) {
+    return absl::UnavailableError(absl::StrCat("--metrics-listen: cannot listen on ", listen,
+                                               "; is another agent running? Give a free port, or port 0 for any"));
+  }
+}
+
+absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
+  if (access(options.trainer.c_str(), X_OK) != 0) {
+    return absl::NotFoundError(absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const DataFolder folder, DataFolder::Open(options.data_dir));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string node_id, folder.NodeId(options.node_id));
+
+  const auto registry = std::make_shared<prometheus::Registry>();
+  AgentMetrics metrics(*registry, LUTHIER_VERSION);
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<prometheus::Exposer> exposer, Expose(options.metrics_listen, registry));
+
+  const std::shared_ptr<grpc::Channel> channel = DialServer(options.server);
+  ServerFiles files(channel);
+  InputCache::Options cache_options;
+  cache_options.folder = folder.CacheFolder();
+  cache_options.shared_store = options.shared_store;
+  cache_options.max_bytes = static_cast<int64_t>(options.cache_limit);
+  cache_options.on_fetched = [&](int64_t bytes) { metrics.ObserveFetched(bytes); };
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<InputCache> cache, InputCache::Open(cache_options, files));
+  const Inventory inventory(Nvml::Load());
+  metrics.ObserveInventory(inventory.Read());
+
+  Session session(channel);
+  Agent::Options agent_options;
+  agent_options.node_id = node_id;
+  agent_options.version = LUTHIER_VERSION;
+  agent_options.trainer = options.trainer;
+  agent_options.shared_store = options.shared_store;
+  agent_options.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
+  agent_options.wake_session = [&] { session.Wake(); };
+  Agent agent(std::move(agent_options), folder, *cache, files, metrics, inventory);
+  session.Open(agent);
+  std::fprintf(stderr, "luthier-worker %s: node %s for %s, data in %s, metrics on port %d, trainer %s\n", LUTHIER_VERSION,
+               node_id.c_str(), options.server.c_str(), options.data_dir.c_str(), exposer->GetListeningPorts().at(0),
+               options.trainer.c_str());
+
+  int signal = 0;
+  sigwait(&signals, &signal);
+  std::fprintf(stderr, "luthier-worker: leaving; trainers get %d s for a checkpoint\n",
+               static_cast<int>(absl::ToInt64Seconds(kLeaveGrace)));
+  agent.Leave(session, kLeaveGrace, kLeavePatience);
+  session.Close();
+  return absl::OkStatus();
+}
+
+std::string DefaultDataDir() {
+  const char* home = std::getenv("HOME");
+  return absl::StrCat(home == nullptr ? "." : home, "/.luthier/worker");
+}
+
+int Main(int argc, char** argv) {
+  WorkerOptions options;
+  options.data_dir = DefaultDataDir();
+  options.trainer = fs::read_symlink("/proc/self/exe").parent_path() / "luthier-trainer";
+  CLI::App app("The Luthier agent: trains on this machine what the server orders.", "luthier-worker");
+  app.set_version_flag("--version", LUTHIER_VERSION);
+  app.add_option("--server", options.server, "Address of luthierd")->envname("LUTHIER_SERVER")->capture_default_str();
+  app.add_option("--data-dir", options.data_dir, "Folder for checkpoints, journals and cached inputs; one agent a folder")
+      ->envname("LUTHIER_WORKER_DATA_DIR")->capture_default_str();
+  app.add_option("--node-id", options.node_id, "Name of this machine; default: kept in the data folder")->envname("LUTHIER_NODE_ID");
+  app.add_option("--metrics-listen", options.metrics_listen, "Address of /metrics; port 0: any free one")
+      ->envname("LUTHIER_WORKER_METRICS_LISTEN")->capture_default_str();
+  app.add_option("--shared-store", options.shared_store, "Folder `artifacts` of the server, if this machine sees it")
+      ->envname("LUTHIER_SHARED_STORE");
+  app.add_option("--trainer", options.trainer, "Path of luthier-trainer")->envname("LUTHIER_TRAINER")->capture_default_str();
+  app.add_option("--cache-limit", options.cache_limit, "Bytes of inputs to keep, such as 200GB")
+      ->envname("LUTHIER_CACHE_LIMIT")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.add_option("--keep-limit", options.keep_limit, "Bytes of checkpoints to keep for jobs that do not run here")
+      ->envname("LUTHIER_KEEP_LIMIT")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  CLI11_PARSE(app, argc, argv);
+
+  // Blocked before any thread exists, so that only sigwait sees them.
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+
+  options.data_dir = fs::absolute(options.data_dir);
+  const absl::Status status = Work(options, signals);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "luthier-worker: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace luthier
+
+int main(int argc, char** argv) { return luthier::Main(argc, argv); }
