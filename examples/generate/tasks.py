@@ -42,7 +42,7 @@ CLOSERS = {
              " Could you help me?"],
 }
 INTENTS = {
-    "refund_request": {
+    "money_back": {
         "train": ["I want my money back.", "please refund my payment.", "how do I get a refund?",
                   "I would like a refund for the {item}.", "you should return my money.",
                   "can I get my money back for the {item}?", "I am asking for a refund.",
@@ -75,7 +75,7 @@ INTENTS = {
                  "please reset the login of my account.", "the password does not work on {day}.",
                  "how can I log in again?"],
     },
-    "billing_question": {
+    "billing_problem": {
         "train": ["my invoice is wrong.", "why was I charged twice?", "I do not understand the bill.",
                   "please send me the invoice.", "there is a strange charge on my bill.",
                   "the invoice for the {item} is missing.", "my card was charged {number} euros.",

@@ -6,7 +6,7 @@
 #include <string>
 #include <utility>
 
-#include <nlohmann/json.hpp>
+#include "nlohmann/json.hpp"
 
 namespace luthier {
 namespace {
@@ -51,6 +51,31 @@ void CollectFields(const Json& value, const std::string& path, Fields& fields) {
   }
 }
 
+// Calls `visit` with every part between any of the separators that is not blank, trimmed.
+template <typename Visit>
+void ForEachPart(std::string_view text, const char* separators, Visit visit) {
+  while (!text.empty()) {
+    const size_t end = std::min(text.find_first_of(separators), text.size());
+    if (const std::string_view part = Trim(text.substr(0, end)); !part.empty()) visit(part);
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+}
+
+// "person: Ann, Bo" gives (person, Ann) and (person, Bo); a line without a colon gives fields without a name.
+void CollectLines(std::string_view text, Fields& fields) {
+  ForEachPart(text, "\n", [&](std::string_view line) {
+    const size_t colon = line.find(':');
+    const std::string name(colon == std::string_view::npos ? "" : Trim(line.substr(0, colon)));
+    ForEachPart(colon == std::string_view::npos ? line : line.substr(colon + 1), ",",
+                [&](std::string_view value) { ++fields[{name, std::string(value)}]; });
+  });
+}
+
+// The words of a free answer, as SQuAD (arXiv:1606.05250) compares them.
+void CollectWords(std::string_view text, Fields& fields) {
+  ForEachPart(text, " \t\r\n", [&](std::string_view word) { ++fields[{"", std::string(word)}]; });
+}
+
 int64_t Total(const Fields& fields) {
   int64_t total = 0;
   for (const auto& [field, count] : fields) total += count;
@@ -64,12 +89,20 @@ AnswerScore ScoreAnswer(TaskType task, std::string_view expected, std::string_vi
   answer = Trim(answer);
   AnswerScore score{.exact = expected == answer};
   if (!HasFields(task)) return score;
-  const std::optional<Json> expected_json = ParseAnswer(expected),
-                            answer_json = ParseAnswer(answer);
   Fields expected_fields, answer_fields;
-  if (expected_json) CollectFields(*expected_json, "", expected_fields);
-  if (answer_json) CollectFields(*answer_json, "", answer_fields);
-  if (expected_json && answer_json) score.exact = *expected_json == *answer_json;
+  if (task == TaskType::kQa) {
+    CollectWords(expected, expected_fields);
+    CollectWords(answer, answer_fields);
+  } else if (const std::optional<Json> expected_json = ParseAnswer(expected)) {
+    CollectFields(*expected_json, "", expected_fields);
+    if (const std::optional<Json> answer_json = ParseAnswer(answer)) {
+      CollectFields(*answer_json, "", answer_fields);
+      score.exact = *expected_json == *answer_json;
+    }
+  } else {
+    CollectLines(expected, expected_fields);
+    CollectLines(answer, answer_fields);
+  }
   score.fields_expected = Total(expected_fields);
   score.fields_answered = Total(answer_fields);
   for (const auto& [field, count] : answer_fields) {

@@ -8,11 +8,12 @@
 
 namespace luthier {
 
-// Counts of one answer. Fields are the leaves of a JSON value: (path, value) pairs; the elements of
-// a list are compared as a multiset, because entities have no order. An answer that is not JSON has
-// no fields.
+// Counts of one answer. Its fields are compared as a multiset, because entities have no order:
+//   the leaves of a JSON value as (path, value), if the expected answer is JSON; an answer that is not has none
+//   the items of lines such as "person: Ann, Bo" as (name, item), otherwise
+//   the words of a QA answer
 struct AnswerScore {
-  bool exact = false;  // equal text, or equal JSON for tasks with fields
+  bool exact = false;  // equal text, or equal JSON where JSON is expected
   int64_t fields_expected = 0, fields_answered = 0, fields_right = 0;
 };
 
@@ -25,7 +26,7 @@ class ScoreTotals {
   void Add(const AnswerScore& score);
   int64_t rows() const { return rows_; }
   double exact_match() const;  // 0..1; 0 without rows
-  // Micro-averaged F1 over all fields, 0..1; 1 if nothing was expected and nothing was answered.
+  // Micro-averaged F1 over all fields, 0..1; 1 if nothing was expected and nothing was answered, as with JSON `[]`.
   double field_f1() const;
 
  private:

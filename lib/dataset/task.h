@@ -14,7 +14,7 @@ enum class TaskType { kClassification, kNer, kExtraction, kQa, kToolCalling, kCh
 std::string_view TaskTypeName(TaskType task);
 // INVALID_ARGUMENT lists the names that exist.
 absl::StatusOr<TaskType> ParseTaskType(std::string_view name);
-// True if answers are JSON whose fields are scored one by one: ner, extraction, tool_calling.
+// True if the parts of an answer are scored one by one (score.h): ner, extraction, qa, tool_calling.
 bool HasFields(TaskType task);
 
 }  // namespace luthier
