@@ -9,6 +9,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::SizeIs;
 using State = v1::FineTuningJob;
 
 class ServiceTest : public testing::Test {
@@ -30,6 +31,14 @@ class ServiceTest : public testing::Test {
       return false;
     });
   }
+  // Of the newest attempt that started.
+  int64_t ResumedStep(const std::string& job) {
+    int64_t step = -1;
+    for (const v1::JobEvent& event : service_.Events(job)) {
+      if (event.type() == "started") step = static_cast<int64_t>(event.data().fields().at("resumed_step").number_value());
+    }
+    return step;
+  }
   // Of the trainers of this test.
   std::vector<pid_t> Trainers() const { return ProcessesWith(folder_.path() + "/agent/jobs/"); }
 
@@ -47,6 +56,90 @@ TEST_F(ServiceTest, ALocalWorkerRunsAJobToItsPublication) {
   EXPECT_EQ(job.stop_reason(), "MAX_STEPS");
   EXPECT_EQ(job.progress().step(), 20);
   EXPECT_GT(job.summary().artifact_bytes(), 0);
+}
+
+TEST_F(ServiceTest, AJobWithoutANodeSaysWhyItWaitsAndStartsWhenOneComes) {
+  service_.StartServer();
+  service_.AddInputs();
+  service_.Submit("j", Steps(5));
+  EXPECT_EQ(service_.Job("j").state(), State::QUEUED);
+  EXPECT_THAT(service_.Job("j").pending_reason(), HasSubstr("no node is connected"));
+  service_.StartAgent();
+  ASSERT_TRUE(WaitForState("j", State::SUCCEEDED)) << service_.Job("j").DebugString();
+  EXPECT_EQ(service_.Job("j").node(), "nodes/n1");
+}
+
+TEST_F(ServiceTest, ACancelledJobLeavesNoProcessAndNoFiles) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("j", Steps(100000));
+  ASSERT_TRUE(WaitForEvent("j", "checkpoint"));
+  EXPECT_THAT(Trainers(), SizeIs(1));
+  service_.Cancel("j");
+  ASSERT_TRUE(WaitForState("j", State::CANCELLED)) << service_.Job("j").DebugString();
+  EXPECT_THAT(Trainers(), IsEmpty());
+  EXPECT_TRUE(WaitFor([&] { return !std::filesystem::exists(service_.AgentFolder() + "/jobs/j"); }));
+}
+
+TEST_F(ServiceTest, AJobThatFinishesWhileTheServerIsAwayIsPublishedWhenItComesBack) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("j", Steps(400));
+  ASSERT_TRUE(WaitForEvent("j", "checkpoint"));
+  service_.server.End(SIGKILL);
+  ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(service_.AgentFolder() + "/jobs/j/run/report.json"); },
+                      std::chrono::seconds(120)));
+  ASSERT_TRUE(WaitFor([&] { return Trainers().empty(); }));
+  service_.StartServer();
+  ASSERT_TRUE(WaitForState("j", State::SUCCEEDED)) << service_.Job("j").DebugString();
+  EXPECT_EQ(service_.Job("j").attempt(), 1);
+  EXPECT_EQ(service_.Job("j").progress().step(), 400);
+  EXPECT_EQ(service_.Versions("j"), 1);
+}
+
+// SIGTERM is how service managers and machines that shut down end an agent: nothing that was trained is lost.
+TEST_F(ServiceTest, AnAgentThatIsAskedToEndLeavesACheckpointFromWhichTheJobGoesOn) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("j", Steps(600, /*checkpoint_every=*/1000000));
+  ASSERT_TRUE(WaitForEvent("j", "progress"));
+  const auto asked = std::chrono::steady_clock::now();
+  const int status = service_.agent.End(SIGTERM);
+  EXPECT_LT(std::chrono::steady_clock::now() - asked, std::chrono::seconds(30));
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+  EXPECT_THAT(Trainers(), IsEmpty());
+  EXPECT_EQ(service_.Job("j").state(), State::RECOVERING) << "it is not given to a node that leaves";
+  service_.StartAgent();
+  ASSERT_TRUE(WaitForState("j", State::SUCCEEDED)) << service_.Job("j").DebugString();
+  EXPECT_GT(ResumedStep("j"), 0);
+  EXPECT_EQ(service_.Job("j").lost_attempts(), 0);
+}
+
+TEST_F(ServiceTest, AFailureOfTheTrainerIsTheJobsWithItsCause) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  std::filesystem::create_directories(service_.AgentFolder() + "/jobs/j/run");
+  WriteText(service_.AgentFolder() + "/jobs/j/run/checkpoints", "a file where a folder has to be");
+  service_.Submit("j", Steps(20));
+  ASSERT_TRUE(WaitFor([&] { return service_.Job("j").end_time().seconds() > 0; }, std::chrono::seconds(120)));
+  const v1::FineTuningJob job = service_.Job("j");
+  EXPECT_EQ(job.state(), State::FAILED) << job.DebugString();
+  EXPECT_EQ(job.attempt(), 1);
+  EXPECT_EQ(job.failure().cause(), v1::JobFailure::STORAGE) << job.DebugString();
+  EXPECT_THAT(job.failure().message(), HasSubstr("checkpoints"));
+}
+
+TEST_F(ServiceTest, ASecondAgentOnTheSameFolderIsRefused) {
+  service_.StartServer();
+  service_.StartAgent();
+  ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(service_.AgentFolder() + "/cache"); }));
+  const ProgramResult second = RunProgram({LUTHIER_BIN_FOLDER "/luthier-worker", "--server", service_.Address(), "--metrics-listen",
+                                           "127.0.0.1:0", "--data-dir", service_.AgentFolder()});
+  EXPECT_EQ(second.exit_code, 1);
 }
 
 }  // namespace

@@ -142,7 +142,7 @@ void Agent::OnRegistered(const v1::Registered& registered) {
     for (const auto& [name, attempt] : attempts) attempt->GoOn();
   }
   const std::lock_guard lock(mutex_);
-  break_reason_.clear();
+  said_break_ = false;
   for (const std::string& job : registered.jobs_over()) jobs_over_.insert(std::string(absl::StripPrefix(job, "jobs/")));
   untidy_ = true;
   changed_.notify_all();
@@ -219,8 +219,7 @@ std::optional<v1::AttemptReport> Agent::NextReport() {
 void Agent::OnBreak(const std::string& why) {
   metrics_.ObserveConnected(false);
   const std::lock_guard lock(mutex_);
-  if (why == break_reason_ || leaving_) return;
-  break_reason_ = why;
+  if (leaving_ || std::exchange(said_break_, true)) return;
   std::fprintf(stderr, "luthier-worker: no session with the server: %s; training goes on, trying again\n", why.c_str());
 }
 

@@ -84,8 +84,8 @@ class Agent final : public Session::Peer {
   std::vector<std::string> kept_jobs_;  // ids; as the tidier last saw them, oldest first
   std::vector<std::string> unknown_;  // attempts that the server wants ended and nobody here knows
   bool leaving_ = false, closed_ = false, untidy_ = true;
-  std::string break_reason_;  // said once, not at every try
-  std::thread tidier_;        // deletes what is of no use any more, so that nobody who listens waits for the disk
+  bool said_break_ = false;  // once an absence, not at every try
+  std::thread tidier_;       // deletes what is of no use any more, so that nobody who listens waits for the disk
 };
 
 }  // namespace luthier

@@ -159,9 +159,8 @@ void Session::Send(grpc::ClientContext& context, Stream& stream) {
     } else {
       continue;
     }
-    if (!stream.Write(request)) break;
+    if (!stream.Write(request)) return context.TryCancel();  // the reader learns why
   }
-  context.TryCancel();
 }
 
 std::optional<bool> Session::WaitForWork(absl::Time heartbeat_at) {
