@@ -65,7 +65,7 @@ class Service {
       : bin_(std::move(bin_folder)), folder_(std::move(folder)), port_(FreePort()) {}
 
   void StartServer(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {bin_ + "/luthierd", "--listen", Address(), "--metrics-listen", "127.0.0.1:0",
+    std::vector<std::string> arguments = {bin_ + "/luthierd", "--listen", Address(), "--metrics-listen", server_metrics,
                                           "--data-dir", folder_ + "/server"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     server = BackgroundProgram(arguments);
@@ -80,7 +80,7 @@ class Service {
     nodes = v1::NodeService::NewStub(channel);
   }
   void StartAgent(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", "127.0.0.1:0",
+    std::vector<std::string> arguments = {bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", agent_metrics,
                                           "--data-dir", AgentFolder(), "--node-id", "n1"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     agent = BackgroundProgram(arguments);
@@ -164,6 +164,8 @@ class Service {
     if (!status.ok()) throw std::runtime_error(absl::StrCat("call failed: ", status.error_code(), ": ", status.error_message()));
   }
 
+  // Where they show their metrics: any free port, unless set before they start.
+  std::string server_metrics = "127.0.0.1:0", agent_metrics = "127.0.0.1:0";
   BackgroundProgram server, agent;
   std::unique_ptr<v1::FineTuningService::Stub> jobs;
   std::unique_ptr<v1::DatasetService::Stub> datasets;

@@ -1,0 +1,49 @@
+// One HTTP request to a program on this machine.
+#pragma once
+
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace luthier {
+
+// The body of `GET path` from 127.0.0.1:port; empty if nobody answers or the answer is not 200.
+inline std::string HttpGet(int port, const std::string& path) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string answer;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0) {
+    // HTTP/1.0: the answer ends with the connection, and is not sent in chunks.
+    const std::string request = absl::StrCat("GET ", path, " HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n");
+    if (send(fd, request.data(), request.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(request.size())) {
+      char buffer[1 << 16];
+      for (ssize_t count; (count = recv(fd, buffer, sizeof buffer, 0)) > 0;) answer.append(buffer, static_cast<size_t>(count));
+    }
+  }
+  close(fd);
+  const size_t body = answer.find("\r\n\r\n");
+  const bool ok = answer.compare(0, 5, "HTTP/") == 0 && answer.find(" 200 ") == 8;
+  return ok && body != std::string::npos ? answer.substr(body + 4) : "";
+}
+
+// `text` as it stands in a query: everything but letters and digits as %XX.
+inline std::string PercentEncode(const std::string& text) {
+  std::string encoded;
+  for (const unsigned char c : text) {
+    if (isalnum(c)) {
+      encoded.push_back(static_cast<char>(c));
+    } else {
+      absl::StrAppend(&encoded, "%", absl::Hex(c, absl::kZeroPad2));
+    }
+  }
+  return encoded;
+}
+
+}  // namespace luthier
