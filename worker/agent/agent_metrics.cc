@@ -45,7 +45,7 @@ AgentMetrics::AgentMetrics(prometheus::Registry& registry, const std::string& ve
       cache_bytes_(OneGauge(registry, "luthier_input_cache_bytes", "Bytes of inputs kept on this node")),
       fetched_bytes_(OneCounter(registry, "luthier_input_fetched_bytes_total", "Bytes of inputs fetched from the server")),
       uploaded_bytes_(OneCounter(registry, "luthier_artifact_uploaded_bytes_total", "Bytes of artifacts stored")),
-      gpu_memory_(BuildGauge().Name("luthier_gpu_memory_bytes").Help("Memory of a GPU").Register(registry)),
+      gpu_memory_(BuildGauge().Name("luthier_gpu_memory_total_bytes").Help("Memory of a GPU").Register(registry)),
       gpu_memory_used_(
           BuildGauge().Name("luthier_gpu_memory_used_bytes").Help("Memory of a GPU in use, by anybody").Register(registry)) {
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
