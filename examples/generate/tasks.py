@@ -221,7 +221,7 @@ def extraction(rng, names, split):
   return chat("Read the order.", text, json.dumps(order))
 
 
-# --- qa: the answer to a question and the number of the sentence that holds it -------------------
+# --- qa: the answer to a question, out of a passage ------------------------------------------------
 
 # Each kind of fact: how a sentence may say it, how a question may ask for it, who answers.
 FACTS = {
@@ -257,21 +257,23 @@ def answer_value(names, kind):
 
 
 def qa(rng, names, split):
-  pool = phrasings(FACTS, split)
-  facts = rng.sample(pool, rng.randint(2, 3))
+  # Facts whose answers are of different kinds: what the question asks for decides.
+  facts, kinds = [], set()
+  for fact in rng.sample(phrasings(FACTS, split), len(phrasings(FACTS, split))):
+    if fact[2] not in kinds and len(facts) < 3:
+      facts.append(fact)
+      kinds.add(fact[2])
+  facts = facts[:rng.randint(2, 3)]
   subjects = [names.word() for _ in facts]
-  if rng.random() < 0.5:  # the same fact about two people: the name decides
-    facts[1] = facts[0]
   animal = rng.choice(words.ANIMALS)
   values = [answer_value(names, kind) for _, _, kind in facts]
   sentences = []
-  for number, ((says, _, _), subject, value) in enumerate(zip(facts, subjects, values), 1):
+  for (says, _, _), subject, value in zip(facts, subjects, values):
     sentence = rng.choice(says).format(s=subject, a=value, animal=animal)
-    sentences.append(f"[{number}] {sentence[0].upper()}{sentence[1:]}.")
+    sentences.append(f"{sentence[0].upper()}{sentence[1:]}.")
   asked = rng.randrange(len(facts))
   question = rng.choice(facts[asked][1]).format(s=subjects[asked], animal=animal)
-  return chat("Answer and cite.", " ".join(sentences) + "\n" + question,
-              f"{values[asked]} [{asked + 1}]")
+  return chat("Answer in brackets.", " ".join(sentences) + "\n" + question, f"[{values[asked]}]")
 
 
 # --- tool calling: one call as a JSON object ------------------------------------------------------
