@@ -76,8 +76,9 @@ absl::Status Serve(const ServerOptions& options, const sigset_t& signals) {
   grpc::ServerBuilder builder;
   // Without this two servers would share a port, each getting half of the connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // Agents ping to notice a dead connection; without this a ping more than every five minutes counts as abuse.
+  // Agents and clients ping to notice a dead connection; without this a ping more than every five minutes counts as abuse.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   int port = 0;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
   const std::unique_ptr<grpc::Service> services[] = {MakeFineTuningService(backend), MakeDatasetService(backend),

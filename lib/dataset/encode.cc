@@ -82,6 +82,16 @@ TextSpan UpToEndOfTurn(const Tokenizer& tokenizer, const Encoding& encoding, std
 
 }  // namespace
 
+EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long,
+                              int64_t max_length) {
+  EncodeOptions options;
+  if (loss_on == "all") options.loss_on = EncodeOptions::LossOn::kAll;
+  if (loss_on == "completion") options.loss_on = EncodeOptions::LossOn::kCompletion;
+  if (too_long == "truncate") options.too_long = EncodeOptions::TooLong::kTruncate;
+  options.max_length = max_length;
+  return options;
+}
+
 int64_t Example::TrainedTokens() const {
   return std::count(trained.begin(), trained.end(), uint8_t{1});
 }

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -47,6 +48,11 @@ struct EncodeOptions {
   TooLong too_long = TooLong::kRefuse;
   int64_t max_length = 0;  // tokens of a row; 0: no limit
 };
+
+// From the words of a job file: `loss_on` is assistant, all or completion, `too_long` refuse or
+// truncate; other words read as the first.
+EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long,
+                              int64_t max_length);
 
 // Encodes the rows of one job. Holds references: tokenizer and template must outlive it. Const use
 // from several threads is safe.

@@ -112,8 +112,16 @@ class ModelsService final : public v1::ModelService::Service {
                                     grpc::ServerWriter<v1::DownloadModelVersionResponse>* writer) override {
     return Handle(backend_, "DownloadModelVersion", [&]() -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(request->name()));
-      for (const v1::ModelFile& file : version.files()) LUTHIER_RETURN_IF_ERROR(SendFile(file, *writer));
-      return absl::OkStatus();
+      return SendFiles(*request, version.files(), *writer);
+    });
+  }
+  grpc::Status DownloadBaseModel(grpc::ServerContext*, const v1::DownloadBaseModelRequest* request,
+                                 grpc::ServerWriter<v1::DownloadBaseModelResponse>* writer) override {
+    return Handle(backend_, "DownloadBaseModel", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
+      v1::BaseModel model;
+      LUTHIER_RETURN_IF_ERROR(Load(id, model));
+      return SendFiles(*request, model.files(), *writer);
     });
   }
 
@@ -193,13 +201,30 @@ class ModelsService final : public v1::ModelService::Service {
     return absl::NotFoundError(name + " does not exist");
   }
 
-  absl::Status SendFile(const v1::ModelFile& file, grpc::ServerWriter<v1::DownloadModelVersionResponse>& writer) {
-    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, backend_.artifacts.OpenBlob(file.sha256(), 0));
-    v1::DownloadModelVersionResponse message;
+  // The files that the request asks for: all, or one of them from a byte on.
+  template <typename Request, typename Files, typename Message>
+  absl::Status SendFiles(const Request& request, const Files& files, grpc::ServerWriter<Message>& writer) {
+    if (request.path().empty() && request.offset() != 0) {
+      return absl::InvalidArgumentError("offset: is a position in one file; give `path` too");
+    }
+    bool found = false;
+    for (const v1::ModelFile& file : files) {
+      if (!request.path().empty() && file.path() != request.path()) continue;
+      found = true;
+      LUTHIER_RETURN_IF_ERROR(SendFile(file, request.offset(), writer));
+    }
+    if (found) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat(request.name(), " has no file '", request.path().substr(0, 80), "'"));
+  }
+
+  template <typename Message>
+  absl::Status SendFile(const v1::ModelFile& file, int64_t offset, grpc::ServerWriter<Message>& writer) {
+    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, backend_.artifacts.OpenBlob(file.sha256(), offset));
+    Message message;
     *message.mutable_file() = file;
-    writer.Write(message);
+    if (!writer.Write(message)) return absl::CancelledError("the client went away");
     std::vector<char> buffer(kChunkBytes);
-    for (int64_t offset = 0;;) {
+    while (true) {
       LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
       if (size == 0) return absl::OkStatus();
       v1::FileChunk& chunk = *message.mutable_chunk();

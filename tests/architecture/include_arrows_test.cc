@@ -31,6 +31,7 @@ const std::vector<Rule>& Rules() {
       {"worker/agent/", {"worker/agent/", "lib/", "luthier/v1/"}},
       {"worker/trainer/", {"worker/trainer/", "lib/"}},
       {"client/", {"client/", "lib/", "luthier/v1/"}},
+      {"client/lib/", {"client/lib/", "lib/", "luthier/v1/"}},
   };
   return *rules;
 }

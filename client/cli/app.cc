@@ -1,0 +1,102 @@
+#include "client/cli/app.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/cli/completion.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/job_flags.h"
+#include "client/cli/suggest.h"
+#include "client/lib/grpc_status.h"
+
+namespace luthier {
+namespace {
+
+constexpr char kFooter[] = R"(Start here:
+  luthierd --with-local-worker &                                          # a server with an agent, on this machine
+  luthier model import luthier-tiny examples/base/luthier-tiny            # a base model
+  luthier dataset upload classification examples/tasks/classification     # rows to learn
+  luthier job submit -f examples/tasks/classification/job.yaml --watch    # train
+  luthier job compare JOB                                                 # base against tuned model
+  luthier model download JOB                                              # the adapter, in PEFT's format
+
+Exit codes: 0 ok, 1 failure, 2 cancelled, 3 wrong command line or input, 4 authentication, 5 not found,
+            6 server unavailable, 7 job failed, 8 timeout)";
+
+constexpr char kUnreachableRemedy[] =
+    "start one with `luthierd --with-local-worker`, or name another with --server, LUTHIER_SERVER or `luthier context use`";
+
+// `error: …`, with the further lines of a list of violations below.
+int Fail(CommandContext& context, const absl::Status& status) {
+  const std::vector<std::string> lines = absl::StrSplit(status.message(), '\n');
+  const bool outcome = ExitCodeOf(status) == ExitCode::kCancelled;
+  context.err() << (outcome ? "" : context.err_terminal().Paint(Colour::kRed, "error: "));
+  for (size_t i = 0; i < lines.size(); ++i) context.err() << (i > 0 && !outcome ? "       " : "") << OneLine(lines[i]) << "\n";
+  if (IsUnreachable(status)) context.err() << "       " << kUnreachableRemedy << "\n";
+  context.err() << std::flush;
+  return static_cast<int>(ExitCodeOf(status));
+}
+
+// CLI11 puts the command's own name behind what it is given.
+void ShowHelp(CommandContext& context, const CLI::App& command) {
+  context.out() << command.help(command.get_parent() == nullptr ? "" : CommandPath(*command.get_parent())) << std::flush;
+}
+
+// Last, so that a command's own flags stand first in its help.
+void AddGlobalFlagsToAll(CLI::App& app, CommandContext& context) {
+  for (CLI::App* command : app.get_subcommands([](CLI::App*) { return true; })) AddGlobalFlagsToAll(*command, context);
+  context.AddGlobalFlags(app);
+}
+
+int RunComplete(const CLI::App& app, CommandContext& context, std::vector<std::string> words) {
+  if (!words.empty() && words.front() == "--") words.erase(words.begin());
+  if (!context.Load().ok()) return 0;
+  for (const std::string& candidate : Complete(app, context, words)) context.out() << candidate << "\n";
+  return 0;
+}
+
+}  // namespace
+
+void AddCommands(CLI::App& app, CommandContext& context) {
+  app.require_subcommand(0, 1);
+  app.footer(kFooter);
+  AddJobCommands(app, context);
+  AddDatasetCommands(app, context);
+  AddModelCommands(app, context);
+  AddNodeCommands(app, context);
+  AddGenerateCommand(app, context);
+  AddContextCommands(app, context);
+  AddCompletionCommand(app, context);
+  AddVersionCommand(app, context);
+  AddGlobalFlagsToAll(app, context);
+}
+
+int RunApp(std::vector<std::string> arguments, CommandContext& context) {
+  CLI::App app("Fine-tune language models on your own machines: submit jobs, watch them, compare and download what they learned.", "luthier");
+  AddCommands(app, context);
+  if (!arguments.empty() && arguments.front() == kCompleteCommand) {
+    arguments.erase(arguments.begin());
+    return RunComplete(app, context, std::move(arguments));
+  }
+  for (std::string& argument : arguments) argument = WithHyphens(std::move(argument));
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  try {
+    app.parse(arguments);
+  } catch (const CLI::CallForHelp&) {
+    ShowHelp(context, DeepestCommand(app));
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    return Fail(context, absl::InvalidArgumentError(UsageError(app, error)));
+  }
+  if (!context.action()) {  // a noun alone
+    ShowHelp(context, DeepestCommand(app));
+    return 0;
+  }
+  absl::Status status = context.Load();
+  if (status.ok()) status = context.action()();
+  context.out() << std::flush;
+  return status.ok() ? 0 : Fail(context, status);
+}
+
+}  // namespace luthier

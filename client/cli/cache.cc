@@ -1,0 +1,40 @@
+#include "client/cli/cache.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/artifact/durable_file.h"
+#include "lib/artifact/hash.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+std::string CacheFolder() {
+  const auto environment = [](const char* name) { return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name)); };
+  if (std::string folder = environment("LUTHIER_CACHE_DIR"); !folder.empty()) return folder;
+  if (std::string folder = environment("XDG_CACHE_HOME"); !folder.empty()) return folder + "/luthier";
+  return environment("HOME") + "/.cache/luthier";
+}
+
+std::string ContentName(const RemoteFolder& remote) {
+  std::vector<std::string> files;
+  for (const v1::ModelFile& file : remote.files) files.push_back(absl::StrCat(file.path(), " ", file.sha256()));
+  std::sort(files.begin(), files.end());
+  return Sha256Hex(absl::StrJoin(files, "\n"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> CachedFolder(Client& client, const RemoteFolder& remote, const TransferProgress& progress) {
+  const std::string models = CacheFolder() + "/models";
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(models));
+  const std::string folder = absl::StrCat(models, "/", ContentName(remote));
+  LUTHIER_RETURN_IF_ERROR(DownloadFolder(client, remote, folder, progress));
+  return folder;
+}
+
+}  // namespace luthier

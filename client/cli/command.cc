@@ -1,0 +1,95 @@
+#include "client/cli/command.h"
+
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/text.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+constexpr char kGlobalGroup[] = "Global";
+
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
+
+CommandContext::CommandContext(std::ostream& out, const Terminal& out_terminal, std::ostream& err, const Terminal& err_terminal,
+                               Interrupts& interrupts)
+    : out_(out), out_terminal_(out_terminal), err_(err), err_terminal_(err_terminal), interrupts_(interrupts) {
+  flags_.config_path = DefaultConfigPath();
+}
+
+void CommandContext::AddGlobalFlags(CLI::App& command) {
+  command.add_option("-o,--output", flags_.output, absl::StrCat("Print as ", absl::StrJoin(OutputFormatNames(), ", ")))
+      ->type_name("FORMAT")
+      ->group(kGlobalGroup);
+  command.add_option("--server", flags_.server, absl::StrCat("Address of luthierd; default ", kDefaultServer, ", or $LUTHIER_SERVER"))
+      ->type_name("HOST:PORT")
+      ->group(kGlobalGroup);
+  command.add_option("--context", flags_.context, "A server by its name in the config file (luthier context)")
+      ->type_name("NAME")
+      ->group(kGlobalGroup);
+  command.add_option("--config", flags_.config_path, "Config file; default ~/.config/luthier/config.yaml, or $LUTHIER_CONFIG")
+      ->type_name("FILE")
+      ->group(kGlobalGroup);
+  command.set_help_flag("-h,--help", "Show this help")->group(kGlobalGroup);
+}
+
+CLI::App& CommandContext::AddCommand(CLI::App& parent, const std::string& name, const std::string& help,
+                                     const std::string& examples, std::function<absl::Status()> action) {
+  CLI::App& command = *parent.add_subcommand(name, help);
+  if (!examples.empty()) command.footer("Examples:\n" + examples);
+  command.callback([this, action = std::move(action)] { action_ = action; });
+  return command;
+}
+
+CLI::App& CommandContext::AddNoun(CLI::App& parent, const std::string& name, const std::string& help) {
+  CLI::App& noun = *parent.add_subcommand(name, help);
+  noun.require_subcommand(0, 1);
+  return noun;
+}
+
+std::vector<std::string> CommandContext::CandidatesOf(const CLI::App& command) {
+  const auto found = candidates_.find(&command);
+  return found == candidates_.end() ? std::vector<std::string>() : found->second(*this);
+}
+
+absl::Status CommandContext::Load() {
+  LUTHIER_ASSIGN_OR_RETURN(config_, ReadConfig(flags_.config_path));
+  const std::string output = !flags_.output.empty() ? flags_.output : !config_.output.empty() ? config_.output : "table";
+  LUTHIER_ASSIGN_OR_RETURN(format_, ParseOutputFormat(output));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Client*> CommandContext::client() {
+  if (client_ == nullptr) {
+    Client::Options options;
+    LUTHIER_ASSIGN_OR_RETURN(options.server, ChooseServer({.server_flag = flags_.server,
+                                                           .context_flag = flags_.context,
+                                                           .server_environment = Environment("LUTHIER_SERVER"),
+                                                           .context_environment = Environment("LUTHIER_CONTEXT")},
+                                                          config_));
+    client_ = std::make_unique<Client>(std::move(options));
+  }
+  return client_.get();
+}
+
+void CommandContext::Say(const std::string& message) { err_ << message << std::endl; }
+
+TransferProgress CommandContext::ShowTransfer(const std::string& what) {
+  if (!err_terminal_.interactive) return {};
+  return [this, what](int64_t done, int64_t total) {
+    const int64_t percent = total > 0 ? done * 100 / total : 100;
+    const std::string line = absl::StrCat(what, "  ", FormatBytes(done), " of ", FormatBytes(total), "  ", percent, "%");
+    err_ << "\r" << Ellipsize(line, err_terminal_.width - 1) << "\x1b[K" << (done >= total ? "\n" : "") << std::flush;
+  };
+}
+
+}  // namespace luthier

@@ -1,0 +1,111 @@
+// What every command of `luthier` shares: options, outputs, the connection.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <ostream>
+#include <string>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/cli/config.h"
+#include "client/cli/interrupts.h"
+#include "client/cli/output.h"
+#include "client/cli/terminal.h"
+#include "client/lib/client.h"
+#include "client/lib/transfer_progress.h"
+#include "google/protobuf/message.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+// Flags that every command takes.
+struct GlobalFlags {
+  std::string server;
+  std::string context;
+  std::string config_path;
+  std::string output;  // empty: as the config says
+};
+
+// Of one run of the program. The parse chooses one action; main runs it.
+class CommandContext {
+ public:
+  // `out` and `err` with what is at their other ends.
+  CommandContext(std::ostream& out, const Terminal& out_terminal, std::ostream& err, const Terminal& err_terminal,
+                 Interrupts& interrupts);
+
+  // Adds the flags to a command.
+  void AddGlobalFlags(CLI::App& command);
+  // A command with help, examples for its end, and what it does.
+  CLI::App& AddCommand(CLI::App& parent, const std::string& name, const std::string& help, const std::string& examples,
+                       std::function<absl::Status()> action);
+  // A noun: a command that only holds others.
+  CLI::App& AddNoun(CLI::App& parent, const std::string& name, const std::string& help);
+
+  const std::function<absl::Status()>& action() const { return action_; }
+
+  // For shell completion: candidates for the arguments of a command that are no flags.
+  using Candidates = std::function<std::vector<std::string>(CommandContext&)>;
+  void CompleteWith(const CLI::App& command, Candidates candidates) { candidates_[&command] = std::move(candidates); }
+  std::vector<std::string> CandidatesOf(const CLI::App& command);
+
+  // Reads the config file. Errors: INVALID_ARGUMENT. Call before the functions below.
+  absl::Status Load();
+  const Config& config() const { return config_; }
+  const std::string& config_path() const { return flags_.config_path; }
+  const std::string& server_flag() const { return flags_.server; }
+  OutputFormat format() const { return format_; }
+  bool ForPrograms() const { return format_ == OutputFormat::kJson || format_ == OutputFormat::kYaml; }
+  // The connection, dialled by the first call. Errors: INVALID_ARGUMENT for an unknown context.
+  absl::StatusOr<Client*> client();
+
+  std::ostream& out() { return out_; }
+  const Terminal& out_terminal() const { return out_terminal_; }
+  std::ostream& err() { return err_; }
+  const Terminal& err_terminal() const { return err_terminal_; }
+  Interrupts& interrupts() { return interrupts_; }
+
+  // A message for the person, on standard error.
+  void Say(const std::string& message);
+  // Prints a message as -o json or yaml.
+  void PrintForPrograms(const nlohmann::json& value) { out_ << FormatJson(value, format_); }
+
+  // Draws the progress of a transfer on a terminal; in a file it says nothing.
+  TransferProgress ShowTransfer(const std::string& what);
+
+ private:
+  std::ostream& out_;
+  const Terminal out_terminal_;
+  std::ostream& err_;
+  const Terminal err_terminal_;
+  Interrupts& interrupts_;
+  GlobalFlags flags_;
+  Config config_;
+  OutputFormat format_ = OutputFormat::kTable;
+  std::unique_ptr<Client> client_;
+  std::function<absl::Status()> action_;
+  std::map<const CLI::App*, Candidates> candidates_;
+};
+
+// Each adds the commands of one noun (one file each).
+void AddJobCommands(CLI::App& app, CommandContext& context);
+void AddJobSubmitCommand(CLI::App& job, CommandContext& context);
+void AddDatasetCommands(CLI::App& app, CommandContext& context);
+void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context);
+void AddModelCommands(CLI::App& app, CommandContext& context);
+void AddNodeCommands(CLI::App& app, CommandContext& context);
+void AddGenerateCommand(CLI::App& app, CommandContext& context);
+void AddContextCommands(CLI::App& app, CommandContext& context);
+void AddCompletionCommand(CLI::App& app, CommandContext& context);
+void AddVersionCommand(CLI::App& app, CommandContext& context);
+
+// Names for completion; empty if no server answers at once.
+std::vector<std::string> JobNames(CommandContext& context);
+std::vector<std::string> DatasetNames(CommandContext& context);
+std::vector<std::string> ModelNames(CommandContext& context);
+std::vector<std::string> BaseModelNames(CommandContext& context);
+
+}  // namespace luthier

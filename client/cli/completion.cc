@@ -1,0 +1,163 @@
+#include "client/cli/completion.h"
+
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+constexpr char kBash[] = R"(# luthier completion for bash: source <(luthier completion bash)
+_luthier() {
+  local IFS=$'\n'
+  COMPREPLY=($(luthier __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+  [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))
+}
+complete -o filenames -F _luthier luthier
+)";
+
+constexpr char kZsh[] = R"(#compdef luthier
+# luthier completion for zsh: source <(luthier completion zsh)
+_luthier() {
+  local -a candidates
+  candidates=("${(@f)$(luthier __complete -- "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  if [[ -n "${candidates[1]}" ]]; then compadd -- "${candidates[@]}"; else _files; fi
+}
+compdef _luthier luthier
+)";
+
+constexpr char kFish[] = R"(# luthier completion for fish: luthier completion fish | source
+complete -c luthier -a '(luthier __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+)";
+
+const CLI::App* Subcommand(const CLI::App& command, const std::string& word) {
+  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) {
+    if (subcommand->get_name() == word) return subcommand;
+  }
+  return nullptr;
+}
+
+// Whether the option takes the word behind it.
+bool TakesValue(const CLI::App& command, const std::string& word) {
+  if (!absl::StartsWith(word, "-") || absl::StrContains(word, "=")) return false;
+  const CLI::Option* option = command.get_option_no_throw(word);
+  return option != nullptr && option->get_items_expected_max() > 0;
+}
+
+std::vector<std::string> Flags(const CLI::App& command) {
+  std::vector<std::string> flags;
+  for (const CLI::Option* option : command.get_options()) {
+    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
+  }
+  return flags;
+}
+
+std::vector<std::string> Subcommands(const CLI::App& command) {
+  std::vector<std::string> names;
+  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) names.push_back(subcommand->get_name());
+  return names;
+}
+
+// Values of flags that have a known set; files for all others.
+std::vector<std::string> Values(CommandContext& context, const std::string& flag) {
+  if (flag == "-o" || flag == "--output") return OutputFormatNames();
+  if (flag == "--task") return {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"};
+  if (flag == "--tuning") return {"lora", "full"};
+  if (flag == "--base-model") return BaseModelNames(context);
+  if (flag == "--dataset") return DatasetNames(context);
+  if (flag == "--model") return ModelNames(context);
+  return {};
+}
+
+template <typename Item>
+std::vector<std::string> Names(const absl::StatusOr<std::vector<Item>>& items) {
+  std::vector<std::string> names;
+  if (!items.ok()) return names;
+  for (const Item& item : *items) names.push_back(ShortName(item.name()));
+  return names;
+}
+
+// A person waits for the tab key, so what does not answer at once is left out.
+absl::StatusOr<std::unique_ptr<Client>> QuickClient(CommandContext& context) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  Client::Options options = client->options();
+  options.retry.attempts = 1;
+  options.timeout = absl::Milliseconds(700);
+  return std::make_unique<Client>(options);
+}
+
+constexpr int kMostNames = 200;
+
+}  // namespace
+
+std::vector<std::string> JobNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListJobs({}, kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> DatasetNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListDatasets(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> ModelNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListModels(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> BaseModelNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListBaseModels(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> Complete(const CLI::App& app, CommandContext& context, const std::vector<std::string>& words) {
+  const CLI::App* command = &app;
+  const std::string partial = words.empty() ? "" : words.back();
+  std::string flag;  // the one whose value comes next
+  for (size_t i = 0; i + 1 < words.size(); ++i) {
+    const bool is_value = !flag.empty();
+    flag = !is_value && TakesValue(*command, words[i]) ? words[i] : "";
+    const CLI::App* next = is_value ? nullptr : Subcommand(*command, words[i]);
+    if (next != nullptr) command = next;
+  }
+  std::vector<std::string> candidates;
+  if (!flag.empty()) {
+    candidates = Values(context, flag);
+  } else if (absl::StartsWith(partial, "-")) {
+    candidates = Flags(*command);
+  } else {
+    candidates = Subcommands(*command);
+    if (candidates.empty()) candidates = context.CandidatesOf(*command);
+  }
+  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
+                                  [&](const std::string& candidate) { return !absl::StartsWith(candidate, partial); }),
+                   candidates.end());
+  return candidates;
+}
+
+absl::StatusOr<std::string> CompletionScript(const std::string& shell) {
+  if (shell == "bash") return kBash;
+  if (shell == "zsh") return kZsh;
+  if (shell == "fish") return kFish;
+  return absl::InvalidArgumentError(absl::StrCat("SHELL: '", shell, "' is not known; give bash, zsh or fish"));
+}
+
+void AddCompletionCommand(CLI::App& app, CommandContext& context) {
+  auto shell = std::make_shared<std::string>();
+  CLI::App& command = context.AddCommand(app, "completion", "Print a script that completes commands, flags and names in your shell",
+                                         "  source <(luthier completion bash)\n"
+                                         "  source <(luthier completion zsh)\n"
+                                         "  luthier completion fish | source\n",
+                                         [&context, shell]() -> absl::Status {
+                                           LUTHIER_ASSIGN_OR_RETURN(const std::string script, CompletionScript(*shell));
+                                           context.out() << script;
+                                           return absl::OkStatus();
+                                         });
+  command.add_option("SHELL", *shell, "bash, zsh or fish")->required();
+  context.CompleteWith(command, [](CommandContext&) { return std::vector<std::string>{"bash", "zsh", "fish"}; });
+}
+
+}  // namespace luthier

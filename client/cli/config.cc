@@ -1,0 +1,106 @@
+#include "client/cli/config.h"
+
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "client/cli/yaml.h"
+#include "lib/artifact/durable_file.h"
+#include "lib/base/did_you_mean.h"
+#include "lib/base/status_macros.h"
+#include "lib/plan/block_reader.h"
+#include "lib/text/json_file.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+std::map<std::string, std::string> ParseContexts(const json* contexts, std::vector<std::string>& violations) {
+  std::map<std::string, std::string> servers;
+  if (contexts == nullptr) return servers;
+  if (!contexts->is_object()) {
+    violations.push_back("contexts: is no block; write it as `contexts: {NAME: {server: HOST:PORT}}`");
+    return servers;
+  }
+  for (const auto& [name, context] : contexts->items()) {
+    const std::string path = absl::StrCat("contexts.", name, ".");
+    const json block = context.is_object() ? context : json::object();
+    BlockReader reader(block, path, violations);
+    reader.Text("server", servers[name]);
+    if (servers[name].empty()) reader.Violation("server", "is missing; give HOST:PORT");
+    reader.Finish();
+  }
+  return servers;
+}
+
+}  // namespace
+
+absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& path) {
+  LUTHIER_ASSIGN_OR_RETURN(const YamlDocument document, ParseYaml(text, path));
+  if (document.value.is_null()) return Config();
+  if (!document.value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": is no block of fields"));
+  Config config;
+  std::vector<std::string> violations;
+  BlockReader reader(document.value, "", violations);
+  reader.Text("context", config.context);
+  reader.Choice("output", config.output, {"table", "wide", "json", "yaml", "name"});
+  config.servers = ParseContexts(reader.Raw("contexts"), violations);
+  reader.Finish();
+  if (!violations.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", absl::StrJoin(violations, absl::StrCat("\n", path, ": "))));
+  }
+  return config;
+}
+
+absl::StatusOr<Config> ReadConfig(const std::string& path) {
+  const absl::StatusOr<std::string> text = ReadTextFile(path);
+  if (absl::IsNotFound(text.status())) return Config();
+  if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
+  return ParseConfig(*text, path);
+}
+
+absl::Status WriteConfig(const Config& config, const std::string& path) {
+  json out = json::object();
+  if (!config.context.empty()) out["context"] = config.context;
+  if (!config.output.empty()) out["output"] = config.output;
+  for (const auto& [name, server] : config.servers) out["contexts"][name]["server"] = server;
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(std::filesystem::absolute(path).parent_path()));
+  return WriteFileDurably(path, ToYaml(out));
+}
+
+std::string DefaultConfigPath() {
+  if (std::string path = Environment("LUTHIER_CONFIG"); !path.empty()) return path;
+  std::string folder = Environment("XDG_CONFIG_HOME");
+  if (folder.empty()) folder = absl::StrCat(Environment("HOME"), "/.config");
+  return absl::StrCat(folder, "/luthier/config.yaml");
+}
+
+absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config) {
+  const auto of_context = [&](const std::string& context, const char* given_by) -> absl::StatusOr<std::string> {
+    if (const auto found = config.servers.find(context); found != config.servers.end()) return found->second;
+    std::vector<std::string> known;
+    for (const auto& [name, server] : config.servers) known.push_back(name);
+    const std::string near = DidYouMean(context, known);
+    return absl::InvalidArgumentError(absl::StrCat(
+        given_by, ": there is no context '", context, "'; ",
+        known.empty() ? "make it with `luthier context set NAME --server HOST:PORT`"
+        : near.empty() ? absl::StrCat("known: ", absl::StrJoin(known, ", ")) : absl::StrCat("did you mean '", near, "'?")));
+  };
+  if (!sources.server_flag.empty()) return sources.server_flag;
+  if (!sources.context_flag.empty()) return of_context(sources.context_flag, "--context");
+  if (!sources.server_environment.empty()) return sources.server_environment;
+  if (!sources.context_environment.empty()) return of_context(sources.context_environment, "LUTHIER_CONTEXT");
+  if (!config.context.empty()) return of_context(config.context, "context in the config file");
+  return kDefaultServer;
+}
+
+}  // namespace luthier

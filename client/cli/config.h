@@ -1,0 +1,46 @@
+// Which server to talk to, and how to print: flags > environment > config file.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace luthier {
+
+inline constexpr char kDefaultServer[] = "127.0.0.1:7070";
+
+// ~/.config/luthier/config.yaml:
+//     context: lab
+//     contexts: {lab: {server: "gpu1:7070"}, local: {server: "127.0.0.1:7070"}}
+//     output: table
+struct Config {
+  std::string context;                         // the one in use; empty: none
+  std::map<std::string, std::string> servers;  // of each context
+  std::string output;                          // default of -o; empty: table
+};
+
+// Errors: INVALID_ARGUMENT naming file, line and field.
+absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& path);
+
+// A file that does not exist is an empty config.
+absl::StatusOr<Config> ReadConfig(const std::string& path);
+
+// Writes the file durably, and its folder if needed.
+absl::Status WriteConfig(const Config& config, const std::string& path);
+
+// $LUTHIER_CONFIG, else $XDG_CONFIG_HOME/luthier/config.yaml, else ~/.config/luthier/config.yaml.
+std::string DefaultConfigPath();
+
+// What names a server, strongest first; empty where not given.
+struct ServerSources {
+  std::string server_flag;          // --server
+  std::string context_flag;         // --context
+  std::string server_environment;   // LUTHIER_SERVER
+  std::string context_environment;  // LUTHIER_CONTEXT
+};
+
+// The server's address. Errors: INVALID_ARGUMENT for a context that the config does not have, listing those it has.
+absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config);
+
+}  // namespace luthier

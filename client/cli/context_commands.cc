@@ -1,0 +1,71 @@
+// `context`: names for several servers, in the config file.
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/command.h"
+#include "client/cli/table.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+absl::Status List(CommandContext& context) {
+  const Config& config = context.config();
+  if (context.ForPrograms()) {
+    nlohmann::json out = {{"context", config.context}, {"contexts", nlohmann::json::object()}};
+    for (const auto& [name, server] : config.servers) out["contexts"][name]["server"] = server;
+    context.PrintForPrograms(out);
+    return absl::OkStatus();
+  }
+  if (config.servers.empty()) {
+    context.Say("no contexts; make one with: luthier context set NAME --server HOST:PORT");
+    return absl::OkStatus();
+  }
+  Table table({{"IN USE"}, {"NAME", false, true}, {"SERVER", false, true}});
+  for (const auto& [name, server] : config.servers) table.AddRow({name == config.context ? "*" : "", name, server});
+  context.out() << table.Render(context.out_terminal());
+  return absl::OkStatus();
+}
+
+absl::Status Use(CommandContext& context, const std::string& name) {
+  Config config = context.config();
+  LUTHIER_RETURN_IF_ERROR(ChooseServer({.context_flag = name}, config).status());
+  config.context = name;
+  LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
+  context.Say(absl::StrCat("commands go to ", name, " at ", config.servers[name]));
+  return absl::OkStatus();
+}
+
+absl::Status Set(CommandContext& context, const std::string& name, const std::string& server) {
+  if (server.empty()) return absl::InvalidArgumentError("--server: is missing; give HOST:PORT");
+  Config config = context.config();
+  config.servers[name] = server;
+  if (config.context.empty()) config.context = name;
+  LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
+  context.Say(absl::StrCat(name, " is ", server, config.context == name ? ", and in use" : ""));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddContextCommands(CLI::App& app, CommandContext& context) {
+  CLI::App& noun = context.AddNoun(app, "context", "Name several servers and choose one");
+  context.AddCommand(noun, "list", "List the servers of the config file", "  luthier context list\n", [&context] { return List(context); });
+
+  auto used = std::make_shared<std::string>();
+  CLI::App& use = context.AddCommand(noun, "use", "Choose the server for the commands to come", "  luthier context use lab\n",
+                                     [&context, used] { return Use(context, *used); });
+  use.add_option("NAME", *used, "Name of the context")->required();
+  context.CompleteWith(use, [](CommandContext& loaded) {
+    std::vector<std::string> names;
+    for (const auto& [name, server] : loaded.config().servers) names.push_back(name);
+    return names;
+  });
+
+  auto name = std::make_shared<std::string>();
+  CLI::App& set = context.AddCommand(noun, "set", "Name a server", "  luthier context set lab --server gpu1:7070\n",
+                                     [&context, name] { return Set(context, *name, context.server_flag()); });
+  set.add_option("NAME", *name, "Name of the context")->required();
+}
+
+}  // namespace luthier

@@ -1,0 +1,138 @@
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/command.h"
+#include "client/cli/dataset_files.h"
+#include "client/cli/table.h"
+#include "client/cli/text.h"
+#include "lib/base/status_macros.h"
+#include "lib/dataset/validate.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+constexpr int kMostListed = 10000;
+
+void PrintDataset(CommandContext& context, const v1::Dataset& dataset) {
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(dataset));
+  } else {
+    context.out() << dataset.name() << std::endl;
+  }
+}
+
+struct UploadArguments {
+  std::string id;
+  DatasetPaths files;
+};
+
+// The server checks the same again; here a fault is found before anything is sent, and named with the local file.
+absl::Status CheckBeforeUpload(const std::vector<DatasetFile>& files) {
+  ValidationReport all;
+  for (const DatasetFile& file : files) {
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(file.path, file.path));
+    all.Merge(report);
+  }
+  return all.ToStatus();
+}
+
+absl::Status Upload(CommandContext& context, const UploadArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetFile> files, FindDatasetFiles(arguments.files));
+  LUTHIER_RETURN_IF_ERROR(CheckBeforeUpload(files));
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::Dataset dataset,
+                           UploadDataset(*client, ShortName(arguments.id), files, context.ShowTransfer("uploading")));
+  for (const v1::DatasetPart& part : dataset.parts()) {
+    context.Say(absl::StrCat(part.part(), ": ", FormatCount(part.rows()), " rows, ", FormatBytes(part.size_bytes())));
+  }
+  PrintDataset(context, dataset);
+  return absl::OkStatus();
+}
+
+std::string RowsOf(const v1::Dataset& dataset, const std::string& part) {
+  for (const v1::DatasetPart& candidate : dataset.parts()) {
+    if (candidate.part() == part) return FormatCount(candidate.rows());
+  }
+  return "-";
+}
+
+absl::Status List(CommandContext& context) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Dataset> datasets, client->ListDatasets(kMostListed));
+  if (context.ForPrograms()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const v1::Dataset& dataset : datasets) list.push_back(MessageToJson(dataset));
+    context.PrintForPrograms({{"datasets", list}});
+    return absl::OkStatus();
+  }
+  if (context.format() == OutputFormat::kName) {
+    for (const v1::Dataset& dataset : datasets) context.out() << dataset.name() << "\n";
+    return absl::OkStatus();
+  }
+  if (datasets.empty()) {
+    context.Say("no datasets; upload one with: luthier dataset upload NAME FOLDER");
+    return absl::OkStatus();
+  }
+  const bool wide = context.format() == OutputFormat::kWide;
+  std::vector<Column> columns = {{"NAME", false, true}, {"TRAIN", true}, {"VALIDATION", true}, {"TEST", true}, {"SIZE", true}, {"AGE", true}};
+  if (wide) columns.push_back({"SHA-256", false, true});
+  Table table(columns);
+  for (const v1::Dataset& dataset : datasets) {
+    int64_t bytes = 0;
+    for (const v1::DatasetPart& part : dataset.parts()) bytes += part.size_bytes();
+    std::vector<Cell> cells = {ShortName(dataset.name()), RowsOf(dataset, "train"), RowsOf(dataset, "validation"),
+                               RowsOf(dataset, "test"), FormatBytes(bytes), FormatAge(absl::Now() - ToTime(dataset.create_time()))};
+    if (wide) cells.emplace_back(dataset.parts().empty() ? "-" : dataset.parts(0).sha256());
+    table.AddRow(std::move(cells));
+  }
+  context.out() << table.Render(context.out_terminal());
+  return absl::OkStatus();
+}
+
+absl::Status Delete(CommandContext& context, const std::vector<std::string>& ids) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  for (const std::string& id : ids) {
+    const std::string name = FullName("datasets", id);
+    LUTHIER_RETURN_IF_ERROR(client->DeleteDataset(name));
+    context.out() << name << std::endl;
+  }
+  return absl::OkStatus();
+}
+
+void AddUpload(CLI::App& dataset, CommandContext& context) {
+  auto arguments = std::make_shared<UploadArguments>();
+  CLI::App& command = context.AddCommand(
+      dataset, "upload", "Upload rows (JSON lines) as a dataset with the parts train, validation and test",
+      "  luthier dataset upload intents examples/tasks/classification\n"
+      "  luthier dataset upload tickets --train rows.jsonl --validation held-out.jsonl\n"
+      "\n"
+      "A row is a chat, a prompt with its completion, or a text:\n"
+      "  {\"messages\": [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \"assistant\", \"content\": \"…\"}]}\n"
+      "  {\"prompt\": \"…\", \"completion\": \"…\"}\n"
+      "  {\"text\": \"…\"}\n",
+      [&context, arguments] { return Upload(context, *arguments); });
+  command.add_option("NAME", arguments->id, "Name of the dataset")->required();
+  command.add_option("PATH", arguments->files.paths, "Folder with train.jsonl, validation.jsonl, test.jsonl; or files");
+  command.add_option("--train", arguments->files.train, "File of training rows")->type_name("FILE");
+  command.add_option("--validation", arguments->files.validation, "File of validation rows")->type_name("FILE");
+  command.add_option("--test", arguments->files.test, "File of held-out rows")->type_name("FILE");
+}
+
+}  // namespace
+
+void AddDatasetCommands(CLI::App& app, CommandContext& context) {
+  CLI::App& dataset = context.AddNoun(app, "dataset", "Upload, list and check datasets");
+  AddUpload(dataset, context);
+  context.AddCommand(dataset, "list", "List datasets, newest first", "  luthier dataset list\n  luthier dataset list -o json\n",
+                     [&context] { return List(context); });
+  AddDatasetCheckCommand(dataset, context);
+  auto ids = std::make_shared<std::vector<std::string>>();
+  CLI::App& remove = context.AddCommand(dataset, "delete", "Delete datasets that no running job uses", "  luthier dataset delete tickets\n",
+                                        [&context, ids] { return Delete(context, *ids); });
+  remove.add_option("NAME", *ids, "Names of the datasets")->required();
+  context.CompleteWith(remove, DatasetNames);
+}
+
+}  // namespace luthier

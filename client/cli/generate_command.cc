@@ -1,0 +1,156 @@
+// `generate`: answers of a tuned model, from luthier-trainer on this machine.
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/cache.h"
+#include "client/cli/command.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/model_names.h"
+#include "lib/base/status_macros.h"
+
+extern char** environ;
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Arguments {
+  std::string model;
+  std::string base;
+  std::string adapter;
+  std::string system;
+  std::string prompt;
+  std::string max_new_tokens, temperature, top_p, top_k, seed;
+};
+
+// What luthier-trainer loads.
+struct Folders {
+  std::string base;
+  std::string adapter;  // empty: the base itself
+};
+
+absl::StatusOr<std::string> BaseFolder(CommandContext& context, const std::string& base) {
+  if (fs::is_directory(base)) return base;
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  const absl::StatusOr<v1::BaseModel> model = client->GetBaseModel(FullName("baseModels", base));
+  if (absl::IsNotFound(model.status()) || absl::IsInvalidArgument(model.status())) {
+    return absl::NotFoundError(absl::StrCat("--base: '", base, "' is neither a folder nor a registered base model"));
+  }
+  LUTHIER_RETURN_IF_ERROR(model.status());
+  return CachedFolder(*client, ToRemoteFolder(*model), context.ShowTransfer("downloading the base model"));
+}
+
+absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& arguments) {
+  if (arguments.model.empty() && arguments.base.empty()) {
+    return absl::InvalidArgumentError("nothing to answer with: give --model NAME of a published model, or --base FOLDER");
+  }
+  if (!arguments.model.empty() && !arguments.adapter.empty()) {
+    return absl::InvalidArgumentError("--adapter: a published --model brings its own; give one of the two");
+  }
+  Folders folders;
+  if (arguments.model.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(folders.base, BaseFolder(context, arguments.base));
+    folders.adapter = arguments.adapter;
+    return folders;
+  }
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->GetModelVersion(VersionName(arguments.model)));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string downloaded,
+                           CachedFolder(*client, ToRemoteFolder(version), context.ShowTransfer("downloading the model")));
+  if (version.kind() == v1::ModelVersion::FULL_MODEL) return Folders{downloaded, ""};
+  LUTHIER_ASSIGN_OR_RETURN(folders.base, BaseFolder(context, arguments.base.empty() ? version.base_model() : arguments.base));
+  folders.adapter = downloaded;
+  return folders;
+}
+
+// $LUTHIER_TRAINER, else the sister program of this one, else what PATH finds.
+std::string TrainerProgram() {
+  if (const char* given = std::getenv("LUTHIER_TRAINER"); given != nullptr && *given != '\0') return given;
+  std::error_code error;
+  const fs::path sister = fs::read_symlink("/proc/self/exe", error).parent_path() / "luthier-trainer";
+  return fs::exists(sister) ? sister.string() : "luthier-trainer";
+}
+
+std::vector<std::string> TrainerArguments(const Arguments& arguments, const Folders& folders, bool json) {
+  std::vector<std::string> line = {TrainerProgram(), "generate", "--base", folders.base};
+  const auto add = [&](const char* flag, const std::string& value) {
+    if (!value.empty()) line.insert(line.end(), {flag, value});
+  };
+  add("--adapter", folders.adapter);
+  add("--system", arguments.system);
+  add("--prompt", arguments.prompt);
+  add("--max-new-tokens", arguments.max_new_tokens);
+  add("--temperature", arguments.temperature);
+  add("--top-p", arguments.top_p);
+  add("--top-k", arguments.top_k);
+  add("--seed", arguments.seed);
+  if (json) add("-o", "json");
+  return line;
+}
+
+// Runs the program on our own standard streams, to its end.
+absl::Status RunProgram(const std::vector<std::string>& arguments) {
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  // Ctrl-C has to reach it: our own mask blocks the signal.
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  pid_t pid = 0;
+  const int error = posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
+  posix_spawnattr_destroy(&attributes);
+  if (error != 0) {
+    return WithExitCode(absl::NotFoundError(absl::StrCat(arguments[0], " cannot be started; it lies beside luthier in build/release/bin, "
+                                                         "or give its path in LUTHIER_TRAINER")),
+                        ExitCode::kFailure);
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return absl::OkStatus();
+  if (WIFSIGNALED(status)) return absl::InternalError(absl::StrCat("luthier-trainer was ended by signal ", WTERMSIG(status)));
+  return absl::InternalError("luthier-trainer failed; it says why above");
+}
+
+absl::Status Generate(CommandContext& context, const Arguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const Folders folders, FindFolders(context, arguments));
+  if (arguments.prompt.empty() && isatty(STDIN_FILENO)) context.Say("one prompt a line; Ctrl-D ends");
+  return RunProgram(TrainerArguments(arguments, folders, context.ForPrograms()));
+}
+
+}  // namespace
+
+void AddGenerateCommand(CLI::App& app, CommandContext& context) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = context.AddCommand(
+      app, "generate", "Answer prompts with a published model, or with local folders",
+      "  luthier generate --model intents-1 --prompt \"Where is my parcel?\"\n"
+      "  luthier generate --base luthier-tiny --prompt \"Where is my parcel?\"     # the base model, to compare\n"
+      "  luthier generate --base ./base --adapter ./adapter < prompts.txt        # needs no server\n",
+      [&context, arguments] { return Generate(context, *arguments); });
+  command.add_option("--model", arguments->model, "Published model, or MODEL/VERSION; downloaded into a cache")->type_name("NAME");
+  command.add_option("--base", arguments->base, "Base model: a folder, or a registered name")->type_name("FOLDER|NAME");
+  command.add_option("--adapter", arguments->adapter, "Adapter folder, with --base")->type_name("FOLDER");
+  command.add_option("--prompt", arguments->prompt, "User message; without it, one line of standard input after another")->type_name("TEXT");
+  command.add_option("--system", arguments->system, "System message")->type_name("TEXT");
+  command.add_option("--max-new-tokens", arguments->max_new_tokens, "Tokens to generate at most")->type_name("N");
+  command.add_option("--temperature", arguments->temperature, "0 (default) always takes the likeliest token")->type_name("X");
+  command.add_option("--top-p", arguments->top_p, "Nucleus sampling")->type_name("P");
+  command.add_option("--top-k", arguments->top_k, "0 keeps all tokens")->type_name("N");
+  command.add_option("--seed", arguments->seed, "Seed of sampling")->type_name("N");
+}
+
+}  // namespace luthier

@@ -1,0 +1,272 @@
+#include <algorithm>
+#include <memory>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "client/cli/command.h"
+#include "client/cli/comparison.h"
+#include "client/cli/duration_flag.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/job_text.h"
+#include "client/cli/job_watch_command.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_view.h"
+#include "client/lib/job_watch.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+struct ListArguments {
+  std::vector<std::string> states;
+  int limit = 50;
+};
+
+absl::StatusOr<std::vector<v1::FineTuningJob::State>> ParseStates(const std::vector<std::string>& words) {
+  std::vector<v1::FineTuningJob::State> states;
+  for (const std::string& word : words) {
+    v1::FineTuningJob::State state;
+    if (!v1::FineTuningJob::State_Parse(absl::AsciiStrToUpper(word), &state) || state == v1::FineTuningJob::STATE_UNSPECIFIED) {
+      std::vector<std::string> known;
+      for (int i = v1::FineTuningJob::State_MIN + 1; i <= v1::FineTuningJob::State_MAX; ++i) {
+        known.push_back(absl::AsciiStrToLower(v1::FineTuningJob::State_Name(static_cast<v1::FineTuningJob::State>(i))));
+      }
+      return absl::InvalidArgumentError(absl::StrCat("--state: '", word, "' is no state; give one of: ", absl::StrJoin(known, ", ")));
+    }
+    states.push_back(state);
+  }
+  return states;
+}
+
+absl::Status List(CommandContext& context, const ListArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const auto states, ParseStates(arguments.states));
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, client->ListJobs(states, arguments.limit));
+  if (context.ForPrograms()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const v1::FineTuningJob& job : jobs) list.push_back(MessageToJson(job));
+    context.PrintForPrograms({{"jobs", list}});
+  } else if (context.format() == OutputFormat::kName) {
+    for (const v1::FineTuningJob& job : jobs) context.out() << job.name() << "\n";
+  } else if (jobs.empty()) {
+    context.Say("no jobs; submit one with: luthier job submit -f job.yaml");
+  } else {
+    context.out() << JobTable(jobs, context.format() == OutputFormat::kWide, absl::Now(), context.out_terminal());
+    if (static_cast<int>(jobs.size()) == arguments.limit) context.Say("older jobs may exist; --limit N shows more");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Get(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->GetJob(FullName("jobs", id)));
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(job));
+  } else if (context.format() == OutputFormat::kName) {
+    context.out() << job.name() << "\n";
+  } else {
+    context.out() << JobDescription(job, absl::Now(), context.out_terminal());
+  }
+  return absl::OkStatus();
+}
+
+struct WatchArguments {
+  std::string job;
+  std::string timeout;
+};
+
+absl::Status Watch(CommandContext& context, const WatchArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
+  const WatchStyle style = context.ForPrograms() ? WatchStyle::kJson : WatchStyle::kView;
+  return FollowJob(context, FullName("jobs", arguments.job), style, timeout, /*to_stderr=*/false);
+}
+
+struct CancelArguments {
+  std::vector<std::string> jobs;
+  bool wait = false;
+};
+
+// Every job that can be cancelled is; the first error is the command's.
+absl::Status Cancel(CommandContext& context, const CancelArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  absl::Status first;
+  for (const std::string& id : arguments.jobs) {
+    const absl::StatusOr<v1::FineTuningJob> job = client->CancelJob(FullName("jobs", id));
+    if (!job.ok()) {
+      if (arguments.jobs.size() > 1) context.Say(absl::StrCat(id, ": ", job.status().message()));
+      first.Update(job.status());
+      continue;
+    }
+    if (context.ForPrograms()) {
+      context.PrintForPrograms(MessageToJson(*job));
+    } else {
+      context.out() << job->name();
+      if (context.format() != OutputFormat::kName) context.out() << "  " << StateWord(job->state(), context.out_terminal());
+      context.out() << std::endl;
+    }
+    if (!arguments.wait) continue;
+    const absl::Status over = FollowJob(context, job->name(), WatchStyle::kQuiet, absl::InfiniteDuration(), /*to_stderr=*/true);
+    // CANCELLED is what was asked for.
+    if (!absl::IsCancelled(over)) first.Update(over);
+  }
+  return first;
+}
+
+struct LogsArguments {
+  std::string job;
+  bool follow = false;
+};
+
+void PrintLog(CommandContext& context, const v1::JobEvent& event, bool json) {
+  if (event.type() != "log" && event.type() != "state" && event.type() != "warning" && event.type() != "failed") return;
+  if (json) {
+    context.out() << MessageToJson(event).dump() << std::endl;
+    return;
+  }
+  const std::string clock = absl::FormatTime("%Y-%m-%d %H:%M:%S", ToTime(event.create_time()), absl::LocalTimeZone());
+  const std::string heading = event.type() == "log" ? "" : absl::StrCat(event.type(), ": ");
+  const std::string state = event.type() == "state" ? v1::FineTuningJob::State_Name(event.state()) + " " : "";
+  context.out() << context.out_terminal().Paint(Colour::kFaint, clock) << " [" << event.attempt() << "] " << heading << state
+                << OneLine(event.message()) << "\n";
+}
+
+absl::Status Logs(CommandContext& context, const LogsArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  const std::string job = FullName("jobs", arguments.job);
+  const bool json = context.ForPrograms();
+  if (arguments.follow) {
+    JobWatchHandlers handlers;
+    handlers.on_event = [&](const v1::JobEvent& event) {
+      PrintLog(context, event, json);
+      context.out() << std::flush;
+    };
+    JobWatch watch(*client, job, {}, std::move(handlers));
+    context.interrupts().Handle([&watch] { watch.Stop(); });
+    const absl::Status status = watch.Run().status();
+    context.interrupts().Handle({});
+    return status;
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::JobEvent> events,
+                           client->ListEvents(job, {"log", "state", "warning", "failed"}));
+  for (const v1::JobEvent& event : events) PrintLog(context, event, json);
+  return absl::OkStatus();
+}
+
+struct CompareArguments {
+  std::vector<std::string> jobs;
+  int examples = 3;
+};
+
+absl::Status Compare(CommandContext& context, const CompareArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  std::vector<v1::FineTuningJob> jobs;
+  std::map<std::string, int64_t> base_parameters;
+  for (const std::string& id : arguments.jobs) {
+    LUTHIER_ASSIGN_OR_RETURN(jobs.emplace_back(), client->GetJob(FullName("jobs", id)));
+    const std::string base = FullName("baseModels", jobs.back().spec().base_model());
+    // Only for the percentage.
+    if (const auto model = client->GetBaseModel(base); model.ok()) base_parameters[base] = model->parameters();
+  }
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(ComparisonJson(jobs));
+    return absl::OkStatus();
+  }
+  for (const v1::FineTuningJob& job : jobs) {
+    if (job.state() != v1::FineTuningJob::SUCCEEDED) {
+      context.Say(absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()), "; figures are there once it has succeeded"));
+    } else if (std::none_of(job.evaluations().begin(), job.evaluations().end(), [](const auto& e) { return e.split() == "test"; })) {
+      context.Say(absl::StrCat(job.name(), " has no held-out rows; give its dataset a test part to compare on"));
+    }
+  }
+  context.out() << ComparisonTable(jobs, base_parameters, context.out_terminal());
+  const std::string examples = ComparisonExamples(jobs, arguments.examples, context.out_terminal());
+  if (!examples.empty()) context.out() << "\nHeld-out rows, before and after\n" << examples;
+  return absl::OkStatus();
+}
+
+void AddList(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<ListArguments>();
+  CLI::App& command = context.AddCommand(job, "list", "List jobs, newest first",
+                                         "  luthier job list\n"
+                                         "  luthier job list --state queued,running -o wide\n"
+                                         "  luthier job list -o json\n",
+                                         [&context, arguments] { return List(context, *arguments); });
+  command.add_option("--state", arguments->states, "Only jobs in these states")->delimiter(',')->allow_extra_args(false)->type_name("STATE");
+  command.add_option("--limit", arguments->limit, "At most this many")->check(CLI::Range(1, 1'000'000))->capture_default_str()->type_name("N");
+}
+
+void AddGet(CLI::App& job, CommandContext& context) {
+  auto id = std::make_shared<std::string>();
+  CLI::App& command = context.AddCommand(
+      job, "get", "Show a job: state, why it waits, every value with its reason, evaluations, result or failure",
+      "  luthier job get intents-1\n  luthier job get intents-1 -o json\n", [&context, id] { return Get(context, *id); });
+  command.add_option("JOB", *id, "Name of the job")->required();
+  context.CompleteWith(command, JobNames);
+}
+
+void AddWatch(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<WatchArguments>();
+  CLI::App& command = context.AddCommand(
+      job, "watch", "Follow a job to its end; Ctrl-C leaves it running. The exit code says how it ended",
+      "  luthier job watch intents-1\n"
+      "  luthier job watch intents-1 -o json       # every event as a line of JSON\n"
+      "  luthier job watch intents-1 --timeout 1h\n",
+      [&context, arguments] { return Watch(context, *arguments); });
+  command.add_option("JOB", arguments->job, "Name of the job")->required();
+  command.add_option("--timeout", arguments->timeout, "Stop watching after this long (exit code 8); the job goes on")->type_name("DURATION");
+  context.CompleteWith(command, JobNames);
+}
+
+void AddCancel(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<CancelArguments>();
+  CLI::App& command = context.AddCommand(job, "cancel", "Cancel jobs",
+                                         "  luthier job cancel intents-1\n"
+                                         "  luthier job cancel intents-1 intents-2 --wait\n",
+                                         [&context, arguments] { return Cancel(context, *arguments); });
+  command.add_option("JOB", arguments->jobs, "Names of the jobs")->required();
+  command.add_flag("--wait", arguments->wait, "Wait until no process of them is left");
+  context.CompleteWith(command, JobNames);
+}
+
+void AddLogs(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<LogsArguments>();
+  CLI::App& command = context.AddCommand(job, "logs", "Show what the trainer wrote, with the attempt in brackets, and changes of state",
+                                         "  luthier job logs intents-1\n"
+                                         "  luthier job logs intents-1 --follow\n",
+                                         [&context, arguments] { return Logs(context, *arguments); });
+  command.add_option("JOB", arguments->job, "Name of the job")->required();
+  command.add_flag("--follow", arguments->follow, "Go on until the job is over");
+  context.CompleteWith(command, JobNames);
+}
+
+void AddCompare(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<CompareArguments>();
+  CLI::App& command = context.AddCommand(
+      job, "compare", "Compare base and tuned model on held-out rows, and jobs with one another",
+      "  luthier job compare intents-lora\n"
+      "  luthier job compare intents-lora intents-full       # LoRA beside full training\n",
+      [&context, arguments] { return Compare(context, *arguments); });
+  command.add_option("JOB", arguments->jobs, "Names of the jobs")->required();
+  command.add_option("--examples", arguments->examples, "Rows to show with their answers")
+      ->check(CLI::Range(0, 100))->capture_default_str()->type_name("N");
+  context.CompleteWith(command, JobNames);
+}
+
+}  // namespace
+
+void AddJobCommands(CLI::App& app, CommandContext& context) {
+  CLI::App& job = context.AddNoun(app, "job", "Submit, watch and compare fine-tuning jobs");
+  AddJobSubmitCommand(job, context);
+  AddList(job, context);
+  AddGet(job, context);
+  AddWatch(job, context);
+  AddCancel(job, context);
+  AddLogs(job, context);
+  AddCompare(job, context);
+}
+
+}  // namespace luthier

@@ -1,0 +1,81 @@
+#include "client/cli/job_file.h"
+
+#include <iostream>
+#include <iterator>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "client/cli/yaml.h"
+#include "lib/base/status_macros.h"
+#include "lib/text/json_file.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+absl::StatusOr<std::string> ReadAll(const std::string& path) {
+  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
+  absl::StatusOr<std::string> text = ReadTextFile(path);
+  if (!text.ok()) return absl::InvalidArgumentError(absl::StrCat("-f: ", text.status().message(), "; give the path of a job file"));
+  return text;
+}
+
+}  // namespace
+
+absl::StatusOr<JobFile> ReadJobFile(const std::string& path) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string text, ReadAll(path));
+  JobFile file;
+  file.name = path == "-" ? "standard input" : path;
+  LUTHIER_ASSIGN_OR_RETURN(YamlDocument document, ParseYaml(text, file.name));
+  if (!document.value.is_object()) {
+    return absl::InvalidArgumentError(absl::StrCat(file.name, ": is no job file; write `base_model: NAME` and `dataset: NAME`"));
+  }
+  file.fields = std::move(document.value);
+  file.lines = std::move(document.lines);
+  return file;
+}
+
+absl::Status SetField(JobFile& file, const std::string& field, const std::string& value) {
+  const absl::StatusOr<YamlDocument> parsed = ParseYaml(value, absl::StrCat("--", field));
+  LUTHIER_RETURN_IF_ERROR(parsed.status());
+  json* target = &file.fields;
+  const std::vector<std::string> path = absl::StrSplit(field, '.');
+  for (size_t i = 0; i + 1 < path.size(); ++i) {
+    target = &(*target)[path[i]];
+    if (!target->is_object()) *target = json::object();  // `dataset: name` gives way to `--dataset.train`
+  }
+  (*target)[path.back()] = parsed->value;
+  file.lines.erase(field);
+  return absl::OkStatus();
+}
+
+absl::Status SetLabel(JobFile& file, const std::string& label) {
+  const size_t equals = label.find('=');
+  if (equals == std::string::npos || equals == 0) {
+    return absl::InvalidArgumentError(absl::StrCat("--label: '", label, "' is no label; give KEY=VALUE"));
+  }
+  if (!file.fields["labels"].is_object()) file.fields["labels"] = json::object();
+  file.fields["labels"][label.substr(0, equals)] = label.substr(equals + 1);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<JobSpec> ParseJobFile(const JobFile& file) {
+  absl::StatusOr<JobSpec> spec = ParseJobSpec(file.fields);
+  if (!spec.ok()) return WithLines(spec.status(), file);
+  return spec;
+}
+
+absl::Status WithLines(const absl::Status& status, const JobFile& file) {
+  if (!absl::IsInvalidArgument(status) || file.name.empty()) return status;
+  std::string message;
+  for (absl::string_view line : absl::StrSplit(status.message(), '\n')) {
+    const auto found = file.lines.find(std::string(line.substr(0, line.find(": "))));
+    absl::StrAppend(&message, message.empty() ? "" : "\n");
+    if (found != file.lines.end()) absl::StrAppend(&message, file.name, ":", found->second, ": ");
+    absl::StrAppend(&message, line);
+  }
+  return absl::InvalidArgumentError(message);
+}
+
+}  // namespace luthier

@@ -1,0 +1,91 @@
+#include "client/cli/job_flags.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+// `lora` of `lora.rank`, as the heading of a group in the help.
+std::string Group(const std::string& field) {
+  const size_t dot = field.find('.');
+  return dot == std::string::npos ? "The job" : absl::StrCat("The job: ", field.substr(0, dot));
+}
+
+std::string FlagOf(const std::string& field) { return absl::StrCat("--", absl::StrReplaceAll(field, {{"_", "-"}})); }
+
+}  // namespace
+
+const std::vector<JobFlag>& JobFlagList() {
+  static const auto* flags = new std::vector<JobFlag>{
+      {"base_model", "NAME", "Registered base model (luthier model list)"},
+      {"dataset", "NAME", "Dataset with a train part and, if it has them, validation and test parts"},
+      {"dataset.train", "NAME[/PART]", "Rows to train on, instead of --dataset"},
+      {"dataset.validation", "NAME[/PART]", "Rows to validate on during training"},
+      {"dataset.test", "NAME[/PART]", "Rows held out for base against tuned model"},
+      {"task", "TASK", "classification, ner, extraction, qa, tool_calling, chat (default) or text"},
+      {"tuning", "KIND", "lora (default) or full"},
+      {"lora.rank", "N", "1 to 256"},
+      {"lora.alpha", "X", "Numerator of the scale alpha / rank"},
+      {"lora.target_modules", "LIST", "all-linear (default) or names: [q_proj, v_proj]"},
+      {"lora.dropout", "P", "0 (default) up to, not including, 1"},
+      {"lora.rslora", "BOOL", "Scale by alpha / sqrt(rank)"},
+      {"training.epochs", "X", "Passes over the training rows"},
+      {"training.max_steps", "N", "Ends the run before the epochs if smaller"},
+      {"training.learning_rate", "X", "Peak learning rate"},
+      {"training.schedule", "NAME", "linear, cosine or constant"},
+      {"training.warmup_ratio", "P", "Part of the steps spent warming up"},
+      {"training.weight_decay", "X", "Decoupled, AdamW"},
+      {"training.beta1", "P", "AdamW"},
+      {"training.beta2", "P", "AdamW"},
+      {"training.clip_norm", "X", "Largest global norm of the gradients"},
+      {"training.batch_tokens", "N", "Tokens an optimizer step"},
+      {"training.micro_batch_tokens", "N", "Tokens a forward pass at most: bounds memory, never results"},
+      {"training.max_length", "N", "Tokens of a row at most"},
+      {"training.seed", "N", "Of weights, order and dropout"},
+      {"training.precision", "NAME", "fp32 or bf16"},
+      {"training.order", "NAME", "shuffled (default) or file"},
+      {"training.loss_on", "NAME", "assistant, completion or all"},
+      {"training.too_long", "NAME", "refuse (default) or truncate rows longer than max_length"},
+      {"evaluation.every", "N", "Steps between two evaluations"},
+      {"evaluation.metric", "NAME", "exact_match, json_equality, field_f1 or loss"},
+      {"evaluation.max_rows", "N", "Rows generated for scoring at most"},
+      {"evaluation.max_new_tokens", "N", "Tokens generated a row at most"},
+      {"checkpoint.every", "N", "Steps between two checkpoints"},
+      {"checkpoint.keep", "N", "Checkpoints kept on the node"},
+      {"resources.devices", "N", "GPUs, or 1 on a CPU node"},
+      {"resources.threads", "N", "CPU threads of the trainer"},
+  };
+  return *flags;
+}
+
+std::string WithHyphens(std::string argument) {
+  const std::string name = argument.substr(0, argument.find('='));
+  for (const JobFlag& flag : JobFlagList()) {
+    if (name == absl::StrCat("--", flag.field)) return FlagOf(flag.field) + argument.substr(name.size());
+  }
+  return argument;
+}
+
+void AddJobFlags(CLI::App& command, JobFlagValues& values) {
+  for (const JobFlag& flag : JobFlagList()) {
+    const std::string field = flag.field;
+    command.add_option_function<std::string>(
+               FlagOf(field), [&values, field](const std::string& value) { values.fields.emplace_back(field, value); }, flag.help)
+        ->type_name(flag.value)
+        ->group(Group(field));
+  }
+  command.add_option("--label", values.labels, "Label of your own; may be repeated")
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false)
+      ->group("The job");
+}
+
+absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file) {
+  for (const auto& [field, value] : values.fields) LUTHIER_RETURN_IF_ERROR(SetField(file, field, value));
+  for (const std::string& label : values.labels) LUTHIER_RETURN_IF_ERROR(SetLabel(file, label));
+  return absl::OkStatus();
+}
+
+}  // namespace luthier

@@ -1,0 +1,39 @@
+// The fields of a job file as flags of `job submit`.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "CLI/CLI.hpp"
+#include "absl/status/status.h"
+#include "client/cli/job_file.h"
+
+namespace luthier {
+
+// One field: `--lora.rank N`. Flags have hyphens where fields have underscores; WithHyphens() takes either.
+struct JobFlag {
+  const char* field;
+  const char* value;  // what stands for it in the help
+  const char* help;
+};
+
+// Every field of a job file except `labels`, in its order.
+const std::vector<JobFlag>& JobFlagList();
+
+// What was given on the command line.
+struct JobFlagValues {
+  std::vector<std::pair<std::string, std::string>> fields;  // field → value
+  std::vector<std::string> labels;
+};
+
+// `--base-model=b` of `--base_model=b`; arguments that are no such flag stay as they are.
+std::string WithHyphens(std::string argument);
+
+// `values` must outlive the parse.
+void AddJobFlags(CLI::App& command, JobFlagValues& values);
+
+// Errors: INVALID_ARGUMENT naming the flag.
+absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file);
+
+}  // namespace luthier

@@ -1,0 +1,110 @@
+#include <memory>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/command.h"
+#include "client/cli/duration_flag.h"
+#include "client/cli/job_file.h"
+#include "client/cli/job_flags.h"
+#include "client/cli/job_text.h"
+#include "client/cli/job_watch_command.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/job_spec_wire.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+constexpr char kExamples[] =
+    "  luthier job submit -f job.yaml --watch\n"
+    "  luthier job submit --base-model luthier-tiny --dataset intents --task classification\n"
+    "  luthier job submit -f job.yaml --lora.rank 32 --training.epochs 5 --id intents-r32\n"
+    "  luthier job submit -f job.yaml --dry-run          # what every value becomes, and why\n"
+    "  id=$(luthier job submit -f job.yaml -o name) && luthier job watch \"$id\"\n"
+    "\n"
+    "A job file, every line but the first two optional, `auto` wherever a value can be chosen:\n"
+    "  base_model: luthier-tiny\n"
+    "  dataset: intents\n"
+    "  task: classification\n"
+    "  tuning: lora\n"
+    "  lora: {rank: auto, alpha: auto, target_modules: all-linear}\n"
+    "  training: {epochs: auto, learning_rate: auto, batch_tokens: auto, max_length: auto, seed: 1}\n"
+    "  evaluation: {every: auto, metric: exact_match}\n"
+    "  labels: {team: support}\n";
+
+struct Arguments {
+  std::string file;
+  JobFlagValues fields;
+  std::string id;
+  std::string request_id;
+  bool dry_run = false;
+  bool watch = false;
+  bool wait = false;
+  std::string timeout;
+};
+
+absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& arguments, JobFile& file) {
+  if (!arguments.file.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(file, ReadJobFile(arguments.file));
+  }
+  LUTHIER_RETURN_IF_ERROR(ApplyJobFlags(arguments.fields, file));
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
+  v1::CreateFineTuningJobRequest request;
+  LUTHIER_ASSIGN_OR_RETURN(*request.mutable_job(), JobToProto(spec));
+  request.set_job_id(arguments.id);
+  request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
+  request.set_validate_only(arguments.dry_run);
+  return request;
+}
+
+void PrintJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run) {
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(job));
+  } else if (dry_run) {
+    context.out() << ResolvedTable(job, context.out_terminal());
+  } else {
+    context.out() << job.name() << std::endl;
+  }
+}
+
+absl::Status Submit(CommandContext& context, const Arguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
+  JobFile file;
+  LUTHIER_ASSIGN_OR_RETURN(const v1::CreateFineTuningJobRequest request, MakeRequest(arguments, file));
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  // Printed before the call: after a break the same id makes sure that there is one job.
+  if (!arguments.dry_run) context.Say("request id " + request.request_id());
+  const absl::StatusOr<v1::FineTuningJob> job = client->CreateJob(request);
+  if (!job.ok()) return WithLines(job.status(), file);
+  for (const std::string& warning : job->warnings()) context.Say("warning: " + OneLine(warning));
+  PrintJob(context, *job, arguments.dry_run);
+  if (arguments.dry_run) {
+    context.Say("the job is valid; nothing was created");
+    return absl::OkStatus();
+  }
+  if (arguments.watch || arguments.wait) {
+    const WatchStyle style = arguments.watch ? WatchStyle::kView : WatchStyle::kQuiet;
+    return FollowJob(context, job->name(), style, timeout, /*to_stderr=*/true);
+  }
+  const std::string id = ShortName(job->name());
+  context.Say(absl::StrCat("watch it with: luthier job watch ", id, "\nwhy each value: luthier job get ", id));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddJobSubmitCommand(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = context.AddCommand(job, "submit", "Submit a fine-tuning job from a file, from flags, or both (flags win)",
+                                         kExamples, [&context, arguments] { return Submit(context, *arguments); });
+  command.add_option("-f,--file", arguments->file, "Job file, YAML or JSON; - is standard input")->type_name("FILE");
+  command.add_option("--id", arguments->id, "Name of the job, and of the model it publishes; chosen if not given")->type_name("ID");
+  command.add_flag("--dry-run", arguments->dry_run, "Check everything and show every value with its reason; create nothing");
+  command.add_flag("-w,--watch", arguments->watch, "Show progress until the job is over");
+  command.add_flag("--wait", arguments->wait, "Wait silently until the job is over; the exit code says how it ended");
+  command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the job goes on")->type_name("DURATION");
+  command.add_option("--request-id", arguments->request_id, "Repeat an earlier submit safely: the same id makes no second job")
+      ->type_name("UUID");
+  AddJobFlags(command, arguments->fields);
+}
+
+}  // namespace luthier

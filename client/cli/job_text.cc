@@ -1,0 +1,185 @@
+#include "client/cli/job_text.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "client/cli/output.h"
+#include "client/cli/progress_line.h"
+#include "client/cli/table.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_view.h"
+#include "client/lib/job_watch.h"
+
+namespace luthier {
+namespace {
+
+std::string TaskWord(v1::Task task) {
+  return absl::AsciiStrToLower(absl::StripPrefix(v1::Task_Name(task == v1::TASK_UNSPECIFIED ? v1::TASK_CHAT : task), "TASK_"));
+}
+
+std::string DatasetText(const v1::DatasetSelection& dataset) {
+  return ShortName(dataset.train().empty() ? dataset.dataset() : dataset.train());
+}
+
+std::string ProgressText(const v1::FineTuningJob& job) {
+  if (!job.has_progress()) return "-";
+  return absl::StrCat(FormatCount(job.progress().step()), "/", FormatCount(job.progress().total_steps()));
+}
+
+std::string LabelText(const v1::FineTuningJob& job) {
+  std::vector<std::string> labels;
+  for (const auto& [key, value] : job.labels()) labels.push_back(absl::StrCat(key, "=", value));
+  std::sort(labels.begin(), labels.end());
+  return labels.empty() ? "-" : absl::StrJoin(labels, ",");
+}
+
+Cell StateCell(v1::FineTuningJob::State state) {
+  const Terminal plain;
+  Cell cell(StateWord(state, plain));
+  if (state == v1::FineTuningJob::SUCCEEDED) cell.colour = Colour::kGreen;
+  if (state == v1::FineTuningJob::FAILED) cell.colour = Colour::kRed;
+  if (state == v1::FineTuningJob::RUNNING) cell.colour = Colour::kBlue;
+  return cell;
+}
+
+// `heading   text`, as a description has it; nothing if there is no text.
+void Field(std::string& out, const Terminal& terminal, const std::string& heading, const std::string& text) {
+  if (text.empty()) return;
+  absl::StrAppend(&out, terminal.Paint(Colour::kFaint, heading), std::string(std::max<size_t>(1, 14 - heading.size()), ' '), text, "\n");
+}
+
+void Section(std::string& out, const Terminal& terminal, const std::string& heading, const std::string& body) {
+  if (!body.empty()) absl::StrAppend(&out, "\n", terminal.Paint(Colour::kBold, heading), "\n", body);
+}
+
+std::string Times(const v1::FineTuningJob& job, absl::Time now) {
+  std::string text = absl::StrCat(FormatTime(job.create_time()), " (", FormatAge(now - ToTime(job.create_time())), " ago)");
+  if (job.has_start_time()) {
+    const absl::Time end = job.has_end_time() ? ToTime(job.end_time()) : now;
+    absl::StrAppend(&text, job.has_end_time() ? ", ran " : ", running ", DurationText(end - ToTime(job.start_time())));
+  }
+  return text;
+}
+
+std::string FailureText(const v1::FineTuningJob& job, const Terminal& terminal) {
+  std::string out;
+  if (!job.has_failure()) return out;
+  const std::string cause = v1::JobFailure::Cause_Name(job.failure().cause());
+  for (absl::string_view line : absl::StrSplit(job.failure().message(), '\n')) absl::StrAppend(&out, "  ", OneLine(line), "\n");
+  absl::StrAppend(&out, "  cause   ", terminal.Paint(Colour::kRed, cause), "\n");
+  absl::StrAppend(&out, "  remedy  ", Remedy(job.failure().cause(), ShortName(job.name())), "\n");
+  return out;
+}
+
+std::string EvaluationLines(const v1::FineTuningJob& job) {
+  std::string out;
+  for (const v1::Evaluation& evaluation : job.evaluations()) {
+    absl::StrAppend(&out, "  ", EvaluationText(evaluation), evaluation.step() > 0 ? absl::StrCat(", step ", evaluation.step()) : "", "\n");
+  }
+  return out;
+}
+
+std::string ResultText(const v1::FineTuningJob& job) {
+  std::string out;
+  if (!job.model_version().empty()) absl::StrAppend(&out, "  model       ", job.model_version(), "\n");
+  if (!job.has_summary()) return out;
+  const v1::RunSummary& summary = job.summary();
+  absl::StrAppend(&out, "  size        ", FormatBytes(summary.artifact_bytes()), "\n");
+  absl::StrAppend(&out, "  trained     ", FormatCount(summary.trainable_parameters()), " parameters, final loss ",
+                  FormatFraction(summary.train_loss()), "\n");
+  absl::StrAppend(&out, "  took        ", DurationText(ToDuration(summary.duration())), ", ",
+                  DurationText(ToDuration(summary.step_duration())), " a step, peak memory ",
+                  FormatBytes(summary.peak_memory_bytes()), "\n");
+  return out;
+}
+
+}  // namespace
+
+std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now, const Terminal& terminal) {
+  std::vector<Column> columns = {{"NAME", false, true}, {"STATE"},         {"STEP", true},
+                                 {"TASK"},              {"TUNING"},        {"BASE MODEL", false, true},
+                                 {"DATASET", false, true}, {"AGE", true}};
+  if (wide) {
+    for (const char* heading : {"LOSS", "NODE", "ATTEMPT", "MODEL VERSION", "LABELS"}) columns.push_back({heading, false, true});
+  }
+  Table table(columns);
+  for (const v1::FineTuningJob& job : jobs) {
+    std::vector<Cell> cells = {ShortName(job.name()),
+                               StateCell(job.state()),
+                               ProgressText(job),
+                               TaskWord(job.spec().task()),
+                               job.spec().has_full() ? "full" : "lora",
+                               ShortName(job.spec().base_model()),
+                               DatasetText(job.spec().dataset()),
+                               FormatAge(now - ToTime(job.create_time()))};
+    if (wide) {
+      cells.emplace_back(job.has_progress() ? FormatFraction(job.progress().loss()) : "-");
+      cells.emplace_back(job.node().empty() ? "-" : ShortName(job.node()));
+      cells.emplace_back(absl::StrCat(job.attempt()));
+      cells.emplace_back(job.model_version().empty() ? "-" : job.model_version());
+      cells.emplace_back(LabelText(job));
+    }
+    table.AddRow(std::move(cells));
+  }
+  return table.Render(terminal);
+}
+
+std::string ResolvedTable(const v1::FineTuningJob& job, const Terminal& terminal) {
+  Table table({{"FIELD"}, {"VALUE", false, true}, {"REASON", false, true}});
+  for (const v1::ResolvedValue& value : job.resolved()) {
+    table.AddRow({value.field(), value.value(), Cell(value.reason(), value.reason() == "given" ? std::optional<Colour>() : Colour::kFaint)});
+  }
+  return table.empty() ? "" : table.Render(terminal);
+}
+
+std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const Terminal& terminal) {
+  std::string out;
+  const bool over = IsTerminal(job.state());
+  Field(out, terminal, "Job", terminal.Paint(Colour::kBold, job.name()));
+  Field(out, terminal, "State", StateWord(job.state(), terminal));
+  Field(out, terminal, "Waits because", OneLine(job.pending_reason()));
+  Field(out, terminal, "Base model", ShortName(job.spec().base_model()));
+  Field(out, terminal, "Dataset", DatasetText(job.spec().dataset()));
+  Field(out, terminal, "Task", absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
+  if (!job.labels().empty()) Field(out, terminal, "Labels", OneLine(LabelText(job)));
+  Field(out, terminal, "Created", Times(job, now));
+  if (job.attempt() > 0) {
+    const std::string lost = job.lost_attempts() > 0 ? absl::StrCat(", ", job.lost_attempts(), " lost") : "";
+    Field(out, terminal, "Attempt", absl::StrCat(job.attempt(), " on ", ShortName(job.node()), lost));
+  }
+  if (job.has_progress() && !over) Field(out, terminal, "Progress", PlainProgressLine(job.progress()));
+  for (const std::string& warning : job.warnings()) Field(out, terminal, "Warning", OneLine(warning));
+  Section(out, terminal, "Failure", FailureText(job, terminal));
+  Section(out, terminal, "Result", ResultText(job));
+  Section(out, terminal, "Evaluations", EvaluationLines(job));
+  Section(out, terminal, "Values", ResolvedTable(job, terminal));
+  return out;
+}
+
+std::string Remedy(v1::JobFailure::Cause cause, const std::string& job) {
+  switch (cause) {
+    case v1::JobFailure::USER_DATA:
+      return "correct the rows, check them with `luthier dataset check`, upload them under a new name and submit again";
+    case v1::JobFailure::CONFIG:
+      return "correct the job file and submit again; `--dry-run` shows what every value becomes";
+    case v1::JobFailure::OOM:
+      return "lower training.micro_batch_tokens (memory only) or training.max_length, use LoRA, or a node with more memory";
+    case v1::JobFailure::NON_FINITE:
+      return "lower training.learning_rate, raise training.warmup_ratio, or train in fp32";
+    case v1::JobFailure::HARDWARE:
+      return "look at the node's device (its driver's log), then submit again";
+    case v1::JobFailure::WORKER_LOST:
+      return absl::StrCat("look at `luthier node list` and `luthier job logs ", job, "`: attempts died without saying why");
+    case v1::JobFailure::STORAGE:
+      return "free disk space where the message says, then submit again";
+    default:
+      return absl::StrCat("a defect of Luthier: report it with the output of `luthier job logs ", job, "`");
+  }
+}
+
+}  // namespace luthier

@@ -1,0 +1,67 @@
+#include "client/cli/job_watch_command.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/output.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_view.h"
+#include "client/lib/job_watch.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+void SayWhatCameOut(CommandContext& context, const v1::FineTuningJob& job) {
+  if (job.state() != v1::FineTuningJob::SUCCEEDED) return;
+  const std::string id = ShortName(job.name());
+  const absl::Duration took = ToTime(job.end_time()) - ToTime(job.create_time());
+  context.Say(absl::StrCat(job.name(), " succeeded after ", DurationText(took), " and published ", job.model_version(), "\n",
+                           "  compare with the base:  luthier job compare ", id, "\n",
+                           "  try it:                 luthier generate --model ", id, " --prompt TEXT\n",
+                           "  download it:            luthier model download ", id));
+}
+
+JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle style, std::ostream& out) {
+  JobWatchHandlers handlers;
+  switch (style) {
+    case WatchStyle::kView:
+      handlers.on_event = [&view](const v1::JobEvent& event) { view.OnEvent(event); };
+      handlers.on_interrupted = [&view](const absl::Status& why) { view.OnInterrupted(why); };
+      handlers.on_resumed = [&view] { view.OnResumed(); };
+      break;
+    case WatchStyle::kJson:
+      handlers.on_event = [&out](const v1::JobEvent& event) { out << MessageToJson(event).dump() << std::endl; };
+      [[fallthrough]];
+    case WatchStyle::kQuiet:
+      handlers.on_interrupted = [&context](const absl::Status& why) { context.Say(absl::StrCat(why.message(), "; waiting for it")); };
+      break;
+  }
+  return handlers;
+}
+
+}  // namespace
+
+absl::Status FollowJob(CommandContext& context, const std::string& job, WatchStyle style, absl::Duration timeout, bool to_stderr) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  std::ostream& out = to_stderr ? context.err() : context.out();
+  WatchView view(out, to_stderr ? context.err_terminal() : context.out_terminal());
+  JobWatch::Options options;
+  options.deadline = absl::Now() + timeout;
+  JobWatch watch(*client, job, options, HandlersOf(context, view, style, out));
+  context.interrupts().Handle([&watch] { watch.Stop(); });
+  const absl::StatusOr<v1::FineTuningJob> over = watch.Run();
+  context.interrupts().Handle({});
+  view.Finish();
+  const std::string reattach = absl::StrCat("watch it again with: luthier job watch ", ShortName(job));
+  if (absl::IsCancelled(over.status())) return absl::CancelledError(absl::StrCat(job, " goes on without you; ", reattach));
+  if (absl::IsDeadlineExceeded(over.status())) {
+    return absl::DeadlineExceededError(absl::StrCat(job, " is not over after ", DurationText(timeout), " and goes on; ", reattach));
+  }
+  LUTHIER_RETURN_IF_ERROR(over.status());
+  if (style != WatchStyle::kJson) SayWhatCameOut(context, *over);
+  return OutcomeOf(*over);
+}
+
+}  // namespace luthier

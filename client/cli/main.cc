@@ -1,0 +1,22 @@
+// luthier: a person's terminal to a server. Wiring only.
+#include <unistd.h>
+
+#include <cstdio>
+#include <exception>
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "client/cli/app.h"
+
+int main(int argc, char** argv) {
+  static luthier::Interrupts interrupts;  // its thread never ends
+  luthier::CommandContext context(std::cout, luthier::TerminalOf(STDOUT_FILENO), std::cerr, luthier::TerminalOf(STDERR_FILENO),
+                                  interrupts);
+  try {
+    return luthier::RunApp(std::vector<std::string>(argv + 1, argv + argc), context);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}

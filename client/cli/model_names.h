@@ -1,0 +1,12 @@
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+
+namespace luthier {
+
+// `models/m/versions/3` of `m/3`, `m@3`, `models/m/versions/3`; the latest version of `m` and `models/m`.
+std::string VersionName(absl::string_view given);
+
+}  // namespace luthier

@@ -1,0 +1,83 @@
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/command.h"
+#include "client/cli/table.h"
+#include "client/cli/text.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+constexpr int kMostListed = 10000;
+
+std::string Gpus(const v1::Inventory& inventory) {
+  if (inventory.gpus().empty()) return "-";
+  return absl::StrCat(inventory.gpus_size(), "x ", inventory.gpus(0).model());
+}
+
+std::string GpuMemory(const v1::Inventory& inventory) {
+  int64_t used = 0, all = 0;
+  for (const v1::Gpu& gpu : inventory.gpus()) {
+    used += gpu.memory_used_bytes();
+    all += gpu.memory_bytes();
+  }
+  return all == 0 ? "-" : absl::StrCat(FormatBytes(used), " of ", FormatBytes(all));
+}
+
+std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Terminal& terminal) {
+  std::vector<Column> columns = {{"NAME", false, true}, {"STATE"}, {"CPUS", true}, {"MEMORY", true}, {"GPUS", false, true}, {"RUNS", false, true}, {"HEARD", true}};
+  if (wide) {
+    for (const char* heading : {"GPU MEMORY", "CPU", "HOST", "AGENT"}) columns.push_back({heading, false, true});
+  }
+  Table table(columns);
+  for (const v1::Node& node : nodes) {
+    const bool ready = node.state() == v1::Node::READY;
+    const v1::Inventory& inventory = node.inventory();
+    std::string runs;
+    for (const std::string& attempt : node.attempts()) {
+      absl::StrAppend(&runs, runs.empty() ? "" : ",", ShortName(attempt.substr(0, attempt.find("/attempts/"))));
+    }
+    std::vector<Cell> cells = {ShortName(node.name()),
+                               Cell(v1::Node::State_Name(node.state()), ready ? Colour::kGreen : Colour::kRed),
+                               FormatCount(inventory.cpus()),
+                               FormatBytes(inventory.memory_bytes()),
+                               Gpus(inventory),
+                               runs.empty() ? "-" : runs,
+                               node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
+    if (wide) {
+      for (const std::string& cell : {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(), node.agent_version()}) {
+        cells.emplace_back(cell.empty() ? "-" : cell);
+      }
+    }
+    table.AddRow(std::move(cells));
+  }
+  return table.Render(terminal);
+}
+
+absl::Status List(CommandContext& context) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, client->ListNodes(kMostListed));
+  if (context.ForPrograms()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const v1::Node& node : nodes) list.push_back(MessageToJson(node));
+    context.PrintForPrograms({{"nodes", list}});
+  } else if (context.format() == OutputFormat::kName) {
+    for (const v1::Node& node : nodes) context.out() << node.name() << "\n";
+  } else if (nodes.empty()) {
+    context.Say("no nodes; start an agent with `luthier-worker --server HOST:PORT`, or the server with --with-local-worker");
+  } else {
+    context.out() << NodeTable(nodes, context.format() == OutputFormat::kWide, context.out_terminal());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddNodeCommands(CLI::App& app, CommandContext& context) {
+  CLI::App& node = context.AddNoun(app, "node", "Show the machines that train");
+  context.AddCommand(node, "list", "List nodes: what they have, what they run, when they were last heard",
+                     "  luthier node list\n  luthier node list -o wide\n", [&context] { return List(context); });
+}
+
+}  // namespace luthier

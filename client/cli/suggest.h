@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+
+#include "CLI/CLI.hpp"
+
+namespace luthier {
+
+// What is wrong with a command line that CLI11 refused, with what was probably meant and where the help is.
+std::string UsageError(const CLI::App& app, const CLI::ParseError& error);
+
+// The command that the words so far have chosen.
+const CLI::App& DeepestCommand(const CLI::App& app);
+
+// `luthier job submit`.
+std::string CommandPath(const CLI::App& command);
+
+}  // namespace luthier

@@ -1,0 +1,123 @@
+#include "client/cli/terminal.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+
+namespace luthier {
+namespace {
+
+const char* Sequence(Colour colour) {
+  switch (colour) {
+    case Colour::kRed:
+      return "\x1b[31m";
+    case Colour::kGreen:
+      return "\x1b[32m";
+    case Colour::kYellow:
+      return "\x1b[33m";
+    case Colour::kBlue:
+      return "\x1b[34m";
+    case Colour::kFaint:
+      return "\x1b[2m";
+    case Colour::kBold:
+      return "\x1b[1m";
+  }
+  return "";
+}
+
+// Decodes the character at the front and removes it; a byte that is not UTF-8 is U+FFFD.
+uint32_t TakeCharacter(absl::string_view& text) {
+  const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
+  const uint8_t first = byte(0);
+  const size_t length = first < 0x80 ? 1 : first >> 5 == 6 ? 2 : first >> 4 == 14 ? 3 : first >> 3 == 30 ? 4 : 0;
+  uint32_t character = length == 1 ? first : first & (0x7F >> length);
+  bool valid = length > 0 && text.size() >= length;
+  for (size_t i = 1; valid && i < length; ++i) {
+    valid = byte(i) >> 6 == 2;
+    character = character << 6 | (byte(i) & 0x3F);
+  }
+  text.remove_prefix(valid ? length : 1);
+  return valid ? character : 0xFFFD;
+}
+
+// The ranges of East Asian Width W and of zero width that text of users commonly holds.
+int CharacterWidth(uint32_t c) {
+  if ((c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200F) || (c >= 0xFE00 && c <= 0xFE0F)) return 0;
+  const bool wide = (c >= 0x1100 && c <= 0x115F) || (c >= 0x2E80 && c <= 0xA4CF) || (c >= 0xAC00 && c <= 0xD7A3) ||
+                    (c >= 0xF900 && c <= 0xFAFF) || (c >= 0xFE30 && c <= 0xFE6F) || (c >= 0xFF00 && c <= 0xFF60) ||
+                    (c >= 0x1F300 && c <= 0x1FAFF) || (c >= 0x20000 && c <= 0x3FFFD);
+  return wide ? 2 : 1;
+}
+
+bool Set(const char* variable) {
+  const char* value = std::getenv(variable);
+  return value != nullptr && *value != '\0';
+}
+
+}  // namespace
+
+std::string Terminal::Paint(Colour colour, absl::string_view text) const {
+  if (!colours || text.empty()) return std::string(text);
+  return absl::StrCat(Sequence(colour), text, "\x1b[0m");
+}
+
+Terminal TerminalOf(int fd) {
+  Terminal terminal;
+  const char* term = std::getenv("TERM");
+  if (!isatty(fd)) return terminal;
+  const bool dumb = term != nullptr && absl::string_view(term) == "dumb";
+  terminal.interactive = !dumb;
+  terminal.colours = !dumb && !Set("NO_COLOR");
+  winsize size{};
+  terminal.width = ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  int columns = 0;
+  if (const char* value = std::getenv("COLUMNS"); value != nullptr && absl::SimpleAtoi(value, &columns) && columns > 0) {
+    terminal.width = columns;
+  }
+  return terminal;
+}
+
+int DisplayWidth(absl::string_view text) {
+  int width = 0;
+  while (!text.empty()) {
+    if (text[0] == '\x1b') {
+      const size_t end = text.find('m');
+      text.remove_prefix(end == absl::string_view::npos ? text.size() : end + 1);
+      continue;
+    }
+    width += CharacterWidth(TakeCharacter(text));
+  }
+  return width;
+}
+
+std::string Ellipsize(absl::string_view text, int width) {
+  if (DisplayWidth(text) <= width) return std::string(text);
+  std::string out;
+  for (int used = 0; !text.empty();) {
+    absl::string_view rest = text;
+    used += CharacterWidth(TakeCharacter(rest));
+    if (used > width - 1) break;
+    absl::StrAppend(&out, text.substr(0, text.size() - rest.size()));
+    text = rest;
+  }
+  return width > 0 ? out + "…" : "";
+}
+
+std::string OneLine(absl::string_view text) {
+  std::string out;
+  while (!text.empty()) {
+    absl::string_view rest = text;
+    const uint32_t c = TakeCharacter(rest);
+    const bool control = c < 0x20 || (c >= 0x7F && c < 0xA0);
+    absl::StrAppend(&out, control ? absl::string_view(" ") : text.substr(0, text.size() - rest.size()));
+    text = rest;
+  }
+  return out;
+}
+
+}  // namespace luthier

@@ -1,0 +1,34 @@
+// What is at the other end of an output: a person's terminal, or a file or program.
+#pragma once
+
+#include <string>
+
+#include "absl/strings/string_view.h"
+
+namespace luthier {
+
+enum class Colour { kRed, kGreen, kYellow, kBlue, kFaint, kBold };
+
+// One of the two outputs. Plain data, so that tests make any kind of terminal.
+struct Terminal {
+  bool interactive = false;  // a person looks at it: lines may be redrawn
+  bool colours = false;
+  int width = 0;  // columns; 0: no limit, because it is a file
+
+  // The text in a colour, or as it is.
+  std::string Paint(Colour colour, absl::string_view text) const;
+};
+
+// Looks at the file descriptor, NO_COLOR, TERM and COLUMNS.
+Terminal TerminalOf(int fd);
+
+// Columns that UTF-8 text takes: wide characters two, combining ones none; our own colour sequences none.
+int DisplayWidth(absl::string_view text);
+
+// At most `width` columns of the text, the last one "…" if something was cut. The text must hold no colours.
+std::string Ellipsize(absl::string_view text, int width);
+
+// Line breaks and control characters of others' text as spaces, so that it cannot steer the terminal.
+std::string OneLine(absl::string_view text);
+
+}  // namespace luthier

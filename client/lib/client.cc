@@ -1,0 +1,182 @@
+#include "client/lib/client.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/random/random.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "client/lib/grpc_status.h"
+#include "grpcpp/create_channel.h"
+#include "grpcpp/security/credentials.h"
+
+namespace luthier {
+namespace {
+
+// A list asks for pages of this size; the server gives no larger ones.
+constexpr int kPageSize = 1000;
+
+std::shared_ptr<grpc::Channel> Dial(const std::string& server) {
+  grpc::ChannelArguments arguments;
+  // A dead connection is noticed within a minute, also while a watch is silent.
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
+  arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
+  arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // gRPC's own pauses between dials (1 s to 2 min) would hide that a server is back.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  // An error that lists twenty violations is longer than the 8 KiB that gRPC takes as a status.
+  arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 256 << 10);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
+}
+
+template <typename Stub, typename Request, typename Response>
+using Method = grpc::Status (Stub::*)(grpc::ClientContext*, const Request&, Response*);
+
+template <typename Stub, typename Request, typename Response>
+absl::StatusOr<Response> Call(const Client::Options& options, absl::Duration timeout, Stub& stub,
+                              Method<Stub, Request, Response> method, const Request& request) {
+  const absl::Time deadline = absl::Now() + timeout;
+  for (int failures = 1;; ++failures) {
+    grpc::ClientContext context;
+    context.set_deadline(absl::ToChronoTime(deadline));
+    Response response;
+    const grpc::Status status = (stub.*method)(&context, request, &response);
+    if (status.ok()) return response;
+    const absl::Duration pause = RetryPause(options.retry, failures, RandomFraction());
+    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || failures >= options.retry.attempts ||
+        absl::Now() + pause >= deadline) {
+      return FromGrpc(status, options.server);
+    }
+    absl::SleepFor(pause);
+  }
+}
+
+// Every page of a list, up to `limit` items. `items` names the repeated field of the response.
+template <typename Stub, typename Request, typename Response, typename Items>
+auto List(const Client::Options& options, Stub& stub, Method<Stub, Request, Response> method, Request request, int limit,
+          Items items) -> absl::StatusOr<std::vector<std::decay_t<decltype(*items(std::declval<Response&>())->begin())>>> {
+  std::vector<std::decay_t<decltype(*items(std::declval<Response&>())->begin())>> all;
+  while (true) {
+    request.set_page_size(std::min(kPageSize, limit - static_cast<int>(all.size())));
+    absl::StatusOr<Response> response = Call(options, options.timeout, stub, method, request);
+    if (!response.ok()) return response.status();
+    for (auto& item : *items(*response)) all.push_back(std::move(item));
+    if (response->next_page_token().empty() || static_cast<int>(all.size()) >= limit) return all;
+    request.set_page_token(response->next_page_token());
+  }
+}
+
+}  // namespace
+
+Client::Client(Options options) : Client(options, Dial(options.server)) {}
+
+Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
+    : options_(std::move(options)),
+      jobs_(v1::FineTuningService::NewStub(channel)),
+      datasets_(v1::DatasetService::NewStub(channel)),
+      models_(v1::ModelService::NewStub(channel)),
+      nodes_(v1::NodeService::NewStub(channel)) {}
+
+absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {
+  if (request.request_id().empty()) request.set_request_id(RandomRequestId());
+  return Call(options_, options_.long_timeout, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::GetJob(const std::string& name) {
+  v1::GetFineTuningJobRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request);
+}
+
+absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const std::vector<v1::FineTuningJob::State>& states, int limit) {
+  v1::ListFineTuningJobsRequest request;
+  for (const v1::FineTuningJob::State state : states) request.add_states(state);
+  return List(options_, *jobs_, &v1::FineTuningService::Stub::ListFineTuningJobs, request, limit,
+              [](v1::ListFineTuningJobsResponse& response) { return response.mutable_jobs(); });
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::CancelJob(const std::string& name) {
+  v1::CancelFineTuningJobRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, request);
+}
+
+absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& job, const std::vector<std::string>& types) {
+  v1::ListJobEventsRequest request;
+  request.set_parent(job);
+  for (const std::string& type : types) request.add_types(type);
+  return List(options_, *jobs_, &v1::FineTuningService::Stub::ListJobEvents, request, INT32_MAX,
+              [](v1::ListJobEventsResponse& response) { return response.mutable_events(); });
+}
+
+absl::StatusOr<v1::Dataset> Client::GetDataset(const std::string& name) {
+  v1::GetDatasetRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *datasets_, &v1::DatasetService::Stub::GetDataset, request);
+}
+
+absl::StatusOr<std::vector<v1::Dataset>> Client::ListDatasets(int limit) {
+  return List(options_, *datasets_, &v1::DatasetService::Stub::ListDatasets, v1::ListDatasetsRequest(), limit,
+              [](v1::ListDatasetsResponse& response) { return response.mutable_datasets(); });
+}
+
+absl::Status Client::DeleteDataset(const std::string& name) {
+  v1::DeleteDatasetRequest request;
+  request.set_name(name);
+  Options once = options_;
+  once.retry.attempts = 1;  // a second try would find nothing and call the first one's success an error
+  return Call(once, options_.timeout, *datasets_, &v1::DatasetService::Stub::DeleteDataset, request).status();
+}
+
+absl::StatusOr<v1::BaseModel> Client::RegisterBaseModel(const std::string& id, const std::string& source_path) {
+  v1::RegisterBaseModelRequest request;
+  request.set_base_model_id(id);
+  request.set_source_path(source_path);
+  return Call(options_, options_.long_timeout, *models_, &v1::ModelService::Stub::RegisterBaseModel, request);
+}
+
+absl::StatusOr<v1::BaseModel> Client::GetBaseModel(const std::string& name) {
+  v1::GetBaseModelRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::GetBaseModel, request);
+}
+
+absl::StatusOr<std::vector<v1::BaseModel>> Client::ListBaseModels(int limit) {
+  return List(options_, *models_, &v1::ModelService::Stub::ListBaseModels, v1::ListBaseModelsRequest(), limit,
+              [](v1::ListBaseModelsResponse& response) { return response.mutable_base_models(); });
+}
+
+absl::StatusOr<std::vector<v1::Model>> Client::ListModels(int limit) {
+  return List(options_, *models_, &v1::ModelService::Stub::ListModels, v1::ListModelsRequest(), limit,
+              [](v1::ListModelsResponse& response) { return response.mutable_models(); });
+}
+
+absl::StatusOr<std::vector<v1::ModelVersion>> Client::ListModelVersions(const std::string& model, int limit) {
+  v1::ListModelVersionsRequest request;
+  request.set_parent(model);
+  return List(options_, *models_, &v1::ModelService::Stub::ListModelVersions, request, limit,
+              [](v1::ListModelVersionsResponse& response) { return response.mutable_model_versions(); });
+}
+
+absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name) {
+  v1::GetModelVersionRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::GetModelVersion, request);
+}
+
+absl::StatusOr<std::vector<v1::Node>> Client::ListNodes(int limit) {
+  return List(options_, *nodes_, &v1::NodeService::Stub::ListNodes, v1::ListNodesRequest(), limit,
+              [](v1::ListNodesResponse& response) { return response.mutable_nodes(); });
+}
+
+std::string RandomRequestId() {
+  absl::BitGen random;
+  const auto high = absl::Uniform<uint64_t>(random), low = absl::Uniform<uint64_t>(random);
+  return absl::StrFormat("%08x-%04x-4%03x-%04x-%012x", high >> 32, high >> 16 & 0xffff, high & 0xfff,
+                         (low >> 48 & 0x3fff) | 0x8000, low & 0xffffffffffff);
+}
+
+}  // namespace luthier

@@ -1,0 +1,74 @@
+// The API as functions. Reads, and writes that the API makes safe to repeat, are tried again while the server is unavailable.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "client/lib/retry.h"
+#include "grpcpp/channel.h"
+#include "luthier/v1/datasets.grpc.pb.h"
+#include "luthier/v1/jobs.grpc.pb.h"
+#include "luthier/v1/models.grpc.pb.h"
+#include "luthier/v1/nodes.grpc.pb.h"
+
+namespace luthier {
+
+// A connection to one server. Every function may be called from several threads. Errors are the server's;
+// UNAVAILABLE for which IsUnreachable() holds if nothing answers; DEADLINE_EXCEEDED after the timeout.
+class Client {
+ public:
+  struct Options {
+    std::string server = "127.0.0.1:7070";
+    RetryPolicy retry;
+    absl::Duration timeout = absl::Seconds(30);  // of a call that only reads, its retries included
+    // Of a call that reads or hashes files before it answers: a submit encodes every row, an import copies a model.
+    absl::Duration long_timeout = absl::Hours(1);
+  };
+  // Dials when the first call needs it.
+  explicit Client(Options options);
+  Client(Options options, std::shared_ptr<grpc::Channel> channel);
+
+  // The same `request_id` in every try, so that one submit is one job; filled in if empty.
+  absl::StatusOr<v1::FineTuningJob> CreateJob(v1::CreateFineTuningJobRequest request);
+  absl::StatusOr<v1::FineTuningJob> GetJob(const std::string& name);
+  // Newest first, at most `limit`.
+  absl::StatusOr<std::vector<v1::FineTuningJob>> ListJobs(const std::vector<v1::FineTuningJob::State>& states, int limit);
+  absl::StatusOr<v1::FineTuningJob> CancelJob(const std::string& name);
+  // Oldest first, of the types given (all if none), after `after_sequence`.
+  absl::StatusOr<std::vector<v1::JobEvent>> ListEvents(const std::string& job, const std::vector<std::string>& types);
+
+  absl::StatusOr<v1::Dataset> GetDataset(const std::string& name);
+  absl::StatusOr<std::vector<v1::Dataset>> ListDatasets(int limit);
+  absl::Status DeleteDataset(const std::string& name);
+
+  absl::StatusOr<v1::BaseModel> RegisterBaseModel(const std::string& id, const std::string& source_path);
+  absl::StatusOr<v1::BaseModel> GetBaseModel(const std::string& name);
+  absl::StatusOr<std::vector<v1::BaseModel>> ListBaseModels(int limit);
+  absl::StatusOr<std::vector<v1::Model>> ListModels(int limit);
+  absl::StatusOr<std::vector<v1::ModelVersion>> ListModelVersions(const std::string& model, int limit);
+  absl::StatusOr<v1::ModelVersion> GetModelVersion(const std::string& name);
+
+  absl::StatusOr<std::vector<v1::Node>> ListNodes(int limit);
+
+  // For streams: JobWatch, UploadDataset, DownloadFolder.
+  v1::FineTuningService::Stub& jobs() { return *jobs_; }
+  v1::DatasetService::Stub& datasets() { return *datasets_; }
+  v1::ModelService::Stub& models() { return *models_; }
+  const Options& options() const { return options_; }
+
+ private:
+  Options options_;
+  std::unique_ptr<v1::FineTuningService::Stub> jobs_;
+  std::unique_ptr<v1::DatasetService::Stub> datasets_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
+  std::unique_ptr<v1::NodeService::Stub> nodes_;
+};
+
+// A UUID4 for `request_id`.
+std::string RandomRequestId();
+
+}  // namespace luthier

@@ -1,0 +1,432 @@
+// The real `luthier` against the real `luthierd`. A scripted agent stands in for nodes, so that every event of a job is known.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/safetensors.h"
+#include "lib/text/json_file.h"
+#include "tests/support/captured_program.h"
+#include "tests/support/scripted_agent.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/text_fixture.h"
+
+namespace luthier {
+namespace {
+
+using ::nlohmann::json;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+// A luthierd on a port that the system chose; started again it takes the same one.
+class Server {
+ public:
+  explicit Server(std::string data_dir) : data_dir_(std::move(data_dir)) { Start(); }
+  ~Server() { Kill(); }
+
+  void Start() {
+    int err[2];
+    ASSERT_EQ(pipe2(err, O_CLOEXEC), 0);
+    const std::string listen = absl::StrCat("127.0.0.1:", port_);
+    pid_ = fork();
+    if (pid_ == 0) {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      dup2(err[1], STDERR_FILENO);
+      execl(LUTHIER_BIN "/luthierd", "luthierd", "--listen", listen.c_str(), "--metrics-listen", "127.0.0.1:0", "--data-dir",
+            data_dir_.c_str(), nullptr);
+      _exit(127);
+    }
+    close(err[1]);
+    std::string said;
+    char byte;
+    while (said.find('\n') == std::string::npos && read(err[0], &byte, 1) == 1) said += byte;
+    const size_t found = said.find("serves on 127.0.0.1:");
+    ASSERT_NE(found, std::string::npos) << said;
+    port_ = std::stoi(said.substr(found + 20));
+    log_ = std::thread([fd = err[0]] {  // what it says later must not fill the pipe
+      char buffer[256];
+      while (read(fd, buffer, sizeof buffer) > 0) {
+      }
+      close(fd);
+    });
+  }
+  void Kill() {
+    if (pid_ <= 0) return;
+    kill(pid_, SIGKILL);
+    waitpid(pid_, nullptr, 0);
+    pid_ = 0;
+    log_.join();
+  }
+  std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+
+ private:
+  std::string data_dir_;
+  int port_ = 0;
+  pid_t pid_ = 0;
+  std::thread log_;
+};
+
+// A base model with weights that mean nothing. `shape_fault`: one tensor has a wrong shape; `missing`: one is left out.
+void WriteTinyModel(const std::string& folder, bool shape_fault = false, bool missing = false) {
+  WriteTinyBase(folder);
+  const auto config = ParseModelConfig(json::parse(*ReadTextFile(folder + "/config.json")));
+  ASSERT_TRUE(config.ok()) << config.status();
+  std::vector<std::vector<std::byte>> contents;
+  std::vector<TensorToWrite> tensors;
+  for (auto [name, shape] : LlamaTensors(*config)) {
+    if (missing && absl::StrContains(name, "layers.1.mlp.up_proj")) continue;
+    if (shape_fault && absl::StrContains(name, "layers.0.self_attn.k_proj")) shape[0] += 8;
+    contents.emplace_back(static_cast<size_t>(NumElements(shape)) * 4);
+    tensors.push_back({name, Dtype::kF32, shape, contents.back()});
+  }
+  ASSERT_TRUE(WriteSafetensors(folder + "/model.safetensors", tensors, {}).ok());
+}
+
+class CliTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    server_ = std::make_unique<Server>(folder_.path() + "/server");
+    WriteTinyModel(folder_.path() + "/base");
+    std::filesystem::create_directories(folder_.path() + "/rows");
+    for (const char* part : {"train", "validation", "test"}) {
+      WriteText(absl::StrCat(folder_.path(), "/rows/", part, ".jsonl"), ChatLine("hello", "yes") + ChatLine("bye", "no"));
+    }
+    WriteText(folder_.path() + "/job.yaml", "base_model: tiny\ndataset: words\ntask: classification\n");
+  }
+
+  // Runs `luthier` in the test's folder.
+  CapturedResult Cli(const std::vector<std::string>& arguments, CaptureOptions options = {}) {
+    std::vector<std::string> line = {LUTHIER_BIN "/luthier"};
+    line.insert(line.end(), arguments.begin(), arguments.end());
+    options.folder = folder_.path();
+    options.environment.insert(options.environment.begin(), {{"LUTHIER_SERVER", server_->address()},
+                                                             {"XDG_CONFIG_HOME", folder_.path() + "/config"},
+                                                             {"LUTHIER_CACHE_DIR", folder_.path() + "/cache"},
+                                                             {"TZ", "UTC"}});
+    return RunCaptured(line, options);
+  }
+  // The same, for commands that have to succeed.
+  std::string Ok(const std::vector<std::string>& arguments) {
+    const CapturedResult result = Cli(arguments);
+    EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(arguments) << "\n" << result.err;
+    return result.out;
+  }
+  void AddInputs() {
+    EXPECT_EQ(Ok({"model", "import", "tiny", "base"}), "baseModels/tiny\n");
+    EXPECT_EQ(Ok({"dataset", "upload", "words", "rows"}), "datasets/words\n");
+  }
+  // Plays an agent that trains the next job to its end.
+  void Train(ScriptedAgent& agent) {
+    EXPECT_THAT(agent.TakeAttempt(), StartsWith("jobs/"));
+    agent.Report({{"event", "started"}, {"device", "cpu"}, {"precision", "fp32"}, {"base_parameters", 3812096}, {"trainable_parameters", 131072},
+                  {"total_steps", 4}, {"resumed_step", 0}, {"train_rows", 2}});
+    agent.Report(Evaluation("base", 0.0, "the the"));
+    for (int step = 1; step <= 4; ++step) {
+      agent.Report({{"event", "progress"}, {"step", step}, {"total_steps", 4}, {"loss", 4.0 - step}, {"tokens_per_second", 1234}, {"eta_seconds", 4 - step}});
+    }
+    agent.Log("a line of the trainer");
+    agent.Report({{"event", "checkpoint"}, {"step", 4}, {"bytes", 1000}, {"loss", 0.1}});
+    agent.Report(Evaluation("tuned", 1.0, "yes"));
+    agent.Report({{"event", "finished"}, {"step", 4}, {"stop_reason", "COMPLETED"}, {"artifact", {{"kind", "adapter"}, {"bytes", 526000}}},
+                  {"trainable_parameters", 131072}, {"step_seconds", 0.25}, {"seconds", 2}, {"peak_memory_bytes", 400000000}, {"train_loss", 0.1}});
+    agent.Publish({{"adapter_config.json", "{}"}, {"adapter_model.safetensors", std::string(3'000'000, 'w')}});
+    agent.End(v1::AttemptEnded::FINISHED);
+  }
+  static json Evaluation(const std::string& model, double exact_match, const std::string& answer) {
+    return {{"event", "evaluation"}, {"split", "test"}, {"model", model}, {"step", model == "base" ? 0 : 4}, {"rows", 2}, {"loss", 1.5},
+            {"exact_match", exact_match}, {"examples", {{{"prompt", "hello"}, {"expected", "yes"}, {"answer", answer}}}}};
+  }
+
+  TempFolder folder_;
+  std::unique_ptr<Server> server_;
+};
+
+TEST_F(CliTest, TakesAJobFromInputsToComparisonAndDownload) {
+  AddInputs();
+  EXPECT_THAT(Cli({"dataset", "upload", "words", "rows"}).err, HasSubstr("train: 2 rows"));
+  ScriptedAgent agent(server_->address());
+  std::thread training([&] { Train(agent); });
+  const CapturedResult submit = Cli({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support", "--watch"});
+  training.join();
+  EXPECT_EQ(submit.exit_code, 0) << submit.err;
+  EXPECT_EQ(submit.out, "jobs/j\n") << "progress is a message, the name is the result";
+  EXPECT_THAT(submit.err, AllOf(HasSubstr("request id "), HasSubstr("started    cpu fp32, trains 131,072 of 3,812,096 parameters on 2 rows, 4 steps"),
+                                HasSubstr("step 4/4  100%  loss 0.0000  1,234 tok/s"), HasSubstr("evaluation test, tuned: exact match 100.0 %"),
+                                HasSubstr("SUCCEEDED"), HasSubstr("luthier job compare j")));
+
+  EXPECT_THAT(Ok({"job", "get", "j"}), AllOf(HasSubstr("SUCCEEDED"), HasSubstr("lora.rank"), HasSubstr("models/j/versions/1"), HasSubstr("team=support")));
+  EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "SUCCEEDED");
+  EXPECT_THAT(Ok({"job", "get", "j", "-o", "yaml"}), HasSubstr("state: SUCCEEDED\n"));
+  EXPECT_THAT(Ok({"job", "compare", "j"}), AllOf(HasSubstr("exact match"), HasSubstr("0.0 %"), HasSubstr("100.0 %"), HasSubstr("131,072"),
+                                                 HasSubstr("base      the the\n"), HasSubstr("LoRA      yes\n")));
+  EXPECT_EQ(json::parse(Ok({"job", "compare", "j", "-o", "json"}))["jobs"][0]["tuned"]["exact_match"], 1.0);
+  EXPECT_THAT(Ok({"job", "logs", "j"}), AllOf(HasSubstr("[1] a line of the trainer\n"), HasSubstr("state: SUCCEEDED")));
+  EXPECT_THAT(Ok({"job", "list"}), AllOf(StartsWith("NAME"), testing::ContainsRegex("\nj +SUCCEEDED +4/4")));
+  EXPECT_EQ(Ok({"job", "list", "-o", "name", "--state", "succeeded,failed"}), "jobs/j\n");
+  EXPECT_EQ(Ok({"job", "list", "-o", "name", "--state", "running"}), "");
+  EXPECT_EQ(json::parse(Ok({"job", "list", "-o", "json"}))["jobs"].size(), 1u);
+  EXPECT_THAT(Ok({"job", "list", "-o", "wide"}), HasSubstr("team=support"));
+  EXPECT_THAT(Ok({"model", "list"}), AllOf(HasSubstr("tiny"), HasSubstr("j/1"), HasSubstr("adapter")));
+  EXPECT_EQ(Ok({"model", "list", "-o", "name"}), "baseModels/tiny\nmodels/j/versions/1\n");
+  EXPECT_THAT(Ok({"model", "list", "--tuned", "-o", "wide"}), Not(HasSubstr("base, llama")));
+  EXPECT_THAT(Ok({"dataset", "list"}), HasSubstr("words"));
+  EXPECT_THAT(Ok({"node", "list"}), AllOf(HasSubstr("n1"), HasSubstr("READY"), HasSubstr("8.0 GB")));
+  EXPECT_EQ(json::parse(Ok({"node", "list", "-o", "json"}))["nodes"][0]["name"], "nodes/n1");
+
+  EXPECT_EQ(Ok({"model", "download", "j"}), "j\n");
+  EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_model.safetensors"), std::string(3'000'000, 'w'));
+  EXPECT_EQ(Ok({"model", "download", "j/1", "--to", "elsewhere/deep"}), "elsewhere/deep\n");
+  EXPECT_EQ(*ReadTextFile(folder_.path() + "/elsewhere/deep/adapter_config.json"), "{}");
+  WriteText(folder_.path() + "/j/adapter_config.json", "changed");
+  const CapturedResult taken = Cli({"model", "download", "j"});
+  EXPECT_EQ(taken.exit_code, 1);
+  EXPECT_THAT(taken.err, HasSubstr("give another folder"));
+}
+
+TEST_F(CliTest, ADownloadGoesOnFromTheBytesThatAreThere) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  Train(agent);
+  std::filesystem::create_directories(folder_.path() + "/j.partial");
+  WriteText(folder_.path() + "/j.partial/adapter_model.safetensors", std::string(1'234'567, 'w'));
+  WriteText(folder_.path() + "/j.partial/adapter_config.json", "xx");
+  Ok({"model", "download", "j"});
+  EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_model.safetensors"), std::string(3'000'000, 'w'));
+  EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_config.json"), "{}") << "two wrong bytes were noticed";
+}
+
+TEST_F(CliTest, AWatchSurvivesAKilledServerAndMissesNoEvent) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  auto agent = std::make_unique<ScriptedAgent>(server_->address());
+  agent->TakeAttempt();
+  agent->Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 4}, {"resumed_step", 0}});
+  bool killed = false;
+  std::thread training;
+  CaptureOptions options;
+  options.on_output = [&](const CapturedResult& result, pid_t) {
+    if (killed || !absl::StrContains(result.out, "\"started\"")) return;
+    killed = true;
+    agent.reset();
+    server_->Kill();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));  // an outage that a watcher notices
+    server_->Start();
+    training = std::thread([&] {
+      ScriptedAgent again(server_->address());  // comes back without the attempt: it is lost, and tried again
+      Train(again);
+    });
+  };
+  const CapturedResult watch = Cli({"job", "watch", "j", "-o", "json"}, options);
+  training.join();
+  EXPECT_EQ(watch.exit_code, 0) << watch.err;
+  EXPECT_THAT(watch.err, HasSubstr("no server answers"));
+  int64_t last = 0;
+  for (const auto& line : absl::StrSplit(watch.out, '\n', absl::SkipEmpty())) {
+    EXPECT_EQ(json::parse(line)["sequence"], std::to_string(++last)) << "events come once and in order";
+  }
+  EXPECT_EQ(std::to_string(last), json::parse(Ok({"job", "get", "j", "-o", "json"}))["last_event_sequence"]);
+}
+
+TEST_F(CliTest, CtrlCLeavesTheJobRunningAndSaysHowToComeBack) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  CaptureOptions options;
+  options.on_output = [](const CapturedResult& result, pid_t pid) {
+    if (absl::StrContains(result.out, "QUEUED")) kill(pid, SIGINT);
+  };
+  const CapturedResult watch = Cli({"job", "watch", "j"}, options);
+  EXPECT_EQ(watch.exit_code, 2);
+  EXPECT_THAT(watch.err, AllOf(HasSubstr("goes on without you"), HasSubstr("luthier job watch j")));
+  EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "QUEUED");
+}
+
+TEST_F(CliTest, ATimeoutLeavesTheJobAndSaysSo) {
+  AddInputs();
+  const CapturedResult result = Cli({"job", "submit", "-f", "job.yaml", "--id", "j", "--wait", "--timeout", "300ms"});
+  EXPECT_EQ(result.exit_code, 8);
+  EXPECT_THAT(result.err, HasSubstr("luthier job watch j"));
+  EXPECT_THAT(Ok({"job", "get", "j"}), AllOf(HasSubstr("QUEUED"), HasSubstr("Waits because")));
+}
+
+TEST_F(CliTest, ExitCodesSayHowAJobEnded) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "bad"});
+  agent.TakeAttempt();
+  agent.End(v1::AttemptEnded::FAILED, "OOM", "12 GB were needed, 8 GB are there");
+  const CapturedResult failed = Cli({"job", "watch", "bad"});
+  EXPECT_EQ(failed.exit_code, 7);
+  EXPECT_THAT(failed.err, HasSubstr("jobs/bad failed: 12 GB were needed"));
+  EXPECT_THAT(Ok({"job", "get", "bad"}), AllOf(HasSubstr("cause   OOM"), HasSubstr("remedy  lower training.micro_batch_tokens")));
+  EXPECT_EQ(Cli({"job", "cancel", "bad"}).exit_code, 1);
+}
+
+TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "queued"});
+  EXPECT_EQ(Ok({"job", "cancel", "queued"}), "jobs/queued  CANCELLED\n");
+  EXPECT_EQ(Cli({"job", "watch", "queued"}).exit_code, 2);
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "running"});
+  agent.TakeAttempt();
+  std::thread stop([&] {
+    EXPECT_TRUE(agent.TakeStop());
+    agent.End(v1::AttemptEnded::STOPPED);
+  });
+  // CANCELLED already, if the agent was quick.
+  EXPECT_THAT(Ok({"job", "cancel", "jobs/running", "--wait"}), testing::MatchesRegex("jobs/running  CANCELL(ING|ED)\n"));
+  stop.join();
+  EXPECT_THAT(Ok({"job", "list"}), AllOf(HasSubstr("running"), Not(HasSubstr("CANCELLING"))));
+}
+
+TEST_F(CliTest, TheSameRequestIdMakesOneJob) {
+  AddInputs();
+  const std::string id = "11111111-2222-4333-8444-555555555555";
+  const std::string first = Ok({"job", "submit", "-f", "job.yaml", "--request-id", id});
+  EXPECT_EQ(Ok({"job", "submit", "-f", "job.yaml", "--request-id", id}), first);
+  EXPECT_EQ(Ok({"job", "list", "-o", "name"}), first);
+  const CapturedResult other = Cli({"job", "submit", "-f", "job.yaml", "--lora.rank", "4", "--request-id", id});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.err, HasSubstr(id));
+}
+
+TEST_F(CliTest, ADryRunShowsEveryValueWithItsReasonAndCreatesNothing) {
+  AddInputs();
+  const CapturedResult result = Cli({"job", "submit", "-f", "job.yaml", "--training.epochs", "3", "--dry-run"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(StartsWith("FIELD"), HasSubstr("lora.rank"), HasSubstr("training.learning_rate"),
+                                testing::ContainsRegex("training.epochs +3 +given")));
+  EXPECT_EQ(Ok({"job", "list", "-o", "name"}), "");
+}
+
+TEST_F(CliTest, JobsComeFromFlagsOrFromStandardInput) {
+  AddInputs();
+  EXPECT_EQ(Ok({"job", "submit", "--base-model", "tiny", "--dataset", "words", "--lora.target_modules", "[q_proj]", "--id", "a"}), "jobs/a\n");
+  CaptureOptions options;
+  options.input = R"({"base_model": "tiny", "dataset": {"train": "words/train"}, "tuning": "full"})";
+  EXPECT_EQ(Cli({"job", "submit", "-f", "-", "--id", "b", "-o", "name"}, options).out, "jobs/b\n");
+  EXPECT_TRUE(json::parse(Ok({"job", "get", "b", "-o", "json"}))["spec"].contains("full"));
+}
+
+TEST_F(CliTest, DeletesADatasetThatNoJobUses) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  EXPECT_THAT(Cli({"dataset", "delete", "words"}).err, HasSubstr("jobs/j"));
+  Ok({"job", "cancel", "j"});
+  EXPECT_EQ(Ok({"dataset", "delete", "words"}), "datasets/words\n");
+  EXPECT_EQ(Ok({"dataset", "list", "-o", "name"}), "");
+}
+
+// Bad input: the message names what is wrong and what to do, the exit code is 3, and nothing is left behind.
+TEST_F(CliTest, RefusesRowsThatAreWrongAndKeepsNothing) {
+  const std::string path = folder_.path() + "/rows/train.jsonl";
+  WriteText(path, ChatLine("a", "b") + "{oops\n");
+  const CapturedResult malformed = Cli({"dataset", "upload", "words", "rows"});
+  EXPECT_EQ(malformed.exit_code, 3);
+  EXPECT_THAT(malformed.err, HasSubstr("rows/train.jsonl:2: "));
+  WriteText(path, "");
+  const CapturedResult empty = Cli({"dataset", "upload", "words", "rows"});
+  EXPECT_EQ(empty.exit_code, 3);
+  EXPECT_THAT(empty.err, HasSubstr("the file holds no rows"));
+  EXPECT_EQ(Ok({"dataset", "list", "-o", "name"}), "");
+}
+
+TEST_F(CliTest, RefusesAJobWhoseRowsDoNotFitTheModelOrTrainNothing) {
+  Ok({"model", "import", "tiny", "base"});
+  WriteText(folder_.path() + "/long.jsonl", ChatLine("a", "b") + ChatLine("a", std::string(300, 'x')));
+  std::string masked;
+  for (int i = 0; i < 30; ++i) masked += R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]})" "\n";
+  WriteText(folder_.path() + "/masked.jsonl", masked);
+  Ok({"dataset", "upload", "long", "long.jsonl"});
+  Ok({"dataset", "upload", "masked", "masked.jsonl"});
+  const CapturedResult too_long = Cli({"job", "submit", "--base-model", "tiny", "--dataset", "long"});
+  EXPECT_EQ(too_long.exit_code, 3);
+  EXPECT_THAT(too_long.err, AllOf(HasSubstr("train:2: "), HasSubstr("256")));
+  const CapturedResult nothing = Cli({"job", "submit", "--base-model", "tiny", "--dataset", "masked"});
+  EXPECT_EQ(nothing.exit_code, 3);
+  EXPECT_THAT(nothing.err, AllOf(HasSubstr("train:1: "), HasSubstr("train:20: "), HasSubstr("and 10 more"))) << "a long list arrives whole";
+  EXPECT_EQ(Ok({"job", "list", "-o", "name"}), "");
+}
+
+TEST_F(CliTest, RefusesUnknownFieldsAndValuesOutOfRangeWithTheirLines) {
+  WriteText(folder_.path() + "/job.yaml", "base_model: tiny\ndataset: words\nlora:\n  rank: 0\n  rnk: 8\ntraining: {learning_rate: 5, epochs: .nan}\n");
+  const CapturedResult result = Cli({"job", "submit", "-f", "job.yaml"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("job.yaml:4: lora.rank: 0 is out of range"), HasSubstr("job.yaml:5: lora.rnk: unknown field; did you mean 'rank'?"),
+                                HasSubstr("job.yaml:6: training.learning_rate: 5 is out of range"), HasSubstr("job.yaml:6: training.epochs")));
+}
+
+TEST_F(CliTest, RefusesBaseModelsThatAreMissingUnsupportedOrBroken) {
+  const auto refused = [&](const std::string& folder, const std::string& why) {
+    const CapturedResult result = Cli({"model", "import", "m", folder});
+    EXPECT_EQ(result.exit_code, 3) << folder;
+    EXPECT_THAT(result.err, HasSubstr(why)) << folder;
+  };
+  refused("nowhere", "nowhere");
+  WriteTinyModel(folder_.path() + "/missing", /*shape_fault=*/false, /*missing=*/true);
+  refused("missing", "model.layers.1.mlp.up_proj.weight");
+  WriteTinyModel(folder_.path() + "/misshapen", /*shape_fault=*/true);
+  refused("misshapen", "model.layers.0.self_attn.k_proj.weight");
+  WriteTinyModel(folder_.path() + "/strange");
+  json config = json::parse(*ReadTextFile(folder_.path() + "/strange/config.json"));
+  config["model_type"] = "mystery";
+  config["architectures"] = {"MysteryForCausalLM"};
+  WriteText(folder_.path() + "/strange/config.json", config.dump());
+  refused("strange", "ystery");
+  EXPECT_EQ(Ok({"model", "list", "-o", "name"}), "");
+}
+
+TEST_F(CliTest, NamesWhatDoesNotExist) {
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"job", "get", "none"}, {"job", "watch", "none"}, {"job", "logs", "none"}, {"job", "cancel", "none"},
+        {"job", "compare", "none"}, {"model", "download", "none"}, {"generate", "--model", "none", "--prompt", "x"},
+        {"generate", "--base", "none", "--prompt", "x"}, {"job", "submit", "--base-model", "none", "--dataset", "none"}}) {
+    const CapturedResult result = Cli(command);
+    EXPECT_EQ(result.exit_code, 5) << testing::PrintToString(command) << result.err;
+    EXPECT_THAT(result.err, HasSubstr("none")) << testing::PrintToString(command);
+    EXPECT_THAT(result.out, IsEmpty());
+  }
+}
+
+TEST_F(CliTest, SaysHowToStartAServerThatIsNotRunning) {
+  server_->Kill();
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "list"}, {"job", "watch", "j"}, {"dataset", "upload", "words", "rows"}}) {
+    const CapturedResult result = Cli(command);
+    EXPECT_EQ(result.exit_code, 6) << testing::PrintToString(command);
+    EXPECT_THAT(result.err, AllOf(HasSubstr(server_->address()), HasSubstr("luthierd --with-local-worker")));
+  }
+}
+
+TEST_F(CliTest, CompletesNamesThatTheServerKnows) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "intents-1"});
+  EXPECT_EQ(Ok({"__complete", "--", "job", "get", "int"}), "intents-1\n");
+  EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--dataset", ""}), "words\n");
+  EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--base-model", "t"}), "tiny\n");
+  for (const char* shell : {"bash", "zsh", "fish"}) EXPECT_THAT(Ok({"completion", shell}), HasSubstr("luthier __complete"));
+  const CapturedResult in_bash = RunCaptured(
+      {"/bin/bash", "-c", "source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN "/luthier \"$@\"; }; "
+                          "COMP_WORDS=(luthier job wat); COMP_CWORD=2; _luthier; echo \"${COMPREPLY[@]}\""});
+  EXPECT_EQ(in_bash.out, "watch\n") << in_bash.err;
+}
+
+TEST_F(CliTest, ShowsItsVersion) {
+  EXPECT_THAT(Ok({"version"}), StartsWith("luthier "));
+  EXPECT_TRUE(json::parse(Ok({"version", "-o", "json"})).contains("version"));
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,118 @@
+// An agent that a test plays: it takes attempts and reports what the test says, over the real WorkerService.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "lib/artifact/hash.h"
+#include "lib/wire/json_wire.h"
+#include "luthier/v1/worker.grpc.pb.h"
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+
+class ScriptedAgent {
+ public:
+  explicit ScriptedAgent(const std::string& server)
+      : stub_(v1::WorkerService::NewStub(grpc::CreateChannel(server, grpc::InsecureChannelCredentials()))) {
+    context_.set_wait_for_ready(true);
+    session_ = stub_->Session(&context_);
+    v1::SessionRequest request;
+    request.mutable_register_()->set_node_id("n1");
+    request.mutable_register_()->mutable_inventory()->set_cpus(2);
+    request.mutable_register_()->mutable_inventory()->set_memory_bytes(8'000'000'000);
+    session_->Write(request);
+  }
+  ~ScriptedAgent() {
+    context_.TryCancel();
+    session_->Finish();
+  }
+
+  // Waits for an attempt to start; returns its name.
+  std::string TakeAttempt() {
+    v1::SessionResponse response;
+    while (session_->Read(&response)) {
+      if (response.has_start_attempt()) return attempt_ = response.start_attempt().attempt();
+    }
+    return "";
+  }
+  // Waits for the order to stop it.
+  bool TakeStop() {
+    v1::SessionResponse response;
+    while (session_->Read(&response)) {
+      if (response.has_stop_attempt()) return true;
+    }
+    return false;
+  }
+
+  // One event of the trainer, durable when this returns.
+  void Report(const nlohmann::json& event) {
+    v1::AttemptReport report;
+    *report.mutable_trainer_event() = *JsonToStruct(event);
+    Send(report);
+  }
+  void Log(const std::string& line) {
+    v1::AttemptReport report;
+    report.mutable_log_lines()->add_lines(line);
+    Send(report);
+  }
+  // Uploads the files and reports them as the job's adapter.
+  void Publish(const std::map<std::string, std::string>& files) {
+    v1::AttemptReport report;
+    report.mutable_artifact_stored()->set_kind(v1::ModelVersion::ADAPTER);
+    v1::UploadArtifactRequest request;
+    request.mutable_header()->set_attempt(attempt_);
+    for (const auto& [path, content] : files) {
+      v1::ModelFile& file = *request.mutable_header()->add_files();
+      file.set_path(path);
+      file.set_size_bytes(static_cast<int64_t>(content.size()));
+      file.set_sha256(Sha256Hex(content));
+    }
+    *report.mutable_artifact_stored()->mutable_files() = request.header().files();
+    grpc::ClientContext context;
+    v1::UploadArtifactResponse response;
+    const auto writer = stub_->UploadArtifact(&context, &response);
+    writer->Write(request);
+    int index = 0;
+    for (const auto& [path, content] : files) {
+      request.mutable_chunk()->set_file_index(index++);
+      request.mutable_chunk()->mutable_chunk()->set_data(content);
+      request.mutable_chunk()->mutable_chunk()->set_crc32c(Crc32c(content));
+      writer->Write(request);
+    }
+    writer->WritesDone();
+    writer->Finish();
+    Send(report);
+  }
+  void End(v1::AttemptEnded::Outcome outcome, const std::string& cause = "", const std::string& message = "") {
+    v1::AttemptReport report;
+    report.mutable_ended()->set_outcome(outcome);
+    report.mutable_ended()->set_cause(cause);
+    report.mutable_ended()->set_message(message);
+    Send(report);
+  }
+
+ private:
+  void Send(v1::AttemptReport report) {
+    report.set_attempt(attempt_);
+    report.set_sequence(++sequence_);
+    v1::SessionRequest request;
+    *request.mutable_report() = report;
+    session_->Write(request);
+    v1::SessionResponse response;
+    while (session_->Read(&response)) {
+      if (response.has_report_ack() && response.report_ack().sequence() >= sequence_) return;
+    }
+  }
+
+  std::unique_ptr<v1::WorkerService::Stub> stub_;
+  grpc::ClientContext context_;
+  std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> session_;
+  std::string attempt_;
+  int64_t sequence_ = 0;
+};
+
+}  // namespace luthier

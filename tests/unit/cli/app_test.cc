@@ -1,0 +1,197 @@
+// The program without a server: wrong command lines, help, completion, offline checks.
+#include "client/cli/app.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <sstream>
+
+#include "client/cli/completion.h"
+#include "client/cli/dataset_files.h"
+#include "client/cli/model_names.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/text_fixture.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::IsSupersetOf;
+
+struct Result {
+  int exit_code;
+  std::string out;
+  std::string err;
+};
+
+class AppTest : public testing::Test {
+ protected:
+  Result Run(std::vector<std::string> arguments) {
+    static auto* interrupts = new Interrupts();  // its thread never ends
+    std::ostringstream out, err;
+    CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+    arguments.insert(arguments.end(), {"--config", folder_.path() + "/config.yaml"});
+    const int exit_code = RunApp(arguments, context);
+    return {exit_code, out.str(), err.str()};
+  }
+  std::vector<std::string> CompletionsOf(std::vector<std::string> words) {
+    static auto* interrupts = new Interrupts();
+    std::ostringstream out, err;
+    CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+    CLI::App app("", "luthier");
+    AddCommands(app, context);
+    EXPECT_TRUE(context.Load().ok());
+    return Complete(app, context, words);
+  }
+  TempFolder folder_;
+};
+
+TEST_F(AppTest, SuggestsTheCommandThatWasMeant) {
+  const Result noun = Run({"jbo", "list"});
+  EXPECT_EQ(noun.exit_code, 3);
+  EXPECT_THAT(noun.err, AllOf(HasSubstr("unknown command 'jbo'"), HasSubstr("did you mean 'job'?"), HasSubstr("luthier --help")));
+  const Result verb = Run({"job", "sumbit"});
+  EXPECT_EQ(verb.exit_code, 3);
+  EXPECT_THAT(verb.err, AllOf(HasSubstr("unknown command 'sumbit'"), HasSubstr("did you mean 'submit'?"), HasSubstr("luthier job --help")));
+}
+
+TEST_F(AppTest, SuggestsTheFlagThatWasMeant) {
+  const Result result = Run({"job", "submit", "--lora.rnk", "8"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("unknown flag --lora.rnk"), HasSubstr("did you mean '--lora.rank'?")));
+}
+
+TEST_F(AppTest, NamesAMissingArgument) {
+  const Result result = Run({"job", "get"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("JOB is required"), HasSubstr("luthier job get --help")));
+}
+
+TEST_F(AppTest, EveryCommandHasHelpAndAnExample) {
+  static auto* interrupts = new Interrupts();
+  std::ostringstream out, err;
+  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+  CLI::App app("", "luthier");
+  AddCommands(app, context);
+  int commands = 0;
+  const std::function<void(const CLI::App&)> visit = [&](const CLI::App& command) {
+    EXPECT_FALSE(command.get_description().empty() && command.get_parent() != nullptr) << command.get_name();
+    const auto children = command.get_subcommands([](const CLI::App*) { return true; });
+    for (const CLI::App* child : children) visit(*child);
+    if (!children.empty()) return;
+    ++commands;
+    EXPECT_THAT(command.get_footer(), HasSubstr("Examples:\n  luthier ")) << command.get_name();
+    for (const CLI::Option* option : command.get_options()) EXPECT_FALSE(option->get_description().empty()) << option->get_name();
+  };
+  visit(app);
+  EXPECT_GE(commands, 18);
+}
+
+TEST_F(AppTest, ANounAloneShowsItsCommands) {
+  const Result result = Run({"dataset"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_THAT(result.out, AllOf(HasSubstr("upload"), HasSubstr("check"), HasSubstr("list")));
+  EXPECT_THAT(Run({"--help"}).out, AllOf(HasSubstr("Start here"), HasSubstr("Exit codes")));
+}
+
+TEST_F(AppTest, SaysHowToStartAServerWhenNoneAnswers) {
+  const Result result = Run({"job", "list", "--server", "127.0.0.1:1"});
+  EXPECT_EQ(result.exit_code, 6);
+  EXPECT_THAT(result.out, IsEmpty());
+  EXPECT_THAT(result.err, AllOf(HasSubstr("no server answers at 127.0.0.1:1"), HasSubstr("luthierd --with-local-worker"), HasSubstr("LUTHIER_SERVER")));
+}
+
+TEST_F(AppTest, AJobFileIsCheckedBeforeAServerIsNeeded) {
+  const std::string path = folder_.path() + "/job.yaml";
+  WriteText(path, "base_model: b\ndataset: d\nlora:\n  rnk: 8\n");
+  const Result result = Run({"job", "submit", "-f", path});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, HasSubstr("job.yaml:4: lora.rnk: unknown field; did you mean 'rank'?"));
+}
+
+TEST_F(AppTest, ChecksADatasetWithoutAServerAndCountsItsTokens) {
+  WriteTinyBase(folder_.path() + "/base");
+  WriteText(folder_.path() + "/train.jsonl", ChatLine("hello", "yes") + ChatLine("bye", "no"));
+  const Result result = Run({"dataset", "check", folder_.path() + "/train.jsonl", "--model", folder_.path() + "/base", "-o", "json"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const auto report = nlohmann::json::parse(result.out)["parts"][0];
+  EXPECT_EQ(report["rows"], 2);
+  EXPECT_EQ(report["trained_tokens"], 3 + 1 + 2 + 1);  // the answers' bytes, and the token that ends each turn
+  const Result table = Run({"dataset", "check", folder_.path() + "/train.jsonl", "--model", folder_.path() + "/base"});
+  EXPECT_THAT(table.out, AllOf(HasSubstr("TRAINED"), HasSubstr("33-64"), HasSubstr("2 rows  ████")));
+}
+
+TEST_F(AppTest, NamesFileAndLineOfEveryRowThatIsWrong) {
+  const std::string path = folder_.path() + "/train.jsonl";
+  WriteText(path, ChatLine("a", "b") + "{oops\n" + R"({"messages": []})" + "\n");
+  const Result result = Run({"dataset", "check", path});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, AllOf(HasSubstr(path + ":2: "), HasSubstr(path + ":3: ")));
+  EXPECT_THAT(result.out, HasSubstr("train")) << "the table is printed all the same";
+}
+
+TEST_F(AppTest, RefusesAnEmptyDatasetRowsThatAreTooLongAndRowsWithoutATrainedToken) {
+  WriteTinyBase(folder_.path() + "/base");
+  const std::string path = folder_.path() + "/train.jsonl";
+  WriteText(path, "");
+  EXPECT_THAT(Run({"dataset", "check", path}).err, HasSubstr("the file holds no rows"));
+  WriteText(path, ChatLine("a", std::string(300, 'x')));
+  const Result too_long = Run({"dataset", "check", path, "--model", folder_.path() + "/base"});
+  EXPECT_EQ(too_long.exit_code, 3);
+  EXPECT_THAT(too_long.err, AllOf(HasSubstr(path + ":1: "), HasSubstr("256")));
+  WriteText(path, R"({"messages": [{"role": "user", "content": "a"}]})" "\n");
+  const Result masked = Run({"dataset", "check", path, "--model", folder_.path() + "/base"});
+  EXPECT_EQ(masked.exit_code, 3);
+  EXPECT_THAT(masked.err, HasSubstr(path + ":1: "));
+}
+
+TEST_F(AppTest, KeepsContextsInTheConfigFile) {
+  EXPECT_EQ(Run({"context", "set", "lab", "--server", "gpu1:7070"}).exit_code, 0);
+  EXPECT_EQ(Run({"context", "set", "home", "--server", "127.0.0.1:1"}).exit_code, 0);
+  EXPECT_THAT(Run({"context", "list"}).out, AllOf(HasSubstr("*       lab"), HasSubstr("home")));
+  EXPECT_EQ(Run({"context", "use", "home"}).exit_code, 0);
+  EXPECT_THAT(Run({"job", "list"}).err, HasSubstr("no server answers at 127.0.0.1:1"));
+  EXPECT_EQ(Run({"context", "use", "labb"}).exit_code, 3);
+}
+
+TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
+  EXPECT_THAT(CompletionsOf({"jo"}), ElementsAre("job"));
+  EXPECT_THAT(CompletionsOf({"job", ""}), IsSupersetOf({"submit", "list", "get", "watch", "cancel", "logs", "compare"}));
+  EXPECT_THAT(CompletionsOf({"job", "submit", "--lora.r"}), IsSupersetOf({"--lora.rank", "--lora.rslora"}));
+  EXPECT_THAT(CompletionsOf({"job", "list", "-o", "j"}), ElementsAre("json"));
+  EXPECT_THAT(CompletionsOf({"-o", "json", "no"}), ElementsAre("node"));
+  EXPECT_THAT(CompletionsOf({"completion", ""}), ElementsAre("bash", "zsh", "fish"));
+  EXPECT_THAT(CompletionsOf({"job", "submit", "-f", ""}), IsEmpty()) << "names of files are the shell's";
+}
+
+TEST(DatasetFilesTest, FindsThePartsOfAFolderAndNamesWhatIsAmbiguous) {
+  const TempFolder folder;
+  for (const char* name : {"train.jsonl", "test.jsonl", "rows.jsonl", "train-2.jsonl"}) WriteText(folder.path() + "/" + name, "{}");
+  const auto files = FindDatasetFiles({.paths = {folder.path()}});
+  ASSERT_TRUE(files.ok()) << files.status();
+  ASSERT_EQ(files->size(), 2u);
+  EXPECT_EQ((*files)[0].part, "train");
+  EXPECT_EQ((*files)[1].part, "test");
+  EXPECT_EQ(FindDatasetFiles({.paths = {folder.path() + "/rows.jsonl"}})->at(0).part, "train");
+  const auto both = FindDatasetFiles({.paths = {folder.path() + "/train.jsonl", folder.path() + "/train-2.jsonl"}});
+  EXPECT_THAT(std::string(both.status().message()), HasSubstr("train is given already by"));
+  const auto unclear = FindDatasetFiles({.paths = {folder.path() + "/train.jsonl", folder.path() + "/rows.jsonl"}});
+  EXPECT_THAT(std::string(unclear.status().message()), HasSubstr("is it train, validation or test?"));
+  EXPECT_FALSE(FindDatasetFiles({}).ok());
+}
+
+TEST(ModelNamesTest, UnderstandsShortAndLongForms) {
+  EXPECT_EQ(VersionName("m"), "models/m/versions/latest");
+  EXPECT_EQ(VersionName("models/m"), "models/m/versions/latest");
+  EXPECT_EQ(VersionName("jobs/m"), "models/m/versions/latest");
+  EXPECT_EQ(VersionName("m/3"), "models/m/versions/3");
+  EXPECT_EQ(VersionName("m@3"), "models/m/versions/3");
+  EXPECT_EQ(VersionName("models/m/versions/3"), "models/m/versions/3");
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,102 @@
+// YAML, the config file, and which server a command goes to.
+#include "client/cli/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "client/cli/yaml.h"
+#include "lib/text/json_file.h"
+#include "tests/support/temp_folder.h"
+
+namespace luthier {
+namespace {
+
+using ::nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+TEST(YamlTest, ReadsTheCoreSchemaAndKeepsTextThatLooksLikeNothingElse) {
+  const auto document = ParseYaml("a: 1\nb: 2.5e-4\nc: true\nd: no\ne: '7'\nf: 1.2.3\ng: ~\nh: [x, 2]\ni: 1e-4\nj: 0x10\nk: -3\n", "f");
+  ASSERT_TRUE(document.ok()) << document.status();
+  EXPECT_EQ(document->value, json({{"a", 1}, {"b", 2.5e-4}, {"c", true}, {"d", "no"}, {"e", "7"}, {"f", "1.2.3"}, {"g", nullptr},
+                                   {"h", {"x", 2}}, {"i", 1e-4}, {"j", "0x10"}, {"k", -3}}));
+  EXPECT_EQ(document->lines.at("e"), 5);
+}
+
+TEST(YamlTest, NamesTheLineOfASyntaxErrorAndOfAFieldGivenTwice) {
+  EXPECT_THAT(std::string(ParseYaml("a: 1\nb: [1\n", "job.yaml").status().message()), HasSubstr("job.yaml:"));
+  EXPECT_THAT(std::string(ParseYaml("a: 1\nlora: {rank: 1, rank: 2}\n", "job.yaml").status().message()),
+              HasSubstr("job.yaml:2: lora.rank: is given twice"));
+}
+
+TEST(YamlTest, RefusesAliasesOfAliasesBeforeTheyFillTheMemory) {
+  std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
+  for (int i = 1; i < 12; ++i) {
+    const std::string before = "*a" + std::to_string(i - 1);
+    bomb += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [" + before;
+    for (int j = 0; j < 9; ++j) bomb += ", " + before;
+    bomb += "]\n";
+  }
+  EXPECT_EQ(ParseYaml(bomb, "f").status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(YamlTest, WritesWhatItReadsBack) {
+  const json value = {{"name", "jobs/a"}, {"text", "yes: \"no\"\nsecond"}, {"empty", json::array()}, {"none", json::object()},
+                      {"number", 0.5}, {"digits", "007"}, {"word", "true"}, {"list", {{{"a", 1}, {"b", {1, 2}}}, "x", json::array({1})}}};
+  const auto again = ParseYaml(ToYaml(value), "f");
+  ASSERT_TRUE(again.ok()) << again.status() << "\n" << ToYaml(value);
+  EXPECT_EQ(again->value, value) << ToYaml(value);
+}
+
+Config TwoContexts() {
+  Config config;
+  config.context = "lab";
+  config.servers = {{"lab", "gpu1:7070"}, {"home", "10.0.0.2:7070"}};
+  return config;
+}
+
+TEST(ConfigTest, FlagsBeatTheEnvironmentWhichBeatsTheFile) {
+  const Config config = TwoContexts();
+  const ServerSources all = {.server_flag = "a:1", .context_flag = "home", .server_environment = "c:3", .context_environment = "lab"};
+  ServerSources sources = all;
+  EXPECT_EQ(*ChooseServer(sources, config), "a:1");
+  sources.server_flag.clear();
+  EXPECT_EQ(*ChooseServer(sources, config), "10.0.0.2:7070");
+  sources.context_flag.clear();
+  EXPECT_EQ(*ChooseServer(sources, config), "c:3");
+  sources.server_environment.clear();
+  EXPECT_EQ(*ChooseServer(sources, config), "gpu1:7070");
+  EXPECT_EQ(*ChooseServer({}, config), "gpu1:7070");
+  EXPECT_EQ(*ChooseServer({}, Config()), kDefaultServer);
+}
+
+TEST(ConfigTest, NamesTheContextThatWasProbablyMeant) {
+  const absl::Status status = ChooseServer({.context_flag = "hom"}, TwoContexts()).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("--context"), HasSubstr("did you mean 'home'?")));
+}
+
+TEST(ConfigTest, IsReadBackAsItWasWritten) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/new/config.yaml";
+  ASSERT_TRUE(WriteConfig(TwoContexts(), path).ok());
+  const auto again = ReadConfig(path);
+  ASSERT_TRUE(again.ok()) << again.status() << *ReadTextFile(path);
+  EXPECT_EQ(again->context, "lab");
+  EXPECT_EQ(again->servers, TwoContexts().servers);
+}
+
+TEST(ConfigTest, AMissingFileIsAnEmptyConfig) {
+  const TempFolder folder;
+  EXPECT_TRUE(ReadConfig(folder.path() + "/none.yaml")->servers.empty());
+}
+
+TEST(ConfigTest, NamesUnknownFieldsWithWhatWasMeant) {
+  EXPECT_THAT(std::string(ParseConfig("contxt: lab\n", "c.yaml").status().message()),
+              AllOf(HasSubstr("c.yaml: contxt"), HasSubstr("did you mean 'context'?")));
+  EXPECT_THAT(std::string(ParseConfig("output: xml\n", "c.yaml").status().message()), HasSubstr("output"));
+  EXPECT_THAT(std::string(ParseConfig("contexts: {lab: {}}\n", "c.yaml").status().message()), HasSubstr("contexts.lab.server"));
+}
+
+}  // namespace
+}  // namespace luthier
