@@ -122,7 +122,7 @@ TEST_F(AppTest, ChecksADatasetWithoutAServerAndCountsItsTokens) {
   EXPECT_EQ(report["rows"], 2);
   EXPECT_EQ(report["trained_tokens"], 3 + 1 + 2 + 1);  // the answers' bytes, and the token that ends each turn
   const Result table = Run({"dataset", "check", folder_.path() + "/train.jsonl", "--model", folder_.path() + "/base"});
-  EXPECT_THAT(table.out, AllOf(HasSubstr("TRAINED"), HasSubstr("33-64"), HasSubstr("2 rows  ████")));
+  EXPECT_THAT(table.out, AllOf(HasSubstr("TRAINED"), HasSubstr("17-32"), HasSubstr("2 rows  ████")));
 }
 
 TEST_F(AppTest, NamesFileAndLineOfEveryRowThatIsWrong) {
