@@ -116,12 +116,13 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   return stale;
 }
 
-void State::Heartbeat(const std::string& node, const std::string& inventory, absl::Time now) {
+bool State::Heartbeat(const std::string& node, const std::string& inventory, absl::Time now) {
   const auto found = nodes_.find(node);
-  if (found == nodes_.end() || !found->second.ready) return;
+  if (found == nodes_.end() || !found->second.ready) return false;
   found->second.last_heartbeat = now;
   found->second.deadline = now + kLease;
   if (!inventory.empty()) found->second.inventory = inventory;
+  return true;
 }
 
 void State::Disconnect(const std::string& node, absl::Time now) {

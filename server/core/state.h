@@ -105,7 +105,8 @@ class State {
   absl::Status Cancel(const std::string& id, absl::Time now);
   // A node's agent opened a session. Returns the attempts it holds that are not current any more.
   std::vector<std::string> Register(Node node, const std::vector<std::string>& attempts, absl::Time now);
-  void Heartbeat(const std::string& node, const std::string& inventory, absl::Time now);
+  // False if the node was taken for lost in the meantime: its agent has to register again.
+  bool Heartbeat(const std::string& node, const std::string& inventory, absl::Time now);
   void Disconnect(const std::string& node, absl::Time now);
   // Records a report once. False if the attempt is not current: the agent has to end it.
   bool Record(Report report, absl::Time now);

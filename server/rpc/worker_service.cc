@@ -61,11 +61,7 @@ class WorkerService final : public v1::WorkerService::Service {
     absl::Status opened = Open(request.register_(), *outbox);
     while (opened.ok() && stream.Read(&request)) {
       if (request.has_heartbeat()) {
-        (void)backend_.loop.Run([&](State& state, absl::Time now) {
-          state.Heartbeat(node, request.heartbeat().inventory().SerializeAsString(), now);
-          if (request.heartbeat().leaving()) state.Disconnect(node, now);
-          return absl::OkStatus();
-        });
+        opened = TakeHeartbeat(node, request.heartbeat());
       } else if (request.has_report()) {
         // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and
         // sends both.
@@ -81,6 +77,20 @@ class WorkerService final : public v1::WorkerService::Service {
       });
     }
     return opened;
+  }
+
+  // A busy loop is no reason to end a session; a lease that ran out is: the agent learns what it has lost when it registers.
+  absl::Status TakeHeartbeat(const std::string& node, const v1::Heartbeat& heartbeat) {
+    bool lapsed = false;
+    (void)backend_.loop.Run([&](State& state, absl::Time now) {
+      if (heartbeat.leaving()) {
+        state.Disconnect(node, now);
+      } else {
+        lapsed = !state.Heartbeat(node, heartbeat.inventory().SerializeAsString(), now);
+      }
+      return absl::OkStatus();
+    });
+    return lapsed ? absl::UnavailableError("the lease of this node ran out; register again") : absl::OkStatus();
   }
 
   absl::Status Open(const v1::Register& request, Outbox& outbox) {

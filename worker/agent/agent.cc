@@ -105,9 +105,11 @@ bool Agent::leaving() const {
   return leaving_;
 }
 
+// Under the lock instead of on a snapshot: this runs on an attempt's own thread, which must never be its last owner.
 void Agent::ObserveBacklog() {
+  const std::lock_guard lock(mutex_);
   int64_t reports = 0;
-  for (const auto& [name, attempt] : Snapshot()) reports += attempt->backlog();
+  for (const auto& [name, attempt] : attempts_) reports += attempt->backlog();
   metrics_.ObserveBacklog(reports);
 }
 

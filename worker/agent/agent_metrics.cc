@@ -48,6 +48,9 @@ AgentMetrics::AgentMetrics(prometheus::Registry& registry, const std::string& ve
       gpu_memory_(BuildGauge().Name("luthier_gpu_memory_total_bytes").Help("Memory of a GPU").Register(registry)),
       gpu_memory_used_(
           BuildGauge().Name("luthier_gpu_memory_used_bytes").Help("Memory of a GPU in use, by anybody").Register(registry)) {
+  for (int outcome = v1::AttemptEnded::Outcome_MIN; outcome <= v1::AttemptEnded::Outcome_MAX; ++outcome) {
+    if (outcome != v1::AttemptEnded::OUTCOME_UNSPECIFIED) Attempts(static_cast<v1::AttemptEnded::Outcome>(outcome));
+  }
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
 
@@ -67,7 +70,11 @@ void AgentMetrics::ObserveFetched(int64_t bytes) { fetched_bytes_.Increment(stat
 void AgentMetrics::ObserveUploaded(int64_t bytes) { uploaded_bytes_.Increment(static_cast<double>(bytes)); }
 
 void AgentMetrics::ObserveEnd(v1::AttemptEnded::Outcome outcome) {
-  attempts_.Add({{"outcome", absl::AsciiStrToLower(v1::AttemptEnded::Outcome_Name(outcome))}}).Increment();
+  Attempts(outcome).Increment();
+}
+
+prometheus::Counter& AgentMetrics::Attempts(v1::AttemptEnded::Outcome outcome) {
+  return attempts_.Add({{"outcome", absl::AsciiStrToLower(v1::AttemptEnded::Outcome_Name(outcome))}});
 }
 
 AgentMetrics::Training::Training(AgentMetrics& metrics) : metrics_(metrics) { metrics_.attempts_running_.Increment(); }
@@ -93,7 +100,7 @@ void AgentMetrics::Training::Observe(const json& event) {
     metrics_.step_seconds_.Observe(Number(event, "step_seconds"));
   } else if (type == "checkpoint") {
     metrics_.checkpoint_bytes_.Increment(Number(event, "bytes"));
-    if (event.contains("seconds")) metrics_.checkpoint_seconds_.Observe(Number(event, "seconds"));
+    metrics_.checkpoint_seconds_.Observe(Number(event, "seconds"));
   }
 }
 

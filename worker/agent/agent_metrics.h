@@ -48,6 +48,8 @@ class AgentMetrics {
   };
 
  private:
+  prometheus::Counter& Attempts(v1::AttemptEnded::Outcome outcome);
+
   prometheus::Gauge& connected_;
   prometheus::Gauge& attempts_running_;
   prometheus::Family<prometheus::Counter>& attempts_;

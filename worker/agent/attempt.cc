@@ -3,6 +3,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -16,7 +17,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 #include "worker/agent/backoff.h"
-#include "worker/agent/memory_kills.h"
+#include "worker/agent/lines.h"
 
 namespace luthier {
 namespace {
@@ -195,7 +196,7 @@ std::vector<std::string> Attempt::TrainerEnvironment() const {
 }
 
 v1::AttemptEnded Attempt::Train() {
-  const MemoryKills kills;
+  const MemoryKills kills(node_.memory_kill_counters);
   AttemptLog log(Folder() + "/trainer.log", {}, absl::Now());
   AgentMetrics::Training training(node_.metrics);
   TrainerProcess::Output output;
@@ -232,12 +233,13 @@ v1::AttemptEnded Attempt::Train() {
 void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at) {
   const Wish wish = this->wish();
   if (wish == Wish::kNone && last_event_.is_null()) return;
+  if (wish == Wish::kAbandon) return trainer.Kill();
   if (!kill_at) {
     if (last_event_.is_null()) trainer.AskToStop();
     const std::lock_guard lock(mutex_);
     kill_at = absl::Now() + (wish == Wish::kNone ? kExitPatience : grace_);
   }
-  if (wish == Wish::kAbandon || absl::Now() >= *kill_at) trainer.Kill();
+  if (absl::Now() >= *kill_at) trainer.Kill();
 }
 
 void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training) {
@@ -281,6 +283,7 @@ v1::AttemptEnded Attempt::Publish() {
   if (!manifest.ok()) return EndAfterError(manifest.status());
   std::set<std::string> stored = StoreInSharedFolder(folder, *manifest);
 
+  absl::Status said;  // once for each reason
   Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
   for (int refused = 0; refused < kMaxRefusedUploads;) {
     const absl::Status uploaded = node_.artifacts.Upload(name_.text(), folder, *manifest, stored, cancellation_);
@@ -296,6 +299,8 @@ v1::AttemptEnded Attempt::Publish() {
     if (!absl::IsUnavailable(uploaded) && !absl::IsResourceExhausted(uploaded) && ++refused == kMaxRefusedUploads) {
       return EndAfterError(uploaded);
     }
+    if (!absl::IsUnavailable(uploaded) && uploaded != said) ReportLine(absl::StrCat("the result cannot be stored yet: ", uploaded.message()));
+    said = uploaded;
     cancellation_.WaitFor(backoff.Next());
   }
 
@@ -347,6 +352,16 @@ void Attempt::Report(v1::AttemptReport report) {
   }
   journal_->Sync();
   node_.on_report();
+  if (const absl::Status disk = journal_->status(); last && !disk.ok()) {
+    std::fprintf(stderr, "luthier-worker: %s: reports were kept in memory: %s\n", name_.text().c_str(),
+                 std::string(disk.message()).c_str());
+  }
+}
+
+void Attempt::ReportLine(const std::string& line) {
+  v1::AttemptReport report;
+  report.mutable_log_lines()->add_lines(Sanitize(line));
+  Report(std::move(report));
 }
 
 // --- Any thread.

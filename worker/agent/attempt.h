@@ -10,6 +10,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -23,6 +24,7 @@
 #include "worker/agent/data_folder.h"
 #include "worker/agent/input_cache.h"
 #include "worker/agent/journal.h"
+#include "worker/agent/memory_kills.h"
 #include "worker/agent/server_files.h"
 #include "worker/agent/trainer_process.h"
 
@@ -38,6 +40,7 @@ class Attempt {
     AgentMetrics& metrics;
     std::string trainer;       // path of luthier-trainer
     std::string shared_store;  // empty: none
+    std::vector<std::string> memory_kill_counters = MemoryKills::Counters();
     std::function<void()> on_report;  // a report is ready to be sent
     std::function<void()> on_end;     // the attempt's thread has ended
   };
@@ -93,6 +96,7 @@ class Attempt {
   // Nothing for an end without outcome: the attempt is forgotten, or left for the next agent.
   void ReportEnd(v1::AttemptEnded ended);
   void Report(v1::AttemptReport report);
+  void ReportLine(const std::string& line);
   void MakeWish(Wish wish, absl::Duration grace);
   Wish wish() const;
   std::string Folder() const { return node_.folder.AttemptFolder(name_); }

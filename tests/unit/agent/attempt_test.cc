@@ -3,15 +3,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/str_cat.h"
 #include "lib/wire/json_wire.h"
 #include "tests/support/fake_server_files.h"
+#include "tests/support/shell_trainer.h"
 #include "tests/support/temp_folder.h"
-#include "tests/support/text_fixture.h"
 #include "tests/support/wait_for.h"
 
 namespace luthier {
@@ -19,14 +19,9 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::UnorderedElementsAre;
 
 namespace fs = std::filesystem;
-
-constexpr char kStarted[] = R"(echo '{"event":"started","resumed_step":0}'
-)";
-constexpr char kFinish[] = R"(mkdir -p "$5/adapter"; echo weights > "$5/adapter/adapter_model.safetensors"
-echo '{"event":"finished","artifact":{"kind":"adapter","path":"elsewhere","bytes":8}}'
-)";
 
 class AttemptTest : public testing::Test {
  protected:
@@ -34,10 +29,7 @@ class AttemptTest : public testing::Test {
     input_ = server_.Add("rows");
     config_ = server_.Add("config");
   }
-  void Trainer(const std::string& script) {
-    WriteText(node_.trainer, "#!/bin/sh\n" + script);
-    chmod(node_.trainer.c_str(), 0755);
-  }
+  void Trainer(const std::string& script) { WriteTrainer(node_.trainer, script); }
   v1::StartAttempt Order() {
     v1::StartAttempt order;
     order.set_attempt(kName);
@@ -90,7 +82,14 @@ class AttemptTest : public testing::Test {
   std::unique_ptr<InputCache> cache_ = *InputCache::Open({.folder = folder_.CacheFolder()}, server_);
   prometheus::Registry registry_;
   AgentMetrics metrics_{registry_, "test"};
-  Attempt::Node node_{folder_, *cache_, server_, metrics_, temp_.path() + "/trainer", "", [] {}, [] {}};
+  Attempt::Node node_{.folder = folder_,
+                      .cache = *cache_,
+                      .artifacts = server_,
+                      .metrics = metrics_,
+                      .trainer = temp_.path() + "/trainer",
+                      .shared_store = "",
+                      .on_report = [] {},
+                      .on_end = [] {}};
   std::string input_, config_;
   std::unique_ptr<Attempt> attempt_;
   std::vector<std::string> reports_;
@@ -102,7 +101,9 @@ TEST_F(AttemptTest, TrainsAndPublishes) {
   Start();
   ASSERT_TRUE(WaitForEnd());
   const std::vector<std::string> reports = Reports();
-  EXPECT_THAT(reports, ElementsAre("started", "finished", HasSubstr("log "), "stored adapter_model.safetensors", "ended FINISHED"));
+  EXPECT_THAT(reports, UnorderedElementsAre("started", HasSubstr("log "), "finished", "stored adapter_model.safetensors",
+                                            "ended FINISHED"));
+  EXPECT_EQ(reports.back(), "ended FINISHED");
   EXPECT_FALSE(attempt_->settled());
   attempt_->Acknowledge(5);
   EXPECT_TRUE(attempt_->settled());
@@ -146,6 +147,28 @@ TEST_F(AttemptTest, IsLostWithTheLastLinesWhenTheTrainerDies) {
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::LOST);
   EXPECT_THAT(ended_.message(), HasSubstr("signal 6"));
   EXPECT_THAT(ended_.message(), HasSubstr("terminate called"));
+}
+
+TEST_F(AttemptTest, FailsForLackOfMemoryWhenTheKernelKilledTheTrainer) {
+  const std::string counter = temp_.path() + "/memory.events";
+  WriteText(counter, "oom_kill 0\n");
+  node_.memory_kill_counters = {counter};
+  Trainer(absl::StrCat(kStarted, "echo 'oom_kill 1' > ", counter, "; kill -9 $$"));
+  Start();
+  ASSERT_TRUE(WaitForEnd());
+  Reports();
+  EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::FAILED);
+  EXPECT_EQ(ended_.cause(), "OOM");
+  EXPECT_THAT(ended_.message(), HasSubstr("micro_batch_tokens"));
+}
+
+TEST_F(AttemptTest, IsLostWhenSomebodyElseKilledTheTrainer) {
+  Trainer(std::string(kStarted) + "kill -9 $$");
+  Start();
+  ASSERT_TRUE(WaitForEnd());
+  Reports();
+  EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::LOST);
+  EXPECT_THAT(ended_.message(), HasSubstr("signal 9"));
 }
 
 TEST_F(AttemptTest, IsLostWhenTheTrainerCannotBeRun) {
@@ -217,6 +240,16 @@ TEST_F(AttemptTest, KeepsTryingToUploadWhileTheServerIsAway) {
   ASSERT_TRUE(WaitForEnd());
   Reports();
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::FINISHED);
+}
+
+TEST_F(AttemptTest, SaysOnceThatTheServerIsFullAndPublishesWhenItIsNot) {
+  server_.upload_error = absl::ResourceExhaustedError("the disk is full");
+  Trainer(kFinish);
+  Start();
+  ASSERT_TRUE(WaitFor([&] { return server_.uploads >= 3; }));
+  server_.upload_error = absl::OkStatus();
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(), ElementsAre("finished", HasSubstr("the disk is full"), "stored adapter_model.safetensors", "ended FINISHED"));
 }
 
 TEST_F(AttemptTest, IsForgottenWhenANewerAttemptPublishes) {

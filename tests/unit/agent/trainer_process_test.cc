@@ -44,7 +44,10 @@ class TrainerProcessTest : public testing::Test {
   }
   // The number in the line `name N` of the log, once it is there.
   pid_t NumberIn(size_t line) {
-    EXPECT_TRUE(WaitFor([&] { return process_->Listen(absl::Milliseconds(10)) && log_.size() > line; }));
+    EXPECT_TRUE(WaitFor([&] {
+      process_->Listen(absl::Milliseconds(10));
+      return log_.size() > line;
+    }));
     return log_.size() > line ? std::stoi(log_[line]) : 0;
   }
 

@@ -458,6 +458,7 @@ class Trainer {
   }
 
   absl::Status Checkpoint() {
+    const Clock::time_point start = Clock::now();
     TrainingState state;
     state.step = step_;
     state.weights = run_.trained;
@@ -469,7 +470,8 @@ class Trainer {
     state.seconds = Seconds();
     state.evaluations = evaluations_;
     LUTHIER_ASSIGN_OR_RETURN(checkpoint_path_, WriteCheckpoint(run_.out_folder, state, *run_.plan.recipe.checkpoint.keep));
-    events_.Write("checkpoint", {{"step", step_}, {"path", checkpoint_path_}, {"bytes", FolderBytes(checkpoint_path_)}, {"loss", loss_}});
+    events_.Write("checkpoint", {{"step", step_}, {"path", checkpoint_path_}, {"bytes", FolderBytes(checkpoint_path_)}, {"loss", loss_},
+                                 {"seconds", SecondsSince(start)}});
     return absl::OkStatus();
   }
 
