@@ -60,7 +60,6 @@ int RunComplete(const CLI::App& app, CommandContext& context, std::vector<std::s
 
 void AddCommands(CLI::App& app, CommandContext& context) {
   app.require_subcommand(0, 1);
-  app.footer(kFooter);
   AddJobCommands(app, context);
   AddDatasetCommands(app, context);
   AddModelCommands(app, context);
@@ -69,6 +68,7 @@ void AddCommands(CLI::App& app, CommandContext& context) {
   AddContextCommands(app, context);
   AddCompletionCommand(app, context);
   AddVersionCommand(app, context);
+  app.footer(kFooter);  // last: commands would inherit it
   AddGlobalFlagsToAll(app, context);
 }
 
