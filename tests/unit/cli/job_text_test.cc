@@ -124,15 +124,15 @@ TEST(ExitCodeTest, HasACodeForEveryKindOfStatus) {
 
 TEST(ComparisonTest, PutsLoraBesideFullTrainingAndTheBaseOnce) {
   EXPECT_EQ(ComparisonTable({Succeeded("a"), Succeeded("b", /*full=*/true)}, {{"baseModels/luthier-tiny", 3'812'096}}, Terminal{}),
-            "                    base luthier-tiny            LoRA a              full b\n"
-            "exact match                     3.0 %            96.5 %              96.5 %\n"
-            "loss                              4.5            0.0123              0.0123\n"
-            "held-out rows                     200               200                 200\n"
+            "                    base luthier-tiny            LoRA a             full b\n"
+            "exact match                     3.0 %            96.5 %             96.5 %\n"
+            "loss                              4.5            0.0123             0.0123\n"
+            "held-out rows                     200               200                200\n"
             "trained parameters                  -  131,072 (3.44 %)  3,812,096 (100 %)\n"
-            "artifact size                       -          526.0 kB              7.6 MB\n"
-            "peak memory                         -          400.0 MB            400.0 MB\n"
-            "time a step                         -             250ms               250ms\n"
-            "training time                       -            2m 00s              2m 00s\n");
+            "artifact size                       -          526.0 kB             7.6 MB\n"
+            "peak memory                         -          400.0 MB           400.0 MB\n"
+            "time a step                         -             250ms              250ms\n"
+            "training time                       -            2m 00s             2m 00s\n");
 }
 
 TEST(ComparisonTest, GivesDifferentBasesColumnsOfTheirOwn) {
