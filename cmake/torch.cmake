@@ -11,7 +11,7 @@ target_include_directories(luthier_torch SYSTEM INTERFACE
   ${LUTHIER_TORCH_DIR}/include ${LUTHIER_TORCH_DIR}/include/torch/csrc/api/include)
 # The wheel's libraries find the CUDA runtime through their own RPATH (../../nvidia/cu13/lib), which the linker ignores.
 target_link_options(luthier_torch INTERFACE
-  -Wl,--no-as-needed -Wl,-rpath,${LUTHIER_TORCH_DIR}/lib -Wl,-rpath-link,${LUTHIER_TORCH_DIR}/../nvidia/cu13/lib
+  -Wl,--no-as-needed -Wl,-rpath-link,${LUTHIER_TORCH_DIR}/../nvidia/cu13/lib
   -Wl,--allow-shlib-undefined)
 target_link_libraries(luthier_torch INTERFACE
   ${LUTHIER_TORCH_DIR}/lib/libtorch_cpu.so ${LUTHIER_TORCH_DIR}/lib/libc10.so)
