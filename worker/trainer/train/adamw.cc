@@ -21,13 +21,15 @@ void AdamW::Step(double learning_rate) {
   for (auto& [name, parameter] : parameters_) {
     const Tensor& gradient = parameter.grad();
     if (!gradient.defined()) continue;
+    const auto factor = options_.rate_factors.find(name);
+    const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
     Tensor& m = first_moments_[name];
     Tensor& v = second_moments_[name];
-    if (options_.weight_decay != 0 && !options_.no_decay.contains(name)) parameter.mul_(1 - learning_rate * options_.weight_decay);
+    if (options_.weight_decay != 0 && !options_.no_decay.contains(name)) parameter.mul_(1 - rate * options_.weight_decay);
     m.lerp_(gradient, 1 - options_.beta1);
     v.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
     const Tensor denominator = v.sqrt().div_(std::sqrt(correction2)).add_(options_.eps);
-    parameter.addcdiv_(m, denominator, -learning_rate / correction1);
+    parameter.addcdiv_(m, denominator, -rate / correction1);
   }
 }
 

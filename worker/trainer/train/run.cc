@@ -29,6 +29,7 @@
 #include "worker/trainer/train/evaluation.h"
 #include "worker/trainer/train/schedule.h"
 #include "worker/trainer/train/training_checkpoint.h"
+#include "worker/trainer/train/tuning.h"
 
 namespace luthier {
 namespace {
@@ -119,7 +120,6 @@ struct Run {
   std::vector<int32_t> lengths;
   std::vector<EvaluationSplit> splits;
   std::vector<int32_t> stop_ids;
-  std::vector<LinearLayer> linears;
   NamedTensors base_weights;
   Adapter adapter;           // empty for full training
   NamedTensors trained;      // what the optimizer moves
@@ -151,34 +151,16 @@ absl::Status LoadRowsOf(Run& run) {
 absl::Status BuildModel(Run& run) {
   const ModelConfig& config = run.base.facts.config;
   const auto seed = static_cast<uint64_t>(*run.training().seed);
-  run.linears = LlamaLinearLayers(config);
   if (run.spec.init == "random") {
     run.base_weights = RandomWeights(config, seed);
   } else {
-    LUTHIER_ASSIGN_OR_RETURN(run.base_weights, LoadWeights(run.spec.base_model, config, at::kFloat));
+    LUTHIER_ASSIGN_OR_RETURN(run.base_weights, LoadWeights(run.spec.base_model, config, at::kFloat,
+                                                           run.lora() ? WeightUse::kFrozen : WeightUse::kTrained));
   }
-  LoraLayers layers;
-  if (run.lora()) {
-    const LoraSpec& lora = run.plan.recipe.lora;
-    AdapterConfig adapter;
-    adapter.rank = *lora.rank;
-    adapter.alpha = *lora.alpha;
-    adapter.dropout = *lora.dropout;
-    adapter.rslora = *lora.rslora;
-    // Written as a list: every reader knows lists, not every one `all-linear`.
-    adapter.target_modules = lora.target_modules;
-    if (adapter.target_modules.empty() || adapter.target_modules == std::vector<std::string>{"all-linear"}) {
-      adapter.target_modules = {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"};
-    }
-    adapter.base_model_name = run.spec.base_model_name.empty() ? run.spec.base_model : run.spec.base_model_name;
-    LUTHIER_ASSIGN_OR_RETURN(run.adapter, MakeAdapter(adapter, run.linears, seed));
-    run.trained = run.adapter.tensors;
-    layers = CollectLayers({&run.adapter}, run.linears);
-  } else {
-    run.trained = run.base_weights;
-  }
-  for (auto& [name, tensor] : run.trained) tensor.set_requires_grad(true);
-  LUTHIER_ASSIGN_OR_RETURN(run.model, MakeModel(config, run.base_weights, layers));
+  LUTHIER_ASSIGN_OR_RETURN(Tuning tuning, MakeTuning(run.plan.recipe, config, run.base_weights, run.spec.base_model_name, run.spec.start_adapter));
+  run.adapter = std::move(tuning.adapter);
+  run.trained = std::move(tuning.trained);
+  run.model = std::move(tuning.model);
   return absl::OkStatus();
 }
 
@@ -200,6 +182,7 @@ std::string HashOf(const Run& run) {
   identity.erase("checkpoint");
   identity.erase("resources");
   identity["init"] = run.spec.init;
+  identity["start_adapter"] = run.spec.start_adapter;
   identity["weight_bytes"] = run.base.facts.weight_bytes;
   identity["config"] = run.base.facts.config_json;
   identity["lengths"] = run.lengths;
@@ -294,7 +277,8 @@ class Trainer {
 
  private:
   static AdamW::Options OptimizerOptions(const Run& run) {
-    AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {}};
+    AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {},
+                           LearningRateFactors(run.plan.recipe, run.trained)};
     // Norm weights are pulled towards 1 by nothing; decaying them to 0 only harms (as transformers' Trainer).
     for (const auto& [name, tensor] : run.trained) {
       if (tensor.dim() == 1) options.no_decay.insert(name);
@@ -486,10 +470,10 @@ class Trainer {
     const PackedBatch probe = Pack({static_cast<int32_t>(std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin())});
     const std::string artifact = run_.out_folder + (run_.lora() ? "/adapter" : "/model");
     if (run_.lora()) {
-      LUTHIER_RETURN_IF_ERROR(ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, *run_.model, probe, artifact));
+      LUTHIER_RETURN_IF_ERROR(ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, {*run_.model, probe}, artifact));
     } else {
-      LUTHIER_RETURN_IF_ERROR(ExportModel(run_.trained, run_.base.facts.config_json, run_.base.facts.config, run_.spec.base_model,
-                                          *run_.model, probe, artifact));
+      LUTHIER_RETURN_IF_ERROR(ExportModel({run_.base_weights, run_.base.facts.config_json, run_.spec.base_model, run_.stop_ids},
+                                          {*run_.model, probe}, artifact));
     }
     json evaluations = json::array();
     for (const auto& [name, fields] : evaluations_) evaluations.push_back(fields);
