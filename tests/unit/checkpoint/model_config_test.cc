@@ -58,7 +58,7 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
   };
   const Refusal refusals[] = {
       {"llama", "hidden_act", "gelu"},
-      {"llama", "pretraining_tp", 2},
+      {"llama", "lm_head_bias", true},
       {"llama", "sliding_window", 128},
       {"llama", "quantization_config", {{"bits", 4}}},
       {"llama", "partial_rotary_factor", 0.5},
@@ -107,7 +107,7 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
 }
 
 TEST(ModelConfigTest, ValuesThatLeaveAModelAsItIsAreNoRefusal) {
-  MustParse(Config("llama", {{"sliding_window", nullptr}, {"use_sliding_window", false}, {"rope_interleaved", false}, {"pretraining_tp", 1},
+  MustParse(Config("llama", {{"sliding_window", nullptr}, {"use_sliding_window", false}, {"rope_interleaved", false}, {"pretraining_tp", 2},
                              {"layer_types", {"full_attention", "full_attention", "full_attention", "full_attention"}},
                              {"attention_dropout", 0.1}, {"residual_multiplier", 1.0}, {"rope_scaling", nullptr}, {"use_mrope", false}}));
 }
