@@ -50,7 +50,7 @@ struct TrainingSpec {
   std::optional<std::string> precision;        // fp32, bf16
   std::optional<std::string> order;            // shuffled, file
   std::optional<std::string> loss_on;          // assistant, completion, all
-  std::optional<std::string> too_long;         // refuse, truncate
+  std::optional<std::string> too_long;         // refuse, truncate, keep_answer, drop
   std::vector<std::string> freeze;             // full training: weights that stay, as names or beginnings of names (regular expressions)
 };
 

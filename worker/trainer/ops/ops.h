@@ -11,5 +11,6 @@
 #include "worker/trainer/ops/lora_linear.h"
 #include "worker/trainer/ops/loss_head.h"
 #include "worker/trainer/ops/norm.h"
+#include "worker/trainer/ops/recompute.h"
 #include "worker/trainer/ops/rotary.h"
 #include "worker/trainer/ops/swiglu.h"
