@@ -1,5 +1,6 @@
 #include "server/rpc/prepare.h"
 
+#include <algorithm>
 #include <optional>
 #include <set>
 #include <vector>
@@ -98,6 +99,7 @@ absl::StatusOr<DatasetFacts> CheckRows(const Backend& backend, const std::string
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());
   // Chosen max_length bounds every part: a longer row of `test` must not be refused by the trainer later.
   facts.longest_row = all.longest_row_tokens;
+  facts.has_validation = std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.role == "validation"; });
   return facts;
 }
 
@@ -124,7 +126,9 @@ void LeaveDeviceValuesOpen(const Recipe& given, ResolvedSpec& resolved) {
   resolved.recipe.training.precision = given.training.precision;
   resolved.recipe.training.micro_batch_tokens = given.training.micro_batch_tokens;
   resolved.recipe.resources.threads = given.resources.threads;
-  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens", "resources.threads"};
+  resolved.recipe.training.activation_checkpointing = given.training.activation_checkpointing;
+  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens", "training.activation_checkpointing",
+                                      "resources.threads"};
   std::erase_if(resolved.values, [&](const ResolvedValue& v) { return open.count(v.field) > 0 && v.reason != "given"; });
 }
 
