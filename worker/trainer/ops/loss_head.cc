@@ -12,10 +12,20 @@ using torch::autograd::variable_list;
 // Rows of logits that exist at a time: 512 × 128k fp32 is 256 MiB, and larger products gain no speed.
 constexpr int64_t kHeadChunkRows = 512;
 
+// In place: scale, then soft-cap. Returns d(result)/d(scaled logits), undefined where it is 1.
+Tensor ApplyForm(Tensor& logits_CV, const LogitForm& form, bool with_slope) {
+  if (form.scale != 1) logits_CV.mul_(form.scale);
+  if (form.softcap == 0) return {};
+  logits_CV.div_(form.softcap).tanh_();
+  const Tensor slope_CV = with_slope ? 1 - logits_CV.square() : Tensor();
+  logits_CV.mul_(form.softcap);
+  return slope_CV;
+}
+
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
   // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
   static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
-                        bool any_gradient, bool head_trains) {
+                        double scale, double softcap, bool any_gradient, bool head_trains) {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
@@ -26,11 +36,14 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
       Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
       begin += h_CD.size(0);
       Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
+      const Tensor slope_CV = ApplyForm(logits_CV, {scale, softcap}, any_gradient);
       const Tensor log_sum_C1 = at::logsumexp(logits_CV, {1}, /*keepdim=*/true);
       sum += (log_sum_C1 - logits_CV.gather(1, labels_C1)).sum(at::kDouble);
       if (!any_gradient) continue;
       logits_CV.sub_(log_sum_C1).exp_();  // now probabilities; minus one at the label they are d(loss)/d(logits)
       logits_CV.scatter_add_(1, labels_C1, at::full_like(log_sum_C1, -1.0));
+      if (slope_CV.defined()) logits_CV.mul_(slope_CV);
+      if (scale != 1) logits_CV.mul_(scale);
       const Tensor dlogits_CV = logits_CV.to(h_TD.scalar_type());
       at::mm_out(dh_CD, dlogits_CV, head_VD);
       if (head_trains) dhead_VD.addmm_(dlogits_CV.t(), h_CD);
@@ -44,7 +57,7 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     Tensor dh_TD, dhead_VD;
     if (saved[0].defined()) dh_TD = saved[0] * grads[0].to(saved[0].scalar_type());
     if (saved[1].defined()) dhead_VD = saved[1] * grads[0].to(saved[1].scalar_type());
-    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor()};
+    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -59,10 +72,16 @@ std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tens
   return chunks;
 }
 
-Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T) {
+Tensor Logits(const Tensor& h_TD, const Tensor& head_VD, const LogitForm& form) {
+  Tensor logits_TV = at::linear(h_TD, head_VD);
+  if (form.scale != 1) logits_TV = logits_TV * form.scale;
+  return form.softcap == 0 ? logits_TV : at::tanh(logits_TV / form.softcap) * form.softcap;
+}
+
+Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T, const LogitForm& form) {
   const bool head_trains = at::GradMode::is_enabled() && head_VD.requires_grad();
   const bool any_gradient = head_trains || (at::GradMode::is_enabled() && h_TD.requires_grad());
-  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, any_gradient, head_trains);
+  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, form.scale, form.softcap, any_gradient, head_trains);
 }
 
 }  // namespace luthier::ops
