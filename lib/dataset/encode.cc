@@ -80,7 +80,41 @@ TextSpan UpToEndOfTurn(const Tokenizer& tokenizer, const Encoding& encoding, std
   return span;
 }
 
+// Cuts to the last answer and what is directly in front of it; an answer that is too long by itself keeps its start.
+void CutToAnswer(int64_t max_length, bool has_bos, Example& example) {
+  const int32_t first_id = example.ids[0];
+  const auto& trained = example.trained;
+  const auto answer_end = static_cast<int64_t>(trained.rend() - std::find(trained.rbegin(), trained.rend(), 1));
+  int64_t answer_begin = answer_end;
+  while (answer_begin > 0 && trained[answer_begin - 1]) --answer_begin;
+  const int64_t kept_in_front = has_bos ? 1 : 0;
+  const int64_t room = max_length - kept_in_front;
+  // At least one token in front of the answer: its first token has to be predicted from something.
+  const int64_t begin = std::max(kept_in_front, std::min(answer_end - room, answer_begin - 1));
+  const int64_t end = std::min(begin + room, static_cast<int64_t>(trained.size()));
+  example.ids.assign(example.ids.begin() + begin, example.ids.begin() + end);
+  example.trained.assign(example.trained.begin() + begin, example.trained.begin() + end);
+  example.trained[0] = 0;  // what it would be predicted from is cut away
+  if (has_bos) {
+    example.ids.insert(example.ids.begin(), first_id);
+    example.trained.insert(example.trained.begin(), 0);
+  }
+}
+
 }  // namespace
+
+EncodeOptions::LossOn LossOnOf(std::string_view word) {
+  if (word == "all") return EncodeOptions::LossOn::kAll;
+  if (word == "completion") return EncodeOptions::LossOn::kCompletion;
+  return EncodeOptions::LossOn::kAssistant;
+}
+
+EncodeOptions::TooLong TooLongOf(std::string_view word) {
+  if (word == "truncate") return EncodeOptions::TooLong::kTruncate;
+  if (word == "keep_answer") return EncodeOptions::TooLong::kKeepAnswer;
+  if (word == "drop") return EncodeOptions::TooLong::kDrop;
+  return EncodeOptions::TooLong::kRefuse;
+}
 
 int64_t Example::TrainedTokens() const {
   return std::count(trained.begin(), trained.end(), uint8_t{1});
@@ -150,14 +184,22 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
     return Refuse("no token of this row is trained: every answer in it is empty");
   const auto length = static_cast<int64_t>(example->ids.size());
   example->full_length = length;
-  if (options_.max_length > 0 && length > options_.max_length) {
-    if (options_.too_long == EncodeOptions::TooLong::kRefuse) {
-      return absl::OutOfRangeError(absl::StrCat(
-          "the row has ", length, " tokens, training.max_length is ", options_.max_length,
-          "; raise max_length, shorten the row, or set training.too_long: truncate"));
-    }
-    example->ids.resize(options_.max_length);
-    example->trained.resize(options_.max_length);
+  if (options_.max_length == 0 || length <= options_.max_length) return example;
+  switch (options_.too_long) {
+    case EncodeOptions::TooLong::kRefuse:
+      return absl::OutOfRangeError(
+          absl::StrCat("the row has ", length, " tokens, training.max_length is ", options_.max_length,
+                       "; raise max_length, shorten the row, or set training.too_long: truncate, keep_answer or drop"));
+    case EncodeOptions::TooLong::kTruncate:
+      example->ids.resize(options_.max_length);
+      example->trained.resize(options_.max_length);
+      break;
+    case EncodeOptions::TooLong::kKeepAnswer:
+      CutToAnswer(options_.max_length, tokenizer_.bos_id() == example->ids[0], *example);
+      break;
+    case EncodeOptions::TooLong::kDrop:
+      std::fill(example->trained.begin(), example->trained.end(), 0);
+      break;
   }
   return example;
 }

@@ -69,10 +69,8 @@ absl::StatusOr<std::vector<Part>> FindParts(const Backend& backend, const Datase
 
 EncodeOptions EncodingOf(const TrainingSpec& training, int64_t context) {
   EncodeOptions options;
-  const std::string loss_on = training.loss_on.value_or("assistant");
-  if (loss_on == "all") options.loss_on = EncodeOptions::LossOn::kAll;
-  if (loss_on == "completion") options.loss_on = EncodeOptions::LossOn::kCompletion;
-  if (training.too_long.value_or("refuse") == "truncate") options.too_long = EncodeOptions::TooLong::kTruncate;
+  options.loss_on = LossOnOf(training.loss_on.value_or("assistant"));
+  options.too_long = TooLongOf(training.too_long.value_or("refuse"));
   options.max_length = training.max_length.value_or(context);
   return options;
 }

@@ -151,6 +151,31 @@ TEST_F(EncodeTest, TruncatesAndKeepsTheMaskOfWhatIsLeft) {
   EXPECT_EQ(cut_at(5).full_length, full);
 }
 
+TEST_F(EncodeTest, KeepsTheWholeAnswerAndCutsWhatIsFarthestFromIt) {
+  const std::string row =
+      R"({"messages": [{"role": "user", "content": "a long question"}, {"role": "assistant", "content": "one"}]})";
+  const Example whole = Encode(kChatMl, row, {}).value();
+  const auto cut_at = [&](int64_t max_length) {
+    return Encode(kChatMl, row, {.too_long = EncodeOptions::TooLong::kKeepAnswer, .max_length = max_length}).value();
+  };
+  const auto length = static_cast<int64_t>(whole.ids.size());
+  for (int64_t max_length = whole.TrainedTokens() + 1; max_length < length; ++max_length) {
+    const Example cut = cut_at(max_length);
+    EXPECT_EQ(Trained(tokenizer_, cut), "one<|im_end|>") << max_length;
+    EXPECT_LE(static_cast<int64_t>(cut.ids.size()), max_length);
+    EXPECT_EQ(cut.full_length, length);
+    // What is left is a piece of the row as it was.
+    EXPECT_NE(std::search(whole.ids.begin(), whole.ids.end(), cut.ids.begin(), cut.ids.end()), whole.ids.end());
+  }
+  EXPECT_EQ(Trained(tokenizer_, cut_at(3)), "on");  // even the answer alone is too long: its start, behind one token
+}
+
+TEST_F(EncodeTest, ADroppedRowHasNoTrainedToken) {
+  const Example dropped =
+      Encode(kChatMl, kTwoTurns, {.too_long = EncodeOptions::TooLong::kDrop, .max_length = 5}).value();
+  EXPECT_EQ(dropped.TrainedTokens(), 0);
+}
+
 TEST_F(EncodeTest, PreparesAPromptAndTheAnswerItShouldGet) {
   for (const char* chat_template : {kChatMl, kTaggedChatMl}) {
     const ChatTemplate compiled = Compiled(chat_template);

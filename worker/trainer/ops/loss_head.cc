@@ -1,6 +1,11 @@
 #include "worker/trainer/ops/loss_head.h"
 
 #include <algorithm>
+#include <numeric>
+
+#include "worker/trainer/ops/kernels.h"
+#include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/rows.h"
 
 namespace luthier::ops {
 namespace {
@@ -22,6 +27,23 @@ Tensor ApplyForm(Tensor& logits_CV, const LogitForm& form, bool with_slope) {
   return slope_CV;
 }
 
+// Sum of -log softmax at the labels. The logits become their gradient: the probabilities, less one at the label.
+double CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C) {
+  const int64_t rows = logits_CV.size(0), vocabulary = logits_CV.size(1);
+  float* logits = logits_CV.mutable_data_ptr<float>();
+  const int64_t* labels = labels_C.const_data_ptr<int64_t>();
+  std::vector<double> losses(static_cast<size_t>(rows));
+  Parallel(rows, RowGrain(vocabulary), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* row_V = logits + row * vocabulary;
+      const double label_logit = row_V[labels[row]];
+      losses[static_cast<size_t>(row)] = kernels::Softmax(row_V, vocabulary) - label_logit;
+      row_V[labels[row]] -= 1;
+    }
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
   // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
   static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
@@ -29,19 +51,15 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
-    Tensor sum = at::zeros({}, h_TD.options().dtype(at::kDouble));
+    double sum = 0;
     int64_t begin = 0;
     for (const auto& [h_CD, labels_C] : HeadChunks(h_TD, labels_T)) {
-      const Tensor labels_C1 = labels_C.unsqueeze(1);
       Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
       begin += h_CD.size(0);
       Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
       const Tensor slope_CV = ApplyForm(logits_CV, {scale, softcap}, any_gradient);
-      const Tensor log_sum_C1 = at::logsumexp(logits_CV, {1}, /*keepdim=*/true);
-      sum += (log_sum_C1 - logits_CV.gather(1, labels_C1)).sum(at::kDouble);
+      sum += CrossEntropyInPlace(logits_CV, labels_C);
       if (!any_gradient) continue;
-      logits_CV.sub_(log_sum_C1).exp_();  // now probabilities; minus one at the label they are d(loss)/d(logits)
-      logits_CV.scatter_add_(1, labels_C1, at::full_like(log_sum_C1, -1.0));
       if (slope_CV.defined()) logits_CV.mul_(slope_CV);
       if (scale != 1) logits_CV.mul_(scale);
       const Tensor dlogits_CV = logits_CV.to(h_TD.scalar_type());
@@ -49,7 +67,7 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
       if (head_trains) dhead_VD.addmm_(dlogits_CV.t(), h_CD);
     }
     context->save_for_backward({dh_TD, dhead_VD});
-    return sum.to(at::kFloat);
+    return at::scalar_tensor(sum, h_TD.options().dtype(at::kFloat));
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
