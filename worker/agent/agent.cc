@@ -176,6 +176,11 @@ void Agent::OnStop(const v1::StopAttempt& order) {
   options_.wake_session();
 }
 
+void Agent::OnCheckpoint(const v1::CheckpointAttempt& order) {
+  const Attempts attempts = Snapshot();
+  if (const auto found = attempts.find(order.attempt()); found != attempts.end()) found->second->Checkpoint();
+}
+
 void Agent::OnAck(const v1::ReportAck& ack) {
   const Attempts attempts = Snapshot();
   const auto found = attempts.find(ack.attempt());

@@ -51,6 +51,7 @@ class Agent final : public Session::Peer {
   void OnRegistered(const v1::Registered& registered) override;
   void OnStart(const v1::StartAttempt& order) override;
   void OnStop(const v1::StopAttempt& order) override;
+  void OnCheckpoint(const v1::CheckpointAttempt& order) override;
   void OnAck(const v1::ReportAck& ack) override;
   v1::Heartbeat NextHeartbeat() override;
   std::optional<v1::AttemptReport> NextReport() override;

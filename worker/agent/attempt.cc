@@ -232,7 +232,10 @@ v1::AttemptEnded Attempt::Train() {
 // Asks once, and kills when the time is over. A trainer that has said its last word is expected to end by itself.
 void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at) {
   const Wish wish = this->wish();
-  if (wish == Wish::kNone && last_event_.is_null()) return;
+  if (wish == Wish::kNone && last_event_.is_null()) {
+    if (checkpoint_asked_.exchange(false)) trainer.AskForCheckpoint();
+    return;
+  }
   if (wish == Wish::kAbandon) return trainer.Kill();
   if (!kill_at) {
     if (last_event_.is_null()) trainer.AskToStop();

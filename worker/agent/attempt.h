@@ -56,6 +56,8 @@ class Attempt {
 
   // The server wants it to end: checkpoint, kill after `grace`, report STOPPED.
   void Stop(absl::Duration grace);
+  // A checkpoint after the running step, if its trainer runs.
+  void Checkpoint() { checkpoint_asked_ = true; }
   // The agent ends: as Stop(), but a publication is left for the next agent, unreported.
   void Suspend(absl::Duration grace);
   // The server has forgotten it: kill, report nothing.
@@ -105,6 +107,7 @@ class Attempt {
   const AttemptName name_;
   const v1::StartAttempt order_;
   Cancellation cancellation_;  // of transfers and waits
+  std::atomic<bool> checkpoint_asked_ = false;
   mutable std::mutex mutex_;
   Wish wish_ = Wish::kNone;
   absl::Duration grace_;

@@ -228,5 +228,28 @@ echo '{"event":"checkpoint","step":2,"bytes":4096,"seconds":0.01}'
   EXPECT_THAT(text, Not(HasSubstr("jobs/")));
 }
 
+// The trainer says which command it read.
+TEST_F(AgentTest, PassesAnOrderForACheckpointOn) {
+  Trainer(std::string(kStarted) + R"(read command; echo "$command" | grep -q checkpoint && echo '{"event":"checkpoint","step":1}'
+read command; echo '{"event":"stopped","step":1}'
+)");
+  Open();
+  Order("jobs/j/attempts/1");
+  v1::CheckpointAttempt order;
+  order.set_attempt("jobs/j/attempts/1");
+  agent_->OnCheckpoint(order);
+  order.set_attempt("jobs/unknown/attempts/1");
+  agent_->OnCheckpoint(order);
+  std::string events;
+  EXPECT_TRUE(WaitFor([&] {
+    while (const std::optional<v1::AttemptReport> report = agent_->NextReport()) {
+      if (report->has_trainer_event()) events += report->trainer_event().fields().at("event").string_value() + " ";
+    }
+    return events.find("checkpoint") != std::string::npos;
+  })) << events;
+  Stop("jobs/j/attempts/1");
+  EXPECT_EQ(WaitForEnd("jobs/j/attempts/1").outcome(), v1::AttemptEnded::STOPPED);
+}
+
 }  // namespace
 }  // namespace luthier

@@ -107,13 +107,13 @@ TEST_F(StateTest, RefusesReportsOfAnAttemptThatWasReplaced) {
 
 TEST_F(StateTest, SaysWhyAJobWaits) {
   ASSERT_TRUE(Submit("first").ok());
-  EXPECT_THAT(state_.WhyItWaits(job("first"), now_), HasSubstr("no node is connected"));
+  EXPECT_THAT(state_.WhyItWaits(job("first"), now_).message, HasSubstr("no node is connected"));
   Connect("n1");
   ASSERT_TRUE(Submit("second").ok());
-  EXPECT_THAT(state_.WhyItWaits(job("second"), now_), HasSubstr("busy"));
-  EXPECT_EQ(state_.WhyItWaits(job("first"), now_), "");
+  EXPECT_THAT(state_.WhyItWaits(job("second"), now_).message, HasSubstr("busy"));
+  EXPECT_EQ(state_.WhyItWaits(job("first"), now_).code, luthier::Wait::kNone);
   ASSERT_TRUE(Submit("wide", {.devices = 8}).ok());
-  EXPECT_THAT(state_.WhyItWaits(job("wide"), now_), HasSubstr("asks for 8 devices"));
+  EXPECT_EQ(state_.WhyItWaits(job("wide"), now_).code, luthier::Wait::kTooLarge);
 }
 
 TEST_F(StateTest, GivesUpAfterTheLastRetry) {
@@ -347,6 +347,161 @@ TEST_F(StateTest, StartsMoreJobsAtOnceThanOneCycleLooksAt) {
   Wait(absl::Milliseconds(500));
   EXPECT_EQ(state_.jobs().waiting(), 0);
   EXPECT_EQ(state_.jobs().count(JobState::kStarting), 1200);
+}
+
+TEST_F(StateTest, PausesARunningJobOnceItsProcessIsGoneAndResumesIt) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  ASSERT_TRUE(state_.Pause("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kPausing);
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Resume("j", now_)));
+  EXPECT_TRUE(state_.Pause("j", now_).ok());
+  Report("j", 1, 2, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("j").state, JobState::kPaused);
+  EXPECT_EQ(state_.WhyItWaits(job("j"), now_).code, luthier::Wait::kPaused);
+  Wait(absl::Hours(1));
+  EXPECT_EQ(job("j").state, JobState::kPaused);
+  Connect("n1");
+  ASSERT_TRUE(state_.Resume("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").lost_attempts, 0);
+  EXPECT_TRUE(state_.Resume("j", now_).ok()) << "it goes on already";
+}
+
+TEST_F(StateTest, AJobOnHoldStartsWhenItIsReleased) {
+  Connect("n1");
+  Job held;
+  held.state = JobState::kHeld;
+  ASSERT_TRUE(Submit("j", held).ok());
+  EXPECT_EQ(job("j").state, JobState::kHeld);
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Resume("j", now_)));
+  ASSERT_TRUE(state_.StartHeld("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+}
+
+TEST_F(StateTest, TriesAJobAgainThatFailed) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  ASSERT_EQ(job("j").state, JobState::kFailed);
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 1);
+  EXPECT_TRUE(absl::IsNotFound(state_.Retry("j", now_)));
+
+  state_.Borrow(job("j"));
+  ASSERT_TRUE(state_.Retry("j", now_).ok());
+  state_.Rollback();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 1);
+
+  state_.Borrow(job("j"));
+  ASSERT_TRUE(state_.Retry("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").end_time, absl::InfinitePast());
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 0);
+}
+
+TEST_F(StateTest, ABorrowedJobLeavesAgainAfterItsLabelsWereChanged) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  state_.Borrow(job("j"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Update("j", {.priority = 3}, now_)));
+  ASSERT_TRUE(state_.Update("j", {.labels = "bytes"}, now_).ok());
+  EndBatch();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 1);
+  state_.Borrow(job("j"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Pause("j", now_)));
+  EndBatch();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+}
+
+TEST_F(StateTest, AnUpdateWithAnOldRevisionIsRefused) {
+  ASSERT_TRUE(Submit("j").ok());
+  ASSERT_TRUE(state_.Update("j", {.priority = 5, .revision = 1}, now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").priority, 5);
+  EXPECT_EQ(job("j").revision, 2);
+  EXPECT_TRUE(absl::IsAborted(state_.Update("j", {.priority = 6, .revision = 1}, now_)));
+  EXPECT_TRUE(state_.Update("j", {.priority = 6}, now_).ok());
+}
+
+TEST_F(StateTest, APriorityChangesTheOrderOfWhatWaits) {
+  ASSERT_TRUE(Submit("first").ok());
+  ASSERT_TRUE(Submit("second").ok());
+  ASSERT_TRUE(state_.Update("second", {.priority = 1}, now_).ok());
+  Connect("n1");
+  EXPECT_EQ(job("first").state, JobState::kQueued);
+  EXPECT_EQ(job("second").state, JobState::kStarting);
+}
+
+TEST_F(StateTest, ADrainedNodeGetsNothingAndGivesBackWhatItHas) {
+  Connect("n1");
+  Connect("n2");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  const std::string node = job("j").node, other = node == "n1" ? "n2" : "n1";
+  ASSERT_TRUE(state_.Drain(node, /*requeue=*/true, now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kPreempting);
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
+  Report("j", 1, 2, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("j").node, other);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").preemptions, 1);
+  EXPECT_EQ(job("j").lost_attempts, 0);
+  ASSERT_TRUE(Submit("next").ok());
+  EXPECT_EQ(job("next").state, JobState::kQueued);
+  Connect(node);  // also when it registers anew
+  EXPECT_EQ(job("next").state, JobState::kQueued);
+  ASSERT_TRUE(state_.Undrain(node).ok());
+  EndBatch();
+  EXPECT_EQ(job("next").node, node);
+  EXPECT_TRUE(absl::IsNotFound(state_.Drain("nobody", false, now_)));
+}
+
+TEST_F(StateTest, ATenantMayHaveNoMoreWaitingJobsThanItsLimit) {
+  state_.SetTenant({.id = "small", .max_devices = 1, .max_queued_jobs = 2}, now_);
+  EndBatch();
+  Job job;
+  job.tenant = "small";
+  ASSERT_TRUE(Submit("a", job).ok());
+  ASSERT_TRUE(Submit("b", job).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(Submit("c", job)));
+  ASSERT_TRUE(Submit("of-another").ok());
+  Connect("n1", 4);
+  EXPECT_EQ(this->job("a").state, JobState::kStarting);
+  EXPECT_EQ(state_.WhyItWaits(this->job("b"), now_).code, luthier::Wait::kTenantLimit);
+  EXPECT_EQ(this->job("of-another").state, JobState::kStarting);
+}
+
+// A job that is charged an hour at its start and runs for six minutes has cost six minutes.
+TEST_F(StateTest, ChargesATenantForWhatItUsed) {
+  Connect("n1", 2);
+  ASSERT_TRUE(Submit("j", {.devices = 2}).ok());
+  EXPECT_NEAR(state_.tenants().at(0).usage, 2 * 3600, 1);
+  state_.Heartbeat("n1", "", false, now_ += absl::Seconds(20));
+  now_ += absl::Seconds(20);
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  EXPECT_NEAR(state_.tenants().at(0).UsageAt(now_), 2 * 40, 5);
+}
+
+TEST_F(StateTest, AnAliasNeedsAVersion) {
+  EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 1})));
+  state_.LoadVersion("intents", 2);
+  EXPECT_TRUE(state_.SetAlias({"intents", "production", 2}).ok());
+  EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 3})));
+  EXPECT_EQ(state_.TakeWrites().aliases.size(), 1u);
 }
 
 TEST(RetryDelayTest, StartsFastAndGrowsToTenMinutes) {

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "server/loop/create_job.h"
+#include "server/loop/recorded_jobs.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
