@@ -33,6 +33,22 @@ class KillAnythingTest : public testing::Test {
 
   std::vector<pid_t> Trainers() const { return ProcessesWith(service_.AgentFolder() + "/jobs/"); }
 
+  static nlohmann::json LongJob(int steps = kSteps) {
+    return {{"training", {{"max_steps", steps}, {"batch_tokens", 200}, {"epochs", 10000}}},
+            {"checkpoint", {{"every", kCheckpointEvery}}},
+            {"resources", {{"threads", 1}}}};
+  }
+
+  // The steps from which the job's attempts went on.
+  std::vector<int64_t> Starts(const std::string& job) {
+    std::vector<int64_t> steps;
+    for (const v1::JobEvent& event : service_.Events(job)) {
+      if (event.type() != "started") continue;
+      steps.push_back(static_cast<int64_t>(event.data().fields().at("resumed_step").number_value()));
+    }
+    return steps;
+  }
+
   // As many events of `type` as the job has recorded.
   int Count(const std::string& job, const std::string& type) {
     int count = 0;
@@ -74,17 +90,10 @@ class KillAnythingTest : public testing::Test {
     EXPECT_EQ(job.progress().step(), kSteps);
     EXPECT_EQ(service_.Versions(id), 1);
     int64_t sequence = 0;
-    int published = 0;
-    std::vector<int64_t> starts;
-    for (const v1::JobEvent& event : service_.Events(id)) {
-      EXPECT_EQ(event.sequence(), ++sequence);
-      published += event.type() == "published" ? 1 : 0;
-      if (event.type() == "started") {
-        starts.push_back(static_cast<int64_t>(event.data().fields().at("resumed_step").number_value()));
-      }
-    }
+    for (const v1::JobEvent& event : service_.Events(id)) EXPECT_EQ(event.sequence(), ++sequence);
     EXPECT_EQ(sequence, job.last_event_sequence());
-    EXPECT_EQ(published, 1);
+    EXPECT_EQ(Count(id, "published"), 1);
+    const std::vector<int64_t> starts = Starts(id);
     ASSERT_FALSE(starts.empty());
     EXPECT_EQ(starts.front(), 0);
     if (resumed) {
@@ -111,9 +120,7 @@ TEST_F(KillAnythingTest, AJobGoesOnAndPublishesOnceWhateverIsKilled) {
   std::shuffle(rounds.begin(), rounds.end(), random_);
   for (size_t round = 0; round < rounds.size(); ++round) {
     const std::string job = absl::StrCat("round-", round + 1);
-    service_.Submit(job, {{"training", {{"max_steps", kSteps}, {"batch_tokens", 200}, {"epochs", 10000}}},
-                          {"checkpoint", {{"every", kCheckpointEvery}}},
-                          {"resources", {{"threads", 1}}}});
+    service_.Submit(job, LongJob());
     KillWhileItTrains(job, rounds[round]);
     if (HasFatalFailure()) return;
     ExpectPublishedOnce(job, /*resumed=*/rounds[round] != kServer);
@@ -131,9 +138,7 @@ TEST_F(KillAnythingTest, AJobThatIsBeingPublishedIsPublishedOnce) {
   service_.AddInputs();
   for (const int targets : {kAgent, kServer, kAgent | kServer}) {
     const std::string job = absl::StrCat("publishing-", targets);
-    service_.Submit(job, {{"training", {{"max_steps", kCheckpointEvery + 5}, {"batch_tokens", 200}, {"epochs", 10000}}},
-                          {"checkpoint", {{"every", kCheckpointEvery}}},
-                          {"resources", {{"threads", 1}}}});
+    service_.Submit(job, LongJob(kCheckpointEvery + 5));
     const std::string report = service_.AgentFolder() + "/jobs/" + job + "/run/report.json";
     ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(report) || Count(job, "finished") > 0; }, std::chrono::seconds(120)));
     std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution(0, 100)(random_)));
@@ -144,6 +149,49 @@ TEST_F(KillAnythingTest, AJobThatIsBeingPublishedIsPublishedOnce) {
     EXPECT_EQ(service_.Versions(job), 1);
     EXPECT_EQ(Count(job, "published"), 1);
   }
+}
+
+// One machine, one command: killed and started again like any other program.
+TEST_F(KillAnythingTest, ALocalWorkerGoesOnAfterItsServerWasKilled) {
+  service_.StartServer({"--with-local-worker"});
+  service_.AddInputs();
+  service_.Submit("j", LongJob());
+  ASSERT_TRUE(WaitFor([&] { return Count("j", "checkpoint") > 0; }, std::chrono::seconds(120)));
+  service_.server.End(SIGKILL);
+  service_.StartServer({"--with-local-worker"});
+  ASSERT_TRUE(WaitFor([&] { return service_.Job("j").end_time().seconds() > 0; }, std::chrono::seconds(240)))
+      << service_.Job("j").DebugString();
+  EXPECT_EQ(service_.Job("j").state(), State::SUCCEEDED) << service_.Job("j").DebugString();
+  EXPECT_EQ(service_.Versions("j"), 1);
+  EXPECT_GE(Starts("j").back(), kCheckpointEvery);
+  EXPECT_EQ(service_.server.End(SIGTERM), 0);
+  EXPECT_THAT(ProcessesWith(folder_.path()), IsEmpty());
+}
+
+// An agent that hangs for longer than the lease, while its trainer trains: the job goes to another node, and when the
+// agent wakes up, what it holds is of no use any more.
+TEST_F(KillAnythingTest, AnAttemptWhoseAgentHungBeyondTheLeaseIsEndedAndPublishesNothing) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("j", LongJob());
+  ASSERT_TRUE(WaitFor([&] { return Count("j", "checkpoint") > 0; }, std::chrono::seconds(120)));
+  const BackgroundProgram other = service_.RunAgent("n2");
+  kill(service_.agent.pid(), SIGSTOP);
+  ASSERT_TRUE(WaitFor([&] { return service_.Job("j").node() == "nodes/n2"; }, std::chrono::seconds(90)))
+      << service_.Job("j").DebugString();
+  kill(service_.agent.pid(), SIGCONT);
+  EXPECT_TRUE(WaitFor([&] { return Trainers().empty(); })) << "the first attempt's trainer still runs";
+  EXPECT_TRUE(WaitFor([&] { return !std::filesystem::exists(service_.AgentFolder() + "/jobs/j/attempt-1"); }));
+  ASSERT_TRUE(WaitFor([&] { return service_.Job("j").end_time().seconds() > 0; }, std::chrono::seconds(240)));
+  EXPECT_EQ(service_.Job("j").state(), State::SUCCEEDED) << service_.Job("j").DebugString();
+  EXPECT_EQ(service_.Job("j").attempt(), 2);
+  EXPECT_EQ(service_.Versions("j"), 1);
+  // Both nodes are of use again.
+  service_.Submit("one", LongJob());
+  service_.Submit("two", LongJob());
+  EXPECT_TRUE(WaitFor([&] { return Count("one", "started") > 0 && Count("two", "started") > 0; }, std::chrono::seconds(60)));
+  EXPECT_NE(service_.Job("one").node(), service_.Job("two").node());
 }
 
 }  // namespace

@@ -40,7 +40,7 @@ class ServiceTest : public testing::Test {
     return step;
   }
   // Of the trainers of this test.
-  std::vector<pid_t> Trainers() const { return ProcessesWith(folder_.path() + "/agent/jobs/"); }
+  std::vector<pid_t> Trainers() const { return ProcessesWith(service_.AgentFolder() + "/jobs/"); }
 
   TempFolder folder_;
   Service service_{LUTHIER_BIN_FOLDER, folder_.path()};

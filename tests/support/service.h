@@ -79,14 +79,13 @@ class Service {
     models = v1::ModelService::NewStub(channel);
     nodes = v1::NodeService::NewStub(channel);
   }
-  void StartAgent(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", agent_metrics,
-                                          "--data-dir", AgentFolder(), "--node-id", "n1"};
-    arguments.insert(arguments.end(), more.begin(), more.end());
-    agent = BackgroundProgram(arguments);
+  void StartAgent() { agent = RunAgent("n1", agent_metrics); }
+  BackgroundProgram RunAgent(const std::string& node, const std::string& metrics = "127.0.0.1:0") const {
+    return BackgroundProgram({bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", metrics, "--data-dir",
+                              AgentFolder(node), "--node-id", node});
   }
   std::string Address() const { return absl::StrCat("127.0.0.1:", port_); }
-  std::string AgentFolder() const { return folder_ + "/agent"; }
+  std::string AgentFolder(const std::string& node = "n1") const { return folder_ + "/" + node; }
 
   // Makes a tiny base model with the trainer and registers it as `base`; uploads 24 rows as `rows`.
   void AddInputs() {
