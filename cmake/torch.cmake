@@ -14,4 +14,6 @@ target_link_options(luthier_torch INTERFACE
   -Wl,--no-as-needed -Wl,-rpath-link,${LUTHIER_TORCH_DIR}/../nvidia/cu13/lib
   -Wl,--allow-shlib-undefined)
 target_link_libraries(luthier_torch INTERFACE
-  ${LUTHIER_TORCH_DIR}/lib/libtorch_cpu.so ${LUTHIER_TORCH_DIR}/lib/libc10.so)
+  ${LUTHIER_TORCH_DIR}/lib/libtorch_cpu.so ${LUTHIER_TORCH_DIR}/lib/libc10.so
+  # The OpenMP that libtorch_cpu.so runs on, so that there is one pool of threads.
+  ${LUTHIER_TORCH_DIR}/lib/libgomp.so.1)

@@ -47,7 +47,7 @@ const std::vector<JobFlag>& JobFlagList() {
       {"training.precision", "NAME", "fp32 or bf16"},
       {"training.order", "NAME", "shuffled (default) or file"},
       {"training.loss_on", "NAME", "assistant, completion or all"},
-      {"training.too_long", "NAME", "refuse (default) or truncate rows longer than max_length"},
+      {"training.too_long", "NAME", "Rows longer than max_length: refuse (default), truncate, keep_answer or drop"},
       {"evaluation.every", "N", "Steps between two evaluations"},
       {"evaluation.metric", "NAME", "exact_match, json_equality, field_f1 or loss"},
       {"evaluation.max_rows", "N", "Rows generated for scoring at most"},

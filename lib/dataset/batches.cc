@@ -87,6 +87,25 @@ std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t c
   return bins;
 }
 
+std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity) {
+  std::vector<MicroBatch> tight = PackBestFit(lengths, capacity);
+  // Longest first into the emptiest bin.
+  std::vector<MicroBatch> even(tight.size());
+  std::set<std::pair<int64_t, size_t>> used;  // (tokens, bin)
+  for (size_t bin = 0; bin < even.size(); ++bin) used.insert({0, bin});
+  std::vector<int32_t> by_length(lengths.size());
+  std::iota(by_length.begin(), by_length.end(), 0);
+  std::stable_sort(by_length.begin(), by_length.end(), [&](int32_t a, int32_t b) { return lengths[a] > lengths[b]; });
+  for (const int32_t row : by_length) {
+    const auto [tokens, bin] = *used.begin();
+    if (tokens > 0 && tokens + lengths[row] > capacity) return tight;
+    used.erase(used.begin());
+    even[bin].push_back(row);
+    used.insert({tokens + lengths[row], bin});
+  }
+  return even;
+}
+
 int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options) {
   const auto rows = static_cast<int64_t>(lengths.size());
   if (rows == 0) return 0;
@@ -107,7 +126,7 @@ std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOption
   for (const std::vector<int32_t>& rows : CutIntoSteps(order, lengths, steps)) {
     std::vector<int32_t> row_lengths;
     for (const int32_t row : rows) row_lengths.push_back(lengths[row]);
-    Step step = PackBestFit(row_lengths, options.micro_batch_tokens);
+    Step step = PackEvenly(row_lengths, options.micro_batch_tokens);
     for (MicroBatch& micro_batch : step) {
       for (int32_t& index : micro_batch) index = rows[index];
     }

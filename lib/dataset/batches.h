@@ -39,6 +39,10 @@ std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOption
 // of its own. Ties keep the order of the input, so the result is the same everywhere.
 std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t capacity);
 
+// As few bins as PackBestFit needs, filled as evenly as their capacity allows: a bin of a few tokens costs more time than its
+// tokens are worth.
+std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity);
+
 // A permutation of 0..n-1 from SplitMix64 and Fisher-Yates: the same on every platform and for
 // ever, since resumed jobs depend on it.
 std::vector<int32_t> Permutation(int32_t n, uint64_t seed, int64_t epoch);

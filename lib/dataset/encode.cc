@@ -22,6 +22,27 @@ bool IsContextOnly(const OrderedJson& message) {
   return weight != message.end() && *weight == 0;
 }
 
+// For a row that has no trained token: what its author has to change.
+std::string_view WhyNothingIsTrained(const Row& row) {
+  const auto* chat = std::get_if<ChatRow>(&row.content);
+  if (chat != nullptr) {
+    bool all_context = true, last_is_context = false;
+    for (const OrderedJson& message : chat->messages) {
+      if (!IsAssistant(message)) continue;
+      last_is_context = IsContextOnly(message);
+      all_context = all_context && last_is_context;
+    }
+    if (all_context) {
+      return "no token of this row is trained: every assistant message has weight 0; give one of them weight 1, or leave the row out";
+    }
+    if (last_is_context) {
+      return "no token of this row is trained: its last assistant message has weight 0 and training.loss_on: completion trains only "
+             "that one; give it weight 1, or use training.loss_on: assistant";
+    }
+  }
+  return "no token of this row is trained: every answer in it is empty";
+}
+
 // The first `count` messages as the template should see them: `weight` is ours.
 OrderedJson TemplateMessages(const ChatRow& row, size_t count) {
   OrderedJson messages = OrderedJson::array();
@@ -80,6 +101,27 @@ TextSpan UpToEndOfTurn(const Tokenizer& tokenizer, const Encoding& encoding, std
   return span;
 }
 
+// Cuts to the last answer and what is directly in front of it; an answer that is too long by itself keeps its start.
+void CutToAnswer(int64_t max_length, bool has_bos, Example& example) {
+  const int32_t first_id = example.ids[0];
+  const auto& trained = example.trained;
+  const auto answer_end = static_cast<int64_t>(trained.rend() - std::find(trained.rbegin(), trained.rend(), 1));
+  int64_t answer_begin = answer_end;
+  while (answer_begin > 0 && trained[answer_begin - 1]) --answer_begin;
+  const int64_t kept_in_front = has_bos ? 1 : 0;
+  const int64_t room = max_length - kept_in_front;
+  // At least one token in front of the answer: its first token has to be predicted from something.
+  const int64_t begin = std::max(kept_in_front, std::min(answer_end - room, answer_begin - 1));
+  const int64_t end = std::min(begin + room, static_cast<int64_t>(trained.size()));
+  example.ids.assign(example.ids.begin() + begin, example.ids.begin() + end);
+  example.trained.assign(example.trained.begin() + begin, example.trained.begin() + end);
+  example.trained[0] = 0;  // what it would be predicted from is cut away
+  if (has_bos) {
+    example.ids.insert(example.ids.begin(), first_id);
+    example.trained.insert(example.trained.begin(), 0);
+  }
+}
+
 }  // namespace
 
 EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long,
@@ -88,6 +130,8 @@ EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_lon
   if (loss_on == "all") options.loss_on = EncodeOptions::LossOn::kAll;
   if (loss_on == "completion") options.loss_on = EncodeOptions::LossOn::kCompletion;
   if (too_long == "truncate") options.too_long = EncodeOptions::TooLong::kTruncate;
+  if (too_long == "keep_answer") options.too_long = EncodeOptions::TooLong::kKeepAnswer;
+  if (too_long == "drop") options.too_long = EncodeOptions::TooLong::kDrop;
   options.max_length = max_length;
   return options;
 }
@@ -156,18 +200,25 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
   if (options_.loss_on == EncodeOptions::LossOn::kAll)
     std::fill(example->trained.begin(), example->trained.end(), 1);
   if (!example->trained.empty()) example->trained[0] = 0;
-  if (example->TrainedTokens() == 0)
-    return Refuse("no token of this row is trained: every answer in it is empty");
+  if (example->TrainedTokens() == 0) return Refuse(WhyNothingIsTrained(row));
   const auto length = static_cast<int64_t>(example->ids.size());
   example->full_length = length;
-  if (options_.max_length > 0 && length > options_.max_length) {
-    if (options_.too_long == EncodeOptions::TooLong::kRefuse) {
-      return absl::OutOfRangeError(absl::StrCat(
-          "the row has ", length, " tokens, training.max_length is ", options_.max_length,
-          "; raise max_length, shorten the row, or set training.too_long: truncate"));
-    }
-    example->ids.resize(options_.max_length);
-    example->trained.resize(options_.max_length);
+  if (options_.max_length == 0 || length <= options_.max_length) return example;
+  switch (options_.too_long) {
+    case EncodeOptions::TooLong::kRefuse:
+      return absl::OutOfRangeError(
+          absl::StrCat("the row has ", length, " tokens, training.max_length is ", options_.max_length,
+                       "; raise max_length, shorten the row, or set training.too_long: truncate, keep_answer or drop"));
+    case EncodeOptions::TooLong::kTruncate:
+      example->ids.resize(options_.max_length);
+      example->trained.resize(options_.max_length);
+      break;
+    case EncodeOptions::TooLong::kKeepAnswer:
+      CutToAnswer(options_.max_length, tokenizer_.bos_id() == example->ids[0], *example);
+      break;
+    case EncodeOptions::TooLong::kDrop:
+      std::fill(example->trained.begin(), example->trained.end(), 0);
+      break;
   }
   return example;
 }

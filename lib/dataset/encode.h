@@ -41,8 +41,10 @@ struct EncodeOptions {
     kCompletion  // only the last assistant turn of a conversation
   };
   enum class TooLong {
-    kRefuse,   // an error that names line, length and remedy
-    kTruncate  // keep the start of the row
+    kRefuse,      // an error that names line, length and remedy
+    kTruncate,    // keep the start of the row
+    kKeepAnswer,  // keep its last answer and as much as fits of what is directly in front of it, behind BOS if it has one
+    kDrop         // leave the row out
   };
   LossOn loss_on = LossOn::kAssistant;
   TooLong too_long = TooLong::kRefuse;
@@ -62,8 +64,8 @@ class RowEncoder {
   RowEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, EncodeOptions options);
 
   // INVALID_ARGUMENT (without file and line): the template refuses the row, the assistant's turns
-  // cannot be told apart, no token is trained, or the row is too long (OUT_OF_RANGE). A row cut by
-  // kTruncate may come back without a trained token: the caller drops and counts it.
+  // cannot be told apart, no token is trained, or the row is too long (OUT_OF_RANGE). A row that is too long may come back
+  // without a trained token: the caller drops and counts it.
   absl::StatusOr<Example> Encode(const Row& row) const;
 
   // For scoring by generation: everything before the last assistant turn, or the prompt of a

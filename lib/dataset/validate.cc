@@ -81,7 +81,7 @@ absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEnc
   const auto encode = [&](const Row& row, ValidationReport& report) {
     absl::StatusOr<Example> example = encoder.Encode(row);
     LUTHIER_RETURN_IF_ERROR(example.status());
-    if (example->TrainedTokens() == 0) {  // only a cut at max_length leaves such a row
+    if (example->TrainedTokens() == 0) {  // only a row beyond max_length comes back so
       ++report.dropped;
       return absl::OkStatus();
     }
@@ -92,7 +92,7 @@ absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEnc
   LUTHIER_ASSIGN_OR_RETURN(ValidationReport report, ReadAll(path, name, encode));
   if (report.ok() && report.dropped == report.rows) {
     AddViolation(report, name.empty() ? std::filesystem::path(path).filename().string() : name, 0,
-                 "no row keeps a trained token after the cut; raise training.max_length");
+                 "no row within training.max_length has a trained token; raise it");
   }
   return report;
 }

@@ -30,7 +30,7 @@ struct ValidationReport {
   int64_t tokens = 0, trained_tokens = 0;
   int64_t longest_row_tokens = 0, longest_row_line = 0;
   int64_t truncated = 0;  // rows cut at max_length
-  int64_t dropped = 0;    // rows left without a trained token by the cut
+  int64_t dropped = 0;    // rows left out for their length, or left without a trained token by the cut
   // Rows by length: bucket i counts those of (2^(i-1), 2^i] tokens.
   std::vector<int64_t> length_histogram;
 

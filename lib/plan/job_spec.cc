@@ -83,7 +83,7 @@ TrainingSpec ParseTraining(const json& block, std::vector<std::string>& violatio
   reader.Choice("precision", training.precision, {"fp32", "bf16"});
   reader.Choice("order", training.order, {"shuffled", "file"});
   reader.Choice("loss_on", training.loss_on, {"assistant", "completion", "all"});
-  reader.Choice("too_long", training.too_long, {"refuse", "truncate"});
+  reader.Choice("too_long", training.too_long, {"refuse", "truncate", "keep_answer", "drop"});
   reader.Finish();
   return training;
 }

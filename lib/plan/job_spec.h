@@ -40,7 +40,7 @@ struct TrainingSpec {
   std::optional<std::string> precision;        // fp32, bf16
   std::optional<std::string> order;            // shuffled, file
   std::optional<std::string> loss_on;          // assistant, completion, all
-  std::optional<std::string> too_long;         // refuse, truncate
+  std::optional<std::string> too_long;         // refuse, truncate, keep_answer, drop
 };
 
 // When and how the model is evaluated.

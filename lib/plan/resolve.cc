@@ -108,7 +108,8 @@ Choice<int64_t> ChooseMicroBatch(const ModelFacts& model, const MemoryInputs& in
                                  int64_t batch_tokens, int64_t max_length) {
   const bool cuda = device.kind == DeviceFacts::Kind::kCuda;
   const int64_t busy = cuda ? 16'384 : 2'048;
-  const int64_t wanted = std::max(max_length, std::min(batch_tokens, busy));
+  // A step may stand over its aim by a row, and should not be two micro-batches for it.
+  const int64_t wanted = std::max(max_length, std::min(batch_tokens + max_length, busy));
   if (device.memory_bytes == 0) return {wanted, "one step at most; memory unknown"};
   const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
   const int64_t fitting = LargestMicroBatch(model, inputs, usable);
@@ -198,11 +199,18 @@ void WarnAboutCapacity(const DatasetFacts& dataset, int64_t adapter_parameters, 
       capacity / 1e6, bits / 1e6));
 }
 
+const char* FateOfLongRows(const std::string& too_long) {
+  if (too_long == "truncate") return "cut at their end";
+  if (too_long == "keep_answer") return "cut in front of their last answer";
+  if (too_long == "drop") return "left out";
+  return "refused";
+}
+
 void WarnAboutData(const Recipe& recipe, const DatasetFacts& dataset, std::vector<std::string>& warnings) {
   if (dataset.longest_row > *recipe.training.max_length) {
     warnings.push_back(absl::StrCat("the longest row has ", dataset.longest_row, " tokens, training.max_length is ",
                                     *recipe.training.max_length, ": longer rows are ",
-                                    *recipe.training.too_long == "refuse" ? "refused" : "truncated"));
+                                    FateOfLongRows(*recipe.training.too_long)));
   }
   if (recipe.tuning == "full" && dataset.rows < kSmallDataset) {
     warnings.push_back(absl::StrCat("full training on ", dataset.rows, " rows forgets quickly; tuning: lora forgets less"));

@@ -1,6 +1,5 @@
 // luthier-trainer: trains one attempt, answers prompts, scores files. Wiring only.
 #include <CLI/CLI.hpp>
-#include <malloc.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 
@@ -19,17 +18,11 @@
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/evaluation.h"
+#include "worker/trainer/train/heap.h"
 #include "worker/trainer/train/run.h"
 
 namespace luthier {
 namespace {
-
-// The heap keeps its pages: a micro-batch's tensors are as large as those of the one before, and mapping them anew made
-// elementwise operations six times slower (25 against 4 GB/s).
-void KeepHeapPages() {
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, -1);
-}
 
 int Fail(const absl::Status& status) {
   std::cerr << "error: " << status.message() << "\n";

@@ -76,6 +76,32 @@ TEST(BatchesTest, PrefersTheFullestBinThatStillFits) {
   EXPECT_THAT(PackBestFit({}, 10), IsEmpty());
 }
 
+// A step of a few tokens more than two bins hold must not end with a bin of those few tokens.
+TEST(BatchesTest, FillsTheBinsThatAreNeededEvenly) {
+  const std::vector<int32_t> lengths = {1000, 1000, 1000, 1000, 100};
+  ASSERT_EQ(PackBestFit(lengths, 2048).size(), 3u);
+  EXPECT_THAT(PackEvenly(lengths, 2048), ElementsAre(ElementsAre(0, 3), ElementsAre(1, 4), ElementsAre(2)));
+  EXPECT_THAT(PackEvenly({}, 10), IsEmpty());
+}
+
+TEST(BatchesTest, EvenBinsAreAsFewAsTightOnesAndHoldEveryRow) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 100; ++round) {
+    const std::vector<int32_t> lengths = RandomLengths(random);
+    const int64_t capacity = std::uniform_int_distribution<int>(1, 3000)(random);
+    const std::vector<MicroBatch> bins = PackEvenly(lengths, capacity);
+    EXPECT_EQ(bins.size(), PackBestFit(lengths, capacity).size());
+    size_t rows = 0;
+    for (const MicroBatch& bin : bins) {
+      rows += bin.size();
+      if (bin.size() > 1) {
+        EXPECT_LE(Tokens(bin, lengths), capacity);
+      }
+    }
+    EXPECT_EQ(rows, lengths.size());
+  }
+}
+
 // Resumed jobs depend on these very numbers.
 TEST(BatchesTest, ShufflesTheSameWayForEver) {
   EXPECT_EQ(Permutation(8, 1, 0), Permutation(8, 1, 0));

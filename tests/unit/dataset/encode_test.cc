@@ -94,7 +94,12 @@ TEST_F(EncodeTest, LeavesOutMessagesOfWeightZero) {
 TEST_F(EncodeTest, RefusesARowWithoutATrainedToken) {
   const char* line =
       R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})";
-  EXPECT_THAT(TrainedText(kChatMl, line), HasSubstr("no token of this row is trained"));
+  EXPECT_THAT(TrainedText(kChatMl, line), HasSubstr("every assistant message has weight 0"));
+  const char* last_untrained =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+                       {"role": "user", "content": "r"}, {"role": "assistant", "content": "b", "weight": 0}]})";
+  EXPECT_THAT(TrainedText(kChatMl, last_untrained, {.loss_on = EncodeOptions::LossOn::kCompletion}),
+              HasSubstr("last assistant message has weight 0"));
 }
 
 // Qwen3 cuts earlier <think> parts: what precedes the last answer is not what preceded it when it
@@ -149,6 +154,31 @@ TEST_F(EncodeTest, TruncatesAndKeepsTheMaskOfWhatIsLeft) {
   EXPECT_EQ(cut_at(5).TrainedTokens(), 0);
   EXPECT_EQ(cut_at(5).ids.size(), 5u);
   EXPECT_EQ(cut_at(5).full_length, full);
+}
+
+TEST_F(EncodeTest, KeepsTheWholeAnswerAndCutsWhatIsFarthestFromIt) {
+  const std::string row =
+      R"({"messages": [{"role": "user", "content": "a long question"}, {"role": "assistant", "content": "one"}]})";
+  const Example whole = Encode(kChatMl, row, {}).value();
+  const auto cut_at = [&](int64_t max_length) {
+    return Encode(kChatMl, row, {.too_long = EncodeOptions::TooLong::kKeepAnswer, .max_length = max_length}).value();
+  };
+  const auto length = static_cast<int64_t>(whole.ids.size());
+  for (int64_t max_length = whole.TrainedTokens() + 1; max_length < length; ++max_length) {
+    const Example cut = cut_at(max_length);
+    EXPECT_EQ(Trained(tokenizer_, cut), "one<|im_end|>") << max_length;
+    EXPECT_LE(static_cast<int64_t>(cut.ids.size()), max_length);
+    EXPECT_EQ(cut.full_length, length);
+    // What is left is a piece of the row as it was.
+    EXPECT_NE(std::search(whole.ids.begin(), whole.ids.end(), cut.ids.begin(), cut.ids.end()), whole.ids.end());
+  }
+  EXPECT_EQ(Trained(tokenizer_, cut_at(3)), "on");  // even the answer alone is too long: its start, behind one token
+}
+
+TEST_F(EncodeTest, ADroppedRowHasNoTrainedToken) {
+  const Example dropped =
+      Encode(kChatMl, kTwoTurns, {.too_long = EncodeOptions::TooLong::kDrop, .max_length = 5}).value();
+  EXPECT_EQ(dropped.TrainedTokens(), 0);
 }
 
 TEST_F(EncodeTest, PreparesAPromptAndTheAnswerItShouldGet) {

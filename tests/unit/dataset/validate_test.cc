@@ -119,11 +119,20 @@ TEST_F(ValidateTest, ReportsLongRowsOrCutsAndCountsThem) {
   EXPECT_EQ(loaded.examples[0].ids.size(), 8u);
 }
 
+TEST_F(ValidateTest, LeavesOutLongRowsWhenAskedAndCountsThem) {
+  const std::string path = Write("{\"text\": \"abcdefghij\"}\n{\"text\": \"ab\"}\n");
+  const LoadedExamples loaded =
+      LoadExamples({path}, Encoder({.too_long = EncodeOptions::TooLong::kDrop, .max_length = 8})).value();
+  EXPECT_EQ(loaded.report.dropped, 1);
+  EXPECT_EQ(loaded.report.truncated, 0);
+  ASSERT_THAT(loaded.examples, SizeIs(1));
+}
+
 TEST_F(ValidateTest, RefusesACutThatLeavesNoRow) {
   const RowEncoder truncating =
       Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 4});
   EXPECT_THAT(std::string(LoadExamples({Write(kChat)}, truncating).status().message()),
-              HasSubstr("no row keeps a trained token"));
+              HasSubstr("no row within training.max_length has a trained token"));
 }
 
 TEST_F(ValidateTest, LoadsSeveralFilesOneAfterTheOther) {

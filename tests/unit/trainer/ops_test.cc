@@ -33,11 +33,12 @@ void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()
   for (size_t i = 0; i < inputs.size(); ++i) {
     const double scale = std::max(1.0, inputs[i].grad().abs().max().item<double>());
     EXPECT_LT((gradients[i] - inputs[i].grad()).abs().max().item<double>() / scale, kTolerance) << "input " << i;
+    inputs[i].mutable_grad() = Tensor();  // callers compare the same inputs in several forms
   }
 }
 
 TEST(OpsTest, RmsNormEqualsItsFormula) {
-  const Tensor x = Random({7, 12}), weight = Random({12});
+  const Tensor x = Random({300, 12}), weight = Random({12});  // more rows than one partial sum of the weight's gradient has
   ExpectEqual({x, weight}, [&] { return ops::RmsNorm(x, weight, 1e-5); },
               [&] { return x * (x.square().mean(-1, true) + 1e-5).rsqrt() * weight; });
 }
@@ -58,6 +59,12 @@ TEST(OpsTest, SwiGluEqualsItsFormula) {
   ExpectEqual({gate, up}, [&] { return ops::SwiGlu(gate, up); }, [&] { return gate * at::sigmoid(gate) * up; });
 }
 
+TEST(OpsTest, GeGluEqualsItsFormula) {
+  const Tensor gate = Random({6, 10}), up = Random({6, 10});
+  ExpectEqual({gate, up}, [&] { return ops::GeGlu(gate, up); },
+              [&] { return 0.5 * gate * (1 + at::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate.pow(3)))) * up; });
+}
+
 TEST(OpsTest, LoraLinearEqualsItsFormula) {
   const Tensor x = Random({9, 6}), weight = at::randn({5, 6}), a = Random({3, 6}), b = Random({5, 3});
   ExpectEqual({x, a, b}, [&] { return ops::LoraLinear(x, weight, a, b, 0.7, 0); },
@@ -74,21 +81,83 @@ TEST(OpsTest, LoraDropoutUsesOneMaskForForwardAndBackward) {
   EXPECT_TRUE(((y == 0) | (y - 1 / 0.75).abs().lt(1e-6)).all().item<bool>());
 }
 
-TEST(OpsTest, PackedAttentionEqualsEachDocumentAlone) {
-  const ops::Documents documents = {{0, 7}, {7, 8}, {8, 20}, {20, 26}};
-  const Tensor q = Random({26, 4, 8}), k = Random({26, 2, 8}), v = Random({26, 2, 8});
-  ExpectEqual({q, k, v}, [&] { return ops::PackedAttention(q, k, v, documents); },
+// softmax(cap(scale · q·kᵀ)) · v of one document, written out: key k is seen by query q if q - window < k <= q.
+Tensor PlainAttention(const Tensor& q_LNH, const Tensor& k_LKH, const Tensor& v_LKH, const ops::AttentionForm& form) {
+  const int64_t length = q_LNH.size(0), queries_per_key = q_LNH.size(1) / k_LKH.size(1);
+  const Tensor q = q_LNH.transpose(0, 1), k = k_LKH.transpose(0, 1).repeat_interleave(queries_per_key, 0),
+               v = v_LKH.transpose(0, 1).repeat_interleave(queries_per_key, 0);
+  Tensor scores = at::matmul(q, k.transpose(1, 2)) * form.scale;
+  if (form.softcap > 0) scores = at::tanh(scores / form.softcap) * form.softcap;
+  Tensor visible = at::zeros({length, length}, at::kBool);
+  for (int64_t query = 0; query < length; ++query) {
+    for (int64_t key = 0; key <= query; ++key) visible[query][key] = form.window == 0 || key > query - form.window;
+  }
+  return at::matmul(scores.masked_fill(visible.logical_not(), -INFINITY).softmax(-1), v).transpose(0, 1);
+}
+
+void ExpectEachDocumentAlone(const ops::AttentionForm& form) {
+  // The last one has more queries than are worked on at a time.
+  const ops::Documents documents = {{0, 7}, {7, 8}, {8, 20}, {20, 26}, {26, 176}};
+  const Tensor q = Random({176, 4, 8}), k = Random({176, 2, 8}), v = Random({176, 2, 8});
+  ExpectEqual({q, k, v}, [&] { return ops::PackedAttention(q, k, v, documents, form); },
               [&] {
                 std::vector<Tensor> parts;
                 for (const auto& [begin, end] : documents) {
-                  const auto heads = [&, b = begin, e = end](const Tensor& x) { return x.slice(0, b, e).transpose(0, 1); };
-                  const Tensor scores = at::matmul(heads(q), heads(k).repeat_interleave(2, 0).transpose(1, 2)) / std::sqrt(8.0);
-                  const Tensor future = at::ones({end - begin, end - begin}, at::kBool).triu(1);
-                  const Tensor mixed = at::matmul(scores.masked_fill(future, -INFINITY).softmax(-1), heads(v).repeat_interleave(2, 0));
-                  parts.push_back(mixed.transpose(0, 1));
+                  parts.push_back(PlainAttention(q.slice(0, begin, end), k.slice(0, begin, end), v.slice(0, begin, end), form));
                 }
                 return at::cat(parts);
               });
+}
+
+TEST(OpsTest, PackedAttentionEqualsEachDocumentAlone) { ExpectEachDocumentAlone({1 / std::sqrt(8.0)}); }
+
+TEST(OpsTest, PackedAttentionSeesNoFartherThanItsWindow) {
+  for (const int64_t window : {1, 5, 6, 7, 100}) ExpectEachDocumentAlone({0.3, window});
+}
+
+TEST(OpsTest, PackedAttentionCapsScoresBeforeMasking) {
+  ExpectEachDocumentAlone({0.9, 0, 1.5});
+  ExpectEachDocumentAlone({0.9, 4, 1.5});
+}
+
+TEST(OpsTest, AttentionDropoutActsInTrainingOnlyAndKeepsTheMean) {
+  const ops::Documents documents = {{0, 64}};
+  const Tensor q = at::zeros({64, 4, 8}), k = at::zeros({64, 4, 8}), v = at::ones({64, 4, 8}).set_requires_grad(true);
+  for (const double softcap : {0.0, 2.0}) {
+    const ops::AttentionForm form{1, 0, softcap, 0.5};
+    const Tensor dropped = ops::PackedAttention(q, k, v, documents, form);
+    EXPECT_GT((dropped - 1).abs().max().item<double>(), 0.05);
+    EXPECT_NEAR(dropped.mean().item<double>(), 1, 0.1);
+    at::NoGradGuard no_grad;
+    EXPECT_LT((ops::PackedAttention(q, k, v, documents, form) - 1).abs().max().item<double>(), kTolerance);
+  }
+}
+
+// Every position of a document, one at a time against the cache, equals the whole document at once.
+TEST(OpsTest, CachedAttentionEqualsPackedAttention) {
+  const int64_t lengths[] = {9, 4, 1};
+  const ops::Documents documents = {{0, 9}, {9, 13}, {13, 14}};
+  const Tensor q = at::randn({14, 4, 8}), k = at::randn({14, 2, 8}), v = at::randn({14, 2, 8});
+  for (const ops::AttentionForm& form : {ops::AttentionForm{0.4}, {0.4, 3}, {0.4, 0, 1.5}, {0.4, 3, 1.5}}) {
+    const Tensor expected = ops::PackedAttention(q, k, v, documents, form);
+    // What lies beyond a row's position must not be seen, so it is filled with what would show.
+    Tensor keys = at::full({3, 2, 12, 8}, 50.0), values = at::full({3, 2, 12, 8}, 1000.0);
+    for (int64_t b = 0; b < 3; ++b) {
+      const auto [begin, end] = documents[static_cast<size_t>(b)];
+      keys[b].slice(1, 0, lengths[b]).copy_(k.slice(0, begin, end).transpose(0, 1));
+      values[b].slice(1, 0, lengths[b]).copy_(v.slice(0, begin, end).transpose(0, 1));
+    }
+    for (int64_t step = 0; step < 9; ++step) {
+      std::vector<int64_t> positions, rows;
+      for (int64_t b = 0; b < 3; ++b) {
+        positions.push_back(std::min(step, lengths[b] - 1));
+        rows.push_back(documents[static_cast<size_t>(b)].first + positions.back());
+      }
+      const Tensor row_ids = at::tensor(rows, at::kLong);
+      const Tensor got = ops::CachedAttention(q.index_select(0, row_ids), keys, values, at::tensor(positions, at::kLong), form);
+      EXPECT_LT((got - expected.index_select(0, row_ids)).abs().max().item<double>(), kTolerance) << "window " << form.window;
+    }
+  }
 }
 
 TEST(OpsTest, ChunkedCrossEntropyEqualsTheWholeLogits) {
@@ -96,6 +165,17 @@ TEST(OpsTest, ChunkedCrossEntropyEqualsTheWholeLogits) {
   const Tensor labels = at::randint(0, 13, {1100}, at::kLong);
   ExpectEqual({h, head}, [&] { return ops::SumCrossEntropy(h, head, labels) / 100; },
               [&] { return at::cross_entropy_loss(at::linear(h, head), labels, {}, at::Reduction::Sum) / 100; });
+}
+
+TEST(OpsTest, CrossEntropyOfScaledAndCappedLogitsEqualsItsFormula) {
+  const Tensor h = Random({700, 6}), head = Random({13, 6});
+  const Tensor labels = at::randint(0, 13, {700}, at::kLong);
+  for (const ops::LogitForm& form : {ops::LogitForm{0.6}, {1, 2.0}, {1.7, 0.8}}) {
+    ExpectEqual({h, head}, [&] { return ops::SumCrossEntropy(h, head, labels, form) / 100; },
+                [&] { return at::cross_entropy_loss(ops::Logits(h, head, form), labels, {}, at::Reduction::Sum) / 100; });
+  }
+  const Tensor raw = at::linear(h, head);
+  EXPECT_LT((ops::Logits(h, head, {1.7, 0.8}) - 0.8 * at::tanh(1.7 * raw / 0.8)).abs().max().item<double>(), kTolerance);
 }
 
 TEST(OpsTest, CrossEntropyOfNoTrainedTokenIsZeroAndHasAGradient) {

@@ -182,7 +182,9 @@ double AccumulatedLossAndGradient(const Case& c, const DecoderModel& model, cons
     sum += loss.item<double>();
     tokens += batch.trained_tokens();
   }
-  ScaleGradients(parameters, 1.0 / static_cast<double>(tokens));
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter.grad().defined()) parameter.mutable_grad().mul_(1.0 / static_cast<double>(tokens));
+  }
   return sum / static_cast<double>(tokens);
 }
 
@@ -231,8 +233,7 @@ void CheckCurve(const std::string& method, const Case& c, const DecoderModel& mo
     optimizer.ZeroGradients();
     const double loss = MeanLossAndGradient(model, AccumulationBatch(c, golden["micro_of_step"][step]));
     const double norm = GlobalGradientNorm(parameters);
-    ClipGradients(parameters, norm, golden["clip"]);
-    optimizer.Step(golden["lr"][step]);
+    optimizer.Step(golden["lr"][step], ClipFactor(norm, golden["clip"]));
     worst_loss = std::max(worst_loss, std::abs(loss - golden["loss"][step].get<double>()));
     worst_norm = std::max(worst_norm, RelativeTo(norm, golden["grad_norm"][step]));
   }

@@ -21,8 +21,9 @@ class CachedAttention : public Attention {
     lengths_B_ = at::tensor(lengths, at::kLong);
   }
 
-  Tensor Attend(int64_t layer, const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH) override {
-    if (decoding_) return AttendOne(layer, q_TNH, k_TKH, v_TKH);
+  Tensor Attend(int64_t layer, const ops::AttentionForm& form, const Tensor& q_TNH, const Tensor& k_TKH,
+                const Tensor& v_TKH) override {
+    if (decoding_) return AttendOne(layer, form, q_TNH, k_TKH, v_TKH);
     const auto batch = static_cast<int64_t>(prompts_.size());
     keys_.push_back(at::zeros({batch, k_TKH.size(1), capacity_, k_TKH.size(2)}, k_TKH.options()));
     values_.push_back(at::zeros_like(keys_.back()));
@@ -31,7 +32,7 @@ class CachedAttention : public Attention {
       keys_.back()[b].slice(1, 0, end - begin).copy_(k_TKH.slice(0, begin, end).transpose(0, 1));
       values_.back()[b].slice(1, 0, end - begin).copy_(v_TKH.slice(0, begin, end).transpose(0, 1));
     }
-    return ops::PackedAttention(q_TNH, k_TKH, v_TKH, prompts_);
+    return ops::PackedAttention(q_TNH, k_TKH, v_TKH, prompts_, form);
   }
 
   // From here on each pass carries one new token a row.
@@ -42,22 +43,13 @@ class CachedAttention : public Attention {
   const Tensor& lengths_B() const { return lengths_B_; }
 
  private:
-  Tensor AttendOne(int64_t layer, const Tensor& q_BNH, const Tensor& k_BKH, const Tensor& v_BKH) {
+  Tensor AttendOne(int64_t layer, const ops::AttentionForm& form, const Tensor& q_BNH, const Tensor& k_BKH, const Tensor& v_BKH) {
     Tensor& keys_BKSH = keys_[static_cast<size_t>(layer)];
     Tensor& values_BKSH = values_[static_cast<size_t>(layer)];
     const Tensor slot_BK1H = lengths_B_.view({-1, 1, 1, 1}).expand({-1, k_BKH.size(1), 1, k_BKH.size(2)});
     keys_BKSH.scatter_(2, slot_BK1H, k_BKH.unsqueeze(2));
     values_BKSH.scatter_(2, slot_BK1H, v_BKH.unsqueeze(2));
-    const int64_t used = lengths_B_.max().item<int64_t>() + 1;
-    const Tensor visible_BS = at::arange(used, at::kLong).unsqueeze(0) <= lengths_B_.unsqueeze(1);
-    const int64_t queries_per_key = q_BNH.size(1) / k_BKH.size(1);
-    const auto heads = [&](const Tensor& x_BKSH) {
-      const Tensor x = x_BKSH.slice(2, 0, used);
-      return queries_per_key == 1 ? x : x.repeat_interleave(queries_per_key, 1);
-    };
-    const Tensor out_BN1H = at::scaled_dot_product_attention(q_BNH.unsqueeze(2), heads(keys_BKSH), heads(values_BKSH),
-                                                             visible_BS.unsqueeze(1).unsqueeze(1));
-    return out_BN1H.squeeze(2);
+    return ops::CachedAttention(q_BNH, keys_BKSH, values_BKSH, lengths_B_, form);
   }
 
   ops::Documents prompts_;

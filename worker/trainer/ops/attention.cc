@@ -1,86 +1,248 @@
+// Shape suffixes as in ops.h; besides: B rows of a batch, Q queries of a block, S the keys that they see.
 #include "worker/trainer/ops/attention.h"
 
 #include <algorithm>
-#include <numeric>
+#include <optional>
+
+#include "worker/trainer/ops/dropout.h"
+#include "worker/trainer/ops/gemm.h"
+#include "worker/trainer/ops/kernels.h"
+#include "worker/trainer/ops/parallel.h"
 
 namespace luthier::ops {
 namespace {
 
-// Documents whose lengths differ by less than this share one attention call, the shorter ones padded on the right.
-constexpr double kMaxPadding = 1.25;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
 
-// Documents of similar length, to be attended in one call.
-struct LengthGroup {
-  std::vector<size_t> documents;
-  int64_t longest = 0;
+// Queries whose scores exist at a time. With 64 the scores of 1,000 keys fit into a core's cache; fewer make the products
+// slow, more compute too much above the diagonal.
+constexpr int64_t kQueryBlock = 64;
+
+// The numbers of one head in a [T, heads, H] tensor.
+struct Head {
+  float* data;
+  int64_t pitch;
+  float* row(int64_t token) const { return data + token * pitch; }
+  Matrix rows(int64_t token, bool transposed = false) const { return {row(token), pitch, transposed}; }
 };
 
-std::vector<LengthGroup> GroupByLength(const Documents& documents) {
-  std::vector<size_t> order(documents.size());
-  std::iota(order.begin(), order.end(), size_t{0});
-  const auto length = [&](size_t i) { return documents[i].second - documents[i].first; };
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return length(a) > length(b); });
-  std::vector<LengthGroup> groups;
-  for (size_t document : order) {
-    if (groups.empty() || static_cast<double>(groups.back().longest) > kMaxPadding * static_cast<double>(length(document))) {
-      groups.push_back({{}, length(document)});
-    }
-    groups.back().documents.push_back(document);
-  }
-  return groups;
+Head HeadOf(const Tensor& x_THH, int64_t head) {
+  return {x_THH.mutable_data_ptr<float>() + head * x_THH.size(2), x_THH.size(1) * x_THH.size(2)};
 }
 
-// Row of each (document, position) of a group: padding repeats the document's first row, whose result is never read.
-Tensor PaddedRows(const LengthGroup& group, const Documents& documents) {
-  std::vector<int64_t> rows;
-  rows.reserve(group.documents.size() * static_cast<size_t>(group.longest));
-  for (size_t document : group.documents) {
-    const auto [begin, end] = documents[document];
-    for (int64_t offset = 0; offset < group.longest; ++offset) rows.push_back(begin + offset < end ? begin + offset : begin);
+// A block of queries and the keys that any of them sees. Row i of a [Q, S] matrix belongs to query begin + i, column 0 to
+// first_key.
+struct Block {
+  int64_t begin, end;
+  int64_t first_key;
+  int64_t window;
+
+  int64_t queries() const { return end - begin; }
+  int64_t keys() const { return end - first_key; }
+  // Columns that query `i` sees: [seen_from, seen_to).
+  int64_t seen_from(int64_t i) const { return window == 0 ? 0 : std::max<int64_t>(0, begin + i + 1 - window - first_key); }
+  int64_t seen_to(int64_t i) const { return begin + i + 1 - first_key; }
+
+  void ClearUnseen(int64_t i, float* matrix_QS) const {
+    float* row_S = matrix_QS + i * keys();
+    std::fill(row_S, row_S + seen_from(i), 0.0f);
+    std::fill(row_S + seen_to(i), row_S + keys(), 0.0f);
   }
-  return at::tensor(rows, at::kLong);
+};
+
+// Calls use(block) for every block of a document's queries.
+template <typename Use>
+void ForEachBlock(std::pair<int64_t, int64_t> document, int64_t window, const Use& use) {
+  for (int64_t begin = document.first; begin < document.second; begin += kQueryBlock) {
+    const int64_t first_key = window == 0 ? document.first : std::max(document.first, begin + 1 - window);
+    use(Block{begin, std::min(begin + kQueryBlock, document.second), first_key, window});
+  }
 }
 
-// Positions within the padded group that hold tokens, and the tokens they hold.
-std::pair<Tensor, Tensor> RealRows(const LengthGroup& group, const Documents& documents) {
-  std::vector<int64_t> padded, rows;
-  for (size_t i = 0; i < group.documents.size(); ++i) {
-    const auto [begin, end] = documents[group.documents[i]];
-    for (int64_t row = begin; row < end; ++row) {
-      padded.push_back(static_cast<int64_t>(i) * group.longest + row - begin);
-      rows.push_back(row);
-    }
-  }
-  return {at::tensor(padded, at::kLong), at::tensor(rows, at::kLong)};
+// Every document and key head is an item of work: it alone writes what belongs to them.
+template <typename Use>
+void ForEachDocumentAndKeyHead(const Documents& documents, int64_t key_heads, const Use& use) {
+  ParallelItems(static_cast<int64_t>(documents.size()) * key_heads, [&](int64_t item) {
+    use(documents[static_cast<size_t>(item / key_heads)], item % key_heads);
+  });
 }
 
-Tensor RepeatHeads(const Tensor& x_BKLH, int64_t queries_per_key) {
-  return queries_per_key == 1 ? x_BKLH : x_BKLH.repeat_interleave(queries_per_key, 1);
+// Numbers of the largest [Q, S] matrix of a document.
+size_t LargestBlock(std::pair<int64_t, int64_t> document) {
+  return static_cast<size_t>(kQueryBlock * (document.second - document.first));
 }
+
+// fp32 whatever the format: scores and softmax statistics need it, and the copy of a layer's queries is small.
+Tensor ToFloats(const Tensor& x) { return x.to(at::kFloat).contiguous(); }
+
+// The dropout of attention weights: a row of the mask for each head and query.
+struct WeightDropout {
+  float drop;
+  uint64_t seed;
+  int64_t tokens;
+
+  void Apply(int64_t head, int64_t query, int64_t count, float* weights) const {
+    kernels::Dropout(weights, count, seed, head * tokens + query, drop, weights);
+  }
+};
+
+// What both passes need besides the tensors.
+struct Setting {
+  Documents documents;
+  AttentionForm form;
+  int64_t seed;
+
+  std::optional<WeightDropout> dropout(int64_t tokens) const {
+    if (form.dropout == 0) return std::nullopt;
+    return WeightDropout{static_cast<float>(form.dropout), static_cast<uint64_t>(seed), tokens};
+  }
+};
+
+void Save(const Setting& setting, AutogradContext* context) {
+  std::vector<int64_t> bounds;
+  for (const auto& [begin, end] : setting.documents) bounds.insert(bounds.end(), {begin, end});
+  context->saved_data["documents"] = bounds;
+  context->saved_data["form"] = std::vector<double>{setting.form.scale, setting.form.softcap, setting.form.dropout};
+  context->saved_data["window"] = setting.form.window;
+  context->saved_data["seed"] = setting.seed;
+}
+
+Setting Saved(AutogradContext* context) {
+  Setting setting;
+  const std::vector<int64_t> bounds = context->saved_data["documents"].toIntVector();
+  for (size_t i = 0; i + 1 < bounds.size(); i += 2) setting.documents.emplace_back(bounds[i], bounds[i + 1]);
+  const std::vector<double> form = context->saved_data["form"].toDoubleVector();
+  setting.form = {form[0], context->saved_data["window"].toInt(), form[1], form[2]};
+  setting.seed = context->saved_data["seed"].toInt();
+  return setting;
+}
+
+// scale · q·kᵀ of a block.
+void Scores(const Block& block, const Head& query, const Head& key, int64_t head_size, double scale, float* scores_QS) {
+  Gemm(block.queries(), block.keys(), head_size, static_cast<float>(scale), query.rows(block.begin),
+       key.rows(block.first_key, true), 0, scores_QS, block.keys());
+}
+
+// The softmax is formed block by block and never kept: the backward pass forms it again from its logarithmic sums
+// (arXiv:2205.14135).
+struct AttentionFunction : Function<AttentionFunction> {
+  static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Setting& setting) {
+    const Tensor q_TNH = ToFloats(q), k_TKH = ToFloats(k), v_TKH = ToFloats(v);
+    const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
+    const int64_t group = heads / key_heads;
+    const AttentionForm& form = setting.form;
+    const std::optional<WeightDropout> dropout = setting.dropout(tokens);
+    const Tensor out_TNH = at::empty_like(q_TNH), log_sums_NT = at::empty({heads, tokens}, at::kFloat);
+    ForEachDocumentAndKeyHead(setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
+      std::vector<float> weights_QS(LargestBlock(document));
+      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head);
+        float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
+        ForEachBlock(document, form.window, [&](const Block& block) {
+          Scores(block, query, key, head_size, form.scale, weights_QS.data());
+          for (int64_t i = 0; i < block.queries(); ++i) {
+            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+            float* weights = weights_QS.data() + i * block.keys() + from;
+            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
+            log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
+            if (dropout) dropout->Apply(head, block.begin + i, count, weights);
+            block.ClearUnseen(i, weights_QS.data());
+          }
+          Gemm(block.queries(), head_size, block.keys(), 1, {weights_QS.data(), block.keys()}, value.rows(block.first_key), 0,
+               out.row(block.begin), out.pitch);
+        });
+      }
+    });
+    const Tensor result_TNH = out_TNH.to(q.scalar_type());
+    context->save_for_backward({q, k, v, result_TNH, log_sums_NT});
+    Save(setting, context);
+    return result_TNH;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const Setting setting = Saved(context);
+    const Tensor q_TNH = ToFloats(saved[0]), k_TKH = ToFloats(saved[1]), v_TKH = ToFloats(saved[2]);
+    const Tensor out_TNH = ToFloats(saved[3]), log_sums_NT = saved[4], dout_TNH = ToFloats(grads[0]);
+    const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
+    const int64_t group = heads / key_heads;
+    const AttentionForm& form = setting.form;
+    const std::optional<WeightDropout> dropout = setting.dropout(tokens);
+    const Tensor dq_TNH = at::empty_like(q_TNH), dk_TKH = at::zeros_like(k_TKH), dv_TKH = at::zeros_like(v_TKH);
+    ForEachDocumentAndKeyHead(setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
+      const Head dkey = HeadOf(dk_TKH, key_head), dvalue = HeadOf(dv_TKH, key_head);
+      std::vector<float> weights_QS(LargestBlock(document)), dscores_QS(LargestBlock(document));
+      std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
+      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head), dout = HeadOf(dout_TNH, head);
+        const Head dquery = HeadOf(dq_TNH, head);
+        const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
+        ForEachBlock(document, form.window, [&](const Block& block) {
+          const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
+          Scores(block, query, key, head_size, form.scale, weights_QS.data());
+          Gemm(queries, keys, head_size, 1, dout.rows(begin), value.rows(block.first_key, true), 0, dscores_QS.data(), keys);
+          for (int64_t i = 0; i < queries; ++i) {
+            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+            float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
+            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
+            kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
+            if (dropout) dropout->Apply(head, begin + i, count, dscores);
+            const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
+            kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
+            if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
+            if (dropout) dropout->Apply(head, begin + i, count, weights);
+            block.ClearUnseen(i, weights_QS.data());
+            block.ClearUnseen(i, dscores_QS.data());
+          }
+          const Matrix dscores = {dscores_QS.data(), keys}, dscores_t = {dscores_QS.data(), keys, true};
+          const Matrix weights_t = {weights_QS.data(), keys, true};
+          Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
+          Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
+          Gemm(keys, head_size, queries, 1, weights_t, dout.rows(begin), 1, dvalue.row(block.first_key), dvalue.pitch);
+        });
+      }
+    });
+    const auto type = saved[0].scalar_type();
+    return {dq_TNH.to(type), dk_TKH.to(type), dv_TKH.to(type), Tensor()};
+  }
+};
 
 }  // namespace
 
-Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Documents& documents) {
-  const int64_t heads = q_TNH.size(1), kv_heads = k_TKH.size(1), head_dim = q_TNH.size(2);
-  std::vector<Tensor> outputs;
-  std::vector<Tensor> output_rows;
-  for (const LengthGroup& group : GroupByLength(documents)) {
-    const auto batch = static_cast<int64_t>(group.documents.size());
-    const Tensor rows = PaddedRows(group, documents).to(q_TNH.device());
-    const auto gather = [&](const Tensor& x, int64_t x_heads) {
-      return x.index_select(0, rows).view({batch, group.longest, x_heads, head_dim}).transpose(1, 2);
-    };
-    // Causal masking alone keeps padding out: padded keys come after every real query of their document.
-    const Tensor out_BNLH = at::scaled_dot_product_attention(
-        gather(q_TNH, heads), RepeatHeads(gather(k_TKH, kv_heads), heads / kv_heads),
-        RepeatHeads(gather(v_TKH, kv_heads), heads / kv_heads), /*attn_mask=*/{}, /*dropout_p=*/0.0, /*is_causal=*/true);
-    auto [padded, real] = RealRows(group, documents);
-    outputs.push_back(out_BNLH.transpose(1, 2).reshape({batch * group.longest, heads, head_dim}).index_select(0, padded.to(q_TNH.device())));
-    output_rows.push_back(real.to(q_TNH.device()));
-  }
-  // Back to token order: position i of `order` says where token i went.
-  const Tensor order = at::argsort(at::cat(output_rows));
-  return at::cat(outputs).index_select(0, order);
+Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Documents& documents,
+                       const AttentionForm& form) {
+  Setting setting{documents, form, 0};
+  if (!at::GradMode::is_enabled()) setting.form.dropout = 0;
+  if (setting.form.dropout > 0) setting.seed = DrawMaskSeed();
+  return AttentionFunction::apply(q_TNH, k_TKH, v_TKH, setting);
+}
+
+Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tensor& values_BKSH, const Tensor& positions_B,
+                       const AttentionForm& form) {
+  at::NoGradGuard no_grad;
+  const Tensor q = ToFloats(q_BNH), keys = ToFloats(keys_BKSH), values = ToFloats(values_BKSH), out_BNH = at::empty_like(q);
+  const int64_t key_heads = keys.size(1), slots = keys.size(2), head_size = keys.size(3), group = q.size(1) / key_heads;
+  const int64_t* positions = positions_B.const_data_ptr<int64_t>();
+  ParallelItems(q.size(0) * key_heads, [&](int64_t item) {
+    const int64_t row = item / key_heads, to = positions[row] + 1;
+    const int64_t from = form.window == 0 ? 0 : std::max<int64_t>(0, to - form.window), count = to - from;
+    const int64_t first_key = (item * slots + from) * head_size, first_query = item * group * head_size;
+    std::vector<float> weights(static_cast<size_t>(group * count));
+    Gemm(group, count, head_size, static_cast<float>(form.scale), {q.const_data_ptr<float>() + first_query, head_size},
+         {keys.const_data_ptr<float>() + first_key, head_size, true}, 0, weights.data(), count);
+    for (int64_t head = 0; head < group; ++head) {
+      float* of_head = weights.data() + head * count;
+      if (form.softcap > 0) kernels::SoftCap(of_head, count, static_cast<float>(form.softcap), nullptr);
+      kernels::Softmax(of_head, count);
+    }
+    Gemm(group, head_size, count, 1, {weights.data(), count}, {values.const_data_ptr<float>() + first_key, head_size}, 0,
+         out_BNH.mutable_data_ptr<float>() + first_query, head_size);
+  });
+  return out_BNH.to(q_BNH.scalar_type());
 }
 
 }  // namespace luthier::ops

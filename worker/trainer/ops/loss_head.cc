@@ -1,6 +1,11 @@
 #include "worker/trainer/ops/loss_head.h"
 
 #include <algorithm>
+#include <numeric>
+
+#include "worker/trainer/ops/kernels.h"
+#include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/rows.h"
 
 namespace luthier::ops {
 namespace {
@@ -12,31 +17,57 @@ using torch::autograd::variable_list;
 // Rows of logits that exist at a time: 512 × 128k fp32 is 256 MiB, and larger products gain no speed.
 constexpr int64_t kHeadChunkRows = 512;
 
+// In place: scale, then soft-cap. Returns d(result)/d(scaled logits), undefined where it is 1.
+Tensor ApplyForm(Tensor& logits_CV, const LogitForm& form, bool with_slope) {
+  if (form.scale != 1) logits_CV.mul_(form.scale);
+  if (form.softcap == 0) return {};
+  logits_CV.div_(form.softcap).tanh_();
+  const Tensor slope_CV = with_slope ? 1 - logits_CV.square() : Tensor();
+  logits_CV.mul_(form.softcap);
+  return slope_CV;
+}
+
+// Sum of -log softmax at the labels. The logits become their gradient: the probabilities, less one at the label.
+double CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C) {
+  const int64_t rows = logits_CV.size(0), vocabulary = logits_CV.size(1);
+  float* logits = logits_CV.mutable_data_ptr<float>();
+  const int64_t* labels = labels_C.const_data_ptr<int64_t>();
+  std::vector<double> losses(static_cast<size_t>(rows));
+  Parallel(rows, RowGrain(vocabulary), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      float* row_V = logits + row * vocabulary;
+      const double label_logit = row_V[labels[row]];
+      losses[static_cast<size_t>(row)] = kernels::Softmax(row_V, vocabulary) - label_logit;
+      row_V[labels[row]] -= 1;
+    }
+  });
+  return std::accumulate(losses.begin(), losses.end(), 0.0);
+}
+
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
   // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
   static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
-                        bool any_gradient, bool head_trains) {
+                        double scale, double softcap, bool any_gradient, bool head_trains) {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
-    Tensor sum = at::zeros({}, h_TD.options().dtype(at::kDouble));
+    double sum = 0;
     int64_t begin = 0;
     for (const auto& [h_CD, labels_C] : HeadChunks(h_TD, labels_T)) {
-      const Tensor labels_C1 = labels_C.unsqueeze(1);
       Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
       begin += h_CD.size(0);
       Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
-      const Tensor log_sum_C1 = at::logsumexp(logits_CV, {1}, /*keepdim=*/true);
-      sum += (log_sum_C1 - logits_CV.gather(1, labels_C1)).sum(at::kDouble);
+      const Tensor slope_CV = ApplyForm(logits_CV, {scale, softcap}, any_gradient);
+      sum += CrossEntropyInPlace(logits_CV, labels_C);
       if (!any_gradient) continue;
-      logits_CV.sub_(log_sum_C1).exp_();  // now probabilities; minus one at the label they are d(loss)/d(logits)
-      logits_CV.scatter_add_(1, labels_C1, at::full_like(log_sum_C1, -1.0));
+      if (slope_CV.defined()) logits_CV.mul_(slope_CV);
+      if (scale != 1) logits_CV.mul_(scale);
       const Tensor dlogits_CV = logits_CV.to(h_TD.scalar_type());
       at::mm_out(dh_CD, dlogits_CV, head_VD);
       if (head_trains) dhead_VD.addmm_(dlogits_CV.t(), h_CD);
     }
     context->save_for_backward({dh_TD, dhead_VD});
-    return sum.to(at::kFloat);
+    return at::scalar_tensor(sum, h_TD.options().dtype(at::kFloat));
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -44,7 +75,7 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     Tensor dh_TD, dhead_VD;
     if (saved[0].defined()) dh_TD = saved[0] * grads[0].to(saved[0].scalar_type());
     if (saved[1].defined()) dhead_VD = saved[1] * grads[0].to(saved[1].scalar_type());
-    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor()};
+    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -59,10 +90,16 @@ std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tens
   return chunks;
 }
 
-Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T) {
+Tensor Logits(const Tensor& h_TD, const Tensor& head_VD, const LogitForm& form) {
+  Tensor logits_TV = at::linear(h_TD, head_VD);
+  if (form.scale != 1) logits_TV = logits_TV * form.scale;
+  return form.softcap == 0 ? logits_TV : at::tanh(logits_TV / form.softcap) * form.softcap;
+}
+
+Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T, const LogitForm& form) {
   const bool head_trains = at::GradMode::is_enabled() && head_VD.requires_grad();
   const bool any_gradient = head_trains || (at::GradMode::is_enabled() && h_TD.requires_grad());
-  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, any_gradient, head_trains);
+  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, form.scale, form.softcap, any_gradient, head_trains);
 }
 
 }  // namespace luthier::ops

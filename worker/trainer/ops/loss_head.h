@@ -7,11 +7,20 @@
 
 namespace luthier::ops {
 
+// How logits come from hidden states: cap · tanh(scale · h·Wᵀ / cap).
+struct LogitForm {
+  double scale = 1;
+  double softcap = 0;  // 0: logits are scale · h·Wᵀ
+};
+
+// Logits of every row given, in the format of h. No explicit backward: for checks, generation and short inputs.
+Tensor Logits(const Tensor& h_TD, const Tensor& head_VD, const LogitForm& form = {});
+
 // Rows and labels in pieces whose logits may exist at the same time.
 std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tensor& labels_T);
 
-// Sum of next-token cross-entropies, in nats: logits are h·Wᵀ of the rows given, which should be the trained ones only.
+// Sum of next-token cross-entropies, in nats: logits are those of the rows given, which should be the trained ones only.
 // Logits exist for a chunk of rows at a time; their gradient is formed in place during the forward pass.
-Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T);
+Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T, const LogitForm& form = {});
 
 }  // namespace luthier::ops

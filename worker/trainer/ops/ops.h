@@ -7,6 +7,7 @@
 #pragma once
 
 #include "worker/trainer/ops/attention.h"
+#include "worker/trainer/ops/geglu.h"
 #include "worker/trainer/ops/lora_linear.h"
 #include "worker/trainer/ops/loss_head.h"
 #include "worker/trainer/ops/norm.h"

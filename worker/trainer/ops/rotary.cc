@@ -1,5 +1,8 @@
 #include "worker/trainer/ops/rotary.h"
 
+#include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/rows.h"
+
 namespace luthier::ops {
 namespace {
 
@@ -7,28 +10,33 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Rotation by the table's angles; `direction` -1 is the inverse, which is also the transpose.
-Tensor Rotate(const Tensor& x_TNH, const Tensor& cos_TP, const Tensor& sin_TP, double direction) {
-  const int64_t pairs = x_TNH.size(-1) / 2;
-  const Tensor x = x_TNH.to(at::kFloat);
-  const Tensor first = x.slice(-1, 0, pairs), second = x.slice(-1, pairs);
-  const Tensor cos = cos_TP.unsqueeze(1), sin = sin_TP.unsqueeze(1);
-  Tensor out = at::empty_like(x, at::MemoryFormat::Contiguous);
-  Tensor out_first = out.slice(-1, 0, pairs), out_second = out.slice(-1, pairs);
-  at::mul_out(out_first, first, cos).addcmul_(second, sin, -direction);
-  at::mul_out(out_second, second, cos).addcmul_(first, sin, direction);
-  return out.to(x_TNH.scalar_type());
+Tensor Turn(const Tensor& x, const Tensor& cos_TP, const Tensor& sin_TP, decltype(&kernels::Rotate) rotate) {
+  const Tensor x_TNH = x.contiguous(), y_TNH = at::empty_like(x_TNH);
+  const int64_t heads = x_TNH.size(1), head_size = x_TNH.size(2), pairs = cos_TP.size(1);
+  const float* cos = cos_TP.const_data_ptr<float>();
+  const float* sin = sin_TP.const_data_ptr<float>();
+  Parallel(x_TNH.size(0), RowGrain(heads * head_size), [&](int64_t begin, int64_t end) {
+    InputRows x_row(x_TNH);
+    OutputRows y_row(y_TNH);
+    for (int64_t t = begin; t < end; ++t) {
+      for (int64_t row = t * heads; row < (t + 1) * heads; ++row) {
+        rotate(x_row(row), cos + t * pairs, sin + t * pairs, pairs, y_row(row));
+        y_row.Done(row);
+      }
+    }
+  });
+  return y_TNH;
 }
 
 struct RotaryFunction : Function<RotaryFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x_TNH, const Tensor& cos_TP, const Tensor& sin_TP) {
     context->save_for_backward({cos_TP, sin_TP});
-    return Rotate(x_TNH, cos_TP, sin_TP, 1);
+    return Turn(x_TNH, cos_TP, sin_TP, kernels::Rotate);
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    return {Rotate(grads[0], saved[0], saved[1], -1), Tensor(), Tensor()};
+    return {Turn(grads[0], saved[0], saved[1], kernels::RotateBack), Tensor(), Tensor()};
   }
 };
 

@@ -1,5 +1,8 @@
 #include "worker/trainer/ops/swiglu.h"
 
+#include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/rows.h"
+
 namespace luthier::ops {
 namespace {
 
@@ -8,17 +11,35 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 struct SwiGluFunction : Function<SwiGluFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& gate_TF, const Tensor& up_TF) {
+  static Tensor forward(AutogradContext* context, const Tensor& gate, const Tensor& up) {
+    const Tensor gate_TF = gate.contiguous(), up_TF = up.contiguous(), y_TF = at::empty_like(gate_TF);
     context->save_for_backward({gate_TF, up_TF});
-    return at::silu(gate_TF).mul_(up_TF);
+    const int64_t size = gate_TF.size(1);
+    Parallel(gate_TF.size(0), RowGrain(size), [&](int64_t begin, int64_t end) {
+      InputRows gate_row(gate_TF), up_row(up_TF);
+      OutputRows y_row(y_TF);
+      for (int64_t t = begin; t < end; ++t) {
+        kernels::SwiGlu(gate_row(t), up_row(t), size, y_row(t));
+        y_row.Done(t);
+      }
+    });
+    return y_TF;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Tensor& gate_TF = saved[0];
-    const Tensor& up_TF = saved[1];
-    const Tensor dup_TF = at::silu(gate_TF).mul_(grads[0]);
-    const Tensor dgate_TF = at::silu_backward(grads[0] * up_TF, gate_TF);
+    const Tensor &gate_TF = saved[0], &up_TF = saved[1];
+    const Tensor dy_TF = grads[0].contiguous(), dgate_TF = at::empty_like(gate_TF), dup_TF = at::empty_like(up_TF);
+    const int64_t size = gate_TF.size(1);
+    Parallel(gate_TF.size(0), RowGrain(size), [&](int64_t begin, int64_t end) {
+      InputRows gate_row(gate_TF), up_row(up_TF), dy_row(dy_TF);
+      OutputRows dgate_row(dgate_TF), dup_row(dup_TF);
+      for (int64_t t = begin; t < end; ++t) {
+        kernels::SwiGluBackward(gate_row(t), up_row(t), dy_row(t), size, dgate_row(t), dup_row(t));
+        dgate_row.Done(t);
+        dup_row.Done(t);
+      }
+    });
     return {dgate_TF, dup_TF};
   }
 };

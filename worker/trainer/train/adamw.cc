@@ -3,8 +3,49 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
+
+#include "worker/trainer/ops/kernels.h"
+#include "worker/trainer/ops/parallel.h"
 
 namespace luthier {
+namespace {
+
+// Parameters are worked on in pieces of at most so many numbers: one parallel region serves an adapter's hundreds of small
+// matrices as well as one large embedding, and fp32 sums over a piece stay exact enough.
+constexpr int64_t kPiece = 16'384;
+
+// A piece of one parameter.
+struct Piece {
+  size_t parameter;  // index
+  int64_t begin, size;
+};
+
+// The gradients that there are, contiguous, with the pieces of all of them.
+struct Gradients {
+  std::vector<Tensor> tensors;  // undefined where a parameter has none
+  std::vector<Piece> pieces;
+
+  explicit Gradients(const NamedTensors& parameters) {
+    for (const auto& [name, parameter] : parameters) {
+      const Tensor& gradient = parameter.grad();
+      tensors.push_back(gradient.defined() ? gradient.contiguous() : Tensor());
+      if (!gradient.defined()) continue;
+      for (int64_t begin = 0; begin < gradient.numel(); begin += kPiece) {
+        pieces.push_back({tensors.size() - 1, begin, std::min(kPiece, gradient.numel() - begin)});
+      }
+    }
+  }
+  const float* data(const Piece& piece) const { return tensors[piece.parameter].const_data_ptr<float>() + piece.begin; }
+};
+
+std::vector<float*> DataOf(NamedTensors& tensors) {
+  std::vector<float*> data;
+  for (auto& [name, tensor] : tensors) data.push_back(tensor.mutable_data_ptr<float>());
+  return data;
+}
+
+}  // namespace
 
 AdamW::AdamW(NamedTensors parameters, Options options) : parameters_(std::move(parameters)), options_(std::move(options)) {
   for (const auto& [name, parameter] : parameters_) {
@@ -13,28 +54,32 @@ AdamW::AdamW(NamedTensors parameters, Options options) : parameters_(std::move(p
   }
 }
 
-void AdamW::Step(double learning_rate) {
+void AdamW::Step(double learning_rate, double gradient_scale) {
   at::NoGradGuard no_grad;
   ++steps_;
   const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
-  for (auto& [name, parameter] : parameters_) {
-    const Tensor& gradient = parameter.grad();
-    if (!gradient.defined()) continue;
-    Tensor& m = first_moments_[name];
-    Tensor& v = second_moments_[name];
-    if (options_.weight_decay != 0 && !options_.no_decay.contains(name)) parameter.mul_(1 - learning_rate * options_.weight_decay);
-    m.lerp_(gradient, 1 - options_.beta1);
-    v.mul_(options_.beta2).addcmul_(gradient, gradient, 1 - options_.beta2);
-    const Tensor denominator = v.sqrt().div_(std::sqrt(correction2)).add_(options_.eps);
-    parameter.addcdiv_(m, denominator, -learning_rate / correction1);
-  }
+  ops::kernels::AdamStep plain = {static_cast<float>(learning_rate / correction1), static_cast<float>(std::sqrt(correction2)),
+                                  static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
+                                  static_cast<float>(options_.eps), 1, static_cast<float>(gradient_scale)};
+  ops::kernels::AdamStep decaying = plain;
+  decaying.decay = static_cast<float>(1 - learning_rate * options_.weight_decay);
+  std::vector<bool> decays;
+  for (const auto& [name, parameter] : parameters_) decays.push_back(!options_.no_decay.contains(name));
+
+  // The three maps have the same names, so the same order.
+  const std::vector<float*> values = DataOf(parameters_), m = DataOf(first_moments_), v = DataOf(second_moments_);
+  const Gradients gradients(parameters_);
+  ops::ParallelItems(static_cast<int64_t>(gradients.pieces.size()), [&](int64_t item) {
+    const Piece& piece = gradients.pieces[static_cast<size_t>(item)];
+    const size_t i = piece.parameter;
+    ops::kernels::AdamW(decays[i] ? decaying : plain, gradients.data(piece), piece.size, values[i] + piece.begin,
+                        m[i] + piece.begin, v[i] + piece.begin);
+  });
 }
 
 void AdamW::ZeroGradients() {
-  for (auto& [name, parameter] : parameters_) {
-    if (parameter.grad().defined()) parameter.mutable_grad().zero_();
-  }
+  for (auto& [name, parameter] : parameters_) parameter.mutable_grad() = Tensor();
 }
 
 NamedTensors AdamW::State() const {
@@ -52,24 +97,17 @@ void AdamW::Restore(const NamedTensors& state, int64_t steps) {
 }
 
 double GlobalGradientNorm(const NamedTensors& parameters) {
-  double squares = 0;
-  for (const auto& [name, parameter] : parameters) {
-    // Per tensor in fp32, the sum in double: exact enough, and independent of how many tensors there are.
-    if (parameter.grad().defined()) squares += std::pow(parameter.grad().norm().item<double>(), 2);
-  }
-  return std::sqrt(squares);
+  const Gradients gradients(parameters);
+  std::vector<double> squares(gradients.pieces.size());  // one for each piece: the sum must not depend on the threads
+  ops::ParallelItems(static_cast<int64_t>(squares.size()), [&](int64_t item) {
+    const Piece& piece = gradients.pieces[static_cast<size_t>(item)];
+    squares[static_cast<size_t>(item)] = ops::kernels::SumOfSquares(gradients.data(piece), piece.size);
+  });
+  double sum = 0;
+  for (const double square : squares) sum += square;
+  return std::sqrt(sum);
 }
 
-void ClipGradients(const NamedTensors& parameters, double norm, double clip) {
-  ScaleGradients(parameters, std::min(1.0, clip / (norm + 1e-6)));
-}
-
-void ScaleGradients(const NamedTensors& parameters, double factor) {
-  if (factor == 1) return;
-  at::NoGradGuard no_grad;
-  for (const auto& [name, parameter] : parameters) {
-    if (parameter.grad().defined()) parameter.mutable_grad().mul_(factor);
-  }
-}
+double ClipFactor(double norm, double clip) { return std::min(1.0, clip / (norm + 1e-6)); }
 
 }  // namespace luthier

@@ -22,9 +22,9 @@ class AdamW {
 
   AdamW(NamedTensors parameters, Options options);
 
-  // One step with the gradients as they are. `learning_rate` of this step.
-  void Step(double learning_rate);
-  // Forgets the gradients; their memory stays for the next step.
+  // One step with the gradients times `gradient_scale`, which saves a pass over them: of the mean over tokens, of clipping.
+  void Step(double learning_rate, double gradient_scale = 1);
+  // Forgets the gradients.
   void ZeroGradients();
 
   int64_t steps() const { return steps_; }
@@ -47,10 +47,7 @@ class AdamW {
 // sqrt of the sum of squares over all gradients.
 double GlobalGradientNorm(const NamedTensors& parameters);
 
-// Multiplies every gradient by min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
-void ClipGradients(const NamedTensors& parameters, double norm, double clip);
-
-// Multiplies every gradient by `factor`.
-void ScaleGradients(const NamedTensors& parameters, double factor);
+// What clipping multiplies gradients of that norm by: min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.
+double ClipFactor(double norm, double clip);
 
 }  // namespace luthier

@@ -69,12 +69,11 @@ void ScoreAnswers(const DecoderModel& model, const EvaluationSplit& split, const
 
 }  // namespace
 
-absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
-                                          int64_t max_rows) {
+absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::string& path, std::vector<Example> examples,
+                                          const RowEncoder& encoder, int64_t max_rows) {
   EvaluationSplit split;
   split.name = name;
-  LUTHIER_ASSIGN_OR_RETURN(LoadedExamples loaded, LoadExamples({path}, encoder));
-  split.examples = std::move(loaded.examples);
+  split.examples = std::move(examples);
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Row> rows, LoadRows(path));
   for (const Row& row : rows) {
     if (static_cast<int64_t>(split.prompts.size()) >= max_rows) break;
@@ -84,6 +83,12 @@ absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::st
     split.last_turns.push_back(LastTurn(row));
   }
   return split;
+}
+
+absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
+                                          int64_t max_rows) {
+  LUTHIER_ASSIGN_OR_RETURN(LoadedExamples loaded, LoadExamples({path}, encoder));
+  return MakeSplit(name, path, std::move(loaded.examples), encoder, max_rows);
 }
 
 EvaluationResult Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,

@@ -44,7 +44,12 @@ struct EvaluationResult {
   std::vector<EvaluationExample> examples;
 };
 
-// Reads a file as the job encodes it. `max_rows` bounds the rows that are scored by generation.
+// The split of the rows of a file, of which `examples` are already encoded. `max_rows` bounds the rows that are scored by
+// generation.
+absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::string& path, std::vector<Example> examples,
+                                          const RowEncoder& encoder, int64_t max_rows);
+
+// The same with the rows encoded by `encoder`.
 absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
                                           int64_t max_rows);
 

@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr char kGeneratorState[] = "generator_state";
+constexpr char kUnfinished[] = ".unfinished-step-", kDamaged[] = ".damaged-step-";
 
 // Folders named step-N under the run, newest first. Unfinished ones have another name and are not seen.
 std::vector<std::pair<int64_t, fs::path>> ListCheckpoints(const fs::path& folder) {
@@ -35,6 +36,17 @@ std::vector<std::pair<int64_t, fs::path>> ListCheckpoints(const fs::path& folder
   }
   std::sort(found.rbegin(), found.rend());
   return found;
+}
+
+// The oldest checkpoints, and what damaged or unfinished ones left: with a newer one on disk nobody needs them.
+void RemoveBeyond(int64_t keep, const fs::path& folder) {
+  std::error_code ignored;
+  const auto existing = ListCheckpoints(folder);
+  for (size_t i = static_cast<size_t>(keep); i < existing.size(); ++i) fs::remove_all(existing[i].second, ignored);
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with(kDamaged) || name.starts_with(kUnfinished)) fs::remove_all(entry.path(), ignored);
+  }
 }
 
 absl::Status WriteTensors(const fs::path& path, const NamedTensors& tensors) {
@@ -71,7 +83,6 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   state.tokens = state_json.at("tokens");
   state.loss = state_json.at("loss");
   state.seconds = state_json.at("seconds");
-  state.evaluations = state_json.at("evaluations");
   state.spec_hash = state_json.at("spec_hash");
   return state;
 }
@@ -89,7 +100,7 @@ absl::StatusOr<TrainingState> ReadCheckpointOrSay(const fs::path& folder) {
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep) {
   const fs::path checkpoints = fs::path(run_folder) / "checkpoints";
   const fs::path folder = checkpoints / absl::StrCat("step-", state.step);
-  const fs::path unfinished = checkpoints / absl::StrCat(".unfinished-step-", state.step);
+  const fs::path unfinished = checkpoints / absl::StrCat(kUnfinished, state.step);
   std::error_code error;
   fs::remove_all(unfinished, error);
   fs::create_directories(unfinished, error);
@@ -104,7 +115,7 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
     LUTHIER_ASSIGN_OR_RETURN(hashes[name], Sha256OfFile(unfinished / name));
   }
   const json state_json = {{"step", state.step},       {"tokens", state.tokens},           {"loss", state.loss},
-                           {"seconds", state.seconds}, {"evaluations", state.evaluations}, {"spec_hash", state.spec_hash},
+                           {"seconds", state.seconds}, {"spec_hash", state.spec_hash},
                            {"sha256", hashes}};
   LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished / "state.json",
                                            state_json.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
@@ -113,8 +124,7 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
   fs::rename(unfinished, folder, error);
   if (error) return absl::DataLossError(absl::StrCat(folder.string(), ": rename: ", error.message()));
   LUTHIER_RETURN_IF_ERROR(SyncFolder(checkpoints));
-  const auto existing = ListCheckpoints(checkpoints);
-  for (size_t i = static_cast<size_t>(keep); i < existing.size(); ++i) fs::remove_all(existing[i].second, error);
+  RemoveBeyond(keep, checkpoints);
   return folder.string();
 }
 
@@ -124,7 +134,7 @@ absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::str
     absl::StatusOr<TrainingState> state = ReadCheckpointOrSay(folder);
     if (!state.ok()) {
       std::error_code ignored;
-      fs::rename(folder, folder.parent_path() / absl::StrCat(".damaged-step-", step), ignored);
+      fs::rename(folder, folder.parent_path() / absl::StrCat(kDamaged, step), ignored);
       warn(absl::StrCat(folder.string(), " is damaged (", state.status().message(), "); going back to the checkpoint before"));
       continue;
     }

@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "nlohmann/json.hpp"
 #include "worker/trainer/models/model.h"
 
 namespace luthier {
@@ -25,10 +24,10 @@ struct TrainingState {
   int64_t tokens = 0;           // processed so far, for reports
   double loss = 0;              // of the last step
   double seconds = 0;           // spent by all processes of the run so far
-  nlohmann::json evaluations;   // last of each split and model; the base model is evaluated by the first process only
 };
 
-// Writes a checkpoint and then removes the oldest beyond `keep`: none is removed before a newer one is on disk.
+// Writes a checkpoint and then removes the oldest beyond `keep` and what damaged ones left: nothing is removed before a newer one
+// is on disk.
 // Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints stay.
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep);
 

@@ -13,15 +13,17 @@ class Attention {
  public:
   virtual ~Attention() = default;
   // q_TNH, k_TKH, v_TKH → [T, N, H].
-  virtual Tensor Attend(int64_t layer, const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH) = 0;
+  virtual Tensor Attend(int64_t layer, const ops::AttentionForm& form, const Tensor& q_TNH, const Tensor& k_TKH,
+                        const Tensor& v_TKH) = 0;
 };
 
 // Causal within each document.
 class DocumentAttention : public Attention {
  public:
   explicit DocumentAttention(ops::Documents documents) : documents_(std::move(documents)) {}
-  Tensor Attend(int64_t, const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH) override {
-    return ops::PackedAttention(q_TNH, k_TKH, v_TKH, documents_);
+  Tensor Attend(int64_t, const ops::AttentionForm& form, const Tensor& q_TNH, const Tensor& k_TKH,
+                const Tensor& v_TKH) override {
+    return ops::PackedAttention(q_TNH, k_TKH, v_TKH, documents_, form);
   }
 
  private:

@@ -1,6 +1,7 @@
 // Shape suffixes: T tokens, D hidden size, F intermediate size, N query heads, K key/value heads, H head size, V vocabulary.
 #include "worker/trainer/models/llama/model.h"
 
+#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -44,14 +45,15 @@ class SelfAttention {
         v_proj_(build.MakeLinear("self_attn.v_proj")),
         o_proj_(build.MakeLinear("self_attn.o_proj")),
         layer_(layer),
-        head_dim_(head_dim) {}
+        head_dim_(head_dim),
+        form_{1 / std::sqrt(static_cast<double>(head_dim))} {}
 
   Tensor operator()(const Tensor& x_TD, const Pass& pass) const {
     const Tensor q_TNH = Heads((*q_proj_)(x_TD, pass.slices));
     const Tensor k_TKH = Heads((*k_proj_)(x_TD, pass.slices));
     const Tensor v_TKH = Heads((*v_proj_)(x_TD, pass.slices));
     const Tensor mixed_TNH =
-        pass.attention.Attend(layer_, ops::Rotary(q_TNH, pass.rotary), ops::Rotary(k_TKH, pass.rotary), v_TKH);
+        pass.attention.Attend(layer_, form_, ops::Rotary(q_TNH, pass.rotary), ops::Rotary(k_TKH, pass.rotary), v_TKH);
     return (*o_proj_)(mixed_TNH.flatten(1), pass.slices);
   }
 
@@ -61,6 +63,7 @@ class SelfAttention {
   std::unique_ptr<Linear> q_proj_, k_proj_, v_proj_, o_proj_;
   int64_t layer_;
   int64_t head_dim_;
+  ops::AttentionForm form_;
 };
 
 class Mlp {

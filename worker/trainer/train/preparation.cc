@@ -1,0 +1,214 @@
+#include "worker/trainer/train/preparation.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "lib/artifact/hash.h"
+#include "lib/base/status_macros.h"
+#include "lib/dataset/validate.h"
+#include "nlohmann/json.hpp"
+#include "worker/trainer/models/weights.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kUserDataPayload[] = "luthier/user-data";
+
+// Marks an error as the fault of the rows.
+absl::Status UserData(absl::Status status) {
+  status.SetPayload(kUserDataPayload, absl::Cord("1"));
+  return status;
+}
+
+EncodeOptions EncodingOf(const TrainingSpec& training) {
+  return EncodeOptionsOf(*training.loss_on, *training.too_long, *training.max_length);
+}
+
+absl::StatusOr<Base> OpenBase(const TrainerSpec& spec) {
+  LUTHIER_ASSIGN_OR_RETURN(ModelFacts facts, spec.init == "random" ? ReadModelFactsWithoutWeights(spec.base_model)
+                                                                   : ReadModelFacts(spec.base_model));
+  LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(spec.base_model));
+  Base base{std::move(facts), std::move(tokenizer), std::nullopt};
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(spec.base_model);
+  if (chat_template.ok()) {
+    base.chat_template = *std::move(chat_template);
+  } else if (!absl::IsNotFound(chat_template.status())) {
+    return chat_template.status();
+  }
+  return base;
+}
+
+// The parts of the dataset before the plan is settled: encoded without a limit, which may have to be chosen from what is found.
+struct UnlimitedRows {
+  EncodeOptions options;
+  LoadedExamples train;
+  std::optional<LoadedExamples> validation, test;
+};
+
+absl::StatusOr<LoadedExamples> EncodePart(const std::vector<std::string>& paths, const RowEncoder& encoder) {
+  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder);
+  if (!loaded.ok()) return UserData(loaded.status());
+  return loaded;
+}
+
+absl::StatusOr<UnlimitedRows> EncodeRows(const TrainerSpec& spec, const Base& base) {
+  UnlimitedRows rows;
+  rows.options = EncodeOptionsOf(spec.recipe.training.loss_on.value_or("assistant"), "refuse", 0);
+  const RowEncoder encoder(base.tokenizer, base.template_or_null(), rows.options);
+  LUTHIER_ASSIGN_OR_RETURN(rows.train, EncodePart(spec.train, encoder));
+  if (!spec.validation.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(rows.validation, EncodePart({spec.validation}, encoder));
+  }
+  if (!spec.test.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(rows.test, EncodePart({spec.test}, encoder));
+  }
+  return rows;
+}
+
+DatasetFacts FactsOf(const UnlimitedRows& rows) {
+  const ValidationReport& report = rows.train.report;
+  DatasetFacts facts{report.rows, report.tokens, report.trained_tokens, report.longest_row_tokens, ""};
+  // A chosen max_length must not refuse a row of another part.
+  for (const auto* part : {&rows.validation, &rows.test}) {
+    if (*part) facts.longest_row = std::max(facts.longest_row, (*part)->report.longest_row_tokens);
+  }
+  if (report.chat_rows == report.rows) facts.format = "messages";
+  if (report.completion_rows == report.rows) facts.format = "prompt_completion";
+  if (report.text_rows == report.rows) facts.format = "text";
+  return facts;
+}
+
+// Whether the settled options give the same tokens and marks.
+bool IsEncodedAs(const ValidationReport& report, const EncodeOptions& encoded, const EncodeOptions& settled) {
+  if (report.longest_row_tokens > settled.max_length) return false;
+  if (settled.loss_on == encoded.loss_on || report.text_rows == report.rows) return true;
+  // `completion` and `assistant` differ in conversations only.
+  using LossOn = EncodeOptions::LossOn;
+  return report.chat_rows == 0 && settled.loss_on != LossOn::kAll && encoded.loss_on != LossOn::kAll;
+}
+
+absl::Status TakeRows(UnlimitedRows rows, Run& run) {
+  const RowEncoder encoder(run.base.tokenizer, run.base.template_or_null(), EncodingOf(run.training()));
+  // Mostly the first encoding is right, and encoding twice would be half of a short start.
+  const auto settle = [&](const std::vector<std::string>& paths, LoadedExamples part) -> absl::StatusOr<std::vector<Example>> {
+    if (!IsEncodedAs(part.report, rows.options, encoder.options())) {
+      LUTHIER_ASSIGN_OR_RETURN(part, EncodePart(paths, encoder));
+    }
+    return std::move(part.examples);
+  };
+  LUTHIER_ASSIGN_OR_RETURN(run.examples, settle(run.spec.train, std::move(rows.train)));
+  for (const Example& example : run.examples) run.lengths.push_back(static_cast<int32_t>(example.ids.size()));
+  run.stop_ids = encoder.stop_ids();
+  const auto add_split = [&](const std::string& name, const std::string& path, std::optional<LoadedExamples> part) -> absl::Status {
+    if (!part) return absl::OkStatus();
+    LUTHIER_ASSIGN_OR_RETURN(std::vector<Example> examples, settle({path}, *std::move(part)));
+    absl::StatusOr<EvaluationSplit> split = MakeSplit(name, path, std::move(examples), encoder, *run.plan.recipe.evaluation.max_rows);
+    if (!split.ok()) return UserData(split.status());
+    run.splits.push_back(*std::move(split));
+    return absl::OkStatus();
+  };
+  LUTHIER_RETURN_IF_ERROR(add_split("validation", run.spec.validation, std::move(rows.validation)));
+  return add_split("test", run.spec.test, std::move(rows.test));
+}
+
+absl::Status BuildModel(Run& run) {
+  const ModelConfig& config = run.base.facts.config;
+  run.linears = LlamaLinearLayers(config);
+  LUTHIER_ASSIGN_OR_RETURN(run.base_weights, ReadBaseWeights(run.spec, config, *run.training().seed));
+  LoraLayers layers;
+  if (run.lora()) {
+    const LoraSpec& lora = run.plan.recipe.lora;
+    AdapterConfig adapter;
+    adapter.rank = *lora.rank;
+    adapter.alpha = *lora.alpha;
+    adapter.dropout = *lora.dropout;
+    adapter.rslora = *lora.rslora;
+    // Written as a list: every reader knows lists, not every one `all-linear`.
+    adapter.target_modules = lora.target_modules;
+    if (adapter.target_modules.empty() || adapter.target_modules == std::vector<std::string>{"all-linear"}) {
+      adapter.target_modules = {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"};
+    }
+    adapter.base_model_name = run.spec.base_model_name.empty() ? run.spec.base_model : run.spec.base_model_name;
+    LUTHIER_ASSIGN_OR_RETURN(run.adapter, MakeAdapter(adapter, run.linears, static_cast<uint64_t>(*run.training().seed)));
+    run.trained = run.adapter.tensors;
+    layers = CollectLayers({&run.adapter}, run.linears);
+  } else {
+    run.trained = run.base_weights;
+  }
+  for (auto& [name, tensor] : run.trained) tensor.set_requires_grad(true);
+  LUTHIER_ASSIGN_OR_RETURN(run.model, MakeModel(config, run.base_weights, layers));
+  return absl::OkStatus();
+}
+
+void PlanSteps(Run& run) {
+  const TrainingSpec& training = run.training();
+  run.batches.batch_tokens = *training.batch_tokens;
+  run.batches.micro_batch_tokens = *training.micro_batch_tokens;
+  run.batches.seed = static_cast<uint64_t>(*training.seed);
+  if (*training.order == "file") run.batches.order = BatchOptions::Order::kFile;
+  run.steps_per_epoch = StepsPerEpoch(run.lengths, run.batches);
+  run.total_steps = std::max<int64_t>(1, std::llround(*training.epochs * static_cast<double>(run.steps_per_epoch)));
+  if (training.max_steps) run.total_steps = std::min(run.total_steps, *training.max_steps);
+}
+
+// What a resumed run must share with the one that wrote the checkpoint: all that decides the weights.
+std::string HashOf(const Run& run) {
+  json identity = ToJson(run.plan.recipe);
+  identity.erase("evaluation");
+  identity.erase("checkpoint");
+  identity.erase("resources");
+  identity["init"] = run.spec.init;
+  identity["weight_bytes"] = run.base.facts.weight_bytes;
+  identity["config"] = run.base.facts.config_json;
+  identity["lengths"] = run.lengths;
+  Sha256 hash;
+  hash.Update(identity.dump());
+  for (const Example& example : run.examples) {
+    hash.Update(std::as_bytes(std::span(example.ids)));
+    hash.Update(std::as_bytes(std::span(example.trained)));
+  }
+  return hash.FinishHex();
+}
+
+// What a spec may ask for in general and this trainer cannot do: said, never ignored.
+absl::Status CheckSupported(const Recipe& recipe) {
+  if (*recipe.training.precision != "fp32") {
+    return absl::InvalidArgumentError(absl::StrCat("training.precision: ", *recipe.training.precision,
+                                                   " is not supported by this trainer yet; give fp32 or auto"));
+  }
+  if (recipe.resources.devices.value_or(1) != 1) {
+    return absl::InvalidArgumentError(absl::StrCat("resources.devices: ", *recipe.resources.devices,
+                                                   " is not supported by this trainer yet; give 1"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder) {
+  LUTHIER_ASSIGN_OR_RETURN(Base base, OpenBase(spec));
+  LUTHIER_ASSIGN_OR_RETURN(UnlimitedRows rows, EncodeRows(spec, base));
+  DeviceFacts device;
+  device.threads = at::get_num_threads();
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(rows), device));
+  LUTHIER_RETURN_IF_ERROR(CheckSupported(plan.recipe));
+  auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(base), std::move(plan)});
+  LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
+  LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
+  PlanSteps(*run);
+  run->spec_hash = HashOf(*run);
+  return run;
+}
+
+absl::StatusOr<NamedTensors> ReadBaseWeights(const TrainerSpec& spec, const ModelConfig& config, int64_t seed) {
+  if (spec.init == "random") return RandomWeights(config, static_cast<uint64_t>(seed));
+  return LoadWeights(spec.base_model, config, at::kFloat);
+}
+
+bool IsUserDataError(const absl::Status& status) { return status.GetPayload(kUserDataPayload).has_value(); }
+
+}  // namespace luthier

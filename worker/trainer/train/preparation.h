@@ -1,0 +1,68 @@
+// What a run works on, from its spec: plan, rows, model and steps.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_facts.h"
+#include "lib/dataset/batches.h"
+#include "lib/dataset/encode.h"
+#include "lib/plan/resolve.h"
+#include "lib/plan/trainer_spec.h"
+#include "lib/text/chat_template.h"
+#include "lib/text/tokenizer.h"
+#include "worker/trainer/lora/lora.h"
+#include "worker/trainer/models/model.h"
+#include "worker/trainer/train/evaluation.h"
+
+namespace luthier {
+
+// Base model and text, opened.
+struct Base {
+  ModelFacts facts;
+  Tokenizer tokenizer;
+  std::optional<ChatTemplate> chat_template;
+  const ChatTemplate* template_or_null() const { return chat_template ? &*chat_template : nullptr; }
+};
+
+// Everything a run works on. Built once, in the order of the fields.
+struct Run {
+  const TrainerSpec& spec;
+  std::string out_folder;
+  Base base;
+  ResolvedSpec plan;
+  std::vector<Example> examples;
+  std::vector<int32_t> lengths;
+  std::vector<EvaluationSplit> splits;
+  std::vector<int32_t> stop_ids;
+  std::vector<LinearLayer> linears;
+  NamedTensors base_weights;
+  Adapter adapter;           // empty for full training
+  NamedTensors trained;      // what the optimizer moves
+  std::unique_ptr<DecoderModel> model;
+  BatchOptions batches;
+  int64_t steps_per_epoch = 0;
+  int64_t total_steps = 0;
+  std::string spec_hash;
+
+  bool lora() const { return plan.recipe.tuning == "lora"; }
+  const TrainingSpec& training() const { return plan.recipe.training; }
+};
+
+// Reads the spec's files, settles the plan and builds the model. Errors: see docs/trainer-protocol.md, `failed`;
+// IsUserDataError tells whether the rows are at fault.
+absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder);
+
+// The base model's weights as the spec gives them: from the folder, or drawn from the seed.
+absl::StatusOr<NamedTensors> ReadBaseWeights(const TrainerSpec& spec, const ModelConfig& config, int64_t seed);
+
+// Whether an error of Prepare is the fault of the rows.
+bool IsUserDataError(const absl::Status& status);
+
+}  // namespace luthier
