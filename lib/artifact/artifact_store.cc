@@ -12,8 +12,11 @@
 #include <fstream>
 #include <set>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -79,7 +82,8 @@ absl::StatusOr<std::string> ArtifactFolder(const ArtifactKey& key) {
 
 class FileBlobWriter : public BlobWriter {
  public:
-  FileBlobWriter(DurableFile file, const FileArtifactStore& store) : file_(std::move(file)), store_(store) {}
+  FileBlobWriter(DurableFile file, const FileArtifactStore& store, BlobPins* pins)
+      : file_(std::move(file)), store_(store), pins_(pins) {}
 
   absl::Status Append(absl::string_view bytes) override {
     hash_.Update(bytes);
@@ -94,6 +98,7 @@ class FileBlobWriter : public BlobWriter {
                                               expected_sha256, "; send the file again"));
     }
     LUTHIER_ASSIGN_OR_RETURN(const std::string path, store_.BlobPath(sha256));
+    if (pins_ != nullptr) pins_->Add(sha256);  // before the file has its name: a collection would find nothing that refers to it
     LUTHIER_RETURN_IF_ERROR(file_.CommitAs(path));
     return sha256;
   }
@@ -103,6 +108,7 @@ class FileBlobWriter : public BlobWriter {
  private:
   DurableFile file_;
   const FileArtifactStore& store_;
+  BlobPins* pins_;
   Sha256 hash_;
   int64_t bytes_ = 0;
 };
@@ -154,6 +160,30 @@ class FileBlobReader : public BlobReader {
   bool intact_ = false;
   Sha256 hash_;
 };
+
+std::vector<std::string> ListBlobs(const std::string& root) {
+  std::vector<std::string> blobs;
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(root + "/blobs/sha256", error), end; entry != end; entry.increment(error)) {
+    const std::string name = entry->path().filename();
+    if (IsSha256Hex(name)) blobs.push_back(name);
+  }
+  return blobs;
+}
+
+// Every `jobs/<job>/attempt-<N>/<name>/manifest.json`.
+std::vector<ArtifactKey> ListManifests(const std::string& root) {
+  std::vector<ArtifactKey> keys;
+  std::error_code error;
+  for (fs::recursive_directory_iterator entry(root + "/jobs", error), end; entry != end; entry.increment(error)) {
+    if (entry.depth() != 3 || entry->path().filename() != "manifest.json") continue;
+    const fs::path folder = entry->path().parent_path();
+    ArtifactKey key{folder.parent_path().parent_path().filename(), 0, folder.filename()};
+    const std::string attempt = folder.parent_path().filename();
+    if (absl::SimpleAtoi(absl::StripPrefix(attempt, "attempt-"), &key.attempt)) keys.push_back(std::move(key));
+  }
+  return keys;
+}
 
 }  // namespace
 
@@ -286,14 +316,14 @@ std::string FileArtifactStore::BlobPathIn(const std::string& root, absl::string_
   return absl::StrCat(root, "/blobs/sha256/", sha256.substr(0, 2), "/", sha256);
 }
 
-absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(int64_t expected_bytes) {
+absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(int64_t expected_bytes, BlobPins* pins) {
   LUTHIER_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(root_));
   if (free - kReserveBytes < expected_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(root_, ": ", free, " bytes are free, ", expected_bytes, " and a reserve of ",
                                                      kReserveBytes, " are needed; free space on that disk and try again"));
   }
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(root_ + "/incoming/blob"));
-  return std::make_unique<FileBlobWriter>(std::move(file), *this);
+  return std::make_unique<FileBlobWriter>(std::move(file), *this, pins);
 }
 
 absl::StatusOr<std::unique_ptr<BlobReader>> FileArtifactStore::OpenBlob(absl::string_view sha256, int64_t offset) {
@@ -353,6 +383,78 @@ absl::Status FileArtifactStore::DeleteBlob(absl::string_view sha256) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string path, BlobPath(sha256));
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return FileError(path, "delete", errno);
   return SyncFolder(fs::path(path).parent_path().string());
+}
+
+void FileArtifactStore::Pin(const std::string& sha256) {
+  const std::lock_guard lock(mutex_);
+  ++pins_[sha256];
+  if (touched_) touched_->insert(sha256);
+}
+
+void FileArtifactStore::Unpin(const std::string& sha256) {
+  const std::lock_guard lock(mutex_);
+  const auto found = pins_.find(sha256);
+  if (--found->second == 0) pins_.erase(found);
+}
+
+// The order makes it safe. A blob listed here is older than the references that are then asked for; whoever began to use it
+// since has pinned it since, and such blobs stay. The lock keeps a blob from being pinned between the check and its removal.
+absl::StatusOr<Garbage> FileArtifactStore::CollectGarbage(
+    const std::function<absl::StatusOr<References>()>& references, absl::Duration keep) {
+  const absl::Time before = absl::Now() - keep;
+  {
+    const std::lock_guard lock(mutex_);
+    touched_.emplace();
+    for (const auto& [sha256, count] : pins_) touched_->insert(sha256);
+  }
+  const auto end = [this](absl::Status status) {
+    const std::lock_guard lock(mutex_);
+    touched_.reset();
+    return status;
+  };
+  const std::vector<std::string> blobs = ListBlobs(root_);
+  const std::vector<ArtifactKey> manifests = ListManifests(root_);
+  absl::StatusOr<References> used = references();
+  if (!used.ok()) return end(used.status());
+  Garbage garbage;
+  for (const ArtifactKey& key : manifests) {
+    if (used->attempts.count({key.job, key.attempt}) == 0) {
+      std::error_code ignored;
+      garbage.manifests += fs::remove_all(absl::StrCat(root_, "/", *ArtifactFolder(key)), ignored) > 0 ? 1 : 0;
+      continue;
+    }
+    const absl::StatusOr<Manifest> manifest = GetManifest(key);
+    if (!manifest.ok()) return end(manifest.status());
+    for (const ManifestFile& file : manifest->files) used->blobs.insert(file.sha256);
+  }
+  for (const std::string& sha256 : blobs) {
+    if (used->blobs.count(sha256) > 0) continue;
+    if (absl::Status status = DeleteIfUntouched(sha256, before, garbage); !status.ok()) return end(status);
+  }
+  if (absl::Status status = end(absl::OkStatus()); !status.ok()) return status;
+  return garbage;
+}
+
+absl::Status FileArtifactStore::DeleteIfUntouched(const std::string& sha256, absl::Time before, Garbage& garbage) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string path, BlobPath(sha256));
+  const std::lock_guard lock(mutex_);
+  if (touched_->count(sha256) > 0) return absl::OkStatus();
+  struct stat info;
+  if (stat(path.c_str(), &info) != 0 || absl::TimeFromTimespec(info.st_mtim) > before) return absl::OkStatus();
+  const auto bytes = static_cast<int64_t>(info.st_size);
+  if (unlink(path.c_str()) != 0) return errno == ENOENT ? absl::OkStatus() : FileError(path, "delete", errno);
+  ++garbage.blobs;
+  garbage.bytes += bytes;
+  return absl::OkStatus();
+}
+
+BlobPins::~BlobPins() {
+  for (const std::string& blob : blobs_) store_.Unpin(blob);
+}
+
+void BlobPins::Add(absl::string_view sha256) {
+  blobs_.emplace_back(sha256);
+  store_.Pin(blobs_.back());
 }
 
 }  // namespace luthier

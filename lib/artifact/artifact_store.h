@@ -3,7 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -12,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
 #include "nlohmann/json.hpp"
@@ -69,12 +75,28 @@ class BlobReader {
   virtual int64_t size() const = 0;
 };
 
+class ArtifactStore;
+
+// Keeps blobs that nothing refers to yet from CollectGarbage(): an upload holds one until what it uploads is on record.
+class BlobPins {
+ public:
+  explicit BlobPins(ArtifactStore& store) : store_(store) {}
+  BlobPins(const BlobPins&) = delete;
+  ~BlobPins();
+  void Add(absl::string_view sha256);
+
+ private:
+  ArtifactStore& store_;
+  std::vector<std::string> blobs_;
+};
+
 // Immutable storage. Implementations may be called from several threads; writers and readers belong to one each.
 class ArtifactStore {
  public:
   virtual ~ArtifactStore() = default;
+  // `pins`, which must outlive the writer, holds the blob from its commit on; none where nobody collects garbage.
   // Errors: RESOURCE_EXHAUSTED if fewer than `expected_bytes` (0: unknown) and a reserve are free.
-  virtual absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes) = 0;
+  virtual absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes, BlobPins* pins = nullptr) = 0;
   // Errors: INVALID_ARGUMENT for a name that is no SHA-256, OUT_OF_RANGE for an offset beyond the end; NOT_FOUND; DATA_LOSS.
   // Reading starts at byte `offset` (the hash still covers the bytes before).
   virtual absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) = 0;
@@ -87,6 +109,18 @@ class ArtifactStore {
   virtual absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) = 0;
   // Removes a blob that nothing refers to any more; succeeds if there is none.
   virtual absl::Status DeleteBlob(absl::string_view sha256) = 0;
+
+ protected:
+  friend class BlobPins;
+  virtual void Pin(const std::string& sha256) = 0;
+  virtual void Unpin(const std::string& sha256) = 0;
+};
+
+// What CollectGarbage() removed.
+struct Garbage {
+  int64_t blobs = 0;
+  int64_t bytes = 0;
+  int64_t manifests = 0;
 };
 
 // Artifacts in a folder: `blobs/sha256/ab/<hex>` and `jobs/<job>/attempt-<N>/<name>/manifest.json`.
@@ -99,12 +133,21 @@ class FileArtifactStore : public ArtifactStore {
   // when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if no store is there.
   static absl::StatusOr<std::unique_ptr<FileArtifactStore>> OpenShared(const std::string& root);
 
-  absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes) override;
+  absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes, BlobPins* pins = nullptr) override;
   absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) override;
   absl::StatusOr<int64_t> BlobSize(absl::string_view sha256) override;
   absl::Status PutManifest(const ArtifactKey& key, const Manifest& manifest) override;
   absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) override;
   absl::Status DeleteBlob(absl::string_view sha256) override;
+
+  // What is referred to from outside; asked after the blobs were listed, so that it may only grow in between by what is pinned.
+  struct References {
+    std::set<std::string> blobs;
+    std::set<std::pair<std::string, int>> attempts;  // job, number: their manifests count too
+  };
+  // Removes every blob and manifest that nothing refers to and that is older than `keep` (another process may have written a
+  // blob that it is about to refer to). Uploads may go on meanwhile. One call at a time.
+  absl::StatusOr<Garbage> CollectGarbage(const std::function<absl::StatusOr<References>()>& references, absl::Duration keep);
 
   // Where a blob lies, for programs on the same machine that only read it.
   absl::StatusOr<std::string> BlobPath(absl::string_view sha256) const;
@@ -114,7 +157,14 @@ class FileArtifactStore : public ArtifactStore {
 
  private:
   explicit FileArtifactStore(std::string root) : root_(std::move(root)) {}
+  void Pin(const std::string& sha256) override;
+  void Unpin(const std::string& sha256) override;
+  absl::Status DeleteIfUntouched(const std::string& sha256, absl::Time before, Garbage& garbage);
+
   std::string root_;
+  std::mutex mutex_;  // of what follows
+  std::map<std::string, int> pins_;
+  std::optional<std::set<std::string>> touched_;  // pinned at any time since a collection began; none: no collection
 };
 
 // Opens `path` beneath the folder `root` for reading without following a symbolic link on the way, and returns the file

@@ -1,6 +1,10 @@
 #include "lib/plan/job_spec.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "absl/status/status.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/plan/block_reader.h"
@@ -24,6 +28,7 @@ constexpr NumberRange kClipNorm = {0, 1e6, false, true, "a number above 0 and at
 constexpr size_t kMaxLabels = 16;
 constexpr size_t kMaxLabelKey = 64;
 constexpr size_t kMaxLabelValue = 256;
+constexpr size_t kMaxModelName = 63;
 
 const json& EmptyObject() {
   static const json empty = json::object();
@@ -139,21 +144,23 @@ DatasetSelection ParseDataset(BlockReader& file, std::vector<std::string>& viola
 
 std::map<std::string, std::string> ParseLabels(const json& block, std::vector<std::string>& violations) {
   std::map<std::string, std::string> labels;
-  if (block.size() > kMaxLabels) {
-    violations.push_back(absl::StrCat("labels: ", block.size(), " labels; give at most ", kMaxLabels));
-    return labels;
-  }
   for (const auto& [key, value] : block.items()) {
-    if (key.empty() || key.size() > kMaxLabelKey) {
-      violations.push_back(absl::StrCat("labels: a key of ", key.size(), " characters; give 1 to ", kMaxLabelKey));
-    } else if (!value.is_string() || value.get<std::string>().size() > kMaxLabelValue) {
-      violations.push_back(
-          absl::StrCat("labels.", key, ": is not text of at most ", kMaxLabelValue, " characters; put it in quotes"));
-    } else {
+    if (value.is_string()) {
       labels[key] = value.get<std::string>();
+    } else {
+      violations.push_back(absl::StrCat("labels.", key, ": is not text; put it in quotes"));
     }
   }
+  for (std::string& violation : LabelViolations(labels)) violations.push_back(std::move(violation));
   return labels;
+}
+
+void CheckModelName(const std::string& name, std::vector<std::string>& violations) {
+  const auto allowed = [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || c == '.'; };
+  const bool fits = name.size() <= kMaxModelName && absl::ascii_islower(name[0]) && std::all_of(name.begin(), name.end(), allowed);
+  if (fits) return;
+  violations.push_back(absl::StrCat("output_model: '", name.substr(0, 80), "' is no name; give 1 to ", kMaxModelName,
+                                    " characters a-z, 0-9, '-', '.', a letter first"));
 }
 
 template <typename T>
@@ -229,6 +236,21 @@ Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
   return recipe;
 }
 
+std::vector<std::string> LabelViolations(const std::map<std::string, std::string>& labels) {
+  std::vector<std::string> violations;
+  if (labels.size() > kMaxLabels) {
+    violations.push_back(absl::StrCat("labels: ", labels.size(), " labels; give at most ", kMaxLabels));
+  }
+  for (const auto& [key, value] : labels) {
+    if (key.empty() || key.size() > kMaxLabelKey) {
+      violations.push_back(absl::StrCat("labels: a key of ", key.size(), " characters; give 1 to ", kMaxLabelKey));
+    } else if (value.size() > kMaxLabelValue) {
+      violations.push_back(absl::StrCat("labels.", key, ": ", value.size(), " characters; give at most ", kMaxLabelValue));
+    }
+  }
+  return violations;
+}
+
 absl::StatusOr<JobSpec> ParseJobSpec(const json& json) {
   if (!json.is_object()) return absl::InvalidArgumentError("a job file is one block of fields, base_model first");
   std::vector<std::string> violations;
@@ -238,6 +260,8 @@ absl::StatusOr<JobSpec> ParseJobSpec(const json& json) {
   if (spec.base_model.empty()) reader.Violation("base_model", "is missing; give the name of a registered base model");
   spec.dataset = ParseDataset(reader, violations);
   spec.recipe = ParseRecipe(json, violations);
+  reader.Text("output_model", spec.output_model);
+  if (!spec.output_model.empty()) CheckModelName(spec.output_model, violations);
   reader.Ignore("labels");
   spec.labels = ParseLabels(Block(json, "labels", violations), violations);
   const std::vector<std::string> recipe_fields = RecipeFields();
@@ -273,6 +297,7 @@ json ToJson(const JobSpec& spec) {
     if (!spec.dataset.validation.empty()) out["dataset"]["validation"] = spec.dataset.validation;
     if (!spec.dataset.test.empty()) out["dataset"]["test"] = spec.dataset.test;
   }
+  if (!spec.output_model.empty()) out["output_model"] = spec.output_model;
   if (!spec.labels.empty()) out["labels"] = spec.labels;
   return out;
 }

@@ -87,12 +87,16 @@ struct JobSpec {
   std::string base_model;
   DatasetSelection dataset;
   Recipe recipe;
+  std::string output_model;  // name under which the result is published; empty: the job's id
   std::map<std::string, std::string> labels;  // at most 16; keys up to 64, values up to 256 characters
 };
 
 // Reads a job file that was YAML or JSON. Errors: INVALID_ARGUMENT with one line for every violation, each with the field's
 // path, the value and the remedy: "lora.rank: 0 is out of range; give a whole number from 1 to 256, or auto".
 absl::StatusOr<JobSpec> ParseJobSpec(const nlohmann::json& json);
+
+// What is wrong with labels; empty if nothing.
+std::vector<std::string> LabelViolations(const std::map<std::string, std::string>& labels);
 
 // The job file again; absent values stay absent. ParseJobSpec(ToJson(s)) equals s.
 nlohmann::json ToJson(const JobSpec& spec);

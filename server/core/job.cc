@@ -23,6 +23,14 @@ absl::string_view StateName(JobState state) {
   return "UNKNOWN";
 }
 
+std::vector<std::string> ResourcesOf(const Job& job) {
+  std::vector<std::string> names = {absl::StrCat("baseModels/", job.base_model)};
+  for (const absl::string_view id : absl::StrSplit(job.datasets, ',', absl::SkipEmpty())) {
+    names.push_back(absl::StrCat("datasets/", id));
+  }
+  return names;
+}
+
 std::string AttemptName(const Job& job) { return absl::StrCat("jobs/", job.id, "/attempts/", job.attempt); }
 
 std::optional<AttemptId> ParseAttemptName(absl::string_view name) {

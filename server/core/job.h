@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -96,31 +97,33 @@ constexpr bool HoldsDevices(JobState state) { return !IsTerminal(state) && !IsWa
 // "QUEUED", as in the API.
 absl::string_view StateName(JobState state);
 
-// `spec` and `report` are bytes that the layers above write and read; the core only carries them.
+// What the server decides with. A queued job should stay small: a million of them lie in memory.
 struct Job {
+  int64_t number = 0;      // in the order of creation; names its rows in the record
   std::string id;
-  std::string uid;
-  std::string request_id;   // empty: none given
-  std::string body_sha256;  // of the request that created it
-  std::string base_model;   // id
-  std::string datasets;     // ids, separated by commas
-  int devices = 1;
+  std::string base_model;  // id
+  std::string datasets;    // ids, separated by commas
+  std::string model;       // under which the result is published
+  int devices = 1;         // that an attempt needs
   absl::Time create_time;
 
   JobState state = JobState::kQueued;
   int attempt = 0;
   int lost_attempts = 0;
-  std::string node;
+  std::string node;       // of the current attempt, or of the last one, where its checkpoints lie
+  std::vector<int> held;  // devices of `node` that the current attempt holds
   absl::Time not_before = absl::InfinitePast();  // of the next attempt
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
   std::string model_version;
   int64_t last_event = 0;
   int64_t last_report = 0;  // highest sequence of the current attempt that was recorded
-  std::string pending_reason;  // in memory only: follows from everything else
-
-  std::string report;  // newest progress, evaluations, failure
+  std::string report;  // newest progress, evaluations, failure: bytes of the layer above
+  absl::Time waiting_since;  // in memory only: when it was created, or its last attempt ended
 };
+
+// Names of its base model and datasets: `baseModels/B`, `datasets/D`, …
+std::vector<std::string> ResourcesOf(const Job& job);
 
 // `jobs/J/attempts/N`.
 std::string AttemptName(const Job& job);

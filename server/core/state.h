@@ -1,20 +1,24 @@
 // Everything the server decides about, and the decisions. One thread owns a State (server/loop); it changes only through
 // the methods below, which collect what has to be written and what has to be sent. Time is an argument.
+//
+// Commands are decided in batches. After a batch: TakeWrites(), write them in one transaction, then Commit() and
+// TakeEffects(); or Rollback() if they could not be written. Jobs that are over leave the state with Commit(): from then on
+// only the record (server/store) knows them.
 #pragma once
 
 #include <cstdint>
-#include <algorithm>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "server/core/job.h"
+#include "server/core/job_table.h"
+#include "server/core/placement.h"
 
 namespace luthier {
 
@@ -22,26 +26,13 @@ inline constexpr absl::Duration kHeartbeatInterval = absl::Seconds(5);
 // Six missed heartbeats: a longer pause of a loaded machine must not cost an attempt.
 inline constexpr absl::Duration kLease = absl::Seconds(30);
 inline constexpr int kMaxLostAttempts = 5;
-inline constexpr size_t kMaxWaitingJobs = 100000;
 
 // Delay before the attempt that follows the `lost`-th lost one (from 1): 1 s, then 10 s doubling up to 10 min.
 absl::Duration RetryDelay(int lost);
 
-// A machine with an agent.
-struct Node {
-  std::string id;
-  bool ready = false;  // its agent has a session; else its attempts wait for it until `deadline`
-  absl::Time deadline = absl::InfinitePast();
-  absl::Time last_heartbeat = absl::InfinitePast();
-  int devices = 1;  // GPUs, or 1 for the CPUs of a node without any
-  bool gpus = false;
-  std::string agent_version;
-  std::string inventory;  // bytes of the layer above
-};
-
 // A line of a job's history; `payload` is bytes of the layer above.
 struct Event {
-  std::string job;
+  int64_t job = 0;  // its number
   int64_t sequence = 0;
   absl::Time time;
   int attempt = 0;
@@ -61,21 +52,54 @@ struct ModelVersion {
   std::string payload;  // kind and files, bytes of the layer above
 };
 
+// A dataset or a base model: what is known of it, as bytes of the layer above. Never changes.
+enum class ResourceKind { kDataset, kBaseModel };
+struct Resource {
+  std::string id;
+  absl::Time create_time;
+  std::string payload;
+};
+// "datasets/d" or "baseModels/b".
+std::string ResourceName(ResourceKind kind, const std::string& id);
+
+// A request that created a job, so that the same request finds it again.
+struct JobRequest {
+  std::string id;           // empty: none given
+  std::string body_sha256;  // 64 hexadecimal digits
+};
+// ALREADY_EXISTS if `repeated` is not the request that created `job`.
+absl::Status CheckReplay(const JobRequest& repeated, const JobRequest& first, const std::string& job);
+
+// ALREADY_EXISTS.
+absl::Status JobExists(const std::string& id);
+
 // What one batch of decisions has to write, in one transaction.
 struct Writes {
-  std::set<std::string> jobs;                // ids of jobs to write as they now are
-  std::map<std::string, std::string> specs;  // of new jobs: id → bytes
+  struct NewJob {
+    int64_t number = 0;
+    JobRequest request;
+    std::string spec;  // bytes of the layer above
+  };
+  struct ResourceChange {
+    ResourceKind kind;
+    std::string id;
+    std::optional<Resource> resource;  // none: delete it
+  };
+  std::vector<Job> jobs;  // new and changed ones, as they now are
+  std::vector<NewJob> new_jobs;
   std::vector<Event> events;
   std::vector<ModelVersion> versions;
-  bool empty() const { return jobs.empty() && events.empty() && versions.empty(); }
+  std::vector<ResourceChange> resources;
+  bool empty() const { return jobs.empty() && resources.empty(); }
 };
 
 // What to tell agents once the writes are durable.
 struct Effect {
-  enum class Kind { kStart, kStop };
+  enum class Kind { kStart, kStop, kReconnect };  // the last: end the session, so that the agent registers anew
   Kind kind;
   std::string node;
-  std::string attempt;  // name
+  std::string attempt;       // name; empty for kReconnect
+  int64_t job = 0;           // number
   std::vector<int> devices;  // indices of GPUs; empty on a CPU node
 };
 
@@ -83,72 +107,89 @@ struct Effect {
 struct Report {
   AttemptId attempt;
   int64_t sequence = 0;
-  std::vector<Event> events;  // `job`, `sequence`, `time`, `attempt` are filled here
+  std::vector<Event> events;              // `job`, `sequence`, `time`, `attempt` are filled here
   std::optional<std::string> job_report;  // replaces Job::report
   std::optional<JobInput> input;
-  std::string message;  // of the change of state
+  std::string message;          // of the change of state
   std::string version_payload;  // for kArtifactStored
 };
 
 class State {
  public:
-  // Reloading after a start: running attempts wait one lease for their agents.
+  struct Options {
+    size_t max_live_jobs = 2000000;  // about 1 GB
+  };
+  State() = default;
+  explicit State(Options options) : options_(options) {}
+
+  // Reloading after a start. Jobs that are not over; running attempts wait one lease for their agents.
   void LoadJob(Job job, absl::Time now);
-  void LoadVersion(const std::string& model, int version) { latest_[model] = std::max(latest_[model], version); }
+  void LoadFinished(JobState state, int64_t jobs) { jobs_.AddFinished(state, jobs); }
+  void LoadLastNumber(int64_t number) { last_number_ = number; }
+  void LoadVersion(const std::string& model, int version) { latest_[model] = version; }
+  void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
 
-  // Keeps the nodes of a state that could not be written; they are in memory only.
-  void AdoptNodes(const State& other, absl::Time now);
-
-  // Commands. Errors: ALREADY_EXISTS, RESOURCE_EXHAUSTED, NOT_FOUND, FAILED_PRECONDITION.
-  // Adds a job, or finds the one that this request created before (`job` is then replaced by it).
-  absl::Status Create(Job& job, std::string spec, absl::Time now);
+  // Adds a job, or finds the one that the same request created earlier in this batch (`job` is then replaced by it). Whether
+  // the record knows request or id is for the caller to see (server/loop/create_job).
+  // Errors: ALREADY_EXISTS, NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
+  absl::Status Create(Job& job, const JobRequest& request, std::string spec, absl::Time now);
+  // Errors: NOT_FOUND if no job that is not over has the id.
   absl::Status Cancel(const std::string& id, absl::Time now);
+  // Errors: ALREADY_EXISTS.
+  absl::Status AddResource(ResourceKind kind, Resource resource);
+  // Errors: NOT_FOUND; FAILED_PRECONDITION while a job that is not over uses it.
+  absl::Status DeleteResource(ResourceKind kind, const std::string& id);
+
   // A node's agent opened a session. Returns the attempts it holds that are not current any more.
   std::vector<std::string> Register(Node node, const std::vector<std::string>& attempts, absl::Time now);
-  // False if the node was taken for lost in the meantime: its agent has to register again.
-  bool Heartbeat(const std::string& node, const std::string& inventory, absl::Time now);
+  // `leaving`: its agent is about to end.
+  void Heartbeat(const std::string& node, std::string inventory, bool leaving, absl::Time now);
   void Disconnect(const std::string& node, absl::Time now);
   // Records a report once. False if the attempt is not current: the agent has to end it.
   bool Record(Report report, absl::Time now);
-  // Leases that ran out, and placement.
+  // The wall clock was set, or the machine slept: what is left of leases and delays stays as it is.
+  void ClockJumped(absl::Duration by);
+  // Leases that ran out, and placement. Called once a batch and at least twice a second.
   void Tick(absl::Time now);
 
-  const Job* Find(const std::string& id) const;
-  const std::map<std::string, Job>& jobs() const { return jobs_; }
-  const std::map<std::string, Node>& nodes() const { return nodes_; }
+  // Jobs that are not over.
+  const JobTable& jobs() const { return jobs_; }
+  const Job* Find(absl::string_view id) const { return jobs_.Find(id); }
   bool IsCurrent(const AttemptId& attempt) const;
+  // Why a job waits, for people; empty if it does not.
+  std::string WhyItWaits(const Job& job, absl::Time now) const;
+  const std::map<std::string, Node>& nodes() const { return nodes_; }
 
-  Writes TakeWrites() { return std::exchange(writes_, {}); }
+  Writes TakeWrites();
   std::vector<Effect> TakeEffects() { return std::exchange(effects_, {}); }
+  void Commit();
+  void Rollback();
 
  private:
-  void Apply(Job& job, JobInput input, const std::string& message, absl::Time now);
-  void AddEvent(Job& job, Event event, absl::Time now);
-  void LoseAttempt(Job& job, const std::string& why, absl::Time now);
-  void Publish(Job& job, std::string payload, absl::Time now);
-  void Start(Job& job, const std::string& node, std::vector<int> devices, absl::Time now);
+  // Everything that changes a job's state goes through here.
+  const Job& Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
+  const Job& AddEvent(const Job& job, Event event, absl::Time now);
+  void LoseAttempt(const Job& job, const std::string& why, absl::Time now);
+  void Publish(const Job& job, std::string payload, absl::Time now);
+  void Start(const Placement& placement, absl::Time now);
   void Send(Effect::Kind kind, const Job& job);
+  void ExpireLeases(absl::Time now);
+  void Schedule(absl::Time now);
+  std::vector<NodeView> NodeViews() const;
 
-  std::map<std::string, Job> jobs_;
-  std::set<std::string> active_;  // jobs that are not terminal, so that a tick does not walk through history
-  std::map<std::string, std::string> by_request_;
-  std::map<std::string, int> latest_;
-  std::map<std::string, Node> nodes_;
-  std::map<std::string, std::vector<int>> devices_;  // of each attempt that holds some, by job
-  Writes writes_;
+  Options options_;
+  JobTable jobs_;
+  std::map<std::string, Node> nodes_;  // in memory only: agents say what they are
+  std::map<std::string, int> latest_;  // version of each model
+  std::set<std::string> resources_;    // names
+  std::map<std::string, std::pair<JobRequest, std::string>> fresh_requests_;  // of this batch: id → request, job
+  int64_t last_number_ = 0;
+  bool unsettled_ = true;  // something happened that may let a waiting job start
+  absl::Time next_lease_check_ = absl::InfinitePast();
+
+  Writes writes_;  // without `jobs`, which the table knows
   std::vector<Effect> effects_;
+  std::vector<std::function<void()>> undo_;  // of what is not in the table, newest last
 };
-
-// What the policy decided about one waiting job: a node with devices, or why it waits.
-struct Placement {
-  std::string job;
-  std::string node;  // empty: it waits
-  std::vector<int> devices;
-  std::string reason;
-};
-
-// Oldest job first; a job that was lost goes back to its node if that is ready, because its checkpoint lies there.
-std::vector<Placement> Place(const std::vector<const Job*>& waiting, const std::map<std::string, Node>& nodes,
-                             const std::map<std::string, std::set<int>>& busy, absl::Time now);
 
 }  // namespace luthier

@@ -1,13 +1,36 @@
 #include "server/loop/state_loop.h"
 
+#include <time.h>
+
 #include <utility>
 
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "server/core/reason.h"
 
 namespace luthier {
+namespace {
+
+// More heartbeats than this between two ticks are dropped; the next ones come in 5 s.
+constexpr size_t kIdleCapacity = 65536;
+// Smaller steps of the wall clock are left to NTP's slewing and cost a lease nothing that matters.
+constexpr absl::Duration kClockJump = absl::Seconds(2);
+
+// Does not advance while the machine sleeps, and never jumps.
+absl::Duration MonotonicClock() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return absl::DurationFromTimespec(now);
+}
+
+}  // namespace
 
 StateLoop::StateLoop(Store& store, State state, Options options)
-    : store_(store), state_(std::move(state)), options_(std::move(options)), thread_([this] { Loop(); }) {}
+    : store_(store),
+      state_(std::move(state)),
+      options_(std::move(options)),
+      clock_base_(absl::Now() - MonotonicClock()),
+      thread_([this] { Loop(); }) {}
 
 StateLoop::~StateLoop() {
   Stop();
@@ -18,31 +41,40 @@ void StateLoop::Stop() {
   const std::lock_guard lock(mutex_);
   stopping_ = true;
   work_.notify_all();
-  done_.notify_all();
-}
-
-bool StateLoop::stopping() {
-  const std::lock_guard lock(mutex_);
-  return stopping_;
 }
 
 absl::Status StateLoop::Run(Command command) {
-  Waiting waiting{std::move(command), absl::OkStatus()};
-  std::unique_lock lock(mutex_);
-  if (stopping_) return absl::UnavailableError("the server is shutting down; try again");
-  if (queue_.size() >= options_.queue_capacity) {
-    return absl::ResourceExhaustedError("the server has too many requests waiting; try again in a second");
-  }
-  queue_.push_back(&waiting);
-  work_.notify_one();
-  done_.wait(lock, [&] { return waiting.done; });
-  return waiting.status;
+  absl::Notification done;
+  absl::Status result;
+  Post(std::move(command), [&](const absl::Status& status) {
+    result = status;
+    done.Notify();
+  });
+  done.WaitForNotification();
+  return result;
 }
 
-uint64_t StateLoop::WaitForCommit(uint64_t seen, absl::Time deadline) {
-  std::unique_lock lock(mutex_);
-  done_.wait_until(lock, absl::ToChronoTime(deadline), [&] { return commits_ != seen || stopping_; });
-  return commits_;
+void StateLoop::Post(Command command, Done done) {
+  absl::Status refused;
+  {
+    const std::lock_guard lock(mutex_);
+    if (stopping_) {
+      refused = WithReason(absl::UnavailableError("the server is shutting down; try again"), "SHUTTING_DOWN");
+    } else if (queue_.size() >= options_.queue_capacity) {
+      refused = WithReason(
+          absl::ResourceExhaustedError("the server has too many requests waiting; try again in a second"), "OVERLOADED");
+    } else {
+      queue_.push_back({std::move(command), std::move(done), absl::OkStatus()});
+      if (queue_.size() == 1) work_.notify_one();
+      return;
+    }
+  }
+  done(refused);
+}
+
+void StateLoop::PostIdly(Command command) {
+  const std::lock_guard lock(mutex_);
+  if (!stopping_ && idle_.size() < kIdleCapacity) idle_.push_back(std::move(command));
 }
 
 void StateLoop::Loop() {
@@ -50,42 +82,60 @@ void StateLoop::Loop() {
   while (true) {
     work_.wait_for(lock, absl::ToChronoMilliseconds(options_.tick), [&] { return stopping_ || !queue_.empty(); });
     if (stopping_ && queue_.empty()) return;
-    std::vector<Waiting*> batch;
+    const std::deque<Command> idle = std::exchange(idle_, {});
+    std::vector<Waiting> batch;
     while (!queue_.empty() && batch.size() < options_.batch) {
-      batch.push_back(queue_.front());
+      batch.push_back(std::move(queue_.front()));
       queue_.pop_front();
     }
     lock.unlock();
-    const bool wrote = RunBatch(batch);
+    const absl::Time now = Now();
+    for (const Command& command : idle) (void)command(state_, now);
+    RunBatch(batch, now);
+    batch.clear();
     lock.lock();
-    for (Waiting* waiting : batch) waiting->done = true;
-    if (wrote) ++commits_;
-    done_.notify_all();
   }
 }
 
-bool StateLoop::RunBatch(std::vector<Waiting*>& batch) {
-  const absl::Time now = absl::Now();
-  for (Waiting* waiting : batch) waiting->status = waiting->command(state_, now);
-  state_.Tick(now);
-  const Writes writes = state_.TakeWrites();
-  const std::vector<Effect> effects = state_.TakeEffects();
-  if (!writes.empty()) {
-    const absl::Status written = store_.Commit(writes, state_);
-    if (options_.on_commit_time) options_.on_commit_time(absl::Now() - now, batch.size());
-    if (!written.ok()) {
-      // Memory is ahead of the disk: go back to what is durable. Agents register again within a lease.
-      for (Waiting* waiting : batch) waiting->status = written;
-      if (absl::StatusOr<State> durable = store_.LoadState(now); durable.ok()) {
-        durable->AdoptNodes(state_, now);
-        state_ = *std::move(durable);
-      }
-      return false;
+// Wall time that only moves with the monotonic clock. A wall clock that was set (or a machine that slept) shifts both, so that
+// no lease runs out or lasts longer because of it.
+absl::Time StateLoop::Now() {
+  const absl::Duration monotonic = MonotonicClock();
+  const absl::Duration jump = absl::Now() - (clock_base_ + monotonic);
+  if (absl::AbsDuration(jump) >= kClockJump) {
+    clock_base_ += jump;
+    state_.ClockJumped(jump);
+  }
+  return clock_base_ + monotonic;
+}
+
+void StateLoop::RunBatch(std::vector<Waiting>& batch, absl::Time now) {
+  absl::Status written = failure_;
+  if (written.ok()) {
+    for (Waiting& waiting : batch) waiting.status = waiting.command(state_, now);
+    state_.Tick(now);
+    const Writes writes = state_.TakeWrites();
+    if (!writes.empty()) written = Write(writes, batch.size(), now);
+    if (written.ok()) {
+      if (options_.on_batch) options_.on_batch(state_, writes, now);
+      const std::vector<Effect> effects = state_.TakeEffects();
+      if (options_.send && !effects.empty()) options_.send(effects);
+      state_.Commit();
+    } else {
+      state_.Rollback();
     }
   }
-  if (options_.send) options_.send(effects);
-  if (options_.on_commit) options_.on_commit(state_);
-  return !writes.empty();
+  for (Waiting& waiting : batch) waiting.done(written.ok() ? waiting.status : written);
+}
+
+absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now) {
+  const absl::Status written = store_.Commit(writes);
+  if (options_.on_commit_time) options_.on_commit_time(Now() - now, batch);
+  if (!absl::IsDataLoss(written)) return written;
+  // After a failed fsync nobody knows what is on disk, and a second one would say that all is well: end, and read it again.
+  failure_ = absl::UnavailableError(written.message());
+  if (options_.on_failure) options_.on_failure(written);
+  return failure_;
 }
 
 }  // namespace luthier

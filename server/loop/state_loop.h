@@ -3,8 +3,8 @@
 #pragma once
 
 #include <condition_variable>
-#include <deque>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -20,14 +20,17 @@ namespace luthier {
 class StateLoop {
  public:
   using Command = std::function<absl::Status(State&, absl::Time now)>;
+  using Done = std::function<void(const absl::Status&)>;
   struct Options {
-    size_t queue_capacity = 4096;
-    size_t batch = 256;  // bounds how long the first of a batch waits
+    size_t queue_capacity = 32768;  // a thousand agents that come back at once, each with reports to send
+    size_t batch = 512;  // bounds how long the first of a batch waits
     absl::Duration tick = absl::Milliseconds(500);
-    // Both on the loop thread, after the commit of a batch if it wrote anything.
+    // All on the loop thread, after the commit of a batch. `on_batch`: what it wrote. `send`: what agents have to be told.
+    std::function<void(const State&, const Writes&, absl::Time now)> on_batch;
     std::function<void(const std::vector<Effect>&)> send;
-    std::function<void(const State&)> on_commit;
     std::function<void(absl::Duration, size_t batch)> on_commit_time;
+    // The database failed for good: nothing is accepted any more, and the process should end. Once, on the loop thread.
+    std::function<void(const absl::Status&)> on_failure;
   };
 
   // `store` must outlive the loop.
@@ -35,33 +38,37 @@ class StateLoop {
   ~StateLoop();  // finishes what was accepted
 
   // Runs `command` and returns its status once its batch is durable. Errors of its own: RESOURCE_EXHAUSTED if the queue is full;
-  // UNAVAILABLE if the batch could not be written (then nothing of it happened).
+  // UNAVAILABLE if the batch could not be written (then nothing of it happened), or the loop has stopped.
   absl::Status Run(Command command);
+  // The same without waiting: `done` is called on the loop thread, where it must not block, or at once if refused.
+  void Post(Command command, Done done);
+  // For what nobody waits for and may be lost (heartbeats): runs with the next batch, at the latest with the next tick.
+  void PostIdly(Command command);
 
-  // Blocks until a batch was committed after `seen` or `deadline`; returns the number of batches so far.
-  uint64_t WaitForCommit(uint64_t seen, absl::Time deadline);
-
-  // Refuses new commands and wakes everybody who waits; long streams then end.
+  // Refuses new commands; those that were accepted are finished.
   void Stop();
-  bool stopping();
 
  private:
   struct Waiting {
     Command command;
+    Done done;
     absl::Status status;
-    bool done = false;
   };
   void Loop();
-  // True if something was written.
-  bool RunBatch(std::vector<Waiting*>& batch);
+  void RunBatch(std::vector<Waiting>& batch, absl::Time now);
+  absl::Status Write(const Writes& writes, size_t batch, absl::Time now);
+  absl::Time Now();
 
   Store& store_;
-  State state_;  // loop thread only
+  State state_;  // loop thread only, as what follows
   Options options_;
-  std::mutex mutex_;
-  std::condition_variable work_, done_;
-  std::deque<Waiting*> queue_;
-  uint64_t commits_ = 0;
+  absl::Time clock_base_;  // wall time when the monotonic clock read zero
+  absl::Status failure_;   // sticky
+
+  std::mutex mutex_;  // of what follows
+  std::condition_variable work_;
+  std::deque<Waiting> queue_;
+  std::deque<Command> idle_;
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -17,6 +17,17 @@ const Buckets& Latency() {
   return buckets;
 }
 
+// Seconds to half a day: queues and jobs.
+const Buckets& LongWaits() {
+  static const Buckets buckets = {1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400};
+  return buckets;
+}
+
+const Buckets& StepTimes() {
+  static const Buckets buckets = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60};
+  return buckets;
+}
+
 }  // namespace
 
 ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& version)
@@ -29,6 +40,12 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
                          .Add({})),
       agents_(BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry)),
       submissions_(BuildCounter().Name("luthier_job_submissions_total").Help("Submissions by result").Register(registry)),
+      transitions_(BuildCounter().Name("luthier_job_transitions_total").Help("Changes of state by new state").Register(registry)),
+      queue_wait_(BuildHistogram()
+                      .Name("luthier_job_queue_wait_seconds")
+                      .Help("Time between the start of waiting and the placement on a node")
+                      .Register(registry)
+                      .Add({}, LongWaits())),
       handled_(BuildCounter().Name("luthier_grpc_server_handled_total").Help("Calls by method and code").Register(registry)),
       handling_seconds_(
           BuildHistogram().Name("luthier_grpc_server_handling_seconds").Help("Duration of calls").Register(registry)),
@@ -41,15 +58,32 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
                         .Name("luthier_db_commit_batch_size")
                         .Help("Commands in a group commit")
                         .Register(registry)
-                        .Add({}, Buckets{0, 1, 2, 4, 8, 16, 32, 64, 128, 256})) {
+                        .Add({}, Buckets{0, 1, 2, 4, 8, 16, 32, 64, 128, 256})),
+      tokens_per_second_(BuildGauge()
+                             .Name("luthier_train_tokens_per_second")
+                             .Help("Tokens a second of all running attempts, from their newest progress")
+                             .Register(registry)
+                             .Add({})),
+      tokens_(BuildCounter()
+                  .Name("luthier_train_tokens_total")
+                  .Help("Tokens trained on, from progress reports")
+                  .Register(registry)
+                  .Add({})),
+      step_seconds_(BuildHistogram()
+                        .Name("luthier_train_step_seconds")
+                        .Help("Duration of optimizer steps, from progress reports")
+                        .Register(registry)
+                        .Add({}, StepTimes())),
+      gpu_used_(BuildGauge().Name("luthier_gpu_memory_used_bytes").Help("GPU memory in use").Register(registry)),
+      gpu_total_(BuildGauge().Name("luthier_gpu_memory_total_bytes").Help("GPU memory in all").Register(registry)) {
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
 
-void ServerMetrics::ObserveCall(absl::string_view method, int code, absl::Duration duration) {
+void ServerMetrics::ObserveCall(absl::string_view method, absl::string_view code, absl::Duration duration) {
   const std::string name(method);
-  handled_.Add({{"method", name}, {"code", std::to_string(code)}}).Increment();
+  handled_.Add({{"method", name}, {"code", std::string(code)}}).Increment();
   handling_seconds_.Add({{"method", name}}, Latency()).Observe(absl::ToDoubleSeconds(duration));
-  if (name == "CreateFineTuningJob") submissions_.Add({{"result", code == 0 ? "accepted" : "refused"}}).Increment();
+  if (name == "CreateFineTuningJob") submissions_.Add({{"result", code == "OK" ? "accepted" : "refused"}}).Increment();
 }
 
 void ServerMetrics::ObserveCommit(absl::Duration duration, size_t batch) {
@@ -57,22 +91,58 @@ void ServerMetrics::ObserveCommit(absl::Duration duration, size_t batch) {
   commit_batch_.Observe(static_cast<double>(batch));
 }
 
-void ServerMetrics::ObserveState(const State& state, absl::Time now) {
-  std::map<JobState, int> count;
-  absl::Time oldest = now;
-  for (const auto& [id, job] : state.jobs()) {
-    ++count[job.state];
-    if (IsWaiting(job.state)) oldest = std::min(oldest, job.create_time);
+void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl::Time now) {
+  std::map<int64_t, const Job*> changed;
+  for (const Job& job : writes.jobs) changed[job.number] = &job;
+  for (const Event& event : writes.events) {
+    if (event.state != 0) ObserveTransition(*changed.at(event.job), event);
   }
   for (const JobState name : kAllStates) {
-    jobs_.Add({{"state", absl::AsciiStrToLower(StateName(name))}}).Set(count[name]);
+    jobs_.Add({{"state", absl::AsciiStrToLower(StateName(name))}}).Set(static_cast<double>(state.jobs().count(name)));
   }
-  queue_depth_.Set(count[JobState::kQueued] + count[JobState::kRecovering]);
-  oldest_queued_.Set(absl::ToDoubleSeconds(now - oldest));
+  queue_depth_.Set(static_cast<double>(state.jobs().waiting()));
+  oldest_queued_.Set(state.jobs().waiting() == 0 ? 0 : absl::ToDoubleSeconds(now - state.jobs().OldestWaiting()));
   int ready = 0;
   for (const auto& [id, node] : state.nodes()) ready += node.ready ? 1 : 0;
   agents_.Add({{"state", "ready"}}).Set(ready);
   agents_.Add({{"state", "lost"}}).Set(static_cast<double>(state.nodes().size()) - ready);
+}
+
+void ServerMetrics::ObserveTransition(const Job& job, const Event& event) {
+  const auto to = static_cast<JobState>(event.state);
+  transitions_.Add({{"to", absl::AsciiStrToLower(StateName(to))}}).Increment();
+  if (to == JobState::kStarting) queue_wait_.Observe(absl::ToDoubleSeconds(event.time - job.waiting_since));
+  const std::lock_guard lock(mutex_);
+  if (to == JobState::kRunning) {
+    // Of a later attempt the tokens done before are not known here; its first progress is then the start.
+    if (job.attempt == 1) progress_.try_emplace(job.id);
+  } else if (progress_.erase(job.id) > 0) {
+    ShowTokenRate();
+  }
+}
+
+void ServerMetrics::ObserveProgress(const std::string& job, double tokens_per_second, absl::Duration step, int64_t tokens) {
+  step_seconds_.Observe(absl::ToDoubleSeconds(step));
+  const std::lock_guard lock(mutex_);
+  const auto [progress, first] = progress_.try_emplace(job, Progress{0, tokens});
+  // A resumed attempt counts from its checkpoint: what it does again is work, but was counted.
+  if (tokens > progress->second.tokens) tokens_.Increment(static_cast<double>(tokens - progress->second.tokens));
+  progress->second = {tokens_per_second, tokens};
+  ShowTokenRate();
+}
+
+void ServerMetrics::ShowTokenRate() {
+  double sum = 0;
+  for (const auto& [job, progress] : progress_) sum += progress.tokens_per_second;
+  tokens_per_second_.Set(sum);
+}
+
+void ServerMetrics::ObserveGpus(const std::string& node, const std::vector<GpuMemory>& gpus) {
+  for (const GpuMemory& gpu : gpus) {
+    const prometheus::Labels labels = {{"node", node}, {"gpu", std::to_string(gpu.index)}};
+    gpu_used_.Add(labels).Set(static_cast<double>(gpu.used_bytes));
+    gpu_total_.Add(labels).Set(static_cast<double>(gpu.total_bytes));
+  }
 }
 
 }  // namespace luthier

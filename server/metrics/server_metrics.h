@@ -1,8 +1,11 @@
-// What the server measures, under the names of the dashboards. Every metric is made here; cardinality is fixed.
+// What the server measures, under the names of the dashboards. Every metric is made here; cardinality is bounded by the API's
+// methods, the states and the GPUs of the installation, never by the number of jobs.
 #pragma once
 
 #include <map>
+#include <mutex>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -15,27 +18,55 @@
 
 namespace luthier {
 
+// One GPU as its agent last reported it.
+struct GpuMemory {
+  int index = 0;
+  int64_t used_bytes = 0;
+  int64_t total_bytes = 0;
+};
+
 // Methods may be called from any thread.
 class ServerMetrics {
  public:
   // `registry` must outlive the metrics.
-  explicit ServerMetrics(prometheus::Registry& registry, const std::string& version);
+  ServerMetrics(prometheus::Registry& registry, const std::string& version);
 
-  void ObserveCall(absl::string_view method, int code, absl::Duration duration);
+  // `code` is the name of a gRPC code, such as `NOT_FOUND`.
+  void ObserveCall(absl::string_view method, absl::string_view code, absl::Duration duration);
   void ObserveCommit(absl::Duration duration, size_t batch);
-  // Loop thread only.
-  void ObserveState(const State& state, absl::Time now);
+  // After a batch, with what it wrote. Loop thread only.
+  void ObserveBatch(const State& state, const Writes& writes, absl::Time now);
+  // A `progress` event of a job's current attempt; `tokens` counts from the start of the job.
+  void ObserveProgress(const std::string& job, double tokens_per_second, absl::Duration step, int64_t tokens);
+  void ObserveGpus(const std::string& node, const std::vector<GpuMemory>& gpus);
 
  private:
+  struct Progress {
+    double tokens_per_second = 0;
+    int64_t tokens = 0;
+  };
+  void ObserveTransition(const Job& job, const Event& event);
+  void ShowTokenRate();
+
   prometheus::Family<prometheus::Gauge>& jobs_;
   prometheus::Gauge& queue_depth_;
   prometheus::Gauge& oldest_queued_;
   prometheus::Family<prometheus::Gauge>& agents_;
   prometheus::Family<prometheus::Counter>& submissions_;
+  prometheus::Family<prometheus::Counter>& transitions_;
+  prometheus::Histogram& queue_wait_;
   prometheus::Family<prometheus::Counter>& handled_;
   prometheus::Family<prometheus::Histogram>& handling_seconds_;
   prometheus::Histogram& commit_seconds_;
   prometheus::Histogram& commit_batch_;
+  prometheus::Gauge& tokens_per_second_;
+  prometheus::Counter& tokens_;
+  prometheus::Histogram& step_seconds_;
+  prometheus::Family<prometheus::Gauge>& gpu_used_;
+  prometheus::Family<prometheus::Gauge>& gpu_total_;
+
+  std::mutex mutex_;  // of what follows
+  std::map<std::string, Progress> progress_;  // of running attempts, by job
 };
 
 }  // namespace luthier

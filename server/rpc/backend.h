@@ -1,13 +1,15 @@
 // What the handlers work on.
 #pragma once
 
-#include <functional>
 #include <string>
 
-#include "absl/strings/string_view.h"
-#include "absl/time/time.h"
 #include "lib/artifact/artifact_store.h"
 #include "server/loop/state_loop.h"
+#include "server/metrics/server_metrics.h"
+#include "server/rpc/housekeeping.h"
+#include "server/rpc/planner.h"
+#include "server/rpc/task_pool.h"
+#include "server/rpc/watch_hub.h"
 #include "server/store/store.h"
 
 namespace luthier {
@@ -16,12 +18,15 @@ struct Backend {
   StateLoop& loop;
   Store& store;
   FileArtifactStore& artifacts;
+  Planner& planner;
+  WatchHub& watches;
+  TaskPool& tasks;  // for what a gRPC reaction must not do itself
+  Housekeeping& housekeeping;
+  ServerMetrics& metrics;
   std::string data_dir;
-  // Method, status code of gRPC, duration.
-  std::function<void(absl::string_view, int, absl::Duration)> observe;
-
-  // `base_models/<id>` with the files of a registered base model.
-  std::string BaseModelFolder(const std::string& id) const { return data_dir + "/base_models/" + id; }
 };
+
+// `base_models/<id>` of the data folder, with the files of a registered base model.
+inline std::string BaseModelFolder(const std::string& data_dir, const std::string& id) { return data_dir + "/base_models/" + id; }
 
 }  // namespace luthier

@@ -6,6 +6,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "google/protobuf/io/coded_stream.h"
+#include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "lib/wire/json_wire.h"
 
 namespace luthier {
@@ -149,11 +151,19 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
   return timestamp;
 }
 
+std::string DeterministicBytes(const google::protobuf::Message& message) {
+  std::string bytes;
+  google::protobuf::io::StringOutputStream stream(&bytes);
+  google::protobuf::io::CodedOutputStream coded(&stream);
+  coded.SetSerializationDeterministic(true);
+  message.SerializeToCodedStream(&coded);
+  coded.Trim();
+  return bytes;
+}
+
 std::string Serialize(const StoredSpec& spec) {
-  v1::StartAttempt start = spec.start;
-  start.set_trainer_spec_json(spec.trainer_spec_json);
   const std::string job = spec.job.SerializeAsString();
-  return absl::StrCat(job.size(), ":", job, start.SerializeAsString());
+  return absl::StrCat(job.size(), ":", job, spec.start.SerializeAsString());
 }
 
 StoredSpec ParseStoredSpec(const std::string& bytes) {
@@ -162,19 +172,18 @@ StoredSpec ParseStoredSpec(const std::string& bytes) {
   const size_t size = std::stoul(bytes.substr(0, colon));
   spec.job.ParseFromString(bytes.substr(colon + 1, size));
   spec.start.ParseFromString(bytes.substr(colon + 1 + size));
-  spec.trainer_spec_json = spec.start.trainer_spec_json();
   return spec;
 }
 
-v1::FineTuningJob ToProto(const Job& job, const std::string& spec) {
-  v1::FineTuningJob message = ParseStoredSpec(spec).job;
+v1::FineTuningJob ToProto(const RecordedJob& recorded) { return ToProto(recorded.job, ParseStoredSpec(recorded.spec).job); }
+
+v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
+  v1::FineTuningJob message = spec;
   v1::FineTuningJob report;
   report.ParseFromString(job.report);
   message.MergeFrom(report);
   message.set_name(absl::StrCat("jobs/", job.id));
-  message.set_uid(job.uid);
   message.set_state(static_cast<v1::FineTuningJob::State>(job.state));
-  message.set_pending_reason(job.pending_reason);
   message.set_attempt(job.attempt);
   message.set_lost_attempts(job.lost_attempts);
   if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
@@ -211,9 +220,7 @@ v1::Node ToProto(const Node& node, const State& state) {
   message.mutable_inventory()->ParseFromString(node.inventory);
   message.set_agent_version(node.agent_version);
   if (node.last_heartbeat != absl::InfinitePast()) *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);
-  for (const auto& [id, job] : state.jobs()) {
-    if (job.node == node.id && HoldsDevices(job.state)) message.add_attempts(AttemptName(job));
-  }
+  for (const std::string& job : state.jobs().OnNode(node.id)) message.add_attempts(AttemptName(*state.Find(job)));
   return message;
 }
 
@@ -229,6 +236,12 @@ v1::ModelVersion ToProto(const ModelVersion& version) {
   *message.mutable_create_time() = ToProto(version.create_time);
   message.set_attempt(version.attempt);
   return message;
+}
+
+std::optional<v1::JobProgress> ProgressOf(const v1::AttemptReport& report) {
+  const auto type = report.trainer_event().fields().find("event");
+  if (type == report.trainer_event().fields().end() || type->second.string_value() != "progress") return std::nullopt;
+  return Progress(StructToJson(report.trainer_event()));
 }
 
 absl::StatusOr<Report> FromProto(const v1::AttemptReport& message, const std::string& before) {

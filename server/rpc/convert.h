@@ -1,6 +1,7 @@
 // Between the core's plain structs and the messages of the API.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -10,25 +11,33 @@
 #include "luthier/v1/nodes.pb.h"
 #include "luthier/v1/worker.pb.h"
 #include "server/core/state.h"
+#include "server/store/store.h"
 
 namespace luthier {
 
 google::protobuf::Timestamp ToProto(absl::Time time);
 
-// What the store holds of a job besides its columns: `spec` (a FineTuningJob with spec, labels, resolved, warnings; never
-// changes) and Job::report (a FineTuningJob with progress, evaluations, summary, failure).
+// The same bytes for the same message, whatever order its maps are in.
+std::string DeterministicBytes(const google::protobuf::Message& message);
+
+// What the record holds of a job besides its columns and Job::report (a FineTuningJob with progress, evaluations, summary,
+// failure). Never changes.
 struct StoredSpec {
-  v1::FineTuningJob job;
-  std::string trainer_spec_json;
-  v1::StartAttempt start;  // inputs; also carries the trainer spec when serialized
+  v1::FineTuningJob job;  // uid, spec, labels, resolved, warnings
+  v1::StartAttempt start;  // inputs, trainer spec
 };
 std::string Serialize(const StoredSpec& spec);
 StoredSpec ParseStoredSpec(const std::string& bytes);
 
-v1::FineTuningJob ToProto(const Job& job, const std::string& spec);
+// `spec`: StoredSpec::job.
+v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec);
+v1::FineTuningJob ToProto(const RecordedJob& recorded);
 v1::JobEvent ToProto(const Event& event);
 v1::Node ToProto(const Node& node, const State& state);
 v1::ModelVersion ToProto(const ModelVersion& version);
+
+// The progress that a report carries, if it is a trainer's `progress` event.
+std::optional<v1::JobProgress> ProgressOf(const v1::AttemptReport& report);
 
 // Understands a report of an agent; `before` is Job::report of its job. Errors: INVALID_ARGUMENT.
 absl::StatusOr<Report> FromProto(const v1::AttemptReport& report, const std::string& before);

@@ -2,7 +2,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/validate.h"
@@ -31,7 +30,7 @@ class DatasetsService final : public v1::DatasetService::Service {
                             v1::ListDatasetsResponse* response) override {
     return Handle(backend_, "ListDatasets", [&]() -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.List(ResourceKind::kDataset));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kDataset));
       const auto size = static_cast<int64_t>(all.size());
       const int64_t end = std::min(size, page.first + page.second);
       for (int64_t i = page.first; i < end; ++i) response->add_datasets()->ParseFromString(all[i].payload);
@@ -47,24 +46,19 @@ class DatasetsService final : public v1::DatasetService::Service {
  private:
   absl::Status Get(const std::string& name, v1::Dataset& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "datasets", name));
-    LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.Get(ResourceKind::kDataset, id));
+    LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.GetResource(ResourceKind::kDataset, id));
     response.ParseFromString(resource.payload);
     return absl::OkStatus();
   }
 
-  // The blobs stay: jobs that are over may be looked at, and other datasets may hold the same content.
+  // Its blobs go with the next collection, if no other dataset has the same content.
   absl::Status Delete(const std::string& name) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "datasets", name));
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
-      for (const auto& [job_id, job] : state.jobs()) {
-        const std::vector<std::string> used = absl::StrSplit(job.datasets, ',');
-        if (!IsTerminal(job.state) && std::count(used.begin(), used.end(), id) > 0) {
-          return absl::FailedPreconditionError(absl::StrCat(name, " is used by jobs/", job_id, "; cancel the job first"));
-        }
-      }
-      return absl::OkStatus();
-    }));
-    return backend_.store.Delete(ResourceKind::kDataset, id);
+    LUTHIER_RETURN_IF_ERROR(
+        backend_.loop.Run([&](State& state, absl::Time) { return state.DeleteResource(ResourceKind::kDataset, id); }));
+    backend_.planner.Forget();
+    backend_.housekeeping.Soon();
+    return absl::OkStatus();
   }
 
   absl::Status CheckHeader(const v1::UploadDatasetHeader& header) {
@@ -80,8 +74,8 @@ class DatasetsService final : public v1::DatasetService::Service {
   }
 
   // Chunks of one part, until as many bytes as announced are there.
-  absl::Status ReceivePart(grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::DatasetPart& part) {
-    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, backend_.artifacts.PutBlob(part.size_bytes()));
+  absl::Status ReceivePart(grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins, v1::DatasetPart& part) {
+    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, backend_.artifacts.PutBlob(part.size_bytes(), &pins));
     v1::UploadDatasetRequest message;
     while (blob->bytes() < part.size_bytes()) {
       if (!reader.Read(&message)) return absl::CancelledError("the upload broke off; upload again");
@@ -122,14 +116,16 @@ class DatasetsService final : public v1::DatasetService::Service {
     const v1::UploadDatasetHeader header = message.header();
     LUTHIER_RETURN_IF_ERROR(CheckHeader(header));
     *response.mutable_parts() = header.parts();
-    for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(reader, part));
+    BlobPins pins(backend_.artifacts);
+    for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(reader, pins, part));
     for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(CheckPart(part));
     const absl::Time now = absl::Now();
     response.set_name("datasets/" + header.dataset_id());
     *response.mutable_create_time() = ToProto(now);
-    const absl::Status inserted =
-        backend_.store.Insert(ResourceKind::kDataset, {header.dataset_id(), now, response.SerializeAsString()});
-    if (!absl::IsAlreadyExists(inserted)) return inserted;
+    const absl::Status added = backend_.loop.Run([&](State& state, absl::Time) {
+      return state.AddResource(ResourceKind::kDataset, {header.dataset_id(), now, response.SerializeAsString()});
+    });
+    if (!absl::IsAlreadyExists(added)) return added;
     v1::Dataset stored;
     LUTHIER_RETURN_IF_ERROR(Get(response.name(), stored));
     bool same = stored.parts_size() == response.parts_size();

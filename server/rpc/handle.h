@@ -11,7 +11,7 @@ template <typename Work>
 grpc::Status Handle(const Backend& backend, absl::string_view method, Work work) {
   const absl::Time start = absl::Now();
   const grpc::Status status = ToGrpcStatus(work());
-  if (backend.observe) backend.observe(method, status.error_code(), absl::Now() - start);
+  backend.metrics.ObserveCall(method, absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code())), absl::Now() - start);
   return status;
 }
 

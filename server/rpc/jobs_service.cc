@@ -1,25 +1,47 @@
 #include <algorithm>
+#include <memory>
+#include <optional>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
+#include "lib/plan/job_spec.h"
 #include "luthier/v1/jobs.grpc.pb.h"
+#include "server/core/reason.h"
+#include "server/loop/create_job.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
-#include "server/rpc/prepare.h"
+#include "server/rpc/job_watch.h"
 #include "server/rpc/services.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
 
-constexpr absl::Duration kWatchHeartbeat = absl::Seconds(15);
-// A watcher looks at least this often whether its client is still there.
-constexpr absl::Duration kWatchPoll = absl::Seconds(1);
+// A client may not make the server prepare a statement for every list it thinks of.
+constexpr int kMaxEventTypes = 16;
+constexpr size_t kMaxRequestId = 64;
 
-class JobsService final : public v1::FineTuningService::Service {
+absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
+  std::vector<std::string> violations;
+  if (!request.job_id().empty()) {
+    if (absl::Status status = CheckId("job_id", request.job_id()); !status.ok()) violations.emplace_back(status.message());
+  }
+  if (request.request_id().size() > kMaxRequestId) {
+    violations.push_back(absl::StrCat("request_id: has ", request.request_id().size(), " characters; give a UUID"));
+  }
+  const std::map<std::string, std::string> labels(request.job().labels().begin(), request.job().labels().end());
+  for (std::string& violation : LabelViolations(labels)) violations.push_back(std::move(violation));
+  return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+}
+
+// Watches are callback streams, since thousands of them mostly wait; the other calls take a thread for a moment.
+class JobsService final : public v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<v1::FineTuningService::Service> {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
 
@@ -37,15 +59,11 @@ class JobsService final : public v1::FineTuningService::Service {
   }
   grpc::Status CancelFineTuningJob(grpc::ServerContext*, const v1::CancelFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, "CancelFineTuningJob", [&]() -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", request->name()));
-      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) { return state.Cancel(id, now); }));
-      return Get(request->name(), *response);
-    });
+    return Handle(backend_, "CancelFineTuningJob", [&] { return Cancel(request->name(), *response); });
   }
-  grpc::Status WatchFineTuningJob(grpc::ServerContext* context, const v1::WatchFineTuningJobRequest* request,
-                                  grpc::ServerWriter<v1::WatchFineTuningJobResponse>* writer) override {
-    return Handle(backend_, "WatchFineTuningJob", [&] { return Watch(*context, *request, *writer); });
+  grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* WatchFineTuningJob(
+      grpc::CallbackServerContext*, const v1::WatchFineTuningJobRequest* request) override {
+    return StartJobWatch(backend_, request->name(), request->after_sequence());
   }
   grpc::Status ListJobEvents(grpc::ServerContext*, const v1::ListJobEventsRequest* request,
                              v1::ListJobEventsResponse* response) override {
@@ -57,105 +75,113 @@ class JobsService final : public v1::FineTuningService::Service {
   }
 
  private:
+  // A repeated request is answered with what it created, whatever has become of dataset and base model since.
   absl::Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(PreparedJob prepared, PrepareJob(backend_, request));
-    Job& job = prepared.job;
-    job.body_sha256 = Sha256Hex(absl::StrCat(request.job_id(), "\n", request.job().ShortDebugString()));
-    std::string spec = Serialize(prepared.spec);
+    const JobRequest identity{request.request_id(), Sha256Hex(absl::StrCat(request.job_id(), "\n", DeterministicBytes(request.job())))};
+    if (!identity.id.empty() && !request.validate_only()) {
+      LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
+      if (earlier) {
+        LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
+        return Answer(earlier->second, response);
+      }
+    }
+    LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
+    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, backend_.planner.PlanOf(request.job().spec()));
+    StoredSpec spec{plan->job, plan->start};
+    spec.job.set_uid(RandomUuid());
+    *spec.job.mutable_labels() = request.job().labels();
+    Job job;
+    job.id = request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id();
+    job.base_model = plan->base_model;
+    job.datasets = plan->datasets;
+    job.model = plan->model;
+    job.devices = plan->devices;
     if (request.validate_only()) {
       job.create_time = absl::Now();
-      response = ToProto(job, spec);
+      response = ToProto(job, spec.job);
       return absl::OkStatus();
     }
-    LUTHIER_RETURN_IF_ERROR(
-        backend_.loop.Run([&](State& state, absl::Time now) { return state.Create(job, std::move(spec), now); }));
-    return Get("jobs/" + job.id, response);
+    const std::string id = job.id;
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = Serialize(spec)](State& state, absl::Time now) mutable {
+      return CreateJob(state, backend_.store, job, identity, std::move(bytes), now);
+    }));
+    // Another request with the same id was first: the job is that one's.
+    if (job.id != id) return Get("jobs/" + job.id, response);
+    response = ToProto(job, spec.job);
+    return absl::OkStatus();
   }
 
-  absl::StatusOr<Job> Find(const std::string& name) {
+  absl::StatusOr<RecordedJob> Find(const std::string& name) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
-    Job job;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
-      const Job* found = state.Find(id);
-      if (found == nullptr) return absl::NotFoundError(absl::StrCat(name, " does not exist"));
-      job = *found;
-      return absl::OkStatus();
-    }));
-    return job;
+    return backend_.store.GetJob(id);
+  }
+
+  absl::Status Answer(const RecordedJob& job, v1::FineTuningJob& response) {
+    response = ToProto(job);
+    return AddPendingReasons({&response});
   }
 
   absl::Status Get(const std::string& name, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const Job job, Find(name));
-    LUTHIER_ASSIGN_OR_RETURN(const std::string spec, backend_.store.Spec(job.id));
-    response = ToProto(job, spec);
-    return absl::OkStatus();
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(name));
+    return Answer(job, response);
+  }
+
+  // Only the state knows why a job waits: it follows from all the others and the nodes.
+  absl::Status AddPendingReasons(const std::vector<v1::FineTuningJob*>& jobs) {
+    const bool any = std::any_of(jobs.begin(), jobs.end(), [](const v1::FineTuningJob* job) {
+      return IsWaiting(static_cast<JobState>(job->state()));
+    });
+    if (!any) return absl::OkStatus();
+    return backend_.loop.Run([&](State& state, absl::Time now) {
+      for (v1::FineTuningJob* job : jobs) {
+        const Job* live = state.Find(absl::string_view(job->name()).substr(5));  // after "jobs/"
+        if (live != nullptr && live->state == static_cast<JobState>(job->state())) {
+          job->set_pending_reason(state.WhyItWaits(*live, now));
+        }
+      }
+      return absl::OkStatus();
+    });
   }
 
   absl::Status List(const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
-    const auto& states = request.states();
-    std::vector<Job> jobs;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
-      for (const auto& [id, job] : state.jobs()) {
-        const bool wanted = states.empty() || std::count(states.begin(), states.end(), static_cast<int>(job.state)) > 0;
-        if (wanted) jobs.push_back(job);
-      }
-      return absl::OkStatus();
-    }));
-    std::stable_sort(jobs.begin(), jobs.end(), [](const Job& a, const Job& b) { return a.create_time > b.create_time; });
-    const auto size = static_cast<int64_t>(jobs.size());
-    const int64_t end = std::min(size, page.first + page.second);
-    for (int64_t i = page.first; i < end; ++i) {
-      LUTHIER_ASSIGN_OR_RETURN(const std::string spec, backend_.store.Spec(jobs[i].id));
-      *response.add_jobs() = ToProto(jobs[i], spec);
+    JobQuery query{.before = page.first, .limit = page.second + 1};
+    for (const int state : request.states()) query.states.insert(static_cast<JobState>(state));
+    LUTHIER_ASSIGN_OR_RETURN(std::vector<RecordedJob> jobs, backend_.store.ListJobs(query));
+    if (static_cast<int>(jobs.size()) > page.second) {
+      jobs.pop_back();
+      response.set_next_page_token(absl::StrCat(jobs.back().job.number));
     }
-    if (end < size) response.set_next_page_token(absl::StrCat(end));
-    return absl::OkStatus();
+    std::vector<v1::FineTuningJob*> messages;
+    for (const RecordedJob& job : jobs) {
+      messages.push_back(response.add_jobs());
+      *messages.back() = ToProto(job);
+    }
+    return AddPendingReasons(messages);
   }
 
-  // Events first, then whether the job is over: an event recorded in between is found by the next round.
-  absl::Status Watch(const grpc::ServerContext& context, const v1::WatchFineTuningJobRequest& request,
-                     grpc::ServerWriter<v1::WatchFineTuningJobResponse>& writer) {
-    v1::WatchFineTuningJobResponse snapshot;
-    LUTHIER_RETURN_IF_ERROR(Get(request.name(), *snapshot.mutable_job()));
-    writer.Write(snapshot);
-    int64_t cursor = request.after_sequence();
-    uint64_t commits = 0;
-    absl::Time last_write = absl::Now();
-    while (!context.IsCancelled()) {
-      LUTHIER_ASSIGN_OR_RETURN(const Job job, Find(request.name()));
-      while (cursor < job.last_event) {
-        LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events, backend_.store.Events(job.id, cursor, 1000));
-        for (const Event& event : events) {
-          v1::WatchFineTuningJobResponse message;
-          *message.mutable_event() = ToProto(event);
-          if (!writer.Write(message)) return absl::CancelledError("the client went away");
-          cursor = event.sequence;
-          last_write = absl::Now();
-        }
-        if (events.empty()) break;
-      }
-      if (IsTerminal(job.state)) {
-        LUTHIER_RETURN_IF_ERROR(Get(request.name(), *snapshot.mutable_job()));
-        writer.Write(snapshot);
-        return absl::OkStatus();
-      }
-      if (absl::Now() - last_write >= kWatchHeartbeat) {
-        if (!writer.Write({})) return absl::CancelledError("the client went away");
-        last_write = absl::Now();
-      }
-      commits = backend_.loop.WaitForCommit(commits, absl::Now() + kWatchPoll);
-      if (backend_.loop.stopping()) return absl::UnavailableError("the server is shutting down; watch again");
-    }
-    return absl::CancelledError("the client went away");
+  // Cancelling what is cancelled already succeeds, so that a client may try again.
+  absl::Status Cancel(const std::string& name, v1::FineTuningJob& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
+    const absl::Status cancelled =
+        backend_.loop.Run([&](State& state, absl::Time now) { return state.Cancel(id, now); });
+    if (!cancelled.ok() && !absl::IsNotFound(cancelled)) return cancelled;
+    LUTHIER_RETURN_IF_ERROR(Get(name, response));
+    if (cancelled.ok() || response.state() == v1::FineTuningJob::CANCELLED) return absl::OkStatus();
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is ", v1::FineTuningJob::State_Name(response.state()),
+                                                                 "; only a job that is not over can be cancelled")),
+                      "JOB_IS_OVER");
   }
 
   absl::Status ListEvents(const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const Job job, Find(request.parent()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(request.parent()));
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    if (request.types_size() > kMaxEventTypes) {
+      return absl::InvalidArgumentError(absl::StrCat("types: ", request.types_size(), " given; give at most ", kMaxEventTypes));
+    }
     const std::vector<std::string> types(request.types().begin(), request.types().end());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
-                             backend_.store.Events(job.id, page.first, page.second, types));
+                             backend_.store.Events(job.job.number, page.first, page.second, types));
     for (const Event& event : events) *response.add_events() = ToProto(event);
     // The token is the last sequence sent.
     if (static_cast<int>(events.size()) == page.second) response.set_next_page_token(absl::StrCat(events.back().sequence));
@@ -163,15 +189,15 @@ class JobsService final : public v1::FineTuningService::Service {
   }
 
   absl::Status ListCheckpoints(const v1::ListJobCheckpointsRequest& request, v1::ListJobCheckpointsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const Job job, Find(request.parent()));
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events, backend_.store.Events(job.id, 0, 1000000, {"checkpoint"}));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(request.parent()));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events, backend_.store.Events(job.job.number, 0, 1000000, {"checkpoint"}));
     for (const Event& event : events) {
       const v1::JobEvent message = ToProto(event);
       const auto& fields = message.data().fields();
       const auto number = [&](const char* field) { return fields.count(field) ? fields.at(field).number_value() : 0.0; };
       v1::Checkpoint& checkpoint = *response.add_checkpoints();
       checkpoint.set_step(static_cast<int64_t>(number("step")));
-      checkpoint.set_name(absl::StrCat("jobs/", job.id, "/checkpoints/", checkpoint.step()));
+      checkpoint.set_name(absl::StrCat("jobs/", job.job.id, "/checkpoints/", checkpoint.step()));
       checkpoint.set_attempt(event.attempt);
       checkpoint.set_size_bytes(static_cast<int64_t>(number("bytes")));
       checkpoint.set_loss(number("loss"));

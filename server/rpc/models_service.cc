@@ -31,8 +31,8 @@ bool BelongsToModel(const std::string& name) {
   return absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".json") || absl::EndsWith(name, ".jinja");
 }
 
-absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, const fs::path& path) {
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, artifacts.PutBlob(static_cast<int64_t>(fs::file_size(path))));
+absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins, const fs::path& path) {
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, artifacts.PutBlob(static_cast<int64_t>(fs::file_size(path)), &pins));
   std::ifstream stream(path, std::ios::binary);
   std::vector<char> buffer(kChunkBytes);
   while (stream.read(buffer.data(), kChunkBytes), stream.gcount() > 0) {
@@ -69,7 +69,7 @@ class ModelsService final : public v1::ModelService::Service {
   grpc::Status ListBaseModels(grpc::ServerContext*, const v1::ListBaseModelsRequest* request,
                               v1::ListBaseModelsResponse* response) override {
     return Handle(backend_, "ListBaseModels", [&]() -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.List(ResourceKind::kBaseModel));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kBaseModel));
       return Page(*request, *response, all,
                   [&](const Resource& resource) { response->add_base_models()->ParseFromString(resource.payload); });
     });
@@ -137,14 +137,14 @@ class ModelsService final : public v1::ModelService::Service {
   }
 
   absl::Status Load(const std::string& id, v1::BaseModel& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.Get(ResourceKind::kBaseModel, id));
+    LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.GetResource(ResourceKind::kBaseModel, id));
     response.ParseFromString(resource.payload);
     return absl::OkStatus();
   }
 
   // Hard links to the blobs under their own names: validation reads the model as a folder, at no cost in space.
   absl::Status LinkFolder(const std::string& id, const v1::BaseModel& model) {
-    const fs::path folder = backend_.BaseModelFolder(id);
+    const fs::path folder = BaseModelFolder(backend_.data_dir, id);
     std::error_code error;
     fs::create_directories(folder, error);
     for (const v1::ModelFile& file : model.files()) {
@@ -173,9 +173,10 @@ class ModelsService final : public v1::ModelService::Service {
     response.set_dtype(facts->dtype);
     response.set_context_length(static_cast<int32_t>(facts->config.max_position_embeddings));
     LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(*facts)));
+    BlobPins pins(backend_.artifacts);
     for (const fs::directory_entry& entry : fs::directory_iterator(request.source_path())) {
       if (!entry.is_regular_file() || !BelongsToModel(entry.path().filename())) continue;
-      LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, entry.path()));
+      LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, pins, entry.path()));
     }
     v1::BaseModel stored;
     if (Load(request.base_model_id(), stored).ok()) {
@@ -189,7 +190,9 @@ class ModelsService final : public v1::ModelService::Service {
     const absl::Time now = absl::Now();
     *response.mutable_create_time() = ToProto(now);
     LUTHIER_RETURN_IF_ERROR(LinkFolder(request.base_model_id(), response));
-    return backend_.store.Insert(ResourceKind::kBaseModel, {request.base_model_id(), now, response.SerializeAsString()});
+    return backend_.loop.Run([&](State& state, absl::Time) {
+      return state.AddResource(ResourceKind::kBaseModel, {request.base_model_id(), now, response.SerializeAsString()});
+    });
   }
 
   absl::StatusOr<v1::ModelVersion> FindVersion(const std::string& name) {

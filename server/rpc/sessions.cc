@@ -1,14 +1,29 @@
 #include "server/rpc/sessions.h"
 
+#include <algorithm>
+#include <deque>
+#include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "lib/base/status_macros.h"
+#include "server/core/reason.h"
+#include "server/rpc/backend.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/status.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
 
 // Long enough for a checkpoint of a large model; the agent kills what is left afterwards.
 constexpr int kStopGraceSeconds = 30;
+// Reports of one agent that wait for their commit. An agent that was alone for an hour sends them by the thousand.
+constexpr int kOutstandingReports = 16;
+// A failed job may be retried from its checkpoints for this long; then its node forgets them.
+constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
 std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect) {
   v1::SessionResponse message;
@@ -17,8 +32,7 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect)
     message.mutable_stop_attempt()->mutable_grace()->set_seconds(kStopGraceSeconds);
     return message;
   }
-  const std::optional<AttemptId> attempt = ParseAttemptName(effect.attempt);
-  const absl::StatusOr<std::string> spec = store.Spec(attempt->job);
+  const absl::StatusOr<std::string> spec = store.Spec(effect.job);
   if (!spec.ok()) return std::nullopt;
   v1::StartAttempt& start = *message.mutable_start_attempt();
   start = ParseStoredSpec(*spec).start;
@@ -27,64 +41,318 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect)
   return message;
 }
 
+Node NodeOf(const v1::Register& request) {
+  Node node;
+  node.id = request.node_id();
+  node.gpus = request.inventory().gpus_size() > 0;
+  node.devices = std::max(1, request.inventory().gpus_size());
+  node.agent_version = request.agent_version();
+  node.inventory = request.inventory().SerializeAsString();
+  return node;
+}
+
+// Whether nothing will run the job again, so that its checkpoints can go. False for a job that this server never knew: the
+// agent may be talking to the wrong one.
+bool IsOver(const State& state, Store& store, const std::string& id, absl::Time now) {
+  if (const Job* job = state.Find(id)) return job->state == JobState::kSucceeded || job->state == JobState::kCancelled;
+  const absl::StatusOr<std::optional<Job>> job = store.FindJob(id);
+  if (!job.ok() || !*job) return false;
+  return (*job)->state != JobState::kFailed || (*job)->end_time + kKeepFailed < now;
+}
+
+// Reactions and commands of the loop meet here; each holds `mutex_` for a moment. At most one read and one write are under way.
+class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>,
+                      public AgentSession,
+                      public std::enable_shared_from_this<Session> {
+ public:
+  Session(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
+
+  void Begin() {
+    self_ = shared_from_this();
+    StartRead(&request_);
+  }
+
+  void Send(v1::SessionResponse message) override {
+    const std::lock_guard lock(mutex_);
+    messages_.push_back(std::move(message));
+    Advance();
+  }
+  void End(absl::Status status) override {
+    const std::lock_guard lock(mutex_);
+    if (!end_) end_ = std::move(status);
+    Advance();
+  }
+
+  void OnReadDone(bool ok) override {
+    if (!ok) {
+      End(absl::OkStatus());
+    } else if (node_.empty()) {
+      Register();
+    } else if (request_.has_heartbeat()) {
+      Heartbeat();
+    } else if (request_.has_report()) {
+      Record();
+    } else {
+      End(absl::InvalidArgumentError("kind: a message after `register` must be a heartbeat or a report"));
+    }
+  }
+  void OnWriteDone(bool ok) override {
+    const std::lock_guard lock(mutex_);
+    writing_ = false;
+    if (!ok && !end_) end_ = absl::CancelledError("the agent went away");
+    Advance();
+  }
+  void OnCancel() override { End(absl::CancelledError("the agent went away")); }
+  void OnDone() override {
+    if (!node_.empty() && sessions_.Remove(node_, self_)) {
+      backend_.loop.Post(
+          [node = node_](State& state, absl::Time now) {
+            state.Disconnect(node, now);
+            return absl::OkStatus();
+          },
+          [](const absl::Status&) {});
+    }
+    backend_.metrics.ObserveCall("Session", absl::StatusCodeToString(end_->code()), absl::Now() - start_);
+    const std::shared_ptr<Session> last = std::move(self_);
+  }
+
+ private:
+  // `mutex_` is held.
+  void Advance() {
+    if (writing_ || finished_) return;
+    if (end_) {
+      finished_ = true;
+      Finish(ToGrpcStatus(*end_));
+    } else if (registered_ && !messages_.empty()) {
+      writing_ = true;
+      response_ = std::move(messages_.front());
+      messages_.pop_front();
+      StartWrite(&response_);
+    }
+  }
+
+  void ReadOn() {
+    const std::lock_guard lock(mutex_);
+    if (!finished_) StartRead(&request_);
+  }
+
+  void Register() {
+    if (!request_.has_register_()) return End(absl::InvalidArgumentError("register: the first message of a session must carry it"));
+    const auto request = std::make_shared<v1::Register>(std::move(*request_.mutable_register_()));
+    if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok()) return End(status);
+    node_ = request->node_id();
+    ObserveInventory(request->inventory());
+    sessions_.Add(node_, shared_from_this());
+    const auto response = std::make_shared<v1::SessionResponse>();
+    backend_.loop.Post(
+        [this, self = shared_from_this(), request, response](State& state, absl::Time now) {
+          *response->mutable_registered() = Registered(state, *request, now);
+          return absl::OkStatus();
+        },
+        [this, self = shared_from_this(), response](const absl::Status& status) {
+          if (!status.ok()) return End(status);
+          {
+            const std::lock_guard lock(mutex_);
+            registered_ = true;
+            messages_.push_front(std::move(*response));  // what was sent meanwhile waits behind it
+            Advance();
+          }
+          ReadOn();
+        });
+  }
+
+  // Loop thread.
+  v1::Registered Registered(State& state, const v1::Register& request, absl::Time now) {
+    v1::Registered registered;
+    registered.mutable_heartbeat_interval()->set_seconds(absl::ToInt64Seconds(kHeartbeatInterval));
+    registered.mutable_lease()->set_seconds(absl::ToInt64Seconds(kLease));
+    const std::vector<std::string> attempts(request.attempts().begin(), request.attempts().end());
+    for (const std::string& stale : state.Register(NodeOf(request), attempts, now)) registered.add_stale_attempts(stale);
+    for (const std::string& name : attempts) {
+      const std::optional<AttemptId> attempt = ParseAttemptName(name);
+      if (!attempt || !state.IsCurrent(*attempt)) continue;
+      v1::ReportAck& ack = *registered.add_acks();
+      ack.set_attempt(name);
+      ack.set_sequence(state.Find(attempt->job)->last_report);
+    }
+    for (const std::string& name : request.kept_jobs()) {
+      if (IsOver(state, backend_.store, std::string(absl::StripPrefix(name, "jobs/")), now)) registered.add_jobs_over(name);
+    }
+    return registered;
+  }
+
+  void Heartbeat() {
+    const v1::Heartbeat& heartbeat = request_.heartbeat();
+    std::string inventory;
+    if (heartbeat.has_inventory()) {
+      ObserveInventory(heartbeat.inventory());
+      inventory = heartbeat.inventory().SerializeAsString();
+    }
+    backend_.loop.PostIdly([node = node_, leaving = heartbeat.leaving(), inventory = std::move(inventory)](State& state, absl::Time now) {
+      state.Heartbeat(node, inventory, leaving, now);
+      return absl::OkStatus();
+    });
+    ReadOn();
+  }
+
+  void ObserveInventory(const v1::Inventory& inventory) {
+    backend_.planner.SetNode(node_, inventory);
+    std::vector<GpuMemory> gpus;
+    for (const v1::Gpu& gpu : inventory.gpus()) gpus.push_back({gpu.index(), gpu.memory_used_bytes(), gpu.memory_bytes()});
+    backend_.metrics.ObserveGpus(node_, gpus);
+  }
+
+  bool AllStored(const v1::ArtifactStored& stored) {
+    for (const v1::ModelFile& file : stored.files()) {
+      const absl::StatusOr<int64_t> size = backend_.artifacts.BlobSize(file.sha256());
+      if (!size.ok() || *size != file.size_bytes()) return false;
+    }
+    return stored.files_size() > 0;
+  }
+
+  // What became of a report.
+  struct Recorded {
+    bool current = false;   // its attempt is the current one
+    bool fresh = false;     // and it had not been recorded before
+    bool job_over = false;  // its job will not run again
+  };
+
+  void Record() {
+    const auto message = std::make_shared<v1::AttemptReport>(std::move(*request_.mutable_report()));
+    const bool publishable = !message->has_artifact_stored() || AllStored(message->artifact_stored());
+    const auto recorded = std::make_shared<Recorded>();
+    bool read_on;
+    {
+      const std::lock_guard lock(mutex_);
+      read_on = ++outstanding_ < kOutstandingReports;
+    }
+    backend_.loop.Post(
+        [this, self = shared_from_this(), message, publishable, recorded](State& state, absl::Time now) {
+          return RecordInState(state, *message, publishable, *recorded, now);
+        },
+        [this, self = shared_from_this(), message, recorded](const absl::Status& status) {
+          OnRecorded(*message, *recorded, status);
+        });
+    if (read_on) ReadOn();
+  }
+
+  // Loop thread.
+  absl::Status RecordInState(State& state, const v1::AttemptReport& message, bool publishable, Recorded& recorded, absl::Time now) {
+    const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
+    const Job* job = attempt ? state.Find(attempt->job) : nullptr;
+    recorded.fresh = job != nullptr && message.sequence() > job->last_report;
+    LUTHIER_ASSIGN_OR_RETURN(luthier::Report report, FromProto(message, job == nullptr ? "" : job->report));
+    if (!publishable) {
+      report.input = JobInput::kAttemptLost;
+      report.message = "files of its artifact are not in the store";
+    }
+    recorded.current = state.Record(std::move(report), now);
+    recorded.job_over = attempt && IsOver(state, backend_.store, attempt->job, now);
+    return absl::OkStatus();
+  }
+
+  // Loop thread, after the commit.
+  void OnRecorded(const v1::AttemptReport& message, const Recorded& recorded, const absl::Status& status) {
+    // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and sends both.
+    if (!status.ok() && !absl::IsInvalidArgument(status)) return End(status);
+    if (recorded.current && recorded.fresh) ObserveProgress(message);
+    v1::SessionResponse ack;
+    ack.mutable_report_ack()->set_attempt(message.attempt());
+    ack.mutable_report_ack()->set_sequence(message.sequence());
+    ack.mutable_report_ack()->set_job_over(recorded.job_over);
+    Send(std::move(ack));
+    if (!recorded.current && !message.has_ended()) {
+      v1::SessionResponse stop;
+      stop.mutable_stop_attempt()->set_attempt(message.attempt());
+      Send(std::move(stop));
+    }
+    bool read_on;
+    {
+      const std::lock_guard lock(mutex_);
+      read_on = outstanding_-- == kOutstandingReports;
+    }
+    if (read_on) ReadOn();
+  }
+
+  void ObserveProgress(const v1::AttemptReport& message) {
+    const std::optional<v1::JobProgress> progress = ProgressOf(message);
+    if (!progress) return;
+    const absl::Duration step = absl::Seconds(progress->step_duration().seconds()) +
+                                absl::Nanoseconds(progress->step_duration().nanos());
+    backend_.metrics.ObserveProgress(ParseAttemptName(message.attempt())->job, progress->tokens_per_second(), step,
+                                     progress->tokens());
+  }
+
+  Backend& backend_;
+  Sessions& sessions_;
+  const absl::Time start_ = absl::Now();
+  std::shared_ptr<Session> self_;  // until gRPC is done with it
+  v1::SessionRequest request_;     // of the read under way
+  v1::SessionResponse response_;   // of the write under way
+  std::string node_;               // set once, before the session is known to others
+
+  std::mutex mutex_;  // of what follows
+  std::deque<v1::SessionResponse> messages_;
+  bool registered_ = false, writing_ = false, finished_ = false;
+  int outstanding_ = 0;
+  std::optional<absl::Status> end_;
+};
+
 }  // namespace
 
-void Outbox::Put(v1::SessionResponse message) {
-  const std::lock_guard lock(mutex_);
-  messages_.push_back(std::move(message));
-  changed_.notify_all();
+void Sessions::Add(const std::string& node, std::shared_ptr<AgentSession> session) {
+  std::shared_ptr<AgentSession> before;
+  bool closed;
+  {
+    const std::lock_guard lock(mutex_);
+    closed = closed_;
+    before = std::exchange(sessions_[node], session);
+  }
+  if (before != nullptr) before->End(absl::AbortedError("a newer session of this node replaced this one"));
+  if (closed) session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
 }
 
-void Outbox::Open(v1::SessionResponse registered) {
+bool Sessions::Remove(const std::string& node, const std::shared_ptr<AgentSession>& session) {
   const std::lock_guard lock(mutex_);
-  messages_.push_front(std::move(registered));
-  open_ = true;
-  changed_.notify_all();
-}
-
-std::optional<v1::SessionResponse> Outbox::Take() {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return closed_ || (open_ && !messages_.empty()); });
-  if (closed_) return std::nullopt;
-  v1::SessionResponse message = std::move(messages_.front());
-  messages_.pop_front();
-  return message;
-}
-
-void Outbox::Close() {
-  const std::lock_guard lock(mutex_);
-  closed_ = true;
-  changed_.notify_all();
-}
-
-std::shared_ptr<Outbox> Sessions::Add(const std::string& node) {
-  const std::lock_guard lock(mutex_);
-  std::shared_ptr<Outbox>& outbox = outboxes_[node];
-  if (outbox != nullptr) outbox->Close();
-  outbox = std::make_shared<Outbox>();
-  return outbox;
-}
-
-bool Sessions::Remove(const std::string& node, const std::shared_ptr<Outbox>& outbox) {
-  const std::lock_guard lock(mutex_);
-  const auto found = outboxes_.find(node);
-  if (found == outboxes_.end() || found->second != outbox) return false;
-  outboxes_.erase(found);
+  const auto found = sessions_.find(node);
+  if (found == sessions_.end() || found->second != session) return false;
+  sessions_.erase(found);
   return true;
 }
 
-void Sessions::CloseAll() {
-  const std::lock_guard lock(mutex_);
-  for (auto& [node, outbox] : outboxes_) outbox->Close();
+void Sessions::Close() {
+  std::map<std::string, std::shared_ptr<AgentSession>> sessions;
+  {
+    const std::lock_guard lock(mutex_);
+    closed_ = true;
+    sessions = sessions_;
+  }
+  for (const auto& [node, session] : sessions) {
+    session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
+  }
 }
 
 void Sessions::Send(Store& store, const std::vector<Effect>& effects) {
   for (const Effect& effect : effects) {
-    const std::lock_guard lock(mutex_);
-    const auto found = outboxes_.find(effect.node);
-    if (found == outboxes_.end()) continue;
-    if (std::optional<v1::SessionResponse> message = MessageOf(store, effect)) found->second->Put(*std::move(message));
+    std::shared_ptr<AgentSession> session;
+    {
+      const std::lock_guard lock(mutex_);
+      const auto found = sessions_.find(effect.node);
+      if (found == sessions_.end()) continue;
+      session = found->second;
+    }
+    if (effect.kind == Effect::Kind::kReconnect) {
+      session->End(absl::AbortedError("the lease of this node ran out; register again"));
+    } else if (std::optional<v1::SessionResponse> message = MessageOf(store, effect)) {
+      session->Send(*std::move(message));
+    }
   }
+}
+
+grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions) {
+  const auto session = std::make_shared<Session>(backend, sessions);
+  session->Begin();
+  return session.get();
 }
 
 }  // namespace luthier

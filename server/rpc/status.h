@@ -6,7 +6,8 @@
 
 namespace luthier {
 
-// The same code and message; the lines of an INVALID_ARGUMENT also as violations of a google.rpc.BadRequest.
+// The same code and message, with a google.rpc.Status of details: ErrorInfo always (the reason given with WithReason(), else the
+// code's name), every line of an INVALID_ARGUMENT as a violation of a BadRequest, RetryInfo where trying again helps.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
 }  // namespace luthier

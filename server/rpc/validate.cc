@@ -1,6 +1,7 @@
 #include "server/rpc/validate.h"
 
 #include <algorithm>
+#include <atomic>
 #include <vector>
 
 #include "absl/random/random.h"
@@ -51,8 +52,22 @@ absl::StatusOr<std::pair<std::string, int>> ParseVersionName(absl::string_view n
       absl::StrCat("name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number or latest}"));
 }
 
+std::string NewJobId(absl::Time now) {
+  // Crockford's alphabet: nothing in it is mistaken for something else when it is read aloud or typed.
+  static constexpr char kAlphabet[] = "0123456789abcdefghjkmnpqrstvwxyz";
+  static std::atomic<int64_t> last = 0;
+  int64_t before = last;
+  int64_t micros;
+  do {
+    micros = std::max(before + 1, absl::ToUnixMicros(now));
+  } while (!last.compare_exchange_weak(before, micros));
+  std::string id = "job-";
+  for (int shift = 50; shift >= 0; shift -= 5) id += kAlphabet[micros >> shift & 31];
+  return id;
+}
+
 std::string RandomUuid() {
-  absl::BitGen random;
+  thread_local absl::BitGen random;
   const auto high = absl::Uniform<uint64_t>(random), low = absl::Uniform<uint64_t>(random);
   return absl::StrFormat("%08x-%04x-4%03x-%04x-%012x", high >> 32, high >> 16 & 0xffff, high & 0xfff,
                          (low >> 48 & 0x3fff) | 0x8000, low & 0xffffffffffff);

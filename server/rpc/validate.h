@@ -6,6 +6,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 
 namespace luthier {
 
@@ -22,5 +23,9 @@ absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::stri
 absl::StatusOr<std::pair<std::string, int>> ParseVersionName(absl::string_view name);
 
 std::string RandomUuid();
+
+// `job-` and 11 characters: the time in microseconds, moved on where two calls fall into one. Such ids are in the order of
+// creation, so that new ones go to one end of the index. Any thread.
+std::string NewJobId(absl::Time now);
 
 }  // namespace luthier

@@ -1,39 +1,27 @@
 #include <memory>
 #include <span>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/worker.grpc.pb.h"
-#include "server/rpc/convert.h"
+#include "server/core/reason.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
-#include "server/rpc/validate.h"
+#include "server/rpc/sessions.h"
 
 namespace luthier {
 namespace {
 
-constexpr size_t kChunkBytes = 1 << 20;
-using SessionStream = grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>;
+constexpr size_t kBlobChunkBytes = 1 << 20;
 
-Node NodeOf(const v1::Register& request) {
-  Node node;
-  node.id = request.node_id();
-  node.gpus = request.inventory().gpus_size() > 0;
-  node.devices = std::max(1, request.inventory().gpus_size());
-  node.agent_version = request.agent_version();
-  node.inventory = request.inventory().SerializeAsString();
-  return node;
-}
-
-class WorkerService final : public v1::WorkerService::Service {
+// Sessions are callback streams, since there are as many as agents; files are streamed by threads, since disks block.
+class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session<v1::WorkerService::Service> {
  public:
   WorkerService(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
 
-  grpc::Status Session(grpc::ServerContext* context, SessionStream* stream) override {
-    return Handle(backend_, "Session", [&] { return RunSession(*context, *stream); });
+  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* Session(grpc::CallbackServerContext*) override {
+    return StartSession(backend_, sessions_);
   }
   grpc::Status FetchBlob(grpc::ServerContext*, const v1::FetchBlobRequest* request,
                          grpc::ServerWriter<v1::FetchBlobResponse>* writer) override {
@@ -45,119 +33,10 @@ class WorkerService final : public v1::WorkerService::Service {
   }
 
  private:
-  absl::Status RunSession(grpc::ServerContext& context, SessionStream& stream) {
-    v1::SessionRequest request;
-    if (!stream.Read(&request) || !request.has_register_()) {
-      return absl::InvalidArgumentError("register: the first message of a session must carry it");
-    }
-    const std::string node = request.register_().node_id();
-    LUTHIER_RETURN_IF_ERROR(CheckId("register.node_id", node, /*dots=*/true));
-    const std::shared_ptr<Outbox> outbox = sessions_.Add(node);
-    // The writer ends when the outbox is closed: here, by a newer session of the node, or by a server that stops.
-    std::thread writer([&] {
-      while (std::optional<v1::SessionResponse> message = outbox->Take()) stream.Write(*message);
-      context.TryCancel();
-    });
-    absl::Status opened = Open(request.register_(), *outbox);
-    while (opened.ok() && stream.Read(&request)) {
-      if (request.has_heartbeat()) {
-        opened = TakeHeartbeat(node, request.heartbeat());
-      } else if (request.has_report()) {
-        // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and
-        // sends both.
-        opened = Record(request.report(), *outbox);
-      }
-    }
-    outbox->Close();
-    writer.join();
-    if (sessions_.Remove(node, outbox)) {
-      (void)backend_.loop.Run([&](State& state, absl::Time now) {
-        state.Disconnect(node, now);
-        return absl::OkStatus();
-      });
-    }
-    return opened;
-  }
-
-  // A busy loop is no reason to end a session; a lease that ran out is: the agent learns what it has lost when it registers.
-  absl::Status TakeHeartbeat(const std::string& node, const v1::Heartbeat& heartbeat) {
-    bool lapsed = false;
-    (void)backend_.loop.Run([&](State& state, absl::Time now) {
-      if (heartbeat.leaving()) {
-        state.Disconnect(node, now);
-      } else {
-        lapsed = !state.Heartbeat(node, heartbeat.inventory().SerializeAsString(), now);
-      }
-      return absl::OkStatus();
-    });
-    return lapsed ? absl::UnavailableError("the lease of this node ran out; register again") : absl::OkStatus();
-  }
-
-  absl::Status Open(const v1::Register& request, Outbox& outbox) {
-    v1::SessionResponse response;
-    v1::Registered& registered = *response.mutable_registered();
-    registered.mutable_heartbeat_interval()->set_seconds(absl::ToInt64Seconds(kHeartbeatInterval));
-    registered.mutable_lease()->set_seconds(absl::ToInt64Seconds(kLease));
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
-      const std::vector<std::string> attempts(request.attempts().begin(), request.attempts().end());
-      for (const std::string& stale : state.Register(NodeOf(request), attempts, now)) registered.add_stale_attempts(stale);
-      for (const std::string& name : attempts) {
-        const std::optional<AttemptId> attempt = ParseAttemptName(name);
-        if (!attempt || !state.IsCurrent(*attempt)) continue;
-        v1::ReportAck& ack = *registered.add_acks();
-        ack.set_attempt(name);
-        ack.set_sequence(state.Find(attempt->job)->last_report);
-      }
-      for (const std::string& name : request.kept_jobs()) {
-        const Job* job = state.Find(std::string(absl::StripPrefix(name, "jobs/")));
-        if (job != nullptr && IsTerminal(job->state)) registered.add_jobs_over(name);
-      }
-      return absl::OkStatus();
-    }));
-    outbox.Open(std::move(response));
-    return absl::OkStatus();
-  }
-
-  bool AllStored(const v1::ArtifactStored& stored) {
-    for (const v1::ModelFile& file : stored.files()) {
-      const absl::StatusOr<int64_t> size = backend_.artifacts.BlobSize(file.sha256());
-      if (!size.ok() || *size != file.size_bytes()) return false;
-    }
-    return stored.files_size() > 0;
-  }
-
-  absl::Status Record(const v1::AttemptReport& message, Outbox& outbox) {
-    const bool publishable = !message.has_artifact_stored() || AllStored(message.artifact_stored());
-    bool current = false, over = false;
-    const absl::Status recorded = backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
-      const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
-      const Job* job = attempt ? state.Find(attempt->job) : nullptr;
-      LUTHIER_ASSIGN_OR_RETURN(Report report, FromProto(message, job == nullptr ? "" : job->report));
-      if (!publishable) {
-        report.input = JobInput::kAttemptLost;
-        report.message = "files of its artifact are not in the store";
-      }
-      current = state.Record(std::move(report), now);
-      over = job != nullptr && IsTerminal(job->state);
-      return absl::OkStatus();
-    });
-    if (!recorded.ok() && !absl::IsInvalidArgument(recorded)) return recorded;
-    v1::SessionResponse ack;
-    ack.mutable_report_ack()->set_attempt(message.attempt());
-    ack.mutable_report_ack()->set_sequence(message.sequence());
-    ack.mutable_report_ack()->set_job_over(over);
-    outbox.Put(std::move(ack));
-    if (current || message.has_ended()) return absl::OkStatus();
-    v1::SessionResponse stop;
-    stop.mutable_stop_attempt()->set_attempt(message.attempt());
-    outbox.Put(std::move(stop));
-    return absl::OkStatus();
-  }
-
   absl::Status SendBlob(const v1::FetchBlobRequest& request, grpc::ServerWriter<v1::FetchBlobResponse>& writer) {
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob,
                              backend_.artifacts.OpenBlob(request.sha256(), request.offset()));
-    std::vector<char> buffer(kChunkBytes);
+    std::vector<char> buffer(kBlobChunkBytes);
     v1::FetchBlobResponse message;
     for (int64_t offset = request.offset();;) {
       LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
@@ -174,7 +53,7 @@ class WorkerService final : public v1::WorkerService::Service {
     return backend_.loop.Run([&](State& state, absl::Time) {
       const std::optional<AttemptId> attempt = ParseAttemptName(name);
       if (attempt && state.IsCurrent(*attempt)) return absl::OkStatus();
-      return absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more"));
+      return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")), "STALE_ATTEMPT");
     });
   }
 
@@ -185,6 +64,9 @@ class WorkerService final : public v1::WorkerService::Service {
     }
     const v1::UploadArtifactHeader header = message.header();
     LUTHIER_RETURN_IF_ERROR(CheckCurrent(header.attempt()));
+    // Files that the store holds already are not sent, and nothing may refer to them before the manifest does.
+    BlobPins pins(backend_.artifacts);
+    for (const v1::ModelFile& file : header.files()) pins.Add(file.sha256());
     int open = -1;
     std::unique_ptr<BlobWriter> blob;
     while (reader.Read(&message)) {
@@ -195,7 +77,7 @@ class WorkerService final : public v1::WorkerService::Service {
       if (chunk.file_index() != open) {
         if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
         open = chunk.file_index();
-        LUTHIER_ASSIGN_OR_RETURN(blob, backend_.artifacts.PutBlob(header.files(open).size_bytes()));
+        LUTHIER_ASSIGN_OR_RETURN(blob, backend_.artifacts.PutBlob(header.files(open).size_bytes(), &pins));
       }
       if (chunk.chunk().offset() != blob->bytes() || Crc32c(chunk.chunk().data()) != chunk.chunk().crc32c()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk: ", header.files(open).path(), " was damaged on the way"));

@@ -4,19 +4,24 @@
 namespace luthier {
 
 inline constexpr const char* kMigrations[] = {
-    // 1: jobs and their history, datasets, models. Specs have a table of their own: a restart reads `jobs` only.
+    // 1: jobs and their history, datasets, models. Rows of a job carry its number, so that new ones go to the end of every
+    // table: a commit of many new jobs touches few pages. What a restart need not read lies in tables of its own.
     R"sql(
 CREATE TABLE jobs (
-  id TEXT PRIMARY KEY, uid TEXT NOT NULL, request_id TEXT, body_sha256 TEXT NOT NULL, base_model TEXT NOT NULL,
-  datasets TEXT NOT NULL, devices INTEGER NOT NULL, create_time INTEGER NOT NULL, state INTEGER NOT NULL,
-  attempt INTEGER NOT NULL, lost_attempts INTEGER NOT NULL, node TEXT NOT NULL, not_before INTEGER NOT NULL,
+  number INTEGER PRIMARY KEY, id TEXT NOT NULL, base_model TEXT NOT NULL, datasets TEXT NOT NULL, model TEXT NOT NULL,
+  devices INTEGER NOT NULL, create_time INTEGER NOT NULL, state INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  lost_attempts INTEGER NOT NULL, node TEXT NOT NULL, held TEXT NOT NULL, not_before INTEGER NOT NULL,
   start_time INTEGER NOT NULL, end_time INTEGER NOT NULL, model_version TEXT NOT NULL, last_event INTEGER NOT NULL,
   last_report INTEGER NOT NULL, report BLOB NOT NULL
 ) STRICT;
-CREATE UNIQUE INDEX jobs_by_request ON jobs (request_id) WHERE request_id <> '';
-CREATE TABLE job_specs (job TEXT PRIMARY KEY REFERENCES jobs (id), spec BLOB NOT NULL) STRICT;
+CREATE UNIQUE INDEX jobs_by_id ON jobs (id);
+CREATE INDEX jobs_by_state ON jobs (state);
+CREATE TABLE job_specs (job INTEGER PRIMARY KEY REFERENCES jobs (number), spec BLOB NOT NULL) STRICT;
+CREATE TABLE requests (
+  id TEXT PRIMARY KEY, body_sha256 TEXT NOT NULL, job INTEGER NOT NULL REFERENCES jobs (number)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE events (
-  job TEXT NOT NULL REFERENCES jobs (id), sequence INTEGER NOT NULL, time INTEGER NOT NULL, attempt INTEGER NOT NULL,
+  job INTEGER NOT NULL REFERENCES jobs (number), sequence INTEGER NOT NULL, time INTEGER NOT NULL, attempt INTEGER NOT NULL,
   type TEXT NOT NULL, message TEXT NOT NULL, state INTEGER NOT NULL, payload BLOB NOT NULL, PRIMARY KEY (job, sequence)
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE model_versions (

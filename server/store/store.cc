@@ -1,42 +1,71 @@
 #include "server/store/store.h"
 
-#include <SQLiteCpp/SQLiteCpp.h>
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <functional>
 #include <iterator>
 #include <limits>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "lib/base/status_macros.h"
+#include "server/core/reason.h"
+#include "server/store/connection.h"
 #include "server/store/migrations.h"
 
 namespace luthier {
-namespace {
 
-const char* Table(ResourceKind kind) { return kind == ResourceKind::kDataset ? "datasets" : "base_models"; }
-
-void BindBlob(SQLite::Statement& statement, int index, const std::string& bytes) {
-  statement.bind(index, static_cast<const void*>(bytes.data()), static_cast<int>(bytes.size()));
-}
-
-std::string Blob(SQLite::Statement& statement, int index) {
-  const SQLite::Column column = statement.getColumn(index);
-  return std::string(static_cast<const char*>(column.getBlob()), static_cast<size_t>(column.getBytes()));
-}
-
-int64_t Micros(absl::Time time) { return absl::ToUnixMicros(time); }
+int64_t ToMicros(absl::Time time) { return absl::ToUnixMicros(time); }
 
 // ToUnixMicros saturates for "never", which has to come back as itself.
 absl::Time FromMicros(int64_t micros) {
   return micros == std::numeric_limits<int64_t>::min() ? absl::InfinitePast() : absl::FromUnixMicros(micros);
 }
 
+namespace {
+
+constexpr char kJobColumns[] =
+    "number, id, base_model, datasets, model, devices, create_time, state, attempt, lost_attempts, node, held, not_before, "
+    "start_time, end_time, model_version, last_event, last_report, report";
+// A request and the number of the job that it created; a job has an `id` as well.
+constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
+
+const char* Table(ResourceKind kind) { return kind == ResourceKind::kDataset ? "datasets" : "base_models"; }
+
 absl::Status StoreError(const SQLite::Exception& error) {
-  return absl::UnavailableError(absl::StrCat("the server's database cannot be used: ", error.what(),
-                                             "; see that the disk of --data-dir has space and works"));
+  const int code = error.getErrorCode() & 0xff;
+  if (code == SQLITE_FULL || error.getExtendedErrorCode() == SQLITE_IOERR_SHMSIZE) {
+    return WithReason(
+        absl::UnavailableError("the disk of --data-dir is full and nothing new can be recorded; free space on it and try again"),
+        "DISK_FULL");
+  }
+  if (code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
+    return absl::DataLossError(absl::StrCat("the server's database failed: ", error.what(),
+                                            "; check the disk of --data-dir, then start the server again"));
+  }
+  return absl::UnavailableError(absl::StrCat("the server's database cannot be used: ", error.what(), "; try again"));
+}
+
+// Runs `work`, which returns a Status or StatusOr, and turns what SQLite throws into a status.
+template <typename Work>
+auto Guard(Work work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const SQLite::Exception& error) {
+    return StoreError(error);
+  }
+}
+
+// Files from before the first migration had its present form, when jobs had no numbers.
+bool HasEarlySchema(SQLite::Database& database) {
+  return database.tableExists("jobs") &&
+         database.execAndGet("SELECT count(*) FROM pragma_table_info('jobs') WHERE name = 'number'").getInt() == 0;
 }
 
 void Migrate(SQLite::Database& database) {
@@ -49,81 +78,123 @@ void Migrate(SQLite::Database& database) {
   }
 }
 
-void WriteJob(SQLite::Database& database, const Job& job) {
-  SQLite::Statement insert(database, R"sql(
-INSERT INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (id) DO UPDATE SET state = excluded.state, attempt = excluded.attempt, lost_attempts = excluded.lost_attempts,
-  node = excluded.node, not_before = excluded.not_before, start_time = excluded.start_time, end_time = excluded.end_time,
-  model_version = excluded.model_version, last_event = excluded.last_event, last_report = excluded.last_report,
-  report = excluded.report)sql");
-  int column = 0;
-  for (const std::string* text : {&job.id, &job.uid, &job.request_id, &job.body_sha256, &job.base_model, &job.datasets}) {
-    insert.bind(++column, *text);
+std::vector<int> ParseDevices(const std::string& text) {
+  std::vector<int> devices;
+  for (const absl::string_view part : absl::StrSplit(text, ',', absl::SkipEmpty())) {
+    int device = 0;
+    if (absl::SimpleAtoi(part, &device)) devices.push_back(device);
   }
-  for (const int64_t number : {int64_t{job.devices}, Micros(job.create_time), static_cast<int64_t>(job.state),
-                               int64_t{job.attempt}, int64_t{job.lost_attempts}}) {
-    insert.bind(++column, number);
-  }
-  insert.bind(++column, job.node);
-  for (const absl::Time time : {job.not_before, job.start_time, job.end_time}) insert.bind(++column, Micros(time));
-  insert.bind(++column, job.model_version);
-  insert.bind(++column, job.last_event);
-  insert.bind(++column, job.last_report);
-  BindBlob(insert, ++column, job.report);
-  insert.exec();
+  return devices;
 }
 
-Job ReadJob(SQLite::Statement& row) {
+// A changed job rewrites its row but not the columns that never change, nor their index.
+void WriteJob(Connection& connection, const Job& job, bool is_new) {
+  const std::string held = absl::StrJoin(job.held, ",");
+  const int64_t state = static_cast<int64_t>(job.state);
+  if (is_new) {
+    connection.Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+        .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
+              int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.end_time,
+              job.model_version, job.last_event, job.last_report, Bytes{job.report})
+        .Run();
+    return;
+  }
+  connection.Prepare("UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, not_before = ?, start_time = ?, "
+                     "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ? WHERE number = ?")
+      .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.end_time,
+            job.model_version, job.last_event, job.last_report, Bytes{job.report}, job.number)
+      .Run();
+}
+
+Job ReadJob(Query& row) {
   Job job;
-  int column = 0;
-  for (std::string* text : {&job.id, &job.uid, &job.request_id, &job.body_sha256, &job.base_model, &job.datasets}) {
-    *text = row.getColumn(column++).getString();
-  }
-  job.devices = row.getColumn(column++).getInt();
-  job.create_time = FromMicros(row.getColumn(column++).getInt64());
-  job.state = static_cast<JobState>(row.getColumn(column++).getInt());
-  job.attempt = row.getColumn(column++).getInt();
-  job.lost_attempts = row.getColumn(column++).getInt();
-  job.node = row.getColumn(column++).getString();
-  for (absl::Time* time : {&job.not_before, &job.start_time, &job.end_time}) {
-    *time = FromMicros(row.getColumn(column++).getInt64());
-  }
-  job.model_version = row.getColumn(column++).getString();
-  job.last_event = row.getColumn(column++).getInt64();
-  job.last_report = row.getColumn(column++).getInt64();
-  job.report = Blob(row, column);
+  job.number = row.Int();
+  for (std::string* text : {&job.id, &job.base_model, &job.datasets, &job.model}) *text = row.Text();
+  job.devices = static_cast<int>(row.Int());
+  job.create_time = row.Time();
+  job.state = static_cast<JobState>(row.Int());
+  job.attempt = static_cast<int>(row.Int());
+  job.lost_attempts = static_cast<int>(row.Int());
+  job.node = row.Text();
+  job.held = ParseDevices(row.Text());
+  for (absl::Time* time : {&job.not_before, &job.start_time, &job.end_time}) *time = row.Time();
+  job.model_version = row.Text();
+  job.last_event = row.Int();
+  job.last_report = row.Int();
+  job.report = row.Blob();
   return job;
 }
 
-void WriteEvent(SQLite::Database& database, const Event& event) {
-  SQLite::Statement insert(database, "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)");
-  insert.bind(1, event.job);
-  insert.bind(2, event.sequence);
-  insert.bind(3, Micros(event.time));
-  insert.bind(4, event.attempt);
-  insert.bind(5, event.type);
-  insert.bind(6, event.message);
-  insert.bind(7, event.state);
-  BindBlob(insert, 8, event.payload);
-  insert.exec();
+RecordedJob ReadRecordedJob(Query& row) {
+  RecordedJob recorded{ReadJob(row), ""};
+  recorded.spec = row.Blob();
+  return recorded;
 }
 
-void WriteVersion(SQLite::Database& database, const ModelVersion& version) {
-  SQLite::Statement insert(database, "INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?)");
-  insert.bind(1, version.model);
-  insert.bind(2, version.version);
-  insert.bind(3, version.job);
-  insert.bind(4, version.attempt);
-  insert.bind(5, version.base_model);
-  insert.bind(6, Micros(version.create_time));
-  BindBlob(insert, 7, version.payload);
-  insert.exec();
+Resource ReadResource(Query& row) {
+  Resource resource;
+  resource.id = row.Text();
+  resource.create_time = row.Time();
+  resource.payload = row.Blob();
+  return resource;
+}
+
+std::string StateNumbers(const std::set<JobState>& states) {
+  return absl::StrJoin(states, ",", [](std::string* out, JobState state) { absl::StrAppend(out, static_cast<int>(state)); });
+}
+
+std::set<JobState> StatesThat(bool terminal) {
+  std::set<JobState> states;
+  for (const JobState state : kAllStates) {
+    if (IsTerminal(state) == terminal) states.insert(state);
+  }
+  return states;
+}
+
+void WriteResource(Connection& connection, const Writes::ResourceChange& change) {
+  if (!change.resource) {
+    connection.Prepare(absl::StrCat("DELETE FROM ", Table(change.kind), " WHERE id = ?")).Bind(change.id).Run();
+    return;
+  }
+  connection.Prepare(absl::StrCat("INSERT INTO ", Table(change.kind), " VALUES (?, ?, ?)"))
+      .Bind(change.id, change.resource->create_time, Bytes{change.resource->payload})
+      .Run();
+}
+
+void WriteAll(Connection& connection, const Writes& writes) {
+  std::set<int64_t> added;
+  for (const Writes::NewJob& job : writes.new_jobs) added.insert(job.number);
+  for (const Job& job : writes.jobs) WriteJob(connection, job, added.count(job.number) > 0);
+  for (const Writes::NewJob& job : writes.new_jobs) {
+    connection.Prepare("INSERT INTO job_specs VALUES (?, ?)").Bind(job.number, Bytes{job.spec}).Run();
+    if (job.request.id.empty()) continue;
+    connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)").Bind(job.request.id, job.request.body_sha256, job.number).Run();
+  }
+  for (const Event& event : writes.events) {
+    connection.Prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+        .Bind(event.job, event.sequence, event.time, int64_t{event.attempt}, event.type, event.message, int64_t{event.state},
+              Bytes{event.payload})
+        .Run();
+  }
+  for (const ModelVersion& version : writes.versions) {
+    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?)")
+        .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
+              version.create_time, Bytes{version.payload})
+        .Run();
+  }
+  for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
 }
 
 }  // namespace
 
-Store::Store(std::unique_ptr<SQLite::Database> database, int lock) : database_(std::move(database)), lock_(lock) {}
-Store::~Store() { close(lock_); }
+Store::Store(int lock, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader)
+    : lock_(lock), writer_(std::move(writer)), reader_(std::move(reader)) {}
+
+Store::~Store() {
+  reader_.reset();  // the last connection that closes checkpoints, and that must be the writer
+  writer_.reset();
+  close(lock_);
+}
 
 std::string Store::SqliteVersion() { return sqlite3_libversion(); }
 
@@ -136,158 +207,204 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
     return absl::FailedPreconditionError(absl::StrCat("another luthierd uses the data folder ", data_dir,
                                                       "; stop it, or give this one another --data-dir"));
   }
+  const std::string path = data_dir + "/luthier.db";
   try {
-    auto database = std::make_unique<SQLite::Database>(data_dir + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE,
-                                                       /*aBusyTimeoutMs=*/5000);
-    database->exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON");
-    if (database->execAndGet("PRAGMA user_version").getInt() > static_cast<int>(std::size(kMigrations))) {
+    auto writer = std::make_unique<Connection>(path, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    writer->database().exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON");
+    if (writer->database().execAndGet("PRAGMA user_version").getInt() > static_cast<int>(std::size(kMigrations))) {
       close(lock);
-      return absl::FailedPreconditionError(
-          absl::StrCat(data_dir, "/luthier.db was written by a newer luthierd; start that version again"));
+      return absl::FailedPreconditionError(absl::StrCat(path, " was written by a newer luthierd; start that version again"));
     }
-    Migrate(*database);
-    return std::unique_ptr<Store>(new Store(std::move(database), lock));
+    if (HasEarlySchema(writer->database())) {
+      close(lock);
+      return absl::FailedPreconditionError(absl::StrCat(path, " was written by an early development version, whose tables cannot be "
+                                                        "read; start with another --data-dir, or remove this folder"));
+    }
+    Migrate(writer->database());
+    auto reader = std::make_unique<Connection>(path, SQLite::OPEN_READONLY);
+    return std::unique_ptr<Store>(new Store(lock, std::move(writer), std::move(reader)));
   } catch (const SQLite::Exception& error) {
     close(lock);
-    return absl::DataLossError(absl::StrCat(data_dir, "/luthier.db cannot be opened: ", error.what()));
+    const absl::Status status = StoreError(error);
+    return absl::Status(status.code(), absl::StrCat(path, " cannot be opened: ", status.message()));
   }
 }
 
-absl::Status Store::Commit(const Writes& writes, const State& state) {
-  const std::lock_guard lock(mutex_);
-  try {
-    SQLite::Transaction transaction(*database_, SQLite::TransactionBehavior::IMMEDIATE);
-    for (const std::string& id : writes.jobs) WriteJob(*database_, *state.Find(id));
-    for (const auto& [id, spec] : writes.specs) {
-      SQLite::Statement insert(*database_, "INSERT INTO job_specs VALUES (?, ?)");
-      insert.bind(1, id);
-      BindBlob(insert, 2, spec);
-      insert.exec();
-    }
-    for (const Event& event : writes.events) WriteEvent(*database_, event);
-    for (const ModelVersion& version : writes.versions) WriteVersion(*database_, version);
+absl::Status Store::Commit(const Writes& writes) {
+  return Guard([&] {
+    SQLite::Transaction transaction(writer_->database(), SQLite::TransactionBehavior::IMMEDIATE);
+    WriteAll(*writer_, writes);
     transaction.commit();
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
-absl::StatusOr<State> Store::LoadState(absl::Time now) {
-  const std::lock_guard lock(mutex_);
-  try {
-    State state;
-    SQLite::Statement jobs(*database_, "SELECT * FROM jobs");
-    while (jobs.executeStep()) state.LoadJob(ReadJob(jobs), now);
-    SQLite::Statement latest(*database_, "SELECT model, max(version) FROM model_versions GROUP BY model");
-    while (latest.executeStep()) state.LoadVersion(latest.getColumn(0).getString(), latest.getColumn(1).getInt());
+absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
+  return Guard([&]() -> absl::StatusOr<State> {
+    State state(options);
+    Query last = writer_->Prepare("SELECT ifnull(max(number), 0) FROM jobs");
+    if (last.Step()) state.LoadLastNumber(last.Int());
+    Query jobs = writer_->Prepare(
+        absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE state IN (", StateNumbers(StatesThat(/*terminal=*/false)), ")"));
+    while (jobs.Step()) state.LoadJob(ReadJob(jobs), now);
+    Query finished = writer_->Prepare(absl::StrCat("SELECT state, count(*) FROM jobs WHERE state IN (",
+                                                   StateNumbers(StatesThat(/*terminal=*/true)), ") GROUP BY state"));
+    while (finished.Step()) {
+      const auto terminal = static_cast<JobState>(finished.Int());
+      state.LoadFinished(terminal, finished.Int());
+    }
+    Query latest = writer_->Prepare("SELECT model, max(version) FROM model_versions GROUP BY model");
+    while (latest.Step()) {
+      const std::string model = latest.Text();
+      state.LoadVersion(model, static_cast<int>(latest.Int()));
+    }
+    for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
+      Query ids = writer_->Prepare(absl::StrCat("SELECT id FROM ", Table(kind)));
+      while (ids.Step()) state.LoadResource(kind, ids.Text());
+    }
     return state;
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
+  });
 }
 
-absl::StatusOr<std::string> Store::Spec(const std::string& job) {
-  const std::lock_guard lock(mutex_);
-  try {
-    SQLite::Statement query(*database_, "SELECT spec FROM job_specs WHERE job = ?");
-    query.bind(1, job);
-    if (!query.executeStep()) return absl::NotFoundError(absl::StrCat("jobs/", job, " does not exist"));
-    return Blob(query, 0);
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
+absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> Store::FindRequest(const std::string& id) {
+  return Guard([&]() -> absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> {
+    Query query = writer_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, " FROM (", kRequest, ") JOIN jobs ON number = created"));
+    if (!query.Bind(id).Step()) return std::nullopt;
+    const JobRequest request{id, query.Text()};
+    return std::make_pair(request, ReadJob(query));
+  });
 }
 
-absl::StatusOr<std::vector<Event>> Store::Events(const std::string& job, int64_t after, int limit,
-                                                 const std::vector<std::string>& types) {
-  const std::lock_guard lock(mutex_);
-  try {
-    std::string sql = "SELECT * FROM events WHERE job = ? AND sequence > ?";
+absl::StatusOr<std::optional<Job>> Store::FindJob(const std::string& id) {
+  return Guard([&]() -> absl::StatusOr<std::optional<Job>> {
+    Query query = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE id = ?"));
+    if (!query.Bind(id).Step()) return std::nullopt;
+    return ReadJob(query);
+  });
+}
+
+absl::StatusOr<std::string> Store::Spec(int64_t job) {
+  return Guard([&]() -> absl::StatusOr<std::string> {
+    Query query = writer_->Prepare("SELECT spec FROM job_specs WHERE job = ?");
+    if (!query.Bind(job).Step()) return absl::NotFoundError(absl::StrCat("job number ", job, " has no spec"));
+    return query.Blob();
+  });
+}
+
+absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<RecordedJob> {
+    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
+    if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat("jobs/", id, " does not exist"));
+    return ReadRecordedJob(query);
+  });
+}
+
+absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<RecordedJob>> {
+    const int64_t before = wanted.before > 0 ? wanted.before : std::numeric_limits<int64_t>::max();
+    // One descent of the index for each state: a sort of all jobs in several states would touch every one of them.
+    std::vector<int64_t> numbers;
+    for (const JobState state : wanted.states) {
+      Query query = reader_->Prepare("SELECT number FROM jobs WHERE state = ? AND number < ? ORDER BY number DESC LIMIT ?");
+      query.Bind(static_cast<int64_t>(state), before, int64_t{wanted.limit});
+      while (query.Step()) numbers.push_back(query.Int());
+    }
+    if (wanted.states.empty()) {
+      Query query = reader_->Prepare("SELECT number FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?");
+      query.Bind(before, int64_t{wanted.limit});
+      while (query.Step()) numbers.push_back(query.Int());
+    }
+    std::sort(numbers.begin(), numbers.end(), std::greater<>());
+    if (static_cast<int>(numbers.size()) > wanted.limit) numbers.resize(static_cast<size_t>(wanted.limit));
+    std::vector<RecordedJob> jobs;
+    for (const int64_t number : numbers) {
+      Query query =
+          reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
+      if (query.Bind(number).Step()) jobs.push_back(ReadRecordedJob(query));
+    }
+    return jobs;
+  });
+}
+
+absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> Store::ReplayedRequest(const std::string& id) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> {
+    Query query = reader_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, ", spec FROM (", kRequest,
+                                                ") JOIN jobs ON number = created JOIN job_specs ON job = number"));
+    if (!query.Bind(id).Step()) return std::nullopt;
+    const JobRequest request{id, query.Text()};
+    return std::make_pair(request, ReadRecordedJob(query));
+  });
+}
+
+absl::StatusOr<std::vector<Event>> Store::Events(int64_t job, int64_t after, int limit, const std::vector<std::string>& types) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Event>> {
+    std::string sql =
+        "SELECT sequence, time, attempt, type, message, state, payload FROM events WHERE job = ? AND sequence > ?";
     for (size_t i = 0; i < types.size(); ++i) absl::StrAppend(&sql, i == 0 ? " AND type IN (?" : ", ?");
-    absl::StrAppend(&sql, types.empty() ? "" : ")", " ORDER BY sequence LIMIT ", limit);
-    SQLite::Statement query(*database_, sql);
-    query.bind(1, job);
-    query.bind(2, after);
-    for (size_t i = 0; i < types.size(); ++i) query.bind(static_cast<int>(i) + 3, types[i]);
+    absl::StrAppend(&sql, types.empty() ? "" : ")", " ORDER BY sequence LIMIT ?");
+    Query query = reader_->Prepare(sql);
+    query.Bind(job, after);
+    for (const std::string& type : types) query.Add(type);
+    query.Add(int64_t{limit});
     std::vector<Event> events;
-    while (query.executeStep()) {
-      events.push_back({query.getColumn(0).getString(), query.getColumn(1).getInt64(),
-                        FromMicros(query.getColumn(2).getInt64()), query.getColumn(3).getInt(),
-                        query.getColumn(4).getString(), query.getColumn(5).getString(), query.getColumn(6).getInt(),
-                        Blob(query, 7)});
+    while (query.Step()) {
+      Event event{.job = job};
+      event.sequence = query.Int();
+      event.time = query.Time();
+      event.attempt = static_cast<int>(query.Int());
+      event.type = query.Text();
+      event.message = query.Text();
+      event.state = static_cast<int>(query.Int());
+      event.payload = query.Blob();
+      events.push_back(std::move(event));
     }
     return events;
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
+  });
 }
 
 absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& model) {
-  const std::lock_guard lock(mutex_);
-  try {
-    SQLite::Statement query(*database_, "SELECT * FROM model_versions WHERE ?1 = '' OR model = ?1 "
-                                        "ORDER BY create_time DESC, version DESC");
-    query.bind(1, model);
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
+    Query query = reader_->Prepare("SELECT model, version, job, attempt, base_model, create_time, payload FROM model_versions "
+                                   "WHERE ?1 = '' OR model = ?1 ORDER BY create_time DESC, version DESC");
+    query.Bind(model);
     std::vector<ModelVersion> versions;
-    while (query.executeStep()) {
-      versions.push_back({query.getColumn(0).getString(), query.getColumn(1).getInt(), query.getColumn(2).getString(),
-                          query.getColumn(3).getInt(), query.getColumn(4).getString(),
-                          FromMicros(query.getColumn(5).getInt64()), Blob(query, 6)});
+    while (query.Step()) {
+      ModelVersion version{.model = query.Text()};
+      version.version = static_cast<int>(query.Int());
+      version.job = query.Text();
+      version.attempt = static_cast<int>(query.Int());
+      version.base_model = query.Text();
+      version.create_time = query.Time();
+      version.payload = query.Blob();
+      versions.push_back(std::move(version));
     }
     return versions;
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
+  });
 }
 
-absl::Status Store::Insert(ResourceKind kind, const Resource& resource) {
-  const std::lock_guard lock(mutex_);
-  try {
-    SQLite::Statement insert(*database_, absl::StrCat("INSERT INTO ", Table(kind), " VALUES (?, ?, ?)"));
-    insert.bind(1, resource.id);
-    insert.bind(2, Micros(resource.create_time));
-    BindBlob(insert, 3, resource.payload);
-    insert.exec();
-  } catch (const SQLite::Exception& error) {
-    if (error.getErrorCode() == SQLITE_CONSTRAINT) return absl::AlreadyExistsError(absl::StrCat(resource.id, " exists"));
-    return StoreError(error);
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<Resource>> Store::List(ResourceKind kind) {
-  const std::lock_guard lock(mutex_);
-  try {
-    SQLite::Statement query(*database_, absl::StrCat("SELECT * FROM ", Table(kind), " ORDER BY create_time DESC, id"));
+absl::StatusOr<std::vector<Resource>> Store::ListResources(ResourceKind kind) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Resource>> {
+    Query query =
+        reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " ORDER BY create_time DESC, id"));
     std::vector<Resource> resources;
-    while (query.executeStep()) {
-      resources.push_back({query.getColumn(0).getString(), FromMicros(query.getColumn(1).getInt64()), Blob(query, 2)});
-    }
+    while (query.Step()) resources.push_back(ReadResource(query));
     return resources;
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
+  });
 }
 
-absl::StatusOr<Resource> Store::Get(ResourceKind kind, const std::string& id) {
-  LUTHIER_ASSIGN_OR_RETURN(std::vector<Resource> resources, List(kind));
-  for (Resource& resource : resources) {
-    if (resource.id == id) return std::move(resource);
-  }
-  const char* collection = kind == ResourceKind::kDataset ? "datasets/" : "baseModels/";
-  return absl::NotFoundError(absl::StrCat(collection, id, " does not exist"));
-}
-
-absl::Status Store::Delete(ResourceKind kind, const std::string& id) {
-  const std::lock_guard lock(mutex_);
-  try {
-    SQLite::Statement statement(*database_, absl::StrCat("DELETE FROM ", Table(kind), " WHERE id = ?"));
-    statement.bind(1, id);
-    return statement.exec() > 0 ? absl::OkStatus() : absl::NotFoundError(absl::StrCat(id, " does not exist"));
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
+absl::StatusOr<Resource> Store::GetResource(ResourceKind kind, const std::string& id) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<Resource> {
+    Query query = reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " WHERE id = ?"));
+    if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat(ResourceName(kind, id), " does not exist"));
+    return ReadResource(query);
+  });
 }
 
 }  // namespace luthier

@@ -1,32 +1,36 @@
-// The durable record: one SQLite file, one owning connection. WAL with synchronous FULL, so what was committed survives a
-// power loss. One connection writes and checkpoints: SQLite before 3.51.3 can corrupt a WAL database that two connections
-// write (sqlite.org/wal.html, WAL-reset bug). A mutex lets handlers read history on the same connection.
+// The server's durable record: one SQLite file in WAL mode with synchronous FULL, so what was committed survives a power loss.
+// One connection, owned by the loop's thread, does every write and every checkpoint: SQLite before 3.51.3 can corrupt a WAL
+// database that two connections write (sqlite.org/wal.html, WAL-reset bug). A second one, read-only, serves the handlers.
 #pragma once
 
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/core/state.h"
 
-namespace SQLite {
-class Database;
-}
-
 namespace luthier {
 
-// A dataset or a base model: what is known of it, as bytes of the layer above.
-struct Resource {
-  std::string id;
-  absl::Time create_time;
-  std::string payload;
+class Connection;
+
+// A job as it is on record. `job.waiting_since` is not set.
+struct RecordedJob {
+  Job job;
+  std::string spec;  // bytes given to State::Create
 };
 
-// Which table of resources.
-enum class ResourceKind { kDataset, kBaseModel };
+// Which jobs of the record a list wants.
+struct JobQuery {
+  std::set<JobState> states;  // empty: any
+  int64_t before = 0;         // only numbers below; 0: all
+  int limit = 50;
+};
 
 class Store {
  public:
@@ -35,33 +39,40 @@ class Store {
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& data_dir);
   ~Store();
 
-  // Everything or nothing, on disk when it returns. Errors: UNAVAILABLE (disk full or failing).
-  absl::Status Commit(const Writes& writes, const State& state);
-  absl::StatusOr<State> LoadState(absl::Time now);
+  // Loop thread only.
+  // Everything or nothing, on disk when it returns. Errors: UNAVAILABLE if the disk is full (nothing was written); DATA_LOSS if it
+  // failed: what is on it is not known any more, and the server has to stop.
+  absl::Status Commit(const Writes& writes);
+  absl::StatusOr<State> LoadState(absl::Time now, State::Options options = {});
+  // The request of that id and the job it created.
+  absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> FindRequest(const std::string& id);
+  absl::StatusOr<std::optional<Job>> FindJob(const std::string& id);
+  absl::StatusOr<std::string> Spec(int64_t job);
 
-  // Bytes given to State::Create. Errors: NOT_FOUND.
-  absl::StatusOr<std::string> Spec(const std::string& job);
+  // Any thread: what was committed before the call is seen.
+  // Errors: NOT_FOUND.
+  absl::StatusOr<RecordedJob> GetJob(const std::string& id);
+  // Newest first.
+  absl::StatusOr<std::vector<RecordedJob>> ListJobs(const JobQuery& query);
+  absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> ReplayedRequest(const std::string& id);
   // Events after `after`, oldest first, of one of `types` (empty: all).
-  absl::StatusOr<std::vector<Event>> Events(const std::string& job, int64_t after, int limit,
-                                            const std::vector<std::string>& types = {});
+  absl::StatusOr<std::vector<Event>> Events(int64_t job, int64_t after, int limit, const std::vector<std::string>& types = {});
   // Newest version first; `model` empty: of all models.
   absl::StatusOr<std::vector<ModelVersion>> Versions(const std::string& model);
-
-  // Errors: ALREADY_EXISTS; UNAVAILABLE.
-  absl::Status Insert(ResourceKind kind, const Resource& resource);
   // Newest first.
-  absl::StatusOr<std::vector<Resource>> List(ResourceKind kind);
+  absl::StatusOr<std::vector<Resource>> ListResources(ResourceKind kind);
   // Errors: NOT_FOUND.
-  absl::StatusOr<Resource> Get(ResourceKind kind, const std::string& id);
-  absl::Status Delete(ResourceKind kind, const std::string& id);
+  absl::StatusOr<Resource> GetResource(ResourceKind kind, const std::string& id);
 
   static std::string SqliteVersion();
 
  private:
-  Store(std::unique_ptr<SQLite::Database> database, int lock);
-  std::mutex mutex_;
-  std::unique_ptr<SQLite::Database> database_;
+  Store(int lock, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader);
+
   int lock_;
+  std::unique_ptr<Connection> writer_;
+  std::mutex reader_mutex_;
+  std::unique_ptr<Connection> reader_;
 };
 
 }  // namespace luthier

@@ -47,11 +47,11 @@ const std::vector<HeavyHeader>& HeavyHeaders() {
       {"torch/", {"worker/trainer/"}},
       {"ATen/", {"worker/trainer/"}},
       {"c10/", {"worker/trainer/"}},
-      {"grpc", {"server/rpc/", "server/main.cc", "worker/agent/", "client/"}},
-      {"google/protobuf/", {"lib/wire/", "server/rpc/", "server/main.cc", "worker/agent/", "client/"}},
+      {"grpc", {"server/rpc/", "server/server.", "worker/agent/", "client/"}},
+      {"google/protobuf/", {"lib/wire/", "server/rpc/", "worker/agent/", "client/"}},
       {"SQLiteCpp/", {"server/store/"}},
       {"sqlite3", {"server/store/"}},
-      {"prometheus/", {"server/metrics/", "server/main.cc", "worker/agent/"}},
+      {"prometheus/", {"server/metrics/", "server/server.", "worker/agent/"}},
   };
   return *headers;
 }

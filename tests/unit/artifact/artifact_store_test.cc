@@ -5,9 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <optional>
+#include <thread>
 
 #include "tests/support/temp_folder.h"
 
@@ -25,11 +28,13 @@ class ArtifactStoreTest : public ::testing::Test {
   void OpenAgain() {
     auto store = FileArtifactStore::Open(folder_.path() + "/store");
     ASSERT_TRUE(store.ok()) << store.status();
+    pins_.reset();  // they belong to the store that goes
     store_ = *std::move(store);
+    pins_.emplace(*store_);
   }
 
   std::string Put(const std::string& content) {
-    auto writer = store_->PutBlob(static_cast<int64_t>(content.size()));
+    auto writer = store_->PutBlob(static_cast<int64_t>(content.size()), &*pins_);
     EXPECT_TRUE(writer.ok()) << writer.status();
     EXPECT_TRUE((*writer)->Append(content).ok());
     const auto sha256 = (*writer)->Commit(Sha256Hex(content));
@@ -56,8 +61,17 @@ class ArtifactStoreTest : public ::testing::Test {
     return names;
   }
 
+  // Everything that was put by this test is no longer being uploaded.
+  void EndUploads() { pins_.emplace(*store_); }
+  Garbage Collect(FileArtifactStore::References used = {}, absl::Duration keep = absl::ZeroDuration()) {
+    const absl::StatusOr<Garbage> garbage = store_->CollectGarbage([&] { return used; }, keep);
+    EXPECT_TRUE(garbage.ok()) << garbage.status();
+    return *garbage;
+  }
+
   TempFolder folder_;
   std::unique_ptr<FileArtifactStore> store_;
+  std::optional<BlobPins> pins_;
 };
 
 TEST_F(ArtifactStoreTest, ReadsBackWhatWasStoredAlsoFromTheMiddle) {
@@ -78,7 +92,7 @@ TEST_F(ArtifactStoreTest, SameContentIsStoredOnce) {
 }
 
 TEST_F(ArtifactStoreTest, BytesThatDifferFromTheExpectedHashAreNotStored) {
-  auto writer = store_->PutBlob(0);
+  auto writer = store_->PutBlob(0, &*pins_);
   ASSERT_TRUE(writer.ok());
   ASSERT_TRUE((*writer)->Append("corrupted on the way").ok());
   EXPECT_EQ((*writer)->Commit(Sha256Hex("as it was sent")).status().code(), absl::StatusCode::kDataLoss);
@@ -105,7 +119,7 @@ TEST_F(ArtifactStoreTest, ATruncatedBlobIsDetected) {
 }
 
 TEST_F(ArtifactStoreTest, MoreThanTheDiskHoldsIsRefusedBeforeWriting) {
-  const auto writer = store_->PutBlob(std::numeric_limits<int64_t>::max());
+  const auto writer = store_->PutBlob(std::numeric_limits<int64_t>::max(), &*pins_);
   EXPECT_EQ(writer.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(writer.status().message()), HasSubstr("free space"));
 }
@@ -163,6 +177,75 @@ TEST_F(ArtifactStoreTest, ABlobCanBeDeletedTwice) {
   EXPECT_TRUE(store_->DeleteBlob(sha256).ok());
   EXPECT_TRUE(store_->DeleteBlob(sha256).ok());
   EXPECT_FALSE(store_->HasBlob(sha256));
+}
+
+TEST_F(ArtifactStoreTest, RemovesBlobsAndManifestsThatNothingRefersTo) {
+  const std::string used = Put("dataset"), published = Put("weights"), replaced = Put("lost attempt"), unused = Put("deleted");
+  ASSERT_TRUE(store_->PutManifest({"j1", 1, "artifact"}, {{{"a", replaced, 12}}}).ok());
+  ASSERT_TRUE(store_->PutManifest({"j1", 2, "artifact"}, {{{"a", published, 7}}}).ok());
+  EndUploads();
+  const Garbage garbage = Collect({.blobs = {used}, .attempts = {{"j1", 2}}});
+  EXPECT_EQ(garbage.blobs, 2);
+  EXPECT_EQ(garbage.bytes, 12 + 7);
+  EXPECT_EQ(garbage.manifests, 1);
+  EXPECT_TRUE(store_->HasBlob(used));
+  EXPECT_TRUE(store_->HasBlob(published));
+  EXPECT_FALSE(store_->HasBlob(replaced));
+  EXPECT_FALSE(store_->HasBlob(unused));
+  EXPECT_TRUE(absl::IsNotFound(store_->GetManifest({"j1", 1, "artifact"}).status()));
+  EXPECT_EQ(Collect({.blobs = {used}, .attempts = {{"j1", 2}}}).blobs, 0);
+}
+
+TEST_F(ArtifactStoreTest, KeepsWhatIsBeingUploadedAndWhatIsYoung) {
+  const std::string sha256 = Put("uploading");
+  EXPECT_EQ(Collect().blobs, 0);
+  EndUploads();
+  EXPECT_EQ(Collect({}, absl::Hours(1)).blobs, 0);
+  EXPECT_EQ(Collect().blobs, 1);
+  EXPECT_FALSE(store_->HasBlob(sha256));
+}
+
+// An upload of content that lies there unused begins and ends while a collection asks what is referred to.
+TEST_F(ArtifactStoreTest, KeepsABlobThatWasUploadedAgainDuringACollection) {
+  const std::string sha256 = Put("again");
+  EndUploads();
+  const auto garbage = store_->CollectGarbage(
+      [&]() -> absl::StatusOr<FileArtifactStore::References> {
+        Put("again");
+        EndUploads();
+        return FileArtifactStore::References{};  // asked a moment before the upload's row was written
+      },
+      absl::ZeroDuration());
+  ASSERT_TRUE(garbage.ok());
+  EXPECT_EQ(garbage->blobs, 0);
+  EXPECT_TRUE(store_->HasBlob(sha256));
+}
+
+TEST_F(ArtifactStoreTest, RemovesNothingIfItIsNotKnownWhatIsReferredTo) {
+  const std::string sha256 = Put("x");
+  EndUploads();
+  const auto garbage = store_->CollectGarbage([] { return absl::UnavailableError("no database"); }, absl::ZeroDuration());
+  EXPECT_TRUE(absl::IsUnavailable(garbage.status()));
+  EXPECT_TRUE(store_->HasBlob(sha256));
+}
+
+// Uploads and collections beside each other: what an upload holds is there for as long as it holds it.
+TEST_F(ArtifactStoreTest, AnUploadNeverLosesItsBlobToACollection) {
+  std::atomic<bool> done = false;
+  std::thread collector([&] {
+    while (!done) Collect();
+  });
+  for (int round = 0; round < 200; ++round) {
+    BlobPins pins(*store_);
+    auto writer = store_->PutBlob(0, &pins);
+    ASSERT_TRUE(writer.ok());
+    ASSERT_TRUE((*writer)->Append("the same content every time").ok());
+    const auto sha256 = (*writer)->Commit("");
+    ASSERT_TRUE(sha256.ok()) << sha256.status();
+    ASSERT_TRUE(store_->HasBlob(*sha256)) << "round " << round;
+  }
+  done = true;
+  collector.join();
 }
 
 TEST(RelativePathTest, RefusesWhateverCouldLeaveAFolder) {

@@ -54,7 +54,8 @@ TEST(JobSpecTest, WritesWhatItRead) {
                  "micro_batch_tokens": 50, "max_length": 40, "seed": 3, "precision": "bf16", "order": "file",
                  "loss_on": "all", "too_long": "truncate"},
     "evaluation": {"every": 5, "metric": "loss", "max_rows": 6, "max_new_tokens": 7},
-    "checkpoint": {"every": 8, "keep": 9}, "resources": {"devices": 1, "threads": 2}, "labels": {"a": "b"}})");
+    "checkpoint": {"every": 8, "keep": 9}, "resources": {"devices": 1, "threads": 2}, "labels": {"a": "b"},
+    "output_model": "intents-v2"})");
   const auto spec = ParseJobSpec(full);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(ToJson(*spec), full);
@@ -122,6 +123,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/dataset", 7, "dataset: is neither a name nor a block"},
         BadField{"/dataset", {{"validation", "v"}}, "dataset.train: is missing"},
         BadField{"/labels/team", 3, "labels.team: is not text"},
+        BadField{"/output_model", "Über", "output_model: 'Über' is no name"},
         BadField{"/modle", "x", "modle: unknown field"}));
 
 TEST(JobSpecTest, ReportsEveryViolationTogether) {

@@ -5,10 +5,12 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include "lib/wire/error_details.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "luthier/v1/worker.grpc.pb.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/validate.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/upload_rows.h"
 
@@ -22,8 +24,11 @@ class ServicesTest : public testing::Test {
   ServicesTest()
       : store_(*Store::Open(folder_.path())),
         artifacts_(*FileArtifactStore::Open(folder_.path() + "/artifacts")),
-        loop_(*store_, State(), {.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); }}),
-        backend_{loop_, *store_, *artifacts_, folder_.path(), {}} {
+        metrics_(registry_, "test"),
+        loop_(*store_, State(), LoopOptions()),
+        planner_(*store_, *artifacts_, folder_.path()),
+        housekeeping_(loop_, *store_, *artifacts_, {}),
+        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, folder_.path()} {
     services_.push_back(MakeFineTuningService(backend_));
     services_.push_back(MakeDatasetService(backend_));
     services_.push_back(MakeWorkerService(backend_, sessions_));
@@ -36,9 +41,15 @@ class ServicesTest : public testing::Test {
     workers_ = v1::WorkerService::NewStub(channel_);
   }
   ~ServicesTest() override {
-    loop_.Stop();
-    sessions_.CloseAll();
+    watches_.Close();
+    sessions_.Close();
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  }
+  StateLoop::Options LoopOptions() {
+    StateLoop::Options options;
+    options.on_batch = [this](const State&, const Writes& writes, absl::Time) { watches_.Publish(writes.events); };
+    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); };
+    return options;
   }
 
   grpc::Status Upload(const std::string& id, const std::string& rows, v1::Dataset& dataset, uint32_t crc_error = 0) {
@@ -47,16 +58,23 @@ class ServicesTest : public testing::Test {
   }
   void Submit(const std::string& id) {
     ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
+      (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
       Job job{.id = id, .base_model = "base"};
-      return state.Create(job, Serialize(StoredSpec{}), now);
+      return state.Create(job, {}, Serialize(StoredSpec{}), now);
     }).ok());
   }
 
   TempFolder folder_;
   std::unique_ptr<Store> store_;
   std::unique_ptr<FileArtifactStore> artifacts_;
+  prometheus::Registry registry_;
+  ServerMetrics metrics_;
   Sessions sessions_;
+  WatchHub watches_;
+  TaskPool tasks_{2};
   StateLoop loop_;
+  Planner planner_;
+  Housekeeping housekeeping_;
   Backend backend_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<grpc::Server> server_;
@@ -65,6 +83,15 @@ class ServicesTest : public testing::Test {
   std::unique_ptr<v1::DatasetService::Stub> datasets_;
   std::unique_ptr<v1::WorkerService::Stub> workers_;
 };
+
+// Of a first attempt.
+Report ReportOf(const std::string& job, int64_t sequence, JobInput input) {
+  Report report;
+  report.attempt = {job, 1};
+  report.sequence = sequence;
+  report.input = input;
+  return report;
+}
 
 constexpr char kRow[] = R"({"prompt": "a", "completion": "b"})"
                         "\n";
@@ -83,7 +110,7 @@ TEST_F(ServicesTest, NamesPartAndLineOfMalformedRowsAndKeepsNothing) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(status.error_message(), HasSubstr("train"));
   EXPECT_THAT(status.error_message(), HasSubstr("2"));
-  EXPECT_TRUE(store_->List(ResourceKind::kDataset)->empty());
+  EXPECT_TRUE(store_->ListResources(ResourceKind::kDataset)->empty());
 }
 
 TEST_F(ServicesTest, RefusesAChunkThatWasDamagedOnTheWay) {
@@ -104,7 +131,11 @@ TEST_F(ServicesTest, ListsEveryViolationOfASubmittedJob) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(status.error_message(), HasSubstr("lora.rank"));
   EXPECT_THAT(status.error_message(), HasSubstr("training.epochs"));
-  EXPECT_THAT(status.error_details(), HasSubstr("google.rpc.BadRequest"));
+  const ErrorDetails details = ParseErrorDetails(status.error_details());
+  EXPECT_EQ(details.reason, "INVALID_ARGUMENT");
+  ASSERT_EQ(details.violations.size(), 2u);
+  EXPECT_EQ(details.violations[0].field, "lora.rank");
+  EXPECT_EQ(details.violations[1].field, "training.epochs");
 }
 
 TEST_F(ServicesTest, AWatcherSeesEveryEventOfAJobUntilItIsOver) {
@@ -147,6 +178,115 @@ TEST_F(ServicesTest, AWatcherSeesEveryEventOfAJobUntilItIsOver) {
   EXPECT_EQ(job.failure().message(), "row 3 is empty");
   EXPECT_EQ(last, job.last_event_sequence());
   session->WritesDone();
+}
+
+TEST_F(ServicesTest, AWatcherResumesFromItsCursorAndReadsFromTheRecordWhatItMissed) {
+  Submit("j");
+  for (int i = 0; i < 300; ++i) {  // more than a watcher's buffer and a page
+    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
+      if (i == 0) state.Register(Node{.id = "n1"}, {}, now);
+      if (i == 0) state.Tick(now);
+      Report report;
+      report.attempt = {"j", 1};
+      report.sequence = i + 1;
+      report.events.push_back({.type = "log", .message = "line"});
+      state.Record(std::move(report), now);
+      return absl::OkStatus();
+    }).ok());
+  }
+  ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) { return state.Cancel("j", now); }).ok());
+  ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) {
+    state.Record(ReportOf("j", 301, JobInput::kAttemptStopped), now);
+    return absl::OkStatus();
+  }).ok());
+  for (const int64_t after : {int64_t{0}, int64_t{100}, store_->GetJob("j")->job.last_event}) {
+    grpc::ClientContext context;
+    v1::WatchFineTuningJobRequest request;
+    request.set_name("jobs/j");
+    request.set_after_sequence(after);
+    const auto watcher = jobs_->WatchFineTuningJob(&context, request);
+    v1::WatchFineTuningJobResponse message;
+    int64_t last = after;
+    int snapshots = 0;
+    while (watcher->Read(&message)) {
+      if (message.has_event()) {
+        EXPECT_EQ(message.event().sequence(), ++last);
+      }
+      snapshots += message.has_job() ? 1 : 0;
+    }
+    EXPECT_TRUE(watcher->Finish().ok());
+    EXPECT_EQ(last, store_->GetJob("j")->job.last_event);
+    EXPECT_EQ(snapshots, 2);
+  }
+}
+
+TEST_F(ServicesTest, RefusesToWatchAJobThatDoesNotExist) {
+  grpc::ClientContext context;
+  v1::WatchFineTuningJobRequest request;
+  request.set_name("jobs/nobody");
+  const auto watcher = jobs_->WatchFineTuningJob(&context, request);
+  v1::WatchFineTuningJobResponse message;
+  EXPECT_FALSE(watcher->Read(&message));
+  const grpc::Status status = watcher->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "NOT_FOUND");
+}
+
+TEST_F(ServicesTest, ANewSessionOfANodeEndsItsOldOne) {
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_id("n1");
+  v1::SessionResponse response;
+  grpc::ClientContext first_context, second_context;
+  const auto first = workers_->Session(&first_context);
+  first->Write(request);
+  ASSERT_TRUE(first->Read(&response));
+  const auto second = workers_->Session(&second_context);
+  second->Write(request);
+  ASSERT_TRUE(second->Read(&response));
+  EXPECT_TRUE(response.has_registered());
+  EXPECT_FALSE(first->Read(&response));
+  EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::ABORTED);
+  // The end of the first says nothing about the node.
+  ASSERT_TRUE(loop_.Run([](State& state, absl::Time) {
+    EXPECT_TRUE(state.nodes().at("n1").ready);
+    return absl::OkStatus();
+  }).ok());
+  second->WritesDone();
+}
+
+TEST_F(ServicesTest, CancelsOnceAndRefusesWhatIsOver) {
+  Submit("j");
+  v1::CancelFineTuningJobRequest request;
+  request.set_name("jobs/j");
+  v1::FineTuningJob job;
+  for (int i = 0; i < 2; ++i) {
+    grpc::ClientContext context;
+    ASSERT_TRUE(jobs_->CancelFineTuningJob(&context, request, &job).ok());
+    EXPECT_EQ(job.state(), v1::FineTuningJob::CANCELLED);
+  }
+  Submit("failed");
+  ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) {
+    state.Register(Node{.id = "n1"}, {}, now);
+    state.Tick(now);
+    state.Record(ReportOf("failed", 1, JobInput::kAttemptFailed), now);
+    return absl::OkStatus();
+  }).ok());
+  request.set_name("jobs/failed");
+  grpc::ClientContext context;
+  const grpc::Status status = jobs_->CancelFineTuningJob(&context, request, &job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "JOB_IS_OVER");
+}
+
+TEST(NewJobIdTest, IsInTheOrderOfCreationAndFitsTheRules) {
+  std::string last;
+  for (int i = 0; i < 1000; ++i) {
+    const std::string id = NewJobId(absl::FromUnixSeconds(1700000000));
+    EXPECT_GT(id, last);
+    EXPECT_TRUE(CheckId("job_id", id).ok()) << id;
+    EXPECT_EQ(id.size(), 15u);
+    last = id;
+  }
 }
 
 }  // namespace

@@ -2,12 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <SQLiteCpp/SQLiteCpp.h>
 
+#include "server/loop/create_job.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 const absl::Time kNow = absl::FromUnixSeconds(1700000000);
@@ -15,51 +18,129 @@ const absl::Time kNow = absl::FromUnixSeconds(1700000000);
 class StoreTest : public testing::Test {
  protected:
   void Open() {
+    store_.reset();
     absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(folder_.path());
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
+    absl::StatusOr<State> state = store_->LoadState(kNow);
+    ASSERT_TRUE(state.ok()) << state.status();
+    state_ = *std::move(state);
   }
-  State Running() {
-    State state;
-    state.Register(Node{.id = "n1"}, {}, kNow);
-    Job job{.id = "j", .uid = "u", .request_id = "r", .body_sha256 = "b", .base_model = "base"};
-    EXPECT_TRUE(state.Create(job, std::string("spec\0bytes", 10), kNow).ok());
-    return state;
+  void Write() {
+    ASSERT_TRUE(store_->Commit(state_.TakeWrites()).ok());
+    state_.Commit();
+  }
+  void AddBase() {
+    ASSERT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {"base", kNow, "payload"}).ok());
+    Write();
+  }
+  absl::Status Create(const std::string& id, const JobRequest& request = {}, const std::string& spec = "spec") {
+    Job job{.id = id, .base_model = "base"};
+    const absl::Status status = CreateJob(state_, *store_, job, request, spec, kNow);
+    created_ = job.id;
+    return status;
   }
 
   TempFolder folder_;
   std::unique_ptr<Store> store_;
+  State state_;
+  std::string created_;
 };
 
 TEST_F(StoreTest, BringsBackWhatWasCommitted) {
   Open();
-  State state = Running();
-  ASSERT_TRUE(store_->Commit(state.TakeWrites(), state).ok());
-  store_.reset();
+  AddBase();
+  state_.Register(Node{.id = "n1", .devices = 2, .gpus = true}, {}, kNow);
+  const std::string spec("spec\0bytes", 10);
+  ASSERT_TRUE(Create("j", {"r", "b"}, spec).ok());
+  state_.Tick(kNow);
+  Write();
   Open();
-  absl::StatusOr<State> again = store_->LoadState(kNow);
-  ASSERT_TRUE(again.ok()) << again.status();
-  const Job* job = again->Find("j");
+  const Job* job = state_.Find("j");
   ASSERT_NE(job, nullptr);
   EXPECT_EQ(job->state, JobState::kStarting);
   EXPECT_EQ(job->attempt, 1);
   EXPECT_EQ(job->node, "n1");
+  EXPECT_THAT(job->held, ElementsAre(0));
+  EXPECT_EQ(job->model, "j");
   EXPECT_EQ(job->create_time, kNow);
   EXPECT_EQ(job->end_time, absl::InfinitePast());
-  EXPECT_EQ(*store_->Spec("j"), std::string("spec\0bytes", 10));
-  EXPECT_EQ(store_->Events("j", 0, 100)->size(), static_cast<size_t>(job->last_event));
-  Job repeated{.id = "other", .request_id = "r", .body_sha256 = "b"};
-  ASSERT_TRUE(again->Create(repeated, "", kNow).ok());
-  EXPECT_EQ(repeated.id, "j");
+  EXPECT_EQ(*store_->Spec(job->number), spec);
+  EXPECT_EQ(store_->GetJob("j")->spec, spec);
+  EXPECT_EQ(store_->Events(job->number, 0, 100)->size(), static_cast<size_t>(job->last_event));
+}
+
+TEST_F(StoreTest, RemembersRequestsAndIdsOfJobsThatAreOver) {
+  Open();
+  AddBase();
+  ASSERT_TRUE(Create("j", {"r", "b"}).ok());
+  ASSERT_TRUE(state_.Cancel("j", kNow).ok());
+  Write();
+  Open();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+  EXPECT_EQ(state_.jobs().count(JobState::kCancelled), 1);
+  EXPECT_TRUE(Create("other", {"r", "b"}).ok());
+  EXPECT_EQ(created_, "j");
+  EXPECT_TRUE(absl::IsAlreadyExists(Create("other", {"r", "another body"})));
+  EXPECT_TRUE(absl::IsAlreadyExists(Create("j", {"another request", "b"})));
+  EXPECT_EQ((*store_->ReplayedRequest("r"))->second.job.id, "j");
+  EXPECT_FALSE(store_->ReplayedRequest("never seen")->has_value());
+}
+
+TEST_F(StoreTest, NumbersGoOnAfterARestart) {
+  Open();
+  AddBase();
+  ASSERT_TRUE(Create("a").ok());
+  ASSERT_TRUE(state_.Cancel("a", kNow).ok());
+  Write();
+  Open();
+  ASSERT_TRUE(Create("b").ok());
+  Write();
+  EXPECT_GT(store_->GetJob("b")->job.number, store_->GetJob("a")->job.number);
 }
 
 TEST_F(StoreTest, WritesNothingOfABatchThatFails) {
   Open();
-  State state = Running();
-  Writes writes = state.TakeWrites();
+  AddBase();
+  ASSERT_TRUE(Create("j").ok());
+  Writes writes = state_.TakeWrites();
   writes.events.push_back(writes.events.front());  // the same sequence twice
-  EXPECT_TRUE(absl::IsUnavailable(store_->Commit(writes, state)));
-  EXPECT_TRUE(store_->LoadState(kNow)->jobs().empty());
+  EXPECT_TRUE(absl::IsUnavailable(store_->Commit(writes)));
+  state_.Rollback();
+  EXPECT_TRUE(absl::IsNotFound(store_->GetJob("j").status()));
+  EXPECT_TRUE(Create("j").ok());
+  Write();
+  EXPECT_TRUE(store_->GetJob("j").ok());
+}
+
+TEST_F(StoreTest, ListsJobsNewestFirstInPagesAndByState) {
+  Open();
+  AddBase();
+  for (const char* id : {"a", "b", "c", "d"}) ASSERT_TRUE(Create(id).ok());
+  ASSERT_TRUE(state_.Cancel("b", kNow).ok());
+  ASSERT_TRUE(state_.Cancel("d", kNow).ok());
+  Write();
+  const auto ids = [&](const JobQuery& query) {
+    std::string all;
+    const absl::StatusOr<std::vector<RecordedJob>> jobs = store_->ListJobs(query);
+    for (const RecordedJob& job : *jobs) all += job.job.id;
+    return all;
+  };
+  EXPECT_EQ(ids({}), "dcba");
+  EXPECT_EQ(ids({.limit = 2}), "dc");
+  EXPECT_EQ(ids({.before = store_->GetJob("c")->job.number, .limit = 2}), "ba");
+  EXPECT_EQ(ids({.states = {JobState::kCancelled}}), "db");
+  EXPECT_EQ(ids({.states = {JobState::kCancelled, JobState::kQueued}, .limit = 3}), "dcb");
+}
+
+TEST_F(StoreTest, RefusesAFileOfAnEarlyDevelopmentVersion) {
+  {
+    SQLite::Database early(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    early.exec("CREATE TABLE jobs (id TEXT PRIMARY KEY) STRICT; PRAGMA user_version = 1");
+  }
+  const absl::Status refused = Store::Open(folder_.path()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("another --data-dir"));
 }
 
 TEST_F(StoreTest, RefusesASecondServerOnTheSameFolder) {
@@ -72,17 +153,22 @@ TEST_F(StoreTest, RefusesASecondServerOnTheSameFolder) {
 TEST_F(StoreTest, RefusesAnEventOfAJobThatDoesNotExist) {
   Open();
   Writes writes;
-  writes.events.push_back({.job = "nobody", .sequence = 1, .time = kNow, .type = "log"});
-  EXPECT_FALSE(store_->Commit(writes, State()).ok());
+  writes.events.push_back({.job = 7, .sequence = 1, .time = kNow, .type = "log"});
+  EXPECT_FALSE(store_->Commit(writes).ok());
 }
 
 TEST_F(StoreTest, KeepsResourcesUntilTheyAreDeleted) {
   Open();
-  ASSERT_TRUE(store_->Insert(ResourceKind::kDataset, {"d", kNow, "payload"}).ok());
-  EXPECT_TRUE(absl::IsAlreadyExists(store_->Insert(ResourceKind::kDataset, {"d", kNow, "other"})));
-  EXPECT_EQ(store_->Get(ResourceKind::kDataset, "d")->payload, "payload");
-  EXPECT_TRUE(store_->Delete(ResourceKind::kDataset, "d").ok());
-  EXPECT_TRUE(absl::IsNotFound(store_->Get(ResourceKind::kDataset, "d").status()));
+  ASSERT_TRUE(state_.AddResource(ResourceKind::kDataset, {"d", kNow, "payload"}).ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(state_.AddResource(ResourceKind::kDataset, {"d", kNow, "other"})));
+  Write();
+  Open();
+  EXPECT_EQ(store_->GetResource(ResourceKind::kDataset, "d")->payload, "payload");
+  EXPECT_TRUE(absl::IsAlreadyExists(state_.AddResource(ResourceKind::kDataset, {"d", kNow, "other"})));
+  EXPECT_TRUE(state_.DeleteResource(ResourceKind::kDataset, "d").ok());
+  Write();
+  EXPECT_TRUE(absl::IsNotFound(store_->GetResource(ResourceKind::kDataset, "d").status()));
+  EXPECT_TRUE(state_.AddResource(ResourceKind::kDataset, {"d", kNow, "other"}).ok());
 }
 
 }  // namespace

@@ -1,0 +1,120 @@
+#include "server/core/job_table.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace luthier {
+const Job* JobTable::Find(absl::string_view id) const {
+  const auto found = jobs_.find(id);
+  return found == jobs_.end() ? nullptr : found->second.get();
+}
+
+Job& JobTable::Add(Job job) {
+  auto owned = std::make_unique<Job>(std::move(job));
+  Job& mine = *owned;
+  jobs_.emplace(mine.id, std::move(owned));
+  Index(mine);
+  for (const std::string& name : ResourcesOf(mine)) ++uses_[name];
+  return mine;
+}
+
+void JobTable::Remove(const Job& job) {
+  for (const std::string& name : ResourcesOf(job)) {
+    if (--uses_[name] == 0) uses_.erase(name);
+  }
+  jobs_.erase(job.id);
+}
+
+const Job& JobTable::Insert(Job job) {
+  Job& mine = Add(std::move(job));
+  before_.try_emplace(mine.number, Before{&mine, std::nullopt});
+  return mine;
+}
+
+std::vector<const Job*> JobTable::Changed() const {
+  std::vector<const Job*> changed;
+  for (const auto& [number, before] : before_) changed.push_back(before.now);
+  return changed;
+}
+
+void JobTable::Commit() {
+  for (const auto& [number, before] : std::exchange(before_, {})) {
+    if (IsTerminal(before.now->state)) Remove(*before.now);
+  }
+}
+
+void JobTable::Rollback() {
+  for (auto& [number, before] : std::exchange(before_, {})) {
+    Unindex(*before.now);
+    if (before.job) {
+      // The key is a view of the id, whose bytes may move with the assignment.
+      std::unique_ptr<Job> job = std::move(jobs_.at(before.now->id));
+      jobs_.erase(job->id);
+      *job = *std::move(before.job);
+      Index(*job);
+      jobs_.emplace(job->id, std::move(job));
+      continue;
+    }
+    Remove(*before.now);
+  }
+}
+
+const JobTable::Queue& JobTable::QueueAt(absl::Time now) {
+  while (!delayed_.empty() && (*delayed_.begin())->not_before <= now) {
+    queue_.insert(*delayed_.begin());
+    delayed_.erase(delayed_.begin());
+  }
+  return queue_;
+}
+
+const std::set<std::string>& JobTable::OnNode(const std::string& node) const {
+  static const std::set<std::string> none;
+  const auto found = on_node_.find(node);
+  return found == on_node_.end() ? none : found->second;
+}
+
+int64_t JobTable::UsesOf(const std::string& resource) const {
+  const auto found = uses_.find(resource);
+  return found == uses_.end() ? 0 : found->second;
+}
+
+std::string JobTable::AUserOf(const std::string& resource) const {
+  for (const auto& [id, job] : jobs_) {
+    const std::vector<std::string> names = ResourcesOf(*job);
+    if (std::find(names.begin(), names.end(), resource) != names.end()) return job->id;
+  }
+  return "";
+}
+
+absl::Time JobTable::OldestWaiting() const {
+  absl::Time oldest = queue_.empty() ? absl::InfiniteFuture() : (*queue_.begin())->create_time;
+  for (const Job* job : delayed_) oldest = std::min(oldest, job->create_time);
+  return oldest;
+}
+
+void JobTable::Index(const Job& job) {
+  ++counts_[static_cast<size_t>(job.state)];
+  if (IsWaiting(job.state)) {
+    if (job.not_before == absl::InfinitePast()) {
+      queue_.insert(&job);
+    } else {
+      delayed_.insert(&job);
+    }
+  }
+  if (HoldsDevices(job.state)) on_node_[job.node].insert(job.id);
+}
+
+void JobTable::Unindex(const Job& job) {
+  --counts_[static_cast<size_t>(job.state)];
+  if (IsWaiting(job.state)) {
+    queue_.erase(&job);
+    delayed_.erase(&job);
+  }
+  if (HoldsDevices(job.state)) {
+    const auto found = on_node_.find(job.node);
+    found->second.erase(job.id);
+    if (found->second.empty()) on_node_.erase(found);
+  }
+}
+
+}  // namespace luthier

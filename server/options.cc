@@ -1,0 +1,88 @@
+#include "server/options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
+#include "yaml-cpp/yaml.h"
+
+namespace luthier {
+namespace {
+
+std::string DefaultDataDir() {
+  const char* home = std::getenv("HOME");
+  return absl::StrCat(home == nullptr ? "." : home, "/.luthier/server");
+}
+
+// The options that a file may hold, as text: the same names as the flags.
+std::vector<CLI::Option*> FileOptions(CLI::App& app) {
+  std::vector<CLI::Option*> options;
+  for (const char* name :
+       {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused"}) {
+    options.push_back(app.get_option(name));
+  }
+  return options;
+}
+
+// Values of the file for options that neither a flag nor the environment gave.
+absl::Status ReadFile(const std::string& path, CLI::App& app) {
+  const std::vector<CLI::Option*> known = FileOptions(app);
+  try {
+    for (const auto& entry : YAML::LoadFile(path)) {
+      const auto key = entry.first.as<std::string>();
+      const auto option = std::find_if(known.begin(), known.end(), [&](CLI::Option* o) { return o->get_name() == "--" + key; });
+      if (option == known.end()) {
+        const auto names = absl::StrJoin(known, ", ", [](std::string* out, CLI::Option* o) { out->append(o->get_name().substr(2)); });
+        return absl::InvalidArgumentError(absl::StrCat(path, ": '", key, "' is unknown; known are ", names));
+      }
+      if ((*option)->count() > 0) continue;
+      (*option)->add_result(entry.second.as<std::string>());
+      (*option)->run_callback();
+    }
+  } catch (const YAML::Exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat("--config: ", path, " cannot be read: ", error.what()));
+  } catch (const CLI::Error& error) {
+    return absl::InvalidArgumentError(absl::StrCat("--config: ", path, ": ", error.what()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
+  ServerOptions options;
+  options.data_dir = DefaultDataDir();
+  std::string config, keep_unused = "1h";
+  CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
+  app.set_version_flag("--version", LUTHIER_VERSION);
+  const auto add = [&](const std::string& name, std::string& value, const std::string& help, const std::string& environment) {
+    app.add_option(name, value, help)->envname(environment)->capture_default_str();
+  };
+  add("--listen", options.listen, "Address of the API; port 0: any free one", "LUTHIER_LISTEN");
+  add("--metrics-listen", options.metrics_listen, "Address of /metrics; port 0: any free one", "LUTHIER_METRICS_LISTEN");
+  add("--data-dir", options.data_dir, "Folder of everything that must not be lost", "LUTHIER_DATA_DIR");
+  app.add_flag("--with-local-worker", options.with_local_worker, "Also start an agent on this machine")
+      ->envname("LUTHIER_WITH_LOCAL_WORKER");
+  add("--worker-metrics-listen", options.worker_metrics_listen, "Address of that agent's /metrics; port 0: any free one",
+      "LUTHIER_WORKER_METRICS_LISTEN");
+  add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
+  app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")->envname("LUTHIER_CONFIG");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
+  if (!absl::ParseDuration(keep_unused, &options.keep_unused) || options.keep_unused < absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(absl::StrCat("--keep-unused: '", keep_unused, "' is no duration; give one such as 30m or 24h"));
+  }
+  options.data_dir = std::filesystem::absolute(options.data_dir);
+  return options;
+}
+
+}  // namespace luthier

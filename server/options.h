@@ -1,0 +1,25 @@
+// What luthierd is told: flags beat environment beat file beat defaults.
+#pragma once
+
+#include <string>
+#include <variant>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace luthier {
+
+struct ServerOptions {
+  std::string listen = "127.0.0.1:7070";
+  std::string metrics_listen = "127.0.0.1:9464";
+  std::string data_dir;  // absolute
+  bool with_local_worker = false;
+  std::string worker_metrics_listen = "127.0.0.1:0";
+  absl::Duration keep_unused = absl::Hours(1);
+};
+
+// The options, or the exit code of a run that is over already (--help, --version, a wrong flag), after its text was printed.
+// Errors: INVALID_ARGUMENT for a value or a file that cannot be used.
+absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv);
+
+}  // namespace luthier

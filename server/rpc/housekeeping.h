@@ -1,0 +1,46 @@
+// Removes what nobody needs any more, on a thread of its own: blobs of deleted datasets, artifacts of attempts that were replaced.
+#pragma once
+
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+
+#include "absl/time/time.h"
+#include "lib/artifact/artifact_store.h"
+#include "server/loop/state_loop.h"
+#include "server/store/store.h"
+
+namespace luthier {
+
+class Housekeeping {
+ public:
+  struct Options {
+    absl::Duration interval = absl::Hours(1);
+    // An agent that shares the store's folder writes blobs there before it tells the server of them.
+    absl::Duration keep_unused = absl::Hours(1);
+  };
+  // All must outlive it. Begins with a round.
+  Housekeeping(StateLoop& loop, Store& store, FileArtifactStore& artifacts, Options options);
+  ~Housekeeping();
+
+  // Something was deleted: another round, now and again once what is unused now has become old enough.
+  void Soon();
+
+  // One round.
+  absl::StatusOr<Garbage> Collect();
+
+ private:
+  void Work();
+  absl::StatusOr<FileArtifactStore::References> References();
+
+  StateLoop& loop_;
+  Store& store_;
+  FileArtifactStore& artifacts_;
+  const Options options_;
+  std::mutex mutex_;
+  std::condition_variable work_;
+  bool soon_ = false, stopping_ = false;
+  std::thread thread_;
+};
+
+}  // namespace luthier

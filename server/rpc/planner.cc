@@ -1,0 +1,246 @@
+#include "server/rpc/planner.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "lib/base/status_macros.h"
+#include "lib/dataset/validate.h"
+#include "lib/plan/trainer_spec.h"
+#include "lib/wire/job_spec_wire.h"
+#include "lib/wire/json_wire.h"
+#include "luthier/v1/datasets.pb.h"
+#include "luthier/v1/models.pb.h"
+#include "server/rpc/backend.h"
+#include "server/rpc/convert.h"
+
+namespace luthier {
+
+struct Planner::Part {
+  std::string role;     // train, validation, test
+  std::string dataset;  // id
+  v1::DatasetPart file;
+};
+
+struct Planner::LoadedModel {
+  std::string fingerprint;  // hashes of its files
+  v1::BaseModel message;
+  ModelFacts facts;
+  std::optional<Tokenizer> tokenizer;
+  std::optional<ChatTemplate> chat_template;
+};
+
+namespace {
+
+// Plans are some KB, row facts some bytes; a tokenizer of a large vocabulary takes tens of MB.
+constexpr size_t kPlans = 256;
+constexpr size_t kRows = 4096;
+constexpr size_t kModels = 2;
+
+EncodeOptions EncodingOf(const TrainingSpec& training, int64_t context) {
+  return EncodeOptionsOf(training.loss_on.value_or("assistant"), training.too_long.value_or("refuse"),
+                         training.max_length.value_or(context));
+}
+
+// What depends on the device that will run the job stays open for the trainer to choose, unless the user chose it.
+void LeaveDeviceValuesOpen(const Recipe& given, ResolvedSpec& resolved) {
+  resolved.recipe.training.precision = given.training.precision;
+  resolved.recipe.training.micro_batch_tokens = given.training.micro_batch_tokens;
+  resolved.recipe.resources.threads = given.resources.threads;
+  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens", "resources.threads"};
+  std::erase_if(resolved.values, [&](const ResolvedValue& v) { return open.count(v.field) > 0 && v.reason != "given"; });
+}
+
+// Agents add the paths of their machine.
+std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe) {
+  TrainerSpec spec;
+  spec.base_model_name = base_model;
+  spec.recipe = recipe;
+  nlohmann::json json = ToJson(spec);
+  for (const char* path : {"base_model", "dataset", "attempt"}) json.erase(path);
+  return json.dump();
+}
+
+}  // namespace
+
+Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir)
+    : store_(store), artifacts_(artifacts), data_dir_(std::move(data_dir)), plans_(kPlans), rows_(kRows), models_(kModels) {}
+Planner::~Planner() = default;
+
+absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {
+  const DeviceFacts device = LargestDevice();
+  const std::string key = absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
+  int64_t forgotten;
+  {
+    std::unique_lock lock(mutex_);
+    // Whoever asks for what is being planned waits for it instead of doing the same work beside it.
+    planned_.wait(lock, [&] { return planning_.count(key) == 0; });
+    if (auto known = plans_.Find(key)) return *known;
+    planning_.insert(key);
+    forgotten = forgotten_;
+  }
+  absl::StatusOr<Plan> made = MakePlan(spec, device);
+  const std::lock_guard lock(mutex_);
+  planning_.erase(key);
+  planned_.notify_all();
+  if (!made.ok()) return made.status();
+  auto plan = std::make_shared<const Plan>(*std::move(made));
+  if (forgotten == forgotten_) plans_.Put(key, plan);
+  return plan;
+}
+
+absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const DeviceFacts& device) {
+  v1::FineTuningJob request;
+  *request.mutable_spec() = message;
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, JobFromProto(request));
+  Plan plan;
+  plan.base_model = std::string(absl::StripPrefix(spec.base_model, "baseModels/"));
+  LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Part> parts, FindParts(spec.dataset));
+  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, CheckRows(*model, spec.recipe.training, parts));
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, Resolve(spec.recipe, model->facts, rows, device));
+  LeaveDeviceValuesOpen(spec.recipe, resolved);
+
+  *plan.job.mutable_spec() = message;
+  for (const ResolvedValue& value : resolved.values) {
+    v1::ResolvedValue& settled = *plan.job.add_resolved();
+    settled.set_field(value.field);
+    settled.set_value(value.value);
+    settled.set_reason(value.reason);
+  }
+  for (const std::string& warning : resolved.warnings) plan.job.add_warnings(warning);
+  plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
+  v1::AttemptInput& base = *plan.start.add_inputs();
+  base.set_role("base_model");
+  *base.mutable_files() = model->message.files();
+  std::set<std::string> datasets;
+  for (const Part& part : parts) {
+    datasets.insert(part.dataset);
+    v1::AttemptInput& input = *plan.start.add_inputs();
+    input.set_role(part.role);
+    v1::ModelFile& file = *input.add_files();
+    file.set_path(part.file.part() + ".jsonl");
+    file.set_size_bytes(part.file.size_bytes());
+    file.set_sha256(part.file.sha256());
+  }
+  plan.datasets = absl::StrJoin(datasets, ",");
+  plan.model = spec.output_model;
+  plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
+  return plan;
+}
+
+absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store_.GetResource(ResourceKind::kBaseModel, id));
+  {
+    const std::lock_guard lock(mutex_);
+    if (auto known = models_.Find(resource.payload)) return *known;
+  }
+  auto model = std::make_shared<LoadedModel>();
+  model->message.ParseFromString(resource.payload);
+  for (const v1::ModelFile& file : model->message.files()) absl::StrAppend(&model->fingerprint, file.sha256(), ":");
+  const std::string folder = BaseModelFolder(data_dir_, id);
+  LUTHIER_ASSIGN_OR_RETURN(model->facts, ReadModelFacts(folder));
+  LUTHIER_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(folder));
+  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(folder);
+  if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) return chat_template.status();
+  if (chat_template.ok()) model->chat_template = *std::move(chat_template);
+  const std::lock_guard lock(mutex_);
+  models_.Put(resource.payload, model);
+  return std::shared_ptr<const LoadedModel>(model);
+}
+
+// `reference`: `dataset` or `dataset/part`. Appends nothing if an optional part does not exist.
+absl::Status Planner::AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts) {
+  absl::ConsumePrefix(&reference, "datasets/");
+  const size_t slash = reference.find('/');
+  const std::string id(reference.substr(0, slash));
+  const std::string part(slash == absl::string_view::npos ? absl::string_view(role) : reference.substr(slash + 1));
+  LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store_.GetResource(ResourceKind::kDataset, id));
+  v1::Dataset dataset;
+  dataset.ParseFromString(resource.payload);
+  for (const v1::DatasetPart& file : dataset.parts()) {
+    // A dataset of one part is that part, whatever its name.
+    if (file.part() == part || (required && dataset.parts_size() == 1)) {
+      parts.push_back({role, id, file});
+      return absl::OkStatus();
+    }
+  }
+  if (!required) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("dataset.", role, ": datasets/", id, " has no part '", part, "'"));
+}
+
+absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelection& selection) {
+  std::vector<Part> parts;
+  if (!selection.name.empty()) {
+    for (const char* role : {"train", "validation", "test"}) {
+      LUTHIER_RETURN_IF_ERROR(AddPart(role, selection.name, role == std::string("train"), parts));
+    }
+    return parts;
+  }
+  LUTHIER_RETURN_IF_ERROR(AddPart("train", selection.train, true, parts));
+  if (!selection.validation.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("validation", selection.validation, true, parts));
+  if (!selection.test.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("test", selection.test, true, parts));
+  return parts;
+}
+
+// Encodes every part as training will; what is wrong with any of them is refused now.
+absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const TrainingSpec& training,
+                                                const std::vector<Part>& parts) {
+  const EncodeOptions encoding = EncodingOf(training, model.facts.config.max_position_embeddings);
+  std::string key = absl::StrCat(model.fingerprint, static_cast<int>(encoding.loss_on), ":", static_cast<int>(encoding.too_long), ":",
+                                 encoding.max_length);
+  for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256());
+  {
+    const std::lock_guard lock(mutex_);
+    if (const auto known = rows_.Find(key)) return *known;
+  }
+  const RowEncoder encoder(*model.tokenizer, model.chat_template ? &*model.chat_template : nullptr, encoding);
+  DatasetFacts facts;
+  ValidationReport all;
+  for (const Part& part : parts) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string path, artifacts_.BlobPath(part.file.sha256()));
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
+                             Validate(path, encoder, absl::StrCat(part.dataset, "/", part.file.part())));
+    all.Merge(report);
+    if (part.role != "train") continue;
+    facts = {report.rows, report.tokens, report.trained_tokens, report.longest_row_tokens, ""};
+    facts.format = report.chat_rows > 0 ? "messages" : report.completion_rows > 0 ? "prompt_completion" : "text";
+  }
+  LUTHIER_RETURN_IF_ERROR(all.ToStatus());
+  // Chosen max_length bounds every part: a longer row of `test` must not be refused by the trainer later.
+  facts.longest_row = all.longest_row_tokens;
+  const std::lock_guard lock(mutex_);
+  rows_.Put(key, facts);
+  return facts;
+}
+
+void Planner::SetNode(const std::string& node, const v1::Inventory& inventory) {
+  DeviceFacts largest;
+  for (const v1::Gpu& gpu : inventory.gpus()) {
+    largest.kind = DeviceFacts::Kind::kCuda;
+    largest.bf16 = true;
+    largest.memory_bytes = std::max<int64_t>(largest.memory_bytes, gpu.memory_bytes());
+  }
+  const std::lock_guard lock(mutex_);
+  devices_[node] = largest;
+}
+
+DeviceFacts Planner::LargestDevice() {
+  const std::lock_guard lock(mutex_);
+  DeviceFacts largest;
+  for (const auto& [node, device] : devices_) {
+    if (device.memory_bytes > largest.memory_bytes) largest = device;
+  }
+  return largest;
+}
+
+void Planner::Forget() {
+  const std::lock_guard lock(mutex_);
+  plans_.Clear();  // rows and models are known by their content, and stay true
+  ++forgotten_;
+}
+
+}  // namespace luthier

@@ -1,0 +1,73 @@
+// A submitted spec, checked against everything that is known before a node is taken, with every open value settled.
+#pragma once
+
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "lib/artifact/artifact_store.h"
+#include "lib/plan/resolve.h"
+#include "luthier/v1/jobs.pb.h"
+#include "luthier/v1/nodes.pb.h"
+#include "luthier/v1/worker.pb.h"
+#include "server/rpc/recently_used.h"
+#include "server/store/store.h"
+
+namespace luthier {
+
+// What a spec comes to, whoever submits it.
+struct Plan {
+  std::string base_model;  // id
+  std::string datasets;    // ids, separated by commas
+  std::string model;       // to publish under; empty: the job's id
+  int devices = 1;
+  v1::FineTuningJob job;   // `spec`, `resolved`, `warnings`
+  v1::StartAttempt start;  // inputs and trainer spec
+};
+
+// Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that were seen
+// lately are not read again. Any thread.
+class Planner {
+ public:
+  // `store` and `artifacts` must outlive the planner.
+  Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir);
+  ~Planner();
+
+  // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot fit.
+  absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const v1::FineTuningSpec& spec);
+
+  // What a node has: the largest device decides what cannot fit.
+  void SetNode(const std::string& node, const v1::Inventory& inventory);
+  // A dataset or base model was deleted; its name may come to mean something else.
+  void Forget();
+
+ private:
+  struct Part;
+  struct LoadedModel;
+  absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const DeviceFacts& device);
+  absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
+  absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
+  absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
+  absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const TrainingSpec& training, const std::vector<Part>& parts);
+  DeviceFacts LargestDevice();
+
+  Store& store_;
+  FileArtifactStore& artifacts_;
+  const std::string data_dir_;
+
+  std::mutex mutex_;  // of what follows; not held while planning
+  std::condition_variable planned_;
+  std::set<std::string> planning_;  // keys of plans that some thread is making
+  RecentlyUsed<std::shared_ptr<const Plan>> plans_;
+  RecentlyUsed<DatasetFacts> rows_;
+  RecentlyUsed<std::shared_ptr<const LoadedModel>> models_;
+  int64_t forgotten_ = 0;  // what was planned before a Forget() is not kept
+  std::map<std::string, DeviceFacts> devices_;  // largest of each node
+};
+
+}  // namespace luthier

@@ -1,0 +1,150 @@
+#include "server/server.h"
+
+#include <signal.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <filesystem>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "lib/artifact/durable_file.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+// Calls that are under way when the server ends.
+constexpr std::chrono::seconds kCallGrace(5);
+// Two disks' worth of reading for watchers that are behind.
+constexpr int kTaskThreads = 2;
+
+// The binary's own folder, where its sister programs lie.
+std::string BinFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
+
+void WarnIfPublic(const std::string& listen) {
+  if (absl::StartsWith(listen, "127.") || absl::StartsWith(listen, "localhost:") || absl::StartsWith(listen, "[::1]:")) {
+    return;
+  }
+  std::fprintf(stderr, "luthierd: %s is no loopback address, and connections are neither encrypted nor authenticated; use "
+               "a private network\n", listen.c_str());
+}
+
+absl::Status CannotListen(absl::string_view option, absl::string_view address) {
+  return absl::UnavailableError(
+      absl::StrCat(option, ": cannot listen on ", address, "; is another server running? Give a free port"));
+}
+
+// `address` with the port that was really taken.
+std::string WithPort(const std::string& address, int port) {
+  return absl::StrCat(address.substr(0, address.rfind(':') + 1), port);
+}
+
+void SetChannelArguments(grpc::ServerBuilder& builder) {
+  // Without this two servers would share a port, each getting half of the connections.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A peer that vanished without a word is noticed within half a minute; its streams would otherwise stay for hours.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
+  // Agents and watching clients ping for the same reason; by default more than one ping in five minutes counts as abuse.
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
+  WarnIfPublic(options.listen);
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(options.data_dir));
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<FileArtifactStore> artifacts,
+                           FileArtifactStore::Open(options.data_dir + "/artifacts"));
+  LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now()));
+  std::unique_ptr<Server> server(new Server(options, std::move(store), std::move(artifacts), std::move(state)));
+  LUTHIER_RETURN_IF_ERROR(server->Listen(options));
+  return server;
+}
+
+Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state)
+    : store_(std::move(store)),
+      artifacts_(std::move(artifacts)),
+      registry_(std::make_shared<prometheus::Registry>()),
+      metrics_(*registry_, LUTHIER_VERSION),
+      tasks_(kTaskThreads),
+      loop_(*store_, std::move(state), LoopOptions()),
+      planner_(*store_, *artifacts_, options.data_dir),
+      housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused}),
+      backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, options.data_dir} {}
+
+Server::~Server() { Shutdown(); }
+
+StateLoop::Options Server::LoopOptions() {
+  StateLoop::Options options;
+  options.on_batch = [this](const State& state, const Writes& writes, absl::Time now) {
+    metrics_.ObserveBatch(state, writes, now);
+    watches_.Publish(writes.events);
+  };
+  options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); };
+  options.on_commit_time = [this](absl::Duration duration, size_t batch) { metrics_.ObserveCommit(duration, batch); };
+  options.on_failure = [this](const absl::Status& status) {
+    std::fprintf(stderr, "luthierd: ending: %s\n", std::string(status.message()).c_str());
+    failed_ = true;
+    kill(getpid(), SIGTERM);
+  };
+  return options;
+}
+
+absl::Status Server::Listen(const ServerOptions& options) {
+  try {
+    exposer_ = std::make_unique<prometheus::Exposer>(options.metrics_listen, /*num_threads=*/2);
+  } catch (const std::exception&) {
+    return CannotListen("--metrics-listen", options.metrics_listen);
+  }
+  exposer_->RegisterCollectable(registry_);
+  const std::string metrics_address = WithPort(options.metrics_listen, exposer_->GetListeningPorts()[0]);
+
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  SetChannelArguments(builder);
+  int port = 0;
+  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  services_.push_back(MakeFineTuningService(backend_));
+  services_.push_back(MakeDatasetService(backend_));
+  services_.push_back(MakeModelService(backend_));
+  services_.push_back(MakeNodeService(backend_));
+  services_.push_back(MakeWorkerService(backend_, sessions_));
+  for (const auto& service : services_) builder.RegisterService(service.get());
+  grpc_ = builder.BuildAndStart();
+  if (grpc_ == nullptr || port == 0) return CannotListen("--listen", options.listen);
+  const std::string address = WithPort(options.listen, port);
+  std::fprintf(stderr, "luthierd %s serves on %s, metrics on http://%s/metrics, data in %s (SQLite %s, gRPC %s)\n",
+               LUTHIER_VERSION, address.c_str(), metrics_address.c_str(), options.data_dir.c_str(),
+               Store::SqliteVersion().c_str(), grpc::Version().c_str());
+  if (options.with_local_worker) {
+    worker_ = std::make_unique<LocalWorker>(std::vector<std::string>{
+        BinFolder() + "/luthier-worker", "--server", address, "--data-dir", options.data_dir + "/worker", "--shared-store",
+        options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
+  }
+  return absl::OkStatus();
+}
+
+void Server::Shutdown() {
+  if (grpc_ == nullptr) return;
+  grpc_->GetHealthCheckService()->SetServingStatus(false);
+  worker_.reset();  // while it can still report where its trainers stopped
+  watches_.Close();
+  sessions_.Close();
+  grpc_->Shutdown(std::chrono::system_clock::now() + kCallGrace);
+  grpc_->Wait();
+  grpc_.reset();
+  loop_.Stop();
+}
+
+}  // namespace luthier

@@ -1,0 +1,92 @@
+#include "server/metrics/server_metrics.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "absl/strings/str_cat.h"
+#include "prometheus/text_serializer.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+const absl::Time kStart = absl::FromUnixSeconds(1700000000);
+
+class ServerMetricsTest : public testing::Test {
+ protected:
+  ServerMetricsTest() { EXPECT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {.id = "base"}).ok()); }
+  void Submit(const std::string& id) {
+    Job job{.id = id, .base_model = "base"};
+    ASSERT_TRUE(state_.Create(job, {}, "spec", kStart).ok());
+    state_.Tick(kStart);
+  }
+  void Connect(const std::string& node, absl::Time now) {
+    state_.Register(Node{.id = node}, {}, now);
+    state_.Tick(now);
+  }
+  void Observe(absl::Time now) {
+    metrics_.ObserveBatch(state_, state_.TakeWrites(), now);
+    state_.Commit();
+  }
+  std::string Text() { return prometheus::TextSerializer().Serialize(registry_.Collect()); }
+
+  prometheus::Registry registry_;
+  ServerMetrics metrics_{registry_, "test"};
+  State state_;
+};
+
+TEST_F(ServerMetricsTest, CountsJobsByStateAndHowLongTheyWaited) {
+  Submit("j");
+  Observe(kStart + absl::Seconds(3));
+  EXPECT_THAT(Text(), HasSubstr("luthier_jobs{state=\"queued\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_queue_depth 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_oldest_queued_job_age_seconds 3"));
+  Connect("n", kStart + absl::Seconds(4));
+  Observe(kStart + absl::Seconds(4));
+  EXPECT_THAT(Text(), HasSubstr("luthier_jobs{state=\"starting\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_queue_depth 0"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_oldest_queued_job_age_seconds 0"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_job_queue_wait_seconds_sum 4"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_job_transitions_total{to=\"starting\"} 1"));
+}
+
+TEST_F(ServerMetricsTest, AddsUpTheTokenRatesOfRunningAttemptsAndForgetsThemWhenTheyEnd) {
+  for (const char* id : {"a", "b"}) {
+    Submit(id);
+    Connect(absl::StrCat("node-", id), kStart);
+    Report started{.attempt = {id, 1}, .sequence = 1, .input = JobInput::kTrainerStarted};
+    ASSERT_TRUE(state_.Record(started, kStart));
+  }
+  Observe(kStart);
+  metrics_.ObserveProgress("a", 1000, absl::Milliseconds(20), 512);
+  metrics_.ObserveProgress("b", 500, absl::Milliseconds(40), 256);
+  metrics_.ObserveProgress("b", 700, absl::Milliseconds(40), 512);
+  EXPECT_THAT(Text(), HasSubstr("luthier_train_tokens_per_second 1700"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_train_tokens_total 1024"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_train_step_seconds_count 3"));
+  Report lost{.attempt = {"b", 1}, .sequence = 2, .input = JobInput::kAttemptLost};
+  ASSERT_TRUE(state_.Record(lost, kStart));
+  Observe(kStart);
+  EXPECT_THAT(Text(), HasSubstr("luthier_train_tokens_per_second 1000"));
+}
+
+TEST_F(ServerMetricsTest, NamesCallsByMethodAndCodeAndSubmissionsByResult) {
+  metrics_.ObserveCall("CreateFineTuningJob", "OK", absl::Milliseconds(1));
+  metrics_.ObserveCall("CreateFineTuningJob", "INVALID_ARGUMENT", absl::Milliseconds(1));
+  EXPECT_THAT(Text(), HasSubstr("luthier_grpc_server_handled_total{code=\"INVALID_ARGUMENT\",method=\"CreateFineTuningJob\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_grpc_server_handling_seconds_count{method=\"CreateFineTuningJob\"} 2"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_job_submissions_total{result=\"accepted\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_job_submissions_total{result=\"refused\"} 1"));
+}
+
+TEST_F(ServerMetricsTest, ShowsTheMemoryOfEveryGpu) {
+  metrics_.ObserveGpus("n1", {{0, 100, 1000}, {1, 0, 1000}});
+  EXPECT_THAT(Text(), HasSubstr("luthier_gpu_memory_used_bytes{gpu=\"0\",node=\"n1\"} 100"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_gpu_memory_total_bytes{gpu=\"1\",node=\"n1\"} 1000"));
+  EXPECT_THAT(Text(), Not(HasSubstr("gpu=\"2\"")));
+}
+
+}  // namespace
+}  // namespace luthier
