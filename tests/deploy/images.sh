@@ -3,6 +3,7 @@
 # which needs no Docker engine, and root. Half an hour to hours, and 10 GB of disk.
 # Usage: images.sh SOURCE-FOLDER [TARGET …]      default: server worker worker-gpu
 #   The caches of this machine (ccache, LibTorch, crates) serve the build as they serve scripts/build.
+#   LUTHIER_IMAGES_FOLDER=FOLDER keeps what was built there, for the next try.
 set -euo pipefail
 cd "$1"; shift
 source scripts/common.sh
@@ -12,7 +13,8 @@ source scripts/bare-debian.sh
 need_root_and debootstrap buildah
 
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/luthier-images-XXXXXX")
-b() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver "${LUTHIER_BUILDAH_DRIVER:-overlay}" "$@"; }
+storage=${LUTHIER_IMAGES_FOLDER:-$work}
+b() { buildah --root "$storage/storage" --runroot "$storage/run" --storage-driver "${LUTHIER_BUILDAH_DRIVER:-overlay}" "$@"; }
 server='' worker=''
 clean_up() {
   local status=$?
@@ -21,21 +23,23 @@ clean_up() {
   wait
   b umount --all >/dev/null 2>&1 || true
   b rm --all >/dev/null 2>&1 || true
-  umount -l "$work/storage/overlay" 2>/dev/null || true
+  umount -l "$storage/storage/overlay" 2>/dev/null || true
   remove_bare_debian "$work"
   exit "$status"
 }
 trap clean_up EXIT
 trap 'exit 130' INT TERM
 
-say "importing a bare bookworm as the base image"
-mkdir "$work/debian"
-make_bare_debian "$work/debian"
-container=$(b from scratch)
-tar -C "$work/debian" --numeric-owner -c . | tar -C "$(b mount "$container")" --numeric-owner -x
-rm -rf "$work/debian"
-b commit --quiet "$container" docker.io/library/debian:bookworm-slim >/dev/null
-b rm "$container" >/dev/null
+readonly BASE=docker.io/library/debian:bookworm-slim
+if ! b inspect --type image "$BASE" >/dev/null 2>&1; then
+  say "importing a bare bookworm as the base image"
+  mkdir "$work/debian"
+  make_bare_debian "$work/debian"
+  container=$(b from scratch)
+  tar -C "$work/debian" --numeric-owner -c . | tar -C "$(b mount "$container")" --numeric-owner -x
+  b commit --quiet "$container" "$BASE" >/dev/null
+  b rm "$container" >/dev/null
+fi
 
 git clone --quiet . "$work/context"
 mkdir -p "$CACHE" "$HOME/.cache/ccache" "$HOME/.cargo/registry"
