@@ -8,16 +8,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/data_dir.h"
 #include "lib/base/status_macros.h"
 #include "yaml-cpp/yaml.h"
 
 namespace luthier {
 namespace {
-
-std::string DefaultDataDir() {
-  const char* home = std::getenv("HOME");
-  return absl::StrCat(home == nullptr ? "." : home, "/.luthier/server");
-}
 
 // The options that a file may hold, as text: the same names as the flags.
 std::vector<CLI::Option*> FileOptions(CLI::App& app) {
@@ -56,7 +52,7 @@ absl::Status ReadFile(const std::string& path, CLI::App& app) {
 
 absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
   ServerOptions options;
-  options.data_dir = DefaultDataDir();
+  options.data_dir = DefaultDataDir("server");
   std::string config, keep_unused = "1h";
   CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
   app.set_version_flag("--version", LUTHIER_VERSION);

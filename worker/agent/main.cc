@@ -4,12 +4,12 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "lib/base/data_dir.h"
 #include "lib/base/status_macros.h"
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
@@ -91,14 +91,9 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   return absl::OkStatus();
 }
 
-std::string DefaultDataDir() {
-  const char* home = std::getenv("HOME");
-  return absl::StrCat(home == nullptr ? "." : home, "/.luthier/worker");
-}
-
 int Main(int argc, char** argv) {
   WorkerOptions options;
-  options.data_dir = DefaultDataDir();
+  options.data_dir = DefaultDataDir("worker");
   options.trainer = fs::read_symlink("/proc/self/exe").parent_path() / "luthier-trainer";
   CLI::App app("The Luthier agent: trains on this machine what the server orders.", "luthier-worker");
   app.set_version_flag("--version", LUTHIER_VERSION);
