@@ -16,7 +16,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/plan/memory.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/train/heap.h"
@@ -120,7 +120,7 @@ Totals Sum(const std::vector<Timed>& steps, size_t begin) {
 double NominalFlops(const Run& run, const Totals& totals) {
   const ModelConfig& config = run.base.facts.config;
   int64_t matrices = config.vocab_size * config.hidden_size, adapters = 0;
-  for (const LinearLayer& linear : run.linears) matrices += linear.in * linear.out;
+  for (const LinearLayer& linear : LinearLayers(config)) matrices += linear.in * linear.out;
   for (const auto& [name, tensor] : run.adapter.tensors) adapters += tensor.numel();
   const double a_token = static_cast<double>((run.lora() ? 4 : 6) * matrices + 6 * adapters);
   const double attention = static_cast<double>(6 * config.q_size() * config.num_layers) * totals.squared_lengths;

@@ -6,6 +6,7 @@ find_package(nlohmann_json 3.11 REQUIRED)
 find_package(OpenSSL REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
+pkg_check_modules(re2 REQUIRED IMPORTED_TARGET re2)
 
 if(LUTHIER_SERVER)
   # Debian 12's gRPC is without CMake files that name its own Protobuf module; newer ones have them. pkg-config has both.

@@ -3,22 +3,21 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
-#include <regex>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/checkpoint/name_pattern.h"
 
 namespace luthier {
 namespace {
 
 using nlohmann::json;
 
-// PEFT matches a pattern key against the end of the module name, at a dot: regex `(.*\.)?(key)$`.
 template <typename T>
 T PatternValue(const std::map<std::string, T>& patterns, absl::string_view module, T fallback) {
   for (const auto& [key, value] : patterns) {
-    if (std::regex_match(std::string(module), std::regex("(.*\\.)?(" + key + ")"))) return value;
+    if (MatchesEnd(key, module)) return value;
   }
   return fallback;
 }
@@ -28,39 +27,42 @@ bool IsUnset(const json& value) {
 }
 
 // Fields that change what the adapter computes and that are not implemented.
-constexpr const char* kUnsupported[] = {"use_dora", "use_qalora", "modules_to_save", "bias", "lora_bias", "fan_in_fan_out",
+constexpr const char* kUnsupported[] = {"use_qalora", "bias", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
                                         "target_parameters", "trainable_token_indices", "layer_replication",
-                                        "exclude_modules", "layers_pattern", "use_bdlora", "alora_invocation_tokens",
-                                        "arrow_config"};
+                                        "use_bdlora", "alora_invocation_tokens", "arrow_config",
+                                        "kasa_config", "monteclora_config", "velora_config"};
 
-absl::Status CheckPattern(const std::string& key) {
-  // std::regex recurses over its pattern: a megabyte of brackets would overflow the stack.
-  constexpr size_t kLongestPattern = 1000;
-  if (key.size() > kLongestPattern) {
-    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: a pattern has ", key.size(), " characters; at most ",
-                                                   kLongestPattern, " are read"));
-  }
-  try {
-    std::regex compiled(key);
-  } catch (const std::regex_error& error) {
-    return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: '", key, "' is no regular expression: ", error.what()));
-  }
-  return absl::OkStatus();
+// Names match a whole module name or its end at a dot.
+bool EndsWithAny(absl::string_view module, const std::vector<std::string>& names) {
+  return std::any_of(names.begin(), names.end(),
+                     [&](const std::string& name) { return module == name || absl::EndsWith(module, "." + name); });
+}
+
+// `name` as a run of whole components of a dotted path.
+bool HasComponents(absl::string_view path, absl::string_view name) {
+  return absl::StrContains(absl::StrCat(".", path, "."), absl::StrCat(".", name, "."));
 }
 
 }  // namespace
 
 bool AdapterConfig::Targets(absl::string_view module, int layer) const {
+  // What is trained whole carries no adapter.
+  if (std::any_of(modules_to_save.begin(), modules_to_save.end(),
+                  [&](const std::string& name) { return HasComponents(module, name); })) {
+    return false;
+  }
+  if (EndsWithAny(module, exclude_modules) || (exclude_regex && MatchesWhole(*exclude_regex, module))) return false;
   if (!layers_to_transform.empty() &&
       std::find(layers_to_transform.begin(), layers_to_transform.end(), layer) == layers_to_transform.end()) {
     return false;
   }
-  if (all_linear) return true;
-  if (target_regex) return std::regex_match(std::string(module), std::regex(*target_regex));
-  for (const std::string& name : target_modules) {
-    if (module == name || absl::EndsWith(module, "." + name)) return true;
-  }
-  return false;
+  if (all_linear) return layer >= 0;
+  return target_regex ? MatchesWhole(*target_regex, module) : EndsWithAny(module, target_modules);
+}
+
+bool AdapterConfig::Saves(absl::string_view module) const {
+  return std::any_of(modules_to_save.begin(), modules_to_save.end(),
+                     [&](const std::string& name) { return absl::EndsWith(module, name); });
 }
 
 int64_t AdapterConfig::RankOf(absl::string_view module) const { return PatternValue(rank_pattern, module, rank); }
@@ -87,6 +89,8 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     config.alpha = json.value("lora_alpha", config.alpha);
     config.dropout = json.value("lora_dropout", 0.0);
     config.rslora = json.value("use_rslora", false);
+    config.dora = json.value("use_dora", false);
+    if (json.contains("modules_to_save") && !json["modules_to_save"].is_null()) json["modules_to_save"].get_to(config.modules_to_save);
     if (json.contains("rank_pattern") && !json["rank_pattern"].is_null()) json["rank_pattern"].get_to(config.rank_pattern);
     if (json.contains("alpha_pattern") && !json["alpha_pattern"].is_null()) json["alpha_pattern"].get_to(config.alpha_pattern);
     if (json.contains("layers_to_transform") && !json["layers_to_transform"].is_null()) {
@@ -96,6 +100,12 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string()) {
       config.base_model_name = json["base_model_name_or_path"];
     }
+    const nlohmann::json excluded = json.value("exclude_modules", nlohmann::json());
+    if (excluded.is_string()) {
+      config.exclude_regex = excluded.get<std::string>();
+    } else if (!excluded.is_null()) {
+      config.exclude_modules = excluded.get<std::vector<std::string>>();
+    }
     const nlohmann::json targets = json.value("target_modules", nlohmann::json());
     if (targets.is_array()) {
       config.target_modules = targets.get<std::vector<std::string>>();
@@ -103,14 +113,21 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
       config.all_linear = true;
     } else if (targets.is_string()) {
       config.target_regex = targets.get<std::string>();
+      if (!config.layers_to_transform.empty()) violation("layers_to_transform", "goes with a list of target_modules or all-linear only");
     } else {
       violation("target_modules", "must be a list of names, a regular expression or all-linear");
     }
   } catch (const nlohmann::json::exception& error) {
     violation("fields", error.what());
   }
+  // The layers of every family are called "layers".
+  if (json.contains("layers_pattern") && !IsUnset(json["layers_pattern"]) && json["layers_pattern"] != "layers" &&
+      json["layers_pattern"] != nlohmann::json::array({"layers"})) {
+    violation("layers_pattern", absl::StrCat(json["layers_pattern"].dump(), " is not supported; supported: layers"));
+  }
   if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
   if (config.target_regex && !CheckPattern(*config.target_regex).ok()) violation("target_modules", "is no regular expression");
+  if (config.exclude_regex && !CheckPattern(*config.exclude_regex).ok()) violation("exclude_modules", "is no regular expression");
   for (const auto& [key, rank] : config.rank_pattern) {
     if (rank < 1 || !CheckPattern(key).ok()) violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
   }
@@ -144,7 +161,7 @@ json ToJson(const AdapterConfig& config) {
               {"bias", "none"},
               {"fan_in_fan_out", false},
               {"use_rslora", config.rslora},
-              {"use_dora", false},
+              {"use_dora", config.dora},
               {"init_lora_weights", true},
               {"rank_pattern", config.rank_pattern},
               {"alpha_pattern", config.alpha_pattern},
@@ -153,8 +170,11 @@ json ToJson(const AdapterConfig& config) {
               {"layers_pattern", nullptr}};
   // vLLM and llama.cpp read alpha as an integer where it is one.
   if (config.alpha == std::floor(config.alpha)) out["lora_alpha"] = static_cast<int64_t>(config.alpha);
+  if (!config.exclude_modules.empty()) out["exclude_modules"] = config.exclude_modules;
+  if (config.exclude_regex) out["exclude_modules"] = *config.exclude_regex;
   if (config.target_regex) out["target_modules"] = *config.target_regex;
   if (config.all_linear) out["target_modules"] = "all-linear";
+  if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
   if (!config.layers_to_transform.empty()) out["layers_to_transform"] = config.layers_to_transform;
   return out;
 }

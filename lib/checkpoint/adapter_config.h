@@ -21,23 +21,30 @@ struct AdapterConfig {
   double alpha = 8;
   double dropout = 0;
   bool rslora = false;
+  bool dora = false;
   // `all-linear`, a list of names (equal to, or the end of, a module's name), or one regular expression.
   std::vector<std::string> target_modules;
   std::optional<std::string> target_regex;
   bool all_linear = false;
+  // Layers that get none although they are targeted, in the same two forms.
+  std::vector<std::string> exclude_modules;
+  std::optional<std::string> exclude_regex;
   std::map<std::string, int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;
-  std::vector<int> layers_to_transform;  // empty: all
+  std::vector<int> layers_to_transform;     // empty: all
+  std::vector<std::string> modules_to_save;  // trained whole and stored whole: names, or ends of names, of modules
   std::string base_model_name;
 
-  // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer`, gets an adapter.
+  // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer` (-1: the head), gets an adapter.
   bool Targets(absl::string_view module, int layer) const;
+  // Whether the module is trained whole.
+  bool Saves(absl::string_view module) const;
   int64_t RankOf(absl::string_view module) const;
   // alpha / r, or alpha / sqrt(r) with rsLoRA, after both patterns.
   double ScaleOf(absl::string_view module) const;
 };
 
-// Reads the fields that matter and refuses by name what changes the mathematics and is not implemented (DoRA, bias, …).
+// Reads the fields that matter and refuses by name what changes the mathematics and is not implemented (bias, …).
 absl::StatusOr<AdapterConfig> ParseAdapterConfig(const nlohmann::json& json);
 
 // Reads `folder`/adapter_config.json.

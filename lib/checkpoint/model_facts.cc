@@ -6,7 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
 
 namespace luthier {
@@ -17,7 +17,7 @@ using nlohmann::json;
 
 int64_t CountParameters(const ModelConfig& config) {
   int64_t parameters = 0;
-  for (const auto& [name, shape] : LlamaTensors(config)) parameters += NumElements(shape);
+  for (const auto& [name, shape] : CheckpointTensors(config)) parameters += NumElements(shape);
   return parameters;
 }
 
@@ -45,7 +45,7 @@ absl::StatusOr<ModelFacts> ReadModelFactsWithoutWeights(const std::string& folde
 absl::StatusOr<ModelFacts> ReadModelFacts(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(ModelFacts facts, ReadModelFactsWithoutWeights(folder));
   LUTHIER_ASSIGN_OR_RETURN(const WeightFolder weights, WeightFolder::Open(folder));
-  LUTHIER_RETURN_IF_ERROR(CheckLlamaTensors(facts.config, weights.tensors()));
+  LUTHIER_RETURN_IF_ERROR(CheckTensors(facts.config, weights.tensors()));
   size_t largest = 0;
   for (const auto& [name, view] : weights.tensors()) {
     facts.weight_bytes += static_cast<int64_t>(view.bytes.size());

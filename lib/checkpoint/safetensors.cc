@@ -312,6 +312,14 @@ absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
   return weights;
 }
 
+void ReleasePages(const TensorView& tensor) {
+  static const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(tensor.bytes.data());
+  // Whole pages only: those at the ends also hold a neighbour.
+  const uintptr_t first = (begin + page - 1) / page * page, last = (begin + tensor.bytes.size()) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
+}
+
 absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                               const std::map<std::string, std::string>& metadata) {
   std::vector<const TensorToWrite*> order;

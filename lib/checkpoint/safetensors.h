@@ -75,6 +75,9 @@ class WeightFolder {
   std::map<std::string, TensorView> tensors_;
 };
 
+// Gives back the memory that a stored tensor's pages take since they were read; whoever touches them again reads the file again.
+void ReleasePages(const TensorView& tensor);
+
 // Writes a file that Python's safetensors reads: sorted by descending alignment and name, header padded to 8 bytes.
 // The file appears under `path` only when it is complete and on disk. Errors: RESOURCE_EXHAUSTED if the disk is full.
 absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,

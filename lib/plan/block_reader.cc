@@ -15,12 +15,16 @@ using nlohmann::json;
 
 // Long values would bury the message.
 constexpr size_t kMaxShownValue = 80;
+// Names of a user's choice are compared with the names of all layers.
+constexpr size_t kMaxEntries = 256;
 
 std::string Shown(const json& value) {
   std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
   if (text.size() > kMaxShownValue) text = text.substr(0, kMaxShownValue) + "…";
   return text;
 }
+
+std::string TooMany(const json& value) { return absl::StrCat("has ", value.size(), " entries; give at most ", kMaxEntries); }
 
 }  // namespace
 
@@ -83,6 +87,61 @@ void BlockReader::Text(const char* field, std::string& target) {
   if (target.find('\0') != std::string::npos) {
     target.clear();
     Violation(field, "contains a NUL character; remove it");
+  }
+}
+
+void BlockReader::TextList(const char* field, std::vector<std::string>& target) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  if (!value->is_array()) return Violation(field, absl::StrCat(Shown(*value), " is not a list; give a list of names"));
+  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
+  for (const json& text : *value) {
+    if (!text.is_string() || text.get<std::string>().empty() || text.get<std::string>().find('\0') != std::string::npos) {
+      return Violation(field, absl::StrCat(Shown(text), " is not a name; give a list of names"));
+    }
+    target.push_back(text.get<std::string>());
+  }
+}
+
+void BlockReader::IntegerList(const char* field, std::vector<int64_t>& target, int64_t low, int64_t high) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  const std::string remedy = absl::StrCat("; give a list of whole numbers from ", low, " to ", high);
+  if (!value->is_array()) return Violation(field, absl::StrCat(Shown(*value), " is not a list", remedy));
+  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
+  for (const json& number : *value) {
+    if (!number.is_number_integer() || number.get<double>() < static_cast<double>(low) || number.get<double>() > static_cast<double>(high)) {
+      return Violation(field, absl::StrCat(Shown(number), " is not one", remedy));
+    }
+    target.push_back(number.get<int64_t>());
+  }
+}
+
+void BlockReader::IntegerMap(const char* field, std::map<std::string, int64_t>& target, int64_t low, int64_t high) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: number}"));
+  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
+  for (const auto& [name, number] : value->items()) {
+    std::vector<std::string> faults;
+    std::optional<int64_t> parsed;
+    BlockReader(*value, "", faults).Integer(name.c_str(), parsed, low, high);
+    if (!parsed) return Violation(field, faults.empty() ? absl::StrCat(name, ": has no value; give a number") : faults[0]);
+    target[name] = *parsed;
+  }
+}
+
+void BlockReader::NumberMap(const char* field, std::map<std::string, double>& target, const NumberRange& range) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: number}"));
+  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
+  for (const auto& [name, number] : value->items()) {
+    std::vector<std::string> faults;
+    std::optional<double> parsed;
+    BlockReader(*value, "", faults).Number(name.c_str(), parsed, range);
+    if (!parsed) return Violation(field, faults.empty() ? absl::StrCat(name, ": has no value; give a number") : faults[0]);
+    target[name] = *parsed;
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,6 +36,12 @@ class BlockReader {
   void Text(const char* field, std::string& target);
   void Choice(const char* field, std::string& target, std::initializer_list<const char*> choices);
   void Choice(const char* field, std::optional<std::string>& target, std::initializer_list<const char*> choices);
+  // Lists of texts that are not empty, and of whole numbers.
+  void TextList(const char* field, std::vector<std::string>& target);
+  void IntegerList(const char* field, std::vector<int64_t>& target, int64_t low, int64_t high);
+  // Blocks whose fields are names of the user's choice.
+  void IntegerMap(const char* field, std::map<std::string, int64_t>& target, int64_t low, int64_t high);
+  void NumberMap(const char* field, std::map<std::string, double>& target, const NumberRange& range);
   // The value itself, or null when absent or auto; for fields with a form of their own.
   const nlohmann::json* Raw(const char* field);
   void Ignore(const char* field) { known_.push_back(field); }

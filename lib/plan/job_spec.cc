@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/checkpoint/name_pattern.h"
 #include "lib/plan/block_reader.h"
 
 namespace luthier {
@@ -22,6 +23,8 @@ constexpr NumberRange kFraction = {0, 1, true, false, "a number from 0 up to, bu
 constexpr NumberRange kLearningRate = {0, 1, false, true, "a number above 0 and at most 1"};
 constexpr NumberRange kEpochs = {0, 10'000, false, true, "a number above 0 and at most 10000"};
 constexpr NumberRange kAlpha = {0, 65'536, false, true, "a number above 0 and at most 65536"};
+constexpr NumberRange kPlusRatio = {1, 1000, true, true, "a number from 1 to 1000"};
+constexpr int64_t kMaxLayer = 9999;
 constexpr NumberRange kWeightDecay = {0, 10, true, true, "a number from 0 to 10"};
 constexpr NumberRange kClipNorm = {0, 1e6, false, true, "a number above 0 and at most 1000000"};
 
@@ -51,6 +54,14 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
   reader.Number("alpha", lora.alpha, kAlpha);
   reader.Number("dropout", lora.dropout, kFraction);
   reader.Flag("rslora", lora.rslora);
+  reader.Flag("dora", lora.dora);
+  reader.Number("plus_ratio", lora.plus_ratio, kPlusRatio);
+  reader.Text("target_pattern", lora.target_pattern);
+  reader.TextList("exclude_modules", lora.exclude_modules);
+  reader.IntegerList("layers", lora.layers, 0, kMaxLayer);
+  reader.IntegerMap("rank_pattern", lora.rank_pattern, 1, kMaxRank);
+  reader.NumberMap("alpha_pattern", lora.alpha_pattern, kAlpha);
+  reader.TextList("modules_to_save", lora.modules_to_save);
   if (const json* targets = reader.Raw("target_modules"); targets != nullptr && *targets != "all-linear") {
     constexpr const char* kRemedy = "give all-linear or a list of layer names such as [q_proj, v_proj]";
     if (!targets->is_array() || targets->empty()) {
@@ -64,6 +75,15 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
         }
       }
     }
+  }
+  const auto check = [&](const char* field, const std::string& pattern) {
+    if (absl::Status status = CheckPattern(pattern); !status.ok()) reader.Violation(field, status.message());
+  };
+  check("target_pattern", lora.target_pattern);
+  for (const auto& [pattern, rank] : lora.rank_pattern) check("rank_pattern", pattern);
+  for (const auto& [pattern, alpha] : lora.alpha_pattern) check("alpha_pattern", pattern);
+  if (!lora.target_pattern.empty() && (!lora.target_modules.empty() || !lora.layers.empty())) {
+    reader.Violation("target_pattern", "excludes target_modules and layers; a pattern can name layers itself, as in .*\\.[0-7]\\..*q_proj");
   }
   reader.Finish();
   return lora;
@@ -89,6 +109,10 @@ TrainingSpec ParseTraining(const json& block, std::vector<std::string>& violatio
   reader.Choice("order", training.order, {"shuffled", "file"});
   reader.Choice("loss_on", training.loss_on, {"assistant", "completion", "all"});
   reader.Choice("too_long", training.too_long, {"refuse", "truncate", "keep_answer", "drop"});
+  reader.TextList("freeze", training.freeze);
+  for (const std::string& pattern : training.freeze) {
+    if (absl::Status status = CheckPattern(pattern); !status.ok()) reader.Violation("freeze", status.message());
+  }
   reader.Finish();
   return training;
 }
@@ -168,6 +192,11 @@ void Put(json& block, const char* field, const std::optional<T>& value) {
   if (value) block[field] = *value;
 }
 
+template <typename Container>
+void PutFilled(json& block, const char* field, const Container& values) {
+  if (!values.empty()) block[field] = values;
+}
+
 void PutBlock(json& out, const char* name, json block) {
   if (!block.empty()) out[name] = std::move(block);
 }
@@ -179,6 +208,14 @@ json LoraJson(const LoraSpec& lora) {
   if (!lora.target_modules.empty()) block["target_modules"] = lora.target_modules;
   Put(block, "dropout", lora.dropout);
   Put(block, "rslora", lora.rslora);
+  Put(block, "dora", lora.dora);
+  Put(block, "plus_ratio", lora.plus_ratio);
+  if (!lora.target_pattern.empty()) block["target_pattern"] = lora.target_pattern;
+  PutFilled(block, "exclude_modules", lora.exclude_modules);
+  PutFilled(block, "layers", lora.layers);
+  PutFilled(block, "rank_pattern", lora.rank_pattern);
+  PutFilled(block, "alpha_pattern", lora.alpha_pattern);
+  PutFilled(block, "modules_to_save", lora.modules_to_save);
   return block;
 }
 
@@ -201,6 +238,7 @@ json TrainingJson(const TrainingSpec& training) {
   Put(block, "order", training.order);
   Put(block, "loss_on", training.loss_on);
   Put(block, "too_long", training.too_long);
+  PutFilled(block, "freeze", training.freeze);
   return block;
 }
 
@@ -232,6 +270,9 @@ Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
   recipe.resources = ParseResources(Block(json, "resources", violations), violations);
   if (recipe.tuning == "full" && !LoraJson(recipe.lora).empty()) {
     violations.push_back("lora: has values, but tuning is full; remove the block, or give tuning: lora");
+  }
+  if (recipe.tuning == "lora" && !recipe.training.freeze.empty()) {
+    violations.push_back("training.freeze: has values, but tuning is lora, which freezes the whole base; remove it, or give tuning: full");
   }
   return recipe;
 }

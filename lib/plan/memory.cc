@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 
 namespace luthier {
 namespace {
@@ -17,10 +17,15 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int64_t kCudaWorkspace = 700 * kMiB;
 constexpr int64_t kCpuWorkspace = 250 * kMiB;
 
+// Numbers in the hidden layer of an MLP for one token: of the experts that it goes through, where that is more.
+int64_t MlpWidth(const ModelConfig& c) {
+  return c.experts ? std::max(c.intermediate_size, c.experts->per_token * c.experts->intermediate_size) : c.intermediate_size;
+}
+
 // Bytes of saved activations for one token in one layer: inputs of norms and products, in the compute format, and the
 // statistics of the softmax in fp32.
 double LayerActivationBytes(const ModelConfig& c, int64_t element) {
-  const auto saved = static_cast<double>(2 * c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + 2 * c.intermediate_size);
+  const auto saved = static_cast<double>(2 * c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + 2 * MlpWidth(c));
   return static_cast<double>(element) * saved + 4.0 * static_cast<double>(c.num_heads);
 }
 
@@ -28,7 +33,7 @@ double LayerActivationBytes(const ModelConfig& c, int64_t element) {
 
 int64_t AdapterParameters(const ModelConfig& config, int64_t rank) {
   int64_t sizes = 0;
-  for (const LinearLayer& linear : LlamaLinearLayers(config)) sizes += linear.in + linear.out;
+  for (const LinearLayer& linear : LinearLayers(config)) sizes += linear.in + linear.out;
   return rank * sizes;
 }
 
@@ -43,7 +48,7 @@ MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& input
   estimate.weights = model.parameters * element;
   estimate.training_state = inputs.full ? model.parameters * state_bytes : inputs.adapter_parameters * (state_bytes + element);
   const double layers = static_cast<double>(c.num_layers) * LayerActivationBytes(c, element) * kAutogradFactor;
-  const auto working_set = static_cast<double>(element * (3 * c.intermediate_size + 6 * c.hidden_size) + 4 * c.q_size());
+  const auto working_set = static_cast<double>(element * (3 * MlpWidth(c) + 6 * c.hidden_size) + 4 * c.q_size());
   estimate.activations = static_cast<int64_t>(tokens * (layers + working_set));
   // Logits in the compute format, in fp32 for the loss, and their gradient.
   estimate.head = static_cast<int64_t>(tokens * static_cast<double>(c.vocab_size * (element + 8)));

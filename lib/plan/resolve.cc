@@ -6,10 +6,12 @@
 #include <utility>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/plan/adapter_plan.h"
 
 namespace luthier {
 namespace {
@@ -54,11 +56,12 @@ int64_t BatchRows(double rows, double epochs) {
   return static_cast<int64_t>(std::clamp(rows * epochs / kWantedSteps, 8.0, 128.0));
 }
 
-// The learning-rate law of Tinker's cookbook (hyperparam_utils.py) for Llama: 5e-5 · 10 for LoRA · (2000 / hidden)^0.781. Other
-// families have no published law: 2e-4, Unsloth's default, and a tenth for full training.
+// The learning-rate law of Tinker's cookbook (hyperparam_utils.py): 5e-5 · 10 for LoRA · (2000 / hidden)^p, with p measured for
+// Llama and for Qwen. Other families have no published law: 2e-4, Unsloth's default, and a tenth for full training.
 double PublishedLearningRate(const ModelConfig& config, bool full) {
-  if (config.model_type != "llama") return full ? 2e-5 : 2e-4;
-  return (full ? 5e-5 : 5e-4) * std::pow(2000.0 / static_cast<double>(config.hidden_size), 0.781);
+  const bool llama = config.model_type == "llama", qwen = absl::StartsWith(config.model_type, "qwen");
+  if (!llama && !qwen) return full ? 2e-5 : 2e-4;
+  return (full ? 5e-5 : 5e-4) * std::pow(2000.0 / static_cast<double>(config.hidden_size), llama ? 0.781 : 0.0775);
 }
 
 Choice<double> ChooseLearningRate(const Recipe& recipe, const ModelConfig& config, int64_t steps) {
@@ -176,19 +179,6 @@ class Settler {
   std::vector<ResolvedValue>& values_;
 };
 
-// Parameters of the adapters on the targeted layers.
-int64_t TargetedParameters(const ModelConfig& config, const LoraSpec& lora) {
-  if (lora.target_modules.empty()) return AdapterParameters(config, *lora.rank);
-  int64_t parameters = 0;
-  for (const LinearLayer& linear : LlamaLinearLayers(config)) {
-    const bool targeted = std::any_of(lora.target_modules.begin(), lora.target_modules.end(), [&](const std::string& name) {
-      return linear.module == name || linear.module.ends_with("." + name);
-    });
-    if (targeted) parameters += *lora.rank * (linear.in + linear.out);
-  }
-  return parameters;
-}
-
 // A trained parameter holds about 2 bits ("LoRA without regret"); an unseen answer carries about 1 nat a token, 1.44 bits.
 void WarnAboutCapacity(const DatasetFacts& dataset, int64_t adapter_parameters, std::vector<std::string>& warnings) {
   const double bits = 1.44 * static_cast<double>(dataset.trained_tokens);
@@ -228,18 +218,7 @@ absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const 
                                                    " exceeds the model's context; give at most ",
                                                    config.max_position_embeddings, ", or auto"));
   }
-  for (const std::string& target : recipe.lora.target_modules) {
-    const std::vector<LinearLayer> linears = LlamaLinearLayers(config);
-    const bool known = std::any_of(linears.begin(), linears.end(), [&](const LinearLayer& linear) {
-      return linear.module == target || linear.module.ends_with("." + target);
-    });
-    if (!known) {
-      return absl::InvalidArgumentError(absl::StrCat("lora.target_modules: '", target,
-                                                     "' is no linear layer of the model; give q_proj, k_proj, v_proj, o_proj, "
-                                                     "gate_proj, up_proj, down_proj, or all-linear"));
-    }
-  }
-  return absl::OkStatus();
+  return CheckNames(recipe.lora, config);
 }
 
 std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.2f GB", static_cast<double>(bytes) / 1e9); }
@@ -247,15 +226,18 @@ std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.2f GB", static_
 void SettleLora(LoraSpec& lora, const DatasetFacts& dataset, Settler& settler) {
   settler.Settle("lora.rank", lora.rank, ChooseRank(dataset));
   settler.Settle("lora.alpha", lora.alpha, ChooseAlpha());
-  if (lora.target_modules.empty()) {
+  if (!lora.target_pattern.empty()) {
+    settler.Record("lora.target_pattern", lora.target_pattern, "given");
+  } else if (lora.target_modules.empty()) {
     settler.Record("lora.target_modules", "all-linear", "attention alone learns less at equal size");
   } else {
-    std::string names;
-    for (const std::string& name : lora.target_modules) absl::StrAppend(&names, names.empty() ? "" : ", ", name);
-    settler.Record("lora.target_modules", names, "given");
+    settler.Record("lora.target_modules", absl::StrJoin(lora.target_modules, ", "), "given");
   }
   settler.Settle("lora.dropout", lora.dropout, Choice<double>{0, "default"});
   settler.Settle("lora.rslora", lora.rslora, Choice<bool>{false, "default"});
+  settler.Settle("lora.dora", lora.dora, Choice<bool>{false, "default"});
+  if (lora.plus_ratio) settler.Record("lora.plus_ratio", Text(*lora.plus_ratio), "given");
+  if (!lora.modules_to_save.empty()) settler.Record("lora.modules_to_save", absl::StrJoin(lora.modules_to_save, ", "), "given");
 }
 
 }  // namespace
@@ -301,7 +283,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
 
   MemoryInputs inputs;
   inputs.full = recipe.tuning == "full";
-  inputs.adapter_parameters = inputs.full ? 0 : TargetedParameters(model.config, resolved.recipe.lora);
+  inputs.adapter_parameters = inputs.full ? 0 : TrainedParameters(AdapterConfigOf(resolved.recipe.lora, model.config), model.config);
   inputs.bf16 = *training.precision == "bf16";
   inputs.cuda = device.kind == DeviceFacts::Kind::kCuda;
   settler.Settle("training.micro_batch_tokens", training.micro_batch_tokens,

@@ -56,8 +56,12 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   spec.base_model_name = spec.base_model;
   reader.Text("base_model_name", spec.base_model_name);
   reader.Choice("init", spec.init, {"pretrained", "random"});
+  reader.Text("start_adapter", spec.start_adapter);
   ParseDataset(reader.Raw("dataset"), spec, violations);
   spec.recipe = ParseRecipe(json, violations);
+  if (!spec.start_adapter.empty() && spec.recipe.tuning == "full") {
+    reader.Violation("start_adapter", "goes with tuning: lora; for full training give the merged model as base_model");
+  }
   const std::vector<std::string> recipe_fields = RecipeFields();
   for (const std::string& field : recipe_fields) reader.Ignore(field.c_str());
   reader.Finish();
@@ -82,6 +86,7 @@ json ToJson(const TrainerSpec& spec) {
   out["base_model"] = spec.base_model;
   out["base_model_name"] = spec.base_model_name;
   out["init"] = spec.init;
+  if (!spec.start_adapter.empty()) out["start_adapter"] = spec.start_adapter;
   out["dataset"] = {{"train", spec.train}};
   if (!spec.validation.empty()) out["dataset"]["validation"] = spec.validation;
   if (!spec.test.empty()) out["dataset"]["test"] = spec.test;

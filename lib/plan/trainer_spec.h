@@ -18,6 +18,7 @@ struct TrainerSpec {
   std::string base_model;            // folder in Hugging Face format
   std::string base_model_name;       // base_model_name_or_path of the adapter; the folder if not given
   std::string init = "pretrained";   // pretrained, random
+  std::string start_adapter;         // folder of an adapter to go on from; empty: a fresh one
   std::vector<std::string> train;    // files, one or more
   std::string validation;            // file; empty: none
   std::string test;                  // file; empty: none

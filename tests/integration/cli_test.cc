@@ -11,7 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
 #include "lib/text/json_file.h"
 #include "tests/support/captured_program.h"
@@ -85,7 +85,7 @@ void WriteTinyModel(const std::string& folder, bool shape_fault = false, bool mi
   ASSERT_TRUE(config.ok()) << config.status();
   std::vector<std::vector<std::byte>> contents;
   std::vector<TensorToWrite> tensors;
-  for (auto [name, shape] : LlamaTensors(*config)) {
+  for (auto [name, shape] : CheckpointTensors(*config)) {
     if (missing && absl::StrContains(name, "layers.1.mlp.up_proj")) continue;
     if (shape_fault && absl::StrContains(name, "layers.0.self_attn.k_proj")) shape[0] += 8;
     contents.emplace_back(static_cast<size_t>(NumElements(shape)) * 4);

@@ -1,23 +1,49 @@
 #!/usr/bin/env bash
-# The Llama cases agree with the stored numbers of transformers + PEFT; a damaged case is noticed.
+# Every case in a folder agrees with the stored numbers of transformers + PEFT, and a case whose config.json was changed in what
+# its family is about does not.
+# Usage: reference_models.sh REFERENCE-CHECK FOLDER
 set -euo pipefail
 check=$1 models=$2
 if [ ! -d "$models" ]; then
-  echo "SKIPPED: $models is not there, so equality with transformers + PEFT was not checked" >&2
+  echo "SKIPPED: $models is not there, so equality with transformers + PEFT was checked on the committed fixtures only" >&2
   exit 77
 fi
-"$check" models "$models/llama_plain_untied" "$models/llama3_rope_tied" "$models/llama_rank_pattern"
-
-# The check can fail: the same case with another RoPE base must not pass.
-broken=$(mktemp -d)
-trap 'rm -rf "$broken"' EXIT
-cp -rL "$models/llama3_rope_tied/." "$broken/"
-chmod -R u+w "$broken"
-sed -i 's/"rope_theta": 500000.0/"rope_theta": 400000.0/' "$broken/base/config.json"
-if "$check" models "$broken" >"$broken/out"; then
-  echo "reference-check passed a case whose rope_theta was changed" >&2
+cases=()
+for golden in "$models"/*/golden.json; do cases+=("$(dirname "$golden")"); done
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if ! "$check" models "${cases[@]}" >"$work/out"; then
+  grep '"ok":false' "$work/out" >&2
   exit 1
 fi
-# An unsupported family is refused by name.
-if "$check" models "$models/gemma2_softcap" >"$broken/out"; then exit 1; fi
-grep -q "gemma2" "$broken/out"
+echo "${#cases[@]} cases, $(wc -l <"$work/out") checks"
+
+# must_fail CASE SED-EXPRESSION: the check notices the case with this change in its config.json.
+must_fail() {
+  rm -rf "$work/case"
+  cp -rL "$models/$1" "$work/case"
+  chmod -R u+w "$work/case"
+  sed -i "$2" "$work/case/base/config.json"
+  if cmp -s "$models/$1/base/config.json" "$work/case/base/config.json"; then
+    echo "$1: '$2' changes nothing" >&2
+    exit 1
+  fi
+  if "$check" models "$work/case" >"$work/out"; then
+    echo "reference-check passed $1 with '$2'" >&2
+    exit 1
+  fi
+}
+if [ -d "$models/llama" ]; then # the committed fixtures
+  must_fail llama 's/"rope_type": "llama3"/"rope_type": "linear"/'
+  must_fail mistral 's/"sliding_window": 5/"sliding_window": 6/'
+  must_fail gemma2 's/"final_logit_softcapping": 6.0/"final_logit_softcapping": 600.0/'
+  must_fail smollm3 '/"no_rope_layers": \[/,/\]/d'
+else
+  must_fail llama3_rope_tied 's/"rope_theta": 500000.0/"rope_theta": 400000.0/'
+  must_fail mistral_sliding 's/"sliding_window": 12/"sliding_window": 13/'
+  must_fail gemma2_softcap 's/"attn_logit_softcapping": 4.0/"attn_logit_softcapping": 400.0/'
+  must_fail gemma3_text 's/"rope_local_base_freq": 10000.0/"rope_local_base_freq": 1000000.0/'
+  must_fail phi3_longrope 's/"original_max_position_embeddings": 24/"original_max_position_embeddings": 240/'
+  must_fail granite_multipliers 's/"residual_multiplier": 0.45/"residual_multiplier": 0.5/'
+  must_fail qwen3_moe 's/"norm_topk_prob": true/"norm_topk_prob": false/'
+fi

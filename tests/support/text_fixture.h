@@ -24,8 +24,9 @@ inline std::string ByteSymbol(int byte) {
   return {static_cast<char>(0xC0 | (code >> 6)), static_cast<char>(0x80 | (code & 0x3F))};
 }
 
-// Writes config.json, tokenizer.json and tokenizer_config.json of a Llama with 259 tokens and 2 layers into `folder`.
-inline void WriteTinyBase(const std::string& folder) {
+// Writes config.json, tokenizer.json and tokenizer_config.json of a Llama with 259 tokens and 2 layers into `folder`; `changes` to
+// its config make it another family.
+inline void WriteTinyBase(const std::string& folder, const nlohmann::json& changes = nlohmann::json::object()) {
   using nlohmann::json;
   std::filesystem::create_directories(folder);
   json vocab = {{"<|pad|>", 0}, {"<|im_start|>", 1}, {"<|im_end|>", 2}};
@@ -51,12 +52,13 @@ inline void WriteTinyBase(const std::string& folder) {
       "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
   WriteText(folder + "/tokenizer_config.json",
             json{{"eos_token", "<|im_end|>"}, {"pad_token", "<|pad|>"}, {"chat_template", chat_template}}.dump());
-  WriteText(folder + "/config.json",
-            json{{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", 259}, {"hidden_size", 32},
+  json config = json{{"architectures", {"LlamaForCausalLM"}}, {"model_type", "llama"}, {"vocab_size", 259}, {"hidden_size", 32},
                  {"intermediate_size", 64}, {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
                  {"head_dim", 8}, {"max_position_embeddings", 256}, {"rms_norm_eps", 1e-5}, {"rope_theta", 10000.0},
                  {"tie_word_embeddings", true}, {"hidden_act", "silu"}, {"eos_token_id", 2}, {"pad_token_id", 0},
-                 {"torch_dtype", "float32"}}.dump());
+                 {"torch_dtype", "float32"}};
+  config.update(changes);
+  WriteText(folder + "/config.json", config.dump());
 }
 
 // A chat row as one line of JSONL.

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/model_config.h"
 #include "lib/checkpoint/safetensors.h"
 #include "tests/support/text_fixture.h"
@@ -19,7 +19,7 @@ inline absl::Status WriteTinyModel(const std::string& folder) {
   if (!config.ok()) return config.status();
   static const std::vector<std::byte> zeros(size_t{1} << 20);
   std::vector<TensorToWrite> tensors;
-  for (const auto& [name, shape] : LlamaTensors(*config)) {
+  for (const auto& [name, shape] : CheckpointTensors(*config)) {
     tensors.push_back({name, Dtype::kF32, shape, {zeros.data(), 4 * static_cast<size_t>(NumElements(shape))}});
   }
   return WriteSafetensors(folder + "/model.safetensors", tensors, {{"format", "pt"}});

@@ -14,6 +14,8 @@
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/encode.h"
 #include "lib/plan/trainer_spec.h"
+#include "worker/trainer/export/export.h"
+#include "worker/trainer/export/gguf_adapter.h"
 #include "worker/trainer/generate/generator.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
@@ -65,9 +67,10 @@ struct Loaded {
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;
   NamedTensors weights;
-  std::vector<std::string> names;  // "base", then the adapters
-  std::vector<Adapter> adapters;   // the first one is empty: the base itself
-  std::unique_ptr<DecoderModel> model;
+  // The base itself first, then a model for each adapter; all share the base's weights.
+  std::vector<std::string> names;
+  std::vector<Adapter> adapters;  // one less
+  std::vector<std::unique_ptr<DecoderModel>> models;
 
   const ChatTemplate* template_or_null() const { return chat_template ? &*chat_template : nullptr; }
 };
@@ -76,22 +79,19 @@ struct Loaded {
 absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std::vector<std::string>& adapters) {
   LUTHIER_ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(base));
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(base));
-  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(base, facts.config, at::kFloat));
-  auto loaded = std::make_unique<Loaded>(Loaded{facts.config, std::move(tokenizer), std::nullopt, std::move(weights), {"base"}, {}, nullptr});
+  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(base, facts.config, at::kFloat, WeightUse::kFrozen));
+  auto loaded = std::make_unique<Loaded>(Loaded{facts.config, std::move(tokenizer), std::nullopt, std::move(weights), {"base"}, {}, {}});
   if (absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(base); chat_template.ok()) {
     loaded->chat_template = *std::move(chat_template);
   }
-  const std::vector<LinearLayer> linears = LlamaLinearLayers(facts.config);
-  loaded->adapters.emplace_back();
+  LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {}));
   for (const std::string& adapter : adapters) {
     const size_t equals = adapter.find('=');
     loaded->names.push_back(equals == std::string::npos ? "tuned" : adapter.substr(0, equals));
-    LUTHIER_ASSIGN_OR_RETURN(Adapter read, ReadAdapter(equals == std::string::npos ? adapter : adapter.substr(equals + 1), linears));
+    LUTHIER_ASSIGN_OR_RETURN(Adapter read, ReadAdapter(equals == std::string::npos ? adapter : adapter.substr(equals + 1), facts.config));
+    LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {&read}));
     loaded->adapters.push_back(std::move(read));
   }
-  std::vector<const Adapter*> pointers;
-  for (const Adapter& adapter : loaded->adapters) pointers.push_back(&adapter);
-  LUTHIER_ASSIGN_OR_RETURN(loaded->model, MakeModel(loaded->config, loaded->weights, CollectLayers(pointers, linears)));
   return loaded;
 }
 
@@ -115,7 +115,7 @@ absl::Status Answer(const Loaded& loaded, const GenerateArguments& arguments, co
   options.stop_ids = encoder.stop_ids();
   const size_t first = loaded.names.size() > 1 ? 1 : 0;
   for (size_t i = first; i < loaded.names.size(); ++i) {
-    const auto answers = Generate(*loaded.model, {ids}, options, i);
+    const auto answers = Generate(*loaded.models[i], {ids}, options);
     LUTHIER_ASSIGN_OR_RETURN(const std::string text, loaded.tokenizer.Decode(answers[0], /*skip_special_tokens=*/true));
     if (arguments.output == "json") {
       std::cout << nlohmann::json{{"model", loaded.names[i]}, {"prompt", prompt}, {"answer", text}}.dump(
@@ -159,22 +159,47 @@ absl::Status EvaluateFile(const EvaluateArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const TaskType task, ParseTaskType(arguments.task));
   const RowEncoder encoder(loaded->tokenizer, loaded->template_or_null(), {});
   LUTHIER_ASSIGN_OR_RETURN(const EvaluationSplit split, LoadSplit("test", arguments.data, encoder, arguments.max_rows));
-  // One adapter only: the model of the run would be adapter 0, here the base is.
-  std::unique_ptr<DecoderModel> tuned;
-  if (!adapters.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(tuned, MakeModel(loaded->config, loaded->weights,
-                                              CollectLayers({&loaded->adapters[1]}, LlamaLinearLayers(loaded->config))));
-  }
   EvaluationOptions options;
   options.task = task;
   options.max_new_tokens = arguments.max_new_tokens;
   options.max_examples = 3;
-  nlohmann::json result = ToJson(Evaluate(tuned ? *tuned : *loaded->model, split, loaded->tokenizer, encoder.stop_ids(), options));
+  nlohmann::json result = ToJson(Evaluate(*loaded->models.back(), split, loaded->tokenizer, encoder.stop_ids(), options));
   result["event"] = "evaluation";
   result["split"] = "test";
-  result["model"] = tuned ? "tuned" : "base";
+  result["model"] = adapters.empty() ? "base" : "tuned";
   std::cout << result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
   return absl::OkStatus();
+}
+
+struct ExportArguments {
+  std::string base;
+  std::string adapter;
+  std::string format;
+  std::string out;
+};
+
+// Something to compare logits with where there is no row of a dataset: any tokens will do.
+PackedBatch ProbeTokens(const ModelConfig& config) {
+  constexpr int64_t kTokens = 24;
+  Example document;
+  for (int64_t i = 0; i < kTokens; ++i) {
+    document.ids.push_back(static_cast<int32_t>((i * i * 7919 + 1) % config.vocab_size));
+    document.trained.push_back(1);
+  }
+  return MakePackedBatch({&document}, at::kCPU);
+}
+
+// An adapter in another form: merged into its base, or as llama.cpp reads it.
+absl::Status Export(const ExportArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const auto loaded, Load(arguments.base, {arguments.adapter}));
+  LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json config_json, ReadConfigJson(arguments.base));
+  const Adapter& adapter = loaded->adapters[0];
+  const PackedBatch probe = ProbeTokens(loaded->config);
+  const TrainedModel trained{*loaded->models[1], probe};
+  if (arguments.format == "gguf") return ExportGgufAdapter(adapter, loaded->weights, loaded->config, trained, arguments.out);
+  LUTHIER_ASSIGN_OR_RETURN(const MergedModel merged, MergeAdapter(loaded->config, loaded->weights, adapter));
+  const std::vector<int32_t> end_ids = RowEncoder(loaded->tokenizer, loaded->template_or_null(), {}).stop_ids();
+  return ExportModel({merged.weights, MergedConfig(config_json, merged), arguments.base, end_ids}, trained, arguments.out);
 }
 
 int Main(int argc, char** argv) {
@@ -210,6 +235,14 @@ int Main(int argc, char** argv) {
   evaluate_command->add_option("--task", evaluate.task, "Kind of task, for scoring")->capture_default_str();
   evaluate_command->add_option("--max-new-tokens", evaluate.max_new_tokens, "Tokens to generate a row at most")->capture_default_str();
 
+  ExportArguments exporting;
+  CLI::App* export_command = app.add_subcommand("export", "Write a tuned model in another form; the files are read again and compared.");
+  export_command->add_option("--base", exporting.base, "Base model folder")->required();
+  export_command->add_option("--adapter", exporting.adapter, "Adapter folder in PEFT format")->required();
+  export_command->add_option("--format", exporting.format, "merged: a model folder in Hugging Face format; gguf: an adapter for llama.cpp")
+      ->required()->check(CLI::IsMember({"merged", "gguf"}));
+  export_command->add_option("--out", exporting.out, "Folder (merged) or file (gguf) to write; what is there is replaced")->required();
+
   app.add_subcommand("version", "Version and device.");
   try {
     app.parse(argc, argv);
@@ -220,6 +253,10 @@ int Main(int argc, char** argv) {
   if (generate_command->parsed()) return GenerateCommand(generate);
   if (evaluate_command->parsed()) {
     const absl::Status status = EvaluateFile(evaluate);
+    return status.ok() ? 0 : Fail(status);
+  }
+  if (export_command->parsed()) {
+    const absl::Status status = Export(exporting);
     return status.ok() ? 0 : Fail(status);
   }
   std::cout << "luthier-trainer " LUTHIER_VERSION ", LibTorch 2.11.0, cpu, " << at::get_num_threads() << " threads\n";

@@ -39,6 +39,13 @@ TEST(AdapterConfigTest, AStringIsARegularExpressionForTheWholeName) {
   EXPECT_TRUE(MustParse(file).Targets("model.layers.3.mlp.up_proj", 3));
 }
 
+// With a matcher that backtracks this takes longer than the universe is old; a job file comes from whoever may submit.
+TEST(AdapterConfigTest, APatternCannotKeepTheServerBusy) {
+  json file = Minimal();
+  file["target_modules"] = "(((.*)*)*)*x";
+  EXPECT_FALSE(MustParse(file).Targets("model.layers.3.self_attn.v_proj", 3));
+}
+
 TEST(AdapterConfigTest, LayersOutsideTheListGetNone) {
   json file = Minimal();
   file["layers_to_transform"] = {0, 2};
@@ -48,6 +55,45 @@ TEST(AdapterConfigTest, LayersOutsideTheListGetNone) {
 }
 
 // The patterns of reference case llama_rank_pattern: rank by module and by layer, alpha by module.
+TEST(AdapterConfigTest, ExcludedLayersGetNoneInBothForms) {
+  json file = Minimal();
+  file["exclude_modules"] = {"layers.1.self_attn.q_proj"};
+  EXPECT_TRUE(MustParse(file).Targets("model.layers.0.self_attn.q_proj", 0));
+  EXPECT_FALSE(MustParse(file).Targets("model.layers.1.self_attn.q_proj", 1));
+  file["exclude_modules"] = R"(.*\.[0-3]\..*)";
+  EXPECT_FALSE(MustParse(file).Targets("model.layers.0.self_attn.q_proj", 0));
+  EXPECT_TRUE(MustParse(file).Targets("model.layers.4.self_attn.q_proj", 4));
+}
+
+// PEFT adapts the output embedding only where it is named.
+TEST(AdapterConfigTest, TheHeadIsTargetedByNameOnly) {
+  json file = Minimal();
+  file["target_modules"] = "all-linear";
+  EXPECT_FALSE(MustParse(file).Targets("lm_head", -1));
+  file["target_modules"] = {"lm_head"};
+  EXPECT_TRUE(MustParse(file).Targets("lm_head", -1));
+  file["layers_to_transform"] = {0};
+  EXPECT_FALSE(MustParse(file).Targets("lm_head", -1));
+}
+
+TEST(AdapterConfigTest, WhatIsTrainedWholeCarriesNoAdapter) {
+  json file = Minimal();
+  file["modules_to_save"] = {"layers.1", "embed_tokens"};
+  const AdapterConfig config = MustParse(file);
+  EXPECT_TRUE(config.Saves("model.embed_tokens"));
+  EXPECT_FALSE(config.Saves("model.norm"));
+  EXPECT_TRUE(config.Targets("model.layers.0.self_attn.q_proj", 0));
+  EXPECT_FALSE(config.Targets("model.layers.1.self_attn.q_proj", 1));
+  EXPECT_TRUE(config.Targets("model.layers.11.self_attn.q_proj", 11));
+}
+
+TEST(AdapterConfigTest, ARegularExpressionExcludesALayerList) {
+  json file = Minimal();
+  file["target_modules"] = ".*q_proj";
+  file["layers_to_transform"] = {0};
+  EXPECT_THAT(std::string(ParseAdapterConfig(file).status().message()), HasSubstr("layers_to_transform"));
+}
+
 TEST(AdapterConfigTest, PatternsChangeRankAndScaleOfTheirModules) {
   json file = Minimal();
   file["rank_pattern"] = {{"down_proj", 4}, {"layers.0.self_attn.q_proj", 2}};
@@ -72,6 +118,8 @@ TEST(AdapterConfigTest, WritesWhatItReads) {
   json file = Minimal();
   file["rank_pattern"] = {{"down_proj", 4}};
   file["layers_to_transform"] = {1};
+  file["use_dora"] = true;
+  file["exclude_modules"] = {"layers.2.self_attn.q_proj"};
   file["base_model_name_or_path"] = "luthier-tiny";
   const json written = ToJson(MustParse(file));
   EXPECT_EQ(ToJson(MustParse(written)), written);
@@ -83,13 +131,25 @@ TEST(AdapterConfigTest, WritesWhatItReads) {
 }
 
 TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
-  const std::pair<const char*, json> changes[] = {{"peft_type", "IA3"},        {"use_dora", true},
-                                                  {"bias", "all"},             {"modules_to_save", {"lm_head"}},
-                                                  {"fan_in_fan_out", true},    {"lora_bias", true},
-                                                  {"r", 0},                    {"target_modules", nullptr},
-                                                  {"target_modules", "(q"}, {"target_modules", std::string(100'000, '(')},
-                                                    {"rank_pattern", {{"q_proj", 0}}},
-                                                  {"alpha_pattern", {{"(", 1}}}, {"exclude_modules", {"q_proj"}}};
+  const std::pair<const char*, json> changes[] = {
+      {"peft_type", "IA3"},
+      {"use_qalora", true},
+      {"bias", "all"},
+      {"fan_in_fan_out", true},
+      {"lora_bias", true},
+      {"ensure_weight_tying", true},
+      {"layers_pattern", {"blocks"}},
+      {"trainable_token_indices", {3}},
+      {"target_parameters", {"experts.down_proj"}},
+      {"r", 0},
+      {"target_modules", nullptr},
+      {"target_modules", "(q"},
+      {"target_modules", std::string(100'000, '(')},
+      {"exclude_modules", "(q"},
+      {"exclude_modules", "(?!lm_head).*"},
+      {"rank_pattern", {{"q_proj", 0}}},
+      {"alpha_pattern", {{"(", 1}}},
+  };
   for (const auto& [field, value] : changes) {
     json changed = Minimal();
     changed[field] = value;

@@ -5,10 +5,11 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <vector>
 
 #include "lib/checkpoint/adapter_config.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
 #include "tests/support/temp_folder.h"
 
@@ -31,7 +32,7 @@ class ModelFactsTest : public ::testing::Test {
 
   // Zeros for every tensor that the config asks for, with changes by name; an empty shape removes a tensor.
   void WriteWeights(const std::map<std::string, std::vector<int64_t>>& changes = {}) {
-    auto shapes = LlamaTensors(*ReadModelConfig(folder_.path()));
+    auto shapes = CheckpointTensors(*ReadModelConfig(folder_.path()));
     for (const auto& [name, shape] : changes) shapes[name] = shape;
     static const std::vector<std::byte> zeros(4096);
     std::vector<TensorToWrite> tensors;
@@ -185,24 +186,46 @@ TEST_F(ModelFactsTest, MutatedHeadersNeverCrash) {
   }
 }
 
-// The Llama cases that transformers computed; absent outside the development machines.
-TEST(ReferenceModelsTest, TheLlamaCasesAreReadAsTransformersReadThem) {
-  const std::filesystem::path root = "../shared/reference/models";
-  if (!std::filesystem::exists(root)) GTEST_SKIP() << root << " is not here: the reference cases were not compared";
-  for (const char* name : {"llama3_rope_tied", "llama_plain_untied", "llama_rank_pattern"}) {
-    const std::filesystem::path folder = root / name;
+// A tied model's one matrix may be stored under the head's name, as transformers reads it.
+TEST_F(ModelFactsTest, ATiedHeadMayStandForTheEmbedding) {
+  WriteConfig();
+  WriteWeights({{"model.embed_tokens.weight", {}}, {"lm_head.weight", {10, 8}}});
+  EXPECT_TRUE(Read().ok()) << Read().status();
+  WriteWeights({{"model.embed_tokens.weight", {}}});
+  EXPECT_THAT(std::string(Read().status().message()), HasSubstr("missing: model.embed_tokens.weight"));
+}
+
+// Config, tensor table and adapter of every family against what transformers and PEFT counted.
+void ExpectReadAsTransformersReadsThem(const std::filesystem::path& root) {
+  for (const auto& entry : std::filesystem::directory_iterator(root)) {
+    const std::filesystem::path& folder = entry.path();
+    if (!std::filesystem::exists(folder / "golden.json")) continue;
     std::ifstream golden_stream(folder / "golden.json");
     const json golden = json::parse(golden_stream);
     const auto facts = ReadModelFacts((folder / "base").string());
-    ASSERT_TRUE(facts.ok()) << name << ": " << facts.status();
-    EXPECT_EQ(facts->parameters, golden["base"]["num_parameters"].get<int64_t>()) << name;
+    ASSERT_TRUE(facts.ok()) << folder << ": " << facts.status();
+    EXPECT_EQ(facts->parameters, golden["base"]["num_parameters"].get<int64_t>()) << folder;
     const auto adapter = ReadAdapterConfig((folder / "adapter_init").string());
-    ASSERT_TRUE(adapter.ok()) << name << ": " << adapter.status();
-    for (const auto& [module, scale] : golden["lora"]["scaling"].items()) {
-      EXPECT_NEAR(adapter->ScaleOf(module), scale.get<double>(), 1e-6) << name << " " << module;
+    ASSERT_TRUE(adapter.ok()) << folder << ": " << adapter.status();
+    std::set<std::string> targeted;
+    for (const LinearLayer& linear : AdaptableLayers(facts->config)) {
+      if (adapter->Targets(linear.module, linear.layer)) targeted.insert(linear.module);
     }
-    EXPECT_GT(golden["lora"]["scaling"].size(), 0u);
+    for (const auto& [module, scale] : golden["lora"]["scaling"].items()) {
+      EXPECT_NEAR(adapter->ScaleOf(module), scale.get<double>(), 1e-6) << folder << " " << module;
+      EXPECT_TRUE(targeted.contains(module)) << folder << " " << module;
+    }
+    EXPECT_EQ(golden["lora"]["scaling"].size(), targeted.size()) << folder;
   }
+}
+
+TEST(ReferenceModelsTest, TheFixturesAreReadAsTransformersReadsThem) { ExpectReadAsTransformersReadsThem("tests/fixtures/models"); }
+
+// Absent outside the development machines.
+TEST(ReferenceModelsTest, TheReferenceCasesAreReadAsTransformersReadsThem) {
+  const std::filesystem::path root = "../shared/reference/models";
+  if (!std::filesystem::exists(root)) GTEST_SKIP() << root << " is not here: the reference cases were not compared";
+  ExpectReadAsTransformersReadsThem(root);
 }
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "lib/checkpoint/model_config.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -117,48 +116,6 @@ TEST_F(SafetensorsTest, AnIndexMayNotLeaveTheFolder) {
   const auto weights = WeightFolder::Open(folder_.path());
   ASSERT_FALSE(weights.ok());
   EXPECT_THAT(std::string(weights.status().message()), HasSubstr("same folder"));
-}
-
-TEST(ModelConfigTest, RefusesByNameWhatItDoesNotImplement) {
-  nlohmann::json config = {{"model_type", "llama"}, {"vocab_size", 10}, {"hidden_size", 8}, {"intermediate_size", 16},
-                           {"num_hidden_layers", 1}, {"num_attention_heads", 2}};
-  ASSERT_TRUE(ParseModelConfig(config).ok());
-  const std::pair<const char*, nlohmann::json> changes[] = {{"attention_bias", true},
-                                                            {"mlp_bias", true},
-                                                            {"hidden_act", "gelu"},
-                                                            {"pretraining_tp", 2},
-                                                            {"sliding_window", 128},
-                                                            {"quantization_config", {{"bits", 4}}},
-                                                            {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4.0}}},
-                                                            {"partial_rotary_factor", 0.5},
-                                                            {"num_key_value_heads", 3},
-                                                            {"hidden_size", 0},
-                                                            {"rms_norm_eps", -1.0}};
-  for (const auto& [field, value] : changes) {
-    nlohmann::json changed = config;
-    changed[field] = value;
-    const auto parsed = ParseModelConfig(changed);
-    ASSERT_FALSE(parsed.ok()) << field;
-    EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(field));
-  }
-  config["model_type"] = "mixtral";
-  EXPECT_THAT(std::string(ParseModelConfig(config).status().message()), HasSubstr("supported: llama"));
-}
-
-TEST(ModelConfigTest, ReadsBothGenerationsOfRopeSettings) {
-  const nlohmann::json common = {{"model_type", "llama"}, {"vocab_size", 10}, {"hidden_size", 8}, {"intermediate_size", 16},
-                                 {"num_hidden_layers", 1}, {"num_attention_heads", 2}};
-  nlohmann::json v4 = common, v5 = common;
-  v4["rope_theta"] = 500000.0;
-  v4["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
-  v5["rope_parameters"] = {{"rope_theta", 500000.0}, {"rope_type", "linear"}, {"factor", 2.0}};
-  for (const nlohmann::json& json : {v4, v5}) {
-    const auto config = ParseModelConfig(json);
-    ASSERT_TRUE(config.ok()) << config.status();
-    EXPECT_EQ(config->rope.theta, 500000.0);
-    EXPECT_EQ(config->rope.type, RopeConfig::Type::kLinear);
-    EXPECT_EQ(config->rope.factor, 2.0);
-  }
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "client/cli/job_flags.h"
@@ -111,41 +112,56 @@ TEST_F(JobFileTest, ALabelWithoutAKeyIsRefused) {
   EXPECT_EQ(SetLabel(file, "=x").code(), absl::StatusCode::kInvalidArgument);
 }
 
-// Paths of the leaves of a value.
-void Leaves(const nlohmann::json& value, const std::string& path, std::set<std::string>& out) {
-  if (!value.is_object()) {
-    out.insert(path);
-    return;
+// Fields of a job file, with those of its blocks.
+void AddFields(const nlohmann::json& job, std::set<std::string>& out) {
+  for (const auto& [name, value] : job.items()) {
+    if (!value.is_object()) {
+      out.insert(name);
+      continue;
+    }
+    for (const auto& [field, ignored] : value.items()) out.insert(name + "." + field);
   }
-  for (const auto& [key, element] : value.items()) Leaves(element, path.empty() ? key : path + "." + key, out);
+}
+
+using FieldValues = std::vector<std::pair<std::string, std::string>>;
+
+absl::StatusOr<JobSpec> SpecOf(const FieldValues& values) {
+  JobFile file;
+  for (const auto& [field, value] : values) {
+    if (absl::Status status = SetField(file, field, value); !status.ok()) return status;
+  }
+  return ParseJobFile(file);
 }
 
 // A field of the job file without a flag, or a flag without a field, breaks this.
 TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
-  JobFile file;
   std::set<std::string> flags;
   for (const JobFlag& flag : JobFlagList()) flags.insert(flag.field);
-  for (const auto& [field, value] : std::vector<std::pair<std::string, std::string>>{
-           {"base_model", "b"}, {"task", "qa"}, {"tuning", "lora"}, {"lora.rank", "8"}, {"lora.alpha", "16"},
-           {"lora.target_modules", "[q_proj]"}, {"lora.dropout", "0.1"}, {"lora.rslora", "true"}, {"dataset.train", "t"},
-           {"dataset.validation", "v"}, {"dataset.test", "x"}, {"training.schedule", "linear"}, {"training.precision", "fp32"},
-           {"training.order", "file"}, {"training.loss_on", "all"}, {"training.too_long", "truncate"}, {"evaluation.metric", "loss"}}) {
-    ASSERT_TRUE(SetField(file, field, value).ok());
-  }
+  FieldValues values = {
+      {"base_model", "b"}, {"task", "qa"}, {"tuning", "lora"}, {"lora.rank", "8"}, {"lora.alpha", "16"},
+      {"lora.target_modules", "[q_proj]"}, {"lora.dropout", "0.1"}, {"lora.rslora", "true"}, {"lora.dora", "true"},
+      {"lora.exclude_modules", "[layers.0.self_attn.q_proj]"}, {"lora.layers", "[0, 1]"}, {"lora.rank_pattern", "{q_proj: 4}"},
+      {"lora.alpha_pattern", "{q_proj: 4}"}, {"lora.modules_to_save", "[lm_head]"}, {"dataset.train", "t"},
+      {"dataset.validation", "v"}, {"dataset.test", "x"}, {"training.schedule", "linear"}, {"training.precision", "fp32"},
+      {"training.order", "file"}, {"training.loss_on", "all"}, {"training.too_long", "truncate"}, {"evaluation.metric", "loss"}};
+  const std::set<std::string> alone = {"dataset", "lora.target_pattern", "training.freeze"};  // exclude others
   for (const std::string& flag : flags) {  // the rest are numbers; 0.5 and 1 are valid for all of them
-    const size_t dot = flag.find('.');
-    const bool is_set = dot == std::string::npos ? file.fields.contains(flag)
-                                                 : file.fields.value(flag.substr(0, dot), nlohmann::json::object()).contains(flag.substr(dot + 1));
-    if (is_set || flag == "dataset") continue;
+    const bool is_set = std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == flag; });
+    if (is_set || alone.contains(flag)) continue;
     const bool fraction = flag == "training.warmup_ratio" || flag == "training.beta1" || flag == "training.beta2";
     const bool whole = flag == "training.max_length";
-    ASSERT_TRUE(SetField(file, flag, fraction ? "0.5" : whole ? "2" : "1").ok());
+    values.emplace_back(flag, fraction ? "0.5" : whole ? "2" : "1");
   }
-  const auto spec = ParseJobFile(file);
+  const auto spec = SpecOf(values);
   ASSERT_TRUE(spec.ok()) << spec.status();
   std::set<std::string> fields;
-  Leaves(ToJson(*spec), "", fields);
-  fields.insert("dataset");  // the short form of dataset.*
+  AddFields(ToJson(*spec), fields);
+  for (const FieldValues& more : {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
+                                  FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"tuning", "full"}, {"training.freeze", "[lm_head]"}}}) {
+    const auto other = SpecOf(more);
+    ASSERT_TRUE(other.ok()) << other.status();
+    AddFields(ToJson(*other), fields);
+  }
   EXPECT_EQ(flags, fields);
   // And every field of the message has a flag: nothing can be asked for in the API only.
   const auto job = JobToProto(*spec);

@@ -48,7 +48,9 @@ TEST(JobSpecTest, WritesWhatItRead) {
   const json full = json::parse(R"({
     "base_model": "m", "dataset": {"train": "a/train", "validation": "a/validation", "test": "b/test"},
     "task": "ner", "tuning": "lora",
-    "lora": {"rank": 4, "alpha": 8.0, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1, "rslora": true},
+    "lora": {"rank": 4, "alpha": 8.0, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1, "rslora": true, "dora": true,
+             "plus_ratio": 4.0, "exclude_modules": ["layers.0.self_attn.q_proj"], "layers": [0, 2],
+             "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 3.5}, "modules_to_save": ["embed_tokens"]},
     "training": {"epochs": 2.5, "max_steps": 7, "learning_rate": 0.001, "schedule": "cosine", "warmup_ratio": 0.1,
                  "weight_decay": 0.01, "beta1": 0.8, "beta2": 0.9, "clip_norm": 0.5, "batch_tokens": 100,
                  "micro_batch_tokens": 50, "max_length": 40, "seed": 3, "precision": "bf16", "order": "file",
@@ -59,6 +61,24 @@ TEST(JobSpecTest, WritesWhatItRead) {
   const auto spec = ParseJobSpec(full);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(ToJson(*spec), full);
+}
+
+TEST(JobSpecTest, APatternExcludesNamesAndLayers) {
+  json file = Example();
+  file["lora"].erase("target_modules");
+  file["lora"]["target_pattern"] = ".*q_proj";
+  EXPECT_EQ(ParseJobSpec(file)->recipe.lora.target_pattern, ".*q_proj");
+  EXPECT_EQ(ToJson(*ParseJobSpec(file))["lora"]["target_pattern"], ".*q_proj");
+  file["lora"]["layers"] = {0};
+  EXPECT_THAT(std::string(ParseJobSpec(file).status().message()), HasSubstr("lora.target_pattern: excludes"));
+}
+
+TEST(JobSpecTest, FullTrainingFreezesByName) {
+  const json file = {{"base_model", "m"}, {"dataset", "d"}, {"tuning", "full"}, {"training", {{"freeze", {"model.embed_tokens"}}}}};
+  const auto spec = ParseJobSpec(file);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->recipe.training.freeze, std::vector<std::string>{"model.embed_tokens"});
+  EXPECT_EQ(ToJson(*spec)["training"]["freeze"], json({"model.embed_tokens"}));
 }
 
 struct BadField {
@@ -93,8 +113,19 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/lora/alpha", kInfinity, "lora.alpha: null is out of range"},
         BadField{"/lora/dropout", 1, "lora.dropout: 1 is out of range"},
         BadField{"/lora/rslora", "yes", "lora.rslora: \"yes\" is neither true nor false"},
+        BadField{"/lora/exclude_modules", json(std::vector<std::string>(300, "q_proj")), "has 300 entries; give at most 256"},
         BadField{"/lora/target_modules", json::array(), "lora.target_modules: [] is not a list of names"},
         BadField{"/lora/target_modules", {"q_proj", 3}, "lora.target_modules: 3 is not a name"},
+        BadField{"/lora/dora", 1, "lora.dora: 1 is neither true nor false"},
+        BadField{"/lora/plus_ratio", 0.5, "lora.plus_ratio: 0.5 is out of range; give a number from 1 to 1000"},
+        BadField{"/lora/exclude_modules", "q_proj", "lora.exclude_modules: \"q_proj\" is not a list"},
+        BadField{"/lora/layers", {0, -1}, "lora.layers: -1 is not one; give a list of whole numbers from 0"},
+        BadField{"/lora/rank_pattern", {{"q_proj", 0}}, "lora.rank_pattern: q_proj: 0 is out of range"},
+        BadField{"/lora/rank_pattern", json::array({4}), "lora.rank_pattern: [4] is not a block"},
+        BadField{"/lora/alpha_pattern", {{"q_proj", "big"}}, "lora.alpha_pattern: q_proj: \"big\" is not a number"},
+        BadField{"/lora/rank_pattern", {{"(", 4}}, "lora.rank_pattern: '(' is no regular expression"},
+        BadField{"/lora/modules_to_save", {""}, "lora.modules_to_save: \"\" is not a name"},
+        BadField{"/training/freeze", {"model.embed_tokens"}, "training.freeze: has values, but tuning is lora"},
         BadField{"/lora/rnak", 8, "lora.rnak: unknown field; did you mean 'rank'?"},
         BadField{"/training/learning_rate", -1e-4, "training.learning_rate: -0.0001 is out of range"},
         BadField{"/training/learning_rate", kNan, "training.learning_rate: null is out of range"},

@@ -3,7 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 
 namespace luthier {
 namespace {
@@ -24,7 +24,7 @@ ModelFacts Model(int64_t hidden, int64_t layers, int64_t heads, int64_t kv_heads
   facts.config.intermediate_size = mlp;
   facts.config.max_position_embeddings = 1024;
   facts.config.tie_word_embeddings = true;
-  for (const auto& [name, shape] : LlamaTensors(facts.config)) facts.parameters += NumElements(shape);
+  for (const auto& [name, shape] : CheckpointTensors(facts.config)) facts.parameters += NumElements(shape);
   return facts;
 }
 

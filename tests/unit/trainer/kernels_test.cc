@@ -66,6 +66,21 @@ TEST_P(RowLength, SwiGluAndItsGradientAgreeWithTheFormula) {
   }
 }
 
+TEST_P(RowLength, GeGluAndItsGradientAgreeWithTheFormula) {
+  const auto n = static_cast<size_t>(GetParam());
+  const std::vector<float> gate = Random(n, 3, 10), up = Random(n, 1, 11), dy = Random(n, 1, 12);
+  std::vector<float> y(n), dgate(n), dup(n);
+  GeGlu(gate.data(), up.data(), GetParam(), y.data());
+  GeGluBackward(gate.data(), up.data(), dy.data(), GetParam(), dgate.data(), dup.data());
+  const auto gelu = [](double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); };
+  for (size_t i = 0; i < n; ++i) {
+    const double slope = (gelu(gate[i] + 1e-5) - gelu(gate[i] - 1e-5)) / 2e-5;
+    EXPECT_NEAR(y[i], gelu(gate[i]) * up[i], 1e-5);
+    EXPECT_NEAR(dup[i], gelu(gate[i]) * dy[i], 1e-5);
+    EXPECT_NEAR(dgate[i], slope * up[i] * dy[i], 1e-5);
+  }
+}
+
 TEST_P(RowLength, SoftCapAndItsSlopeAgreeWithTheFormula) {
   const auto n = static_cast<size_t>(GetParam());
   std::vector<float> x = Random(n, 3, 9), slope(n);

@@ -6,9 +6,6 @@
 #include <cmath>
 #include <functional>
 
-#include "worker/trainer/lora/lora.h"
-#include "worker/trainer/models/weights.h"
-#include "worker/trainer/train/batch.h"
 
 namespace luthier {
 namespace {
@@ -172,10 +169,10 @@ TEST(OpsTest, CrossEntropyOfScaledAndCappedLogitsEqualsItsFormula) {
   const Tensor labels = at::randint(0, 13, {700}, at::kLong);
   for (const ops::LogitForm& form : {ops::LogitForm{0.6}, {1, 2.0}, {1.7, 0.8}}) {
     ExpectEqual({h, head}, [&] { return ops::SumCrossEntropy(h, head, labels, form) / 100; },
-                [&] { return at::cross_entropy_loss(ops::Logits(h, head, form), labels, {}, at::Reduction::Sum) / 100; });
+                [&] { return at::cross_entropy_loss(ops::ApplyLogitForm(at::linear(h, head), form), labels, {}, at::Reduction::Sum) / 100; });
   }
   const Tensor raw = at::linear(h, head);
-  EXPECT_LT((ops::Logits(h, head, {1.7, 0.8}) - 0.8 * at::tanh(1.7 * raw / 0.8)).abs().max().item<double>(), kTolerance);
+  EXPECT_LT((ops::ApplyLogitForm(raw, {1.7, 0.8}) - 0.8 * at::tanh(1.7 * raw / 0.8)).abs().max().item<double>(), kTolerance);
 }
 
 TEST(OpsTest, CrossEntropyOfNoTrainedTokenIsZeroAndHasAGradient) {
@@ -184,85 +181,6 @@ TEST(OpsTest, CrossEntropyOfNoTrainedTokenIsZeroAndHasAGradient) {
   EXPECT_EQ(loss.item<double>(), 0);
   loss.backward();
   EXPECT_EQ(head.grad().abs().max().item<double>(), 0);
-}
-
-ModelConfig TinyConfig() {
-  ModelConfig config;
-  config.model_type = "llama";
-  config.vocab_size = 31;
-  config.hidden_size = 16;
-  config.intermediate_size = 24;
-  config.num_layers = 2;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 4;
-  config.tie_word_embeddings = true;
-  return config;
-}
-
-// Two jobs on one base: what each adapter computes must not depend on the other's tokens in the same pass.
-TEST(LoraTest, EachSliceGoesThroughItsOwnAdapter) {
-  at::NoGradGuard no_grad;
-  const ModelConfig config = TinyConfig();
-  const auto linears = LlamaLinearLayers(config);
-  const NamedTensors weights = RandomWeights(config, 3);
-  AdapterConfig lora;
-  lora.all_linear = true;
-  Adapter first = *MakeAdapter(lora, linears, 4);
-  lora.rank = 3;
-  Adapter second = *MakeAdapter(lora, linears, 5);
-  for (Adapter* adapter : {&first, &second}) {
-    for (auto& [name, tensor] : adapter->tensors) tensor.normal_(0, 0.3);
-  }
-  const auto both = *MakeModel(config, weights, CollectLayers({&first, &second}, linears));
-  const auto only_second = *MakeModel(config, weights, CollectLayers({&second}, linears));
-  const Example a{{1, 2, 3, 4, 5}, {0, 1, 1, 1, 1}}, b{{6, 7, 8}, {0, 1, 1}};
-  const PackedBatch together = MakePackedBatch({&a, &b}, at::kCPU), alone = MakePackedBatch({&b}, at::kCPU);
-  DocumentAttention attention_together(together.documents), attention_alone(alone.documents);
-  const Tensor h = both->Forward(together.tokens_T, together.positions_T, attention_together, {{0, 0, 5}, {1, 5, 8}});
-  const Tensor expected = only_second->Forward(alone.tokens_T, alone.positions_T, attention_alone, {{0, 0, 3}});
-  EXPECT_LT((h.slice(0, 5) - expected).abs().max().item<double>(), 1e-5);
-}
-
-TEST(LoraTest, AFreshAdapterLeavesTheModelAsItIs) {
-  at::NoGradGuard no_grad;
-  const ModelConfig config = TinyConfig();
-  const auto linears = LlamaLinearLayers(config);
-  const NamedTensors weights = RandomWeights(config, 3);
-  AdapterConfig lora;
-  lora.all_linear = true;
-  const Adapter adapter = *MakeAdapter(lora, linears, 4);
-  const Example document{{1, 2, 3, 4, 5}, {0, 1, 1, 1, 1}};
-  const PackedBatch batch = MakePackedBatch({&document}, at::kCPU);
-  const auto plain = *MakeModel(config, weights, {});
-  const auto adapted = *MakeModel(config, weights, CollectLayers({&adapter}, linears));
-  EXPECT_TRUE(at::equal(Logits(*plain, batch), Logits(*adapted, batch)));
-}
-
-// Found by the export's own check: with dropout left on, a reloaded adapter computed other logits than the trained one.
-TEST(LoraTest, DropoutActsInTrainingOnly) {
-  const ModelConfig config = TinyConfig();
-  const auto linears = LlamaLinearLayers(config);
-  const NamedTensors weights = RandomWeights(config, 3);
-  AdapterConfig lora;
-  lora.all_linear = true;
-  lora.dropout = 0.5;
-  Adapter adapter = *MakeAdapter(lora, linears, 4);
-  for (auto& [name, tensor] : adapter.tensors) tensor.normal_(0, 0.3);
-  const Example document{{1, 2, 3, 4, 5}, {0, 1, 1, 1, 1}};
-  const PackedBatch batch = MakePackedBatch({&document}, at::kCPU);
-  const auto model = *MakeModel(config, weights, CollectLayers({&adapter}, linears));
-  EXPECT_FALSE(at::equal(Logits(*model, batch), Logits(*model, batch)));
-  at::NoGradGuard no_grad;
-  EXPECT_TRUE(at::equal(Logits(*model, batch), Logits(*model, batch)));
-}
-
-TEST(LoraTest, ATargetThatMatchesNothingIsRefused) {
-  AdapterConfig lora;
-  lora.target_modules = {"q_prj"};
-  const auto adapter = MakeAdapter(lora, LlamaLinearLayers(TinyConfig()), 1);
-  EXPECT_EQ(adapter.status().code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_NE(adapter.status().message().find("q_prj"), absl::string_view::npos);
 }
 
 }  // namespace

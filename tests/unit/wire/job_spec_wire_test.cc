@@ -11,7 +11,9 @@ using ::testing::HasSubstr;
 TEST(JobSpecWireTest, AJobFileSurvivesTheWayThroughTheApi) {
   const auto file = nlohmann::json::parse(R"({
     "base_model": "luthier-tiny", "dataset": "intents", "task": "tool_calling", "tuning": "lora",
-    "lora": {"rank": 8, "alpha": 16.5, "target_modules": ["q_proj"], "dropout": 0},
+    "lora": {"rank": 8, "alpha": 16.5, "target_modules": ["q_proj"], "dropout": 0, "dora": true, "plus_ratio": 4,
+             "exclude_modules": ["layers.0.self_attn.q_proj"], "layers": [0, 2], "rank_pattern": {"q_proj": 4},
+             "alpha_pattern": {"q_proj": 1.5}, "modules_to_save": ["lm_head"]},
     "training": {"epochs": 1.5, "learning_rate": 0.0002, "schedule": "cosine", "precision": "bf16", "seed": 9007199254740993},
     "evaluation": {"every": 5}, "checkpoint": {"keep": 2}, "resources": {"devices": 1}, "labels": {"team": "support"}})");
   const absl::StatusOr<JobSpec> spec = ParseJobSpec(file);
@@ -27,7 +29,7 @@ TEST(JobSpecWireTest, AJobFileSurvivesTheWayThroughTheApi) {
 
 TEST(JobSpecWireTest, FullTrainingAndSeparatePartsSurviveToo) {
   const auto file = nlohmann::json::parse(
-      R"({"base_model": "b", "dataset": {"train": "a/train", "test": "c"}, "tuning": "full"})");
+      R"({"base_model": "b", "dataset": {"train": "a/train", "test": "c"}, "tuning": "full", "training": {"freeze": ["model.norm"]}})");
   const absl::StatusOr<v1::FineTuningJob> message = JobToProto(*ParseJobSpec(file));
   ASSERT_TRUE(message.ok()) << message.status();
   EXPECT_TRUE(message->spec().has_full());
@@ -35,6 +37,7 @@ TEST(JobSpecWireTest, FullTrainingAndSeparatePartsSurviveToo) {
   ASSERT_TRUE(back.ok()) << back.status();
   EXPECT_EQ(back->recipe.tuning, "full");
   EXPECT_EQ(back->dataset.test, "c");
+  EXPECT_EQ(back->recipe.training.freeze, std::vector<std::string>{"model.norm"});
 }
 
 TEST(JobSpecWireTest, ListsEveryViolationOfARequest) {

@@ -38,7 +38,6 @@ struct Case {
   json golden;
   NamedTensors tensors;
   ModelConfig config;
-  std::vector<LinearLayer> linears;
 };
 
 // Largest difference relative to what it is compared with, where the README says "norm of difference / norm".
@@ -85,7 +84,6 @@ absl::StatusOr<Case> OpenCase(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/golden.safetensors"));
   for (const auto& [name, view] : file.tensors()) out.tensors[name] = ToTensor(view, ToScalarType(view.dtype));
   LUTHIER_ASSIGN_OR_RETURN(out.config, ReadModelConfig(folder + "/base"));
-  out.linears = LlamaLinearLayers(out.config);
   return out;
 }
 
@@ -245,8 +243,18 @@ void CheckCurve(const std::string& method, const Case& c, const DecoderModel& mo
   report.Check("train_" + method + ".batch_loss_after", std::abs(after - golden["batch_loss_after"].get<double>()), loss_tolerance);
 }
 
+// Rows within the length of pre-training, where longrope has other frequencies.
+void CheckShort(const Case& c, const DecoderModel& model, Report& report) {
+  if (!c.golden.contains("short")) return;
+  at::NoGradGuard no_grad;
+  const PackedBatch batch = Batch(Rows(c.tensors.at("short.input_ids"), c.tensors.at("short.attention_mask"), c.tensors.at("short.labels")));
+  report.Check("short.logits", MaxAbsDiff(Logits(model, batch), c.tensors.at("short.logits")), kLogits);
+  const double loss = SumLoss(model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
+  report.Check("short.loss", std::abs(loss - c.golden["short"]["loss"].get<double>()), kLoss);
+}
+
 absl::Status CheckFull(const Case& c, Report& report) {
-  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat));
+  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kTrained));
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, {}));
   const PackedBatch batch = MainBatch(c);
   {
@@ -254,6 +262,7 @@ absl::Status CheckFull(const Case& c, Report& report) {
     report.Check("batch.logits", MaxAbsDiff(Logits(*model, batch), c.tensors.at("batch.logits")), kLogits);
     report.Check("packed.logits", MaxAbsDiff(Logits(*model, Batch(PackedDocuments(c))), c.tensors.at("packed.logits")), kLogits);
   }
+  CheckShort(c, *model, report);
   RequireGradients(weights);
   const double loss = MeanLossAndGradient(*model, batch);
   report.Check("batch.loss", std::abs(loss - c.golden["batch"]["loss"].get<double>()), kLoss);
@@ -278,17 +287,17 @@ absl::Status CheckFull(const Case& c, Report& report) {
 
 absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& final_adapter, Report& report) {
   at::NoGradGuard no_grad;
-  const NamedTensors merged = MergeAdapter(base, final_adapter, c.linears);
+  LUTHIER_ASSIGN_OR_RETURN(const MergedModel merged, MergeAdapter(c.config, base, final_adapter));
   double worst = 0, worst_norm = 0;
   for (const json& name : c.golden["merge"]["stored"]) {
-    worst = std::max(worst, MaxAbsDiff(merged.at(name), c.tensors.at(absl::StrCat("merged.", name.get<std::string>()))));
+    worst = std::max(worst, MaxAbsDiff(merged.weights.at(name), c.tensors.at(absl::StrCat("merged.", name.get<std::string>()))));
   }
   for (const auto& [name, norm] : c.golden["merge"]["changed"].items()) {
-    worst_norm = std::max(worst_norm, RelativeTo(merged.at(name).norm().item<double>(), norm));
+    worst_norm = std::max(worst_norm, RelativeTo(merged.weights.at(name).norm().item<double>(), norm));
   }
   report.Check("merge.tensors", worst, kMerged);
   report.Check("merge.norms", worst_norm, kMerged);
-  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, merged, {}));
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeMergedModel(c.config, merged));
   const PackedBatch batch = MainBatch(c);
   const double loss = SumLoss(*model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
   report.Check("merge.batch_loss", std::abs(loss - c.golden["merge"]["batch_loss"].get<double>()), kLoss);
@@ -297,11 +306,11 @@ absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& 
 }
 
 absl::Status CheckLora(const Case& c, Report& report) {
-  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat));
-  LUTHIER_ASSIGN_OR_RETURN(const Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.linears));
-  LUTHIER_ASSIGN_OR_RETURN(const Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.linears));
-  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, CollectLayers({&adapter}, c.linears)));
-  LUTHIER_ASSIGN_OR_RETURN(const auto final_model, MakeModel(c.config, weights, CollectLayers({&final_adapter}, c.linears)));
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kFrozen));
+  LUTHIER_ASSIGN_OR_RETURN(const Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.config));
+  LUTHIER_ASSIGN_OR_RETURN(const Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.config));
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeTunedModel(c.config, weights, {&adapter}));
+  LUTHIER_ASSIGN_OR_RETURN(const auto final_model, MakeTunedModel(c.config, weights, {&final_adapter}));
   const PackedBatch batch = MainBatch(c);
   {
     at::NoGradGuard no_grad;
@@ -348,15 +357,14 @@ struct LogitsArguments {
 absl::Status WriteLogits(const LogitsArguments& arguments) {
   at::NoGradGuard no_grad;
   LUTHIER_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(arguments.base));
-  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(arguments.base, config, at::kFloat));
-  LoraLayers layers;
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(arguments.base, config, at::kFloat, WeightUse::kFrozen));
+  std::vector<const Adapter*> adapters;
   Adapter adapter;
   if (!arguments.adapter.empty()) {
-    const std::vector<LinearLayer> linears = LlamaLinearLayers(config);
-    LUTHIER_ASSIGN_OR_RETURN(adapter, ReadAdapter(arguments.adapter, linears));
-    layers = CollectLayers({&adapter}, linears);
+    LUTHIER_ASSIGN_OR_RETURN(adapter, ReadAdapter(arguments.adapter, config));
+    adapters.push_back(&adapter);
   }
-  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(config, weights, layers));
+  LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeTunedModel(config, weights, adapters));
   const Example document{arguments.tokens, std::vector<uint8_t>(arguments.tokens.size(), 1)};
   const Tensor logits_TV = Logits(*model, MakePackedBatch({&document}, at::kCPU)).contiguous();
   return WriteSafetensors(arguments.out, {ToWrite("logits", logits_TV)}, {});

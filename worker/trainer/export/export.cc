@@ -1,9 +1,11 @@
 #include "worker/trainer/export/export.h"
 
+#include <algorithm>
 #include <filesystem>
-#include <vector>
+#include <fstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/safetensors.h"
@@ -13,15 +15,15 @@ namespace luthier {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
-// An exact copy computes the same logits up to the order of sums.
-constexpr double kExactTolerance = 1e-4;
 // Part of the logits' spread that rounding the weights to 16 bits may move them; a wrong tensor moves them by far more.
 constexpr double kRoundedTolerance = 0.05;
 
 // What a Hugging Face folder holds besides config and weights, as far as the base has it.
-constexpr const char* kTextFiles[] = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                                      "chat_template.jinja", "generation_config.json"};
+constexpr const char* kTextFiles[] = {"tokenizer.json",          "tokenizer_config.json", "special_tokens_map.json",
+                                      "chat_template.jinja",     "added_tokens.json",     "tokenizer.model",
+                                      "vocab.json",              "merges.txt"};
 
 absl::Status NewFolder(const fs::path& folder) {
   std::error_code error;
@@ -31,64 +33,123 @@ absl::Status NewFolder(const fs::path& folder) {
   return absl::OkStatus();
 }
 
-absl::Status CompareLogits(const DecoderModel& trained, const DecoderModel& reloaded, const PackedBatch& probe,
-                           double tolerance, const std::string& folder) {
-  at::NoGradGuard no_grad;
-  const Tensor expected = Logits(trained, probe);
-  const double difference = (Logits(reloaded, probe) - expected).abs().max().item<double>();
-  if (difference <= tolerance) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(folder, ": reloaded, the export computes other logits than the trained model (by ",
-                                          difference, ", allowed ", tolerance, "); it is not published"));
-}
-
 at::ScalarType StoredType(const std::string& dtype) {
   if (dtype == "bfloat16") return at::kBFloat16;
   if (dtype == "float16") return at::kHalf;
   return at::kFloat;
 }
 
-}  // namespace
-
-absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
-                           const DecoderModel& trained, const PackedBatch& probe, const std::string& folder) {
-  LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
-  LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, folder));
-  const std::vector<LinearLayer> linears = LlamaLinearLayers(config);
-  LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadAdapter(folder, linears));
-  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(config, base, CollectLayers({&again}, linears)));
-  return CompareLogits(trained, *reloaded, probe, kExactTolerance, folder);
+// Names of the tensors of each file, in order, so that no file exceeds the limit unless a single tensor does.
+std::vector<std::vector<std::string>> Shards(const NamedTensors& weights, int64_t element_bytes, int64_t max_shard_bytes) {
+  std::vector<std::vector<std::string>> shards(1);
+  int64_t bytes = 0;
+  for (const auto& [name, tensor] : weights) {
+    const int64_t size = tensor.numel() * element_bytes;
+    if (!shards.back().empty() && bytes + size > max_shard_bytes) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    shards.back().push_back(name);
+    bytes += size;
+  }
+  return shards;
 }
 
-absl::Status ExportModel(const NamedTensors& weights, const nlohmann::json& config_json, const ModelConfig& config,
-                         const std::string& base_folder, const DecoderModel& trained, const PackedBatch& probe,
-                         const std::string& folder) {
-  LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
-  const at::ScalarType type = StoredType(config.dtype);
-  std::vector<Tensor> stored;  // keeps what `views` borrows
-  std::vector<TensorToWrite> views;
-  for (const auto& [name, tensor] : weights) {
-    stored.push_back(tensor.detach().to(at::kCPU, type).contiguous());
-    views.push_back(ToWrite(name, stored.back()));
+// One shard at a time is converted, so that the whole model is never held twice.
+absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int64_t max_shard_bytes, const std::string& folder) {
+  const auto element_bytes = static_cast<int64_t>(at::elementSize(type));
+  const auto shards = Shards(weights, element_bytes, max_shard_bytes);
+  json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", json::object()}};
+  int64_t total = 0;
+  for (size_t i = 0; i < shards.size(); ++i) {
+    const std::string file = shards.size() == 1 ? "model.safetensors" : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+    std::vector<Tensor> stored;  // keeps what `views` borrows
+    std::vector<TensorToWrite> views;
+    for (const std::string& name : shards[i]) {
+      stored.push_back(weights.at(name).detach().to(at::kCPU, type).contiguous());
+      views.push_back(ToWrite(name, stored.back()));
+      index["weight_map"][name] = file;
+      total += stored.back().numel() * element_bytes;
+    }
+    LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/" + file, views, {{"format", "pt"}}));
   }
-  LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/model.safetensors", views, {{"format", "pt"}}));
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(folder + "/config.json", config_json.dump(2) + "\n"));
+  if (shards.size() == 1) return absl::OkStatus();
+  index["metadata"]["total_size"] = total;
+  return WriteFileDurably(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
+}
+
+absl::Status CopyTextFiles(const fs::path& from, const fs::path& to) {
   for (const char* name : kTextFiles) {
     std::error_code error;
-    if (!fs::exists(fs::path(base_folder) / name)) continue;
-    fs::copy_file(fs::path(base_folder) / name, fs::path(folder) / name, error);
-    if (error) return absl::ResourceExhaustedError(absl::StrCat(folder, "/", name, ": ", error.message()));
+    if (!fs::exists(from / name)) continue;
+    fs::copy_file(from / name, to / name, error);
+    if (error) return absl::ResourceExhaustedError(absl::StrCat((to / name).string(), ": ", error.message()));
   }
-  LUTHIER_RETURN_IF_ERROR(SyncFolder(folder));
+  return absl::OkStatus();
+}
 
-  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors again, LoadWeights(folder, config, at::kFloat));
-  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(config, again, {}));
-  double tolerance = kExactTolerance;
-  if (type != at::kFloat) {
-    at::NoGradGuard no_grad;
-    const Tensor logits = Logits(trained, probe);
-    tolerance = kRoundedTolerance * (logits.max() - logits.min()).item<double>();
+// Base models often name another end token than the one that ends a turn of the template: what was tuned on turns would never
+// stop. So every token that ends an answer ends generation.
+absl::Status WriteGenerationConfig(const ModelToExport& model, const std::string& folder) {
+  std::ifstream stream(model.base_folder + "/generation_config.json");
+  json generation = json::parse(stream, nullptr, /*allow_exceptions=*/false);
+  if (!generation.is_object()) generation = json::object();
+  const json& before = generation.contains("eos_token_id") ? generation["eos_token_id"] : model.config_json.value("eos_token_id", json());
+  json ends = before.is_array() ? before : json::array();
+  if (before.is_number()) ends.push_back(before);
+  for (int32_t id : model.end_ids) {
+    if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
   }
-  return CompareLogits(trained, *reloaded, probe, tolerance, folder);
+  if (ends.empty()) return absl::OkStatus();
+  generation["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+  return WriteFileDurably(folder + "/generation_config.json", generation.dump(2) + "\n");
+}
+
+double ToleranceOf(at::ScalarType type, const TrainedModel& trained) {
+  if (type == at::kFloat) return kExactTolerance;
+  at::NoGradGuard no_grad;
+  const Tensor logits = Logits(trained.model, trained.probe);
+  return kRoundedTolerance * (logits.max() - logits.min()).item<double>();
+}
+
+}  // namespace
+
+absl::Status CompareLogits(const TrainedModel& trained, const DecoderModel& reloaded, double tolerance, const std::string& path) {
+  at::NoGradGuard no_grad;
+  const Tensor expected = Logits(trained.model, trained.probe);
+  const double difference = (Logits(reloaded, trained.probe) - expected).abs().max().item<double>();
+  if (difference <= tolerance) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat(path, ": reloaded, the export computes other logits than the trained model (by ",
+                                          difference, ", allowed ", tolerance, "); it is not published"));
+}
+
+absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
+                           const std::string& folder) {
+  LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
+  LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, folder));
+  LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadAdapter(folder, config));
+  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
+  return CompareLogits(trained, *reloaded, kExactTolerance, folder);
+}
+
+absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained, const std::string& folder, int64_t max_shard_bytes) {
+  const absl::StatusOr<ModelConfig> config = ParseModelConfig(model.config_json);
+  if (!config.ok()) return config.status();
+  const at::ScalarType type = StoredType(config->dtype);
+  LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
+  LUTHIER_RETURN_IF_ERROR(WriteWeights(model.weights, type, max_shard_bytes, folder));
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(folder + "/config.json", model.config_json.dump(2) + "\n"));
+  LUTHIER_RETURN_IF_ERROR(CopyTextFiles(model.base_folder, folder));
+  LUTHIER_RETURN_IF_ERROR(WriteGenerationConfig(model, folder));
+  LUTHIER_RETURN_IF_ERROR(SyncFolder(folder));
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors again, LoadWeights(folder, *config, at::kFloat, WeightUse::kFrozen));
+  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(*config, again, {}));
+  return CompareLogits(trained, *reloaded, ToleranceOf(type, trained), folder);
+}
+
+json MergedConfig(json config_json, const MergedModel& merged) {
+  if (merged.untied) config_json["tie_word_embeddings"] = false;
+  return config_json;
 }
 
 int64_t FolderBytes(const std::string& folder) {

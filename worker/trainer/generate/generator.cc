@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 namespace luthier {
 namespace {
@@ -71,33 +72,70 @@ Tensor Sample(const Tensor& logits_BV, const GenerateOptions& options, at::Gener
   return ids_BV.gather(1, kept_BV.multinomial(1, false, generator)).squeeze(1);
 }
 
+// Rows that are decoded together: what each holds so far, and the cache of it.
+class Decoding {
+ public:
+  Decoding(const DecoderModel& model, std::vector<std::vector<int64_t>> rows, int64_t new_tokens, size_t adapter)
+      : model_(model), rows_(std::move(rows)), adapter_(adapter) {
+    for (const std::vector<int64_t>& row : rows_) capacity_ = std::max(capacity_, static_cast<int64_t>(row.size()) + new_tokens);
+    Prefill();
+  }
+
+  // Logits of each row's next token.
+  Tensor Logits() const { return model_.head().Logits(h_BD_, adapter_); }
+
+  // Appends one token to every row.
+  void Append(const Tensor& next_B) {
+    bool frequencies_change = false;
+    for (size_t b = 0; b < rows_.size(); ++b) {
+      frequencies_change = frequencies_change || static_cast<int64_t>(rows_[b].size()) == model_.rotary_switch_length();
+      rows_[b].push_back(next_B[static_cast<int64_t>(b)].item<int64_t>());
+    }
+    // A row that grows beyond the switch is rotated anew from its first token on, as transformers does it.
+    if (frequencies_change) return Prefill();
+    const Tensor positions_B = cache_->lengths_B();
+    h_BD_ = model_.Forward(next_B.to(model_.device()), positions_B, positions_B + 1, *cache_, {{adapter_, 0, next_B.size(0)}});
+    cache_->Advance();
+  }
+
+ private:
+  // Every row from its beginning.
+  void Prefill() {
+    std::vector<int64_t> tokens, positions, lengths, last_rows;
+    ops::Documents documents;
+    for (const std::vector<int64_t>& row : rows_) {
+      const auto begin = static_cast<int64_t>(tokens.size()), length = static_cast<int64_t>(row.size());
+      tokens.insert(tokens.end(), row.begin(), row.end());
+      lengths.insert(lengths.end(), row.size(), length);
+      for (int64_t position = 0; position < length; ++position) positions.push_back(position);
+      documents.emplace_back(begin, begin + length);
+      last_rows.push_back(begin + length - 1);
+    }
+    const auto on_device = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(model_.device()); };
+    cache_.emplace(std::move(documents), capacity_);
+    const Tensor h_TD = model_.Forward(on_device(tokens), on_device(positions), on_device(lengths), *cache_,
+                                       {{adapter_, 0, static_cast<int64_t>(tokens.size())}});
+    h_BD_ = h_TD.index_select(0, on_device(last_rows));
+    cache_->StartDecoding();
+  }
+
+  const DecoderModel& model_;
+  std::vector<std::vector<int64_t>> rows_;
+  size_t adapter_;
+  int64_t capacity_ = 0;
+  std::optional<CachedAttention> cache_;
+  Tensor h_BD_;
+};
+
 std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model, const std::vector<const std::vector<int32_t>*>& prompts,
                                                 const GenerateOptions& options, size_t adapter, at::Generator& generator) {
-  std::vector<int64_t> tokens, positions, last_rows;
-  ops::Documents documents;
-  int64_t longest = 0;
-  for (const std::vector<int32_t>* prompt : prompts) {
-    const auto begin = static_cast<int64_t>(tokens.size());
-    for (size_t i = 0; i < prompt->size(); ++i) {
-      tokens.push_back((*prompt)[i]);
-      positions.push_back(static_cast<int64_t>(i));
-    }
-    const auto end = static_cast<int64_t>(tokens.size());
-    documents.emplace_back(begin, end);
-    last_rows.push_back(end - 1);
-    longest = std::max(longest, end - begin);
-  }
-  const at::Device device = model.head_VD().device();
-  CachedAttention cache(documents, longest + options.max_new_tokens);
-  Tensor h_TD = model.Forward(at::tensor(tokens, at::kLong).to(device), at::tensor(positions, at::kLong).to(device), cache,
-                              {{adapter, 0, static_cast<int64_t>(tokens.size())}});
-  Tensor h_BD = h_TD.index_select(0, at::tensor(last_rows, at::kLong).to(device));
-  cache.StartDecoding();
-
+  std::vector<std::vector<int64_t>> rows;
+  for (const std::vector<int32_t>* prompt : prompts) rows.emplace_back(prompt->begin(), prompt->end());
+  Decoding decoding(model, std::move(rows), options.max_new_tokens, adapter);
   std::vector<std::vector<int32_t>> answers(prompts.size());
   std::vector<bool> ended(prompts.size(), false);
   for (int64_t step = 0; step < options.max_new_tokens; ++step) {
-    const Tensor next_B = Sample(at::linear(h_BD, model.head_VD()), options, generator).to(at::kCPU);
+    const Tensor next_B = Sample(decoding.Logits(), options, generator).to(at::kCPU);
     for (size_t b = 0; b < prompts.size(); ++b) {
       if (ended[b]) continue;
       const auto id = static_cast<int32_t>(next_B[static_cast<int64_t>(b)].item<int64_t>());
@@ -105,8 +143,7 @@ std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model, const
       if (!ended[b]) answers[b].push_back(id);
     }
     if (step + 1 == options.max_new_tokens || std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
-    h_BD = model.Forward(next_B.to(device), cache.lengths_B(), cache, {{adapter, 0, next_B.size(0)}});
-    cache.Advance();
+    decoding.Append(next_B);
   }
   return answers;
 }

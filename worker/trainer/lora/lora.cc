@@ -2,57 +2,140 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "worker/trainer/models/weights.h"
 
 namespace luthier {
 namespace {
 
-std::string NameA(const LinearLayer& linear) { return absl::StrCat("base_model.model.", linear.module, ".lora_A.weight"); }
-std::string NameB(const LinearLayer& linear) { return absl::StrCat("base_model.model.", linear.module, ".lora_B.weight"); }
+constexpr char kPrefix[] = "base_model.model.";
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kHead[] = "lm_head.weight";
+
+std::string NameA(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_A.weight"); }
+std::string NameB(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_B.weight"); }
+std::string NameMagnitude(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector"); }
+
+std::vector<LinearLayer> TargetedLayers(const AdapterConfig& config, const ModelConfig& model) {
+  std::vector<LinearLayer> targeted;
+  for (const LinearLayer& linear : AdaptableLayers(model)) {
+    if (config.Targets(linear.module, linear.layer)) targeted.push_back(linear);
+  }
+  return targeted;
+}
 
 // Shapes of every tensor that this config gives this model.
-std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig& config,
-                                                            const std::vector<LinearLayer>& linears) {
+std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig& config, const ModelConfig& model) {
   std::map<std::string, std::vector<int64_t>> expected;
-  for (const LinearLayer& linear : linears) {
-    if (!config.Targets(linear.module, linear.layer)) continue;
+  for (const LinearLayer& linear : TargetedLayers(config, model)) {
     const int64_t rank = config.RankOf(linear.module);
     expected[NameA(linear)] = {rank, linear.in};
     expected[NameB(linear)] = {linear.out, rank};
+    if (config.dora) expected[NameMagnitude(linear)] = {linear.out};
   }
+  for (const auto& [name, shape] : SavedTensors(config, model)) expected[kPrefix + name] = shape;
   return expected;
+}
+
+// The base's weight of a linear layer, the head's included.
+const Tensor& BaseWeight(const ModelConfig& model, const NamedTensors& base, const std::string& module) {
+  const bool tied_head = model.tie_word_embeddings && module == "lm_head";
+  return base.at(tied_head ? kEmbedding : module + ".weight");
+}
+
+LoraWeights WeightsOf(const Adapter& adapter, const LinearLayer& linear) {
+  const auto a = adapter.tensors.find(NameA(linear));
+  if (a == adapter.tensors.end()) return {};
+  const auto magnitude = adapter.tensors.find(NameMagnitude(linear));
+  return {a->second, adapter.tensors.at(NameB(linear)), adapter.config.ScaleOf(linear.module), adapter.config.dropout,
+          magnitude == adapter.tensors.end() ? Tensor() : magnitude->second};
+}
+
+LoraLayers CollectLayers(const ModelConfig& model, const std::vector<const Adapter*>& adapters) {
+  LoraLayers layers;
+  for (const LinearLayer& linear : AdaptableLayers(model)) {
+    std::vector<LoraWeights> of_layer;
+    for (const Adapter* adapter : adapters) of_layer.push_back(WeightsOf(*adapter, linear));
+    const bool targeted = std::any_of(of_layer.begin(), of_layer.end(), [](const LoraWeights& w) { return w.a_RI.defined(); });
+    if (targeted) layers[linear.module] = std::move(of_layer);
+  }
+  return layers;
+}
+
+// Puts the modules that the adapter replaces into `weights`. Returns whether head and embedding are two matrices from here on.
+bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, NamedTensors& weights) {
+  bool untied = false;
+  const auto saved = SavedTensors(adapter.config, model);
+  if (model.tie_word_embeddings && (saved.contains(kHead) || saved.contains(kEmbedding))) {
+    weights[kHead] = weights.at(kEmbedding);
+    untied = true;
+  }
+  for (const auto& [name, shape] : saved) weights[name] = adapter.tensors.at(kPrefix + name);
+  return untied;
+}
+
+bool TargetsMlp(const AdapterConfig& config, const ModelConfig& model) {
+  const std::vector<LinearLayer> layers = TargetedLayers(config, model);
+  return std::any_of(layers.begin(), layers.end(), [](const LinearLayer& linear) { return absl::StrContains(linear.module, ".mlp."); });
+}
+
+// A name that matches nothing is a mistake: the adapter would train less than was asked for.
+absl::Status CheckNames(const AdapterConfig& config, const ModelConfig& model) {
+  std::vector<std::string> unmatched;
+  for (const std::string& name : config.target_modules) {
+    AdapterConfig alone = config;
+    alone.target_modules = {name};
+    alone.layers_to_transform.clear();
+    if (TargetedLayers(alone, model).empty()) unmatched.push_back(absl::StrCat("target_modules: '", name, "'"));
+    // PEFT would adapt the experts too, which are not adapted here: training only the other layers is less than was asked for.
+    if (model.experts && absl::EndsWith(name, "_proj") && TargetsMlp(alone, model)) {
+      return absl::InvalidArgumentError(absl::StrCat("lora.target_modules: '", name, "' names experts, which cannot carry adapters; "
+                                                     "give q_proj, k_proj, v_proj, o_proj, or all-linear"));
+    }
+  }
+  for (const std::string& name : config.modules_to_save) {
+    AdapterConfig alone = config;
+    alone.modules_to_save = {name};
+    if (SavedTensors(alone, model).empty()) unmatched.push_back(absl::StrCat("modules_to_save: '", name, "'"));
+  }
+  if (TargetedLayers(config, model).empty()) unmatched.push_back("target_modules: matches no linear layer");
+  if (unmatched.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("lora.", absl::StrJoin(unmatched, ", lora."), " matches nothing in this model; linear layers are ",
+                                                 absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head; or use all-linear"));
 }
 
 }  // namespace
 
-absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const std::vector<LinearLayer>& linears, uint64_t seed) {
+absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base, uint64_t seed) {
+  LUTHIER_RETURN_IF_ERROR(CheckNames(config, model));
   at::Generator generator = at::detail::createCPUGenerator(seed);
   Adapter adapter{config, {}};
-  for (const LinearLayer& linear : linears) {
-    if (!config.Targets(linear.module, linear.layer)) continue;
+  for (const LinearLayer& linear : TargetedLayers(config, model)) {
     const int64_t rank = config.RankOf(linear.module);
     const double bound = 1 / std::sqrt(static_cast<double>(linear.in));
     adapter.tensors[NameA(linear)] = at::empty({rank, linear.in}).uniform_(-bound, bound, generator);
     adapter.tensors[NameB(linear)] = at::zeros({linear.out, rank});
+    if (config.dora) adapter.tensors[NameMagnitude(linear)] = at::norm(BaseWeight(model, base, linear.module).to(at::kFloat), 2, /*dim=*/1);
   }
-  if (adapter.tensors.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("lora.target_modules: [", absl::StrJoin(config.target_modules, ", "),
-                                                   "] matches no linear layer; names are q_proj, k_proj, v_proj, o_proj, "
-                                                   "gate_proj, up_proj, down_proj, or use all-linear"));
+  for (const auto& [name, shape] : SavedTensors(config, model)) {
+    const bool tied_head = model.tie_word_embeddings && name == kHead;
+    adapter.tensors[kPrefix + name] = base.at(tied_head ? kEmbedding : name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   }
   return adapter;
 }
 
-absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const std::vector<LinearLayer>& linears) {
+absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model) {
   LUTHIER_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(folder));
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/adapter_model.safetensors"));
-  const auto expected = ExpectedTensors(config, linears);
+  const auto expected = ExpectedTensors(config, model);
   std::vector<std::string> faults;
   for (const auto& [name, shape] : expected) {
     const auto stored = file.tensors().find(name);
@@ -65,6 +148,7 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const std::vector
   for (const auto& [name, view] : file.tensors()) {
     if (!expected.contains(name)) faults.push_back(absl::StrCat("unexpected: ", name));
   }
+  if (expected.empty()) faults.push_back("target_modules matches no linear layer of the base");
   if (!faults.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
   }
@@ -84,32 +168,45 @@ absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder) {
   return WriteFileDurably(folder + "/adapter_config.json", ToJson(adapter.config).dump(2) + "\n");
 }
 
-LoraLayers CollectLayers(const std::vector<const Adapter*>& adapters, const std::vector<LinearLayer>& linears) {
-  LoraLayers layers;
-  for (const LinearLayer& linear : linears) {
-    std::vector<LoraWeights> of_layer;
-    bool targeted = false;
-    for (const Adapter* adapter : adapters) {
-      const auto a = adapter->tensors.find(NameA(linear));
-      if (a == adapter->tensors.end()) {
-        of_layer.emplace_back();
-        continue;
-      }
-      targeted = true;
-      of_layer.push_back({a->second, adapter->tensors.at(NameB(linear)), adapter->config.ScaleOf(linear.module), adapter->config.dropout});
+absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& model, const NamedTensors& base,
+                                                             const std::vector<const Adapter*>& adapters) {
+  NamedTensors weights = base;
+  ModelConfig config = model;
+  for (const Adapter* adapter : adapters) {
+    if (SavedTensors(adapter->config, model).empty()) continue;
+    if (adapters.size() > 1) {
+      return absl::InvalidArgumentError("an adapter with modules_to_save replaces whole modules of the base, so it cannot share "
+                                        "the base with others; load it alone");
     }
-    if (targeted) layers[linear.module] = std::move(of_layer);
+    if (ReplaceSavedModules(model, *adapter, weights)) config.tie_word_embeddings = false;
   }
-  return layers;
+  return MakeModel(config, weights, CollectLayers(model, adapters));
 }
 
-NamedTensors MergeAdapter(const NamedTensors& base, const Adapter& adapter, const std::vector<LinearLayer>& linears) {
-  NamedTensors merged = base;
-  for (const auto& [module, lora] : CollectLayers({&adapter}, linears)) {
-    Tensor& weight_OI = merged.at(module + ".weight");
-    weight_OI = weight_OI.to(at::kFloat) + lora[0].scale * at::mm(lora[0].b_OR, lora[0].a_RI);
+absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTensors& base, const Adapter& adapter) {
+  at::NoGradGuard no_grad;
+  MergedModel merged{base, false};
+  merged.untied = ReplaceSavedModules(model, adapter, merged.weights);
+  for (const LinearLayer& linear : TargetedLayers(adapter.config, model)) {
+    const LoraWeights lora = WeightsOf(adapter, linear);
+    const Tensor& weight_OI = BaseWeight(model, base, linear.module);
+    Tensor adapted_OI = weight_OI.to(at::kFloat) + lora.scale * at::mm(lora.b_OR, lora.a_RI);
+    if (lora.magnitude_O.defined()) adapted_OI = adapted_OI * DoraFactors(weight_OI, lora).unsqueeze(1);
+    if (!adapted_OI.isfinite().all().item<bool>()) {
+      return absl::OutOfRangeError(absl::StrCat(linear.module, ".weight: is not finite after merging; the adapter holds NaN or "
+                                                "values too large"));
+    }
+    const std::string name = linear.module + ".weight";
+    if (name == kHead && model.tie_word_embeddings) merged.untied = true;
+    merged.weights[name] = adapted_OI;
   }
   return merged;
+}
+
+absl::StatusOr<std::unique_ptr<DecoderModel>> MakeMergedModel(const ModelConfig& model, const MergedModel& merged) {
+  ModelConfig config = model;
+  if (merged.untied) config.tie_word_embeddings = false;
+  return MakeModel(config, merged.weights, {});
 }
 
 }  // namespace luthier

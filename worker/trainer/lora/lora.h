@@ -2,37 +2,54 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "lib/checkpoint/adapter_config.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_config.h"
 #include "worker/trainer/models/model.h"
 
 namespace luthier {
 
-// Tensors by PEFT's names: "base_model.model.model.layers.0.mlp.up_proj.lora_A.weight" [R, I], "….lora_B.weight" [O, R].
+// Tensors by PEFT's names:
+//   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
+//   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]   with DoRA
+//   base_model.model.lm_head.weight                                        a module that is trained whole (modules_to_save)
 struct Adapter {
   AdapterConfig config;
   NamedTensors tensors;
 };
 
-// A fresh adapter as PEFT initialises it: A uniform in ±1/sqrt(in) (kaiming with a = sqrt 5), B zero.
-// Errors: INVALID_ARGUMENT if `config` targets no layer.
-absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const std::vector<LinearLayer>& linears, uint64_t seed);
+// A fresh adapter as PEFT initialises it: A uniform in ±1/sqrt(in) (kaiming with a = sqrt 5), B zero, magnitudes the lengths of
+// the base's rows, whole modules copies of the base's. It computes what the base does.
+// Errors: INVALID_ARGUMENT if a name of `config` matches nothing in the model.
+absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base, uint64_t seed);
 
 // Reads a PEFT folder in fp32. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
-absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const std::vector<LinearLayer>& linears);
+absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model);
 
 // Writes adapter_config.json and adapter_model.safetensors (fp32, contiguous) durably into an existing folder.
 absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder);
 
-// The layers of one or more adapters of the same base, for MakeModel. Tensors are shared, not copied.
-LoraLayers CollectLayers(const std::vector<const Adapter*>& adapters, const std::vector<LinearLayer>& linears);
+// The base with one or more adapters, which tokens choose by number (AdapterSlices). Tensors are shared, not copied.
+// Errors: INVALID_ARGUMENT if several adapters are given and one of them replaces whole modules, which then no other could use.
+absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& model, const NamedTensors& base,
+                                                             const std::vector<const Adapter*>& adapters);
 
-// W + scale · B·A for every targeted layer, computed in fp32; the other tensors are shared with `base`.
-NamedTensors MergeAdapter(const NamedTensors& base, const Adapter& adapter, const std::vector<LinearLayer>& linears);
+// A model of its own that computes what base and adapter do.
+struct MergedModel {
+  NamedTensors weights;
+  // The base ties its head to its embedding and the adapter moved only one of them, so that now there are two.
+  bool untied = false;
+};
+
+// W + scale · B·A for every targeted layer, with DoRA brought to its length, computed in fp32; tensors that the adapter does not
+// touch are shared with `base`. Errors: OUT_OF_RANGE naming a weight that is not finite.
+absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTensors& base, const Adapter& adapter);
+
+absl::StatusOr<std::unique_ptr<DecoderModel>> MakeMergedModel(const ModelConfig& model, const MergedModel& merged);
 
 }  // namespace luthier

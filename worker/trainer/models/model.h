@@ -10,6 +10,7 @@
 #include "lib/checkpoint/model_config.h"
 #include "worker/trainer/models/common/attention.h"
 #include "worker/trainer/models/common/linear.h"
+#include "worker/trainer/models/common/output_head.h"
 #include "worker/trainer/torch.h"
 
 namespace luthier {
@@ -25,12 +26,17 @@ class DecoderModel {
  public:
   virtual ~DecoderModel() = default;
 
-  // tokens_T and positions_T (int64) → hidden states after the last norm, [T, D].
-  virtual Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, Attention& attention,
+  // tokens_T, positions_T and lengths_T (int64: id, position in its document, length of its document) → hidden states after the
+  // last norm, [T, D].
+  virtual Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, const Tensor& lengths_T, Attention& attention,
                          const AdapterSlices& slices) const = 0;
 
-  // The output embedding, [V, D]; the input embedding itself if tied.
-  virtual const Tensor& head_VD() const = 0;
+  virtual const OutputHead& head() const = 0;
+  virtual at::Device device() const = 0;
+
+  // Documents longer than this are rotated by other frequencies than shorter ones (longrope, dynamic); 0: all alike. What was
+  // cached of a document that grows beyond it must be computed again.
+  virtual int64_t rotary_switch_length() const = 0;
 };
 
 // Builds the family that `config.model_type` names around `weights` (every tensor of the checkpoint, of one format and device).

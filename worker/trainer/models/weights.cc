@@ -2,16 +2,38 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "lib/base/status_macros.h"
-#include "lib/checkpoint/llama_tensors.h"
+#include "lib/checkpoint/model_tensors.h"
 
 namespace luthier {
 namespace {
 
 constexpr double kInitStd = 0.02;
+
+bool IsAligned(const TensorView& view) { return reinterpret_cast<uintptr_t>(view.bytes.data()) % DtypeSize(view.dtype) == 0; }
+
+// The file's bytes as a tensor that keeps the file mapped.
+Tensor MappedTensor(const TensorView& view, std::shared_ptr<const WeightFolder> files) {
+  void* data = const_cast<std::byte*>(view.bytes.data());
+  return at::from_blob(data, view.shape, [files = std::move(files)](void*) {}, at::TensorOptions(ToScalarType(view.dtype)));
+}
+
+// transformers 4 drops such a head, transformers 5 keeps it: whichever was meant, the other would be wrong.
+absl::Status CheckTiedHead(const ModelConfig& config, const std::map<std::string, TensorView>& stored) {
+  const auto head = stored.find("lm_head.weight"), embedding = stored.find("model.embed_tokens.weight");
+  if (!config.tie_word_embeddings || head == stored.end() || embedding == stored.end()) return absl::OkStatus();
+  const bool equal = std::ranges::equal(head->second.bytes, embedding->second.bytes);
+  ReleasePages(head->second);
+  if (equal) return absl::OkStatus();
+  return absl::InvalidArgumentError("lm_head.weight differs from model.embed_tokens.weight, but config.json says "
+                                    "tie_word_embeddings: true; set it to false, or remove lm_head.weight from the checkpoint");
+}
 
 }  // namespace
 
@@ -51,11 +73,21 @@ TensorToWrite ToWrite(const std::string& name, const Tensor& tensor) {
           {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
 }
 
-absl::StatusOr<NamedTensors> LoadWeights(const std::string& folder, const ModelConfig& config, at::ScalarType type) {
-  LUTHIER_ASSIGN_OR_RETURN(const WeightFolder files, WeightFolder::Open(folder));
-  LUTHIER_RETURN_IF_ERROR(CheckLlamaTensors(config, files.tensors()));
+absl::StatusOr<NamedTensors> LoadWeights(const std::string& folder, const ModelConfig& config, at::ScalarType type, WeightUse use) {
+  LUTHIER_ASSIGN_OR_RETURN(WeightFolder opened, WeightFolder::Open(folder));
+  const auto files = std::make_shared<const WeightFolder>(std::move(opened));
+  LUTHIER_RETURN_IF_ERROR(CheckTensors(config, files->tensors()));
+  LUTHIER_RETURN_IF_ERROR(CheckTiedHead(config, files->tensors()));
   NamedTensors weights;
-  for (const auto& [name, shape] : LlamaTensors(config)) weights[name] = ToTensor(files.tensors().at(name), type);
+  for (const auto& [name, shape] : CheckpointTensors(config)) {
+    const TensorView& stored = *FindStored(config, files->tensors(), name);
+    if (use == WeightUse::kFrozen && ToScalarType(stored.dtype) == type && IsAligned(stored)) {
+      weights[name] = MappedTensor(stored, files);
+    } else {
+      weights[name] = ToTensor(stored, type);
+      ReleasePages(stored);
+    }
+  }
   return weights;
 }
 
@@ -63,9 +95,10 @@ NamedTensors RandomWeights(const ModelConfig& config, uint64_t seed) {
   at::Generator generator = at::detail::createCPUGenerator(seed);
   const double residual_std = kInitStd / std::sqrt(2.0 * static_cast<double>(config.num_layers));
   NamedTensors weights;
-  for (const auto& [name, shape] : LlamaTensors(config)) {
+  for (const auto& [name, shape] : CheckpointTensors(config)) {
     if (shape.size() == 1) {
-      weights[name] = at::ones(shape);
+      const double value = absl::EndsWith(name, ".bias") ? 0.0 : 1.0 - config.norm_offset;
+      weights[name] = at::full(shape, value);
       continue;
     }
     const bool into_residual = absl::EndsWith(name, "o_proj.weight") || absl::EndsWith(name, "down_proj.weight");

@@ -31,6 +31,9 @@ LUTHIER_INLINE float Exp(float x) {
   return p * std::bit_cast<float>((static_cast<int32_t>(k) + 127) << 23);
 }
 
+constexpr float kGeluScale = 0.7978845608f;  // sqrt(2 / pi)
+constexpr float kGeluCubic = 0.044715f;
+
 LUTHIER_INLINE float Sigmoid(float x) { return 1.0f / (1.0f + Exp(-x)); }
 
 // Near 0 its series: the quotient would lose the digits of a small x.
@@ -124,6 +127,25 @@ LUTHIER_EVERY_CPU void SwiGluBackward(const float* gate, const float* up, const 
     const float silu = gate[i] * sigmoid;
     dup[i] = dy[i] * silu;
     dgate[i] = dy[i] * up[i] * (sigmoid + silu * (1.0f - sigmoid));
+  }
+}
+
+LUTHIER_EVERY_CPU void GeGlu(const float* gate, const float* up, int64_t n, float* y) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = gate[i];
+    y[i] = 0.5f * x * (1.0f + Tanh(kGeluScale * (x + kGeluCubic * x * x * x))) * up[i];
+  }
+}
+
+LUTHIER_EVERY_CPU void GeGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate, float* dup) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) {
+    const float x = gate[i];
+    const float tanh = Tanh(kGeluScale * (x + kGeluCubic * x * x * x));
+    const float slope = kGeluScale * (1.0f + 3.0f * kGeluCubic * x * x);  // of what is inside tanh
+    dup[i] = dy[i] * 0.5f * x * (1.0f + tanh);
+    dgate[i] = dy[i] * up[i] * 0.5f * (1.0f + tanh + x * (1.0f - tanh * tanh) * slope);
   }
 }
 

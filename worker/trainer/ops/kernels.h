@@ -27,6 +27,10 @@ void RotateBack(const float* x, const float* cos, const float* sin, int64_t pair
 void SwiGlu(const float* gate, const float* up, int64_t n, float* y);
 void SwiGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate, float* dup);
 
+// y = gelu(gate) · up, with gelu(x) = x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))).
+void GeGlu(const float* gate, const float* up, int64_t n, float* y);
+void GeGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate, float* dup);
+
 // x = softmax(x) in place, returning log(Σ exp(x)).
 float Softmax(float* x, int64_t n);
 // x = exp(x - shift) in place: the softmax again from its logarithmic sum.

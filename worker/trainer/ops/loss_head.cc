@@ -17,8 +17,8 @@ using torch::autograd::variable_list;
 // Rows of logits that exist at a time: 512 × 128k fp32 is 256 MiB, and larger products gain no speed.
 constexpr int64_t kHeadChunkRows = 512;
 
-// In place: scale, then soft-cap. Returns d(result)/d(scaled logits), undefined where it is 1.
-Tensor ApplyForm(Tensor& logits_CV, const LogitForm& form, bool with_slope) {
+// The same in place. Returns d(result)/d(scaled logits), undefined where it is 1.
+Tensor ApplyFormInPlace(Tensor& logits_CV, const LogitForm& form, bool with_slope) {
   if (form.scale != 1) logits_CV.mul_(form.scale);
   if (form.softcap == 0) return {};
   logits_CV.div_(form.softcap).tanh_();
@@ -57,7 +57,7 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
       Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
       begin += h_CD.size(0);
       Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
-      const Tensor slope_CV = ApplyForm(logits_CV, {scale, softcap}, any_gradient);
+      const Tensor slope_CV = ApplyFormInPlace(logits_CV, {scale, softcap}, any_gradient);
       sum += CrossEntropyInPlace(logits_CV, labels_C);
       if (!any_gradient) continue;
       if (slope_CV.defined()) logits_CV.mul_(slope_CV);
@@ -90,10 +90,9 @@ std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tens
   return chunks;
 }
 
-Tensor Logits(const Tensor& h_TD, const Tensor& head_VD, const LogitForm& form) {
-  Tensor logits_TV = at::linear(h_TD, head_VD);
-  if (form.scale != 1) logits_TV = logits_TV * form.scale;
-  return form.softcap == 0 ? logits_TV : at::tanh(logits_TV / form.softcap) * form.softcap;
+Tensor ApplyLogitForm(const Tensor& raw_TV, const LogitForm& form) {
+  const Tensor scaled_TV = form.scale == 1 ? raw_TV : raw_TV * form.scale;
+  return form.softcap == 0 ? scaled_TV : at::tanh(scaled_TV / form.softcap) * form.softcap;
 }
 
 Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T, const LogitForm& form) {

@@ -13,8 +13,8 @@ struct LogitForm {
   double softcap = 0;  // 0: logits are scale · h·Wᵀ
 };
 
-// Logits of every row given, in the format of h. No explicit backward: for checks, generation and short inputs.
-Tensor Logits(const Tensor& h_TD, const Tensor& head_VD, const LogitForm& form = {});
+// The logits that `raw_TV` = h·Wᵀ become. No explicit backward: for checks, generation and short inputs.
+Tensor ApplyLogitForm(const Tensor& raw_TV, const LogitForm& form);
 
 // Rows and labels in pieces whose logits may exist at the same time.
 std::vector<std::pair<Tensor, Tensor>> HeadChunks(const Tensor& h_TD, const Tensor& labels_T);

@@ -7,9 +7,8 @@
 #pragma once
 
 #include "worker/trainer/ops/attention.h"
-#include "worker/trainer/ops/geglu.h"
+#include "worker/trainer/ops/gated_unit.h"
 #include "worker/trainer/ops/lora_linear.h"
 #include "worker/trainer/ops/loss_head.h"
 #include "worker/trainer/ops/norm.h"
 #include "worker/trainer/ops/rotary.h"
-#include "worker/trainer/ops/swiglu.h"

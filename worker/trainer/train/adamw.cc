@@ -59,13 +59,15 @@ void AdamW::Step(double learning_rate, double gradient_scale) {
   ++steps_;
   const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
-  ops::kernels::AdamStep plain = {static_cast<float>(learning_rate / correction1), static_cast<float>(std::sqrt(correction2)),
-                                  static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
-                                  static_cast<float>(options_.eps), 1, static_cast<float>(gradient_scale)};
-  ops::kernels::AdamStep decaying = plain;
-  decaying.decay = static_cast<float>(1 - learning_rate * options_.weight_decay);
-  std::vector<bool> decays;
-  for (const auto& [name, parameter] : parameters_) decays.push_back(!options_.no_decay.contains(name));
+  std::vector<ops::kernels::AdamStep> steps;
+  for (const auto& [name, parameter] : parameters_) {
+    const auto factor = options_.rate_factors.find(name);
+    const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
+    const double decay = options_.no_decay.contains(name) ? 1 : 1 - rate * options_.weight_decay;
+    steps.push_back({static_cast<float>(rate / correction1), static_cast<float>(std::sqrt(correction2)),
+                     static_cast<float>(options_.beta1), static_cast<float>(options_.beta2), static_cast<float>(options_.eps),
+                     static_cast<float>(decay), static_cast<float>(gradient_scale)});
+  }
 
   // The three maps have the same names, so the same order.
   const std::vector<float*> values = DataOf(parameters_), m = DataOf(first_moments_), v = DataOf(second_moments_);
@@ -73,8 +75,7 @@ void AdamW::Step(double learning_rate, double gradient_scale) {
   ops::ParallelItems(static_cast<int64_t>(gradients.pieces.size()), [&](int64_t item) {
     const Piece& piece = gradients.pieces[static_cast<size_t>(item)];
     const size_t i = piece.parameter;
-    ops::kernels::AdamW(decays[i] ? decaying : plain, gradients.data(piece), piece.size, values[i] + piece.begin,
-                        m[i] + piece.begin, v[i] + piece.begin);
+    ops::kernels::AdamW(steps[i], gradients.data(piece), piece.size, values[i] + piece.begin, m[i] + piece.begin, v[i] + piece.begin);
   });
 }
 

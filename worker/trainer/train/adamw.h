@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 
@@ -17,7 +18,8 @@ class AdamW {
     double beta2 = 0.95;
     double eps = 1e-8;
     double weight_decay = 0;
-    std::set<std::string> no_decay;  // parameters without weight decay
+    std::set<std::string> no_decay;               // parameters without weight decay
+    std::map<std::string, double> rate_factors;  // on the learning rate of single parameters; 1 where absent
   };
 
   AdamW(NamedTensors parameters, Options options);

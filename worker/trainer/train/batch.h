@@ -14,6 +14,7 @@ namespace luthier {
 struct PackedBatch {
   Tensor tokens_T;     // int64
   Tensor positions_T;  // int64, restarting at 0 in every document
+  Tensor lengths_T;    // int64, length of the document that each token belongs to
   ops::Documents documents;
   Tensor predicting_rows;  // int64 rows t whose next token t + 1 is trained
   Tensor labels;           // int64, the tokens that those rows predict

@@ -39,7 +39,7 @@ LossTotals ScoreTokens(const DecoderModel& model, const EvaluationSplit& split, 
   for (const MicroBatch& rows : PackBestFit(lengths, micro_batch_tokens)) {
     std::vector<const Example*> examples;
     for (int32_t row : rows) examples.push_back(&split.examples[static_cast<size_t>(row)]);
-    const TokenScore score = ScoreTrainedTokens(model, MakePackedBatch(examples, model.head_VD().device()));
+    const TokenScore score = ScoreTrainedTokens(model, MakePackedBatch(examples, model.device()));
     totals.loss += score.loss_sum;
     totals.right += score.right;
     totals.tokens += score.tokens;

@@ -9,7 +9,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/dataset/validate.h"
 #include "nlohmann/json.hpp"
-#include "worker/trainer/models/weights.h"
+#include "worker/trainer/train/tuning.h"
 
 namespace luthier {
 namespace {
@@ -116,31 +116,12 @@ absl::Status TakeRows(UnlimitedRows rows, Run& run) {
 }
 
 absl::Status BuildModel(Run& run) {
-  const ModelConfig& config = run.base.facts.config;
-  run.linears = LlamaLinearLayers(config);
-  LUTHIER_ASSIGN_OR_RETURN(run.base_weights, ReadBaseWeights(run.spec, config, *run.training().seed));
-  LoraLayers layers;
-  if (run.lora()) {
-    const LoraSpec& lora = run.plan.recipe.lora;
-    AdapterConfig adapter;
-    adapter.rank = *lora.rank;
-    adapter.alpha = *lora.alpha;
-    adapter.dropout = *lora.dropout;
-    adapter.rslora = *lora.rslora;
-    // Written as a list: every reader knows lists, not every one `all-linear`.
-    adapter.target_modules = lora.target_modules;
-    if (adapter.target_modules.empty() || adapter.target_modules == std::vector<std::string>{"all-linear"}) {
-      adapter.target_modules = {"down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"};
-    }
-    adapter.base_model_name = run.spec.base_model_name.empty() ? run.spec.base_model : run.spec.base_model_name;
-    LUTHIER_ASSIGN_OR_RETURN(run.adapter, MakeAdapter(adapter, run.linears, static_cast<uint64_t>(*run.training().seed)));
-    run.trained = run.adapter.tensors;
-    layers = CollectLayers({&run.adapter}, run.linears);
-  } else {
-    run.trained = run.base_weights;
-  }
-  for (auto& [name, tensor] : run.trained) tensor.set_requires_grad(true);
-  LUTHIER_ASSIGN_OR_RETURN(run.model, MakeModel(config, run.base_weights, layers));
+  LUTHIER_ASSIGN_OR_RETURN(run.base_weights, ReadBaseWeights(run, run.lora() ? WeightUse::kFrozen : WeightUse::kTrained));
+  LUTHIER_ASSIGN_OR_RETURN(Tuning tuning, MakeTuning(run.plan.recipe, run.base.facts.config, run.base_weights,
+                                                     run.spec.base_model_name, run.spec.start_adapter));
+  run.adapter = std::move(tuning.adapter);
+  run.trained = std::move(tuning.trained);
+  run.model = std::move(tuning.model);
   return absl::OkStatus();
 }
 
@@ -162,6 +143,7 @@ std::string HashOf(const Run& run) {
   identity.erase("checkpoint");
   identity.erase("resources");
   identity["init"] = run.spec.init;
+  identity["start_adapter"] = run.spec.start_adapter;
   identity["weight_bytes"] = run.base.facts.weight_bytes;
   identity["config"] = run.base.facts.config_json;
   identity["lengths"] = run.lengths;
@@ -204,9 +186,10 @@ absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std:
   return run;
 }
 
-absl::StatusOr<NamedTensors> ReadBaseWeights(const TrainerSpec& spec, const ModelConfig& config, int64_t seed) {
-  if (spec.init == "random") return RandomWeights(config, static_cast<uint64_t>(seed));
-  return LoadWeights(spec.base_model, config, at::kFloat);
+absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use) {
+  const ModelConfig& config = run.base.facts.config;
+  if (run.spec.init == "random") return RandomWeights(config, static_cast<uint64_t>(*run.training().seed));
+  return LoadWeights(run.spec.base_model, config, at::kFloat, use);
 }
 
 bool IsUserDataError(const absl::Status& status) { return status.GetPayload(kUserDataPayload).has_value(); }

@@ -9,7 +9,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "lib/checkpoint/llama_tensors.h"
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/batches.h"
 #include "lib/dataset/encode.h"
@@ -19,6 +18,7 @@
 #include "lib/text/tokenizer.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/model.h"
+#include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/evaluation.h"
 
 namespace luthier {
@@ -41,7 +41,6 @@ struct Run {
   std::vector<int32_t> lengths;
   std::vector<EvaluationSplit> splits;
   std::vector<int32_t> stop_ids;
-  std::vector<LinearLayer> linears;
   NamedTensors base_weights;
   Adapter adapter;           // empty for full training
   NamedTensors trained;      // what the optimizer moves
@@ -60,7 +59,7 @@ struct Run {
 absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder);
 
 // The base model's weights as the spec gives them: from the folder, or drawn from the seed.
-absl::StatusOr<NamedTensors> ReadBaseWeights(const TrainerSpec& spec, const ModelConfig& config, int64_t seed);
+absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use);
 
 // Whether an error of Prepare is the fault of the rows.
 bool IsUserDataError(const absl::Status& status);

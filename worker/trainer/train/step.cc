@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "worker/trainer/train/tuning.h"
+
 namespace luthier {
 namespace {
 
@@ -12,7 +14,8 @@ double MeanFactor(const StepResult& result) { return 1 / static_cast<double>(std
 }  // namespace
 
 AdamW MakeOptimizer(const Run& run) {
-  AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {}};
+  AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {},
+                         LearningRateFactors(run.plan.recipe, run.trained)};
   // Norm weights are pulled towards 1 by nothing; decaying them to 0 only harms (as transformers' Trainer).
   for (const auto& [name, tensor] : run.trained) {
     if (tensor.dim() == 1) options.no_decay.insert(name);

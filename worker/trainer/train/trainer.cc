@@ -184,7 +184,7 @@ class Trainer {
     if (!wanted) return absl::OkStatus();
     NamedTensors weights = run_.base_weights;
     if (!run_.lora()) {
-      LUTHIER_ASSIGN_OR_RETURN(weights, ReadBaseWeights(run_.spec, run_.base.facts.config, *run_.training().seed));
+      LUTHIER_ASSIGN_OR_RETURN(weights, ReadBaseWeights(run_, WeightUse::kFrozen));
     }
     LUTHIER_ASSIGN_OR_RETURN(const auto base, MakeModel(run_.base.facts.config, weights, {}));
     EvaluateSplits("test", "base", *base);
@@ -243,10 +243,10 @@ class Trainer {
     const PackedBatch probe = Pack(run_, {static_cast<int32_t>(std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin())});
     const std::string artifact = run_.out_folder + (run_.lora() ? "/adapter" : "/model");
     if (run_.lora()) {
-      LUTHIER_RETURN_IF_ERROR(ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, *run_.model, probe, artifact));
+      LUTHIER_RETURN_IF_ERROR(ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, {*run_.model, probe}, artifact));
     } else {
-      LUTHIER_RETURN_IF_ERROR(ExportModel(run_.trained, run_.base.facts.config_json, run_.base.facts.config, run_.spec.base_model,
-                                          *run_.model, probe, artifact));
+      LUTHIER_RETURN_IF_ERROR(ExportModel({run_.base_weights, run_.base.facts.config_json, run_.spec.base_model, run_.stop_ids},
+                                          {*run_.model, probe}, artifact));
     }
     json evaluations = json::array();
     for (const auto& [name, fields] : evaluations_) evaluations.push_back(fields);

@@ -1,22 +1,63 @@
 #include "worker/trainer/models/common/linear.h"
 
-#include "worker/trainer/ops/ops.h"
+#include "worker/trainer/ops/lora_linear.h"
 
 namespace luthier {
+namespace {
 
-Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const { return at::linear(x_TI, weight_OI_); }
+// Only training records gradients; evaluation, generation and the check of an export must not drop anything.
+double ActiveDropout(const LoraWeights& lora) { return at::GradMode::is_enabled() ? lora.dropout : 0; }
+
+}  // namespace
+
+Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const { return at::linear(x_TI, weight_OI_, bias_O_); }
 
 Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) const {
+  if (slices.size() == 1) return Adapted(x_TI, adapters_[slices[0].adapter]);
   std::vector<Tensor> parts;
   for (const AdapterSlice& slice : slices) {
-    const LoraWeights& lora = adapters_[slice.adapter];
-    // Only training records gradients; evaluation, generation and the check of an export must not drop anything.
-    const double dropout = at::GradMode::is_enabled() ? lora.dropout : 0;
-    const Tensor x = slices.size() == 1 ? x_TI : x_TI.slice(0, slice.begin, slice.end);
-    parts.push_back(lora.a_RI.defined() ? ops::LoraLinear(x, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, dropout)
-                                        : at::linear(x, weight_OI_));
+    parts.push_back(Adapted(x_TI.slice(0, slice.begin, slice.end), adapters_[slice.adapter]));
   }
-  return parts.size() == 1 ? parts[0] : at::cat(parts);
+  return at::cat(parts);
+}
+
+Tensor LoraLinear::Adapted(const Tensor& x_TI, const LoraWeights& lora) const {
+  if (!lora.a_RI.defined()) return at::linear(x_TI, weight_OI_, bias_O_);
+  const double dropout = ActiveDropout(lora);
+  Tensor y_TO = lora.magnitude_O.defined() ? Dora(x_TI, lora, dropout)
+                                           : ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, dropout);
+  return bias_O_.defined() ? y_TO.add_(bias_O_) : y_TO;
+}
+
+Tensor LoraLinear::Dora(const Tensor& x_TI, const LoraWeights& lora, double dropout) const {
+  const Tensor factors_O = DoraFactors(weight_OI_, lora).to(x_TI.scalar_type());
+  if (dropout == 0) return ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
+  // As in PEFT: what W alone computes sees everything, the change that the adapter makes sees what was kept.
+  const Tensor kept_TI = at::dropout(x_TI, dropout, /*train=*/true);
+  const Tensor adapted_TO = ops::LoraLinear(kept_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
+  return at::linear(x_TI - kept_TI, weight_OI_) + adapted_TO;
+}
+
+std::pair<Tensor, Tensor> LoraLinear::AsProduct(const Tensor& x_TI, size_t adapter) const {
+  const LoraWeights& lora = adapters_[adapter];
+  if (!lora.a_RI.defined()) return {x_TI, weight_OI_};
+  const double dropout = ActiveDropout(lora);
+  const Tensor kept_TI = dropout > 0 ? at::dropout(x_TI, dropout, /*train=*/true) : x_TI;
+  const Tensor down_TR = (at::linear(kept_TI.to(lora.a_RI.scalar_type()), lora.a_RI) * lora.scale).to(x_TI.scalar_type());
+  const Tensor b_OR = lora.b_OR.to(weight_OI_.scalar_type());
+  if (!lora.magnitude_O.defined()) return {at::cat({x_TI, down_TR}, 1), at::cat({weight_OI_, b_OR}, 1)};
+  const Tensor factors_O1 = DoraFactors(weight_OI_, lora).to(weight_OI_.scalar_type()).unsqueeze(1);
+  return {at::cat({x_TI, kept_TI, down_TR}, 1), at::cat({weight_OI_, weight_OI_ * (factors_O1 - 1), b_OR * factors_O1}, 1)};
+}
+
+Tensor DoraFactors(const Tensor& weight_OI, const LoraWeights& lora) {
+  Tensor lengths_O;
+  {
+    at::NoGradGuard no_grad;
+    const Tensor adapted_OI = at::addmm(weight_OI.to(at::kFloat), lora.b_OR.to(at::kFloat), lora.a_RI.to(at::kFloat), 1, lora.scale);
+    lengths_O = at::norm(adapted_OI, 2, /*dim=*/1);
+  }
+  return lora.magnitude_O / lengths_O;
 }
 
 }  // namespace luthier

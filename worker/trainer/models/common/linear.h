@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "worker/trainer/torch.h"
@@ -22,16 +23,22 @@ class Linear {
  public:
   virtual ~Linear() = default;
   virtual Tensor operator()(const Tensor& x_TI, const AdapterSlices& slices) const = 0;
+
+  // The layer without its bias as one plain product, for an operation that multiplies by itself: x'_TJ and w'_OJ whose
+  // x'·w'ᵀ is what adapter `adapter` computes. Gradients flow through both.
+  virtual std::pair<Tensor, Tensor> AsProduct(const Tensor& x_TI, size_t adapter) const = 0;
 };
 
-// x·Wᵀ.
+// x·Wᵀ + b. The bias may be undefined.
 class PlainLinear : public Linear {
  public:
-  explicit PlainLinear(Tensor weight_OI) : weight_OI_(std::move(weight_OI)) {}
+  PlainLinear(Tensor weight_OI, Tensor bias_O) : weight_OI_(std::move(weight_OI)), bias_O_(std::move(bias_O)) {}
   Tensor operator()(const Tensor& x_TI, const AdapterSlices& slices) const override;
+  std::pair<Tensor, Tensor> AsProduct(const Tensor& x_TI, size_t) const override { return {x_TI, weight_OI_}; }
 
  private:
   Tensor weight_OI_;
+  Tensor bias_O_;
 };
 
 // One adapter of one linear layer. Undefined tensors mean that this adapter leaves the layer as it is.
@@ -40,18 +47,29 @@ struct LoraWeights {
   Tensor b_OR;
   double scale = 0;
   double dropout = 0;
+  Tensor magnitude_O;  // DoRA: the length of each row of the adapted weight; undefined in plain LoRA
 };
 
-// x·Wᵀ + scale·(x·Aᵀ)·Bᵀ with W frozen; each slice of tokens through its own adapter. Slices cover the tokens in order.
+// x·(W + scale·B·A)ᵀ + b with W and b frozen; each slice of tokens through its own adapter. Slices cover the tokens in order.
+// With a magnitude, rows of W + scale·B·A are brought to that length (DoRA, arXiv:2402.09353).
 class LoraLinear : public Linear {
  public:
-  LoraLinear(Tensor weight_OI, std::vector<LoraWeights> adapters)
-      : weight_OI_(std::move(weight_OI)), adapters_(std::move(adapters)) {}
+  LoraLinear(Tensor weight_OI, Tensor bias_O, std::vector<LoraWeights> adapters)
+      : weight_OI_(std::move(weight_OI)), bias_O_(std::move(bias_O)), adapters_(std::move(adapters)) {}
   Tensor operator()(const Tensor& x_TI, const AdapterSlices& slices) const override;
+  std::pair<Tensor, Tensor> AsProduct(const Tensor& x_TI, size_t adapter) const override;
 
  private:
+  Tensor Adapted(const Tensor& x_TI, const LoraWeights& lora) const;
+  Tensor Dora(const Tensor& x_TI, const LoraWeights& lora, double dropout) const;
+
   Tensor weight_OI_;
+  Tensor bias_O_;
   std::vector<LoraWeights> adapters_;
 };
+
+// magnitude / |row of W + scale·B·A|, one factor a row. The length of the rows counts as a constant: no gradient flows into it
+// (section 4.3 of the paper).
+Tensor DoraFactors(const Tensor& weight_OI, const LoraWeights& lora);
 
 }  // namespace luthier

@@ -2,15 +2,31 @@
 #pragma once
 
 #include "lib/checkpoint/model_config.h"
-#include "worker/trainer/ops/ops.h"
+#include "worker/trainer/ops/rotary.h"
 
 namespace luthier {
 
-// One inverse frequency a pair of head elements, fp32, [head_dim / 2]. Source: transformers modeling_rope_utils.py
-// (default, linear, llama3).
-Tensor InverseFrequencies(const RopeConfig& rope, int64_t head_dim);
+// One of a model's rotary settings, on a device. Everything is computed in fp32 whatever the model's format: bf16 cannot count
+// beyond 256. Source: transformers modeling_rope_utils.py.
+class RotaryEmbedding {
+ public:
+  RotaryEmbedding(const RopeConfig& rope, at::Device device);
 
-// cos and sin of position · frequency, computed in fp32 whatever the model's format: bf16 cannot count beyond 256.
-ops::RotaryTable MakeRotaryTable(const Tensor& positions_T, const Tensor& inverse_frequencies_P);
+  // cos and sin of position · frequency, times the attention factor. `lengths_T` is the length of the document that each token
+  // belongs to: longrope and dynamic choose frequencies by it. transformers chooses by the longest row of a batch, so that a
+  // row's result depends on its neighbours; here it does not.
+  ops::RotaryTable operator()(const Tensor& positions_T, const Tensor& lengths_T) const;
+
+  // Documents longer than this have other frequencies than shorter ones; 0: all the same.
+  int64_t switch_length() const;
+
+ private:
+  // [P], or [T, P] where lengths decide.
+  Tensor Frequencies(const Tensor& lengths_T) const;
+
+  RopeConfig rope_;
+  Tensor frequencies_P_;       // of documents up to the original length, where there is one
+  Tensor long_frequencies_P_;  // longrope: beyond it
+};
 
 }  // namespace luthier

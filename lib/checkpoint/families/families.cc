@@ -1,0 +1,136 @@
+#include "lib/checkpoint/families/families.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+
+namespace luthier {
+namespace {
+
+// The list of families.
+const std::vector<Family>& Families() {
+  static const std::vector<Family> families = {
+      Gemma2Family(), Gemma3Family(), GraniteFamily(), LlamaFamily(), MistralFamily(),  Olmo2Family(),
+      Phi3Family(),   Qwen2Family(),  Qwen3Family(),   Qwen3MoeFamily(), SmolLm3Family(),
+  };
+  return families;
+}
+
+// Ten times the deepest published model: a table of all tensors is built from it, so it bounds memory.
+constexpr int64_t kMaxLayers = 2000;
+
+std::vector<int64_t> ReadTokenIds(FieldReader& fields, const char* field) {
+  std::vector<int64_t> ids;
+  const nlohmann::json& value = fields.Raw(field);
+  if (value.is_null()) return ids;
+  for (const nlohmann::json& id : value.is_array() ? value : nlohmann::json::array({value})) {
+    if (id.is_number_integer() && id.get<int64_t>() >= 0) {
+      ids.push_back(id.get<int64_t>());
+    } else {
+      fields.Violation(field, absl::StrCat(id.dump(), " is no token id"));
+    }
+  }
+  return ids;
+}
+
+void ReadHeads(FieldReader& fields, ModelConfig& config) {
+  config.num_heads = fields.Size("num_attention_heads");
+  config.num_kv_heads = fields.SizeOr("num_key_value_heads", config.num_heads);
+  if (config.num_heads % config.num_kv_heads != 0) {
+    fields.Violation("num_key_value_heads", absl::StrCat(config.num_kv_heads, " does not divide num_attention_heads ", config.num_heads));
+  }
+  if (config.head_dim == 0 && !fields.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
+    fields.Violation("num_attention_heads", absl::StrCat(config.num_heads, " does not divide hidden_size ", config.hidden_size,
+                                                         ", and head_dim is not given"));
+  }
+  const int64_t fallback = config.head_dim > 0 ? config.head_dim : std::max<int64_t>(1, config.hidden_size / config.num_heads);
+  config.head_dim = fields.SizeOr("head_dim", fallback);
+  if (config.head_dim % 2 != 0) {
+    fields.Violation("head_dim", absl::StrCat(config.head_dim, " is odd; rotary embedding needs pairs"));
+  }
+  constexpr int64_t kMaxProjection = int64_t{1} << 30;
+  if (config.q_size() > kMaxProjection) {
+    fields.Violation("head_dim", absl::StrCat(config.head_dim, " times ", config.num_heads, " heads is out of range; must be at most ",
+                                              kMaxProjection));
+  }
+  config.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_dim));
+}
+
+}  // namespace
+
+const Family* FindFamily(const std::string& model_type) {
+  for (const Family& family : Families()) {
+    if (family.model_type == model_type) return &family;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> FamilyNames() {
+  std::vector<std::string> names;
+  for (const Family& family : Families()) names.push_back(family.model_type);
+  return names;
+}
+
+void ReadDecoder(FieldReader& fields, ModelConfig& config) {
+  config.vocab_size = fields.Size("vocab_size");
+  config.hidden_size = fields.Size("hidden_size");
+  config.intermediate_size = fields.Size("intermediate_size");
+  config.num_layers = fields.Size("num_hidden_layers");
+  if (config.num_layers > kMaxLayers) {
+    fields.Violation("num_hidden_layers", absl::StrCat(config.num_layers, " is out of range; must be at most ", kMaxLayers));
+    config.num_layers = 1;
+  }
+  ReadHeads(fields, config);
+  constexpr int64_t kDefaultContext = 2048;
+  config.max_position_embeddings =
+      fields.SizeOr("max_position_embeddings", config.max_position_embeddings > 0 ? config.max_position_embeddings : kDefaultContext);
+  config.rms_norm_eps = fields.PositiveOr("rms_norm_eps", config.rms_norm_eps);
+  config.tie_word_embeddings = fields.FlagOr("tie_word_embeddings", config.tie_word_embeddings);
+  config.attention_dropout = fields.FractionOr("attention_dropout", 0);
+  config.dtype = fields.TextOr("dtype", fields.TextOr("torch_dtype", "float32"));
+  config.eos_token_ids = ReadTokenIds(fields, "eos_token_id");
+  if (const auto bos = ReadTokenIds(fields, "bos_token_id"); !bos.empty()) config.bos_token_id = bos[0];
+  config.layers.resize(static_cast<size_t>(config.num_layers));
+}
+
+void ReadActivation(FieldReader& fields, ModelConfig& config, const char* field, const std::string& fallback) {
+  config.activation = fields.TextOr(field, fallback);
+  if (config.activation != "silu" && config.activation != "gelu_pytorch_tanh") {
+    fields.Violation(field, absl::StrCat("'", config.activation, "' is not supported; supported: silu, gelu_pytorch_tanh"));
+  }
+}
+
+void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<int64_t> window,
+                       const std::function<bool(int64_t layer)>& slides) {
+  std::vector<std::string> types = fields.TextList("layer_types");
+  if (types.empty()) {
+    for (int64_t layer = 0; layer < config.num_layers; ++layer) types.push_back(slides(layer) ? "sliding_attention" : "full_attention");
+  }
+  if (types.size() != config.layers.size()) {
+    fields.Violation("layer_types", absl::StrCat("has ", types.size(), " entries for ", config.layers.size(), " layers"));
+    return;
+  }
+  for (size_t layer = 0; layer < types.size(); ++layer) {
+    if (types[layer] == "full_attention") continue;
+    if (types[layer] != "sliding_attention") {
+      fields.Violation("layer_types", absl::StrCat("'", types[layer], "' is not supported; supported: full_attention, sliding_attention"));
+    } else if (!window) {
+      fields.Violation("sliding_window", absl::StrCat("is missing, and layer ", layer, " is of type sliding_attention"));
+      return;
+    }
+    config.layers[layer].window = window;
+  }
+}
+
+void ReadQwenWindows(FieldReader& fields, ModelConfig& config) {
+  constexpr int64_t kDefaultWindow = 4096, kDefaultFirst = 28;
+  std::optional<int64_t> window = fields.NullableSize("sliding_window", kDefaultWindow);
+  if (!fields.FlagOr("use_sliding_window", false)) window.reset();
+  // 0 is a layer number, not a size.
+  const nlohmann::json& first = fields.Raw("max_window_layers");
+  const int64_t first_sliding = first.is_number_integer() ? first.get<int64_t>() : kDefaultFirst;
+  ReadSlidingLayers(fields, config, window, [&](int64_t layer) { return window && layer >= first_sliding; });
+}
+
+}  // namespace luthier

@@ -1,0 +1,60 @@
+// The model families: how a config.json of each reads, and which tensors its checkpoints hold.
+// The forward passes are in worker/trainer/models, a folder each.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "lib/checkpoint/field_reader.h"
+#include "lib/checkpoint/model_config.h"
+#include "lib/checkpoint/tensor_table.h"
+
+namespace luthier {
+
+struct Family {
+  std::string model_type;    // "qwen3", as config.json names it
+  std::string architecture;  // "Qwen3ForCausalLM", the one head that is implemented
+  // Reads every field that changes the mathematics of the family. What it does not read and is known to change those of another
+  // family is refused by name afterwards.
+  void (*read)(FieldReader& fields, ModelConfig& config);
+  TensorTable (*tensors)(const ModelConfig& config);
+  std::string gguf_architecture;  // as llama.cpp calls the family
+  // llama.cpp rotates neighbours where Hugging Face rotates halves, so its files hold the rows of q_proj and k_proj in another order.
+  bool gguf_permutes_heads = false;
+};
+
+// Null if there is no such family.
+const Family* FindFamily(const std::string& model_type);
+
+// All families' model types, for messages.
+std::vector<std::string> FamilyNames();
+
+// What every family has: sizes, norms, tying, activation, dropout, token ids. Defaults of a family stand in `config` before;
+// afterwards each layer sees every token and rotates as the first of `config.ropes`, which the family still has to read.
+void ReadDecoder(FieldReader& fields, ModelConfig& config);
+
+// The activation of the gate, from `field`.
+void ReadActivation(FieldReader& fields, ModelConfig& config, const char* field, const std::string& fallback);
+
+// Gives `window` to the layers that `layer_types` calls sliding_attention; where that field is absent, to those that
+// `slides` chooses. A sliding layer without a window is a violation.
+void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<int64_t> window,
+                       const std::function<bool(int64_t layer)>& slides);
+
+// `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types`, as Qwen has them.
+void ReadQwenWindows(FieldReader& fields, ModelConfig& config);
+
+Family Gemma2Family();
+Family Gemma3Family();
+Family GraniteFamily();
+Family LlamaFamily();
+Family MistralFamily();
+Family Olmo2Family();
+Family Phi3Family();
+Family Qwen2Family();
+Family Qwen3Family();
+Family Qwen3MoeFamily();
+Family SmolLm3Family();
+
+}  // namespace luthier

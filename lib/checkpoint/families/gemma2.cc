@@ -1,0 +1,41 @@
+// Gemma 2: norms before and after each block, soft-caps, every other layer slides.
+#include <cmath>
+
+#include "lib/checkpoint/families/families.h"
+#include "lib/checkpoint/rope_config.h"
+
+namespace luthier {
+namespace {
+
+void Read(FieldReader& fields, ModelConfig& config) {
+  config.head_dim = 256;
+  config.max_position_embeddings = 8192;
+  config.tie_word_embeddings = true;
+  config.norm_offset = 1;
+  ReadDecoder(fields, config);
+  ReadActivation(fields, config, "hidden_activation", "gelu_pytorch_tanh");
+  config.attention_bias = fields.FlagOr("attention_bias", false);
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
+  config.attention_softcap = fields.NullablePositive("attn_logit_softcapping", 50).value_or(0);
+  config.logit_softcap = fields.NullablePositive("final_logit_softcapping", 30).value_or(0);
+  ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096), [](int64_t layer) { return layer % 2 == 0; });
+  config.ropes = {ReadRope(fields, config, 10'000)};
+  RequireWholeHeads(config, fields);
+}
+
+void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
+  rows.Norms({"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"},
+             config.hidden_size);
+  rows.Attention(config.attention_bias, config.attention_bias);
+  rows.GatedMlp(/*bias=*/false);
+}
+
+}  // namespace
+
+Family Gemma2Family() {
+  return {"gemma2", "Gemma2ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
+          "gemma2"};
+}
+
+}  // namespace luthier

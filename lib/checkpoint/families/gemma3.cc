@@ -1,0 +1,71 @@
+// Gemma 3 (text): Gemma 2 without soft-caps on attention, with normed queries and keys, and with one frequency base for the
+// sliding layers and another for the full ones.
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "lib/checkpoint/families/families.h"
+#include "lib/checkpoint/rope_config.h"
+
+namespace luthier {
+namespace {
+
+constexpr double kGlobalTheta = 1'000'000, kLocalTheta = 10'000;
+constexpr size_t kGlobal = 0, kLocal = 1;
+
+// Generation 4 has `rope_theta` and `rope_scaling` for the full layers and `rope_local_base_freq` for the sliding ones;
+// generation 5 has a block for each.
+void ReadRopes(FieldReader& fields, ModelConfig& config) {
+  static const nlohmann::json plain = nlohmann::json::object();
+  const nlohmann::json& both = fields.Raw("rope_parameters");
+  const auto block = [&](const char* kind) -> const nlohmann::json& {
+    return both.is_object() && both.contains(kind) && both[kind].is_object() ? both[kind] : plain;
+  };
+  if (both.is_object()) {
+    for (const auto& [kind, ignored] : both.items()) {
+      if (kind != "full_attention" && kind != "sliding_attention") {
+        fields.Violation(absl::StrCat("rope_parameters.", kind), "is not supported; supported: full_attention, sliding_attention");
+      }
+    }
+  }
+  const nlohmann::json& scaling = fields.Raw("rope_scaling");
+  const double global = fields.PositiveOr("rope_theta", kGlobalTheta), local = fields.PositiveOr("rope_local_base_freq", kLocalTheta);
+  config.ropes.push_back(scaling.is_object() ? ReadRopeBlock(scaling, "rope_scaling", fields, config, global)
+                                             : ReadRopeBlock(block("full_attention"), "rope_parameters.full_attention", fields, config, global));
+  config.ropes.push_back(ReadRopeBlock(block("sliding_attention"), "rope_parameters.sliding_attention", fields, config, local));
+  for (LayerConfig& layer : config.layers) layer.rope = layer.window ? kLocal : kGlobal;
+}
+
+void Read(FieldReader& fields, ModelConfig& config) {
+  config.head_dim = 256;
+  config.max_position_embeddings = 131'072;
+  config.tie_word_embeddings = true;
+  config.norm_offset = 1;
+  ReadDecoder(fields, config);
+  ReadActivation(fields, config, "hidden_activation", "gelu_pytorch_tanh");
+  config.attention_bias = fields.FlagOr("attention_bias", false);
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
+  config.logit_softcap = fields.OptionalPositive("final_logit_softcapping").value_or(0);
+  const int64_t pattern = fields.SizeOr("sliding_window_pattern", 6);
+  ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096),
+                    [&](int64_t layer) { return (layer + 1) % pattern != 0; });
+  ReadRopes(fields, config);
+  RequireWholeHeads(config, fields);
+}
+
+void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
+  rows.Norms({"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"},
+             config.hidden_size);
+  rows.Norms({"self_attn.q_norm", "self_attn.k_norm"}, config.head_dim);
+  rows.Attention(config.attention_bias, config.attention_bias);
+  rows.GatedMlp(/*bias=*/false);
+}
+
+}  // namespace
+
+Family Gemma3Family() {
+  return {"gemma3_text", "Gemma3ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
+          "gemma3"};
+}
+
+}  // namespace luthier

@@ -1,0 +1,30 @@
+// Mistral: Llama with a sliding window on every layer, or on none (from v0.2 on).
+#include "lib/checkpoint/families/families.h"
+#include "lib/checkpoint/rope_config.h"
+
+namespace luthier {
+namespace {
+
+void Read(FieldReader& fields, ModelConfig& config) {
+  ReadDecoder(fields, config);
+  ReadActivation(fields, config, "hidden_act", "silu");
+  const std::optional<int64_t> window = fields.NullableSize("sliding_window", 4096);
+  for (LayerConfig& layer : config.layers) layer.window = window;
+  config.ropes = {ReadRope(fields, config, 10'000)};
+  RequireWholeHeads(config, fields);
+}
+
+void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
+  rows.Norms({"input_layernorm", "post_attention_layernorm"}, config.hidden_size);
+  rows.Attention(/*qkv_bias=*/false, /*o_bias=*/false);
+  rows.GatedMlp(/*bias=*/false);
+}
+
+}  // namespace
+
+Family MistralFamily() {
+  return {"mistral", "MistralForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
+          "llama", /*gguf_permutes_heads=*/true};
+}
+
+}  // namespace luthier

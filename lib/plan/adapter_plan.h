@@ -1,0 +1,22 @@
+// From the `lora` block of a job to an adapter's configuration.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "lib/checkpoint/adapter_config.h"
+#include "lib/checkpoint/model_config.h"
+#include "lib/plan/job_spec.h"
+
+namespace luthier {
+
+// The adapter that a settled block asks for; base_model_name is left to the caller.
+AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model);
+
+// Numbers that an adapter trains: A and B, DoRA's lengths, modules that are trained whole.
+int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model);
+
+// Errors: INVALID_ARGUMENT naming the field and the name that no linear layer, or no module, of the model has.
+absl::Status CheckNames(const LoraSpec& lora, const ModelConfig& model);
+
+}  // namespace luthier

@@ -1,0 +1,46 @@
+"""Further cases for shared/reference/models/generate.py --set: options of the families that the stored cases leave out."""
+ATTN = ["q_proj", "k_proj", "v_proj", "o_proj"]
+MLP = ["gate_proj", "up_proj", "down_proj"]
+ROPE = dict(rope_type="default", rope_theta=10000.0)
+def case(name, family, lora, rope=ROPE, dtype="f32", style="v4", shard=None, extra=None, rows=((48, 12), (36, 6)), **config):
+    sizes = dict(vocab_size=200, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                 num_key_value_heads=2, max_position_embeddings=1024, rms_norm_eps=1e-5, tie_word_embeddings=False, rope_parameters=rope)
+    sizes.update(config)
+    return dict(dict(name=name, pins=name, config=dict(sizes, model_type=family), style=style, dtype=dtype, shard=shard,
+                rows=list(rows), micro=[[(24, 4), (30, 12)], [(40, 2)], [(20, 9), (16, 5)]], packed=[(26, 6), (22, 3)],
+                lora=lora, toggles=[]), **(extra or {}))
+CASES = [
+    case("x_qwen2_sliding", "qwen2", dict(r=3, lora_alpha=7, target_modules="all-linear"), use_sliding_window=True, sliding_window=9,
+         max_window_layers=1, num_key_value_heads=1, style="v5"),
+    case("x_qwen3_bias_sliding", "qwen3", dict(r=5, lora_alpha=16, target_modules=["q_proj","v_proj","down_proj"]), attention_bias=True, head_dim=24,
+         use_sliding_window=True, sliding_window=7, layer_types=["full_attention", "sliding_attention", "full_attention"], style="v5"),
+    case("x_llama_bias_head", "llama", dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head", "up_proj"]), attention_bias=True, mlp_bias=True,
+         rope=dict(rope_type="linear", rope_theta=5000.0, factor=3.0), head_dim=20, num_key_value_heads=4),
+    case("x_llama_dynamic", "llama", dict(r=4, lora_alpha=8, target_modules=["v_proj"]), rope=dict(rope_type="dynamic", rope_theta=10000.0, factor=2.0)),
+    case("x_llama_long", "llama", dict(r=16, lora_alpha=32, target_modules=ATTN + MLP), rows=((700, 20), (333, 0), (90, 80)),
+         rope=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=128, truncate=False, beta_fast=16.0)),
+    case("x_llama_yarn_mscale", "llama", dict(r=2, lora_alpha=3, target_modules=ATTN, exclude_modules=["k_proj"]),
+         rope=dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=128, mscale=1.0, mscale_all_dim=0.5)),
+    case("x_gemma2_plain", "gemma2", dict(r=4, lora_alpha=8, target_modules="all-linear"), head_dim=12, tie_word_embeddings=True,
+         attn_logit_softcapping=None, final_logit_softcapping=None, query_pre_attn_scalar=30, sliding_window=5, attention_bias=True),
+    case("x_gemma2_long", "gemma2", dict(r=4, lora_alpha=8, target_modules=ATTN), head_dim=16, tie_word_embeddings=True, rows=((300, 12), (150, 6)),
+         attn_logit_softcapping=5.0, final_logit_softcapping=4.0, query_pre_attn_scalar=30, sliding_window=100, dtype="bf16"),
+    case("x_gemma3_cap", "gemma3_text", dict(r=4, lora_alpha=8, target_modules=MLP), head_dim=12, tie_word_embeddings=True,
+         final_logit_softcapping=5.0, query_pre_attn_scalar=7, sliding_window=6, attention_bias=True, num_key_value_heads=4,
+         rope=dict(full_attention=dict(rope_type="default", rope_theta=700000.0), sliding_attention=dict(rope_type="default", rope_theta=3000.0))),
+    case("x_smollm3_sliding", "smollm3", dict(r=4, lora_alpha=8, target_modules=ATTN + MLP, layers_to_transform=[1]), no_rope_layers=[0, 1, 0],
+         use_sliding_window=True, sliding_window=11, tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
+    case("x_granite_untied_bias", "granite", dict(r=4, lora_alpha=8, target_modules=ATTN + MLP), embedding_multiplier=5, attention_multiplier=0.2,
+         residual_multiplier=0.3, logits_scaling=2, attention_bias=True, mlp_bias=True, style="v5"),
+    case("x_olmo2_gqa_tied", "olmo2", dict(r=4, lora_alpha=8, target_modules="all-linear"), num_key_value_heads=2, tie_word_embeddings=True, style="v4",
+         shard="60KB", attention_bias=True),
+    case("x_phi3_mini_like", "phi3", dict(r=4, lora_alpha=8, target_modules="all-linear"), original_max_position_embeddings=30, max_position_embeddings=300,
+         sliding_window=17, tie_word_embeddings=True, num_key_value_heads=1, style="v5",
+         rope=dict(rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, short_factor=[1.0, 1.1, 1.2, 1.3, 1.4, 1.5],
+                   long_factor=[1.5, 2.0, 3.0, 5.0, 7.0, 9.0]), extra=dict(micro=[[(34, 4), (40, 12)], [(40, 2)]], packed=[(36, 6), (32, 3)], short_rows=[(28, 4)])),
+    case("x_moe_sparse2", "qwen3_moe", dict(r=4, lora_alpha=8, target_modules="all-linear"), moe_intermediate_size=24, num_experts=5, num_experts_per_tok=3,
+         norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[], output_router_logits=False, tie_word_embeddings=True, attention_bias=True,
+         use_sliding_window=True, sliding_window=20, head_dim=20),
+    case("x_mistral_long_window", "mistral", dict(r=32, lora_alpha=8, target_modules=ATTN + MLP, use_rslora=True), sliding_window=200, rows=((400, 100), (210, 3)),
+         hidden_size=48, num_attention_heads=6, num_key_value_heads=3, dtype="bf16", shard="100KB"),
+]

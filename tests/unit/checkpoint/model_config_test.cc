@@ -1,0 +1,214 @@
+#include "lib/checkpoint/model_config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "lib/checkpoint/families/families.h"
+#include "lib/checkpoint/model_tensors.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+json Config(const std::string& family, const json& changes = json::object()) {
+  json config = {{"model_type", family},       {"vocab_size", 10},         {"hidden_size", 8},        {"intermediate_size", 16},
+                 {"num_hidden_layers", 4},     {"num_attention_heads", 2}, {"num_key_value_heads", 1}, {"head_dim", 4},
+                 {"max_position_embeddings", 64}, {"some_future_field", 7}};
+  config.update(changes);
+  return config;
+}
+
+ModelConfig MustParse(const json& json) {
+  const auto config = ParseModelConfig(json);
+  EXPECT_TRUE(config.ok()) << config.status();
+  return config.ok() ? *config : ModelConfig{};
+}
+
+std::vector<int64_t> Windows(const ModelConfig& config) {
+  std::vector<int64_t> windows;
+  for (const LayerConfig& layer : config.layers) windows.push_back(layer.window.value_or(0));
+  return windows;
+}
+
+TEST(ModelConfigTest, EveryFamilyReadsTheCommonFields) {
+  for (const std::string& family : FamilyNames()) {
+    const ModelConfig config = MustParse(Config(family));
+    EXPECT_EQ(config.model_type, family);
+    EXPECT_EQ(config.q_size(), 8) << family;
+    EXPECT_EQ(config.kv_size(), 4) << family;
+    EXPECT_EQ(config.layers.size(), 4u) << family;
+    EXPECT_FALSE(config.ropes.empty()) << family;
+    EXPECT_GT(config.attention_scale, 0) << family;
+    EXPECT_GT(CheckpointTensors(config).size(), 4u * 5) << family;
+    EXPECT_GE(LinearLayers(config).size(), 4u * 4) << family;
+  }
+}
+
+// One field after another, each with a value that the family does not compute.
+TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
+  struct Refusal {
+    const char* family;
+    const char* field;
+    json value;
+  };
+  const Refusal refusals[] = {
+      {"llama", "hidden_act", "gelu"},
+      {"llama", "lm_head_bias", true},
+      {"llama", "sliding_window", 128},
+      {"llama", "quantization_config", {{"bits", 4}}},
+      {"llama", "partial_rotary_factor", 0.5},
+      {"llama", "num_key_value_heads", 3},
+      {"llama", "hidden_size", 0},
+      {"llama", "rms_norm_eps", -1.0},
+      {"llama", "residual_multiplier", 0.5},
+      {"llama", "attn_logit_softcapping", 50.0},
+      {"llama", "final_logit_softcapping", 30.0},
+      {"llama", "layer_types", {"sliding_attention", "full_attention", "full_attention", "full_attention"}},
+      {"llama", "num_experts", 8},
+      {"llama", "no_rope_layers", {1, 1, 1, 0}},
+      {"llama", "attention_dropout", 1.5},
+      {"llama", "rope_parameters", {{"full_attention", {{"rope_theta", 1.0}}}}},
+      {"llama", "rope_scaling", {{"rope_type", "ntk"}, {"factor", 2.0}}},
+      {"llama", "rope_scaling", {{"rope_type", "linear"}, {"factor", 0.0}}},
+      {"llama", "rope_scaling", {{"rope_type", "linear"}}},
+      {"llama", "rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}, {"beta_fast", 4}}},
+      {"llama", "rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4.0}, {"high_freq_factor", 1.0}}},
+      {"mistral", "attention_bias", true},
+      {"mistral", "layer_types", {"sliding_attention", "full_attention", "full_attention", "full_attention"}},
+      {"qwen2", "mlp_bias", true},
+      {"qwen2", "layer_types", {"chunked_attention", "full_attention", "full_attention", "full_attention"}},
+      {"qwen2", "layer_types", {"full_attention"}},
+      {"qwen3", "clip_qkv", 8.0},
+      {"gemma2", "use_bidirectional_attention", true},
+      {"gemma2", "hidden_activation", "gelu"},
+      {"gemma3_text", "attn_logit_softcapping", 50.0},
+      {"gemma3_text", "rope_parameters", {{"rope_theta", 1.0}}},
+      {"phi3", "resid_pdrop", 0.1},
+      {"phi3", "embd_pdrop", 0.1},
+      {"phi3", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
+      {"phi3", "rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0}}, {"long_factor", {1.0, 2.0}}}},
+      {"smollm3", "no_rope_layers", {1, 0}},
+      {"granite", "query_pre_attn_scalar", 64},
+      {"olmo2", "mlp_bias", true},
+      {"qwen3_moe", "output_router_logits", true},
+      {"qwen3_moe", "num_experts_per_tok", 129},
+  };
+  for (const Refusal& refusal : refusals) {
+    const auto parsed = ParseModelConfig(Config(refusal.family, {{refusal.field, refusal.value}}));
+    ASSERT_FALSE(parsed.ok()) << refusal.family << " " << refusal.field << " " << refusal.value;
+    // A field of a list, or of a block, is named by its path.
+    EXPECT_THAT(std::string(parsed.status().message()), HasSubstr(refusal.field));
+  }
+}
+
+TEST(ModelConfigTest, ValuesThatLeaveAModelAsItIsAreNoRefusal) {
+  MustParse(Config("llama", {{"sliding_window", nullptr}, {"use_sliding_window", false}, {"rope_interleaved", false}, {"pretraining_tp", 2},
+                             {"layer_types", {"full_attention", "full_attention", "full_attention", "full_attention"}},
+                             {"attention_dropout", 0.1}, {"residual_multiplier", 1.0}, {"rope_scaling", nullptr}, {"use_mrope", false}}));
+}
+
+TEST(ModelConfigTest, UnknownFamiliesAreRefusedWithTheKnownOnes) {
+  EXPECT_THAT(std::string(ParseModelConfig(Config("mixtral")).status().message()), HasSubstr("supported: gemma2, gemma3_text"));
+  EXPECT_THAT(std::string(ParseModelConfig(Config("gemma3")).status().message()), HasSubstr("images"));
+  EXPECT_FALSE(ParseModelConfig(json::array()).ok());
+}
+
+TEST(ModelConfigTest, ReadsBothGenerationsOfRopeSettings) {
+  const json v4 = Config("llama", {{"rope_theta", 500000.0}, {"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}});
+  const json v5 = Config("llama", {{"rope_parameters", {{"rope_theta", 500000.0}, {"rope_type", "linear"}, {"factor", 2.0}}}});
+  for (const json& json : {v4, v5}) {
+    const ModelConfig config = MustParse(json);
+    ASSERT_EQ(config.ropes.size(), 1u);
+    EXPECT_EQ(config.ropes[0].theta, 500000.0);
+    EXPECT_EQ(config.ropes[0].type, RopeConfig::Type::kLinear);
+    EXPECT_EQ(config.ropes[0].factor, 2.0);
+    EXPECT_EQ(config.ropes[0].rotary_dim, 4);
+  }
+}
+
+TEST(ModelConfigTest, GemmasTwoFrequencyBasesInBothGenerations) {
+  const json v4 = Config("gemma3_text", {{"rope_theta", 500.0}, {"rope_local_base_freq", 20.0}, {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}}});
+  const json v5 = Config("gemma3_text", {{"rope_parameters", {{"full_attention", {{"rope_theta", 500.0}, {"rope_type", "linear"}, {"factor", 8.0}}},
+                                                               {"sliding_attention", {{"rope_theta", 20.0}, {"rope_type", "default"}}}}}});
+  for (const json& json : {v4, v5}) {
+    const ModelConfig config = MustParse(json);
+    ASSERT_EQ(config.ropes.size(), 2u);
+    EXPECT_EQ(config.ropes[0].theta, 500.0);
+    EXPECT_EQ(config.ropes[0].factor, 8.0);
+    EXPECT_EQ(config.ropes[1].theta, 20.0);
+    EXPECT_EQ(config.ropes[1].type, RopeConfig::Type::kDefault);
+    EXPECT_EQ(config.layers[0].rope, 1u);  // layers 0 to 4 of 6 slide
+  }
+}
+
+// arXiv:2309.00071, equation 22, and the LongRoPE ratio, as transformers settles them.
+TEST(ModelConfigTest, AttentionFactorsAreSettled) {
+  const auto rope = [](const char* family, const json& scaling) { return MustParse(Config(family, {{"rope_scaling", scaling}})).ropes[0]; };
+  EXPECT_DOUBLE_EQ(rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}}).attention_factor,
+                   0.1 * std::log(4.0) + 1);
+  EXPECT_DOUBLE_EQ(rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"attention_factor", 1.5}}).attention_factor, 1.5);
+  const RopeConfig longrope = rope("phi3", {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}, {"long_factor", {2.0, 4.0}}, {"original_max_position_embeddings", 16}});
+  EXPECT_DOUBLE_EQ(longrope.attention_factor, std::sqrt(1 + std::log(4.0) / std::log(16.0)));
+  EXPECT_THAT(longrope.long_factors, ElementsAre(2.0, 4.0));
+}
+
+TEST(ModelConfigTest, AWindowThatIsLeftOutIsTheFamilysDefaultAndNullIsNone) {
+  EXPECT_THAT(Windows(MustParse(Config("mistral"))), ElementsAre(4096, 4096, 4096, 4096));
+  EXPECT_THAT(Windows(MustParse(Config("mistral", {{"sliding_window", nullptr}}))), ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(Windows(MustParse(Config("phi3"))), ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(Windows(MustParse(Config("gemma2", {{"sliding_window", 3}}))), ElementsAre(3, 0, 3, 0));
+  EXPECT_THAT(Windows(MustParse(Config("gemma3_text", {{"sliding_window", 3}, {"sliding_window_pattern", 2}}))), ElementsAre(3, 0, 3, 0));
+}
+
+TEST(ModelConfigTest, QwenSlidesOnlyWhereItIsToldTo) {
+  EXPECT_THAT(Windows(MustParse(Config("qwen2", {{"sliding_window", 3}, {"max_window_layers", 2}}))), ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(Windows(MustParse(Config("qwen2", {{"sliding_window", 3}, {"max_window_layers", 2}, {"use_sliding_window", true}}))),
+              ElementsAre(0, 0, 3, 3));
+  EXPECT_THAT(Windows(MustParse(Config("qwen3", {{"sliding_window", 3}, {"use_sliding_window", true},
+                                                 {"layer_types", {"sliding_attention", "full_attention", "full_attention", "sliding_attention"}}}))),
+              ElementsAre(3, 0, 0, 3));
+}
+
+TEST(ModelConfigTest, SmolLm3RotatesWhereTheListSaysOne) {
+  const ModelConfig by_interval = MustParse(Config("smollm3"));
+  EXPECT_TRUE(by_interval.layers[2].rope.has_value());
+  EXPECT_FALSE(by_interval.layers[3].rope.has_value());
+  const ModelConfig by_list = MustParse(Config("smollm3", {{"no_rope_layers", {0, 1, 1, 1}}}));
+  EXPECT_FALSE(by_list.layers[0].rope.has_value());
+  EXPECT_TRUE(by_list.layers[3].rope.has_value());
+  EXPECT_TRUE(by_list.tie_word_embeddings);
+}
+
+TEST(ModelConfigTest, TheHeadIsTiedAsTheFamilysDefaultSays) {
+  EXPECT_TRUE(MustParse(Config("gemma2")).tie_word_embeddings);
+  EXPECT_FALSE(MustParse(Config("llama")).tie_word_embeddings);
+  EXPECT_FALSE(MustParse(Config("gemma2", {{"tie_word_embeddings", false}})).tie_word_embeddings);
+}
+
+TEST(ModelConfigTest, MixturesStandWhereTheConfigPutsThem) {
+  const ModelConfig config = MustParse(Config("qwen3_moe", {{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 6},
+                                                            {"decoder_sparse_step", 2}, {"mlp_only_layers", {1}}}));
+  EXPECT_FALSE(config.layers[0].experts);
+  EXPECT_FALSE(config.layers[1].experts);
+  EXPECT_TRUE(config.layers[3].experts);
+  const auto tensors = CheckpointTensors(config);
+  EXPECT_THAT(tensors.at("model.layers.3.mlp.experts.2.down_proj.weight"), ElementsAre(8, 6));
+  EXPECT_THAT(tensors.at("model.layers.3.mlp.gate.weight"), ElementsAre(4, 8));
+  EXPECT_THAT(tensors.at("model.layers.1.mlp.gate_proj.weight"), ElementsAre(16, 8));
+  EXPECT_FALSE(tensors.contains("model.layers.3.mlp.gate_proj.weight"));
+}
+
+TEST(ModelConfigTest, PhisFusedProjectionsHaveThePartsTogether) {
+  const auto tensors = CheckpointTensors(MustParse(Config("phi3")));
+  EXPECT_THAT(tensors.at("model.layers.0.self_attn.qkv_proj.weight"), ElementsAre(8 + 2 * 4, 8));
+  EXPECT_THAT(tensors.at("model.layers.0.mlp.gate_up_proj.weight"), ElementsAre(32, 8));
+  EXPECT_THAT(LinearLayerNames(MustParse(Config("phi3"))), ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,63 @@
+#include "worker/trainer/generate/generator.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "tests/support/model_fixture.h"
+
+namespace luthier {
+namespace {
+
+// The most probable continuation, every token from a whole forward pass over the row alone.
+std::vector<int32_t> ContinueWithoutCache(const DecoderModel& model, std::vector<int32_t> row, int64_t new_tokens) {
+  at::NoGradGuard no_grad;
+  std::vector<int32_t> answer;
+  for (int64_t i = 0; i < new_tokens; ++i) {
+    answer.push_back(static_cast<int32_t>(Logits(model, BatchOf({row}))[-1].argmax().item<int64_t>()));
+    row.push_back(answer.back());
+  }
+  return answer;
+}
+
+// Windows shorter than the rows, layers without positions, soft-caps, experts, and Phi-3's rows that grow beyond the length at
+// which its frequencies change.
+TEST(GeneratorTest, TheCacheChangesNothingInAnyFamily) {
+  constexpr int64_t kNewTokens = 12;
+  const std::vector<std::vector<int32_t>> prompts = {{1, 7, 30}, {1}, {1, 3, 9, 27, 12, 5, 20, 8}, {4, 4}};
+  for (const std::string& family : FixtureFamilies()) {
+    const ModelFixture fixture(family);
+    GenerateOptions options;
+    options.max_new_tokens = kNewTokens;
+    const auto answers = Generate(*fixture.tuned, prompts, options);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      EXPECT_EQ(answers[i], ContinueWithoutCache(*fixture.tuned, prompts[i], kNewTokens)) << family << ", prompt " << i;
+    }
+  }
+}
+
+TEST(GeneratorTest, ARowEndsAtItsStopTokenWithoutIt) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 6;
+  const auto whole = Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options);
+  options.stop_ids = {whole[0][2]};
+  const auto stopped = Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options);
+  const auto end = std::find(whole[0].begin(), whole[0].end(), whole[0][2]);
+  EXPECT_EQ(stopped[0], std::vector<int32_t>(whole[0].begin(), end));
+}
+
+TEST(GeneratorTest, SamplingFollowsItsSeed) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 20;
+  options.temperature = 2;
+  const std::vector<std::vector<int32_t>> prompts = {{1, 7, 30}};
+  const auto first = Generate(*fixture.tuned, prompts, options);
+  EXPECT_EQ(Generate(*fixture.tuned, prompts, options), first);
+  options.seed = 2;
+  EXPECT_NE(Generate(*fixture.tuned, prompts, options), first);
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,326 @@
+// Adapters in a whole model, with every option, against what the formulas say.
+#include "worker/trainer/lora/lora.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "lib/checkpoint/model_tensors.h"
+#include "tests/support/temp_folder.h"
+#include "worker/trainer/models/weights.h"
+#include "worker/trainer/train/batch.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::HasSubstr;
+
+ModelConfig TinyConfig(bool tied = true) {
+  return *ParseModelConfig({{"model_type", "llama"}, {"vocab_size", 31}, {"hidden_size", 16}, {"intermediate_size", 24},
+                            {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+                            {"tie_word_embeddings", tied}});
+}
+
+AdapterConfig AllLinear() {
+  AdapterConfig lora;
+  lora.all_linear = true;
+  return lora;
+}
+
+// Numbers that make every factor matter: fresh adapters have B = 0.
+void Fill(Adapter& adapter) {
+  at::manual_seed(7);
+  for (auto& [name, tensor] : adapter.tensors) {
+    const bool magnitude = name.ends_with("lora_magnitude_vector");
+    if (magnitude) {
+      tensor.mul_(at::rand_like(tensor) + 0.5);
+    } else {
+      tensor.normal_(0, 0.3);
+    }
+  }
+}
+
+Adapter MakeFilled(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base, uint64_t seed = 4) {
+  absl::StatusOr<Adapter> adapter = MakeAdapter(config, model, base, seed);
+  EXPECT_TRUE(adapter.ok()) << adapter.status();
+  Fill(*adapter);
+  return *std::move(adapter);
+}
+
+const Example& Document() {
+  static const Example document{{1, 2, 3, 4, 5, 9, 14, 30}, {0, 1, 1, 1, 1, 0, 1, 1}};
+  return document;
+}
+
+PackedBatch Batch() { return MakePackedBatch({&Document()}, at::kCPU); }
+
+double MaxDiff(const Tensor& a, const Tensor& b) { return (a - b).abs().max().item<double>(); }
+
+// Two jobs on one base: what each adapter computes must not depend on the other's tokens in the same pass.
+TEST(LoraTest, EachSliceGoesThroughItsOwnAdapter) {
+  at::NoGradGuard no_grad;
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora = AllLinear();
+  const Adapter first = MakeFilled(lora, config, weights);
+  lora.rank = 3;
+  const Adapter second = MakeFilled(lora, config, weights, 5);
+  const auto both = *MakeTunedModel(config, weights, {&first, &second});
+  const auto only_second = *MakeTunedModel(config, weights, {&second});
+  const Example a{{1, 2, 3, 4, 5}, {0, 1, 1, 1, 1}}, b{{6, 7, 8}, {0, 1, 1}};
+  const PackedBatch together = MakePackedBatch({&a, &b}, at::kCPU), alone = MakePackedBatch({&b}, at::kCPU);
+  DocumentAttention attention_together(together.documents), attention_alone(alone.documents);
+  const Tensor h = both->Forward(together.tokens_T, together.positions_T, together.lengths_T, attention_together, {{0, 0, 5}, {1, 5, 8}});
+  const Tensor expected = only_second->Forward(alone.tokens_T, alone.positions_T, alone.lengths_T, attention_alone, {{0, 0, 3}});
+  EXPECT_LT(MaxDiff(h.slice(0, 5), expected), 1e-5);
+}
+
+TEST(LoraTest, AFreshAdapterLeavesTheModelAsItIs) {
+  at::NoGradGuard no_grad;
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  const Tensor expected = Logits(**MakeModel(config, weights, {}), Batch());
+  AdapterConfig lora = AllLinear();
+  const Adapter plain = *MakeAdapter(lora, config, weights, 4);
+  EXPECT_TRUE(at::equal(Logits(**MakeTunedModel(config, weights, {&plain}), Batch()), expected));
+  lora.dora = true;
+  lora.modules_to_save = {"embed_tokens", "lm_head"};
+  const Adapter everything = *MakeAdapter(lora, config, weights, 4);
+  EXPECT_LT(MaxDiff(Logits(**MakeTunedModel(config, weights, {&everything}), Batch()), expected), 1e-6);
+}
+
+// Found by the export's own check: with dropout left on, a reloaded adapter computed other logits than the trained one.
+TEST(LoraTest, DropoutActsInTrainingOnly) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  for (const bool dora : {false, true}) {
+    AdapterConfig lora = AllLinear();
+    lora.dropout = 0.5;
+    lora.dora = dora;
+    const Adapter adapter = MakeFilled(lora, config, weights);
+    const auto model = *MakeTunedModel(config, weights, {&adapter});
+    EXPECT_FALSE(at::equal(Logits(*model, Batch()), Logits(*model, Batch())));
+    at::NoGradGuard no_grad;
+    EXPECT_TRUE(at::equal(Logits(*model, Batch()), Logits(*model, Batch())));
+  }
+}
+
+// One linear layer: forward and gradients of every input against PEFT's formula in recorded autograd.
+class LinearTest : public ::testing::Test {
+ protected:
+  // `formula` computes the layer's output from the members, with the same dropout mask.
+  void ExpectEqual(const LoraWeights& lora, const std::function<Tensor()>& formula) {
+    const LoraLinear layer(weight_, bias_, {lora});
+    std::vector<Tensor> inputs = {x_, lora.a_RI, lora.b_OR};
+    if (lora.magnitude_O.defined()) inputs.push_back(lora.magnitude_O);
+    const Tensor upstream = at::randn({9, 5});
+    const auto gradients = [&](const std::function<Tensor()>& compute, Tensor& output) {
+      at::manual_seed(11);
+      output = compute();
+      (output * upstream).sum().backward();
+      std::vector<Tensor> result;
+      for (const Tensor& input : inputs) {
+        result.push_back(input.grad().clone());
+        input.mutable_grad() = Tensor();
+      }
+      return result;
+    };
+    Tensor got, expected;
+    const auto got_gradients = gradients([&] { return layer(x_, {{0, 0, 9}}); }, got);
+    const auto expected_gradients = gradients(formula, expected);
+    EXPECT_LT(MaxDiff(got, expected), 1e-5);
+    for (size_t i = 0; i < inputs.size(); ++i) EXPECT_LT(MaxDiff(got_gradients[i], expected_gradients[i]), 2e-5) << "input " << i;
+
+    // The same layer as a product, which the head's loss uses.
+    const auto as_product = gradients(
+        [&] {
+          const auto [x, weight] = layer.AsProduct(x_, 0);
+          return at::linear(x, weight, bias_);
+        },
+        got);
+    EXPECT_LT(MaxDiff(got, expected), 1e-5);
+    for (size_t i = 0; i < inputs.size(); ++i) EXPECT_LT(MaxDiff(as_product[i], expected_gradients[i]), 2e-5) << "input " << i;
+  }
+
+  // |row of W + s·B·A|, a constant to the gradient.
+  Tensor Lengths() const { return (weight_ + 0.7 * at::mm(b_, a_)).norm(2, 1).detach(); }
+
+  Tensor x_ = at::randn({9, 6}).set_requires_grad(true);
+  Tensor weight_ = at::randn({5, 6}), bias_ = at::randn({5});
+  Tensor a_ = at::randn({3, 6}).set_requires_grad(true), b_ = at::randn({5, 3}).set_requires_grad(true);
+  Tensor magnitude_ = at::rand({5}).add_(0.5).set_requires_grad(true);
+};
+
+TEST_F(LinearTest, LoraWithABiasEqualsItsFormula) {
+  ExpectEqual({a_, b_, 0.7, 0, {}}, [&] { return at::linear(x_, weight_ + 0.7 * at::mm(b_, a_), bias_); });
+}
+
+TEST_F(LinearTest, DoraEqualsItsFormula) {
+  ExpectEqual({a_, b_, 0.7, 0, magnitude_}, [&] {
+    return at::linear(x_, weight_ + 0.7 * at::mm(b_, a_)) * (magnitude_ / Lengths()) + bias_;
+  });
+}
+
+TEST_F(LinearTest, DoraWithDropoutEqualsPeftsFormula) {
+  ExpectEqual({a_, b_, 0.7, 0.4, magnitude_}, [&] {
+    const Tensor kept = at::dropout(x_, 0.4, true), factors = magnitude_ / Lengths();
+    return at::linear(x_, weight_, bias_) + (factors - 1) * at::linear(kept, weight_) +
+           factors * 0.7 * at::linear(at::linear(kept, a_), b_);
+  });
+}
+
+TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {
+  at::NoGradGuard no_grad;
+  for (const bool tied : {true, false}) {
+    const ModelConfig config = TinyConfig(tied);
+    const NamedTensors weights = RandomWeights(config, 3);
+    std::vector<std::pair<std::string, AdapterConfig>> options(8, {"", AllLinear()});
+    options[0].first = "plain";
+    options[1] = {"rslora", AllLinear()};
+    options[1].second.rslora = true;
+    options[2] = {"dora", AllLinear()};
+    options[2].second.dora = true;
+    options[3].first = "head";
+    options[3].second = AdapterConfig{};
+    options[3].second.target_modules = {"lm_head", "q_proj"};
+    options[4] = {"head with dora", options[3].second};
+    options[4].second.dora = true;
+    options[5] = {"saved head", AllLinear()};
+    options[5].second.modules_to_save = {"lm_head"};
+    options[6] = {"saved embedding", AllLinear()};
+    options[6].second.modules_to_save = {"embed_tokens"};
+    options[7] = {"saved both and a norm", AllLinear()};
+    options[7].second.modules_to_save = {"embed_tokens", "lm_head", "post_attention_layernorm"};
+    for (const auto& [name, lora] : options) {
+      const Adapter adapter = MakeFilled(lora, config, weights);
+      const Tensor adapted = Logits(**MakeTunedModel(config, weights, {&adapter}), Batch());
+      const auto merged = MergeAdapter(config, weights, adapter);
+      ASSERT_TRUE(merged.ok()) << merged.status();
+      EXPECT_LT(MaxDiff(Logits(**MakeMergedModel(config, *merged), Batch()), adapted), 1e-4) << name;
+      EXPECT_GT(MaxDiff(Logits(**MakeModel(config, weights, {}), Batch()), adapted), 1e-2) << name << " does nothing";
+      const bool moves_one_of_two = name.starts_with("head") || name.starts_with("saved");
+      EXPECT_EQ(merged->untied, tied && moves_one_of_two) << name;
+    }
+  }
+}
+
+// Bug 9: an adapter on a tied head must not move the embedding, and must survive the merge.
+TEST(LoraTest, AnAdapterOnATiedHeadLeavesTheEmbeddingAlone) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"lm_head"};
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  const auto merged = *MergeAdapter(config, weights, adapter);
+  EXPECT_TRUE(at::equal(merged.weights.at("model.embed_tokens.weight"), weights.at("model.embed_tokens.weight")));
+  EXPECT_GT(MaxDiff(merged.weights.at("lm_head.weight"), weights.at("model.embed_tokens.weight")), 0.01);
+}
+
+TEST(LoraTest, TheLossOfAnAdaptedHeadIsThatOfItsLogits) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"lm_head", "v_proj"};
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  for (const auto& [name, tensor] : adapter.tensors) tensor.set_requires_grad(true);
+  const auto model = *MakeTunedModel(config, weights, {&adapter});
+  const PackedBatch batch = Batch();
+  const auto gradients = [&](const Tensor& loss) {
+    loss.backward();
+    std::vector<Tensor> result;
+    for (const auto& [name, tensor] : adapter.tensors) {
+      result.push_back(tensor.grad().clone());
+      tensor.mutable_grad() = Tensor();
+    }
+    return result;
+  };
+  const Tensor loss = SumLoss(*model, batch);
+  const Tensor expected = at::cross_entropy_loss(Logits(*model, batch).index_select(0, batch.predicting_rows), batch.labels, {}, at::Reduction::Sum);
+  EXPECT_NEAR(loss.item<double>(), expected.item<double>(), 1e-4);
+  const auto got = gradients(loss), wanted = gradients(expected);
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(MaxDiff(got[i], wanted[i]), 1e-4) << i;
+}
+
+TEST(LoraTest, WhatIsWrittenReadsBack) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora = AllLinear();
+  lora.dora = true;
+  lora.modules_to_save = {"lm_head"};
+  lora.rank_pattern = {{"q_proj", 2}};
+  lora.layers_to_transform = {1};
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+  const auto again = ReadAdapter(folder.path(), config);
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_EQ(again->tensors.size(), adapter.tensors.size());
+  for (const auto& [name, tensor] : adapter.tensors) EXPECT_TRUE(at::equal(again->tensors.at(name), tensor)) << name;
+  EXPECT_TRUE(again->tensors.contains("base_model.model.lm_head.weight"));
+  EXPECT_TRUE(again->tensors.contains("base_model.model.model.layers.1.mlp.up_proj.lora_magnitude_vector"));
+  EXPECT_FALSE(again->tensors.contains("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"));
+}
+
+TEST(LoraTest, AModuleThatIsSavedWholeIsTrainedWhole) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"q_proj"};
+  lora.modules_to_save = {"lm_head", "embed_tokens"};
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  for (const auto& [name, tensor] : adapter.tensors) tensor.set_requires_grad(true);
+  SumLoss(**MakeTunedModel(config, weights, {&adapter}), Batch()).backward();
+  for (const auto& [name, tensor] : adapter.tensors) {
+    ASSERT_TRUE(tensor.grad().defined()) << name;
+    EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << name;
+  }
+}
+
+TEST(LoraTest, AnAdapterThatReplacesModulesSharesTheBaseWithNoOther) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig saving = AllLinear();
+  saving.modules_to_save = {"lm_head"};
+  const Adapter first = *MakeAdapter(AllLinear(), config, weights, 1), second = *MakeAdapter(saving, config, weights, 1);
+  EXPECT_THAT(std::string(MakeTunedModel(config, weights, {&first, &second}).status().message()), HasSubstr("modules_to_save"));
+}
+
+TEST(LoraTest, NamesThatMatchNothingAreRefused) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"q_proj", "q_prj"};
+  const auto target = MakeAdapter(lora, config, weights, 1);
+  EXPECT_EQ(target.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(target.status().message()), HasSubstr("q_prj"));
+  lora.target_modules = {"q_proj"};
+  lora.modules_to_save = {"embed_token"};
+  EXPECT_THAT(std::string(MakeAdapter(lora, config, weights, 1).status().message()), HasSubstr("embed_token"));
+}
+
+// Bug 25: an adapter whose tensors do not fit is refused with all of them, never served as the plain base.
+TEST(LoraTest, EveryTensorThatDoesNotFitIsReported) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  Adapter adapter = *MakeAdapter(AllLinear(), config, weights, 1);
+  const std::string renamed = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
+  adapter.tensors["model.layers.0.self_attn.q_proj.lora_A.weight"] = adapter.tensors.at(renamed);
+  adapter.tensors.erase(renamed);
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+  const auto read = ReadAdapter(folder.path(), config);
+  EXPECT_THAT(std::string(read.status().message()), HasSubstr("missing: " + renamed));
+  EXPECT_THAT(std::string(read.status().message()), HasSubstr("unexpected: model.layers.0.self_attn.q_proj.lora_A.weight"));
+}
+
+TEST(LoraTest, AMergeThatIsNotFiniteIsRefused) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  Adapter adapter = *MakeAdapter(AllLinear(), config, weights, 1);
+  adapter.tensors.begin()->second.fill_(NAN);
+  EXPECT_EQ(MergeAdapter(config, weights, adapter).status().code(), absl::StatusCode::kOutOfRange);
+}
+
+}  // namespace
+}  // namespace luthier

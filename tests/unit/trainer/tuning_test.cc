@@ -1,0 +1,128 @@
+#include "worker/trainer/train/tuning.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/support/model_fixture.h"
+#include "tests/support/temp_folder.h"
+#include "worker/trainer/train/adamw.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::HasSubstr;
+
+// A settled recipe.
+Recipe Settled(const std::string& tuning) {
+  Recipe recipe;
+  recipe.tuning = tuning;
+  recipe.training.seed = 3;
+  if (tuning == "full") return recipe;
+  recipe.lora.rank = 2;
+  recipe.lora.alpha = 4;
+  recipe.lora.dropout = 0;
+  recipe.lora.rslora = false;
+  return recipe;
+}
+
+PackedBatch Batch() { return BatchOf({{1, 5, 30, 12, 9, 33, 2}}); }
+
+Tuning MustMake(const Recipe& recipe, const ModelFixture& fixture, const std::string& start = "") {
+  absl::StatusOr<Tuning> tuning = MakeTuning(recipe, fixture.config, fixture.base, "base", start);
+  EXPECT_TRUE(tuning.ok()) << tuning.status();
+  return *std::move(tuning);
+}
+
+std::string Refusal(const Recipe& recipe, const ModelFixture& fixture, const std::string& start = "") {
+  return std::string(MakeTuning(recipe, fixture.config, fixture.base, "base", start).status().message());
+}
+
+// Weights that may be written to: the fixture's are the mapped file.
+NamedTensors Copy(const NamedTensors& weights) {
+  NamedTensors copies;
+  for (const auto& [name, tensor] : weights) copies[name] = tensor.clone();
+  return copies;
+}
+
+TEST(TuningTest, FrozenWeightsGetNoGradientAndTheOthersDo) {
+  ModelFixture fixture("qwen2");
+  fixture.base = Copy(fixture.base);
+  Recipe recipe = Settled("full");
+  recipe.training.freeze = {"model.embed_tokens", R"(model\.layers\.0)", R"(.*\.bias)"};
+  const Tuning tuning = MustMake(recipe, fixture);
+  EXPECT_FALSE(tuning.trained.contains("model.embed_tokens.weight"));
+  EXPECT_FALSE(tuning.trained.contains("model.layers.0.mlp.up_proj.weight"));
+  EXPECT_FALSE(tuning.trained.contains("model.layers.1.self_attn.q_proj.bias"));
+  EXPECT_TRUE(tuning.trained.contains("model.layers.1.self_attn.q_proj.weight"));
+  SumLoss(*tuning.model, Batch()).backward();
+  for (const auto& [name, tensor] : fixture.base) EXPECT_EQ(tensor.grad().defined(), tuning.trained.contains(name)) << name;
+}
+
+TEST(TuningTest, PatternsThatFreezeNothingOrEverythingAreRefused) {
+  const ModelFixture fixture("llama");
+  Recipe recipe = Settled("full");
+  recipe.training.freeze = {"model.embed_token"};  // neither a name nor a beginning that ends before a dot
+  EXPECT_THAT(Refusal(recipe, fixture), HasSubstr("training.freeze: 'model.embed_token' matches no weight"));
+  recipe.training.freeze = {".*"};
+  EXPECT_THAT(Refusal(recipe, fixture), HasSubstr("nothing is left to train"));
+  recipe.training.freeze = {"("};
+  EXPECT_THAT(Refusal(recipe, fixture), HasSubstr("no regular expression"));
+}
+
+TEST(TuningTest, AWarmStartComputesWhatTheAdapterDid) {
+  at::NoGradGuard no_grad;
+  const ModelFixture fixture("llama");
+  Recipe recipe = Settled("lora");
+  const Tuning tuning = MustMake(recipe, fixture, fixture.folder + "/adapter_final");
+  EXPECT_TRUE(at::equal(Logits(*tuning.model, Batch()), Logits(*fixture.tuned, Batch())));
+  EXPECT_EQ(tuning.trained.size(), fixture.adapter.tensors.size());
+}
+
+TEST(TuningTest, AnAdapterThatIsNotWhatTheJobAsksForIsRefused) {
+  const ModelFixture fixture("llama");
+  const std::string start = fixture.folder + "/adapter_final";
+  Recipe recipe = Settled("lora");
+  recipe.lora.rank = 3;
+  EXPECT_THAT(Refusal(recipe, fixture, start), HasSubstr("r is 2, the job asks for 3"));
+  recipe = Settled("lora");
+  recipe.lora.target_modules = {"q_proj"};
+  EXPECT_THAT(Refusal(recipe, fixture, start), HasSubstr("which the job does not target"));
+}
+
+TEST(TuningTest, NamesAndExpertsAreAsPeftHasThem) {
+  const ModelFixture phi("phi3"), moe("qwen3_moe");
+  EXPECT_THAT(MustMake(Settled("lora"), phi).adapter.config.target_modules, ::testing::ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
+  EXPECT_TRUE(MustMake(Settled("lora"), moe).adapter.config.all_linear);
+  Recipe recipe = Settled("lora");
+  recipe.lora.target_modules = {"gate_proj"};
+  EXPECT_THAT(Refusal(recipe, moe), HasSubstr("experts"));
+}
+
+// LoRA+: one step of AdamW moves B `ratio` times as far as it would alone, and A as far as before.
+TEST(TuningTest, LoraPlusMovesBFasterThanA) {
+  const ModelFixture fixture("llama");
+  Recipe recipe = Settled("lora");
+  const auto moved = [&](std::optional<double> ratio) {
+    recipe.lora.plus_ratio = ratio;
+    const Tuning tuning = MustMake(recipe, fixture, fixture.folder + "/adapter_final");
+    AdamW::Options options;
+    options.rate_factors = LearningRateFactors(recipe, tuning.trained);
+    AdamW optimizer(tuning.trained, options);
+    SumLoss(*tuning.model, Batch()).backward();
+    optimizer.Step(1e-3);
+    NamedTensors moves;
+    for (const auto& [name, tensor] : tuning.trained) moves[name] = tensor.detach() - fixture.adapter.tensors.at(name);
+    return moves;
+  };
+  const NamedTensors plain = moved(std::nullopt), plus = moved(4);
+  for (const auto& [name, move] : plain) {
+    const double factor = name.find("lora_B") != std::string::npos ? 4 : 1;
+    EXPECT_LT((plus.at(name) - factor * move).abs().max().item<double>(), 1e-6) << name;
+    EXPECT_GT(move.abs().max().item<double>(), 1e-4) << name;
+  }
+}
+
+}  // namespace
+}  // namespace luthier

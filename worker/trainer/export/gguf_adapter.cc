@@ -1,0 +1,147 @@
+#include "worker/trainer/export/gguf_adapter.h"
+
+#include <map>
+#include <variant>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
+#include "lib/checkpoint/families/families.h"
+#include "lib/checkpoint/gguf.h"
+#include "lib/checkpoint/model_tensors.h"
+
+namespace luthier {
+namespace {
+
+constexpr char kAlphaKey[] = "adapter.lora.alpha";
+
+// llama.cpp's names of the linear layers of a block. Phi-3's gate and up lie together in what others call up.
+const std::map<std::string, std::string>& BlockNames() {
+  static const std::map<std::string, std::string> names = {
+      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.o_proj", "attn_output"}, {"self_attn.qkv_proj", "attn_qkv"}, {"mlp.gate_proj", "ffn_gate"},
+      {"mlp.up_proj", "ffn_up"},        {"mlp.down_proj", "ffn_down"},       {"mlp.gate_up_proj", "ffn_up"}};
+  return names;
+}
+
+std::string GgufName(const LinearLayer& linear) {
+  if (linear.layer < 0) return "output.weight";
+  const std::string prefix = absl::StrCat("model.layers.", linear.layer, ".");
+  return absl::StrCat("blk.", linear.layer, ".", BlockNames().at(linear.module.substr(prefix.size())), ".weight");
+}
+
+std::string PeftName(const LinearLayer& linear, const char* which) {
+  return absl::StrCat("base_model.model.", linear.module, ".lora_", which, ".weight");
+}
+
+// Heads whose rows llama.cpp reorders in the weight of this layer; 0: none.
+int64_t PermutedHeads(const LinearLayer& linear, const ModelConfig& config) {
+  if (!FindFamily(config.model_type)->gguf_permutes_heads) return 0;
+  if (linear.module.ends_with("self_attn.q_proj")) return config.num_heads;
+  return linear.module.ends_with("self_attn.k_proj") ? config.num_kv_heads : 0;
+}
+
+// Row i + half of a head moves behind row i: [halves, pairs] → [pairs, halves] inside each head.
+Tensor Interleave(const Tensor& b_OR, int64_t heads) {
+  return b_OR.view({heads, 2, -1, b_OR.size(1)}).transpose(1, 2).reshape(b_OR.sizes());
+}
+
+Tensor Deinterleave(const Tensor& b_OR, int64_t heads) {
+  return b_OR.view({heads, -1, 2, b_OR.size(1)}).transpose(1, 2).reshape(b_OR.sizes());
+}
+
+GgufTensor ToGguf(const Tensor& tensor) {
+  const Tensor values = tensor.detach().to(at::kCPU, at::kFloat).contiguous();
+  const float* data = values.const_data_ptr<float>();
+  return {values.sizes().vec(), std::vector<float>(data, data + values.numel())};
+}
+
+Tensor ToTensor(const GgufTensor& tensor) {
+  return at::tensor(at::ArrayRef<float>(tensor.values), at::kFloat).view(tensor.shape);
+}
+
+absl::Status CheckRepresentable(const Adapter& adapter, const ModelConfig& config) {
+  const auto refuse = [](const char* field, const char* why) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ": a GGUF adapter cannot hold ", why, "; export the merged model instead"));
+  };
+  if (adapter.config.dora) return refuse("use_dora", "magnitudes");
+  if (!adapter.config.modules_to_save.empty()) return refuse("modules_to_save", "whole modules");
+  if (config.tie_word_embeddings && adapter.tensors.contains(PeftName(HeadLayer(config), "A"))) {
+    return refuse("target_modules", "an adapter on a head that is tied to the embedding");
+  }
+  return absl::OkStatus();
+}
+
+GgufFile ToGgufFile(const Adapter& adapter, const ModelConfig& config) {
+  GgufFile file;
+  file.metadata = {{"general.type", std::string("adapter")},
+                   {"general.architecture", FindFamily(config.model_type)->gguf_architecture},
+                   {"general.name", adapter.config.base_model_name},
+                   {"adapter.type", std::string("lora")},
+                   {kAlphaKey, static_cast<float>(adapter.config.alpha)}};
+  for (const LinearLayer& linear : AdaptableLayers(config)) {
+    const auto a = adapter.tensors.find(PeftName(linear, "A"));
+    if (a == adapter.tensors.end()) continue;
+    const auto rank = static_cast<double>(a->second.size(0));
+    // 1 exactly where the scale is alpha / rank already.
+    const double folded = adapter.config.ScaleOf(linear.module) * rank / adapter.config.alpha;
+    Tensor b_OR = adapter.tensors.at(PeftName(linear, "B")) * folded;
+    if (const int64_t heads = PermutedHeads(linear, config); heads > 0) b_OR = Interleave(b_OR, heads);
+    file.tensors[GgufName(linear) + ".lora_a"] = ToGguf(a->second);
+    file.tensors[GgufName(linear) + ".lora_b"] = ToGguf(b_OR);
+  }
+  return file;
+}
+
+}  // namespace
+
+absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config) {
+  LUTHIER_ASSIGN_OR_RETURN(const GgufFile file, ReadGguf(path));
+  const auto text = [&](const char* key) {
+    const auto found = file.metadata.find(key);
+    const auto* value = found == file.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
+    return value == nullptr ? std::string() : *value;
+  };
+  const std::string& architecture = FindFamily(config.model_type)->gguf_architecture;
+  const auto alpha = file.metadata.find(kAlphaKey);
+  if (text("general.type") != "adapter" || text("adapter.type") != "lora" || text("general.architecture") != architecture ||
+      alpha == file.metadata.end() || !std::holds_alternative<float>(alpha->second)) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is no LoRA adapter of architecture ", architecture));
+  }
+  Adapter adapter;
+  adapter.config.alpha = std::get<float>(alpha->second);
+  adapter.config.base_model_name = text("general.name");
+  size_t used = 0;
+  for (const LinearLayer& linear : AdaptableLayers(config)) {
+    const auto a = file.tensors.find(GgufName(linear) + ".lora_a"), b = file.tensors.find(GgufName(linear) + ".lora_b");
+    if (a == file.tensors.end() || b == file.tensors.end()) continue;
+    const int64_t rank = a->second.shape.empty() ? 0 : a->second.shape[0];
+    if (a->second.shape != std::vector<int64_t>{rank, linear.in} || b->second.shape != std::vector<int64_t>{linear.out, rank}) {
+      return absl::InvalidArgumentError(absl::StrCat(path, ": ", GgufName(linear), " does not fit this base model"));
+    }
+    Tensor b_OR = ToTensor(b->second);
+    if (const int64_t heads = PermutedHeads(linear, config); heads > 0) b_OR = Deinterleave(b_OR, heads);
+    adapter.tensors[PeftName(linear, "A")] = ToTensor(a->second);
+    adapter.tensors[PeftName(linear, "B")] = b_OR;
+    adapter.config.target_modules.push_back(linear.module);
+    if (used == 0) adapter.config.rank = rank;
+    if (rank != adapter.config.rank) adapter.config.rank_pattern[linear.module] = rank;
+    used += 2;
+  }
+  if (used != file.tensors.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": holds ", file.tensors.size() - used, " tensors that no layer of this base takes"));
+  }
+  return adapter;
+}
+
+absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
+                               const std::string& path) {
+  LUTHIER_RETURN_IF_ERROR(CheckRepresentable(adapter, config));
+  LUTHIER_RETURN_IF_ERROR(WriteGguf(path, ToGgufFile(adapter, config)));
+  LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadGgufAdapter(path, config));
+  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
+  return CompareLogits(trained, *reloaded, kExactTolerance, path);
+}
+
+}  // namespace luthier

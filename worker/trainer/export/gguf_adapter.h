@@ -1,0 +1,23 @@
+// A LoRA adapter as llama.cpp reads it.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/trainer/export/export.h"
+#include "worker/trainer/lora/lora.h"
+
+namespace luthier {
+
+// Writes one file, reads it again, and compares logits with the trained model's. llama.cpp multiplies B·A by
+// adapter.lora.alpha / rank; whatever else the scale of a layer is (rsLoRA, patterns) is folded into its B.
+// Source: github.com/ggml-org/llama.cpp convert_lora_to_gguf.py, src/llama-adapter.cpp.
+// Errors: INVALID_ARGUMENT for what the format cannot hold (DoRA, whole modules, a tied head); as ExportAdapter.
+absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
+                               const std::string& path);
+
+// Reads such a file back as an adapter of rank and scale as stored.
+absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config);
+
+}  // namespace luthier

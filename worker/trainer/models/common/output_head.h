@@ -1,0 +1,27 @@
+// The output layer: logits, and the loss without ever holding all of them.
+#pragma once
+
+#include <memory>
+
+#include "lib/checkpoint/model_config.h"
+#include "worker/trainer/models/common/linear.h"
+#include "worker/trainer/ops/loss_head.h"
+
+namespace luthier {
+
+class OutputHead {
+ public:
+  OutputHead(std::unique_ptr<Linear> linear, const ops::LogitForm& form) : linear_(std::move(linear)), form_(form) {}
+
+  // Of every row given, through adapter `adapter` where the head has adapters: h_TD → [T, V].
+  Tensor Logits(const Tensor& h_TD, size_t adapter) const;
+
+  // Sum of the cross-entropies of `labels_T` in nats.
+  Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& labels_T, size_t adapter) const;
+
+ private:
+  std::unique_ptr<Linear> linear_;
+  ops::LogitForm form_;
+};
+
+}  // namespace luthier
