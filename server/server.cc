@@ -119,6 +119,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   services_.push_back(MakeDatasetService(backend_));
   services_.push_back(MakeModelService(backend_));
   services_.push_back(MakeNodeService(backend_));
+  services_.push_back(MakeQueueService(backend_));
   services_.push_back(MakeWorkerService(backend_, sessions_));
   for (const auto& service : services_) builder.RegisterService(service.get());
   grpc_ = builder.BuildAndStart();

@@ -6,7 +6,7 @@
 #include "absl/time/clock.h"
 #include "bench/service/fill.h"
 #include "bench/service/scenarios.h"
-#include "server/loop/create_job.h"
+#include "server/loop/recorded_jobs.h"
 #include "server/store/store.h"
 
 namespace luthier {

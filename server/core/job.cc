@@ -19,8 +19,32 @@ absl::string_view StateName(JobState state) {
     case JobState::kSucceeded: return "SUCCEEDED";
     case JobState::kFailed: return "FAILED";
     case JobState::kCancelled: return "CANCELLED";
+    case JobState::kPausing: return "PAUSING";
+    case JobState::kPaused: return "PAUSED";
+    case JobState::kHeld: return "HELD";
+    case JobState::kPreempting: return "PREEMPTING";
   }
   return "UNKNOWN";
+}
+
+absl::string_view InputName(JobInput input) {
+  switch (input) {
+    case JobInput::kPlaced: return "placed";
+    case JobInput::kTrainerStarted: return "trainer started";
+    case JobInput::kTrainerFinished: return "trainer finished";
+    case JobInput::kArtifactStored: return "artifact stored";
+    case JobInput::kAttemptFailed: return "attempt failed";
+    case JobInput::kAttemptLost: return "attempt lost";
+    case JobInput::kRetriesExhausted: return "retries exhausted";
+    case JobInput::kAttemptStopped: return "attempt stopped";
+    case JobInput::kCancelRequested: return "cancel requested";
+    case JobInput::kPauseRequested: return "pause requested";
+    case JobInput::kResumeRequested: return "resume requested";
+    case JobInput::kStartRequested: return "start requested";
+    case JobInput::kRetryRequested: return "retry requested";
+    case JobInput::kPreempted: return "preempted";
+  }
+  return "unknown";
 }
 
 std::vector<std::string> ResourcesOf(const Job& job) {

@@ -23,10 +23,15 @@ enum class JobState {
   kSucceeded = 7,
   kFailed = 8,
   kCancelled = 9,
+  kPausing = 10,
+  kPaused = 11,
+  kHeld = 12,
+  kPreempting = 13,
 };
-inline constexpr std::array kAllStates = {JobState::kQueued,     JobState::kStarting,   JobState::kRunning,
-                                          JobState::kRecovering, JobState::kPublishing, JobState::kCancelling,
-                                          JobState::kSucceeded,  JobState::kFailed,     JobState::kCancelled};
+inline constexpr std::array kAllStates = {
+    JobState::kQueued,    JobState::kStarting, JobState::kRunning, JobState::kRecovering, JobState::kPublishing,
+    JobState::kCancelling, JobState::kSucceeded, JobState::kFailed, JobState::kCancelled,  JobState::kPausing,
+    JobState::kPaused,    JobState::kHeld,     JobState::kPreempting};
 
 // What can happen to a job.
 enum class JobInput {
@@ -39,11 +44,17 @@ enum class JobInput {
   kRetriesExhausted,  // lost once too often
   kAttemptStopped,    // no process of it is left, as asked
   kCancelRequested,   // a user wants it to end
+  kPauseRequested,    // a user wants it to wait
+  kResumeRequested,   // and to go on
+  kStartRequested,    // a user releases a job that was created on hold
+  kRetryRequested,    // a user wants another try at a job that is over
+  kPreempted,         // its node is needed for something else
 };
 inline constexpr std::array kAllInputs = {
-    JobInput::kPlaced,       JobInput::kTrainerStarted,   JobInput::kTrainerFinished,
-    JobInput::kArtifactStored, JobInput::kAttemptFailed,  JobInput::kAttemptLost,
-    JobInput::kRetriesExhausted, JobInput::kAttemptStopped, JobInput::kCancelRequested};
+    JobInput::kPlaced,          JobInput::kTrainerStarted,   JobInput::kTrainerFinished, JobInput::kArtifactStored,
+    JobInput::kAttemptFailed,   JobInput::kAttemptLost,      JobInput::kRetriesExhausted, JobInput::kAttemptStopped,
+    JobInput::kCancelRequested, JobInput::kPauseRequested,   JobInput::kResumeRequested, JobInput::kStartRequested,
+    JobInput::kRetryRequested,  JobInput::kPreempted};
 
 struct Transition {
   JobState from;
@@ -53,21 +64,29 @@ struct Transition {
 
 // The whole life of a job. What is not listed cannot happen: such an input leaves the job as it is.
 inline constexpr Transition kTransitions[] = {
+    {JobState::kHeld, JobInput::kStartRequested, JobState::kQueued},
+    {JobState::kHeld, JobInput::kCancelRequested, JobState::kCancelled},
     {JobState::kQueued, JobInput::kPlaced, JobState::kStarting},
+    {JobState::kQueued, JobInput::kPauseRequested, JobState::kPaused},
     {JobState::kQueued, JobInput::kCancelRequested, JobState::kCancelled},
     {JobState::kStarting, JobInput::kTrainerStarted, JobState::kRunning},
     {JobState::kStarting, JobInput::kAttemptFailed, JobState::kFailed},
     {JobState::kStarting, JobInput::kAttemptLost, JobState::kRecovering},
     {JobState::kStarting, JobInput::kAttemptStopped, JobState::kRecovering},
     {JobState::kStarting, JobInput::kRetriesExhausted, JobState::kFailed},
+    {JobState::kStarting, JobInput::kPreempted, JobState::kPreempting},
+    {JobState::kStarting, JobInput::kPauseRequested, JobState::kPausing},
     {JobState::kStarting, JobInput::kCancelRequested, JobState::kCancelling},
     {JobState::kRunning, JobInput::kTrainerFinished, JobState::kPublishing},
     {JobState::kRunning, JobInput::kAttemptFailed, JobState::kFailed},
     {JobState::kRunning, JobInput::kAttemptLost, JobState::kRecovering},
     {JobState::kRunning, JobInput::kAttemptStopped, JobState::kRecovering},
     {JobState::kRunning, JobInput::kRetriesExhausted, JobState::kFailed},
+    {JobState::kRunning, JobInput::kPreempted, JobState::kPreempting},
+    {JobState::kRunning, JobInput::kPauseRequested, JobState::kPausing},
     {JobState::kRunning, JobInput::kCancelRequested, JobState::kCancelling},
     {JobState::kRecovering, JobInput::kPlaced, JobState::kStarting},
+    {JobState::kRecovering, JobInput::kPauseRequested, JobState::kPaused},
     {JobState::kRecovering, JobInput::kCancelRequested, JobState::kCancelled},
     {JobState::kPublishing, JobInput::kArtifactStored, JobState::kSucceeded},
     {JobState::kPublishing, JobInput::kAttemptFailed, JobState::kFailed},
@@ -75,9 +94,24 @@ inline constexpr Transition kTransitions[] = {
     {JobState::kPublishing, JobInput::kAttemptStopped, JobState::kRecovering},
     {JobState::kPublishing, JobInput::kRetriesExhausted, JobState::kFailed},
     {JobState::kPublishing, JobInput::kCancelRequested, JobState::kCancelling},
+    {JobState::kPausing, JobInput::kTrainerFinished, JobState::kPublishing},  // it was done before it heard of it
+    {JobState::kPausing, JobInput::kAttemptFailed, JobState::kFailed},
+    {JobState::kPausing, JobInput::kAttemptLost, JobState::kPaused},
+    {JobState::kPausing, JobInput::kAttemptStopped, JobState::kPaused},
+    {JobState::kPausing, JobInput::kCancelRequested, JobState::kCancelling},
+    {JobState::kPaused, JobInput::kResumeRequested, JobState::kQueued},
+    {JobState::kPaused, JobInput::kCancelRequested, JobState::kCancelled},
+    {JobState::kPreempting, JobInput::kTrainerFinished, JobState::kPublishing},
+    {JobState::kPreempting, JobInput::kAttemptFailed, JobState::kFailed},
+    {JobState::kPreempting, JobInput::kAttemptLost, JobState::kQueued},
+    {JobState::kPreempting, JobInput::kAttemptStopped, JobState::kQueued},
+    {JobState::kPreempting, JobInput::kPauseRequested, JobState::kPausing},
+    {JobState::kPreempting, JobInput::kCancelRequested, JobState::kCancelling},
     {JobState::kCancelling, JobInput::kAttemptFailed, JobState::kCancelled},
     {JobState::kCancelling, JobInput::kAttemptLost, JobState::kCancelled},
     {JobState::kCancelling, JobInput::kAttemptStopped, JobState::kCancelled},
+    {JobState::kFailed, JobInput::kRetryRequested, JobState::kQueued},
+    {JobState::kCancelled, JobInput::kRetryRequested, JobState::kQueued},
 };
 
 constexpr std::optional<JobState> NextState(JobState from, JobInput input) {
@@ -91,11 +125,31 @@ constexpr bool IsTerminal(JobState state) {
   return state == JobState::kSucceeded || state == JobState::kFailed || state == JobState::kCancelled;
 }
 constexpr bool IsWaiting(JobState state) { return state == JobState::kQueued || state == JobState::kRecovering; }
-// An attempt of the job holds a device of its node.
-constexpr bool HoldsDevices(JobState state) { return !IsTerminal(state) && !IsWaiting(state); }
+// Its attempt was told to stop; what ends it now is no loss that counts.
+constexpr bool IsStopping(JobState state) {
+  return state == JobState::kCancelling || state == JobState::kPausing || state == JobState::kPreempting;
+}
+// An attempt of the job holds devices of its node.
+constexpr bool HoldsDevices(JobState state) {
+  return state == JobState::kStarting || state == JobState::kRunning || state == JobState::kPublishing || IsStopping(state);
+}
+
+// An attempt says this of itself only when no process of it is left.
+constexpr bool SaysProcessEnded(JobInput input) {
+  return input == JobInput::kArtifactStored || input == JobInput::kAttemptFailed || input == JobInput::kAttemptLost ||
+         input == JobInput::kAttemptStopped;
+}
 
 // "QUEUED", as in the API.
 absl::string_view StateName(JobState state);
+// "attempt lost", as in docs/job-life.md.
+absl::string_view InputName(JobInput input);
+
+// Strictly one before the other. Values are those of the API and the database.
+enum class ServiceClass { kInteractive = 1, kStandard = 2, kBackground = 3 };
+inline constexpr std::array kServiceClasses = {ServiceClass::kInteractive, ServiceClass::kStandard, ServiceClass::kBackground};
+
+inline constexpr int kMaxPriority = 100;  // and -100 at least
 
 // What the server decides with. A queued job should stay small: a million of them lie in memory.
 struct Job {
@@ -105,13 +159,21 @@ struct Job {
   std::string datasets;    // ids, separated by commas
   std::string model;       // under which the result is published
   int devices = 1;         // that an attempt needs
+  std::string tenant = "default";
+  ServiceClass service_class = ServiceClass::kStandard;
+  int priority = 0;           // -100 to 100; a point is worth an hour of waiting
+  absl::Duration estimate;    // of the whole training, from the speed of others like it; 0: unknown
   absl::Time create_time;
 
   JobState state = JobState::kQueued;
   int attempt = 0;
   int lost_attempts = 0;
+  int preemptions = 0;
+  int lost_here = 0;      // attempts lost one after the other on `node`
+  int revision = 1;       // counts what users changed, for `etag`
   std::string node;       // of the current attempt, or of the last one, where its checkpoints lie
   std::vector<int> held;  // devices of `node` that the current attempt holds
+  absl::Time attempt_start = absl::InfinitePast();  // of the current attempt, or of the last one
   absl::Time not_before = absl::InfinitePast();  // of the next attempt
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
@@ -119,7 +181,9 @@ struct Job {
   int64_t last_event = 0;
   int64_t last_report = 0;  // highest sequence of the current attempt that was recorded
   std::string report;  // newest progress, evaluations, failure: bytes of the layer above
-  absl::Time waiting_since;  // in memory only: when it was created, or its last attempt ended
+  // In memory only.
+  absl::Time waiting_since;  // when it was created, or its last attempt ended
+  absl::Time expected_end = absl::InfiniteFuture();  // of the current attempt, from its newest progress
 };
 
 // Names of its base model and datasets: `baseModels/B`, `datasets/D`, …

@@ -25,6 +25,12 @@ void JobTable::Remove(const Job& job) {
   jobs_.erase(job.id);
 }
 
+void JobTable::Borrow(Job job) {
+  AddFinished(job.state, -1);  // it is counted while it is here
+  Job& mine = Add(std::move(job));
+  before_.try_emplace(mine.number, Before{&mine, mine});
+}
+
 const Job& JobTable::Insert(Job job) {
   Job& mine = Add(std::move(job));
   before_.try_emplace(mine.number, Before{&mine, std::nullopt});
@@ -52,19 +58,24 @@ void JobTable::Rollback() {
       jobs_.erase(job->id);
       *job = *std::move(before.job);
       Index(*job);
-      jobs_.emplace(job->id, std::move(job));
+      const Job& restored = *job;
+      jobs_.emplace(restored.id, std::move(job));
+      if (IsTerminal(restored.state)) Remove(restored);  // it was here for a change that did not happen
       continue;
     }
     Remove(*before.now);
   }
 }
 
-const JobTable::Queue& JobTable::QueueAt(absl::Time now) {
+bool JobTable::EndDelays(absl::Time now) {
+  bool any = false;
   while (!delayed_.empty() && (*delayed_.begin())->not_before <= now) {
-    queue_.insert(*delayed_.begin());
+    const Job* job = *delayed_.begin();
     delayed_.erase(delayed_.begin());
+    queues_[{job->service_class, job->tenant}].insert(job);
+    any = true;
   }
-  return queue_;
+  return any;
 }
 
 const std::set<std::string>& JobTable::OnNode(const std::string& node) const {
@@ -86,34 +97,45 @@ std::string JobTable::AUserOf(const std::string& resource) const {
   return "";
 }
 
-absl::Time JobTable::OldestWaiting() const {
-  absl::Time oldest = queue_.empty() ? absl::InfiniteFuture() : (*queue_.begin())->create_time;
-  for (const Job* job : delayed_) oldest = std::min(oldest, job->create_time);
-  return oldest;
+JobTable::Load JobTable::LoadOf(const std::string& tenant) const {
+  const auto found = loads_.find(tenant);
+  return found == loads_.end() ? Load{} : found->second;
 }
 
 void JobTable::Index(const Job& job) {
   ++counts_[static_cast<size_t>(job.state)];
   if (IsWaiting(job.state)) {
+    by_age_.insert(&job);
+    ++loads_[job.tenant].waiting;
     if (job.not_before == absl::InfinitePast()) {
-      queue_.insert(&job);
+      queues_[{job.service_class, job.tenant}].insert(&job);
     } else {
       delayed_.insert(&job);
     }
   }
-  if (HoldsDevices(job.state)) on_node_[job.node].insert(job.id);
+  if (HoldsDevices(job.state)) {
+    on_node_[job.node].insert(job.id);
+    loads_[job.tenant].running_devices += static_cast<int>(job.held.size());
+  }
 }
 
 void JobTable::Unindex(const Job& job) {
   --counts_[static_cast<size_t>(job.state)];
   if (IsWaiting(job.state)) {
-    queue_.erase(&job);
-    delayed_.erase(&job);
+    by_age_.erase(&job);
+    --loads_[job.tenant].waiting;
+    const auto queue = queues_.find({job.service_class, job.tenant});
+    if (queue != queues_.end() && queue->second.erase(&job) > 0) {
+      if (queue->second.empty()) queues_.erase(queue);
+    } else {
+      delayed_.erase(&job);
+    }
   }
   if (HoldsDevices(job.state)) {
     const auto found = on_node_.find(job.node);
     found->second.erase(job.id);
     if (found->second.empty()) on_node_.erase(found);
+    loads_[job.tenant].running_devices -= static_cast<int>(job.held.size());
   }
 }
 

@@ -16,29 +16,37 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 #include "server/core/job.h"
+#include "server/core/policy.h"
 
 namespace luthier {
 
 class JobTable {
  public:
-  // Oldest first: a job that lost its attempt goes back to where it was.
+  // By the age of the job, not of its wait: a job that lost its attempt goes back to where it was.
   struct QueueOrder {
-    bool operator()(const Job* a, const Job* b) const {
-      return std::tie(a->create_time, a->number) < std::tie(b->create_time, b->number);
-    }
+    bool operator()(const Job* a, const Job* b) const { return ComesBefore(*a, *b); }
   };
   using Queue = std::set<const Job*, QueueOrder>;
+  // A tenant's jobs of one class.
+  using Queues = std::map<std::pair<ServiceClass, std::string>, Queue>;
+  // What a tenant has in the table.
+  struct Load {
+    int64_t waiting = 0;
+    int running_devices = 0;
+  };
 
   // Null if there is none. A job that became terminal is here until Commit().
   const Job* Find(absl::string_view id) const;
   // Requires: no job has its id or number.
   const Job& Insert(Job job);
   // The same for a job that is on record already.
-  void Load(Job job) { Add(std::move(job)); }
+  void LoadJob(Job job) { Add(std::move(job)); }
+  // The same for a job that is over; it leaves again at the end of the batch unless it is not over any more.
+  void Borrow(Job job);
   template <typename Change>
   const Job& Update(const Job& job, Change change) {
     Job& mine = *jobs_.at(job.id);
-    before_.try_emplace(mine.number, Before{&mine, mine});
+    if (before_.count(mine.number) == 0) before_.emplace(mine.number, Before{&mine, mine});
     Unindex(mine);
     change(mine);
     Index(mine);
@@ -52,11 +60,11 @@ class JobTable {
   // Every job is as it was at the last Commit.
   void Rollback();
 
-  // Waiting jobs whose next attempt may start at once. Those whose delay ran out by `now` join them.
-  const Queue& QueueAt(absl::Time now);
+  // Waiting jobs whose next attempt may start at once. Those whose delay ran out by `now` join them first; true if there were any.
+  bool EndDelays(absl::Time now);
+  const Queues& queues() const { return queues_; }
   // Waiting jobs whose delay has not run out.
   std::vector<const Job*> Delayed() const { return {delayed_.begin(), delayed_.end()}; }
-  size_t queue_size() const { return queue_.size(); }
   // Jobs that hold devices of a node, by id.
   const std::set<std::string>& OnNode(const std::string& node) const;
   // Jobs that are not over and use a dataset or base model, given as `datasets/{id}` or `baseModels/{id}`.
@@ -69,7 +77,8 @@ class JobTable {
   int64_t waiting() const { return count(JobState::kQueued) + count(JobState::kRecovering); }
   size_t size() const { return jobs_.size(); }
   // When the job that waits longest was created; InfiniteFuture if none waits.
-  absl::Time OldestWaiting() const;
+  absl::Time OldestWaiting() const { return by_age_.empty() ? absl::InfiniteFuture() : (*by_age_.begin())->create_time; }
+  Load LoadOf(const std::string& tenant) const;
   // Every job, in no order.
   template <typename Visit>
   void ForEach(Visit visit) const {
@@ -93,10 +102,15 @@ class JobTable {
 
   absl::flat_hash_map<absl::string_view, std::unique_ptr<Job>> jobs_;  // keys are views of Job::id
   std::map<int64_t, Before> before_;
-  Queue queue_;
+  struct AgeOrder {
+    bool operator()(const Job* a, const Job* b) const { return a->number < b->number; }
+  };
+  Queues queues_;  // none of them empty
+  std::set<const Job*, AgeOrder> by_age_;  // all that wait
   std::set<const Job*, DelayOrder> delayed_;
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;
   absl::flat_hash_map<std::string, int64_t> uses_;
+  absl::flat_hash_map<std::string, Load> loads_;  // by tenant
   std::array<int64_t, 16> counts_ = {};  // by state
 };
 

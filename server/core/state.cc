@@ -16,6 +16,29 @@ constexpr size_t kCandidates = 500;
 
 absl::Status NotFound(absl::string_view name) { return absl::NotFoundError(absl::StrCat(name, " does not exist")); }
 
+std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
+  int largest = 0, ready = 0;
+  for (const auto& [id, node] : nodes) {
+    if (!node.ready || node.draining) continue;
+    ++ready;
+    largest = std::max(largest, node.devices);
+  }
+  switch (decision.wait) {
+    case Wait::kNoNode:
+      return nodes.empty() ? "no node is connected; start luthier-worker on a machine" : "no node is connected that takes jobs";
+    case Wait::kTooLarge:
+      return absl::StrCat("the job asks for ", decision.job->devices, " devices and the largest connected node has ", largest);
+    case Wait::kBusy:
+      return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
+    case Wait::kReserved:
+      return "the free devices are kept for a job that comes before it";
+    case Wait::kTenantLimit:
+      return absl::StrCat("tenant ", decision.job->tenant, " runs as much as it may");
+    default:
+      return "it is about to start";
+  }
+}
+
 }  // namespace
 
 absl::Status JobExists(const std::string& id) {
@@ -46,8 +69,10 @@ void State::LoadJob(Job job, absl::Time now) {
   }
   job.waiting_since = job.attempt == 0 ? job.create_time : now;
   last_number_ = std::max(last_number_, job.number);
-  jobs_.Load(std::move(job));
+  jobs_.LoadJob(std::move(job));
 }
+
+void State::Borrow(Job job) { jobs_.Borrow(std::move(job)); }
 
 bool State::IsCurrent(const AttemptId& attempt) const {
   const Job* job = Find(attempt.job);
@@ -68,6 +93,13 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
     return WithReason(absl::ResourceExhaustedError(absl::StrCat("the queue holds ", jobs_.size(), " jobs; try again later")),
                       "QUEUE_FULL");
   }
+  const auto tenant = tenants_.find(job.tenant);
+  const int64_t limit = tenant == tenants_.end() ? 0 : tenant->second.max_queued_jobs;
+  if (limit > 0 && jobs_.LoadOf(job.tenant).waiting >= limit) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrCat("tenant ", job.tenant, " has ", limit,
+                                                                " waiting jobs, as many as it may; wait for one, or cancel one")),
+                      "TENANT_QUEUE_FULL");
+  }
   for (const std::string& name : ResourcesOf(job)) {
     if (resources_.count(name) == 0) return NotFound(name);
   }
@@ -76,18 +108,174 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
   if (job.model.empty()) job.model = job.id;
   if (!request.id.empty()) fresh_requests_[request.id] = {request, job.id};
   writes_.new_jobs.push_back({job.number, request, std::move(spec)});
-  Event event{.type = "state", .message = "queued", .state = static_cast<int>(JobState::kQueued)};
+  Event event{.type = "state", .message = job.state == JobState::kHeld ? "created on hold" : "queued",
+              .state = static_cast<int>(job.state)};
   job = AddEvent(jobs_.Insert(job), std::move(event), now);
   unsettled_ = true;
   return absl::OkStatus();
 }
 
-absl::Status State::Cancel(const std::string& id, absl::Time now) {
+// A state in `already` has what is asked for.
+absl::Status State::Ask(const std::string& id, JobInput input, const std::vector<JobState>& already, const std::string& message,
+                        const std::string& remedy, absl::Time now) {
   const Job* job = Find(id);
   if (job == nullptr) return NotFound("jobs/" + id);
-  if (job->state == JobState::kCancelling || IsTerminal(job->state)) return absl::OkStatus();
-  job = &Apply(*job, JobInput::kCancelRequested, "cancelled by a user", now);
-  if (job->state == JobState::kCancelling) Send(Effect::Kind::kStop, *job);
+  if (std::count(already.begin(), already.end(), job->state) > 0) return absl::OkStatus();
+  if (!NextState(job->state, input)) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state), "; ", remedy)),
+                      IsTerminal(job->state) ? "JOB_IS_OVER" : "WRONG_STATE");
+  }
+  jobs_.Update(*job, [](Job& j) { ++j.revision; });
+  Apply(*job, input, message, now);
+  if (IsStopping(job->state)) Send(Effect::Kind::kStop, *job);
+  return absl::OkStatus();
+}
+
+absl::Status State::Cancel(const std::string& id, absl::Time now) {
+  return Ask(id, JobInput::kCancelRequested, {JobState::kCancelling, JobState::kCancelled}, "cancelled by a user",
+             "only a job that is not over can be cancelled", now);
+}
+
+absl::Status State::Pause(const std::string& id, absl::Time now) {
+  return Ask(id, JobInput::kPauseRequested, {JobState::kPausing, JobState::kPaused}, "paused by a user",
+             "only a job that waits or trains can be paused", now);
+}
+
+absl::Status State::Resume(const std::string& id, absl::Time now) {
+  return Ask(id, JobInput::kResumeRequested,
+             {JobState::kQueued, JobState::kStarting, JobState::kRunning, JobState::kRecovering, JobState::kPublishing},
+             "resumed by a user", "only a job that is PAUSED can be resumed", now);
+}
+
+absl::Status State::StartHeld(const std::string& id, absl::Time now) {
+  return Ask(id, JobInput::kStartRequested,
+             {JobState::kQueued, JobState::kStarting, JobState::kRunning, JobState::kRecovering, JobState::kPublishing},
+             "released by a user", "only a job that is HELD can be started", now);
+}
+
+absl::Status State::Retry(const std::string& id, absl::Time now) {
+  const Job* job = Find(id);
+  if (job == nullptr) return NotFound("jobs/" + id);
+  for (const std::string& name : ResourcesOf(*job)) {
+    if (resources_.count(name) == 0) {
+      return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name, " was deleted")),
+                        "INPUT_DELETED");
+    }
+  }
+  if (absl::Status status = Ask(id, JobInput::kRetryRequested, {}, "retried by a user",
+                                "only a job that failed or was cancelled can be tried again", now);
+      !status.ok()) {
+    return status;
+  }
+  jobs_.Update(*job, [&](Job& j) {
+    j.lost_attempts = j.lost_here = 0;
+    j.not_before = absl::InfinitePast();
+    j.end_time = absl::InfinitePast();
+  });
+  return absl::OkStatus();
+}
+
+absl::Status State::Update(const std::string& id, const JobUpdate& update, absl::Time now) {
+  const Job* job = Find(id);
+  if (job == nullptr) return NotFound("jobs/" + id);
+  if (update.revision != 0 && update.revision != job->revision) {
+    return WithReason(absl::AbortedError(absl::StrCat("etag: jobs/", id, " was changed by someone else; get it and try again")),
+                      "CHANGED_MEANWHILE");
+  }
+  if (update.priority && IsTerminal(job->state)) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("priority: jobs/", id, " is ", StateName(job->state),
+                                                                 "; only labels of a job that is over can be changed")),
+                      "WRONG_STATE");
+  }
+  jobs_.Update(*job, [&](Job& j) {
+    ++j.revision;
+    if (update.priority) j.priority = *update.priority;
+  });
+  if (update.labels) writes_.labels.push_back({job->number, *update.labels});
+  AddEvent(*job, {.attempt = job->attempt, .type = "updated", .message = update.priority ? absl::StrCat("priority ", job->priority) : "labels"}, now);
+  unsettled_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status State::Checkpoint(const std::string& id) {
+  const Job* job = Find(id);
+  if (job == nullptr) return NotFound("jobs/" + id);
+  if (job->state != JobState::kRunning) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state),
+                                                                 "; only a job that is RUNNING can write a checkpoint")),
+                      "WRONG_STATE");
+  }
+  Send(Effect::Kind::kCheckpoint, *job);
+  return absl::OkStatus();
+}
+
+void State::SetTenant(const Tenant& tenant, absl::Time now) {
+  Tenant& mine = ChangeTenant(tenant.id);
+  Tenant changed = tenant;
+  changed.usage = mine.UsageAt(now);
+  changed.usage_time = now;
+  mine = changed;
+  unsettled_ = true;
+}
+
+void State::Charge(const std::string& tenant, double device_seconds, absl::Time now) {
+  ChangeTenant(tenant).Charge(device_seconds, now);
+}
+
+Tenant& State::ChangeTenant(const std::string& id) {
+  const auto [entry, added] = tenants_.try_emplace(id, Tenant{.id = id});
+  if (added) {
+    undo_.push_back([this, id] { tenants_.erase(id); });
+  } else {
+    undo_.push_back([this, before = entry->second] { tenants_[before.id] = before; });
+  }
+  changed_tenants_.insert(id);
+  return entry->second;
+}
+
+absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
+  const auto node = nodes_.find(id);
+  if (node == nodes_.end()) return NotFound("nodes/" + id);
+  node->second.draining = true;
+  undo_.push_back([this, id, before = drained_.count(id) > 0] {
+    if (!before) drained_.erase(id);
+    nodes_[id].draining = before;
+  });
+  drained_.insert(id);
+  writes_.drained.emplace_back(id, true);
+  if (!requeue) return absl::OkStatus();
+  const std::set<std::string> attempts = jobs_.OnNode(id);
+  for (const std::string& job_id : attempts) {
+    const Job& job = *Find(job_id);
+    if (!NextState(job.state, JobInput::kPreempted)) continue;
+    jobs_.Update(job, [](Job& j) { ++j.preemptions; });
+    Apply(job, JobInput::kPreempted, absl::StrCat("node ", id, " is being drained"), now);
+    Send(Effect::Kind::kStop, job);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status State::Undrain(const std::string& id) {
+  const auto node = nodes_.find(id);
+  if (node == nodes_.end() && drained_.count(id) == 0) return NotFound("nodes/" + id);
+  if (node != nodes_.end()) node->second.draining = false;
+  if (drained_.erase(id) > 0) {
+    undo_.push_back([this, id] {
+      drained_.insert(id);
+      if (const auto again = nodes_.find(id); again != nodes_.end()) again->second.draining = true;
+    });
+    writes_.drained.emplace_back(id, false);
+  }
+  unsettled_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status State::SetAlias(Alias alias) {
+  const auto latest = latest_.find(alias.model);
+  if (latest == latest_.end() || alias.version > latest->second) {
+    return NotFound(absl::StrCat("models/", alias.model, "/versions/", alias.version));
+  }
+  writes_.aliases.push_back(std::move(alias));
   return absl::OkStatus();
 }
 
@@ -120,6 +308,7 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   node.last_heartbeat = now;
   node.deadline = now + kLease;
   const std::string id = node.id;
+  node.draining = drained_.count(id) > 0;
   nodes_[id] = std::move(node);
   unsettled_ = true;
   std::vector<std::string> stale;
@@ -136,7 +325,7 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   for (const std::string& job_id : expected) {
     const Job& job = *Find(job_id);
     if (held.count(job_id) > 0) {
-      if (job.state == JobState::kCancelling) Send(Effect::Kind::kStop, job);
+      if (IsStopping(job.state)) Send(Effect::Kind::kStop, job);  // the first order may never have arrived
     } else if (job.state == JobState::kStarting && job.last_report == 0) {
       Send(Effect::Kind::kStart, job);  // the first order may never have arrived
     } else {
@@ -146,7 +335,7 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   return stale;
 }
 
-void State::Heartbeat(const std::string& id, std::string inventory, bool leaving, absl::Time now) {
+void State::Heartbeat(const std::string& id, std::string inventory, Processes processes, bool leaving, absl::Time now) {
   const auto found = nodes_.find(id);
   if (found == nodes_.end()) return;
   Node& node = found->second;
@@ -160,6 +349,10 @@ void State::Heartbeat(const std::string& id, std::string inventory, bool leaving
   node.last_heartbeat = now;
   node.deadline = now + kLease;
   if (!inventory.empty()) node.inventory = std::move(inventory);
+  if (processes != node.processes) {
+    node.processes = std::move(processes);
+    unsettled_ = true;
+  }
 }
 
 void State::Disconnect(const std::string& node, absl::Time now) {
@@ -176,12 +369,16 @@ bool State::Record(Report report, absl::Time now) {
   job = &jobs_.Update(*job, [&](Job& j) {
     j.last_report = report.sequence;
     if (report.job_report) j.report = std::move(*report.job_report);
+    if (report.time_left) j.expected_end = now + *report.time_left;
   });
   for (Event& event : report.events) {
     event.attempt = job->attempt;
     job = &AddEvent(*job, std::move(event), now);
   }
   if (!report.input) return true;
+  if (const auto node = nodes_.find(job->node); node != nodes_.end() && SaysProcessEnded(*report.input)) {
+    node->second.processes.erase(AttemptName(*job));
+  }
   if (*report.input == JobInput::kAttemptLost) {
     LoseAttempt(*job, report.message, now);
   } else if (*report.input == JobInput::kArtifactStored) {
@@ -205,11 +402,14 @@ void State::Publish(const Job& job, std::string payload, absl::Time now) {
 }
 
 void State::LoseAttempt(const Job& job, const std::string& why, absl::Time now) {
-  if (job.state == JobState::kCancelling) {
+  if (IsStopping(job.state)) {
     Apply(job, JobInput::kAttemptLost, why, now);
     return;
   }
-  jobs_.Update(job, [&](Job& j) { ++j.lost_attempts; });
+  jobs_.Update(job, [&](Job& j) {
+    ++j.lost_attempts;
+    ++j.lost_here;
+  });
   if (job.lost_attempts > kMaxLostAttempts) {
     Apply(job, JobInput::kRetriesExhausted, absl::StrCat(why, "; lost ", job.lost_attempts, " times, giving up"), now);
     return;
@@ -244,29 +444,67 @@ void State::ExpireLeases(absl::Time now) {
   }
 }
 
+// 1. Is there anything to decide?  2. Is there any room?  3. What the policy says of the first of the queue.  4. Do it.
 void State::Schedule(absl::Time now) {
-  const size_t before = jobs_.queue_size();
-  const JobTable::Queue& queue = jobs_.QueueAt(now);
-  if (queue.empty() || (!unsettled_ && queue.size() == before)) return;
+  if (jobs_.EndDelays(now)) unsettled_ = true;
+  if (!unsettled_) return;
   unsettled_ = false;
-  std::vector<NodeView> nodes = NodeViews();
-  const bool full = std::all_of(nodes.begin(), nodes.end(), [](const NodeView& view) { return view.free.empty(); });
-  if (full) return;
-  std::vector<const Job*> candidates;
-  for (auto job = queue.begin(); job != queue.end() && candidates.size() < kCandidates; ++job) candidates.push_back(*job);
-  const std::vector<Placement> placements = Place(candidates, std::move(nodes));
-  for (const Placement& placement : placements) Start(placement, now);
+  decisions_.reset();
+  if (jobs_.queues().empty()) return;
+
+  Snapshot snapshot = TakeSnapshot(now, kCandidates);
+  const bool room = std::any_of(snapshot.nodes.begin(), snapshot.nodes.end(), [](const NodeView& view) { return !view.free.empty(); });
+  if (!room) return;
+
+  size_t started = 0, waiting = 0;
+  std::vector<Decision> decisions = Decide(std::move(snapshot));
+  decisions_.emplace();
+  for (Decision& decision : decisions) {
+    const int64_t number = decision.job->number;
+    (decision.wait == Wait::kNone ? started : waiting) += 1;
+    if (decision.wait == Wait::kNone) {
+      Start(decision, now);
+    } else {
+      decisions_->emplace(number, std::move(decision));
+    }
+  }
   // There may be room for some of those behind: go on with the next batch.
-  unsettled_ = !placements.empty() && candidates.size() == kCandidates;
+  unsettled_ = started > 0 && started + waiting >= kCandidates;
+}
+
+Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
+  Snapshot snapshot{.now = now, .nodes = NodeViews()};
+  const size_t share = std::max<size_t>(1, candidates / std::max<size_t>(1, jobs_.queues().size()));
+  for (const auto& [key, queue] : jobs_.queues()) {
+    const auto& [service_class, tenant] = key;
+    std::vector<const Job*>& jobs = snapshot.waiting[static_cast<size_t>(service_class) - 1][tenant];
+    for (auto job = queue.begin(); job != queue.end() && jobs.size() < share; ++job) jobs.push_back(*job);
+    TenantView& view = snapshot.tenants[tenant];
+    view.running_devices = jobs_.LoadOf(tenant).running_devices;
+    const auto known = tenants_.find(tenant);
+    if (known == tenants_.end()) continue;
+    view.usage = known->second.UsageAt(now);
+    view.weight = known->second.weight;
+    view.max_devices = known->second.max_devices;
+  }
+  return snapshot;
 }
 
 std::vector<NodeView> State::NodeViews() const {
   std::vector<NodeView> views;
   for (const auto& [id, node] : nodes_) {
-    if (!node.ready) continue;
-    NodeView view{&node, {}};
+    if (!node.ready || node.draining) continue;
+    NodeView view{&node, {}, {}};
     std::set<int> held;
-    for (const std::string& job : jobs_.OnNode(id)) held.insert(Find(job)->held.begin(), Find(job)->held.end());
+    for (const std::string& job_id : jobs_.OnNode(id)) {
+      const Job& job = *Find(job_id);
+      held.insert(job.held.begin(), job.held.end());
+      const absl::Time end =
+          job.expected_end != absl::InfiniteFuture() ? job.expected_end : job.attempt_start + ExpectedDuration(job);
+      view.releases.emplace_back(end, static_cast<int>(job.held.size()));
+    }
+    // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be planned with.
+    for (const auto& [attempt, devices] : node.processes) held.insert(devices.begin(), devices.end());
     for (int device = 0; device < node.devices; ++device) {
       if (held.count(device) == 0) view.free.push_back(device);
     }
@@ -275,32 +513,76 @@ std::vector<NodeView> State::NodeViews() const {
   return views;
 }
 
-std::string State::WhyItWaits(const Job& job, absl::Time now) const {
-  if (!IsWaiting(job.state)) return "";
+WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
+  if (job.state == JobState::kHeld) return {Wait::kHeld, "created on hold; start it when it may run"};
+  if (job.state == JobState::kPaused) return {Wait::kPaused, "paused; resume it when it may go on"};
+  if (!IsWaiting(job.state)) return {};
   if (now < job.not_before) {
-    return absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
-                        absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s");
+    return {Wait::kBackoff, absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
+                                         absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s")};
   }
-  return WhyNoNodeFits(job, NodeViews());
+  if (!decisions_) {
+    decisions_.emplace();
+    for (Decision& decision : Decide(TakeSnapshot(now, kCandidates))) {
+      const int64_t number = decision.job->number;
+      decisions_->emplace(number, std::move(decision));
+    }
+  }
+  const auto decided = decisions_->find(job.number);
+  if (decided == decisions_->end()) {
+    return {Wait::kBehindOthers, absl::StrCat("others come first; ", jobs_.waiting(), " jobs wait in all")};
+  }
+  return {decided->second.wait, MessageOf(decided->second, nodes_)};
 }
 
-void State::Start(const Placement& placement, absl::Time now) {
-  const Job& job = jobs_.Update(*placement.job, [&](Job& j) {
+std::vector<Tenant> State::tenants() const {
+  std::vector<Tenant> all;
+  for (const auto& [id, tenant] : tenants_) all.push_back(tenant);
+  return all;
+}
+
+Tenant State::TenantOf(const std::string& id) const {
+  const auto found = tenants_.find(id);
+  return found == tenants_.end() ? Tenant{.id = id} : found->second;
+}
+
+std::string State::SummaryOf(const std::string& id, absl::Time now) const {
+  const Tenant tenant = TenantOf(id);
+  const JobTable::Load load = jobs_.LoadOf(id);
+  std::string text = absl::StrCat("tenant ", id, " uses ", load.running_devices, tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "",
+                                  " devices and has ", load.waiting, " jobs waiting; ");
+  absl::StrAppend(&text, "it used ", static_cast<int64_t>(tenant.UsageAt(now) / 3600), " device-hours lately, with weight ", tenant.weight);
+  return text;
+}
+
+void State::Start(const Decision& decision, absl::Time now) {
+  const Job& job = jobs_.Update(*decision.job, [&](Job& j) {
     ++j.attempt;
     j.last_report = 0;
-    j.node = placement.node;
-    j.held = placement.devices;
+    if (j.node != decision.node) j.lost_here = 0;
+    j.node = decision.node;
+    j.held = decision.devices;
     j.not_before = absl::InfinitePast();
+    j.attempt_start = now;
+    j.expected_end = absl::InfiniteFuture();
     if (j.start_time == absl::InfinitePast()) j.start_time = now;
   });
-  Apply(job, JobInput::kPlaced, absl::StrCat("attempt ", job.attempt, " on node ", placement.node), now);
+  // Now rather than at the end: a tenant that has used little must not take every node in one cycle.
+  Charge(job.tenant, absl::ToDoubleSeconds(ExpectedDuration(job)) * static_cast<double>(job.held.size()), now);
+  Apply(job, JobInput::kPlaced, absl::StrCat("attempt ", job.attempt, " on node ", decision.node), now);
   Send(Effect::Kind::kStart, job);
 }
 
 const Job& State::Apply(const Job& job, JobInput input, const std::string& message, absl::Time now) {
   const std::optional<JobState> next = NextState(job.state, input);
   if (!next) return job;
-  if (HoldsDevices(job.state) && !HoldsDevices(*next)) unsettled_ = true;
+  if (HoldsDevices(job.state) && !HoldsDevices(*next)) {
+    // What was charged at the start was an estimate.
+    const absl::Duration over = (now - job.attempt_start) - ExpectedDuration(job);
+    Charge(job.tenant, absl::ToDoubleSeconds(over) * static_cast<double>(job.held.size()), now);
+    unsettled_ = true;
+  }
+  if (IsWaiting(*next)) unsettled_ = true;
   jobs_.Update(job, [&](Job& j) {
     j.state = *next;
     if (!HoldsDevices(*next)) j.held.clear();
@@ -328,6 +610,7 @@ void State::Send(Effect::Kind kind, const Job& job) {
 Writes State::TakeWrites() {
   Writes writes = std::exchange(writes_, {});
   for (const Job* job : jobs_.Changed()) writes.jobs.push_back(*job);
+  for (const std::string& tenant : std::exchange(changed_tenants_, {})) writes.tenants.push_back(tenants_.at(tenant));
   return writes;
 }
 
@@ -344,6 +627,8 @@ void State::Rollback() {
   fresh_requests_.clear();
   writes_ = {};
   effects_.clear();
+  changed_tenants_.clear();
+  decisions_.reset();
   unsettled_ = true;
 }
 

@@ -18,7 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "server/core/job_table.h"
-#include "server/core/placement.h"
+#include "server/core/policy.h"
 
 namespace luthier {
 
@@ -50,6 +50,13 @@ struct ModelVersion {
   std::string base_model;
   absl::Time create_time;
   std::string payload;  // kind and files, bytes of the layer above
+};
+
+// A name that points to a version, such as `production`. Version 0: it points nowhere any more.
+struct Alias {
+  std::string model;
+  std::string name;
+  int version = 0;
 };
 
 // A dataset or a base model: what is known of it, as bytes of the layer above. Never changes.
@@ -85,17 +92,28 @@ struct Writes {
     std::string id;
     std::optional<Resource> resource;  // none: delete it
   };
+  struct LabelChange {
+    int64_t number = 0;
+    std::string labels;  // bytes of the layer above
+  };
   std::vector<Job> jobs;  // new and changed ones, as they now are
   std::vector<NewJob> new_jobs;
+  std::vector<LabelChange> labels;
   std::vector<Event> events;
   std::vector<ModelVersion> versions;
   std::vector<ResourceChange> resources;
-  bool empty() const { return jobs.empty() && resources.empty(); }
+  std::vector<Tenant> tenants;                        // changed ones
+  std::vector<std::pair<std::string, bool>> drained;  // node, whether it is drained from now on
+  std::vector<Alias> aliases;
+  bool empty() const {
+    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty();
+  }
 };
 
 // What to tell agents once the writes are durable.
 struct Effect {
-  enum class Kind { kStart, kStop, kReconnect };  // the last: end the session, so that the agent registers anew
+  // kReconnect: end the session, so that the agent registers anew.
+  enum class Kind { kStart, kStop, kCheckpoint, kReconnect };
   Kind kind;
   std::string node;
   std::string attempt;       // name; empty for kReconnect
@@ -110,8 +128,22 @@ struct Report {
   std::vector<Event> events;              // `job`, `sequence`, `time`, `attempt` are filled here
   std::optional<std::string> job_report;  // replaces Job::report
   std::optional<JobInput> input;
-  std::string message;          // of the change of state
+  std::string message;                    // of the change of state
+  std::optional<absl::Duration> time_left;  // as a progress report says
   std::string version_payload;  // for kArtifactStored
+};
+
+// What a user changes of a job; absent values stay.
+struct JobUpdate {
+  std::optional<int> priority;
+  std::optional<std::string> labels;  // bytes of the layer above
+  int revision = 0;                   // that the user has seen; 0: any
+};
+
+// Why a job waits.
+struct WaitReason {
+  Wait code = Wait::kNone;
+  std::string message;  // for people
 };
 
 class State {
@@ -128,13 +160,37 @@ class State {
   void LoadLastNumber(int64_t number) { last_number_ = number; }
   void LoadVersion(const std::string& model, int version) { latest_[model] = version; }
   void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
+  void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }
+  void LoadDrained(const std::string& node) { drained_.insert(node); }
 
   // Adds a job, or finds the one that the same request created earlier in this batch (`job` is then replaced by it). Whether
   // the record knows request or id is for the caller to see (server/loop/create_job).
   // Errors: ALREADY_EXISTS, NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
   absl::Status Create(Job& job, const JobRequest& request, std::string spec, absl::Time now);
-  // Errors: NOT_FOUND if no job that is not over has the id.
+  // What users ask of a job. Asking again for what has happened succeeds, so that a client may repeat itself.
+  // Errors: NOT_FOUND if no job that is not over has the id (see Borrow); FAILED_PRECONDITION in a state without such a step.
   absl::Status Cancel(const std::string& id, absl::Time now);
+  absl::Status Pause(const std::string& id, absl::Time now);
+  absl::Status Resume(const std::string& id, absl::Time now);
+  absl::Status StartHeld(const std::string& id, absl::Time now);
+  // A job that failed or was cancelled waits again, with all its retries, and goes on from its last checkpoint.
+  absl::Status Retry(const std::string& id, absl::Time now);
+  // Errors also: ABORTED if the revision is another by now.
+  absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
+  // A checkpoint after the running step. Errors: FAILED_PRECONDITION if it does not run.
+  absl::Status Checkpoint(const std::string& id);
+  // Takes a job that is over from the record for a change within this batch.
+  void Borrow(Job job);
+
+  // Weight and limits of a tenant; a tenant exists once it is named. Its usage stays.
+  void SetTenant(const Tenant& tenant, absl::Time now);
+  // A drained node gets no attempts; `requeue`: those it has are stopped with a checkpoint and wait for another node.
+  // Errors: NOT_FOUND for a node that was never connected.
+  absl::Status Drain(const std::string& node, bool requeue, absl::Time now);
+  absl::Status Undrain(const std::string& node);
+  // Errors: NOT_FOUND for a model without versions.
+  absl::Status SetAlias(Alias alias);
+
   // Errors: ALREADY_EXISTS.
   absl::Status AddResource(ResourceKind kind, Resource resource);
   // Errors: NOT_FOUND; FAILED_PRECONDITION while a job that is not over uses it.
@@ -142,8 +198,9 @@ class State {
 
   // A node's agent opened a session. Returns the attempts it holds that are not current any more.
   std::vector<std::string> Register(Node node, const std::vector<std::string>& attempts, absl::Time now);
-  // `leaving`: its agent is about to end.
-  void Heartbeat(const std::string& node, std::string inventory, bool leaving, absl::Time now);
+  // `leaving`: its agent is about to end. What an attempt that is not current any more still uses is given to nobody until a
+  // heartbeat or the next Register no longer names it.
+  void Heartbeat(const std::string& node, std::string inventory, Processes processes, bool leaving, absl::Time now);
   void Disconnect(const std::string& node, absl::Time now);
   // Records a report once. False if the attempt is not current: the agent has to end it.
   bool Record(Report report, absl::Time now);
@@ -156,8 +213,15 @@ class State {
   const JobTable& jobs() const { return jobs_; }
   const Job* Find(absl::string_view id) const { return jobs_.Find(id); }
   bool IsCurrent(const AttemptId& attempt) const;
-  // Why a job waits, for people; empty if it does not.
-  std::string WhyItWaits(const Job& job, absl::Time now) const;
+  // Not const: what the policy says of the waiting jobs is worked out when it is first asked for.
+  WaitReason WhyItWaits(const Job& job, absl::Time now);
+  // Every node, and the first `candidates` of the queue.
+  Snapshot TakeSnapshot(absl::Time now, size_t candidates) const;
+  std::vector<Tenant> tenants() const;
+  // One with the default weight and no limits if it was never named.
+  Tenant TenantOf(const std::string& id) const;
+  // What a tenant uses and may use, for people.
+  std::string SummaryOf(const std::string& tenant, absl::Time now) const;
   const std::map<std::string, Node>& nodes() const { return nodes_; }
 
   Writes TakeWrites();
@@ -169,9 +233,13 @@ class State {
   // Everything that changes a job's state goes through here.
   const Job& Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
+  absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already, const std::string& message,
+                   const std::string& remedy, absl::Time now);
   void LoseAttempt(const Job& job, const std::string& why, absl::Time now);
   void Publish(const Job& job, std::string payload, absl::Time now);
-  void Start(const Placement& placement, absl::Time now);
+  void Start(const Decision& decision, absl::Time now);
+  void Charge(const std::string& tenant, double device_seconds, absl::Time now);
+  Tenant& ChangeTenant(const std::string& id);
   void Send(Effect::Kind kind, const Job& job);
   void ExpireLeases(absl::Time now);
   void Schedule(absl::Time now);
@@ -182,6 +250,11 @@ class State {
   std::map<std::string, Node> nodes_;  // in memory only: agents say what they are
   std::map<std::string, int> latest_;  // version of each model
   std::set<std::string> resources_;    // names
+  std::set<std::string> drained_;      // nodes
+  std::map<std::string, Tenant> tenants_;
+  std::set<std::string> changed_tenants_;
+  // Of the last cycle, by number; none if it decided without looking at each job.
+  std::optional<std::map<int64_t, Decision>> decisions_;
   std::map<std::string, std::pair<JobRequest, std::string>> fresh_requests_;  // of this batch: id → request, job
   int64_t last_number_ = 0;
   bool unsettled_ = true;  // something happened that may let a waiting job start

@@ -64,7 +64,7 @@ void StateLoop::Post(Command command, Done done) {
       refused = WithReason(
           absl::ResourceExhaustedError("the server has too many requests waiting; try again in a second"), "OVERLOADED");
     } else {
-      queue_.push_back({std::move(command), std::move(done), absl::OkStatus()});
+      queue_.push_back({std::move(command), std::move(done)});
       if (queue_.size() == 1) work_.notify_one();
       return;
     }
@@ -83,16 +83,19 @@ void StateLoop::Loop() {
     work_.wait_for(lock, absl::ToChronoMilliseconds(options_.tick), [&] { return stopping_ || !queue_.empty(); });
     if (stopping_ && queue_.empty()) return;
     const std::deque<Command> idle = std::exchange(idle_, {});
-    std::vector<Waiting> batch;
-    while (!queue_.empty() && batch.size() < options_.batch) {
-      batch.push_back(std::move(queue_.front()));
+    std::vector<Command> commands;
+    std::vector<Done> dones;
+    while (!queue_.empty() && commands.size() < options_.batch) {
+      commands.push_back(std::move(queue_.front().command));
+      dones.push_back(std::move(queue_.front().done));
       queue_.pop_front();
     }
     lock.unlock();
     const absl::Time now = Now();
     for (const Command& command : idle) (void)command(state_, now);
-    RunBatch(batch, now);
-    batch.clear();
+    Turn(commands, dones, now);
+    commands.clear();
+    dones.clear();
     lock.lock();
   }
 }
@@ -109,23 +112,18 @@ absl::Time StateLoop::Now() {
   return clock_base_ + monotonic;
 }
 
-void StateLoop::RunBatch(std::vector<Waiting>& batch, absl::Time now) {
-  absl::Status written = failure_;
-  if (written.ok()) {
-    for (Waiting& waiting : batch) waiting.status = waiting.command(state_, now);
-    state_.Tick(now);
-    const Writes writes = state_.TakeWrites();
-    if (!writes.empty()) written = Write(writes, batch.size(), now);
-    if (written.ok()) {
-      if (options_.on_batch) options_.on_batch(state_, writes, now);
-      const std::vector<Effect> effects = state_.TakeEffects();
-      if (options_.send && !effects.empty()) options_.send(effects);
-      state_.Commit();
-    } else {
-      state_.Rollback();
-    }
+void StateLoop::Turn(const std::vector<Command>& commands, const std::vector<Done>& dones, absl::Time now) {
+  if (!failure_.ok()) {
+    for (const Done& done : dones) done(failure_);
+    return;
   }
-  for (Waiting& waiting : batch) waiting.done(written.ok() ? waiting.status : written);
+  const BatchOutcome outcome =
+      RunBatch(state_, commands, now, [&](const Writes& writes) { return Write(writes, commands.size(), now); });
+  if (outcome.written.ok()) {
+    if (options_.on_batch) options_.on_batch(state_, outcome.writes, now);
+    if (options_.send && !outcome.effects.empty()) options_.send(outcome.effects);
+  }
+  for (size_t i = 0; i < dones.size(); ++i) dones[i](outcome.statuses[i]);
 }
 
 absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now) {

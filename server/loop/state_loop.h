@@ -12,14 +12,13 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
-#include "server/core/state.h"
+#include "server/core/batch.h"
 #include "server/store/store.h"
 
 namespace luthier {
 
 class StateLoop {
  public:
-  using Command = std::function<absl::Status(State&, absl::Time now)>;
   using Done = std::function<void(const absl::Status&)>;
   struct Options {
     size_t queue_capacity = 32768;  // a thousand agents that come back at once, each with reports to send
@@ -52,10 +51,9 @@ class StateLoop {
   struct Waiting {
     Command command;
     Done done;
-    absl::Status status;
   };
   void Loop();
-  void RunBatch(std::vector<Waiting>& batch, absl::Time now);
+  void Turn(const std::vector<Command>& commands, const std::vector<Done>& dones, absl::Time now);
   absl::Status Write(const Writes& writes, size_t batch, absl::Time now);
   absl::Time Now();
 

@@ -5,6 +5,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
@@ -101,43 +103,49 @@ void SetFailure(v1::FineTuningJob& report, const std::string& cause, const std::
   report.mutable_failure()->set_message(message);
 }
 
-void ReadTrainerEvent(const v1::AttemptReport& message, v1::FineTuningJob& job_report, Report& report) {
+void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
   const json event = StructToJson(message.trainer_event());
   const std::string type = Text(event, "event");
+  Report& report = read.report;
   v1::JobEvent payload;
   *payload.mutable_data() = message.trainer_event();
   if (type == "progress") {
-    *payload.mutable_progress() = *job_report.mutable_progress() = Progress(event);
+    read.progress = Progress(event);
+    *payload.mutable_progress() = *read.progress;
+    read.update = [progress = *read.progress](v1::FineTuningJob& job) { *job.mutable_progress() = progress; };
+    if (const double eta = Number(event, "eta_seconds"); eta > 0) report.time_left = absl::Seconds(eta);
   } else if (type == "evaluation") {
     *payload.mutable_evaluation() = EvaluationOf(event);
-    Replace(job_report, payload.evaluation());
+    read.update = [evaluation = payload.evaluation()](v1::FineTuningJob& job) { Replace(job, evaluation); };
   } else if (type == "started") {
     report.input = JobInput::kTrainerStarted;
     report.message = absl::StrCat("training on ", Text(event, "device"), " from step ", Count(event, "resumed_step"));
   } else if (type == "finished") {
-    SetSummary(job_report, event);
+    read.update = [event](v1::FineTuningJob& job) { SetSummary(job, event); };
     report.input = JobInput::kTrainerFinished;
     report.message = "training is done; storing the result";
   } else if (type == "failed") {
-    SetFailure(job_report, Text(event, "cause"), Text(event, "message"));
+    read.update = [cause = Text(event, "cause"), text = Text(event, "message")](v1::FineTuningJob& job) { SetFailure(job, cause, text); };
   }
   report.events.push_back({.type = type, .message = Text(event, "message"), .payload = payload.SerializeAsString()});
 }
 
-void ReadEnd(const v1::AttemptEnded& ended, v1::FineTuningJob& job_report, Report& report) {
-  report.message = ended.message();
+void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
+  read.report.message = ended.message();
   switch (ended.outcome()) {
     case v1::AttemptEnded::FAILED:
-      report.input = JobInput::kAttemptFailed;
-      if (!job_report.has_failure()) SetFailure(job_report, ended.cause(), ended.message());
-      report.message = job_report.failure().message();
+      read.report.input = JobInput::kAttemptFailed;
+      // What the trainer itself said of its failure is better.
+      read.update = [ended](v1::FineTuningJob& job) {
+        if (!job.has_failure()) SetFailure(job, ended.cause(), ended.message());
+      };
       break;
     case v1::AttemptEnded::STOPPED:
-      report.input = JobInput::kAttemptStopped;
+      read.report.input = JobInput::kAttemptStopped;
       break;
     default:
       // FINISHED without a publication before it is an attempt whose result is gone.
-      report.input = JobInput::kAttemptLost;
+      read.report.input = JobInput::kAttemptLost;
   }
 }
 
@@ -151,6 +159,20 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
   return timestamp;
 }
 
+google::protobuf::Duration ToProto(absl::Duration duration) { return Seconds(absl::ToDoubleSeconds(duration)); }
+
+bool ParseEtag(const std::string& etag, int& revision) {
+  return absl::StartsWith(etag, "r") && absl::SimpleAtoi(absl::string_view(etag).substr(1), &revision) && revision > 0;
+}
+
+bool FitsInto(const Node& node, int64_t bytes) {
+  v1::Inventory inventory;
+  inventory.ParseFromString(node.inventory);
+  int64_t memory = inventory.gpus_size() > 0 ? 0 : inventory.memory_bytes();
+  for (const v1::Gpu& gpu : inventory.gpus()) memory = std::max<int64_t>(memory, gpu.memory_bytes());
+  return memory == 0 || bytes <= memory;
+}
+
 std::string DeterministicBytes(const google::protobuf::Message& message) {
   std::string bytes;
   google::protobuf::io::StringOutputStream stream(&bytes);
@@ -161,10 +183,9 @@ std::string DeterministicBytes(const google::protobuf::Message& message) {
   return bytes;
 }
 
-std::string Serialize(const StoredSpec& spec) {
-  const std::string job = spec.job.SerializeAsString();
-  return absl::StrCat(job.size(), ":", job, spec.start.SerializeAsString());
-}
+std::string Serialize(const StoredSpec& spec) { return JoinStoredSpec(spec.job.SerializeAsString(), spec.start.SerializeAsString()); }
+
+std::string JoinStoredSpec(const std::string& job, const std::string& start) { return absl::StrCat(job.size(), ":", job, start); }
 
 StoredSpec ParseStoredSpec(const std::string& bytes) {
   StoredSpec spec;
@@ -175,7 +196,14 @@ StoredSpec ParseStoredSpec(const std::string& bytes) {
   return spec;
 }
 
-v1::FineTuningJob ToProto(const RecordedJob& recorded) { return ToProto(recorded.job, ParseStoredSpec(recorded.spec).job); }
+v1::FineTuningJob ToProto(const RecordedJob& recorded) {
+  v1::FineTuningJob spec = ParseStoredSpec(recorded.spec).job;
+  if (recorded.labels) {
+    spec.clear_labels();
+    spec.MergeFromString(*recorded.labels);
+  }
+  return ToProto(recorded.job, spec);
+}
 
 v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   v1::FineTuningJob message = spec;
@@ -186,6 +214,11 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   message.set_state(static_cast<v1::FineTuningJob::State>(job.state));
   message.set_attempt(job.attempt);
   message.set_lost_attempts(job.lost_attempts);
+  message.set_preemptions(job.preemptions);
+  message.set_tenant(job.tenant);
+  message.set_service_class(static_cast<v1::ServiceClass>(job.service_class));
+  message.set_priority(job.priority);
+  message.set_etag(absl::StrCat("r", job.revision));
   if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
   message.set_model_version(job.model_version);
   message.set_last_event_sequence(job.last_event);
@@ -216,7 +249,8 @@ v1::JobEvent ToProto(const Event& event) {
 v1::Node ToProto(const Node& node, const State& state) {
   v1::Node message;
   message.set_name(absl::StrCat("nodes/", node.id));
-  message.set_state(node.ready ? v1::Node::READY : v1::Node::LOST);
+  const bool empty = state.jobs().OnNode(node.id).empty();
+  message.set_state(!node.ready ? v1::Node::LOST : !node.draining ? v1::Node::READY : empty ? v1::Node::DRAINED : v1::Node::DRAINING);
   message.mutable_inventory()->ParseFromString(node.inventory);
   message.set_agent_version(node.agent_version);
   if (node.last_heartbeat != absl::InfinitePast()) *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);
@@ -238,37 +272,40 @@ v1::ModelVersion ToProto(const ModelVersion& version) {
   return message;
 }
 
-std::optional<v1::JobProgress> ProgressOf(const v1::AttemptReport& report) {
-  const auto type = report.trainer_event().fields().find("event");
-  if (type == report.trainer_event().fields().end() || type->second.string_value() != "progress") return std::nullopt;
-  return Progress(StructToJson(report.trainer_event()));
-}
-
-absl::StatusOr<Report> FromProto(const v1::AttemptReport& message, const std::string& before) {
+absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
   const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
   if (!attempt) return absl::InvalidArgumentError(absl::StrCat("attempt: '", message.attempt(), "' is no attempt's name"));
-  Report report{.attempt = *attempt, .sequence = message.sequence()};
-  v1::FineTuningJob job_report;
-  job_report.ParseFromString(before);
+  AgentReport read;
+  read.report.attempt = *attempt;
+  read.report.sequence = message.sequence();
   switch (message.kind_case()) {
     case v1::AttemptReport::kTrainerEvent:
-      ReadTrainerEvent(message, job_report, report);
+      ReadTrainerEvent(message, read);
       break;
     case v1::AttemptReport::kArtifactStored:
-      report.input = JobInput::kArtifactStored;
-      report.version_payload = message.artifact_stored().SerializeAsString();
+      read.report.input = JobInput::kArtifactStored;
+      read.report.version_payload = message.artifact_stored().SerializeAsString();
       break;
     case v1::AttemptReport::kEnded:
-      ReadEnd(message.ended(), job_report, report);
+      ReadEnd(message.ended(), read);
       break;
     case v1::AttemptReport::kLogLines:
-      for (const std::string& line : message.log_lines().lines()) report.events.push_back({.type = "log", .message = line});
+      for (const std::string& line : message.log_lines().lines()) read.report.events.push_back({.type = "log", .message = line});
       break;
     default:
       return absl::InvalidArgumentError("report: kind is not set");
   }
-  report.job_report = job_report.SerializeAsString();
-  return report;
+  return read;
+}
+
+Report CompleteReport(AgentReport read, const std::string& before) {
+  if (!read.update) return std::move(read.report);
+  v1::FineTuningJob job;
+  job.ParseFromString(before);
+  read.update(job);
+  read.report.job_report = job.SerializeAsString();
+  if (read.report.input == JobInput::kAttemptFailed) read.report.message = job.failure().message();
+  return std::move(read.report);
 }
 
 }  // namespace luthier

@@ -1,6 +1,7 @@
 // Between the core's plain structs and the messages of the API.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -16,6 +17,13 @@
 namespace luthier {
 
 google::protobuf::Timestamp ToProto(absl::Time time);
+google::protobuf::Duration ToProto(absl::Duration duration);
+
+// The etag of a job is its revision. False if `etag` is none.
+bool ParseEtag(const std::string& etag, int& revision);
+
+// Whether one device of a node holds so many bytes; true if it is not known what it has.
+bool FitsInto(const Node& node, int64_t bytes);
 
 // The same bytes for the same message, whatever order its maps are in.
 std::string DeterministicBytes(const google::protobuf::Message& message);
@@ -27,6 +35,8 @@ struct StoredSpec {
   v1::StartAttempt start;  // inputs, trainer spec
 };
 std::string Serialize(const StoredSpec& spec);
+// The same of bytes of the two messages; several messages behind each other are one that merges them.
+std::string JoinStoredSpec(const std::string& job, const std::string& start);
 StoredSpec ParseStoredSpec(const std::string& bytes);
 
 // `spec`: StoredSpec::job.
@@ -36,10 +46,16 @@ v1::JobEvent ToProto(const Event& event);
 v1::Node ToProto(const Node& node, const State& state);
 v1::ModelVersion ToProto(const ModelVersion& version);
 
-// The progress that a report carries, if it is a trainer's `progress` event.
-std::optional<v1::JobProgress> ProgressOf(const v1::AttemptReport& report);
-
-// Understands a report of an agent; `before` is Job::report of its job. Errors: INVALID_ARGUMENT.
-absl::StatusOr<Report> FromProto(const v1::AttemptReport& report, const std::string& before);
+// A report of an agent, understood as far as it can be without the job. Reading one takes longer than deciding it, so it is done
+// outside of the loop.
+struct AgentReport {
+  Report report;                                   // but for `job_report`
+  std::function<void(v1::FineTuningJob&)> update;  // of Job::report; none: it stays
+  std::optional<v1::JobProgress> progress;         // if it is one
+};
+// Errors: INVALID_ARGUMENT.
+absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& report);
+// `before`: Job::report of its job.
+Report CompleteReport(AgentReport read, const std::string& before);
 
 }  // namespace luthier

@@ -1,31 +1,49 @@
 #include <algorithm>
+#include <cstdlib>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
 #include <utility>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/util/field_mask_util.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/job_spec.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "server/core/reason.h"
-#include "server/loop/create_job.h"
+#include "server/loop/recorded_jobs.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
-#include "server/rpc/job_watch.h"
+#include "server/rpc/job_streams.h"
 #include "server/rpc/services.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
 
+using google::protobuf::util::FieldMaskUtil;
+
 // A client may not make the server prepare a statement for every list it thinks of.
 constexpr int kMaxEventTypes = 16;
 constexpr size_t kMaxRequestId = 64;
+// Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
+constexpr size_t kForecastCandidates = 300;
+
+void CheckPriority(int priority, std::vector<std::string>& violations) {
+  if (std::abs(priority) <= kMaxPriority) return;
+  violations.push_back(absl::StrCat("priority: ", priority, " is out of range; give -", kMaxPriority, " to ", kMaxPriority));
+}
+
+void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
+  const std::map<std::string, std::string> labels(job.labels().begin(), job.labels().end());
+  for (std::string& violation : LabelViolations(labels)) violations.push_back(std::move(violation));
+}
 
 absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   std::vector<std::string> violations;
@@ -35,13 +53,20 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   if (request.request_id().size() > kMaxRequestId) {
     violations.push_back(absl::StrCat("request_id: has ", request.request_id().size(), " characters; give a UUID"));
   }
-  const std::map<std::string, std::string> labels(request.job().labels().begin(), request.job().labels().end());
-  for (std::string& violation : LabelViolations(labels)) violations.push_back(std::move(violation));
+  if (!request.job().tenant().empty()) {
+    if (absl::Status status = CheckId("tenant", request.job().tenant()); !status.ok()) violations.emplace_back(status.message());
+  }
+  if (!v1::ServiceClass_IsValid(request.job().service_class())) violations.push_back("service_class: is unknown to this server");
+  CheckPriority(request.job().priority(), violations);
+  CheckLabels(request.job(), violations);
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
 
-// Watches are callback streams, since thousands of them mostly wait; the other calls take a thread for a moment.
-class JobsService final : public v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<v1::FineTuningService::Service> {
+// Streams use the callback API, since thousands of them mostly wait; the other calls take a thread for a moment.
+using JobsBase = v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
+    v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>;
+
+class JobsService final : public JobsBase {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
 
@@ -59,11 +84,61 @@ class JobsService final : public v1::FineTuningService::WithCallbackMethod_Watch
   }
   grpc::Status CancelFineTuningJob(grpc::ServerContext*, const v1::CancelFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, "CancelFineTuningJob", [&] { return Cancel(request->name(), *response); });
+    return Handle(backend_, "CancelFineTuningJob", [&] { return Step(request->name(), &State::Cancel, *response); });
+  }
+  grpc::Status PauseFineTuningJob(grpc::ServerContext*, const v1::PauseFineTuningJobRequest* request,
+                                  v1::FineTuningJob* response) override {
+    return Handle(backend_, "PauseFineTuningJob", [&] { return Step(request->name(), &State::Pause, *response); });
+  }
+  grpc::Status ResumeFineTuningJob(grpc::ServerContext*, const v1::ResumeFineTuningJobRequest* request,
+                                   v1::FineTuningJob* response) override {
+    return Handle(backend_, "ResumeFineTuningJob", [&] { return Step(request->name(), &State::Resume, *response); });
+  }
+  grpc::Status StartFineTuningJob(grpc::ServerContext*, const v1::StartFineTuningJobRequest* request,
+                                  v1::FineTuningJob* response) override {
+    return Handle(backend_, "StartFineTuningJob", [&] { return Step(request->name(), &State::StartHeld, *response); });
+  }
+  grpc::Status RetryFineTuningJob(grpc::ServerContext*, const v1::RetryFineTuningJobRequest* request,
+                                  v1::FineTuningJob* response) override {
+    return Handle(backend_, "RetryFineTuningJob", [&] { return Step(request->name(), &State::Retry, *response); });
+  }
+  grpc::Status UpdateFineTuningJob(grpc::ServerContext*, const v1::UpdateFineTuningJobRequest* request,
+                                   v1::FineTuningJob* response) override {
+    return Handle(backend_, "UpdateFineTuningJob", [&] { return Update(*request, *response); });
+  }
+  grpc::Status CloneFineTuningJob(grpc::ServerContext*, const v1::CloneFineTuningJobRequest* request,
+                                  v1::FineTuningJob* response) override {
+    return Handle(backend_, "CloneFineTuningJob", [&] { return Clone(*request, *response); });
+  }
+  grpc::Status EstimateFineTuningJob(grpc::ServerContext*, const v1::EstimateFineTuningJobRequest* request,
+                                     v1::EstimateFineTuningJobResponse* response) override {
+    return Handle(backend_, "EstimateFineTuningJob", [&] { return Estimate(*request, *response); });
+  }
+  grpc::Status ExplainFineTuningJob(grpc::ServerContext*, const v1::ExplainFineTuningJobRequest* request,
+                                    v1::ExplainFineTuningJobResponse* response) override {
+    return Handle(backend_, "ExplainFineTuningJob", [&] { return Explain(*request, *response); });
+  }
+  grpc::Status CreateJobCheckpoint(grpc::ServerContext*, const v1::CreateJobCheckpointRequest* request,
+                                   v1::CreateJobCheckpointResponse*) override {
+    return Handle(backend_, "CreateJobCheckpoint", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("parent", "jobs", request->parent()));
+      return backend_.loop.Run([&](State& state, absl::Time) -> absl::Status {
+        LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
+        return state.Checkpoint(id);
+      });
+    });
+  }
+  grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(grpc::CallbackServerContext*,
+                                                                           const v1::StreamJobMetricsRequest* request) override {
+    return StartJobMetrics(backend_, *request);
+  }
+  grpc::ServerWriteReactor<v1::TailJobLogsResponse>* TailJobLogs(grpc::CallbackServerContext*,
+                                                                 const v1::TailJobLogsRequest* request) override {
+    return StartJobLogs(backend_, *request);
   }
   grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* WatchFineTuningJob(
       grpc::CallbackServerContext*, const v1::WatchFineTuningJobRequest* request) override {
-    return StartJobWatch(backend_, request->name(), request->after_sequence());
+    return StartJobWatch(backend_, *request);
   }
   grpc::Status ListJobEvents(grpc::ServerContext*, const v1::ListJobEventsRequest* request,
                              v1::ListJobEventsResponse* response) override {
@@ -77,7 +152,8 @@ class JobsService final : public v1::FineTuningService::WithCallbackMethod_Watch
  private:
   // A repeated request is answered with what it created, whatever has become of dataset and base model since.
   absl::Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    const JobRequest identity{request.request_id(), Sha256Hex(absl::StrCat(request.job_id(), "\n", DeterministicBytes(request.job())))};
+    const JobRequest identity{request.request_id(), Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
+                                                                           DeterministicBytes(request.job())))};
     if (!identity.id.empty() && !request.validate_only()) {
       LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
       if (earlier) {
@@ -87,27 +163,36 @@ class JobsService final : public v1::FineTuningService::WithCallbackMethod_Watch
     }
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
     LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, backend_.planner.PlanOf(request.job().spec()));
-    StoredSpec spec{plan->job, plan->start};
-    spec.job.set_uid(RandomUuid());
-    *spec.job.mutable_labels() = request.job().labels();
+    v1::FineTuningJob own;  // what the job has beside the plan
+    own.set_uid(RandomUuid());
+    *own.mutable_labels() = request.job().labels();
     Job job;
     job.id = request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id();
     job.base_model = plan->base_model;
     job.datasets = plan->datasets;
     job.model = plan->model;
     job.devices = plan->devices;
+    job.priority = request.job().priority();
+    if (!request.job().tenant().empty()) job.tenant = request.job().tenant();
+    if (request.job().service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
+      job.service_class = static_cast<ServiceClass>(request.job().service_class());
+    }
+    job.estimate = backend_.planner.DurationOf(*plan).value_or(absl::ZeroDuration());
+    if (request.hold()) job.state = JobState::kHeld;
     if (request.validate_only()) {
       job.create_time = absl::Now();
-      response = ToProto(job, spec.job);
+      response = ToProto(job, plan->job);
+      response.MergeFrom(own);
       return absl::OkStatus();
     }
     const std::string id = job.id;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = Serialize(spec)](State& state, absl::Time now) mutable {
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes)](State& state, absl::Time now) mutable {
       return CreateJob(state, backend_.store, job, identity, std::move(bytes), now);
     }));
     // Another request with the same id was first: the job is that one's.
     if (job.id != id) return Get("jobs/" + job.id, response);
-    response = ToProto(job, spec.job);
+    response = ToProto(job, plan->job);
+    response.MergeFrom(own);
     return absl::OkStatus();
   }
 
@@ -129,15 +214,17 @@ class JobsService final : public v1::FineTuningService::WithCallbackMethod_Watch
   // Only the state knows why a job waits: it follows from all the others and the nodes.
   absl::Status AddPendingReasons(const std::vector<v1::FineTuningJob*>& jobs) {
     const bool any = std::any_of(jobs.begin(), jobs.end(), [](const v1::FineTuningJob* job) {
-      return IsWaiting(static_cast<JobState>(job->state()));
+      const auto state = static_cast<JobState>(job->state());
+      return IsWaiting(state) || state == JobState::kHeld || state == JobState::kPaused;
     });
     if (!any) return absl::OkStatus();
     return backend_.loop.Run([&](State& state, absl::Time now) {
       for (v1::FineTuningJob* job : jobs) {
         const Job* live = state.Find(absl::string_view(job->name()).substr(5));  // after "jobs/"
-        if (live != nullptr && live->state == static_cast<JobState>(job->state())) {
-          job->set_pending_reason(state.WhyItWaits(*live, now));
-        }
+        if (live == nullptr || live->state != static_cast<JobState>(job->state())) continue;
+        const WaitReason reason = state.WhyItWaits(*live, now);
+        job->set_pending_code(static_cast<v1::PendingReason>(reason.code));
+        job->set_pending_reason(reason.message);
       }
       return absl::OkStatus();
     });
@@ -160,17 +247,118 @@ class JobsService final : public v1::FineTuningService::WithCallbackMethod_Watch
     return AddPendingReasons(messages);
   }
 
-  // Cancelling what is cancelled already succeeds, so that a client may try again.
-  absl::Status Cancel(const std::string& name, v1::FineTuningJob& response) {
+  // What a user asks of a job, over or not: the state knows which steps it has.
+  absl::Status Step(const std::string& name, absl::Status (State::*step)(const std::string&, absl::Time), v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
-    const absl::Status cancelled =
-        backend_.loop.Run([&](State& state, absl::Time now) { return state.Cancel(id, now); });
-    if (!cancelled.ok() && !absl::IsNotFound(cancelled)) return cancelled;
-    LUTHIER_RETURN_IF_ERROR(Get(name, response));
-    if (cancelled.ok() || response.state() == v1::FineTuningJob::CANCELLED) return absl::OkStatus();
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is ", v1::FineTuningJob::State_Name(response.state()),
-                                                                 "; only a job that is not over can be cancelled")),
-                      "JOB_IS_OVER");
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
+      LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
+      return (state.*step)(id, now);
+    }));
+    return Get(name, response);
+  }
+
+  absl::Status Update(const v1::UpdateFineTuningJobRequest& request, v1::FineTuningJob& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("job.name", "jobs", request.job().name()));
+    std::vector<std::string> violations;
+    JobUpdate update;
+    for (const std::string& path : request.update_mask().paths()) {
+      if (path == "priority") {
+        CheckPriority(request.job().priority(), violations);
+        update.priority = request.job().priority();
+      } else if (path == "labels") {
+        CheckLabels(request.job(), violations);
+        v1::FineTuningJob labels;
+        *labels.mutable_labels() = request.job().labels();
+        update.labels = labels.SerializeAsString();
+      } else {
+        violations.push_back(absl::StrCat("update_mask: '", path, "' cannot be changed; give priority or labels"));
+      }
+    }
+    if (request.update_mask().paths().empty()) violations.push_back("update_mask: is missing; give priority, labels, or both");
+    if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
+      violations.push_back("job.etag: is none of this server; give that of the job as it was read");
+    }
+    if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
+      LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
+      return state.Update(id, update, now);
+    }));
+    return Get(request.job().name(), response);
+  }
+
+  absl::Status Clone(const v1::CloneFineTuningJobRequest& request, v1::FineTuningJob& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob source, Find(request.name()));
+    const v1::FineTuningJob original = ToProto(source);
+    v1::CreateFineTuningJobRequest creation;
+    v1::FineTuningJob& job = *creation.mutable_job();
+    *job.mutable_spec() = original.spec();
+    *job.mutable_labels() = original.labels();
+    job.set_tenant(original.tenant());
+    job.set_service_class(original.service_class());
+    job.set_priority(original.priority());
+    for (const std::string& path : request.update_mask().paths()) {
+      const std::string root = path.substr(0, path.find('.'));
+      const bool settable = root == "spec" || path == "labels" || path == "tenant" || path == "service_class" || path == "priority";
+      if (!settable || !FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
+        return absl::InvalidArgumentError(absl::StrCat("update_mask: '", path, "' is no field that a clone can have of its own; give "
+                                                       "spec or a field of it, labels, tenant, service_class or priority"));
+      }
+    }
+    FieldMaskUtil::MergeOptions replace;
+    replace.set_replace_message_fields(true);
+    replace.set_replace_repeated_fields(true);
+    if (absl::c_linear_search(request.update_mask().paths(), "labels")) job.clear_labels();  // maps are merged whatever the options
+    FieldMaskUtil::MergeMessageTo(request.job(), request.update_mask(), replace, &job);
+    creation.set_job_id(request.job_id());
+    creation.set_request_id(request.request_id());
+    creation.set_validate_only(request.validate_only());
+    creation.set_hold(request.hold());
+    return Create(creation, response);
+  }
+
+  absl::Status Estimate(const v1::EstimateFineTuningJobRequest& request, v1::EstimateFineTuningJobResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, backend_.planner.PlanOf(request.spec()));
+    response = plan->estimate;
+    *response.mutable_resolved() = plan->job.resolved();
+    *response.mutable_warnings() = plan->job.warnings();
+    if (const std::optional<absl::Duration> duration = backend_.planner.DurationOf(*plan)) {
+      *response.mutable_duration() = ToProto(*duration);
+      response.set_duration_reason(absl::StrCat("from the speed of other ", plan->kind, " jobs"));
+    } else {
+      response.set_duration_reason(absl::StrCat("no ", plan->kind, " job has reported its speed to this server since it started"));
+    }
+    return backend_.loop.Run([&](State& state, absl::Time) {
+      for (const auto& [id, node] : state.nodes()) {
+        if (node.ready && node.devices >= plan->devices && FitsInto(node, plan->estimate.memory().total_bytes())) {
+          response.add_fitting_nodes("nodes/" + id);
+        }
+      }
+      return absl::OkStatus();
+    });
+  }
+
+  absl::Status Explain(const v1::ExplainFineTuningJobRequest& request, v1::ExplainFineTuningJobResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(request.name()));
+    response.set_state(static_cast<v1::FineTuningJob::State>(job.job.state));
+    std::unique_ptr<DetachedSnapshot> detached;
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
+      const Job* live = state.Find(job.job.id);
+      if (live == nullptr) return absl::OkStatus();
+      const WaitReason reason = state.WhyItWaits(*live, now);
+      response.set_state(static_cast<v1::FineTuningJob::State>(live->state));
+      response.set_pending_code(static_cast<v1::PendingReason>(reason.code));
+      response.set_pending_reason(reason.message);
+      response.set_tenant_summary(state.SummaryOf(live->tenant, now));
+      // Played forward outside of the loop, where nothing waits for it.
+      if (IsWaiting(live->state)) detached = Detach(state.TakeSnapshot(now, kForecastCandidates));
+      return absl::OkStatus();
+    }));
+    if (detached == nullptr) return absl::OkStatus();
+    const Forecast forecast = ForecastOf(job.job.number, detached->snapshot);
+    response.set_jobs_ahead(forecast.ahead);
+    if (forecast.start != absl::InfiniteFuture()) *response.mutable_expected_start_time() = ToProto(forecast.start);
+    if (forecast.late_start != absl::InfiniteFuture()) *response.mutable_late_start_time() = ToProto(forecast.late_start);
+    return absl::OkStatus();
   }
 
   absl::Status ListEvents(const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {

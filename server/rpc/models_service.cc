@@ -1,6 +1,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -15,6 +16,7 @@
 #include "lib/checkpoint/model_facts.h"
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/models.grpc.pb.h"
+#include "server/core/reason.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
@@ -97,8 +99,9 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_ASSIGN_OR_RETURN(const std::string model, ParseName("parent", "models", request->parent()));
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(model));
       if (versions.empty()) return absl::NotFoundError(request->parent() + " does not exist");
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
       return Page(*request, *response, versions,
-                  [&](const ModelVersion& version) { *response->add_model_versions() = ToProto(version); });
+                  [&](const ModelVersion& version) { *response->add_model_versions() = WithAliases(version, aliases); });
     });
   }
   grpc::Status GetModelVersion(grpc::ServerContext*, const v1::GetModelVersionRequest* request,
@@ -123,6 +126,13 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_RETURN_IF_ERROR(Load(id, model));
       return SendFiles(*request, model.files(), *writer);
     });
+  }
+  grpc::Status PromoteModelVersion(grpc::ServerContext*, const v1::PromoteModelVersionRequest* request,
+                                   v1::ModelVersion* response) override {
+    return Handle(backend_, "PromoteModelVersion", [&] { return Promote(*request, *response); });
+  }
+  grpc::Status DeleteModelAlias(grpc::ServerContext*, const v1::DeleteModelAliasRequest* request, google::protobuf::Empty*) override {
+    return Handle(backend_, "DeleteModelAlias", [&] { return DeleteAlias(request->name()); });
   }
 
  private:
@@ -196,12 +206,66 @@ class ModelsService final : public v1::ModelService::Service {
   }
 
   absl::StatusOr<v1::ModelVersion> FindVersion(const std::string& name) {
-    LUTHIER_ASSIGN_OR_RETURN(const auto wanted, ParseVersionName(name));
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(wanted.first));
+    LUTHIER_ASSIGN_OR_RETURN(VersionName wanted, ParseVersionName(name));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
+    for (const Alias& alias : aliases) {
+      if (alias.name == wanted.alias) wanted.number = alias.version;
+    }
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(wanted.model));
     for (const ModelVersion& version : versions) {
-      if (wanted.second == 0 || version.version == wanted.second) return ToProto(version);
+      if (version.version == wanted.number || wanted.alias == "latest") return WithAliases(version, aliases);
     }
     return absl::NotFoundError(name + " does not exist");
+  }
+
+  static v1::ModelVersion WithAliases(const ModelVersion& version, const std::vector<Alias>& aliases) {
+    v1::ModelVersion message = ToProto(version);
+    for (const Alias& alias : aliases) {
+      if (alias.version == version.version) message.add_aliases(alias.name);
+    }
+    return message;
+  }
+
+  // What the job measured of the tuned model on the test part.
+  absl::Status CheckMinimum(const v1::ModelVersion& version, const v1::PromotionMinimum& minimum) {
+    const std::string& metric = minimum.metric();
+    if (metric != "exact_match" && metric != "field_f1" && metric != "token_accuracy") {
+      return absl::InvalidArgumentError(
+          absl::StrCat("minimum.metric: '", metric, "' is unknown; give exact_match, field_f1 or token_accuracy"));
+    }
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job().substr(5)));  // after "jobs/"
+    const v1::FineTuningJob measured = ToProto(job);
+    for (const v1::Evaluation& evaluation : measured.evaluations()) {
+      if (evaluation.split() != "test" || evaluation.model() != "tuned") continue;
+      const double value = metric == "exact_match" ? evaluation.exact_match()
+                           : metric == "field_f1" ? evaluation.field_f1() : evaluation.token_accuracy();
+      if (value >= minimum.value()) return absl::OkStatus();
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(version.name(), " has ", metric, " ", value, " on the test part, below ",
+                                                                   minimum.value())),
+                        "BELOW_MINIMUM");
+    }
+    return WithReason(absl::FailedPreconditionError(absl::StrCat(version.job(), " has no evaluation of the test part; give its dataset one")),
+                      "NOT_EVALUATED");
+  }
+
+  absl::Status Promote(const v1::PromoteModelVersionRequest& request, v1::ModelVersion& response) {
+    LUTHIER_RETURN_IF_ERROR(CheckId("alias", request.alias()));
+    if (request.alias() == "latest") return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
+    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(request.name()));
+    if (request.has_minimum()) LUTHIER_RETURN_IF_ERROR(CheckMinimum(version, request.minimum()));
+    LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version.name()));
+    LUTHIER_RETURN_IF_ERROR(
+        backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({name.model, request.alias(), name.number}); }));
+    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(version.name()));
+    return absl::OkStatus();
+  }
+
+  absl::Status DeleteAlias(const std::string& name) {
+    LUTHIER_ASSIGN_OR_RETURN(const VersionName wanted, ParseVersionName(name));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
+    const bool there = std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });
+    if (!there) return absl::NotFoundError(name + " is no alias");
+    return backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({wanted.model, wanted.alias, 0}); });
   }
 
   // The files that the request asks for: all, or one of them from a byte on.

@@ -31,8 +31,33 @@ class NodesService final : public v1::NodeService::Service {
       return absl::OkStatus();
     });
   }
+  grpc::Status DrainNode(grpc::ServerContext*, const v1::DrainNodeRequest* request, v1::Node* response) override {
+    return Handle(backend_, "DrainNode", [&] {
+      return Change(request->name(), *response, [&](State& state, const std::string& id, absl::Time now) {
+        return state.Drain(id, request->requeue(), now);
+      });
+    });
+  }
+  grpc::Status UndrainNode(grpc::ServerContext*, const v1::UndrainNodeRequest* request, v1::Node* response) override {
+    return Handle(backend_, "UndrainNode", [&] {
+      return Change(request->name(), *response,
+                    [](State& state, const std::string& id, absl::Time) { return state.Undrain(id); });
+    });
+  }
 
  private:
+  template <typename Step>
+  absl::Status Change(const std::string& name, v1::Node& response, Step step) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "nodes", name));
+    return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
+      LUTHIER_RETURN_IF_ERROR(step(state, id, now));
+      const auto node = state.nodes().find(id);
+      if (node != state.nodes().end()) response = ToProto(node->second, state);
+      response.set_name(name);
+      return absl::OkStatus();
+    });
+  }
+
   Backend& backend_;
 };
 

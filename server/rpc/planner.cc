@@ -64,7 +64,25 @@ std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe)
   return json.dump();
 }
 
+void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::EstimateFineTuningJobResponse& estimate) {
+  estimate.set_train_rows(rows.rows);
+  estimate.set_train_tokens(rows.tokens);
+  estimate.set_trained_tokens(rows.trained_tokens);
+  estimate.set_total_steps(resolved.total_steps);
+  v1::MemoryEstimate& memory = *estimate.mutable_memory();
+  memory.set_weights_bytes(resolved.memory.weights);
+  memory.set_training_state_bytes(resolved.memory.training_state);
+  memory.set_activations_bytes(resolved.memory.activations);
+  memory.set_head_bytes(resolved.memory.head);
+  memory.set_workspace_bytes(resolved.memory.workspace);
+  memory.set_total_bytes(resolved.memory.total);
+}
+
 }  // namespace
+
+std::string KindOf(const v1::FineTuningSpec& spec) {
+  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", spec.has_full() ? "full" : "lora");
+}
 
 Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir)
     : store_(store), artifacts_(artifacts), data_dir_(std::move(data_dir)), plans_(kPlans), rows_(kRows), models_(kModels) {}
@@ -126,8 +144,13 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
     file.set_size_bytes(part.file.size_bytes());
     file.set_sha256(part.file.sha256());
   }
+  plan.kind = KindOf(message);
+  plan.work_tokens = resolved.total_steps * resolved.recipe.training.batch_tokens.value_or(0);
+  FillEstimate(resolved, rows, plan.estimate);
   plan.datasets = absl::StrJoin(datasets, ",");
   plan.model = spec.output_model;
+  plan.job_bytes = plan.job.SerializeAsString();
+  plan.start_bytes = plan.start.SerializeAsString();
   plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
   return plan;
 }
@@ -235,6 +258,21 @@ DeviceFacts Planner::LargestDevice() {
     if (device.memory_bytes > largest.memory_bytes) largest = device;
   }
   return largest;
+}
+
+std::optional<absl::Duration> Planner::DurationOf(const Plan& plan) {
+  const std::lock_guard lock(mutex_);
+  const auto speed = speeds_.find(plan.kind);
+  if (speed == speeds_.end()) return std::nullopt;
+  return absl::Seconds(static_cast<double>(plan.work_tokens) / speed->second);
+}
+
+void Planner::ObserveSpeed(const std::string& kind, double tokens_per_second) {
+  if (!(tokens_per_second > 0)) return;
+  const std::lock_guard lock(mutex_);
+  const auto [speed, first] = speeds_.try_emplace(kind, tokens_per_second);
+  // A report is the mean of some steps already; the newest of several machines must not decide alone.
+  if (!first) speed->second = 0.9 * speed->second + 0.1 * tokens_per_second;
 }
 
 void Planner::Forget() {

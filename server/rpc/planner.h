@@ -5,11 +5,13 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "lib/artifact/artifact_store.h"
 #include "lib/plan/resolve.h"
 #include "luthier/v1/jobs.pb.h"
@@ -20,14 +22,21 @@
 
 namespace luthier {
 
+// `base_model` with `lora` or `full`.
+std::string KindOf(const v1::FineTuningSpec& spec);
+
 // What a spec comes to, whoever submits it.
 struct Plan {
   std::string base_model;  // id
   std::string datasets;    // ids, separated by commas
   std::string model;       // to publish under; empty: the job's id
   int devices = 1;
+  std::string kind;        // whose speeds can be compared: base model and tuning
+  int64_t work_tokens = 0;  // that training processes in all
+  v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
   v1::FineTuningJob job;   // `spec`, `resolved`, `warnings`
   v1::StartAttempt start;  // inputs and trainer spec
+  std::string job_bytes, start_bytes;  // the two, as the record takes them
 };
 
 // Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that were seen
@@ -40,6 +49,11 @@ class Planner {
 
   // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot fit.
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const v1::FineTuningSpec& spec);
+
+  // How long a plan takes, if jobs of its kind have reported their speed since the server started.
+  std::optional<absl::Duration> DurationOf(const Plan& plan);
+  // A progress report of a job.
+  void ObserveSpeed(const std::string& kind, double tokens_per_second);
 
   // What a node has: the largest device decides what cannot fit.
   void SetNode(const std::string& node, const v1::Inventory& inventory);
@@ -68,6 +82,7 @@ class Planner {
   RecentlyUsed<std::shared_ptr<const LoadedModel>> models_;
   int64_t forgotten_ = 0;  // what was planned before a Forget() is not kept
   std::map<std::string, DeviceFacts> devices_;  // largest of each node
+  std::map<std::string, double> speeds_;        // tokens a second, by kind
 };
 
 }  // namespace luthier

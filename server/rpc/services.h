@@ -15,6 +15,7 @@ std::unique_ptr<grpc::Service> MakeFineTuningService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeDatasetService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeModelService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeNodeService(Backend& backend);
+std::unique_ptr<grpc::Service> MakeQueueService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeWorkerService(Backend& backend, Sessions& sessions);
 
 }  // namespace luthier

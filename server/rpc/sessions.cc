@@ -32,6 +32,10 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect)
     message.mutable_stop_attempt()->mutable_grace()->set_seconds(kStopGraceSeconds);
     return message;
   }
+  if (effect.kind == Effect::Kind::kCheckpoint) {
+    message.mutable_checkpoint_attempt()->set_attempt(effect.attempt);
+    return message;
+  }
   const absl::StatusOr<std::string> spec = store.Spec(effect.job);
   if (!spec.ok()) return std::nullopt;
   v1::StartAttempt& start = *message.mutable_start_attempt();
@@ -41,6 +45,18 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect)
   return message;
 }
 
+// A CPU node has one device, which no index names.
+template <typename Message>
+Processes ProcessesOf(const Message& message) {
+  Processes processes;
+  for (const v1::AttemptProcess& process : message.processes()) {
+    std::vector<int>& devices = processes[process.attempt()];
+    devices.assign(process.gpus().begin(), process.gpus().end());
+    if (devices.empty()) devices.push_back(0);
+  }
+  return processes;
+}
+
 Node NodeOf(const v1::Register& request) {
   Node node;
   node.id = request.node_id();
@@ -48,6 +64,7 @@ Node NodeOf(const v1::Register& request) {
   node.devices = std::max(1, request.inventory().gpus_size());
   node.agent_version = request.agent_version();
   node.inventory = request.inventory().SerializeAsString();
+  node.processes = ProcessesOf(request);
   return node;
 }
 
@@ -188,8 +205,9 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       ObserveInventory(heartbeat.inventory());
       inventory = heartbeat.inventory().SerializeAsString();
     }
-    backend_.loop.PostIdly([node = node_, leaving = heartbeat.leaving(), inventory = std::move(inventory)](State& state, absl::Time now) {
-      state.Heartbeat(node, inventory, leaving, now);
+    backend_.loop.PostIdly([node = node_, leaving = heartbeat.leaving(), processes = ProcessesOf(heartbeat),
+                            inventory = std::move(inventory)](State& state, absl::Time now) {
+      state.Heartbeat(node, inventory, processes, leaving, now);
       return absl::OkStatus();
     });
     ReadOn();
@@ -210,58 +228,58 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     return stored.files_size() > 0;
   }
 
-  // What became of a report.
-  struct Recorded {
+  // A report on its way through the loop, and what became of it.
+  struct Recording {
+    v1::AttemptReport message;
+    absl::StatusOr<AgentReport> read;
     bool current = false;   // its attempt is the current one
     bool fresh = false;     // and it had not been recorded before
     bool job_over = false;  // its job will not run again
+    int64_t job = 0;        // number
   };
 
   void Record() {
-    const auto message = std::make_shared<v1::AttemptReport>(std::move(*request_.mutable_report()));
-    const bool publishable = !message->has_artifact_stored() || AllStored(message->artifact_stored());
-    const auto recorded = std::make_shared<Recorded>();
+    const auto recording = std::make_shared<Recording>(Recording{std::move(*request_.mutable_report()), absl::UnknownError("")});
+    recording->read = ReadReport(recording->message);
+    if (recording->message.has_artifact_stored() && recording->read.ok() && !AllStored(recording->message.artifact_stored())) {
+      recording->read->report.input = JobInput::kAttemptLost;
+      recording->read->report.message = "files of its artifact are not in the store";
+    }
     bool read_on;
     {
       const std::lock_guard lock(mutex_);
       read_on = ++outstanding_ < kOutstandingReports;
     }
     backend_.loop.Post(
-        [this, self = shared_from_this(), message, publishable, recorded](State& state, absl::Time now) {
-          return RecordInState(state, *message, publishable, *recorded, now);
-        },
-        [this, self = shared_from_this(), message, recorded](const absl::Status& status) {
-          OnRecorded(*message, *recorded, status);
-        });
+        [this, self = shared_from_this(), recording](State& state, absl::Time now) { return RecordInState(state, *recording, now); },
+        [this, self = shared_from_this(), recording](const absl::Status& status) { OnRecorded(*recording, status); });
     if (read_on) ReadOn();
   }
 
   // Loop thread.
-  absl::Status RecordInState(State& state, const v1::AttemptReport& message, bool publishable, Recorded& recorded, absl::Time now) {
-    const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
-    const Job* job = attempt ? state.Find(attempt->job) : nullptr;
-    recorded.fresh = job != nullptr && message.sequence() > job->last_report;
-    LUTHIER_ASSIGN_OR_RETURN(luthier::Report report, FromProto(message, job == nullptr ? "" : job->report));
-    if (!publishable) {
-      report.input = JobInput::kAttemptLost;
-      report.message = "files of its artifact are not in the store";
-    }
-    recorded.current = state.Record(std::move(report), now);
-    recorded.job_over = attempt && IsOver(state, backend_.store, attempt->job, now);
+  absl::Status RecordInState(State& state, Recording& recording, absl::Time now) {
+    if (!recording.read.ok()) return recording.read.status();
+    const AttemptId attempt = recording.read->report.attempt;
+    const Job* job = state.Find(attempt.job);
+    recording.job = job != nullptr ? job->number : 0;
+    recording.fresh = job != nullptr && recording.message.sequence() > job->last_report;
+    recording.current = state.Record(CompleteReport(*recording.read, job != nullptr ? job->report : ""), now);
+    recording.job_over = IsOver(state, backend_.store, attempt.job, now);
     return absl::OkStatus();
   }
 
   // Loop thread, after the commit.
-  void OnRecorded(const v1::AttemptReport& message, const Recorded& recorded, const absl::Status& status) {
+  void OnRecorded(const Recording& recording, const absl::Status& status) {
     // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and sends both.
     if (!status.ok() && !absl::IsInvalidArgument(status)) return End(status);
-    if (recorded.current && recorded.fresh) ObserveProgress(message);
+    const v1::AttemptReport& message = recording.message;
+    if (recording.current && recording.fresh && recording.read->progress) ObserveProgress(*recording.read, recording.job);
     v1::SessionResponse ack;
     ack.mutable_report_ack()->set_attempt(message.attempt());
     ack.mutable_report_ack()->set_sequence(message.sequence());
-    ack.mutable_report_ack()->set_job_over(recorded.job_over);
+    ack.mutable_report_ack()->set_job_over(recording.job_over);
     Send(std::move(ack));
-    if (!recorded.current && !message.has_ended()) {
+    if (!recording.current && !message.has_ended()) {
       v1::SessionResponse stop;
       stop.mutable_stop_attempt()->set_attempt(message.attempt());
       Send(std::move(stop));
@@ -274,13 +292,17 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     if (read_on) ReadOn();
   }
 
-  void ObserveProgress(const v1::AttemptReport& message) {
-    const std::optional<v1::JobProgress> progress = ProgressOf(message);
-    if (!progress) return;
-    const absl::Duration step = absl::Seconds(progress->step_duration().seconds()) +
-                                absl::Nanoseconds(progress->step_duration().nanos());
-    backend_.metrics.ObserveProgress(ParseAttemptName(message.attempt())->job, progress->tokens_per_second(), step,
-                                     progress->tokens());
+  // Loop thread, whose connection it reads.
+  void ObserveProgress(const AgentReport& read, int64_t job) {
+    const v1::JobProgress& progress = *read.progress;
+    auto [kind, first] = kinds_.try_emplace(job);
+    if (first) {
+      const absl::StatusOr<std::string> spec = backend_.store.Spec(job);
+      if (spec.ok()) kind->second = KindOf(ParseStoredSpec(*spec).job.spec());
+    }
+    backend_.planner.ObserveSpeed(kind->second, progress.tokens_per_second());
+    const absl::Duration step = absl::Seconds(progress.step_duration().seconds()) + absl::Nanoseconds(progress.step_duration().nanos());
+    backend_.metrics.ObserveProgress(read.report.attempt.job, progress.tokens_per_second(), step, progress.tokens());
   }
 
   Backend& backend_;
@@ -290,6 +312,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   v1::SessionRequest request_;     // of the read under way
   v1::SessionResponse response_;   // of the write under way
   std::string node_;               // set once, before the session is known to others
+  std::map<int64_t, std::string> kinds_;  // of the jobs that report progress here; loop thread only
 
   std::mutex mutex_;  // of what follows
   std::deque<v1::SessionResponse> messages_;

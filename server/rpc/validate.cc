@@ -41,15 +41,17 @@ absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::stri
   return std::make_pair(first, page_size == 0 ? 50 : std::min(page_size, 1000));
 }
 
-absl::StatusOr<std::pair<std::string, int>> ParseVersionName(absl::string_view name) {
+absl::StatusOr<VersionName> ParseVersionName(absl::string_view name) {
   const std::vector<std::string> parts = absl::StrSplit(name, '/');
-  int version = 0;
-  if (parts.size() == 4 && parts[0] == "models" && parts[2] == "versions" &&
-      (parts[3] == "latest" || (absl::SimpleAtoi(parts[3], &version) && version > 0))) {
-    return std::make_pair(parts[1], version);
+  if (parts.size() == 4 && parts[0] == "models" && parts[2] == "versions") {
+    VersionName version{.model = parts[1]};
+    if (absl::SimpleAtoi(parts[3], &version.number) && version.number > 0) return version;
+    version.number = 0;
+    version.alias = parts[3];
+    if (CheckId("alias", version.alias).ok()) return version;
   }
   return absl::InvalidArgumentError(
-      absl::StrCat("name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number or latest}"));
+      absl::StrCat("name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number, latest or alias}"));
 }
 
 std::string NewJobId(absl::Time now) {

@@ -19,8 +19,13 @@ absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots = 
 // First index and number of items of a page. Errors: INVALID_ARGUMENT for a negative size or a token that is not ours.
 absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token);
 
-// `models/{model}/versions/{version}`; version 0 is `latest`. Errors: INVALID_ARGUMENT.
-absl::StatusOr<std::pair<std::string, int>> ParseVersionName(absl::string_view name);
+// `models/{model}/versions/{version}`: a number, or an alias, of which `latest` is one. Errors: INVALID_ARGUMENT.
+struct VersionName {
+  std::string model;
+  int number = 0;     // 0: `alias` names it
+  std::string alias;
+};
+absl::StatusOr<VersionName> ParseVersionName(absl::string_view name);
 
 std::string RandomUuid();
 

@@ -34,6 +34,7 @@ class Query {
   Query& Add(const std::string& text) { return statement_.bindNoCopy(++parameter_, text), *this; }
   Query& Add(int64_t number) { return statement_.bind(++parameter_, number), *this; }
   Query& Add(absl::Time time) { return Add(ToMicros(time)); }
+  Query& Add(double number) { return statement_.bind(++parameter_, number), *this; }
   Query& Add(Bytes bytes) {
     return statement_.bindNoCopy(++parameter_, static_cast<const void*>(bytes.value.data()), static_cast<int>(bytes.value.size())), *this;
   }
@@ -52,6 +53,8 @@ class Query {
   std::string Blob() { return Text(); }  // as many bytes as there are
   int64_t Int() { return statement_.getColumn(column_++).getInt64(); }
   absl::Time Time() { return FromMicros(Int()); }
+  double Real() { return statement_.getColumn(column_++).getDouble(); }
+  bool NextIsNull() const { return statement_.getColumn(column_).isNull(); }
 
   // Runs a statement without rows; returns how many rows it changed.
   int Run() { return statement_.exec(); }

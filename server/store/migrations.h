@@ -31,6 +31,28 @@ CREATE TABLE model_versions (
 CREATE TABLE datasets (id TEXT PRIMARY KEY, create_time INTEGER NOT NULL, payload BLOB NOT NULL) STRICT;
 CREATE TABLE base_models (id TEXT PRIMARY KEY, create_time INTEGER NOT NULL, payload BLOB NOT NULL) STRICT;
 )sql",
+    // 2: what users change of a job, tenants, drained nodes, names of versions.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN tenant TEXT NOT NULL DEFAULT 'default';
+ALTER TABLE jobs ADD COLUMN service_class INTEGER NOT NULL DEFAULT 2;
+ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN estimate INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN attempt_start INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET attempt_start = start_time;  -- else a running job would cost its tenant all time since 1970
+ALTER TABLE jobs ADD COLUMN preemptions INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN lost_here INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN revision INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE job_specs ADD COLUMN labels BLOB;  -- null: those of the spec
+CREATE TABLE tenants (
+  id TEXT PRIMARY KEY, weight REAL NOT NULL, max_devices INTEGER NOT NULL, max_queued_jobs INTEGER NOT NULL,
+  usage REAL NOT NULL, usage_time INTEGER NOT NULL
+) STRICT;
+CREATE TABLE drained_nodes (id TEXT PRIMARY KEY) STRICT;
+CREATE TABLE model_aliases (
+  model TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (model, name),
+  FOREIGN KEY (model, version) REFERENCES model_versions (model, version)
+) STRICT;
+)sql",
 };
 
 }  // namespace luthier

@@ -32,7 +32,8 @@ namespace {
 
 constexpr char kJobColumns[] =
     "number, id, base_model, datasets, model, devices, create_time, state, attempt, lost_attempts, node, held, not_before, "
-    "start_time, end_time, model_version, last_event, last_report, report";
+    "start_time, end_time, model_version, last_event, last_report, report, tenant, service_class, priority, estimate, attempt_start, "
+    "preemptions, lost_here, revision";
 // A request and the number of the job that it created; a job has an `id` as well.
 constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
 
@@ -92,17 +93,21 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
   const std::string held = absl::StrJoin(job.held, ",");
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
-    connection.Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+    connection.Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
               int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.end_time,
-              job.model_version, job.last_event, job.last_report, Bytes{job.report})
+              job.model_version, job.last_event, job.last_report, Bytes{job.report}, job.tenant,
+              static_cast<int64_t>(job.service_class), int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate),
+              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision})
         .Run();
     return;
   }
   connection.Prepare("UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, not_before = ?, start_time = ?, "
-                     "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ? WHERE number = ?")
+                     "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = ?, "
+                     "preemptions = ?, lost_here = ?, revision = ? WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.end_time,
-            job.model_version, job.last_event, job.last_report, Bytes{job.report}, job.number)
+            job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority}, job.attempt_start,
+            int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision}, job.number)
       .Run();
 }
 
@@ -122,12 +127,21 @@ Job ReadJob(Query& row) {
   job.last_event = row.Int();
   job.last_report = row.Int();
   job.report = row.Blob();
+  job.tenant = row.Text();
+  job.service_class = static_cast<ServiceClass>(row.Int());
+  job.priority = static_cast<int>(row.Int());
+  job.estimate = absl::Microseconds(row.Int());
+  job.attempt_start = row.Time();
+  job.preemptions = static_cast<int>(row.Int());
+  job.lost_here = static_cast<int>(row.Int());
+  job.revision = static_cast<int>(row.Int());
   return job;
 }
 
 RecordedJob ReadRecordedJob(Query& row) {
-  RecordedJob recorded{ReadJob(row), ""};
+  RecordedJob recorded{ReadJob(row), "", std::nullopt};
   recorded.spec = row.Blob();
+  if (!row.NextIsNull()) recorded.labels = row.Blob();
   return recorded;
 }
 
@@ -161,14 +175,25 @@ void WriteResource(Connection& connection, const Writes::ResourceChange& change)
       .Run();
 }
 
+void WriteAlias(Connection& connection, const Alias& alias) {
+  if (alias.version == 0) {
+    connection.Prepare("DELETE FROM model_aliases WHERE model = ? AND name = ?").Bind(alias.model, alias.name).Run();
+  } else {
+    connection.Prepare("REPLACE INTO model_aliases VALUES (?, ?, ?)").Bind(alias.model, alias.name, int64_t{alias.version}).Run();
+  }
+}
+
 void WriteAll(Connection& connection, const Writes& writes) {
   std::set<int64_t> added;
   for (const Writes::NewJob& job : writes.new_jobs) added.insert(job.number);
   for (const Job& job : writes.jobs) WriteJob(connection, job, added.count(job.number) > 0);
   for (const Writes::NewJob& job : writes.new_jobs) {
-    connection.Prepare("INSERT INTO job_specs VALUES (?, ?)").Bind(job.number, Bytes{job.spec}).Run();
+    connection.Prepare("INSERT INTO job_specs (job, spec) VALUES (?, ?)").Bind(job.number, Bytes{job.spec}).Run();
     if (job.request.id.empty()) continue;
     connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)").Bind(job.request.id, job.request.body_sha256, job.number).Run();
+  }
+  for (const Writes::LabelChange& change : writes.labels) {
+    connection.Prepare("UPDATE job_specs SET labels = ? WHERE job = ?").Bind(Bytes{change.labels}, change.number).Run();
   }
   for (const Event& event : writes.events) {
     connection.Prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
@@ -183,6 +208,15 @@ void WriteAll(Connection& connection, const Writes& writes) {
         .Run();
   }
   for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
+  for (const Tenant& tenant : writes.tenants) {
+    connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?)")
+        .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage, tenant.usage_time)
+        .Run();
+  }
+  for (const auto& [node, drained] : writes.drained) {
+    connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?").Bind(node).Run();
+  }
+  for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
 }
 
 }  // namespace
@@ -258,6 +292,18 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
       const std::string model = latest.Text();
       state.LoadVersion(model, static_cast<int>(latest.Int()));
     }
+    Query tenants = writer_->Prepare("SELECT id, weight, max_devices, max_queued_jobs, usage, usage_time FROM tenants");
+    while (tenants.Step()) {
+      Tenant tenant{.id = tenants.Text()};
+      tenant.weight = tenants.Real();
+      tenant.max_devices = static_cast<int>(tenants.Int());
+      tenant.max_queued_jobs = tenants.Int();
+      tenant.usage = tenants.Real();
+      tenant.usage_time = tenants.Time();
+      state.LoadTenant(std::move(tenant));
+    }
+    Query drained = writer_->Prepare("SELECT id FROM drained_nodes");
+    while (drained.Step()) state.LoadDrained(drained.Text());
     for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
       Query ids = writer_->Prepare(absl::StrCat("SELECT id FROM ", Table(kind)));
       while (ids.Step()) state.LoadResource(kind, ids.Text());
@@ -294,7 +340,7 @@ absl::StatusOr<std::string> Store::Spec(int64_t job) {
 absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<RecordedJob> {
-    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
+    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
     if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat("jobs/", id, " does not exist"));
     return ReadRecordedJob(query);
   });
@@ -321,7 +367,7 @@ absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted)
     std::vector<RecordedJob> jobs;
     for (const int64_t number : numbers) {
       Query query =
-          reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
+          reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
       if (query.Bind(number).Step()) jobs.push_back(ReadRecordedJob(query));
     }
     return jobs;
@@ -331,7 +377,7 @@ absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted)
 absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> Store::ReplayedRequest(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> {
-    Query query = reader_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, ", spec FROM (", kRequest,
+    Query query = reader_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, ", spec, labels FROM (", kRequest,
                                                 ") JOIN jobs ON number = created JOIN job_specs ON job = number"));
     if (!query.Bind(id).Step()) return std::nullopt;
     const JobRequest request{id, query.Text()};
@@ -366,6 +412,14 @@ absl::StatusOr<std::vector<Event>> Store::Events(int64_t job, int64_t after, int
   });
 }
 
+absl::StatusOr<int64_t> Store::CursorBefore(int64_t job, const std::string& type, int64_t lines) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<int64_t> {
+    Query query = reader_->Prepare("SELECT sequence FROM events WHERE job = ? AND type = ? ORDER BY sequence DESC LIMIT 1 OFFSET ?");
+    return query.Bind(job, type, lines).Step() ? query.Int() : 0;
+  });
+}
+
 absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& model) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
@@ -384,6 +438,21 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
       versions.push_back(std::move(version));
     }
     return versions;
+  });
+}
+
+absl::StatusOr<std::vector<Alias>> Store::Aliases(const std::string& model) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Alias>> {
+    Query query = reader_->Prepare("SELECT name, version FROM model_aliases WHERE model = ? ORDER BY name");
+    query.Bind(model);
+    std::vector<Alias> aliases;
+    while (query.Step()) {
+      Alias alias{.model = model, .name = query.Text()};
+      alias.version = static_cast<int>(query.Int());
+      aliases.push_back(std::move(alias));
+    }
+    return aliases;
   });
 }
 

@@ -22,7 +22,8 @@ class Connection;
 // A job as it is on record. `job.waiting_since` is not set.
 struct RecordedJob {
   Job job;
-  std::string spec;  // bytes given to State::Create
+  std::string spec;    // bytes given to State::Create
+  std::optional<std::string> labels;  // bytes given to State::Update; none: those of the spec
 };
 
 // Which jobs of the record a list wants.
@@ -57,8 +58,11 @@ class Store {
   absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> ReplayedRequest(const std::string& id);
   // Events after `after`, oldest first, of one of `types` (empty: all).
   absl::StatusOr<std::vector<Event>> Events(int64_t job, int64_t after, int limit, const std::vector<std::string>& types = {});
+  // The cursor before the last `lines` events of a type; 0 if there are fewer.
+  absl::StatusOr<int64_t> CursorBefore(int64_t job, const std::string& type, int64_t lines);
   // Newest version first; `model` empty: of all models.
   absl::StatusOr<std::vector<ModelVersion>> Versions(const std::string& model);
+  absl::StatusOr<std::vector<Alias>> Aliases(const std::string& model);
   // Newest first.
   absl::StatusOr<std::vector<Resource>> ListResources(ResourceKind kind);
   // Errors: NOT_FOUND.

@@ -55,7 +55,11 @@ Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, Artif
                   options_.wake_session();
                   ObserveBacklog();
                 },
-            .on_end = [this] { ScheduleTidying(); }} {
+            .on_end =
+                [this] {
+                  ScheduleTidying();
+                  options_.heartbeat_now();
+                }} {
   TakeOver();
   tidier_ = std::thread([this] { Tidy(); });
 }
@@ -121,7 +125,9 @@ v1::Register Agent::Registration() {
   message.set_agent_version(options_.version);
   message.set_shared_store(options_.shared_store);
   *message.mutable_inventory() = inventory_.Read();
-  for (const auto& [name, attempt] : Snapshot()) message.add_attempts(name);
+  const Attempts attempts = Snapshot();
+  for (const auto& [name, attempt] : attempts) message.add_attempts(name);
+  AddProcesses(attempts, *message.mutable_processes());
   const std::lock_guard lock(mutex_);
   for (const std::string& job : kept_jobs_) message.add_kept_jobs("jobs/" + job);
   return message;
@@ -176,6 +182,11 @@ void Agent::OnStop(const v1::StopAttempt& order) {
   options_.wake_session();
 }
 
+void Agent::OnCheckpoint(const v1::CheckpointAttempt& order) {
+  const Attempts attempts = Snapshot();
+  if (const auto found = attempts.find(order.attempt()); found != attempts.end()) found->second->Checkpoint();
+}
+
 void Agent::OnAck(const v1::ReportAck& ack) {
   const Attempts attempts = Snapshot();
   const auto found = attempts.find(ack.attempt());
@@ -195,6 +206,7 @@ v1::Heartbeat Agent::NextHeartbeat() {
   v1::Heartbeat heartbeat;
   *heartbeat.mutable_inventory() = inventory_.Read();
   heartbeat.set_leaving(leaving());
+  AddProcesses(Snapshot(), *heartbeat.mutable_processes());
   metrics_.ObserveInventory(heartbeat.inventory());
   return heartbeat;
 }
@@ -299,6 +311,15 @@ bool Agent::RemoveJob(const std::string& job) {
   }
   Remove(discarded);
   return true;
+}
+
+void Agent::AddProcesses(const Attempts& attempts, google::protobuf::RepeatedPtrField<v1::AttemptProcess>& processes) {
+  for (const auto& [name, attempt] : attempts) {
+    if (!attempt->uses_devices()) continue;
+    v1::AttemptProcess& process = *processes.Add();
+    process.set_attempt(name);
+    *process.mutable_gpus() = attempt->order().gpus();
+  }
 }
 
 Agent::Attempts Agent::Snapshot() const {

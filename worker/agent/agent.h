@@ -34,6 +34,8 @@ class Agent final : public Session::Peer {
     int64_t max_kept_bytes = int64_t{50} << 30;
     // Called when there is a report to send.
     std::function<void()> wake_session = [] {};
+    // Called when an attempt has ended: no report says so of one that the server has forgotten.
+    std::function<void()> heartbeat_now = [] {};
   };
 
   // Ends what an earlier agent left running and takes over its attempts. Everything given must outlive the agent; the session
@@ -51,6 +53,7 @@ class Agent final : public Session::Peer {
   void OnRegistered(const v1::Registered& registered) override;
   void OnStart(const v1::StartAttempt& order) override;
   void OnStop(const v1::StopAttempt& order) override;
+  void OnCheckpoint(const v1::CheckpointAttempt& order) override;
   void OnAck(const v1::ReportAck& ack) override;
   v1::Heartbeat NextHeartbeat() override;
   std::optional<v1::AttemptReport> NextReport() override;
@@ -69,6 +72,7 @@ class Agent final : public Session::Peer {
   void ListKeptJobs();
   bool RemoveJob(const std::string& job);
   Attempts Snapshot() const;
+  static void AddProcesses(const Attempts& attempts, google::protobuf::RepeatedPtrField<v1::AttemptProcess>& processes);
   void ScheduleTidying();
 
   const Options options_;

@@ -62,6 +62,7 @@ v1::AttemptEnded Ended(v1::AttemptEnded::Outcome outcome, std::string message, s
 
 Attempt::Attempt(Node& node, AttemptName name, v1::StartAttempt order)
     : node_(node), name_(std::move(name)), order_(std::move(order)) {
+  uses_devices_ = true;
   Begin(&Attempt::Live);
 }
 
@@ -102,7 +103,9 @@ void Attempt::OpenJournal() {
 void Attempt::Live() {
   (void)CreateFolders(Folder());  // the journal tells if that failed, and goes on without a disk
   OpenJournal();
-  ReportEnd(Work());
+  v1::AttemptEnded ended = Work();
+  uses_devices_ = false;
+  ReportEnd(std::move(ended));
 }
 
 v1::AttemptEnded Attempt::Work() {
@@ -112,6 +115,7 @@ v1::AttemptEnded Attempt::Work() {
   if (!inputs.ok()) return EndAfterError(inputs.status());
   if (const absl::Status written = WriteSpec(*inputs); !written.ok()) return EndAfterError(written);
   v1::AttemptEnded ended = Train();
+  uses_devices_ = false;
   return ended.outcome() == v1::AttemptEnded::FINISHED ? Publish() : ended;
 }
 
@@ -232,7 +236,10 @@ v1::AttemptEnded Attempt::Train() {
 // Asks once, and kills when the time is over. A trainer that has said its last word is expected to end by itself.
 void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at) {
   const Wish wish = this->wish();
-  if (wish == Wish::kNone && last_event_.is_null()) return;
+  if (wish == Wish::kNone && last_event_.is_null()) {
+    if (checkpoint_asked_.exchange(false)) trainer.AskForCheckpoint();
+    return;
+  }
   if (wish == Wish::kAbandon) return trainer.Kill();
   if (!kill_at) {
     if (last_event_.is_null()) trainer.AskToStop();

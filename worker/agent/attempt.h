@@ -56,6 +56,8 @@ class Attempt {
 
   // The server wants it to end: checkpoint, kill after `grace`, report STOPPED.
   void Stop(absl::Duration grace);
+  // A checkpoint after the running step, if its trainer runs.
+  void Checkpoint() { checkpoint_asked_ = true; }
   // The agent ends: as Stop(), but a publication is left for the next agent, unreported.
   void Suspend(absl::Duration grace);
   // The server has forgotten it: kill, report nothing.
@@ -69,6 +71,9 @@ class Attempt {
 
   // Its thread has ended (or has not begun): no process of it is left.
   bool done() const { return done_; }
+  // Its trainer runs, or may still be started. False before the report that says so.
+  bool uses_devices() const { return uses_devices_; }
+  const v1::StartAttempt& order() const { return order_; }
   // Nothing of it is of use any more: abandoned and done, or its last report is acknowledged.
   bool settled() const;
   const AttemptName& name() const { return name_; }
@@ -105,6 +110,7 @@ class Attempt {
   const AttemptName name_;
   const v1::StartAttempt order_;
   Cancellation cancellation_;  // of transfers and waits
+  std::atomic<bool> checkpoint_asked_ = false;
   mutable std::mutex mutex_;
   Wish wish_ = Wish::kNone;
   absl::Duration grace_;
@@ -113,6 +119,7 @@ class Attempt {
   nlohmann::json last_event_;         // the trainer's last word, null before; the attempt's thread only
   bool stored_ = false;               // `artifact_stored` is reported; the attempt's thread only
   std::atomic<bool> done_ = true;
+  std::atomic<bool> uses_devices_ = false;
   std::thread thread_;
 };
 

@@ -76,6 +76,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   agent_options.shared_store = options.shared_store;
   agent_options.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
   agent_options.wake_session = [&] { session.Wake(); };
+  agent_options.heartbeat_now = [&] { session.HeartbeatNow(); };
   Agent agent(std::move(agent_options), folder, *cache, files, metrics, inventory);
   session.Open(agent);
   std::fprintf(stderr, "luthier-worker %s: node %s for %s, data in %s, metrics on port %d, trainer %s\n", LUTHIER_VERSION,

@@ -129,6 +129,9 @@ void Session::Dispatch(const v1::SessionResponse& response) {
     case v1::SessionResponse::kStopAttempt:
       peer_->OnStop(response.stop_attempt());
       break;
+    case v1::SessionResponse::kCheckpointAttempt:
+      peer_->OnCheckpoint(response.checkpoint_attempt());
+      break;
     case v1::SessionResponse::kReportAck:
       peer_->OnAck(response.report_ack());
       break;

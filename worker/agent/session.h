@@ -27,6 +27,7 @@ class Session {
     virtual void OnRegistered(const v1::Registered& registered) = 0;
     virtual void OnStart(const v1::StartAttempt& order) = 0;
     virtual void OnStop(const v1::StopAttempt& order) = 0;
+    virtual void OnCheckpoint(const v1::CheckpointAttempt& order) = 0;
     virtual void OnAck(const v1::ReportAck& ack) = 0;
     virtual v1::Heartbeat NextHeartbeat() = 0;
     virtual std::optional<v1::AttemptReport> NextReport() = 0;

@@ -216,10 +216,14 @@ void TrainerProcess::Drain(int& fd, LineSplitter& splitter, const LineSplitter::
   }
 }
 
-void TrainerProcess::AskToStop() {
-  static constexpr char kStop[] = "{\"command\": \"stop\"}\n";
+void TrainerProcess::AskToStop() { Command("stop"); }
+
+void TrainerProcess::AskForCheckpoint() { Command("checkpoint"); }
+
+void TrainerProcess::Command(absl::string_view name) {
+  const std::string line = absl::StrCat("{\"command\": \"", name, "\"}\n");
   // A few bytes always fit, unless the trainer does not read; then the grace ends it.
-  (void)!write(input_, kStop, sizeof kStop - 1);
+  (void)!write(input_, line.data(), line.size());
 }
 
 void TrainerProcess::Kill() {

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "worker/agent/lines.h"
 
@@ -50,6 +51,8 @@ class TrainerProcess {
   bool Listen(absl::Duration patience);
   // Writes the command `stop`; the trainer answers with a checkpoint and `stopped`.
   void AskToStop();
+  // Writes the command `checkpoint`; the trainer answers with the event.
+  void AskForCheckpoint();
   // SIGKILL to the whole group.
   void Kill();
   // After Listen() returned false: ends whatever else the attempt started and reaps.
@@ -60,6 +63,7 @@ class TrainerProcess {
 
  private:
   TrainerProcess(pid_t pid, int input, int output, int error, std::string mark, Output on);
+  void Command(absl::string_view name);
   void Drain(int& fd, LineSplitter& splitter, const LineSplitter::OnLine& on_line);
   bool Dead();
 

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 
 #include "prometheus/text_serializer.h"
@@ -31,6 +32,7 @@ class AgentTest : public testing::Test {
     options.node_id = "n1";
     options.trainer = temp_.path() + "/trainer";
     options.max_kept_bytes = max_kept_bytes_;
+    options.heartbeat_now = [this] { ++heartbeats_wanted_; };
     agent_ = std::make_unique<Agent>(options, folder_, *cache_, server_, metrics_, inventory_);
   }
   void Order(const std::string& attempt) {
@@ -89,6 +91,7 @@ class AgentTest : public testing::Test {
   AgentMetrics metrics_{registry_, "test"};
   Inventory inventory_{nullptr};
   int64_t max_kept_bytes_ = 1 << 20;
+  std::atomic<int> heartbeats_wanted_ = 0;
   std::map<std::string, int64_t> last_;
   std::unique_ptr<Agent> agent_;
 };
@@ -149,6 +152,37 @@ TEST_F(AgentTest, ForgetsWhatTheServerCallsStale) {
   EXPECT_TRUE(WaitForNoAttempts());
   EXPECT_FALSE(agent_->NextReport());
   EXPECT_TRUE(fs::exists(folder_.RunFolder("j"))) << "a newer attempt may come back here";
+}
+
+// Whoever places attempts hears of a trainer that still dies, and at once of its end.
+TEST_F(AgentTest, NamesAStaleAttemptAndItsGpusUntilNoProcessOfItIsLeft) {
+  Trainer(kTrainForEver);
+  Open();
+  v1::StartAttempt order;
+  order.set_attempt("jobs/j/attempts/1");
+  order.set_trainer_spec_json("{}");
+  order.add_gpus(2);
+  agent_->OnStart(order);
+  ASSERT_TRUE(WaitFor([&] { return fs::exists(folder_.RunFolder("j") + "/checkpoints/step-1"); }));
+  const v1::Register registration = agent_->Registration();
+  ASSERT_EQ(registration.processes_size(), 1);
+  EXPECT_EQ(registration.processes(0).attempt(), "jobs/j/attempts/1");
+  EXPECT_THAT(registration.processes(0).gpus(), ElementsAre(2));
+  EXPECT_EQ(agent_->NextHeartbeat().processes_size(), 1);
+  EXPECT_EQ(heartbeats_wanted_, 0);
+  v1::Registered registered;
+  registered.add_stale_attempts("jobs/j/attempts/1");
+  agent_->OnRegistered(registered);
+  EXPECT_TRUE(WaitFor([&] { return heartbeats_wanted_ == 1; }));
+  EXPECT_EQ(agent_->NextHeartbeat().processes_size(), 0);
+}
+
+TEST_F(AgentTest, NamesNoAttemptAnyMoreThatReportsItsEnd) {
+  Trainer(kFinish);
+  Open();
+  Order("jobs/j/attempts/1");
+  EXPECT_EQ(WaitForEnd("jobs/j/attempts/1").outcome(), v1::AttemptEnded::FINISHED);
+  EXPECT_EQ(agent_->NextHeartbeat().processes_size(), 0);
 }
 
 TEST_F(AgentTest, ReportsAnAttemptThatItDoesNotKnowAsEnded) {
@@ -226,6 +260,29 @@ echo '{"event":"checkpoint","step":2,"bytes":4096,"seconds":0.01}'
   EXPECT_THAT(text, HasSubstr("luthier_checkpoint_bytes_total 4096\n"));
   EXPECT_THAT(text, HasSubstr("luthier_checkpoint_seconds_count{op=\"save\"} 1\n"));
   EXPECT_THAT(text, Not(HasSubstr("jobs/")));
+}
+
+// The trainer says which command it read.
+TEST_F(AgentTest, PassesAnOrderForACheckpointOn) {
+  Trainer(std::string(kStarted) + R"(read command; echo "$command" | grep -q checkpoint && echo '{"event":"checkpoint","step":1}'
+read command; echo '{"event":"stopped","step":1}'
+)");
+  Open();
+  Order("jobs/j/attempts/1");
+  v1::CheckpointAttempt order;
+  order.set_attempt("jobs/j/attempts/1");
+  agent_->OnCheckpoint(order);
+  order.set_attempt("jobs/unknown/attempts/1");
+  agent_->OnCheckpoint(order);
+  std::string events;
+  EXPECT_TRUE(WaitFor([&] {
+    while (const std::optional<v1::AttemptReport> report = agent_->NextReport()) {
+      if (report->has_trainer_event()) events += report->trainer_event().fields().at("event").string_value() + " ";
+    }
+    return events.find("checkpoint") != std::string::npos;
+  })) << events;
+  Stop("jobs/j/attempts/1");
+  EXPECT_EQ(WaitForEnd("jobs/j/attempts/1").outcome(), v1::AttemptEnded::STOPPED);
 }
 
 }  // namespace

@@ -84,6 +84,7 @@ class FakePeer final : public Session::Peer {
     started.push_back(order.attempt());
   }
   void OnStop(const v1::StopAttempt&) override {}
+  void OnCheckpoint(const v1::CheckpointAttempt&) override {}
   void OnAck(const v1::ReportAck& ack) override {
     const std::lock_guard lock(mutex);
     EXPECT_EQ(ack.sequence(), acked + 1);

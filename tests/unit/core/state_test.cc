@@ -33,8 +33,14 @@ class StateTest : public testing::Test {
     EndBatch();
     return status;
   }
-  void Connect(const std::string& node, int gpus = 0, const std::vector<std::string>& attempts = {}) {
-    stale_ = state_.Register(Node{.id = node, .devices = std::max(1, gpus), .gpus = gpus > 0}, attempts, now_);
+  void Connect(const std::string& id, int gpus = 0, const std::vector<std::string>& attempts = {}, const Processes& processes = {}) {
+    Node node{.id = id, .devices = std::max(1, gpus), .gpus = gpus > 0};
+    node.processes = processes;
+    stale_ = state_.Register(std::move(node), attempts, now_);
+    EndBatch();
+  }
+  void Heartbeat(const std::string& node, const Processes& processes) {
+    state_.Heartbeat(node, "", processes, false, now_);
     EndBatch();
   }
   bool Report(const std::string& job, int attempt, int64_t sequence, JobInput input) {
@@ -109,13 +115,13 @@ TEST_F(StateTest, RefusesReportsOfAnAttemptThatWasReplaced) {
 
 TEST_F(StateTest, SaysWhyAJobWaits) {
   ASSERT_TRUE(Submit("first").ok());
-  EXPECT_THAT(state_.WhyItWaits(job("first"), now_), HasSubstr("no node is connected"));
+  EXPECT_THAT(state_.WhyItWaits(job("first"), now_).message, HasSubstr("no node is connected"));
   Connect("n1");
   ASSERT_TRUE(Submit("second").ok());
-  EXPECT_THAT(state_.WhyItWaits(job("second"), now_), HasSubstr("busy"));
-  EXPECT_EQ(state_.WhyItWaits(job("first"), now_), "");
+  EXPECT_THAT(state_.WhyItWaits(job("second"), now_).message, HasSubstr("busy"));
+  EXPECT_EQ(state_.WhyItWaits(job("first"), now_).code, luthier::Wait::kNone);
   ASSERT_TRUE(Submit("wide", {.devices = 8}).ok());
-  EXPECT_THAT(state_.WhyItWaits(job("wide"), now_), HasSubstr("asks for 8 devices"));
+  EXPECT_EQ(state_.WhyItWaits(job("wide"), now_).code, luthier::Wait::kTooLarge);
 }
 
 TEST_F(StateTest, GivesUpAfterTheLastRetry) {
@@ -126,7 +132,7 @@ TEST_F(StateTest, GivesUpAfterTheLastRetry) {
     Report("j", attempt, 1, JobInput::kAttemptLost);
     ASSERT_EQ(job("j").state, JobState::kRecovering);
     now_ += RetryDelay(attempt);
-    state_.Heartbeat("n1", "", false, now_);
+    state_.Heartbeat("n1", "", {}, false, now_);
     EndBatch();
   }
   Report("j", kMaxLostAttempts + 1, 1, JobInput::kAttemptLost);
@@ -142,7 +148,7 @@ TEST_F(StateTest, TakesAnAttemptFromANodeOnlyAfterItsLease) {
   state_.Disconnect(node, now_);
   Wait(kLease - absl::Seconds(1));
   EXPECT_EQ(job("j").attempt, 1);
-  state_.Heartbeat(other, "", false, now_);
+  state_.Heartbeat(other, "", {}, false, now_);
   Wait(absl::Seconds(1));
   EXPECT_EQ(job("j").state, JobState::kRecovering);
   Wait(absl::Seconds(1));
@@ -260,6 +266,53 @@ TEST_F(StateTest, ADeviceThatAnAttemptHoldsIsNotGivenAwayAfterARestart) {
   EXPECT_THAT(effects_[0].devices, ElementsAre(0, 3));
 }
 
+// A node comes back after its lease, and the trainer of the attempt that it lost is still there.
+TEST_F(StateTest, WhatAStaleAttemptUsesIsGivenToNobodyUntilItsProcessHasEnded) {
+  Connect("n1", 2);
+  ASSERT_TRUE(Submit("lost").ok());
+  Report("lost", 1, 1, JobInput::kTrainerStarted);
+  state_.Disconnect("n1", now_);
+  Wait(kLease);
+  ASSERT_EQ(job("lost").state, JobState::kRecovering);
+  Wait(RetryDelay(1));
+  ASSERT_TRUE(Submit("next").ok());
+  Connect("n1", 2, {"jobs/lost/attempts/1"}, {{"jobs/lost/attempts/1", {0}}});
+  EXPECT_THAT(stale_, ElementsAre("jobs/lost/attempts/1"));
+  EXPECT_THAT(job("lost").held, ElementsAre(1));
+  EXPECT_EQ(job("next").state, JobState::kQueued);
+  EXPECT_EQ(state_.WhyItWaits(job("next"), now_).code, luthier::Wait::kBusy);
+  Heartbeat("n1", {{"jobs/lost/attempts/1", {0}}, {"jobs/lost/attempts/2", {1}}});
+  EXPECT_EQ(job("next").state, JobState::kQueued);
+  Heartbeat("n1", {{"jobs/lost/attempts/2", {1}}});
+  EXPECT_THAT(job("next").held, ElementsAre(0));
+}
+
+TEST_F(StateTest, AServerThatRestartedDoesNotGiveAwayWhatAStaleAttemptUses) {
+  Connect("n1", 1, {"jobs/gone/attempts/1"}, {{"jobs/gone/attempts/1", {0}}});
+  ASSERT_TRUE(Submit("j").ok());
+  EXPECT_EQ(job("j").state, JobState::kQueued);
+  Connect("n1", 1);  // its agent was restarted, and has nothing left
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+}
+
+TEST_F(StateTest, TheReportOfItsEndFreesWhatAnAttemptUsesBeforeTheNextHeartbeat) {
+  Connect("n1", 1);
+  for (const JobInput end : {JobInput::kAttemptFailed, JobInput::kAttemptStopped, JobInput::kArtifactStored}) {
+    const std::string id = absl::StrCat("j", static_cast<int>(end)), next = "after-" + id;
+    ASSERT_TRUE(Submit(id).ok());
+    Report(id, 1, 1, JobInput::kTrainerStarted);
+    Heartbeat("n1", {{absl::StrCat("jobs/", id, "/attempts/1"), {0}}});
+    ASSERT_TRUE(Submit(next).ok());
+    if (end == JobInput::kArtifactStored) Report(id, 1, 2, JobInput::kTrainerFinished);
+    if (end == JobInput::kAttemptStopped) {
+      ASSERT_TRUE(state_.Cancel(id, now_).ok());
+    }
+    Report(id, 1, 3, end);
+    EXPECT_EQ(job(next).state, JobState::kStarting);
+    Report(next, 1, 1, JobInput::kAttemptFailed);
+  }
+}
+
 TEST_F(StateTest, RollsBackABatchThatCouldNotBeWritten) {
   Connect("n1");
   ASSERT_TRUE(Submit("running").ok());
@@ -271,6 +324,7 @@ TEST_F(StateTest, RollsBackABatchThatCouldNotBeWritten) {
   ASSERT_TRUE(state_.Create(fresh, {"request", "body"}, "spec", now_).ok());
   ASSERT_TRUE(state_.Cancel("waiting-for-a-node-with-a-long-name", now_).ok());
   ASSERT_TRUE(state_.AddResource(ResourceKind::kDataset, {.id = "d"}).ok());
+  state_.SetTenant({.id = "new-tenant"}, now_);
   luthier::Report stored{.attempt = {"running", 1}, .sequence = 3, .input = JobInput::kArtifactStored};
   ASSERT_TRUE(state_.Record(stored, now_));
   state_.Tick(now_);
@@ -285,6 +339,7 @@ TEST_F(StateTest, RollsBackABatchThatCouldNotBeWritten) {
   ASSERT_NE(state_.Find("waiting-for-a-node-with-a-long-name"), nullptr);
   EXPECT_EQ(state_.Find("waiting-for-a-node-with-a-long-name")->state, JobState::kQueued);
   EXPECT_EQ(state_.jobs().waiting(), 1);
+  EXPECT_EQ(state_.tenants().size(), 1u);
   EXPECT_TRUE(state_.AddResource(ResourceKind::kDataset, {.id = "d"}).ok());
   // The same again succeeds, with the same version and event numbers.
   ASSERT_TRUE(state_.Record(stored, now_));
@@ -299,7 +354,7 @@ TEST_F(StateTest, MakesAnAgentRegisterAnewWhoseLeaseRanOutInAnOpenSession) {
   Report("j", 1, 1, JobInput::kTrainerStarted);
   Wait(kLease);
   EXPECT_EQ(job("j").state, JobState::kRecovering);
-  state_.Heartbeat("n1", "", false, now_);  // the agent was stopped for a while and goes on
+  state_.Heartbeat("n1", "", {}, false, now_);  // the agent was stopped for a while and goes on
   EndBatch();
   ASSERT_EQ(effects_.size(), 1u);
   EXPECT_EQ(effects_[0].kind, Effect::Kind::kReconnect);
@@ -312,7 +367,7 @@ TEST_F(StateTest, AnAgentThatLeavesReportsToTheEndAndGetsNothingNew) {
   ASSERT_TRUE(Submit("j").ok());
   Report("j", 1, 1, JobInput::kTrainerStarted);
   for (int beat = 0; beat < 8; ++beat) {  // longer than a lease: its trainer writes a large checkpoint
-    state_.Heartbeat("n1", "", true, now_);
+    state_.Heartbeat("n1", "", {}, true, now_);
     Wait(kHeartbeatInterval);
     EXPECT_THAT(effects_, IsEmpty());
     EXPECT_EQ(job("j").state, JobState::kRunning);
@@ -349,6 +404,161 @@ TEST_F(StateTest, StartsMoreJobsAtOnceThanOneCycleLooksAt) {
   Wait(absl::Milliseconds(500));
   EXPECT_EQ(state_.jobs().waiting(), 0);
   EXPECT_EQ(state_.jobs().count(JobState::kStarting), 1200);
+}
+
+TEST_F(StateTest, PausesARunningJobOnceItsProcessIsGoneAndResumesIt) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  ASSERT_TRUE(state_.Pause("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kPausing);
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Resume("j", now_)));
+  EXPECT_TRUE(state_.Pause("j", now_).ok());
+  Report("j", 1, 2, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("j").state, JobState::kPaused);
+  EXPECT_EQ(state_.WhyItWaits(job("j"), now_).code, luthier::Wait::kPaused);
+  Wait(absl::Hours(1));
+  EXPECT_EQ(job("j").state, JobState::kPaused);
+  Connect("n1");
+  ASSERT_TRUE(state_.Resume("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").lost_attempts, 0);
+  EXPECT_TRUE(state_.Resume("j", now_).ok()) << "it goes on already";
+}
+
+TEST_F(StateTest, AJobOnHoldStartsWhenItIsReleased) {
+  Connect("n1");
+  Job held;
+  held.state = JobState::kHeld;
+  ASSERT_TRUE(Submit("j", held).ok());
+  EXPECT_EQ(job("j").state, JobState::kHeld);
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Resume("j", now_)));
+  ASSERT_TRUE(state_.StartHeld("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+}
+
+TEST_F(StateTest, TriesAJobAgainThatFailed) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  ASSERT_EQ(job("j").state, JobState::kFailed);
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 1);
+  EXPECT_TRUE(absl::IsNotFound(state_.Retry("j", now_)));
+
+  state_.Borrow(job("j"));
+  ASSERT_TRUE(state_.Retry("j", now_).ok());
+  state_.Rollback();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 1);
+
+  state_.Borrow(job("j"));
+  ASSERT_TRUE(state_.Retry("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").end_time, absl::InfinitePast());
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 0);
+}
+
+TEST_F(StateTest, ABorrowedJobLeavesAgainAfterItsLabelsWereChanged) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  state_.Borrow(job("j"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Update("j", {.priority = 3}, now_)));
+  ASSERT_TRUE(state_.Update("j", {.labels = "bytes"}, now_).ok());
+  EndBatch();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+  EXPECT_EQ(state_.jobs().count(JobState::kFailed), 1);
+  state_.Borrow(job("j"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Pause("j", now_)));
+  EndBatch();
+  EXPECT_EQ(state_.Find("j"), nullptr);
+}
+
+TEST_F(StateTest, AnUpdateWithAnOldRevisionIsRefused) {
+  ASSERT_TRUE(Submit("j").ok());
+  ASSERT_TRUE(state_.Update("j", {.priority = 5, .revision = 1}, now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").priority, 5);
+  EXPECT_EQ(job("j").revision, 2);
+  EXPECT_TRUE(absl::IsAborted(state_.Update("j", {.priority = 6, .revision = 1}, now_)));
+  EXPECT_TRUE(state_.Update("j", {.priority = 6}, now_).ok());
+}
+
+TEST_F(StateTest, APriorityChangesTheOrderOfWhatWaits) {
+  ASSERT_TRUE(Submit("first").ok());
+  ASSERT_TRUE(Submit("second").ok());
+  ASSERT_TRUE(state_.Update("second", {.priority = 1}, now_).ok());
+  Connect("n1");
+  EXPECT_EQ(job("first").state, JobState::kQueued);
+  EXPECT_EQ(job("second").state, JobState::kStarting);
+}
+
+TEST_F(StateTest, ADrainedNodeGetsNothingAndGivesBackWhatItHas) {
+  Connect("n1");
+  Connect("n2");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  const std::string node = job("j").node, other = node == "n1" ? "n2" : "n1";
+  ASSERT_TRUE(state_.Drain(node, /*requeue=*/true, now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kPreempting);
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
+  Report("j", 1, 2, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("j").node, other);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").preemptions, 1);
+  EXPECT_EQ(job("j").lost_attempts, 0);
+  ASSERT_TRUE(Submit("next").ok());
+  EXPECT_EQ(job("next").state, JobState::kQueued);
+  Connect(node);  // also when it registers anew
+  EXPECT_EQ(job("next").state, JobState::kQueued);
+  ASSERT_TRUE(state_.Undrain(node).ok());
+  EndBatch();
+  EXPECT_EQ(job("next").node, node);
+  EXPECT_TRUE(absl::IsNotFound(state_.Drain("nobody", false, now_)));
+}
+
+TEST_F(StateTest, ATenantMayHaveNoMoreWaitingJobsThanItsLimit) {
+  state_.SetTenant({.id = "small", .max_devices = 1, .max_queued_jobs = 2}, now_);
+  EndBatch();
+  Job job;
+  job.tenant = "small";
+  ASSERT_TRUE(Submit("a", job).ok());
+  ASSERT_TRUE(Submit("b", job).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(Submit("c", job)));
+  ASSERT_TRUE(Submit("of-another").ok());
+  Connect("n1", 4);
+  EXPECT_EQ(this->job("a").state, JobState::kStarting);
+  EXPECT_EQ(state_.WhyItWaits(this->job("b"), now_).code, luthier::Wait::kTenantLimit);
+  EXPECT_EQ(this->job("of-another").state, JobState::kStarting);
+}
+
+// A job that is charged an hour at its start and runs for six minutes has cost six minutes.
+TEST_F(StateTest, ChargesATenantForWhatItUsed) {
+  Connect("n1", 2);
+  ASSERT_TRUE(Submit("j", {.devices = 2}).ok());
+  EXPECT_NEAR(state_.tenants().at(0).usage, 2 * 3600, 1);
+  state_.Heartbeat("n1", "", {}, false, now_ += absl::Seconds(20));
+  now_ += absl::Seconds(20);
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  EXPECT_NEAR(state_.tenants().at(0).UsageAt(now_), 2 * 40, 5);
+}
+
+TEST_F(StateTest, AnAliasNeedsAVersion) {
+  EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 1})));
+  state_.LoadVersion("intents", 2);
+  EXPECT_TRUE(state_.SetAlias({"intents", "production", 2}).ok());
+  EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 3})));
+  EXPECT_EQ(state_.TakeWrites().aliases.size(), 1u);
 }
 
 TEST(RetryDelayTest, StartsFastAndGrowsToTenMinutes) {

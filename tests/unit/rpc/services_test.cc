@@ -1,97 +1,14 @@
-// The services over an in-process channel, with the real loop, store and artifact folder; the test plays the agent.
 #include "server/rpc/services.h"
 
 #include <gmock/gmock.h>
-#include <grpcpp/grpcpp.h>
-#include <gtest/gtest.h>
 
-#include "lib/wire/error_details.h"
-#include "luthier/v1/datasets.grpc.pb.h"
-#include "luthier/v1/jobs.grpc.pb.h"
-#include "luthier/v1/worker.grpc.pb.h"
-#include "server/rpc/convert.h"
 #include "server/rpc/validate.h"
-#include "tests/support/temp_folder.h"
-#include "tests/support/upload_rows.h"
+#include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
 namespace {
 
 using ::testing::HasSubstr;
-
-class ServicesTest : public testing::Test {
- protected:
-  ServicesTest()
-      : store_(*Store::Open(folder_.path())),
-        artifacts_(*FileArtifactStore::Open(folder_.path() + "/artifacts")),
-        metrics_(registry_, "test"),
-        loop_(*store_, State(), LoopOptions()),
-        planner_(*store_, *artifacts_, folder_.path()),
-        housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, folder_.path()} {
-    services_.push_back(MakeFineTuningService(backend_));
-    services_.push_back(MakeDatasetService(backend_));
-    services_.push_back(MakeWorkerService(backend_, sessions_));
-    grpc::ServerBuilder builder;
-    for (const auto& service : services_) builder.RegisterService(service.get());
-    server_ = builder.BuildAndStart();
-    channel_ = server_->InProcessChannel({});
-    jobs_ = v1::FineTuningService::NewStub(channel_);
-    datasets_ = v1::DatasetService::NewStub(channel_);
-    workers_ = v1::WorkerService::NewStub(channel_);
-  }
-  ~ServicesTest() override {
-    watches_.Close();
-    sessions_.Close();
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
-  }
-  StateLoop::Options LoopOptions() {
-    StateLoop::Options options;
-    options.on_batch = [this](const State&, const Writes& writes, absl::Time) { watches_.Publish(writes.events); };
-    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); };
-    return options;
-  }
-
-  grpc::Status Upload(const std::string& id, const std::string& rows, v1::Dataset& dataset, uint32_t crc_error = 0) {
-    grpc::ClientContext context;
-    return UploadRows(*datasets_, context, id, rows, dataset, crc_error);
-  }
-  void Submit(const std::string& id) {
-    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
-      (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
-      Job job{.id = id, .base_model = "base"};
-      return state.Create(job, {}, Serialize(StoredSpec{}), now);
-    }).ok());
-  }
-
-  TempFolder folder_;
-  std::unique_ptr<Store> store_;
-  std::unique_ptr<FileArtifactStore> artifacts_;
-  prometheus::Registry registry_;
-  ServerMetrics metrics_;
-  Sessions sessions_;
-  WatchHub watches_;
-  TaskPool tasks_{2};
-  StateLoop loop_;
-  Planner planner_;
-  Housekeeping housekeeping_;
-  Backend backend_;
-  std::vector<std::unique_ptr<grpc::Service>> services_;
-  std::unique_ptr<grpc::Server> server_;
-  std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<v1::FineTuningService::Stub> jobs_;
-  std::unique_ptr<v1::DatasetService::Stub> datasets_;
-  std::unique_ptr<v1::WorkerService::Stub> workers_;
-};
-
-// Of a first attempt.
-Report ReportOf(const std::string& job, int64_t sequence, JobInput input) {
-  Report report;
-  report.attempt = {job, 1};
-  report.sequence = sequence;
-  report.input = input;
-  return report;
-}
 
 constexpr char kRow[] = R"({"prompt": "a", "completion": "b"})"
                         "\n";
@@ -186,7 +103,7 @@ TEST_F(ServicesTest, AWatcherResumesFromItsCursorAndReadsFromTheRecordWhatItMiss
     ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
       if (i == 0) state.Register(Node{.id = "n1"}, {}, now);
       if (i == 0) state.Tick(now);
-      Report report;
+      luthier::Report report;
       report.attempt = {"j", 1};
       report.sequence = i + 1;
       report.events.push_back({.type = "log", .message = "line"});
@@ -195,10 +112,7 @@ TEST_F(ServicesTest, AWatcherResumesFromItsCursorAndReadsFromTheRecordWhatItMiss
     }).ok());
   }
   ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) { return state.Cancel("j", now); }).ok());
-  ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) {
-    state.Record(ReportOf("j", 301, JobInput::kAttemptStopped), now);
-    return absl::OkStatus();
-  }).ok());
+  ASSERT_TRUE(Report("j", 1, 301, JobInput::kAttemptStopped));
   for (const int64_t after : {int64_t{0}, int64_t{100}, store_->GetJob("j")->job.last_event}) {
     grpc::ClientContext context;
     v1::WatchFineTuningJobRequest request;
@@ -268,9 +182,9 @@ TEST_F(ServicesTest, CancelsOnceAndRefusesWhatIsOver) {
   ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) {
     state.Register(Node{.id = "n1"}, {}, now);
     state.Tick(now);
-    state.Record(ReportOf("failed", 1, JobInput::kAttemptFailed), now);
     return absl::OkStatus();
   }).ok());
+  ASSERT_TRUE(Report("failed", 1, 1, JobInput::kAttemptFailed));
   request.set_name("jobs/failed");
   grpc::ClientContext context;
   const grpc::Status status = jobs_->CancelFineTuningJob(&context, request, &job);

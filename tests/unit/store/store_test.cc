@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 #include <SQLiteCpp/SQLiteCpp.h>
 
-#include "server/loop/create_job.h"
+#include <fstream>
+#include <iterator>
+
+#include "server/loop/recorded_jobs.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -131,6 +134,89 @@ TEST_F(StoreTest, ListsJobsNewestFirstInPagesAndByState) {
   EXPECT_EQ(ids({.before = store_->GetJob("c")->job.number, .limit = 2}), "ba");
   EXPECT_EQ(ids({.states = {JobState::kCancelled}}), "db");
   EXPECT_EQ(ids({.states = {JobState::kCancelled, JobState::kQueued}, .limit = 3}), "dcb");
+}
+
+// Run from the repository's root.
+TEST_F(StoreTest, TakesOverADatabaseOfVersion1WithEverythingInIt) {
+  {
+    std::ifstream stream("tests/unit/store/version1.sql");
+    const std::string sql(std::istreambuf_iterator<char>(stream), {});
+    ASSERT_FALSE(sql.empty());
+    SQLite::Database old(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    old.exec(sql);
+  }
+  for (int start = 0; start < 2; ++start) {  // migrated, and as it was migrated
+    Open();
+    EXPECT_EQ(state_.jobs().size(), 2u);
+    EXPECT_EQ(state_.jobs().count(JobState::kSucceeded), 1);
+    const Job* waiting = state_.Find("waiting");
+    ASSERT_NE(waiting, nullptr);
+    EXPECT_EQ(waiting->state, JobState::kQueued);
+    EXPECT_EQ(waiting->tenant, "default");
+    EXPECT_EQ(waiting->service_class, ServiceClass::kStandard);
+    EXPECT_EQ(waiting->priority, 0);
+    EXPECT_EQ(waiting->revision, 1);
+    EXPECT_EQ(store_->GetJob("done")->spec, "spec 1");
+    EXPECT_FALSE(store_->GetJob("done")->labels.has_value());
+    EXPECT_EQ(store_->GetJob("done")->job.model_version, "models/intents/versions/1");
+    EXPECT_EQ((*store_->ReplayedRequest("request-1"))->second.job.id, "done");
+    EXPECT_EQ(store_->Events(1, 0, 10)->size(), 2u);
+    EXPECT_EQ(store_->Versions("intents")->size(), 1u);
+    EXPECT_EQ(store_->GetResource(ResourceKind::kDataset, "rows")->payload, "\x02");
+  }
+  // The attempt that ran on is adopted, costs its tenant what it took and no more, and what is new can be written.
+  EXPECT_THAT(state_.Register(Node{.id = "n1", .gpus = true}, {"jobs/running/attempts/1"}, kNow), ElementsAre());
+  Report failed;
+  failed.attempt = {"running", 1};
+  failed.sequence = 2;
+  failed.input = JobInput::kAttemptFailed;
+  ASSERT_TRUE(state_.Record(std::move(failed), kNow));
+  EXPECT_LE(state_.TenantOf("default").UsageAt(kNow), 60);
+  ASSERT_TRUE(state_.Update("waiting", {.priority = 3, .labels = "new"}, kNow).ok());
+  ASSERT_TRUE(state_.SetAlias({"intents", "production", 1}).ok());
+  ASSERT_TRUE(state_.Drain("n1", false, kNow).ok());
+  Write();
+  Open();
+  EXPECT_EQ(state_.Find("waiting")->priority, 3);
+  EXPECT_EQ(store_->GetJob("waiting")->labels, "new");
+  EXPECT_EQ(store_->GetJob("running")->job.state, JobState::kFailed);
+  EXPECT_EQ(store_->Aliases("intents")->size(), 1u);
+  EXPECT_EQ(state_.tenants().size(), 1u);
+}
+
+TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {
+  Open();
+  AddBase();
+  state_.SetTenant({.id = "research", .weight = 2.5, .max_devices = 3, .max_queued_jobs = 9}, kNow);
+  Job job{.id = "j", .base_model = "base"};
+  job.tenant = "research";
+  job.service_class = ServiceClass::kBackground;
+  job.priority = -4;
+  job.estimate = absl::Minutes(7);
+  job.state = JobState::kHeld;
+  ASSERT_TRUE(CreateJob(state_, *store_, job, {}, "spec", kNow).ok());
+  state_.Register(Node{.id = "n1"}, {}, kNow);
+  ASSERT_TRUE(state_.Drain("n1", false, kNow).ok());
+  Write();
+  Open();
+  const Job* read = state_.Find("j");
+  ASSERT_NE(read, nullptr);
+  EXPECT_EQ(read->state, JobState::kHeld);
+  EXPECT_EQ(read->tenant, "research");
+  EXPECT_EQ(read->service_class, ServiceClass::kBackground);
+  EXPECT_EQ(read->priority, -4);
+  EXPECT_EQ(read->estimate, absl::Minutes(7));
+  const Tenant tenant = state_.TenantOf("research");
+  EXPECT_EQ(tenant.weight, 2.5);
+  EXPECT_EQ(tenant.max_devices, 3);
+  EXPECT_EQ(tenant.max_queued_jobs, 9);
+  ASSERT_TRUE(state_.StartHeld("j", kNow).ok());
+  state_.Register(Node{.id = "n1"}, {}, kNow);
+  state_.Tick(kNow);
+  EXPECT_EQ(state_.Find("j")->state, JobState::kQueued) << "its only node is drained";
+  ASSERT_TRUE(state_.Undrain("n1").ok());
+  state_.Tick(kNow);
+  EXPECT_EQ(state_.Find("j")->state, JobState::kStarting);
 }
 
 TEST_F(StoreTest, RefusesAFileOfAnEarlyDevelopmentVersion) {

@@ -1,8 +1,9 @@
-#include "server/loop/create_job.h"
+#include "server/loop/recorded_jobs.h"
 
 #include <optional>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -19,6 +20,14 @@ absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& r
   LUTHIER_ASSIGN_OR_RETURN(const std::optional<Job> taken, store.FindJob(job.id));
   if (taken) return JobExists(job.id);
   return state.Create(job, request, std::move(spec), now);
+}
+
+absl::Status BringIn(State& state, Store& store, const std::string& id) {
+  if (state.Find(id) != nullptr) return absl::OkStatus();
+  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> job, store.FindJob(id));
+  if (!job) return absl::NotFoundError(absl::StrCat("jobs/", id, " does not exist"));
+  state.Borrow(*std::move(job));
+  return absl::OkStatus();
 }
 
 }  // namespace luthier

@@ -1,0 +1,256 @@
+#include "server/core/policy.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <queue>
+#include <tuple>
+#include <utility>
+
+namespace luthier {
+namespace {
+
+constexpr absl::Duration kUsageHalfLife = absl::Hours(24);
+constexpr absl::Duration kPriorityPoint = absl::Hours(1);
+// A node that lost the same job so often is avoided, though the job's checkpoints lie there.
+constexpr int kLostHereLimit = 2;
+
+// One in ten jobs takes more than this many times as long as expected.
+constexpr double kLateFactor = 1.8;
+
+// The place that is kept for the first job that fits nowhere.
+struct Reservation {
+  const NodeView* node;
+  absl::Time start;
+  int spare;  // devices that are free at `start` beyond what the job needs
+};
+
+int Free(const NodeView& view) { return static_cast<int>(view.free.size()); }
+
+// When `devices` are free on a node, and how many are by then.
+std::pair<absl::Time, int> FreeAt(const NodeView& view, int devices, absl::Time now) {
+  int free = Free(view);
+  absl::Time time = now;
+  std::vector<std::pair<absl::Time, int>> releases = view.releases;
+  std::sort(releases.begin(), releases.end());
+  for (const auto& [end, count] : releases) {
+    if (free >= devices) break;
+    time = std::max(now, end);
+    free += count;
+  }
+  return {free >= devices ? time : absl::InfiniteFuture(), free};
+}
+
+// The node where the job can start first. None if it fits on no node at all.
+std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& nodes, absl::Time now) {
+  std::optional<Reservation> best;
+  for (const NodeView& view : nodes) {
+    if (view.node->devices < job.devices) continue;
+    const auto [start, free] = FreeAt(view, job.devices, now);
+    if (start == absl::InfiniteFuture()) continue;
+    if (!best || start < best->start) best = Reservation{&view, start, free - job.devices};
+  }
+  return best;
+}
+
+// Whether the job may take devices of a node without delaying the reservation.
+bool LeavesReservation(const Job& job, const NodeView& view, const std::optional<Reservation>& reservation, absl::Time now) {
+  if (!reservation || reservation->node != &view) return true;
+  return now + ExpectedDuration(job) <= reservation->start || job.devices <= reservation->spare;
+}
+
+// The node that fits best, so that large holes stay for large jobs; the job's last node before any other, because its
+// checkpoints lie there.
+NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation, absl::Time now) {
+  NodeView* best = nullptr;
+  const auto rank = [&](const NodeView& view) {
+    const bool last = view.node->id == job.node;
+    const int preference = !last ? 1 : job.lost_here < kLostHereLimit ? 0 : 2;
+    return std::make_tuple(preference, view.free.size(), view.node->id);
+  };
+  for (NodeView& view : nodes) {
+    if (Free(view) < job.devices || !LeavesReservation(job, view, reservation, now)) continue;
+    if (best == nullptr || rank(view) < rank(*best)) best = &view;
+  }
+  return best;
+}
+
+Wait WhyNot(const Job& job, const std::vector<NodeView>& nodes) {
+  if (nodes.empty()) return Wait::kNoNode;
+  bool fits = false, free = false;
+  for (const NodeView& view : nodes) {
+    fits |= view.node->devices >= job.devices;
+    free |= Free(view) >= job.devices;
+  }
+  return free ? Wait::kReserved : fits ? Wait::kBusy : Wait::kTooLarge;
+}
+
+// Tenants in the order of what they have used for their weight; ties by name, so that a run can be repeated.
+class FairOrder {
+ public:
+  FairOrder(const std::map<std::string, std::vector<const Job*>>& waiting, std::map<std::string, TenantView>& tenants)
+      : tenants_(tenants) {
+    for (const auto& [tenant, jobs] : waiting) Push(tenant, jobs, 0);
+  }
+  // The next job, or null.
+  const Job* Next() {
+    if (heap_.empty()) return nullptr;
+    const auto [share, tenant, jobs, index] = heap_.top();
+    heap_.pop();
+    const Job* job = (*jobs)[index];
+    current_ = {tenant, jobs, index + 1};
+    return job;
+  }
+  // Puts the tenant of the last Next() back, at its new place.
+  void Return() { Push(std::get<0>(current_), *std::get<1>(current_), std::get<2>(current_)); }
+
+ private:
+  using Jobs = std::vector<const Job*>;
+  void Push(const std::string& tenant, const Jobs& jobs, size_t index) {
+    if (index >= jobs.size()) return;
+    const TenantView& view = tenants_[tenant];
+    heap_.emplace(view.usage / view.weight, tenant, &jobs, index);
+  }
+  using Entry = std::tuple<double, std::string, const Jobs*, size_t>;
+  std::map<std::string, TenantView>& tenants_;
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> heap_;
+  std::tuple<std::string, const Jobs*, size_t> current_;
+};
+
+void Take(NodeView& view, const Job& job, absl::Time now, Decision& decision) {
+  const auto end = view.free.begin() + job.devices;
+  decision.node = view.node->id;
+  decision.devices.assign(view.free.begin(), end);
+  view.free.erase(view.free.begin(), end);
+  view.releases.emplace_back(now + ExpectedDuration(job), job.devices);
+}
+
+NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
+  return *std::find_if(snapshot.nodes.begin(), snapshot.nodes.end(), [&](const NodeView& view) { return view.node->id == node; });
+}
+
+// Carries a decision out in a snapshot.
+void StartIn(const Decision& decision, double slower, Snapshot& snapshot) {
+  NodeView& view = ViewOf(decision.node, snapshot);
+  for (const int device : decision.devices) view.free.erase(std::find(view.free.begin(), view.free.end(), device));
+  view.releases.emplace_back(snapshot.now + ExpectedDuration(*decision.job) * slower, decision.job->devices);
+  TenantView& tenant = snapshot.tenants[decision.job->tenant];
+  tenant.running_devices += decision.job->devices;
+  tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(*decision.job)) * decision.job->devices;
+  for (auto& waiting : snapshot.waiting) {
+    for (auto& [id, jobs] : waiting) jobs.erase(std::remove(jobs.begin(), jobs.end(), decision.job), jobs.end());
+  }
+}
+
+// Lets time pass. Which device comes back does not matter to a forecast; none of them is there twice.
+void ReleaseUntil(absl::Time time, Snapshot& snapshot) {
+  snapshot.now = time;
+  for (NodeView& view : snapshot.nodes) {
+    for (auto release = view.releases.begin(); release != view.releases.end();) {
+      if (release->first > time) {
+        ++release;
+        continue;
+      }
+      for (int i = 0; i < release->second; ++i) view.free.push_back(view.free.empty() ? 0 : view.free.back() + 1);
+      release = view.releases.erase(release);
+    }
+  }
+}
+
+}  // namespace
+
+double Tenant::UsageAt(absl::Time now) const {
+  if (usage == 0 || now <= usage_time) return usage;
+  return usage * std::exp2(-absl::FDivDuration(now - usage_time, kUsageHalfLife));
+}
+
+void Tenant::Charge(double device_seconds, absl::Time now) {
+  usage = std::max(0.0, UsageAt(now) + device_seconds);
+  usage_time = now;
+}
+
+absl::Duration ExpectedDuration(const Job& job) { return job.estimate > absl::ZeroDuration() ? job.estimate : kUnknownDuration; }
+
+bool ComesBefore(const Job& a, const Job& b) {
+  const auto key = [](const Job& job) { return std::make_pair(job.create_time - job.priority * kPriorityPoint, job.number); };
+  return key(a) < key(b);
+}
+
+std::vector<Decision> Decide(Snapshot snapshot) {
+  std::vector<Decision> decisions;
+  std::optional<Reservation> reservation;
+  for (const auto& waiting : snapshot.waiting) {
+    FairOrder order(waiting, snapshot.tenants);
+    while (const Job* job = order.Next()) {
+      Decision decision{job};
+      TenantView& tenant = snapshot.tenants[job->tenant];
+      if (tenant.max_devices > 0 && tenant.running_devices + job->devices > tenant.max_devices) {
+        decision.wait = Wait::kTenantLimit;
+      } else if (NodeView* view = BestNode(*job, snapshot.nodes, reservation, snapshot.now)) {
+        if (reservation && reservation->node == view && snapshot.now + ExpectedDuration(*job) > reservation->start) {
+          reservation->spare -= job->devices;
+        }
+        Take(*view, *job, snapshot.now, decision);
+        tenant.running_devices += job->devices;
+        tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(*job)) * job->devices;
+      } else {
+        decision.wait = WhyNot(*job, snapshot.nodes);
+        if (!reservation) {
+          reservation = Reserve(*job, snapshot.nodes, snapshot.now);
+          if (reservation) decision.not_before = reservation->start;
+        }
+      }
+      decisions.push_back(std::move(decision));
+      order.Return();
+    }
+  }
+  return decisions;
+}
+
+std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot) {
+  auto detached = std::make_unique<DetachedSnapshot>();
+  for (NodeView& view : snapshot.nodes) view.node = &detached->nodes.emplace_back(*view.node);
+  for (auto& waiting : snapshot.waiting) {
+    for (auto& [tenant, jobs] : waiting) {
+      for (const Job*& job : jobs) job = &detached->jobs.emplace_back(*job);
+    }
+  }
+  detached->snapshot = std::move(snapshot);
+  return detached;
+}
+
+namespace {
+
+// InfiniteFuture if the job never fits, or is not in the snapshot.
+absl::Time StartOf(int64_t number, Snapshot snapshot, double slower, int64_t& ahead) {
+  for (NodeView& view : snapshot.nodes) {
+    for (auto& [end, devices] : view.releases) end = snapshot.now + std::max(absl::ZeroDuration(), end - snapshot.now) * slower;
+  }
+  while (true) {
+    for (const Decision& decision : Decide(snapshot)) {
+      if (decision.wait != Wait::kNone) continue;
+      if (decision.job->number == number) return snapshot.now;
+      ++ahead;
+      StartIn(decision, slower, snapshot);
+    }
+    // What should have ended by now is expected to end at any moment.
+    absl::Time next = absl::InfiniteFuture();
+    for (const NodeView& view : snapshot.nodes) {
+      for (const auto& [end, devices] : view.releases) next = std::min(next, std::max(end, snapshot.now));
+    }
+    if (next == absl::InfiniteFuture()) return next;
+    ReleaseUntil(next, snapshot);
+  }
+}
+
+}  // namespace
+
+Forecast ForecastOf(int64_t number, const Snapshot& snapshot) {
+  Forecast forecast;
+  int64_t ignored = 0;
+  forecast.start = StartOf(number, snapshot, 1.0, forecast.ahead);
+  forecast.late_start = StartOf(number, snapshot, kLateFactor, ignored);
+  return forecast;
+}
+
+}  // namespace luthier

@@ -1,0 +1,124 @@
+// Which waiting job starts where, and why the others wait. Pure functions of a snapshot.
+//
+// Order: service classes strictly; within a class the tenant that has used least for its weight; within a tenant priority,
+// where a point is worth an hour of waiting. The first job that fits nowhere gets a reservation, and what comes after it
+// starts only where it does not delay it (EASY backfill).
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "server/core/job.h"
+
+namespace luthier {
+
+// Attempts of which a process may be left on a node, and the devices that it uses.
+using Processes = std::map<std::string, std::vector<int>>;
+
+// A machine with an agent.
+struct Node {
+  std::string id;
+  bool ready = false;     // its agent has a session; else its attempts wait for it until `deadline`
+  bool leaving = false;   // its agent is about to end: it reports what became of its attempts and gets no others
+  bool draining = false;  // an operator wants it empty
+  absl::Time deadline = absl::InfinitePast();
+  absl::Time last_heartbeat = absl::InfinitePast();
+  int devices = 1;  // GPUs, or 1 for the CPUs of a node without any
+  bool gpus = false;
+  std::string agent_version;
+  std::string inventory;  // bytes of the layer above
+  Processes processes;    // as the agent said last; also of attempts that are not current any more
+};
+
+// What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
+struct Tenant {
+  std::string id;
+  double weight = 1;           // of its share, above 0
+  int max_devices = 0;         // at once; 0: no limit
+  int64_t max_queued_jobs = 0;  // 0: no limit
+  double usage = 0;            // at `usage_time`
+  absl::Time usage_time = absl::InfinitePast();
+
+  double UsageAt(absl::Time now) const;
+  void Charge(double device_seconds, absl::Time now);
+};
+
+// What an attempt of unknown duration is taken for, both to plan around it and to charge for it.
+inline constexpr absl::Duration kUnknownDuration = absl::Hours(1);
+absl::Duration ExpectedDuration(const Job& job);
+
+// A node that can take attempts, and what of it is free.
+struct NodeView {
+  const Node* node;
+  std::vector<int> free;  // devices, ascending
+  // Running attempts: when they are expected to end, and how many devices each gives back.
+  std::vector<std::pair<absl::Time, int>> releases;
+};
+
+struct TenantView {
+  double usage = 0;  // now
+  double weight = 1;
+  int max_devices = 0;
+  int running_devices = 0;
+};
+
+struct Snapshot {
+  absl::Time now;
+  std::vector<NodeView> nodes;
+  std::map<std::string, TenantView> tenants;
+  // Waiting jobs by class (in the order of kServiceClasses) and tenant, in the tenant's order.
+  std::array<std::map<std::string, std::vector<const Job*>>, kServiceClasses.size()> waiting;
+};
+
+// Why a job waits. Values are those of PendingReason in the API.
+enum class Wait {
+  kNone = 0,
+  kNoNode = 1,        // no node is connected
+  kTooLarge = 2,      // no connected node has that many devices
+  kBusy = 3,          // the nodes that could take it are busy
+  kReserved = 4,      // it would delay a job before it
+  kTenantLimit = 5,   // its tenant runs as much as it may
+  kBackoff = 6,       // the delay after a lost attempt
+  kBehindOthers = 7,  // others come first
+  kHeld = 8,          // created on hold
+  kPaused = 9,        // paused by a user
+};
+
+// One for every job of a snapshot, in the order in which they were looked at.
+struct Decision {
+  const Job* job;
+  Wait wait = Wait::kNone;    // kNone: it starts
+  std::string node;           // where
+  std::vector<int> devices;   // with what
+  absl::Time not_before = absl::InfinitePast();  // of the job with the reservation: when it is expected to start
+};
+std::vector<Decision> Decide(Snapshot snapshot);
+
+// A snapshot with jobs and nodes of its own, to be looked at while the state goes on.
+struct DetachedSnapshot {
+  Snapshot snapshot;
+  std::deque<Job> jobs;
+  std::deque<Node> nodes;
+};
+std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot);
+
+// When a waiting job is expected to start.
+struct Forecast {
+  int64_t ahead = 0;                               // jobs that are expected to start before it
+  absl::Time start = absl::InfiniteFuture();       // half of such forecasts are early; InfiniteFuture: nobody can say
+  absl::Time late_start = absl::InfiniteFuture();  // one in ten is later still
+};
+// Plays the policy forward with the expected durations. `number`: a job of the snapshot.
+Forecast ForecastOf(int64_t number, const Snapshot& snapshot);
+
+// Before another job of the same class and tenant.
+bool ComesBefore(const Job& a, const Job& b);
+
+}  // namespace luthier

@@ -1,0 +1,120 @@
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
+#include "luthier/v1/queues.grpc.pb.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/handle.h"
+#include "server/rpc/services.h"
+#include "server/rpc/validate.h"
+
+namespace luthier {
+namespace {
+
+constexpr int kDefaultEntries = 50, kMaxEntries = 500;
+
+v1::Tenant TenantToProto(const Tenant& tenant, const State& state, absl::Time now) {
+  v1::Tenant message;
+  message.set_name("tenants/" + tenant.id);
+  message.set_weight(tenant.weight);
+  message.set_max_devices(tenant.max_devices);
+  message.set_max_queued_jobs(tenant.max_queued_jobs);
+  message.set_usage_device_seconds(tenant.UsageAt(now));
+  message.set_running_devices(state.jobs().LoadOf(tenant.id).running_devices);
+  message.set_queued_jobs(state.jobs().LoadOf(tenant.id).waiting);
+  return message;
+}
+
+class QueueService final : public v1::QueueService::Service {
+ public:
+  explicit QueueService(Backend& backend) : backend_(backend) {}
+
+  grpc::Status GetQueue(grpc::ServerContext*, const v1::GetQueueRequest* request, v1::Queue* response) override {
+    return Handle(backend_, "GetQueue", [&]() -> absl::Status {
+      if (request->limit() < 0) return absl::InvalidArgumentError(absl::StrCat("limit: ", request->limit(), " is negative; give 0 to 500"));
+      const auto limit = static_cast<size_t>(request->limit() == 0 ? kDefaultEntries : std::min(request->limit(), kMaxEntries));
+      return backend_.loop.Run([&](State& state, absl::Time now) {
+        Describe(state, limit, now, *response);
+        return absl::OkStatus();
+      });
+    });
+  }
+  grpc::Status ListTenants(grpc::ServerContext*, const v1::ListTenantsRequest* request, v1::ListTenantsResponse* response) override {
+    return Handle(backend_, "ListTenants", [&]() -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
+      std::vector<v1::Tenant> tenants;
+      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
+        for (const Tenant& tenant : state.tenants()) tenants.push_back(TenantToProto(tenant, state, now));
+        return absl::OkStatus();
+      }));
+      const auto size = static_cast<int64_t>(tenants.size());
+      const int64_t end = std::min(size, page.first + page.second);
+      for (int64_t i = page.first; i < end; ++i) *response->add_tenants() = tenants[static_cast<size_t>(i)];
+      if (end < size) response->set_next_page_token(absl::StrCat(end));
+      return absl::OkStatus();
+    });
+  }
+  grpc::Status UpdateTenant(grpc::ServerContext*, const v1::UpdateTenantRequest* request, v1::Tenant* response) override {
+    return Handle(backend_, "UpdateTenant", [&] { return Update(*request, *response); });
+  }
+
+ private:
+  static void Describe(State& state, size_t limit, absl::Time now, v1::Queue& queue) {
+    for (const Decision& decision : Decide(state.TakeSnapshot(now, limit))) {
+      if (queue.entries_size() == static_cast<int>(limit)) break;
+      const Job& job = *decision.job;
+      const WaitReason reason = state.WhyItWaits(job, now);
+      v1::QueueEntry& entry = *queue.add_entries();
+      entry.set_job("jobs/" + job.id);
+      entry.set_tenant(job.tenant);
+      entry.set_service_class(static_cast<v1::ServiceClass>(job.service_class));
+      entry.set_priority(job.priority);
+      entry.set_devices(job.devices);
+      entry.set_pending_code(static_cast<v1::PendingReason>(reason.code));
+      entry.set_pending_reason(reason.message);
+      *entry.mutable_create_time() = ToProto(job.create_time);
+    }
+    queue.set_depth(state.jobs().waiting());
+    if (queue.depth() > 0) *queue.mutable_oldest_create_time() = ToProto(state.jobs().OldestWaiting());
+  }
+
+  absl::Status Update(const v1::UpdateTenantRequest& request, v1::Tenant& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("tenant.name", "tenants", request.tenant().name()));
+    std::set<std::string> fields(request.update_mask().paths().begin(), request.update_mask().paths().end());
+    if (fields.empty()) fields = {"weight", "max_devices", "max_queued_jobs"};
+    const v1::Tenant& wanted = request.tenant();
+    std::vector<std::string> violations;
+    for (const std::string& field : fields) {
+      if (field != "weight" && field != "max_devices" && field != "max_queued_jobs") {
+        violations.push_back(absl::StrCat("update_mask: '", field, "' cannot be set; give weight, max_devices or max_queued_jobs"));
+      }
+    }
+    if (fields.count("weight") > 0 && !(wanted.weight() > 0 && wanted.weight() <= 1e6)) {
+      violations.push_back(absl::StrCat("tenant.weight: ", wanted.weight(), " is out of range; give a number above 0, at most a million"));
+    }
+    if (wanted.max_devices() < 0) violations.push_back("tenant.max_devices: is negative; give 0 for no limit");
+    if (wanted.max_queued_jobs() < 0) violations.push_back("tenant.max_queued_jobs: is negative; give 0 for no limit");
+    if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+    return backend_.loop.Run([&](State& state, absl::Time now) {
+      Tenant tenant = state.TenantOf(id);
+      if (fields.count("weight") > 0) tenant.weight = wanted.weight();
+      if (fields.count("max_devices") > 0) tenant.max_devices = wanted.max_devices();
+      if (fields.count("max_queued_jobs") > 0) tenant.max_queued_jobs = wanted.max_queued_jobs();
+      state.SetTenant(tenant, now);
+      response = TenantToProto(state.TenantOf(id), state, now);
+      return absl::OkStatus();
+    });
+  }
+
+  Backend& backend_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeQueueService(Backend& backend) { return std::make_unique<QueueService>(backend); }
+
+}  // namespace luthier

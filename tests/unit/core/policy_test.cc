@@ -1,0 +1,193 @@
+#include "server/core/policy.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::ElementsAre;
+
+const absl::Time kNow = absl::FromUnixSeconds(1700000000);
+
+// A row of a table: a waiting job, and what is expected of it: "n1:0,1" or the reason why it waits.
+struct Row {
+  std::string id;
+  int devices = 1;
+  std::string expected;
+  std::string tenant = "default";
+  ServiceClass service_class = ServiceClass::kStandard;
+  int priority = 0;
+  absl::Duration estimate;
+  std::string last_node;
+  int lost_here = 0;
+};
+
+std::string NameOf(Wait wait) {
+  static constexpr const char* kNames[] = {"", "no node", "too large", "busy", "reserved", "tenant limit"};
+  return kNames[static_cast<size_t>(wait)];
+}
+
+class PolicyTest : public testing::Test {
+ protected:
+  // `free` of `devices` are free; `releases`: minutes from now, devices.
+  void AddNode(const std::string& id, int devices, std::vector<int> free, std::vector<std::pair<int, int>> releases = {}) {
+    nodes_.push_back({.id = id, .ready = true, .devices = devices, .gpus = true});
+    NodeView view{&nodes_.back(), std::move(free), {}};
+    for (const auto& [minutes, count] : releases) view.releases.emplace_back(kNow + absl::Minutes(minutes), count);
+    snapshot_.nodes.push_back(std::move(view));
+  }
+  void AddTenant(const std::string& id, double usage, double weight = 1, int max_devices = 0, int running = 0) {
+    snapshot_.tenants[id] = {usage, weight, max_devices, running};
+  }
+  void Wait(const std::vector<Row>& rows) {
+    snapshot_.now = kNow;
+    for (const Row& row : rows) {
+      Job& job = jobs_.emplace_back();
+      job.number = static_cast<int64_t>(jobs_.size());
+      job.id = row.id;
+      job.devices = row.devices;
+      job.tenant = row.tenant;
+      job.service_class = row.service_class;
+      job.priority = row.priority;
+      job.estimate = row.estimate;
+      job.node = row.last_node;
+      job.lost_here = row.lost_here;
+      job.create_time = kNow;
+      snapshot_.waiting[static_cast<size_t>(row.service_class) - 1][row.tenant].push_back(&job);
+      snapshot_.tenants[row.tenant];
+    }
+  }
+  void Expect(const std::vector<Row>& rows) {
+    Wait(rows);
+    std::map<std::string, std::string> got;
+    for (const Decision& decision : Decide(snapshot_)) {
+      std::string text = NameOf(decision.wait);
+      if (decision.wait == luthier::Wait::kNone) {
+        text = absl::StrCat(decision.node, ":", absl::StrJoin(decision.devices, ","));
+      }
+      got[decision.job->id] = text;
+    }
+    EXPECT_EQ(got.size(), rows.size()) << "one decision for every job";
+    for (const Row& row : rows) EXPECT_EQ(got[row.id], row.expected) << row.id;
+  }
+
+  std::deque<Node> nodes_;
+  std::deque<Job> jobs_;
+  Snapshot snapshot_;
+};
+
+TEST_F(PolicyTest, SaysThatNoNodeIsThere) { Expect({{"a", 1, "no node"}, {"b", 8, "no node"}}); }
+
+TEST_F(PolicyTest, FillsTheNodeThatFitsBestAndKeepsLargeHoles) {
+  AddNode("large", 8, {0, 1, 2, 3, 4, 5, 6, 7});
+  AddNode("small", 2, {0, 1});
+  Expect({{"one", 1, "small:0"}, {"wide", 8, "large:0,1,2,3,4,5,6,7"}, {"another", 1, "small:1"}, {"late", 1, "busy"}});
+}
+
+TEST_F(PolicyTest, AJobThatFitsNowhereReservesNothing) {
+  AddNode("n", 2, {0, 1});
+  Expect({{"impossible", 4, "too large"}, {"next", 2, "n:0,1"}});
+}
+
+TEST_F(PolicyTest, GoesBackToTheNodeWithItsCheckpointsUnlessThatLostItTwice) {
+  AddNode("a", 1, {0});
+  AddNode("b", 4, {0, 1, 2, 3});
+  Expect({{"back", 1, "b:0", "default", ServiceClass::kStandard, 0, {}, "b", 1},
+          {"away", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", 2},
+          {"nowhere-else", 1, "b:1", "default", ServiceClass::kStandard, 0, {}, "b", 2}});
+}
+
+TEST_F(PolicyTest, ClassesAreStrict) {
+  AddNode("n", 1, {0});
+  Expect({{"background", 1, "busy", "default", ServiceClass::kBackground},
+          {"standard", 1, "busy", "default", ServiceClass::kStandard},
+          {"interactive", 1, "n:0", "default", ServiceClass::kInteractive}});
+}
+
+TEST_F(PolicyTest, TheTenantThatUsedLeastForItsWeightComesFirst) {
+  AddNode("n", 3, {0, 1, 2});
+  AddTenant("used-much", 9 * 3600);
+  AddTenant("used-little", 0);
+  AddTenant("heavy", 9 * 3600, /*weight=*/9);
+  // Each start is charged an hour: little takes two before it has used as much for its weight as heavy, which has one hour.
+  Expect({{"m1", 1, "busy", "used-much"}, {"l1", 1, "n:0", "used-little"}, {"l2", 1, "n:2", "used-little"},
+          {"l3", 1, "busy", "used-little"}, {"h1", 1, "n:1", "heavy"}});
+}
+
+TEST_F(PolicyTest, ATenantRunsNoMoreThanItMay) {
+  AddNode("n", 4, {0, 1, 2, 3});
+  AddTenant("limited", 0, 1, /*max_devices=*/3, /*running=*/1);
+  Expect({{"a", 2, "n:0,1", "limited"}, {"b", 1, "tenant limit", "limited"}, {"c", 1, "n:2", "other"}});
+}
+
+// Two of four devices are free; the first job needs four, and gets them in 30 minutes. What is behind it may use the two
+// until then.
+TEST_F(PolicyTest, BackfillsOnlyWhatEndsBeforeTheReservation) {
+  AddNode("n", 4, {0, 1}, {{30, 2}});
+  Expect({{"wide", 4, "busy"},
+          {"long", 1, "reserved", "default", ServiceClass::kStandard, 0, absl::Minutes(31)},
+          {"short", 1, "n:0", "default", ServiceClass::kStandard, 0, absl::Minutes(30)},
+          {"unknown", 1, "reserved"}});
+}
+
+TEST_F(PolicyTest, BackfillsDevicesThatTheReservationDoesNotNeed) {
+  AddNode("n", 4, {0, 1}, {{30, 2}});
+  Expect({{"wide", 3, "busy"},
+          {"long", 1, "n:0", "default", ServiceClass::kStandard, 0, absl::Hours(9)},
+          {"more", 1, "reserved", "default", ServiceClass::kStandard, 0, absl::Hours(9)}});
+}
+
+TEST_F(PolicyTest, AReservationKeepsNoOtherNode) {
+  AddNode("big", 8, {0, 1}, {{30, 6}});
+  AddNode("other", 2, {0, 1});
+  Expect({{"wide", 8, "busy"}, {"long", 2, "other:0,1", "default", ServiceClass::kStandard, 0, absl::Hours(9)}});
+}
+
+TEST(OrderTest, APriorityPointIsWorthAnHourOfWaiting) {
+  Job old{.number = 1}, urgent{.number = 2};
+  old.create_time = kNow;
+  urgent.create_time = kNow + absl::Minutes(59);
+  EXPECT_TRUE(ComesBefore(old, urgent));
+  urgent.priority = 1;
+  EXPECT_TRUE(ComesBefore(urgent, old));
+  urgent.create_time = kNow + absl::Minutes(61);
+  EXPECT_TRUE(ComesBefore(old, urgent));
+}
+
+TEST(TenantTest, UsageHalvesEveryDay) {
+  Tenant tenant;
+  tenant.Charge(1000, kNow);
+  tenant.Charge(1000, kNow + absl::Hours(24));
+  EXPECT_NEAR(tenant.UsageAt(kNow + absl::Hours(24)), 1500, 1e-6);
+  EXPECT_NEAR(tenant.UsageAt(kNow + absl::Hours(48)), 750, 1e-6);
+  tenant.Charge(-1e9, kNow + absl::Hours(48));
+  EXPECT_EQ(tenant.UsageAt(kNow + absl::Hours(48)), 0);
+}
+
+// One node of two devices, both busy for an hour; each job takes one hour.
+TEST_F(PolicyTest, ForecastsWhenAWaitingJobStarts) {
+  AddNode("n", 2, {}, {{60, 1}, {60, 1}});
+  Wait({{"a", 1, ""}, {"b", 1, ""}, {"c", 2, ""}, {"d", 1, ""}, {"never", 3, ""}});
+  const auto detached = Detach(std::move(snapshot_));
+  nodes_.clear();
+  const Forecast a = ForecastOf(1, detached->snapshot), c = ForecastOf(3, detached->snapshot), d = ForecastOf(4, detached->snapshot);
+  EXPECT_EQ(a.ahead, 0);
+  EXPECT_EQ(a.start, kNow + absl::Hours(1));
+  EXPECT_LT(absl::AbsDuration(a.late_start - (kNow + absl::Minutes(108))), absl::Milliseconds(1));
+  EXPECT_EQ(c.ahead, 2);
+  EXPECT_EQ(c.start, kNow + absl::Hours(2));
+  EXPECT_EQ(d.ahead, 3);
+  EXPECT_EQ(d.start, kNow + absl::Hours(3));
+  EXPECT_EQ(ForecastOf(5, detached->snapshot).start, absl::InfiniteFuture());
+}
+
+}  // namespace
+}  // namespace luthier

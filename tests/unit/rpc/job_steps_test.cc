@@ -1,0 +1,311 @@
+// What users do with jobs, nodes, tenants and versions through the API.
+#include <gmock/gmock.h>
+
+#include "tests/unit/rpc/services_fixture.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using Jobs = v1::FineTuningService::Stub;
+
+class JobStepsTest : public ServicesTest {
+ protected:
+  void SetUp() override { AddInputs(); }
+
+  v1::FineTuningJob Create(const v1::CreateFineTuningJobRequest& request) {
+    v1::FineTuningJob job;
+    const grpc::Status status = Call(*jobs_, &Jobs::CreateFineTuningJob, request, job);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return job;
+  }
+  template <typename Request>
+  grpc::Status Step(grpc::Status (Jobs::*method)(grpc::ClientContext*, const Request&, v1::FineTuningJob*), const std::string& id) {
+    Request request;
+    request.set_name("jobs/" + id);
+    return Call(*jobs_, method, request, job_);
+  }
+  static std::string ReasonOf(const grpc::Status& status) { return ParseErrorDetails(status.error_details()).reason; }
+
+  v1::FineTuningJob job_;  // the last answer of a step
+};
+
+TEST_F(JobStepsTest, PausesResumesAndCancels) {
+  Create(RequestFor("j"));
+  EXPECT_TRUE(Step(&Jobs::PauseFineTuningJob, "j").ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::PAUSED);
+  EXPECT_EQ(job_.pending_code(), v1::PENDING_REASON_PAUSED);
+  EXPECT_TRUE(Step(&Jobs::ResumeFineTuningJob, "j").ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::QUEUED);
+  EXPECT_EQ(job_.pending_code(), v1::PENDING_REASON_NO_NODE);
+  EXPECT_TRUE(Step(&Jobs::CancelFineTuningJob, "j").ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::CANCELLED);
+  const grpc::Status over = Step(&Jobs::PauseFineTuningJob, "j");
+  EXPECT_EQ(over.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(over), "JOB_IS_OVER");
+  EXPECT_THAT(over.error_message(), HasSubstr("jobs/j is CANCELLED"));
+  EXPECT_EQ(Step(&Jobs::ResumeFineTuningJob, "nobody").error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(JobStepsTest, HoldsAJobUntilItIsStarted) {
+  Connect("n1");
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.set_hold(true);
+  EXPECT_EQ(Create(request).state(), v1::FineTuningJob::HELD);
+  EXPECT_EQ(Step(&Jobs::ResumeFineTuningJob, "j").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_TRUE(Step(&Jobs::StartFineTuningJob, "j").ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::STARTING);
+  EXPECT_EQ(job_.node(), "nodes/n1");
+}
+
+TEST_F(JobStepsTest, RetriesAJobThatFailedAndNotOneThatSucceeded) {
+  Connect("n1");
+  Create(RequestFor("j"));
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  EXPECT_TRUE(Step(&Jobs::RetryFineTuningJob, "j").ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::STARTING);
+  EXPECT_EQ(job_.attempt(), 2);
+  EXPECT_FALSE(job_.has_failure());
+  EXPECT_FALSE(job_.has_end_time());
+  Report("j", 2, 1, JobInput::kTrainerStarted);
+  Report("j", 2, 2, JobInput::kTrainerFinished);
+  Report("j", 2, 3, JobInput::kArtifactStored);
+  EXPECT_EQ(Step(&Jobs::RetryFineTuningJob, "j").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
+  const v1::FineTuningJob created = Create(RequestFor("j"));
+  v1::UpdateFineTuningJobRequest request;
+  request.mutable_job()->set_name("jobs/j");
+  request.mutable_job()->set_etag(created.etag());
+  request.mutable_job()->set_priority(7);
+  (*request.mutable_job()->mutable_labels())["team"] = "search";
+  request.mutable_update_mask()->add_paths("priority");
+  request.mutable_update_mask()->add_paths("labels");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_).ok());
+  EXPECT_EQ(job_.priority(), 7);
+  EXPECT_EQ(job_.labels().at("team"), "search");
+  EXPECT_NE(job_.etag(), created.etag());
+  const grpc::Status late = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
+  EXPECT_EQ(late.error_code(), grpc::StatusCode::ABORTED);
+  EXPECT_EQ(ReasonOf(late), "CHANGED_MEANWHILE");
+  request.mutable_job()->set_etag("from elsewhere");
+  request.mutable_job()->set_priority(1000);
+  request.mutable_update_mask()->add_paths("spec");
+  const grpc::Status wrong = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
+  EXPECT_EQ(wrong.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(ParseErrorDetails(wrong.error_details()).violations.size(), 3u);
+}
+
+TEST_F(JobStepsTest, ClonesAJobWithChanges) {
+  v1::CreateFineTuningJobRequest original = RequestFor("j");
+  original.mutable_job()->mutable_spec()->mutable_lora()->set_rank(4);
+  original.mutable_job()->mutable_spec()->mutable_training()->set_seed(1);
+  (*original.mutable_job()->mutable_labels())["team"] = "search";
+  Create(original);
+  v1::CloneFineTuningJobRequest request;
+  request.set_name("jobs/j");
+  request.set_job_id("k");
+  request.mutable_job()->mutable_spec()->mutable_training()->set_seed(2);
+  request.mutable_job()->mutable_spec()->mutable_training()->set_epochs(9);  // not in the mask
+  request.mutable_update_mask()->add_paths("spec.training.seed");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_).ok());
+  EXPECT_EQ(job_.name(), "jobs/k");
+  EXPECT_EQ(job_.spec().lora().rank(), 4);
+  EXPECT_EQ(job_.spec().training().seed(), 2);
+  EXPECT_FALSE(job_.spec().training().has_epochs());
+  EXPECT_EQ(job_.labels().at("team"), "search");
+  request.set_job_id("m");
+  request.mutable_update_mask()->add_paths("state");
+  EXPECT_EQ(Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(JobStepsTest, EstimatesWithoutCreatingAndLearnsTheSpeedOfOthers) {
+  v1::EstimateFineTuningJobRequest request;
+  *request.mutable_spec() = RequestFor("").job().spec();
+  v1::EstimateFineTuningJobResponse estimate;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
+  EXPECT_EQ(estimate.train_rows(), 24);
+  EXPECT_GT(estimate.train_tokens(), 24);
+  EXPECT_GT(estimate.total_steps(), 0);
+  EXPECT_GT(estimate.memory().total_bytes(), estimate.memory().weights_bytes());
+  EXPECT_FALSE(estimate.has_duration());
+  EXPECT_THAT(estimate.duration_reason(), HasSubstr("no base lora job"));
+  planner_.ObserveSpeed("base lora", 1000);
+  ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
+  EXPECT_GT(estimate.duration().seconds() + estimate.duration().nanos(), 0);
+  EXPECT_EQ(store_->ListJobs({})->size(), 0u);
+}
+
+TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {
+  Connect("n1");
+  Create(RequestFor("first"));
+  Create(RequestFor("second"));
+  Create(RequestFor("third"));
+  v1::ExplainFineTuningJobRequest request;
+  request.set_name("jobs/third");
+  v1::ExplainFineTuningJobResponse explained;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
+  EXPECT_EQ(explained.pending_code(), v1::PENDING_REASON_BUSY);
+  EXPECT_EQ(explained.jobs_ahead(), 1);
+  EXPECT_GT(explained.late_start_time().seconds(), explained.expected_start_time().seconds());
+  EXPECT_THAT(explained.tenant_summary(), HasSubstr("tenant default uses 1 devices"));
+  request.set_name("jobs/first");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
+  EXPECT_EQ(explained.state(), v1::FineTuningJob::STARTING);
+  EXPECT_EQ(explained.pending_code(), v1::PENDING_REASON_UNSPECIFIED);
+}
+
+TEST_F(JobStepsTest, OrdersACheckpointOfARunningJob) {
+  v1::SessionRequest message;
+  message.mutable_register_()->set_node_id("n1");
+  grpc::ClientContext context;
+  const auto session = workers_->Session(&context);
+  session->Write(message);
+  v1::SessionResponse answer;
+  ASSERT_TRUE(session->Read(&answer));
+  Create(RequestFor("j"));
+  ASSERT_TRUE(session->Read(&answer));
+  ASSERT_TRUE(answer.has_start_attempt());
+  v1::CreateJobCheckpointRequest request;
+  request.set_parent("jobs/j");
+  v1::CreateJobCheckpointResponse response;
+  EXPECT_EQ(Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  EXPECT_TRUE(Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response).ok());
+  ASSERT_TRUE(session->Read(&answer));
+  EXPECT_EQ(answer.checkpoint_attempt().attempt(), "jobs/j/attempts/1");
+  session->WritesDone();
+}
+
+TEST_F(JobStepsTest, StreamsMetricsAndLogsFromACursor) {
+  Connect("n1");
+  Create(RequestFor("j"));
+  for (int i = 1; i <= 200; ++i) {
+    Do([&](State& state, absl::Time now) {
+      v1::JobEvent progress;
+      progress.mutable_progress()->set_step(i);
+      luthier::Report report;
+      report.attempt = {"j", 1};
+      report.sequence = i;
+      report.events = {{.type = "log", .message = "line " + std::to_string(i)}, {.type = "progress", .payload = progress.SerializeAsString()}};
+      state.Record(std::move(report), now);
+    });
+  }
+  grpc::ClientContext tail_context;
+  v1::TailJobLogsRequest tail;
+  tail.set_name("jobs/j");
+  tail.set_lines(3);
+  const auto lines = jobs_->TailJobLogs(&tail_context, tail);
+  v1::TailJobLogsResponse line;
+  std::vector<std::string> read;
+  while (lines->Read(&line)) read.push_back(line.line());
+  EXPECT_TRUE(lines->Finish().ok());
+  EXPECT_THAT(read, ElementsAre("line 198", "line 199", "line 200"));
+
+  grpc::ClientContext metrics_context;
+  v1::StreamJobMetricsRequest metrics;
+  metrics.set_name("jobs/j");
+  const auto stream = jobs_->StreamJobMetrics(&metrics_context, metrics);
+  v1::StreamJobMetricsResponse point;
+  for (int step = 1; step <= 200; ++step) {
+    ASSERT_TRUE(stream->Read(&point));
+    EXPECT_EQ(point.progress().step(), step);
+  }
+  Report("j", 1, 201, JobInput::kAttemptFailed);
+  EXPECT_FALSE(stream->Read(&point)) << "the job is over";
+  EXPECT_TRUE(stream->Finish().ok());
+}
+
+TEST_F(JobStepsTest, DrainsANode) {
+  Connect("n1");
+  v1::DrainNodeRequest request;
+  request.set_name("nodes/n1");
+  v1::Node node;
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::DrainNode, request, node).ok());
+  EXPECT_EQ(node.state(), v1::Node::DRAINED);
+  Create(RequestFor("j"));
+  v1::UndrainNodeRequest again;
+  again.set_name("nodes/n1");
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::UndrainNode, again, node).ok());
+  EXPECT_EQ(node.state(), v1::Node::READY);
+  request.set_name("nodes/nobody");
+  EXPECT_EQ(Call(*nodes_, &v1::NodeService::Stub::DrainNode, request, node).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
+  v1::UpdateTenantRequest update;
+  update.mutable_tenant()->set_name("tenants/research");
+  update.mutable_tenant()->set_weight(2);
+  update.mutable_tenant()->set_max_queued_jobs(1);
+  v1::Tenant tenant;
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
+  v1::CreateFineTuningJobRequest request = RequestFor("a");
+  request.mutable_job()->set_tenant("research");
+  Create(request);
+  request.set_job_id("b");
+  const grpc::Status full = Call(*jobs_, &Jobs::CreateFineTuningJob, request, job_);
+  EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(ReasonOf(full), "TENANT_QUEUE_FULL");
+  request = RequestFor("urgent");
+  request.mutable_job()->set_service_class(v1::SERVICE_CLASS_INTERACTIVE);
+  Create(request);
+  v1::Queue queue;
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
+  EXPECT_EQ(queue.depth(), 2);
+  ASSERT_EQ(queue.entries_size(), 2);
+  EXPECT_EQ(queue.entries(0).job(), "jobs/urgent");
+  EXPECT_EQ(queue.entries(1).tenant(), "research");
+  EXPECT_EQ(queue.entries(1).pending_code(), v1::PENDING_REASON_NO_NODE);
+  v1::ListTenantsResponse tenants;
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::ListTenants, v1::ListTenantsRequest(), tenants).ok());
+  ASSERT_EQ(tenants.tenants_size(), 1);
+  EXPECT_EQ(tenants.tenants(0).queued_jobs(), 1);
+  update.mutable_tenant()->set_weight(-1);
+  EXPECT_EQ(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {
+  Connect("n1");
+  Create(RequestFor("j"));
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  Do([](State& state, absl::Time now) {
+    v1::FineTuningJob report;
+    v1::Evaluation& evaluation = *report.add_evaluations();
+    evaluation.set_split("test");
+    evaluation.set_model("tuned");
+    evaluation.set_exact_match(0.9);
+    luthier::Report finished;
+    finished.attempt = {"j", 1};
+    finished.sequence = 2;
+    finished.job_report = report.SerializeAsString();
+    finished.input = JobInput::kTrainerFinished;
+    state.Record(std::move(finished), now);
+  });
+  Report("j", 1, 3, JobInput::kArtifactStored);
+  v1::PromoteModelVersionRequest request;
+  request.set_name("models/j/versions/latest");
+  request.set_alias("production");
+  request.mutable_minimum()->set_metric("exact_match");
+  request.mutable_minimum()->set_value(0.95);
+  v1::ModelVersion version;
+  const grpc::Status below = Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version);
+  EXPECT_EQ(below.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(below), "BELOW_MINIMUM");
+  request.mutable_minimum()->set_value(0.85);
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version).ok());
+  EXPECT_THAT(version.aliases(), ElementsAre("production"));
+  v1::GetModelVersionRequest get;
+  get.set_name("models/j/versions/production");
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).ok());
+  EXPECT_EQ(version.name(), "models/j/versions/1");
+  v1::DeleteModelAliasRequest remove;
+  remove.set_name("models/j/versions/production");
+  google::protobuf::Empty nothing;
+  EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelAlias, remove, nothing).ok());
+  EXPECT_EQ(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+}  // namespace
+}  // namespace luthier

@@ -1,0 +1,153 @@
+// The services over an in-process channel, with the real loop, store and artifact folder; the test plays the agent.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "lib/wire/error_details.h"
+#include "luthier/v1/datasets.grpc.pb.h"
+#include "luthier/v1/jobs.grpc.pb.h"
+#include "luthier/v1/models.grpc.pb.h"
+#include "luthier/v1/nodes.grpc.pb.h"
+#include "luthier/v1/queues.grpc.pb.h"
+#include "luthier/v1/worker.grpc.pb.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/services.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/tiny_model.h"
+#include "tests/support/upload_rows.h"
+
+namespace luthier {
+
+class ServicesTest : public testing::Test {
+ protected:
+  ServicesTest()
+      : store_(*Store::Open(folder_.path())),
+        artifacts_(*FileArtifactStore::Open(folder_.path() + "/artifacts")),
+        metrics_(registry_, "test"),
+        loop_(*store_, State(), LoopOptions()),
+        planner_(*store_, *artifacts_, folder_.path()),
+        housekeeping_(loop_, *store_, *artifacts_, {}),
+        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, folder_.path()} {
+    services_.push_back(MakeFineTuningService(backend_));
+    services_.push_back(MakeDatasetService(backend_));
+    services_.push_back(MakeModelService(backend_));
+    services_.push_back(MakeNodeService(backend_));
+    services_.push_back(MakeQueueService(backend_));
+    services_.push_back(MakeWorkerService(backend_, sessions_));
+    grpc::ServerBuilder builder;
+    for (const auto& service : services_) builder.RegisterService(service.get());
+    server_ = builder.BuildAndStart();
+    channel_ = server_->InProcessChannel({});
+    jobs_ = v1::FineTuningService::NewStub(channel_);
+    datasets_ = v1::DatasetService::NewStub(channel_);
+    models_ = v1::ModelService::NewStub(channel_);
+    nodes_ = v1::NodeService::NewStub(channel_);
+    queue_ = v1::QueueService::NewStub(channel_);
+    workers_ = v1::WorkerService::NewStub(channel_);
+  }
+  ~ServicesTest() override {
+    watches_.Close();
+    sessions_.Close();
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(1));
+  }
+  StateLoop::Options LoopOptions() {
+    StateLoop::Options options;
+    options.on_batch = [this](const State&, const Writes& writes, absl::Time) { watches_.Publish(writes.events); };
+    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); };
+    return options;
+  }
+
+  grpc::Status Upload(const std::string& id, const std::string& rows, v1::Dataset& dataset, uint32_t crc_error = 0) {
+    grpc::ClientContext context;
+    return UploadRows(*datasets_, context, id, rows, dataset, crc_error);
+  }
+  // A base model and a dataset that jobs can be planned with.
+  void AddInputs() {
+    ASSERT_TRUE(WriteTinyModel(folder_.path() + "/model").ok());
+    v1::RegisterBaseModelRequest request;
+    request.set_base_model_id("base");
+    request.set_source_path(folder_.path() + "/model");
+    v1::BaseModel model;
+    ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::RegisterBaseModel, request, model).ok());
+    std::string rows;
+    for (int i = 0; i < 24; ++i) rows += ChatLine("row " + std::to_string(i), i % 2 == 0 ? "even" : "odd");
+    v1::Dataset dataset;
+    ASSERT_TRUE(Upload("rows", rows, dataset).ok());
+  }
+  // A request that AddInputs() makes good.
+  static v1::CreateFineTuningJobRequest RequestFor(const std::string& id) {
+    v1::CreateFineTuningJobRequest request;
+    request.set_job_id(id);
+    request.mutable_job()->mutable_spec()->set_base_model("base");
+    request.mutable_job()->mutable_spec()->mutable_dataset()->set_dataset("rows");
+    request.mutable_job()->mutable_spec()->set_task(v1::TASK_CLASSIFICATION);
+    return request;
+  }
+  template <typename Stub, typename Request, typename Response>
+  static grpc::Status Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+                           const Request& request, Response& response) {
+    grpc::ClientContext context;
+    return (stub.*method)(&context, request, &response);
+  }
+  // Runs a step of the state, as an agent would cause it.
+  void Do(const std::function<void(State&, absl::Time)>& step) {
+    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
+      step(state, now);
+      return absl::OkStatus();
+    }).ok());
+  }
+  // An agent that is known to the state only.
+  void Connect(const std::string& node, int devices = 1) {
+    Do([&](State& state, absl::Time now) { state.Register(Node{.id = node, .devices = devices}, {}, now); });
+  }
+  bool Report(const std::string& job, int attempt, int64_t sequence, JobInput input, std::string version_payload = "") {
+    bool current = false;
+    Do([&](State& state, absl::Time now) {
+      luthier::Report report;
+      report.attempt = {job, attempt};
+      report.sequence = sequence;
+      report.input = input;
+      report.version_payload = std::move(version_payload);
+      current = state.Record(std::move(report), now);
+    });
+    return current;
+  }
+  // A job without a plan, for tests of what comes after it.
+  void Submit(const std::string& id) {
+    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
+      (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
+      Job job{.id = id, .base_model = "base"};
+      return state.Create(job, {}, Serialize(StoredSpec{}), now);
+    }).ok());
+  }
+
+  TempFolder folder_;
+  std::unique_ptr<Store> store_;
+  std::unique_ptr<FileArtifactStore> artifacts_;
+  prometheus::Registry registry_;
+  ServerMetrics metrics_;
+  Sessions sessions_;
+  WatchHub watches_;
+  TaskPool tasks_{2};
+  StateLoop loop_;
+  Planner planner_;
+  Housekeeping housekeeping_;
+  Backend backend_;
+  std::vector<std::unique_ptr<grpc::Service>> services_;
+  std::unique_ptr<grpc::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::FineTuningService::Stub> jobs_;
+  std::unique_ptr<v1::DatasetService::Stub> datasets_;
+  std::unique_ptr<v1::ModelService::Stub> models_;
+  std::unique_ptr<v1::NodeService::Stub> nodes_;
+  std::unique_ptr<v1::QueueService::Stub> queue_;
+  std::unique_ptr<v1::WorkerService::Stub> workers_;
+};
+
+}  // namespace luthier
