@@ -4,13 +4,14 @@ The rows practise the skills that the example tasks need, in notations and with 
 uses: repeating, looking a key up, copying a span into a named field, answering from a passage,
 putting a message under a topic, calling a function from a list. Names are made of syllables, so an
 answer can only be copied. Rows grow from short to long over the first half of the file, so train in
-file order.
+file order; --level 1 writes rows of full length from the start, for a second stage.
 
   python3 examples/generate/pretraining.py --rows 600000 > corpus.jsonl
 """
 
 import argparse
 import json
+import pathlib
 import random
 import sys
 
@@ -20,9 +21,10 @@ import words
 class Writer:
   """Makes one row after another; `level` in [0, 1] sets how long and how nested a row may be."""
 
-  def __init__(self, seed):
+  def __init__(self, seed, pieces):
     self.rng = random.Random(seed)
     self.names = words.Names(self.rng, "train", real=0.15)
+    self.pieces = pieces  # the tokenizer's tokens that are plain text
     self.level = 0.0
 
   def pick(self, *options):
@@ -84,6 +86,28 @@ def quoted_copy(w):
   value = w.value()
   frames = ['"{}"', "({})", "[{}]", "<{}>", "name: {}", "name={}", "- {}", "{}!", "'{}'", "{{{}}}", '["{}"]', "{},", "#{}"]
   return {"text": w.pick(" ", "\n").join(w.pick(*frames).format(value) for _ in range(w.count(3, 6)))}
+
+
+def pieces(w):
+  """Tokens of the vocabulary in words that do not exist: an adapter cannot teach a tied and frozen
+  embedding to emit a token that pre-training never showed."""
+  made = ["".join(w.rng.choice(w.pieces) for _ in range(w.rng.randint(1, 3))) for _ in range(w.count(2, 6))]
+  joined = w.pick(" ", ", ", "_", "\n", "; ").join(made)
+  if w.rng.random() < 0.3:
+    return w.chat(joined, joined, w.pick("Repeat.", "Say it again.", "Copy the text."))
+  return {"text": w.pick(" | ", "\n", " = ").join([joined] * 2)}
+
+
+def identifier(w):
+  """A name as programs have them: words joined by underscores."""
+  pool = w.pick(words.FIELD_WORDS, words.ITEMS, words.ANIMALS, VERBS, words.FOODS, words.ADJECTIVES)
+  if w.rng.random() < 0.15:
+    return w.names.word().lower()
+  return "_".join([w.pick(*VERBS), w.pick(*pool)] if w.rng.random() < 0.7 else [w.pick(*pool) for _ in range(w.rng.randint(1, 2))])
+
+
+VERBS = ("open close read write start stop find show take give move turn keep drop count send call ask fetch pay draw clean "
+         "fill cut hold push pull wash paint check list load store print ring tell visit plan join leave mark").split()
 
 
 # --- keys and values ------------------------------------------------------------------------------
@@ -239,6 +263,23 @@ def kinds(w):
   return w.ask(w.pick("List the {}.", "Which {} are named?", "All {}:").format(word), " ".join(sentences), joined or "none")
 
 
+def kinds_in_lines(w):
+  """All names of a text by kind, a line for each kind that occurs: people first, as the labels are given."""
+  rows, sentences, _ = passage(w, 3)
+  labels = {"person": w.pick("who", "human", "people", "man"), "place": w.pick("where", "town", "city", "site"),
+            "company": w.pick("firm", "company", "trade", "house")}
+  found = {kind: [] for kind in labels}
+  for subject, fact, value in rows:
+    found["person"].append(subject)
+    if fact[3] in found:
+      found[fact[3]].append(value)
+  text = " ".join(sentences)
+  shown = [kind for kind in labels if found[kind]]
+  frame, comma = w.pick("{} = {}", "<{}> {}", "{}- {}", "({}) {}"), w.pick(", ", " and ", "; ")
+  lines = [frame.format(labels[kind], comma.join(sorted(set(found[kind]), key=text.index))) for kind in shown]
+  return w.ask(w.pick("Names by kind: ", "Sort the names: ", "Kinds: ") + ", ".join(labels.values()), text, "\n".join(lines))
+
+
 # --- orders and requests --------------------------------------------------------------------------
 
 def order(w):
@@ -262,21 +303,37 @@ def order(w):
   return w.ask("Fields: " + ", ".join(k for k, _ in pairs), text, rng.choice(NOTATIONS)(pairs))
 
 
-# function · parameters · ways to ask for it; {0} and {1} are the arguments
-FUNCTIONS = [
-    ("wake", ("hour",), ("Wake me at {0}.", "I must get up at {0}.", "Ring at {0}."), ("time",)),
-    ("mail", ("receiver", "body"), ("Tell {0} that {1}.", "Write to {0}: {1}.", "Let {0} know: {1}.", "Send {0} a note: {1}."), ("person", "note")),
-    ("travel", ("start", "goal"), ("I go from {0} to {1}.", "Get me from {0} to {1}.", "A ticket from {0} to {1}, please.", "Find the train from {0} to {1}."), ("place", "place")),
-    ("sky", ("town",), ("Will it rain in {0}?", "Is it sunny in {0}?", "How is the weather in {0}?", "Is there snow in {0}?"), ("place",)),
-    ("sing", ("who",), ("Play a song by {0}.", "I want to hear {0}.", "Put on an album of {0}.", "Music by {0}, please."), ("person",)),
-    ("change", ("sum", "into"), ("Change {0} euros into {1}.", "Convert {0} to {1}."), ("number", "money")),
-    ("save", ("who", "digits"), ("Save {0} with {1}.", "The number of {0} is {1}.", "Remember {1} for {0}."), ("person", "digits")),
-    ("buy", ("goods", "town"), ("Where in {1} can I buy a {0}?", "Find a {0} in {1}.", "Who in {1} sells a {0}?"), ("item", "place")),
-    ("lock", ("door",), ("Lock the {0} door.", "Close the {0} door, please."), ("colour",)),
-    ("light", ("room",), ("Turn on the light in room {0}.", "Make room {0} bright."), ("number",)),
-    ("cook", ("dish", "guest"), ("Cook {0} for {1}.", "{1} wants to eat {0}.", "Make {0}, {1} is hungry."), ("food", "person")),
-    ("meet", ("who", "hour"), ("I meet {0} at {1}.", "Plan a meeting with {0} at {1}.", "At {1} {0} comes to see me."), ("person", "time")),
-]
+# parameters of the function · ways to ask for it; {0} and {1} are the arguments · kinds of the arguments
+FUNCTIONS = {
+    "wake": (("hour",), ("Wake me at {0}.", "I must get up at {0}.", "Ring at {0}.", "An alarm at {0}, please.", "Please set the clock to {0}."), ("time",)),
+    "mail": (("receiver", "body"), ("Tell {0} that {1}.", "Write to {0}: {1}.", "Let {0} know: {1}.", "Send {0} a note: {1}.",
+                                    "Please inform {0} that {1}.", "A message to {0}: {1}.", "Text {0}: {1}."), ("person", "note")),
+    "travel": (("start", "goal"), ("I go from {0} to {1}.", "Get me from {0} to {1}.", "A ticket from {0} to {1}, please.",
+                                   "Find the train from {0} to {1}.", "To {1} from {0}, by rail.", "Buy a train ticket to {1} from {0}."), ("place", "place")),
+    "sky": (("town",), ("Will it rain in {0}?", "Is it sunny in {0}?", "How is the weather in {0}?", "Is there snow in {0}?", "Weather of {0} today?"), ("place",)),
+    "sing": (("who",), ("Play a song by {0}.", "I want to hear {0}.", "Put on an album of {0}.", "Music by {0}, please.", "Let me listen to {0}."), ("person",)),
+    "change": (("sum", "into"), ("Change {0} euros into {1}.", "Convert {0} to {1}.", "How many {1} are {0} euros?", "What is {0} in {1}?"), ("number", "money")),
+    "save": (("who", "digits"), ("Save {0} with {1}.", "The number of {0} is {1}.", "Remember {1} for {0}.", "{0} has the phone {1}, add it.",
+                                 "Store the contact {0}: {1}."), ("person", "digits")),
+    "buy": (("goods", "town"), ("Where in {1} can I buy a {0}?", "Find a {0} in {1}.", "Who in {1} sells a {0}?", "I need a {0} shop in {1}.",
+                                "Which store in {1} has a {0}?"), ("item", "place")),
+    "lock": (("door",), ("Lock the {0} door.", "Close the {0} door, please."), ("colour",)),
+    "light": (("room",), ("Turn on the light in room {0}.", "Make room {0} bright."), ("number",)),
+    "cook": (("dish", "guest"), ("Cook {0} for {1}.", "{1} wants to eat {0}.", "Make {0}, {1} is hungry."), ("food", "person")),
+    "meet": (("who", "hour"), ("I meet {0} at {1}.", "Plan a meeting with {0} at {1}.", "At {1} {0} comes to see me."), ("person", "time")),
+    "ride": (("driver", "stop"), ("{0} drives me to {1}.", "Ask {0} for a ride to {1}.", "Get {0} and go to {1}."), ("person", "place")),
+    "lend": (("thing", "borrower"), ("Lend the {0} to {1}.", "{1} may have the {0}.", "Give the {0} to {1}."), ("item", "person")),
+    "paint": (("object", "paint"), ("Paint the {0} {1}.", "I want the {0} in {1}.", "Make the {0} {1}."), ("item", "colour")),
+    "room": (("hotel_town", "nights"), ("A room in {0} for {1} nights.", "I stay {1} nights in {0}.", "Book a hotel in {0}, {1} nights."), ("place", "number")),
+    "count": (("goods", "pieces"), ("There are {1} pieces of the {0}.", "Note {1} for the {0}.", "We have {1} of the {0} left."), ("item", "number")),
+    "dial": (("phone",), ("Dial {0}.", "Call the number {0}.", "Ring {0}, please."), ("digits",)),
+    "table": (("guests", "hour"), ("A table for {0} at {1}.", "We are {0} and come at {1}.", "Dinner for {0} at {1}, please."), ("number", "time")),
+    "visit": (("town", "host"), ("I visit {1} in {0}.", "Plan a trip to {0}, {1} is there.", "{1} waits for me in {0}."), ("place", "person")),
+    "hire": (("worker", "firm"), ("{1} hires {0}.", "Give {0} a job at {1}.", "Let {0} work for {1}."), ("person", "company")),
+    "order_food": (("dish", "number"), ("I want {1} times {0}.", "Bring {1} plates of {0}.", "{1} of the {0}, please."), ("food", "number")),
+    "news": (("firm",), ("What is new at {0}?", "Any news of {0}?", "Tell me about {0}."), ("company",)),
+    "feed": (("animal", "food"), ("Give the {0} some {1}.", "The {0} wants {1}.", "Feed {1} to the {0}."), ("animal", "food")),
+}
 CALLS = [
     lambda f, pairs: f"{f}({', '.join(f'{k}={v}' for k, v in pairs)})",
     lambda f, pairs: f"{f}: " + ", ".join(v for _, v in pairs),
@@ -292,21 +349,26 @@ NOTES = ("I am late", "the food is here", "we meet at {t}", "I am in {p}", "{n} 
 def call(w):
   """A request, a list of functions and the call that fits."""
   rng, n = w.rng, w.names
-  function, parameters, requests, argument_kinds = rng.choice(FUNCTIONS)
+  function = w.pick(*FUNCTIONS)
+  parameters, requests, argument_kinds = FUNCTIONS[function]
   made = {"time": n.time, "person": n.person, "place": n.place, "number": n.number, "digits": lambda: n.digits(5),
+          "company": n.company, "animal": lambda: w.pick(*words.ANIMALS),
           "note": lambda: w.pick(*NOTES).format(t=n.time(), p=n.place(), n=n.person(), i=w.pick(*words.ITEMS)),
           "money": lambda: w.pick("dollars", "pounds", "yen", "francs", "pesos", "crowns", "rupees"),
           "item": lambda: w.pick(*words.ITEMS), "colour": lambda: w.pick(*words.COLOURS), "food": lambda: w.pick(*words.FOODS)}
   arguments = [made[kind]() for kind in argument_kinds]
-  names = {f[0]: f[1] for f in FUNCTIONS}
-  shown = rng.sample([f for f in names if f != function], w.count(0, 3)) + [function]
-  rng.shuffle(shown)
-  if rng.random() < 0.3:  # the function's name is arbitrary: it must be read off the list
-    alias = n.word().lower()
-    names[alias], shown = parameters, [alias if f == function else f for f in shown]
-    shown = [alias]
-    function = alias
-  listing = w.pick(", ", "; ", "\n").join(f"{f}({', '.join(names[f])})" for f in shown)
+  shown = {f: FUNCTIONS[f][0] for f in rng.sample(list(FUNCTIONS), w.count(0, 3))}
+  if rng.random() < 0.3:  # names that mean nothing: with a single function they are read off the list
+    function, shown = identifier(w), {}
+    if rng.random() < 0.5:
+      parameters = tuple(dict.fromkeys(identifier(w) for _ in parameters))
+      parameters = parameters if len(parameters) == len(arguments) else FUNCTIONS["mail"][0][:len(arguments)]
+  elif rng.random() < 0.5:  # names that say what the function does, as APIs have them
+    function = f"{w.pick(*VERBS)}_{function}"
+    shown = {f"{w.pick(*VERBS)}_{f}" if rng.random() < 0.7 else f: p for f, p in shown.items()}
+  shown[function] = parameters
+  order_shown = rng.sample(list(shown), len(shown))
+  listing = w.pick(", ", "; ", "\n").join(f"{f}({', '.join(shown[f])})" for f in order_shown)
   request = w.pick(*requests).format(*arguments)
   answer = rng.choice(CALLS)(function, list(zip(parameters, arguments)))
   return w.ask(w.pick("Functions: ", "Use one: ", "You can do: ") + listing, request, answer)
@@ -372,19 +434,29 @@ def labelled_examples(w):
 
 
 # How often each kind of row is drawn: copying first, and all along.
-MIX = ((repeat, 5), (quoted_copy, 2), (look_up, 5), (line_number, 2), (story, 2), (question, 6), (fields, 6), (kinds, 3), (order, 4),
-       (call, 6), (same_topic, 2), (topic_label, 3), (labelled_examples, 1))
+MIX = ((repeat, 5), (quoted_copy, 2), (pieces, 2), (look_up, 5), (line_number, 2), (story, 2), (question, 6), (fields, 6), (kinds, 2),
+       (kinds_in_lines, 4), (order, 4), (call, 8), (same_topic, 2), (topic_label, 3), (labelled_examples, 1))
+
+
+def plain_tokens(tokenizer):
+  """The tokens of tokenizer.json that are printable ASCII, as text; byte-level BPE writes a space as Ġ."""
+  vocabulary = json.loads(tokenizer.read_text(encoding="utf-8"))["model"]["vocab"]
+  texts = [token.replace("\u0120", " ") for token in vocabulary]
+  return [text for text in texts if text.isascii() and text.isprintable() and text.strip() and "<|" not in text]
 
 
 def main():
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--rows", type=int, default=600_000)
   parser.add_argument("--seed", type=int, default=1)
+  parser.add_argument("--level", type=float, default=0.0, help="how long and nested the first rows are, 0 to 1")
+  parser.add_argument("--tokenizer", type=pathlib.Path,
+                      default=pathlib.Path(__file__).parent.parent / "base/luthier-tiny/tokenizer.json")
   options = parser.parse_args()
-  writer = Writer(options.seed)
+  writer = Writer(options.seed, plain_tokens(options.tokenizer))
   makers, weights = zip(*MIX)
   for row in range(options.rows):
-    writer.level = min(1.0, 2.0 * row / options.rows)
+    writer.level = max(options.level, min(1.0, 2.0 * row / options.rows))
     made = writer.rng.choices(makers, weights)[0](writer)
     sys.stdout.write(json.dumps(made, ensure_ascii=False) + "\n")
 

@@ -35,8 +35,15 @@ ITEMS = ("lamp chair table book phone clock mirror shirt jacket bag box pen cup 
          "guitar drum tent boots scarf hat").split()
 TASK_ITEMS = ("printer drill vase sofa shelf laptop bucket mixer toaster fan heater desk stool jar "
               "speaker saw bench cable tablet charger").split()
+# Things of training rows only: with many of them, and with made-up ones, copying is learned and not a list of things.
+TRAINING_ITEMS = ("apron anchor bottle broom button cabinet canoe clip coat comb cooker cork couch crate curtain cushion dice dish doll "
+                  "door engine filter flag flute fork freezer frame funnel glove grill harp hook hose jug kite knife lens lock magnet "
+                  "map mat motor mug nail napkin needle oven paddle pan parasol piano pipe pot purse puzzle racket rake razor robe rug "
+                  "saddle sander screen shovel sink skirt sledge socket spade spoon stamp statue stove string sweater swing tap tile "
+                  "timer torch towel toy tray tripod trumpet umbrella valve vest violin wallet watch wheel whistle window wire zip").split()
 PLURALS = {"scarf": "scarves", "shelf": "shelves", "box": "boxes", "brush": "brushes",
-           "bench": "benches", "boots": "boots"}
+           "bench": "benches", "boots": "boots", "dish": "dishes", "dice": "dice", "couch": "couches", "knife": "knives",
+           "torch": "torches", "watch": "watches"}
 JOBS = ("teacher doctor baker driver farmer nurse painter singer lawyer cook writer pilot waiter "
         "builder gardener sailor judge plumber dancer tailor").split()
 HOBBIES = ("chess tennis football running swimming singing dancing reading fishing cooking painting "
@@ -61,6 +68,14 @@ def split_of(name):
 
 def plural(item):
   return PLURALS.get(item, item + "s")
+
+
+def item(names):
+  """A thing that somebody buys or orders. Test rows have things of their own."""
+  if names.split == "test":
+    return names.rng.choice(TASK_ITEMS)
+  made_up = names.rng.random() < 0.4
+  return names.word().lower() if made_up else names.rng.choice(ITEMS + TRAINING_ITEMS)
 
 
 class Names:

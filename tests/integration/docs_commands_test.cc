@@ -1,4 +1,5 @@
-// Every command that docs/cli.md shows, run as it stands there, with real server, agent and trainer and a model that knows nothing.
+// Every command that README.md and docs/cli.md show for a running server, as it stands there, with real server, agent and trainer and a
+// model that knows nothing.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -16,15 +17,25 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-// The ```sh blocks of a page.
-std::vector<std::string> ShellBlocks(const std::string& page) {
+// The ```sh blocks of a page that hold commands of the CLI.
+std::vector<std::string> CommandBlocks(const std::string& page) {
   static const std::regex block("```sh\n([^`]*)```");
   std::vector<std::string> blocks;
-  for (std::sregex_iterator found(page.begin(), page.end(), block), end; found != end; ++found) blocks.push_back((*found)[1]);
+  for (std::sregex_iterator found(page.begin(), page.end(), block), end; found != end; ++found) {
+    const std::string commands = (*found)[1];
+    if (commands.find("luthier ") != std::string::npos) blocks.push_back(commands);
+  }
   return blocks;
 }
 
-class CliDocsTest : public testing::Test {
+// What follows the line that starts the server: it runs already, on a port of this test's own.
+std::string AfterTheServerStarts(const std::string& commands) {
+  const size_t start = commands.find("luthierd --with-local-worker &");
+  EXPECT_NE(start, std::string::npos) << commands;
+  return commands.substr(commands.find('\n', start) + 1);
+}
+
+class DocsCommandsTest : public testing::Test {
  protected:
   void SetUp() override {
     service_.StartServer({"--with-local-worker"});
@@ -36,6 +47,7 @@ class CliDocsTest : public testing::Test {
     fs::create_directories(task);
     for (const char* part : {"train", "validation", "test"}) fs::copy(folder_.path() + "/train.jsonl", absl::StrCat(task, "/", part, ".jsonl"));
     WriteText(task + "/job.yaml", *ReadTextFile("examples/tasks/classification/job.yaml"));
+    WriteText(folder_.path() + "/examples/job.yaml", *ReadTextFile("examples/job.yaml"));
     WriteText(folder_.path() + "/job.yaml", "base_model: luthier-tiny\ndataset: classification\ntask: classification\n");
   }
   CapturedResult Shell(const std::string& script) {
@@ -52,13 +64,20 @@ class CliDocsTest : public testing::Test {
   Service service_{LUTHIER_BIN_FOLDER, folder_.path()};
 };
 
-TEST_F(CliDocsTest, EveryCommandOfThePageWorks) {
-  const std::vector<std::string> blocks = ShellBlocks(*ReadTextFile("docs/cli.md"));
+TEST_F(DocsCommandsTest, EveryCommandOfTheReadmeWorks) {
+  const std::vector<std::string> blocks = CommandBlocks(*ReadTextFile("README.md"));
+  ASSERT_THAT(blocks, SizeIs(1));
+  const CapturedResult result = Shell(AfterTheServerStarts(blocks[0]));
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.err, AllOf(HasSubstr("the rows are in order"), HasSubstr("SUCCEEDED")));
+  EXPECT_THAT(result.out, AllOf(HasSubstr("trained parameters"), HasSubstr("Held-out rows, before and after")));
+  EXPECT_TRUE(fs::exists(folder_.path() + "/intents-adapter/adapter_model.safetensors"));
+}
+
+TEST_F(DocsCommandsTest, EveryCommandOfTheCliPageWorks) {
+  const std::vector<std::string> blocks = CommandBlocks(*ReadTextFile("docs/cli.md"));
   ASSERT_THAT(blocks, SizeIs(2));
-  // The server is running already, on a port of this test's own.
-  const std::string start = blocks[0].substr(0, blocks[0].find('\n'));
-  ASSERT_THAT(start, testing::StartsWith("luthierd --with-local-worker &"));
-  const CapturedResult first = Shell(blocks[0].substr(start.size() + 1));
+  const CapturedResult first = Shell(AfterTheServerStarts(blocks[0]));
   EXPECT_EQ(first.exit_code, 0) << first.err;
   EXPECT_THAT(first.err, AllOf(HasSubstr("the rows are in order"), HasSubstr("SUCCEEDED"), HasSubstr("verified")));
   EXPECT_THAT(first.out, AllOf(HasSubstr("baseModels/luthier-tiny"), HasSubstr("datasets/classification"), HasSubstr("jobs/intents"),
