@@ -33,6 +33,8 @@ class ExampleTasksTest : public testing::TestWithParam<Promise> {
  protected:
   void SetUp() override {
     service_.StartServer({"--with-local-worker"});
+    v1::ListNodesResponse nodes;  // answered once the server serves
+    service_.Call([&](grpc::ClientContext& context) { return service_.nodes->ListNodes(&context, {}, &nodes); });
     const std::string task = GetParam().task;
     Luthier({"model", "import", "luthier-tiny", LUTHIER_EXAMPLES "/base/luthier-tiny"});
     Luthier({"dataset", "upload", DatasetId(), LUTHIER_EXAMPLES "/tasks/" + task});
