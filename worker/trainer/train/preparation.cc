@@ -76,6 +76,7 @@ DatasetFacts FactsOf(const UnlimitedRows& rows) {
   for (const auto* part : {&rows.validation, &rows.test}) {
     if (*part) facts.longest_row = std::max(facts.longest_row, (*part)->report.longest_row_tokens);
   }
+  facts.has_validation = rows.validation.has_value();
   if (report.chat_rows == report.rows) facts.format = "messages";
   if (report.completion_rows == report.rows) facts.format = "prompt_completion";
   if (report.text_rows == report.rows) facts.format = "text";
@@ -142,6 +143,8 @@ std::string HashOf(const Run& run) {
   identity.erase("evaluation");
   identity.erase("checkpoint");
   identity.erase("resources");
+  identity["training"].erase("activation_checkpointing");
+  if (!*run.training().optimizer_in_backward) identity["training"].erase("optimizer_in_backward");
   identity["init"] = run.spec.init;
   identity["start_adapter"] = run.spec.start_adapter;
   identity["weight_bytes"] = run.base.facts.weight_bytes;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "lib/checkpoint/model_config.h"
 #include "worker/trainer/models/common/linear.h"
@@ -16,8 +17,8 @@ class OutputHead {
   // Of every row given, through adapter `adapter` where the head has adapters: h_TD → [T, V].
   Tensor Logits(const Tensor& h_TD, size_t adapter) const;
 
-  // Sum of the cross-entropies of `labels_T` in nats.
-  Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& labels_T, size_t adapter) const;
+  // Sum of the cross-entropies of `labels_T` in nats. `losses`, if given and empty, receives its terms.
+  Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& labels_T, size_t adapter, std::vector<double>* losses = nullptr) const;
 
  private:
   std::unique_ptr<Linear> linear_;
