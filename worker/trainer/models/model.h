@@ -40,6 +40,7 @@ class DecoderModel {
 
   // Before the first Forward.
   void Configure(const ComputeOptions& options) { compute_ = options; }
+  const ComputeOptions& compute() const { return compute_; }
 
   virtual const OutputHead& head() const = 0;
   virtual at::Device device() const = 0;

@@ -275,7 +275,7 @@ class Trainer {
   }
 
   absl::Status Stop() {
-    LUTHIER_RETURN_IF_ERROR(Checkpoint());
+    if (checkpointed_step_ != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
     events_.Write("stopped", {{"step", step_}, {"path", absl::StrCat(run_.out_folder, "/checkpoints/step-", step_)}});
     return absl::OkStatus();
   }
@@ -315,8 +315,11 @@ class Trainer {
   absl::Status Finish() {
     LUTHIER_RETURN_IF_ERROR(EvaluateBase());
     if (control_.stop) return Stop();
+    // What follows may replace the last weights, and a stop must still find them.
+    if (PublishesBest() && selection_.best_step() != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
     const int64_t published_step = TakePublishedWeights();
     EvaluateSplit("test", "tuned", *run_.model);
+    if (control_.stop) return Stop();
     LUTHIER_ASSIGN_OR_RETURN(const std::string artifact, Export());
     json evaluations = json::array();
     for (const auto& [name, fields] : evaluations_) evaluations.push_back(fields);

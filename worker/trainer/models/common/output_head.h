@@ -14,7 +14,8 @@ class OutputHead {
  public:
   OutputHead(std::unique_ptr<Linear> linear, const ops::LogitForm& form) : linear_(std::move(linear)), form_(form) {}
 
-  // Of every row given, through adapter `adapter` where the head has adapters: h_TD → [T, V].
+  // Of every row given, through adapter `adapter` where the head has adapters: h_TD → [T, V] in fp32, since in bf16
+  // many tokens would share the highest value.
   Tensor Logits(const Tensor& h_TD, size_t adapter) const;
 
   // Sum of the cross-entropies of `labels_T` in nats. `losses`, if given and empty, receives its terms.
