@@ -1,0 +1,831 @@
+#include "tests/simulation/simulation.h"
+
+#include <algorithm>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/loop/recorded_jobs.h"
+
+namespace luthier {
+namespace {
+
+constexpr int kNodes = 4;
+constexpr int kJobs = 24;
+constexpr absl::Duration kStorm = absl::Minutes(15);
+constexpr absl::Duration kCalm = absl::Hours(12);  // long enough for every retry with its delay
+constexpr absl::Duration kTick = absl::Milliseconds(500);
+// After a cancellation was acknowledged, with the agent connected all the while: grace, delays of messages, and a bit.
+constexpr absl::Duration kCancelPatience = absl::Seconds(60);
+
+std::string NameOf(const AttemptId& id) { return absl::StrCat("jobs/", id.job, "/attempts/", id.attempt); }
+
+bool Overlap(const std::vector<int>& a, const std::vector<int>& b) {
+  return std::any_of(a.begin(), a.end(), [&](int device) { return std::count(b.begin(), b.end(), device) > 0; });
+}
+
+// What survives in the record of a job.
+auto Durable(const Job& job) {
+  return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.last_event, job.last_report, job.priority,
+                         job.revision, job.preemptions, job.model_version);
+}
+
+luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::string& event) {
+  luthier::Report report;
+  report.attempt = id;
+  report.sequence = sequence;
+  report.events.push_back({.type = event});
+  if (event == "started") report.input = JobInput::kTrainerStarted;
+  if (event == "finished") report.input = JobInput::kTrainerFinished;
+  if (event == "stored") report.input = JobInput::kArtifactStored;
+  if (event == "FAILED") report.input = JobInput::kAttemptFailed;
+  if (event == "STOPPED") report.input = JobInput::kAttemptStopped;
+  if (event == "LOST" || event == "FINISHED") report.input = JobInput::kAttemptLost;  // FINISHED after `stored` changes nothing
+  return report;
+}
+
+}  // namespace
+
+Simulation::Simulation(uint64_t seed) : random_(seed) {}
+Simulation::~Simulation() = default;
+
+std::string Simulation::Run() {
+  StartServer();
+  for (int i = 0; i < kNodes; ++i) {
+    Agent& agent = agents_[absl::StrCat("n", i)];
+    agent.node = absl::StrCat("n", i);
+    agent.devices = i == 0 ? 4 : 1 + random_.Below(4);  // every job fits somewhere
+    StartAgent(agent);
+  }
+  SubmitLater();
+  AskSomething();
+  FaultLater();
+  const absl::Time calm = now_ + kStorm, end = calm + kCalm;
+  while (violation_.empty() && !timers_.empty() && now_ < end) {
+    const Timer timer = timers_.top();
+    timers_.pop();
+    now_ = timer.time;
+    if (!calm_ && now_ >= calm) {
+      calm_ = true;
+      disk_full_ = false;
+      Say("--- calm");
+      if (!state_) StartServer();
+      for (auto& [node, agent] : agents_) {
+        if (!agent.up) StartAgent(agent);
+      }
+    }
+    timer.action();
+    if (calm_ && Settled()) break;
+  }
+  if (violation_.empty() && !Settled()) Violate(absl::StrCat("liveness: 12 hours after the last fault there is still", Unsettled()));
+  if (violation_.empty()) CheckRecord();
+  return violation_;
+}
+
+void Simulation::At(absl::Duration delay, std::function<void()> action) {
+  timers_.push({now_ + delay, ++order_, std::move(action)});
+}
+
+void Simulation::Say(const std::string& text) {
+  log_.push_back(absl::StrCat(absl::FormatTime("%H:%M:%E3S", now_, absl::UTCTimeZone()), " ", text));
+}
+
+void Simulation::Violate(const std::string& text) {
+  Say("VIOLATION " + text);
+  if (violation_.empty()) violation_ = text;
+}
+
+// --- The server.
+
+void Simulation::StartServer() {
+  ++server_life_;
+  absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(folder_.path());
+  if (!store.ok()) return Violate("the store does not open: " + store.status().ToString());
+  store_ = *std::move(store);
+  absl::StatusOr<State> state = store_->LoadState(ServerNow());
+  if (!state.ok()) return Violate("the state does not load: " + state.status().ToString());
+  CheckRestart(*state);
+  state_.emplace(*std::move(state));
+  // Every time, since the server may have crashed before it was written; there already is fine.
+  Post([](State& s, absl::Time) { return s.AddResource(ResourceKind::kBaseModel, {.id = "base"}); }, [](const absl::Status&) {});
+  Say(absl::StrCat("server starts, life ", server_life_));
+  const int64_t life = server_life_;
+  At(kTick, [this, life] {
+    if (life == server_life_) ServerTick();
+  });
+}
+
+void Simulation::CrashServer(const std::string& when) {
+  if (!state_) return;
+  Say("server crashes " + when);
+  ++counts_.crashes;
+  state_.reset();
+  store_.reset();
+  commands_.clear();
+  dones_.clear();
+  sessions_.clear();
+  batch_planned_ = false;
+  ++server_life_;
+  for (auto& [node, agent] : agents_) {
+    if (agent.link != 0) Break(agent);
+  }
+  const absl::Duration down = random_.Chance(0.2) ? random_.Between(absl::Seconds(20), absl::Minutes(3))
+                                                  : random_.Between(absl::Seconds(1), absl::Seconds(10));
+  At(down, [this] {
+    if (!state_) StartServer();
+  });
+}
+
+void Simulation::Post(Command command, Done done) {
+  if (!state_) return;
+  commands_.push_back(std::move(command));
+  dones_.push_back(std::move(done));
+  if (std::exchange(batch_planned_, true)) return;
+  const int64_t life = server_life_;
+  At(random_.Between(absl::Microseconds(100), absl::Milliseconds(5)), [this, life] {
+    if (life == server_life_ && state_) RunServerBatch();
+  });
+}
+
+void Simulation::ServerTick() {
+  if (!state_) return;
+  if (!batch_planned_) RunServerBatch();
+  const int64_t life = server_life_;
+  At(kTick, [this, life] {
+    if (life == server_life_) ServerTick();
+  });
+}
+
+void Simulation::RunServerBatch() {
+  batch_planned_ = false;
+  const std::vector<Command> commands = std::exchange(commands_, {});
+  const std::vector<Done> dones = std::exchange(dones_, {});
+  bool crash_before = false, crash_after = false;
+  const BatchOutcome outcome = RunBatch(*state_, commands, ServerNow(), [&](const Writes& writes) {
+    if (!calm_ && random_.Chance(0.004)) {
+      crash_before = true;
+      return absl::UnavailableError("the process is gone");
+    }
+    return WriteOrCrash(writes, crash_after);
+  });
+  if (crash_before) {
+    // A process that dies here has sent nothing, unless it answers before it writes.
+    const bool answered = std::any_of(outcome.statuses.begin(), outcome.statuses.end(), [](const absl::Status& s) { return s.ok(); });
+    if (!answered) return CrashServer("before a commit");
+  }
+  if (crash_after) return CrashServer("after a commit, before it answers");
+  if (outcome.written.ok()) {
+    for (const Job& job : outcome.writes.jobs) {
+      if (IsTerminal(job.state)) {
+        durable_.erase(job.id);
+      } else {
+        durable_[job.id] = job;
+      }
+    }
+    if (!outcome.writes.empty() || ++turns_ % 20 == 0) CheckState();
+    for (const Effect& effect : outcome.effects) Send(effect);
+  }
+  for (size_t i = 0; i < dones.size(); ++i) dones[i](outcome.statuses[i]);
+  if (crash_before) CrashServer("after it answered what it has not written");
+}
+
+absl::Status Simulation::WriteOrCrash(const Writes& writes, bool& crash_after) {
+  if (disk_full_) {
+    last_full_ = now_;
+    return absl::UnavailableError("the disk is full");
+  }
+  const absl::Status written = store_->Commit(writes);
+  if (!written.ok()) {
+    Violate("a commit failed: " + written.ToString());
+    return written;
+  }
+  ++counts_.commits;
+  for (const Event& event : writes.events) {
+    if (event.type == "FAILED") {
+      for (const Job& job : writes.jobs) {
+        if (job.number == event.job && job.attempt == event.attempt) failed_by_user_.insert(job.id);
+      }
+    }
+  }
+  if (!calm_ && random_.Chance(0.004)) {
+    crash_after = true;
+    for (const Job& job : writes.jobs) {
+      if (IsTerminal(job.state)) {
+        durable_.erase(job.id);
+      } else {
+        durable_[job.id] = job;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Simulation::Send(const Effect& effect) {
+  const auto session = sessions_.find(effect.node);
+  if (session == sessions_.end()) return;
+  const int link = session->second;
+  const std::optional<AttemptId> id = ParseAttemptName(effect.attempt);
+  switch (effect.kind) {
+    case Effect::Kind::kStart:
+      Order(link, [this, id, devices = effect.devices](Agent& agent) { OnStart(agent, *id, devices); });
+      break;
+    case Effect::Kind::kStop:
+      Order(link, [this, name = effect.attempt](Agent& agent) { OnStop(agent, name); });
+      break;
+    case Effect::Kind::kCheckpoint:
+      break;
+    case Effect::Kind::kReconnect:
+      ToAgent(link, [this](Agent& agent) { Break(agent); });
+      break;
+  }
+}
+
+// --- Streams.
+
+void Simulation::ToServer(Agent& agent, std::function<void()> handle) {
+  const int id = agent.link;
+  if (id == 0) return;
+  Link& link = links_[id];
+  link.to_server = std::max(link.to_server, now_ + random_.Between(absl::Milliseconds(1), absl::Milliseconds(50)));
+  At(link.to_server - now_, [this, id, life = link.server_life, handle = std::move(handle)] {
+    if (!state_ || life != server_life_) return;
+    // What was under way when the stream broke may arrive late, or never.
+    if (links_[id].broken && random_.Chance(0.5)) return;
+    handle();
+  });
+}
+
+void Simulation::ToAgent(int id, std::function<void(Agent&)> handle) {
+  Link& link = links_[id];
+  link.to_agent = std::max(link.to_agent, now_ + random_.Between(absl::Milliseconds(1), absl::Milliseconds(50)));
+  At(link.to_agent - now_, [this, id, handle = std::move(handle)] {
+    Agent& agent = agents_[links_[id].node];
+    if (agent.link == id && agent.up) handle(agent);
+  });
+}
+
+// As server/rpc/sessions does it.
+void Simulation::Order(int id, std::function<void(Agent&)> handle) {
+  Link& link = links_[id];
+  if (link.registered) return ToAgent(id, std::move(handle));
+  link.held.push_back(std::move(handle));
+}
+
+// The agent's end closes now; the server hears of it later, or not before the lease runs out.
+void Simulation::Break(Agent& agent) {
+  const int id = std::exchange(agent.link, 0);
+  if (id == 0) return;
+  agent.registered = false;
+  Link& link = links_[id];
+  link.broken = true;
+  ++counts_.breaks;
+  const int64_t life = link.server_life;
+  At(random_.Between(absl::Milliseconds(1), absl::Seconds(40)), [this, id, life, node = agent.node] {
+    if (!state_ || life != server_life_) return;
+    const auto session = sessions_.find(node);
+    if (session == sessions_.end() || session->second != id) return;  // a newer one replaced it
+    sessions_.erase(session);
+    Post([node](State& state, absl::Time now) {
+      state.Disconnect(node, now);
+      return absl::OkStatus();
+    }, [](const absl::Status&) {});
+  });
+  if (agent.up) {
+    At(random_.Between(absl::Milliseconds(200), absl::Seconds(3)), [this, node = agent.node, life = agent.life] {
+      if (agents_[node].life == life) Dial(agents_[node]);
+    });
+  }
+}
+
+// --- Agents.
+
+void Simulation::StartAgent(Agent& agent) {
+  agent.up = true;
+  Say(absl::StrCat("agent ", agent.node, " starts"));
+  // What an earlier life left: its trainers died with it.
+  for (auto& [name, attempt] : agent.attempts) {
+    if (attempt.ended) continue;
+    if (attempt.finished && !attempt.stored && !attempt.stop_asked) {
+      At(random_.Between(absl::Milliseconds(10), absl::Seconds(2)), [this, node = agent.node, name = name, life = agent.life] {
+        if (agents_[node].life == life) Publish(agents_[node], name);
+      });
+    } else if (attempt.stored) {
+      Report(agent, attempt, "FINISHED");
+      attempt.ended = true;
+    } else {
+      Report(agent, attempt, "LOST");
+      attempt.ended = true;
+    }
+  }
+  Dial(agent);
+}
+
+void Simulation::CrashAgent(Agent& agent) {
+  if (!agent.up) return;
+  Say(absl::StrCat("agent ", agent.node, " crashes"));
+  agent.up = false;
+  ++agent.life;
+  agent.processes.clear();
+  Break(agent);
+  At(random_.Between(absl::Seconds(1), absl::Seconds(60)), [this, node = agent.node] {
+    if (!agents_[node].up) StartAgent(agents_[node]);
+  });
+}
+
+void Simulation::Dial(Agent& agent) {
+  if (!agent.up || agent.link != 0) return;
+  if (!state_ || now_ < agent.partitioned_until) {
+    At(random_.Between(absl::Milliseconds(500), absl::Seconds(5)), [this, node = agent.node, life = agent.life] {
+      if (agents_[node].life == life) Dial(agents_[node]);
+    });
+    return;
+  }
+  agent.link = ++last_link_;
+  agent.link_since = now_;
+  links_[agent.link] = {.node = agent.node, .server_life = server_life_, .to_server = now_, .to_agent = now_};
+  Register(agent, agent.link);
+  const int id = agent.link;
+  // Heartbeats for as long as the session lasts.
+  const auto beat = std::make_shared<std::function<void()>>();
+  *beat = [this, node = agent.node, id, beat] {
+    Agent& beating = agents_[node];
+    if (beating.link != id) return;
+    Heartbeat(beating);
+    At(kHeartbeatInterval, *beat);
+  };
+  At(kHeartbeatInterval, *beat);
+}
+
+void Simulation::Heartbeat(Agent& agent) {
+  ToServer(agent, [this, node = agent.node, processes = ProcessesOf(agent)] {
+    Post([node, processes](State& state, absl::Time now) {
+      state.Heartbeat(node, "", processes, false, now);
+      return absl::OkStatus();
+    }, [](const absl::Status&) {});
+  });
+}
+
+Processes Simulation::ProcessesOf(const Agent& agent) {
+  Processes processes;
+  for (const Process& process : agent.processes) processes[process.attempt] = process.devices;
+  return processes;
+}
+
+void Simulation::Register(Agent& agent, int id) {
+  std::vector<std::string> attempts;
+  for (const auto& [name, attempt] : agent.attempts) attempts.push_back(name);
+  ToServer(agent, [this, node = agent.node, devices = agent.devices, processes = ProcessesOf(agent), attempts, id] {
+    const auto before = sessions_.find(node);
+    if (before != sessions_.end() && before->second != id) ToAgent(before->second, [this](Agent& a) { Break(a); });
+    sessions_[node] = id;
+    const auto stale = std::make_shared<std::vector<std::string>>();
+    const auto acks = std::make_shared<std::map<std::string, int64_t>>();
+    Post(
+        [node, devices, processes, attempts, stale, acks](State& state, absl::Time now) {
+          Node registered{.id = node, .devices = devices, .gpus = true};
+          registered.processes = processes;
+          *stale = state.Register(std::move(registered), attempts, now);
+          for (const std::string& name : attempts) {
+            const std::optional<AttemptId> attempt = ParseAttemptName(name);
+            if (attempt && state.IsCurrent(*attempt)) (*acks)[name] = state.Find(attempt->job)->last_report;
+          }
+          return absl::OkStatus();
+        },
+        [this, id, stale, acks](const absl::Status& status) {
+          if (!status.ok()) {
+            ToAgent(id, [this](Agent& a) { Break(a); });
+            return;
+          }
+          links_[id].registered = true;
+          ToAgent(id, [this, stale, acks](Agent& a) {
+            a.registered = true;
+            a.sent.clear();
+            for (const std::string& name : *stale) {
+              Kill(a, name, absl::ZeroDuration());
+              Remove(a, name);
+            }
+            for (auto& [name, attempt] : a.attempts) {
+              const int64_t acknowledged = acks->count(name) > 0 ? acks->at(name) : 0;
+              std::erase_if(attempt.reports, [&](const Entry& entry) { return entry.sequence <= acknowledged; });
+              a.sent[name] = acknowledged;
+            }
+            SendReports(a);
+          });
+          for (auto& order : std::exchange(links_[id].held, {})) ToAgent(id, std::move(order));
+        });
+  });
+}
+
+void Simulation::SendReports(Agent& agent) {
+  if (!agent.registered) return;
+  for (auto& [name, attempt] : agent.attempts) {
+    for (const Entry& entry : attempt.reports) {
+      if (entry.sequence <= agent.sent[name]) continue;
+      agent.sent[name] = entry.sequence;
+      const int link = agent.link;
+      ToServer(agent, [this, name = name, id = attempt.id, entry, link] {
+        const auto current = std::make_shared<bool>(false);
+        const bool ends = entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "STOPPED" || entry.event == "FAILED";
+        Post(
+            [id, entry, current](State& state, absl::Time now) {
+              *current = state.Record(ReportOf(id, entry.sequence, entry.event), now);
+              return absl::OkStatus();
+            },
+            [this, name, entry, link, current, ends](const absl::Status& status) {
+              if (!status.ok()) {  // a later report would leave a gap
+                ToAgent(link, [this](Agent& a) { Break(a); });
+                return;
+              }
+              ToAgent(link, [this, name, entry](Agent& a) {
+                const auto found = a.attempts.find(name);
+                if (found == a.attempts.end()) return;
+                std::erase_if(found->second.reports, [&](const Entry& e) { return e.sequence <= entry.sequence; });
+                if (found->second.ended && found->second.reports.empty()) Remove(a, name);
+              });
+              if (!*current && !ends) {
+                ToAgent(link, [this, name](Agent& a) { OnStop(a, name); });
+              }
+            });
+      });
+    }
+  }
+}
+
+void Simulation::Report(Agent& agent, Attempt& attempt, const std::string& event) {
+  attempt.reports.push_back({++attempt.last_sequence, event});
+  if (agent.up) SendReports(agent);
+}
+
+void Simulation::OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices) {
+  const std::string name = NameOf(id);
+  if (agent.attempts.count(name) > 0) return;
+  // One attempt of a job is current, and it is the new one.
+  std::vector<std::string> older;
+  for (const auto& [other, attempt] : agent.attempts) {
+    if (attempt.id.job == id.job) older.push_back(other);
+  }
+  for (const std::string& other : older) {
+    Kill(agent, other, absl::ZeroDuration());
+    Remove(agent, other);
+  }
+  Say(absl::StrCat(agent.node, " gets ", name));
+  ++counts_.attempts;
+  agent.attempts[name] = {.id = id, .devices = devices};
+  Begin(agent, name);
+}
+
+void Simulation::Begin(Agent& agent, const std::string& name) {
+  const auto found = agent.attempts.find(name);
+  if (found == agent.attempts.end() || found->second.ended) return;
+  for (const Process& process : agent.processes) {
+    if (!Overlap(process.devices, found->second.devices)) continue;
+    return Violate(absl::StrCat("P6: ", name, " was given devices of ", agent.node, " that ", process.attempt, " uses"));
+  }
+  agent.processes.push_back({name, found->second.devices});
+  At(random_.Between(absl::Milliseconds(100), absl::Seconds(2)), [this, node = agent.node, name, life = agent.life] {
+    if (agents_[node].life == life) Train(agents_[node], name, 0);
+  });
+}
+
+bool Simulation::Alive(const Agent& agent, const std::string& name) const {
+  return std::any_of(agent.processes.begin(), agent.processes.end(), [&](const Process& p) { return p.attempt == name && !p.dying; });
+}
+
+void Simulation::Train(Agent& agent, const std::string& name, int step) {
+  constexpr int kSteps = 3;
+  if (!Alive(agent, name)) return;
+  Attempt& attempt = agent.attempts.at(name);
+  const Fate& fate = fates_.at(attempt.id.job);
+  if (step == 0) Report(agent, attempt, "started");
+  if (step > 0 && fate.user_error) return End(agent, name, "FAILED");
+  if (step > 0 && random_.Chance(fate.crash)) return End(agent, name, "LOST");
+  if (step == kSteps) {
+    trained_.insert(name);
+    attempt.finished = true;
+    Report(agent, attempt, "finished");
+    std::erase_if(agent.processes, [&](const Process& p) { return p.attempt == name; });
+    At(random_.Between(absl::Milliseconds(10), absl::Seconds(5)), [this, node = agent.node, name, life = agent.life] {
+      if (agents_[node].life == life) Publish(agents_[node], name);
+    });
+    return;
+  }
+  if (step > 0) Report(agent, attempt, "progress");
+  At(fate.training / kSteps, [this, node = agent.node, name, step, life = agent.life] {
+    if (agents_[node].life == life) Train(agents_[node], name, step + 1);
+  });
+}
+
+// The upload succeeds only while the attempt is the current one, as the store refuses others.
+void Simulation::Publish(Agent& agent, const std::string& name) {
+  const auto found = agent.attempts.find(name);
+  if (found == agent.attempts.end() || found->second.ended || found->second.stored) return;
+  if (found->second.stop_asked) return End(agent, name, "STOPPED");
+  if (!state_ || disk_full_) {  // the server is away or full: that passes
+    At(absl::Seconds(2), [this, node = agent.node, name, life = agent.life] {
+      if (agents_[node].life == life) Publish(agents_[node], name);
+    });
+    return;
+  }
+  found->second.stored = true;
+  Report(agent, found->second, "stored");
+  End(agent, name, "FINISHED");
+}
+
+void Simulation::OnStop(Agent& agent, const std::string& name) {
+  const std::optional<AttemptId> id = ParseAttemptName(name);
+  const auto found = agent.attempts.find(name);
+  if (found == agent.attempts.end()) {
+    agent.attempts[name] = {.id = *id};
+    return End(agent, name, "STOPPED");
+  }
+  Attempt& attempt = found->second;
+  // P5: nothing but a user, a drain or a newer attempt ends what the record says is running.
+  if (store_ != nullptr) {
+    const absl::StatusOr<std::optional<Job>> job = store_->FindJob(id->job);
+    if (job.ok() && *job && (*job)->attempt == id->attempt && ((*job)->state == JobState::kRunning || (*job)->state == JobState::kStarting)) {
+      Violate(absl::StrCat("P5: ", name, " was told to stop though it is current and ", StateName((*job)->state)));
+    }
+  }
+  if (attempt.ended || attempt.stop_asked) return;
+  attempt.stop_asked = true;
+  if (Alive(agent, name)) {
+    Kill(agent, name, random_.Between(absl::Milliseconds(100), absl::Seconds(20)));
+  } else if (!attempt.finished) {
+    End(agent, name, "STOPPED");  // it waits for devices
+  }
+}
+
+// Ends the process within `patience`, then reports STOPPED if it was asked to.
+void Simulation::Kill(Agent& agent, const std::string& name, absl::Duration patience) {
+  for (Process& process : agent.processes) {
+    if (process.attempt == name) process.dying = true;
+  }
+  At(patience + random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)), [this, node = agent.node, name, life = agent.life] {
+    Agent& a = agents_[node];
+    if (a.life != life) return;
+    std::erase_if(a.processes, [&](const Process& p) { return p.attempt == name; });
+    const auto found = a.attempts.find(name);
+    if (found != a.attempts.end() && found->second.stop_asked) End(a, name, "STOPPED");
+    Heartbeat(a);  // a stale attempt reports nothing
+  });
+}
+
+void Simulation::End(Agent& agent, const std::string& name, const std::string& outcome) {
+  std::erase_if(agent.processes, [&](const Process& p) { return p.attempt == name; });
+  const auto found = agent.attempts.find(name);
+  if (found == agent.attempts.end() || std::exchange(found->second.ended, true)) return;
+  Report(agent, found->second, outcome);
+}
+
+void Simulation::Remove(Agent& agent, const std::string& name) { agent.attempts.erase(name); }
+
+// --- Users.
+
+void Simulation::SubmitLater() {
+  for (int i = 0; i < kJobs; ++i) {
+    auto request = std::make_shared<Request>();
+    request->id = absl::StrCat("request-", i);
+    request->body = absl::StrCat("body-", i);
+    request->job.id = absl::StrCat("j", i);
+    request->job.base_model = "base";
+    request->job.tenant = random_.Chance(0.5) ? "a" : "b";
+    request->job.service_class = kServiceClasses[static_cast<size_t>(random_.Below(3))];
+    request->job.devices = 1 + (random_.Chance(0.3) ? random_.Below(4) : 0);
+    if (random_.Chance(0.2)) request->job.model = "shared-model";
+    if (random_.Chance(0.1)) request->job.state = JobState::kHeld;
+    fates_[request->job.id] = {.training = random_.Between(absl::Seconds(1), absl::Minutes(2)),
+                               .crash = random_.Chance(0.2) ? 0.3 : 0.0,
+                               .user_error = random_.Chance(0.1)};
+    requests_.push_back(request);
+    At(random_.Between(absl::ZeroDuration(), kStorm * 0.8), [this, request] { Submit(request); });
+  }
+}
+
+// Again and again with the same id until it is answered, now and then twice at once.
+void Simulation::Submit(const std::shared_ptr<Request>& request) {
+  if (request->acknowledged) return;
+  const int copies = ++request->tries > 1 || random_.Chance(0.8) ? 1 : 2;
+  for (int copy = 0; copy < copies; ++copy) {
+    if (!calm_ && random_.Chance(0.1)) continue;  // lost on the way
+    At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request] {
+      if (!state_) return;
+      const auto job = std::make_shared<Job>(request->job);
+      Post([this, request, job](State& state, absl::Time now) {
+        return CreateJob(state, *store_, *job, {request->id, request->body}, "spec", now);
+      }, [this, request, job](const absl::Status& status) {
+        if (!status.ok()) return;
+        if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
+        At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request, job] {
+          if (request->acknowledged && *request->acknowledged != job->id) Violate("P2: one request made two jobs");
+          if (!request->acknowledged) ++counts_.jobs;
+          request->acknowledged = job->id;
+        });
+      });
+    });
+  }
+  At(random_.Between(absl::Seconds(1), absl::Seconds(5)), [this, request] { Submit(request); });
+}
+
+void Simulation::AskSomething() {
+  if (!calm_) {
+    const std::string job = requests_[static_cast<size_t>(random_.Below(kJobs))]->job.id;
+    static constexpr const char* kWishes[] = {"cancel", "pause", "resume", "start", "retry", "priority", "drain", "undrain"};
+    Ask(job, kWishes[random_.Below(8)]);
+    At(random_.Between(absl::Seconds(2), absl::Seconds(20)), [this] { AskSomething(); });
+    return;
+  }
+  // What was left waiting for a user goes on.
+  for (const auto& request : requests_) {
+    Ask(request->job.id, "resume");
+    Ask(request->job.id, "start");
+  }
+  Ask("", "undrain");
+  At(absl::Minutes(2), [this] { AskSomething(); });
+}
+
+void Simulation::Ask(const std::string& job, const std::string& what) {
+  if (!state_) return;
+  const std::string node = absl::StrCat("n", random_.Below(kNodes));
+  const bool requeue = random_.Chance(0.5);
+  const int priority = random_.Below(5);
+  Post(
+      [this, job, what, node, requeue, priority](State& state, absl::Time now) -> absl::Status {
+        if (what == "drain") return state.Drain(node, requeue, now);
+        if (what == "undrain") {
+          for (int i = 0; i < kNodes; ++i) (void)state.Undrain(absl::StrCat("n", i));
+          return absl::OkStatus();
+        }
+        if (absl::Status status = BringIn(state, *store_, job); !status.ok()) return status;
+        if (what == "retry") {
+          cancelled_.erase(job);
+          failed_by_user_.erase(job);
+          return state.Retry(job, now);
+        }
+        if (what == "cancel") return state.Cancel(job, now);
+        if (what == "pause") return state.Pause(job, now);
+        if (what == "resume") return state.Resume(job, now);
+        if (what == "start") return state.StartHeld(job, now);
+        return state.Update(job, {.priority = priority}, now);
+      },
+      [this, job, what](const absl::Status& status) {
+        if (!status.ok()) return;
+        if (what != "priority" || job.empty()) Say(absl::StrCat("user: ", what, " ", job));
+        if (what == "cancel") cancelled_.try_emplace(job, now_);
+      });
+}
+
+// --- Faults.
+
+void Simulation::FaultLater() {
+  At(random_.Between(absl::Seconds(1), absl::Seconds(25)), [this] {
+    if (calm_) return;
+    Agent& agent = agents_[absl::StrCat("n", random_.Below(kNodes))];
+    const int fault = random_.Below(10);
+    if (fault < 3) {
+      if (agent.link != 0) Break(agent);
+    } else if (fault < 5) {
+      CrashAgent(agent);
+    } else if (fault < 6) {
+      CrashServer("at any moment");
+    } else if (fault < 7 && state_) {
+      const absl::Duration jump = random_.Between(absl::Minutes(1), absl::Minutes(10)) * (random_.Chance(0.5) ? 1 : -1);
+      Say(absl::StrCat("the server's clock is set by ", absl::FormatDuration(jump)));
+      clock_ += jump;
+      state_->ClockJumped(jump);
+    } else if (fault < 8) {
+      disk_full_ = true;
+      ++counts_.full_disks;
+      Say("disk full");
+      At(random_.Between(absl::Seconds(1), absl::Seconds(20)), [this] { disk_full_ = false; });
+    } else if (fault < 9) {
+      // The agent lives and trains, and nobody hears of it, perhaps for longer than its lease.
+      agent.partitioned_until = now_ + random_.Between(absl::Seconds(10), absl::Seconds(90));
+      Say(absl::StrCat("agent ", agent.node, " is cut off"));
+      Break(agent);
+    }
+    FaultLater();
+  });
+}
+
+// --- Promises.
+
+// After every commit.
+void Simulation::CheckState() {
+  std::map<std::string, std::set<int>> taken;
+  std::map<JobState, int64_t> counts;
+  std::vector<const Job*> jobs;
+  state_->jobs().ForEach([&](const Job& job) { jobs.push_back(&job); });
+  std::sort(jobs.begin(), jobs.end(), [](const Job* a, const Job* b) { return a->number < b->number; });
+  for (const Job* job : jobs) {
+    ++counts[job->state];
+    if (HoldsDevices(job->state)) {
+      if (static_cast<int>(job->held.size()) != job->devices) Violate(absl::StrCat("P6: ", job->id, " holds ", job->held.size(), " devices of ", job->devices));
+      for (const int device : job->held) {
+        if (!taken[job->node].insert(device).second) Violate(absl::StrCat("P6: device ", device, " of ", job->node, " is held twice"));
+        if (device >= agents_[job->node].devices) Violate(absl::StrCat("P6: ", job->node, " has no device ", device));
+      }
+      const auto node = state_->nodes().find(job->node);
+      // What cannot be written has not happened: a full disk puts the end of a lease off.
+      const bool writes = last_full_ + absl::Seconds(5) < now_;
+      if (node == state_->nodes().end() || (writes && node->second.deadline + absl::Seconds(5) < ServerNow())) {
+        Violate(absl::StrCat("leak: ", job->id, " holds devices of ", job->node, ", which was not heard of for longer than a lease"));
+      }
+    } else if (!job->held.empty()) {
+      Violate(absl::StrCat("leak: ", job->id, " is ", StateName(job->state), " and holds devices"));
+    }
+    if (job->lost_attempts > kMaxLostAttempts + 1) Violate(absl::StrCat("P4: ", job->id, " was tried again too often"));
+    if (IsWaiting(job->state) && state_->WhyItWaits(*job, ServerNow()).code == Wait::kNone) Violate(absl::StrCat("no reason why ", job->id, " waits"));
+    if (failed_by_user_.count(job->id) > 0) Violate(absl::StrCat("P4: ", job->id, " goes on after an error of its user"));
+  }
+  for (const JobState state : kAllStates) {
+    if (!IsTerminal(state) && state_->jobs().count(state) != counts[state]) Violate(absl::StrCat("count of ", StateName(state), " is wrong"));
+  }
+  // P7: a process of a cancelled job ends, if its agent could hear of it.
+  for (const auto& [job, time] : cancelled_) {
+    if (now_ < time + kCancelPatience) continue;
+    for (const auto& [node, agent] : agents_) {
+      if (agent.link == 0 || !agent.registered || now_ < agent.link_since + kCancelPatience) continue;
+      for (const Process& process : agent.processes) {
+        const std::optional<AttemptId> id = ParseAttemptName(process.attempt);
+        if (id && id->job == job && !process.dying) Violate(absl::StrCat("P7: ", process.attempt, " runs ", absl::FormatDuration(now_ - time), " after its job was cancelled"));
+      }
+    }
+  }
+}
+
+// What was committed is what a new server knows.
+void Simulation::CheckRestart(const State& loaded) {
+  size_t live = 0;
+  loaded.jobs().ForEach([&](const Job& job) {
+    ++live;
+    const auto before = durable_.find(job.id);
+    if (before == durable_.end()) return Violate(absl::StrCat("P1: ", job.id, " came back after it was over, or was never committed"));
+    if (Durable(job) != Durable(before->second)) Violate(absl::StrCat("P1: ", job.id, " is not what was committed"));
+  });
+  if (live != durable_.size()) Violate(absl::StrCat("P1: ", durable_.size(), " jobs were committed, ", live, " came back"));
+}
+
+std::string Simulation::Unsettled() const {
+  std::string text;
+  if (!state_) return " no server";
+  state_->jobs().ForEach([&](const Job& job) { absl::StrAppend(&text, " ", job.id, "=", StateName(job.state)); });
+  for (const auto& request : requests_) {
+    if (!request->acknowledged) absl::StrAppend(&text, " ", request->id);
+  }
+  for (const auto& [node, agent] : agents_) {
+    for (const Process& process : agent.processes) absl::StrAppend(&text, " process ", process.attempt, " on ", node);
+    for (const auto& [name, attempt] : agent.attempts) {
+      absl::StrAppend(&text, " ", name, " on ", node, " with ", attempt.reports.size(), " reports");
+    }
+  }
+  return text;
+}
+
+bool Simulation::Settled() {
+  if (!state_ || state_->jobs().size() > 0) return false;
+  for (const auto& request : requests_) {
+    if (!request->acknowledged) return false;
+  }
+  for (const auto& [node, agent] : agents_) {
+    if (!agent.processes.empty() || !agent.attempts.empty()) return false;
+  }
+  return true;
+}
+
+// At the end, everything is over.
+void Simulation::CheckRecord() {
+  std::map<std::string, std::string> by_request;
+  for (const auto& request : requests_) {
+    const absl::StatusOr<RecordedJob> recorded = store_->GetJob(*request->acknowledged);
+    if (!recorded.ok()) {
+      Violate(absl::StrCat("P1: ", *request->acknowledged, " was acknowledged and is gone"));
+      continue;
+    }
+    const Job& job = recorded->job;
+    const absl::StatusOr<std::vector<Event>> events = store_->Events(job.number, 0, 1000000);
+    int64_t sequence = 0;
+    for (const Event& event : *events) {
+      if (event.sequence != ++sequence) Violate(absl::StrCat("the events of ", job.id, " have a gap"));
+    }
+    if (job.state == JobState::kSucceeded && job.model_version.empty()) Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
+  }
+  const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
+  std::map<std::string, int> published;
+  std::map<std::string, std::set<int>> numbers;
+  for (const ModelVersion& version : *versions) {
+    ++published[version.job];
+    numbers[version.model].insert(version.version);
+    const absl::StatusOr<RecordedJob> job = store_->GetJob(version.job);
+    if (job->job.state != JobState::kSucceeded) Violate(absl::StrCat("P3: ", version.job, " has a version and is ", StateName(job->job.state)));
+    if (job->job.attempt != version.attempt) Violate(absl::StrCat("P3: ", version.job, " published attempt ", version.attempt, ", not ", job->job.attempt));
+    if (trained_.count(absl::StrCat("jobs/", version.job, "/attempts/", version.attempt)) == 0) Violate("P3: published what was never trained");
+  }
+  for (const auto& [job, count] : published) {
+    if (count != 1) Violate(absl::StrCat("P3: ", job, " was published ", count, " times"));
+  }
+  for (const auto& [model, all] : numbers) {
+    if (*all.rbegin() != static_cast<int>(all.size())) Violate(absl::StrCat("P3: the versions of ", model, " have a gap"));
+  }
+}
+
+}  // namespace luthier

@@ -1,0 +1,191 @@
+// The server's core, its batches and its real store, agents that follow worker.proto, and users, on virtual time: one seed
+// decides every delay, loss, crash and full disk. Everything happens on one thread, so a seed can be run again.
+//
+// Messages. A session is a stream: in order, until it breaks; then what was under way to the agent is lost, and what was under
+// way to the server may still arrive, after the next session has begun. A user's request or its answer may be lost, late or
+// sent twice. The server may crash before and after each commit, and its disk may be full.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <queue>
+#include <set>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "server/core/batch.h"
+#include "server/store/store.h"
+#include "tests/simulation/random.h"
+#include "tests/support/temp_folder.h"
+
+namespace luthier {
+
+class Simulation {
+ public:
+  explicit Simulation(uint64_t seed);
+  ~Simulation();
+
+  // Runs to the end; the first promise that was broken, or empty.
+  std::string Run();
+  // What happened, newest last, for people.
+  const std::vector<std::string>& log() const { return log_; }
+  // How much was simulated.
+  struct Counts {
+    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, jobs = 0, attempts = 0;
+  };
+  const Counts& counts() const { return counts_; }
+
+ private:
+  // What an agent reports, numbered; kept until it is acknowledged.
+  struct Entry {
+    int64_t sequence = 0;
+    std::string event;  // "started", "progress", "finished", "stored", or how the attempt ended
+  };
+  // An attempt on its node: what a crash of the agent leaves, and its process, which dies with the agent.
+  struct Attempt {
+    AttemptId id;
+    std::vector<int> devices;
+    std::vector<Entry> reports;  // all that are not acknowledged
+    int64_t last_sequence = 0;
+    bool finished = false, stored = false, ended = false;  // reported
+    bool stop_asked = false;
+  };
+  struct Process {
+    std::string attempt;
+    std::vector<int> devices;
+    bool dying = false;
+  };
+  struct Agent {
+    std::string node;
+    int devices = 1;
+    bool up = false;
+    int link = 0;  // 0: none
+    bool registered = false;
+    int64_t life = 0;  // grows with every crash: timers of an earlier life do nothing
+    std::map<std::string, Attempt> attempts;
+    std::map<std::string, int64_t> sent;  // in this session, by attempt
+    std::vector<Process> processes;
+    absl::Time link_since = absl::InfinitePast();
+    absl::Time partitioned_until = absl::InfinitePast();
+  };
+  // A stream between an agent and the server.
+  struct Link {
+    std::string node;
+    int64_t server_life = 0;
+    bool broken = false;
+    bool registered = false;                        // the server has answered
+    std::vector<std::function<void(Agent&)>> held;  // what it sends before that waits behind the answer
+    absl::Time to_server, to_agent;  // when the last message arrives: later ones arrive later
+  };
+  // What a job is going to do when it runs.
+  struct Fate {
+    absl::Duration training;
+    double crash = 0;         // chance of an attempt to die
+    bool user_error = false;  // its first attempt that gets far enough says so
+  };
+  // What a user asked for and heard.
+  struct Request {
+    std::string id;
+    std::string body;
+    Job job;
+    std::optional<std::string> acknowledged;  // job id
+    int tries = 0;
+  };
+  struct Timer {
+    absl::Time time;
+    int64_t order;
+    std::function<void()> action;
+    bool operator<(const Timer& other) const { return std::tie(time, order) > std::tie(other.time, other.order); }
+  };
+  using Done = std::function<void(const absl::Status&)>;
+
+  // Time.
+  void At(absl::Duration delay, std::function<void()> action);
+  void Say(const std::string& text);
+  void Violate(const std::string& text);
+
+  // The server.
+  void StartServer();
+  void CrashServer(const std::string& when);
+  void Post(Command command, Done done);
+  void RunServerBatch();
+  absl::Status WriteOrCrash(const Writes& writes, bool& crash_after);
+  void Send(const Effect& effect);
+  void ServerTick();
+  absl::Time ServerNow() const { return now_ + clock_; }
+
+  // Agents.
+  void StartAgent(Agent& agent);
+  void CrashAgent(Agent& agent);
+  void Dial(Agent& agent);
+  void Register(Agent& agent, int link);
+  void Heartbeat(Agent& agent);
+  static Processes ProcessesOf(const Agent& agent);
+  void Break(Agent& agent);
+  void ToServer(Agent& agent, std::function<void()> handle);
+  void ToAgent(int link, std::function<void(Agent&)> handle);
+  void Order(int link, std::function<void(Agent&)> handle);
+  void SendReports(Agent& agent);
+  void OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices);
+  void OnStop(Agent& agent, const std::string& name);
+  void Begin(Agent& agent, const std::string& name);
+  void Train(Agent& agent, const std::string& name, int step);
+  void Publish(Agent& agent, const std::string& name);
+  void Report(Agent& agent, Attempt& attempt, const std::string& event);
+  void End(Agent& agent, const std::string& name, const std::string& outcome);
+  void Kill(Agent& agent, const std::string& name, absl::Duration patience);
+  void Remove(Agent& agent, const std::string& name);
+  bool Alive(const Agent& agent, const std::string& attempt) const;
+
+  // Users.
+  void SubmitLater();
+  void Submit(const std::shared_ptr<Request>& request);
+  void AskSomething();
+  void Ask(const std::string& job, const std::string& what);
+
+  // Faults and promises.
+  void FaultLater();
+  void CheckState();
+  void CheckRestart(const State& loaded);
+  void CheckRecord();
+  bool Settled();
+  std::string Unsettled() const;
+
+  Random random_;
+  TempFolder folder_;
+  absl::Time now_ = absl::FromUnixSeconds(1700000000);
+  std::priority_queue<Timer> timers_;
+  int64_t order_ = 0;
+  std::vector<std::string> log_;
+  std::string violation_;
+  Counts counts_;
+  bool calm_ = false;  // no faults any more
+
+  std::unique_ptr<Store> store_;
+  std::optional<State> state_;  // none: the server is down
+  int64_t server_life_ = 0;
+  std::vector<Command> commands_;
+  std::vector<Done> dones_;
+  bool batch_planned_ = false;
+  bool disk_full_ = false;
+  absl::Time last_full_ = absl::InfinitePast();  // when a commit was last refused for it
+  absl::Duration clock_;  // what the server's clock is ahead
+  int64_t turns_ = 0;
+  std::map<std::string, int> sessions_;  // node → link, as the server knows it
+  std::map<std::string, Job> durable_;   // jobs that are not over, as they were last committed
+
+  std::map<int, Link> links_;
+  int last_link_ = 0;
+  std::map<std::string, Agent> agents_;
+  std::map<std::string, Fate> fates_;             // by job
+  std::set<std::string> trained_;                 // attempts whose trainer finished
+  std::map<std::string, absl::Time> cancelled_;   // jobs, and when a user heard that they are
+  std::set<std::string> failed_by_user_;          // jobs whose report of a user error was recorded
+  std::vector<std::shared_ptr<Request>> requests_;
+};
+
+}  // namespace luthier

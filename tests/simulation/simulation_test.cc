@@ -1,0 +1,59 @@
+// Runs seeds. LUTHIER_SIMULATION_SEEDS: how many (1,000); LUTHIER_SIMULATION_FIRST: the first (1), to run one again.
+#include "tests/simulation/simulation.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+
+namespace luthier {
+namespace {
+
+uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : std::strtoull(text, nullptr, 10);
+}
+
+// The first seed that breaks a promise, or 0.
+uint64_t FirstBroken(uint64_t first, uint64_t seeds, Simulation::Counts& total, std::string& what) {
+  for (uint64_t seed = first; seed < first + seeds; ++seed) {
+    Simulation simulation(seed);
+    what = simulation.Run();
+    const Simulation::Counts& counts = simulation.counts();
+    total.commits += counts.commits;
+    total.crashes += counts.crashes;
+    total.breaks += counts.breaks;
+    total.full_disks += counts.full_disks;
+    total.jobs += counts.jobs;
+    total.attempts += counts.attempts;
+    if (what.empty()) continue;
+    const auto& log = simulation.log();
+    for (size_t i = log.size() > 60 ? log.size() - 60 : 0; i < log.size(); ++i) std::fprintf(stderr, "%s\n", log[i].c_str());
+    return seed;
+  }
+  return 0;
+}
+
+TEST(SimulationTest, KeepsItsPromises) {
+  const uint64_t first = FromEnvironment("LUTHIER_SIMULATION_FIRST", 1), seeds = FromEnvironment("LUTHIER_SIMULATION_SEEDS", 1000);
+  Simulation::Counts total;
+  std::string what;
+  const uint64_t broken = FirstBroken(first, seeds, total, what);
+#ifdef LUTHIER_MUTANT
+  // A deliberate bug was put into the core: it must be found.
+  EXPECT_NE(broken, 0u) << "the bug " LUTHIER_MUTANT " was not found with " << seeds << " seeds";
+  std::printf("the bug %s was found by seed %llu: %s\n", LUTHIER_MUTANT, static_cast<unsigned long long>(broken), what.c_str());
+#else
+  EXPECT_EQ(broken, 0u) << "seed " << broken << ": " << what << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken
+                        << " LUTHIER_SIMULATION_SEEDS=1";
+  std::printf("%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
+              "%lld full disks\n",
+              static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first), static_cast<long long>(total.jobs),
+              static_cast<long long>(total.attempts), static_cast<long long>(total.commits), static_cast<long long>(total.crashes),
+              static_cast<long long>(total.breaks), static_cast<long long>(total.full_disks));
+#endif
+}
+
+}  // namespace
+}  // namespace luthier
