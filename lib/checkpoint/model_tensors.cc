@@ -18,7 +18,7 @@ constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 
 // The family is known: ParseModelConfig makes no config of another one.
-TensorTable TableOf(const ModelConfig& config) { return FindFamily(config.model_type)->tensors(config); }
+TensorTable TableOf(const ModelConfig& config) { return DecoderTable(config, FindFamily(config.model_type)->add_layer); }
 
 bool IsWeightDtype(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kBf16 || dtype == Dtype::kF16; }
 

@@ -133,4 +133,10 @@ void ReadQwenWindows(FieldReader& fields, ModelConfig& config) {
   ReadSlidingLayers(fields, config, window, [&](int64_t layer) { return window && layer >= first_sliding; });
 }
 
+void AddLlamaLayer(const ModelConfig& config, int, LayerRows& rows) {
+  rows.Norms({"input_layernorm", "post_attention_layernorm"}, config.hidden_size);
+  rows.Attention(config.attention_bias, config.attention_bias);
+  rows.GatedMlp(config.mlp_bias);
+}
+
 }  // namespace luthier

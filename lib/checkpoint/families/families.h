@@ -18,7 +18,8 @@ struct Family {
   // Reads every field that changes the mathematics of the family. What it does not read and is known to change those of another
   // family is refused by name afterwards.
   void (*read)(FieldReader& fields, ModelConfig& config);
-  TensorTable (*tensors)(const ModelConfig& config);
+  // Adds the tensors of one layer; embedding, last norm and head are those of every family (DecoderTable).
+  void (*add_layer)(const ModelConfig& config, int layer, LayerRows& rows);
   std::string gguf_architecture;  // as llama.cpp calls the family
   // llama.cpp rotates neighbours where Hugging Face rotates halves, so its files hold the rows of q_proj and k_proj in another order.
   bool gguf_permutes_heads = false;
@@ -44,6 +45,9 @@ void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<i
 
 // `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types`, as Qwen has them.
 void ReadQwenWindows(FieldReader& fields, ModelConfig& config);
+
+// Llama's layer, which other families have too: two norms, attention and a gated MLP, with the biases that the config names.
+void AddLlamaLayer(const ModelConfig& config, int layer, LayerRows& rows);
 
 Family Gemma2Family();
 Family Gemma3Family();

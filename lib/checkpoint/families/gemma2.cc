@@ -34,8 +34,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family Gemma2Family() {
-  return {"gemma2", "Gemma2ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "gemma2"};
+  return {"gemma2", "Gemma2ForCausalLM", &Read, &AddLayer, "gemma2"};
 }
 
 }  // namespace luthier

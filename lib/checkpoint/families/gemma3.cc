@@ -64,8 +64,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family Gemma3Family() {
-  return {"gemma3_text", "Gemma3ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "gemma3"};
+  return {"gemma3_text", "Gemma3ForCausalLM", &Read, &AddLayer, "gemma3"};
 }
 
 }  // namespace luthier

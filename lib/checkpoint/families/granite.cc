@@ -18,17 +18,10 @@ void Read(FieldReader& fields, ModelConfig& config) {
   RequireWholeHeads(config, fields);
 }
 
-void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
-  rows.Norms({"input_layernorm", "post_attention_layernorm"}, config.hidden_size);
-  rows.Attention(config.attention_bias, config.attention_bias);
-  rows.GatedMlp(config.mlp_bias);
-}
-
 }  // namespace
 
 Family GraniteFamily() {
-  return {"granite", "GraniteForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "granite", /*gguf_permutes_heads=*/true};
+  return {"granite", "GraniteForCausalLM", &Read, &AddLlamaLayer, "granite", /*gguf_permutes_heads=*/true};
 }
 
 }  // namespace luthier

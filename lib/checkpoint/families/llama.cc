@@ -14,17 +14,10 @@ void Read(FieldReader& fields, ModelConfig& config) {
   RequireWholeHeads(config, fields);
 }
 
-void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
-  rows.Norms({"input_layernorm", "post_attention_layernorm"}, config.hidden_size);
-  rows.Attention(config.attention_bias, config.attention_bias);
-  rows.GatedMlp(config.mlp_bias);
-}
-
 }  // namespace
 
 Family LlamaFamily() {
-  return {"llama", "LlamaForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "llama", /*gguf_permutes_heads=*/true};
+  return {"llama", "LlamaForCausalLM", &Read, &AddLlamaLayer, "llama", /*gguf_permutes_heads=*/true};
 }
 
 }  // namespace luthier

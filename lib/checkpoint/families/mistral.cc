@@ -23,8 +23,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family MistralFamily() {
-  return {"mistral", "MistralForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "llama", /*gguf_permutes_heads=*/true};
+  return {"mistral", "MistralForCausalLM", &Read, &AddLayer, "llama", /*gguf_permutes_heads=*/true};
 }
 
 }  // namespace luthier

@@ -25,8 +25,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family Olmo2Family() {
-  return {"olmo2", "Olmo2ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "olmo2"};
+  return {"olmo2", "Olmo2ForCausalLM", &Read, &AddLayer, "olmo2"};
 }
 
 }  // namespace luthier

@@ -32,8 +32,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family Phi3Family() {
-  return {"phi3", "Phi3ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "phi3"};
+  return {"phi3", "Phi3ForCausalLM", &Read, &AddLayer, "phi3"};
 }
 
 }  // namespace luthier

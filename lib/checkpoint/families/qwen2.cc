@@ -22,8 +22,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family Qwen2Family() {
-  return {"qwen2", "Qwen2ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "qwen2"};
+  return {"qwen2", "Qwen2ForCausalLM", &Read, &AddLayer, "qwen2"};
 }
 
 }  // namespace luthier

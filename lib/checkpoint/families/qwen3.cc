@@ -25,8 +25,7 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 }  // namespace
 
 Family Qwen3Family() {
-  return {"qwen3", "Qwen3ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "qwen3"};
+  return {"qwen3", "Qwen3ForCausalLM", &Read, &AddLayer, "qwen3"};
 }
 
 }  // namespace luthier

@@ -68,8 +68,7 @@ void AddLayer(const ModelConfig& config, int layer, LayerRows& rows) {
 }  // namespace
 
 Family Qwen3MoeFamily() {
-  return {"qwen3_moe", "Qwen3MoeForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "qwen3moe"};
+  return {"qwen3_moe", "Qwen3MoeForCausalLM", &Read, &AddLayer, "qwen3moe"};
 }
 
 }  // namespace luthier

@@ -36,17 +36,10 @@ void Read(FieldReader& fields, ModelConfig& config) {
   RequireWholeHeads(config, fields);
 }
 
-void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
-  rows.Norms({"input_layernorm", "post_attention_layernorm"}, config.hidden_size);
-  rows.Attention(config.attention_bias, config.attention_bias);
-  rows.GatedMlp(config.mlp_bias);
-}
-
 }  // namespace
 
 Family SmolLm3Family() {
-  return {"smollm3", "SmolLM3ForCausalLM", &Read, [](const ModelConfig& config) { return DecoderTable(config, &AddLayer); },
-          "smollm3", /*gguf_permutes_heads=*/true};
+  return {"smollm3", "SmolLM3ForCausalLM", &Read, &AddLlamaLayer, "smollm3", /*gguf_permutes_heads=*/true};
 }
 
 }  // namespace luthier
