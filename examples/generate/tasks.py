@@ -20,15 +20,18 @@ import words
 ROWS = {"train": 2400, "validation": 100, "test": 200}
 
 
+ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
+
+
 def wordings(phrasing):
   """Every text that a phrasing with [one|another] can become."""
-  parts = re.split(r"\[([^\]]*)\]", phrasing)
+  parts = ALTERNATIVES.split(phrasing)
   choices = [part.split("|") if i % 2 else [part] for i, part in enumerate(parts)]
-  return ["".join(words_) for words_ in itertools.product(*choices)]
+  return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
 def wording(rng, phrasing):
-  return re.sub(r"\[([^\]]*)\]", lambda match: rng.choice(match[1].split("|")), phrasing)
+  return ALTERNATIVES.sub(lambda match: rng.choice(match[1].split("|")), phrasing)
 
 
 def chat(system, user, assistant):
