@@ -117,32 +117,28 @@ void BlockReader::IntegerList(const char* field, std::vector<int64_t>& target, i
   }
 }
 
-void BlockReader::IntegerMap(const char* field, std::map<std::string, int64_t>& target, int64_t low, int64_t high) {
+template <typename Value, typename Read>
+void BlockReader::Map(const char* field, std::map<std::string, Value>& target, const Read& read) {
   const json* value = Raw(field);
   if (value == nullptr) return;
   if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: number}"));
   if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
   for (const auto& [name, number] : value->items()) {
     std::vector<std::string> faults;
-    std::optional<int64_t> parsed;
-    BlockReader(*value, "", faults).Integer(name.c_str(), parsed, low, high);
+    std::optional<Value> parsed;
+    BlockReader entries(*value, "", faults);
+    read(entries, name.c_str(), parsed);
     if (!parsed) return Violation(field, faults.empty() ? absl::StrCat(name, ": has no value; give a number") : faults[0]);
     target[name] = *parsed;
   }
 }
 
+void BlockReader::IntegerMap(const char* field, std::map<std::string, int64_t>& target, int64_t low, int64_t high) {
+  Map(field, target, [&](BlockReader& entries, const char* name, std::optional<int64_t>& parsed) { entries.Integer(name, parsed, low, high); });
+}
+
 void BlockReader::NumberMap(const char* field, std::map<std::string, double>& target, const NumberRange& range) {
-  const json* value = Raw(field);
-  if (value == nullptr) return;
-  if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: number}"));
-  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
-  for (const auto& [name, number] : value->items()) {
-    std::vector<std::string> faults;
-    std::optional<double> parsed;
-    BlockReader(*value, "", faults).Number(name.c_str(), parsed, range);
-    if (!parsed) return Violation(field, faults.empty() ? absl::StrCat(name, ": has no value; give a number") : faults[0]);
-    target[name] = *parsed;
-  }
+  Map(field, target, [&](BlockReader& entries, const char* name, std::optional<double>& parsed) { entries.Number(name, parsed, range); });
 }
 
 void BlockReader::Choice(const char* field, std::optional<std::string>& target,

@@ -50,6 +50,9 @@ class BlockReader {
   void Finish();
 
  private:
+  template <typename Value, typename Read>
+  void Map(const char* field, std::map<std::string, Value>& target, const Read& read);
+
   const nlohmann::json& object_;
   std::string path_;
   std::vector<std::string>& violations_;
