@@ -122,10 +122,7 @@ class JobsService final : public JobsBase {
                                    v1::CreateJobCheckpointResponse*) override {
     return Handle(backend_, "CreateJobCheckpoint", [&]() -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("parent", "jobs", request->parent()));
-      return backend_.loop.Run([&](State& state, absl::Time) -> absl::Status {
-        LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
-        return state.Checkpoint(id);
-      });
+      return Change(id, [&](State& state, absl::Time) { return state.Checkpoint(id); });
     });
   }
   grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(grpc::CallbackServerContext*,
@@ -247,13 +244,18 @@ class JobsService final : public JobsBase {
     return AddPendingReasons(messages);
   }
 
+  // Runs a command on a job that may be over, and then is only in the store.
+  absl::Status Change(const std::string& id, const Command& command) {
+    return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
+      LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
+      return command(state, now);
+    });
+  }
+
   // What a user asks of a job, over or not: the state knows which steps it has.
   absl::Status Step(const std::string& name, absl::Status (State::*step)(const std::string&, absl::Time), v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
-      LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
-      return (state.*step)(id, now);
-    }));
+    LUTHIER_RETURN_IF_ERROR(Change(id, [&](State& state, absl::Time now) { return (state.*step)(id, now); }));
     return Get(name, response);
   }
 
@@ -279,10 +281,7 @@ class JobsService final : public JobsBase {
       violations.push_back("job.etag: is none of this server; give that of the job as it was read");
     }
     if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
-      LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
-      return state.Update(id, update, now);
-    }));
+    LUTHIER_RETURN_IF_ERROR(Change(id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
     return Get(request.job().name(), response);
   }
 
