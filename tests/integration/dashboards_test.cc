@@ -126,7 +126,10 @@ TEST(DashboardsTest, EveryQueryReturnsDataWhileJobsRun) {
     EXPECT_TRUE(WaitFor([&] { return prometheus.HasData(expr); })) << query.where << ": no data: " << expr;
   }
 
-  for (const json& group : prometheus.Get("/api/v1/rules")["groups"]) {
+  // Named, since a range-for does not keep alive the answer that it takes the groups from.
+  const json rules = prometheus.Get("/api/v1/rules");
+  ASSERT_FALSE(rules["groups"].empty());
+  for (const json& group : rules["groups"]) {
     for (const json& rule : group["rules"]) {
       const std::string name = rule["name"];
       EXPECT_EQ(rule["health"], "ok") << name << ": " << rule.value("lastError", "");
