@@ -205,6 +205,23 @@ TEST_F(TrainerProgramTest, SigtermWritesACheckpointAndSaysStopped) {
   EXPECT_TRUE(std::filesystem::exists(last["path"].get<std::string>() + "/state.json"));
 }
 
+// Generating answers takes minutes with a real model; a preempted job must not wait for it.
+TEST_F(TrainerProgramTest, AStopEndsARunningEvaluationWhichIsDoneWhenTheRunGoesOn) {
+  json spec = LoraSpec();
+  WriteText(folder_.path() + "/test.jsonl", Rows(200));
+  spec["dataset"] = {{"train", shared_->path() + "/train.jsonl"}, {"test", folder_.path() + "/test.jsonl"}};
+  spec["training"]["max_steps"] = 1;
+  spec["evaluation"] = {{"max_new_tokens", 200}};
+  const ProgramResult stopped = Train(spec, Out("run"), [](const std::string& output, pid_t pid) {
+    if (output.find("\"event\":\"progress\"") != std::string::npos) kill(pid, SIGTERM);
+  });
+  ASSERT_EQ(Events(stopped.output).back()["event"], "stopped") << stopped.output;
+  const ProgramResult run = Train(spec, Out("run"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_EQ((*Find(Events(run.output), "started"))["resumed_step"], 1);
+  EXPECT_EQ(Events(run.output).back()["evaluations"].size(), 2u);
+}
+
 TEST_F(TrainerProgramTest, LossFallsWhenItLearns) {
   json spec = LoraSpec();
   spec["tuning"] = "full";

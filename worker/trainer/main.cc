@@ -113,6 +113,11 @@ absl::Status Answer(const Loaded& loaded, const GenerateArguments& arguments, co
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, encoder.EncodeMessages(messages));
   GenerateOptions options = arguments.options;
   options.stop_ids = encoder.stop_ids();
+  options.context = loaded.config.max_position_embeddings;
+  if (static_cast<int64_t>(ids.size()) >= options.context) {
+    return absl::InvalidArgumentError(absl::StrCat("--prompt: has ", ids.size(), " tokens with the template, which leaves no room for an answer in the "
+                                                   "model's context of ", options.context, "; give a shorter one"));
+  }
   const size_t first = loaded.names.size() > 1 ? 1 : 0;
   for (size_t i = first; i < loaded.names.size(); ++i) {
     const auto answers = Generate(*loaded.models[i], {ids}, options);
@@ -163,7 +168,9 @@ absl::Status EvaluateFile(const EvaluateArguments& arguments) {
   options.task = task;
   options.max_new_tokens = arguments.max_new_tokens;
   options.max_examples = 3;
-  nlohmann::json result = ToJson(Evaluate(*loaded->models.back(), split, loaded->tokenizer, encoder.stop_ids(), options));
+  options.context = loaded->config.max_position_embeddings;
+  // Nothing interrupts it.
+  nlohmann::json result = ToJson(*Evaluate(*loaded->models.back(), split, loaded->tokenizer, encoder.stop_ids(), options));
   result["event"] = "evaluation";
   result["split"] = "test";
   result["model"] = adapters.empty() ? "base" : "tuned";

@@ -47,6 +47,27 @@ TEST(GeneratorTest, ARowEndsAtItsStopTokenWithoutIt) {
   EXPECT_EQ(stopped[0], std::vector<int32_t>(whole[0].begin(), end));
 }
 
+TEST(GeneratorTest, PromptAndAnswerStayInsideTheContext) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 6;
+  const auto whole = Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options);
+  options.context = 5;
+  const auto bounded = Generate(*fixture.tuned, {{1, 7, 30}, {1, 2, 3, 4, 5}, {1}}, options);
+  EXPECT_EQ(bounded[0], std::vector<int32_t>(whole[0].begin(), whole[0].begin() + 2));
+  EXPECT_TRUE(bounded[1].empty());
+  EXPECT_EQ(bounded[2], std::vector<int32_t>(whole[1].begin(), whole[1].begin() + 4));
+}
+
+TEST(GeneratorTest, AnInterruptEndsRowsWhereTheyAre) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 100;
+  int asked = 0;
+  options.interrupted = [&] { return ++asked > 3; };
+  EXPECT_EQ(Generate(*fixture.tuned, {{1, 7, 30}}, options)[0].size(), 3u);
+}
+
 TEST(GeneratorTest, SamplingFollowsItsSeed) {
   const ModelFixture fixture("llama");
   GenerateOptions options;

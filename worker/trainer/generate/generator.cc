@@ -4,7 +4,6 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <numeric>
 #include <optional>
 
 namespace luthier {
@@ -127,6 +126,10 @@ class Decoding {
   Tensor h_BD_;
 };
 
+bool FillsContext(size_t tokens, const GenerateOptions& options) {
+  return options.context > 0 && static_cast<int64_t>(tokens) >= options.context;
+}
+
 std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model, const std::vector<const std::vector<int32_t>*>& prompts,
                                                 const GenerateOptions& options, size_t adapter, at::Generator& generator) {
   std::vector<std::vector<int64_t>> rows;
@@ -134,13 +137,15 @@ std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model, const
   Decoding decoding(model, std::move(rows), options.max_new_tokens, adapter);
   std::vector<std::vector<int32_t>> answers(prompts.size());
   std::vector<bool> ended(prompts.size(), false);
-  for (int64_t step = 0; step < options.max_new_tokens; ++step) {
+  for (int64_t step = 0; step < options.max_new_tokens && !options.interrupted(); ++step) {
     const Tensor next_B = Sample(decoding.Logits(), options, generator).to(at::kCPU);
     for (size_t b = 0; b < prompts.size(); ++b) {
       if (ended[b]) continue;
       const auto id = static_cast<int32_t>(next_B[static_cast<int64_t>(b)].item<int64_t>());
       ended[b] = std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
-      if (!ended[b]) answers[b].push_back(id);
+      if (ended[b]) continue;
+      answers[b].push_back(id);
+      ended[b] = FillsContext(prompts[b]->size() + answers[b].size(), options);
     }
     if (step + 1 == options.max_new_tokens || std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
     decoding.Append(next_B);
@@ -155,8 +160,10 @@ std::vector<std::vector<int32_t>> Generate(const DecoderModel& model, const std:
   at::NoGradGuard no_grad;
   at::Generator generator = at::detail::createCPUGenerator(options.seed);
   // Prompts of similar length together, so that little of a batch is padding.
-  std::vector<size_t> order(prompts.size());
-  std::iota(order.begin(), order.end(), size_t{0});
+  std::vector<size_t> order;
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    if (!FillsContext(prompts[i].size(), options)) order.push_back(i);
+  }
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return prompts[a].size() < prompts[b].size(); });
   std::vector<std::vector<int32_t>> answers(prompts.size());
   for (size_t begin = 0; begin < order.size(); begin += kBatchRows) {

@@ -32,11 +32,12 @@ struct LossTotals {
 };
 
 // Loss and first choices of the trained tokens of every row.
-LossTotals ScoreTokens(const DecoderModel& model, const EvaluationSplit& split, int64_t micro_batch_tokens) {
+LossTotals ScoreTokens(const DecoderModel& model, const EvaluationSplit& split, const EvaluationOptions& options) {
   std::vector<int32_t> lengths;
   for (const Example& example : split.examples) lengths.push_back(static_cast<int32_t>(example.ids.size()));
   LossTotals totals;
-  for (const MicroBatch& rows : PackBestFit(lengths, micro_batch_tokens)) {
+  for (const MicroBatch& rows : PackBestFit(lengths, options.micro_batch_tokens)) {
+    if (options.interrupted()) break;
     std::vector<const Example*> examples;
     for (int32_t row : rows) examples.push_back(&split.examples[static_cast<size_t>(row)]);
     const TokenScore score = ScoreTrainedTokens(model, MakePackedBatch(examples, model.device()));
@@ -54,6 +55,8 @@ void ScoreAnswers(const DecoderModel& model, const EvaluationSplit& split, const
   GenerateOptions generate;
   generate.max_new_tokens = options.max_new_tokens;
   generate.stop_ids = stop_ids;
+  generate.context = options.context;
+  generate.interrupted = options.interrupted;
   const auto answers = Generate(model, prompts, generate);
   ScoreTotals totals;
   for (size_t i = 0; i < answers.size(); ++i) {
@@ -91,16 +94,17 @@ absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::st
   return MakeSplit(name, path, std::move(loaded.examples), encoder, max_rows);
 }
 
-EvaluationResult Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
-                          const std::vector<int32_t>& stop_ids, const EvaluationOptions& options) {
+std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
+                                         const std::vector<int32_t>& stop_ids, const EvaluationOptions& options) {
   at::NoGradGuard no_grad;
   EvaluationResult result;
   result.rows = static_cast<int64_t>(split.examples.size());
-  const LossTotals totals = ScoreTokens(model, split, options.micro_batch_tokens);
+  const LossTotals totals = ScoreTokens(model, split, options);
   const auto tokens = static_cast<double>(std::max<int64_t>(totals.tokens, 1));
   result.loss = totals.loss / tokens;
   result.token_accuracy = static_cast<double>(totals.right) / tokens;
   if (options.generate && !split.prompts.empty()) ScoreAnswers(model, split, tokenizer, stop_ids, options, result);
+  if (options.interrupted()) return std::nullopt;  // whatever was cut short is not a score
   return result;
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,6 +30,8 @@ struct EvaluationOptions {
   int64_t max_new_tokens = 64;
   bool generate = true;     // score generated answers, not only the loss
   size_t max_examples = 0;  // answers to keep for people
+  int64_t context = 0;      // of the model; 0: no limit. A prompt that fills it is answered by nothing
+  std::function<bool()> interrupted = [] { return false; };  // asked between micro-batches and tokens
 };
 
 struct EvaluationExample {
@@ -53,8 +56,9 @@ absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::st
 absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
                                           int64_t max_rows);
 
-EvaluationResult Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
-                          const std::vector<int32_t>& stop_ids, const EvaluationOptions& options);
+// Nothing if it was interrupted.
+std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
+                                         const std::vector<int32_t>& stop_ids, const EvaluationOptions& options);
 
 // The fields of an `evaluation` event (docs/trainer-protocol.md) that the result fills.
 nlohmann::json ToJson(const EvaluationResult& result);

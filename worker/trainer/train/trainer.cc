@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -178,21 +179,20 @@ class Trainer {
   }
 
   // The score of the base model, for comparison. At the end, so that training starts at once and a resumed run needs no memory
-  // of it.
-  absl::Status EvaluateBase() {
+  // of it. Returns whether it was done, and not cut short by a stop.
+  absl::StatusOr<bool> EvaluateBase() {
     const bool wanted = std::any_of(run_.splits.begin(), run_.splits.end(), [](const auto& split) { return split.name == "test"; });
-    if (!wanted) return absl::OkStatus();
+    if (!wanted) return true;
     NamedTensors weights = run_.base_weights;
     if (!run_.lora()) {
       LUTHIER_ASSIGN_OR_RETURN(weights, ReadBaseWeights(run_, WeightUse::kFrozen));
     }
     LUTHIER_ASSIGN_OR_RETURN(const auto base, MakeModel(run_.base.facts.config, weights, {}));
-    EvaluateSplits("test", "base", *base);
-    return absl::OkStatus();
+    return EvaluateSplits("test", "base", *base);
   }
 
-  // Evaluates the split of that name, if the dataset has it.
-  void EvaluateSplits(const std::string& name, const std::string& label, const DecoderModel& model) {
+  // Evaluates the split of that name, if the dataset has it. Returns whether that was done, and not cut short by a stop.
+  bool EvaluateSplits(const std::string& name, const std::string& label, const DecoderModel& model) {
     for (const EvaluationSplit& split : run_.splits) {
       if (split.name != name) continue;
       const Clock::time_point start = Clock::now();
@@ -202,7 +202,11 @@ class Trainer {
       options.max_new_tokens = *run_.plan.recipe.evaluation.max_new_tokens;
       options.generate = *run_.plan.recipe.evaluation.metric != "loss";
       options.max_examples = name == "test" ? kShownExamples : 0;
-      json fields = ToJson(Evaluate(model, split, run_.base.tokenizer, run_.stop_ids, options));
+      options.context = run_.base.facts.config.max_position_embeddings;
+      options.interrupted = [this] { return control_.stop.load(); };
+      const std::optional<EvaluationResult> result = Evaluate(model, split, run_.base.tokenizer, run_.stop_ids, options);
+      if (!result) return false;
+      json fields = ToJson(*result);
       fields["step"] = step_;
       fields["split"] = name;
       fields["model"] = label;
@@ -210,6 +214,7 @@ class Trainer {
       evaluations_[name + "/" + label] = fields;
       events_.Write("evaluation", std::move(fields));
     }
+    return true;
   }
 
   absl::Status Checkpoint() {
@@ -236,9 +241,10 @@ class Trainer {
   }
 
   absl::Status Finish() {
-    EvaluateSplits("validation", "tuned", *run_.model);
-    LUTHIER_RETURN_IF_ERROR(EvaluateBase());
-    EvaluateSplits("test", "tuned", *run_.model);
+    // What a stop cuts short is evaluated when the run goes on, from a checkpoint of its last step.
+    if (!EvaluateSplits("validation", "tuned", *run_.model)) return Stop();
+    LUTHIER_ASSIGN_OR_RETURN(const bool compared, EvaluateBase());
+    if (!compared || !EvaluateSplits("test", "tuned", *run_.model)) return Stop();
     // The shortest rows suffice to tell whether the files compute what was trained.
     const PackedBatch probe = Pack(run_, {static_cast<int32_t>(std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin())});
     const std::string artifact = run_.out_folder + (run_.lora() ? "/adapter" : "/model");
