@@ -1,0 +1,37 @@
+# Copies ORIGINAL to COPY with the bug MUTANT in it.
+file(READ ${ORIGINAL} content)
+
+# change(<text> <other text>): the text must be there, once.
+function(change text other)
+  string(FIND "${content}" "${text}" at)
+  string(FIND "${content}" "${text}" last REVERSE)
+  if(at EQUAL -1 OR NOT at EQUAL last)
+    message(FATAL_ERROR "mutate.cmake: the bug '${MUTANT}' no longer applies to ${ORIGINAL}; find its new place")
+  endif()
+  string(REPLACE "${text}" "${other}" changed "${content}")
+  set(content "${changed}" PARENT_SCOPE)
+endfunction()
+
+if(MUTANT STREQUAL "lost_ack")
+  # Answers although the batch could not be written.
+  change("for (absl::Status& status : outcome.statuses) status = outcome.written" "(void)0")
+elseif(MUTANT STREQUAL "double_dispatch")
+  # Forgets that devices are held.
+  change("if (held.count(device) == 0) view.free.push_back(device)" "view.free.push_back(device)")
+elseif(MUTANT STREQUAL "stale_device")
+  # Gives away what the process of an attempt uses that was lost and is still there.
+  change("held.insert(devices.begin(), devices.end())" "(void)devices")
+elseif(MUTANT STREQUAL "stale_publish")
+  # Takes reports of an attempt that was replaced.
+  change("HoldsDevices(job->state) && job->attempt == attempt.attempt" "HoldsDevices(job->state)")
+elseif(MUTANT STREQUAL "missed_cancel")
+  # Never tells the agent.
+  change("if (IsStopping(job->state)) Send(Effect::Kind::kStop, *job)" "(void)0")
+elseif(MUTANT STREQUAL "leaked_device")
+  # Leaves attempts with a node that is gone.
+  change("LoseAttempt(*Find(job), absl::StrCat(\"node \", id, \" was not heard of for \", absl::FormatDuration(kLease)), now)" "(void)job")
+else()
+  message(FATAL_ERROR "mutate.cmake: unknown bug '${MUTANT}'")
+endif()
+
+file(WRITE ${COPY} "${content}")
