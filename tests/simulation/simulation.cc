@@ -1,7 +1,6 @@
 #include "tests/simulation/simulation.h"
 
 #include <algorithm>
-#include <tuple>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,19 +14,11 @@ constexpr int kJobs = 24;
 constexpr absl::Duration kStorm = absl::Minutes(15);
 constexpr absl::Duration kCalm = absl::Hours(12);  // long enough for every retry with its delay
 constexpr absl::Duration kTick = absl::Milliseconds(500);
-// After a cancellation was acknowledged, with the agent connected all the while: grace, delays of messages, and a bit.
-constexpr absl::Duration kCancelPatience = absl::Seconds(60);
 
 std::string NameOf(const AttemptId& id) { return absl::StrCat("jobs/", id.job, "/attempts/", id.attempt); }
 
 bool Overlap(const std::vector<int>& a, const std::vector<int>& b) {
   return std::any_of(a.begin(), a.end(), [&](int device) { return std::count(b.begin(), b.end(), device) > 0; });
-}
-
-// What survives in the record of a job.
-auto Durable(const Job& job) {
-  return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.last_event, job.last_report, job.priority,
-                         job.revision, job.preemptions, job.model_version);
 }
 
 luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::string& event) {
@@ -175,13 +166,7 @@ void Simulation::RunServerBatch() {
   }
   if (crash_after) return CrashServer("after a commit, before it answers");
   if (outcome.written.ok()) {
-    for (const Job& job : outcome.writes.jobs) {
-      if (IsTerminal(job.state)) {
-        durable_.erase(job.id);
-      } else {
-        durable_[job.id] = job;
-      }
-    }
+    RememberCommitted(outcome.writes);
     if (!outcome.writes.empty() || ++turns_ % 20 == 0) CheckState();
     for (const Effect& effect : outcome.effects) Send(effect);
   }
@@ -209,15 +194,19 @@ absl::Status Simulation::WriteOrCrash(const Writes& writes, bool& crash_after) {
   }
   if (!calm_ && random_.Chance(0.004)) {
     crash_after = true;
-    for (const Job& job : writes.jobs) {
-      if (IsTerminal(job.state)) {
-        durable_.erase(job.id);
-      } else {
-        durable_[job.id] = job;
-      }
-    }
+    RememberCommitted(writes);
   }
   return absl::OkStatus();
+}
+
+void Simulation::RememberCommitted(const Writes& writes) {
+  for (const Job& job : writes.jobs) {
+    if (IsTerminal(job.state)) {
+      durable_.erase(job.id);
+    } else {
+      durable_[job.id] = job;
+    }
+  }
 }
 
 void Simulation::Send(const Effect& effect) {
@@ -705,127 +694,6 @@ void Simulation::FaultLater() {
     }
     FaultLater();
   });
-}
-
-// --- Promises.
-
-// After every commit.
-void Simulation::CheckState() {
-  std::map<std::string, std::set<int>> taken;
-  std::map<JobState, int64_t> counts;
-  std::vector<const Job*> jobs;
-  state_->jobs().ForEach([&](const Job& job) { jobs.push_back(&job); });
-  std::sort(jobs.begin(), jobs.end(), [](const Job* a, const Job* b) { return a->number < b->number; });
-  for (const Job* job : jobs) {
-    ++counts[job->state];
-    if (HoldsDevices(job->state)) {
-      if (static_cast<int>(job->held.size()) != job->devices) Violate(absl::StrCat("P6: ", job->id, " holds ", job->held.size(), " devices of ", job->devices));
-      for (const int device : job->held) {
-        if (!taken[job->node].insert(device).second) Violate(absl::StrCat("P6: device ", device, " of ", job->node, " is held twice"));
-        if (device >= agents_[job->node].devices) Violate(absl::StrCat("P6: ", job->node, " has no device ", device));
-      }
-      const auto node = state_->nodes().find(job->node);
-      // What cannot be written has not happened: a full disk puts the end of a lease off.
-      const bool writes = last_full_ + absl::Seconds(5) < now_;
-      if (node == state_->nodes().end() || (writes && node->second.deadline + absl::Seconds(5) < ServerNow())) {
-        Violate(absl::StrCat("leak: ", job->id, " holds devices of ", job->node, ", which was not heard of for longer than a lease"));
-      }
-    } else if (!job->held.empty()) {
-      Violate(absl::StrCat("leak: ", job->id, " is ", StateName(job->state), " and holds devices"));
-    }
-    if (job->lost_attempts > kMaxLostAttempts + 1) Violate(absl::StrCat("P4: ", job->id, " was tried again too often"));
-    if (IsWaiting(job->state) && state_->WhyItWaits(*job, ServerNow()).code == Wait::kNone) Violate(absl::StrCat("no reason why ", job->id, " waits"));
-    if (failed_by_user_.count(job->id) > 0) Violate(absl::StrCat("P4: ", job->id, " goes on after an error of its user"));
-  }
-  for (const JobState state : kAllStates) {
-    if (!IsTerminal(state) && state_->jobs().count(state) != counts[state]) Violate(absl::StrCat("count of ", StateName(state), " is wrong"));
-  }
-  // P7: a process of a cancelled job ends, if its agent could hear of it.
-  for (const auto& [job, time] : cancelled_) {
-    if (now_ < time + kCancelPatience) continue;
-    for (const auto& [node, agent] : agents_) {
-      if (agent.link == 0 || !agent.registered || now_ < agent.link_since + kCancelPatience) continue;
-      for (const Process& process : agent.processes) {
-        const std::optional<AttemptId> id = ParseAttemptName(process.attempt);
-        if (id && id->job == job && !process.dying) Violate(absl::StrCat("P7: ", process.attempt, " runs ", absl::FormatDuration(now_ - time), " after its job was cancelled"));
-      }
-    }
-  }
-}
-
-// What was committed is what a new server knows.
-void Simulation::CheckRestart(const State& loaded) {
-  size_t live = 0;
-  loaded.jobs().ForEach([&](const Job& job) {
-    ++live;
-    const auto before = durable_.find(job.id);
-    if (before == durable_.end()) return Violate(absl::StrCat("P1: ", job.id, " came back after it was over, or was never committed"));
-    if (Durable(job) != Durable(before->second)) Violate(absl::StrCat("P1: ", job.id, " is not what was committed"));
-  });
-  if (live != durable_.size()) Violate(absl::StrCat("P1: ", durable_.size(), " jobs were committed, ", live, " came back"));
-}
-
-std::string Simulation::Unsettled() const {
-  std::string text;
-  if (!state_) return " no server";
-  state_->jobs().ForEach([&](const Job& job) { absl::StrAppend(&text, " ", job.id, "=", StateName(job.state)); });
-  for (const auto& request : requests_) {
-    if (!request->acknowledged) absl::StrAppend(&text, " ", request->id);
-  }
-  for (const auto& [node, agent] : agents_) {
-    for (const Process& process : agent.processes) absl::StrAppend(&text, " process ", process.attempt, " on ", node);
-    for (const auto& [name, attempt] : agent.attempts) {
-      absl::StrAppend(&text, " ", name, " on ", node, " with ", attempt.reports.size(), " reports");
-    }
-  }
-  return text;
-}
-
-bool Simulation::Settled() {
-  if (!state_ || state_->jobs().size() > 0) return false;
-  for (const auto& request : requests_) {
-    if (!request->acknowledged) return false;
-  }
-  for (const auto& [node, agent] : agents_) {
-    if (!agent.processes.empty() || !agent.attempts.empty()) return false;
-  }
-  return true;
-}
-
-// At the end, everything is over.
-void Simulation::CheckRecord() {
-  std::map<std::string, std::string> by_request;
-  for (const auto& request : requests_) {
-    const absl::StatusOr<RecordedJob> recorded = store_->GetJob(*request->acknowledged);
-    if (!recorded.ok()) {
-      Violate(absl::StrCat("P1: ", *request->acknowledged, " was acknowledged and is gone"));
-      continue;
-    }
-    const Job& job = recorded->job;
-    const absl::StatusOr<std::vector<Event>> events = store_->Events(job.number, 0, 1000000);
-    int64_t sequence = 0;
-    for (const Event& event : *events) {
-      if (event.sequence != ++sequence) Violate(absl::StrCat("the events of ", job.id, " have a gap"));
-    }
-    if (job.state == JobState::kSucceeded && job.model_version.empty()) Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
-  }
-  const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
-  std::map<std::string, int> published;
-  std::map<std::string, std::set<int>> numbers;
-  for (const ModelVersion& version : *versions) {
-    ++published[version.job];
-    numbers[version.model].insert(version.version);
-    const absl::StatusOr<RecordedJob> job = store_->GetJob(version.job);
-    if (job->job.state != JobState::kSucceeded) Violate(absl::StrCat("P3: ", version.job, " has a version and is ", StateName(job->job.state)));
-    if (job->job.attempt != version.attempt) Violate(absl::StrCat("P3: ", version.job, " published attempt ", version.attempt, ", not ", job->job.attempt));
-    if (trained_.count(absl::StrCat("jobs/", version.job, "/attempts/", version.attempt)) == 0) Violate("P3: published what was never trained");
-  }
-  for (const auto& [job, count] : published) {
-    if (count != 1) Violate(absl::StrCat("P3: ", job, " was published ", count, " times"));
-  }
-  for (const auto& [model, all] : numbers) {
-    if (*all.rbegin() != static_cast<int>(all.size())) Violate(absl::StrCat("P3: the versions of ", model, " have a gap"));
-  }
 }
 
 }  // namespace luthier

@@ -114,6 +114,7 @@ class Simulation {
   void Post(Command command, Done done);
   void RunServerBatch();
   absl::Status WriteOrCrash(const Writes& writes, bool& crash_after);
+  void RememberCommitted(const Writes& writes);
   void Send(const Effect& effect);
   void ServerTick();
   absl::Time ServerNow() const { return now_ + clock_; }
@@ -147,9 +148,13 @@ class Simulation {
   void AskSomething();
   void Ask(const std::string& job, const std::string& what);
 
-  // Faults and promises.
+  // Faults.
   void FaultLater();
+
+  // Promises.
   void CheckState();
+  void CheckDevices(const std::vector<const Job*>& jobs);
+  void CheckCancelled();
   void CheckRestart(const State& loaded);
   void CheckRecord();
   bool Settled();
