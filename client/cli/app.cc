@@ -64,6 +64,7 @@ void AddCommands(CLI::App& app, CommandContext& context) {
   AddDatasetCommands(app, context);
   AddModelCommands(app, context);
   AddNodeCommands(app, context);
+  AddQueueCommands(app, context);
   AddGenerateCommand(app, context);
   AddContextCommands(app, context);
   AddCompletionCommand(app, context);

@@ -93,10 +93,12 @@ class CommandContext {
 // Each adds the commands of one noun (one file each).
 void AddJobCommands(CLI::App& app, CommandContext& context);
 void AddJobSubmitCommand(CLI::App& job, CommandContext& context);
+void AddJobStepCommands(CLI::App& job, CommandContext& context);
 void AddDatasetCommands(CLI::App& app, CommandContext& context);
 void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context);
 void AddModelCommands(CLI::App& app, CommandContext& context);
 void AddNodeCommands(CLI::App& app, CommandContext& context);
+void AddQueueCommands(CLI::App& app, CommandContext& context);
 void AddGenerateCommand(CLI::App& app, CommandContext& context);
 void AddContextCommands(CLI::App& app, CommandContext& context);
 void AddCompletionCommand(CLI::App& app, CommandContext& context);

@@ -265,6 +265,7 @@ void AddJobCommands(CLI::App& app, CommandContext& context) {
   AddGet(job, context);
   AddWatch(job, context);
   AddCancel(job, context);
+  AddJobStepCommands(job, context);
   AddLogs(job, context);
   AddCompare(job, context);
 }

@@ -1,3 +1,5 @@
+#include <memory>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
@@ -32,14 +34,14 @@ std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Termi
   }
   Table table(columns);
   for (const v1::Node& node : nodes) {
-    const bool ready = node.state() == v1::Node::READY;
+    const Colour colour = node.state() == v1::Node::READY ? Colour::kGreen : node.state() == v1::Node::LOST ? Colour::kRed : Colour::kBlue;
     const v1::Inventory& inventory = node.inventory();
     std::string runs;
     for (const std::string& attempt : node.attempts()) {
       absl::StrAppend(&runs, runs.empty() ? "" : ",", ShortName(attempt.substr(0, attempt.find("/attempts/"))));
     }
     std::vector<Cell> cells = {ShortName(node.name()),
-                               Cell(v1::Node::State_Name(node.state()), ready ? Colour::kGreen : Colour::kRed),
+                               Cell(v1::Node::State_Name(node.state()), colour),
                                FormatCount(inventory.cpus()),
                                FormatBytes(inventory.memory_bytes()),
                                Gpus(inventory),
@@ -72,12 +74,50 @@ absl::Status List(CommandContext& context) {
   return absl::OkStatus();
 }
 
+absl::Status PrintChanged(CommandContext& context, const absl::StatusOr<v1::Node>& node) {
+  if (!node.ok()) return node.status();
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(*node));
+  } else {
+    context.out() << node->name();
+    if (context.format() != OutputFormat::kName) context.out() << "  " << v1::Node::State_Name(node->state());
+    context.out() << std::endl;
+  }
+  return absl::OkStatus();
+}
+
+struct DrainArguments {
+  std::string node;
+  bool requeue = false;
+};
+
+absl::Status Drain(CommandContext& context, const DrainArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  return PrintChanged(context, client->DrainNode(FullName("nodes", arguments.node), arguments.requeue));
+}
+
+absl::Status Undrain(CommandContext& context, const std::string& node) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  return PrintChanged(context, client->UndrainNode(FullName("nodes", node)));
+}
+
 }  // namespace
 
 void AddNodeCommands(CLI::App& app, CommandContext& context) {
   CLI::App& node = context.AddNoun(app, "node", "Show the machines that train");
   context.AddCommand(node, "list", "List nodes: what they have, what they run, when they were last heard",
                      "  luthier node list\n  luthier node list -o wide\n", [&context] { return List(context); });
+  auto drain = std::make_shared<DrainArguments>();
+  CLI::App& drain_command = context.AddCommand(node, "drain", "Give a node nothing any more; what runs there goes on to its end",
+                                               "  luthier node drain gpu-1\n"
+                                               "  luthier node drain gpu-1 --requeue     # what runs there goes on elsewhere\n",
+                                               [&context, drain] { return Drain(context, *drain); });
+  drain_command.add_option("NODE", drain->node, "Name of the node")->required();
+  drain_command.add_flag("--requeue", drain->requeue, "Stop what runs there with a checkpoint, to go on elsewhere");
+  auto undrained = std::make_shared<std::string>();
+  CLI::App& undrain_command = context.AddCommand(node, "undrain", "Give a node work again", "  luthier node undrain gpu-1\n",
+                                                 [&context, undrained] { return Undrain(context, *undrained); });
+  undrain_command.add_option("NODE", *undrained, "Name of the node")->required();
 }
 
 }  // namespace luthier

@@ -78,7 +78,8 @@ Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
       jobs_(v1::FineTuningService::NewStub(channel)),
       datasets_(v1::DatasetService::NewStub(channel)),
       models_(v1::ModelService::NewStub(channel)),
-      nodes_(v1::NodeService::NewStub(channel)) {}
+      nodes_(v1::NodeService::NewStub(channel)),
+      queue_(v1::QueueService::NewStub(channel)) {}
 
 absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {
   if (request.request_id().empty()) request.set_request_id(RandomRequestId());
@@ -102,6 +103,55 @@ absl::StatusOr<v1::FineTuningJob> Client::CancelJob(const std::string& name) {
   v1::CancelFineTuningJobRequest request;
   request.set_name(name);
   return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::PauseJob(const std::string& name) {
+  v1::PauseFineTuningJobRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::PauseFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::ResumeJob(const std::string& name) {
+  v1::ResumeFineTuningJobRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ResumeFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::StartJob(const std::string& name) {
+  v1::StartFineTuningJobRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::StartFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::RetryJob(const std::string& name) {
+  v1::RetryFineTuningJobRequest request;
+  request.set_name(name);
+  Options once = options_;
+  once.retry.attempts = 1;  // a second try would find the job waiting and call the first one's success an error
+  return Call(once, options_.timeout, *jobs_, &v1::FineTuningService::Stub::RetryFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::UpdateJob(const v1::UpdateFineTuningJobRequest& request) {
+  Options options = options_;
+  if (!request.job().etag().empty()) options.retry.attempts = 1;  // a second try would find the etag changed by the first
+  return Call(options, options_.timeout, *jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, request);
+}
+
+absl::StatusOr<v1::FineTuningJob> Client::CloneJob(v1::CloneFineTuningJobRequest request) {
+  if (request.request_id().empty()) request.set_request_id(RandomRequestId());
+  return Call(options_, options_.long_timeout, *jobs_, &v1::FineTuningService::Stub::CloneFineTuningJob, request);
+}
+
+absl::StatusOr<v1::ExplainFineTuningJobResponse> Client::ExplainJob(const std::string& name) {
+  v1::ExplainFineTuningJobRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ExplainFineTuningJob, request);
+}
+
+absl::StatusOr<v1::Queue> Client::GetQueue(int limit) {
+  v1::GetQueueRequest request;
+  request.set_limit(limit);
+  return Call(options_, options_.timeout, *queue_, &v1::QueueService::Stub::GetQueue, request);
 }
 
 absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& job, const std::vector<std::string>& types) {
@@ -170,6 +220,19 @@ absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name
 absl::StatusOr<std::vector<v1::Node>> Client::ListNodes(int limit) {
   return List(options_, *nodes_, &v1::NodeService::Stub::ListNodes, v1::ListNodesRequest(), limit,
               [](v1::ListNodesResponse& response) { return response.mutable_nodes(); });
+}
+
+absl::StatusOr<v1::Node> Client::DrainNode(const std::string& name, bool requeue) {
+  v1::DrainNodeRequest request;
+  request.set_name(name);
+  request.set_requeue(requeue);
+  return Call(options_, options_.timeout, *nodes_, &v1::NodeService::Stub::DrainNode, request);
+}
+
+absl::StatusOr<v1::Node> Client::UndrainNode(const std::string& name) {
+  v1::UndrainNodeRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *nodes_, &v1::NodeService::Stub::UndrainNode, request);
 }
 
 std::string RandomRequestId() {

@@ -14,6 +14,7 @@
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "luthier/v1/models.grpc.pb.h"
 #include "luthier/v1/nodes.grpc.pb.h"
+#include "luthier/v1/queues.grpc.pb.h"
 
 namespace luthier {
 
@@ -38,6 +39,15 @@ class Client {
   // Newest first, at most `limit`.
   absl::StatusOr<std::vector<v1::FineTuningJob>> ListJobs(const std::vector<v1::FineTuningJob::State>& states, int limit);
   absl::StatusOr<v1::FineTuningJob> CancelJob(const std::string& name);
+  absl::StatusOr<v1::FineTuningJob> PauseJob(const std::string& name);
+  absl::StatusOr<v1::FineTuningJob> ResumeJob(const std::string& name);
+  absl::StatusOr<v1::FineTuningJob> StartJob(const std::string& name);
+  absl::StatusOr<v1::FineTuningJob> RetryJob(const std::string& name);
+  absl::StatusOr<v1::FineTuningJob> UpdateJob(const v1::UpdateFineTuningJobRequest& request);
+  // As CreateJob.
+  absl::StatusOr<v1::FineTuningJob> CloneJob(v1::CloneFineTuningJobRequest request);
+  absl::StatusOr<v1::ExplainFineTuningJobResponse> ExplainJob(const std::string& name);
+  absl::StatusOr<v1::Queue> GetQueue(int limit);
   // Oldest first, of the types given (all if none), after `after_sequence`.
   absl::StatusOr<std::vector<v1::JobEvent>> ListEvents(const std::string& job, const std::vector<std::string>& types);
 
@@ -53,6 +63,8 @@ class Client {
   absl::StatusOr<v1::ModelVersion> GetModelVersion(const std::string& name);
 
   absl::StatusOr<std::vector<v1::Node>> ListNodes(int limit);
+  absl::StatusOr<v1::Node> DrainNode(const std::string& name, bool requeue);
+  absl::StatusOr<v1::Node> UndrainNode(const std::string& name);
 
   // For streams: JobWatch, UploadDataset, DownloadFolder.
   v1::FineTuningService::Stub& jobs() { return *jobs_; }
@@ -66,6 +78,7 @@ class Client {
   std::unique_ptr<v1::DatasetService::Stub> datasets_;
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::NodeService::Stub> nodes_;
+  std::unique_ptr<v1::QueueService::Stub> queue_;
 };
 
 // A UUID4 for `request_id`.

@@ -292,6 +292,60 @@ TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
   EXPECT_THAT(Ok({"job", "list"}), AllOf(HasSubstr("running"), Not(HasSubstr("CANCELLING"))));
 }
 
+TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support"});
+  EXPECT_EQ(Ok({"job", "pause", "j"}), "jobs/j  PAUSED\n");
+  EXPECT_THAT(Ok({"job", "explain", "j"}), AllOf(StartsWith("jobs/j  PAUSED\n"), HasSubstr("waits because  paused; resume it")));
+  EXPECT_EQ(Ok({"job", "resume", "j", "-o", "name"}), "jobs/j\n");
+  EXPECT_THAT(Ok({"job", "explain", "j"}), AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default uses 0 devices")));
+  EXPECT_EQ(json::parse(Ok({"job", "explain", "j", "-o", "json"}))["pending_code"], "PENDING_REASON_NO_NODE");
+
+  EXPECT_EQ(Ok({"job", "clone", "j", "--id", "k", "--hold", "--priority", "3"}), "jobs/k  HELD\n");
+  const json clone = json::parse(Ok({"job", "get", "k", "-o", "json"}));
+  EXPECT_EQ(clone["labels"]["team"], "support");
+  EXPECT_EQ(clone["priority"], 3);
+  const std::string etag = clone["etag"];
+  EXPECT_EQ(Ok({"job", "update", "k", "--priority", "5", "--label", "team=sales", "--etag", etag}), "jobs/k  HELD\n");
+  EXPECT_EQ(json::parse(Ok({"job", "get", "k", "-o", "json"}))["labels"]["team"], "sales");
+  const CapturedResult late = Cli({"job", "update", "k", "--priority", "6", "--etag", etag});
+  EXPECT_EQ(late.exit_code, 1);
+  EXPECT_THAT(late.err, HasSubstr("was changed by someone else"));
+  EXPECT_EQ(Cli({"job", "update", "k"}).exit_code, 3);
+  EXPECT_EQ(Cli({"job", "update", "k", "--label", "team"}).exit_code, 3);
+
+  EXPECT_EQ(Ok({"job", "start", "k"}), "jobs/k  QUEUED\n");
+  EXPECT_EQ(Ok({"queue", "show", "-o", "name"}), "jobs/k\njobs/j\n") << "five points are worth five hours";
+  EXPECT_THAT(Ok({"queue", "show"}), AllOf(StartsWith("NAME"), testing::ContainsRegex("\nk +default +standard +5 +1 .*no node")));
+  EXPECT_EQ(json::parse(Ok({"queue", "show", "--limit", "1", "-o", "json"}))["entries"].size(), 1u);
+
+  const CapturedResult both = Cli({"job", "retry", "j", "k"});
+  EXPECT_EQ(both.exit_code, 1);
+  EXPECT_THAT(both.err, AllOf(HasSubstr("j: jobs/j is QUEUED"), HasSubstr("k: jobs/k is QUEUED")));
+  Ok({"job", "cancel", "k"});
+  EXPECT_EQ(Ok({"job", "retry", "k"}), "jobs/k  QUEUED\n");
+}
+
+TEST_F(CliTest, ADrainedNodeGetsNothingAndCanMoveWhatItRuns) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  agent.TakeAttempt();
+  EXPECT_EQ(Ok({"node", "drain", "n1"}), "nodes/n1  DRAINING\n");
+  EXPECT_THAT(Ok({"job", "get", "j"}), HasSubstr("STARTING")) << "what runs goes on";
+  std::thread stop([&] {
+    EXPECT_TRUE(agent.TakeStop());
+    agent.End(v1::AttemptEnded::STOPPED);
+  });
+  EXPECT_EQ(Ok({"node", "drain", "n1", "--requeue", "-o", "name"}), "nodes/n1\n");
+  stop.join();
+  EXPECT_THAT(Ok({"job", "explain", "j"}), AllOf(HasSubstr("QUEUED"), HasSubstr("no node is connected that takes jobs")));
+  EXPECT_THAT(Ok({"node", "list"}), HasSubstr("DRAINED"));
+  EXPECT_EQ(Ok({"node", "undrain", "n1"}), "nodes/n1  READY\n");
+  EXPECT_EQ(agent.TakeAttempt(), "jobs/j/attempts/2");
+  EXPECT_EQ(Cli({"node", "drain", "n2"}).exit_code, 5);
+}
+
 TEST_F(CliTest, TheSameRequestIdMakesOneJob) {
   AddInputs();
   const std::string id = "11111111-2222-4333-8444-555555555555";

@@ -1,0 +1,169 @@
+// What users do with jobs that exist: pause, resume, start, retry, clone, update, explain.
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
+#include "client/cli/command.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_view.h"
+#include "client/lib/job_watch.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+using Step = absl::StatusOr<v1::FineTuningJob> (Client::*)(const std::string& name);
+
+void PrintStep(CommandContext& context, const v1::FineTuningJob& job) {
+  if (context.ForPrograms()) return context.PrintForPrograms(MessageToJson(job));
+  context.out() << job.name();
+  if (context.format() != OutputFormat::kName) context.out() << "  " << StateWord(job.state(), context.out_terminal());
+  context.out() << std::endl;
+}
+
+// Every job that can take the step does; the first error is the command's.
+absl::Status TakeStep(CommandContext& context, const std::vector<std::string>& jobs, Step step) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  absl::Status first;
+  for (const std::string& id : jobs) {
+    const absl::StatusOr<v1::FineTuningJob> job = (client->*step)(FullName("jobs", id));
+    if (job.ok()) {
+      PrintStep(context, *job);
+      continue;
+    }
+    if (jobs.size() > 1) context.Say(absl::StrCat(id, ": ", job.status().message()));
+    first.Update(job.status());
+  }
+  return first;
+}
+
+// What a clone or an update sets.
+struct Changes {
+  std::string job;
+  std::string id;  // of the clone
+  std::optional<int> priority;
+  std::vector<std::string> labels;
+  std::string etag;
+  bool hold = false;
+};
+
+absl::Status ReadChanges(const Changes& changes, v1::FineTuningJob& job, google::protobuf::FieldMask& mask) {
+  if (changes.priority) {
+    job.set_priority(*changes.priority);
+    mask.add_paths("priority");
+  }
+  if (!changes.labels.empty()) mask.add_paths("labels");
+  for (const std::string& label : changes.labels) {
+    const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
+    if (pair.first.empty() || label.find('=') == std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("--label: '", label, "' is no label; give KEY=VALUE"));
+    }
+    (*job.mutable_labels())[pair.first] = pair.second;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Update(CommandContext& context, const Changes& changes) {
+  v1::UpdateFineTuningJobRequest request;
+  LUTHIER_RETURN_IF_ERROR(ReadChanges(changes, *request.mutable_job(), *request.mutable_update_mask()));
+  if (request.update_mask().paths().empty()) return absl::InvalidArgumentError("nothing to change: give --priority or --label");
+  request.mutable_job()->set_name(FullName("jobs", changes.job));
+  request.mutable_job()->set_etag(changes.etag);
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->UpdateJob(request));
+  PrintStep(context, job);
+  return absl::OkStatus();
+}
+
+absl::Status Clone(CommandContext& context, const Changes& changes) {
+  v1::CloneFineTuningJobRequest request;
+  LUTHIER_RETURN_IF_ERROR(ReadChanges(changes, *request.mutable_job(), *request.mutable_update_mask()));
+  request.set_name(FullName("jobs", changes.job));
+  request.set_job_id(changes.id);
+  request.set_hold(changes.hold);
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CloneJob(std::move(request)));
+  PrintStep(context, job);
+  return absl::OkStatus();
+}
+
+std::string InText(const google::protobuf::Timestamp& time, absl::Time now) {
+  const absl::Duration in = ToTime(time) - now;
+  return absl::StrCat(FormatTime(time), in > absl::ZeroDuration() ? absl::StrCat(" (in ", DurationText(in), ")") : " (at any moment)");
+}
+
+absl::Status Explain(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ExplainFineTuningJobResponse explained, client->ExplainJob(FullName("jobs", id)));
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(explained));
+    return absl::OkStatus();
+  }
+  const absl::Time now = absl::Now();
+  context.out() << "jobs/" << ShortName(FullName("jobs", id)) << "  " << StateWord(explained.state(), context.out_terminal()) << "\n";
+  const bool waits = explained.pending_code() != v1::PENDING_REASON_UNSPECIFIED;
+  if (waits) context.out() << "  waits because  " << OneLine(explained.pending_reason()) << "\n";
+  if (explained.has_expected_start_time()) {
+    context.out() << "  before it      " << FormatCount(explained.jobs_ahead()) << (explained.jobs_ahead() == 1 ? " job" : " jobs") << "\n"
+                  << "  starts about   " << InText(explained.expected_start_time(), now) << "\n";
+  } else if (waits) {
+    context.out() << "  starts about   nobody can say\n";
+  }
+  if (explained.has_late_start_time()) context.out() << "  nine in ten by " << InText(explained.late_start_time(), now) << "\n";
+  if (!explained.tenant_summary().empty()) context.out() << "  its tenant     " << OneLine(explained.tenant_summary()) << "\n";
+  context.out() << std::flush;
+  return absl::OkStatus();
+}
+
+void AddStep(CLI::App& job, CommandContext& context, const std::string& name, const std::string& help, Step step) {
+  auto jobs = std::make_shared<std::vector<std::string>>();
+  CLI::App& command = context.AddCommand(job, name, help, absl::StrCat("  luthier job ", name, " intents-1\n"),
+                                         [&context, jobs, step] { return TakeStep(context, *jobs, step); });
+  command.add_option("JOB", *jobs, "Names of the jobs")->required();
+  context.CompleteWith(command, JobNames);
+}
+
+void AddChanges(CLI::App& command, CommandContext& context, Changes& changes) {
+  command.add_option("JOB", changes.job, "Name of the job")->required();
+  command.add_option("--priority", changes.priority, "Among the jobs of its tenant and class; a point is worth an hour of waiting")
+      ->check(CLI::Range(-100, 100))->type_name("N");
+  command.add_option("--label", changes.labels, "Labels in place of those it has; may be repeated")
+      ->allow_extra_args(false)->type_name("KEY=VALUE");
+  context.CompleteWith(command, JobNames);
+}
+
+}  // namespace
+
+void AddJobStepCommands(CLI::App& job, CommandContext& context) {
+  AddStep(job, context, "pause", "Stop jobs with a checkpoint until they are resumed", &Client::PauseJob);
+  AddStep(job, context, "resume", "Let paused jobs go on from where they stopped", &Client::ResumeJob);
+  AddStep(job, context, "start", "Release jobs that were created on hold", &Client::StartJob);
+  AddStep(job, context, "retry", "Try jobs again that failed or were cancelled, from their last checkpoint", &Client::RetryJob);
+
+  auto id = std::make_shared<std::string>();
+  CLI::App& explain = context.AddCommand(job, "explain", "Say why a job waits, what is before it, and when it is expected to start",
+                                         "  luthier job explain intents-1\n", [&context, id] { return Explain(context, *id); });
+  explain.add_option("JOB", *id, "Name of the job")->required();
+  context.CompleteWith(explain, JobNames);
+
+  auto update = std::make_shared<Changes>();
+  CLI::App& update_command = context.AddCommand(job, "update", "Change the priority or the labels of a job",
+                                                "  luthier job update intents-1 --priority 5\n",
+                                                [&context, update] { return Update(context, *update); });
+  AddChanges(update_command, context, *update);
+  update_command.add_option("--etag", update->etag, "Only if nobody has changed the job since it had this etag")->type_name("ETAG");
+
+  auto clone = std::make_shared<Changes>();
+  CLI::App& clone_command = context.AddCommand(job, "clone", "Create a job with the spec and the labels of another",
+                                               "  luthier job clone intents-1 --id intents-2\n",
+                                               [&context, clone] { return Clone(context, *clone); });
+  AddChanges(clone_command, context, *clone);
+  clone_command.add_option("--id", clone->id, "Name of the new job; chosen if not given")->type_name("ID");
+  clone_command.add_flag("--hold", clone->hold, "Create it on hold: `luthier job start` releases it");
+}
+
+}  // namespace luthier
