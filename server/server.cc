@@ -115,12 +115,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   SetChannelArguments(builder);
   int port = 0;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
-  services_.push_back(MakeFineTuningService(backend_));
-  services_.push_back(MakeDatasetService(backend_));
-  services_.push_back(MakeModelService(backend_));
-  services_.push_back(MakeNodeService(backend_));
-  services_.push_back(MakeQueueService(backend_));
-  services_.push_back(MakeWorkerService(backend_, sessions_));
+  services_ = MakeServices(backend_, sessions_);
   for (const auto& service : services_) builder.RegisterService(service.get());
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr || port == 0) return CannotListen("--listen", options.listen);

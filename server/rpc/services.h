@@ -18,4 +18,7 @@ std::unique_ptr<grpc::Service> MakeNodeService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeQueueService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeWorkerService(Backend& backend, Sessions& sessions);
 
+// All of them.
+std::vector<std::unique_ptr<grpc::Service>> MakeServices(Backend& backend, Sessions& sessions);
+
 }  // namespace luthier

@@ -33,13 +33,8 @@ class ServicesTest : public testing::Test {
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path()),
         housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, folder_.path()} {
-    services_.push_back(MakeFineTuningService(backend_));
-    services_.push_back(MakeDatasetService(backend_));
-    services_.push_back(MakeModelService(backend_));
-    services_.push_back(MakeNodeService(backend_));
-    services_.push_back(MakeQueueService(backend_));
-    services_.push_back(MakeWorkerService(backend_, sessions_));
+        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, folder_.path()},
+        services_(MakeServices(backend_, sessions_)) {
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
     server_ = builder.BuildAndStart();
