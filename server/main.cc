@@ -1,4 +1,4 @@
-// luthierd: starts the server, waits for the signal to end, ends it.
+// luthierd: starts the server, waits for the signal to end, ends it; or checks or restores its data.
 #include <signal.h>
 
 #include <cstdio>
@@ -6,7 +6,9 @@
 #include <string>
 #include <variant>
 
+#include "absl/time/clock.h"
 #include "server/options.h"
+#include "server/rpc/backup.h"
 #include "server/server.h"
 
 namespace luthier {
@@ -17,10 +19,30 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
+int Check(const ServerOptions& options) {
+  const absl::StatusOr<DataFacts> facts = CheckFolder(options.data_dir);
+  if (!facts.ok()) return Fail(facts.status());
+  std::printf("%s: %lld jobs and %zu stored files, %lld bytes in all, nothing is damaged\n", options.data_dir.c_str(),
+              static_cast<long long>(facts->jobs), facts->files.size(), static_cast<long long>(facts->bytes()));
+  return 0;
+}
+
+int Restore(const ServerOptions& options) {
+  const absl::StatusOr<DataFacts> facts = RestoreBackup(options.backup, options.data_dir, absl::Now());
+  if (!facts.ok()) return Fail(facts.status());
+  std::printf("%s: %lld jobs and %zu stored files as they were at %s, epoch %d; attempts of before end when their agents come back\n",
+              options.data_dir.c_str(), static_cast<long long>(facts->jobs), facts->files.size(),
+              absl::FormatTime(facts->create_time).c_str(), facts->epoch);
+  return 0;
+}
+
 int Main(int argc, char** argv) {
-  const absl::StatusOr<std::variant<ServerOptions, int>> options = ReadOptions(argc, argv);
-  if (!options.ok()) return Fail(options.status());
-  if (const int* exit_code = std::get_if<int>(&*options)) return *exit_code;
+  const absl::StatusOr<std::variant<ServerOptions, int>> read = ReadOptions(argc, argv);
+  if (!read.ok()) return Fail(read.status());
+  if (const int* exit_code = std::get_if<int>(&*read)) return *exit_code;
+  const auto& options = std::get<ServerOptions>(*read);
+  if (options.action == ServerAction::kCheck) return Check(options);
+  if (options.action == ServerAction::kRestore) return Restore(options);
 
   // Blocked before any thread exists, so that only sigwait sees them.
   sigset_t signals;
@@ -30,7 +52,7 @@ int Main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
-  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(std::get<ServerOptions>(*options));
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(options);
   if (!server.ok()) return Fail(server.status());
   int signal = 0;
   sigwait(&signals, &signal);

@@ -67,6 +67,11 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--worker-metrics-listen", options.worker_metrics_listen, "Address of that agent's /metrics; port 0: any free one",
       "LUTHIER_WORKER_METRICS_LISTEN");
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
+  CLI::App& check = *app.add_subcommand("check", "Read every byte of the data folder, which no server may use, or of a backup, and end");
+  CLI::App& restore = *app.add_subcommand("restore", "Make the data folder what a backup of `luthier admin backup` shows, and end");
+  restore.add_option("--from", options.backup, "Folder of the backup")->required();
+  for (CLI::App* action : {&check, &restore}) action->fallthrough();
+  app.require_subcommand(0, 1);
   app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")->envname("LUTHIER_CONFIG");
   try {
     app.parse(argc, argv);
@@ -78,6 +83,11 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
     return absl::InvalidArgumentError(absl::StrCat("--keep-unused: '", keep_unused, "' is no duration; give one such as 30m or 24h"));
   }
   options.data_dir = std::filesystem::absolute(options.data_dir);
+  if (check.parsed()) options.action = ServerAction::kCheck;
+  if (restore.parsed()) {
+    options.action = ServerAction::kRestore;
+    options.backup = std::filesystem::absolute(options.backup);
+  }
   return options;
 }
 

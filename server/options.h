@@ -9,7 +9,12 @@
 
 namespace luthier {
 
+// What luthierd is started for.
+enum class ServerAction { kServe, kCheck, kRestore };
+
 struct ServerOptions {
+  ServerAction action = ServerAction::kServe;
+  std::string backup;  // absolute: of kRestore
   std::string listen = "127.0.0.1:7070";
   std::string metrics_listen = "127.0.0.1:9464";
   std::string data_dir;  // absolute

@@ -65,6 +65,7 @@ void AddCommands(CLI::App& app, CommandContext& context) {
   AddModelCommands(app, context);
   AddNodeCommands(app, context);
   AddQueueCommands(app, context);
+  AddAdminCommands(app, context);
   AddGenerateCommand(app, context);
   AddContextCommands(app, context);
   AddCompletionCommand(app, context);

@@ -79,7 +79,8 @@ Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
       datasets_(v1::DatasetService::NewStub(channel)),
       models_(v1::ModelService::NewStub(channel)),
       nodes_(v1::NodeService::NewStub(channel)),
-      queue_(v1::QueueService::NewStub(channel)) {}
+      queue_(v1::QueueService::NewStub(channel)),
+      admin_(v1::AdminService::NewStub(channel)) {}
 
 absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {
   if (request.request_id().empty()) request.set_request_id(RandomRequestId());
@@ -233,6 +234,14 @@ absl::StatusOr<v1::Node> Client::UndrainNode(const std::string& name) {
   v1::UndrainNodeRequest request;
   request.set_name(name);
   return Call(options_, options_.timeout, *nodes_, &v1::NodeService::Stub::UndrainNode, request);
+}
+
+absl::StatusOr<v1::Backup> Client::CreateBackup(const std::string& path) {
+  v1::CreateBackupRequest request;
+  request.set_path(path);
+  Options once = options_;
+  once.retry.attempts = 1;  // a second try would find the first one's folder
+  return Call(once, options_.long_timeout, *admin_, &v1::AdminService::Stub::CreateBackup, request);
 }
 
 std::string RandomRequestId() {

@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "client/lib/retry.h"
 #include "grpcpp/channel.h"
+#include "luthier/v1/admin.grpc.pb.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "luthier/v1/models.grpc.pb.h"
@@ -66,6 +67,9 @@ class Client {
   absl::StatusOr<v1::Node> DrainNode(const std::string& name, bool requeue);
   absl::StatusOr<v1::Node> UndrainNode(const std::string& name);
 
+  // Into a new folder on the server's machine.
+  absl::StatusOr<v1::Backup> CreateBackup(const std::string& path);
+
   // For streams: JobWatch, UploadDataset, DownloadFolder.
   v1::FineTuningService::Stub& jobs() { return *jobs_; }
   v1::DatasetService::Stub& datasets() { return *datasets_; }
@@ -79,6 +83,7 @@ class Client {
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::NodeService::Stub> nodes_;
   std::unique_ptr<v1::QueueService::Stub> queue_;
+  std::unique_ptr<v1::AdminService::Stub> admin_;
 };
 
 // A UUID4 for `request_id`.

@@ -1,5 +1,6 @@
 #include "client/lib/job_watch.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -59,6 +60,8 @@ grpc::Status JobWatch::ReadStream() {
 void JobWatch::Deliver(const v1::WatchFineTuningJobResponse& message) {
   if (message.has_job()) {
     job_ = message.job();
+    // Less than what was delivered: the server was restored from a backup, and numbers what happens now from there on.
+    cursor_ = std::min(cursor_, job_.last_event_sequence());
     if (handlers_.on_job) handlers_.on_job(job_);
   }
   if (message.has_event() && message.event().sequence() > cursor_) {

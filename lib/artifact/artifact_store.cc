@@ -344,6 +344,27 @@ absl::StatusOr<int64_t> FileArtifactStore::BlobSize(absl::string_view sha256) {
   return static_cast<int64_t>(info.st_size);
 }
 
+absl::Status FileArtifactStore::AddFrom(FileArtifactStore& other, const std::string& sha256) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string from, other.BlobPath(sha256));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string to, BlobPath(sha256));
+  if (HasBlob(sha256)) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string here, Sha256OfFile(to));
+    if (here == sha256) return absl::OkStatus();
+    LUTHIER_RETURN_IF_ERROR(DeleteBlob(sha256));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const std::string there, Sha256OfFile(from));
+  if (there != sha256) return absl::DataLossError(absl::StrCat(from, ": is damaged, its content has another hash"));
+  if (link(from.c_str(), to.c_str()) == 0) return SyncFolder(fs::path(to).parent_path().string());
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobReader> reader, other.OpenBlob(sha256, 0));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> writer, PutBlob(reader->size()));
+  std::vector<char> buffer(1 << 20);
+  while (true) {
+    LUTHIER_ASSIGN_OR_RETURN(const size_t size, reader->Read(std::span<char>(buffer)));
+    if (size == 0) return writer->Commit(sha256).status();
+    LUTHIER_RETURN_IF_ERROR(writer->Append({buffer.data(), size}));
+  }
+}
+
 absl::Status FileArtifactStore::PutManifest(const ArtifactKey& key, const Manifest& manifest) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string relative, ArtifactFolder(key));
   LUTHIER_RETURN_IF_ERROR(ParseManifest(ToJson(manifest)).status());

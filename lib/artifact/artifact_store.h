@@ -140,6 +140,10 @@ class FileArtifactStore : public ArtifactStore {
   absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) override;
   absl::Status DeleteBlob(absl::string_view sha256) override;
 
+  // Makes a blob of another store this one's too: a link where both are on one disk, else a copy. Every byte is read and checked, and a
+  // damaged blob of this store is replaced. Errors: NOT_FOUND; DATA_LOSS if it is damaged there; RESOURCE_EXHAUSTED.
+  absl::Status AddFrom(FileArtifactStore& other, const std::string& sha256);
+
   // What is referred to from outside; asked after the blobs were listed, so that it may only grow in between by what is pinned.
   struct References {
     std::set<std::string> blobs;

@@ -72,6 +72,20 @@ void State::LoadJob(Job job, absl::Time now) {
   jobs_.LoadJob(std::move(job));
 }
 
+void State::BeginEpoch(int epoch, absl::Time now) {
+  undo_.push_back([this, before = epoch_] { epoch_ = before; });
+  epoch_ = epoch;
+  writes_.epoch = {epoch, now};
+  std::vector<const Job*> held;
+  jobs_.ForEach([&](const Job& job) {
+    if (HoldsDevices(job.state)) held.push_back(&job);
+  });
+  std::sort(held.begin(), held.end(), [](const Job* a, const Job* b) { return a->number < b->number; });
+  for (const Job* job : held) {
+    Apply(*job, JobInput::kAttemptLost, absl::StrCat("attempt ", job->attempt, " is from before the server was restored from a backup"), now);
+  }
+}
+
 void State::Borrow(Job job) { jobs_.Borrow(std::move(job)); }
 
 bool State::IsCurrent(const AttemptId& attempt) const {
@@ -557,7 +571,7 @@ std::string State::SummaryOf(const std::string& id, absl::Time now) const {
 
 void State::Start(const Decision& decision, absl::Time now) {
   const Job& job = jobs_.Update(*decision.job, [&](Job& j) {
-    ++j.attempt;
+    j.attempt = std::max(j.attempt, epoch_ * kAttemptsPerEpoch) + 1;
     j.last_report = 0;
     if (j.node != decision.node) j.lost_here = 0;
     j.node = decision.node;

@@ -26,6 +26,9 @@ inline constexpr absl::Duration kHeartbeatInterval = absl::Seconds(5);
 // Six missed heartbeats: a longer pause of a loaded machine must not cost an attempt.
 inline constexpr absl::Duration kLease = absl::Seconds(30);
 inline constexpr int kMaxLostAttempts = 5;
+// A record that was brought back from a backup does not know which attempts were started after the backup. Those that it starts
+// get numbers from `epoch` times this on, which none of before can have: no job is started ten thousand times.
+inline constexpr int kAttemptsPerEpoch = 10000;
 
 // Delay before the attempt that follows the `lost`-th lost one (from 1): 1 s, then 10 s doubling up to 10 min.
 absl::Duration RetryDelay(int lost);
@@ -105,8 +108,9 @@ struct Writes {
   std::vector<Tenant> tenants;                        // changed ones
   std::vector<std::pair<std::string, bool>> drained;  // node, whether it is drained from now on
   std::vector<Alias> aliases;
+  std::optional<std::pair<int, absl::Time>> epoch;  // that begins, and when
   bool empty() const {
-    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty();
+    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty() && !epoch;
   }
 };
 
@@ -162,6 +166,12 @@ class State {
   void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
   void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }
   void LoadDrained(const std::string& node) { drained_.insert(node); }
+  void LoadEpoch(int epoch) { epoch_ = epoch; }
+
+  // The record was brought back from a backup: every attempt of before is over, without counting as lost, and attempts that
+  // agents hold from then on are not current. Requires: `epoch` is above every one of before.
+  void BeginEpoch(int epoch, absl::Time now);
+  int epoch() const { return epoch_; }
 
   // Adds a job, or finds the one that the same request created earlier in this batch (`job` is then replaced by it). Whether
   // the record knows request or id is for the caller to see (server/loop/create_job).
@@ -257,6 +267,7 @@ class State {
   std::optional<std::map<int64_t, Decision>> decisions_;
   std::map<std::string, std::pair<JobRequest, std::string>> fresh_requests_;  // of this batch: id → request, job
   int64_t last_number_ = 0;
+  int epoch_ = 0;  // grows with every restoration from a backup
   bool unsettled_ = true;  // something happened that may let a waiting job start
   absl::Time next_lease_check_ = absl::InfinitePast();
 

@@ -75,7 +75,11 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
                         .Register(registry)
                         .Add({}, StepTimes())),
       gpu_used_(BuildGauge().Name("luthier_gpu_memory_used_bytes").Help("GPU memory in use").Register(registry)),
-      gpu_total_(BuildGauge().Name("luthier_gpu_memory_total_bytes").Help("GPU memory in all").Register(registry)) {
+      gpu_total_(BuildGauge().Name("luthier_gpu_memory_total_bytes").Help("GPU memory in all").Register(registry)),
+      last_backup_(BuildGauge()
+                       .Name("luthier_db_backup_last_success_timestamp_seconds")
+                       .Help("When the newest backup since the start was complete")
+                       .Register(registry)) {
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
 
@@ -85,6 +89,8 @@ void ServerMetrics::ObserveCall(absl::string_view method, absl::string_view code
   handling_seconds_.Add({{"method", name}}, Latency()).Observe(absl::ToDoubleSeconds(duration));
   if (name == "CreateFineTuningJob") submissions_.Add({{"result", code == "OK" ? "accepted" : "refused"}}).Increment();
 }
+
+void ServerMetrics::ObserveBackup(absl::Time now) { last_backup_.Add({}).Set(absl::ToDoubleSeconds(now - absl::UnixEpoch())); }
 
 void ServerMetrics::ObserveCommit(absl::Duration duration, size_t batch) {
   commit_seconds_.Observe(absl::ToDoubleSeconds(duration));

@@ -39,6 +39,7 @@ class ServerMetrics {
   // A `progress` event of a job's current attempt; `tokens` counts from the start of the job.
   void ObserveProgress(const std::string& job, double tokens_per_second, absl::Duration step, int64_t tokens);
   void ObserveGpus(const std::string& node, const std::vector<GpuMemory>& gpus);
+  void ObserveBackup(absl::Time now);
 
  private:
   struct Progress {
@@ -64,6 +65,7 @@ class ServerMetrics {
   prometheus::Histogram& step_seconds_;
   prometheus::Family<prometheus::Gauge>& gpu_used_;
   prometheus::Family<prometheus::Gauge>& gpu_total_;
+  prometheus::Family<prometheus::Gauge>& last_backup_;
 
   std::mutex mutex_;  // of what follows
   std::map<std::string, Progress> progress_;  // of running attempts, by job

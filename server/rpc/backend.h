@@ -26,7 +26,4 @@ struct Backend {
   std::string data_dir;
 };
 
-// `base_models/<id>` of the data folder, with the files of a registered base model.
-inline std::string BaseModelFolder(const std::string& data_dir, const std::string& id) { return data_dir + "/base_models/" + id; }
-
 }  // namespace luthier

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <vector>
+#include <set>
+#include <string>
+#include <utility>
 
 #include "lib/base/status_macros.h"
-#include "luthier/v1/datasets.pb.h"
-#include "luthier/v1/models.pb.h"
-#include "luthier/v1/worker.pb.h"
+#include "server/rpc/stored_files.h"
 
 namespace luthier {
 
@@ -50,37 +50,21 @@ void Housekeeping::Work() {
 }
 
 absl::StatusOr<Garbage> Housekeeping::Collect() {
+  const std::lock_guard lock(collecting_);
   return artifacts_.CollectGarbage([this] { return References(); }, options_.keep_unused);
 }
 
 absl::StatusOr<FileArtifactStore::References> Housekeeping::References() {
-  FileArtifactStore::References used;
+  std::set<std::pair<std::string, int>> running;
   // Attempts first: one that publishes in between is found among the versions.
   LUTHIER_RETURN_IF_ERROR(loop_.Run([&](State& state, absl::Time) {
     state.jobs().ForEach([&](const Job& job) {
-      if (HoldsDevices(job.state)) used.attempts.emplace(job.id, job.attempt);
+      if (HoldsDevices(job.state)) running.emplace(job.id, job.attempt);
     });
     return absl::OkStatus();
   }));
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store_.Versions(""));
-  for (const ModelVersion& version : versions) {
-    used.attempts.emplace(version.job, version.attempt);
-    v1::ArtifactStored stored;
-    stored.ParseFromString(version.payload);
-    for (const v1::ModelFile& file : stored.files()) used.blobs.insert(file.sha256());
-  }
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> datasets, store_.ListResources(ResourceKind::kDataset));
-  for (const Resource& resource : datasets) {
-    v1::Dataset dataset;
-    dataset.ParseFromString(resource.payload);
-    for (const v1::DatasetPart& part : dataset.parts()) used.blobs.insert(part.sha256());
-  }
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> models, store_.ListResources(ResourceKind::kBaseModel));
-  for (const Resource& resource : models) {
-    v1::BaseModel model;
-    model.ParseFromString(resource.payload);
-    for (const v1::ModelFile& file : model.files()) used.blobs.insert(file.sha256());
-  }
+  LUTHIER_ASSIGN_OR_RETURN(FileArtifactStore::References used, ReferencesOf(store_));
+  used.attempts.merge(running);
   return used;
 }
 

@@ -28,6 +28,8 @@ class Housekeeping {
 
   // One round.
   absl::StatusOr<Garbage> Collect();
+  // Nothing is removed while it is held.
+  std::unique_lock<std::mutex> Pause() { return std::unique_lock(collecting_); }
 
  private:
   void Work();
@@ -37,7 +39,8 @@ class Housekeeping {
   Store& store_;
   FileArtifactStore& artifacts_;
   const Options options_;
-  std::mutex mutex_;
+  std::mutex collecting_;  // one round at a time
+  std::mutex mutex_;       // of what follows
   std::condition_variable work_;
   bool soon_ = false, stopping_ = false;
   std::thread thread_;

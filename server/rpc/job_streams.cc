@@ -153,6 +153,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
     } else {
       queued_ = std::max(queued_, *cursor);
       known_ = std::max(known_, job->job.last_event);
+      queued_ = std::min(queued_, known_);  // the cursor may be from before the server was restored from a backup
       over_ = IsTerminal(job->job.state);
       if (kind_.snapshots) pending_.push_back(Snapshot(*job));
     }

@@ -20,6 +20,7 @@
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
+#include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
@@ -152,20 +153,6 @@ class ModelsService final : public v1::ModelService::Service {
     return absl::OkStatus();
   }
 
-  // Hard links to the blobs under their own names: validation reads the model as a folder, at no cost in space.
-  absl::Status LinkFolder(const std::string& id, const v1::BaseModel& model) {
-    const fs::path folder = BaseModelFolder(backend_.data_dir, id);
-    std::error_code error;
-    fs::create_directories(folder, error);
-    for (const v1::ModelFile& file : model.files()) {
-      LUTHIER_ASSIGN_OR_RETURN(const std::string blob, backend_.artifacts.BlobPath(file.sha256()));
-      fs::remove(folder / file.path(), error);
-      fs::create_hard_link(blob, folder / file.path(), error);
-      if (error) return absl::UnavailableError(absl::StrCat("cannot write ", folder.string(), ": ", error.message()));
-    }
-    return absl::OkStatus();
-  }
-
   absl::Status RegisterModel(const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
     LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
     if (!absl::StartsWith(request.source_path(), "/") || !fs::is_directory(request.source_path())) {
@@ -199,7 +186,7 @@ class ModelsService final : public v1::ModelService::Service {
     }
     const absl::Time now = absl::Now();
     *response.mutable_create_time() = ToProto(now);
-    LUTHIER_RETURN_IF_ERROR(LinkFolder(request.base_model_id(), response));
+    LUTHIER_RETURN_IF_ERROR(LinkBaseModel(backend_.artifacts, backend_.data_dir, request.base_model_id(), response));
     return backend_.loop.Run([&](State& state, absl::Time) {
       return state.AddResource(ResourceKind::kBaseModel, {request.base_model_id(), now, response.SerializeAsString()});
     });

@@ -14,8 +14,8 @@
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/models.pb.h"
-#include "server/rpc/backend.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/stored_files.h"
 
 namespace luthier {
 

@@ -53,6 +53,10 @@ CREATE TABLE model_aliases (
   FOREIGN KEY (model, version) REFERENCES model_versions (model, version)
 ) STRICT;
 )sql",
+    // 3: restorations from a backup.
+    R"sql(
+CREATE TABLE epochs (number INTEGER PRIMARY KEY, start INTEGER NOT NULL) STRICT;
+)sql",
 };
 
 }  // namespace luthier

@@ -1,5 +1,6 @@
 #include "server/store/store.h"
 
+#include <SQLiteCpp/Backup.h>
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <sys/file.h>
@@ -217,12 +218,13 @@ void WriteAll(Connection& connection, const Writes& writes) {
     connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?").Bind(node).Run();
   }
   for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
+  if (writes.epoch) connection.Prepare("INSERT INTO epochs VALUES (?, ?)").Bind(int64_t{writes.epoch->first}, writes.epoch->second).Run();
 }
 
 }  // namespace
 
-Store::Store(int lock, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader)
-    : lock_(lock), writer_(std::move(writer)), reader_(std::move(reader)) {}
+Store::Store(int lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader)
+    : lock_(lock), path_(std::move(path)), writer_(std::move(writer)), reader_(std::move(reader)) {}
 
 Store::~Store() {
   reader_.reset();  // the last connection that closes checkpoints, and that must be the writer
@@ -256,7 +258,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
     }
     Migrate(writer->database());
     auto reader = std::make_unique<Connection>(path, SQLite::OPEN_READONLY);
-    return std::unique_ptr<Store>(new Store(lock, std::move(writer), std::move(reader)));
+    return std::unique_ptr<Store>(new Store(lock, path, std::move(writer), std::move(reader)));
   } catch (const SQLite::Exception& error) {
     close(lock);
     const absl::Status status = StoreError(error);
@@ -302,6 +304,8 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
       tenant.usage_time = tenants.Time();
       state.LoadTenant(std::move(tenant));
     }
+    Query epoch = writer_->Prepare("SELECT ifnull(max(number), 0) FROM epochs");
+    if (epoch.Step()) state.LoadEpoch(static_cast<int>(epoch.Int()));
     Query drained = writer_->Prepare("SELECT id FROM drained_nodes");
     while (drained.Step()) state.LoadDrained(drained.Text());
     for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
@@ -473,6 +477,31 @@ absl::StatusOr<Resource> Store::GetResource(ResourceKind kind, const std::string
     Query query = reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " WHERE id = ?"));
     if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat(ResourceName(kind, id), " does not exist"));
     return ReadResource(query);
+  });
+}
+
+// One step over all pages is one read transaction: the copy is of one moment, and what is committed meanwhile stays in the WAL. A
+// connection of its own, so that no handler waits for it.
+absl::Status Store::CopyTo(const std::string& path) {
+  return Guard([&]() -> absl::Status {
+    Connection source(path_, SQLite::OPEN_READONLY);
+    Connection copy(path, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    copy.database().exec("PRAGMA synchronous = FULL");
+    if (SQLite::Backup(copy.database(), source.database()).executeStep(-1) == SQLITE_DONE) return absl::OkStatus();
+    return absl::UnavailableError("the server's database is busy and could not be copied; try again");
+  });
+}
+
+absl::Status Store::Check() {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::Status {
+    for (const char* pragma : {"PRAGMA integrity_check(1)", "PRAGMA foreign_key_check"}) {
+      Query query = reader_->Prepare(pragma);
+      if (!query.Step()) continue;
+      const std::string found = query.Text();
+      if (found != "ok") return absl::DataLossError(absl::StrCat(path_, " is damaged: ", found));
+    }
+    return absl::OkStatus();
   });
 }
 

@@ -68,12 +68,18 @@ class Store {
   // Errors: NOT_FOUND.
   absl::StatusOr<Resource> GetResource(ResourceKind kind, const std::string& id);
 
+  // Writes a copy of the database, as it is at one moment, to the new file `path`, while commits go on. Durable when it returns.
+  absl::Status CopyTo(const std::string& path);
+  // Reads every page. Errors: DATA_LOSS naming what is damaged.
+  absl::Status Check();
+
   static std::string SqliteVersion();
 
  private:
-  Store(int lock, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader);
+  Store(int lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader);
 
   int lock_;
+  const std::string path_;
   std::unique_ptr<Connection> writer_;
   std::mutex reader_mutex_;
   std::unique_ptr<Connection> reader_;

@@ -304,5 +304,22 @@ TEST(ManifestTest, ListsAFolderSortedAndRefusesLinks) {
   EXPECT_EQ(ManifestOfFolder(folder.path()).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(ArtifactStoreTest, TakesABlobFromAnotherStoreAndReplacesADamagedOne) {
+  const std::string sha256 = Put("content");
+  const auto other = *FileArtifactStore::Open(folder_.path() + "/other");
+  ASSERT_TRUE(other->AddFrom(*store_, sha256).ok());
+  EXPECT_EQ(*other->BlobSize(sha256), 7);
+  const std::string path = *other->BlobPath(sha256);
+  fs::remove(path);
+  std::ofstream(path) << "damaged";
+  ASSERT_TRUE(other->AddFrom(*store_, sha256).ok());
+  EXPECT_EQ(*Sha256OfFile(path), sha256);
+  EXPECT_TRUE(absl::IsNotFound(other->AddFrom(*store_, Sha256Hex("never stored"))));
+  fs::remove(path);
+  std::ofstream(*store_->BlobPath(sha256)) << "rotten";
+  EXPECT_TRUE(absl::IsDataLoss(other->AddFrom(*store_, sha256)));
+  EXPECT_FALSE(other->HasBlob(sha256));
+}
+
 }  // namespace
 }  // namespace luthier

@@ -348,6 +348,40 @@ TEST_F(StateTest, RollsBackABatchThatCouldNotBeWritten) {
   EXPECT_EQ(job("waiting-for-a-node-with-a-long-name").state, JobState::kStarting);
 }
 
+// A record from a backup does not know what was started since: neither those attempts nor the ones it knows may count.
+TEST_F(StateTest, AnEpochEndsEveryAttemptOfBeforeAndNumbersLaterOnesApart) {
+  Connect("n1");
+  Connect("n2");
+  ASSERT_TRUE(Submit("running").ok());
+  ASSERT_TRUE(Submit("cancelled").ok());
+  ASSERT_TRUE(Submit("waiting").ok());
+  Report("running", 1, 1, JobInput::kTrainerStarted);
+  ASSERT_TRUE(state_.Cancel("cancelled", now_).ok());
+  EndBatch();
+  state_.BeginEpoch(3, now_);
+  EndBatch();
+  EXPECT_EQ(job("running").lost_attempts, 0) << "that is no fault of the attempt";
+  EXPECT_EQ(job("running").attempt, 3 * kAttemptsPerEpoch + 1);
+  EXPECT_EQ(job("waiting").attempt, 3 * kAttemptsPerEpoch + 1);
+  EXPECT_EQ(job("cancelled").state, JobState::kCancelled);
+  EXPECT_FALSE(Report("running", 1, 2, JobInput::kTrainerFinished));
+  Connect("n1", 0, {"jobs/running/attempts/1", "jobs/waiting/attempts/1"});
+  EXPECT_THAT(stale_, ElementsAre("jobs/running/attempts/1", "jobs/waiting/attempts/1"));
+  Report("running", job("running").attempt, 1, JobInput::kAttemptLost);
+  Wait(RetryDelay(1));
+  EXPECT_EQ(job("running").attempt, 3 * kAttemptsPerEpoch + 2);
+}
+
+TEST_F(StateTest, AnEpochThatCouldNotBeWrittenHasNotBegun) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("running").ok());
+  state_.BeginEpoch(1, now_);
+  (void)state_.TakeWrites();
+  state_.Rollback();
+  EXPECT_EQ(state_.epoch(), 0);
+  EXPECT_TRUE(Report("running", 1, 1, JobInput::kTrainerStarted));
+}
+
 TEST_F(StateTest, MakesAnAgentRegisterAnewWhoseLeaseRanOutInAnOpenSession) {
   Connect("n1");
   ASSERT_TRUE(Submit("j").ok());

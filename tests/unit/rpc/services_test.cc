@@ -134,6 +134,26 @@ TEST_F(ServicesTest, AWatcherResumesFromItsCursorAndReadsFromTheRecordWhatItMiss
   }
 }
 
+// The record of a server that was restored from a backup has fewer events than the watcher has seen.
+TEST_F(ServicesTest, AWatcherWhoseCursorIsAheadOfTheRecordGetsWhatHappensFromNowOn) {
+  Submit("j");
+  const int64_t recorded = store_->GetJob("j")->job.last_event;
+  grpc::ClientContext context;
+  v1::WatchFineTuningJobRequest request;
+  request.set_name("jobs/j");
+  request.set_after_sequence(recorded + 1000);
+  const auto watcher = jobs_->WatchFineTuningJob(&context, request);
+  v1::WatchFineTuningJobResponse message;
+  ASSERT_TRUE(watcher->Read(&message));
+  EXPECT_EQ(message.job().last_event_sequence(), recorded);
+  ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) { return state.Cancel("j", now); }).ok());
+  ASSERT_TRUE(watcher->Read(&message));
+  EXPECT_EQ(message.event().sequence(), recorded + 1);
+  while (watcher->Read(&message)) {
+  }
+  EXPECT_TRUE(watcher->Finish().ok());
+}
+
 TEST_F(ServicesTest, RefusesToWatchAJobThatDoesNotExist) {
   grpc::ClientContext context;
   v1::WatchFineTuningJobRequest request;

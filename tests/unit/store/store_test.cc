@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 #include <SQLiteCpp/SQLiteCpp.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 
+#include "absl/strings/str_cat.h"
 #include "server/loop/recorded_jobs.h"
 #include "tests/support/temp_folder.h"
 
@@ -217,6 +219,42 @@ TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {
   ASSERT_TRUE(state_.Undrain("n1").ok());
   state_.Tick(kNow);
   EXPECT_EQ(state_.Find("j")->state, JobState::kStarting);
+}
+
+TEST_F(StoreTest, ACopyIsOfOneMomentAndOpensAsAnyOther) {
+  Open();
+  AddBase();
+  ASSERT_TRUE(Create("before", {"r", "b"}).ok());
+  Write();
+  state_.BeginEpoch(4, kNow);
+  Write();
+  const TempFolder other;
+  ASSERT_TRUE(store_->CopyTo(other.path() + "/luthier.db").ok());
+  ASSERT_TRUE(Create("after").ok());
+  Write();
+  auto copy = Store::Open(other.path());
+  ASSERT_TRUE(copy.ok()) << copy.status();
+  EXPECT_TRUE((*copy)->Check().ok());
+  EXPECT_TRUE((*copy)->GetJob("before").ok());
+  EXPECT_TRUE(absl::IsNotFound((*copy)->GetJob("after").status()));
+  EXPECT_EQ((*copy)->LoadState(kNow)->epoch(), 4);
+}
+
+TEST_F(StoreTest, NamesTheFileWhosePagesAreDamaged) {
+  Open();
+  AddBase();
+  for (int i = 0; i < 200; ++i) ASSERT_TRUE(Create(absl::StrCat("job-", i), {}, std::string(2000, 's')).ok());
+  Write();
+  store_.reset();
+  {
+    std::fstream file(folder_.path() + "/luthier.db", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(std::filesystem::file_size(folder_.path() + "/luthier.db")) / 2);
+    file << std::string(4096, 'x');
+  }
+  const auto store = Store::Open(folder_.path());
+  const absl::Status found = store.ok() ? (*store)->Check() : store.status();
+  EXPECT_TRUE(absl::IsDataLoss(found)) << found;
+  EXPECT_THAT(std::string(found.message()), HasSubstr(folder_.path() + "/luthier.db"));
 }
 
 TEST_F(StoreTest, RefusesAFileOfAnEarlyDevelopmentVersion) {
