@@ -27,6 +27,9 @@ elseif(MUTANT STREQUAL "stale_publish")
 elseif(MUTANT STREQUAL "missed_cancel")
   # Never tells the agent.
   change("if (IsStopping(job->state)) Send(Effect::Kind::kStop, *job)" "(void)0")
+elseif(MUTANT STREQUAL "forgotten_epoch")
+  # Gives numbers again that attempts had which the backup does not know.
+  change("std::max(j.attempt, epoch_ * kAttemptsPerEpoch) + 1" "j.attempt + 1")
 elseif(MUTANT STREQUAL "leaked_device")
   # Leaves attempts with a node that is gone.
   change("LoseAttempt(*Find(job), absl::StrCat(\"node \", id, \" was not heard of for \", absl::FormatDuration(kLease)), now)" "(void)job")

@@ -36,8 +36,20 @@ void Simulation::CheckState() {
   for (const JobState state : kAllStates) {
     if (!IsTerminal(state) && state_->jobs().count(state) != counts[state]) Violate(absl::StrCat("count of ", StateName(state), " is wrong"));
   }
+  CheckAttempts();
   CheckDevices(jobs);
   CheckCancelled();
+}
+
+// P3: an attempt is one try, on one node.
+void Simulation::CheckAttempts() {
+  std::map<std::string, std::string> nodes;
+  for (const auto& [node, agent] : agents_) {
+    for (const Process& process : agent.processes) {
+      const auto [first, only] = nodes.emplace(process.attempt, node);
+      if (!only) Violate(absl::StrCat("P3: ", process.attempt, " runs on ", first->second, " and on ", node));
+    }
+  }
 }
 
 // P6: a device is held once, by what runs, on a node that is heard of.

@@ -1,6 +1,7 @@
 #include "tests/simulation/simulation.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -97,6 +98,7 @@ void Simulation::StartServer() {
   if (!state.ok()) return Violate("the state does not load: " + state.status().ToString());
   CheckRestart(*state);
   state_.emplace(*std::move(state));
+  if (std::exchange(restored_, false)) BeginEpoch();
   // Every time, since the server may have crashed before it was written; there already is fine.
   Post([](State& s, absl::Time) { return s.AddResource(ResourceKind::kBaseModel, {.id = "base"}); }, [](const absl::Status&) {});
   Say(absl::StrCat("server starts, life ", server_life_));
@@ -604,7 +606,8 @@ void Simulation::Submit(const std::shared_ptr<Request>& request) {
       }, [this, request, job](const absl::Status& status) {
         if (!status.ok()) return;
         if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
-        At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request, job] {
+        At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request, job, restorations = counts_.restorations] {
+          if (restorations != counts_.restorations) return;  // the record of it may be lost: the user asks again
           if (request->acknowledged && *request->acknowledged != job->id) Violate("P2: one request made two jobs");
           if (!request->acknowledged) ++counts_.jobs;
           request->acknowledged = job->id;
@@ -686,6 +689,12 @@ void Simulation::FaultLater() {
       ++counts_.full_disks;
       Say("disk full");
       At(random_.Between(absl::Seconds(1), absl::Seconds(20)), [this] { disk_full_ = false; });
+    } else if (fault < 9 && random_.Chance(0.3)) {
+      if (backup_ && random_.Chance(0.5)) {
+        LoseTheRecord();
+      } else {
+        BackUp();
+      }
     } else if (fault < 9) {
       // The agent lives and trains, and nobody hears of it, perhaps for longer than its lease.
       agent.partitioned_until = now_ + random_.Between(absl::Seconds(10), absl::Seconds(90));
@@ -694,6 +703,50 @@ void Simulation::FaultLater() {
     }
     FaultLater();
   });
+}
+
+void Simulation::BackUp() {
+  if (!state_) return;
+  const std::string path = folder_.path() + "/backup";
+  std::error_code ignored;
+  std::filesystem::remove(path, ignored);
+  if (const absl::Status copied = store_->CopyTo(path); !copied.ok()) return Violate("no backup: " + copied.ToString());
+  Say("backup");
+  backup_ = Backup{durable_, cancelled_, failed_by_user_, {}};
+  for (const auto& request : requests_) {
+    if (request->acknowledged) backup_->acknowledged.insert(request->id);
+  }
+}
+
+// What users heard since the backup has not happened: they find out, and ask again.
+void Simulation::LoseTheRecord() {
+  if (!state_) return;
+  CrashServer("and its record is lost");
+  ++counts_.restorations;
+  const std::string record = folder_.path() + "/luthier.db";
+  std::error_code ignored;
+  for (const char* end : {"", "-wal", "-shm"}) std::filesystem::remove(record + end, ignored);
+  std::filesystem::copy_file(folder_.path() + "/backup", record);
+  restored_ = true;
+  durable_ = backup_->durable;
+  cancelled_ = backup_->cancelled;
+  failed_by_user_ = backup_->failed_by_user;
+  for (const auto& request : requests_) {
+    if (!request->acknowledged || backup_->acknowledged.count(request->id) > 0) continue;
+    request->acknowledged.reset();
+    At(random_.Between(absl::Seconds(1), absl::Seconds(30)), [this, request] { Submit(request); });
+  }
+}
+
+// As `luthierd restore` does it, before the server serves.
+void Simulation::BeginEpoch() {
+  const auto begin = [epoch = ++epoch_](State& state, absl::Time now) {
+    state.BeginEpoch(epoch, now);
+    return absl::OkStatus();
+  };
+  const BatchOutcome outcome = RunBatch(*state_, {begin}, ServerNow(), [this](const Writes& writes) { return store_->Commit(writes); });
+  if (!outcome.written.ok()) return Violate("the epoch cannot begin: " + outcome.written.ToString());
+  RememberCommitted(outcome.writes);
 }
 
 }  // namespace luthier

@@ -3,7 +3,7 @@
 //
 // Messages. A session is a stream: in order, until it breaks; then what was under way to the agent is lost, and what was under
 // way to the server may still arrive, after the next session has begun. A user's request or its answer may be lost, late or
-// sent twice. The server may crash before and after each commit, and its disk may be full.
+// sent twice. The server may crash before and after each commit, its disk may be full, and it may be lost and come back from a backup.
 #pragma once
 
 #include <cstdint>
@@ -35,7 +35,7 @@ class Simulation {
   const std::vector<std::string>& log() const { return log_; }
   // How much was simulated.
   struct Counts {
-    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, jobs = 0, attempts = 0;
+    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -95,6 +95,13 @@ class Simulation {
     std::optional<std::string> acknowledged;  // job id
     int tries = 0;
   };
+  // A copy of the record, and what had been committed and heard when it was made.
+  struct Backup {
+    std::map<std::string, Job> durable;
+    std::map<std::string, absl::Time> cancelled;
+    std::set<std::string> failed_by_user;
+    std::set<std::string> acknowledged;  // requests
+  };
   struct Timer {
     absl::Time time;
     int64_t order;
@@ -150,9 +157,13 @@ class Simulation {
 
   // Faults.
   void FaultLater();
+  void BackUp();
+  void LoseTheRecord();
+  void BeginEpoch();
 
   // Promises.
   void CheckState();
+  void CheckAttempts();
   void CheckDevices(const std::vector<const Job*>& jobs);
   void CheckCancelled();
   void CheckRestart(const State& loaded);
@@ -182,6 +193,9 @@ class Simulation {
   int64_t turns_ = 0;
   std::map<std::string, int> sessions_;  // node → link, as the server knows it
   std::map<std::string, Job> durable_;   // jobs that are not over, as they were last committed
+  std::optional<Backup> backup_;
+  int epoch_ = 0;
+  bool restored_ = false;  // the server has not started since
 
   std::map<int, Link> links_;
   int last_link_ = 0;

@@ -25,6 +25,7 @@ uint64_t FirstBroken(uint64_t first, uint64_t seeds, Simulation::Counts& total, 
     total.crashes += counts.crashes;
     total.breaks += counts.breaks;
     total.full_disks += counts.full_disks;
+    total.restorations += counts.restorations;
     total.jobs += counts.jobs;
     total.attempts += counts.attempts;
     if (what.empty()) continue;
@@ -48,10 +49,10 @@ TEST(SimulationTest, KeepsItsPromises) {
   EXPECT_EQ(broken, 0u) << "seed " << broken << ": " << what << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken
                         << " LUTHIER_SIMULATION_SEEDS=1";
   std::printf("%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
-              "%lld full disks\n",
+              "%lld full disks, %lld restorations from a backup\n",
               static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first), static_cast<long long>(total.jobs),
               static_cast<long long>(total.attempts), static_cast<long long>(total.commits), static_cast<long long>(total.crashes),
-              static_cast<long long>(total.breaks), static_cast<long long>(total.full_disks));
+              static_cast<long long>(total.breaks), static_cast<long long>(total.full_disks), static_cast<long long>(total.restorations));
 #endif
 }
 
