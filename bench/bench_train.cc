@@ -37,7 +37,7 @@ struct Arguments {
   int64_t rank = 16;
   double alpha = 32, learning_rate = 2e-4;
   int64_t max_length = 512, micro_batch_tokens = 2048, grad_accum = 1, steps = 8, threads = 2, seed = 1;
-  bool random_init = false;
+  bool random_init = false, grad_checkpointing = false;
 };
 
 double Now(clockid_t clock) {
@@ -89,6 +89,7 @@ TrainerSpec SpecOf(const Arguments& arguments) {
   training.order = "file";
   training.loss_on = "assistant";
   training.too_long = "truncate";
+  training.activation_checkpointing = arguments.grad_checkpointing;
   recipe.resources.threads = arguments.threads;
   return spec;
 }
@@ -133,7 +134,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
   const TrainerSpec spec = SpecOf(arguments);
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Prepare(spec, ""));
   at::manual_seed(static_cast<uint64_t>(arguments.seed));
-  AdamW optimizer = MakeOptimizer(*run);
+  Stepper stepper(*run);
   std::vector<Timed> steps;
   double first_step_seconds = 0;
   while (static_cast<int64_t>(steps.size()) < arguments.steps) {
@@ -141,8 +142,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
     const std::vector<Step> epoch = PlanEpoch(run->lengths, run->batches, index / run->steps_per_epoch);
     const Step& rows = epoch[static_cast<size_t>(index % run->steps_per_epoch)];
     Timed timed;
-    timed.result = ComputeGradients(*run, rows);
-    ApplyGradients(*run, timed.result, arguments.learning_rate, optimizer);
+    LUTHIER_ASSIGN_OR_RETURN(timed.result, stepper.Take(rows, arguments.learning_rate));
     timed.end = Now(CLOCK_MONOTONIC);
     timed.cpu = Now(CLOCK_PROCESS_CPUTIME_ID);
     for (const MicroBatch& micro_batch : rows) {
@@ -170,7 +170,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
               {"max_length", arguments.max_length},
               {"micro_batch_tokens", arguments.micro_batch_tokens},
               {"grad_accum", arguments.grad_accum},
-              {"grad_checkpointing", false},
+              {"grad_checkpointing", arguments.grad_checkpointing},
               {"steps", arguments.steps},
               {"steady_steps", arguments.steps - kWarmUpSteps},
               {"tokens", all.tokens},
@@ -212,6 +212,7 @@ int Main(int argc, char** argv) {
   app.add_option("--steps", arguments.steps, "Of which the first 2 are not timed")->check(CLI::Range(3, 1'000'000))->capture_default_str();
   app.add_option("--threads", arguments.threads)->capture_default_str();
   app.add_option("--seed", arguments.seed)->capture_default_str();
+  app.add_flag("--grad-checkpointing", arguments.grad_checkpointing, "Keep only the inputs of layers and compute the rest again");
   app.add_flag("--random-init", arguments.random_init, "Random weights: the folder needs none");
   app.add_flag("--json", as_json, "One JSON line (otherwise the main figures)");
   CLI11_PARSE(app, argc, argv);

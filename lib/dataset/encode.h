@@ -22,6 +22,7 @@ struct Example {
   std::vector<uint8_t> trained;  // 0 or 1, same length as ids
   int64_t line = 0;              // in its file, 1-based
   int64_t full_length = 0;       // tokens before a cut at max_length
+  int32_t file = 0;              // index among the files that were loaded together
 
   int64_t TrainedTokens() const;
 };

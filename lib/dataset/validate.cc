@@ -201,9 +201,10 @@ absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path) {
 absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths,
                                             const RowEncoder& encoder) {
   LoadedExamples loaded;
-  for (const std::string& path : paths) {
+  for (size_t i = 0; i < paths.size(); ++i) {
     LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
-                             EncodeAll(path, encoder, "", [&](Example example) {
+                             EncodeAll(paths[i], encoder, "", [&](Example example) {
+                               example.file = static_cast<int32_t>(i);
                                loaded.examples.push_back(std::move(example));
                              }));
     loaded.report.Merge(report);

@@ -109,6 +109,11 @@ TrainingSpec ParseTraining(const json& block, std::vector<std::string>& violatio
   reader.Choice("order", training.order, {"shuffled", "file"});
   reader.Choice("loss_on", training.loss_on, {"assistant", "completion", "all"});
   reader.Choice("too_long", training.too_long, {"refuse", "truncate", "keep_answer", "drop"});
+  reader.Flag("activation_checkpointing", training.activation_checkpointing);
+  reader.Flag("optimizer_in_backward", training.optimizer_in_backward);
+  if (training.optimizer_in_backward.value_or(false) && training.clip_norm) {
+    reader.Violation("clip_norm", "has a value, but with optimizer_in_backward no gradient is known whole; remove one of the two");
+  }
   reader.TextList("freeze", training.freeze);
   for (const std::string& pattern : training.freeze) {
     if (absl::Status status = CheckPattern(pattern); !status.ok()) reader.Violation("freeze", status.message());
@@ -124,6 +129,7 @@ EvaluationSpec ParseEvaluation(const json& block, std::vector<std::string>& viol
   reader.Choice("metric", evaluation.metric, {"exact_match", "json_equality", "field_f1", "loss"});
   reader.Integer("max_rows", evaluation.max_rows, 1, kMaxSteps);
   reader.Integer("max_new_tokens", evaluation.max_new_tokens, 1, kMaxTokens);
+  reader.Integer("patience", evaluation.patience, 1, 1000);
   reader.Finish();
   return evaluation;
 }
@@ -133,6 +139,7 @@ CheckpointSpec ParseCheckpoint(const json& block, std::vector<std::string>& viol
   BlockReader reader(block, "checkpoint.", violations);
   reader.Integer("every", checkpoint.every, 1, kMaxSteps);
   reader.Integer("keep", checkpoint.keep, 1, 1000);
+  reader.Choice("publish", checkpoint.publish, {"best", "last"});
   reader.Finish();
   return checkpoint;
 }
@@ -238,6 +245,8 @@ json TrainingJson(const TrainingSpec& training) {
   Put(block, "order", training.order);
   Put(block, "loss_on", training.loss_on);
   Put(block, "too_long", training.too_long);
+  Put(block, "activation_checkpointing", training.activation_checkpointing);
+  Put(block, "optimizer_in_backward", training.optimizer_in_backward);
   PutFilled(block, "freeze", training.freeze);
   return block;
 }
@@ -248,6 +257,7 @@ json EvaluationJson(const EvaluationSpec& evaluation) {
   Put(block, "metric", evaluation.metric);
   Put(block, "max_rows", evaluation.max_rows);
   Put(block, "max_new_tokens", evaluation.max_new_tokens);
+  Put(block, "patience", evaluation.patience);
   return block;
 }
 
@@ -320,6 +330,7 @@ json ToJson(const Recipe& recipe) {
   json checkpoint = json::object();
   Put(checkpoint, "every", recipe.checkpoint.every);
   Put(checkpoint, "keep", recipe.checkpoint.keep);
+  Put(checkpoint, "publish", recipe.checkpoint.publish);
   PutBlock(out, "checkpoint", checkpoint);
   json resources = json::object();
   Put(resources, "devices", recipe.resources.devices);

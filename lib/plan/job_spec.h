@@ -51,6 +51,8 @@ struct TrainingSpec {
   std::optional<std::string> order;            // shuffled, file
   std::optional<std::string> loss_on;          // assistant, completion, all
   std::optional<std::string> too_long;         // refuse, truncate, keep_answer, drop
+  std::optional<bool> activation_checkpointing;  // keep only the inputs of layers, compute the rest again: less memory, more time
+  std::optional<bool> optimizer_in_backward;     // move each weight as soon as its gradient is there: less memory, no clipping
   std::vector<std::string> freeze;             // full training: weights that stay, as names or beginnings of names (regular expressions)
 };
 
@@ -60,12 +62,14 @@ struct EvaluationSpec {
   std::optional<std::string> metric;      // exact_match, json_equality, field_f1, loss
   std::optional<int64_t> max_rows;        // rows generated for scoring at most
   std::optional<int64_t> max_new_tokens;  // tokens generated a row at most
+  std::optional<int64_t> patience;        // evaluations in a row without a gain that end the run; never chosen
 };
 
 // When checkpoints are written and how many stay.
 struct CheckpointSpec {
   std::optional<int64_t> every;  // optimizer steps
   std::optional<int64_t> keep;   // newest first, 1 or more
+  std::optional<std::string> publish;  // which weights become the result: best (on the validation part), last
 };
 
 // What the job needs of a node.

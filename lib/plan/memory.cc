@@ -23,7 +23,7 @@ int64_t MlpWidth(const ModelConfig& c) {
 }
 
 // Bytes of saved activations for one token in one layer: inputs of norms and products, in the compute format, and the
-// statistics of the softmax in fp32.
+// statistics of the softmax in fp32. Of a layer that is computed again only its input is saved.
 double LayerActivationBytes(const ModelConfig& c, int64_t element) {
   const auto saved = static_cast<double>(2 * c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + 2 * MlpWidth(c));
   return static_cast<double>(element) * saved + 4.0 * static_cast<double>(c.num_heads);
@@ -46,8 +46,12 @@ MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& input
 
   MemoryEstimate estimate;
   estimate.weights = model.parameters * element;
-  estimate.training_state = inputs.full ? model.parameters * state_bytes : inputs.adapter_parameters * (state_bytes + element);
-  const double layers = static_cast<double>(c.num_layers) * LayerActivationBytes(c, element) * kAutogradFactor;
+  // A gradient that is used up at once is never there with the others; the largest one is small beside the model.
+  const int64_t full_bytes = inputs.optimizer_in_backward ? state_bytes - 4 : state_bytes;
+  estimate.training_state = inputs.full ? model.parameters * full_bytes : inputs.adapter_parameters * (state_bytes + element);
+  const double layer = LayerActivationBytes(c, element) * kAutogradFactor;
+  const double inputs_of_layers = static_cast<double>(c.num_layers * c.hidden_size * element);
+  const double layers = inputs.activation_checkpointing ? inputs_of_layers + layer : static_cast<double>(c.num_layers) * layer;
   const auto working_set = static_cast<double>(element * (3 * MlpWidth(c) + 6 * c.hidden_size) + 4 * c.q_size());
   estimate.activations = static_cast<int64_t>(tokens * (layers + working_set));
   // Logits in the compute format, in fp32 for the loss, and their gradient.

@@ -9,11 +9,13 @@ namespace luthier {
 
 // What the estimate depends on besides the model.
 struct MemoryInputs {
-  bool full = false;                 // full training instead of LoRA
-  int64_t adapter_parameters = 0;    // LoRA only
-  bool bf16 = false;                 // else fp32
+  bool full = false;               // full training instead of LoRA
+  int64_t adapter_parameters = 0;  // LoRA only
+  bool bf16 = false;               // else fp32
   bool cuda = false;
   int64_t micro_batch_tokens = 0;
+  bool activation_checkpointing = false;
+  bool optimizer_in_backward = false;
 };
 
 // Bytes. The parts add up to `total` with 5 % for fragmentation.

@@ -121,6 +121,21 @@ Choice<int64_t> ChooseMicroBatch(const ModelFacts& model, const MemoryInputs& in
   return {wanted, absl::StrCat("keeps ", cuda ? "a GPU" : "a CPU", " busy; ", fitting, " would fit into memory")};
 }
 
+// Half as slow again, so only where not even one row fits without it.
+Choice<bool> ChooseCheckpointing(const ModelFacts& model, MemoryInputs inputs, const DeviceFacts& device, int64_t max_length) {
+  if (device.memory_bytes == 0) return {false, "default: faster; memory unknown"};
+  const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
+  if (LargestMicroBatch(model, inputs, usable) >= max_length) return {false, "default: faster, and a longest row fits"};
+  inputs.activation_checkpointing = true;
+  if (LargestMicroBatch(model, inputs, usable) >= max_length) return {true, "a longest row fits into memory only so"};
+  return {false, "default"};
+}
+
+Choice<std::string> ChoosePublished(const DatasetFacts& dataset) {
+  if (dataset.has_validation) return {"best", "there is a validation part to choose by"};
+  return {"last", "no validation part to choose by"};
+}
+
 Choice<std::string> ChoosePrecision(const DeviceFacts& device) {
   if (device.kind == DeviceFacts::Kind::kCpu) return {"fp32", "CPU"};
   if (device.bf16) return {"bf16", "GPU with bf16"};
@@ -213,6 +228,10 @@ void WarnAboutData(const Recipe& recipe, const DatasetFacts& dataset, std::vecto
 
 absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const DatasetFacts& dataset) {
   if (dataset.rows <= 0) return absl::InvalidArgumentError("dataset: has no rows; give at least one");
+  if (!dataset.has_validation && (recipe.evaluation.patience || recipe.checkpoint.publish == "best")) {
+    return absl::InvalidArgumentError(absl::StrCat(recipe.evaluation.patience ? "evaluation.patience: " : "checkpoint.publish: best ",
+                                                   "needs a validation part; give dataset.validation, or remove the field"));
+  }
   if (recipe.training.max_length && *recipe.training.max_length > config.max_position_embeddings) {
     return absl::InvalidArgumentError(absl::StrCat("training.max_length: ", *recipe.training.max_length,
                                                    " exceeds the model's context; give at most ",
@@ -274,7 +293,8 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   settler.Settle("training.weight_decay", training.weight_decay, {0, "default: fine-tuning is short"});
   settler.Settle("training.beta1", training.beta1, {0.9, "default"});
   settler.Settle("training.beta2", training.beta2, {0.95, "default"});
-  settler.Settle("training.clip_norm", training.clip_norm, {1.0, "default"});
+  settler.Settle("training.optimizer_in_backward", training.optimizer_in_backward, {false, "default"});
+  if (!*training.optimizer_in_backward) settler.Settle("training.clip_norm", training.clip_norm, {1.0, "default"});
   settler.Settle("training.seed", training.seed, {0, "default"});
   settler.Settle("training.precision", training.precision, ChoosePrecision(device));
   settler.Settle("training.order", training.order, {"shuffled", "default"});
@@ -286,6 +306,10 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   inputs.adapter_parameters = inputs.full ? 0 : TrainedParameters(AdapterConfigOf(resolved.recipe.lora, model.config), model.config);
   inputs.bf16 = *training.precision == "bf16";
   inputs.cuda = device.kind == DeviceFacts::Kind::kCuda;
+  inputs.optimizer_in_backward = *training.optimizer_in_backward;
+  settler.Settle("training.activation_checkpointing", training.activation_checkpointing,
+                 ChooseCheckpointing(model, inputs, device, *training.max_length));
+  inputs.activation_checkpointing = *training.activation_checkpointing;
   settler.Settle("training.micro_batch_tokens", training.micro_batch_tokens,
                  ChooseMicroBatch(model, inputs, device, *training.batch_tokens, *training.max_length));
   inputs.micro_batch_tokens = *training.micro_batch_tokens;
@@ -302,9 +326,11 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   settler.Settle("evaluation.metric", evaluation.metric, ChooseMetric(recipe.task));
   settler.Settle("evaluation.max_rows", evaluation.max_rows, {200, "default: the figure is good to about 7 points"});
   settler.Settle("evaluation.max_new_tokens", evaluation.max_new_tokens, ChooseNewTokens(recipe.task));
+  if (evaluation.patience) settler.Record("evaluation.patience", Text(*evaluation.patience), "given");
   CheckpointSpec& checkpoint = resolved.recipe.checkpoint;
   settler.Settle("checkpoint.every", checkpoint.every, ChooseCheckpointEvery(steps));
   settler.Settle("checkpoint.keep", checkpoint.keep, {2, "default: one more than is needed, in case the newest is damaged"});
+  settler.Settle("checkpoint.publish", checkpoint.publish, ChoosePublished(dataset));
   settler.Settle("resources.devices", resolved.recipe.resources.devices, {1, "default"});
   settler.Settle("resources.threads", resolved.recipe.resources.threads, {device.threads, "the CPUs of the device"});
 

@@ -21,6 +21,7 @@ struct DatasetFacts {
   int64_t trained_tokens = 0;  // tokens with a loss
   int64_t longest_row = 0;     // tokens
   std::string format;          // messages, prompt_completion, text; empty: unknown
+  bool has_validation = false;
 };
 
 // The device that will train.
@@ -39,7 +40,7 @@ struct ResolvedValue {
 };
 
 struct ResolvedSpec {
-  Recipe recipe;  // every optional has a value, except training.max_steps
+  Recipe recipe;  // every optional has a value, except max_steps, patience, and clip_norm with optimizer_in_backward
   std::vector<ResolvedValue> values;  // in the order of the job file
   std::vector<std::string> warnings;
   int64_t total_steps = 0;  // estimate; packing decides the exact number

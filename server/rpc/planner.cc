@@ -50,7 +50,9 @@ void LeaveDeviceValuesOpen(const Recipe& given, ResolvedSpec& resolved) {
   resolved.recipe.training.precision = given.training.precision;
   resolved.recipe.training.micro_batch_tokens = given.training.micro_batch_tokens;
   resolved.recipe.resources.threads = given.resources.threads;
-  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens", "resources.threads"};
+  resolved.recipe.training.activation_checkpointing = given.training.activation_checkpointing;
+  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens", "training.activation_checkpointing",
+                                      "resources.threads"};
   std::erase_if(resolved.values, [&](const ResolvedValue& v) { return open.count(v.field) > 0 && v.reason != "given"; });
 }
 
@@ -235,6 +237,7 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());
   // Chosen max_length bounds every part: a longer row of `test` must not be refused by the trainer later.
   facts.longest_row = all.longest_row_tokens;
+  facts.has_validation = std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.role == "validation"; });
   const std::lock_guard lock(mutex_);
   rows_.Put(key, facts);
   return facts;

@@ -4,6 +4,7 @@
 
 #include <sys/resource.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -160,7 +161,8 @@ TEST_F(TrainerProgramTest, ADamagedCheckpointFallsBackToTheOneBeforeWithAWarning
   EXPECT_THAT((*Find(events, "warning"))["message"].get<std::string>(), HasSubstr("is damaged"));
   EXPECT_EQ((*Find(events, "started"))["resumed_step"], newest - 1);
   for (const auto& entry : std::filesystem::directory_iterator(Out("damaged") + "/checkpoints")) {
-    EXPECT_EQ(entry.path().filename().string().rfind("step-", 0), 0u) << entry << " is left behind";
+    const std::string name = entry.path().filename();
+    EXPECT_TRUE(name.starts_with("step-") || name.starts_with("best-")) << entry << " is left behind";
   }
   EXPECT_EQ(ReadText(Out("damaged") + "/adapter/adapter_model.safetensors"), ReadText(Out("whole") + "/adapter/adapter_model.safetensors"));
 }
@@ -235,6 +237,99 @@ TEST_F(TrainerProgramTest, LossFallsWhenItLearns) {
   EXPECT_LT(events.back()["train_loss"].get<double>(), 0.5 * (*Find(events, "progress"))["loss"].get<double>());
 }
 
+// The schedule counts optimizer steps: of 9, each of several micro-batches, the last learns with a ninth of the peak.
+TEST_F(TrainerProgramTest, TheLearningRateFollowsOptimizerSteps) {
+  json spec = LoraSpec();
+  spec["training"]["learning_rate"] = 0.01;
+  spec["training"]["schedule"] = "linear";
+  spec["training"]["warmup_ratio"] = 0;
+  const std::vector<json> events = Events(Train(spec, Out("run")).output);
+  json last;
+  for (const json& event : events) {
+    if (event["event"] == "progress") last = event;
+  }
+  ASSERT_EQ(last["step"], last["total_steps"]);
+  EXPECT_NEAR(last["learning_rate"].get<double>(), 0.01 / last["total_steps"].get<double>(), 1e-9);
+}
+
+// Every evaluation is told, so the test can choose for itself. The more is learned of the training rows, the worse it gets.
+TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished) {
+  json spec = LoraSpec();
+  WriteText(Out("validation.jsonl"), ChatLine("row 1", "QQQQ") + ChatLine("row 2", "QQQQ"));
+  spec["dataset"]["validation"] = Out("validation.jsonl");
+  spec["evaluation"] = {{"every", 1}, {"metric", "loss"}};
+  spec["training"]["learning_rate"] = 0.03;
+  spec["training"]["schedule"] = "constant";
+  const ProgramResult run = Train(spec, Out("run"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const std::vector<json> events = Events(run.output);
+  int64_t best_step = 0;
+  double best = INFINITY;
+  for (const json& event : events) {
+    if (event["event"] != "evaluation" || event["loss"] >= best) continue;
+    best = event["loss"];
+    best_step = event["step"];
+  }
+  const json& finished = events.back();
+  EXPECT_EQ(finished["published_step"], best_step);
+  EXPECT_LT(best_step, finished["step"]) << "the last weights were the best: this run proves nothing";
+  const std::string scored = RunProgram({LUTHIER_TRAINER_PROGRAM, "evaluate", "--base", base_, "--adapter", Out("run") + "/adapter", "--data",
+                                         Out("validation.jsonl"), "--task", "classification"}).output;
+  EXPECT_NEAR(json::parse(scored)["loss"].get<double>(), best, 1e-4 * best);
+
+  spec["checkpoint"]["publish"] = "last";
+  EXPECT_EQ(Events(Train(spec, Out("last")).output).back()["published_step"], finished["step"]);
+}
+
+TEST_F(TrainerProgramTest, PatienceEndsARunThatGainsNothing) {
+  json spec = LoraSpec();
+  WriteText(Out("validation.jsonl"), ChatLine("row 1", "QQQQ") + ChatLine("row 2", "QQQQ"));
+  spec["dataset"]["validation"] = Out("validation.jsonl");
+  spec["evaluation"] = {{"every", 1}, {"metric", "loss"}, {"patience", 2}};
+  spec["training"]["learning_rate"] = 0.03;
+  spec["training"]["schedule"] = "constant";
+  spec["training"]["epochs"] = 20;
+  const ProgramResult run = Train(spec, Out("run"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  const std::vector<json> events = Events(run.output);
+  EXPECT_EQ(events.back()["stop_reason"], "NO_GAIN");
+  EXPECT_LT(events.back()["step"], (*Find(events, "started"))["total_steps"]);
+  EXPECT_EQ(events.back()["published_step"], events.back()["step"].get<int64_t>() - 2);
+}
+
+TEST_F(TrainerProgramTest, Bf16AndLayersThatAreComputedAgainTrainToo) {
+  for (const char* tuning : {"lora", "full"}) {
+    json spec = LoraSpec();
+    spec["tuning"] = tuning;
+    if (spec["tuning"] == "full") spec.erase("lora");
+    spec["training"]["precision"] = "bf16";
+    spec["training"]["activation_checkpointing"] = true;
+    const ProgramResult run = Train(spec, Out(tuning));
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    const std::vector<json> events = Events(run.output);
+    EXPECT_LT(events.back()["train_loss"].get<double>(), (*Find(events, "progress"))["loss"].get<double>());
+  }
+}
+
+TEST_F(TrainerProgramTest, TheRowsWithTheHighestLossesAreNamedByFileAndLine) {
+  ASSERT_EQ(Train(LoraSpec(), Out("run")).exit_code, 0);
+  const json report = json::parse(ReadText(Out("run") + "/report.json"));
+  ASSERT_EQ(report["worst_rows"].size(), 5u);
+  EXPECT_EQ(report["worst_rows"][0]["file"], "train.jsonl");
+  std::istringstream lines(ReadText(Out("run") + "/row_losses.jsonl"));
+  std::set<int64_t> rows;
+  double last = INFINITY;
+  for (std::string line; std::getline(lines, line);) {
+    const json row = json::parse(line);
+    rows.insert(row["line"].get<int64_t>());
+    EXPECT_LE(row["last_loss"].get<double>(), last);
+    last = row["last_loss"];
+  }
+  EXPECT_EQ(rows.size(), 24u);
+  EXPECT_EQ(*rows.begin(), 1);
+  EXPECT_EQ(*rows.rbegin(), 24);
+}
+
 double ChildrenCpuSeconds() {
   rusage usage;
   getrusage(RUSAGE_CHILDREN, &usage);
@@ -302,8 +397,11 @@ INSTANTIATE_TEST_SUITE_P(
         BadInput{"RankOutOfRange", "CONFIG", "lora.rank", [](json& spec, const std::string&) { spec["lora"]["rank"] = 0; }},
         BadInput{"UnknownTarget", "CONFIG", "q_prj",
                  [](json& spec, const std::string&) { spec["lora"]["target_modules"] = {"q_prj"}; }},
-        BadInput{"PrecisionThatIsNotThere", "CONFIG", "training.precision",
-                 [](json& spec, const std::string&) { spec["training"]["precision"] = "bf16"; }},
+        BadInput{"PatienceWithoutValidation", "CONFIG", "evaluation.patience",
+                 [](json& spec, const std::string&) {
+                   spec["dataset"].erase("validation");
+                   spec["evaluation"]["patience"] = 2;
+                 }},
         BadInput{"MoreDevicesThanOne", "CONFIG", "resources.devices",
                  [](json& spec, const std::string&) { spec["resources"]["devices"] = 2; }},
         BadInput{"MissingModel", "CONFIG", "nowhere", [](json& spec, const std::string&) { spec["base_model"] = "/nowhere"; }},

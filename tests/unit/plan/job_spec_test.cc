@@ -54,9 +54,9 @@ TEST(JobSpecTest, WritesWhatItRead) {
     "training": {"epochs": 2.5, "max_steps": 7, "learning_rate": 0.001, "schedule": "cosine", "warmup_ratio": 0.1,
                  "weight_decay": 0.01, "beta1": 0.8, "beta2": 0.9, "clip_norm": 0.5, "batch_tokens": 100,
                  "micro_batch_tokens": 50, "max_length": 40, "seed": 3, "precision": "bf16", "order": "file",
-                 "loss_on": "all", "too_long": "truncate"},
-    "evaluation": {"every": 5, "metric": "loss", "max_rows": 6, "max_new_tokens": 7},
-    "checkpoint": {"every": 8, "keep": 9}, "resources": {"devices": 1, "threads": 2}, "labels": {"a": "b"},
+                 "loss_on": "all", "too_long": "truncate", "activation_checkpointing": true, "optimizer_in_backward": false},
+    "evaluation": {"every": 5, "metric": "loss", "max_rows": 6, "max_new_tokens": 7, "patience": 4},
+    "checkpoint": {"every": 8, "keep": 9, "publish": "best"}, "resources": {"devices": 1, "threads": 2}, "labels": {"a": "b"},
     "output_model": "intents-v2"})");
   const auto spec = ParseJobSpec(full);
   ASSERT_TRUE(spec.ok()) << spec.status();
@@ -117,6 +117,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/lora/target_modules", json::array(), "lora.target_modules: [] is not a list of names"},
         BadField{"/lora/target_modules", {"q_proj", 3}, "lora.target_modules: 3 is not a name"},
         BadField{"/lora/dora", 1, "lora.dora: 1 is neither true nor false"},
+        BadField{"/training/optimizer_in_backward", "yes", "training.optimizer_in_backward: \"yes\" is neither true nor false"},
+        BadField{"/training", {{"optimizer_in_backward", true}, {"clip_norm", 1}}, "training.clip_norm: has a value, but with optimizer_in_backward"},
+        BadField{"/evaluation/patience", 0, "evaluation.patience: 0 is out of range"},
+        BadField{"/checkpoint/publish", "newest", "checkpoint.publish: \"newest\""},
         BadField{"/lora/plus_ratio", 0.5, "lora.plus_ratio: 0.5 is out of range; give a number from 1 to 1000"},
         BadField{"/lora/exclude_modules", "q_proj", "lora.exclude_modules: \"q_proj\" is not a list"},
         BadField{"/lora/layers", {0, -1}, "lora.layers: -1 is not one; give a list of whole numbers from 0"},

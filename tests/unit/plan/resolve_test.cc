@@ -124,7 +124,7 @@ TEST(ResolveTest, EveryValueIsSettledWithAReason) {
       EXPECT_NE(ReasonOf(resolved, std::string(block) + "." + field), "no such field") << block << "." << field;
     }
   }
-  EXPECT_EQ(recipe["training"].size(), 16u);  // all but max_steps
+  EXPECT_EQ(recipe["training"].size(), 18u);  // all but max_steps
   EXPECT_EQ(recipe["evaluation"].size(), 4u);
   for (const ResolvedValue& value : resolved.values) EXPECT_FALSE(value.reason.empty()) << value.field;
 }
@@ -207,6 +207,46 @@ TEST(ResolveTest, RefusesWhatTheModelCannotDo) {
   recipe = {};
   recipe.lora.target_modules = {"c_attn"};
   EXPECT_THAT(std::string(Resolve(recipe, Tiny(), Rows(10), Cpu()).status().message()), HasSubstr("'c_attn'"));
+}
+
+TEST(ResolveTest, LayersAreComputedAgainOnlyWhereALongestRowWouldNotFit) {
+  DatasetFacts dataset = Rows(600);
+  dataset.longest_row = 1024;
+  DeviceFacts device = H200();
+  EXPECT_EQ(MustResolve({}, Llama1B(), dataset, device).recipe.training.activation_checkpointing, false);
+  MemoryInputs inputs = {false, AdapterParameters(Llama1B().config, 16), true, true, 1024};
+  const int64_t kept = EstimateMemory(Llama1B(), inputs).total;
+  inputs.activation_checkpointing = true;
+  const int64_t again = EstimateMemory(Llama1B(), inputs).total;
+  ASSERT_LT(again, kept);
+  device.memory_bytes = static_cast<int64_t>(static_cast<double>((again + kept) / 2) / 0.92);
+  const ResolvedSpec resolved = MustResolve({}, Llama1B(), dataset, device);
+  EXPECT_EQ(resolved.recipe.training.activation_checkpointing, true);
+  EXPECT_THAT(ReasonOf(resolved, "training.activation_checkpointing"), HasSubstr("fits into memory only so"));
+}
+
+TEST(ResolveTest, WhatIsChosenByValidationNeedsAValidationPart) {
+  Recipe patient, best;
+  patient.evaluation.patience = 3;
+  best.checkpoint.publish = "best";
+  EXPECT_THAT(std::string(Resolve(patient, Tiny(), Rows(600), Cpu()).status().message()), HasSubstr("evaluation.patience: needs a validation part"));
+  EXPECT_THAT(std::string(Resolve(best, Tiny(), Rows(600), Cpu()).status().message()), HasSubstr("checkpoint.publish: best needs a validation part"));
+  DatasetFacts dataset = Rows(600);
+  EXPECT_EQ(MustResolve({}, Tiny(), dataset, Cpu()).recipe.checkpoint.publish, "last");
+  dataset.has_validation = true;
+  EXPECT_EQ(MustResolve({}, Tiny(), dataset, Cpu()).recipe.checkpoint.publish, "best");
+  EXPECT_EQ(ReasonOf(MustResolve(patient, Tiny(), dataset, Cpu()), "evaluation.patience"), "given");
+}
+
+TEST(ResolveTest, WithTheOptimizerInTheBackwardPassNothingIsClipped) {
+  Recipe recipe;
+  recipe.tuning = "full";
+  recipe.training.optimizer_in_backward = true;
+  const ResolvedSpec resolved = MustResolve(recipe, Tiny(), Rows(5000), Cpu());
+  EXPECT_FALSE(resolved.recipe.training.clip_norm.has_value());
+  const int64_t moved_at_once = resolved.memory.total;
+  recipe.training.optimizer_in_backward = false;
+  EXPECT_GT(MustResolve(recipe, Tiny(), Rows(5000), Cpu()).memory.total, moved_at_once);
 }
 
 TEST(ResolveTest, MetricAndLossFollowTheTask) {

@@ -70,7 +70,8 @@ TEST(LoraTest, EachSliceGoesThroughItsOwnAdapter) {
   const auto only_second = *MakeTunedModel(config, weights, {&second});
   const Example a{{1, 2, 3, 4, 5}, {0, 1, 1, 1, 1}}, b{{6, 7, 8}, {0, 1, 1}};
   const PackedBatch together = MakePackedBatch({&a, &b}, at::kCPU), alone = MakePackedBatch({&b}, at::kCPU);
-  DocumentAttention attention_together(together.documents), attention_alone(alone.documents);
+  const auto attention_together = std::make_shared<DocumentAttention>(together.documents);
+  const auto attention_alone = std::make_shared<DocumentAttention>(alone.documents);
   const Tensor h = both->Forward(together.tokens_T, together.positions_T, together.lengths_T, attention_together, {{0, 0, 5}, {1, 5, 8}});
   const Tensor expected = only_second->Forward(alone.tokens_T, alone.positions_T, alone.lengths_T, attention_alone, {{0, 0, 3}});
   EXPECT_LT(MaxDiff(h.slice(0, 5), expected), 1e-5);

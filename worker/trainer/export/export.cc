@@ -114,8 +114,9 @@ double ToleranceOf(at::ScalarType type, const TrainedModel& trained) {
 
 }  // namespace
 
-absl::Status CompareLogits(const TrainedModel& trained, const DecoderModel& reloaded, double tolerance, const std::string& path) {
+absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance, const std::string& path) {
   at::NoGradGuard no_grad;
+  reloaded.Configure(trained.model.compute());
   const Tensor expected = Logits(trained.model, trained.probe);
   const double difference = (Logits(reloaded, trained.probe) - expected).abs().max().item<double>();
   if (difference <= tolerance) return absl::OkStatus();

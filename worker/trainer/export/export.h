@@ -45,8 +45,8 @@ nlohmann::json MergedConfig(nlohmann::json config_json, const MergedModel& merge
 // Bytes of all files in a folder.
 int64_t FolderBytes(const std::string& folder);
 
-// Whether `reloaded` computes what was trained, up to `tolerance` in the logits. `path` is for the message.
-absl::Status CompareLogits(const TrainedModel& trained, const DecoderModel& reloaded, double tolerance, const std::string& path);
+// Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits. `path` is for the message.
+absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance, const std::string& path);
 
 // An exact copy computes the same logits up to the order of sums.
 constexpr double kExactTolerance = 1e-4;

@@ -4,7 +4,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
-#include <optional>
+#include <memory>
 
 namespace luthier {
 namespace {
@@ -93,7 +93,7 @@ class Decoding {
     // A row that grows beyond the switch is rotated anew from its first token on, as transformers does it.
     if (frequencies_change) return Prefill();
     const Tensor positions_B = cache_->lengths_B();
-    h_BD_ = model_.Forward(next_B.to(model_.device()), positions_B, positions_B + 1, *cache_, {{adapter_, 0, next_B.size(0)}});
+    h_BD_ = model_.Forward(next_B.to(model_.device()), positions_B, positions_B + 1, cache_, {{adapter_, 0, next_B.size(0)}});
     cache_->Advance();
   }
 
@@ -111,8 +111,8 @@ class Decoding {
       last_rows.push_back(begin + length - 1);
     }
     const auto on_device = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(model_.device()); };
-    cache_.emplace(std::move(documents), capacity_);
-    const Tensor h_TD = model_.Forward(on_device(tokens), on_device(positions), on_device(lengths), *cache_,
+    cache_ = std::make_shared<CachedAttention>(std::move(documents), capacity_);
+    const Tensor h_TD = model_.Forward(on_device(tokens), on_device(positions), on_device(lengths), cache_,
                                        {{adapter_, 0, static_cast<int64_t>(tokens.size())}});
     h_BD_ = h_TD.index_select(0, on_device(last_rows));
     cache_->StartDecoding();
@@ -122,7 +122,7 @@ class Decoding {
   std::vector<std::vector<int64_t>> rows_;
   size_t adapter_;
   int64_t capacity_ = 0;
-  std::optional<CachedAttention> cache_;
+  std::shared_ptr<CachedAttention> cache_;
   Tensor h_BD_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,12 @@ using NamedTensors = std::map<std::string, Tensor>;
 // The adapters of a model: for each linear layer by module name ("model.layers.0.mlp.up_proj"), one entry an adapter.
 using LoraLayers = std::map<std::string, std::vector<LoraWeights>>;
 
+// How a model computes, whatever its weights are.
+struct ComputeOptions {
+  std::optional<at::ScalarType> type;  // of activations and products; default: that of the embedding
+  bool recompute_layers = false;       // keep only the input of each layer for the backward pass
+};
+
 // A causal decoder over packed tokens. It shares its weights' tensors with whoever built it.
 class DecoderModel {
  public:
@@ -28,8 +35,12 @@ class DecoderModel {
 
   // tokens_T, positions_T and lengths_T (int64: id, position in its document, length of its document) → hidden states after the
   // last norm, [T, D].
-  virtual Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, const Tensor& lengths_T, Attention& attention,
-                         const AdapterSlices& slices) const = 0;
+  virtual Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, const Tensor& lengths_T,
+                         const std::shared_ptr<Attention>& attention, const AdapterSlices& slices) const = 0;
+
+  // Before the first Forward.
+  void Configure(const ComputeOptions& options) { compute_ = options; }
+  const ComputeOptions& compute() const { return compute_; }
 
   virtual const OutputHead& head() const = 0;
   virtual at::Device device() const = 0;
@@ -37,6 +48,9 @@ class DecoderModel {
   // Documents longer than this are rotated by other frequencies than shorter ones (longrope, dynamic); 0: all alike. What was
   // cached of a document that grows beyond it must be computed again.
   virtual int64_t rotary_switch_length() const = 0;
+
+ protected:
+  ComputeOptions compute_;
 };
 
 // Builds the family that `config.model_type` names around `weights` (every tensor of the checkpoint, of one format and device).

@@ -1,6 +1,7 @@
 #include "worker/trainer/ops/lora_linear.h"
 
 #include "worker/trainer/ops/dropout.h"
+#include "worker/trainer/ops/linear.h"
 
 namespace luthier::ops {
 namespace {
@@ -18,9 +19,9 @@ struct LoraLinearFunction : Function<LoraLinearFunction> {
     context->saved_data["scale"] = scale;
     context->saved_data["dropout"] = dropout;
     context->saved_data["seed"] = seed;
-    Tensor y_TO = at::linear(x_TI, weight_OI);
-    if (y_TO.scalar_type() == b_OR.scalar_type()) return y_TO.addmm_(down_TR, b_OR.t(), 1, scale);
-    return y_TO.add_(at::linear(down_TR, b_OR).mul_(scale));
+    // The adapter is fp32 whatever the base is: its change of y is not rounded before it is added.
+    Tensor y_TO = TimesTransposed(x_TI, weight_OI, x_TI.scalar_type()).to(b_OR.scalar_type());
+    return y_TO.addmm_(down_TR, b_OR.t(), 1, scale).to(x_TI.scalar_type());
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -34,12 +35,13 @@ struct LoraLinearFunction : Function<LoraLinearFunction> {
     const Tensor db_OR = at::mm(dy_TO.t(), down_TR).mul_(scale);
     Tensor dx_TI;
     if (context->needs_input_grad(0)) {
-      dx_TI = at::mm(grads[0], weight_OI);
-      if (dropout == 0 && dx_TI.scalar_type() == a_RI.scalar_type()) {
+      dx_TI = Times(grads[0], weight_OI, a_RI.scalar_type());
+      if (dropout == 0) {
         dx_TI.addmm_(ddown_TR, a_RI);
       } else {
         dx_TI.add_(Dropped(at::mm(ddown_TR, a_RI), seed, dropout));
       }
+      dx_TI = dx_TI.to(x_TI.scalar_type());
     }
     return {dx_TI, Tensor(), da_RI, db_OR, Tensor(), Tensor()};
   }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "worker/trainer/ops/kernels.h"
+#include "worker/trainer/ops/linear.h"
 #include "worker/trainer/ops/parallel.h"
 #include "worker/trainer/ops/rows.h"
 
@@ -27,47 +28,45 @@ Tensor ApplyFormInPlace(Tensor& logits_CV, const LogitForm& form, bool with_slop
   return slope_CV;
 }
 
-// Sum of -log softmax at the labels. The logits become their gradient: the probabilities, less one at the label.
-double CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C) {
+// Appends -log softmax at the label of each row. The logits become the gradient of the sum: the probabilities, less one at the label.
+void CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C, std::vector<double>& losses) {
   const int64_t rows = logits_CV.size(0), vocabulary = logits_CV.size(1);
   float* logits = logits_CV.mutable_data_ptr<float>();
   const int64_t* labels = labels_C.const_data_ptr<int64_t>();
-  std::vector<double> losses(static_cast<size_t>(rows));
+  const size_t before = losses.size();
+  losses.resize(before + static_cast<size_t>(rows));
   Parallel(rows, RowGrain(vocabulary), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       float* row_V = logits + row * vocabulary;
       const double label_logit = row_V[labels[row]];
-      losses[static_cast<size_t>(row)] = kernels::Softmax(row_V, vocabulary) - label_logit;
+      losses[before + static_cast<size_t>(row)] = kernels::Softmax(row_V, vocabulary) - label_logit;
       row_V[labels[row]] -= 1;
     }
   });
-  return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
   // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
   static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
-                        double scale, double softcap, bool any_gradient, bool head_trains) {
+                        double scale, double softcap, bool any_gradient, bool head_trains, std::vector<double>* losses) {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
-    double sum = 0;
     int64_t begin = 0;
     for (const auto& [h_CD, labels_C] : HeadChunks(h_TD, labels_T)) {
       Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
       begin += h_CD.size(0);
-      Tensor logits_CV = at::linear(h_CD, head_VD).to(at::kFloat);
+      Tensor logits_CV = TimesTransposed(h_CD, head_VD, at::kFloat);
       const Tensor slope_CV = ApplyFormInPlace(logits_CV, {scale, softcap}, any_gradient);
-      sum += CrossEntropyInPlace(logits_CV, labels_C);
+      CrossEntropyInPlace(logits_CV, labels_C, *losses);
       if (!any_gradient) continue;
       if (slope_CV.defined()) logits_CV.mul_(slope_CV);
       if (scale != 1) logits_CV.mul_(scale);
-      const Tensor dlogits_CV = logits_CV.to(h_TD.scalar_type());
-      at::mm_out(dh_CD, dlogits_CV, head_VD);
-      if (head_trains) dhead_VD.addmm_(dlogits_CV.t(), h_CD);
+      dh_CD.copy_(Times(logits_CV, head_VD, h_TD.scalar_type()));
+      if (head_trains) AddWeightGradient(logits_CV, h_CD, dhead_VD);
     }
     context->save_for_backward({dh_TD, dhead_VD});
-    return at::scalar_tensor(sum, h_TD.options().dtype(at::kFloat));
+    return at::scalar_tensor(std::accumulate(losses->begin(), losses->end(), 0.0), h_TD.options().dtype(at::kFloat));
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -75,7 +74,7 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     Tensor dh_TD, dhead_VD;
     if (saved[0].defined()) dh_TD = saved[0] * grads[0].to(saved[0].scalar_type());
     if (saved[1].defined()) dhead_VD = saved[1] * grads[0].to(saved[1].scalar_type());
-    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
+    return {dh_TD, dhead_VD, Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -95,10 +94,13 @@ Tensor ApplyLogitForm(const Tensor& raw_TV, const LogitForm& form) {
   return form.softcap == 0 ? scaled_TV : at::tanh(scaled_TV / form.softcap) * form.softcap;
 }
 
-Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T, const LogitForm& form) {
+Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T, const LogitForm& form,
+                       std::vector<double>* losses) {
+  std::vector<double> of_rows;
   const bool head_trains = at::GradMode::is_enabled() && head_VD.requires_grad();
   const bool any_gradient = head_trains || (at::GradMode::is_enabled() && h_TD.requires_grad());
-  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, form.scale, form.softcap, any_gradient, head_trains);
+  return SumCrossEntropyFunction::apply(h_TD, head_VD, labels_T, form.scale, form.softcap, any_gradient, head_trains,
+                                        losses != nullptr ? losses : &of_rows);
 }
 
 }  // namespace luthier::ops

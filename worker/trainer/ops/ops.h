@@ -8,7 +8,9 @@
 
 #include "worker/trainer/ops/attention.h"
 #include "worker/trainer/ops/gated_unit.h"
+#include "worker/trainer/ops/linear.h"
 #include "worker/trainer/ops/lora_linear.h"
 #include "worker/trainer/ops/loss_head.h"
 #include "worker/trainer/ops/norm.h"
+#include "worker/trainer/ops/recompute.h"
 #include "worker/trainer/ops/rotary.h"

@@ -39,12 +39,6 @@ struct Gradients {
   const float* data(const Piece& piece) const { return tensors[piece.parameter].const_data_ptr<float>() + piece.begin; }
 };
 
-std::vector<float*> DataOf(NamedTensors& tensors) {
-  std::vector<float*> data;
-  for (auto& [name, tensor] : tensors) data.push_back(tensor.mutable_data_ptr<float>());
-  return data;
-}
-
 }  // namespace
 
 AdamW::AdamW(NamedTensors parameters, Options options) : parameters_(std::move(parameters)), options_(std::move(options)) {
@@ -55,27 +49,38 @@ AdamW::AdamW(NamedTensors parameters, Options options) : parameters_(std::move(p
 }
 
 void AdamW::Step(double learning_rate, double gradient_scale) {
+  BeginStep();
+  Move(parameters_, learning_rate, gradient_scale);
+}
+
+void AdamW::StepParameter(const std::string& name, double learning_rate, double gradient_scale) {
+  Move({{name, parameters_.at(name)}}, learning_rate, gradient_scale);
+}
+
+void AdamW::Move(const NamedTensors& parameters, double learning_rate, double gradient_scale) {
   at::NoGradGuard no_grad;
-  ++steps_;
   const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
-  std::vector<ops::kernels::AdamStep> steps;
-  for (const auto& [name, parameter] : parameters_) {
+  struct Moved {
+    ops::kernels::AdamStep step;
+    float *values, *m, *v;
+  };
+  std::vector<Moved> moved;
+  for (const auto& [name, parameter] : parameters) {
     const auto factor = options_.rate_factors.find(name);
     const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
     const double decay = options_.no_decay.contains(name) ? 1 : 1 - rate * options_.weight_decay;
-    steps.push_back({static_cast<float>(rate / correction1), static_cast<float>(std::sqrt(correction2)),
-                     static_cast<float>(options_.beta1), static_cast<float>(options_.beta2), static_cast<float>(options_.eps),
-                     static_cast<float>(decay), static_cast<float>(gradient_scale)});
+    moved.push_back({{static_cast<float>(rate / correction1), static_cast<float>(std::sqrt(correction2)),
+                      static_cast<float>(options_.beta1), static_cast<float>(options_.beta2), static_cast<float>(options_.eps),
+                      static_cast<float>(decay), static_cast<float>(gradient_scale)},
+                     parameter.mutable_data_ptr<float>(), first_moments_.at(name).mutable_data_ptr<float>(),
+                     second_moments_.at(name).mutable_data_ptr<float>()});
   }
-
-  // The three maps have the same names, so the same order.
-  const std::vector<float*> values = DataOf(parameters_), m = DataOf(first_moments_), v = DataOf(second_moments_);
-  const Gradients gradients(parameters_);
+  const Gradients gradients(parameters);
   ops::ParallelItems(static_cast<int64_t>(gradients.pieces.size()), [&](int64_t item) {
     const Piece& piece = gradients.pieces[static_cast<size_t>(item)];
-    const size_t i = piece.parameter;
-    ops::kernels::AdamW(steps[i], gradients.data(piece), piece.size, values[i] + piece.begin, m[i] + piece.begin, v[i] + piece.begin);
+    const Moved& of = moved[piece.parameter];
+    ops::kernels::AdamW(of.step, gradients.data(piece), piece.size, of.values + piece.begin, of.m + piece.begin, of.v + piece.begin);
   });
 }
 

@@ -26,6 +26,9 @@ class AdamW {
 
   // One step with the gradients times `gradient_scale`, which saves a pass over them: of the mean over tokens, of clipping.
   void Step(double learning_rate, double gradient_scale = 1);
+  // The same in parts, for parameters that are moved one after another: a step begins, then each parameter takes it.
+  void BeginStep() { ++steps_; }
+  void StepParameter(const std::string& name, double learning_rate, double gradient_scale);
   // Forgets the gradients.
   void ZeroGradients();
 
@@ -39,6 +42,9 @@ class AdamW {
   const NamedTensors& parameters() const { return parameters_; }
 
  private:
+  // Takes the step that has begun for these parameters, all in one parallel region.
+  void Move(const NamedTensors& parameters, double learning_rate, double gradient_scale);
+
   NamedTensors parameters_;
   Options options_;
   NamedTensors first_moments_;

@@ -1,13 +1,15 @@
 #include "worker/trainer/train/batch.h"
 
+#include <memory>
+
 #include "worker/trainer/models/common/attention.h"
 
 namespace luthier {
 namespace {
 
 Tensor HiddenStates(const DecoderModel& model, const PackedBatch& batch) {
-  DocumentAttention attention(batch.documents);
-  return model.Forward(batch.tokens_T, batch.positions_T, batch.lengths_T, attention, {{0, 0, batch.size()}});
+  return model.Forward(batch.tokens_T, batch.positions_T, batch.lengths_T, std::make_shared<DocumentAttention>(batch.documents),
+                       {{0, 0, batch.size()}});
 }
 
 }  // namespace
@@ -35,9 +37,9 @@ PackedBatch MakePackedBatch(const std::vector<const Example*>& documents, at::De
   return {on_device(tokens), on_device(positions), on_device(lengths), std::move(ranges), on_device(predicting), on_device(labels)};
 }
 
-Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch) {
+Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch, std::vector<double>* losses) {
   const Tensor h_TD = HiddenStates(model, batch);
-  return model.head().SumCrossEntropy(h_TD.index_select(0, batch.predicting_rows), batch.labels, /*adapter=*/0);
+  return model.head().SumCrossEntropy(h_TD.index_select(0, batch.predicting_rows), batch.labels, /*adapter=*/0, losses);
 }
 
 TokenScore ScoreTrainedTokens(const DecoderModel& model, const PackedBatch& batch) {

@@ -27,7 +27,8 @@ PackedBatch MakePackedBatch(const std::vector<const Example*>& documents, at::De
 
 // Sum of the cross-entropies of the trained tokens, in nats; only they go through the head.
 // Everything goes through adapter 0 where the model has adapters.
-Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch);
+// `losses`, if given and empty, receives the terms of the sum, in the order of batch.labels.
+Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch, std::vector<double>* losses = nullptr);
 
 // Loss and first choices of the trained tokens, without gradients.
 struct TokenScore {

@@ -76,6 +76,7 @@ DatasetFacts FactsOf(const UnlimitedRows& rows) {
   for (const auto* part : {&rows.validation, &rows.test}) {
     if (*part) facts.longest_row = std::max(facts.longest_row, (*part)->report.longest_row_tokens);
   }
+  facts.has_validation = rows.validation.has_value();
   if (report.chat_rows == report.rows) facts.format = "messages";
   if (report.completion_rows == report.rows) facts.format = "prompt_completion";
   if (report.text_rows == report.rows) facts.format = "text";
@@ -122,6 +123,7 @@ absl::Status BuildModel(Run& run) {
   run.adapter = std::move(tuning.adapter);
   run.trained = std::move(tuning.trained);
   run.model = std::move(tuning.model);
+  run.model->Configure(run.compute());
   return absl::OkStatus();
 }
 
@@ -142,6 +144,8 @@ std::string HashOf(const Run& run) {
   identity.erase("evaluation");
   identity.erase("checkpoint");
   identity.erase("resources");
+  identity["training"].erase("activation_checkpointing");
+  if (!*run.training().optimizer_in_backward) identity["training"].erase("optimizer_in_backward");
   identity["init"] = run.spec.init;
   identity["start_adapter"] = run.spec.start_adapter;
   identity["weight_bytes"] = run.base.facts.weight_bytes;
@@ -158,10 +162,6 @@ std::string HashOf(const Run& run) {
 
 // What a spec may ask for in general and this trainer cannot do: said, never ignored.
 absl::Status CheckSupported(const Recipe& recipe) {
-  if (*recipe.training.precision != "fp32") {
-    return absl::InvalidArgumentError(absl::StrCat("training.precision: ", *recipe.training.precision,
-                                                   " is not supported by this trainer yet; give fp32 or auto"));
-  }
   if (recipe.resources.devices.value_or(1) != 1) {
     return absl::InvalidArgumentError(absl::StrCat("resources.devices: ", *recipe.resources.devices,
                                                    " is not supported by this trainer yet; give 1"));
@@ -170,6 +170,13 @@ absl::Status CheckSupported(const Recipe& recipe) {
 }
 
 }  // namespace
+
+ComputeOptions Run::compute() const {
+  ComputeOptions options;
+  if (*training().precision == "bf16") options.type = at::kBFloat16;
+  options.recompute_layers = *training().activation_checkpointing;
+  return options;
+}
 
 absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder) {
   LUTHIER_ASSIGN_OR_RETURN(Base base, OpenBase(spec));
@@ -188,8 +195,12 @@ absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std:
 
 absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use) {
   const ModelConfig& config = run.base.facts.config;
-  if (run.spec.init == "random") return RandomWeights(config, static_cast<uint64_t>(*run.training().seed));
-  return LoadWeights(run.spec.base_model, config, at::kFloat, use);
+  // What is trained stays fp32 whatever is computed in: bf16 would round small steps away.
+  const at::ScalarType type = use == WeightUse::kFrozen ? run.compute().type.value_or(at::kFloat) : at::kFloat;
+  if (run.spec.init != "random") return LoadWeights(run.spec.base_model, config, type, use);
+  NamedTensors weights = RandomWeights(config, static_cast<uint64_t>(*run.training().seed));
+  for (auto& [name, tensor] : weights) tensor = tensor.to(type);
+  return weights;
 }
 
 bool IsUserDataError(const absl::Status& status) { return status.GetPayload(kUserDataPayload).has_value(); }

@@ -51,6 +51,7 @@ struct Run {
   std::string spec_hash;
 
   bool lora() const { return plan.recipe.tuning == "lora"; }
+  ComputeOptions compute() const;
   const TrainingSpec& training() const { return plan.recipe.training; }
 };
 

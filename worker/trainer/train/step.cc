@@ -1,17 +1,20 @@
 #include "worker/trainer/train/step.h"
 
+#include <torch/csrc/autograd/function_hook.h>
+
 #include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
 #include "worker/trainer/train/tuning.h"
 
 namespace luthier {
 namespace {
-
-// One factor for the whole step: the mean is over its tokens, however they were split into micro-batches.
-double MeanFactor(const StepResult& result) { return 1 / static_cast<double>(std::max<int64_t>(result.trained_tokens, 1)); }
-
-}  // namespace
 
 AdamW MakeOptimizer(const Run& run) {
   AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {},
@@ -23,31 +26,119 @@ AdamW MakeOptimizer(const Run& run) {
   return AdamW(run.trained, std::move(options));
 }
 
+int64_t TrainedTokens(const Run& run, const Step& step) {
+  int64_t tokens = 0;
+  for (const MicroBatch& rows : step) {
+    for (const int32_t row : rows) tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
+  }
+  return tokens;
+}
+
+// Divides the losses of a micro-batch's tokens, which lie in the order of its rows, among the rows.
+void AddRowLosses(const Run& run, const MicroBatch& rows, const std::vector<double>& losses, StepResult& result) {
+  auto next = losses.begin();
+  for (const int32_t row : rows) {
+    const int64_t tokens = run.examples[static_cast<size_t>(row)].TrainedTokens();
+    result.row_losses.emplace_back(row, std::accumulate(next, next + tokens, 0.0) / static_cast<double>(tokens));
+    next += tokens;
+  }
+}
+
+absl::Status CheckFinite(const Run& run, int64_t step, double loss, double grad_norm) {
+  if (std::isfinite(loss) && std::isfinite(grad_norm)) return absl::OkStatus();
+  return absl::OutOfRangeError(absl::StrCat("step ", step, ": loss ", loss, ", gradient norm ", grad_norm,
+                                            " are not finite; lower training.learning_rate (now ", *run.training().learning_rate,
+                                            ") or check the rows of this step. The last checkpoint is intact"));
+}
+
+}  // namespace
+
+// Moves each parameter in the backward pass, as soon as its gradient is complete, and forgets the gradient: never are more than a
+// few gradients in memory.
+class Stepper::InBackward {
+ public:
+  explicit InBackward(AdamW& optimizer) : optimizer_(optimizer) {
+    for (const auto& [name, parameter] : optimizer.parameters()) {
+      torch::autograd::impl::set_post_acc_grad_hooks(parameter, std::make_unique<Hook>(*this, name));
+    }
+  }
+  ~InBackward() {
+    for (const auto& [name, parameter] : optimizer_.parameters()) torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
+  }
+
+  // From here on a complete gradient moves its parameter. Before that, micro-batches add theirs up.
+  void Begin(double learning_rate, double gradient_scale) {
+    learning_rate_ = learning_rate;
+    gradient_scale_ = gradient_scale;
+    squares_ = 0;
+    moving_ = true;
+    optimizer_.BeginStep();
+  }
+
+  // Moves what the last micro-batch gave no gradient. Returns the norm of all gradients, times the scale.
+  double End() {
+    for (const auto& [name, parameter] : optimizer_.parameters()) Move(name, parameter);
+    moving_ = false;
+    return std::sqrt(squares_) * gradient_scale_;
+  }
+
+ private:
+  struct Hook : torch::autograd::PostAccumulateGradHook {
+    Hook(InBackward& owner, std::string of) : in_backward(owner), name(std::move(of)) {}
+    void operator()(const Tensor& parameter) override { in_backward.Move(name, parameter); }
+    InBackward& in_backward;
+    std::string name;
+  };
+
+  void Move(const std::string& name, const Tensor& parameter) {
+    if (!moving_ || !parameter.grad().defined()) return;
+    squares_ += std::pow(GlobalGradientNorm({{name, parameter}}), 2);
+    if (std::isfinite(squares_)) optimizer_.StepParameter(name, learning_rate_, gradient_scale_);
+    parameter.mutable_grad() = Tensor();
+  }
+
+  AdamW& optimizer_;
+  bool moving_ = false;
+  double learning_rate_ = 0, gradient_scale_ = 0, squares_ = 0;
+};
+
 PackedBatch Pack(const Run& run, const MicroBatch& rows) {
   std::vector<const Example*> examples;
   for (const int32_t row : rows) examples.push_back(&run.examples[static_cast<size_t>(row)]);
   return MakePackedBatch(examples, at::kCPU);
 }
 
-StepResult ComputeGradients(const Run& run, const Step& step) {
-  StepResult result;
-  double loss_sum = 0;
-  for (const MicroBatch& rows : step) {
-    const PackedBatch batch = Pack(run, rows);
-    const Tensor loss = SumLoss(*run.model, batch);
-    loss.backward();
-    loss_sum += loss.item<double>();
-    result.trained_tokens += batch.trained_tokens();
-    result.tokens += batch.size();
-  }
-  result.loss = loss_sum * MeanFactor(result);
-  result.grad_norm = GlobalGradientNorm(run.trained) * MeanFactor(result);
-  return result;
+Stepper::Stepper(const Run& run) : run_(run), optimizer_(MakeOptimizer(run)) {
+  if (run.training().optimizer_in_backward.value_or(false)) in_backward_ = std::make_unique<InBackward>(optimizer_);
 }
 
-void ApplyGradients(const Run& run, const StepResult& result, double learning_rate, AdamW& optimizer) {
-  optimizer.Step(learning_rate, MeanFactor(result) * ClipFactor(result.grad_norm, *run.training().clip_norm));
-  optimizer.ZeroGradients();
+Stepper::~Stepper() = default;
+
+absl::StatusOr<StepResult> Stepper::Take(const Step& step, double learning_rate) {
+  StepResult result;
+  result.trained_tokens = TrainedTokens(run_, step);
+  // One factor for the whole step: the mean is over its tokens, however they were split into micro-batches.
+  const double mean = 1 / static_cast<double>(std::max<int64_t>(result.trained_tokens, 1));
+  const int64_t number = optimizer_.steps() + 1;
+  for (size_t i = 0; i < step.size(); ++i) {
+    const PackedBatch batch = Pack(run_, step[i]);
+    std::vector<double> losses;
+    const Tensor loss = SumLoss(*run_.model, batch, &losses);
+    AddRowLosses(run_, step[i], losses, result);
+    result.loss += loss.item<double>() * mean;
+    result.tokens += batch.size();
+    if (in_backward_ && i + 1 == step.size()) {
+      LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, number, result.loss, 0));
+      in_backward_->Begin(learning_rate, mean);
+    }
+    loss.backward();
+  }
+  result.grad_norm = in_backward_ ? in_backward_->End() : GlobalGradientNorm(run_.trained) * mean;
+  LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, number, result.loss, result.grad_norm));
+  if (in_backward_) return result;
+  optimizer_.Step(learning_rate, mean * ClipFactor(result.grad_norm, *run_.training().clip_norm));
+  optimizer_.ZeroGradients();
+  return result;
 }
 
 }  // namespace luthier

@@ -1,8 +1,12 @@
-// One optimizer step, apart from what a run does around it: the bench times the same code.
+// Optimizer steps, apart from what a run does around them: the bench times the same code.
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
 
+#include "absl/status/statusor.h"
 #include "lib/dataset/batches.h"
 #include "worker/trainer/train/adamw.h"
 #include "worker/trainer/train/batch.h"
@@ -15,17 +19,30 @@ struct StepResult {
   double grad_norm = 0;  // of the gradient of that mean
   int64_t tokens = 0;
   int64_t trained_tokens = 0;
+  std::vector<std::pair<int32_t, double>> row_losses;  // row by index, and the mean over its trained tokens
 };
-
-AdamW MakeOptimizer(const Run& run);
 
 // The rows of a micro-batch as tensors.
 PackedBatch Pack(const Run& run, const MicroBatch& rows);
 
-// Forward and backward over the micro-batches. The gradients of `run.trained` are then sums over tokens, not yet means.
-StepResult ComputeGradients(const Run& run, const Step& step);
+// Takes the steps of one run, which must outlive it.
+class Stepper {
+ public:
+  explicit Stepper(const Run& run);
+  ~Stepper();
 
-// Means and clips the gradients on the way, moves `run.trained`, and forgets the gradients. `result` must be finite.
-void ApplyGradients(const Run& run, const StepResult& result, double learning_rate, AdamW& optimizer);
+  // Forward, backward, check, clip, move `run.trained`. Errors: OUT_OF_RANGE if loss or gradients are not finite. The weights have
+  // not been moved then, except with training.optimizer_in_backward, where gradients are only known one after the other.
+  absl::StatusOr<StepResult> Take(const Step& step, double learning_rate);
+
+  AdamW& optimizer() { return optimizer_; }
+
+ private:
+  class InBackward;
+
+  const Run& run_;
+  AdamW optimizer_;
+  std::unique_ptr<InBackward> in_backward_;  // null unless the job asks for it
+};
 
 }  // namespace luthier

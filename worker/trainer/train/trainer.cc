@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <map>
 #include <optional>
 #include <string>
@@ -17,10 +16,11 @@
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/export/export.h"
-#include "worker/trainer/train/adamw.h"
 #include "worker/trainer/train/batch.h"
 #include "worker/trainer/train/progress.h"
+#include "worker/trainer/train/row_losses.h"
 #include "worker/trainer/train/schedule.h"
+#include "worker/trainer/train/selection.h"
 #include "worker/trainer/train/step.h"
 #include "worker/trainer/train/training_checkpoint.h"
 
@@ -34,6 +34,9 @@ using Clock = std::chrono::steady_clock;
 constexpr double kProgressSeconds = 0.25;
 // Answers of the test split that are kept for people to read.
 constexpr size_t kShownExamples = 3;
+// Rows with the highest losses: in the report, and in row_losses.jsonl, where more than a person can look at need not be.
+constexpr size_t kShownRows = 5;
+constexpr size_t kWrittenRows = 10'000;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
@@ -47,19 +50,18 @@ int64_t PeakMemoryBytes() {
 class Trainer {
  public:
   Trainer(Run& run, EventWriter& events, RunControl& control)
-      : run_(run), events_(events), control_(control), optimizer_(MakeOptimizer(run)) {}
+      : run_(run), events_(events), control_(control), stepper_(run), row_losses_(run.examples.size()) {}
 
   absl::Status Train() {
     LUTHIER_RETURN_IF_ERROR(Resume());
     ReportStart();
     last_report_ = Clock::now();
-    while (step_ < run_.total_steps) {
+    while (true) {
+      if (EvaluationIsDue()) LUTHIER_RETURN_IF_ERROR(EvaluateValidation());
       if (control_.stop) return Stop();
+      if (CheckpointIsDue()) LUTHIER_RETURN_IF_ERROR(Checkpoint());
+      if (step_ == run_.total_steps || PatienceIsOver()) break;
       LUTHIER_RETURN_IF_ERROR(OneStep());
-      if (DueEvery(run_.plan.recipe.evaluation.every)) EvaluateSplits("validation", "tuned", *run_.model);
-      if (DueEvery(run_.plan.recipe.checkpoint.every) || control_.checkpoint.exchange(false)) {
-        LUTHIER_RETURN_IF_ERROR(Checkpoint());
-      }
     }
     return Finish();
   }
@@ -67,40 +69,40 @@ class Trainer {
  private:
   absl::Status Resume() {
     LUTHIER_ASSIGN_OR_RETURN(const auto state,
-                             ReadNewestCheckpoint(run_.out_folder, run_.spec_hash,
-                                                  [&](std::string message) { events_.Write("warning", {{"message", message}}); }));
+                             ReadNewestCheckpoint(run_.out_folder, run_.spec_hash, [&](std::string message) { Warn(message); }));
     if (!state) {
       at::manual_seed(static_cast<uint64_t>(*run_.training().seed));
       return absl::OkStatus();
     }
-    at::NoGradGuard no_grad;
-    for (auto& [name, tensor] : run_.trained) tensor.copy_(state->weights.at(name));
-    optimizer_.Restore(state->optimizer, state->step);
+    TakeWeights(state->weights);
+    stepper_.optimizer().Restore(state->optimizer, state->step);
     at::Generator generator = at::detail::getDefaultCPUGenerator();
     generator.set_state(state->generator_state);
-    step_ = resumed_step_ = state->step;
+    step_ = resumed_step_ = checkpointed_step_ = state->step;
     tokens_ = state->tokens;
     loss_ = state->loss;
     earlier_seconds_ = state->seconds;
+    evaluated_step_ = state->evaluated_step;
+    selection_ = state->selection;
+    row_losses_.Restore(state->row_losses);
     return absl::OkStatus();
   }
 
-  // Forward, backward, finite check, step, report.
+  void TakeWeights(const NamedTensors& weights) {
+    at::NoGradGuard no_grad;
+    for (auto& [name, tensor] : run_.trained) tensor.copy_(weights.at(name));
+  }
+
   absl::Status OneStep() {
     const Clock::time_point start = Clock::now();
     learning_rate_ = LearningRate({*run_.training().learning_rate, *run_.training().warmup_ratio, *run_.training().schedule,
                                    run_.total_steps}, step_);
-    const StepResult result = ComputeGradients(run_, NextStep());
+    LUTHIER_ASSIGN_OR_RETURN(const StepResult result, stepper_.Take(NextStep(), learning_rate_));
+    ++step_;
     loss_ = result.loss;
     grad_norm_ = result.grad_norm;
-    if (!std::isfinite(loss_) || !std::isfinite(grad_norm_)) {
-      return absl::OutOfRangeError(absl::StrCat("step ", step_ + 1, ": loss ", loss_, ", gradient norm ", grad_norm_,
-                                                " are not finite; lower training.learning_rate (now ", *run_.training().learning_rate,
-                                                ") or check the rows of this step. The last checkpoint is intact"));
-    }
-    ApplyGradients(run_, result, learning_rate_, optimizer_);
-    ++step_;
     tokens_ += result.tokens;
+    row_losses_.Add(result.row_losses);
     progress_.StepDone(SecondsSince(start), result.tokens);
     ReportProgress();
     return absl::OkStatus();
@@ -115,16 +117,29 @@ class Trainer {
     return epoch_plan_[static_cast<size_t>(step_ % run_.steps_per_epoch)];
   }
 
-  bool DueEvery(const std::optional<int64_t>& every) const {
-    return every && *every > 0 && step_ % *every == 0 && step_ < run_.total_steps;
+  // At its interval and at the end. An evaluation that a stop cut short is still due when the run goes on.
+  bool EvaluationIsDue() const {
+    return step_ > evaluated_step_ && (step_ % *run_.plan.recipe.evaluation.every == 0 || step_ == run_.total_steps);
   }
+
+  bool CheckpointIsDue() {
+    if (control_.checkpoint.exchange(false)) return true;
+    return step_ > checkpointed_step_ && step_ < run_.total_steps && step_ % *run_.plan.recipe.checkpoint.every == 0;
+  }
+
+  bool PatienceIsOver() const {
+    const std::optional<int64_t>& patience = run_.plan.recipe.evaluation.patience;
+    return patience && selection_.without_gain() >= *patience;
+  }
+
+  bool PublishesBest() const { return *run_.plan.recipe.checkpoint.publish == "best" && FindSplit("validation") != nullptr; }
 
   // Of all processes of this run.
   double Seconds() const { return earlier_seconds_ + SecondsSince(started_); }
 
-  double Epoch() const {
-    return static_cast<double>(step_) / static_cast<double>(run_.steps_per_epoch);
-  }
+  double Epoch() const { return static_cast<double>(step_) / static_cast<double>(run_.steps_per_epoch); }
+
+  void Warn(const std::string& message) { events_.Write("warning", {{"message", message}}); }
 
   void ReportStart() {
     int64_t base_parameters = 0, trainable = 0, trained_tokens = 0, tokens = 0;
@@ -135,7 +150,7 @@ class Trainer {
       tokens += static_cast<int64_t>(example.ids.size());
     }
     trainable_parameters_ = trainable;
-    for (const std::string& warning : run_.plan.warnings) events_.Write("warning", {{"message", warning}});
+    for (const std::string& warning : run_.plan.warnings) Warn(warning);
     events_.Write("started", {{"protocol", kTrainerProtocol},
                               {"device", "cpu"},
                               {"precision", *run_.training().precision},
@@ -171,50 +186,71 @@ class Trainer {
   double EvaluationSecondsLeft() const {
     double rows = 0;
     for (const EvaluationSplit& split : run_.splits) {
-      const int64_t every = run_.plan.recipe.evaluation.every.value_or(run_.total_steps);
+      const int64_t every = *run_.plan.recipe.evaluation.every;
       const int64_t times = split.name == "test" ? 2 : 1 + (run_.total_steps - 1) / every - step_ / every;
       rows += static_cast<double>(times) * static_cast<double>(split.examples.size());
     }
     return rows * seconds_per_evaluated_row_;
   }
 
+  const EvaluationSplit* FindSplit(const std::string& name) const {
+    for (const EvaluationSplit& split : run_.splits) {
+      if (split.name == name) return &split;
+    }
+    return nullptr;
+  }
+
+  // Nothing if a stop cut it short, or if the dataset has no such split.
+  std::optional<EvaluationResult> EvaluateSplit(const std::string& name, const std::string& label, const DecoderModel& model) {
+    const EvaluationSplit* split = FindSplit(name);
+    if (split == nullptr) return std::nullopt;
+    const Clock::time_point start = Clock::now();
+    EvaluationOptions options;
+    options.task = ParseTaskType(run_.plan.recipe.task).value_or(TaskType::kChat);
+    options.micro_batch_tokens = *run_.training().micro_batch_tokens;
+    options.max_new_tokens = *run_.plan.recipe.evaluation.max_new_tokens;
+    options.context = run_.base.facts.config.max_position_embeddings;
+    options.generate = *run_.plan.recipe.evaluation.metric != "loss";
+    options.max_examples = name == "test" ? kShownExamples : 0;
+    options.interrupted = [this] { return control_.stop.load(); };
+    const std::optional<EvaluationResult> result = Evaluate(model, *split, run_.base.tokenizer, run_.stop_ids, options);
+    if (!result) return std::nullopt;
+    json fields = ToJson(*result);
+    fields["step"] = step_;
+    fields["split"] = name;
+    fields["model"] = label;
+    seconds_per_evaluated_row_ = SecondsSince(start) / static_cast<double>(split->examples.size());
+    evaluations_[name + "/" + label] = fields;
+    events_.Write("evaluation", std::move(fields));
+    return result;
+  }
+
+  absl::Status EvaluateValidation() {
+    if (FindSplit("validation") == nullptr) {
+      evaluated_step_ = step_;
+      return absl::OkStatus();
+    }
+    const std::optional<EvaluationResult> result = EvaluateSplit("validation", "tuned", *run_.model);
+    if (!result) return absl::OkStatus();
+    evaluated_step_ = step_;
+    const bool best = selection_.Add(step_, *result, *run_.plan.recipe.evaluation.metric);
+    // The last weights are in memory when they are wanted.
+    if (!best || !PublishesBest() || step_ == run_.total_steps) return absl::OkStatus();
+    return WriteBestWeights(run_.out_folder, step_, run_.trained);
+  }
+
   // The score of the base model, for comparison. At the end, so that training starts at once and a resumed run needs no memory
-  // of it. Returns whether it was done, and not cut short by a stop.
-  absl::StatusOr<bool> EvaluateBase() {
-    const bool wanted = std::any_of(run_.splits.begin(), run_.splits.end(), [](const auto& split) { return split.name == "test"; });
-    if (!wanted) return true;
+  // of it.
+  absl::Status EvaluateBase() {
+    if (FindSplit("test") == nullptr) return absl::OkStatus();
     NamedTensors weights = run_.base_weights;
     if (!run_.lora()) {
       LUTHIER_ASSIGN_OR_RETURN(weights, ReadBaseWeights(run_, WeightUse::kFrozen));
     }
     LUTHIER_ASSIGN_OR_RETURN(const auto base, MakeModel(run_.base.facts.config, weights, {}));
-    return EvaluateSplits("test", "base", *base);
-  }
-
-  // Evaluates the split of that name, if the dataset has it. Returns whether that was done, and not cut short by a stop.
-  bool EvaluateSplits(const std::string& name, const std::string& label, const DecoderModel& model) {
-    for (const EvaluationSplit& split : run_.splits) {
-      if (split.name != name) continue;
-      const Clock::time_point start = Clock::now();
-      EvaluationOptions options;
-      options.task = ParseTaskType(run_.plan.recipe.task).value_or(TaskType::kChat);
-      options.micro_batch_tokens = *run_.training().micro_batch_tokens;
-      options.max_new_tokens = *run_.plan.recipe.evaluation.max_new_tokens;
-      options.generate = *run_.plan.recipe.evaluation.metric != "loss";
-      options.max_examples = name == "test" ? kShownExamples : 0;
-      options.context = run_.base.facts.config.max_position_embeddings;
-      options.interrupted = [this] { return control_.stop.load(); };
-      const std::optional<EvaluationResult> result = Evaluate(model, split, run_.base.tokenizer, run_.stop_ids, options);
-      if (!result) return false;
-      json fields = ToJson(*result);
-      fields["step"] = step_;
-      fields["split"] = name;
-      fields["model"] = label;
-      seconds_per_evaluated_row_ = SecondsSince(start) / static_cast<double>(split.examples.size());
-      evaluations_[name + "/" + label] = fields;
-      events_.Write("evaluation", std::move(fields));
-    }
-    return true;
+    base->Configure(run_.compute());
+    EvaluateSplit("test", "base", *base);
+    return absl::OkStatus();
   }
 
   absl::Status Checkpoint() {
@@ -222,31 +258,50 @@ class Trainer {
     TrainingState state;
     state.step = step_;
     state.weights = run_.trained;
-    state.optimizer = optimizer_.State();
+    state.optimizer = stepper_.optimizer().State();
     state.generator_state = at::detail::getDefaultCPUGenerator().get_state();
     state.spec_hash = run_.spec_hash;
     state.tokens = tokens_;
     state.loss = loss_;
     state.seconds = Seconds();
-    LUTHIER_ASSIGN_OR_RETURN(checkpoint_path_, WriteCheckpoint(run_.out_folder, state, *run_.plan.recipe.checkpoint.keep));
-    events_.Write("checkpoint", {{"step", step_}, {"path", checkpoint_path_}, {"bytes", FolderBytes(checkpoint_path_)}, {"loss", loss_},
+    state.evaluated_step = evaluated_step_;
+    state.selection = selection_;
+    state.row_losses = row_losses_.State();
+    LUTHIER_ASSIGN_OR_RETURN(const std::string path, WriteCheckpoint(run_.out_folder, state, *run_.plan.recipe.checkpoint.keep));
+    checkpointed_step_ = step_;
+    events_.Write("checkpoint", {{"step", step_}, {"path", path}, {"bytes", FolderBytes(path)}, {"loss", loss_},
                                  {"seconds", SecondsSince(start)}});
     return absl::OkStatus();
   }
 
   absl::Status Stop() {
-    LUTHIER_RETURN_IF_ERROR(Checkpoint());
-    events_.Write("stopped", {{"step", step_}, {"path", checkpoint_path_}});
+    if (checkpointed_step_ != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
+    events_.Write("stopped", {{"step", step_}, {"path", absl::StrCat(run_.out_folder, "/checkpoints/step-", step_)}});
     return absl::OkStatus();
   }
 
-  absl::Status Finish() {
-    // What a stop cuts short is evaluated when the run goes on, from a checkpoint of its last step.
-    if (!EvaluateSplits("validation", "tuned", *run_.model)) return Stop();
-    LUTHIER_ASSIGN_OR_RETURN(const bool compared, EvaluateBase());
-    if (!compared || !EvaluateSplits("test", "tuned", *run_.model)) return Stop();
-    // The shortest rows suffice to tell whether the files compute what was trained.
-    const PackedBatch probe = Pack(run_, {static_cast<int32_t>(std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin())});
+  // Step whose weights become the result, which are then in `run_.trained`.
+  int64_t TakePublishedWeights() {
+    if (!PublishesBest() || selection_.best_step() == step_) return step_;
+    const absl::StatusOr<NamedTensors> best = ReadBestWeights(run_.out_folder, selection_.best_step());
+    if (!best.ok()) {
+      Warn(absl::StrCat("the best weights, of step ", selection_.best_step(), ", cannot be read (", best.status().message(),
+                        "); the last ones are published"));
+      return step_;
+    }
+    TakeWeights(*best);
+    return selection_.best_step();
+  }
+
+  std::string StopReason() const {
+    if (step_ < run_.total_steps) return "NO_GAIN";
+    return run_.training().max_steps && run_.total_steps == *run_.training().max_steps ? "MAX_STEPS" : "COMPLETED";
+  }
+
+  absl::StatusOr<std::string> Export() {
+    // The shortest row suffices to tell whether the files compute what was trained.
+    const auto shortest = std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin();
+    const PackedBatch probe = Pack(run_, {static_cast<int32_t>(shortest)});
     const std::string artifact = run_.out_folder + (run_.lora() ? "/adapter" : "/model");
     if (run_.lora()) {
       LUTHIER_RETURN_IF_ERROR(ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, {*run_.model, probe}, artifact));
@@ -254,28 +309,52 @@ class Trainer {
       LUTHIER_RETURN_IF_ERROR(ExportModel({run_.base_weights, run_.base.facts.config_json, run_.spec.base_model, run_.stop_ids},
                                           {*run_.model, probe}, artifact));
     }
+    return artifact;
+  }
+
+  absl::Status Finish() {
+    LUTHIER_RETURN_IF_ERROR(EvaluateBase());
+    if (control_.stop) return Stop();
+    // What follows may replace the last weights, and a stop must still find them.
+    if (PublishesBest() && selection_.best_step() != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
+    const int64_t published_step = TakePublishedWeights();
+    EvaluateSplit("test", "tuned", *run_.model);
+    if (control_.stop) return Stop();
+    LUTHIER_ASSIGN_OR_RETURN(const std::string artifact, Export());
     json evaluations = json::array();
     for (const auto& [name, fields] : evaluations_) evaluations.push_back(fields);
-    const bool cut_short = run_.training().max_steps && run_.total_steps == *run_.training().max_steps;
+    WriteLines("row_losses.jsonl", row_losses_.Worst(kWrittenRows, run_.examples, run_.spec.train));
     json report = {{"step", step_},
-                   {"stop_reason", cut_short ? "MAX_STEPS" : "COMPLETED"},
+                   {"stop_reason", StopReason()},
+                   {"published_step", published_step},
                    {"artifact", {{"kind", run_.lora() ? "adapter" : "model"}, {"path", artifact}, {"bytes", FolderBytes(artifact)}}},
                    {"train_loss", loss_},
                    {"seconds", Seconds()},
                    {"step_seconds", progress_.mean_step_seconds()},
                    {"peak_memory_bytes", PeakMemoryBytes()},
                    {"trainable_parameters", trainable_parameters_},
-                   {"evaluations", evaluations}};
+                   {"evaluations", evaluations},
+                   {"worst_rows", row_losses_.Worst(kShownRows, run_.examples, run_.spec.train)}};
     LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/report.json", report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
     events_.Write("finished", std::move(report));
     return absl::OkStatus();
   }
 
+  // One JSON line each, into the run's folder. That they cannot be written is no reason to lose the result.
+  void WriteLines(const std::string& name, const json& objects) {
+    std::string lines;
+    for (const json& object : objects) lines += object.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
+    const absl::Status status = WriteFileDurably(run_.out_folder + "/" + name, lines);
+    if (!status.ok()) Warn(std::string(status.message()));
+  }
+
   Run& run_;
   EventWriter& events_;
   RunControl& control_;
-  AdamW optimizer_;
+  Stepper stepper_;
   Progress progress_;
+  RowLosses row_losses_;
+  Selection selection_;
   Clock::time_point started_ = Clock::now();
   Clock::time_point last_report_;
   double earlier_seconds_ = 0;
@@ -283,12 +362,13 @@ class Trainer {
   int64_t planned_epoch_ = -1;
   int64_t step_ = 0;
   int64_t resumed_step_ = 0;
+  int64_t evaluated_step_ = 0;
+  int64_t checkpointed_step_ = 0;
   int64_t tokens_ = 0;
   int64_t trainable_parameters_ = 0;
   double loss_ = 0;
   double grad_norm_ = 0;
   double learning_rate_ = 0;
-  std::string checkpoint_path_;
   double seconds_per_evaluated_row_ = 0;
   std::map<std::string, json> evaluations_;  // last of each split and model
 };

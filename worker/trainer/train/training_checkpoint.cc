@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -22,28 +23,30 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr char kGeneratorState[] = "generator_state";
-constexpr char kUnfinished[] = ".unfinished-step-", kDamaged[] = ".damaged-step-";
+constexpr char kStep[] = "step-", kBest[] = "best-";
+// In front of the names of folders that do not count.
+constexpr char kUnfinished[] = ".unfinished-", kDamaged[] = ".damaged-";
 
-// Folders named step-N under the run, newest first. Unfinished ones have another name and are not seen.
-std::vector<std::pair<int64_t, fs::path>> ListCheckpoints(const fs::path& folder) {
+// Folders named `prefix`N, newest first. Unfinished ones have another name and are not seen.
+std::vector<std::pair<int64_t, fs::path>> ListFolders(const fs::path& parent, const char* prefix) {
   std::vector<std::pair<int64_t, fs::path>> found;
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
     const std::string name = entry.path().filename();
     absl::string_view number = name;
     int64_t step;
-    if (absl::ConsumePrefix(&number, "step-") && absl::SimpleAtoi(number, &step)) found.emplace_back(step, entry.path());
+    if (absl::ConsumePrefix(&number, prefix) && absl::SimpleAtoi(number, &step)) found.emplace_back(step, entry.path());
   }
   std::sort(found.rbegin(), found.rend());
   return found;
 }
 
-// The oldest checkpoints, and what damaged or unfinished ones left: with a newer one on disk nobody needs them.
-void RemoveBeyond(int64_t keep, const fs::path& folder) {
+// All but the newest `keep` checkpoints, and what damaged or unfinished folders left: nobody needs them any more.
+void RemoveBeyond(int64_t keep, const fs::path& parent) {
   std::error_code ignored;
-  const auto existing = ListCheckpoints(folder);
+  const auto existing = ListFolders(parent, kStep);
   for (size_t i = static_cast<size_t>(keep); i < existing.size(); ++i) fs::remove_all(existing[i].second, ignored);
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
     const std::string name = entry.path().filename();
     if (name.starts_with(kDamaged) || name.starts_with(kUnfinished)) fs::remove_all(entry.path(), ignored);
   }
@@ -66,14 +69,38 @@ absl::StatusOr<NamedTensors> ReadTensors(const fs::path& path) {
   return tensors;
 }
 
-// Throws nlohmann's exceptions for a state.json that lacks something; the caller takes it for damaged.
-absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
+// Writes files and state.json with their hashes into a folder that gets its name when all is on disk.
+absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, NamedTensors>& files, json state) {
+  const fs::path unfinished = folder.parent_path() / (kUnfinished + folder.filename().string());
+  std::error_code error;
+  fs::remove_all(unfinished, error);
+  fs::create_directories(unfinished, error);
+  if (error) return absl::ResourceExhaustedError(absl::StrCat(unfinished.string(), ": ", error.message()));
+  for (const auto& [name, tensors] : files) {
+    LUTHIER_RETURN_IF_ERROR(WriteTensors(unfinished / name, tensors));
+    LUTHIER_ASSIGN_OR_RETURN(state["sha256"][name], Sha256OfFile(unfinished / name));
+  }
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished / "state.json",
+                                           state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
+  fs::remove_all(folder, error);  // the same step, written by the run that this one resumed
+  fs::rename(unfinished, folder, error);
+  if (error) return absl::DataLossError(absl::StrCat(folder.string(), ": rename: ", error.message()));
+  return SyncFolder(folder.parent_path());
+}
+
+// state.json of a folder whose files have the hashes that it says. Throws nlohmann's exceptions if it lacks something.
+absl::StatusOr<json> VerifiedState(const fs::path& folder) {
   std::ifstream stream(folder / "state.json");
-  const json state_json = json::parse(stream);
-  for (const auto& [name, expected] : state_json.at("sha256").items()) {
+  const json state = json::parse(stream);
+  for (const auto& [name, expected] : state.at("sha256").items()) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string actual, Sha256OfFile(folder / name));
     if (actual != expected) return absl::DataLossError(absl::StrCat(name, " does not match its SHA-256"));
   }
+  return state;
+}
+
+absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const json state_json, VerifiedState(folder));
   TrainingState state;
   LUTHIER_ASSIGN_OR_RETURN(state.weights, ReadTensors(folder / "weights.safetensors"));
   LUTHIER_ASSIGN_OR_RETURN(state.optimizer, ReadTensors(folder / "optimizer.safetensors"));
@@ -84,57 +111,69 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   state.loss = state_json.at("loss");
   state.seconds = state_json.at("seconds");
   state.spec_hash = state_json.at("spec_hash");
+  state.evaluated_step = state_json.at("evaluated_step");
+  state.selection = Selection::FromJson(state_json.at("selection"));
+  LUTHIER_ASSIGN_OR_RETURN(state.row_losses, ReadTensors(folder / "rows.safetensors"));
   return state;
 }
 
-absl::StatusOr<TrainingState> ReadCheckpointOrSay(const fs::path& folder) {
+// Whatever is wrong with the folder is a status: what is damaged may be its JSON too.
+template <typename Read>
+auto ReadOrSay(const fs::path& folder, const Read& read) -> decltype(read(folder)) {
   try {
-    return ReadCheckpoint(folder);
+    return read(folder);
   } catch (const std::exception& error) {
     return absl::DataLossError(error.what());
   }
 }
 
+fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_folder) / "checkpoints"; }
+
 }  // namespace
 
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep) {
-  const fs::path checkpoints = fs::path(run_folder) / "checkpoints";
-  const fs::path folder = checkpoints / absl::StrCat("step-", state.step);
-  const fs::path unfinished = checkpoints / absl::StrCat(kUnfinished, state.step);
-  std::error_code error;
-  fs::remove_all(unfinished, error);
-  fs::create_directories(unfinished, error);
-  if (error) return absl::ResourceExhaustedError(absl::StrCat(unfinished.string(), ": ", error.message()));
-
+  const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kStep, state.step);
   NamedTensors optimizer = state.optimizer;
   optimizer[kGeneratorState] = state.generator_state;
-  LUTHIER_RETURN_IF_ERROR(WriteTensors(unfinished / "weights.safetensors", state.weights));
-  LUTHIER_RETURN_IF_ERROR(WriteTensors(unfinished / "optimizer.safetensors", optimizer));
-  json hashes;
-  for (const char* name : {"weights.safetensors", "optimizer.safetensors"}) {
-    LUTHIER_ASSIGN_OR_RETURN(hashes[name], Sha256OfFile(unfinished / name));
-  }
-  const json state_json = {{"step", state.step},       {"tokens", state.tokens},           {"loss", state.loss},
-                           {"seconds", state.seconds}, {"spec_hash", state.spec_hash},
-                           {"sha256", hashes}};
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished / "state.json",
-                                           state_json.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
-
-  fs::remove_all(folder, error);  // the same step, written by the run that this one resumed
-  fs::rename(unfinished, folder, error);
-  if (error) return absl::DataLossError(absl::StrCat(folder.string(), ": rename: ", error.message()));
-  LUTHIER_RETURN_IF_ERROR(SyncFolder(checkpoints));
-  RemoveBeyond(keep, checkpoints);
+  LUTHIER_RETURN_IF_ERROR(WriteFolder(
+      folder,
+      {{"weights.safetensors", state.weights}, {"optimizer.safetensors", optimizer}, {"rows.safetensors", state.row_losses}},
+      {{"step", state.step},
+       {"tokens", state.tokens},
+       {"loss", state.loss},
+       {"seconds", state.seconds},
+       {"spec_hash", state.spec_hash},
+       {"evaluated_step", state.evaluated_step},
+       {"selection", state.selection.ToJson()}}));
+  RemoveBeyond(keep, folder.parent_path());
   return folder.string();
+}
+
+absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights) {
+  const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kBest, step);
+  LUTHIER_RETURN_IF_ERROR(WriteFolder(folder, {{"weights.safetensors", weights}}, {{"step", step}}));
+  for (const auto& [other, path] : ListFolders(folder.parent_path(), kBest)) {
+    std::error_code ignored;
+    if (other != step) fs::remove_all(path, ignored);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step) {
+  return ReadOrSay(CheckpointsOf(run_folder) / absl::StrCat(kBest, step), [](const fs::path& folder) -> absl::StatusOr<NamedTensors> {
+    if (!fs::exists(folder)) return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
+    LUTHIER_RETURN_IF_ERROR(VerifiedState(folder).status());
+    return ReadTensors(folder / "weights.safetensors");
+  });
 }
 
 absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder, const std::string& spec_hash,
                                                                   const std::function<void(std::string)>& warn) {
-  for (const auto& [step, folder] : ListCheckpoints(fs::path(run_folder) / "checkpoints")) {
-    absl::StatusOr<TrainingState> state = ReadCheckpointOrSay(folder);
+  for (const auto& [step, folder] : ListFolders(CheckpointsOf(run_folder), kStep)) {
+    absl::StatusOr<TrainingState> state = ReadOrSay(folder, ReadCheckpoint);
     if (!state.ok()) {
       std::error_code ignored;
-      fs::rename(folder, folder.parent_path() / absl::StrCat(kDamaged, step), ignored);
+      fs::rename(folder, folder.parent_path() / (kDamaged + folder.filename().string()), ignored);
       warn(absl::StrCat(folder.string(), " is damaged (", state.status().message(), "); going back to the checkpoint before"));
       continue;
     }

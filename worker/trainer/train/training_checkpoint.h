@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/trainer/models/model.h"
+#include "worker/trainer/train/selection.h"
 
 namespace luthier {
 
@@ -24,12 +25,21 @@ struct TrainingState {
   int64_t tokens = 0;           // processed so far, for reports
   double loss = 0;              // of the last step
   double seconds = 0;           // spent by all processes of the run so far
+  int64_t evaluated_step = 0;   // the last step whose weights were evaluated
+  Selection selection;          // of the evaluations so far
+  NamedTensors row_losses;      // RowLosses::State
 };
 
 // Writes a checkpoint and then removes the oldest beyond `keep` and what damaged ones left: nothing is removed before a newer one
 // is on disk.
 // Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints stay.
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep);
+
+// Keeps the weights of step `step` as the best so far, in `<run>/checkpoints/best-N`, and removes those that were the best before.
+absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights);
+
+// The weights that WriteBestWeights kept of that step. Errors: NOT_FOUND; DATA_LOSS if they are damaged.
+absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step);
 
 // The newest checkpoint that verifies; none if there is no usable one. Each damaged one is renamed to
 // `.damaged-step-N`, so that it never counts as one to keep, and `warn` is called.

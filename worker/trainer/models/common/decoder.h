@@ -40,14 +40,17 @@ class Decoder : public DecoderModel {
     }
   }
 
-  Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, const Tensor& lengths_T, Attention& attention,
-                 const AdapterSlices& slices) const override {
-    std::vector<ops::RotaryTable> tables;
-    for (const RotaryEmbedding& rotary : rotary_) tables.push_back(rotary(positions_T, lengths_T));
-    const Pass pass{tables, attention, slices};
+  Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, const Tensor& lengths_T,
+                 const std::shared_ptr<Attention>& attention, const AdapterSlices& slices) const override {
+    const auto pass = std::make_shared<Pass>(Pass{{}, attention, slices});
+    for (const RotaryEmbedding& rotary : rotary_) pass->rotary.push_back(rotary(positions_T, lengths_T));
     Tensor x_TD = at::embedding(embedding_VD_, tokens_T);
+    if (compute_.type) x_TD = x_TD.to(*compute_.type);
     if (embedding_scale_ != 1) x_TD = x_TD * embedding_scale_;
-    for (const Layer& layer : layers_) x_TD = layer(x_TD, pass);
+    for (const Layer& layer : layers_) {
+      x_TD = compute_.recompute_layers ? ops::Recomputed([&layer, pass](const Tensor& x) { return layer(x, *pass); }, x_TD)
+                                       : layer(x_TD, *pass);
+    }
     return norm_(x_TD);
   }
 

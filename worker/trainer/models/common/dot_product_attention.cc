@@ -9,7 +9,7 @@ DotProductAttention::DotProductAttention(const ModelConfig& config, int64_t laye
       rope_(config.layers[static_cast<size_t>(layer)].rope) {}
 
 Tensor DotProductAttention::operator()(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Pass& pass) const {
-  return pass.attention.Attend(layer_, form_, Rotated(q_TNH, pass), Rotated(k_TKH, pass), v_TKH);
+  return pass.attention->Attend(layer_, form_, Rotated(q_TNH, pass), Rotated(k_TKH, pass), v_TKH);
 }
 
 Tensor DotProductAttention::Rotated(const Tensor& x_TNH, const Pass& pass) const {

@@ -12,7 +12,7 @@ Experts::Experts(const Builder& build, const ModelConfig& config)
 }
 
 Tensor Experts::operator()(const Tensor& x_TD, const Pass& pass) const {
-  const Tensor probabilities_TE = at::linear(x_TD, router_ED_).to(at::kFloat).softmax(-1);
+  const Tensor probabilities_TE = ops::Linear(x_TD, router_ED_, /*bias_O=*/Tensor()).to(at::kFloat).softmax(-1);
   auto [shares_TC, chosen_TC] = probabilities_TE.topk(per_token_, -1);  // C choices of a token
   if (normalize_) shares_TC = shares_TC / shares_TC.sum(-1, /*keepdim=*/true);
   shares_TC = shares_TC.to(x_TD.scalar_type());

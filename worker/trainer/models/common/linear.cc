@@ -1,5 +1,6 @@
 #include "worker/trainer/models/common/linear.h"
 
+#include "worker/trainer/ops/linear.h"
 #include "worker/trainer/ops/lora_linear.h"
 
 namespace luthier {
@@ -10,7 +11,7 @@ double ActiveDropout(const LoraWeights& lora) { return at::GradMode::is_enabled(
 
 }  // namespace
 
-Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const { return at::linear(x_TI, weight_OI_, bias_O_); }
+Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const { return ops::Linear(x_TI, weight_OI_, bias_O_); }
 
 Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) const {
   if (slices.size() == 1) return Adapted(x_TI, adapters_[slices[0].adapter]);
@@ -22,7 +23,7 @@ Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) c
 }
 
 Tensor LoraLinear::Adapted(const Tensor& x_TI, const LoraWeights& lora) const {
-  if (!lora.a_RI.defined()) return at::linear(x_TI, weight_OI_, bias_O_);
+  if (!lora.a_RI.defined()) return ops::Linear(x_TI, weight_OI_, bias_O_);
   const double dropout = ActiveDropout(lora);
   Tensor y_TO = lora.magnitude_O.defined() ? Dora(x_TI, lora, dropout)
                                            : ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, dropout);
@@ -35,7 +36,7 @@ Tensor LoraLinear::Dora(const Tensor& x_TI, const LoraWeights& lora, double drop
   // As in PEFT: what W alone computes sees everything, the change that the adapter makes sees what was kept.
   const Tensor kept_TI = at::dropout(x_TI, dropout, /*train=*/true);
   const Tensor adapted_TO = ops::LoraLinear(kept_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
-  return at::linear(x_TI - kept_TI, weight_OI_) + adapted_TO;
+  return ops::Linear(x_TI - kept_TI, weight_OI_, Tensor()) + adapted_TO;
 }
 
 std::pair<Tensor, Tensor> LoraLinear::AsProduct(const Tensor& x_TI, size_t adapter) const {

@@ -1,6 +1,7 @@
 // What one forward pass hands to every block.
 #pragma once
 
+#include <memory>
 #include <vector>
 
 #include "worker/trainer/models/common/attention.h"
@@ -9,10 +10,11 @@
 
 namespace luthier {
 
+// Owns all of it: a layer that is computed again in the backward pass needs it after Forward has returned.
 struct Pass {
-  const std::vector<ops::RotaryTable>& rotary;  // one for each of ModelConfig::ropes
-  Attention& attention;
-  const AdapterSlices& slices;
+  std::vector<ops::RotaryTable> rotary;  // one for each of ModelConfig::ropes
+  std::shared_ptr<Attention> attention;
+  AdapterSlices slices;
 };
 
 }  // namespace luthier

@@ -1,0 +1,111 @@
+#include "worker/trainer/train/step.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/temp_folder.h"
+#include "tests/support/text_fixture.h"
+
+namespace luthier {
+namespace {
+
+class StepTest : public ::testing::Test {
+ protected:
+  StepTest() {
+    WriteTinyBase(folder_.path() + "/base");
+    std::string rows;
+    for (int i = 0; i < 12; ++i) rows += ChatLine("row " + std::to_string(i), i % 3 == 0 ? "a number that three divides" : "odd");
+    WriteText(folder_.path() + "/train.jsonl", rows);
+    spec_.base_model = folder_.path() + "/base";
+    spec_.init = "random";
+    spec_.train = {folder_.path() + "/train.jsonl"};
+    spec_.recipe.tuning = "full";
+    spec_.recipe.training.max_steps = 3;
+    spec_.recipe.training.learning_rate = 1e-3;
+    spec_.recipe.training.batch_tokens = 300;
+    spec_.recipe.training.micro_batch_tokens = 100;
+  }
+
+  std::unique_ptr<luthier::Run> MustPrepare() {
+    absl::StatusOr<std::unique_ptr<luthier::Run>> run = Prepare(spec_, "");
+    EXPECT_TRUE(run.ok()) << run.status();
+    return *std::move(run);
+  }
+
+  std::vector<StepResult> Take(luthier::Run& run, int steps) {
+    Stepper stepper(run);
+    std::vector<StepResult> results;
+    const std::vector<Step> plan = PlanEpoch(run.lengths, run.batches, 0);
+    for (int i = 0; i < steps; ++i) {
+      const absl::StatusOr<StepResult> result = stepper.Take(plan[static_cast<size_t>(i) % plan.size()], 1e-3);
+      EXPECT_TRUE(result.ok()) << result.status();
+      results.push_back(*result);
+    }
+    return results;
+  }
+
+  TempFolder folder_;
+  TrainerSpec spec_;
+};
+
+TEST_F(StepTest, MovingWeightsInTheBackwardPassEndsWithTheSameWeights) {
+  spec_.recipe.training.clip_norm = 1e6;
+  const auto whole = MustPrepare();
+  const std::vector<StepResult> expected = Take(*whole, 3);
+  spec_.recipe.training.clip_norm.reset();
+  spec_.recipe.training.optimizer_in_backward = true;
+  const auto in_backward = MustPrepare();
+  const std::vector<StepResult> got = Take(*in_backward, 3);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_NEAR(got[i].loss, expected[i].loss, 1e-6);
+    EXPECT_NEAR(got[i].grad_norm, expected[i].grad_norm, 1e-5);
+  }
+  for (const auto& [name, tensor] : whole->trained) {
+    EXPECT_LT((tensor - in_backward->trained.at(name)).abs().max().item<double>(), 1e-6) << name;
+    EXPECT_FALSE(in_backward->trained.at(name).grad().defined()) << name;
+  }
+}
+
+// The mean over the tokens of the whole step, not a mean of the micro-batches' means (bugs 1 and 2).
+TEST_F(StepTest, LossAndGradientAreTheSameHoweverAStepIsSplit) {
+  const auto split = MustPrepare();
+  ASSERT_GT(PlanEpoch(split->lengths, split->batches, 0)[0].size(), 1u);
+  const StepResult in_parts = Take(*split, 1)[0];
+  spec_.recipe.training.micro_batch_tokens = 1000;
+  const auto whole = MustPrepare();
+  ASSERT_EQ(PlanEpoch(whole->lengths, whole->batches, 0)[0].size(), 1u);
+  const StepResult at_once = Take(*whole, 1)[0];
+  EXPECT_EQ(in_parts.trained_tokens, at_once.trained_tokens);
+  EXPECT_NEAR(in_parts.loss, at_once.loss, 1e-6);
+  EXPECT_NEAR(in_parts.grad_norm, at_once.grad_norm, 1e-5 * at_once.grad_norm);
+}
+
+TEST_F(StepTest, LossesOfRowsAddUpToThatOfTheStep) {
+  const auto run = MustPrepare();
+  const StepResult result = Take(*run, 1)[0];
+  double sum = 0;
+  for (const auto& [row, loss] : result.row_losses) {
+    sum += loss * static_cast<double>(run->examples[static_cast<size_t>(row)].TrainedTokens());
+    const PackedBatch alone = Pack(*MustPrepare(), {row});  // weights have moved: the losses were those of fresh ones
+    EXPECT_NEAR(loss, SumLoss(*MustPrepare()->model, alone).item<double>() / static_cast<double>(alone.trained_tokens()), 1e-4) << row;
+  }
+  EXPECT_NEAR(sum / static_cast<double>(result.trained_tokens), result.loss, 1e-6);
+}
+
+TEST_F(StepTest, LossesThatAreNotFiniteLeaveTheWeightsAsTheyAre) {
+  for (const bool in_backward : {false, true}) {
+    spec_.recipe.training.optimizer_in_backward = in_backward;
+    const auto run = MustPrepare();
+    {
+      at::NoGradGuard no_grad;
+      run->trained.at("model.norm.weight").fill_(NAN);
+    }
+    const Tensor before = run->trained.at("model.layers.0.mlp.up_proj.weight").clone();
+    Stepper stepper(*run);
+    const auto result = stepper.Take(PlanEpoch(run->lengths, run->batches, 0)[0], 1e-3);
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kOutOfRange);
+    EXPECT_TRUE(at::equal(run->trained.at("model.layers.0.mlp.up_proj.weight"), before));
+  }
+}
+
+}  // namespace
+}  // namespace luthier
