@@ -6,6 +6,7 @@
 #include <string>
 #include <variant>
 
+#include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "server/options.h"
 #include "server/rpc/backup.h"
@@ -44,6 +45,8 @@ int Main(int argc, char** argv) {
   if (options.action == ServerAction::kCheck) return Check(options);
   if (options.action == ServerAction::kRestore) return Restore(options);
 
+  // Debian builds Abseil with its search for deadlocks, which gRPC then pays for at each of its locks.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // Blocked before any thread exists, so that only sigwait sees them.
   sigset_t signals;
   sigemptyset(&signals);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "server/core/reason.h"
 
@@ -466,12 +467,11 @@ void State::Schedule(absl::Time now) {
   decisions_.reset();
   if (jobs_.queues().empty()) return;
 
-  Snapshot snapshot = TakeSnapshot(now, kCandidates);
-  const bool room = std::any_of(snapshot.nodes.begin(), snapshot.nodes.end(), [](const NodeView& view) { return !view.free.empty(); });
-  if (!room) return;
+  const std::vector<NodeView> nodes = NodeViews();
+  if (absl::c_all_of(nodes, [](const NodeView& view) { return view.free.empty(); })) return;
 
   size_t started = 0, waiting = 0;
-  std::vector<Decision> decisions = Decide(std::move(snapshot));
+  std::vector<Decision> decisions = Decide(TakeSnapshot(now, kCandidates));
   decisions_.emplace();
   for (Decision& decision : decisions) {
     const int64_t number = decision.job->number;

@@ -162,6 +162,8 @@ class State {
   void LoadJob(Job job, absl::Time now);
   void LoadFinished(JobState state, int64_t jobs) { jobs_.AddFinished(state, jobs); }
   void LoadLastNumber(int64_t number) { last_number_ = number; }
+  // Of the job that was created last.
+  int64_t last_number() const { return last_number_; }
   void LoadVersion(const std::string& model, int version) { latest_[model] = version; }
   void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
   void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }

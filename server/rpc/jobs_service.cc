@@ -147,19 +147,14 @@ class JobsService final : public JobsBase {
   }
 
  private:
-  // A repeated request is answered with what it created, whatever has become of dataset and base model since.
+  // Whether the request is a repeated one is known to the state loop, and asked only there: here every call would wait for a reader.
   absl::Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
     const JobRequest identity{request.request_id(), Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
                                                                            DeterministicBytes(request.job())))};
-    if (!identity.id.empty() && !request.validate_only()) {
-      LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
-      if (earlier) {
-        LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
-        return Answer(earlier->second, response);
-      }
-    }
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
-    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, backend_.planner.PlanOf(request.job().spec()));
+    const absl::StatusOr<std::shared_ptr<const Plan>> planned = backend_.planner.PlanOf(request.job().spec());
+    if (!planned.ok()) return request.validate_only() ? planned.status() : Replay(identity, planned.status(), response);
+    const std::shared_ptr<const Plan>& plan = *planned;
     v1::FineTuningJob own;  // what the job has beside the plan
     own.set_uid(RandomUuid());
     *own.mutable_labels() = request.job().labels();
@@ -182,15 +177,25 @@ class JobsService final : public JobsBase {
       response.MergeFrom(own);
       return absl::OkStatus();
     }
-    const std::string id = job.id;
+    int64_t newest = 0;
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes)](State& state, absl::Time now) mutable {
+      newest = state.last_number();
       return CreateJob(state, backend_.store, job, identity, std::move(bytes), now);
     }));
-    // Another request with the same id was first: the job is that one's.
-    if (job.id != id) return Get("jobs/" + job.id, response);
+    // A request with the same id was first: the job is that one's.
+    if (job.number <= newest) return Get("jobs/" + job.id, response);
     response = ToProto(job, plan->job);
     response.MergeFrom(own);
     return absl::OkStatus();
+  }
+
+  // A repeated request is answered with what it created, also if dataset or base model are gone by now. `refusal`: what it would get else.
+  absl::Status Replay(const JobRequest& identity, absl::Status refusal, v1::FineTuningJob& response) {
+    if (identity.id.empty()) return refusal;
+    LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
+    if (!earlier) return refusal;
+    LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
+    return Answer(earlier->second, response);
   }
 
   absl::StatusOr<RecordedJob> Find(const std::string& name) {

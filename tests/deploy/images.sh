@@ -63,7 +63,7 @@ if [[ " $* " == *" worker-gpu "* ]]; then
   missing=$(chroot "$gpu" ldd /usr/local/lib/luthier/torch/lib/libtorch_cuda.so | grep 'not found' | grep -v -E 'libcuda\.so\.1|libnvidia-ml' || true)
   [ -z "$missing" ] || fail "worker-gpu: libtorch_cuda.so lacks: $missing" "Add the wheel to scripts/deps."
 fi
-if [[ " $* " != *" server "*" worker "* ]]; then say "no job is run: that takes server and worker"; exit 0; fi
+if [[ " $* " != *" server "* || " $* " != *" worker "* ]]; then say "no job is run: that takes server and worker"; exit 0; fi
 
 # run TARGET PORTS… -- COMMAND: in a container of its own, as the image's user, with the data folders and /share of this machine.
 server_port=$(( 20000 + RANDOM % 10000 )) metrics_port=$(( 30000 + RANDOM % 1000 )) worker_port=$(( 31000 + RANDOM % 1000 ))

@@ -292,6 +292,7 @@ TEST_F(ServerProgramTest, AnswersARepeatedRequestWithoutLookingAtItAgain) {
   v1::CreateFineTuningJobRequest request = JobRequestFor("j");
   request.set_request_id("8e2f3b1c-6a55-4c8e-9a37-0f6f6b0f2a11");
   const v1::FineTuningJob first = Submit(request);
+  EXPECT_EQ(Submit(request).uid(), first.uid());
   v1::CancelFineTuningJobRequest cancel;
   cancel.set_name("jobs/j");
   v1::FineTuningJob job;
