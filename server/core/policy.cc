@@ -172,6 +172,7 @@ void Tenant::Charge(double device_seconds, absl::Time now) {
 absl::Duration ExpectedDuration(const Job& job) { return job.estimate > absl::ZeroDuration() ? job.estimate : kUnknownDuration; }
 
 bool ComesBefore(const Job& a, const Job& b) {
+  if (a.priority == b.priority) return std::tie(a.create_time, a.number) < std::tie(b.create_time, b.number);
   const auto key = [](const Job& job) { return std::make_pair(job.create_time - job.priority * kPriorityPoint, job.number); };
   return key(a) < key(b);
 }

@@ -54,6 +54,7 @@ class Query {
   int64_t Int() { return statement_.getColumn(column_++).getInt64(); }
   absl::Time Time() { return FromMicros(Int()); }
   double Real() { return statement_.getColumn(column_++).getDouble(); }
+  void Skip(int columns) { column_ += columns; }
   bool NextIsNull() const { return statement_.getColumn(column_).isNull(); }
 
   // Runs a statement without rows; returns how many rows it changed.

@@ -31,10 +31,13 @@ absl::Time FromMicros(int64_t micros) {
 
 namespace {
 
+// The last kAttemptColumns say something only once a job has had an attempt. Before, they are not read: a restart reads a million
+// queued jobs.
 constexpr char kJobColumns[] =
-    "number, id, base_model, datasets, model, devices, create_time, state, attempt, lost_attempts, node, held, not_before, "
-    "start_time, end_time, model_version, last_event, last_report, report, tenant, service_class, priority, estimate, attempt_start, "
-    "preemptions, lost_here, revision";
+    "number, id, base_model, datasets, model, devices, create_time, state, attempt, end_time, last_event, tenant, service_class, "
+    "priority, estimate, revision, "
+    "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, preemptions, lost_here";
+constexpr int kAttemptColumns = 11;
 // A request and the number of the job that it created; a job has an `id` as well.
 constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
 
@@ -96,10 +99,10 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
   if (is_new) {
     connection.Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
-              int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.end_time,
-              job.model_version, job.last_event, job.last_report, Bytes{job.report}, job.tenant,
-              static_cast<int64_t>(job.service_class), int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate),
-              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision})
+              int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
+              int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, int64_t{job.lost_attempts},
+              job.node, held, job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report},
+              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here})
         .Run();
     return;
   }
@@ -120,22 +123,27 @@ Job ReadJob(Query& row) {
   job.create_time = row.Time();
   job.state = static_cast<JobState>(row.Int());
   job.attempt = static_cast<int>(row.Int());
-  job.lost_attempts = static_cast<int>(row.Int());
-  job.node = row.Text();
-  job.held = ParseDevices(row.Text());
-  for (absl::Time* time : {&job.not_before, &job.start_time, &job.end_time}) *time = row.Time();
-  job.model_version = row.Text();
+  job.end_time = row.Time();
   job.last_event = row.Int();
-  job.last_report = row.Int();
-  job.report = row.Blob();
   job.tenant = row.Text();
   job.service_class = static_cast<ServiceClass>(row.Int());
   job.priority = static_cast<int>(row.Int());
   job.estimate = absl::Microseconds(row.Int());
+  job.revision = static_cast<int>(row.Int());
+  if (job.attempt == 0) {
+    row.Skip(kAttemptColumns);
+    return job;
+  }
+  job.lost_attempts = static_cast<int>(row.Int());
+  job.node = row.Text();
+  job.held = ParseDevices(row.Text());
+  for (absl::Time* time : {&job.not_before, &job.start_time}) *time = row.Time();
+  job.model_version = row.Text();
+  job.last_report = row.Int();
+  job.report = row.Blob();
   job.attempt_start = row.Time();
   job.preemptions = static_cast<int>(row.Int());
   job.lost_here = static_cast<int>(row.Int());
-  job.revision = static_cast<int>(row.Int());
   return job;
 }
 
