@@ -39,9 +39,11 @@ class JobTable {
   const Job* Find(absl::string_view id) const;
   // Requires: no job has its id or number.
   const Job& Insert(Job job);
-  // The same for a job that is on record already.
+  // Room for so many jobs.
+  void Reserve(size_t jobs) { jobs_.reserve(jobs); }
+  // As Insert, for a job that is on record already.
   void LoadJob(Job job) { Add(std::move(job)); }
-  // The same for a job that is over; it leaves again at the end of the batch unless it is not over any more.
+  // As Insert, for a job that is over; it leaves again at the end of the batch unless it is not over any more.
   void Borrow(Job job);
   template <typename Change>
   const Job& Update(const Job& job, Change change) {

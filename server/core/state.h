@@ -161,6 +161,7 @@ class State {
   // Reloading after a start. Jobs that are not over; running attempts wait one lease for their agents.
   void LoadJob(Job job, absl::Time now);
   void LoadFinished(JobState state, int64_t jobs) { jobs_.AddFinished(state, jobs); }
+  void Reserve(size_t jobs) { jobs_.Reserve(jobs); }
   void LoadLastNumber(int64_t number) { last_number_ = number; }
   // Of the job that was created last.
   int64_t last_number() const { return last_number_; }

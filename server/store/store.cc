@@ -288,8 +288,10 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     State state(options);
     Query last = writer_->Prepare("SELECT ifnull(max(number), 0) FROM jobs");
     if (last.Step()) state.LoadLastNumber(last.Int());
-    Query jobs = writer_->Prepare(
-        absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE state IN (", StateNumbers(StatesThat(/*terminal=*/false)), ")"));
+    const std::string live = absl::StrCat(" FROM jobs WHERE state IN (", StateNumbers(StatesThat(/*terminal=*/false)), ")");
+    Query count = writer_->Prepare("SELECT count(*)" + live);
+    if (count.Step()) state.Reserve(static_cast<size_t>(count.Int()));
+    Query jobs = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, live));
     while (jobs.Step()) state.LoadJob(ReadJob(jobs), now);
     Query finished = writer_->Prepare(absl::StrCat("SELECT state, count(*) FROM jobs WHERE state IN (",
                                                    StateNumbers(StatesThat(/*terminal=*/true)), ") GROUP BY state"));
