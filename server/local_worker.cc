@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 
 namespace luthier {
@@ -16,10 +17,24 @@ namespace {
 // An agent that cannot start must not keep a core busy.
 constexpr absl::Duration kPause = absl::Seconds(1);
 
-pid_t Spawn(const std::vector<std::string>& arguments) {
-  std::vector<char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
+std::vector<char*> Pointers(const std::vector<std::string>& texts) {
+  std::vector<char*> pointers;
+  for (const std::string& text : texts) pointers.push_back(const_cast<char*>(text.c_str()));
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+// The server's own, with the agent's token: not an argument, which every user of the machine could read.
+std::vector<std::string> EnvironmentWith(const std::string& token) {
+  std::vector<std::string> variables = {"LUTHIER_TOKEN=" + token};
+  for (char** variable = environ; *variable != nullptr; ++variable) {
+    if (!absl::StartsWith(*variable, "LUTHIER_TOKEN")) variables.emplace_back(*variable);
+  }
+  return variables;
+}
+
+pid_t Spawn(const std::vector<std::string>& arguments, const std::vector<std::string>& environment) {
+  const std::vector<char*> argv = Pointers(arguments), envp = Pointers(environment);
   const pid_t parent = getpid();
   const pid_t child = fork();
   if (child != 0) return child;
@@ -29,14 +44,14 @@ pid_t Spawn(const std::vector<std::string>& arguments) {
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
-  execv(argv[0], argv.data());
+  execve(argv[0], argv.data(), envp.data());
   _exit(127);
 }
 
 }  // namespace
 
-LocalWorker::LocalWorker(std::vector<std::string> arguments)
-    : arguments_(std::move(arguments)), thread_([this] { Supervise(); }) {}
+LocalWorker::LocalWorker(const std::string& token, std::vector<std::string> arguments)
+    : arguments_(std::move(arguments)), environment_(EnvironmentWith(token)), thread_([this] { Supervise(); }) {}
 
 LocalWorker::~LocalWorker() {
   stopping_ = true;
@@ -46,7 +61,7 @@ LocalWorker::~LocalWorker() {
 
 void LocalWorker::Supervise() {
   while (!stopping_) {
-    const pid_t pid = Spawn(arguments_);
+    const pid_t pid = Spawn(arguments_, environment_);
     pid_ = pid;
     if (pid > 0) {
       if (stopping_) kill(pid, SIGTERM);

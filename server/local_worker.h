@@ -12,13 +12,13 @@ namespace luthier {
 
 class LocalWorker {
  public:
-  // Runs `arguments` (program first) until destroyed. The kernel ends the agent if the server is killed.
-  explicit LocalWorker(std::vector<std::string> arguments);
+  // Runs `arguments` (program first) until destroyed; `token` is what it calls the server with. The kernel ends the agent if the server is killed.
+  LocalWorker(const std::string& token, std::vector<std::string> arguments);
   ~LocalWorker();
 
  private:
   void Supervise();
-  std::vector<std::string> arguments_;
+  const std::vector<std::string> arguments_, environment_;
   std::atomic<bool> stopping_ = false;
   std::atomic<pid_t> pid_ = 0;
   std::thread thread_;

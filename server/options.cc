@@ -19,7 +19,8 @@ namespace {
 std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
   for (const char* name :
-       {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused"}) {
+       {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
+                           "--trust-network"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -64,6 +65,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--data-dir", options.data_dir, "Folder of everything that must not be lost", "LUTHIER_DATA_DIR");
   app.add_flag("--with-local-worker", options.with_local_worker, "Also start an agent on this machine")
       ->envname("LUTHIER_WITH_LOCAL_WORKER");
+  app.add_flag("--trust-network", options.trust_network, "As long as there are no tokens, let other machines do everything too")
+      ->envname("LUTHIER_TRUST_NETWORK");
   add("--worker-metrics-listen", options.worker_metrics_listen, "Address of that agent's /metrics; port 0: any free one",
       "LUTHIER_WORKER_METRICS_LISTEN");
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");

@@ -19,6 +19,7 @@ struct ServerOptions {
   std::string metrics_listen = "127.0.0.1:9464";
   std::string data_dir;  // absolute
   bool with_local_worker = false;
+  bool trust_network = false;
   std::string worker_metrics_listen = "127.0.0.1:0";
   absl::Duration keep_unused = absl::Hours(1);
 };

@@ -29,12 +29,19 @@ constexpr int kTaskThreads = 2;
 // The binary's own folder, where its sister programs lie.
 std::string BinFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
 
-void WarnIfPublic(const std::string& listen) {
-  if (absl::StartsWith(listen, "127.") || absl::StartsWith(listen, "localhost:") || absl::StartsWith(listen, "[::1]:")) {
-    return;
+bool IsPublic(const std::string& listen) {
+  return !absl::StartsWith(listen, "127.") && !absl::StartsWith(listen, "localhost:") && !absl::StartsWith(listen, "[::1]:");
+}
+
+void SayWhoMayCall(const ServerOptions& options, bool tokens) {
+  if (IsPublic(options.listen)) {
+    std::fprintf(stderr, "luthierd: %s is no loopback address, and connections are not encrypted: tokens can be read on the way; use a "
+                 "private network\n", options.listen.c_str());
   }
-  std::fprintf(stderr, "luthierd: %s is no loopback address, and connections are neither encrypted nor authenticated; use "
-               "a private network\n", listen.c_str());
+  if (tokens) return;
+  std::fprintf(stderr, "luthierd: no tokens exist, so %s may do everything%s; `luthier admin token create ADMIN --role admin` makes the first\n",
+               options.trust_network ? "whoever can connect" : "every user of this machine",
+               options.trust_network ? "" : ", and nobody else anything");
 }
 
 absl::Status CannotListen(absl::string_view option, absl::string_view address) {
@@ -62,18 +69,21 @@ void SetChannelArguments(grpc::ServerBuilder& builder) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
-  WarnIfPublic(options.listen);
   LUTHIER_RETURN_IF_ERROR(CreateFolders(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<FileArtifactStore> artifacts,
                            FileArtifactStore::Open(options.data_dir + "/artifacts"));
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now()));
-  std::unique_ptr<Server> server(new Server(options, std::move(store), std::move(artifacts), std::move(state)));
+  LUTHIER_ASSIGN_OR_RETURN(std::vector<Token> tokens, store->Tokens());
+  const bool any_tokens = !tokens.empty();
+  std::unique_ptr<Server> server(new Server(options, std::move(store), std::move(artifacts), std::move(state), std::move(tokens)));
   LUTHIER_RETURN_IF_ERROR(server->Listen(options));
+  SayWhoMayCall(options, any_tokens);
   return server;
 }
 
-Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state)
+Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state,
+               std::vector<Token> tokens)
     : store_(std::move(store)),
       artifacts_(std::move(artifacts)),
       registry_(std::make_shared<prometheus::Registry>()),
@@ -82,7 +92,8 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       loop_(*store_, std::move(state), LoopOptions()),
       planner_(*store_, *artifacts_, options.data_dir),
       housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused}),
-      backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, options.data_dir} {}
+      access_(std::move(tokens), {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
+      backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, access_, options.data_dir} {}
 
 Server::~Server() { Shutdown(); }
 
@@ -128,7 +139,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
                LUTHIER_VERSION, address.c_str(), metrics_address.c_str(), options.data_dir.c_str(),
                Store::SqliteVersion().c_str(), grpc::Version().c_str());
   if (options.with_local_worker) {
-    worker_ = std::make_unique<LocalWorker>(std::vector<std::string>{
+    worker_ = std::make_unique<LocalWorker>(access_.MakeAgentSecret(), std::vector<std::string>{
         BinFolder() + "/luthier-worker", "--server", address, "--data-dir", options.data_dir + "/worker", "--shared-store",
         options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
   }

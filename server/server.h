@@ -27,7 +27,8 @@ class Server {
   bool failed() const { return failed_; }
 
  private:
-  Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state);
+  Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state,
+         std::vector<Token> tokens);
   absl::Status Listen(const ServerOptions& options);
   StateLoop::Options LoopOptions();
 
@@ -42,6 +43,7 @@ class Server {
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;
+  Access access_;
   Backend backend_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::vector<std::unique_ptr<grpc::Service>> services_;

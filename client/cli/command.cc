@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "client/cli/text.h"
 #include "lib/base/status_macros.h"
+#include "lib/channel/channel.h"
 
 namespace luthier {
 namespace {
@@ -76,6 +77,7 @@ absl::StatusOr<Client*> CommandContext::client() {
                                                            .server_environment = Environment("LUTHIER_SERVER"),
                                                            .context_environment = Environment("LUTHIER_CONTEXT")},
                                                           config_));
+    LUTHIER_ASSIGN_OR_RETURN(options.token, TokenFromEnvironment());
     client_ = std::make_unique<Client>(std::move(options));
   }
   return client_.get();

@@ -7,8 +7,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "client/lib/grpc_status.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "lib/channel/channel.h"
 
 namespace luthier {
 namespace {
@@ -16,7 +15,7 @@ namespace {
 // A list asks for pages of this size; the server gives no larger ones.
 constexpr int kPageSize = 1000;
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& server) {
+std::shared_ptr<grpc::Channel> Dial(const std::string& server, const std::string& token) {
   grpc::ChannelArguments arguments;
   // A dead connection is noticed within a minute, also while a watch is silent.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
@@ -29,7 +28,7 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& server) {
   // An error that lists twenty violations is longer than the 8 KiB that gRPC takes as a status.
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 256 << 10);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return grpc::CreateCustomChannel(server, grpc::InsecureChannelCredentials(), arguments);
+  return DialWithToken(server, token, arguments);
 }
 
 template <typename Stub, typename Request, typename Response>
@@ -71,7 +70,7 @@ auto List(const Client::Options& options, Stub& stub, Method<Stub, Request, Resp
 
 }  // namespace
 
-Client::Client(Options options) : Client(options, Dial(options.server)) {}
+Client::Client(Options options) : Client(options, Dial(options.server, options.token)) {}
 
 Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
     : options_(std::move(options)),
@@ -242,6 +241,23 @@ absl::StatusOr<v1::Backup> Client::CreateBackup(const std::string& path) {
   Options once = options_;
   once.retry.attempts = 1;  // a second try would find the first one's folder
   return Call(once, options_.long_timeout, *admin_, &v1::AdminService::Stub::CreateBackup, request);
+}
+
+absl::StatusOr<v1::CreateTokenResponse> Client::CreateToken(const v1::CreateTokenRequest& request) {
+  Options once = options_;
+  once.retry.attempts = 1;  // a second try would find the first one's token, and not know its secret
+  return Call(once, options_.timeout, *admin_, &v1::AdminService::Stub::CreateToken, request);
+}
+
+absl::StatusOr<std::vector<v1::Token>> Client::ListTokens() {
+  return List(options_, *admin_, &v1::AdminService::Stub::ListTokens, v1::ListTokensRequest(), INT32_MAX,
+              [](v1::ListTokensResponse& response) { return response.mutable_tokens(); });
+}
+
+absl::StatusOr<v1::Token> Client::RevokeToken(const std::string& name) {
+  v1::RevokeTokenRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *admin_, &v1::AdminService::Stub::RevokeToken, request);
 }
 
 std::string RandomRequestId() {

@@ -25,6 +25,7 @@ class Client {
  public:
   struct Options {
     std::string server = "127.0.0.1:7070";
+    std::string token;  // empty: none
     RetryPolicy retry;
     absl::Duration timeout = absl::Seconds(30);  // of a call that only reads, its retries included
     // Of a call that reads or hashes files before it answers: a submit encodes every row, an import copies a model.
@@ -69,6 +70,10 @@ class Client {
 
   // Into a new folder on the server's machine.
   absl::StatusOr<v1::Backup> CreateBackup(const std::string& path);
+  // The secret is in this answer only.
+  absl::StatusOr<v1::CreateTokenResponse> CreateToken(const v1::CreateTokenRequest& request);
+  absl::StatusOr<std::vector<v1::Token>> ListTokens();
+  absl::StatusOr<v1::Token> RevokeToken(const std::string& name);
 
   // For streams: JobWatch, UploadDataset, DownloadFolder.
   v1::FineTuningService::Stub& jobs() { return *jobs_; }

@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "server/core/job_table.h"
 #include "server/core/policy.h"
+#include "server/core/token.h"
 
 namespace luthier {
 
@@ -109,8 +110,9 @@ struct Writes {
   std::vector<std::pair<std::string, bool>> drained;  // node, whether it is drained from now on
   std::vector<Alias> aliases;
   std::optional<std::pair<int, absl::Time>> epoch;  // that begins, and when
+  std::vector<Token> tokens;                        // new and changed ones
   bool empty() const {
-    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty() && !epoch;
+    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty() && !epoch && tokens.empty();
   }
 };
 
@@ -203,6 +205,8 @@ class State {
   absl::Status Undrain(const std::string& node);
   // Errors: NOT_FOUND for a model without versions.
   absl::Status SetAlias(Alias alias);
+  // Only passed on to the record: who may call is not the state's business.
+  void PutToken(Token token) { writes_.tokens.push_back(std::move(token)); }
 
   // Errors: ALREADY_EXISTS.
   absl::Status AddResource(ResourceKind kind, Resource resource);

@@ -1,28 +1,86 @@
+#include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
+#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/admin.grpc.pb.h"
+#include "server/core/reason.h"
 #include "server/rpc/backup.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
+
+const Token* FindToken(const std::vector<Token>& tokens, const std::string& id) {
+  const auto found = std::find_if(tokens.begin(), tokens.end(), [&](const Token& token) { return token.id == id; });
+  return found == tokens.end() ? nullptr : &*found;
+}
+
+v1::Token TokenToProto(const Token& token) {
+  v1::Token message;
+  message.set_name("tokens/" + token.id);
+  message.set_role(static_cast<v1::Role>(token.role));
+  message.set_tenant(token.tenant);
+  *message.mutable_create_time() = ToProto(token.create_time);
+  if (token.expire_time != absl::InfiniteFuture()) *message.mutable_expire_time() = ToProto(token.expire_time);
+  if (token.revoke_time != absl::InfiniteFuture()) *message.mutable_revoke_time() = ToProto(token.revoke_time);
+  return message;
+}
+
+// All but the secret.
+absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Time now) {
+  std::vector<std::string> violations;
+  const auto check = [&](const absl::Status& status) {
+    if (!status.ok()) violations.emplace_back(status.message());
+  };
+  Token token{.id = request.token_id(), .role = static_cast<Role>(request.token().role()), .tenant = request.token().tenant(), .create_time = now};
+  check(CheckId("token_id", token.id));
+  const bool of_tenant = token.role == Role::kViewer || token.role == Role::kMember;
+  if (!of_tenant && token.role != Role::kAdmin && token.role != Role::kAgent) {
+    violations.push_back("token.role: is missing; give ROLE_VIEWER, ROLE_MEMBER, ROLE_ADMIN or ROLE_AGENT");
+  } else if (of_tenant) {
+    check(CheckId("token.tenant", token.tenant));
+  } else if (!token.tenant.empty()) {
+    violations.push_back("token.tenant: admins and agents are of no tenant; leave it out");
+  }
+  if (request.token().has_expire_time()) {
+    token.expire_time = absl::FromUnixSeconds(request.token().expire_time().seconds());
+    if (token.expire_time <= now) violations.push_back("token.expire_time: has passed");
+  }
+  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  return token;
+}
 
 class AdminService final : public v1::AdminService::Service {
  public:
   explicit AdminService(Backend& backend) : backend_(backend) {}
 
   grpc::Status CreateBackup(grpc::ServerContext* context, const v1::CreateBackupRequest* request, v1::Backup* response) override {
-    return Handle(backend_, "CreateBackup", [&] { return BackUp(*context, request->path(), *response); });
+    return Handle(backend_, *context, "CreateBackup", [&](Call& call) { return BackUp(call, *context, request->path(), *response); });
+  }
+  grpc::Status CreateToken(grpc::ServerContext* context, const v1::CreateTokenRequest* request, v1::CreateTokenResponse* response) override {
+    return Handle(backend_, *context, "CreateToken", [&](Call& call) { return Create(call, *request, *response); });
+  }
+  grpc::Status ListTokens(grpc::ServerContext* context, const v1::ListTokensRequest* request, v1::ListTokensResponse* response) override {
+    return Handle(backend_, *context, "ListTokens", [&](Call&) { return List(*request, *response); });
+  }
+  grpc::Status RevokeToken(grpc::ServerContext* context, const v1::RevokeTokenRequest* request, v1::Token* response) override {
+    return Handle(backend_, *context, "RevokeToken", [&](Call& call) { return Revoke(call, request->name(), *response); });
   }
 
  private:
-  absl::Status BackUp(const grpc::ServerContext& context, const std::string& path, v1::Backup& response) {
+  absl::Status BackUp(Call& call, const grpc::ServerContext& context, const std::string& path, v1::Backup& response) {
+    call.subject = path;
     const std::filesystem::path folder(path);
     if (!folder.is_absolute() || folder != folder.lexically_normal() || !folder.has_filename()) {
       return absl::InvalidArgumentError(absl::StrCat("path: '", path, "' is no absolute path of a folder on the server's machine; give one "
@@ -40,7 +98,73 @@ class AdminService final : public v1::AdminService::Service {
     return absl::OkStatus();
   }
 
+  absl::Status Create(Call& call, const v1::CreateTokenRequest& request, v1::CreateTokenResponse& response) {
+    call.subject = "tokens/" + request.token_id();
+    const absl::Time now = absl::Now();
+    LUTHIER_ASSIGN_OR_RETURN(Token token, ReadToken(request, now));
+    const std::lock_guard lock(mutex_);
+    const std::vector<Token> all = backend_.access.tokens();
+    if (FindToken(all, token.id) != nullptr) {
+      return absl::AlreadyExistsError(absl::StrCat("token_id: tokens/", token.id, " exists; choose another id"));
+    }
+    if (all.empty() && (token.role != Role::kAdmin || token.expire_time != absl::InfiniteFuture())) {
+      return WithReason(absl::FailedPreconditionError("token.role: every call needs a token once there is one, so the first must be an "
+                                                      "admin's that does not expire; make that one first"),
+                        "NO_ADMIN");
+    }
+    const std::string secret = RandomSecret();
+    token.sha256 = Sha256Hex(secret);
+    LUTHIER_RETURN_IF_ERROR(Record(token));
+    *response.mutable_token() = TokenToProto(token);
+    response.set_secret(secret);
+    return absl::OkStatus();
+  }
+
+  absl::Status List(const v1::ListTokensRequest& request, v1::ListTokensResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    const std::vector<Token> all = backend_.access.tokens();
+    const auto size = static_cast<int64_t>(all.size());
+    const int64_t end = std::min(size, page.first + page.second);
+    for (int64_t i = page.first; i < end; ++i) *response.add_tokens() = TokenToProto(all[static_cast<size_t>(i)]);
+    if (end < size) response.set_next_page_token(absl::StrCat(end));
+    return absl::OkStatus();
+  }
+
+  absl::Status Revoke(Call& call, const std::string& name, v1::Token& response) {
+    call.subject = name;
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "tokens", name));
+    const std::lock_guard lock(mutex_);
+    const absl::Time now = absl::Now();
+    const std::vector<Token> all = backend_.access.tokens();
+    const Token* found = FindToken(all, id);
+    if (found == nullptr) return DoesNotExist(name);
+    Token token = *found;
+    const bool another = std::any_of(all.begin(), all.end(), [&](const Token& other) {
+      return other.id != id && other.role == Role::kAdmin && other.ValidAt(now) && other.expire_time == absl::InfiniteFuture();
+    });
+    if (token.role == Role::kAdmin && token.ValidAt(now) && !another) {
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is the last admin's that does not expire, and nobody could make "
+                                                                         "another; make a new one first")),
+                        "LAST_ADMIN");
+    }
+    token.revoke_time = std::min(token.revoke_time, now);
+    LUTHIER_RETURN_IF_ERROR(Record(token));
+    response = TokenToProto(token);
+    return absl::OkStatus();
+  }
+
+  // On record first: what was answered survives.
+  absl::Status Record(const Token& token) {
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
+      state.PutToken(token);
+      return absl::OkStatus();
+    }));
+    backend_.access.Put(token);
+    return absl::OkStatus();
+  }
+
   Backend& backend_;
+  std::mutex mutex_;  // one change of the tokens at a time
 };
 
 }  // namespace

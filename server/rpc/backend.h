@@ -6,6 +6,7 @@
 #include "lib/artifact/artifact_store.h"
 #include "server/loop/state_loop.h"
 #include "server/metrics/server_metrics.h"
+#include "server/rpc/access.h"
 #include "server/rpc/housekeeping.h"
 #include "server/rpc/planner.h"
 #include "server/rpc/task_pool.h"
@@ -23,6 +24,7 @@ struct Backend {
   TaskPool& tasks;  // for what a gRPC reaction must not do itself
   Housekeeping& housekeeping;
   ServerMetrics& metrics;
+  Access& access;
   std::string data_dir;
 };
 

@@ -10,6 +10,7 @@
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
+#include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
@@ -19,18 +20,19 @@ class DatasetsService final : public v1::DatasetService::Service {
  public:
   explicit DatasetsService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status UploadDataset(grpc::ServerContext*, grpc::ServerReader<v1::UploadDatasetRequest>* reader,
+  grpc::Status UploadDataset(grpc::ServerContext* context, grpc::ServerReader<v1::UploadDatasetRequest>* reader,
                              v1::Dataset* response) override {
-    return Handle(backend_, "UploadDataset", [&] { return Upload(*reader, *response); });
+    return Handle(backend_, *context, "UploadDataset", [&](Call& call) { return Upload(call, *reader, *response); });
   }
-  grpc::Status GetDataset(grpc::ServerContext*, const v1::GetDatasetRequest* request, v1::Dataset* response) override {
-    return Handle(backend_, "GetDataset", [&] { return Get(request->name(), *response); });
+  grpc::Status GetDataset(grpc::ServerContext* context, const v1::GetDatasetRequest* request, v1::Dataset* response) override {
+    return Handle(backend_, *context, "GetDataset", [&](Call& call) { return Get(call, request->name(), *response); });
   }
-  grpc::Status ListDatasets(grpc::ServerContext*, const v1::ListDatasetsRequest* request,
+  grpc::Status ListDatasets(grpc::ServerContext* context, const v1::ListDatasetsRequest* request,
                             v1::ListDatasetsResponse* response) override {
-    return Handle(backend_, "ListDatasets", [&]() -> absl::Status {
+    return Handle(backend_, *context, "ListDatasets", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kDataset));
+      LUTHIER_ASSIGN_OR_RETURN(std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kDataset));
+      if (!call.tenant.empty()) std::erase_if(all, [&](const Resource& dataset) { return !call.Sees(TenantOf(dataset)); });
       const auto size = static_cast<int64_t>(all.size());
       const int64_t end = std::min(size, page.first + page.second);
       for (int64_t i = page.first; i < end; ++i) response->add_datasets()->ParseFromString(all[i].payload);
@@ -38,21 +40,25 @@ class DatasetsService final : public v1::DatasetService::Service {
       return absl::OkStatus();
     });
   }
-  grpc::Status DeleteDataset(grpc::ServerContext*, const v1::DeleteDatasetRequest* request,
+  grpc::Status DeleteDataset(grpc::ServerContext* context, const v1::DeleteDatasetRequest* request,
                              google::protobuf::Empty*) override {
-    return Handle(backend_, "DeleteDataset", [&] { return Delete(request->name()); });
+    return Handle(backend_, *context, "DeleteDataset", [&](Call& call) { return Delete(call, request->name()); });
   }
 
  private:
-  absl::Status Get(const std::string& name, v1::Dataset& response) {
+  absl::Status Get(Call& call, const std::string& name, v1::Dataset& response) {
+    call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "datasets", name));
     LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.GetResource(ResourceKind::kDataset, id));
+    if (!call.Sees(TenantOf(resource))) return DoesNotExist("datasets/" + id);
     response.ParseFromString(resource.payload);
     return absl::OkStatus();
   }
 
   // Its blobs go with the next collection, if no other dataset has the same content.
-  absl::Status Delete(const std::string& name) {
+  absl::Status Delete(Call& call, const std::string& name) {
+    v1::Dataset dataset;
+    LUTHIER_RETURN_IF_ERROR(Get(call, name, dataset));
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "datasets", name));
     LUTHIER_RETURN_IF_ERROR(
         backend_.loop.Run([&](State& state, absl::Time) { return state.DeleteResource(ResourceKind::kDataset, id); }));
@@ -108,26 +114,28 @@ class DatasetsService final : public v1::DatasetService::Service {
     return absl::OkStatus();
   }
 
-  absl::Status Upload(grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::Dataset& response) {
+  absl::Status Upload(Call& call, grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::Dataset& response) {
     v1::UploadDatasetRequest message;
     if (!reader.Read(&message) || !message.has_header()) {
       return absl::InvalidArgumentError("header: the first message of an upload must carry it");
     }
     const v1::UploadDatasetHeader header = message.header();
+    call.subject = "datasets/" + header.dataset_id();
     LUTHIER_RETURN_IF_ERROR(CheckHeader(header));
     *response.mutable_parts() = header.parts();
     BlobPins pins(backend_.artifacts);
     for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(reader, pins, part));
     for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(CheckPart(part));
     const absl::Time now = absl::Now();
-    response.set_name("datasets/" + header.dataset_id());
+    response.set_name(call.subject);
+    response.set_tenant(call.tenant);
     *response.mutable_create_time() = ToProto(now);
     const absl::Status added = backend_.loop.Run([&](State& state, absl::Time) {
       return state.AddResource(ResourceKind::kDataset, {header.dataset_id(), now, response.SerializeAsString()});
     });
     if (!absl::IsAlreadyExists(added)) return added;
     v1::Dataset stored;
-    LUTHIER_RETURN_IF_ERROR(Get(response.name(), stored));
+    if (absl::IsNotFound(Get(call, response.name(), stored))) return absl::AlreadyExistsError("dataset_id: is taken; choose another one");
     bool same = stored.parts_size() == response.parts_size();
     for (int i = 0; same && i < stored.parts_size(); ++i) {
       same = stored.parts(i).part() == response.parts(i).part() && stored.parts(i).sha256() == response.parts(i).sha256();

@@ -44,11 +44,12 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
                         public JobWatcher,
                         public std::enable_shared_from_this<JobStream<Response>> {
  public:
-  JobStream(Backend& backend, std::string name, int64_t after, StreamKind<Response> kind)
-      : backend_(backend), name_(std::move(name)), kind_(std::move(kind)), queued_(after) {}
+  JobStream(Backend& backend, absl::StatusOr<Call> call, std::string name, int64_t after, StreamKind<Response> kind)
+      : backend_(backend), call_(std::move(call)), name_(std::move(name)), kind_(std::move(kind)), queued_(after) {}
 
   void Begin() {
     self_ = this->shared_from_this();
+    if (!call_.ok()) return End(call_.status());
     const std::lock_guard lock(mutex_);
     Do([this] { Open(); });
   }
@@ -137,6 +138,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   void Open() {
     const absl::StatusOr<std::string> id = ParseName("name", "jobs", name_);
     absl::StatusOr<RecordedJob> job = id.ok() ? backend_.store.GetJob(*id) : id.status();
+    if (job.ok() && !call_->Sees(job->job.tenant)) job = DoesNotExist(name_);
     if (job.ok()) {
       const absl::Status added = backend_.watches.Add(job->job.number, this->shared_from_this());
       watched_ = added.ok() ? job->job.number : 0;
@@ -199,6 +201,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   }
 
   Backend& backend_;
+  const absl::StatusOr<Call> call_;
   const std::string name_;
   const StreamKind<Response> kind_;
   const absl::Time start_ = absl::Now();
@@ -218,8 +221,10 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
 };
 
 template <typename Response>
-grpc::ServerWriteReactor<Response>* Start(Backend& backend, const std::string& name, int64_t after, StreamKind<Response> kind) {
-  const auto stream = std::make_shared<JobStream<Response>>(backend, name, after, std::move(kind));
+grpc::ServerWriteReactor<Response>* Start(Backend& backend, const grpc::ServerContextBase& context, const std::string& name,
+                                          int64_t after, StreamKind<Response> kind) {
+  const auto stream =
+      std::make_shared<JobStream<Response>>(backend, backend.access.Admit(context, kind.method), name, after, std::move(kind));
   stream->Begin();
   return stream.get();
 }
@@ -244,28 +249,31 @@ bool ToLine(const v1::JobEvent& event, v1::TailJobLogsResponse& response) {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* StartJobWatch(Backend& backend, const v1::WatchFineTuningJobRequest& request) {
+grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* StartJobWatch(Backend& backend, const grpc::ServerContextBase& context,
+                                                                        const v1::WatchFineTuningJobRequest& request) {
   StreamKind<v1::WatchFineTuningJobResponse> kind{"WatchFineTuningJob"};
   kind.snapshots = true;
   kind.convert = [](const v1::JobEvent& event, v1::WatchFineTuningJobResponse& response) {
     *response.mutable_event() = event;
     return true;
   };
-  return Start(backend, request.name(), request.after_sequence(), std::move(kind));
+  return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }
 
-grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StartJobMetrics(Backend& backend, const v1::StreamJobMetricsRequest& request) {
+grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StartJobMetrics(Backend& backend, const grpc::ServerContextBase& context,
+                                                                        const v1::StreamJobMetricsRequest& request) {
   StreamKind<v1::StreamJobMetricsResponse> kind{"StreamJobMetrics", {"progress", "evaluation", "state"}};
   kind.convert = ToMetrics;
-  return Start(backend, request.name(), request.after_sequence(), std::move(kind));
+  return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }
 
-grpc::ServerWriteReactor<v1::TailJobLogsResponse>* StartJobLogs(Backend& backend, const v1::TailJobLogsRequest& request) {
+grpc::ServerWriteReactor<v1::TailJobLogsResponse>* StartJobLogs(Backend& backend, const grpc::ServerContextBase& context,
+                                                                const v1::TailJobLogsRequest& request) {
   StreamKind<v1::TailJobLogsResponse> kind{"TailJobLogs", {"log", "state"}};
   kind.follow = request.follow();
   if (request.after_sequence() == 0) kind.tail = request.lines() > 0 ? std::min(request.lines(), kMaxTailLines) : kTailLines;
   kind.convert = ToLine;
-  return Start(backend, request.name(), request.after_sequence(), std::move(kind));
+  return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }
 
 }  // namespace luthier

@@ -10,6 +10,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/field_mask_util.h"
 #include "lib/artifact/hash.h"
@@ -22,6 +23,7 @@
 #include "server/rpc/handle.h"
 #include "server/rpc/job_streams.h"
 #include "server/rpc/services.h"
+#include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
@@ -70,90 +72,92 @@ class JobsService final : public JobsBase {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status CreateFineTuningJob(grpc::ServerContext*, const v1::CreateFineTuningJobRequest* request,
+  grpc::Status CreateFineTuningJob(grpc::ServerContext* context, const v1::CreateFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, "CreateFineTuningJob", [&] { return Create(*request, *response); });
+    return Handle(backend_, *context, "CreateFineTuningJob", [&](Call& call) { return Create(call, *request, *response); });
   }
-  grpc::Status GetFineTuningJob(grpc::ServerContext*, const v1::GetFineTuningJobRequest* request,
+  grpc::Status GetFineTuningJob(grpc::ServerContext* context, const v1::GetFineTuningJobRequest* request,
                                 v1::FineTuningJob* response) override {
-    return Handle(backend_, "GetFineTuningJob", [&] { return Get(request->name(), *response); });
+    return Handle(backend_, *context, "GetFineTuningJob", [&](Call& call) { return Get(call, request->name(), *response); });
   }
-  grpc::Status ListFineTuningJobs(grpc::ServerContext*, const v1::ListFineTuningJobsRequest* request,
+  grpc::Status ListFineTuningJobs(grpc::ServerContext* context, const v1::ListFineTuningJobsRequest* request,
                                   v1::ListFineTuningJobsResponse* response) override {
-    return Handle(backend_, "ListFineTuningJobs", [&] { return List(*request, *response); });
+    return Handle(backend_, *context, "ListFineTuningJobs", [&](Call& call) { return List(call, *request, *response); });
   }
-  grpc::Status CancelFineTuningJob(grpc::ServerContext*, const v1::CancelFineTuningJobRequest* request,
+  grpc::Status CancelFineTuningJob(grpc::ServerContext* context, const v1::CancelFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, "CancelFineTuningJob", [&] { return Step(request->name(), &State::Cancel, *response); });
+    return Handle(backend_, *context, "CancelFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Cancel, *response); });
   }
-  grpc::Status PauseFineTuningJob(grpc::ServerContext*, const v1::PauseFineTuningJobRequest* request,
+  grpc::Status PauseFineTuningJob(grpc::ServerContext* context, const v1::PauseFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, "PauseFineTuningJob", [&] { return Step(request->name(), &State::Pause, *response); });
+    return Handle(backend_, *context, "PauseFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Pause, *response); });
   }
-  grpc::Status ResumeFineTuningJob(grpc::ServerContext*, const v1::ResumeFineTuningJobRequest* request,
+  grpc::Status ResumeFineTuningJob(grpc::ServerContext* context, const v1::ResumeFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, "ResumeFineTuningJob", [&] { return Step(request->name(), &State::Resume, *response); });
+    return Handle(backend_, *context, "ResumeFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Resume, *response); });
   }
-  grpc::Status StartFineTuningJob(grpc::ServerContext*, const v1::StartFineTuningJobRequest* request,
+  grpc::Status StartFineTuningJob(grpc::ServerContext* context, const v1::StartFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, "StartFineTuningJob", [&] { return Step(request->name(), &State::StartHeld, *response); });
+    return Handle(backend_, *context, "StartFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::StartHeld, *response); });
   }
-  grpc::Status RetryFineTuningJob(grpc::ServerContext*, const v1::RetryFineTuningJobRequest* request,
+  grpc::Status RetryFineTuningJob(grpc::ServerContext* context, const v1::RetryFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, "RetryFineTuningJob", [&] { return Step(request->name(), &State::Retry, *response); });
+    return Handle(backend_, *context, "RetryFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Retry, *response); });
   }
-  grpc::Status UpdateFineTuningJob(grpc::ServerContext*, const v1::UpdateFineTuningJobRequest* request,
+  grpc::Status UpdateFineTuningJob(grpc::ServerContext* context, const v1::UpdateFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, "UpdateFineTuningJob", [&] { return Update(*request, *response); });
+    return Handle(backend_, *context, "UpdateFineTuningJob", [&](Call& call) { return Update(call, *request, *response); });
   }
-  grpc::Status CloneFineTuningJob(grpc::ServerContext*, const v1::CloneFineTuningJobRequest* request,
+  grpc::Status CloneFineTuningJob(grpc::ServerContext* context, const v1::CloneFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, "CloneFineTuningJob", [&] { return Clone(*request, *response); });
+    return Handle(backend_, *context, "CloneFineTuningJob", [&](Call& call) { return Clone(call, *request, *response); });
   }
-  grpc::Status EstimateFineTuningJob(grpc::ServerContext*, const v1::EstimateFineTuningJobRequest* request,
+  grpc::Status EstimateFineTuningJob(grpc::ServerContext* context, const v1::EstimateFineTuningJobRequest* request,
                                      v1::EstimateFineTuningJobResponse* response) override {
-    return Handle(backend_, "EstimateFineTuningJob", [&] { return Estimate(*request, *response); });
+    return Handle(backend_, *context, "EstimateFineTuningJob", [&](Call& call) { return Estimate(call, *request, *response); });
   }
-  grpc::Status ExplainFineTuningJob(grpc::ServerContext*, const v1::ExplainFineTuningJobRequest* request,
+  grpc::Status ExplainFineTuningJob(grpc::ServerContext* context, const v1::ExplainFineTuningJobRequest* request,
                                     v1::ExplainFineTuningJobResponse* response) override {
-    return Handle(backend_, "ExplainFineTuningJob", [&] { return Explain(*request, *response); });
+    return Handle(backend_, *context, "ExplainFineTuningJob", [&](Call& call) { return Explain(call, *request, *response); });
   }
-  grpc::Status CreateJobCheckpoint(grpc::ServerContext*, const v1::CreateJobCheckpointRequest* request,
+  grpc::Status CreateJobCheckpoint(grpc::ServerContext* context, const v1::CreateJobCheckpointRequest* request,
                                    v1::CreateJobCheckpointResponse*) override {
-    return Handle(backend_, "CreateJobCheckpoint", [&]() -> absl::Status {
+    return Handle(backend_, *context, "CreateJobCheckpoint", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("parent", "jobs", request->parent()));
-      return Change(id, [&](State& state, absl::Time) { return state.Checkpoint(id); });
+      return Change(call, id, [&](State& state, absl::Time) { return state.Checkpoint(id); });
     });
   }
-  grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(grpc::CallbackServerContext*,
-                                                                           const v1::StreamJobMetricsRequest* request) override {
-    return StartJobMetrics(backend_, *request);
+  grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(grpc::CallbackServerContext* context, const v1::StreamJobMetricsRequest* request) override {
+    return StartJobMetrics(backend_, *context, *request);
   }
-  grpc::ServerWriteReactor<v1::TailJobLogsResponse>* TailJobLogs(grpc::CallbackServerContext*,
-                                                                 const v1::TailJobLogsRequest* request) override {
-    return StartJobLogs(backend_, *request);
+  grpc::ServerWriteReactor<v1::TailJobLogsResponse>* TailJobLogs(grpc::CallbackServerContext* context, const v1::TailJobLogsRequest* request) override {
+    return StartJobLogs(backend_, *context, *request);
   }
   grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* WatchFineTuningJob(
-      grpc::CallbackServerContext*, const v1::WatchFineTuningJobRequest* request) override {
-    return StartJobWatch(backend_, *request);
+      grpc::CallbackServerContext* context, const v1::WatchFineTuningJobRequest* request) override {
+    return StartJobWatch(backend_, *context, *request);
   }
-  grpc::Status ListJobEvents(grpc::ServerContext*, const v1::ListJobEventsRequest* request,
+  grpc::Status ListJobEvents(grpc::ServerContext* context, const v1::ListJobEventsRequest* request,
                              v1::ListJobEventsResponse* response) override {
-    return Handle(backend_, "ListJobEvents", [&] { return ListEvents(*request, *response); });
+    return Handle(backend_, *context, "ListJobEvents", [&](Call& call) { return ListEvents(call, *request, *response); });
   }
-  grpc::Status ListJobCheckpoints(grpc::ServerContext*, const v1::ListJobCheckpointsRequest* request,
+  grpc::Status ListJobCheckpoints(grpc::ServerContext* context, const v1::ListJobCheckpointsRequest* request,
                                   v1::ListJobCheckpointsResponse* response) override {
-    return Handle(backend_, "ListJobCheckpoints", [&] { return ListCheckpoints(*request, *response); });
+    return Handle(backend_, *context, "ListJobCheckpoints", [&](Call& call) { return ListCheckpoints(call, *request, *response); });
   }
 
  private:
   // Whether the request is a repeated one is known to the state loop, and asked only there: here every call would wait for a reader.
-  absl::Status Create(const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
+  absl::Status Create(Call& call, const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
+    call.subject = "jobs/" + request.job_id();
     const JobRequest identity{request.request_id(), Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
-                                                                           DeterministicBytes(request.job())))};
+                                                                           DeterministicBytes(request.job()), call.tenant))};
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
-    const absl::StatusOr<std::shared_ptr<const Plan>> planned = backend_.planner.PlanOf(request.job().spec());
-    if (!planned.ok()) return request.validate_only() ? planned.status() : Replay(identity, planned.status(), response);
+    if (!request.job().tenant().empty() && !call.Sees(request.job().tenant())) {
+      return absl::PermissionDeniedError(absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
+    }
+    const absl::StatusOr<std::shared_ptr<const Plan>> planned = PlanOf(call, request.job().spec());
+    if (!planned.ok()) return request.validate_only() ? planned.status() : Replay(call, identity, planned.status(), response);
     const std::shared_ptr<const Plan>& plan = *planned;
     v1::FineTuningJob own;  // what the job has beside the plan
     own.set_uid(RandomUuid());
@@ -163,9 +167,11 @@ class JobsService final : public JobsBase {
     job.base_model = plan->base_model;
     job.datasets = plan->datasets;
     job.model = plan->model;
+    LUTHIER_RETURN_IF_ERROR(CheckModel(call, job.model.empty() ? job.id : job.model));
     job.devices = plan->devices;
     job.priority = request.job().priority();
     if (!request.job().tenant().empty()) job.tenant = request.job().tenant();
+    if (!call.tenant.empty()) job.tenant = call.tenant;
     if (request.job().service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
       job.service_class = static_cast<ServiceClass>(request.job().service_class());
     }
@@ -180,27 +186,69 @@ class JobsService final : public JobsBase {
     int64_t newest = 0;
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes)](State& state, absl::Time now) mutable {
       newest = state.last_number();
-      return CreateJob(state, backend_.store, job, identity, std::move(bytes), now);
+      return WithoutOthers(call, CreateJob(state, backend_.store, job, identity, std::move(bytes), now));
     }));
     // A request with the same id was first: the job is that one's.
-    if (job.number <= newest) return Get("jobs/" + job.id, response);
+    if (job.number <= newest) return Get(call, "jobs/" + job.id, response);
+    call.subject = "jobs/" + job.id;
     response = ToProto(job, plan->job);
     response.MergeFrom(own);
     return absl::OkStatus();
   }
 
   // A repeated request is answered with what it created, also if dataset or base model are gone by now. `refusal`: what it would get else.
-  absl::Status Replay(const JobRequest& identity, absl::Status refusal, v1::FineTuningJob& response) {
+  absl::Status Replay(const Call& call, const JobRequest& identity, absl::Status refusal, v1::FineTuningJob& response) {
     if (identity.id.empty()) return refusal;
     LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
-    if (!earlier) return refusal;
+    if (!earlier || !call.Sees(earlier->second.job.tenant)) return refusal;
     LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
     return Answer(earlier->second, response);
   }
 
-  absl::StatusOr<RecordedJob> Find(const std::string& name) {
+  // The words of another tenant's job are not for the caller.
+  static absl::Status WithoutOthers(const Call& call, absl::Status status) {
+    if (call.tenant.empty() || ReasonOf(status) != "REQUEST_ID_REUSED") return status;
+    return WithReason(absl::AlreadyExistsError("request_id: was used for another job; choose a new one"), "REQUEST_ID_REUSED");
+  }
+
+  absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const Call& call, const v1::FineTuningSpec& spec) {
+    LUTHIER_RETURN_IF_ERROR(CheckVisible(call, spec));
+    return backend_.planner.PlanOf(spec);
+  }
+
+  // What a spec names must be the caller's own; base models are everybody's.
+  absl::Status CheckVisible(const Call& call, const v1::FineTuningSpec& spec) {
+    if (call.tenant.empty()) return absl::OkStatus();
+    const v1::DatasetSelection& selection = spec.dataset();
+    for (absl::string_view reference : {selection.dataset(), selection.train(), selection.validation(), selection.test()}) {
+      if (reference.empty()) continue;
+      absl::ConsumePrefix(&reference, "datasets/");
+      const std::string id(reference.substr(0, reference.find('/')));
+      const absl::StatusOr<Resource> dataset = backend_.store.GetResource(ResourceKind::kDataset, id);
+      if (!dataset.ok() || !call.Sees(TenantOf(*dataset))) return DoesNotExist("datasets/" + id);
+    }
+    return absl::OkStatus();
+  }
+
+  // A model has one tenant: nobody publishes beside another's versions.
+  absl::Status CheckModel(const Call& call, const std::string& model) {
+    if (call.tenant.empty()) return absl::OkStatus();
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(model));
+    for (const ModelVersion& version : versions) {
+      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job));
+      if (!call.Sees(job.job.tenant)) {
+        return absl::AlreadyExistsError(absl::StrCat("output_model: '", model, "' is taken; choose another one"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name) {
+    call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
-    return backend_.store.GetJob(id);
+    LUTHIER_ASSIGN_OR_RETURN(RecordedJob job, backend_.store.GetJob(id));
+    if (!call.Sees(job.job.tenant)) return DoesNotExist("jobs/" + id);
+    return job;
   }
 
   absl::Status Answer(const RecordedJob& job, v1::FineTuningJob& response) {
@@ -208,8 +256,8 @@ class JobsService final : public JobsBase {
     return AddPendingReasons({&response});
   }
 
-  absl::Status Get(const std::string& name, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(name));
+  absl::Status Get(Call& call, const std::string& name, v1::FineTuningJob& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, name));
     return Answer(job, response);
   }
 
@@ -232,9 +280,9 @@ class JobsService final : public JobsBase {
     });
   }
 
-  absl::Status List(const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response) {
+  absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
-    JobQuery query{.before = page.first, .limit = page.second + 1};
+    JobQuery query{.tenant = call.tenant, .before = page.first, .limit = page.second + 1};
     for (const int state : request.states()) query.states.insert(static_cast<JobState>(state));
     LUTHIER_ASSIGN_OR_RETURN(std::vector<RecordedJob> jobs, backend_.store.ListJobs(query));
     if (static_cast<int>(jobs.size()) > page.second) {
@@ -250,21 +298,23 @@ class JobsService final : public JobsBase {
   }
 
   // Runs a command on a job that may be over, and then is only in the store.
-  absl::Status Change(const std::string& id, const Command& command) {
+  absl::Status Change(Call& call, const std::string& id, const Command& command) {
+    call.subject = "jobs/" + id;
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
+      if (!call.Sees(state.Find(id)->tenant)) return DoesNotExist("jobs/" + id);
       return command(state, now);
     });
   }
 
   // What a user asks of a job, over or not: the state knows which steps it has.
-  absl::Status Step(const std::string& name, absl::Status (State::*step)(const std::string&, absl::Time), v1::FineTuningJob& response) {
+  absl::Status Step(Call& call, const std::string& name, absl::Status (State::*step)(const std::string&, absl::Time), v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
-    LUTHIER_RETURN_IF_ERROR(Change(id, [&](State& state, absl::Time now) { return (state.*step)(id, now); }));
-    return Get(name, response);
+    LUTHIER_RETURN_IF_ERROR(Change(call, id, [&](State& state, absl::Time now) { return (state.*step)(id, now); }));
+    return Get(call, name, response);
   }
 
-  absl::Status Update(const v1::UpdateFineTuningJobRequest& request, v1::FineTuningJob& response) {
+  absl::Status Update(Call& call, const v1::UpdateFineTuningJobRequest& request, v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("job.name", "jobs", request.job().name()));
     std::vector<std::string> violations;
     JobUpdate update;
@@ -286,12 +336,12 @@ class JobsService final : public JobsBase {
       violations.push_back("job.etag: is none of this server; give that of the job as it was read");
     }
     if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-    LUTHIER_RETURN_IF_ERROR(Change(id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
-    return Get(request.job().name(), response);
+    LUTHIER_RETURN_IF_ERROR(Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
+    return Get(call, request.job().name(), response);
   }
 
-  absl::Status Clone(const v1::CloneFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob source, Find(request.name()));
+  absl::Status Clone(Call& call, const v1::CloneFineTuningJobRequest& request, v1::FineTuningJob& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob source, Find(call, request.name()));
     const v1::FineTuningJob original = ToProto(source);
     v1::CreateFineTuningJobRequest creation;
     v1::FineTuningJob& job = *creation.mutable_job();
@@ -317,11 +367,11 @@ class JobsService final : public JobsBase {
     creation.set_request_id(request.request_id());
     creation.set_validate_only(request.validate_only());
     creation.set_hold(request.hold());
-    return Create(creation, response);
+    return Create(call, creation, response);
   }
 
-  absl::Status Estimate(const v1::EstimateFineTuningJobRequest& request, v1::EstimateFineTuningJobResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, backend_.planner.PlanOf(request.spec()));
+  absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request, v1::EstimateFineTuningJobResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(call, request.spec()));
     response = plan->estimate;
     *response.mutable_resolved() = plan->job.resolved();
     *response.mutable_warnings() = plan->job.warnings();
@@ -341,8 +391,8 @@ class JobsService final : public JobsBase {
     });
   }
 
-  absl::Status Explain(const v1::ExplainFineTuningJobRequest& request, v1::ExplainFineTuningJobResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(request.name()));
+  absl::Status Explain(Call& call, const v1::ExplainFineTuningJobRequest& request, v1::ExplainFineTuningJobResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.name()));
     response.set_state(static_cast<v1::FineTuningJob::State>(job.job.state));
     std::unique_ptr<DetachedSnapshot> detached;
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
@@ -365,8 +415,8 @@ class JobsService final : public JobsBase {
     return absl::OkStatus();
   }
 
-  absl::Status ListEvents(const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(request.parent()));
+  absl::Status ListEvents(Call& call, const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
     if (request.types_size() > kMaxEventTypes) {
       return absl::InvalidArgumentError(absl::StrCat("types: ", request.types_size(), " given; give at most ", kMaxEventTypes));
@@ -380,8 +430,8 @@ class JobsService final : public JobsBase {
     return absl::OkStatus();
   }
 
-  absl::Status ListCheckpoints(const v1::ListJobCheckpointsRequest& request, v1::ListJobCheckpointsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(request.parent()));
+  absl::Status ListCheckpoints(Call& call, const v1::ListJobCheckpointsRequest& request, v1::ListJobCheckpointsResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events, backend_.store.Events(job.job.number, 0, 1000000, {"checkpoint"}));
     for (const Event& event : events) {
       const v1::JobEvent message = ToProto(event);

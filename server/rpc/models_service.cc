@@ -59,28 +59,28 @@ class ModelsService final : public v1::ModelService::Service {
  public:
   explicit ModelsService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status RegisterBaseModel(grpc::ServerContext*, const v1::RegisterBaseModelRequest* request,
+  grpc::Status RegisterBaseModel(grpc::ServerContext* context, const v1::RegisterBaseModelRequest* request,
                                  v1::BaseModel* response) override {
-    return Handle(backend_, "RegisterBaseModel", [&] { return RegisterModel(*request, *response); });
+    return Handle(backend_, *context, "RegisterBaseModel", [&](Call& call) { return RegisterModel(call, *request, *response); });
   }
-  grpc::Status GetBaseModel(grpc::ServerContext*, const v1::GetBaseModelRequest* request, v1::BaseModel* response) override {
-    return Handle(backend_, "GetBaseModel", [&]() -> absl::Status {
+  grpc::Status GetBaseModel(grpc::ServerContext* context, const v1::GetBaseModelRequest* request, v1::BaseModel* response) override {
+    return Handle(backend_, *context, "GetBaseModel", [&](Call&) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
       return Load(id, *response);
     });
   }
-  grpc::Status ListBaseModels(grpc::ServerContext*, const v1::ListBaseModelsRequest* request,
+  grpc::Status ListBaseModels(grpc::ServerContext* context, const v1::ListBaseModelsRequest* request,
                               v1::ListBaseModelsResponse* response) override {
-    return Handle(backend_, "ListBaseModels", [&]() -> absl::Status {
+    return Handle(backend_, *context, "ListBaseModels", [&](Call&) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kBaseModel));
       return Page(*request, *response, all,
                   [&](const Resource& resource) { response->add_base_models()->ParseFromString(resource.payload); });
     });
   }
-  grpc::Status ListModels(grpc::ServerContext*, const v1::ListModelsRequest* request,
+  grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
                           v1::ListModelsResponse* response) override {
-    return Handle(backend_, "ListModels", [&]() -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(""));
+    return Handle(backend_, *context, "ListModels", [&](Call& call) -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, ""));
       std::vector<ModelVersion> newest;
       std::set<std::string> seen;
       for (const ModelVersion& version : versions) {
@@ -94,46 +94,46 @@ class ModelsService final : public v1::ModelService::Service {
       });
     });
   }
-  grpc::Status ListModelVersions(grpc::ServerContext*, const v1::ListModelVersionsRequest* request,
+  grpc::Status ListModelVersions(grpc::ServerContext* context, const v1::ListModelVersionsRequest* request,
                                  v1::ListModelVersionsResponse* response) override {
-    return Handle(backend_, "ListModelVersions", [&]() -> absl::Status {
+    return Handle(backend_, *context, "ListModelVersions", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string model, ParseName("parent", "models", request->parent()));
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(model));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, model));
       if (versions.empty()) return absl::NotFoundError(request->parent() + " does not exist");
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
       return Page(*request, *response, versions,
                   [&](const ModelVersion& version) { *response->add_model_versions() = WithAliases(version, aliases); });
     });
   }
-  grpc::Status GetModelVersion(grpc::ServerContext*, const v1::GetModelVersionRequest* request,
+  grpc::Status GetModelVersion(grpc::ServerContext* context, const v1::GetModelVersionRequest* request,
                                v1::ModelVersion* response) override {
-    return Handle(backend_, "GetModelVersion", [&]() -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(*response, FindVersion(request->name()));
+    return Handle(backend_, *context, "GetModelVersion", [&](Call& call) -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(*response, FindVersion(call, request->name()));
       return absl::OkStatus();
     });
   }
-  grpc::Status DownloadModelVersion(grpc::ServerContext*, const v1::DownloadModelVersionRequest* request,
+  grpc::Status DownloadModelVersion(grpc::ServerContext* context, const v1::DownloadModelVersionRequest* request,
                                     grpc::ServerWriter<v1::DownloadModelVersionResponse>* writer) override {
-    return Handle(backend_, "DownloadModelVersion", [&]() -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(request->name()));
+    return Handle(backend_, *context, "DownloadModelVersion", [&](Call& call) -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(call, request->name()));
       return SendFiles(*request, version.files(), *writer);
     });
   }
-  grpc::Status DownloadBaseModel(grpc::ServerContext*, const v1::DownloadBaseModelRequest* request,
+  grpc::Status DownloadBaseModel(grpc::ServerContext* context, const v1::DownloadBaseModelRequest* request,
                                  grpc::ServerWriter<v1::DownloadBaseModelResponse>* writer) override {
-    return Handle(backend_, "DownloadBaseModel", [&]() -> absl::Status {
+    return Handle(backend_, *context, "DownloadBaseModel", [&](Call&) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
       v1::BaseModel model;
       LUTHIER_RETURN_IF_ERROR(Load(id, model));
       return SendFiles(*request, model.files(), *writer);
     });
   }
-  grpc::Status PromoteModelVersion(grpc::ServerContext*, const v1::PromoteModelVersionRequest* request,
+  grpc::Status PromoteModelVersion(grpc::ServerContext* context, const v1::PromoteModelVersionRequest* request,
                                    v1::ModelVersion* response) override {
-    return Handle(backend_, "PromoteModelVersion", [&] { return Promote(*request, *response); });
+    return Handle(backend_, *context, "PromoteModelVersion", [&](Call& call) { return Promote(call, *request, *response); });
   }
-  grpc::Status DeleteModelAlias(grpc::ServerContext*, const v1::DeleteModelAliasRequest* request, google::protobuf::Empty*) override {
-    return Handle(backend_, "DeleteModelAlias", [&] { return DeleteAlias(request->name()); });
+  grpc::Status DeleteModelAlias(grpc::ServerContext* context, const v1::DeleteModelAliasRequest* request, google::protobuf::Empty*) override {
+    return Handle(backend_, *context, "DeleteModelAlias", [&](Call& call) { return DeleteAlias(call, request->name()); });
   }
 
  private:
@@ -153,7 +153,8 @@ class ModelsService final : public v1::ModelService::Service {
     return absl::OkStatus();
   }
 
-  absl::Status RegisterModel(const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
+  absl::Status RegisterModel(Call& call, const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
+    call.subject = "baseModels/" + request.base_model_id();
     LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
     if (!absl::StartsWith(request.source_path(), "/") || !fs::is_directory(request.source_path())) {
       return absl::InvalidArgumentError(absl::StrCat("source_path: '", request.source_path(),
@@ -192,13 +193,25 @@ class ModelsService final : public v1::ModelService::Service {
     });
   }
 
-  absl::StatusOr<v1::ModelVersion> FindVersion(const std::string& name) {
+  // A version is its job's tenant's.
+  absl::StatusOr<std::vector<ModelVersion>> VersionsOf(const Call& call, const std::string& model) {
+    LUTHIER_ASSIGN_OR_RETURN(std::vector<ModelVersion> versions, backend_.store.Versions(model));
+    if (call.tenant.empty()) return versions;
+    std::erase_if(versions, [&](const ModelVersion& version) {
+      const absl::StatusOr<RecordedJob> job = backend_.store.GetJob(version.job);
+      return !job.ok() || !call.Sees(job->job.tenant);
+    });
+    return versions;
+  }
+
+  absl::StatusOr<v1::ModelVersion> FindVersion(Call& call, const std::string& name) {
+    call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(VersionName wanted, ParseVersionName(name));
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
     for (const Alias& alias : aliases) {
       if (alias.name == wanted.alias) wanted.number = alias.version;
     }
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(wanted.model));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, wanted.model));
     for (const ModelVersion& version : versions) {
       if (version.version == wanted.number || wanted.alias == "latest") return WithAliases(version, aliases);
     }
@@ -235,20 +248,22 @@ class ModelsService final : public v1::ModelService::Service {
                       "NOT_EVALUATED");
   }
 
-  absl::Status Promote(const v1::PromoteModelVersionRequest& request, v1::ModelVersion& response) {
+  absl::Status Promote(Call& call, const v1::PromoteModelVersionRequest& request, v1::ModelVersion& response) {
     LUTHIER_RETURN_IF_ERROR(CheckId("alias", request.alias()));
     if (request.alias() == "latest") return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
-    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(request.name()));
+    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(call, request.name()));
     if (request.has_minimum()) LUTHIER_RETURN_IF_ERROR(CheckMinimum(version, request.minimum()));
     LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version.name()));
     LUTHIER_RETURN_IF_ERROR(
         backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({name.model, request.alias(), name.number}); }));
-    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(version.name()));
+    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(call, version.name()));
     return absl::OkStatus();
   }
 
-  absl::Status DeleteAlias(const std::string& name) {
+  absl::Status DeleteAlias(Call& call, const std::string& name) {
+    call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(const VersionName wanted, ParseVersionName(name));
+    LUTHIER_RETURN_IF_ERROR(FindVersion(call, name).status());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
     const bool there = std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });
     if (!there) return absl::NotFoundError(name + " is no alias");

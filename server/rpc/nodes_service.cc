@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -16,12 +18,15 @@ class NodesService final : public v1::NodeService::Service {
  public:
   explicit NodesService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status ListNodes(grpc::ServerContext*, const v1::ListNodesRequest* request, v1::ListNodesResponse* response) override {
-    return Handle(backend_, "ListNodes", [&]() -> absl::Status {
+  grpc::Status ListNodes(grpc::ServerContext* context, const v1::ListNodesRequest* request, v1::ListNodesResponse* response) override {
+    return Handle(backend_, *context, "ListNodes", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       std::vector<v1::Node> nodes;
       LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
-        for (const auto& [id, node] : state.nodes()) nodes.push_back(ToProto(node, state));
+        for (const auto& [id, node] : state.nodes()) {
+          nodes.push_back(ToProto(node, state));
+          if (!call.tenant.empty()) HideOthers(call, state, nodes.back());
+        }
         return absl::OkStatus();
       }));
       const auto size = static_cast<int64_t>(nodes.size());
@@ -31,23 +36,35 @@ class NodesService final : public v1::NodeService::Service {
       return absl::OkStatus();
     });
   }
-  grpc::Status DrainNode(grpc::ServerContext*, const v1::DrainNodeRequest* request, v1::Node* response) override {
-    return Handle(backend_, "DrainNode", [&] {
-      return Change(request->name(), *response, [&](State& state, const std::string& id, absl::Time now) {
+  grpc::Status DrainNode(grpc::ServerContext* context, const v1::DrainNodeRequest* request, v1::Node* response) override {
+    return Handle(backend_, *context, "DrainNode", [&](Call& call) {
+      return Change(call, request->name(), *response, [&](State& state, const std::string& id, absl::Time now) {
         return state.Drain(id, request->requeue(), now);
       });
     });
   }
-  grpc::Status UndrainNode(grpc::ServerContext*, const v1::UndrainNodeRequest* request, v1::Node* response) override {
-    return Handle(backend_, "UndrainNode", [&] {
-      return Change(request->name(), *response,
+  grpc::Status UndrainNode(grpc::ServerContext* context, const v1::UndrainNodeRequest* request, v1::Node* response) override {
+    return Handle(backend_, *context, "UndrainNode", [&](Call& call) {
+      return Change(call, request->name(), *response,
                     [](State& state, const std::string& id, absl::Time) { return state.Undrain(id); });
     });
   }
 
  private:
+  // What other tenants run is no business of the caller's.
+  static void HideOthers(const Call& call, const State& state, v1::Node& node) {
+    auto& attempts = *node.mutable_attempts();
+    const auto others = std::remove_if(attempts.begin(), attempts.end(), [&](const std::string& name) {
+      const std::optional<AttemptId> attempt = ParseAttemptName(name);
+      const Job* job = attempt ? state.Find(attempt->job) : nullptr;
+      return job == nullptr || !call.Sees(job->tenant);
+    });
+    attempts.erase(others, attempts.end());
+  }
+
   template <typename Step>
-  absl::Status Change(const std::string& name, v1::Node& response, Step step) {
+  absl::Status Change(Call& call, const std::string& name, v1::Node& response, Step step) {
+    call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "nodes", name));
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       LUTHIER_RETURN_IF_ERROR(step(state, id, now));

@@ -33,22 +33,24 @@ class QueueService final : public v1::QueueService::Service {
  public:
   explicit QueueService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status GetQueue(grpc::ServerContext*, const v1::GetQueueRequest* request, v1::Queue* response) override {
-    return Handle(backend_, "GetQueue", [&]() -> absl::Status {
+  grpc::Status GetQueue(grpc::ServerContext* context, const v1::GetQueueRequest* request, v1::Queue* response) override {
+    return Handle(backend_, *context, "GetQueue", [&](Call& call) -> absl::Status {
       if (request->limit() < 0) return absl::InvalidArgumentError(absl::StrCat("limit: ", request->limit(), " is negative; give 0 to 500"));
       const auto limit = static_cast<size_t>(request->limit() == 0 ? kDefaultEntries : std::min(request->limit(), kMaxEntries));
       return backend_.loop.Run([&](State& state, absl::Time now) {
-        Describe(state, limit, now, *response);
+        Describe(call, state, limit, now, *response);
         return absl::OkStatus();
       });
     });
   }
-  grpc::Status ListTenants(grpc::ServerContext*, const v1::ListTenantsRequest* request, v1::ListTenantsResponse* response) override {
-    return Handle(backend_, "ListTenants", [&]() -> absl::Status {
+  grpc::Status ListTenants(grpc::ServerContext* context, const v1::ListTenantsRequest* request, v1::ListTenantsResponse* response) override {
+    return Handle(backend_, *context, "ListTenants", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       std::vector<v1::Tenant> tenants;
       LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
-        for (const Tenant& tenant : state.tenants()) tenants.push_back(TenantToProto(tenant, state, now));
+        for (const Tenant& tenant : state.tenants()) {
+          if (call.Sees(tenant.id)) tenants.push_back(TenantToProto(tenant, state, now));
+        }
         return absl::OkStatus();
       }));
       const auto size = static_cast<int64_t>(tenants.size());
@@ -58,15 +60,16 @@ class QueueService final : public v1::QueueService::Service {
       return absl::OkStatus();
     });
   }
-  grpc::Status UpdateTenant(grpc::ServerContext*, const v1::UpdateTenantRequest* request, v1::Tenant* response) override {
-    return Handle(backend_, "UpdateTenant", [&] { return Update(*request, *response); });
+  grpc::Status UpdateTenant(grpc::ServerContext* context, const v1::UpdateTenantRequest* request, v1::Tenant* response) override {
+    return Handle(backend_, *context, "UpdateTenant", [&](Call& call) { return Update(call, *request, *response); });
   }
 
  private:
-  static void Describe(State& state, size_t limit, absl::Time now, v1::Queue& queue) {
+  static void Describe(const Call& call, State& state, size_t limit, absl::Time now, v1::Queue& queue) {
     for (const Decision& decision : Decide(state.TakeSnapshot(now, limit))) {
       if (queue.entries_size() == static_cast<int>(limit)) break;
       const Job& job = *decision.job;
+      if (!call.Sees(job.tenant)) continue;
       const WaitReason reason = state.WhyItWaits(job, now);
       v1::QueueEntry& entry = *queue.add_entries();
       entry.set_job("jobs/" + job.id);
@@ -82,7 +85,8 @@ class QueueService final : public v1::QueueService::Service {
     if (queue.depth() > 0) *queue.mutable_oldest_create_time() = ToProto(state.jobs().OldestWaiting());
   }
 
-  absl::Status Update(const v1::UpdateTenantRequest& request, v1::Tenant& response) {
+  absl::Status Update(Call& call, const v1::UpdateTenantRequest& request, v1::Tenant& response) {
+    call.subject = request.tenant().name();
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("tenant.name", "tenants", request.tenant().name()));
     std::set<std::string> fields(request.update_mask().paths().begin(), request.update_mask().paths().end());
     if (fields.empty()) fields = {"weight", "max_devices", "max_queued_jobs"};

@@ -84,8 +84,9 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
  public:
   Session(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
 
-  void Begin() {
+  void Begin(absl::Status admitted) {
     self_ = shared_from_this();
+    if (!admitted.ok()) return End(std::move(admitted));
     StartRead(&request_);
   }
 
@@ -372,9 +373,10 @@ void Sessions::Send(Store& store, const std::vector<Effect>& effects) {
   }
 }
 
-grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions) {
+grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions,
+                                                                                    const grpc::ServerContextBase& context) {
   const auto session = std::make_shared<Session>(backend, sessions);
-  session->Begin();
+  session->Begin(backend.access.Admit(context, "Session").status());
   return session.get();
 }
 

@@ -41,6 +41,7 @@ class Sessions {
   bool closed_ = false;
 };
 
-grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions);
+grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions,
+                                                                                    const grpc::ServerContextBase& context);
 
 }  // namespace luthier

@@ -36,6 +36,12 @@ absl::StatusOr<FileArtifactStore::References> ReferencesOf(Store& store) {
   return used;
 }
 
+std::string TenantOf(const Resource& resource) {
+  v1::Dataset dataset;
+  dataset.ParseFromString(resource.payload);
+  return dataset.tenant().empty() ? Job().tenant : dataset.tenant();
+}
+
 std::string BaseModelFolder(const std::string& data_dir, const std::string& id) { return data_dir + "/base_models/" + id; }
 
 absl::Status LinkBaseModel(const FileArtifactStore& artifacts, const std::string& data_dir, const std::string& id,

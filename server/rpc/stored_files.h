@@ -13,6 +13,9 @@ namespace luthier {
 // Of datasets, base models and published versions, and the attempts that published these.
 absl::StatusOr<FileArtifactStore::References> ReferencesOf(Store& store);
 
+// Whose a dataset is.
+std::string TenantOf(const Resource& dataset);
+
 // `base_models/<id>` of the data folder, with the files of a registered base model.
 std::string BaseModelFolder(const std::string& data_dir, const std::string& id);
 // Fills it with hard links to the blobs under their own names: validation reads the model as a folder, at no cost in space.

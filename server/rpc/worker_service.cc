@@ -20,16 +20,16 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
  public:
   WorkerService(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
 
-  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* Session(grpc::CallbackServerContext*) override {
-    return StartSession(backend_, sessions_);
+  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* Session(grpc::CallbackServerContext* context) override {
+    return StartSession(backend_, sessions_, *context);
   }
-  grpc::Status FetchBlob(grpc::ServerContext*, const v1::FetchBlobRequest* request,
+  grpc::Status FetchBlob(grpc::ServerContext* context, const v1::FetchBlobRequest* request,
                          grpc::ServerWriter<v1::FetchBlobResponse>* writer) override {
-    return Handle(backend_, "FetchBlob", [&] { return SendBlob(*request, *writer); });
+    return Handle(backend_, *context, "FetchBlob", [&](Call&) { return SendBlob(*request, *writer); });
   }
-  grpc::Status UploadArtifact(grpc::ServerContext*, grpc::ServerReader<v1::UploadArtifactRequest>* reader,
+  grpc::Status UploadArtifact(grpc::ServerContext* context, grpc::ServerReader<v1::UploadArtifactRequest>* reader,
                               v1::UploadArtifactResponse*) override {
-    return Handle(backend_, "UploadArtifact", [&] { return Receive(*reader); });
+    return Handle(backend_, *context, "UploadArtifact", [&](Call&) { return Receive(*reader); });
   }
 
  private:

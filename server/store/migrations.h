@@ -57,6 +57,13 @@ CREATE TABLE model_aliases (
     R"sql(
 CREATE TABLE epochs (number INTEGER PRIMARY KEY, start INTEGER NOT NULL) STRICT;
 )sql",
+    // 4: tokens.
+    R"sql(
+CREATE TABLE tokens (
+  id TEXT PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, role INTEGER NOT NULL, tenant TEXT NOT NULL, create_time INTEGER NOT NULL,
+  expire_time INTEGER NOT NULL, revoke_time INTEGER NOT NULL
+) STRICT;
+)sql",
 };
 
 }  // namespace luthier

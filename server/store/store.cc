@@ -26,7 +26,8 @@ int64_t ToMicros(absl::Time time) { return absl::ToUnixMicros(time); }
 
 // ToUnixMicros saturates for "never", which has to come back as itself.
 absl::Time FromMicros(int64_t micros) {
-  return micros == std::numeric_limits<int64_t>::min() ? absl::InfinitePast() : absl::FromUnixMicros(micros);
+  if (micros == std::numeric_limits<int64_t>::min()) return absl::InfinitePast();
+  return micros == std::numeric_limits<int64_t>::max() ? absl::InfiniteFuture() : absl::FromUnixMicros(micros);
 }
 
 namespace {
@@ -230,6 +231,11 @@ void WriteAll(Connection& connection, const Writes& writes) {
     connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?").Bind(node).Run();
   }
   for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
+  for (const Token& token : writes.tokens) {
+    connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)")
+        .Bind(token.id, token.sha256, static_cast<int64_t>(token.role), token.tenant, token.create_time, token.expire_time, token.revoke_time)
+        .Run();
+  }
   if (writes.epoch) connection.Prepare("INSERT INTO epochs VALUES (?, ?)").Bind(int64_t{writes.epoch->first}, writes.epoch->second).Run();
 }
 
@@ -371,13 +377,13 @@ absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted)
     // One descent of the index for each state: a sort of all jobs in several states would touch every one of them.
     std::vector<int64_t> numbers;
     for (const JobState state : wanted.states) {
-      Query query = reader_->Prepare("SELECT number FROM jobs WHERE state = ? AND number < ? ORDER BY number DESC LIMIT ?");
-      query.Bind(static_cast<int64_t>(state), before, int64_t{wanted.limit});
+      Query query = reader_->Prepare("SELECT number FROM jobs WHERE state = ? AND number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC LIMIT ?");
+      query.Bind(static_cast<int64_t>(state), before, wanted.tenant, wanted.tenant, int64_t{wanted.limit});
       while (query.Step()) numbers.push_back(query.Int());
     }
     if (wanted.states.empty()) {
-      Query query = reader_->Prepare("SELECT number FROM jobs WHERE number < ? ORDER BY number DESC LIMIT ?");
-      query.Bind(before, int64_t{wanted.limit});
+      Query query = reader_->Prepare("SELECT number FROM jobs WHERE number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC LIMIT ?");
+      query.Bind(before, wanted.tenant, wanted.tenant, int64_t{wanted.limit});
       while (query.Step()) numbers.push_back(query.Int());
     }
     std::sort(numbers.begin(), numbers.end(), std::greater<>());
@@ -491,6 +497,25 @@ absl::StatusOr<Resource> Store::GetResource(ResourceKind kind, const std::string
     Query query = reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " WHERE id = ?"));
     if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat(ResourceName(kind, id), " does not exist"));
     return ReadResource(query);
+  });
+}
+
+absl::StatusOr<std::vector<Token>> Store::Tokens() {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Token>> {
+    Query query = reader_->Prepare("SELECT id, sha256, role, tenant, create_time, expire_time, revoke_time FROM tokens ORDER BY id");
+    std::vector<Token> tokens;
+    while (query.Step()) {
+      Token token{.id = query.Text()};
+      token.sha256 = query.Text();
+      token.role = static_cast<Role>(query.Int());
+      token.tenant = query.Text();
+      token.create_time = query.Time();
+      token.expire_time = query.Time();
+      token.revoke_time = query.Time();
+      tokens.push_back(std::move(token));
+    }
+    return tokens;
   });
 }
 

@@ -29,6 +29,7 @@ struct RecordedJob {
 // Which jobs of the record a list wants.
 struct JobQuery {
   std::set<JobState> states;  // empty: any
+  std::string tenant;         // empty: any
   int64_t before = 0;         // only numbers below; 0: all
   int limit = 50;
 };
@@ -67,6 +68,8 @@ class Store {
   absl::StatusOr<std::vector<Resource>> ListResources(ResourceKind kind);
   // Errors: NOT_FOUND.
   absl::StatusOr<Resource> GetResource(ResourceKind kind, const std::string& id);
+
+  absl::StatusOr<std::vector<Token>> Tokens();
 
   // Writes a copy of the database, as it is at one moment, to the new file `path`, while commits go on. Durable when it returns.
   absl::Status CopyTo(const std::string& path);

@@ -47,7 +47,7 @@ const std::vector<HeavyHeader>& HeavyHeaders() {
       {"torch/", {"worker/trainer/"}},
       {"ATen/", {"worker/trainer/"}},
       {"c10/", {"worker/trainer/"}},
-      {"grpc", {"server/rpc/", "server/server.", "worker/agent/", "client/"}},
+      {"grpc", {"lib/channel/", "server/rpc/", "server/server.", "worker/agent/", "client/"}},
       {"google/protobuf/", {"lib/wire/", "server/rpc/", "worker/agent/", "client/"}},
       {"SQLiteCpp/", {"server/store/"}},
       {"sqlite3", {"server/store/"}},

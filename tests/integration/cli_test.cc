@@ -8,6 +8,7 @@
 #include <memory>
 #include <thread>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -475,6 +476,40 @@ TEST_F(CliTest, CompletesNamesThatTheServerKnows) {
       {"/bin/bash", "-c", "source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN "/luthier \"$@\"; }; "
                           "COMP_WORDS=(luthier job wat); COMP_CWORD=2; _luthier; echo \"${COMPREPLY[@]}\""});
   EXPECT_EQ(in_bash.out, "watch\n") << in_bash.err;
+}
+
+TEST_F(CliTest, OnceThereIsATokenEveryCallNeedsOneAndSeesItsTenantOnly) {
+  AddInputs();
+  const auto with = [](const std::string& secret) {
+    CaptureOptions options;
+    options.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(secret))}};
+    return options;
+  };
+  EXPECT_EQ(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}).exit_code, 1) << "the first is an admin's";
+  const CapturedResult created = Cli({"admin", "token", "create", "root", "--role", "admin"});
+  EXPECT_EQ(created.exit_code, 0) << created.err;
+  EXPECT_THAT(created.out, testing::MatchesRegex("[0-9a-f]{64}\n"));
+  const CapturedResult refused = Cli({"job", "list"});
+  EXPECT_EQ(refused.exit_code, 4);
+  EXPECT_THAT(refused.err, HasSubstr("LUTHIER_TOKEN"));
+  const CaptureOptions root = with(created.out);
+  EXPECT_EQ(Cli({"job", "list"}, root).exit_code, 0);
+  const CaptureOptions alice = with(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}, root).out);
+
+  EXPECT_EQ(Cli({"job", "submit", "-f", "job.yaml", "--id", "j"}, alice).exit_code, 5) << "the rows are another tenant's";
+  EXPECT_EQ(Cli({"dataset", "upload", "hers", "rows"}, alice).out, "datasets/hers\n");
+  EXPECT_EQ(Cli({"job", "submit", "-f", "job.yaml", "--dataset", "hers", "--id", "j"}, alice).exit_code, 0);
+  EXPECT_EQ(json::parse(Cli({"job", "get", "j", "-o", "json"}, root).out)["tenant"], "support");
+  EXPECT_EQ(Cli({"dataset", "list", "-o", "name"}, alice).out, "datasets/hers\n");
+  EXPECT_EQ(Cli({"model", "import", "more", "base"}, alice).exit_code, 4) << "members read no folders of the server's machine";
+  EXPECT_EQ(Cli({"admin", "token", "list", "-o", "name"}, root).out, "tokens/alice\ntokens/root\n");
+
+  server_->Kill();
+  server_->Start();
+  EXPECT_EQ(Cli({"job", "list"}).exit_code, 4) << "what was made is on record";
+  EXPECT_EQ(Cli({"job", "list", "-o", "name"}, alice).out, "jobs/j\n");
+  EXPECT_EQ(Cli({"admin", "token", "revoke", "alice"}, root).out, "tokens/alice\n");
+  EXPECT_EQ(Cli({"job", "list"}, alice).exit_code, 4);
 }
 
 TEST_F(CliTest, ShowsItsVersion) {

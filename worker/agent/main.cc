@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <memory>
 
@@ -11,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "lib/base/data_dir.h"
 #include "lib/base/status_macros.h"
+#include "lib/channel/channel.h"
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
 
@@ -50,6 +52,8 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   if (access(options.trainer.c_str(), X_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
   }
+  LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
+  unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
   LUTHIER_ASSIGN_OR_RETURN(const DataFolder folder, DataFolder::Open(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(const std::string node_id, folder.NodeId(options.node_id));
 
@@ -57,7 +61,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   AgentMetrics metrics(*registry, LUTHIER_VERSION);
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<prometheus::Exposer> exposer, Expose(options.metrics_listen, registry));
 
-  const std::shared_ptr<grpc::Channel> channel = DialServer(options.server);
+  const std::shared_ptr<grpc::Channel> channel = DialServer(options.server, token);
   ServerFiles files(channel);
   InputCache::Options cache_options;
   cache_options.folder = folder.CacheFolder();
@@ -111,6 +115,7 @@ int Main(int argc, char** argv) {
       ->envname("LUTHIER_CACHE_LIMIT")->transform(CLI::AsSizeValue(false))->capture_default_str();
   app.add_option("--keep-limit", options.keep_limit, "Bytes of checkpoints to keep for jobs that do not run here")
       ->envname("LUTHIER_KEEP_LIMIT")->transform(CLI::AsSizeValue(false))->capture_default_str();
+  app.footer("$LUTHIER_TOKEN, or a file that $LUTHIER_TOKEN_FILE names, holds the token of the server, if it wants one.");
   CLI11_PARSE(app, argc, argv);
 
   // Blocked before any thread exists, so that only sigwait sees them.

@@ -5,8 +5,7 @@
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "grpcpp/create_channel.h"
-#include "grpcpp/security/credentials.h"
+#include "lib/channel/channel.h"
 #include "worker/agent/backoff.h"
 
 namespace luthier {
@@ -21,7 +20,7 @@ constexpr absl::Duration kRegisterPatience = absl::Seconds(15);
 
 }  // namespace
 
-std::shared_ptr<grpc::Channel> DialServer(const std::string& address) {
+std::shared_ptr<grpc::Channel> DialServer(const std::string& address, const std::string& token) {
   grpc::ChannelArguments arguments;
   // The session dials with pauses of its own; the channel's must not be longer.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
@@ -32,7 +31,7 @@ std::shared_ptr<grpc::Channel> DialServer(const std::string& address) {
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return DialWithToken(address, token, arguments);
 }
 
 Session::Session(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::WorkerService::NewStub(channel)) {}

@@ -73,6 +73,6 @@ class Session {
 };
 
 // A channel for sessions and transfers: notices a dead connection, and comes back soon after the server does.
-std::shared_ptr<grpc::Channel> DialServer(const std::string& address);
+std::shared_ptr<grpc::Channel> DialServer(const std::string& address, const std::string& token = "");
 
 }  // namespace luthier

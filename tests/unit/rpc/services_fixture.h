@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "lib/wire/error_details.h"
+#include "luthier/v1/admin.grpc.pb.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "luthier/v1/models.grpc.pb.h"
@@ -33,7 +34,7 @@ class ServicesTest : public testing::Test {
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path()),
         housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, folder_.path()},
+        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, access_, folder_.path()},
         services_(MakeServices(backend_, sessions_)) {
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
@@ -44,6 +45,7 @@ class ServicesTest : public testing::Test {
     models_ = v1::ModelService::NewStub(channel_);
     nodes_ = v1::NodeService::NewStub(channel_);
     queue_ = v1::QueueService::NewStub(channel_);
+    admin_ = v1::AdminService::NewStub(channel_);
     workers_ = v1::WorkerService::NewStub(channel_);
   }
   ~ServicesTest() override {
@@ -133,6 +135,7 @@ class ServicesTest : public testing::Test {
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;
+  Access access_{{}, {.trust_network = true, .audit_path = folder_.path() + "/audit.log"}};
   Backend backend_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<grpc::Server> server_;
@@ -142,6 +145,7 @@ class ServicesTest : public testing::Test {
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::NodeService::Stub> nodes_;
   std::unique_ptr<v1::QueueService::Stub> queue_;
+  std::unique_ptr<v1::AdminService::Stub> admin_;
   std::unique_ptr<v1::WorkerService::Stub> workers_;
 };
 

@@ -1,0 +1,130 @@
+// Who calls, and what they may do: the one place that knows tokens, roles and what each method needs.
+//
+// As long as there are no tokens, whoever calls from this machine may do everything, and nobody else anything (unless the network is
+// said to be trusted). Once there are, every call needs one.
+#pragma once
+
+#include <array>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "grpcpp/server_context.h"
+#include "server/core/token.h"
+
+namespace luthier {
+
+enum class Need {
+  kRead,   // viewer, member, admin
+  kWrite,  // member, admin: noted in the audit log, as what follows
+  kAdmin,  // admin
+  kAgent,  // agent, admin: not noted, since agents call all the time
+};
+struct MethodNeed {
+  absl::string_view method;
+  Need need;
+};
+// Every method of the API. What is not here cannot be called; access_test compares it with the protos.
+inline constexpr std::array kMethodNeeds = {
+    MethodNeed{"CreateFineTuningJob", Need::kWrite},
+    MethodNeed{"GetFineTuningJob", Need::kRead},
+    MethodNeed{"ListFineTuningJobs", Need::kRead},
+    MethodNeed{"CancelFineTuningJob", Need::kWrite},
+    MethodNeed{"WatchFineTuningJob", Need::kRead},
+    MethodNeed{"UpdateFineTuningJob", Need::kWrite},
+    MethodNeed{"PauseFineTuningJob", Need::kWrite},
+    MethodNeed{"ResumeFineTuningJob", Need::kWrite},
+    MethodNeed{"StartFineTuningJob", Need::kWrite},
+    MethodNeed{"RetryFineTuningJob", Need::kWrite},
+    MethodNeed{"CloneFineTuningJob", Need::kWrite},
+    MethodNeed{"EstimateFineTuningJob", Need::kRead},
+    MethodNeed{"ExplainFineTuningJob", Need::kRead},
+    MethodNeed{"CreateJobCheckpoint", Need::kWrite},
+    MethodNeed{"StreamJobMetrics", Need::kRead},
+    MethodNeed{"TailJobLogs", Need::kRead},
+    MethodNeed{"ListJobEvents", Need::kRead},
+    MethodNeed{"ListJobCheckpoints", Need::kRead},
+    MethodNeed{"UploadDataset", Need::kWrite},
+    MethodNeed{"GetDataset", Need::kRead},
+    MethodNeed{"ListDatasets", Need::kRead},
+    MethodNeed{"DeleteDataset", Need::kWrite},
+    MethodNeed{"RegisterBaseModel", Need::kAdmin},  // reads a folder of the server's machine, and all tenants use it
+    MethodNeed{"GetBaseModel", Need::kRead},
+    MethodNeed{"ListBaseModels", Need::kRead},
+    MethodNeed{"ListModels", Need::kRead},
+    MethodNeed{"ListModelVersions", Need::kRead},
+    MethodNeed{"GetModelVersion", Need::kRead},
+    MethodNeed{"PromoteModelVersion", Need::kWrite},
+    MethodNeed{"DeleteModelAlias", Need::kWrite},
+    MethodNeed{"DownloadModelVersion", Need::kRead},
+    MethodNeed{"DownloadBaseModel", Need::kRead},
+    MethodNeed{"ListNodes", Need::kRead},
+    MethodNeed{"DrainNode", Need::kAdmin},
+    MethodNeed{"UndrainNode", Need::kAdmin},
+    MethodNeed{"GetQueue", Need::kRead},
+    MethodNeed{"ListTenants", Need::kRead},
+    MethodNeed{"UpdateTenant", Need::kAdmin},
+    MethodNeed{"CreateBackup", Need::kAdmin},
+    MethodNeed{"CreateToken", Need::kAdmin},
+    MethodNeed{"ListTokens", Need::kAdmin},
+    MethodNeed{"RevokeToken", Need::kAdmin},
+    MethodNeed{"Session", Need::kAgent},
+    MethodNeed{"FetchBlob", Need::kAgent},
+    MethodNeed{"UploadArtifact", Need::kAgent},
+};
+
+// A call that was admitted.
+struct Call {
+  std::string token;   // id; empty: none was needed
+  std::string tenant;  // whose resources it sees; empty: all
+  std::string peer;
+  std::string subject;  // what it acts on, for the audit log: handlers fill it in
+
+  bool Sees(absl::string_view of) const { return tenant.empty() || tenant == of; }
+};
+
+// The words of a NOT_FOUND: the same whether a resource is another tenant's or nobody's.
+absl::Status DoesNotExist(absl::string_view name);
+
+// Any thread.
+class Access {
+ public:
+  struct Options {
+    bool trust_network = false;  // without tokens, callers from elsewhere may do everything too
+    std::string audit_path;      // empty: no audit log
+  };
+  Access(std::vector<Token> tokens, Options options);
+
+  // Errors: UNAUTHENTICATED without a valid token; PERMISSION_DENIED for a role that may not.
+  absl::StatusOr<Call> Admit(const grpc::ServerContextBase& context, absl::string_view method);
+  // One line of the audit log, for what the bearer of a token changes, what admins do, and what was refused.
+  void Note(absl::string_view method, const Call& call, const absl::Status& status);
+
+  // A token that is on record by now, new or revoked.
+  void Put(const Token& token);
+  std::vector<Token> tokens();
+  // Whether calls need tokens.
+  bool required();
+  // The secret of a token for agents that is never on record: the server's own agent gets it.
+  std::string MakeAgentSecret();
+
+ private:
+  absl::StatusOr<Token> TokenOf(const grpc::ServerContextBase& context);
+
+  const Options options_;
+  std::mutex mutex_;  // of what follows
+  std::map<std::string, Token> by_hash_;
+  bool any_ = false;  // one is on record
+  std::ofstream audit_;
+};
+
+// 32 random bytes, as text.
+std::string RandomSecret();
+
+}  // namespace luthier
