@@ -28,7 +28,7 @@ std::vector<char*> Pointers(const std::vector<std::string>& texts) {
 std::vector<std::string> EnvironmentWith(const std::string& token) {
   std::vector<std::string> variables = {"LUTHIER_TOKEN=" + token};
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (!absl::StartsWith(*variable, "LUTHIER_TOKEN")) variables.emplace_back(*variable);
+    if (!absl::StartsWith(*variable, "LUTHIER_TOKEN") && !absl::StartsWith(*variable, "LUTHIER_TLS_")) variables.emplace_back(*variable);
   }
   return variables;
 }

@@ -4,6 +4,9 @@
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <map>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,7 +23,7 @@ std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
   for (const char* name :
        {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
-                           "--trust-network"}) {
+                           "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -65,6 +68,9 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--data-dir", options.data_dir, "Folder of everything that must not be lost", "LUTHIER_DATA_DIR");
   app.add_flag("--with-local-worker", options.with_local_worker, "Also start an agent on this machine")
       ->envname("LUTHIER_WITH_LOCAL_WORKER");
+  add("--tls-cert", options.tls_cert, "Certificate of this server (PEM): connections are encrypted", "LUTHIER_TLS_SERVER_CERT");
+  add("--tls-key", options.tls_key, "Its key", "LUTHIER_TLS_SERVER_KEY");
+  add("--tls-client-ca", options.tls_client_ca, "Callers need a certificate that this authority signed", "LUTHIER_TLS_CLIENT_CA");
   app.add_flag("--trust-network", options.trust_network, "As long as there are no tokens, let other machines do everything too")
       ->envname("LUTHIER_TRUST_NETWORK");
   add("--worker-metrics-listen", options.worker_metrics_listen, "Address of that agent's /metrics; port 0: any free one",
@@ -84,6 +90,17 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
   if (!absl::ParseDuration(keep_unused, &options.keep_unused) || options.keep_unused < absl::ZeroDuration()) {
     return absl::InvalidArgumentError(absl::StrCat("--keep-unused: '", keep_unused, "' is no duration; give one such as 30m or 24h"));
+  }
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
+  }
+  if (options.tls_cert.empty() && !options.tls_client_ca.empty()) {
+    return absl::InvalidArgumentError("--tls-client-ca: is given without --tls-cert and --tls-key; give these, too");
+  }
+  const std::map<std::string, std::string> files = {
+      {"--tls-cert", options.tls_cert}, {"--tls-key", options.tls_key}, {"--tls-client-ca", options.tls_client_ca}};
+  for (const auto& [flag, path] : files) {
+    if (!path.empty() && !std::ifstream(path)) return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " cannot be read"));
   }
   options.data_dir = std::filesystem::absolute(options.data_dir);
   if (check.parsed()) options.action = ServerAction::kCheck;

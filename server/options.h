@@ -20,6 +20,8 @@ struct ServerOptions {
   std::string data_dir;  // absolute
   bool with_local_worker = false;
   bool trust_network = false;
+  // Files; empty: no TLS, or none is wanted of callers.
+  std::string tls_cert, tls_key, tls_client_ca;
   std::string worker_metrics_listen = "127.0.0.1:0";
   absl::Duration keep_unused = absl::Hours(1);
 };

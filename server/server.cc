@@ -13,6 +13,9 @@
 #include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/security/server_credentials.h"
+#include "grpcpp/security/tls_certificate_provider.h"
+#include "grpcpp/security/tls_credentials_options.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 
@@ -25,6 +28,7 @@ constexpr std::chrono::seconds kCallGrace(5);
 constexpr int kCallThreads = 64;
 // Two disks' worth of reading for watchers that are behind.
 constexpr int kTaskThreads = 2;
+constexpr unsigned kCertificateRefreshSeconds = 1;
 
 // The binary's own folder, where its sister programs lie.
 std::string BinFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -34,7 +38,7 @@ bool IsPublic(const std::string& listen) {
 }
 
 void SayWhoMayCall(const ServerOptions& options, bool tokens) {
-  if (IsPublic(options.listen)) {
+  if (IsPublic(options.listen) && options.tls_cert.empty()) {
     std::fprintf(stderr, "luthierd: %s is no loopback address, and connections are not encrypted: tokens can be read on the way; use a "
                  "private network\n", options.listen.c_str());
   }
@@ -52,6 +56,20 @@ absl::Status CannotListen(absl::string_view option, absl::string_view address) {
 // `address` with the port that was really taken.
 std::string WithPort(const std::string& address, int port) {
   return absl::StrCat(address.substr(0, address.rfind(':') + 1), port);
+}
+
+// Files that are replaced count for the connections that come after; those that are open stay.
+std::shared_ptr<grpc::ServerCredentials> Credentials(const ServerOptions& options) {
+  using namespace grpc::experimental;  // NOLINT: it is where all of this is
+  if (options.tls_cert.empty()) return grpc::InsecureServerCredentials();
+  TlsServerCredentialsOptions tls(
+      std::make_shared<FileWatcherCertificateProvider>(options.tls_key, options.tls_cert, options.tls_client_ca, kCertificateRefreshSeconds));
+  tls.watch_identity_key_cert_pairs();
+  if (!options.tls_client_ca.empty()) {
+    tls.watch_root_certs();
+    tls.set_cert_request_type(GRPC_SSL_REQUEST_AND_REQUIRE_CLIENT_CERTIFICATE_AND_VERIFY);
+  }
+  return TlsServerCredentials(tls);
 }
 
 void SetChannelArguments(grpc::ServerBuilder& builder) {
@@ -129,7 +147,11 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, kCallThreads);
   int port = 0;
-  builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(options.listen, Credentials(options), &port);
+  // The agent beside the server needs no certificate: a socket in the data folder is for who owns the folder.
+  const std::string socket = "unix:" + options.data_dir + "/luthierd.sock";
+  const bool by_socket = !options.tls_cert.empty() && options.with_local_worker;
+  if (by_socket) builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
   services_ = MakeServices(backend_, sessions_);
   for (const auto& service : services_) builder.RegisterService(service.get());
   grpc_ = builder.BuildAndStart();
@@ -140,7 +162,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
                Store::SqliteVersion().c_str(), grpc::Version().c_str());
   if (options.with_local_worker) {
     worker_ = std::make_unique<LocalWorker>(access_.MakeAgentSecret(), std::vector<std::string>{
-        BinFolder() + "/luthier-worker", "--server", address, "--data-dir", options.data_dir + "/worker", "--shared-store",
+        BinFolder() + "/luthier-worker", "--server", by_socket ? socket : address, "--data-dir", options.data_dir + "/worker", "--shared-store",
         options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
   }
   return absl::OkStatus();

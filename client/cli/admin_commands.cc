@@ -9,6 +9,7 @@
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
+#include "client/cli/private_ca.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "lib/base/status_macros.h"
@@ -122,6 +123,21 @@ void AddTokenCommands(CLI::App& admin, CommandContext& context) {
   revoke.add_option("TOKEN", *id, "Name of the token")->required();
 }
 
+struct NewCa {
+  std::string folder;
+  std::vector<std::string> hosts;
+};
+
+absl::Status InitTls(CommandContext& context, const NewCa& wanted) {
+  LUTHIER_RETURN_IF_ERROR(WritePrivateCa(wanted.folder, wanted.hosts));
+  context.out() << wanted.folder << "\n";
+  const std::string& at = wanted.folder;
+  context.Say(absl::StrCat("the server:  luthierd --tls-cert ", at, "/server.pem --tls-key ", at, "/server.key --tls-client-ca ", at, "/ca.pem\n",
+                           "the others:  LUTHIER_TLS_CA=", at, "/ca.pem LUTHIER_TLS_CERT=", at, "/client.pem LUTHIER_TLS_KEY=", at, "/client.key\n",
+                           "ca.key signs more certificates: keep it elsewhere"));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void AddAdminCommands(CLI::App& app, CommandContext& context) {
@@ -132,6 +148,14 @@ void AddAdminCommands(CLI::App& app, CommandContext& context) {
                                         "  luthierd restore --from /backups/monday     # on the server's machine, brings it back\n",
                                         [&context, folder] { return BackUp(context, *folder); });
   AddTokenCommands(admin, context);
+  CLI::App& tls = context.AddNoun(admin, "tls", "Encrypt connections");
+  auto wanted = std::make_shared<NewCa>();
+  CLI::App& init = context.AddCommand(tls, "init", "Make a certificate authority, and certificates of the server and its callers, on this machine",
+                                      "  luthier admin tls init --to /etc/luthier/tls --host gpu-head --host 10.0.0.1\n",
+                                      [&context, wanted] { return InitTls(context, *wanted); });
+  init.add_option("--to", wanted->folder, "Folder that does not exist yet")->required()->type_name("FOLDER");
+  init.add_option("--host", wanted->hosts, "Name or address by which the server is called; may be repeated")
+      ->allow_extra_args(false)->type_name("HOST");
   backup.add_option("--to", *folder, "Folder that does not exist yet")->required()->type_name("FOLDER");
 }
 

@@ -77,6 +77,7 @@ absl::StatusOr<Client*> CommandContext::client() {
                                                            .server_environment = Environment("LUTHIER_SERVER"),
                                                            .context_environment = Environment("LUTHIER_CONTEXT")},
                                                           config_));
+    LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
     LUTHIER_ASSIGN_OR_RETURN(options.token, TokenFromEnvironment());
     client_ = std::make_unique<Client>(std::move(options));
   }

@@ -2,6 +2,8 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -9,6 +11,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_interceptor.h"
+#include "lib/base/status_macros.h"
 
 namespace luthier {
 namespace {
@@ -43,20 +46,58 @@ class TokenInterceptors : public ClientInterceptorFactoryInterface {
   const std::string token_;
 };
 
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+absl::Status ReadPem(const char* variable, std::string& text) {
+  const std::string path = Environment(variable);
+  if (path.empty()) return absl::OkStatus();
+  std::ifstream file(path, std::ios::binary);
+  text.assign((std::istreambuf_iterator<char>(file)), {});
+  if (text.find("-----BEGIN ") != std::string::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(variable, ": ", path, " cannot be read, or holds no PEM block"));
+}
+
+// None: no TLS.
+absl::StatusOr<std::optional<grpc::SslCredentialsOptions>> TlsFromEnvironment() {
+  grpc::SslCredentialsOptions options;
+  LUTHIER_RETURN_IF_ERROR(ReadPem("LUTHIER_TLS_CA", options.pem_root_certs));
+  LUTHIER_RETURN_IF_ERROR(ReadPem("LUTHIER_TLS_CERT", options.pem_cert_chain));
+  LUTHIER_RETURN_IF_ERROR(ReadPem("LUTHIER_TLS_KEY", options.pem_private_key));
+  if (options.pem_cert_chain.empty() != options.pem_private_key.empty()) {
+    return absl::InvalidArgumentError("LUTHIER_TLS_CERT and LUTHIER_TLS_KEY belong together; set both");
+  }
+  if (options.pem_root_certs.empty() && !options.pem_cert_chain.empty()) {
+    return absl::InvalidArgumentError("LUTHIER_TLS_CERT: is given without LUTHIER_TLS_CA; set that, too");
+  }
+  if (options.pem_root_certs.empty()) return std::nullopt;
+  return options;
+}
+
+std::shared_ptr<grpc::ChannelCredentials> Credentials() {
+  const auto tls = TlsFromEnvironment();
+  if (!tls.ok()) return nullptr;
+  return *tls ? grpc::SslCredentials(**tls) : grpc::InsecureChannelCredentials();
+}
+
 }  // namespace
 
+absl::Status CheckTlsFiles() { return TlsFromEnvironment().status(); }
+
 std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token, const grpc::ChannelArguments& arguments) {
-  if (token.empty()) return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  if (token.empty()) return grpc::CreateCustomChannel(address, Credentials(), arguments);
   std::vector<std::unique_ptr<ClientInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(std::make_unique<TokenInterceptors>(token));
-  return grpc::experimental::CreateCustomChannelWithInterceptors(address, grpc::InsecureChannelCredentials(), arguments,
+  return grpc::experimental::CreateCustomChannelWithInterceptors(address, Credentials(), arguments,
                                                                  std::move(interceptors));
 }
 
 absl::StatusOr<std::string> TokenFromEnvironment() {
-  if (const char* token = std::getenv("LUTHIER_TOKEN"); token != nullptr && *token != '\0') return std::string(token);
-  const char* path = std::getenv("LUTHIER_TOKEN_FILE");
-  if (path == nullptr || *path == '\0') return std::string();
+  if (std::string token = Environment("LUTHIER_TOKEN"); !token.empty()) return token;
+  const std::string path = Environment("LUTHIER_TOKEN_FILE");
+  if (path.empty()) return std::string();
   std::ifstream file(path);
   std::string token;
   if (!(file >> token)) return absl::InvalidArgumentError(absl::StrCat("LUTHIER_TOKEN_FILE: ", path, " holds no token, or cannot be read"));

@@ -52,6 +52,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   if (access(options.trainer.c_str(), X_OK) != 0) {
     return absl::NotFoundError(absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
   }
+  LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
   LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
   unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
   LUTHIER_ASSIGN_OR_RETURN(const DataFolder folder, DataFolder::Open(options.data_dir));

@@ -1,0 +1,119 @@
+// Encrypted connections with certificates of one's own, and tokens over them: real server, agent and CLI.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
+#include "tests/support/captured_program.h"
+#include "tests/support/luthierd.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/wait_for.h"
+
+namespace luthier {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+using Variables = std::vector<std::pair<std::string, std::string>>;
+
+class TlsTest : public testing::Test {
+ protected:
+  void SetUp() override { MakeCa("tls"); }
+  void MakeCa(const std::string& name) {
+    const CapturedResult made = Cli({"admin", "tls", "init", "--to", Path(name), "--host", "example.org", "--host", "10.0.0.1"});
+    ASSERT_EQ(made.exit_code, 0) << made.err;
+  }
+  std::unique_ptr<Luthierd> Start(bool mutual, const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", Path("data"),
+                                          "--tls-cert", Path("tls/server.pem"), "--tls-key", Path("tls/server.key")};
+    if (mutual) arguments.insert(arguments.end(), {"--tls-client-ca", Path("tls/ca.pem")});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    auto server = std::make_unique<Luthierd>(LUTHIER_BIN "/luthierd", arguments);
+    EXPECT_TRUE(server->Serves()) << server->log();
+    return server;
+  }
+  CapturedResult Cli(std::vector<std::string> arguments, const Variables& variables = {}) {
+    arguments.insert(arguments.begin(), LUTHIER_BIN "/luthier");
+    CaptureOptions options;
+    options.environment = {{"XDG_CONFIG_HOME", Path("config")}};
+    options.environment.insert(options.environment.end(), variables.begin(), variables.end());
+    return RunCaptured(arguments, options);
+  }
+  int List(Luthierd& server, const Variables& variables) {
+    return Cli({"job", "list", "--server", server.address()}, variables).exit_code;
+  }
+  Variables Authority(const std::string& name = "tls") const { return {{"LUTHIER_TLS_CA", Path(name + "/ca.pem")}}; }
+  Variables Certificate(const std::string& name = "tls") const {
+    Variables variables = Authority();
+    variables.emplace_back("LUTHIER_TLS_CERT", Path(name + "/client.pem"));
+    variables.emplace_back("LUTHIER_TLS_KEY", Path(name + "/client.key"));
+    return variables;
+  }
+  std::string Path(const std::string& name) const { return folder_.path() + "/" + name; }
+
+  TempFolder folder_;
+};
+
+TEST_F(TlsTest, KeysAreTheirOwnersOnlyAndNothingIsOverwritten) {
+  for (const char* name : {"tls/ca.key", "tls/server.key", "tls/client.key"}) {
+    EXPECT_EQ(fs::status(Path(name)).permissions(), fs::perms::owner_read | fs::perms::owner_write) << name;
+  }
+  const CapturedResult again = Cli({"admin", "tls", "init", "--to", Path("tls")});
+  EXPECT_EQ(again.exit_code, 1);
+  EXPECT_EQ(Cli({"admin", "tls", "init", "--to", Path("other"), "--host", "a host:7070"}).exit_code, 3);
+  EXPECT_FALSE(fs::exists(Path("other")));
+}
+
+TEST_F(TlsTest, TakesEncryptedConnectionsOnlyAndCallersKnowTheServer) {
+  MakeCa("foreign");
+  const auto server = Start(/*mutual=*/false);
+  EXPECT_EQ(List(*server, Authority()), 0);
+  EXPECT_EQ(List(*server, {}), 6) << "plain text";
+  EXPECT_EQ(List(*server, Authority("foreign")), 6) << "somebody else's server";
+  const CapturedResult unreadable = Cli({"job", "list", "--server", server->address()}, {{"LUTHIER_TLS_CA", Path("nowhere.pem")}});
+  EXPECT_EQ(unreadable.exit_code, 3);
+  EXPECT_THAT(unreadable.err, HasSubstr("LUTHIER_TLS_CA"));
+}
+
+TEST_F(TlsTest, WantsACertificateOfItsAuthorityIfItIsToldSo) {
+  MakeCa("foreign");
+  const auto server = Start(/*mutual=*/true);
+  EXPECT_EQ(List(*server, Certificate()), 0);
+  EXPECT_EQ(List(*server, Authority()), 6) << "no certificate";
+  EXPECT_EQ(List(*server, Certificate("foreign")), 6) << "another authority's certificate";
+}
+
+TEST_F(TlsTest, ACertificateThatIsReplacedCountsForNewConnectionsWithoutARestart) {
+  const auto server = Start(/*mutual=*/false);
+  MakeCa("next");
+  ASSERT_EQ(List(*server, Authority()), 0);
+  ASSERT_EQ(List(*server, Authority("next")), 6);
+  for (const char* file : {"server.key", "server.pem"}) fs::rename(Path(absl::StrCat("next/", file)), Path(absl::StrCat("tls/", file)));
+  EXPECT_TRUE(WaitFor([&] { return List(*server, Authority("next")) == 0; })) << server->log();
+}
+
+// The agent beside the server needs neither certificate nor a token that a person made.
+TEST_F(TlsTest, TheServersOwnAgentComesBackWhenTokensAndCertificatesAreWanted) {
+  std::string secret;
+  {
+    const auto server = Start(/*mutual=*/true);
+    const CapturedResult created = Cli({"admin", "token", "create", "root", "--role", "admin", "--server", server->address()}, Certificate());
+    ASSERT_EQ(created.exit_code, 0) << created.err;
+    secret = std::string(absl::StripAsciiWhitespace(created.out));
+  }
+  const auto server = Start(/*mutual=*/true, {"--with-local-worker"});
+  Variables root = Certificate();
+  EXPECT_EQ(List(*server, root), 4) << "a certificate is no token";
+  root.emplace_back("LUTHIER_TOKEN", secret);
+  EXPECT_TRUE(WaitFor([&] { return Cli({"node", "list", "--server", server->address()}, root).out.find("READY") != std::string::npos; }))
+      << server->log();
+}
+
+}  // namespace
+}  // namespace luthier
