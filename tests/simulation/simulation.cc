@@ -418,8 +418,11 @@ void Simulation::SendReports(Agent& agent) {
         const auto current = std::make_shared<bool>(false);
         const bool ends = entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "STOPPED" || entry.event == "FAILED";
         Post(
-            [id, entry, current](State& state, absl::Time now) {
+            [this, id, entry, current](State& state, absl::Time now) {
+              const Job* job = state.Find(id.job);
+              const bool replaced = job == nullptr || job->attempt != id.attempt;
               *current = state.Record(ReportOf(id, entry.sequence, entry.event), now);
+              if (*current && replaced) Violate(absl::StrCat("P3: a report of ", NameOf(id), " was taken, which is not the current attempt"));
               return absl::OkStatus();
             },
             [this, name, entry, link, current, ends](const absl::Status& status) {
