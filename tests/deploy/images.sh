@@ -16,11 +16,20 @@ work=$(mktemp -d "${TMPDIR:-/var/tmp}/luthier-images-XXXXXX")
 storage=${LUTHIER_IMAGES_FOLDER:-$work}
 b() { buildah --root "$storage/storage" --runroot "$storage/run" --storage-driver "${LUTHIER_BUILDAH_DRIVER:-overlay}" "$@"; }
 server='' worker=''
+# The program that a background job runs in a container: below buildah's own processes, which hand no signal on.
+program_of() { # PID
+  local child
+  child=$(pgrep -P "$1") || { echo "$1"; return; }
+  program_of "$child"
+}
+# As `docker stop`: SIGTERM to the program itself. Returns its exit status.
+stop() { # PID
+  kill "$(program_of "$1")" && wait "$1"
+}
 clean_up() {
   local status=$?
-  [ -z "$worker" ] || kill "$worker" 2>/dev/null || true
-  [ -z "$server" ] || kill "$server" 2>/dev/null || true
-  wait
+  [ -z "$worker" ] || stop "$worker" || true
+  [ -z "$server" ] || stop "$server" || true
   b umount --all >/dev/null 2>&1 || true
   b rm --all >/dev/null 2>&1 || true
   umount -l "$storage/storage/overlay" 2>/dev/null || true
@@ -131,8 +140,8 @@ luthier model download images --to /share/adapter
 [ -s "$work/share/adapter/adapter_model.safetensors" ] || { ls -R "$work/share/adapter" >&2; fail "there is no adapter" ""; }
 
 say "a clean end, and a root that nothing was written to"
-kill "$worker"; wait "$worker" || true; worker=''
-kill "$server"; wait "$server" || true; server=''
+stop "$worker" || fail "the worker ended with $?" "Its log: $(tail -n 3 "$work/worker.log")"; worker=''
+stop "$server" || fail "the server ended with $?" "Its log: $(tail -n 3 "$work/luthierd.log")"; server=''
 for each in "$server_container" "$worker_container"; do
   written=$(find "$(b mount "$each")" -xdev -newer "$work/started" -type f -not -path '*/tmp/*' -not -path '*/var/lib/luthier*' | head)
   [ -z "$written" ] || fail "written into the image's root: $written" "It must run with a read-only root."
