@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <ctime>
@@ -16,7 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
-#include "lib/checkpoint/model_tensors.h"
+#include "lib/plan/flops.h"
 #include "lib/plan/memory.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/train/heap.h"
@@ -116,16 +117,10 @@ Totals Sum(const std::vector<Timed>& steps, size_t begin) {
   return totals;
 }
 
-// Multiplications and additions of the method itself: 4 (LoRA) or 6 (full) a weight and token, 6 an adapter weight, and causal
-// attention; the head counts for every token.
 double NominalFlops(const Run& run, const Totals& totals) {
-  const ModelConfig& config = run.base.facts.config;
-  int64_t matrices = config.vocab_size * config.hidden_size, adapters = 0;
-  for (const LinearLayer& linear : LinearLayers(config)) matrices += linear.in * linear.out;
+  int64_t adapters = 0;
   for (const auto& [name, tensor] : run.adapter.tensors) adapters += tensor.numel();
-  const double a_token = static_cast<double>((run.lora() ? 4 : 6) * matrices + 6 * adapters);
-  const double attention = static_cast<double>(6 * config.q_size() * config.num_layers) * totals.squared_lengths;
-  return a_token * static_cast<double>(totals.tokens) + attention;
+  return TrainingFlops(run.base.facts.config, !run.lora(), adapters, static_cast<double>(totals.tokens), totals.squared_lengths);
 }
 
 absl::StatusOr<json> Measure(const Arguments& arguments) {
@@ -137,6 +132,8 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
   Stepper stepper(*run);
   std::vector<Timed> steps;
   double first_step_seconds = 0;
+  MemoryInputs inputs = MemoryInputsOf(run->plan.recipe, run->base.facts.config);
+  inputs.micro_batch_tokens = 0;
   while (static_cast<int64_t>(steps.size()) < arguments.steps) {
     const auto index = static_cast<int64_t>(steps.size());
     const std::vector<Step> epoch = PlanEpoch(run->lengths, run->batches, index / run->steps_per_epoch);
@@ -146,7 +143,14 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
     timed.end = Now(CLOCK_MONOTONIC);
     timed.cpu = Now(CLOCK_PROCESS_CPUTIME_ID);
     for (const MicroBatch& micro_batch : rows) {
-      for (const int32_t row : micro_batch) timed.squared_lengths += std::pow(run->lengths[static_cast<size_t>(row)], 2);
+      int64_t tokens = 0, trained_tokens = 0;
+      for (const int32_t row : micro_batch) {
+        tokens += run->lengths[static_cast<size_t>(row)];
+        trained_tokens += run->examples[static_cast<size_t>(row)].TrainedTokens();
+        timed.squared_lengths += std::pow(run->lengths[static_cast<size_t>(row)], 2);
+      }
+      inputs.micro_batch_tokens = std::max(inputs.micro_batch_tokens, tokens);
+      inputs.trained_tokens = std::max(inputs.trained_tokens.value_or(0), trained_tokens);
     }
     if (steps.empty()) first_step_seconds = ProcessAge();
     steps.push_back(timed);
@@ -171,6 +175,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
               {"micro_batch_tokens", arguments.micro_batch_tokens},
               {"grad_accum", arguments.grad_accum},
               {"grad_checkpointing", arguments.grad_checkpointing},
+              {"largest_micro_batch", inputs.micro_batch_tokens},
               {"steps", arguments.steps},
               {"steady_steps", arguments.steps - kWarmUpSteps},
               {"tokens", all.tokens},
@@ -186,6 +191,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
               {"nominal_gflop_per_s", flops / seconds / 1e9},
               {"first_step_seconds", first_step_seconds},
               {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
+              {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},
               {"peak_gpu_mib", 0},
               {"losses", losses},
               {"final_loss", steps.back().result.loss},
@@ -225,7 +231,7 @@ int Main(int argc, char** argv) {
     std::cout << result->dump() << "\n";
     return 0;
   }
-  for (const char* field : {"tokens_per_s", "nominal_gflop_per_s", "first_step_seconds", "peak_rss_mib", "final_loss"}) {
+  for (const char* field : {"tokens_per_s", "nominal_gflop_per_s", "first_step_seconds", "peak_rss_mib", "estimated_mib", "final_loss"}) {
     std::cout << field << " " << (*result)[field] << "\n";
   }
   return 0;

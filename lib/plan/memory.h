@@ -2,8 +2,10 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "lib/checkpoint/model_facts.h"
+#include "lib/plan/job_spec.h"
 
 namespace luthier {
 
@@ -16,9 +18,11 @@ struct MemoryInputs {
   int64_t micro_batch_tokens = 0;
   bool activation_checkpointing = false;
   bool optimizer_in_backward = false;
+  bool accumulates = false;               // a step has several micro-batches
+  std::optional<int64_t> trained_tokens;  // of the micro-batch; absent: all of them
 };
 
-// Bytes. The parts add up to `total` with 5 % for fragmentation.
+// Bytes. The parts, with 5 % for holes in the heap, and the workspace add up to `total`.
 struct MemoryEstimate {
   int64_t weights = 0;
   int64_t training_state = 0;  // gradients, masters, Adam's moments of what is trained
@@ -27,6 +31,9 @@ struct MemoryEstimate {
   int64_t workspace = 0;       // the runtime itself
   int64_t total = 0;
 };
+
+// Of a settled recipe, with its micro-batches; on a CPU.
+MemoryInputs MemoryInputsOf(const Recipe& recipe, const ModelConfig& config);
 
 MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& inputs);
 

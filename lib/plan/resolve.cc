@@ -301,18 +301,15 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   settler.Settle("training.loss_on", training.loss_on, ChooseLossOn(recipe, dataset));
   settler.Settle("training.too_long", training.too_long, {"refuse", "default: nothing is cut unseen"});
 
-  MemoryInputs inputs;
-  inputs.full = recipe.tuning == "full";
-  inputs.adapter_parameters = inputs.full ? 0 : TrainedParameters(AdapterConfigOf(resolved.recipe.lora, model.config), model.config);
-  inputs.bf16 = *training.precision == "bf16";
+  MemoryInputs inputs = MemoryInputsOf(resolved.recipe, model.config);
   inputs.cuda = device.kind == DeviceFacts::Kind::kCuda;
-  inputs.optimizer_in_backward = *training.optimizer_in_backward;
   settler.Settle("training.activation_checkpointing", training.activation_checkpointing,
                  ChooseCheckpointing(model, inputs, device, *training.max_length));
   inputs.activation_checkpointing = *training.activation_checkpointing;
   settler.Settle("training.micro_batch_tokens", training.micro_batch_tokens,
                  ChooseMicroBatch(model, inputs, device, *training.batch_tokens, *training.max_length));
   inputs.micro_batch_tokens = *training.micro_batch_tokens;
+  inputs.accumulates = *training.batch_tokens > *training.micro_batch_tokens;
   resolved.memory = EstimateMemory(model, inputs);
   if (device.memory_bytes > 0 &&
       static_cast<double>(resolved.memory.total) > kUsableMemory * static_cast<double>(device.memory_bytes)) {

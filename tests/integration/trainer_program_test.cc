@@ -12,6 +12,7 @@
 #include <sstream>
 
 #include "nlohmann/json.hpp"
+#include "tests/support/captured_program.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -328,6 +329,39 @@ TEST_F(TrainerProgramTest, TheRowsWithTheHighestLossesAreNamedByFileAndLine) {
   EXPECT_EQ(rows.size(), 24u);
   EXPECT_EQ(*rows.begin(), 1);
   EXPECT_EQ(*rows.rbegin(), 24);
+}
+
+// The plan is the run's own: the same values and steps, without weights being read.
+TEST_F(TrainerProgramTest, PlanSaysBeforehandWhatARunDoes) {
+  WriteText(Out("spec.json"), LoraSpec().dump());
+  const auto plan = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {LUTHIER_TRAINER_PROGRAM, "plan", "--spec", Out("spec.json")};
+    command.insert(command.end(), more.begin(), more.end());
+    return RunCaptured(command);
+  };
+  const CapturedResult planned = plan({"--output", "json"});
+  ASSERT_EQ(planned.exit_code, 0) << planned.err;
+  const json report = json::parse(planned.out);
+  const std::vector<json> events = Events(Train(LoraSpec(), Out("run")).output);
+  const json& started = *Find(events, "started");
+  EXPECT_EQ(report["total_steps"], started["total_steps"]);
+  EXPECT_EQ(report["resolved"], started["resolved"]);
+  EXPECT_EQ(report["rows"], started["train_rows"]);
+  EXPECT_EQ(report["tokens"], started["train_tokens"]);
+  EXPECT_LE(report["largest_micro_batch"], 200);
+  EXPECT_GT(report["time"]["seconds"], 0);
+
+  const json measured = json::parse(plan({"--output", "json", "--measure"}).out);
+  EXPECT_THAT(measured["time"]["reason"].get<std::string>(), HasSubstr("2 steps were timed here"));
+  const std::string text = plan({}).out;
+  for (const char* part : {"memory   about", "rows     24 of", "steps    ", "time     about", "lora.rank", "given"}) EXPECT_THAT(text, HasSubstr(part));
+
+  json bad = LoraSpec();
+  bad["lora"]["rank"] = 0;
+  WriteText(Out("spec.json"), bad.dump());
+  const CapturedResult refused = plan({});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("lora.rank"));
 }
 
 double ChildrenCpuSeconds() {

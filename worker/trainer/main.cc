@@ -21,6 +21,7 @@
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/evaluation.h"
 #include "worker/trainer/train/heap.h"
+#include "worker/trainer/train/plan_report.h"
 #include "worker/trainer/train/run.h"
 
 namespace luthier {
@@ -59,6 +60,20 @@ int RunCommand(const RunArguments& arguments) {
   StopOnSignal(control);
   const absl::Status status = RunAttempt(*spec, arguments.out, events, control);
   return status.ok() ? 0 : Fail(status);
+}
+
+struct PlanArguments {
+  std::string spec;
+  bool measure = false;
+  std::string output = "text";
+};
+
+absl::Status PlanJob(const PlanArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const TrainerSpec spec, ReadTrainerSpec(arguments.spec));
+  if (spec.recipe.resources.threads) at::set_num_threads(static_cast<int>(*spec.recipe.resources.threads));
+  LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json report, MakePlanReport(spec, arguments.measure));
+  std::cout << (arguments.output == "json" ? report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n" : PlanReportText(report));
+  return absl::OkStatus();
 }
 
 // A base model with the adapters to choose from, for generate and evaluate.
@@ -221,6 +236,12 @@ int Main(int argc, char** argv) {
   run_command->add_option("--out", run.out, "Folder for checkpoints, metrics and the artifact")->required();
   run_command->add_flag("--die-with-parent", run.die_with_parent, "End when the parent process ends (agents use this)");
 
+  PlanArguments plan;
+  CLI::App* plan_command = app.add_subcommand("plan", "Say what a spec would take: memory, steps, time, and every value with its reason.");
+  plan_command->add_option("--spec", plan.spec, "Spec file (JSON)")->required()->check(CLI::ExistingFile);
+  plan_command->add_flag("--measure", plan.measure, "Load the model and time two steps instead of estimating");
+  plan_command->add_option("-o,--output", plan.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+
   GenerateArguments generate;
   CLI::App* generate_command = app.add_subcommand("generate", "Answer a prompt, or one line of standard input after another.");
   generate_command->add_option("--base", generate.base, "Base model folder")->required();
@@ -257,6 +278,10 @@ int Main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   if (run_command->parsed()) return RunCommand(run);
+  if (plan_command->parsed()) {
+    const absl::Status status = PlanJob(plan);
+    return status.ok() ? 0 : Fail(status);
+  }
   if (generate_command->parsed()) return GenerateCommand(generate);
   if (evaluate_command->parsed()) {
     const absl::Status status = EvaluateFile(evaluate);

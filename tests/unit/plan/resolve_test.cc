@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "lib/checkpoint/model_tensors.h"
+#include "lib/plan/flops.h"
 
 namespace luthier {
 namespace {
@@ -56,15 +57,25 @@ TEST(MemoryTest, CountsAdapterParameters) {
   EXPECT_EQ(AdapterParameters(Llama8B().config, 32), 32 * 2'621'440);
 }
 
+// SmolLM2-135M has 134.5 M weights, each of which is in one matrix product.
+TEST(FlopsTest, FollowTheRuleForEveryTokenAndForAttention) {
+  const ModelConfig config = Model(576, 30, 9, 3, 1536, 49152).config;
+  EXPECT_NEAR(TrainingFlops(config, /*full=*/true, 0, 1, 0), 6 * 134.5e6, 0.1e6 * 6);
+  EXPECT_NEAR(TrainingFlops(config, /*full=*/false, 1000, 1, 0), 4 * 134.5e6 + 6000, 0.1e6 * 4);
+  EXPECT_EQ(TrainingFlops(config, true, 0, 0, 100), 6 * 576 * 30 * 100);
+}
+
 TEST(MemoryTest, FollowsTheRuleForWeightsAndTrainingState) {
   const ModelFacts model = Llama1B();
   const MemoryEstimate lora = EstimateMemory(model, {false, 1000, true, true, 0});
   EXPECT_EQ(lora.weights, 2 * model.parameters);
-  EXPECT_EQ(lora.training_state, 18 * 1000);
+  EXPECT_EQ(lora.training_state, 16 * 1000);
   EXPECT_EQ(lora.activations, 0);
   const MemoryEstimate full = EstimateMemory(model, {true, 0, true, true, 0});
-  EXPECT_EQ(full.weights + full.training_state, 18 * model.parameters);
-  const MemoryEstimate full_fp32 = EstimateMemory(model, {true, 0, false, false, 0});
+  EXPECT_EQ(full.weights + full.training_state, 14 * model.parameters);  // half of the gradients beside the activations
+  MemoryInputs several = {true, 0, false, false, 0};
+  several.accumulates = true;
+  const MemoryEstimate full_fp32 = EstimateMemory(model, several);
   EXPECT_EQ(full_fp32.weights + full_fp32.training_state, 16 * model.parameters);
 }
 
@@ -75,7 +86,7 @@ TEST(MemoryTest, TheLargestMicroBatchFitsAndOneMoreStepDoesNot) {
   inputs.micro_batch_tokens = LargestMicroBatch(model, inputs, kMemory);
   ASSERT_GT(inputs.micro_batch_tokens, 0);
   EXPECT_LE(EstimateMemory(model, inputs).total, kMemory);
-  inputs.micro_batch_tokens += 16;
+  inputs.micro_batch_tokens += 1;
   EXPECT_GT(EstimateMemory(model, inputs).total, kMemory);
   EXPECT_EQ(LargestMicroBatch(model, inputs, 1 << 20), 0);
 }

@@ -129,12 +129,15 @@ void Scores(const Block& block, const Head& query, const Head& key, int64_t head
 // (arXiv:2205.14135).
 struct AttentionFunction : Function<AttentionFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Setting& setting) {
+    // First, so that what is needed in between leaves no hole in front of it.
+    const Tensor result_TNH = at::empty_like(q, q.options(), at::MemoryFormat::Contiguous);
     const Tensor q_TNH = ToFloats(q), k_TKH = ToFloats(k), v_TKH = ToFloats(v);
     const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
     const int64_t group = heads / key_heads;
     const AttentionForm& form = setting.form;
     const std::optional<WeightDropout> dropout = setting.dropout(tokens);
-    const Tensor out_TNH = at::empty_like(q_TNH), log_sums_NT = at::empty({heads, tokens}, at::kFloat);
+    const bool is_float = result_TNH.scalar_type() == at::kFloat;
+    const Tensor out_TNH = is_float ? result_TNH : at::empty_like(q_TNH), log_sums_NT = at::empty({heads, tokens}, at::kFloat);
     ForEachDocumentAndKeyHead(setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
       const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
       std::vector<float> weights_QS(LargestBlock(document));
@@ -156,7 +159,7 @@ struct AttentionFunction : Function<AttentionFunction> {
         });
       }
     });
-    const Tensor result_TNH = out_TNH.to(q.scalar_type());
+    if (!is_float) result_TNH.copy_(out_TNH);
     context->save_for_backward({q, k, v, result_TNH, log_sums_NT});
     Save(setting, context);
     return result_TNH;

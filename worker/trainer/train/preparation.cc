@@ -178,7 +178,7 @@ ComputeOptions Run::compute() const {
   return options;
 }
 
-absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder) {
+absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder) {
   LUTHIER_ASSIGN_OR_RETURN(Base base, OpenBase(spec));
   LUTHIER_ASSIGN_OR_RETURN(UnlimitedRows rows, EncodeRows(spec, base));
   DeviceFacts device;
@@ -187,8 +187,13 @@ absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std:
   LUTHIER_RETURN_IF_ERROR(CheckSupported(plan.recipe));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
-  LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
   PlanSteps(*run);
+  return run;
+}
+
+absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder) {
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Run> run, PlanRun(spec, out_folder));
+  LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
   run->spec_hash = HashOf(*run);
   return run;
 }

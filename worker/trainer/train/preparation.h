@@ -55,6 +55,10 @@ struct Run {
   const TrainingSpec& training() const { return plan.recipe.training; }
 };
 
+// Reads the spec's files but the weights, settles the plan, and divides the rows into steps: a run without a model.
+// Errors: as Prepare.
+absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder);
+
 // Reads the spec's files, settles the plan and builds the model. Errors: see docs/trainer-protocol.md, `failed`;
 // IsUserDataError tells whether the rows are at fault.
 absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder);

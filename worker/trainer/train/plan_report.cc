@@ -1,0 +1,183 @@
+#include "worker/trainer/train/plan_report.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <fstream>
+#include <memory>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/strip.h"
+#include "lib/base/status_macros.h"
+#include "lib/plan/flops.h"
+#include "worker/trainer/train/preparation.h"
+#include "worker/trainer/train/step.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+using Clock = std::chrono::steady_clock;
+
+// Share of a plain matrix product's speed that a training step reaches by the count of TrainingFlops, which is more than is computed
+// (docs/performance.md, "Estimates").
+constexpr double kStepEfficiency = 0.9;
+
+double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Operations a second of a matrix product of a model's usual size.
+double MatrixProductSpeed(at::ScalarType type) {
+  constexpr int64_t kTokens = 512, kSize = 1024;
+  constexpr double kSeconds = 0.2;
+  const Tensor x = at::ones({kTokens, kSize}, type), weight = at::ones({kSize, kSize}, type);
+  at::mm(x, weight);  // the first one starts threads
+  int64_t products = 0;
+  const Clock::time_point start = Clock::now();
+  for (; SecondsSince(start) < kSeconds; ++products) at::mm(x, weight);
+  return static_cast<double>(2 * products * kTokens * kSize * kSize) / SecondsSince(start);
+}
+
+// What one pass over the rows is.
+struct Epoch {
+  int64_t tokens = 0, trained_tokens = 0;
+  int64_t largest_micro_batch = 0, most_trained = 0;  // tokens and trained tokens of a micro-batch
+  double squared_lengths = 0;
+};
+
+Epoch FirstEpoch(const Run& run) {
+  Epoch epoch;
+  for (const Step& step : PlanEpoch(run.lengths, run.batches, 0)) {
+    for (const MicroBatch& rows : step) {
+      int64_t tokens = 0, trained_tokens = 0;
+      for (const int32_t row : rows) {
+        tokens += run.lengths[static_cast<size_t>(row)];
+        trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
+      }
+      epoch.most_trained = std::max(epoch.most_trained, trained_tokens);
+      epoch.largest_micro_batch = std::max(epoch.largest_micro_batch, tokens);
+    }
+  }
+  for (const Example& example : run.examples) {
+    const auto length = static_cast<int64_t>(example.ids.size());
+    epoch.tokens += length;
+    epoch.trained_tokens += example.TrainedTokens();
+    epoch.squared_lengths += static_cast<double>(length * length);
+  }
+  return epoch;
+}
+
+int64_t AvailableBytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    int64_t kib = 0;
+    if (line.starts_with("MemAvailable:") && absl::SimpleAtoi(absl::StripSuffix(line.substr(13), "kB"), &kib)) return kib * 1024;
+  }
+  return 0;
+}
+
+json MemoryJson(const MemoryEstimate& memory) {
+  return {{"weights", memory.weights}, {"training_state", memory.training_state}, {"activations", memory.activations},
+          {"head", memory.head},       {"workspace", memory.workspace},           {"total", memory.total}};
+}
+
+json EstimatedTime(const Run& run, const Epoch& epoch) {
+  const MemoryInputs inputs = MemoryInputsOf(run.plan.recipe, run.base.facts.config);
+  const double speed = MatrixProductSpeed(run.compute().type.value_or(at::kFloat));
+  const double operations = TrainingFlops(run.base.facts.config, inputs.full, inputs.adapter_parameters,
+                                          static_cast<double>(epoch.tokens), epoch.squared_lengths);
+  const double step = operations / static_cast<double>(run.steps_per_epoch) / (kStepEfficiency * speed);
+  return {{"step_seconds", step},
+          {"seconds", step * static_cast<double>(run.total_steps)},
+          {"reason", absl::StrFormat("%.3g operations a step at %.0f %% of the %.3g a second of a matrix product here; without evaluation",
+                                     operations / static_cast<double>(run.steps_per_epoch), 100 * kStepEfficiency, speed)}};
+}
+
+absl::StatusOr<json> MeasuredTime(const Run& run, const Epoch& epoch) {
+  constexpr int kSteps = 3;  // of which the first finds its memory
+  const std::vector<Step> steps = PlanEpoch(run.lengths, run.batches, 0);
+  Stepper stepper(run);
+  int64_t tokens = 0;
+  Clock::time_point start;
+  for (int i = 0; i < kSteps; ++i) {
+    if (i == 1) start = Clock::now();
+    LUTHIER_ASSIGN_OR_RETURN(const StepResult result, stepper.Take(steps[static_cast<size_t>(i) % steps.size()], /*learning_rate=*/0));
+    if (i > 0) tokens += result.tokens;
+  }
+  const double a_token = SecondsSince(start) / static_cast<double>(tokens);
+  const double step = a_token * static_cast<double>(epoch.tokens) / static_cast<double>(run.steps_per_epoch);
+  return json{{"step_seconds", step},
+              {"seconds", step * static_cast<double>(run.total_steps)},
+              {"reason", absl::StrFormat("%d steps were timed here, %.0f tokens a second; without evaluation", kSteps - 1, 1 / a_token)}};
+}
+
+std::string Gigabytes(const json& bytes) { return absl::StrFormat("%.2f GB", bytes.get<double>() / 1e9); }
+
+std::string Duration(double seconds) {
+  if (seconds < 90) return absl::StrFormat("%.0f s", std::max(1.0, seconds));
+  if (seconds < 5400) return absl::StrFormat("%.0f min", seconds / 60);
+  return absl::StrFormat("%.1f h", seconds / 3600);
+}
+
+}  // namespace
+
+absl::StatusOr<json> MakePlanReport(const TrainerSpec& spec, bool measure) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, measure ? Prepare(spec, "") : PlanRun(spec, ""));
+  const Epoch epoch = FirstEpoch(*run);
+  MemoryInputs inputs = MemoryInputsOf(run->plan.recipe, run->base.facts.config);
+  inputs.micro_batch_tokens = epoch.largest_micro_batch;
+  inputs.trained_tokens = epoch.most_trained;
+  const MemoryEstimate memory = EstimateMemory(run->base.facts, inputs);
+  json time;
+  if (measure) {
+    LUTHIER_ASSIGN_OR_RETURN(time, MeasuredTime(*run, epoch));
+  } else {
+    time = EstimatedTime(*run, epoch);
+  }
+  std::vector<std::string> warnings = run->plan.warnings;
+  const int64_t available = AvailableBytes();
+  if (available > 0 && memory.total > available) {
+    warnings.push_back(absl::StrCat("the job needs about ", Gigabytes(memory.total), " and this machine has ", Gigabytes(available),
+                                    " to give; lower training.micro_batch_tokens, set training.activation_checkpointing, or use another machine"));
+  }
+  return json{{"memory_bytes", MemoryJson(memory)},
+              {"available_bytes", available},
+              {"rows", run->examples.size()},
+              {"tokens", epoch.tokens},
+              {"trained_tokens", epoch.trained_tokens},
+              {"longest_row", *std::max_element(run->lengths.begin(), run->lengths.end())},
+              {"largest_micro_batch", epoch.largest_micro_batch},
+              {"steps_per_epoch", run->steps_per_epoch},
+              {"total_steps", run->total_steps},
+              {"time", time},
+              {"resolved", ToJson(run->plan.values)},
+              {"warnings", warnings}};
+}
+
+std::string PlanReportText(const json& report) {
+  const json &memory = report["memory_bytes"], &time = report["time"], &resolved = report["resolved"], &warnings = report["warnings"];
+  std::string text = absl::StrCat(
+      "memory   about ", Gigabytes(memory["total"]), ": weights ", Gigabytes(memory["weights"]), ", training state ",
+      Gigabytes(memory["training_state"]), ", activations ", Gigabytes(memory["activations"]), ", head ", Gigabytes(memory["head"]),
+      ", runtime ", Gigabytes(memory["workspace"]), "\n");
+  absl::StrAppend(&text, "rows     ", report["rows"].dump(), " of ", report["tokens"].dump(), " tokens, ", report["trained_tokens"].dump(),
+                  " trained; the longest has ", report["longest_row"].dump(), "\n");
+  absl::StrAppend(&text, "steps    ", report["total_steps"].dump(), ", ", report["steps_per_epoch"].dump(), " for one pass; at most ",
+                  report["largest_micro_batch"].dump(), " tokens at a time\n");
+  absl::StrAppend(&text, "time     about ", Duration(time["seconds"].get<double>()), ": ", time["reason"].get<std::string>(), "\n\n");
+  size_t widest_field = 0, widest_value = 0;
+  for (const json& value : resolved) {
+    widest_field = std::max(widest_field, value["field"].get_ref<const std::string&>().size());
+    widest_value = std::max(widest_value, value["value"].get_ref<const std::string&>().size());
+  }
+  for (const json& value : resolved) {
+    absl::StrAppendFormat(&text, "%-*s  %-*s  %s\n", static_cast<int>(widest_field), value["field"].get<std::string>(),
+                          static_cast<int>(widest_value), value["value"].get<std::string>(), value["reason"].get<std::string>());
+  }
+  for (const json& warning : warnings) absl::StrAppend(&text, "warning: ", warning.get<std::string>(), "\n");
+  return text;
+}
+
+}  // namespace luthier
