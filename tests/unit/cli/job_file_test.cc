@@ -143,8 +143,9 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
       {"lora.exclude_modules", "[layers.0.self_attn.q_proj]"}, {"lora.layers", "[0, 1]"}, {"lora.rank_pattern", "{q_proj: 4}"},
       {"lora.alpha_pattern", "{q_proj: 4}"}, {"lora.modules_to_save", "[lm_head]"}, {"dataset.train", "t"},
       {"dataset.validation", "v"}, {"dataset.test", "x"}, {"training.schedule", "linear"}, {"training.precision", "fp32"},
-      {"training.order", "file"}, {"training.loss_on", "all"}, {"training.too_long", "truncate"}, {"evaluation.metric", "loss"}};
-  const std::set<std::string> alone = {"dataset", "lora.target_pattern", "training.freeze"};  // exclude others
+      {"training.order", "file"}, {"training.loss_on", "all"}, {"training.too_long", "truncate"},
+      {"training.activation_checkpointing", "true"}, {"evaluation.metric", "loss"}, {"checkpoint.publish", "last"}};
+  const std::set<std::string> alone = {"dataset", "lora.target_pattern", "training.freeze", "training.optimizer_in_backward"};  // exclude others
   for (const std::string& flag : flags) {  // the rest are numbers; 0.5 and 1 are valid for all of them
     const bool is_set = std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == flag; });
     if (is_set || alone.contains(flag)) continue;
@@ -157,7 +158,8 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   std::set<std::string> fields;
   AddFields(ToJson(*spec), fields);
   for (const FieldValues& more : {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
-                                  FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"tuning", "full"}, {"training.freeze", "[lm_head]"}}}) {
+                                  FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"tuning", "full"}, {"training.freeze", "[lm_head]"},
+                                              {"training.optimizer_in_backward", "true"}}}) {
     const auto other = SpecOf(more);
     ASSERT_TRUE(other.ok()) << other.status();
     AddFields(ToJson(*other), fields);
