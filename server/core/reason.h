@@ -1,10 +1,11 @@
-// A machine-readable reason beside the message of an error, for clients that decide by it (google.rpc.ErrorInfo).
+// What errors carry beside their message, for clients that decide by it (google.rpc.ErrorInfo), and the one message that must not vary.
 #pragma once
 
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/cord.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace luthier {
@@ -22,5 +23,8 @@ inline std::string ReasonOf(const absl::Status& status) {
   const auto reason = status.GetPayload(kReasonPayload);
   return reason ? std::string(*reason) : "";
 }
+
+// The words of every NOT_FOUND of the server: one function, so that they are the same whether a resource is another tenant's or nobody's.
+inline absl::Status DoesNotExist(absl::string_view name) { return absl::NotFoundError(absl::StrCat(name, " does not exist")); }
 
 }  // namespace luthier

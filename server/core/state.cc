@@ -15,8 +15,6 @@ constexpr absl::Duration kLeaseCheck = absl::Milliseconds(250);
 // A head of the queue that fits nowhere must not make every cycle walk through a million jobs behind it.
 constexpr size_t kCandidates = 500;
 
-absl::Status NotFound(absl::string_view name) { return absl::NotFoundError(absl::StrCat(name, " does not exist")); }
-
 std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
   int largest = 0, ready = 0;
   for (const auto& [id, node] : nodes) {
@@ -116,7 +114,7 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
                       "TENANT_QUEUE_FULL");
   }
   for (const std::string& name : ResourcesOf(job)) {
-    if (resources_.count(name) == 0) return NotFound(name);
+    if (resources_.count(name) == 0) return DoesNotExist(name);
   }
   job.number = ++last_number_;
   job.create_time = job.waiting_since = now;
@@ -134,7 +132,7 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
 absl::Status State::Ask(const std::string& id, JobInput input, const std::vector<JobState>& already, const std::string& message,
                         const std::string& remedy, absl::Time now) {
   const Job* job = Find(id);
-  if (job == nullptr) return NotFound("jobs/" + id);
+  if (job == nullptr) return DoesNotExist("jobs/" + id);
   if (std::count(already.begin(), already.end(), job->state) > 0) return absl::OkStatus();
   if (!NextState(job->state, input)) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state), "; ", remedy)),
@@ -170,7 +168,7 @@ absl::Status State::StartHeld(const std::string& id, absl::Time now) {
 
 absl::Status State::Retry(const std::string& id, absl::Time now) {
   const Job* job = Find(id);
-  if (job == nullptr) return NotFound("jobs/" + id);
+  if (job == nullptr) return DoesNotExist("jobs/" + id);
   for (const std::string& name : ResourcesOf(*job)) {
     if (resources_.count(name) == 0) {
       return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name, " was deleted")),
@@ -192,7 +190,7 @@ absl::Status State::Retry(const std::string& id, absl::Time now) {
 
 absl::Status State::Update(const std::string& id, const JobUpdate& update, absl::Time now) {
   const Job* job = Find(id);
-  if (job == nullptr) return NotFound("jobs/" + id);
+  if (job == nullptr) return DoesNotExist("jobs/" + id);
   if (update.revision != 0 && update.revision != job->revision) {
     return WithReason(absl::AbortedError(absl::StrCat("etag: jobs/", id, " was changed by someone else; get it and try again")),
                       "CHANGED_MEANWHILE");
@@ -214,7 +212,7 @@ absl::Status State::Update(const std::string& id, const JobUpdate& update, absl:
 
 absl::Status State::Checkpoint(const std::string& id) {
   const Job* job = Find(id);
-  if (job == nullptr) return NotFound("jobs/" + id);
+  if (job == nullptr) return DoesNotExist("jobs/" + id);
   if (job->state != JobState::kRunning) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state),
                                                                  "; only a job that is RUNNING can write a checkpoint")),
@@ -250,7 +248,7 @@ Tenant& State::ChangeTenant(const std::string& id) {
 
 absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
   const auto node = nodes_.find(id);
-  if (node == nodes_.end()) return NotFound("nodes/" + id);
+  if (node == nodes_.end()) return DoesNotExist("nodes/" + id);
   node->second.draining = true;
   undo_.push_back([this, id, before = drained_.count(id) > 0] {
     if (!before) drained_.erase(id);
@@ -272,7 +270,7 @@ absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
 
 absl::Status State::Undrain(const std::string& id) {
   const auto node = nodes_.find(id);
-  if (node == nodes_.end() && drained_.count(id) == 0) return NotFound("nodes/" + id);
+  if (node == nodes_.end() && drained_.count(id) == 0) return DoesNotExist("nodes/" + id);
   if (node != nodes_.end()) node->second.draining = false;
   if (drained_.erase(id) > 0) {
     undo_.push_back([this, id] {
@@ -288,7 +286,7 @@ absl::Status State::Undrain(const std::string& id) {
 absl::Status State::SetAlias(Alias alias) {
   const auto latest = latest_.find(alias.model);
   if (latest == latest_.end() || alias.version > latest->second) {
-    return NotFound(absl::StrCat("models/", alias.model, "/versions/", alias.version));
+    return DoesNotExist(absl::StrCat("models/", alias.model, "/versions/", alias.version));
   }
   writes_.aliases.push_back(std::move(alias));
   return absl::OkStatus();
@@ -305,7 +303,7 @@ absl::Status State::AddResource(ResourceKind kind, Resource resource) {
 
 absl::Status State::DeleteResource(ResourceKind kind, const std::string& id) {
   const std::string name = ResourceName(kind, id);
-  if (resources_.count(name) == 0) return NotFound(name);
+  if (resources_.count(name) == 0) return DoesNotExist(name);
   if (const int64_t uses = jobs_.UsesOf(name); uses > 0) {
     const std::string others = uses == 1 ? "" : absl::StrCat(" and ", uses - 1, uses == 2 ? " other job" : " other jobs");
     return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is used by jobs/", jobs_.AUserOf(name), others,

@@ -3,8 +3,8 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "server/core/reason.h"
 
 namespace luthier {
 
@@ -25,7 +25,7 @@ absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& r
 absl::Status BringIn(State& state, Store& store, const std::string& id) {
   if (state.Find(id) != nullptr) return absl::OkStatus();
   LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> job, store.FindJob(id));
-  if (!job) return absl::NotFoundError(absl::StrCat("jobs/", id, " does not exist"));
+  if (!job) return DoesNotExist("jobs/" + id);
   state.Borrow(*std::move(job));
   return absl::OkStatus();
 }

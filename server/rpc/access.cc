@@ -55,8 +55,6 @@ absl::Status Unauthenticated(absl::string_view what) {
 
 }  // namespace
 
-absl::Status DoesNotExist(absl::string_view name) { return absl::NotFoundError(absl::StrCat(name, " does not exist")); }
-
 std::string RandomSecret() {
   unsigned char bytes[32];
   if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes) std::abort();  // never for so few bytes
@@ -120,13 +118,13 @@ absl::StatusOr<Token> Access::TokenOf(const grpc::ServerContextBase& context) {
 }
 
 absl::StatusOr<Call> Access::Admit(const grpc::ServerContextBase& context, absl::string_view method) {
-  Call call{.peer = context.peer()};
+  const std::optional<Need> need = NeedOf(method);
+  Call call{.need = need.value_or(Need::kAdmin), .peer = context.peer()};
   absl::StatusOr<Token> token = TokenOf(context);
   absl::Status refused = token.status();
   if (token.ok()) {
     call.token = token->id;
     call.tenant = token->tenant;
-    const std::optional<Need> need = NeedOf(method);
     if (!need || !Allows(token->role, *need)) {
       refused = WithReason(absl::PermissionDeniedError(absl::StrCat("the role of this token may not call ", method, "; ask an admin")),
                            "PERMISSION_DENIED");
@@ -138,10 +136,9 @@ absl::StatusOr<Call> Access::Admit(const grpc::ServerContextBase& context, absl:
 }
 
 void Access::Note(absl::string_view method, const Call& call, const absl::Status& status) {
-  const Need need = NeedOf(method).value_or(Need::kAdmin);
   const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
   // Of a server without tokens a line a job would tell nobody who it was.
-  const bool noted = need == Need::kAdmin || (need == Need::kWrite && !call.token.empty());
+  const bool noted = call.need == Need::kAdmin || (call.need == Need::kWrite && !call.token.empty());
   if (!refused && !noted) return;
   const nlohmann::json line = {{"time", absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone())},
                                {"method", std::string(method)},
@@ -151,7 +148,7 @@ void Access::Note(absl::string_view method, const Call& call, const absl::Status
                                {"subject", call.subject},
                                {"code", absl::StatusCodeToString(status.code())}};
   const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  const std::lock_guard lock(mutex_);
+  const std::lock_guard lock(audit_mutex_);
   if (audit_.is_open()) audit_ << text << std::flush;
 }
 

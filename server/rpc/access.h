@@ -81,6 +81,7 @@ inline constexpr std::array kMethodNeeds = {
 
 // A call that was admitted.
 struct Call {
+  Need need = Need::kAdmin;  // of its method
   std::string token;   // id; empty: none was needed
   std::string tenant;  // whose resources it sees; empty: all
   std::string peer;
@@ -88,9 +89,6 @@ struct Call {
 
   bool Sees(absl::string_view of) const { return tenant.empty() || tenant == of; }
 };
-
-// The words of a NOT_FOUND: the same whether a resource is another tenant's or nobody's.
-absl::Status DoesNotExist(absl::string_view name);
 
 // Any thread.
 class Access {
@@ -121,6 +119,8 @@ class Access {
   std::mutex mutex_;  // of what follows
   std::map<std::string, Token> by_hash_;
   bool any_ = false;  // one is on record
+
+  std::mutex audit_mutex_;  // of the file: no call waits for a line of another one before it is admitted
   std::ofstream audit_;
 };
 

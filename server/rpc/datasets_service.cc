@@ -7,6 +7,7 @@
 #include "lib/dataset/validate.h"
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/datasets.grpc.pb.h"
+#include "server/core/reason.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"

@@ -99,7 +99,7 @@ class ModelsService final : public v1::ModelService::Service {
     return Handle(backend_, *context, "ListModelVersions", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string model, ParseName("parent", "models", request->parent()));
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, model));
-      if (versions.empty()) return absl::NotFoundError(request->parent() + " does not exist");
+      if (versions.empty()) return DoesNotExist(request->parent());
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
       return Page(*request, *response, versions,
                   [&](const ModelVersion& version) { *response->add_model_versions() = WithAliases(version, aliases); });
@@ -215,7 +215,7 @@ class ModelsService final : public v1::ModelService::Service {
     for (const ModelVersion& version : versions) {
       if (version.version == wanted.number || wanted.alias == "latest") return WithAliases(version, aliases);
     }
-    return absl::NotFoundError(name + " does not exist");
+    return DoesNotExist(name);
   }
 
   static v1::ModelVersion WithAliases(const ModelVersion& version, const std::vector<Alias>& aliases) {

@@ -365,7 +365,7 @@ absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<RecordedJob> {
     Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
-    if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat("jobs/", id, " does not exist"));
+    if (!query.Bind(id).Step()) return DoesNotExist("jobs/" + id);
     return ReadRecordedJob(query);
   });
 }
@@ -495,7 +495,7 @@ absl::StatusOr<Resource> Store::GetResource(ResourceKind kind, const std::string
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<Resource> {
     Query query = reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " WHERE id = ?"));
-    if (!query.Bind(id).Step()) return absl::NotFoundError(absl::StrCat(ResourceName(kind, id), " does not exist"));
+    if (!query.Bind(id).Step()) return DoesNotExist(ResourceName(kind, id));
     return ReadResource(query);
   });
 }
