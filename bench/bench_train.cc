@@ -1,8 +1,8 @@
-// bench-train: times optimizer steps of the real trainer on a model folder and a data file, and prints one JSON line whose fields
-// are those of the Python baseline (docs/performance.md), so that both go into one table.
-#include <CLI/CLI.hpp>
+// bench-train: times optimizer steps of the real trainer on a model folder and a data file, and prints one JSON line
+// whose fields are those of the Python baseline (docs/performance.md), so that both go into one table.
 #include <sys/resource.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -47,7 +47,8 @@ double Now(clockid_t clock) {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-// Seconds since this process was started, loading of libraries included: field 22 of /proc/self/stat, in clock ticks since boot.
+// Seconds since this process was started, loading of libraries included: field 22 of /proc/self/stat, in clock ticks
+// since boot.
 double ProcessAge() {
   std::ifstream file("/proc/self/stat");
   const std::string text{std::istreambuf_iterator<char>(file), {}};
@@ -62,7 +63,8 @@ double LoadAverage() {
   return std::round(load * 100) / 100;
 }
 
-// The job that the baseline's README describes: every linear layer, constant rate, rows in file order, long rows cut at their end.
+// The job that the baseline's README describes: every linear layer, constant rate, rows in file order, long rows cut at
+// their end.
 TrainerSpec SpecOf(const Arguments& arguments) {
   TrainerSpec spec;
   spec.base_model = arguments.model;
@@ -120,7 +122,8 @@ Totals Sum(const std::vector<Timed>& steps, size_t begin) {
 double NominalFlops(const Run& run, const Totals& totals) {
   int64_t adapters = 0;
   for (const auto& [name, tensor] : run.adapter.tensors) adapters += tensor.numel();
-  return TrainingFlops(run.base.facts.config, !run.lora(), adapters, static_cast<double>(totals.tokens), totals.squared_lengths);
+  return TrainingFlops(run.base.facts.config, !run.lora(), adapters, static_cast<double>(totals.tokens),
+                       totals.squared_lengths);
 }
 
 absl::StatusOr<json> Measure(const Arguments& arguments) {
@@ -212,13 +215,17 @@ int Main(int argc, char** argv) {
   app.add_option("--rank", arguments.rank)->capture_default_str();
   app.add_option("--alpha", arguments.alpha)->capture_default_str();
   app.add_option("--lr", arguments.learning_rate)->capture_default_str();
-  app.add_option("--max-length", arguments.max_length, "Tokens; longer rows are cut at their end")->capture_default_str();
+  app.add_option("--max-length", arguments.max_length, "Tokens; longer rows are cut at their end")
+      ->capture_default_str();
   app.add_option("--micro-batch-tokens", arguments.micro_batch_tokens)->capture_default_str();
   app.add_option("--grad-accum", arguments.grad_accum, "Micro-batches a step")->capture_default_str();
-  app.add_option("--steps", arguments.steps, "Of which the first 2 are not timed")->check(CLI::Range(3, 1'000'000))->capture_default_str();
+  app.add_option("--steps", arguments.steps, "Of which the first 2 are not timed")
+      ->check(CLI::Range(3, 1'000'000))
+      ->capture_default_str();
   app.add_option("--threads", arguments.threads)->capture_default_str();
   app.add_option("--seed", arguments.seed)->capture_default_str();
-  app.add_flag("--grad-checkpointing", arguments.grad_checkpointing, "Keep only the inputs of layers and compute the rest again");
+  app.add_flag("--grad-checkpointing", arguments.grad_checkpointing,
+               "Keep only the inputs of layers and compute the rest again");
   app.add_flag("--random-init", arguments.random_init, "Random weights: the folder needs none");
   app.add_flag("--json", as_json, "One JSON line (otherwise the main figures)");
   CLI11_PARSE(app, argc, argv);
@@ -231,7 +238,8 @@ int Main(int argc, char** argv) {
     std::cout << result->dump() << "\n";
     return 0;
   }
-  for (const char* field : {"tokens_per_s", "nominal_gflop_per_s", "first_step_seconds", "peak_rss_mib", "estimated_mib", "final_loss"}) {
+  for (const char* field :
+       {"tokens_per_s", "nominal_gflop_per_s", "first_step_seconds", "peak_rss_mib", "estimated_mib", "final_loss"}) {
     std::cout << field << " " << (*result)[field] << "\n";
   }
   return 0;

@@ -28,7 +28,8 @@ std::vector<char*> Pointers(const std::vector<std::string>& texts) {
 std::vector<std::string> EnvironmentWith(const std::string& token) {
   std::vector<std::string> variables = {"LUTHIER_TOKEN=" + token};
   for (char** variable = environ; *variable != nullptr; ++variable) {
-    if (!absl::StartsWith(*variable, "LUTHIER_TOKEN") && !absl::StartsWith(*variable, "LUTHIER_TLS_")) variables.emplace_back(*variable);
+    if (!absl::StartsWith(*variable, "LUTHIER_TOKEN") && !absl::StartsWith(*variable, "LUTHIER_TLS_"))
+      variables.emplace_back(*variable);
   }
   return variables;
 }
@@ -69,7 +70,8 @@ void LocalWorker::Supervise() {
       waitpid(pid, &status, 0);
       pid_ = 0;
       if (!stopping_) {
-        std::fprintf(stderr, "luthierd: the local agent %s ended (%d); starting it again\n", arguments_[0].c_str(), status);
+        std::fprintf(stderr, "luthierd: the local agent %s ended (%d); starting it again\n", arguments_[0].c_str(),
+                     status);
       }
     }
     for (absl::Duration left = kPause; !stopping_ && left > absl::ZeroDuration(); left -= absl::Milliseconds(100)) {

@@ -12,7 +12,8 @@ namespace luthier {
 
 class LocalWorker {
  public:
-  // Runs `arguments` (program first) until destroyed; `token` is what it calls the server with. The kernel ends the agent if the server is killed.
+  // Runs `arguments` (program first) until destroyed; `token` is what it calls the server with. The kernel ends the
+  // agent if the server is killed.
   LocalWorker(const std::string& token, std::vector<std::string> arguments);
   ~LocalWorker();
 

@@ -31,9 +31,11 @@ int Check(const ServerOptions& options) {
 int Restore(const ServerOptions& options) {
   const absl::StatusOr<DataFacts> facts = RestoreBackup(options.backup, options.data_dir, absl::Now());
   if (!facts.ok()) return Fail(facts.status());
-  std::printf("%s: %lld jobs and %zu stored files as they were at %s, epoch %d; attempts of before end when their agents come back\n",
-              options.data_dir.c_str(), static_cast<long long>(facts->jobs), facts->files.size(),
-              absl::FormatTime(facts->create_time).c_str(), facts->epoch);
+  std::printf(
+      "%s: %lld jobs and %zu stored files as they were at %s, epoch %d; attempts of before end when their agents come "
+      "back\n",
+      options.data_dir.c_str(), static_cast<long long>(facts->jobs), facts->files.size(),
+      absl::FormatTime(facts->create_time).c_str(), facts->epoch);
   return 0;
 }
 

@@ -23,7 +23,7 @@ std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
   for (const char* name :
        {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
-                           "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
+        "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -35,9 +35,11 @@ absl::Status ReadFile(const std::string& path, CLI::App& app) {
   try {
     for (const auto& entry : YAML::LoadFile(path)) {
       const auto key = entry.first.as<std::string>();
-      const auto option = std::find_if(known.begin(), known.end(), [&](CLI::Option* o) { return o->get_name() == "--" + key; });
+      const auto option =
+          std::find_if(known.begin(), known.end(), [&](CLI::Option* o) { return o->get_name() == "--" + key; });
       if (option == known.end()) {
-        const auto names = absl::StrJoin(known, ", ", [](std::string* out, CLI::Option* o) { out->append(o->get_name().substr(2)); });
+        const auto names =
+            absl::StrJoin(known, ", ", [](std::string* out, CLI::Option* o) { out->append(o->get_name().substr(2)); });
         return absl::InvalidArgumentError(absl::StrCat(path, ": '", key, "' is unknown; known are ", names));
       }
       if ((*option)->count() > 0) continue;
@@ -60,28 +62,36 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   std::string config, keep_unused = "1h";
   CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
   app.set_version_flag("--version", LUTHIER_VERSION);
-  const auto add = [&](const std::string& name, std::string& value, const std::string& help, const std::string& environment) {
+  const auto add = [&](const std::string& name, std::string& value, const std::string& help,
+                       const std::string& environment) {
     app.add_option(name, value, help)->envname(environment)->capture_default_str();
   };
   add("--listen", options.listen, "Address of the API; port 0: any free one", "LUTHIER_LISTEN");
-  add("--metrics-listen", options.metrics_listen, "Address of /metrics; port 0: any free one", "LUTHIER_METRICS_LISTEN");
+  add("--metrics-listen", options.metrics_listen, "Address of /metrics; port 0: any free one",
+      "LUTHIER_METRICS_LISTEN");
   add("--data-dir", options.data_dir, "Folder of everything that must not be lost", "LUTHIER_DATA_DIR");
   app.add_flag("--with-local-worker", options.with_local_worker, "Also start an agent on this machine")
       ->envname("LUTHIER_WITH_LOCAL_WORKER");
-  add("--tls-cert", options.tls_cert, "Certificate of this server (PEM): connections are encrypted", "LUTHIER_TLS_SERVER_CERT");
+  add("--tls-cert", options.tls_cert, "Certificate of this server (PEM): connections are encrypted",
+      "LUTHIER_TLS_SERVER_CERT");
   add("--tls-key", options.tls_key, "Its key", "LUTHIER_TLS_SERVER_KEY");
-  add("--tls-client-ca", options.tls_client_ca, "Callers need a certificate that this authority signed", "LUTHIER_TLS_CLIENT_CA");
-  app.add_flag("--trust-network", options.trust_network, "As long as there are no tokens, let other machines do everything too")
+  add("--tls-client-ca", options.tls_client_ca, "Callers need a certificate that this authority signed",
+      "LUTHIER_TLS_CLIENT_CA");
+  app.add_flag("--trust-network", options.trust_network,
+               "As long as there are no tokens, let other machines do everything too")
       ->envname("LUTHIER_TRUST_NETWORK");
-  add("--worker-metrics-listen", options.worker_metrics_listen, "Address of that agent's /metrics; port 0: any free one",
-      "LUTHIER_WORKER_METRICS_LISTEN");
+  add("--worker-metrics-listen", options.worker_metrics_listen,
+      "Address of that agent's /metrics; port 0: any free one", "LUTHIER_WORKER_METRICS_LISTEN");
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
-  CLI::App& check = *app.add_subcommand("check", "Read every byte of the data folder, which no server may use, or of a backup, and end");
-  CLI::App& restore = *app.add_subcommand("restore", "Make the data folder what a backup of `luthier admin backup` shows, and end");
+  CLI::App& check = *app.add_subcommand(
+      "check", "Read every byte of the data folder, which no server may use, or of a backup, and end");
+  CLI::App& restore =
+      *app.add_subcommand("restore", "Make the data folder what a backup of `luthier admin backup` shows, and end");
   restore.add_option("--from", options.backup, "Folder of the backup")->required();
   for (CLI::App* action : {&check, &restore}) action->fallthrough();
   app.require_subcommand(0, 1);
-  app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")->envname("LUTHIER_CONFIG");
+  app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")
+      ->envname("LUTHIER_CONFIG");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -89,7 +99,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   }
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
   if (!absl::ParseDuration(keep_unused, &options.keep_unused) || options.keep_unused < absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(absl::StrCat("--keep-unused: '", keep_unused, "' is no duration; give one such as 30m or 24h"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--keep-unused: '", keep_unused, "' is no duration; give one such as 30m or 24h"));
   }
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
@@ -100,7 +111,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   const std::map<std::string, std::string> files = {
       {"--tls-cert", options.tls_cert}, {"--tls-key", options.tls_key}, {"--tls-client-ca", options.tls_client_ca}};
   for (const auto& [flag, path] : files) {
-    if (!path.empty() && !std::ifstream(path)) return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " cannot be read"));
+    if (!path.empty() && !std::ifstream(path))
+      return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " cannot be read"));
   }
   options.data_dir = std::filesystem::absolute(options.data_dir);
   if (check.parsed()) options.action = ServerAction::kCheck;

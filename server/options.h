@@ -26,8 +26,8 @@ struct ServerOptions {
   absl::Duration keep_unused = absl::Hours(1);
 };
 
-// The options, or the exit code of a run that is over already (--help, --version, a wrong flag), after its text was printed.
-// Errors: INVALID_ARGUMENT for a value or a file that cannot be used.
+// The options, or the exit code of a run that is over already (--help, --version, a wrong flag), after its text was
+// printed. Errors: INVALID_ARGUMENT for a value or a file that cannot be used.
 absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv);
 
 }  // namespace luthier

@@ -24,7 +24,8 @@ namespace {
 
 // Calls that are under way when the server ends.
 constexpr std::chrono::seconds kCallGrace(5);
-// Threads that stay for calls, which mostly wait for a commit together. gRPC's default of two would end and start one a call.
+// Threads that stay for calls, which mostly wait for a commit together. gRPC's default of two would end and start one a
+// call.
 constexpr int kCallThreads = 64;
 // Two disks' worth of reading for watchers that are behind.
 constexpr int kTaskThreads = 2;
@@ -34,16 +35,22 @@ constexpr unsigned kCertificateRefreshSeconds = 1;
 std::string BinFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
 
 bool IsPublic(const std::string& listen) {
-  return !absl::StartsWith(listen, "127.") && !absl::StartsWith(listen, "localhost:") && !absl::StartsWith(listen, "[::1]:");
+  return !absl::StartsWith(listen, "127.") && !absl::StartsWith(listen, "localhost:") &&
+         !absl::StartsWith(listen, "[::1]:");
 }
 
 void SayWhoMayCall(const ServerOptions& options, bool tokens) {
   if (IsPublic(options.listen) && options.tls_cert.empty()) {
-    std::fprintf(stderr, "luthierd: %s is no loopback address, and connections are not encrypted: tokens can be read on the way; use a "
-                 "private network\n", options.listen.c_str());
+    std::fprintf(
+        stderr,
+        "luthierd: %s is no loopback address, and connections are not encrypted: tokens can be read on the way; use a "
+        "private network\n",
+        options.listen.c_str());
   }
   if (tokens) return;
-  std::fprintf(stderr, "luthierd: no tokens exist, so %s may do everything%s; `luthier admin token create ADMIN --role admin` makes the first\n",
+  std::fprintf(stderr,
+               "luthierd: no tokens exist, so %s may do everything%s; `luthier admin token create ADMIN --role admin` "
+               "makes the first\n",
                options.trust_network ? "whoever can connect" : "every user of this machine",
                options.trust_network ? "" : ", and nobody else anything");
 }
@@ -62,8 +69,8 @@ std::string WithPort(const std::string& address, int port) {
 std::shared_ptr<grpc::ServerCredentials> Credentials(const ServerOptions& options) {
   using namespace grpc::experimental;  // NOLINT: it is where all of this is
   if (options.tls_cert.empty()) return grpc::InsecureServerCredentials();
-  TlsServerCredentialsOptions tls(
-      std::make_shared<FileWatcherCertificateProvider>(options.tls_key, options.tls_cert, options.tls_client_ca, kCertificateRefreshSeconds));
+  TlsServerCredentialsOptions tls(std::make_shared<FileWatcherCertificateProvider>(
+      options.tls_key, options.tls_cert, options.tls_client_ca, kCertificateRefreshSeconds));
   tls.watch_identity_key_cert_pairs();
   if (!options.tls_client_ca.empty()) {
     tls.watch_root_certs();
@@ -79,7 +86,8 @@ void SetChannelArguments(grpc::ServerBuilder& builder) {
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
-  // Agents and watching clients ping for the same reason; by default more than one ping in five minutes counts as abuse.
+  // Agents and watching clients ping for the same reason; by default more than one ping in five minutes counts as
+  // abuse.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
 }
@@ -94,14 +102,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now()));
   LUTHIER_ASSIGN_OR_RETURN(std::vector<Token> tokens, store->Tokens());
   const bool any_tokens = !tokens.empty();
-  std::unique_ptr<Server> server(new Server(options, std::move(store), std::move(artifacts), std::move(state), std::move(tokens)));
+  std::unique_ptr<Server> server(
+      new Server(options, std::move(store), std::move(artifacts), std::move(state), std::move(tokens)));
   LUTHIER_RETURN_IF_ERROR(server->Listen(options));
   SayWhoMayCall(options, any_tokens);
   return server;
 }
 
-Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state,
-               std::vector<Token> tokens)
+Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts,
+               State state, std::vector<Token> tokens)
     : store_(std::move(store)),
       artifacts_(std::move(artifacts)),
       registry_(std::make_shared<prometheus::Registry>()),
@@ -110,8 +119,10 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       loop_(*store_, std::move(state), LoopOptions()),
       planner_(*store_, *artifacts_, options.data_dir),
       housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused}),
-      access_(std::move(tokens), {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
-      backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, access_, options.data_dir} {}
+      access_(std::move(tokens),
+              {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
+      backend_{loop_,  *store_,       *artifacts_, planner_, watches_,
+               tasks_, housekeeping_, metrics_,    access_,  options.data_dir} {}
 
 Server::~Server() { Shutdown(); }
 
@@ -161,9 +172,11 @@ absl::Status Server::Listen(const ServerOptions& options) {
                LUTHIER_VERSION, address.c_str(), metrics_address.c_str(), options.data_dir.c_str(),
                Store::SqliteVersion().c_str(), grpc::Version().c_str());
   if (options.with_local_worker) {
-    worker_ = std::make_unique<LocalWorker>(access_.MakeAgentSecret(), std::vector<std::string>{
-        BinFolder() + "/luthier-worker", "--server", by_socket ? socket : address, "--data-dir", options.data_dir + "/worker", "--shared-store",
-        options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
+    worker_ = std::make_unique<LocalWorker>(
+        access_.MakeAgentSecret(),
+        std::vector<std::string>{BinFolder() + "/luthier-worker", "--server", by_socket ? socket : address,
+                                 "--data-dir", options.data_dir + "/worker", "--shared-store",
+                                 options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
   }
   return absl::OkStatus();
 }

@@ -27,8 +27,8 @@ class Server {
   bool failed() const { return failed_; }
 
  private:
-  Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts, State state,
-         std::vector<Token> tokens);
+  Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts,
+         State state, std::vector<Token> tokens);
   absl::Status Listen(const ServerOptions& options);
   StateLoop::Options LoopOptions();
 

@@ -71,8 +71,8 @@ void SimulatedAgent::Close() {
   changed_.wait(lock, [this] { return done_; });
 }
 
-std::vector<std::unique_ptr<SimulatedAgent>> StartAgents(const std::function<std::shared_ptr<grpc::Channel>()>& connect, int count,
-                                                         SimulatedAgent::OnMessage on_message) {
+std::vector<std::unique_ptr<SimulatedAgent>> StartAgents(const std::function<std::shared_ptr<grpc::Channel>()>& connect,
+                                                         int count, SimulatedAgent::OnMessage on_message) {
   std::vector<std::unique_ptr<SimulatedAgent>> agents;
   std::unique_ptr<v1::WorkerService::Stub> stub;
   for (int i = 0; i < count; ++i) {

@@ -44,7 +44,7 @@ class SimulatedAgent : public grpc::ClientBidiReactor<v1::SessionRequest, v1::Se
 };
 
 // `count` agents over as few connections as carry them, all registered. A connection carries a hundred.
-std::vector<std::unique_ptr<SimulatedAgent>> StartAgents(const std::function<std::shared_ptr<grpc::Channel>()>& connect, int count,
-                                                         SimulatedAgent::OnMessage on_message);
+std::vector<std::unique_ptr<SimulatedAgent>> StartAgents(const std::function<std::shared_ptr<grpc::Channel>()>& connect,
+                                                         int count, SimulatedAgent::OnMessage on_message);
 
 }  // namespace luthier

@@ -22,13 +22,15 @@ constexpr int kSpecBytes = 2500;
 
 // Answers at once with the same messages as the server.
 class BareService final : public v1::FineTuningService::Service {
-  grpc::Status CreateFineTuningJob(grpc::ServerContext*, const v1::CreateFineTuningJobRequest* request, v1::FineTuningJob* response) override {
+  grpc::Status CreateFineTuningJob(grpc::ServerContext*, const v1::CreateFineTuningJobRequest* request,
+                                   v1::FineTuningJob* response) override {
     *response = request->job();
     return grpc::Status::OK;
   }
 };
 
-// `bench-service --bare-grpc` as a process of its own: in one process client and server would share more than a machine.
+// `bench-service --bare-grpc` as a process of its own: in one process client and server would share more than a
+// machine.
 double BareGrpc(const BenchOptions& options) {
   int to_child[2], from_child[2];
   Require(pipe2(to_child, O_CLOEXEC) == 0 && pipe2(from_child, O_CLOEXEC) == 0, "no pipes");
@@ -85,9 +87,12 @@ double BareSqlite(const BenchOptions& options) {
   {
     SQLite::Database database(path, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
     database.exec("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL");
-    database.exec("CREATE TABLE jobs (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT; CREATE UNIQUE INDEX ids ON jobs (id); "
-                  "CREATE TABLE specs (job INTEGER PRIMARY KEY, spec BLOB NOT NULL) STRICT");
-    SQLite::Statement job(database, "INSERT INTO jobs VALUES (?, ?)"), spec(database, "INSERT INTO specs VALUES (?, ?)");
+    database.exec(
+        "CREATE TABLE jobs (number INTEGER PRIMARY KEY, id TEXT NOT NULL) STRICT; CREATE UNIQUE INDEX ids ON jobs "
+        "(id); "
+        "CREATE TABLE specs (job INTEGER PRIMARY KEY, spec BLOB NOT NULL) STRICT");
+    SQLite::Statement job(database, "INSERT INTO jobs VALUES (?, ?)"),
+        spec(database, "INSERT INTO specs VALUES (?, ?)");
     const std::string bytes(kSpecBytes, 's');
     const absl::Time start = absl::Now();
     int64_t number = 0;

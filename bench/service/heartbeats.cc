@@ -16,7 +16,8 @@ constexpr absl::Duration kInterval = absl::Seconds(5);
 Json BenchHeartbeats(const BenchOptions& options) {
   Installation installation(options);
   const int64_t resident = installation.ResidentBytes();
-  const auto agents = StartAgents([&] { return installation.Connect(); }, options.agents, [](SimulatedAgent&, const v1::SessionResponse&) {});
+  const auto agents = StartAgents([&] { return installation.Connect(); }, options.agents,
+                                  [](SimulatedAgent&, const v1::SessionResponse&) {});
   v1::SessionRequest heartbeat;
   heartbeat.mutable_heartbeat()->mutable_inventory()->set_cpus(1);
   const double cpu_before = installation.CpuSeconds();
@@ -36,12 +37,9 @@ Json BenchHeartbeats(const BenchOptions& options) {
   Require(metrics.find(absl::StrCat("luthier_agents{state=\"ready\"} ", options.agents)) != std::string::npos,
           "not every agent is ready at the end");
   for (const auto& agent : agents) agent->Close();
-  return {{"scenario", "heartbeats"},
-          {"agents", options.agents},
-          {"seconds", seconds},
-          {"requests_per_s", static_cast<double>(sent) / seconds},
-          {"core_share", share},
-          {"rss_bytes_per_agent", static_cast<double>(grown) / options.agents}};
+  return {{"scenario", "heartbeats"}, {"agents", options.agents},
+          {"seconds", seconds},       {"requests_per_s", static_cast<double>(sent) / seconds},
+          {"core_share", share},      {"rss_bytes_per_agent", static_cast<double>(grown) / options.agents}};
 }
 
 }  // namespace luthier

@@ -38,7 +38,8 @@ void Require(const grpc::Status& status, const std::string& what) {
   Require(status.ok(), absl::StrCat(what, ": ", status.error_message()));
 }
 
-Installation::Installation(const BenchOptions& options) : program_(options.program), data_dir_(options.folder + "/data") {
+Installation::Installation(const BenchOptions& options)
+    : program_(options.program), data_dir_(options.folder + "/data") {
   Start();
   const std::string model = options.folder + "/model";
   Require(WriteTinyModel(model).ok(), "the base model could not be written");
@@ -47,11 +48,13 @@ Installation::Installation(const BenchOptions& options) : program_(options.progr
   registration.set_base_model_id("base");
   registration.set_source_path(model);
   v1::BaseModel base;
-  Require(v1::ModelService::NewStub(server_->channel())->RegisterBaseModel(&register_context, registration, &base), "RegisterBaseModel");
+  Require(v1::ModelService::NewStub(server_->channel())->RegisterBaseModel(&register_context, registration, &base),
+          "RegisterBaseModel");
   std::string rows;
   for (int i = 0; i < 24; ++i) rows += ChatLine(absl::StrCat("row ", i), i % 2 == 0 ? "even" : "odd");
   v1::Dataset dataset;
-  Require(UploadRows(*v1::DatasetService::NewStub(server_->channel()), upload_context, "rows", rows, dataset), "UploadDataset");
+  Require(UploadRows(*v1::DatasetService::NewStub(server_->channel()), upload_context, "rows", rows, dataset),
+          "UploadDataset");
   v1::FineTuningSpec& spec = *request_.mutable_job()->mutable_spec();
   spec.set_base_model("base");
   spec.mutable_dataset()->set_dataset("rows");
@@ -60,8 +63,8 @@ Installation::Installation(const BenchOptions& options) : program_(options.progr
 
 void Installation::Start() {
   server_.reset();
-  server_ = std::make_unique<Luthierd>(
-      program_, std::vector<std::string>{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", data_dir_});
+  server_ = std::make_unique<Luthierd>(program_, std::vector<std::string>{"--listen", "127.0.0.1:0", "--metrics-listen",
+                                                                          "127.0.0.1:0", "--data-dir", data_dir_});
   Require(server_->Serves(), "the server does not start: " + server_->log());
 }
 
@@ -98,7 +101,8 @@ Submitted SubmitForAWhile(Installation& installation, int callers, absl::Duratio
       Submitted& part = parts[static_cast<size_t>(caller)];
       v1::CreateFineTuningJobRequest request = installation.Request();
       for (int call = 0; !done; ++call) {
-        request.set_request_id(absl::StrFormat("%08x-%04x-4000-8000-%012x", caller, getpid() & 0xffff, absl::ToUnixNanos(absl::Now()) & 0xffffffffffff));
+        request.set_request_id(absl::StrFormat("%08x-%04x-4000-8000-%012x", caller, getpid() & 0xffff,
+                                               absl::ToUnixNanos(absl::Now()) & 0xffffffffffff));
         grpc::ClientContext context;
         context.set_wait_for_ready(true);
         v1::FineTuningJob job;

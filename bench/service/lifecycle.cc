@@ -57,7 +57,8 @@ void AddEvent(v1::SessionRequest& request, const std::string& type) {
 
 // What an agent reports of a job that trains in no time.
 void Run(SimulatedAgent& agent, const std::string& attempt, const v1::ModelFile& artifact) {
-  v1::SessionRequest started = ReportOf(attempt, 1), finished = ReportOf(attempt, 2), stored = ReportOf(attempt, 3), ended = ReportOf(attempt, 4);
+  v1::SessionRequest started = ReportOf(attempt, 1), finished = ReportOf(attempt, 2), stored = ReportOf(attempt, 3),
+                     ended = ReportOf(attempt, 4);
   AddEvent(started, "started");
   AddEvent(finished, "finished");
   stored.mutable_report()->mutable_artifact_stored()->set_kind(v1::ModelVersion::ADAPTER);
@@ -79,15 +80,16 @@ Json BenchLifecycle(const BenchOptions& options) {
   artifact.set_sha256(Sha256Hex(rows));
   Starts starts;
   std::atomic<int64_t> done = 0;
-  const auto agents = StartAgents([&] { return installation.Connect(); }, options.agents, [&](SimulatedAgent& agent, const v1::SessionResponse& message) {
-    if (message.has_start_attempt()) {
-      const std::string& attempt = message.start_attempt().attempt();
-      starts.Started(attempt.substr(5, attempt.find('/', 5) - 5), absl::Now());
-      Run(agent, attempt, artifact);
-    } else if (message.has_report_ack() && message.report_ack().sequence() == 4) {
-      ++done;
-    }
-  });
+  const auto agents = StartAgents([&] { return installation.Connect(); }, options.agents,
+                                  [&](SimulatedAgent& agent, const v1::SessionResponse& message) {
+                                    if (message.has_start_attempt()) {
+                                      const std::string& attempt = message.start_attempt().attempt();
+                                      starts.Started(attempt.substr(5, attempt.find('/', 5) - 5), absl::Now());
+                                      Run(agent, attempt, artifact);
+                                    } else if (message.has_report_ack() && message.report_ack().sequence() == 4) {
+                                      ++done;
+                                    }
+                                  });
   std::atomic<bool> stop = false;
   std::vector<std::vector<std::string>> ids(static_cast<size_t>(options.callers));
   std::vector<std::thread> callers;

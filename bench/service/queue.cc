@@ -20,7 +20,8 @@ constexpr int64_t kBatch = 2000;
 void FillQueue(Installation& installation, int64_t jobs) {
   grpc::ClientContext context;
   v1::FineTuningJob created;
-  Require(v1::FineTuningService::NewStub(installation.server().channel())->CreateFineTuningJob(&context, installation.Request(), &created),
+  Require(v1::FineTuningService::NewStub(installation.server().channel())
+              ->CreateFineTuningJob(&context, installation.Request(), &created),
           "CreateFineTuningJob");
   installation.Kill();
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(installation.data_dir());
@@ -34,7 +35,8 @@ void FillQueue(Installation& installation, int64_t jobs) {
       job.id = absl::StrFormat("job-%011d", done);
       job.base_model = example->job.base_model;
       job.datasets = example->job.datasets;
-      const JobRequest request{absl::StrFormat("%08x-0000-4000-8000-%012x", done * 2654435761 & 0xffffffff, done), std::string(64, 'a')};
+      const JobRequest request{absl::StrFormat("%08x-0000-4000-8000-%012x", done * 2654435761 & 0xffffffff, done),
+                               std::string(64, 'a')};
       Require(CreateJob(*state, **store, job, request, example->spec, absl::Now()).ok(), "a job could not be added");
     }
     Require((*store)->Commit(state->TakeWrites()).ok(), "jobs could not be written");

@@ -16,13 +16,16 @@ Json BenchRestart(const BenchOptions& options) {
   v1::ListFineTuningJobsRequest request;
   request.set_page_size(1);
   v1::ListFineTuningJobsResponse response;
-  Require(v1::FineTuningService::NewStub(installation.server().channel())->ListFineTuningJobs(&context, request, &response), "ListFineTuningJobs");
+  Require(
+      v1::FineTuningService::NewStub(installation.server().channel())->ListFineTuningJobs(&context, request, &response),
+      "ListFineTuningJobs");
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   Require(response.jobs_size() == 1, "the restarted server has no jobs");
   return {{"scenario", "restart"},
           {"jobs", options.jobs},
           {"restart_seconds", seconds},
-          {"rss_bytes_per_job", static_cast<double>(installation.ResidentBytes() - empty) / static_cast<double>(options.jobs)},
+          {"rss_bytes_per_job",
+           static_cast<double>(installation.ResidentBytes() - empty) / static_cast<double>(options.jobs)},
           {"lost_acks", 0}};
 }
 

@@ -1,4 +1,5 @@
-// What is measured. Every scenario starts a server of its own on loopback, in a folder of its own, and answers with one line.
+// What is measured. Every scenario starts a server of its own on loopback, in a folder of its own, and answers with one
+// line.
 #pragma once
 
 #include <string>
@@ -33,8 +34,8 @@ Json BenchHeartbeats(const BenchOptions& options);
 // Submissions into a short queue and into a full one.
 Json BenchQueue(const BenchOptions& options);
 
-// Beside every figure: calls a second of the same messages without any work, and jobs a second into the same tables without a
-// server, both with `callers` at once.
+// Beside every figure: calls a second of the same messages without any work, and jobs a second into the same tables
+// without a server, both with `callers` at once.
 void AddCeilings(const BenchOptions& options, Json& result);
 // The server of the bare gRPC ceiling; runs until its standard input ends.
 int ServeBareGrpc();

@@ -72,10 +72,11 @@ Json BenchWatch(const BenchOptions& options) {
   Require(stub->CreateFineTuningJob(&context, request, &job), "CreateFineTuningJob");
   std::atomic<int64_t> acknowledged = 0;
   std::atomic<bool> started = false;
-  const auto agents = StartAgents([&] { return installation.Connect(); }, 1, [&](SimulatedAgent&, const v1::SessionResponse& message) {
-    if (message.has_start_attempt()) started = true;
-    if (message.has_report_ack()) acknowledged = message.report_ack().sequence();
-  });
+  const auto agents = StartAgents([&] { return installation.Connect(); }, 1,
+                                  [&](SimulatedAgent&, const v1::SessionResponse& message) {
+                                    if (message.has_start_attempt()) started = true;
+                                    if (message.has_report_ack()) acknowledged = message.report_ack().sequence();
+                                  });
   Require(WaitFor([&] { return started.load(); }), "the job was not started");
 
   const int64_t resident = installation.ResidentBytes();
@@ -92,7 +93,8 @@ Json BenchWatch(const BenchOptions& options) {
   v1::SessionRequest report;
   report.mutable_report()->set_attempt("jobs/watched/attempts/1");
   (*report.mutable_report()->mutable_trainer_event()->mutable_fields())["event"].set_string_value("progress");
-  (*report.mutable_report()->mutable_trainer_event()->mutable_fields())["note"].set_string_value(std::string(1000, 'x'));
+  (*report.mutable_report()->mutable_trainer_event()->mutable_fields())["note"].set_string_value(
+      std::string(1000, 'x'));
   Latencies latencies;
   const int64_t first = 2;  // sequences 1 and 2 are "queued" and "attempt 1"
   int64_t reports = 0;
@@ -101,9 +103,13 @@ Json BenchWatch(const BenchOptions& options) {
     report.mutable_report()->set_sequence(++reports);
     const absl::Time begin = absl::Now();
     agents[0]->Send(report);
-    Require(WaitFor([&] {
-      return std::all_of(watchers.begin() + 1, watchers.end(), [&](const auto& watcher) { return watcher->sequence() >= first + reports; });
-    }, std::chrono::minutes(1)), "a watcher did not see a report");
+    Require(WaitFor(
+                [&] {
+                  return std::all_of(watchers.begin() + 1, watchers.end(),
+                                     [&](const auto& watcher) { return watcher->sequence() >= first + reports; });
+                },
+                std::chrono::minutes(1)),
+            "a watcher did not see a report");
     latencies.Add(absl::Now() - begin);
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);

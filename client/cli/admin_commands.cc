@@ -58,7 +58,8 @@ absl::Status CreateToken(CommandContext& context, const NewToken& wanted) {
     return absl::OkStatus();
   }
   context.out() << created.secret() << "\n";
-  context.Say(absl::StrCat(created.token().name(), ": this is its secret, shown once; its bearer sets LUTHIER_TOKEN to it, or "
+  context.Say(absl::StrCat(created.token().name(),
+                           ": this is its secret, shown once; its bearer sets LUTHIER_TOKEN to it, or "
                            "LUTHIER_TOKEN_FILE to a file that holds it"));
   return absl::OkStatus();
 }
@@ -105,21 +106,28 @@ absl::Status RevokeToken(CommandContext& context, const std::string& id) {
 void AddTokenCommands(CLI::App& admin, CommandContext& context) {
   CLI::App& token = context.AddNoun(admin, "token", "Say who may call the server");
   auto wanted = std::make_shared<NewToken>();
-  CLI::App& create = context.AddCommand(token, "create", "Make a token and print its secret, which nobody can see again",
-                                        "  luthier admin token create root --role admin\n"
-                                        "  luthier admin token create alice --role member --tenant support\n"
-                                        "  luthier admin token create gpu-1 --role agent --expires 720h\n",
-                                        [&context, wanted] { return CreateToken(context, *wanted); });
+  CLI::App& create =
+      context.AddCommand(token, "create", "Make a token and print its secret, which nobody can see again",
+                         "  luthier admin token create root --role admin\n"
+                         "  luthier admin token create alice --role member --tenant support\n"
+                         "  luthier admin token create gpu-1 --role agent --expires 720h\n",
+                         [&context, wanted] { return CreateToken(context, *wanted); });
   create.add_option("TOKEN", wanted->id, "Name of the token")->required();
-  create.add_option("--role", wanted->role, "viewer: reads its tenant's; member: also changes it; admin: everything; agent: a node's")
-      ->required()->check(CLI::IsMember({"viewer", "member", "admin", "agent"}))->type_name("ROLE");
-  create.add_option("--tenant", wanted->tenant, "Whose jobs, datasets and models a viewer or member sees")->type_name("TENANT");
+  create
+      .add_option("--role", wanted->role,
+                  "viewer: reads its tenant's; member: also changes it; admin: everything; agent: a node's")
+      ->required()
+      ->check(CLI::IsMember({"viewer", "member", "admin", "agent"}))
+      ->type_name("ROLE");
+  create.add_option("--tenant", wanted->tenant, "Whose jobs, datasets and models a viewer or member sees")
+      ->type_name("TENANT");
   create.add_option("--expires", wanted->expires, "It is worthless after this long")->type_name("DURATION");
   context.AddCommand(token, "list", "List tokens, without their secrets", "  luthier admin token list\n",
                      [&context] { return ListTokens(context); });
   auto id = std::make_shared<std::string>();
-  CLI::App& revoke = context.AddCommand(token, "revoke", "Make a token worthless at once", "  luthier admin token revoke alice\n",
-                                        [&context, id] { return RevokeToken(context, *id); });
+  CLI::App& revoke =
+      context.AddCommand(token, "revoke", "Make a token worthless at once", "  luthier admin token revoke alice\n",
+                         [&context, id] { return RevokeToken(context, *id); });
   revoke.add_option("TOKEN", *id, "Name of the token")->required();
 }
 
@@ -132,8 +140,9 @@ absl::Status InitTls(CommandContext& context, const NewCa& wanted) {
   LUTHIER_RETURN_IF_ERROR(WritePrivateCa(wanted.folder, wanted.hosts));
   context.out() << wanted.folder << "\n";
   const std::string& at = wanted.folder;
-  context.Say(absl::StrCat("the server:  luthierd --tls-cert ", at, "/server.pem --tls-key ", at, "/server.key --tls-client-ca ", at, "/ca.pem\n",
-                           "the others:  LUTHIER_TLS_CA=", at, "/ca.pem LUTHIER_TLS_CERT=", at, "/client.pem LUTHIER_TLS_KEY=", at, "/client.key\n",
+  context.Say(absl::StrCat("the server:  luthierd --tls-cert ", at, "/server.pem --tls-key ", at,
+                           "/server.key --tls-client-ca ", at, "/ca.pem\n", "the others:  LUTHIER_TLS_CA=", at,
+                           "/ca.pem LUTHIER_TLS_CERT=", at, "/client.pem LUTHIER_TLS_KEY=", at, "/client.key\n",
                            "ca.key signs more certificates: keep it elsewhere"));
   return absl::OkStatus();
 }
@@ -143,19 +152,22 @@ absl::Status InitTls(CommandContext& context, const NewCa& wanted) {
 void AddAdminCommands(CLI::App& app, CommandContext& context) {
   CLI::App& admin = context.AddNoun(app, "admin", "Take care of the server");
   auto folder = std::make_shared<std::string>();
-  CLI::App& backup = context.AddCommand(admin, "backup", "Copy everything the server holds into a new folder on its machine, while it works",
-                                        "  luthier admin backup --to /backups/monday\n"
-                                        "  luthierd restore --from /backups/monday     # on the server's machine, brings it back\n",
-                                        [&context, folder] { return BackUp(context, *folder); });
+  CLI::App& backup = context.AddCommand(
+      admin, "backup", "Copy everything the server holds into a new folder on its machine, while it works",
+      "  luthier admin backup --to /backups/monday\n"
+      "  luthierd restore --from /backups/monday     # on the server's machine, brings it back\n",
+      [&context, folder] { return BackUp(context, *folder); });
   AddTokenCommands(admin, context);
   CLI::App& tls = context.AddNoun(admin, "tls", "Encrypt connections");
   auto wanted = std::make_shared<NewCa>();
-  CLI::App& init = context.AddCommand(tls, "init", "Make a certificate authority, and certificates of the server and its callers, on this machine",
-                                      "  luthier admin tls init --to /etc/luthier/tls --host gpu-head --host 10.0.0.1\n",
-                                      [&context, wanted] { return InitTls(context, *wanted); });
+  CLI::App& init = context.AddCommand(
+      tls, "init", "Make a certificate authority, and certificates of the server and its callers, on this machine",
+      "  luthier admin tls init --to /etc/luthier/tls --host gpu-head --host 10.0.0.1\n",
+      [&context, wanted] { return InitTls(context, *wanted); });
   init.add_option("--to", wanted->folder, "Folder that does not exist yet")->required()->type_name("FOLDER");
   init.add_option("--host", wanted->hosts, "Name or address by which the server is called; may be repeated")
-      ->allow_extra_args(false)->type_name("HOST");
+      ->allow_extra_args(false)
+      ->type_name("HOST");
   backup.add_option("--to", *folder, "Folder that does not exist yet")->required()->type_name("FOLDER");
 }
 

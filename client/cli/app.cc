@@ -25,14 +25,16 @@ Exit codes: 0 ok, 1 failure, 2 cancelled, 3 wrong command line or input, 4 authe
             6 server unavailable, 7 job failed, 8 timeout)";
 
 constexpr char kUnreachableRemedy[] =
-    "start one with `luthierd --with-local-worker`, or name another with --server, LUTHIER_SERVER or `luthier context use`";
+    "start one with `luthierd --with-local-worker`, or name another with --server, LUTHIER_SERVER or `luthier context "
+    "use`";
 
 // `error: …`, with the further lines of a list of violations below.
 int Fail(CommandContext& context, const absl::Status& status) {
   const std::vector<std::string> lines = absl::StrSplit(status.message(), '\n');
   const bool outcome = ExitCodeOf(status) == ExitCode::kCancelled;
   context.err() << (outcome ? "" : context.err_terminal().Paint(Colour::kRed, "error: "));
-  for (size_t i = 0; i < lines.size(); ++i) context.err() << (i > 0 && !outcome ? "       " : "") << OneLine(lines[i]) << "\n";
+  for (size_t i = 0; i < lines.size(); ++i)
+    context.err() << (i > 0 && !outcome ? "       " : "") << OneLine(lines[i]) << "\n";
   if (IsUnreachable(status)) context.err() << "       " << kUnreachableRemedy << "\n";
   context.err() << std::flush;
   return static_cast<int>(ExitCodeOf(status));
@@ -40,7 +42,8 @@ int Fail(CommandContext& context, const absl::Status& status) {
 
 // CLI11 puts the command's own name behind what it is given.
 void ShowHelp(CommandContext& context, const CLI::App& command) {
-  context.out() << command.help(command.get_parent() == nullptr ? "" : CommandPath(*command.get_parent())) << std::flush;
+  context.out() << command.help(command.get_parent() == nullptr ? "" : CommandPath(*command.get_parent()))
+                << std::flush;
 }
 
 // Last, so that a command's own flags stand first in its help.
@@ -75,7 +78,10 @@ void AddCommands(CLI::App& app, CommandContext& context) {
 }
 
 int RunApp(std::vector<std::string> arguments, CommandContext& context) {
-  CLI::App app("Fine-tune language models on your own machines: submit jobs, watch them, compare and download what they learned.", "luthier");
+  CLI::App app(
+      "Fine-tune language models on your own machines: submit jobs, watch them, compare and download what they "
+      "learned.",
+      "luthier");
   AddCommands(app, context);
   if (!arguments.empty() && arguments.front() == kCompleteCommand) {
     arguments.erase(arguments.begin());

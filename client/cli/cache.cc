@@ -14,7 +14,9 @@ namespace luthier {
 namespace {
 
 std::string CacheFolder() {
-  const auto environment = [](const char* name) { return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name)); };
+  const auto environment = [](const char* name) {
+    return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name));
+  };
   if (std::string folder = environment("LUTHIER_CACHE_DIR"); !folder.empty()) return folder;
   if (std::string folder = environment("XDG_CACHE_HOME"); !folder.empty()) return folder + "/luthier";
   return environment("HOME") + "/.cache/luthier";

@@ -21,8 +21,8 @@ std::string Environment(const char* name) {
 
 }  // namespace
 
-CommandContext::CommandContext(std::ostream& out, const Terminal& out_terminal, std::ostream& err, const Terminal& err_terminal,
-                               Interrupts& interrupts)
+CommandContext::CommandContext(std::ostream& out, const Terminal& out_terminal, std::ostream& err,
+                               const Terminal& err_terminal, Interrupts& interrupts)
     : out_(out), out_terminal_(out_terminal), err_(err), err_terminal_(err_terminal), interrupts_(interrupts) {
   flags_.config_path = DefaultConfigPath();
 }
@@ -31,13 +31,17 @@ void CommandContext::AddGlobalFlags(CLI::App& command) {
   command.add_option("-o,--output", flags_.output, absl::StrCat("Print as ", absl::StrJoin(OutputFormatNames(), ", ")))
       ->type_name("FORMAT")
       ->group(kGlobalGroup);
-  command.add_option("--server", flags_.server, absl::StrCat("Address of luthierd; default ", kDefaultServer, ", or $LUTHIER_SERVER"))
+  command
+      .add_option("--server", flags_.server,
+                  absl::StrCat("Address of luthierd; default ", kDefaultServer, ", or $LUTHIER_SERVER"))
       ->type_name("HOST:PORT")
       ->group(kGlobalGroup);
   command.add_option("--context", flags_.context, "A server by its name in the config file (luthier context)")
       ->type_name("NAME")
       ->group(kGlobalGroup);
-  command.add_option("--config", flags_.config_path, "Config file; default ~/.config/luthier/config.yaml, or $LUTHIER_CONFIG")
+  command
+      .add_option("--config", flags_.config_path,
+                  "Config file; default ~/.config/luthier/config.yaml, or $LUTHIER_CONFIG")
       ->type_name("FILE")
       ->group(kGlobalGroup);
   command.set_help_flag("-h,--help", "Show this help")->group(kGlobalGroup);
@@ -64,7 +68,9 @@ std::vector<std::string> CommandContext::CandidatesOf(const CLI::App& command) {
 
 absl::Status CommandContext::Load() {
   LUTHIER_ASSIGN_OR_RETURN(config_, ReadConfig(flags_.config_path));
-  const std::string output = !flags_.output.empty() ? flags_.output : !config_.output.empty() ? config_.output : "table";
+  const std::string output = !flags_.output.empty()    ? flags_.output
+                             : !config_.output.empty() ? config_.output
+                                                       : "table";
   LUTHIER_ASSIGN_OR_RETURN(format_, ParseOutputFormat(output));
   return absl::OkStatus();
 }
@@ -90,7 +96,8 @@ TransferProgress CommandContext::ShowTransfer(const std::string& what) {
   if (!err_terminal_.interactive) return {};
   return [this, what](int64_t done, int64_t total) {
     const int64_t percent = total > 0 ? done * 100 / total : 100;
-    const std::string line = absl::StrCat(what, "  ", FormatBytes(done), " of ", FormatBytes(total), "  ", percent, "%");
+    const std::string line =
+        absl::StrCat(what, "  ", FormatBytes(done), " of ", FormatBytes(total), "  ", percent, "%");
     err_ << "\r" << Ellipsize(line, err_terminal_.width - 1) << "\x1b[K" << (done >= total ? "\n" : "") << std::flush;
   };
 }

@@ -32,13 +32,15 @@ struct Subject {
 };
 
 bool SameFigures(const v1::Evaluation& a, const v1::Evaluation& b) {
-  return a.rows() == b.rows() && a.loss() == b.loss() && a.exact_match() == b.exact_match() && a.field_f1() == b.field_f1();
+  return a.rows() == b.rows() && a.loss() == b.loss() && a.exact_match() == b.exact_match() &&
+         a.field_f1() == b.field_f1();
 }
 
 std::string Tuning(const v1::FineTuningJob& job) { return job.spec().has_full() ? "full" : "LoRA"; }
 
 // Two jobs that start from the same base on the same rows share its column.
-std::vector<Subject> Subjects(const std::vector<v1::FineTuningJob>& jobs, const std::map<std::string, int64_t>& base_parameters) {
+std::vector<Subject> Subjects(const std::vector<v1::FineTuningJob>& jobs,
+                              const std::map<std::string, int64_t>& base_parameters) {
   std::vector<Subject> bases, tuned;
   for (const v1::FineTuningJob& job : jobs) {
     const std::string base = FullName("baseModels", job.spec().base_model());
@@ -73,10 +75,14 @@ const std::vector<Figure>& Figures() {
   const auto evaluated = [](auto text) {
     return [text](const Subject& s) { return s.evaluation == nullptr ? kNone : text(*s.evaluation); };
   };
-  const auto measured = [](auto text) { return [text](const Subject& s) { return s.summary == nullptr ? kNone : text(s); }; };
+  const auto measured = [](auto text) {
+    return [text](const Subject& s) { return s.summary == nullptr ? kNone : text(s); };
+  };
   static const auto* figures = new std::vector<Figure>{
-      {"exact match", evaluated([](const v1::Evaluation& e) { return e.has_exact_match() ? FormatPercent(e.exact_match()) : kNone; })},
-      {"field F1", evaluated([](const v1::Evaluation& e) { return e.has_field_f1() ? FormatPercent(e.field_f1()) : kNone; })},
+      {"exact match",
+       evaluated([](const v1::Evaluation& e) { return e.has_exact_match() ? FormatPercent(e.exact_match()) : kNone; })},
+      {"field F1",
+       evaluated([](const v1::Evaluation& e) { return e.has_field_f1() ? FormatPercent(e.field_f1()) : kNone; })},
       {"loss", evaluated([](const v1::Evaluation& e) { return e.has_loss() ? FormatFraction(e.loss()) : kNone; })},
       {"held-out rows", evaluated([](const v1::Evaluation& e) { return FormatCount(e.rows()); })},
       {"trained parameters", measured(Parameters)},
@@ -103,7 +109,8 @@ std::string Fitted(const std::string& text, const std::string& heading, const Te
 
 void ExampleLine(std::string& out, const std::string& name, const std::string& text, std::optional<Colour> colour,
                  const Terminal& terminal) {
-  const std::string heading = absl::StrCat("    ", name, std::string(std::max<size_t>(1, 10 - std::min<size_t>(9, name.size())), ' '));
+  const std::string heading =
+      absl::StrCat("    ", name, std::string(std::max<size_t>(1, 10 - std::min<size_t>(9, name.size())), ' '));
   const std::string fitted = Fitted(text, heading, terminal);
   absl::StrAppend(&out, heading, colour ? terminal.Paint(*colour, fitted) : fitted, "\n");
 }
@@ -114,8 +121,8 @@ Colour Verdict(const v1::EvaluationExample& example) {
 
 }  // namespace
 
-std::string ComparisonTable(const std::vector<v1::FineTuningJob>& jobs, const std::map<std::string, int64_t>& base_parameters,
-                            const Terminal& terminal) {
+std::string ComparisonTable(const std::vector<v1::FineTuningJob>& jobs,
+                            const std::map<std::string, int64_t>& base_parameters, const Terminal& terminal) {
   const std::vector<Subject> subjects = Subjects(jobs, base_parameters);
   std::vector<Column> columns = {{""}};
   for (const Subject& subject : subjects) columns.push_back({subject.heading, true});
@@ -142,7 +149,8 @@ std::string ComparisonExamples(const std::vector<v1::FineTuningJob>& jobs, int l
   for (int i = 0; i < std::min(limit, first->examples_size()); ++i) {
     const v1::EvaluationExample& row = first->examples(i);
     const std::string number = absl::StrCat(i + 1, "   ");
-    absl::StrAppend(&out, out.empty() ? "" : "\n", number, terminal.Paint(Colour::kBold, Fitted(row.prompt(), number, terminal)), "\n");
+    absl::StrAppend(&out, out.empty() ? "" : "\n", number,
+                    terminal.Paint(Colour::kBold, Fitted(row.prompt(), number, terminal)), "\n");
     ExampleLine(out, "expected", row.expected(), std::nullopt, terminal);
     for (const v1::FineTuningJob& job : jobs) {
       const v1::EvaluationExample* base = FindExample(Find(job, "base"), row.prompt());

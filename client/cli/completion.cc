@@ -57,7 +57,8 @@ std::vector<std::string> Flags(const CLI::App& command) {
 
 std::vector<std::string> Subcommands(const CLI::App& command) {
   std::vector<std::string> names;
-  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) names.push_back(subcommand->get_name());
+  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(subcommand->get_name());
   return names;
 }
 
@@ -147,15 +148,16 @@ absl::StatusOr<std::string> CompletionScript(const std::string& shell) {
 
 void AddCompletionCommand(CLI::App& app, CommandContext& context) {
   auto shell = std::make_shared<std::string>();
-  CLI::App& command = context.AddCommand(app, "completion", "Print a script that completes commands, flags and names in your shell",
-                                         "  source <(luthier completion bash)\n"
-                                         "  source <(luthier completion zsh)\n"
-                                         "  luthier completion fish | source\n",
-                                         [&context, shell]() -> absl::Status {
-                                           LUTHIER_ASSIGN_OR_RETURN(const std::string script, CompletionScript(*shell));
-                                           context.out() << script;
-                                           return absl::OkStatus();
-                                         });
+  CLI::App& command =
+      context.AddCommand(app, "completion", "Print a script that completes commands, flags and names in your shell",
+                         "  source <(luthier completion bash)\n"
+                         "  source <(luthier completion zsh)\n"
+                         "  luthier completion fish | source\n",
+                         [&context, shell]() -> absl::Status {
+                           LUTHIER_ASSIGN_OR_RETURN(const std::string script, CompletionScript(*shell));
+                           context.out() << script;
+                           return absl::OkStatus();
+                         });
   command.add_option("SHELL", *shell, "bash, zsh or fish")->required();
   context.CompleteWith(command, [](CommandContext&) { return std::vector<std::string>{"bash", "zsh", "fish"}; });
 }

@@ -56,7 +56,8 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& p
   config.servers = ParseContexts(reader.Raw("contexts"), violations);
   reader.Finish();
   if (!violations.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": ", absl::StrJoin(violations, absl::StrCat("\n", path, ": "))));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": ", absl::StrJoin(violations, absl::StrCat("\n", path, ": "))));
   }
   return config;
 }
@@ -90,10 +91,11 @@ absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Con
     std::vector<std::string> known;
     for (const auto& [name, server] : config.servers) known.push_back(name);
     const std::string near = DidYouMean(context, known);
-    return absl::InvalidArgumentError(absl::StrCat(
-        given_by, ": there is no context '", context, "'; ",
-        known.empty() ? "make it with `luthier context set NAME --server HOST:PORT`"
-        : near.empty() ? absl::StrCat("known: ", absl::StrJoin(known, ", ")) : absl::StrCat("did you mean '", near, "'?")));
+    return absl::InvalidArgumentError(absl::StrCat(given_by, ": there is no context '", context, "'; ",
+                                                   known.empty()
+                                                       ? "make it with `luthier context set NAME --server HOST:PORT`"
+                                                   : near.empty() ? absl::StrCat("known: ", absl::StrJoin(known, ", "))
+                                                                  : absl::StrCat("did you mean '", near, "'?")));
   };
   if (!sources.server_flag.empty()) return sources.server_flag;
   if (!sources.context_flag.empty()) return of_context(sources.context_flag, "--context");

@@ -50,11 +50,12 @@ absl::Status Set(CommandContext& context, const std::string& name, const std::st
 
 void AddContextCommands(CLI::App& app, CommandContext& context) {
   CLI::App& noun = context.AddNoun(app, "context", "Name several servers and choose one");
-  context.AddCommand(noun, "list", "List the servers of the config file", "  luthier context list\n", [&context] { return List(context); });
+  context.AddCommand(noun, "list", "List the servers of the config file", "  luthier context list\n",
+                     [&context] { return List(context); });
 
   auto used = std::make_shared<std::string>();
-  CLI::App& use = context.AddCommand(noun, "use", "Choose the server for the commands to come", "  luthier context use lab\n",
-                                     [&context, used] { return Use(context, *used); });
+  CLI::App& use = context.AddCommand(noun, "use", "Choose the server for the commands to come",
+                                     "  luthier context use lab\n", [&context, used] { return Use(context, *used); });
   use.add_option("NAME", *used, "Name of the context")->required();
   context.CompleteWith(use, [](CommandContext& loaded) {
     std::vector<std::string> names;

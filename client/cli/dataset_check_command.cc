@@ -79,8 +79,9 @@ absl::Status Check(CommandContext& context, const Arguments& arguments) {
   std::vector<PartReport> parts;
   ValidationReport all;
   for (const DatasetFile& file : files) {
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, text == nullptr ? CheckStructure(file.path, file.path)
-                                                                            : Validate(file.path, *text->encoder, file.path));
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, text == nullptr
+                                                                ? CheckStructure(file.path, file.path)
+                                                                : Validate(file.path, *text->encoder, file.path));
     parts.push_back({file.part, report});
     all.Merge(report);
   }
@@ -105,13 +106,17 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context) {
   command.add_option("--train", arguments->files.train, "File of training rows")->type_name("FILE");
   command.add_option("--validation", arguments->files.validation, "File of validation rows")->type_name("FILE");
   command.add_option("--test", arguments->files.test, "File of held-out rows")->type_name("FILE");
-  command.add_option("--model", arguments->model, "Model folder: counts tokens with its tokenizer and chat template")->type_name("FOLDER");
+  command.add_option("--model", arguments->model, "Model folder: counts tokens with its tokenizer and chat template")
+      ->type_name("FOLDER");
   command.add_option("--max-length", arguments->max_length, "Tokens of a row at most; default: the model's context")
-      ->check(CLI::PositiveNumber)->type_name("N");
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
   command.add_option("--loss-on", arguments->loss_on, "assistant, completion or all")
-      ->check(CLI::IsMember({"assistant", "completion", "all"}))->type_name("NAME");
+      ->check(CLI::IsMember({"assistant", "completion", "all"}))
+      ->type_name("NAME");
   command.add_option("--too-long", arguments->too_long, "refuse or truncate longer rows")
-      ->check(CLI::IsMember({"refuse", "truncate"}))->type_name("NAME");
+      ->check(CLI::IsMember({"refuse", "truncate"}))
+      ->type_name("NAME");
 }
 
 }  // namespace luthier

@@ -76,14 +76,16 @@ absl::Status List(CommandContext& context) {
     return absl::OkStatus();
   }
   const bool wide = context.format() == OutputFormat::kWide;
-  std::vector<Column> columns = {{"NAME", false, true}, {"TRAIN", true}, {"VALIDATION", true}, {"TEST", true}, {"SIZE", true}, {"AGE", true}};
+  std::vector<Column> columns = {{"NAME", false, true}, {"TRAIN", true}, {"VALIDATION", true},
+                                 {"TEST", true},        {"SIZE", true},  {"AGE", true}};
   if (wide) columns.push_back({"SHA-256", false, true});
   Table table(columns);
   for (const v1::Dataset& dataset : datasets) {
     int64_t bytes = 0;
     for (const v1::DatasetPart& part : dataset.parts()) bytes += part.size_bytes();
-    std::vector<Cell> cells = {ShortName(dataset.name()), RowsOf(dataset, "train"), RowsOf(dataset, "validation"),
-                               RowsOf(dataset, "test"), FormatBytes(bytes), FormatAge(absl::Now() - ToTime(dataset.create_time()))};
+    std::vector<Cell> cells = {
+        ShortName(dataset.name()), RowsOf(dataset, "train"), RowsOf(dataset, "validation"),
+        RowsOf(dataset, "test"),   FormatBytes(bytes),       FormatAge(absl::Now() - ToTime(dataset.create_time()))};
     if (wide) cells.emplace_back(dataset.parts().empty() ? "-" : dataset.parts(0).sha256());
     table.AddRow(std::move(cells));
   }
@@ -125,12 +127,13 @@ void AddUpload(CLI::App& dataset, CommandContext& context) {
 void AddDatasetCommands(CLI::App& app, CommandContext& context) {
   CLI::App& dataset = context.AddNoun(app, "dataset", "Upload, list and check datasets");
   AddUpload(dataset, context);
-  context.AddCommand(dataset, "list", "List datasets, newest first", "  luthier dataset list\n  luthier dataset list -o json\n",
-                     [&context] { return List(context); });
+  context.AddCommand(dataset, "list", "List datasets, newest first",
+                     "  luthier dataset list\n  luthier dataset list -o json\n", [&context] { return List(context); });
   AddDatasetCheckCommand(dataset, context);
   auto ids = std::make_shared<std::vector<std::string>>();
-  CLI::App& remove = context.AddCommand(dataset, "delete", "Delete datasets that no running job uses", "  luthier dataset delete tickets\n",
-                                        [&context, ids] { return Delete(context, *ids); });
+  CLI::App& remove =
+      context.AddCommand(dataset, "delete", "Delete datasets that no running job uses",
+                         "  luthier dataset delete tickets\n", [&context, ids] { return Delete(context, *ids); });
   remove.add_option("NAME", *ids, "Names of the datasets")->required();
   context.CompleteWith(remove, DatasetNames);
 }

@@ -66,9 +66,12 @@ absl::StatusOr<std::vector<DatasetFile>> FindDatasetFiles(const DatasetPaths& gi
   if (!given.train.empty()) LUTHIER_RETURN_IF_ERROR(Add("train", given.train, files));
   if (!given.validation.empty()) LUTHIER_RETURN_IF_ERROR(Add("validation", given.validation, files));
   if (!given.test.empty()) LUTHIER_RETURN_IF_ERROR(Add("test", given.test, files));
-  if (files.empty()) return absl::InvalidArgumentError("no files; give a folder with train.jsonl, or files of JSON lines");
+  if (files.empty())
+    return absl::InvalidArgumentError("no files; give a folder with train.jsonl, or files of JSON lines");
   std::stable_sort(files.begin(), files.end(), [](const DatasetFile& a, const DatasetFile& b) {
-    const auto rank = [](const std::string& part) { return std::find(std::begin(kParts), std::end(kParts), part) - std::begin(kParts); };
+    const auto rank = [](const std::string& part) {
+      return std::find(std::begin(kParts), std::end(kParts), part) - std::begin(kParts);
+    };
     return rank(a.part) < rank(b.part);
   });
   return files;

@@ -15,8 +15,9 @@ struct DatasetPaths {
   std::string train, validation, test;
 };
 
-// A folder gives its train.jsonl, validation.jsonl and test.jsonl; a file is the part that its name begins with, and a single
-// one of another name is `train`. Errors: INVALID_ARGUMENT if there is no file, a part is given twice, or a name says nothing.
+// A folder gives its train.jsonl, validation.jsonl and test.jsonl; a file is the part that its name begins with, and a
+// single one of another name is `train`. Errors: INVALID_ARGUMENT if there is no file, a part is given twice, or a name
+// says nothing.
 absl::StatusOr<std::vector<DatasetFile>> FindDatasetFiles(const DatasetPaths& given);
 
 }  // namespace luthier

@@ -22,7 +22,8 @@ std::string KindOfRows(const ValidationReport& report) {
 }  // namespace
 
 std::string ReportTable(const std::vector<PartReport>& parts, const Terminal& terminal) {
-  const bool counted = std::any_of(parts.begin(), parts.end(), [](const PartReport& part) { return part.report.tokens > 0; });
+  const bool counted =
+      std::any_of(parts.begin(), parts.end(), [](const PartReport& part) { return part.report.tokens > 0; });
   std::vector<Column> columns = {{"PART"}, {"ROWS", true}, {"KIND"}, {"SIZE", true}, {"REPEATED", true}};
   if (counted) {
     for (const char* heading : {"TOKENS", "TRAINED", "LONGEST", "CUT"}) columns.push_back({heading, true});
@@ -59,7 +60,8 @@ std::string LengthHistogram(const std::vector<PartReport>& parts, const Terminal
     std::string bar;
     const int64_t length = (buckets[i] * kBarWidth + most - 1) / most;
     for (int64_t column = 0; column < length; ++column) bar += "█";
-    absl::StrAppend(&out, absl::StrFormat("%7s-%-7s tokens %9s rows  %s\n", FormatCount(low), FormatCount(high), FormatCount(buckets[i]), bar));
+    absl::StrAppend(&out, absl::StrFormat("%7s-%-7s tokens %9s rows  %s\n", FormatCount(low), FormatCount(high),
+                                          FormatCount(buckets[i]), bar));
   }
   return out;
 }

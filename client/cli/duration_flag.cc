@@ -9,7 +9,8 @@ absl::StatusOr<absl::Duration> ParseDurationFlag(const std::string& flag, const 
   absl::Duration duration;
   if (value.empty()) return absl::InfiniteDuration();
   if (absl::ParseDuration(value, &duration) && duration > absl::ZeroDuration()) return duration;
-  return absl::InvalidArgumentError(absl::StrCat(flag, ": '", value, "' is no duration; give for example 90s, 10m or 1h30m"));
+  return absl::InvalidArgumentError(
+      absl::StrCat(flag, ": '", value, "' is no duration; give for example 90s, 10m or 1h30m"));
 }
 
 }  // namespace luthier

@@ -9,11 +9,11 @@ namespace luthier {
 enum class ExitCode {
   kOk = 0,
   kFailure = 1,
-  kCancelled = 2,       // the job was cancelled, or the command interrupted
-  kUsage = 3,           // the command line or what it was given is wrong: change it before trying again
+  kCancelled = 2,  // the job was cancelled, or the command interrupted
+  kUsage = 3,      // the command line or what it was given is wrong: change it before trying again
   kAuthentication = 4,
   kNotFound = 5,
-  kUnavailable = 6,     // no server, or it cannot serve now: try again
+  kUnavailable = 6,  // no server, or it cannot serve now: try again
   kJobFailed = 7,
   kTimeout = 8,
 };

@@ -51,7 +51,8 @@ absl::StatusOr<std::string> BaseFolder(CommandContext& context, const std::strin
 
 absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& arguments) {
   if (arguments.model.empty() && arguments.base.empty()) {
-    return absl::InvalidArgumentError("nothing to answer with: give --model NAME of a published model, or --base FOLDER");
+    return absl::InvalidArgumentError(
+        "nothing to answer with: give --model NAME of a published model, or --base FOLDER");
   }
   if (!arguments.model.empty() && !arguments.adapter.empty()) {
     return absl::InvalidArgumentError("--adapter: a published --model brings its own; give one of the two");
@@ -64,10 +65,11 @@ absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& ar
   }
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->GetModelVersion(VersionName(arguments.model)));
-  LUTHIER_ASSIGN_OR_RETURN(const std::string downloaded,
-                           CachedFolder(*client, ToRemoteFolder(version), context.ShowTransfer("downloading the model")));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string downloaded, CachedFolder(*client, ToRemoteFolder(version),
+                                                                      context.ShowTransfer("downloading the model")));
   if (version.kind() == v1::ModelVersion::FULL_MODEL) return Folders{downloaded, ""};
-  LUTHIER_ASSIGN_OR_RETURN(folders.base, BaseFolder(context, arguments.base.empty() ? version.base_model() : arguments.base));
+  LUTHIER_ASSIGN_OR_RETURN(folders.base,
+                           BaseFolder(context, arguments.base.empty() ? version.base_model() : arguments.base));
   folders.adapter = downloaded;
   return folders;
 }
@@ -113,15 +115,18 @@ absl::Status RunProgram(const std::vector<std::string>& arguments) {
   const int error = posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
   posix_spawnattr_destroy(&attributes);
   if (error != 0) {
-    return WithExitCode(absl::NotFoundError(absl::StrCat(arguments[0], " cannot be started; it lies beside luthier in build/release/bin, "
-                                                         "or give its path in LUTHIER_TRAINER")),
-                        ExitCode::kFailure);
+    return WithExitCode(
+        absl::NotFoundError(absl::StrCat(arguments[0],
+                                         " cannot be started; it lies beside luthier in build/release/bin, "
+                                         "or give its path in LUTHIER_TRAINER")),
+        ExitCode::kFailure);
   }
   int status = 0;
   while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return absl::OkStatus();
-  if (WIFSIGNALED(status)) return absl::InternalError(absl::StrCat("luthier-trainer was ended by signal ", WTERMSIG(status)));
+  if (WIFSIGNALED(status))
+    return absl::InternalError(absl::StrCat("luthier-trainer was ended by signal ", WTERMSIG(status)));
   return absl::InternalError("luthier-trainer failed; it says why above");
 }
 
@@ -141,13 +146,17 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
       "  luthier generate --base luthier-tiny --prompt \"Where is my parcel?\"     # the base model, to compare\n"
       "  luthier generate --base ./base --adapter ./adapter < prompts.txt        # needs no server\n",
       [&context, arguments] { return Generate(context, *arguments); });
-  command.add_option("--model", arguments->model, "Published model, or MODEL/VERSION; downloaded into a cache")->type_name("NAME");
+  command.add_option("--model", arguments->model, "Published model, or MODEL/VERSION; downloaded into a cache")
+      ->type_name("NAME");
   command.add_option("--base", arguments->base, "Base model: a folder, or a registered name")->type_name("FOLDER|NAME");
   command.add_option("--adapter", arguments->adapter, "Adapter folder, with --base")->type_name("FOLDER");
-  command.add_option("--prompt", arguments->prompt, "User message; without it, one line of standard input after another")->type_name("TEXT");
+  command
+      .add_option("--prompt", arguments->prompt, "User message; without it, one line of standard input after another")
+      ->type_name("TEXT");
   command.add_option("--system", arguments->system, "System message")->type_name("TEXT");
   command.add_option("--max-new-tokens", arguments->max_new_tokens, "Tokens to generate at most")->type_name("N");
-  command.add_option("--temperature", arguments->temperature, "0 (default) always takes the likeliest token")->type_name("X");
+  command.add_option("--temperature", arguments->temperature, "0 (default) always takes the likeliest token")
+      ->type_name("X");
   command.add_option("--top-p", arguments->top_p, "Nucleus sampling")->type_name("P");
   command.add_option("--top-k", arguments->top_k, "0 keeps all tokens")->type_name("N");
   command.add_option("--seed", arguments->seed, "Seed of sampling")->type_name("N");

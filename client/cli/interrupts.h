@@ -8,13 +8,14 @@
 
 namespace luthier {
 
-// Make one at the start of main, before any other thread: it blocks SIGINT and SIGTERM, and a thread of its own waits for them
-// until the process ends.
+// Make one at the start of main, before any other thread: it blocks SIGINT and SIGTERM, and a thread of its own waits
+// for them until the process ends.
 class Interrupts {
  public:
   Interrupts();
 
-  // Runs `handler` at the first signal instead of ending the process; the next one ends it. Empty: back to ending at once.
+  // Runs `handler` at the first signal instead of ending the process; the next one ends it. Empty: back to ending at
+  // once.
   void Handle(std::function<void()> handler) ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:

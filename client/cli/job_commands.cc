@@ -30,12 +30,14 @@ absl::StatusOr<std::vector<v1::FineTuningJob::State>> ParseStates(const std::vec
   std::vector<v1::FineTuningJob::State> states;
   for (const std::string& word : words) {
     v1::FineTuningJob::State state;
-    if (!v1::FineTuningJob::State_Parse(absl::AsciiStrToUpper(word), &state) || state == v1::FineTuningJob::STATE_UNSPECIFIED) {
+    if (!v1::FineTuningJob::State_Parse(absl::AsciiStrToUpper(word), &state) ||
+        state == v1::FineTuningJob::STATE_UNSPECIFIED) {
       std::vector<std::string> known;
       for (int i = v1::FineTuningJob::State_MIN + 1; i <= v1::FineTuningJob::State_MAX; ++i) {
         known.push_back(absl::AsciiStrToLower(v1::FineTuningJob::State_Name(static_cast<v1::FineTuningJob::State>(i))));
       }
-      return absl::InvalidArgumentError(absl::StrCat("--state: '", word, "' is no state; give one of: ", absl::StrJoin(known, ", ")));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--state: '", word, "' is no state; give one of: ", absl::StrJoin(known, ", ")));
     }
     states.push_back(state);
   }
@@ -105,11 +107,13 @@ absl::Status Cancel(CommandContext& context, const CancelArguments& arguments) {
       context.PrintForPrograms(MessageToJson(*job));
     } else {
       context.out() << job->name();
-      if (context.format() != OutputFormat::kName) context.out() << "  " << StateWord(job->state(), context.out_terminal());
+      if (context.format() != OutputFormat::kName)
+        context.out() << "  " << StateWord(job->state(), context.out_terminal());
       context.out() << std::endl;
     }
     if (!arguments.wait) continue;
-    const absl::Status over = FollowJob(context, job->name(), WatchStyle::kQuiet, absl::InfiniteDuration(), /*to_stderr=*/true);
+    const absl::Status over =
+        FollowJob(context, job->name(), WatchStyle::kQuiet, absl::InfiniteDuration(), /*to_stderr=*/true);
     // CANCELLED is what was asked for.
     if (!absl::IsCancelled(over)) first.Update(over);
   }
@@ -130,8 +134,8 @@ void PrintLog(CommandContext& context, const v1::JobEvent& event, bool json) {
   const std::string clock = absl::FormatTime("%Y-%m-%d %H:%M:%S", ToTime(event.create_time()), absl::LocalTimeZone());
   const std::string heading = event.type() == "log" ? "" : absl::StrCat(event.type(), ": ");
   const std::string state = event.type() == "state" ? v1::FineTuningJob::State_Name(event.state()) + " " : "";
-  context.out() << context.out_terminal().Paint(Colour::kFaint, clock) << " [" << event.attempt() << "] " << heading << state
-                << OneLine(event.message()) << "\n";
+  context.out() << context.out_terminal().Paint(Colour::kFaint, clock) << " [" << event.attempt() << "] " << heading
+                << state << OneLine(event.message()) << "\n";
 }
 
 absl::Status Logs(CommandContext& context, const LogsArguments& arguments) {
@@ -177,8 +181,10 @@ absl::Status Compare(CommandContext& context, const CompareArguments& arguments)
   }
   for (const v1::FineTuningJob& job : jobs) {
     if (job.state() != v1::FineTuningJob::SUCCEEDED) {
-      context.Say(absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()), "; figures are there once it has succeeded"));
-    } else if (std::none_of(job.evaluations().begin(), job.evaluations().end(), [](const auto& e) { return e.split() == "test"; })) {
+      context.Say(absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()),
+                               "; figures are there once it has succeeded"));
+    } else if (std::none_of(job.evaluations().begin(), job.evaluations().end(),
+                            [](const auto& e) { return e.split() == "test"; })) {
       context.Say(absl::StrCat(job.name(), " has no held-out rows; give its dataset a test part to compare on"));
     }
   }
@@ -195,15 +201,22 @@ void AddList(CLI::App& job, CommandContext& context) {
                                          "  luthier job list --state queued,running -o wide\n"
                                          "  luthier job list -o json\n",
                                          [&context, arguments] { return List(context, *arguments); });
-  command.add_option("--state", arguments->states, "Only jobs in these states")->delimiter(',')->allow_extra_args(false)->type_name("STATE");
-  command.add_option("--limit", arguments->limit, "At most this many")->check(CLI::Range(1, 1'000'000))->capture_default_str()->type_name("N");
+  command.add_option("--state", arguments->states, "Only jobs in these states")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->type_name("STATE");
+  command.add_option("--limit", arguments->limit, "At most this many")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str()
+      ->type_name("N");
 }
 
 void AddGet(CLI::App& job, CommandContext& context) {
   auto id = std::make_shared<std::string>();
   CLI::App& command = context.AddCommand(
       job, "get", "Show a job: state, why it waits, every value with its reason, evaluations, result or failure",
-      "  luthier job get intents-1\n  luthier job get intents-1 -o json\n", [&context, id] { return Get(context, *id); });
+      "  luthier job get intents-1\n  luthier job get intents-1 -o json\n",
+      [&context, id] { return Get(context, *id); });
   command.add_option("JOB", *id, "Name of the job")->required();
   context.CompleteWith(command, JobNames);
 }
@@ -217,7 +230,8 @@ void AddWatch(CLI::App& job, CommandContext& context) {
       "  luthier job watch intents-1 --timeout 1h\n",
       [&context, arguments] { return Watch(context, *arguments); });
   command.add_option("JOB", arguments->job, "Name of the job")->required();
-  command.add_option("--timeout", arguments->timeout, "Stop watching after this long (exit code 8); the job goes on")->type_name("DURATION");
+  command.add_option("--timeout", arguments->timeout, "Stop watching after this long (exit code 8); the job goes on")
+      ->type_name("DURATION");
   context.CompleteWith(command, JobNames);
 }
 
@@ -234,10 +248,11 @@ void AddCancel(CLI::App& job, CommandContext& context) {
 
 void AddLogs(CLI::App& job, CommandContext& context) {
   auto arguments = std::make_shared<LogsArguments>();
-  CLI::App& command = context.AddCommand(job, "logs", "Show what the trainer wrote, with the attempt in brackets, and changes of state",
-                                         "  luthier job logs intents-1\n"
-                                         "  luthier job logs intents-1 --follow\n",
-                                         [&context, arguments] { return Logs(context, *arguments); });
+  CLI::App& command =
+      context.AddCommand(job, "logs", "Show what the trainer wrote, with the attempt in brackets, and changes of state",
+                         "  luthier job logs intents-1\n"
+                         "  luthier job logs intents-1 --follow\n",
+                         [&context, arguments] { return Logs(context, *arguments); });
   command.add_option("JOB", arguments->job, "Name of the job")->required();
   command.add_flag("--follow", arguments->follow, "Go on until the job is over");
   context.CompleteWith(command, JobNames);
@@ -245,14 +260,16 @@ void AddLogs(CLI::App& job, CommandContext& context) {
 
 void AddCompare(CLI::App& job, CommandContext& context) {
   auto arguments = std::make_shared<CompareArguments>();
-  CLI::App& command = context.AddCommand(
-      job, "compare", "Compare base and tuned model on held-out rows, and jobs with one another",
-      "  luthier job compare intents-lora\n"
-      "  luthier job compare intents-lora intents-full       # LoRA beside full training\n",
-      [&context, arguments] { return Compare(context, *arguments); });
+  CLI::App& command =
+      context.AddCommand(job, "compare", "Compare base and tuned model on held-out rows, and jobs with one another",
+                         "  luthier job compare intents-lora\n"
+                         "  luthier job compare intents-lora intents-full       # LoRA beside full training\n",
+                         [&context, arguments] { return Compare(context, *arguments); });
   command.add_option("JOB", arguments->jobs, "Names of the jobs")->required();
   command.add_option("--examples", arguments->examples, "Rows to show with their answers")
-      ->check(CLI::Range(0, 100))->capture_default_str()->type_name("N");
+      ->check(CLI::Range(0, 100))
+      ->capture_default_str()
+      ->type_name("N");
   context.CompleteWith(command, JobNames);
 }
 

@@ -17,7 +17,8 @@ using nlohmann::json;
 absl::StatusOr<std::string> ReadAll(const std::string& path) {
   if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
   absl::StatusOr<std::string> text = ReadTextFile(path);
-  if (!text.ok()) return absl::InvalidArgumentError(absl::StrCat("-f: ", text.status().message(), "; give the path of a job file"));
+  if (!text.ok())
+    return absl::InvalidArgumentError(absl::StrCat("-f: ", text.status().message(), "; give the path of a job file"));
   return text;
 }
 
@@ -29,7 +30,8 @@ absl::StatusOr<JobFile> ReadJobFile(const std::string& path) {
   file.name = path == "-" ? "standard input" : path;
   LUTHIER_ASSIGN_OR_RETURN(YamlDocument document, ParseYaml(text, file.name));
   if (!document.value.is_object()) {
-    return absl::InvalidArgumentError(absl::StrCat(file.name, ": is no job file; write `base_model: NAME` and `dataset: NAME`"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file.name, ": is no job file; write `base_model: NAME` and `dataset: NAME`"));
   }
   file.fields = std::move(document.value);
   file.lines = std::move(document.lines);

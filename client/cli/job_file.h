@@ -15,7 +15,7 @@ namespace luthier {
 
 // Fields of a job, and where in the file each stands.
 struct JobFile {
-  std::string name;                            // of the file, for messages; empty: all from flags
+  std::string name;  // of the file, for messages; empty: all from flags
   nlohmann::json fields = nlohmann::json::object();
   std::map<std::string, int> lines;
 };
@@ -33,7 +33,8 @@ absl::Status SetLabel(JobFile& file, const std::string& label);
 // Errors: INVALID_ARGUMENT with every violation, each with file and line where it has one.
 absl::StatusOr<JobSpec> ParseJobFile(const JobFile& file);
 
-// Puts `file:line: ` before each line of a message that begins with a field of the file, as the server's messages do too.
+// Puts `file:line: ` before each line of a message that begins with a field of the file, as the server's messages do
+// too.
 absl::Status WithLines(const absl::Status& status, const JobFile& file);
 
 }  // namespace luthier

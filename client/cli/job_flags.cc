@@ -57,7 +57,8 @@ const std::vector<JobFlag>& JobFlagList() {
       {"training.loss_on", "NAME", "assistant, completion or all"},
       {"training.too_long", "NAME", "Rows longer than max_length: refuse (default), truncate, keep_answer or drop"},
       {"training.activation_checkpointing", "BOOL", "Keep only the inputs of layers: less memory, more time"},
-      {"training.optimizer_in_backward", "BOOL", "Move each weight as soon as its gradient is there: less memory, no clipping"},
+      {"training.optimizer_in_backward", "BOOL",
+       "Move each weight as soon as its gradient is there: less memory, no clipping"},
       {"training.freeze", "LIST", "Full training: weights that stay: [model.embed_tokens]"},
       {"evaluation.every", "N", "Steps between two evaluations"},
       {"evaluation.metric", "NAME", "exact_match, json_equality, field_f1 or loss"},
@@ -84,8 +85,10 @@ std::string WithHyphens(std::string argument) {
 void AddJobFlags(CLI::App& command, JobFlagValues& values) {
   for (const JobFlag& flag : JobFlagList()) {
     const std::string field = flag.field;
-    command.add_option_function<std::string>(
-               FlagOf(field), [&values, field](const std::string& value) { values.fields.emplace_back(field, value); }, flag.help)
+    command
+        .add_option_function<std::string>(
+            FlagOf(field), [&values, field](const std::string& value) { values.fields.emplace_back(field, value); },
+            flag.help)
         ->type_name(flag.value)
         ->group(Group(field));
   }

@@ -70,7 +70,8 @@ absl::Status ReadChanges(const Changes& changes, v1::FineTuningJob& job, google:
 absl::Status Update(CommandContext& context, const Changes& changes) {
   v1::UpdateFineTuningJobRequest request;
   LUTHIER_RETURN_IF_ERROR(ReadChanges(changes, *request.mutable_job(), *request.mutable_update_mask()));
-  if (request.update_mask().paths().empty()) return absl::InvalidArgumentError("nothing to change: give --priority or --label");
+  if (request.update_mask().paths().empty())
+    return absl::InvalidArgumentError("nothing to change: give --priority or --label");
   request.mutable_job()->set_name(FullName("jobs", changes.job));
   request.mutable_job()->set_etag(changes.etag);
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
@@ -93,7 +94,8 @@ absl::Status Clone(CommandContext& context, const Changes& changes) {
 
 std::string InText(const google::protobuf::Timestamp& time, absl::Time now) {
   const absl::Duration in = ToTime(time) - now;
-  return absl::StrCat(FormatTime(time), in > absl::ZeroDuration() ? absl::StrCat(" (in ", DurationText(in), ")") : " (at any moment)");
+  return absl::StrCat(FormatTime(time),
+                      in > absl::ZeroDuration() ? absl::StrCat(" (in ", DurationText(in), ")") : " (at any moment)");
 }
 
 absl::Status Explain(CommandContext& context, const std::string& id) {
@@ -104,17 +106,21 @@ absl::Status Explain(CommandContext& context, const std::string& id) {
     return absl::OkStatus();
   }
   const absl::Time now = absl::Now();
-  context.out() << "jobs/" << ShortName(FullName("jobs", id)) << "  " << StateWord(explained.state(), context.out_terminal()) << "\n";
+  context.out() << "jobs/" << ShortName(FullName("jobs", id)) << "  "
+                << StateWord(explained.state(), context.out_terminal()) << "\n";
   const bool waits = explained.pending_code() != v1::PENDING_REASON_UNSPECIFIED;
   if (waits) context.out() << "  waits because  " << OneLine(explained.pending_reason()) << "\n";
   if (explained.has_expected_start_time()) {
-    context.out() << "  before it      " << FormatCount(explained.jobs_ahead()) << (explained.jobs_ahead() == 1 ? " job" : " jobs") << "\n"
+    context.out() << "  before it      " << FormatCount(explained.jobs_ahead())
+                  << (explained.jobs_ahead() == 1 ? " job" : " jobs") << "\n"
                   << "  starts about   " << InText(explained.expected_start_time(), now) << "\n";
   } else if (waits) {
     context.out() << "  starts about   nobody can say\n";
   }
-  if (explained.has_late_start_time()) context.out() << "  nine in ten by " << InText(explained.late_start_time(), now) << "\n";
-  if (!explained.tenant_summary().empty()) context.out() << "  its tenant     " << OneLine(explained.tenant_summary()) << "\n";
+  if (explained.has_late_start_time())
+    context.out() << "  nine in ten by " << InText(explained.late_start_time(), now) << "\n";
+  if (!explained.tenant_summary().empty())
+    context.out() << "  its tenant     " << OneLine(explained.tenant_summary()) << "\n";
   context.out() << std::flush;
   return absl::OkStatus();
 }
@@ -129,10 +135,14 @@ void AddStep(CLI::App& job, CommandContext& context, const std::string& name, co
 
 void AddChanges(CLI::App& command, CommandContext& context, Changes& changes) {
   command.add_option("JOB", changes.job, "Name of the job")->required();
-  command.add_option("--priority", changes.priority, "Among the jobs of its tenant and class; a point is worth an hour of waiting")
-      ->check(CLI::Range(-100, 100))->type_name("N");
+  command
+      .add_option("--priority", changes.priority,
+                  "Among the jobs of its tenant and class; a point is worth an hour of waiting")
+      ->check(CLI::Range(-100, 100))
+      ->type_name("N");
   command.add_option("--label", changes.labels, "Labels in place of those it has; may be repeated")
-      ->allow_extra_args(false)->type_name("KEY=VALUE");
+      ->allow_extra_args(false)
+      ->type_name("KEY=VALUE");
   context.CompleteWith(command, JobNames);
 }
 
@@ -142,11 +152,13 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
   AddStep(job, context, "pause", "Stop jobs with a checkpoint until they are resumed", &Client::PauseJob);
   AddStep(job, context, "resume", "Let paused jobs go on from where they stopped", &Client::ResumeJob);
   AddStep(job, context, "start", "Release jobs that were created on hold", &Client::StartJob);
-  AddStep(job, context, "retry", "Try jobs again that failed or were cancelled, from their last checkpoint", &Client::RetryJob);
+  AddStep(job, context, "retry", "Try jobs again that failed or were cancelled, from their last checkpoint",
+          &Client::RetryJob);
 
   auto id = std::make_shared<std::string>();
-  CLI::App& explain = context.AddCommand(job, "explain", "Say why a job waits, what is before it, and when it is expected to start",
-                                         "  luthier job explain intents-1\n", [&context, id] { return Explain(context, *id); });
+  CLI::App& explain =
+      context.AddCommand(job, "explain", "Say why a job waits, what is before it, and when it is expected to start",
+                         "  luthier job explain intents-1\n", [&context, id] { return Explain(context, *id); });
   explain.add_option("JOB", *id, "Name of the job")->required();
   context.CompleteWith(explain, JobNames);
 
@@ -155,7 +167,8 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
                                                 "  luthier job update intents-1 --priority 5\n",
                                                 [&context, update] { return Update(context, *update); });
   AddChanges(update_command, context, *update);
-  update_command.add_option("--etag", update->etag, "Only if nobody has changed the job since it had this etag")->type_name("ETAG");
+  update_command.add_option("--etag", update->etag, "Only if nobody has changed the job since it had this etag")
+      ->type_name("ETAG");
 
   auto clone = std::make_shared<Changes>();
   CLI::App& clone_command = context.AddCommand(job, "clone", "Create a job with the spec and the labels of another",

@@ -94,15 +94,21 @@ absl::Status Submit(CommandContext& context, const Arguments& arguments) {
 
 void AddJobSubmitCommand(CLI::App& job, CommandContext& context) {
   auto arguments = std::make_shared<Arguments>();
-  CLI::App& command = context.AddCommand(job, "submit", "Submit a fine-tuning job from a file, from flags, or both (flags win)",
-                                         kExamples, [&context, arguments] { return Submit(context, *arguments); });
+  CLI::App& command =
+      context.AddCommand(job, "submit", "Submit a fine-tuning job from a file, from flags, or both (flags win)",
+                         kExamples, [&context, arguments] { return Submit(context, *arguments); });
   command.add_option("-f,--file", arguments->file, "Job file, YAML or JSON; - is standard input")->type_name("FILE");
-  command.add_option("--id", arguments->id, "Name of the job, and of the model it publishes; chosen if not given")->type_name("ID");
-  command.add_flag("--dry-run", arguments->dry_run, "Check everything and show every value with its reason; create nothing");
+  command.add_option("--id", arguments->id, "Name of the job, and of the model it publishes; chosen if not given")
+      ->type_name("ID");
+  command.add_flag("--dry-run", arguments->dry_run,
+                   "Check everything and show every value with its reason; create nothing");
   command.add_flag("-w,--watch", arguments->watch, "Show progress until the job is over");
   command.add_flag("--wait", arguments->wait, "Wait silently until the job is over; the exit code says how it ended");
-  command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the job goes on")->type_name("DURATION");
-  command.add_option("--request-id", arguments->request_id, "Repeat an earlier submit safely: the same id makes no second job")
+  command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the job goes on")
+      ->type_name("DURATION");
+  command
+      .add_option("--request-id", arguments->request_id,
+                  "Repeat an earlier submit safely: the same id makes no second job")
       ->type_name("UUID");
   AddJobFlags(command, arguments->fields);
 }

@@ -19,7 +19,8 @@ namespace luthier {
 namespace {
 
 std::string TaskWord(v1::Task task) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::Task_Name(task == v1::TASK_UNSPECIFIED ? v1::TASK_CHAT : task), "TASK_"));
+  return absl::AsciiStrToLower(
+      absl::StripPrefix(v1::Task_Name(task == v1::TASK_UNSPECIFIED ? v1::TASK_CHAT : task), "TASK_"));
 }
 
 std::string DatasetText(const v1::DatasetSelection& dataset) {
@@ -50,7 +51,8 @@ Cell StateCell(v1::FineTuningJob::State state) {
 // `heading   text`, as a description has it; nothing if there is no text.
 void Field(std::string& out, const Terminal& terminal, const std::string& heading, const std::string& text) {
   if (text.empty()) return;
-  absl::StrAppend(&out, terminal.Paint(Colour::kFaint, heading), std::string(std::max<size_t>(1, 14 - heading.size()), ' '), text, "\n");
+  absl::StrAppend(&out, terminal.Paint(Colour::kFaint, heading),
+                  std::string(std::max<size_t>(1, 14 - heading.size()), ' '), text, "\n");
 }
 
 void Section(std::string& out, const Terminal& terminal, const std::string& heading, const std::string& body) {
@@ -58,7 +60,8 @@ void Section(std::string& out, const Terminal& terminal, const std::string& head
 }
 
 std::string Times(const v1::FineTuningJob& job, absl::Time now) {
-  std::string text = absl::StrCat(FormatTime(job.create_time()), " (", FormatAge(now - ToTime(job.create_time())), " ago)");
+  std::string text =
+      absl::StrCat(FormatTime(job.create_time()), " (", FormatAge(now - ToTime(job.create_time())), " ago)");
   if (job.has_start_time()) {
     const absl::Time end = job.has_end_time() ? ToTime(job.end_time()) : now;
     absl::StrAppend(&text, job.has_end_time() ? ", ran " : ", running ", DurationText(end - ToTime(job.start_time())));
@@ -70,7 +73,8 @@ std::string FailureText(const v1::FineTuningJob& job, const Terminal& terminal) 
   std::string out;
   if (!job.has_failure()) return out;
   const std::string cause = v1::JobFailure::Cause_Name(job.failure().cause());
-  for (absl::string_view line : absl::StrSplit(job.failure().message(), '\n')) absl::StrAppend(&out, "  ", OneLine(line), "\n");
+  for (absl::string_view line : absl::StrSplit(job.failure().message(), '\n'))
+    absl::StrAppend(&out, "  ", OneLine(line), "\n");
   absl::StrAppend(&out, "  cause   ", terminal.Paint(Colour::kRed, cause), "\n");
   absl::StrAppend(&out, "  remedy  ", Remedy(job.failure().cause(), ShortName(job.name())), "\n");
   return out;
@@ -79,7 +83,8 @@ std::string FailureText(const v1::FineTuningJob& job, const Terminal& terminal) 
 std::string EvaluationLines(const v1::FineTuningJob& job) {
   std::string out;
   for (const v1::Evaluation& evaluation : job.evaluations()) {
-    absl::StrAppend(&out, "  ", EvaluationText(evaluation), evaluation.step() > 0 ? absl::StrCat(", step ", evaluation.step()) : "", "\n");
+    absl::StrAppend(&out, "  ", EvaluationText(evaluation),
+                    evaluation.step() > 0 ? absl::StrCat(", step ", evaluation.step()) : "", "\n");
   }
   return out;
 }
@@ -101,11 +106,12 @@ std::string ResultText(const v1::FineTuningJob& job) {
 }  // namespace
 
 std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now, const Terminal& terminal) {
-  std::vector<Column> columns = {{"NAME", false, true}, {"STATE"},         {"STEP", true},
-                                 {"TASK"},              {"TUNING"},        {"BASE MODEL", false, true},
-                                 {"DATASET", false, true}, {"AGE", true}};
+  std::vector<Column> columns = {
+      {"NAME", false, true},    {"STATE"},    {"STEP", true}, {"TASK"}, {"TUNING"}, {"BASE MODEL", false, true},
+      {"DATASET", false, true}, {"AGE", true}};
   if (wide) {
-    for (const char* heading : {"LOSS", "NODE", "ATTEMPT", "MODEL VERSION", "LABELS"}) columns.push_back({heading, false, true});
+    for (const char* heading : {"LOSS", "NODE", "ATTEMPT", "MODEL VERSION", "LABELS"})
+      columns.push_back({heading, false, true});
   }
   Table table(columns);
   for (const v1::FineTuningJob& job : jobs) {
@@ -132,7 +138,8 @@ std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl
 std::string ResolvedTable(const v1::FineTuningJob& job, const Terminal& terminal) {
   Table table({{"FIELD"}, {"VALUE", false, true}, {"REASON", false, true}});
   for (const v1::ResolvedValue& value : job.resolved()) {
-    table.AddRow({value.field(), value.value(), Cell(value.reason(), value.reason() == "given" ? std::optional<Colour>() : Colour::kFaint)});
+    table.AddRow({value.field(), value.value(),
+                  Cell(value.reason(), value.reason() == "given" ? std::optional<Colour>() : Colour::kFaint)});
   }
   return table.empty() ? "" : table.Render(terminal);
 }
@@ -145,7 +152,8 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   Field(out, terminal, "Waits because", OneLine(job.pending_reason()));
   Field(out, terminal, "Base model", ShortName(job.spec().base_model()));
   Field(out, terminal, "Dataset", DatasetText(job.spec().dataset()));
-  Field(out, terminal, "Task", absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
+  Field(out, terminal, "Task",
+        absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
   if (!job.labels().empty()) Field(out, terminal, "Labels", OneLine(LabelText(job)));
   Field(out, terminal, "Created", Times(job, now));
   if (job.attempt() > 0) {
@@ -168,17 +176,16 @@ std::string Remedy(v1::JobFailure::Cause cause, const std::string& job) {
     case v1::JobFailure::CONFIG:
       return "correct the job file and submit again; `--dry-run` shows what every value becomes";
     case v1::JobFailure::OOM:
-      return "lower training.micro_batch_tokens (memory only) or training.max_length, use LoRA, or a node with more memory";
+      return "lower training.micro_batch_tokens (memory only) or training.max_length, use LoRA, or a node with more "
+             "memory";
     case v1::JobFailure::NON_FINITE:
       return "lower training.learning_rate, raise training.warmup_ratio, or train in fp32";
-    case v1::JobFailure::HARDWARE:
-      return "look at the node's device (its driver's log), then submit again";
+    case v1::JobFailure::HARDWARE: return "look at the node's device (its driver's log), then submit again";
     case v1::JobFailure::WORKER_LOST:
-      return absl::StrCat("look at `luthier node list` and `luthier job logs ", job, "`: attempts died without saying why");
-    case v1::JobFailure::STORAGE:
-      return "free disk space where the message says, then submit again";
-    default:
-      return absl::StrCat("a defect of Luthier: report it with the output of `luthier job logs ", job, "`");
+      return absl::StrCat("look at `luthier node list` and `luthier job logs ", job,
+                          "`: attempts died without saying why");
+    case v1::JobFailure::STORAGE: return "free disk space where the message says, then submit again";
+    default: return absl::StrCat("a defect of Luthier: report it with the output of `luthier job logs ", job, "`");
   }
 }
 

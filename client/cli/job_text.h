@@ -13,7 +13,8 @@ namespace luthier {
 // One line a job; `wide` adds columns.
 std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now, const Terminal& terminal);
 
-// Everything that is known of a job: state, why it waits, values with reasons, progress, evaluations, result or failure.
+// Everything that is known of a job: state, why it waits, values with reasons, progress, evaluations, result or
+// failure.
 std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const Terminal& terminal);
 
 // Every resolved value with its reason.

@@ -17,8 +17,8 @@ void SayWhatCameOut(CommandContext& context, const v1::FineTuningJob& job) {
   if (job.state() != v1::FineTuningJob::SUCCEEDED) return;
   const std::string id = ShortName(job.name());
   const absl::Duration took = ToTime(job.end_time()) - ToTime(job.create_time());
-  context.Say(absl::StrCat(job.name(), " succeeded after ", DurationText(took), " and published ", job.model_version(), "\n",
-                           "  compare with the base:  luthier job compare ", id, "\n",
+  context.Say(absl::StrCat(job.name(), " succeeded after ", DurationText(took), " and published ", job.model_version(),
+                           "\n", "  compare with the base:  luthier job compare ", id, "\n",
                            "  try it:                 luthier generate --model ", id, " --prompt TEXT\n",
                            "  download it:            luthier model download ", id));
 }
@@ -35,7 +35,9 @@ JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle
       handlers.on_event = [&out](const v1::JobEvent& event) { out << MessageToJson(event).dump() << std::endl; };
       [[fallthrough]];
     case WatchStyle::kQuiet:
-      handlers.on_interrupted = [&context](const absl::Status& why) { context.Say(absl::StrCat(why.message(), "; waiting for it")); };
+      handlers.on_interrupted = [&context](const absl::Status& why) {
+        context.Say(absl::StrCat(why.message(), "; waiting for it"));
+      };
       break;
   }
   return handlers;
@@ -43,7 +45,8 @@ JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle
 
 }  // namespace
 
-absl::Status FollowJob(CommandContext& context, const std::string& job, WatchStyle style, absl::Duration timeout, bool to_stderr) {
+absl::Status FollowJob(CommandContext& context, const std::string& job, WatchStyle style, absl::Duration timeout,
+                       bool to_stderr) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   std::ostream& out = to_stderr ? context.err() : context.out();
   WatchView view(out, to_stderr ? context.err_terminal() : context.out_terminal());
@@ -55,9 +58,11 @@ absl::Status FollowJob(CommandContext& context, const std::string& job, WatchSty
   context.interrupts().Handle({});
   view.Finish();
   const std::string reattach = absl::StrCat("watch it again with: luthier job watch ", ShortName(job));
-  if (absl::IsCancelled(over.status())) return absl::CancelledError(absl::StrCat(job, " goes on without you; ", reattach));
+  if (absl::IsCancelled(over.status()))
+    return absl::CancelledError(absl::StrCat(job, " goes on without you; ", reattach));
   if (absl::IsDeadlineExceeded(over.status())) {
-    return absl::DeadlineExceededError(absl::StrCat(job, " is not over after ", DurationText(timeout), " and goes on; ", reattach));
+    return absl::DeadlineExceededError(
+        absl::StrCat(job, " is not over after ", DurationText(timeout), " and goes on; ", reattach));
   }
   LUTHIER_RETURN_IF_ERROR(over.status());
   if (style != WatchStyle::kJson) SayWhatCameOut(context, *over);

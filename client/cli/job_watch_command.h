@@ -17,6 +17,7 @@ enum class WatchStyle {
 
 // Follows the job to its end and returns its outcome (OutcomeOf). Ctrl-C leaves the job running and says how to go on.
 // Events go to `out`. Errors: as JobWatch.
-absl::Status FollowJob(CommandContext& context, const std::string& job, WatchStyle style, absl::Duration timeout, bool to_stderr);
+absl::Status FollowJob(CommandContext& context, const std::string& job, WatchStyle style, absl::Duration timeout,
+                       bool to_stderr);
 
 }  // namespace luthier

@@ -52,17 +52,21 @@ absl::StatusOr<std::vector<v1::ModelVersion>> AllVersions(Client& client) {
   std::vector<v1::ModelVersion> all;
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Model> models, client.ListModels(kMostListed));
   for (const v1::Model& model : models) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::ModelVersion> versions, client.ListModelVersions(model.name(), kMostListed));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::ModelVersion> versions,
+                             client.ListModelVersions(model.name(), kMostListed));
     all.insert(all.end(), versions.begin(), versions.end());
   }
   return all;
 }
 
-std::string KindWord(v1::ModelVersion::Kind kind) { return kind == v1::ModelVersion::FULL_MODEL ? "full model" : "adapter"; }
+std::string KindWord(v1::ModelVersion::Kind kind) {
+  return kind == v1::ModelVersion::FULL_MODEL ? "full model" : "adapter";
+}
 
-std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions, bool wide,
-                       const Terminal& terminal) {
-  std::vector<Column> columns = {{"NAME", false, true}, {"KIND"}, {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true}};
+std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions,
+                       bool wide, const Terminal& terminal) {
+  std::vector<Column> columns = {
+      {"NAME", false, true}, {"KIND"}, {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true}};
   if (wide) {
     for (const char* heading : {"PARAMETERS", "CONTEXT"}) columns.push_back({heading, true});
     columns.push_back({"JOB", false, true});
@@ -70,9 +74,12 @@ std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vecto
   Table table(columns);
   const auto age = [](const auto& message) { return FormatAge(absl::Now() - ToTime(message.create_time())); };
   for (const v1::BaseModel& base : bases) {
-    std::vector<Cell> cells = {ShortName(base.name()), absl::StrCat("base, ", base.model_type()), "-", FormatBytes(Size(base.files())), age(base)};
+    std::vector<Cell> cells = {ShortName(base.name()), absl::StrCat("base, ", base.model_type()), "-",
+                               FormatBytes(Size(base.files())), age(base)};
     if (wide) {
-      for (const std::string& cell : {FormatCount(base.parameters()), FormatCount(base.context_length()), std::string("-")}) cells.emplace_back(cell);
+      for (const std::string& cell :
+           {FormatCount(base.parameters()), FormatCount(base.context_length()), std::string("-")})
+        cells.emplace_back(cell);
     }
     table.AddRow(std::move(cells));
   }
@@ -81,7 +88,8 @@ std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vecto
     std::vector<Cell> cells = {absl::StrCat(ShortName(model), "/", ShortName(version.name())), KindWord(version.kind()),
                                ShortName(version.base_model()), FormatBytes(Size(version.files())), age(version)};
     if (wide) {
-      for (const std::string& cell : {std::string("-"), std::string("-"), ShortName(version.job())}) cells.emplace_back(cell);
+      for (const std::string& cell : {std::string("-"), std::string("-"), ShortName(version.job())})
+        cells.emplace_back(cell);
     }
     table.AddRow(std::move(cells));
   }
@@ -134,8 +142,8 @@ absl::Status Download(CommandContext& context, const DownloadArguments& argument
     context.PrintForPrograms(out);
     return absl::OkStatus();
   }
-  context.Say(absl::StrCat(version.name(), ", ", KindWord(version.kind()), " for ", ShortName(version.base_model()), ", ",
-                           FormatBytes(Size(version.files())), ", verified"));
+  context.Say(absl::StrCat(version.name(), ", ", KindWord(version.kind()), " for ", ShortName(version.base_model()),
+                           ", ", FormatBytes(Size(version.files())), ", verified"));
   context.out() << folder << std::endl;
   return absl::OkStatus();
 }
@@ -152,7 +160,10 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
       "  luthier model import llama-3.2-1b /models/Llama-3.2-1B-Instruct\n",
       [&context, import] { return Import(context, *import); });
   import_command.add_option("NAME", import->id, "Name to register it under")->required();
-  import_command.add_option("FOLDER", import->folder, "Folder on the server's machine: config.json, *.safetensors, tokenizer.json")->required();
+  import_command
+      .add_option("FOLDER", import->folder,
+                  "Folder on the server's machine: config.json, *.safetensors, tokenizer.json")
+      ->required();
 
   auto list = std::make_shared<ListArguments>();
   CLI::App& list_command = context.AddCommand(model, "list", "List base models and published versions",
@@ -163,12 +174,14 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
 
   auto download = std::make_shared<DownloadArguments>();
   CLI::App& download_command = context.AddCommand(
-      model, "download", "Download a published version; goes on where an earlier download broke, and verifies every file",
+      model, "download",
+      "Download a published version; goes on where an earlier download broke, and verifies every file",
       "  luthier model download intents-1                   # the newest version, into ./intents-1\n"
       "  luthier model download intents-1/2 --to adapter\n",
       [&context, download] { return Download(context, *download); });
   download_command.add_option("MODEL", download->model, "Model (the name of its job), or MODEL/VERSION")->required();
-  download_command.add_option("--to", download->folder, "Folder to make; default: the model's name")->type_name("FOLDER");
+  download_command.add_option("--to", download->folder, "Folder to make; default: the model's name")
+      ->type_name("FOLDER");
   context.CompleteWith(download_command, ModelNames);
 }
 

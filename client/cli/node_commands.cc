@@ -28,27 +28,33 @@ std::string GpuMemory(const v1::Inventory& inventory) {
 }
 
 std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Terminal& terminal) {
-  std::vector<Column> columns = {{"NAME", false, true}, {"STATE"}, {"CPUS", true}, {"MEMORY", true}, {"GPUS", false, true}, {"RUNS", false, true}, {"HEARD", true}};
+  std::vector<Column> columns = {
+      {"NAME", false, true}, {"STATE"},      {"CPUS", true}, {"MEMORY", true}, {"GPUS", false, true},
+      {"RUNS", false, true}, {"HEARD", true}};
   if (wide) {
     for (const char* heading : {"GPU MEMORY", "CPU", "HOST", "AGENT"}) columns.push_back({heading, false, true});
   }
   Table table(columns);
   for (const v1::Node& node : nodes) {
-    const Colour colour = node.state() == v1::Node::READY ? Colour::kGreen : node.state() == v1::Node::LOST ? Colour::kRed : Colour::kBlue;
+    const Colour colour = node.state() == v1::Node::READY  ? Colour::kGreen
+                          : node.state() == v1::Node::LOST ? Colour::kRed
+                                                           : Colour::kBlue;
     const v1::Inventory& inventory = node.inventory();
     std::string runs;
     for (const std::string& attempt : node.attempts()) {
       absl::StrAppend(&runs, runs.empty() ? "" : ",", ShortName(attempt.substr(0, attempt.find("/attempts/"))));
     }
-    std::vector<Cell> cells = {ShortName(node.name()),
-                               Cell(v1::Node::State_Name(node.state()), colour),
-                               FormatCount(inventory.cpus()),
-                               FormatBytes(inventory.memory_bytes()),
-                               Gpus(inventory),
-                               runs.empty() ? "-" : runs,
-                               node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
+    std::vector<Cell> cells = {
+        ShortName(node.name()),
+        Cell(v1::Node::State_Name(node.state()), colour),
+        FormatCount(inventory.cpus()),
+        FormatBytes(inventory.memory_bytes()),
+        Gpus(inventory),
+        runs.empty() ? "-" : runs,
+        node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
     if (wide) {
-      for (const std::string& cell : {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(), node.agent_version()}) {
+      for (const std::string& cell :
+           {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(), node.agent_version()}) {
         cells.emplace_back(cell.empty() ? "-" : cell);
       }
     }
@@ -67,7 +73,8 @@ absl::Status List(CommandContext& context) {
   } else if (context.format() == OutputFormat::kName) {
     for (const v1::Node& node : nodes) context.out() << node.name() << "\n";
   } else if (nodes.empty()) {
-    context.Say("no nodes; start an agent with `luthier-worker --server HOST:PORT`, or the server with --with-local-worker");
+    context.Say(
+        "no nodes; start an agent with `luthier-worker --server HOST:PORT`, or the server with --with-local-worker");
   } else {
     context.out() << NodeTable(nodes, context.format() == OutputFormat::kWide, context.out_terminal());
   }
@@ -108,15 +115,17 @@ void AddNodeCommands(CLI::App& app, CommandContext& context) {
   context.AddCommand(node, "list", "List nodes: what they have, what they run, when they were last heard",
                      "  luthier node list\n  luthier node list -o wide\n", [&context] { return List(context); });
   auto drain = std::make_shared<DrainArguments>();
-  CLI::App& drain_command = context.AddCommand(node, "drain", "Give a node nothing any more; what runs there goes on to its end",
-                                               "  luthier node drain gpu-1\n"
-                                               "  luthier node drain gpu-1 --requeue     # what runs there goes on elsewhere\n",
-                                               [&context, drain] { return Drain(context, *drain); });
+  CLI::App& drain_command =
+      context.AddCommand(node, "drain", "Give a node nothing any more; what runs there goes on to its end",
+                         "  luthier node drain gpu-1\n"
+                         "  luthier node drain gpu-1 --requeue     # what runs there goes on elsewhere\n",
+                         [&context, drain] { return Drain(context, *drain); });
   drain_command.add_option("NODE", drain->node, "Name of the node")->required();
   drain_command.add_flag("--requeue", drain->requeue, "Stop what runs there with a checkpoint, to go on elsewhere");
   auto undrained = std::make_shared<std::string>();
-  CLI::App& undrain_command = context.AddCommand(node, "undrain", "Give a node work again", "  luthier node undrain gpu-1\n",
-                                                 [&context, undrained] { return Undrain(context, *undrained); });
+  CLI::App& undrain_command =
+      context.AddCommand(node, "undrain", "Give a node work again", "  luthier node undrain gpu-1\n",
+                         [&context, undrained] { return Undrain(context, *undrained); });
   undrain_command.add_option("NODE", *undrained, "Name of the node")->required();
 }
 

@@ -11,7 +11,8 @@
 namespace luthier {
 
 const std::vector<std::string>& OutputFormatNames() {
-  static const auto* names = new std::vector<std::string>{"table", "wide", "json", "yaml", "name"};  // in the enum's order
+  static const auto* names =
+      new std::vector<std::string>{"table", "wide", "json", "yaml", "name"};  // in the enum's order
   return *names;
 }
 
@@ -19,7 +20,8 @@ absl::StatusOr<OutputFormat> ParseOutputFormat(absl::string_view name) {
   const std::vector<std::string>& names = OutputFormatNames();
   const auto found = std::find(names.begin(), names.end(), name);
   if (found != names.end()) return static_cast<OutputFormat>(found - names.begin());
-  return absl::InvalidArgumentError(absl::StrCat("-o: '", name, "' is not known; give one of: ", absl::StrJoin(names, ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("-o: '", name, "' is not known; give one of: ", absl::StrJoin(names, ", ")));
 }
 
 std::string FormatJson(const nlohmann::json& value, OutputFormat format) {

@@ -51,12 +51,13 @@ bool Extend(X509& certificate, X509& issuer, int kind, const std::string& value)
 }
 
 // Signed by `authority`, or by itself if there is none. `names`: as subjectAltName wants them, empty: none.
-absl::StatusOr<Identity> MakeIdentity(const std::string& common_name, const std::string& usage, const std::string& names, long days,
-                                      const Identity* authority) {
+absl::StatusOr<Identity> MakeIdentity(const std::string& common_name, const std::string& usage,
+                                      const std::string& names, long days, const Identity* authority) {
   Identity made{Owned<EVP_PKEY>(EVP_EC_gen("P-256")), Owned<X509>(X509_new())};
   X509* const certificate = made.certificate.get();
   unsigned char serial[16];
-  if (made.key == nullptr || certificate == nullptr || RAND_bytes(serial, sizeof serial) != 1) return OpenSslError("make a key");
+  if (made.key == nullptr || certificate == nullptr || RAND_bytes(serial, sizeof serial) != 1)
+    return OpenSslError("make a key");
   serial[0] &= 0x7f;  // positive
   const std::unique_ptr<BIGNUM, void (*)(BIGNUM*)> number(BN_bin2bn(serial, sizeof serial, nullptr), BN_free);
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate));
@@ -68,8 +69,10 @@ absl::StatusOr<Identity> MakeIdentity(const std::string& common_name, const std:
                              reinterpret_cast<const unsigned char*>(common_name.c_str()), -1, -1, 0);
   X509* const issuer = authority == nullptr ? certificate : authority->certificate.get();
   X509_set_issuer_name(certificate, X509_get_subject_name(issuer));
-  bool good = Extend(*certificate, *issuer, NID_basic_constraints, authority == nullptr ? "critical,CA:TRUE,pathlen:0" : "critical,CA:FALSE") &&
-              Extend(*certificate, *issuer, NID_key_usage, authority == nullptr ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature") &&
+  bool good = Extend(*certificate, *issuer, NID_basic_constraints,
+                     authority == nullptr ? "critical,CA:TRUE,pathlen:0" : "critical,CA:FALSE") &&
+              Extend(*certificate, *issuer, NID_key_usage,
+                     authority == nullptr ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature") &&
               Extend(*certificate, *issuer, NID_subject_key_identifier, "hash");
   if (!usage.empty()) good = good && Extend(*certificate, *issuer, NID_ext_key_usage, usage);
   if (!names.empty()) good = good && Extend(*certificate, *issuer, NID_subject_alt_name, names);
@@ -106,7 +109,8 @@ absl::StatusOr<std::string> AlternativeNames(const std::vector<std::string>& hos
     } else if (!host.empty() && std::all_of(host.begin(), host.end(), belongs)) {
       names.push_back("DNS:" + host);
     } else {
-      return absl::InvalidArgumentError(absl::StrCat("--host: '", host, "' is neither a name nor an address; leave the port out"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("--host: '", host, "' is neither a name nor an address; leave the port out"));
     }
   }
   return absl::StrJoin(names, ",");
@@ -116,13 +120,17 @@ absl::StatusOr<std::string> AlternativeNames(const std::vector<std::string>& hos
 
 absl::Status WritePrivateCa(const std::string& to, const std::vector<std::string>& hosts) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string names, AlternativeNames(hosts));
-  if (std::filesystem::exists(to)) return absl::AlreadyExistsError(absl::StrCat("--to: ", to, " exists; give a folder that does not"));
+  if (std::filesystem::exists(to))
+    return absl::AlreadyExistsError(absl::StrCat("--to: ", to, " exists; give a folder that does not"));
   // The folder first, so that no key is ever readable by others.
   LUTHIER_RETURN_IF_ERROR(CreateFolders(std::filesystem::absolute(to)));
   if (chmod(to.c_str(), 0700) != 0) return FileError(to, "protect", errno);
-  LUTHIER_ASSIGN_OR_RETURN(const Identity authority, MakeIdentity("Luthier private CA", "", "", kAuthorityDays, nullptr));
-  LUTHIER_ASSIGN_OR_RETURN(const Identity server, MakeIdentity("luthierd", "serverAuth", names, kCertificateDays, &authority));
-  LUTHIER_ASSIGN_OR_RETURN(const Identity client, MakeIdentity("luthier client", "clientAuth", "", kCertificateDays, &authority));
+  LUTHIER_ASSIGN_OR_RETURN(const Identity authority,
+                           MakeIdentity("Luthier private CA", "", "", kAuthorityDays, nullptr));
+  LUTHIER_ASSIGN_OR_RETURN(const Identity server,
+                           MakeIdentity("luthierd", "serverAuth", names, kCertificateDays, &authority));
+  LUTHIER_ASSIGN_OR_RETURN(const Identity client,
+                           MakeIdentity("luthier client", "clientAuth", "", kCertificateDays, &authority));
   LUTHIER_RETURN_IF_ERROR(Write(authority, to + "/ca"));
   LUTHIER_RETURN_IF_ERROR(Write(server, to + "/server"));
   return Write(client, to + "/client");

@@ -69,8 +69,8 @@ std::string ProgressLine(const v1::JobProgress& progress, const std::vector<doub
 
 std::string PlainProgressLine(const v1::JobProgress& progress) {
   const std::string eta = Eta(progress);
-  return absl::StrFormat("%s  %.0f%%  loss %.4f  %s%s%s", Steps(progress), std::floor(Done(progress) * 100), progress.loss(),
-                         Speed(progress), eta.empty() ? "" : "  ", eta);
+  return absl::StrFormat("%s  %.0f%%  loss %.4f  %s%s%s", Steps(progress), std::floor(Done(progress) * 100),
+                         progress.loss(), Speed(progress), eta.empty() ? "" : "  ", eta);
 }
 
 }  // namespace luthier

@@ -32,13 +32,21 @@ absl::Status Show(CommandContext& context, int limit) {
     context.Say("nothing waits");
     return absl::OkStatus();
   }
-  Table table({{"NAME", false, true}, {"TENANT", false, true}, {"CLASS"}, {"PRIORITY", true}, {"DEVICES", true}, {"AGE", true}, {"WAITS BECAUSE", false, true}});
+  Table table({{"NAME", false, true},
+               {"TENANT", false, true},
+               {"CLASS"},
+               {"PRIORITY", true},
+               {"DEVICES", true},
+               {"AGE", true},
+               {"WAITS BECAUSE", false, true}});
   for (const v1::QueueEntry& entry : queue.entries()) {
-    table.AddRow({ShortName(entry.job()), entry.tenant(), ClassWord(entry.service_class()), absl::StrCat(entry.priority()),
-                  absl::StrCat(entry.devices()), FormatAge(absl::Now() - ToTime(entry.create_time())), OneLine(entry.pending_reason())});
+    table.AddRow({ShortName(entry.job()), entry.tenant(), ClassWord(entry.service_class()),
+                  absl::StrCat(entry.priority()), absl::StrCat(entry.devices()),
+                  FormatAge(absl::Now() - ToTime(entry.create_time())), OneLine(entry.pending_reason())});
   }
   context.out() << table.Render(context.out_terminal());
-  if (queue.depth() > queue.entries_size()) context.Say(absl::StrCat(FormatCount(queue.depth()), " jobs wait in all; --limit N shows more"));
+  if (queue.depth() > queue.entries_size())
+    context.Say(absl::StrCat(FormatCount(queue.depth()), " jobs wait in all; --limit N shows more"));
   return absl::OkStatus();
 }
 
@@ -47,10 +55,15 @@ absl::Status Show(CommandContext& context, int limit) {
 void AddQueueCommands(CLI::App& app, CommandContext& context) {
   CLI::App& queue = context.AddNoun(app, "queue", "Show what waits");
   auto limit = std::make_shared<int>(50);
-  CLI::App& show = context.AddCommand(queue, "show", "List the jobs that wait, in the order in which they are expected to start, with the reason of each",
-                                      "  luthier queue show\n  luthier queue show --limit 500 -o json\n",
-                                      [&context, limit] { return Show(context, *limit); });
-  show.add_option("--limit", *limit, "At most this many")->check(CLI::Range(1, 500))->capture_default_str()->type_name("N");
+  CLI::App& show = context.AddCommand(
+      queue, "show",
+      "List the jobs that wait, in the order in which they are expected to start, with the reason of each",
+      "  luthier queue show\n  luthier queue show --limit 500 -o json\n",
+      [&context, limit] { return Show(context, *limit); });
+  show.add_option("--limit", *limit, "At most this many")
+      ->check(CLI::Range(1, 500))
+      ->capture_default_str()
+      ->type_name("N");
 }
 
 }  // namespace luthier

@@ -19,7 +19,8 @@ std::vector<std::string> FlagsOf(const CLI::App& command) {
 
 std::vector<std::string> SubcommandsOf(const CLI::App& command) {
   std::vector<std::string> names;
-  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) names.push_back(subcommand->get_name());
+  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(subcommand->get_name());
   return names;
 }
 

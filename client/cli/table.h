@@ -31,8 +31,8 @@ class Table {
   // As many cells as there are columns.
   void AddRow(std::vector<Cell> cells);
   bool empty() const { return rows_.empty(); }
-  // Lines that end with a newline. On a terminal the widest columns that may shrink do so until the lines fit; in a file
-  // nothing is cut.
+  // Lines that end with a newline. On a terminal the widest columns that may shrink do so until the lines fit; in a
+  // file nothing is cut.
   std::string Render(const Terminal& terminal) const;
 
  private:

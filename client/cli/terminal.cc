@@ -14,18 +14,12 @@ namespace {
 
 const char* Sequence(Colour colour) {
   switch (colour) {
-    case Colour::kRed:
-      return "\x1b[31m";
-    case Colour::kGreen:
-      return "\x1b[32m";
-    case Colour::kYellow:
-      return "\x1b[33m";
-    case Colour::kBlue:
-      return "\x1b[34m";
-    case Colour::kFaint:
-      return "\x1b[2m";
-    case Colour::kBold:
-      return "\x1b[1m";
+    case Colour::kRed: return "\x1b[31m";
+    case Colour::kGreen: return "\x1b[32m";
+    case Colour::kYellow: return "\x1b[33m";
+    case Colour::kBlue: return "\x1b[34m";
+    case Colour::kFaint: return "\x1b[2m";
+    case Colour::kBold: return "\x1b[1m";
   }
   return "";
 }
@@ -76,7 +70,8 @@ Terminal TerminalOf(int fd) {
   winsize size{};
   terminal.width = ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
   int columns = 0;
-  if (const char* value = std::getenv("COLUMNS"); value != nullptr && absl::SimpleAtoi(value, &columns) && columns > 0) {
+  if (const char* value = std::getenv("COLUMNS");
+      value != nullptr && absl::SimpleAtoi(value, &columns) && columns > 0) {
     terminal.width = columns;
   }
   return terminal;

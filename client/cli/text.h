@@ -12,12 +12,12 @@
 
 namespace luthier {
 
-std::string FormatCount(int64_t count);        // 3,812,096
-std::string FormatBytes(int64_t bytes);        // 7.6 MB, powers of 1000 as disks and downloads are counted
+std::string FormatCount(int64_t count);             // 3,812,096
+std::string FormatBytes(int64_t bytes);             // 7.6 MB, powers of 1000 as disks and downloads are counted
 std::string DurationText(absl::Duration duration);  // 1h 02m, 2m 05s, 3.2s, 45ms (absl has a FormatDuration)
-std::string FormatAge(absl::Duration age);     // 3d, 5h, 12m, 8s
-std::string FormatPercent(double fraction);    // 96.5 %
-std::string FormatFraction(double number);     // four significant digits: 0.0123, 1.235, 2e-05
+std::string FormatAge(absl::Duration age);          // 3d, 5h, 12m, 8s
+std::string FormatPercent(double fraction);         // 96.5 %
+std::string FormatFraction(double number);          // four significant digits: 0.0123, 1.235, 2e-05
 
 absl::Duration ToDuration(const google::protobuf::Duration& duration);
 absl::Time ToTime(const google::protobuf::Timestamp& timestamp);

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
-#include "absl/time/clock.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "client/cli/progress_line.h"
 #include "client/cli/text.h"
 
@@ -18,16 +18,12 @@ constexpr int kHeadingWidth = 11;
 
 Colour StateColour(v1::FineTuningJob::State state) {
   switch (state) {
-    case v1::FineTuningJob::SUCCEEDED:
-      return Colour::kGreen;
-    case v1::FineTuningJob::FAILED:
-      return Colour::kRed;
+    case v1::FineTuningJob::SUCCEEDED: return Colour::kGreen;
+    case v1::FineTuningJob::FAILED: return Colour::kRed;
     case v1::FineTuningJob::RECOVERING:
     case v1::FineTuningJob::CANCELLING:
-    case v1::FineTuningJob::CANCELLED:
-      return Colour::kYellow;
-    default:
-      return Colour::kBlue;
+    case v1::FineTuningJob::CANCELLED: return Colour::kYellow;
+    default: return Colour::kBlue;
   }
 }
 
@@ -43,8 +39,9 @@ std::string Text(const v1::JobEvent& event, const char* field) {
 
 std::string StartedText(const v1::JobEvent& event) {
   const auto count = [&](const char* field) { return FormatCount(static_cast<int64_t>(Number(event, field))); };
-  return absl::StrCat(Text(event, "device"), " ", Text(event, "precision"), ", trains ", count("trainable_parameters"), " of ",
-                      count("base_parameters"), " parameters on ", count("train_rows"), " rows, ", count("total_steps"), " steps");
+  return absl::StrCat(Text(event, "device"), " ", Text(event, "precision"), ", trains ", count("trainable_parameters"),
+                      " of ", count("base_parameters"), " parameters on ", count("train_rows"), " rows, ",
+                      count("total_steps"), " steps");
 }
 
 std::string CheckpointText(const v1::JobEvent& event) {

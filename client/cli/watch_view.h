@@ -1,4 +1,5 @@
-// Prints a job's events as they come: on a terminal one redrawn line of progress below the other events, in a file lines.
+// Prints a job's events as they come: on a terminal one redrawn line of progress below the other events, in a file
+// lines.
 #pragma once
 
 #include <ostream>

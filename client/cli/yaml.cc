@@ -47,17 +47,14 @@ class Converter {
       return nullptr;
     }
     switch (node.Type()) {
-      case YAML::NodeType::Scalar:
-        return node.Tag() == "!" ? json(node.Scalar()) : PlainScalar(node.Scalar());
+      case YAML::NodeType::Scalar: return node.Tag() == "!" ? json(node.Scalar()) : PlainScalar(node.Scalar());
       case YAML::NodeType::Sequence: {
         json list = json::array();
         for (const YAML::Node& element : node) list.push_back(Convert(element, path, depth + 1));
         return list;
       }
-      case YAML::NodeType::Map:
-        return ConvertMap(node, path, depth);
-      default:
-        return nullptr;
+      case YAML::NodeType::Map: return ConvertMap(node, path, depth);
+      default: return nullptr;
     }
   }
 
@@ -90,7 +87,10 @@ class Converter {
 bool IsPlain(const std::string& text) {
   if (!PlainScalar(text).is_string() || LooksLikeNumber(text) || text.back() == ' ' || text.back() == ':') return false;
   if (!std::isalpha(static_cast<unsigned char>(text[0])) && text[0] != '/') return false;
-  const auto harmless = [](char c) { return std::isalnum(static_cast<unsigned char>(c)) || absl::string_view(" _./-,+=@").find(c) != absl::string_view::npos; };
+  const auto harmless = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) ||
+           absl::string_view(" _./-,+=@").find(c) != absl::string_view::npos;
+  };
   return std::all_of(text.begin(), text.end(), harmless);
 }
 
@@ -133,7 +133,8 @@ void Emit(const json& value, int indent, std::string& out) {
 }  // namespace
 
 absl::StatusOr<YamlDocument> ParseYaml(const std::string& text, const std::string& name) {
-  if (text.size() > kMostBytes) return absl::InvalidArgumentError(absl::StrCat(name, ": is too large for a settings file"));
+  if (text.size() > kMostBytes)
+    return absl::InvalidArgumentError(absl::StrCat(name, ": is too large for a settings file"));
   if (json::accept(text)) return YamlDocument{json::parse(text), {}};
   try {
     Converter converter(name);

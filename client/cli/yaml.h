@@ -14,8 +14,8 @@ struct YamlDocument {
   std::map<std::string, int> lines;  // of each field, by its path: `lora.rank` → 4
 };
 
-// Reads YAML 1.2's core schema, and JSON. `name` is what messages call the text. Errors: INVALID_ARGUMENT `name:line: …` for a
-// syntax error, a field given twice, or more nesting or content than a settings file has.
+// Reads YAML 1.2's core schema, and JSON. `name` is what messages call the text. Errors: INVALID_ARGUMENT `name:line:
+// …` for a syntax error, a field given twice, or more nesting or content than a settings file has.
 absl::StatusOr<YamlDocument> ParseYaml(const std::string& text, const std::string& name);
 
 // Block style; text that would read as something else is quoted.

@@ -55,8 +55,9 @@ absl::StatusOr<Response> Call(const Client::Options& options, absl::Duration tim
 
 // Every page of a list, up to `limit` items. `items` names the repeated field of the response.
 template <typename Stub, typename Request, typename Response, typename Items>
-auto List(const Client::Options& options, Stub& stub, Method<Stub, Request, Response> method, Request request, int limit,
-          Items items) -> absl::StatusOr<std::vector<std::decay_t<decltype(*items(std::declval<Response&>())->begin())>>> {
+auto List(const Client::Options& options, Stub& stub, Method<Stub, Request, Response> method, Request request,
+          int limit, Items items)
+    -> absl::StatusOr<std::vector<std::decay_t<decltype(*items(std::declval<Response&>())->begin())>>> {
   std::vector<std::decay_t<decltype(*items(std::declval<Response&>())->begin())>> all;
   while (true) {
     request.set_page_size(std::min(kPageSize, limit - static_cast<int>(all.size())));
@@ -92,7 +93,8 @@ absl::StatusOr<v1::FineTuningJob> Client::GetJob(const std::string& name) {
   return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request);
 }
 
-absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const std::vector<v1::FineTuningJob::State>& states, int limit) {
+absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const std::vector<v1::FineTuningJob::State>& states,
+                                                                int limit) {
   v1::ListFineTuningJobsRequest request;
   for (const v1::FineTuningJob::State state : states) request.add_states(state);
   return List(options_, *jobs_, &v1::FineTuningService::Stub::ListFineTuningJobs, request, limit,
@@ -133,7 +135,8 @@ absl::StatusOr<v1::FineTuningJob> Client::RetryJob(const std::string& name) {
 
 absl::StatusOr<v1::FineTuningJob> Client::UpdateJob(const v1::UpdateFineTuningJobRequest& request) {
   Options options = options_;
-  if (!request.job().etag().empty()) options.retry.attempts = 1;  // a second try would find the etag changed by the first
+  if (!request.job().etag().empty())
+    options.retry.attempts = 1;  // a second try would find the etag changed by the first
   return Call(options, options_.timeout, *jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, request);
 }
 
@@ -154,7 +157,8 @@ absl::StatusOr<v1::Queue> Client::GetQueue(int limit) {
   return Call(options_, options_.timeout, *queue_, &v1::QueueService::Stub::GetQueue, request);
 }
 
-absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& job, const std::vector<std::string>& types) {
+absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& job,
+                                                             const std::vector<std::string>& types) {
   v1::ListJobEventsRequest request;
   request.set_parent(job);
   for (const std::string& type : types) request.add_types(type);

@@ -1,4 +1,5 @@
-// The API as functions. Reads, and writes that the API makes safe to repeat, are tried again while the server is unavailable.
+// The API as functions. Reads, and writes that the API makes safe to repeat, are tried again while the server is
+// unavailable.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +40,8 @@ class Client {
   absl::StatusOr<v1::FineTuningJob> CreateJob(v1::CreateFineTuningJobRequest request);
   absl::StatusOr<v1::FineTuningJob> GetJob(const std::string& name);
   // Newest first, at most `limit`.
-  absl::StatusOr<std::vector<v1::FineTuningJob>> ListJobs(const std::vector<v1::FineTuningJob::State>& states, int limit);
+  absl::StatusOr<std::vector<v1::FineTuningJob>> ListJobs(const std::vector<v1::FineTuningJob::State>& states,
+                                                          int limit);
   absl::StatusOr<v1::FineTuningJob> CancelJob(const std::string& name);
   absl::StatusOr<v1::FineTuningJob> PauseJob(const std::string& name);
   absl::StatusOr<v1::FineTuningJob> ResumeJob(const std::string& name);

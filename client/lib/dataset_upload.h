@@ -17,8 +17,9 @@ struct DatasetFile {
   std::string path;
 };
 
-// Uploads the files as `datasets/{id}`. The same content under the same id is no error, so a broken upload is sent again.
-// Errors: NOT_FOUND if a file is; INVALID_ARGUMENT with part and line; ALREADY_EXISTS; RESOURCE_EXHAUSTED; UNAVAILABLE.
+// Uploads the files as `datasets/{id}`. The same content under the same id is no error, so a broken upload is sent
+// again. Errors: NOT_FOUND if a file is; INVALID_ARGUMENT with part and line; ALREADY_EXISTS; RESOURCE_EXHAUSTED;
+// UNAVAILABLE.
 absl::StatusOr<v1::Dataset> UploadDataset(Client& client, const std::string& id, const std::vector<DatasetFile>& files,
                                           const TransferProgress& progress = {});
 

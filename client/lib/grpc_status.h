@@ -11,7 +11,8 @@ namespace luthier {
 // `server`: the address that was called; named when it could not be reached.
 absl::Status FromGrpc(const grpc::Status& status, const std::string& server);
 
-// Whether a status of FromGrpc says that nothing answered at the address, as opposed to a server that cannot serve just now.
+// Whether a status of FromGrpc says that nothing answered at the address, as opposed to a server that cannot serve just
+// now.
 bool IsUnreachable(const absl::Status& status);
 
 }  // namespace luthier

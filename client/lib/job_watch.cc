@@ -29,11 +29,13 @@ absl::StatusOr<v1::FineTuningJob> JobWatch::Run() {
       return absl::DeadlineExceededError(absl::StrCat(job_name_, " was not over in time"));
     }
     const absl::Status error = FromGrpc(status, client_.options().server);
-    const bool give_up = connected_once_ ? absl::Now() - last_heard_ > options_.longest_silence : failures >= retry.attempts;
+    const bool give_up =
+        connected_once_ ? absl::Now() - last_heard_ > options_.longest_silence : failures >= retry.attempts;
     if (!status.ok() && (!IsBrokenStream(status) || give_up)) return error;
     if (connected_once_ && !interrupted_ && handlers_.on_interrupted) handlers_.on_interrupted(error);
     interrupted_ = connected_once_;
-    if (PauseOrStopped(RetryPause(retry, failures, RandomFraction()))) return absl::CancelledError("the watch was stopped");
+    if (PauseOrStopped(RetryPause(retry, failures, RandomFraction())))
+      return absl::CancelledError("the watch was stopped");
   }
 }
 
@@ -93,7 +95,8 @@ bool JobWatch::PauseOrStopped(absl::Duration pause) {
 }
 
 bool IsTerminal(v1::FineTuningJob::State state) {
-  return state == v1::FineTuningJob::SUCCEEDED || state == v1::FineTuningJob::FAILED || state == v1::FineTuningJob::CANCELLED;
+  return state == v1::FineTuningJob::SUCCEEDED || state == v1::FineTuningJob::FAILED ||
+         state == v1::FineTuningJob::CANCELLED;
 }
 
 }  // namespace luthier

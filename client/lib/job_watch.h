@@ -36,8 +36,8 @@ class JobWatch {
   };
   JobWatch(Client& client, std::string job, Options options, JobWatchHandlers handlers);
 
-  // Blocks until the job is over and returns it. Errors: NOT_FOUND; CANCELLED after Stop(); UNAVAILABLE if there is no server at
-  // the start (after the client's retries) or for `longest_silence` later; DEADLINE_EXCEEDED.
+  // Blocks until the job is over and returns it. Errors: NOT_FOUND; CANCELLED after Stop(); UNAVAILABLE if there is no
+  // server at the start (after the client's retries) or for `longest_silence` later; DEADLINE_EXCEEDED.
   absl::StatusOr<v1::FineTuningJob> Run();
 
   // Ends Run() soon. Any thread.

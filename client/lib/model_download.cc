@@ -64,7 +64,8 @@ void RemoveOthers(const std::string& folder, const std::vector<v1::ModelFile>& f
   std::vector<fs::path> others;
   std::error_code error;
   for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder, error)) {
-    if (!entry.is_directory() && wanted.count(fs::relative(entry.path(), folder).string()) == 0) others.push_back(entry.path());
+    if (!entry.is_directory() && wanted.count(fs::relative(entry.path(), folder).string()) == 0)
+      others.push_back(entry.path());
   }
   for (const fs::path& path : others) fs::remove(path, error);
 }
@@ -159,7 +160,8 @@ absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const st
   if (absl::EndsWith(target, "/")) target.pop_back();
   if (fs::exists(target)) {
     if (Holds(target, remote.files)) return absl::OkStatus();
-    return absl::AlreadyExistsError(absl::StrCat(folder, " exists and is not ", remote.name, "; give another folder, or remove it"));
+    return absl::AlreadyExistsError(
+        absl::StrCat(folder, " exists and is not ", remote.name, "; give another folder, or remove it"));
   }
   const std::string partial = target + ".partial";
   LUTHIER_RETURN_IF_ERROR(CreateFolders(partial));

@@ -22,7 +22,10 @@ absl::StatusOr<ResumableFile> ResumableFile::Open(const std::string& path, int64
 }
 
 ResumableFile::ResumableFile(ResumableFile&& other) noexcept
-    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_), hash_(std::move(other.hash_)) {}
+    : path_(std::move(other.path_)),
+      fd_(std::exchange(other.fd_, -1)),
+      size_(other.size_),
+      hash_(std::move(other.hash_)) {}
 
 ResumableFile::~ResumableFile() {
   if (fd_ >= 0) close(fd_);

@@ -23,10 +23,9 @@ bool IsBrokenStream(const grpc::Status& status) {
     case grpc::StatusCode::RESOURCE_EXHAUSTED:  // a watcher that was too slow is cut and told to resume
     case grpc::StatusCode::INTERNAL:            // a reset in the middle of a message, as proxies send it
     case grpc::StatusCode::UNKNOWN:
-    case grpc::StatusCode::CANCELLED:           // by the server's end: ours is known to the caller
+    case grpc::StatusCode::CANCELLED:  // by the server's end: ours is known to the caller
       return true;
-    default:
-      return false;
+    default: return false;
   }
 }
 

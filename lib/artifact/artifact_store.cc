@@ -98,7 +98,8 @@ class FileBlobWriter : public BlobWriter {
                                               expected_sha256, "; send the file again"));
     }
     LUTHIER_ASSIGN_OR_RETURN(const std::string path, store_.BlobPath(sha256));
-    if (pins_ != nullptr) pins_->Add(sha256);  // before the file has its name: a collection would find nothing that refers to it
+    if (pins_ != nullptr)
+      pins_->Add(sha256);  // before the file has its name: a collection would find nothing that refers to it
     LUTHIER_RETURN_IF_ERROR(file_.CommitAs(path));
     return sha256;
   }
@@ -164,7 +165,8 @@ class FileBlobReader : public BlobReader {
 std::vector<std::string> ListBlobs(const std::string& root) {
   std::vector<std::string> blobs;
   std::error_code error;
-  for (fs::recursive_directory_iterator entry(root + "/blobs/sha256", error), end; entry != end; entry.increment(error)) {
+  for (fs::recursive_directory_iterator entry(root + "/blobs/sha256", error), end; entry != end;
+       entry.increment(error)) {
     const std::string name = entry->path().filename();
     if (IsSha256Hex(name)) blobs.push_back(name);
   }
@@ -209,7 +211,8 @@ absl::StatusOr<Manifest> ParseManifest(const json& json) {
   for (const ManifestFile& file : manifest.files) {
     LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path));
     LUTHIER_RETURN_IF_ERROR(CheckBlobName(file.sha256));
-    if (file.bytes < 0) return absl::InvalidArgumentError(absl::StrCat("manifest: '", file.path, "' has a negative size"));
+    if (file.bytes < 0)
+      return absl::InvalidArgumentError(absl::StrCat("manifest: '", file.path, "' has a negative size"));
     if (!paths.insert(file.path).second) {
       return absl::InvalidArgumentError(absl::StrCat("manifest: '", file.path, "' is listed twice"));
     }
@@ -261,7 +264,8 @@ absl::StatusOr<Manifest> ManifestOfFolder(const std::string& folder) {
     const std::string path = entry.path().lexically_relative(folder).generic_string();
     if (!entry.is_symlink() && entry.is_directory()) continue;
     if (entry.is_symlink() || !entry.is_regular_file()) {
-      return absl::InvalidArgumentError(absl::StrCat(entry.path().string(), ": is a link or no regular file; copy the file there"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(entry.path().string(), ": is a link or no regular file; copy the file there"));
     }
     LUTHIER_RETURN_IF_ERROR(CheckRelativePath(path));
     LUTHIER_ASSIGN_OR_RETURN(std::string sha256, Sha256OfFile(entry.path().string()));
@@ -302,7 +306,8 @@ absl::StatusOr<std::unique_ptr<FileArtifactStore>> FileArtifactStore::Open(const
 
 absl::StatusOr<std::unique_ptr<FileArtifactStore>> FileArtifactStore::OpenShared(const std::string& root) {
   if (!fs::is_directory(root + "/incoming") || !fs::is_directory(root + "/blobs/sha256")) {
-    return absl::NotFoundError(absl::StrCat(root, ": is no artifact store; give the folder `artifacts` of the server's data folder"));
+    return absl::NotFoundError(
+        absl::StrCat(root, ": is no artifact store; give the folder `artifacts` of the server's data folder"));
   }
   return std::unique_ptr<FileArtifactStore>(new FileArtifactStore(root));
 }
@@ -319,8 +324,9 @@ std::string FileArtifactStore::BlobPathIn(const std::string& root, absl::string_
 absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(int64_t expected_bytes, BlobPins* pins) {
   LUTHIER_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(root_));
   if (free - kReserveBytes < expected_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(root_, ": ", free, " bytes are free, ", expected_bytes, " and a reserve of ",
-                                                     kReserveBytes, " are needed; free space on that disk and try again"));
+    return absl::ResourceExhaustedError(absl::StrCat(root_, ": ", free, " bytes are free, ", expected_bytes,
+                                                     " and a reserve of ", kReserveBytes,
+                                                     " are needed; free space on that disk and try again"));
   }
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(root_ + "/incoming/blob"));
   return std::make_unique<FileBlobWriter>(std::move(file), *this, pins);
@@ -328,7 +334,8 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(int64_t e
 
 absl::StatusOr<std::unique_ptr<BlobReader>> FileArtifactStore::OpenBlob(absl::string_view sha256, int64_t offset) {
   LUTHIER_ASSIGN_OR_RETURN(const int64_t size, BlobSize(sha256));
-  if (offset < 0 || offset > size) return absl::OutOfRangeError(absl::StrCat("offset ", offset, " of a blob of ", size, " bytes"));
+  if (offset < 0 || offset > size)
+    return absl::OutOfRangeError(absl::StrCat("offset ", offset, " of a blob of ", size, " bytes"));
   LUTHIER_ASSIGN_OR_RETURN(const std::string path, BlobPath(sha256));
   Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return FileError(path, "open", errno);
@@ -418,10 +425,11 @@ void FileArtifactStore::Unpin(const std::string& sha256) {
   if (--found->second == 0) pins_.erase(found);
 }
 
-// The order makes it safe. A blob listed here is older than the references that are then asked for; whoever began to use it
-// since has pinned it since, and such blobs stay. The lock keeps a blob from being pinned between the check and its removal.
-absl::StatusOr<Garbage> FileArtifactStore::CollectGarbage(
-    const std::function<absl::StatusOr<References>()>& references, absl::Duration keep) {
+// The order makes it safe. A blob listed here is older than the references that are then asked for; whoever began to
+// use it since has pinned it since, and such blobs stay. The lock keeps a blob from being pinned between the check and
+// its removal.
+absl::StatusOr<Garbage> FileArtifactStore::CollectGarbage(const std::function<absl::StatusOr<References>()>& references,
+                                                          absl::Duration keep) {
   const absl::Time before = absl::Now() - keep;
   {
     const std::lock_guard lock(mutex_);

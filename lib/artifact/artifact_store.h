@@ -43,8 +43,8 @@ nlohmann::json ToJson(const Manifest& manifest);
 // Errors: INVALID_ARGUMENT for a bad path, hash or size, or a path given twice.
 absl::StatusOr<Manifest> ParseManifest(const nlohmann::json& json);
 
-// Paths that come from others: relative, of at most 1,024 bytes, names of 1 to 255 bytes that are neither `.` nor `..` and
-// hold no NUL, backslash or control character. Errors: INVALID_ARGUMENT naming the path's fault.
+// Paths that come from others: relative, of at most 1,024 bytes, names of 1 to 255 bytes that are neither `.` nor `..`
+// and hold no NUL, backslash or control character. Errors: INVALID_ARGUMENT naming the path's fault.
 absl::Status CheckRelativePath(absl::string_view path);
 
 // Identifies the artifact of an attempt: `jobs/<job>/attempt-<N>/<name>`.
@@ -97,13 +97,13 @@ class ArtifactStore {
   // `pins`, which must outlive the writer, holds the blob from its commit on; none where nobody collects garbage.
   // Errors: RESOURCE_EXHAUSTED if fewer than `expected_bytes` (0: unknown) and a reserve are free.
   virtual absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes, BlobPins* pins = nullptr) = 0;
-  // Errors: INVALID_ARGUMENT for a name that is no SHA-256, OUT_OF_RANGE for an offset beyond the end; NOT_FOUND; DATA_LOSS.
-  // Reading starts at byte `offset` (the hash still covers the bytes before).
+  // Errors: INVALID_ARGUMENT for a name that is no SHA-256, OUT_OF_RANGE for an offset beyond the end; NOT_FOUND;
+  // DATA_LOSS. Reading starts at byte `offset` (the hash still covers the bytes before).
   virtual absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) = 0;
   virtual absl::StatusOr<int64_t> BlobSize(absl::string_view sha256) = 0;
   bool HasBlob(absl::string_view sha256) { return BlobSize(sha256).ok(); }
-  // Publishes an artifact. Publishing the same again succeeds. Errors: FAILED_PRECONDITION if a blob is not stored or has
-  // another size; ALREADY_EXISTS if the key has another manifest.
+  // Publishes an artifact. Publishing the same again succeeds. Errors: FAILED_PRECONDITION if a blob is not stored or
+  // has another size; ALREADY_EXISTS if the key has another manifest.
   virtual absl::Status PutManifest(const ArtifactKey& key, const Manifest& manifest) = 0;
   // Errors: NOT_FOUND; DATA_LOSS if the manifest is damaged.
   virtual absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) = 0;
@@ -129,8 +129,8 @@ class FileArtifactStore : public ArtifactStore {
   // Creates the folder if needed and removes unfinished files of a process that died. One process owns a folder.
   static absl::StatusOr<std::unique_ptr<FileArtifactStore>> Open(const std::string& root);
 
-  // The folder of another process that this one may also write blobs into; creates and removes nothing. What is unfinished
-  // when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if no store is there.
+  // The folder of another process that this one may also write blobs into; creates and removes nothing. What is
+  // unfinished when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if no store is there.
   static absl::StatusOr<std::unique_ptr<FileArtifactStore>> OpenShared(const std::string& root);
 
   absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes, BlobPins* pins = nullptr) override;
@@ -140,18 +140,21 @@ class FileArtifactStore : public ArtifactStore {
   absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) override;
   absl::Status DeleteBlob(absl::string_view sha256) override;
 
-  // Makes a blob of another store this one's too: a link where both are on one disk, else a copy. Every byte is read and checked, and a
-  // damaged blob of this store is replaced. Errors: NOT_FOUND; DATA_LOSS if it is damaged there; RESOURCE_EXHAUSTED.
+  // Makes a blob of another store this one's too: a link where both are on one disk, else a copy. Every byte is read
+  // and checked, and a damaged blob of this store is replaced. Errors: NOT_FOUND; DATA_LOSS if it is damaged there;
+  // RESOURCE_EXHAUSTED.
   absl::Status AddFrom(FileArtifactStore& other, const std::string& sha256);
 
-  // What is referred to from outside; asked after the blobs were listed, so that it may only grow in between by what is pinned.
+  // What is referred to from outside; asked after the blobs were listed, so that it may only grow in between by what is
+  // pinned.
   struct References {
     std::set<std::string> blobs;
     std::set<std::pair<std::string, int>> attempts;  // job, number: their manifests count too
   };
-  // Removes every blob and manifest that nothing refers to and that is older than `keep` (another process may have written a
-  // blob that it is about to refer to). Uploads may go on meanwhile. One call at a time.
-  absl::StatusOr<Garbage> CollectGarbage(const std::function<absl::StatusOr<References>()>& references, absl::Duration keep);
+  // Removes every blob and manifest that nothing refers to and that is older than `keep` (another process may have
+  // written a blob that it is about to refer to). Uploads may go on meanwhile. One call at a time.
+  absl::StatusOr<Garbage> CollectGarbage(const std::function<absl::StatusOr<References>()>& references,
+                                         absl::Duration keep);
 
   // Where a blob lies, for programs on the same machine that only read it.
   absl::StatusOr<std::string> BlobPath(absl::string_view sha256) const;
@@ -175,7 +178,8 @@ class FileArtifactStore : public ArtifactStore {
 // descriptor, which the caller closes. Errors: INVALID_ARGUMENT for a bad path or a link; NOT_FOUND.
 absl::StatusOr<int> OpenBeneath(const std::string& root, absl::string_view path);
 
-// Hashes every regular file beneath `folder` into a manifest, paths sorted. Errors: INVALID_ARGUMENT for links and odd files.
+// Hashes every regular file beneath `folder` into a manifest, paths sorted. Errors: INVALID_ARGUMENT for links and odd
+// files.
 absl::StatusOr<Manifest> ManifestOfFolder(const std::string& folder);
 
 // Bytes that an unprivileged process may still write to the disk of `folder`.

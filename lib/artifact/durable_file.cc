@@ -28,16 +28,12 @@ absl::Status FileError(const std::string& path, absl::string_view action, int er
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-    case EFBIG:
-      return absl::ResourceExhaustedError(absl::StrCat(what, "; free space on that disk and try again"));
-    case ENOENT:
-      return absl::NotFoundError(what);
+    case EFBIG: return absl::ResourceExhaustedError(absl::StrCat(what, "; free space on that disk and try again"));
+    case ENOENT: return absl::NotFoundError(what);
     case EACCES:
     case EPERM:
-    case EROFS:
-      return absl::PermissionDeniedError(what);
-    default:
-      return absl::DataLossError(what);
+    case EROFS: return absl::PermissionDeniedError(what);
+    default: return absl::DataLossError(what);
   }
 }
 

@@ -1,6 +1,6 @@
 // A file that is either there, complete and on disk, or not there at all.
-// Recipe (All File Systems Are Not Created Equal, OSDI 2014): temporary name in the same directory, write, fsync, rename,
-// fsync of the directory.
+// Recipe (All File Systems Are Not Created Equal, OSDI 2014): temporary name in the same directory, write, fsync,
+// rename, fsync of the directory.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +27,8 @@ class DurableFile {
   // Errors: RESOURCE_EXHAUSTED if the disk is full, with the remedy; DATA_LOSS for an I/O error.
   absl::Status Append(std::span<const std::byte> bytes);
 
-  // Makes the file durable under its final name. After an error it does not exist under that name (unless it did before).
+  // Makes the file durable under its final name. After an error it does not exist under that name (unless it did
+  // before).
   absl::Status Commit() { return CommitAs(path_); }
 
   // The same under a name that was not known at the start, on the same disk; its folder must exist.

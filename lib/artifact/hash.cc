@@ -75,9 +75,8 @@ absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
 }
 
 bool IsSha256Hex(absl::string_view text) {
-  return text.size() == 64 && std::all_of(text.begin(), text.end(), [](char c) {
-           return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
-         });
+  return text.size() == 64 &&
+         std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 uint32_t Crc32c(absl::string_view bytes, uint32_t crc) {

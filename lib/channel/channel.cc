@@ -86,7 +86,8 @@ std::shared_ptr<grpc::ChannelCredentials> Credentials() {
 
 absl::Status CheckTlsFiles() { return TlsFromEnvironment().status(); }
 
-std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token, const grpc::ChannelArguments& arguments) {
+std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token,
+                                             const grpc::ChannelArguments& arguments) {
   if (token.empty()) return grpc::CreateCustomChannel(address, Credentials(), arguments);
   std::vector<std::unique_ptr<ClientInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(std::make_unique<TokenInterceptors>(token));
@@ -100,7 +101,8 @@ absl::StatusOr<std::string> TokenFromEnvironment() {
   if (path.empty()) return std::string();
   std::ifstream file(path);
   std::string token;
-  if (!(file >> token)) return absl::InvalidArgumentError(absl::StrCat("LUTHIER_TOKEN_FILE: ", path, " holds no token, or cannot be read"));
+  if (!(file >> token))
+    return absl::InvalidArgumentError(absl::StrCat("LUTHIER_TOKEN_FILE: ", path, " holds no token, or cannot be read"));
   return token;
 }
 

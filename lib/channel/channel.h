@@ -10,16 +10,17 @@
 
 namespace luthier {
 
-// Every call carries the token, if it is not empty. Over TLS if $LUTHIER_TLS_CA names the file of an authority that signed the server's
-// certificate; with the certificate and key that $LUTHIER_TLS_CERT and $LUTHIER_TLS_KEY name, if the server wants one. CheckTlsFiles()
-// says whether these can be read; if not, no call succeeds.
-std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token, const grpc::ChannelArguments& arguments);
+// Every call carries the token, if it is not empty. Over TLS if $LUTHIER_TLS_CA names the file of an authority that
+// signed the server's certificate; with the certificate and key that $LUTHIER_TLS_CERT and $LUTHIER_TLS_KEY name, if
+// the server wants one. CheckTlsFiles() says whether these can be read; if not, no call succeeds.
+std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token,
+                                             const grpc::ChannelArguments& arguments);
 
 // Errors: INVALID_ARGUMENT.
 absl::Status CheckTlsFiles();
 
-// $LUTHIER_TOKEN, else what the file $LUTHIER_TOKEN_FILE holds; empty if neither is set. Errors: INVALID_ARGUMENT for a file that cannot be
-// read.
+// $LUTHIER_TOKEN, else what the file $LUTHIER_TOKEN_FILE holds; empty if neither is set. Errors: INVALID_ARGUMENT for a
+// file that cannot be read.
 absl::StatusOr<std::string> TokenFromEnvironment();
 
 }  // namespace luthier

@@ -27,10 +27,20 @@ bool IsUnset(const json& value) {
 }
 
 // Fields that change what the adapter computes and that are not implemented.
-constexpr const char* kUnsupported[] = {"use_qalora", "bias", "lora_bias", "fan_in_fan_out", "ensure_weight_tying",
-                                        "target_parameters", "trainable_token_indices", "layer_replication",
-                                        "use_bdlora", "alora_invocation_tokens", "arrow_config",
-                                        "kasa_config", "monteclora_config", "velora_config"};
+constexpr const char* kUnsupported[] = {"use_qalora",
+                                        "bias",
+                                        "lora_bias",
+                                        "fan_in_fan_out",
+                                        "ensure_weight_tying",
+                                        "target_parameters",
+                                        "trainable_token_indices",
+                                        "layer_replication",
+                                        "use_bdlora",
+                                        "alora_invocation_tokens",
+                                        "arrow_config",
+                                        "kasa_config",
+                                        "monteclora_config",
+                                        "velora_config"};
 
 // Names match a whole module name or its end at a dot.
 bool EndsWithAny(absl::string_view module, const std::vector<std::string>& names) {
@@ -81,7 +91,8 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
   if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
   if (json.value("peft_type", "") != "LORA") violation("peft_type", "must be LORA");
   for (const char* field : kUnsupported) {
-    if (json.contains(field) && !IsUnset(json[field])) violation(field, absl::StrCat(json[field].dump(), " is not supported"));
+    if (json.contains(field) && !IsUnset(json[field]))
+      violation(field, absl::StrCat(json[field].dump(), " is not supported"));
   }
   AdapterConfig config;
   try {
@@ -90,12 +101,16 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     config.dropout = json.value("lora_dropout", 0.0);
     config.rslora = json.value("use_rslora", false);
     config.dora = json.value("use_dora", false);
-    if (json.contains("modules_to_save") && !json["modules_to_save"].is_null()) json["modules_to_save"].get_to(config.modules_to_save);
-    if (json.contains("rank_pattern") && !json["rank_pattern"].is_null()) json["rank_pattern"].get_to(config.rank_pattern);
-    if (json.contains("alpha_pattern") && !json["alpha_pattern"].is_null()) json["alpha_pattern"].get_to(config.alpha_pattern);
+    if (json.contains("modules_to_save") && !json["modules_to_save"].is_null())
+      json["modules_to_save"].get_to(config.modules_to_save);
+    if (json.contains("rank_pattern") && !json["rank_pattern"].is_null())
+      json["rank_pattern"].get_to(config.rank_pattern);
+    if (json.contains("alpha_pattern") && !json["alpha_pattern"].is_null())
+      json["alpha_pattern"].get_to(config.alpha_pattern);
     if (json.contains("layers_to_transform") && !json["layers_to_transform"].is_null()) {
       const nlohmann::json& layers = json["layers_to_transform"];
-      config.layers_to_transform = layers.is_array() ? layers.get<std::vector<int>>() : std::vector<int>{layers.get<int>()};
+      config.layers_to_transform =
+          layers.is_array() ? layers.get<std::vector<int>>() : std::vector<int>{layers.get<int>()};
     }
     if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string()) {
       config.base_model_name = json["base_model_name_or_path"];
@@ -113,7 +128,8 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
       config.all_linear = true;
     } else if (targets.is_string()) {
       config.target_regex = targets.get<std::string>();
-      if (!config.layers_to_transform.empty()) violation("layers_to_transform", "goes with a list of target_modules or all-linear only");
+      if (!config.layers_to_transform.empty())
+        violation("layers_to_transform", "goes with a list of target_modules or all-linear only");
     } else {
       violation("target_modules", "must be a list of names, a regular expression or all-linear");
     }
@@ -126,10 +142,13 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     violation("layers_pattern", absl::StrCat(json["layers_pattern"].dump(), " is not supported; supported: layers"));
   }
   if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
-  if (config.target_regex && !CheckPattern(*config.target_regex).ok()) violation("target_modules", "is no regular expression");
-  if (config.exclude_regex && !CheckPattern(*config.exclude_regex).ok()) violation("exclude_modules", "is no regular expression");
+  if (config.target_regex && !CheckPattern(*config.target_regex).ok())
+    violation("target_modules", "is no regular expression");
+  if (config.exclude_regex && !CheckPattern(*config.exclude_regex).ok())
+    violation("exclude_modules", "is no regular expression");
   for (const auto& [key, rank] : config.rank_pattern) {
-    if (rank < 1 || !CheckPattern(key).ok()) violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
+    if (rank < 1 || !CheckPattern(key).ok())
+      violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
   }
   for (const auto& [key, alpha] : config.alpha_pattern) {
     if (!CheckPattern(key).ok()) violation("alpha_pattern", absl::StrCat("'", key, "' is no pattern"));

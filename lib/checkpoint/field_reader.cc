@@ -56,7 +56,9 @@ double FieldReader::Positive(const char* field) {
   return PositiveOr(field, 1);
 }
 
-double FieldReader::PositiveOr(const char* field, double fallback) { return OptionalPositive(field).value_or(fallback); }
+double FieldReader::PositiveOr(const char* field, double fallback) {
+  return OptionalPositive(field).value_or(fallback);
+}
 
 std::optional<double> FieldReader::OptionalPositive(const char* field) {
   const json& value = Raw(field);

@@ -12,11 +12,12 @@
 
 namespace luthier {
 
-// A field that is null counts as absent, as in Python. Every method appends to `violations`, in the form "FILE: PATH: what is
-// wrong", and then returns something harmless, so that one pass reports every fault.
+// A field that is null counts as absent, as in Python. Every method appends to `violations`, in the form "FILE: PATH:
+// what is wrong", and then returns something harmless, so that one pass reports every fault.
 class FieldReader {
  public:
-  // `prefix` is what messages begin with: "config.json: " or "config.json: rope_scaling.". Object and list are borrowed.
+  // `prefix` is what messages begin with: "config.json: " or "config.json: rope_scaling.". Object and list are
+  // borrowed.
   FieldReader(const nlohmann::json& object, std::string prefix, std::vector<std::string>& violations)
       : object_(object), prefix_(std::move(prefix)), violations_(violations) {}
 

@@ -85,7 +85,8 @@ class Reader {
       case kFloat32: return Number<float>();
       case kUint32: return Number<uint32_t>();
       case kBool: return Number<uint8_t>() != 0;
-      default: return Fail(absl::StrCat("'", key, "' has a value of type ", type, ", which is not supported")), GgufValue();
+      default:
+        return Fail(absl::StrCat("'", key, "' has a value of type ", type, ", which is not supported")), GgufValue();
     }
   }
   const char* At(uint64_t begin, uint64_t size) {
@@ -127,7 +128,8 @@ TensorEntry ReadEntry(Reader& reader) {
   for (uint32_t i = 0; i < dimensions && reader.fault().empty(); ++i) {
     const auto size = reader.Number<uint64_t>();
     constexpr uint64_t kMaxElements = uint64_t{1} << 40;
-    if (size > kMaxElements / std::max<uint64_t>(entry.elements, 1)) reader.Fail(absl::StrCat("tensor '", entry.name, "' is too large"));
+    if (size > kMaxElements / std::max<uint64_t>(entry.elements, 1))
+      reader.Fail(absl::StrCat("tensor '", entry.name, "' is too large"));
     entry.elements *= size;
     entry.shape.insert(entry.shape.begin(), static_cast<int64_t>(size));
   }
@@ -154,7 +156,8 @@ absl::Status WriteGguf(const std::string& path, const GgufFile& file) {
   for (const auto& [name, tensor] : file.tensors) {
     writer.Text(name);
     writer.Number(static_cast<uint32_t>(tensor.shape.size()));
-    for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size) writer.Number(static_cast<uint64_t>(*size));
+    for (auto size = tensor.shape.rbegin(); size != tensor.shape.rend(); ++size)
+      writer.Number(static_cast<uint64_t>(*size));
     writer.Number(kFloat32Tensor);
     writer.Number(offset);
     offset = Aligned(offset + tensor.values.size() * sizeof(float));
@@ -177,9 +180,11 @@ absl::StatusOr<GgufFile> ReadGguf(const std::string& path) {
   if (!stream) return absl::NotFoundError(absl::StrCat(path, ": not found"));
   Reader reader(std::vector<char>(std::istreambuf_iterator<char>(stream), {}));
   if (reader.Number<uint32_t>() != kMagic) return absl::InvalidArgumentError(absl::StrCat(path, ": is no GGUF file"));
-  if (reader.Number<uint32_t>() != kVersion) return absl::InvalidArgumentError(absl::StrCat(path, ": is not GGUF version 3"));
+  if (reader.Number<uint32_t>() != kVersion)
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is not GGUF version 3"));
   const auto tensors = reader.Number<uint64_t>(), values = reader.Number<uint64_t>();
-  if (tensors > kMaxEntries || values > kMaxEntries) reader.Fail(absl::StrCat("claims ", tensors, " tensors and ", values, " values"));
+  if (tensors > kMaxEntries || values > kMaxEntries)
+    reader.Fail(absl::StrCat("claims ", tensors, " tensors and ", values, " values"));
   GgufFile file;
   for (uint64_t i = 0; i < values && reader.fault().empty(); ++i) {
     const std::string key = reader.Text();

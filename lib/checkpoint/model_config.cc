@@ -15,8 +15,9 @@ namespace {
 
 using nlohmann::json;
 
-// Fields that change the mathematics in some family, with the value that leaves it as it is. A family that does not read one of
-// them does not implement it, so another value there is refused. transformers ignores such a field; whoever wrote it meant it.
+// Fields that change the mathematics in some family, with the value that leaves it as it is. A family that does not
+// read one of them does not implement it, so another value there is refused. transformers ignores such a field; whoever
+// wrote it meant it.
 const std::vector<std::pair<const char*, json>>& FieldsThatMatter() {
   static const std::vector<std::pair<const char*, json>> fields = {
       {"alibi", false},
@@ -57,8 +58,8 @@ const std::vector<std::pair<const char*, json>>& FieldsThatMatter() {
   return fields;
 }
 
-// The families that call their gate's activation `hidden_activation` have files with a `hidden_act` that nobody reads, and
-// nobody reads a list of layer types that are all the same.
+// The families that call their gate's activation `hidden_activation` have files with a `hidden_act` that nobody reads,
+// and nobody reads a list of layer types that are all the same.
 void RefuseUnreadFields(FieldReader& fields, const ModelConfig& config) {
   for (const auto& [name, neutral] : FieldsThatMatter()) {
     if (!fields.Unread(name)) continue;
@@ -69,7 +70,8 @@ void RefuseUnreadFields(FieldReader& fields, const ModelConfig& config) {
   if (fields.Unread("layer_types")) {
     for (const std::string& type : fields.TextList("layer_types")) {
       if (type != "full_attention") {
-        fields.Violation("layer_types", absl::StrCat("'", type, "' is not supported for model_type ", config.model_type));
+        fields.Violation("layer_types",
+                         absl::StrCat("'", type, "' is not supported for model_type ", config.model_type));
         break;
       }
     }
@@ -81,15 +83,18 @@ void CheckArchitecture(FieldReader& fields, const Family& family) {
   const json& names = fields.Raw("architectures");
   if (!names.is_array() || names.empty()) return;
   if (std::find(names.begin(), names.end(), family.architecture) == names.end()) {
-    fields.Violation("architectures", absl::StrCat(names.dump(), " is not supported; supported: ", family.architecture));
+    fields.Violation("architectures",
+                     absl::StrCat(names.dump(), " is not supported; supported: ", family.architecture));
   }
 }
 
 std::string UnknownFamily(const std::string& model_type) {
   const std::string supported = absl::StrCat("supported: ", absl::StrJoin(FamilyNames(), ", "));
   if (model_type == "gemma3") {
-    return absl::StrCat("config.json: model_type: 'gemma3' also sees images, which is not supported; give a text-only "
-                        "checkpoint (gemma3_text); ", supported);
+    return absl::StrCat(
+        "config.json: model_type: 'gemma3' also sees images, which is not supported; give a text-only "
+        "checkpoint (gemma3_text); ",
+        supported);
   }
   return absl::StrCat("config.json: model_type: '", model_type, "' is not supported; ", supported);
 }

@@ -1,9 +1,10 @@
 // A model's architecture, read from the config.json of a Hugging Face folder.
-// Both generations are read: transformers 4 (`torch_dtype`, `rope_theta`, `rope_scaling`) and 5 (`dtype`, `rope_parameters`).
+// Both generations are read: transformers 4 (`torch_dtype`, `rope_theta`, `rope_scaling`) and 5 (`dtype`,
+// `rope_parameters`).
 //
-// Values are here and structure is not: how many heads, how wide a window, which multiplier. Where the norms of a layer stand or
-// which projections are fused is what a family is; it is written once in worker/trainer/models/<family> and once, as a table of
-// tensors, in lib/checkpoint/families/<family>.cc.
+// Values are here and structure is not: how many heads, how wide a window, which multiplier. Where the norms of a layer
+// stand or which projections are fused is what a family is; it is written once in worker/trainer/models/<family> and
+// once, as a table of tensors, in lib/checkpoint/families/<family>.cc.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,8 @@ struct RopeConfig {
   double beta_fast = 32.0;        // kYarn
   double beta_slow = 1.0;         // kYarn
   bool truncate = true;           // kYarn: whole pairs begin and end the ramp
-  // Longest document that needs no stretching: kYarn, kLongrope, kLlama3 (pre-training), kDynamic (max_position_embeddings).
+  // Longest document that needs no stretching: kYarn, kLongrope, kLlama3 (pre-training), kDynamic
+  // (max_position_embeddings).
   int64_t original_max_position_embeddings = 0;
   std::vector<double> short_factors;  // kLongrope: up to that length, one a pair
   std::vector<double> long_factors;   // kLongrope: beyond it
@@ -37,7 +39,7 @@ struct RopeConfig {
 
 // What differs from layer to layer.
 struct LayerConfig {
-  std::optional<int64_t> window;  // a token sees itself and the window - 1 tokens before it; absent: all of them
+  std::optional<int64_t> window;   // a token sees itself and the window - 1 tokens before it; absent: all of them
   std::optional<size_t> rope = 0;  // which of ModelConfig::ropes; absent: positions are not encoded
   bool experts = false;            // a mixture of experts instead of one MLP
 };
@@ -94,8 +96,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& json);
 // Reads `folder`/config.json as it stands. Errors: NOT_FOUND; INVALID_ARGUMENT if it is no JSON.
 absl::StatusOr<nlohmann::json> ReadConfigJson(const std::string& folder);
 
-// The config.json of a checkpoint whose weights were changed and stored as `dtype` ("bfloat16"): all fields as they were
-// but that one, under the name that the generation of the file uses.
+// The config.json of a checkpoint whose weights were changed and stored as `dtype` ("bfloat16"): all fields as they
+// were but that one, under the name that the generation of the file uses.
 nlohmann::json WithDtype(nlohmann::json config, const std::string& dtype);
 
 // Reads `folder`/config.json. Errors: NOT_FOUND; as ParseModelConfig.

@@ -57,12 +57,9 @@ absl::StatusOr<ModelFacts> ReadModelFacts(const std::string& folder) {
 }
 
 json ToJson(const ModelFacts& facts) {
-  return {{"config", facts.config_json},
-          {"parameters", facts.parameters},
-          {"weight_bytes", facts.weight_bytes},
-          {"dtype", facts.dtype},
-          {"has_tokenizer", facts.has_tokenizer},
-          {"has_chat_template", facts.has_chat_template}};
+  return {{"config", facts.config_json},          {"parameters", facts.parameters},
+          {"weight_bytes", facts.weight_bytes},   {"dtype", facts.dtype},
+          {"has_tokenizer", facts.has_tokenizer}, {"has_chat_template", facts.has_chat_template}};
 }
 
 absl::StatusOr<ModelFacts> ParseModelFacts(const json& json) {

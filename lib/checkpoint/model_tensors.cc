@@ -18,13 +18,17 @@ constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 
 // The family is known: ParseModelConfig makes no config of another one.
-TensorTable TableOf(const ModelConfig& config) { return DecoderTable(config, FindFamily(config.model_type)->add_layer); }
+TensorTable TableOf(const ModelConfig& config) {
+  return DecoderTable(config, FindFamily(config.model_type)->add_layer);
+}
 
 bool IsWeightDtype(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kBf16 || dtype == Dtype::kF16; }
 
 }  // namespace
 
-std::map<std::string, std::vector<int64_t>> CheckpointTensors(const ModelConfig& config) { return TableOf(config).tensors(); }
+std::map<std::string, std::vector<int64_t>> CheckpointTensors(const ModelConfig& config) {
+  return TableOf(config).tensors();
+}
 
 std::vector<LinearLayer> LinearLayers(const ModelConfig& config) { return TableOf(config).linears(); }
 
@@ -38,7 +42,8 @@ std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config) {
 
 std::vector<std::string> LinearLayerNames(const ModelConfig& config) {
   std::set<std::string> names;
-  for (const LinearLayer& linear : LinearLayers(config)) names.insert(linear.module.substr(linear.module.rfind('.') + 1));
+  for (const LinearLayer& linear : LinearLayers(config))
+    names.insert(linear.module.substr(linear.module.rfind('.') + 1));
   return {names.begin(), names.end()};
 }
 
@@ -53,7 +58,8 @@ std::map<std::string, std::vector<int64_t>> SavedTensors(const AdapterConfig& ad
   return saved;
 }
 
-const TensorView* FindStored(const ModelConfig& config, const std::map<std::string, TensorView>& stored, const std::string& name) {
+const TensorView* FindStored(const ModelConfig& config, const std::map<std::string, TensorView>& stored,
+                             const std::string& name) {
   auto found = stored.find(name);
   if (found == stored.end() && config.tie_word_embeddings && name == kEmbedding) found = stored.find(kHead);
   return found == stored.end() ? nullptr : &found->second;
@@ -67,14 +73,15 @@ absl::Status CheckTensors(const ModelConfig& config, const std::map<std::string,
     if (found == nullptr) {
       faults.push_back(absl::StrCat("missing: ", name, " ", ShapeString(shape)));
     } else if (found->shape != shape) {
-      faults.push_back(absl::StrCat("wrong shape: ", name, " is ", ShapeString(found->shape), ", config.json says ", ShapeString(shape)));
+      faults.push_back(absl::StrCat("wrong shape: ", name, " is ", ShapeString(found->shape), ", config.json says ",
+                                    ShapeString(shape)));
     } else if (!IsWeightDtype(found->dtype)) {
-      faults.push_back(absl::StrCat("wrong dtype: ", name, " is ", DtypeName(found->dtype), "; supported: F32, BF16, F16"));
+      faults.push_back(
+          absl::StrCat("wrong dtype: ", name, " is ", DtypeName(found->dtype), "; supported: F32, BF16, F16"));
     }
   }
   for (const auto& [name, view] : stored) {
-    const bool harmless = absl::EndsWith(name, "rotary_emb.inv_freq") ||
-                          (config.tie_word_embeddings && name == kHead);
+    const bool harmless = absl::EndsWith(name, "rotary_emb.inv_freq") || (config.tie_word_embeddings && name == kHead);
     if (!expected.contains(name) && !harmless) faults.push_back(absl::StrCat("unexpected: ", name));
   }
   if (faults.empty()) return absl::OkStatus();
@@ -83,7 +90,8 @@ absl::Status CheckTensors(const ModelConfig& config, const std::map<std::string,
     faults.resize(kMaxReported);
     faults.push_back(absl::StrCat("… and ", total - kMaxReported, " more"));
   }
-  return absl::InvalidArgumentError(absl::StrCat("the weights do not fit config.json:\n  ", absl::StrJoin(faults, "\n  ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("the weights do not fit config.json:\n  ", absl::StrJoin(faults, "\n  ")));
 }
 
 }  // namespace luthier

@@ -24,7 +24,8 @@ std::vector<LinearLayer> LinearLayers(const ModelConfig& config);
 LinearLayer HeadLayer(const ModelConfig& config);
 
 // The stored tensor of that name; null if there is none. A tied model's one matrix may be stored under the head's name.
-const TensorView* FindStored(const ModelConfig& config, const std::map<std::string, TensorView>& stored, const std::string& name);
+const TensorView* FindStored(const ModelConfig& config, const std::map<std::string, TensorView>& stored,
+                             const std::string& name);
 
 // The linear layers and, last, the head.
 std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config);
@@ -32,11 +33,12 @@ std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config);
 // The last parts of the linear layers' names, each once: "down_proj", "gate_proj", …
 std::vector<std::string> LinearLayerNames(const ModelConfig& config);
 
-// Checkpoint names and shapes of the tensors that an adapter trains whole. A tied head counts as a module of its own here.
+// Checkpoint names and shapes of the tensors that an adapter trains whole. A tied head counts as a module of its own
+// here.
 std::map<std::string, std::vector<int64_t>> SavedTensors(const AdapterConfig& adapter, const ModelConfig& config);
 
-// Compares what a folder holds with what the config asks for; reports every missing, unexpected or misshapen tensor together.
-// A stored `lm_head.weight` of a tied model and old `rotary_emb.inv_freq` buffers are no fault.
+// Compares what a folder holds with what the config asks for; reports every missing, unexpected or misshapen tensor
+// together. A stored `lm_head.weight` of a tied model and old `rotary_emb.inv_freq` buffers are no fault.
 absl::Status CheckTensors(const ModelConfig& config, const std::map<std::string, TensorView>& stored);
 
 }  // namespace luthier

@@ -11,7 +11,8 @@ namespace luthier {
 namespace {
 
 constexpr size_t kLongestPattern = 1000;
-// Compiled patterns that a thread keeps: a model has hundreds of names, and compiling takes a hundred times as long as matching.
+// Compiled patterns that a thread keeps: a model has hundreds of names, and compiling takes a hundred times as long as
+// matching.
 constexpr size_t kKept = 256;
 
 const RE2& Compiled(const std::string& pattern) {
@@ -31,7 +32,8 @@ bool FullMatch(const std::string& pattern, absl::string_view name) {
 
 absl::Status CheckPattern(const std::string& pattern) {
   if (pattern.size() > kLongestPattern) {
-    return absl::InvalidArgumentError(absl::StrCat("has ", pattern.size(), " characters; give at most ", kLongestPattern));
+    return absl::InvalidArgumentError(
+        absl::StrCat("has ", pattern.size(), " characters; give at most ", kLongestPattern));
   }
   const RE2& compiled = Compiled(pattern);
   if (compiled.ok()) return absl::OkStatus();

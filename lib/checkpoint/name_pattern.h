@@ -1,5 +1,6 @@
-// Regular expressions that users give for names of modules and weights. RE2, because what a user sends to a server must not be able
-// to backtrack for hours; of Python's syntax, which PEFT takes, it lacks look-around and back-references, and those are refused.
+// Regular expressions that users give for names of modules and weights. RE2, because what a user sends to a server must
+// not be able to backtrack for hours; of Python's syntax, which PEFT takes, it lacks look-around and back-references,
+// and those are refused.
 #pragma once
 
 #include <string>

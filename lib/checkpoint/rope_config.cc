@@ -14,10 +14,9 @@ using Type = RopeConfig::Type;
 
 // `su` is how Phi-3 first called longrope.
 const std::map<std::string, Type>& Types() {
-  static const std::map<std::string, Type> types = {{"default", Type::kDefault}, {"linear", Type::kLinear},
-                                                    {"dynamic", Type::kDynamic}, {"yarn", Type::kYarn},
-                                                    {"longrope", Type::kLongrope}, {"su", Type::kLongrope},
-                                                    {"llama3", Type::kLlama3}};
+  static const std::map<std::string, Type> types = {
+      {"default", Type::kDefault},   {"linear", Type::kLinear}, {"dynamic", Type::kDynamic}, {"yarn", Type::kYarn},
+      {"longrope", Type::kLongrope}, {"su", Type::kLongrope},   {"llama3", Type::kLlama3}};
   return types;
 }
 
@@ -27,8 +26,9 @@ double YarnScale(double factor, double mscale) { return factor <= 1 ? 1.0 : 0.1 
 void ReadYarn(FieldReader& fields, RopeConfig& rope) {
   const std::optional<double> mscale = fields.OptionalPositive("mscale");
   const std::optional<double> mscale_all_dim = fields.OptionalPositive("mscale_all_dim");
-  const double scale = mscale && mscale_all_dim ? YarnScale(rope.factor, *mscale) / YarnScale(rope.factor, *mscale_all_dim)
-                                                : YarnScale(rope.factor, 1);
+  const double scale = mscale && mscale_all_dim
+                           ? YarnScale(rope.factor, *mscale) / YarnScale(rope.factor, *mscale_all_dim)
+                           : YarnScale(rope.factor, 1);
   rope.attention_factor = fields.PositiveOr("attention_factor", scale);
   rope.beta_fast = fields.PositiveOr("beta_fast", rope.beta_fast);
   rope.beta_slow = fields.PositiveOr("beta_slow", rope.beta_slow);
@@ -47,7 +47,8 @@ void ReadLongrope(FieldReader& fields, RopeConfig& rope) {
 void ReadLlama3(FieldReader& fields, RopeConfig& rope) {
   rope.low_freq_factor = fields.Positive("low_freq_factor");
   rope.high_freq_factor = fields.Positive("high_freq_factor");
-  if (rope.high_freq_factor <= rope.low_freq_factor) fields.Violation("high_freq_factor", "must be above low_freq_factor");
+  if (rope.high_freq_factor <= rope.low_freq_factor)
+    fields.Violation("high_freq_factor", "must be above low_freq_factor");
 }
 
 // Phi-3 keeps the length of pre-training beside the block, and there it counts.
@@ -66,7 +67,8 @@ void RefuseUnread(const FieldReader& fields, FieldReader& reporting) {
 
 }  // namespace
 
-RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader& top, const ModelConfig& config, double theta) {
+RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader& top, const ModelConfig& config,
+                         double theta) {
   FieldReader fields(block, absl::StrCat("config.json: ", name, "."), top.violations());
   RopeConfig rope;
   rope.theta = fields.PositiveOr("rope_theta", theta);
@@ -78,7 +80,9 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
   const std::string type = fields.TextOr("rope_type", old_name);
   const auto known = Types().find(type);
   if (known == Types().end()) {
-    fields.Violation("rope_type", absl::StrCat("'", type, "' is not supported; supported: default, linear, dynamic, yarn, longrope, llama3"));
+    fields.Violation(
+        "rope_type",
+        absl::StrCat("'", type, "' is not supported; supported: default, linear, dynamic, yarn, longrope, llama3"));
     return rope;
   }
   rope.type = known->second;
@@ -89,9 +93,7 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
       top.Has("original_max_position_embeddings");
       fields.Has("original_max_position_embeddings");
       break;
-    case Type::kLinear:
-      rope.factor = fields.Positive("factor");
-      break;
+    case Type::kLinear: rope.factor = fields.Positive("factor"); break;
     case Type::kDynamic:
       rope.factor = fields.Positive("factor");
       rope.original_max_position_embeddings = config.max_position_embeddings;
@@ -131,8 +133,8 @@ RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double defau
 void RequireWholeHeads(const ModelConfig& config, FieldReader& fields) {
   for (const RopeConfig& rope : config.ropes) {
     if (rope.rotary_dim != config.head_dim) {
-      fields.Violation("partial_rotary_factor", absl::StrCat("below 1 is not supported for model_type ", config.model_type,
-                                                             "; supported: 1.0"));
+      fields.Violation("partial_rotary_factor",
+                       absl::StrCat("below 1 is not supported for model_type ", config.model_type, "; supported: 1.0"));
     }
   }
 }

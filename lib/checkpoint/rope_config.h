@@ -6,13 +6,14 @@
 
 namespace luthier {
 
-// Reads `rope_scaling` or `rope_parameters` with `rope_theta`, `partial_rotary_factor` and `original_max_position_embeddings`
-// beside it, for a model whose layers all rotate alike. `config` has its sizes. Refuses types and fields that are not known.
+// Reads `rope_scaling` or `rope_parameters` with `rope_theta`, `partial_rotary_factor` and
+// `original_max_position_embeddings` beside it, for a model whose layers all rotate alike. `config` has its sizes.
+// Refuses types and fields that are not known.
 RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double default_theta);
 
 // Reads one block of settings. `name` is the block's field, for messages; `theta` holds where the block does not say.
-RopeConfig ReadRopeBlock(const nlohmann::json& block, const std::string& name, FieldReader& fields, const ModelConfig& config,
-                         double theta);
+RopeConfig ReadRopeBlock(const nlohmann::json& block, const std::string& name, FieldReader& fields,
+                         const ModelConfig& config, double theta);
 
 // For families that rotate whole heads only.
 void RequireWholeHeads(const ModelConfig& config, FieldReader& fields);

@@ -72,8 +72,7 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text) {
     }
     return true;
   };
-  nlohmann::json json =
-      nlohmann::json::parse(text.begin(), text.end(), check, /*allow_exceptions=*/false);
+  nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), check, /*allow_exceptions=*/false);
   if (!fault.empty()) return absl::InvalidArgumentError(fault);
   if (json.is_discarded()) return absl::InvalidArgumentError("is not valid JSON");
   return json;
@@ -98,8 +97,8 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& name, const nlohmann::
   const auto fault = [&](absl::string_view what) {
     return absl::InvalidArgumentError(absl::StrCat("tensor '", name, "' ", what));
   };
-  if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") ||
-      !value.contains("data_offsets") || !value["dtype"].is_string()) {
+  if (!value.is_object() || !value.contains("dtype") || !value.contains("shape") || !value.contains("data_offsets") ||
+      !value["dtype"].is_string()) {
     return fault("needs dtype, shape and data_offsets");
   }
   const std::optional<Dtype> dtype = ParseDtype(value["dtype"].get<std::string>());
@@ -122,8 +121,8 @@ absl::StatusOr<HeaderEntry> ParseEntry(const std::string& name, const nlohmann::
   entry.end = offsets[1].get<uint64_t>();
   const std::optional<uint64_t> bytes = CheckedBytes(entry.view.shape, *dtype);
   if (!bytes || entry.end < entry.begin || entry.end - entry.begin != *bytes) {
-    return fault(absl::StrCat("of shape ", ShapeString(entry.view.shape), " does not fit its data_offsets [", entry.begin,
-                              ", ", entry.end, "]"));
+    return fault(absl::StrCat("of shape ", ShapeString(entry.view.shape), " does not fit its data_offsets [",
+                              entry.begin, ", ", entry.end, "]"));
   }
   return entry;
 }
@@ -136,13 +135,14 @@ absl::Status CheckCoverage(std::vector<HeaderEntry>& entries, uint64_t buffer_by
   uint64_t position = 0;
   for (const HeaderEntry& entry : entries) {
     if (entry.begin != position) {
-      return absl::InvalidArgumentError(absl::StrCat("tensor '", entry.view.name, "' leaves a hole or overlaps another at byte ",
-                                                     position));
+      return absl::InvalidArgumentError(
+          absl::StrCat("tensor '", entry.view.name, "' leaves a hole or overlaps another at byte ", position));
     }
     position = entry.end;
   }
   if (position != buffer_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat("holds ", buffer_bytes, " bytes of data, its header describes ", position));
+    return absl::InvalidArgumentError(
+        absl::StrCat("holds ", buffer_bytes, " bytes of data, its header describes ", position));
   }
   return absl::OkStatus();
 }
@@ -150,8 +150,8 @@ absl::Status CheckCoverage(std::vector<HeaderEntry>& entries, uint64_t buffer_by
 // torch.save writes a zip archive, or in its old format a bare pickle of protocol 2 or later.
 bool LooksLikePickle(const std::byte* bytes) {
   constexpr unsigned char kZip[] = {'P', 'K', 3, 4};
-  return std::memcmp(bytes, kZip, sizeof kZip) == 0 ||
-         (bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} && bytes[1] <= std::byte{5} && bytes[7] != std::byte{0});
+  return std::memcmp(bytes, kZip, sizeof kZip) == 0 || (bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} &&
+                                                        bytes[1] <= std::byte{5} && bytes[7] != std::byte{0});
 }
 
 absl::Status InFile(const std::string& path, const absl::Status& status) {
@@ -212,8 +212,8 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   uint64_t header_bytes;
   std::memcpy(&header_bytes, bytes, sizeof header_bytes);
   if (header_bytes > kMaxHeaderBytes || header_bytes > size - 8) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": claims a header of ", header_bytes,
-                                                   " bytes; it is damaged or no safetensors file"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": claims a header of ", header_bytes, " bytes; it is damaged or no safetensors file"));
   }
   const absl::string_view header(reinterpret_cast<const char*>(bytes) + 8, header_bytes);
   if (header.empty() || header.front() != '{') {
@@ -227,7 +227,8 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
     if (name == "__metadata__") {
       if (!value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ is no object"));
       for (const auto& [key, text] : value.items()) {
-        if (!text.is_string()) return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ holds more than strings"));
+        if (!text.is_string())
+          return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ holds more than strings"));
         file.metadata_[key] = text.get<std::string>();
       }
       continue;
@@ -258,8 +259,8 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const fs::path& pat
   for (const auto& [name, shard] : index["weight_map"].items()) {
     if (!shard.is_string() || shard.get<std::string>() != fs::path(shard.get<std::string>()).filename().string() ||
         shard.get<std::string>() == "..") {
-      return absl::InvalidArgumentError(absl::StrCat(path.string(), ": weight_map entry '", name,
-                                                     "' must name a file in the same folder"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(path.string(), ": weight_map entry '", name, "' must name a file in the same folder"));
     }
     shard_of[name] = shard.get<std::string>();
   }
@@ -275,7 +276,8 @@ absl::Status NoWeights(const fs::path& folder) {
           entry.path().string(), ": pickle weights can run code and are not read; convert the model to safetensors"));
     }
   }
-  return absl::NotFoundError(absl::StrCat(folder.string(), ": holds neither model.safetensors nor model.safetensors.index.json"));
+  return absl::NotFoundError(
+      absl::StrCat(folder.string(), ": holds neither model.safetensors nor model.safetensors.index.json"));
 }
 
 }  // namespace
@@ -297,8 +299,8 @@ absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
     LUTHIER_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(root / shard));
     for (const auto& [name, view] : file.tensors()) {
       if (!shard_of.empty() && (!shard_of.contains(name) || shard_of[name] != shard)) {
-        return absl::InvalidArgumentError(absl::StrCat((root / shard).string(), ": holds tensor '", name,
-                                                       "', which the index does not place there"));
+        return absl::InvalidArgumentError(
+            absl::StrCat((root / shard).string(), ": holds tensor '", name, "', which the index does not place there"));
       }
       weights.tensors_.emplace(name, view);
     }
@@ -306,7 +308,8 @@ absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
   }
   for (const auto& [name, shard] : shard_of) {
     if (!weights.tensors_.contains(name)) {
-      return absl::InvalidArgumentError(absl::StrCat((root / shard).string(), ": lacks tensor '", name, "' of the index"));
+      return absl::InvalidArgumentError(
+          absl::StrCat((root / shard).string(), ": lacks tensor '", name, "' of the index"));
     }
   }
   return weights;

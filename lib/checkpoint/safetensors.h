@@ -1,5 +1,6 @@
 // The safetensors format: a u64 little-endian header length, a JSON header, then raw little-endian tensors.
-// Source: github.com/huggingface/safetensors README, "Format". Files come from users, so the header is hostile until proven.
+// Source: github.com/huggingface/safetensors README, "Format". Files come from users, so the header is hostile until
+// proven.
 #pragma once
 
 #include <cstddef>
@@ -64,8 +65,9 @@ class SafetensorsFile {
 // The weights of a Hugging Face folder: `model.safetensors`, or the shards of `model.safetensors.index.json`.
 class WeightFolder {
  public:
-  // Opens every file. Errors: NOT_FOUND if there are no weights; INVALID_ARGUMENT for pickle files without safetensors (by
-  // name, with the remedy), for shards that leave the folder or are missing, and for an index that disagrees with a shard.
+  // Opens every file. Errors: NOT_FOUND if there are no weights; INVALID_ARGUMENT for pickle files without safetensors
+  // (by name, with the remedy), for shards that leave the folder or are missing, and for an index that disagrees with a
+  // shard.
   static absl::StatusOr<WeightFolder> Open(const std::string& folder);
 
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
@@ -75,7 +77,8 @@ class WeightFolder {
   std::map<std::string, TensorView> tensors_;
 };
 
-// Gives back the memory that a stored tensor's pages take since they were read; whoever touches them again reads the file again.
+// Gives back the memory that a stored tensor's pages take since they were read; whoever touches them again reads the
+// file again.
 void ReleasePages(const TensorView& tensor);
 
 // Writes a file that Python's safetensors reads: sorted by descending alignment and name, header padded to 8 bytes.

@@ -30,13 +30,11 @@ class SplitMix64 {
   uint64_t state_;
 };
 
-int64_t Total(absl::Span<const int32_t> lengths) {
-  return std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
-}
+int64_t Total(absl::Span<const int32_t> lengths) { return std::accumulate(lengths.begin(), lengths.end(), int64_t{0}); }
 
 // Cuts `order` into `steps` runs of nearly equal tokens, none of them empty.
-std::vector<std::vector<int32_t>> CutIntoSteps(const std::vector<int32_t>& order,
-                                               absl::Span<const int32_t> lengths, int64_t steps) {
+std::vector<std::vector<int32_t>> CutIntoSteps(const std::vector<int32_t>& order, absl::Span<const int32_t> lengths,
+                                               int64_t steps) {
   const double tokens_per_step = static_cast<double>(Total(lengths)) / static_cast<double>(steps);
   std::vector<std::vector<int32_t>> cut(steps);
   int64_t step = 0, tokens = 0;
@@ -59,16 +57,14 @@ std::vector<int32_t> Permutation(int32_t n, uint64_t seed, int64_t epoch) {
   std::iota(order.begin(), order.end(), 0);
   // Seed and epoch are mixed, so that epoch 1 of seed 1 is not epoch 0 of seed 2.
   SplitMix64 random(SplitMix64(seed).Next() ^ SplitMix64(~static_cast<uint64_t>(epoch)).Next());
-  for (int32_t i = n - 1; i > 0; --i)
-    std::swap(order[i], order[random.Below(static_cast<uint64_t>(i) + 1)]);
+  for (int32_t i = n - 1; i > 0; --i) std::swap(order[i], order[random.Below(static_cast<uint64_t>(i) + 1)]);
   return order;
 }
 
 std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t capacity) {
   std::vector<int32_t> by_length(lengths.size());
   std::iota(by_length.begin(), by_length.end(), 0);
-  std::stable_sort(by_length.begin(), by_length.end(),
-                   [&](int32_t a, int32_t b) { return lengths[a] > lengths[b]; });
+  std::stable_sort(by_length.begin(), by_length.end(), [&](int32_t a, int32_t b) { return lengths[a] > lengths[b]; });
   std::vector<MicroBatch> bins;
   std::set<std::pair<int64_t, size_t>> room;  // (free tokens, bin), of every bin
   for (const int32_t row : by_length) {
@@ -113,8 +109,7 @@ int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& opt
   return std::clamp<int64_t>((Total(lengths) + batch / 2) / batch, 1, rows);
 }
 
-std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options,
-                            int64_t epoch) {
+std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options, int64_t epoch) {
   const int64_t steps = StepsPerEpoch(lengths, options);
   if (steps == 0) return {};
   std::vector<int32_t> order(lengths.size());

@@ -32,15 +32,14 @@ int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& opt
 
 // Every row exactly once, divided into StepsPerEpoch steps of nearly equal tokens, each packed into
 // micro-batches.
-std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options,
-                            int64_t epoch);
+std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options, int64_t epoch);
 
 // Best-fit decreasing: indices of `lengths` in bins of at most `capacity`; a longer row has a bin
 // of its own. Ties keep the order of the input, so the result is the same everywhere.
 std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t capacity);
 
-// As few bins as PackBestFit needs, filled as evenly as their capacity allows: a bin of a few tokens costs more time than its
-// tokens are worth.
+// As few bins as PackBestFit needs, filled as evenly as their capacity allows: a bin of a few tokens costs more time
+// than its tokens are worth.
 std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity);
 
 // A permutation of 0..n-1 from SplitMix64 and Fisher-Yates: the same on every platform and for

@@ -11,9 +11,7 @@
 namespace luthier {
 namespace {
 
-absl::Status Refuse(std::string_view message) {
-  return absl::InvalidArgumentError(std::string(message));
-}
+absl::Status Refuse(std::string_view message) { return absl::InvalidArgumentError(std::string(message)); }
 
 bool IsAssistant(const OrderedJson& message) { return message["role"] == "assistant"; }
 
@@ -33,10 +31,12 @@ std::string_view WhyNothingIsTrained(const Row& row) {
       all_context = all_context && last_is_context;
     }
     if (all_context) {
-      return "no token of this row is trained: every assistant message has weight 0; give one of them weight 1, or leave the row out";
+      return "no token of this row is trained: every assistant message has weight 0; give one of them weight 1, or "
+             "leave the row out";
     }
     if (last_is_context) {
-      return "no token of this row is trained: its last assistant message has weight 0 and training.loss_on: completion trains only "
+      return "no token of this row is trained: its last assistant message has weight 0 and training.loss_on: "
+             "completion trains only "
              "that one; give it weight 1, or use training.loss_on: assistant";
     }
   }
@@ -53,26 +53,20 @@ OrderedJson TemplateMessages(const ChatRow& row, size_t count) {
   return messages;
 }
 
-absl::StatusOr<RenderedChat> RenderPrefix(const ChatTemplate& chat_template, const ChatRow& row,
-                                          size_t count, bool add_generation_prompt) {
-  ChatTemplate::RenderOptions options{.add_generation_prompt = add_generation_prompt,
-                                      .tools = row.tools,
-                                      .variables = row.variables};
+absl::StatusOr<RenderedChat> RenderPrefix(const ChatTemplate& chat_template, const ChatRow& row, size_t count,
+                                          bool add_generation_prompt) {
+  ChatTemplate::RenderOptions options{
+      .add_generation_prompt = add_generation_prompt, .tools = row.tools, .variables = row.variables};
   return chat_template.Render(TemplateMessages(row, count), options);
 }
 
-bool IsBlank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
-}
+bool IsBlank(std::string_view text) { return text.find_first_not_of(" \t\r\n") == std::string_view::npos; }
 
-std::string_view Slice(std::string_view text, TextSpan span) {
-  return text.substr(span.begin, span.end - span.begin);
-}
+std::string_view Slice(std::string_view text, TextSpan span) { return text.substr(span.begin, span.end - span.begin); }
 
 // Encodes a text that no template has framed: BOS in front if the tokenizer adds one, never twice,
 // and nothing behind.
-absl::StatusOr<std::vector<int32_t>> EncodePlain(const Tokenizer& tokenizer,
-                                                 std::string_view text) {
+absl::StatusOr<std::vector<int32_t>> EncodePlain(const Tokenizer& tokenizer, std::string_view text) {
   LUTHIER_ASSIGN_OR_RETURN(Encoding encoding, tokenizer.Encode(text, /*with_special_tokens=*/true));
   std::vector<int32_t> ids = std::move(encoding.ids);
   const std::optional<int32_t> bos = tokenizer.bos_id(), eos = tokenizer.eos_id();
@@ -89,8 +83,7 @@ void AppendEos(const Tokenizer& tokenizer, std::vector<int32_t>& ids) {
 
 // Ends a span at the token that closes the turn: the line break that many templates put behind it
 // is not the model's to say.
-TextSpan UpToEndOfTurn(const Tokenizer& tokenizer, const Encoding& encoding, std::string_view text,
-                       TextSpan span) {
+TextSpan UpToEndOfTurn(const Tokenizer& tokenizer, const Encoding& encoding, std::string_view text, TextSpan span) {
   for (size_t t = encoding.ids.size(); t-- > 0;) {
     const TextSpan offset = encoding.offsets[t];
     if (offset.end > span.end || offset.end <= offset.begin) continue;
@@ -124,8 +117,7 @@ void CutToAnswer(int64_t max_length, bool has_bos, Example& example) {
 
 }  // namespace
 
-EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long,
-                              int64_t max_length) {
+EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long, int64_t max_length) {
   EncodeOptions options;
   if (loss_on == "all") options.loss_on = EncodeOptions::LossOn::kAll;
   if (loss_on == "completion") options.loss_on = EncodeOptions::LossOn::kCompletion;
@@ -136,9 +128,7 @@ EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_lon
   return options;
 }
 
-int64_t Example::TrainedTokens() const {
-  return std::count(trained.begin(), trained.end(), uint8_t{1});
-}
+int64_t Example::TrainedTokens() const { return std::count(trained.begin(), trained.end(), uint8_t{1}); }
 
 std::vector<uint8_t> MaskOfSpans(const Encoding& encoding, const std::vector<TextSpan>& spans) {
   const auto count = static_cast<int64_t>(encoding.ids.size());
@@ -159,29 +149,22 @@ std::vector<uint8_t> MaskOfSpans(const Encoding& encoding, const std::vector<Tex
   return mask;
 }
 
-RowEncoder::RowEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template,
-                       EncodeOptions options)
-    : tokenizer_(tokenizer),
-      chat_template_(chat_template),
-      options_(options),
-      stop_ids_(tokenizer.stop_ids()) {
+RowEncoder::RowEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, EncodeOptions options)
+    : tokenizer_(tokenizer), chat_template_(chat_template), options_(options), stop_ids_(tokenizer.stop_ids()) {
   if (chat_template_ == nullptr) return;
   // What follows an answer in a rendered turn closes it. A template that refuses this conversation
   // adds no stop id.
   constexpr std::string_view kAnswer = "answer";
   const absl::StatusOr<RenderedChat> turn = chat_template_->Render(
-      {{{"role", "user"}, {"content", "question"}}, {{"role", "assistant"}, {"content", kAnswer}}},
-      {});
+      {{{"role", "user"}, {"content", "question"}}, {{"role", "assistant"}, {"content", kAnswer}}}, {});
   if (!turn.ok() || turn->text.rfind(kAnswer) == std::string::npos) return;
   const auto behind = static_cast<int64_t>(turn->text.rfind(kAnswer) + kAnswer.size());
-  const absl::StatusOr<Encoding> encoding =
-      tokenizer_.Encode(turn->text, /*with_special_tokens=*/false);
+  const absl::StatusOr<Encoding> encoding = tokenizer_.Encode(turn->text, /*with_special_tokens=*/false);
   if (!encoding.ok()) return;
   for (size_t t = 0; t < encoding->ids.size(); ++t) {
     const int32_t id = encoding->ids[t];
     if (encoding->offsets[t].begin < behind || !tokenizer_.IsSpecial(id)) continue;
-    if (std::find(stop_ids_.begin(), stop_ids_.end(), id) == stop_ids_.end())
-      stop_ids_.push_back(id);
+    if (std::find(stop_ids_.begin(), stop_ids_.end(), id) == stop_ids_.end()) stop_ids_.push_back(id);
     return;
   }
 }
@@ -197,8 +180,7 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
   }
   LUTHIER_RETURN_IF_ERROR(example.status());
   example->line = row.line;
-  if (options_.loss_on == EncodeOptions::LossOn::kAll)
-    std::fill(example->trained.begin(), example->trained.end(), 1);
+  if (options_.loss_on == EncodeOptions::LossOn::kAll) std::fill(example->trained.begin(), example->trained.end(), 1);
   if (!example->trained.empty()) example->trained[0] = 0;
   if (example->TrainedTokens() == 0) return Refuse(WhyNothingIsTrained(row));
   const auto length = static_cast<int64_t>(example->ids.size());
@@ -216,9 +198,7 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
     case EncodeOptions::TooLong::kKeepAnswer:
       CutToAnswer(options_.max_length, tokenizer_.bos_id() == example->ids[0], *example);
       break;
-    case EncodeOptions::TooLong::kDrop:
-      std::fill(example->trained.begin(), example->trained.end(), 0);
-      break;
+    case EncodeOptions::TooLong::kDrop: std::fill(example->trained.begin(), example->trained.end(), 0); break;
   }
   return example;
 }
@@ -237,8 +217,8 @@ absl::StatusOr<Example> RowEncoder::EncodeCompletion(const CompletionRow& row) c
   LUTHIER_ASSIGN_OR_RETURN(example.ids, EncodePlain(tokenizer_, row.prompt + row.completion));
   // The model will see the prompt alone. Where its last token would merge with the completion, the
   // two are encoded apart.
-  const bool prompt_survives = example.ids.size() > prompt.size() &&
-                               std::equal(prompt.begin(), prompt.end(), example.ids.begin());
+  const bool prompt_survives =
+      example.ids.size() > prompt.size() && std::equal(prompt.begin(), prompt.end(), example.ids.begin());
   if (!prompt_survives) {
     LUTHIER_ASSIGN_OR_RETURN(const Encoding completion, tokenizer_.Encode(row.completion, false));
     example.ids = prompt;
@@ -257,9 +237,8 @@ absl::StatusOr<Example> RowEncoder::EncodeChat(const ChatRow& row) const {
         "text rows, "
         "or put a chat_template.jinja into the model's folder");
   }
-  LUTHIER_ASSIGN_OR_RETURN(
-      const RenderedChat rendered,
-      RenderPrefix(*chat_template_, row, row.messages.size(), /*add_generation_prompt=*/false));
+  LUTHIER_ASSIGN_OR_RETURN(const RenderedChat rendered,
+                           RenderPrefix(*chat_template_, row, row.messages.size(), /*add_generation_prompt=*/false));
   LUTHIER_ASSIGN_OR_RETURN(std::vector<TextSpan> spans, AssistantSpans(row, rendered));
   std::erase_if(spans, [](TextSpan span) { return span.begin >= span.end; });
   LUTHIER_ASSIGN_OR_RETURN(const Encoding encoding, EncodeAround(rendered.text, spans));
@@ -272,15 +251,14 @@ absl::StatusOr<Example> RowEncoder::EncodeChat(const ChatRow& row) const {
   return example;
 }
 
-absl::StatusOr<std::vector<TextSpan>> RowEncoder::AssistantSpans(
-    const ChatRow& row, const RenderedChat& rendered) const {
+absl::StatusOr<std::vector<TextSpan>> RowEncoder::AssistantSpans(const ChatRow& row,
+                                                                 const RenderedChat& rendered) const {
   if (options_.loss_on == EncodeOptions::LossOn::kAll) return std::vector<TextSpan>{};
   std::vector<bool> wanted;  // for each assistant message
   for (const OrderedJson& message : row.messages) {
     if (IsAssistant(message)) wanted.push_back(!IsContextOnly(message));
   }
-  if (options_.loss_on == EncodeOptions::LossOn::kCompletion)
-    std::fill(wanted.begin(), wanted.end() - 1, false);
+  if (options_.loss_on == EncodeOptions::LossOn::kCompletion) std::fill(wanted.begin(), wanted.end() - 1, false);
   const bool every_turn = std::find(wanted.begin(), wanted.end(), false) == wanted.end();
   if (!rendered.generation.empty() && every_turn) return rendered.generation;
   std::vector<TextSpan> spans;
@@ -296,23 +274,20 @@ absl::StatusOr<std::vector<TextSpan>> RowEncoder::AssistantSpans(
   return kept;
 }
 
-absl::StatusOr<std::vector<TextSpan>> RowEncoder::SpansByTurnDifference(
-    const ChatRow& row, const RenderedChat& rendered) const {
+absl::StatusOr<std::vector<TextSpan>> RowEncoder::SpansByTurnDifference(const ChatRow& row,
+                                                                        const RenderedChat& rendered) const {
   std::vector<TextSpan> spans;
   const bool last_only = options_.loss_on == EncodeOptions::LossOn::kCompletion;
   for (size_t i = 0, turn = 0; i < row.messages.size(); ++i) {
     if (!IsAssistant(row.messages[i])) continue;
     ++turn;
-    const bool is_last =
-        std::none_of(row.messages.begin() + i + 1, row.messages.end(), IsAssistant);
+    const bool is_last = std::none_of(row.messages.begin() + i + 1, row.messages.end(), IsAssistant);
     if (IsContextOnly(row.messages[i]) || (last_only && !is_last)) {
       spans.push_back({});
       continue;
     }
-    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat before,
-                             RenderPrefix(*chat_template_, row, i, true));
-    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat with,
-                             RenderPrefix(*chat_template_, row, i + 1, false));
+    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat before, RenderPrefix(*chat_template_, row, i, true));
+    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat with, RenderPrefix(*chat_template_, row, i + 1, false));
     // Only if the three texts begin alike is what training shows also what the model will see when
     // it answers.
     if (!with.text.starts_with(before.text) || !rendered.text.starts_with(with.text)) {
@@ -321,20 +296,18 @@ absl::StatusOr<std::vector<TextSpan>> RowEncoder::SpansByTurnDifference(
                                  "told apart; use training.loss_on: completion "
                                  "(the last turn only), or a template with {% generation %}"));
     }
-    spans.push_back(
-        {static_cast<int64_t>(before.text.size()), static_cast<int64_t>(with.text.size())});
+    spans.push_back({static_cast<int64_t>(before.text.size()), static_cast<int64_t>(with.text.size())});
   }
   return spans;
 }
 
-absl::StatusOr<Encoding> RowEncoder::EncodeAround(std::string_view text,
-                                                  const std::vector<TextSpan>& spans) const {
+absl::StatusOr<Encoding> RowEncoder::EncodeAround(std::string_view text, const std::vector<TextSpan>& spans) const {
   LUTHIER_ASSIGN_OR_RETURN(Encoding whole, tokenizer_.Encode(text, /*with_special_tokens=*/false));
   std::vector<int64_t> cuts = {0};
   for (const TextSpan span : spans) {
-    const bool straddled = std::any_of(
-        whole.offsets.begin(), whole.offsets.end(),
-        [&](TextSpan offset) { return offset.begin < span.begin && span.begin < offset.end; });
+    const bool straddled = std::any_of(whole.offsets.begin(), whole.offsets.end(), [&](TextSpan offset) {
+      return offset.begin < span.begin && span.begin < offset.end;
+    });
     if (straddled) cuts.push_back(span.begin);
   }
   if (cuts.size() == 1) return whole;
@@ -343,11 +316,9 @@ absl::StatusOr<Encoding> RowEncoder::EncodeAround(std::string_view text,
   cuts.push_back(static_cast<int64_t>(text.size()));
   Encoding parts;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
-    LUTHIER_ASSIGN_OR_RETURN(const Encoding part,
-                             tokenizer_.Encode(Slice(text, {cuts[i], cuts[i + 1]}), false));
+    LUTHIER_ASSIGN_OR_RETURN(const Encoding part, tokenizer_.Encode(Slice(text, {cuts[i], cuts[i + 1]}), false));
     parts.ids.insert(parts.ids.end(), part.ids.begin(), part.ids.end());
-    for (const TextSpan offset : part.offsets)
-      parts.offsets.push_back({offset.begin + cuts[i], offset.end + cuts[i]});
+    for (const TextSpan offset : part.offsets) parts.offsets.push_back({offset.begin + cuts[i], offset.end + cuts[i]});
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::string whole_text, tokenizer_.Decode(whole.ids, false));
   LUTHIER_ASSIGN_OR_RETURN(const std::string parts_text, tokenizer_.Decode(parts.ids, false));
@@ -371,33 +342,25 @@ absl::StatusOr<Prompt> RowEncoder::EncodePrompt(const Row& row) const {
   }
   const auto* chat = std::get_if<ChatRow>(&row.content);
   if (chat == nullptr) return Refuse("a text row has no question and answer");
-  if (chat_template_ == nullptr)
-    return Refuse("the row has `messages`, but the base model has no chat template");
+  if (chat_template_ == nullptr) return Refuse("the row has `messages`, but the base model has no chat template");
   size_t last = chat->messages.size();
   while (last > 0 && !IsAssistant(chat->messages[last - 1])) --last;
   if (last == 0) return Refuse("no message has the role `assistant`");
   const OrderedJson& answer = chat->messages[last - 1];
-  LUTHIER_ASSIGN_OR_RETURN(RenderedChat before,
-                           RenderPrefix(*chat_template_, *chat, last - 1, true));
-  LUTHIER_ASSIGN_OR_RETURN(const RenderedChat with,
-                           RenderPrefix(*chat_template_, *chat, last, false));
-  LUTHIER_ASSIGN_OR_RETURN(Encoding encoding,
-                           tokenizer_.Encode(before.text, /*with_special_tokens=*/false));
+  LUTHIER_ASSIGN_OR_RETURN(RenderedChat before, RenderPrefix(*chat_template_, *chat, last - 1, true));
+  LUTHIER_ASSIGN_OR_RETURN(const RenderedChat with, RenderPrefix(*chat_template_, *chat, last, false));
+  LUTHIER_ASSIGN_OR_RETURN(Encoding encoding, tokenizer_.Encode(before.text, /*with_special_tokens=*/false));
   prompt.ids = std::move(encoding.ids);
   if (with.text.starts_with(before.text)) {
     // As the trainer decodes what the model generates: up to the end of the turn, without special
     // tokens.
-    LUTHIER_ASSIGN_OR_RETURN(
-        Encoding rest,
-        tokenizer_.Encode(std::string_view(with.text).substr(before.text.size()), false));
-    const auto end =
-        std::find_first_of(rest.ids.begin(), rest.ids.end(), stop_ids_.begin(), stop_ids_.end());
+    LUTHIER_ASSIGN_OR_RETURN(Encoding rest,
+                             tokenizer_.Encode(std::string_view(with.text).substr(before.text.size()), false));
+    const auto end = std::find_first_of(rest.ids.begin(), rest.ids.end(), stop_ids_.begin(), stop_ids_.end());
     rest.ids.erase(end, rest.ids.end());
-    LUTHIER_ASSIGN_OR_RETURN(prompt.expected,
-                             tokenizer_.Decode(rest.ids, /*skip_special_tokens=*/true));
+    LUTHIER_ASSIGN_OR_RETURN(prompt.expected, tokenizer_.Decode(rest.ids, /*skip_special_tokens=*/true));
   } else {
-    prompt.expected =
-        answer.contains("tool_calls") ? answer["tool_calls"].dump() : answer.value("content", "");
+    prompt.expected = answer.contains("tool_calls") ? answer["tool_calls"].dump() : answer.value("content", "");
   }
   prompt.text = std::move(before.text);
   return prompt;
@@ -406,11 +369,9 @@ absl::StatusOr<Prompt> RowEncoder::EncodePrompt(const Row& row) const {
 absl::StatusOr<std::vector<int32_t>> RowEncoder::EncodeMessages(const OrderedJson& messages,
                                                                 const OrderedJson& tools) const {
   if (chat_template_ != nullptr) {
-    LUTHIER_ASSIGN_OR_RETURN(
-        const RenderedChat rendered,
-        chat_template_->Render(messages, {.add_generation_prompt = true, .tools = tools}));
-    LUTHIER_ASSIGN_OR_RETURN(Encoding encoding,
-                             tokenizer_.Encode(rendered.text, /*with_special_tokens=*/false));
+    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat rendered,
+                             chat_template_->Render(messages, {.add_generation_prompt = true, .tools = tools}));
+    LUTHIER_ASSIGN_OR_RETURN(Encoding encoding, tokenizer_.Encode(rendered.text, /*with_special_tokens=*/false));
     return std::move(encoding.ids);
   }
   std::string text;

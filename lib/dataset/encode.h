@@ -44,7 +44,8 @@ struct EncodeOptions {
   enum class TooLong {
     kRefuse,      // an error that names line, length and remedy
     kTruncate,    // keep the start of the row
-    kKeepAnswer,  // keep its last answer and as much as fits of what is directly in front of it, behind BOS if it has one
+    kKeepAnswer,  // keep its last answer and as much as fits of what is directly in front of it, behind BOS if it has
+                  // one
     kDrop         // leave the row out
   };
   LossOn loss_on = LossOn::kAssistant;
@@ -54,8 +55,7 @@ struct EncodeOptions {
 
 // From the words of a job file: `loss_on` is assistant, all or completion, `too_long` refuse or
 // truncate; other words read as the first.
-EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long,
-                              int64_t max_length);
+EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long, int64_t max_length);
 
 // Encodes the rows of one job. Holds references: tokenizer and template must outlive it. Const use
 // from several threads is safe.
@@ -65,8 +65,8 @@ class RowEncoder {
   RowEncoder(const Tokenizer& tokenizer, const ChatTemplate* chat_template, EncodeOptions options);
 
   // INVALID_ARGUMENT (without file and line): the template refuses the row, the assistant's turns
-  // cannot be told apart, no token is trained, or the row is too long (OUT_OF_RANGE). A row that is too long may come back
-  // without a trained token: the caller drops and counts it.
+  // cannot be told apart, no token is trained, or the row is too long (OUT_OF_RANGE). A row that is too long may come
+  // back without a trained token: the caller drops and counts it.
   absl::StatusOr<Example> Encode(const Row& row) const;
 
   // For scoring by generation: everything before the last assistant turn, or the prompt of a
@@ -90,12 +90,9 @@ class RowEncoder {
   absl::StatusOr<Example> EncodeCompletion(const CompletionRow& row) const;
   absl::StatusOr<Example> EncodeText(const TextRow& row) const;
   // Spans of the assistant's turns in `rendered`, one for each assistant message in order.
-  absl::StatusOr<std::vector<TextSpan>> AssistantSpans(const ChatRow& row,
-                                                       const RenderedChat& rendered) const;
-  absl::StatusOr<std::vector<TextSpan>> SpansByTurnDifference(const ChatRow& row,
-                                                              const RenderedChat& rendered) const;
-  absl::StatusOr<Encoding> EncodeAround(std::string_view text,
-                                        const std::vector<TextSpan>& spans) const;
+  absl::StatusOr<std::vector<TextSpan>> AssistantSpans(const ChatRow& row, const RenderedChat& rendered) const;
+  absl::StatusOr<std::vector<TextSpan>> SpansByTurnDifference(const ChatRow& row, const RenderedChat& rendered) const;
+  absl::StatusOr<Encoding> EncodeAround(std::string_view text, const std::vector<TextSpan>& spans) const;
 
   const Tokenizer& tokenizer_;
   const ChatTemplate* chat_template_;

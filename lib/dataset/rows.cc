@@ -13,16 +13,12 @@
 namespace luthier {
 namespace {
 
-absl::Status Invalid(std::string_view message) {
-  return absl::InvalidArgumentError(std::string(message));
-}
+absl::Status Invalid(std::string_view message) { return absl::InvalidArgumentError(std::string(message)); }
 
 // Length of the well-formed UTF-8 character at the start of `text`, 0 if there is none (overlong
 // forms, surrogates and numbers above U+10FFFF are not well-formed).
 size_t Utf8Length(std::string_view text) {
-  const auto byte = [&](size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u;
-  };
+  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
   const auto continues = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
   const unsigned first = byte(0), second = byte(1);
   if (first < 0x80) return 1;
@@ -43,11 +39,9 @@ absl::Status CheckBytes(std::string_view line) {
     return Invalid("the file is UTF-16; save it as UTF-8");
   }
   for (size_t i = 0; i < line.size();) {
-    if (line[i] == '\0')
-      return Invalid(absl::StrCat("NUL byte at byte ", i + 1, "; the file must be UTF-8 text"));
+    if (line[i] == '\0') return Invalid(absl::StrCat("NUL byte at byte ", i + 1, "; the file must be UTF-8 text"));
     const size_t length = Utf8Length(line.substr(i));
-    if (length == 0)
-      return Invalid(absl::StrCat("invalid UTF-8 at byte ", i + 1, "; save the file as UTF-8"));
+    if (length == 0) return Invalid(absl::StrCat("invalid UTF-8 at byte ", i + 1, "; save the file as UTF-8"));
     i += length;
   }
   return absl::OkStatus();
@@ -64,8 +58,7 @@ absl::Status CheckDepth(std::string_view line, int max_depth) {
     if (in_string) continue;
     if (c == '{' || c == '[') ++depth;
     if (c == '}' || c == ']') --depth;
-    if (depth > max_depth)
-      return Invalid(absl::StrCat("JSON is nested deeper than ", max_depth, " levels"));
+    if (depth > max_depth) return Invalid(absl::StrCat("JSON is nested deeper than ", max_depth, " levels"));
   }
   return absl::OkStatus();
 }
@@ -73,15 +66,13 @@ absl::Status CheckDepth(std::string_view line, int max_depth) {
 absl::StatusOr<OrderedJson> ParseObject(std::string_view line) {
   try {
     OrderedJson json = OrderedJson::parse(line);
-    if (!json.is_object())
-      return Invalid(absl::StrCat("a row must be a JSON object, this is: ", json.type_name()));
+    if (!json.is_object()) return Invalid(absl::StrCat("a row must be a JSON object, this is: ", json.type_name()));
     return json;
   } catch (const OrderedJson::exception& error) {
     const std::string_view what = error.what();
     const size_t detail = what.find("column ");
     return Invalid(
-        absl::StrCat("malformed JSON at ",
-                     std::string(detail == std::string_view::npos ? what : what.substr(detail))));
+        absl::StrCat("malformed JSON at ", std::string(detail == std::string_view::npos ? what : what.substr(detail))));
   }
 }
 
@@ -107,16 +98,14 @@ absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where) 
     }
     const auto arguments = function.find("arguments");
     if (arguments == function.end() || !arguments->is_string()) continue;
-    OrderedJson parsed =
-        OrderedJson::parse(arguments->get<std::string>(), nullptr, /*allow_exceptions=*/false);
+    OrderedJson parsed = OrderedJson::parse(arguments->get<std::string>(), nullptr, /*allow_exceptions=*/false);
     if (parsed.is_object()) *arguments = std::move(parsed);
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckMessage(OrderedJson& message, const std::string& where) {
-  if (!message.is_object())
-    return Invalid(absl::StrCat(where, " must be an object with `role` and `content`"));
+  if (!message.is_object()) return Invalid(absl::StrCat(where, " must be an object with `role` and `content`"));
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string()) {
     return Invalid(absl::StrCat(where, ".role is missing; use system, user, assistant or tool"));
@@ -124,11 +113,9 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where) {
   const auto content = message.find("content");
   const bool has_content = content != message.end() && !content->is_null();
   if (has_content && !content->is_string() && !content->is_array()) {
-    return Invalid(
-        absl::StrCat(where, ".content must be a string, this is: ", content->type_name()));
+    return Invalid(absl::StrCat(where, ".content must be a string, this is: ", content->type_name()));
   }
-  if (!has_content && !message.contains("tool_calls"))
-    return Invalid(absl::StrCat(where, ".content is missing"));
+  if (!has_content && !message.contains("tool_calls")) return Invalid(absl::StrCat(where, ".content is missing"));
   const auto weight = message.find("weight");
   if (weight != message.end() && !weight->is_null() && *weight != 0 && *weight != 1) {
     return Invalid(absl::StrCat(where, ".weight must be 0 or 1, this is: ", weight->dump()));
@@ -139,16 +126,13 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where) {
 absl::StatusOr<ChatRow> ParseChat(OrderedJson& row) {
   ChatRow chat;
   chat.messages = std::move(row["messages"]);
-  if (!chat.messages.is_array() || chat.messages.empty())
-    return Invalid("`messages` must be an array of messages");
+  if (!chat.messages.is_array() || chat.messages.empty()) return Invalid("`messages` must be an array of messages");
   bool has_answer = false;
   for (size_t i = 0; i < chat.messages.size(); ++i) {
     LUTHIER_RETURN_IF_ERROR(CheckMessage(chat.messages[i], absl::StrCat("messages[", i, "]")));
     has_answer |= chat.messages[i]["role"] == "assistant";
   }
-  if (!has_answer)
-    return Invalid(
-        "no message has the role `assistant`, so there is nothing to learn from this row");
+  if (!has_answer) return Invalid("no message has the role `assistant`, so there is nothing to learn from this row");
   if (row.contains("tools")) chat.tools = std::move(row["tools"]);
   if (!chat.tools.is_null() && !chat.tools.is_array()) return Invalid("`tools` must be an array");
   if (row.contains("chat_template_kwargs")) chat.variables = std::move(row["chat_template_kwargs"]);
@@ -173,9 +157,8 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
   const bool completion = json.contains("prompt") || json.contains("completion");
   const int kinds = json.contains("messages") + json.contains("text") + completion;
   if (kinds != 1) {
-    return Invalid(absl::StrCat(
-        "a row needs `messages`, or `prompt` and `completion`, or `text`; this one has ",
-        Keys(json)));
+    return Invalid(
+        absl::StrCat("a row needs `messages`, or `prompt` and `completion`, or `text`; this one has ", Keys(json)));
   }
   Row row{.line = line_number};
   if (json.contains("messages")) {
@@ -184,8 +167,7 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
     CompletionRow content;
     LUTHIER_ASSIGN_OR_RETURN(content.prompt, StringField(json, "prompt"));
     LUTHIER_ASSIGN_OR_RETURN(content.completion, StringField(json, "completion"));
-    if (content.completion.empty())
-      return Invalid("`completion` is empty, so there is nothing to learn from this row");
+    if (content.completion.empty()) return Invalid("`completion` is empty, so there is nothing to learn from this row");
     row.content = std::move(content);
   } else {
     TextRow content;
@@ -196,12 +178,10 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
   return row;
 }
 
-absl::StatusOr<RowReader> RowReader::Open(const std::string& path, std::string name,
-                                          RowLimits limits) {
+absl::StatusOr<RowReader> RowReader::Open(const std::string& path, std::string name, RowLimits limits) {
   auto file = std::make_unique<std::ifstream>(path, std::ios::binary);
   if (!*file || std::filesystem::is_directory(path)) {
-    return absl::NotFoundError(
-        absl::StrCat("cannot open ", path, ": no such file, or it may not be read"));
+    return absl::NotFoundError(absl::StrCat("cannot open ", path, ": no such file, or it may not be read"));
   }
   if (name.empty()) name = std::filesystem::path(path).filename().string();
   return RowReader(std::move(file), std::move(name), limits);
@@ -227,8 +207,7 @@ bool RowReader::ReadLine() {
 }
 
 absl::Status RowReader::LineError(std::string_view message) const {
-  return absl::InvalidArgumentError(
-      absl::StrCat(name_, ":", line_number_, ": ", std::string(message)));
+  return absl::InvalidArgumentError(absl::StrCat(name_, ":", line_number_, ": ", std::string(message)));
 }
 
 absl::StatusOr<std::optional<Row>> RowReader::Next() {
@@ -237,8 +216,7 @@ absl::StatusOr<std::optional<Row>> RowReader::Next() {
       return LineError(absl::StrCat("the line is longer than ", limits_.max_line_bytes,
                                     " bytes; is the file JSON lines, one row on each line?"));
     }
-    const bool blank =
-        std::all_of(line_.begin(), line_.end(), [](char c) { return c == ' ' || c == '\t'; });
+    const bool blank = std::all_of(line_.begin(), line_.end(), [](char c) { return c == ' ' || c == '\t'; });
     if (blank) continue;
     absl::StatusOr<Row> row = ParseRow(line_, line_number_, limits_);
     if (!row.ok()) return LineError(std::string(row.status().message()));

@@ -39,13 +39,12 @@ struct Row {
 
 struct RowLimits {
   int64_t max_line_bytes = 16 << 20;  // a longer line is a file that is not JSON lines
-  int max_depth = 64;  // of nested arrays and objects; deeper ones are attacks, not data
+  int max_depth = 64;                 // of nested arrays and objects; deeper ones are attacks, not data
 };
 
 // Turns one line (without its newline) into a row. INVALID_ARGUMENT says what is wrong, without
 // file and line.
-absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number,
-                             const RowLimits& limits = {});
+absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits = {});
 
 // Reads a file from start to end. Empty lines are skipped; a UTF-8 byte order mark at the start is
 // too.
@@ -53,8 +52,7 @@ class RowReader {
  public:
   // `name` is what messages call the file; default: the last part of `path`. NOT_FOUND if it cannot
   // be opened.
-  static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "",
-                                        RowLimits limits = {});
+  static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "", RowLimits limits = {});
 
   // The next row; nullopt at the end of the file. INVALID_ARGUMENT `train.jsonl:17: …` for a line
   // that is no row: calling again goes on behind it. DATA_LOSS if the file cannot be read on.

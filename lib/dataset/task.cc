@@ -38,7 +38,8 @@ absl::StatusOr<TaskType> ParseTaskType(std::string_view name) {
 }
 
 bool HasFields(TaskType task) {
-  return task == TaskType::kNer || task == TaskType::kExtraction || task == TaskType::kQa || task == TaskType::kToolCalling;
+  return task == TaskType::kNer || task == TaskType::kExtraction || task == TaskType::kQa ||
+         task == TaskType::kToolCalling;
 }
 
 }  // namespace luthier

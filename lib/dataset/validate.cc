@@ -14,8 +14,7 @@
 namespace luthier {
 namespace {
 
-void AddViolation(ValidationReport& report, const std::string& file, int64_t line,
-                  std::string_view message) {
+void AddViolation(ValidationReport& report, const std::string& file, int64_t line, std::string_view message) {
   ++report.violation_count;
   if (report.violations.size() < ValidationReport::kMaxViolations) {
     report.violations.push_back({file, line, std::string(message)});
@@ -31,13 +30,11 @@ void CountKind(ValidationReport& report, const Row& row) {
 
 // Reads all rows. `use` says with its status whether a row is in order; what is wrong goes into the
 // report.
-absl::StatusOr<ValidationReport> ReadAll(
-    const std::string& path, const std::string& name,
-    absl::FunctionRef<absl::Status(const Row&, ValidationReport&)> use) {
+absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::string& name,
+                                         absl::FunctionRef<absl::Status(const Row&, ValidationReport&)> use) {
   LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path, name));
   ValidationReport report;
-  std::unordered_set<size_t>
-      seen;  // hashes of lines: 8 bytes a row, and a wrong hit in 10^19 only counts a duplicate
+  std::unordered_set<size_t> seen;  // hashes of lines: 8 bytes a row, and a wrong hit in 10^19 only counts a duplicate
   while (true) {
     absl::StatusOr<std::optional<Row>> row = reader.Next();
     if (row.ok() && !row->has_value()) break;
@@ -55,8 +52,7 @@ absl::StatusOr<ValidationReport> ReadAll(
     if (message.starts_with(prefix)) message.remove_prefix(prefix.size());
     AddViolation(report, reader.name(), reader.line_number(), message);
   }
-  if (report.rows == 0 && report.ok())
-    AddViolation(report, reader.name(), 0, "the file holds no rows");
+  if (report.rows == 0 && report.ok()) AddViolation(report, reader.name(), 0, "the file holds no rows");
   return report;
 }
 
@@ -70,13 +66,11 @@ void CountTokens(const Example& example, ValidationReport& report) {
     report.longest_row_line = example.line;
   }
   const int bucket = std::bit_width(static_cast<uint64_t>(std::max<int64_t>(length, 1) - 1));
-  if (static_cast<int>(report.length_histogram.size()) <= bucket)
-    report.length_histogram.resize(bucket + 1);
+  if (static_cast<int>(report.length_histogram.size()) <= bucket) report.length_histogram.resize(bucket + 1);
   ++report.length_histogram[bucket];
 }
 
-absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEncoder& encoder,
-                                           const std::string& name,
+absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEncoder& encoder, const std::string& name,
                                            absl::FunctionRef<void(Example)> keep) {
   const auto encode = [&](const Row& row, ValidationReport& report) {
     absl::StatusOr<Example> example = encoder.Encode(row);
@@ -142,8 +136,7 @@ void ValidationReport::Merge(const ValidationReport& other) {
   longest_row_tokens = other_is_longer ? other.longest_row_tokens : longest;
   longest_row_line = other_is_longer ? other.longest_row_line : line;
   length_histogram.resize(std::max(length_histogram.size(), other.length_histogram.size()));
-  for (size_t i = 0; i < other.length_histogram.size(); ++i)
-    length_histogram[i] += other.length_histogram[i];
+  for (size_t i = 0; i < other.length_histogram.size(); ++i) length_histogram[i] += other.length_histogram[i];
   for (const Violation& violation : other.violations) {
     if (violations.size() < kMaxViolations) violations.push_back(violation);
   }
@@ -155,8 +148,7 @@ OrderedJson ToJson(const ValidationReport& report) {
   json["length_histogram"] = report.length_histogram;
   json["violations"] = OrderedJson::array();
   for (const Violation& violation : report.violations) {
-    json["violations"].push_back(
-        {{"file", violation.file}, {"line", violation.line}, {"message", violation.message}});
+    json["violations"].push_back({{"file", violation.file}, {"line", violation.line}, {"message", violation.message}});
   }
   return json;
 }
@@ -164,12 +156,10 @@ OrderedJson ToJson(const ValidationReport& report) {
 absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json) {
   ValidationReport report;
   try {
-    ForEachCount(report,
-                 [&](const char* name, int64_t& count) { count = json.at(name).get<int64_t>(); });
+    ForEachCount(report, [&](const char* name, int64_t& count) { count = json.at(name).get<int64_t>(); });
     report.length_histogram = json.at("length_histogram").get<std::vector<int64_t>>();
     for (const OrderedJson& violation : json.at("violations")) {
-      report.violations.push_back({violation.at("file").get<std::string>(),
-                                   violation.at("line").get<int64_t>(),
+      report.violations.push_back({violation.at("file").get<std::string>(), violation.at("line").get<int64_t>(),
                                    violation.at("message").get<std::string>()});
     }
   } catch (const OrderedJson::exception& error) {
@@ -182,15 +172,13 @@ absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const s
   return ReadAll(path, name, [](const Row&, ValidationReport&) { return absl::OkStatus(); });
 }
 
-absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder,
-                                          const std::string& name) {
+absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name) {
   return EncodeAll(path, encoder, name, [](Example) {});
 }
 
 absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path) {
   std::vector<Row> rows;
-  LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
-                           ReadAll(path, "", [&](const Row& row, ValidationReport&) {
+  LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, ReadAll(path, "", [&](const Row& row, ValidationReport&) {
                              rows.push_back(row);
                              return absl::OkStatus();
                            }));
@@ -198,12 +186,10 @@ absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path) {
   return rows;
 }
 
-absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths,
-                                            const RowEncoder& encoder) {
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder) {
   LoadedExamples loaded;
   for (size_t i = 0; i < paths.size(); ++i) {
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
-                             EncodeAll(paths[i], encoder, "", [&](Example example) {
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, EncodeAll(paths[i], encoder, "", [&](Example example) {
                                example.file = static_cast<int32_t>(i);
                                loaded.examples.push_back(std::move(example));
                              }));

@@ -50,8 +50,7 @@ absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& jso
 // Checks that every line is a row; needs no model. `name`: what messages call the file (default:
 // its last part). The status is an error only if the file cannot be read; what is wrong with the
 // data is in the report.
-absl::StatusOr<ValidationReport> CheckStructure(const std::string& path,
-                                                const std::string& name = "");
+absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name = "");
 
 // Encodes every row as training would, and keeps the numbers only.
 absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder,
@@ -66,7 +65,6 @@ struct LoadedExamples {
 };
 // Encodes all files of a job, one after the other. INVALID_ARGUMENT with the violations if there
 // are any.
-absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths,
-                                            const RowEncoder& encoder);
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder);
 
 }  // namespace luthier

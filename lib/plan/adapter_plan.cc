@@ -11,7 +11,9 @@
 namespace luthier {
 namespace {
 
-bool IsEndOf(const std::string& name, const std::string& module) { return module == name || module.ends_with("." + name); }
+bool IsEndOf(const std::string& name, const std::string& module) {
+  return module == name || module.ends_with("." + name);
+}
 
 }  // namespace
 
@@ -52,20 +54,24 @@ int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model
 absl::Status CheckNames(const LoraSpec& lora, const ModelConfig& model) {
   const std::vector<LinearLayer> linears = AdaptableLayers(model);
   const auto names_a_layer = [&](const std::string& name) {
-    return std::any_of(linears.begin(), linears.end(), [&](const LinearLayer& linear) { return IsEndOf(name, linear.module); });
+    return std::any_of(linears.begin(), linears.end(),
+                       [&](const LinearLayer& linear) { return IsEndOf(name, linear.module); });
   };
-  for (const auto& [field, names] : {std::pair("target_modules", &lora.target_modules), std::pair("exclude_modules", &lora.exclude_modules)}) {
+  for (const auto& [field, names] :
+       {std::pair("target_modules", &lora.target_modules), std::pair("exclude_modules", &lora.exclude_modules)}) {
     for (const std::string& name : *names) {
       if (names_a_layer(name)) continue;
-      return absl::InvalidArgumentError(absl::StrCat("lora.", field, ": '", name, "' is no linear layer of the model; give ",
-                                                     absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head, or all-linear"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("lora.", field, ": '", name, "' is no linear layer of the model; give ",
+                       absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head, or all-linear"));
     }
   }
   for (const std::string& name : lora.modules_to_save) {
     AdapterConfig alone;
     alone.modules_to_save = {name};
     if (!SavedTensors(alone, model).empty()) continue;
-    return absl::InvalidArgumentError(absl::StrCat("lora.modules_to_save: '", name, "' is no module of the model; give names like "
+    return absl::InvalidArgumentError(absl::StrCat("lora.modules_to_save: '", name,
+                                                   "' is no module of the model; give names like "
                                                    "embed_tokens, lm_head, model.norm"));
   }
   return absl::OkStatus();

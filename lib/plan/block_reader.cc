@@ -24,7 +24,9 @@ std::string Shown(const json& value) {
   return text;
 }
 
-std::string TooMany(const json& value) { return absl::StrCat("has ", value.size(), " entries; give at most ", kMaxEntries); }
+std::string TooMany(const json& value) {
+  return absl::StrCat("has ", value.size(), " entries; give at most ", kMaxEntries);
+}
 
 }  // namespace
 
@@ -96,7 +98,8 @@ void BlockReader::TextList(const char* field, std::vector<std::string>& target) 
   if (!value->is_array()) return Violation(field, absl::StrCat(Shown(*value), " is not a list; give a list of names"));
   if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
   for (const json& text : *value) {
-    if (!text.is_string() || text.get<std::string>().empty() || text.get<std::string>().find('\0') != std::string::npos) {
+    if (!text.is_string() || text.get<std::string>().empty() ||
+        text.get<std::string>().find('\0') != std::string::npos) {
       return Violation(field, absl::StrCat(Shown(text), " is not a name; give a list of names"));
     }
     target.push_back(text.get<std::string>());
@@ -110,7 +113,8 @@ void BlockReader::IntegerList(const char* field, std::vector<int64_t>& target, i
   if (!value->is_array()) return Violation(field, absl::StrCat(Shown(*value), " is not a list", remedy));
   if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
   for (const json& number : *value) {
-    if (!number.is_number_integer() || number.get<double>() < static_cast<double>(low) || number.get<double>() > static_cast<double>(high)) {
+    if (!number.is_number_integer() || number.get<double>() < static_cast<double>(low) ||
+        number.get<double>() > static_cast<double>(high)) {
       return Violation(field, absl::StrCat(Shown(number), " is not one", remedy));
     }
     target.push_back(number.get<int64_t>());
@@ -128,24 +132,30 @@ void BlockReader::Map(const char* field, std::map<std::string, Value>& target, c
     std::optional<Value> parsed;
     BlockReader entries(*value, "", faults);
     read(entries, name.c_str(), parsed);
-    if (!parsed) return Violation(field, faults.empty() ? absl::StrCat(name, ": has no value; give a number") : faults[0]);
+    if (!parsed)
+      return Violation(field, faults.empty() ? absl::StrCat(name, ": has no value; give a number") : faults[0]);
     target[name] = *parsed;
   }
 }
 
 void BlockReader::IntegerMap(const char* field, std::map<std::string, int64_t>& target, int64_t low, int64_t high) {
-  Map(field, target, [&](BlockReader& entries, const char* name, std::optional<int64_t>& parsed) { entries.Integer(name, parsed, low, high); });
+  Map(field, target, [&](BlockReader& entries, const char* name, std::optional<int64_t>& parsed) {
+    entries.Integer(name, parsed, low, high);
+  });
 }
 
 void BlockReader::NumberMap(const char* field, std::map<std::string, double>& target, const NumberRange& range) {
-  Map(field, target, [&](BlockReader& entries, const char* name, std::optional<double>& parsed) { entries.Number(name, parsed, range); });
+  Map(field, target, [&](BlockReader& entries, const char* name, std::optional<double>& parsed) {
+    entries.Number(name, parsed, range);
+  });
 }
 
 void BlockReader::Choice(const char* field, std::optional<std::string>& target,
                          std::initializer_list<const char*> choices) {
   const json* value = Raw(field);
   if (value == nullptr) return;
-  const auto chosen = std::find_if(choices.begin(), choices.end(), [&](const char* choice) { return *value == choice; });
+  const auto chosen =
+      std::find_if(choices.begin(), choices.end(), [&](const char* choice) { return *value == choice; });
   if (chosen == choices.end()) {
     return Violation(field, absl::StrCat(Shown(*value), " is not known; give one of: ", absl::StrJoin(choices, ", ")));
   }
@@ -162,9 +172,9 @@ void BlockReader::Finish() {
   for (const auto& [name, value] : object_.items()) {
     if (std::find(known_.begin(), known_.end(), name) != known_.end()) continue;
     const std::string near = DidYouMean(name, known_);
-    violations_.push_back(absl::StrCat(
-        path_, name.substr(0, kMaxShownValue), ": unknown field; ",
-        near.empty() ? absl::StrCat("known: ", absl::StrJoin(known_, ", ")) : absl::StrCat("did you mean '", near, "'?")));
+    violations_.push_back(absl::StrCat(path_, name.substr(0, kMaxShownValue), ": unknown field; ",
+                                       near.empty() ? absl::StrCat("known: ", absl::StrJoin(known_, ", "))
+                                                    : absl::StrCat("did you mean '", near, "'?")));
   }
 }
 

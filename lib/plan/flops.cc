@@ -4,7 +4,8 @@
 
 namespace luthier {
 
-double TrainingFlops(const ModelConfig& config, bool full, int64_t adapter_parameters, double tokens, double squared_lengths) {
+double TrainingFlops(const ModelConfig& config, bool full, int64_t adapter_parameters, double tokens,
+                     double squared_lengths) {
   int64_t matrices = config.vocab_size * config.hidden_size;
   for (const LinearLayer& linear : LinearLayers(config)) matrices += linear.in * linear.out;
   const auto a_token = static_cast<double>((full ? 6 : 4) * matrices + 6 * adapter_parameters);

@@ -83,7 +83,9 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
   for (const auto& [pattern, rank] : lora.rank_pattern) check("rank_pattern", pattern);
   for (const auto& [pattern, alpha] : lora.alpha_pattern) check("alpha_pattern", pattern);
   if (!lora.target_pattern.empty() && (!lora.target_modules.empty() || !lora.layers.empty())) {
-    reader.Violation("target_pattern", "excludes target_modules and layers; a pattern can name layers itself, as in .*\\.[0-7]\\..*q_proj");
+    reader.Violation(
+        "target_pattern",
+        "excludes target_modules and layers; a pattern can name layers itself, as in .*\\.[0-7]\\..*q_proj");
   }
   reader.Finish();
   return lora;
@@ -112,7 +114,8 @@ TrainingSpec ParseTraining(const json& block, std::vector<std::string>& violatio
   reader.Flag("activation_checkpointing", training.activation_checkpointing);
   reader.Flag("optimizer_in_backward", training.optimizer_in_backward);
   if (training.optimizer_in_backward.value_or(false) && training.clip_norm) {
-    reader.Violation("clip_norm", "has a value, but with optimizer_in_backward no gradient is known whole; remove one of the two");
+    reader.Violation("clip_norm",
+                     "has a value, but with optimizer_in_backward no gradient is known whole; remove one of the two");
   }
   reader.TextList("freeze", training.freeze);
   for (const std::string& pattern : training.freeze) {
@@ -188,7 +191,8 @@ std::map<std::string, std::string> ParseLabels(const json& block, std::vector<st
 
 void CheckModelName(const std::string& name, std::vector<std::string>& violations) {
   const auto allowed = [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || c == '.'; };
-  const bool fits = name.size() <= kMaxModelName && absl::ascii_islower(name[0]) && std::all_of(name.begin(), name.end(), allowed);
+  const bool fits =
+      name.size() <= kMaxModelName && absl::ascii_islower(name[0]) && std::all_of(name.begin(), name.end(), allowed);
   if (fits) return;
   violations.push_back(absl::StrCat("output_model: '", name.substr(0, 80), "' is no name; give 1 to ", kMaxModelName,
                                     " characters a-z, 0-9, '-', '.', a letter first"));
@@ -270,8 +274,7 @@ std::vector<std::string> RecipeFields() {
 Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
   Recipe recipe;
   BlockReader reader(json, "", violations);
-  reader.Choice("task", recipe.task,
-                {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"});
+  reader.Choice("task", recipe.task, {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"});
   reader.Choice("tuning", recipe.tuning, {"lora", "full"});
   recipe.lora = ParseLora(Block(json, "lora", violations), violations);
   recipe.training = ParseTraining(Block(json, "training", violations), violations);
@@ -282,7 +285,9 @@ Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
     violations.push_back("lora: has values, but tuning is full; remove the block, or give tuning: lora");
   }
   if (recipe.tuning == "lora" && !recipe.training.freeze.empty()) {
-    violations.push_back("training.freeze: has values, but tuning is lora, which freezes the whole base; remove it, or give tuning: full");
+    violations.push_back(
+        "training.freeze: has values, but tuning is lora, which freezes the whole base; remove it, or give tuning: "
+        "full");
   }
   return recipe;
 }
@@ -296,7 +301,8 @@ std::vector<std::string> LabelViolations(const std::map<std::string, std::string
     if (key.empty() || key.size() > kMaxLabelKey) {
       violations.push_back(absl::StrCat("labels: a key of ", key.size(), " characters; give 1 to ", kMaxLabelKey));
     } else if (value.size() > kMaxLabelValue) {
-      violations.push_back(absl::StrCat("labels.", key, ": ", value.size(), " characters; give at most ", kMaxLabelValue));
+      violations.push_back(
+          absl::StrCat("labels.", key, ": ", value.size(), " characters; give at most ", kMaxLabelValue));
     }
   }
   return violations;

@@ -15,15 +15,16 @@ namespace luthier {
 
 // LoRA hyperparameters (arXiv:2106.09685).
 struct LoraSpec {
-  std::optional<int64_t> rank;              // 1 to 256
-  std::optional<double> alpha;              // numerator of the scale alpha / rank, above 0
-  // Which linear layers get an adapter: names (or ends of names), or one regular expression for whole names; neither: all
-  // except the head. Then without those that are excluded.
+  std::optional<int64_t> rank;  // 1 to 256
+  std::optional<double> alpha;  // numerator of the scale alpha / rank, above 0
+  // Which linear layers get an adapter: names (or ends of names), or one regular expression for whole names; neither:
+  // all except the head. Then without those that are excluded.
   std::vector<std::string> target_modules;
   std::string target_pattern;
   std::vector<std::string> exclude_modules;
-  std::vector<int64_t> layers;                  // numbers of the layers; empty: all
-  std::map<std::string, int64_t> rank_pattern;  // other ranks and alphas for layers whose name ends so (regular expressions)
+  std::vector<int64_t> layers;  // numbers of the layers; empty: all
+  std::map<std::string, int64_t>
+      rank_pattern;  // other ranks and alphas for layers whose name ends so (regular expressions)
   std::map<std::string, double> alpha_pattern;
   std::optional<double> dropout;             // [0, 1)
   std::optional<bool> rslora;                // scale alpha / sqrt(rank), arXiv:2312.03732
@@ -34,26 +35,29 @@ struct LoraSpec {
 
 // The training run.
 struct TrainingSpec {
-  std::optional<double> epochs;                // passes over the training rows, above 0
-  std::optional<int64_t> max_steps;            // ends the run before `epochs` if smaller; never chosen
-  std::optional<double> learning_rate;         // peak, above 0
-  std::optional<std::string> schedule;         // linear, cosine, constant
-  std::optional<double> warmup_ratio;          // part of all steps, [0, 1)
-  std::optional<double> weight_decay;          // decoupled, AdamW
-  std::optional<double> beta1;                 // AdamW, [0, 1)
-  std::optional<double> beta2;                 // AdamW, [0, 1)
-  std::optional<double> clip_norm;             // global norm of the gradients, above 0
-  std::optional<int64_t> batch_tokens;         // tokens an optimizer step
-  std::optional<int64_t> micro_batch_tokens;   // tokens a forward pass at most; bounds memory, never results
-  std::optional<int64_t> max_length;           // tokens; longer rows are treated as `too_long` says
-  std::optional<int64_t> seed;                 // 0 or more
-  std::optional<std::string> precision;        // fp32, bf16
-  std::optional<std::string> order;            // shuffled, file
-  std::optional<std::string> loss_on;          // assistant, completion, all
-  std::optional<std::string> too_long;         // refuse, truncate, keep_answer, drop
-  std::optional<bool> activation_checkpointing;  // keep only the inputs of layers, compute the rest again: less memory, more time
-  std::optional<bool> optimizer_in_backward;     // move each weight as soon as its gradient is there: less memory, no clipping
-  std::vector<std::string> freeze;             // full training: weights that stay, as names or beginnings of names (regular expressions)
+  std::optional<double> epochs;               // passes over the training rows, above 0
+  std::optional<int64_t> max_steps;           // ends the run before `epochs` if smaller; never chosen
+  std::optional<double> learning_rate;        // peak, above 0
+  std::optional<std::string> schedule;        // linear, cosine, constant
+  std::optional<double> warmup_ratio;         // part of all steps, [0, 1)
+  std::optional<double> weight_decay;         // decoupled, AdamW
+  std::optional<double> beta1;                // AdamW, [0, 1)
+  std::optional<double> beta2;                // AdamW, [0, 1)
+  std::optional<double> clip_norm;            // global norm of the gradients, above 0
+  std::optional<int64_t> batch_tokens;        // tokens an optimizer step
+  std::optional<int64_t> micro_batch_tokens;  // tokens a forward pass at most; bounds memory, never results
+  std::optional<int64_t> max_length;          // tokens; longer rows are treated as `too_long` says
+  std::optional<int64_t> seed;                // 0 or more
+  std::optional<std::string> precision;       // fp32, bf16
+  std::optional<std::string> order;           // shuffled, file
+  std::optional<std::string> loss_on;         // assistant, completion, all
+  std::optional<std::string> too_long;        // refuse, truncate, keep_answer, drop
+  std::optional<bool>
+      activation_checkpointing;  // keep only the inputs of layers, compute the rest again: less memory, more time
+  std::optional<bool>
+      optimizer_in_backward;  // move each weight as soon as its gradient is there: less memory, no clipping
+  std::vector<std::string>
+      freeze;  // full training: weights that stay, as names or beginnings of names (regular expressions)
 };
 
 // When and how the model is evaluated.
@@ -67,8 +71,8 @@ struct EvaluationSpec {
 
 // When checkpoints are written and how many stay.
 struct CheckpointSpec {
-  std::optional<int64_t> every;  // optimizer steps
-  std::optional<int64_t> keep;   // newest first, 1 or more
+  std::optional<int64_t> every;        // optimizer steps
+  std::optional<int64_t> keep;         // newest first, 1 or more
   std::optional<std::string> publish;  // which weights become the result: best (on the validation part), last
 };
 
@@ -102,12 +106,12 @@ struct JobSpec {
   std::string base_model;
   DatasetSelection dataset;
   Recipe recipe;
-  std::string output_model;  // name under which the result is published; empty: the job's id
+  std::string output_model;                   // name under which the result is published; empty: the job's id
   std::map<std::string, std::string> labels;  // at most 16; keys up to 64, values up to 256 characters
 };
 
-// Reads a job file that was YAML or JSON. Errors: INVALID_ARGUMENT with one line for every violation, each with the field's
-// path, the value and the remedy: "lora.rank: 0 is out of range; give a whole number from 1 to 256, or auto".
+// Reads a job file that was YAML or JSON. Errors: INVALID_ARGUMENT with one line for every violation, each with the
+// field's path, the value and the remedy: "lora.rank: 0 is out of range; give a whole number from 1 to 256, or auto".
 absl::StatusOr<JobSpec> ParseJobSpec(const nlohmann::json& json);
 
 // What is wrong with labels; empty if nothing.
@@ -119,7 +123,8 @@ nlohmann::json ToJson(const JobSpec& spec);
 // The blocks of a recipe as fields of one object.
 nlohmann::json ToJson(const Recipe& recipe);
 
-// Reads `task`, `tuning` and the blocks out of `json` and appends every violation; other fields of `json` are not looked at.
+// Reads `task`, `tuning` and the blocks out of `json` and appends every violation; other fields of `json` are not
+// looked at.
 Recipe ParseRecipe(const nlohmann::json& json, std::vector<std::string>& violations);
 
 // Names of the fields that ParseRecipe reads.

@@ -13,22 +13,25 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 // CUDA context and cuBLAS workspaces (not measured); on a CPU the program, LibTorch and its threads' memory.
 constexpr int64_t kCudaWorkspace = 700 * kMiB;
 constexpr int64_t kCpuWorkspace = 150 * kMiB;
-// Holes in the heap, which keeps its pages, and what is too small to count. Measured on a CPU: docs/performance.md, "Estimates".
+// Holes in the heap, which keeps its pages, and what is too small to count. Measured on a CPU: docs/performance.md,
+// "Estimates".
 constexpr double kFragmentation = 1.05;
-// Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the inputs that
-// are kept.
+// Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
+// inputs that are kept.
 constexpr double kLayersComputedAgain = 3.5;
-// In bf16, the fp32 numbers that operations need in between leave holes among what is kept; and oneDNN keeps the programs that it
-// compiles for products.
+// In bf16, the fp32 numbers that operations need in between leave holes among what is kept; and oneDNN keeps the
+// programs that it compiles for products.
 constexpr double kBf16Holes = 1.7;
 constexpr int64_t kBf16Workspace = 30 * kMiB;
-// Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has left them all.
+// Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has
+// left them all.
 constexpr double kGradientsBesideActivations = 0.5;
 constexpr int64_t kHeadRows = 512;  // whose logits exist at a time (worker/trainer/ops/loss_head.cc)
 
 // Numbers in the hidden layer of an MLP for one token: of the experts that it goes through, where that is more.
 int64_t MlpWidth(const ModelConfig& c) {
-  return c.experts ? std::max(c.intermediate_size, c.experts->per_token * c.experts->intermediate_size) : c.intermediate_size;
+  return c.experts ? std::max(c.intermediate_size, c.experts->per_token * c.experts->intermediate_size)
+                   : c.intermediate_size;
 }
 
 // Norms of the residual stream or of what is added to it, and whether queries and keys have one, in a layer.
@@ -52,11 +55,12 @@ LayerNorms NormsOf(ModelConfig config) {
   return norms;
 }
 
-// Numbers that one layer keeps of one token for the backward pass: what its norms, products, attention and gate were given, and
-// what attention gave. The softmax's statistics and what an adapter keeps are too few to count.
+// Numbers that one layer keeps of one token for the backward pass: what its norms, products, attention and gate were
+// given, and what attention gave. The softmax's statistics and what an adapter keeps are too few to count.
 int64_t SavedByLayer(const ModelConfig& c) {
   const LayerNorms norms = NormsOf(c);
-  const int64_t attention = c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + (norms.of_heads ? c.q_size() + c.kv_size() : 0);
+  const int64_t attention =
+      c.hidden_size + 2 * c.q_size() + 2 * c.kv_size() + (norms.of_heads ? c.q_size() + c.kv_size() : 0);
   return norms.hidden * c.hidden_size + attention + c.hidden_size + 3 * MlpWidth(c);
 }
 
@@ -93,18 +97,24 @@ MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& input
   MemoryEstimate estimate;
   // What is trained is fp32 whatever is computed in.
   estimate.weights = model.parameters * (inputs.full ? 4 : element);
-  const double gradients = inputs.optimizer_in_backward ? 0 : !inputs.full || inputs.accumulates ? 1 : kGradientsBesideActivations;
+  const double gradients = inputs.optimizer_in_backward         ? 0
+                           : !inputs.full || inputs.accumulates ? 1
+                                                                : kGradientsBesideActivations;
   // Adam's two moments, and gradients; an adapter's own values besides.
   const double state_bytes = 8 + 4 * gradients + (inputs.full ? 0 : 4);
-  estimate.training_state = static_cast<int64_t>(state_bytes * static_cast<double>(inputs.full ? model.parameters : inputs.adapter_parameters));
+  estimate.training_state = static_cast<int64_t>(
+      state_bytes * static_cast<double>(inputs.full ? model.parameters : inputs.adapter_parameters));
   const auto layer = static_cast<double>(SavedByLayer(c));
-  const double saved = inputs.activation_checkpointing ? static_cast<double>(c.num_layers * c.hidden_size) + kLayersComputedAgain * layer
-                                                       : static_cast<double>(c.num_layers) * layer;
+  const double saved = inputs.activation_checkpointing
+                           ? static_cast<double>(c.num_layers * c.hidden_size) + kLayersComputedAgain * layer
+                           : static_cast<double>(c.num_layers) * layer;
   const double kept = (inputs.bf16 && !inputs.cuda ? kBf16Holes : 1) * saved;
-  const double a_token = kept + static_cast<double>(2 * c.hidden_size + UsedInLayer(c));  // embedded, and after the last norm
+  const double a_token =
+      kept + static_cast<double>(2 * c.hidden_size + UsedInLayer(c));  // embedded, and after the last norm
   estimate.activations = static_cast<int64_t>(static_cast<double>(tokens * element) * a_token);
   // Logits become their own gradient. That of the head is scaled into another one, and may be added to the embedding's.
-  estimate.head = 4 * std::min(inputs.trained_tokens.value_or(tokens), kHeadRows) * c.vocab_size * (c.logit_softcap > 0 ? 2 : 1);
+  estimate.head =
+      4 * std::min(inputs.trained_tokens.value_or(tokens), kHeadRows) * c.vocab_size * (c.logit_softcap > 0 ? 2 : 1);
   if (inputs.full && tokens > 0) estimate.head += 6 * c.vocab_size * c.hidden_size;
   estimate.workspace = inputs.cuda ? kCudaWorkspace : kCpuWorkspace + (inputs.bf16 ? kBf16Workspace : 0);
   const int64_t sum = estimate.weights + estimate.training_state + estimate.activations + estimate.head;

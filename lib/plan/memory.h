@@ -27,8 +27,8 @@ struct MemoryEstimate {
   int64_t weights = 0;
   int64_t training_state = 0;  // gradients, masters, Adam's moments of what is trained
   int64_t activations = 0;
-  int64_t head = 0;            // logits and their gradient
-  int64_t workspace = 0;       // the runtime itself
+  int64_t head = 0;       // logits and their gradient
+  int64_t workspace = 0;  // the runtime itself
   int64_t total = 0;
 };
 

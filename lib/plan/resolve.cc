@@ -33,7 +33,8 @@ constexpr double kUsableMemory = 0.92;      // the rest is for what the estimate
 
 // Default 32: Tinker's; a small dataset does not fill it, so half of it below 1,000 rows.
 Choice<int64_t> ChooseRank(const DatasetFacts& dataset) {
-  if (dataset.rows < kSmallDataset) return {16, absl::StrCat("fewer than ", kSmallDataset, " rows (", dataset.rows, ")")};
+  if (dataset.rows < kSmallDataset)
+    return {16, absl::StrCat("fewer than ", kSmallDataset, " rows (", dataset.rows, ")")};
   return {32, "default for 1000 rows and more"};
 }
 
@@ -56,8 +57,9 @@ int64_t BatchRows(double rows, double epochs) {
   return static_cast<int64_t>(std::clamp(rows * epochs / kWantedSteps, 8.0, 128.0));
 }
 
-// The learning-rate law of Tinker's cookbook (hyperparam_utils.py): 5e-5 · 10 for LoRA · (2000 / hidden)^p, with p measured for
-// Llama and for Qwen. Other families have no published law: 2e-4, Unsloth's default, and a tenth for full training.
+// The learning-rate law of Tinker's cookbook (hyperparam_utils.py): 5e-5 · 10 for LoRA · (2000 / hidden)^p, with p
+// measured for Llama and for Qwen. Other families have no published law: 2e-4, Unsloth's default, and a tenth for full
+// training.
 double PublishedLearningRate(const ModelConfig& config, bool full) {
   const bool llama = config.model_type == "llama", qwen = absl::StartsWith(config.model_type, "qwen");
   if (!llama && !qwen) return full ? 2e-5 : 2e-4;
@@ -67,7 +69,8 @@ double PublishedLearningRate(const ModelConfig& config, bool full) {
 Choice<double> ChooseLearningRate(const Recipe& recipe, const ModelConfig& config, int64_t steps) {
   const bool full = recipe.tuning == "full";
   double rate = PublishedLearningRate(config, full);
-  std::string reason = absl::StrCat(full ? "full training" : "LoRA", " of ", config.model_type, ", hidden size ", config.hidden_size);
+  std::string reason =
+      absl::StrCat(full ? "full training" : "LoRA", " of ", config.model_type, ", hidden size ", config.hidden_size);
   if (steps < kMinimumSteps) {
     rate *= 1.5;  // a short run has to move faster
     absl::StrAppend(&reason, "; ×1.5 below ", kMinimumSteps, " steps");
@@ -79,7 +82,8 @@ Choice<double> ChooseLearningRate(const Recipe& recipe, const ModelConfig& confi
     const double correction = (32.0 / rank) / scale;
     if (std::abs(correction - 1) > 1e-9) {
       rate *= correction;
-      absl::StrAppend(&reason, "; ×", absl::StrFormat("%.3g", correction), " for the scale ", absl::StrFormat("%.3g", scale));
+      absl::StrAppend(&reason, "; ×", absl::StrFormat("%.3g", correction), " for the scale ",
+                      absl::StrFormat("%.3g", scale));
     }
   }
   constexpr double kHighest = 1e-2;  // Adam diverges above it whatever the model
@@ -122,7 +126,8 @@ Choice<int64_t> ChooseMicroBatch(const ModelFacts& model, const MemoryInputs& in
 }
 
 // Half as slow again, so only where not even one row fits without it.
-Choice<bool> ChooseCheckpointing(const ModelFacts& model, MemoryInputs inputs, const DeviceFacts& device, int64_t max_length) {
+Choice<bool> ChooseCheckpointing(const ModelFacts& model, MemoryInputs inputs, const DeviceFacts& device,
+                                 int64_t max_length) {
   if (device.memory_bytes == 0) return {false, "default: faster; memory unknown"};
   const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
   if (LargestMicroBatch(model, inputs, usable) >= max_length) return {false, "default: faster, and a longest row fits"};
@@ -194,14 +199,16 @@ class Settler {
   std::vector<ResolvedValue>& values_;
 };
 
-// A trained parameter holds about 2 bits ("LoRA without regret"); an unseen answer carries about 1 nat a token, 1.44 bits.
+// A trained parameter holds about 2 bits ("LoRA without regret"); an unseen answer carries about 1 nat a token, 1.44
+// bits.
 void WarnAboutCapacity(const DatasetFacts& dataset, int64_t adapter_parameters, std::vector<std::string>& warnings) {
   const double bits = 1.44 * static_cast<double>(dataset.trained_tokens);
   const double capacity = 2.0 * static_cast<double>(adapter_parameters);
   if (bits <= capacity) return;
-  warnings.push_back(absl::StrFormat(
-      "the adapter holds about %.1f Mbit and the answers carry about %.1f Mbit: give a higher lora.rank, or tuning: full",
-      capacity / 1e6, bits / 1e6));
+  warnings.push_back(
+      absl::StrFormat("the adapter holds about %.1f Mbit and the answers carry about %.1f Mbit: give a higher "
+                      "lora.rank, or tuning: full",
+                      capacity / 1e6, bits / 1e6));
 }
 
 const char* FateOfLongRows(const std::string& too_long) {
@@ -218,19 +225,21 @@ void WarnAboutData(const Recipe& recipe, const DatasetFacts& dataset, std::vecto
                                     FateOfLongRows(*recipe.training.too_long)));
   }
   if (recipe.tuning == "full" && dataset.rows < kSmallDataset) {
-    warnings.push_back(absl::StrCat("full training on ", dataset.rows, " rows forgets quickly; tuning: lora forgets less"));
+    warnings.push_back(
+        absl::StrCat("full training on ", dataset.rows, " rows forgets quickly; tuning: lora forgets less"));
   }
   if (*recipe.training.epochs > 10) {
-    warnings.push_back(absl::StrCat(*recipe.training.epochs,
-                                    " epochs repeat each row often; compare training and validation loss"));
+    warnings.push_back(
+        absl::StrCat(*recipe.training.epochs, " epochs repeat each row often; compare training and validation loss"));
   }
 }
 
 absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const DatasetFacts& dataset) {
   if (dataset.rows <= 0) return absl::InvalidArgumentError("dataset: has no rows; give at least one");
   if (!dataset.has_validation && (recipe.evaluation.patience || recipe.checkpoint.publish == "best")) {
-    return absl::InvalidArgumentError(absl::StrCat(recipe.evaluation.patience ? "evaluation.patience: " : "checkpoint.publish: best ",
-                                                   "needs a validation part; give dataset.validation, or remove the field"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(recipe.evaluation.patience ? "evaluation.patience: " : "checkpoint.publish: best ",
+                     "needs a validation part; give dataset.validation, or remove the field"));
   }
   if (recipe.training.max_length && *recipe.training.max_length > config.max_position_embeddings) {
     return absl::InvalidArgumentError(absl::StrCat("training.max_length: ", *recipe.training.max_length,
@@ -256,7 +265,8 @@ void SettleLora(LoraSpec& lora, const DatasetFacts& dataset, Settler& settler) {
   settler.Settle("lora.rslora", lora.rslora, Choice<bool>{false, "default"});
   settler.Settle("lora.dora", lora.dora, Choice<bool>{false, "default"});
   if (lora.plus_ratio) settler.Record("lora.plus_ratio", Text(*lora.plus_ratio), "given");
-  if (!lora.modules_to_save.empty()) settler.Record("lora.modules_to_save", absl::StrJoin(lora.modules_to_save, ", "), "given");
+  if (!lora.modules_to_save.empty())
+    settler.Record("lora.modules_to_save", absl::StrJoin(lora.modules_to_save, ", "), "given");
 }
 
 }  // namespace
@@ -287,7 +297,8 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   if (training.max_steps) settler.Record("training.max_steps", Text(*training.max_steps), "given");
   const int64_t steps = resolved.total_steps;
 
-  settler.Settle("training.learning_rate", training.learning_rate, ChooseLearningRate(resolved.recipe, model.config, steps));
+  settler.Settle("training.learning_rate", training.learning_rate,
+                 ChooseLearningRate(resolved.recipe, model.config, steps));
   settler.Settle("training.schedule", training.schedule, {"linear", "default: down to zero"});
   settler.Settle("training.warmup_ratio", training.warmup_ratio, {0.03, "default"});
   settler.Settle("training.weight_decay", training.weight_decay, {0, "default: fine-tuning is short"});
@@ -314,7 +325,8 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   if (device.memory_bytes > 0 &&
       static_cast<double>(resolved.memory.total) > kUsableMemory * static_cast<double>(device.memory_bytes)) {
     return absl::ResourceExhaustedError(absl::StrCat(
-        "the job needs about ", Gigabytes(resolved.memory.total), " and the device has ", Gigabytes(device.memory_bytes),
+        "the job needs about ", Gigabytes(resolved.memory.total), " and the device has ",
+        Gigabytes(device.memory_bytes),
         "; give a smaller training.max_length or training.micro_batch_tokens, tuning: lora, or a larger device"));
   }
 
@@ -326,7 +338,8 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   if (evaluation.patience) settler.Record("evaluation.patience", Text(*evaluation.patience), "given");
   CheckpointSpec& checkpoint = resolved.recipe.checkpoint;
   settler.Settle("checkpoint.every", checkpoint.every, ChooseCheckpointEvery(steps));
-  settler.Settle("checkpoint.keep", checkpoint.keep, {2, "default: one more than is needed, in case the newest is damaged"});
+  settler.Settle("checkpoint.keep", checkpoint.keep,
+                 {2, "default: one more than is needed, in case the newest is damaged"});
   settler.Settle("checkpoint.publish", checkpoint.publish, ChoosePublished(dataset));
   settler.Settle("resources.devices", resolved.recipe.resources.devices, {1, "default"});
   settler.Settle("resources.threads", resolved.recipe.resources.threads, {device.threads, "the CPUs of the device"});

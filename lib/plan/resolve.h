@@ -14,7 +14,8 @@
 
 namespace luthier {
 
-// What is known of the training rows. Token counts are 0 where nobody has counted yet; then the model's context stands in.
+// What is known of the training rows. Token counts are 0 where nobody has counted yet; then the model's context stands
+// in.
 struct DatasetFacts {
   int64_t rows = 0;
   int64_t tokens = 0;
@@ -47,8 +48,8 @@ struct ResolvedSpec {
   MemoryEstimate memory;
 };
 
-// Errors: INVALID_ARGUMENT if the dataset is empty or a given max_length exceeds the model's context; RESOURCE_EXHAUSTED
-// if the estimate exceeds the device's memory, with both figures and the remedy.
+// Errors: INVALID_ARGUMENT if the dataset is empty or a given max_length exceeds the model's context;
+// RESOURCE_EXHAUSTED if the estimate exceeds the device's memory, with both figures and the remedy.
 absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& model, const DatasetFacts& dataset,
                                      const DeviceFacts& device);
 

@@ -21,7 +21,8 @@ std::vector<std::string> ParseTrainFiles(const json* value, std::vector<std::str
     if (file.is_string() && !file.get<std::string>().empty()) {
       files.push_back(file.get<std::string>());
     } else {
-      violations.push_back(absl::StrCat("dataset.train: ", file.dump(), " is not a path; give the path of a JSONL file"));
+      violations.push_back(
+          absl::StrCat("dataset.train: ", file.dump(), " is not a path; give the path of a JSONL file"));
     }
   }
   if (list.empty()) violations.push_back("dataset.train: is missing; give the path of a JSONL file, or a list of them");

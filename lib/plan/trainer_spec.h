@@ -14,14 +14,14 @@ inline constexpr int kTrainerProtocol = 1;
 
 struct TrainerSpec {
   int protocol = kTrainerProtocol;
-  std::string attempt = "local";     // carried by every event
-  std::string base_model;            // folder in Hugging Face format
-  std::string base_model_name;       // base_model_name_or_path of the adapter; the folder if not given
-  std::string init = "pretrained";   // pretrained, random
-  std::string start_adapter;         // folder of an adapter to go on from; empty: a fresh one
-  std::vector<std::string> train;    // files, one or more
-  std::string validation;            // file; empty: none
-  std::string test;                  // file; empty: none
+  std::string attempt = "local";    // carried by every event
+  std::string base_model;           // folder in Hugging Face format
+  std::string base_model_name;      // base_model_name_or_path of the adapter; the folder if not given
+  std::string init = "pretrained";  // pretrained, random
+  std::string start_adapter;        // folder of an adapter to go on from; empty: a fresh one
+  std::vector<std::string> train;   // files, one or more
+  std::string validation;           // file; empty: none
+  std::string test;                 // file; empty: none
   Recipe recipe;
 };
 

@@ -34,17 +34,14 @@ std::string TemplateOfConfig(const OrderedJson& config) {
   if (found->is_string()) return found->get<std::string>();
   if (!found->is_array()) return "";
   for (const OrderedJson& entry : *found) {
-    if (entry.is_object() && entry.value("name", "") == "default")
-      return entry.value("template", "");
+    if (entry.is_object() && entry.value("name", "") == "default") return entry.value("template", "");
   }
   return "";
 }
 
 }  // namespace
 
-void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const {
-  luthier_template_free(compiled);
-}
+void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const { luthier_template_free(compiled); }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
   absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
@@ -54,10 +51,9 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
   if (absl::IsNotFound(source.status())) source = TemplateOfConfig(*config);
   LUTHIER_RETURN_IF_ERROR(source.status());
   if (source->empty()) {
-    return absl::NotFoundError(
-        absl::StrCat(folder,
-                     " has no chat template: neither chat_template.jinja nor "
-                     "`chat_template` in tokenizer_config.json"));
+    return absl::NotFoundError(absl::StrCat(folder,
+                                            " has no chat template: neither chat_template.jinja nor "
+                                            "`chat_template` in tokenizer_config.json"));
   }
   absl::StatusOr<ChatTemplate> compiled = Compile(*source, SpecialTokenVariables(*config));
   if (!compiled.ok()) {
@@ -66,14 +62,13 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
   return compiled;
 }
 
-absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source,
-                                                   const OrderedJson& special_tokens) {
+absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, const OrderedJson& special_tokens) {
   const std::string variables = special_tokens.is_null() ? "{}" : special_tokens.dump();
   LuthierTemplate* handle = nullptr;
   LuthierBuffer error{};
   bool has_generation_tag = false;
-  if (luthier_template_new(source.data(), source.size(), variables.data(), variables.size(),
-                           &handle, &has_generation_tag, &error) != 0) {
+  if (luthier_template_new(source.data(), source.size(), variables.data(), variables.size(), &handle,
+                           &has_generation_tag, &error) != 0) {
     return absl::InvalidArgumentError(Take(error));
   }
   ChatTemplate compiled(handle);
@@ -81,21 +76,18 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source,
   return compiled;
 }
 
-absl::StatusOr<RenderedChat> ChatTemplate::Render(const OrderedJson& messages,
-                                                  const RenderOptions& options) const {
-  const OrderedJson request = {
-      {"messages", messages},        {"tools", options.tools},
-      {"documents", nullptr},        {"add_generation_prompt", options.add_generation_prompt},
-      {"kwargs", options.variables}, {"now", options.now},
-      {"api", "apply_chat_template"}};
+absl::StatusOr<RenderedChat> ChatTemplate::Render(const OrderedJson& messages, const RenderOptions& options) const {
+  const OrderedJson request = {{"messages", messages},        {"tools", options.tools},
+                               {"documents", nullptr},        {"add_generation_prompt", options.add_generation_prompt},
+                               {"kwargs", options.variables}, {"now", options.now},
+                               {"api", "apply_chat_template"}};
   return RenderRequest(request.dump());
 }
 
 absl::StatusOr<RenderedChat> ChatTemplate::RenderRequest(std::string_view request_json) const {
   LuthierRendered raw{};
   LuthierBuffer error{};
-  if (luthier_template_render(handle_.get(), request_json.data(), request_json.size(), &raw,
-                              &error) != 0) {
+  if (luthier_template_render(handle_.get(), request_json.data(), request_json.size(), &raw, &error) != 0) {
     return absl::InvalidArgumentError(Take(error));
   }
   RenderedChat rendered;

@@ -28,9 +28,8 @@ class ChatTemplate {
   struct RenderOptions {
     // Ends the text with the opening of an assistant turn, ready for the model to answer.
     bool add_generation_prompt = false;
-    OrderedJson tools;  // array of tools, or null
-    OrderedJson
-        variables;  // object of further variables, such as {"enable_thinking": false}, or null
+    OrderedJson tools;      // array of tools, or null
+    OrderedJson variables;  // object of further variables, such as {"enable_thinking": false}, or null
     // What `strftime_now` says: "YYYY-MM-DDTHH:MM:SS". Pinned, so that a data set is the same text
     // on every day.
     std::string now = "2024-07-26T12:34:56";
@@ -41,14 +40,12 @@ class ChatTemplate {
   // with file and line if it does not compile.
   static absl::StatusOr<ChatTemplate> Load(const std::string& folder);
   // `special_tokens`: object of the variables bos_token, eos_token, … that the template may use.
-  static absl::StatusOr<ChatTemplate> Compile(const std::string& source,
-                                              const OrderedJson& special_tokens);
+  static absl::StatusOr<ChatTemplate> Compile(const std::string& source, const OrderedJson& special_tokens);
 
   // `messages`: array of objects with `role` and `content` and, for tools, `tool_calls`. Keys whose
   // value is null are removed first, as transformers does. INVALID_ARGUMENT with the template's own
   // words if it refuses the conversation.
-  absl::StatusOr<RenderedChat> Render(const OrderedJson& messages,
-                                      const RenderOptions& options) const;
+  absl::StatusOr<RenderedChat> Render(const OrderedJson& messages, const RenderOptions& options) const;
   // The same from one JSON object with `messages`, `tools`, `documents`, `add_generation_prompt`,
   // `kwargs`, `now` and `api`
   // (`render_jinja_template` keeps null keys).

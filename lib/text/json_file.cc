@@ -22,8 +22,7 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
 absl::StatusOr<OrderedJson> ReadJsonObject(const std::string& path) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string content, ReadTextFile(path));
   OrderedJson json = OrderedJson::parse(content, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object())
-    return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object"));
+  if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object"));
   return json;
 }
 

@@ -44,9 +44,7 @@ void AddIds(const OrderedJson& config, std::vector<int32_t>& ids) {
 
 }  // namespace
 
-void Tokenizer::Free::operator()(LuthierTokenizer* tokenizer) const {
-  luthier_tokenizer_free(tokenizer);
-}
+void Tokenizer::Free::operator()(LuthierTokenizer* tokenizer) const { luthier_tokenizer_free(tokenizer); }
 
 absl::StatusOr<Tokenizer> Tokenizer::LoadFile(const std::string& path) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string json, ReadTextFile(path));
@@ -92,27 +90,23 @@ absl::Status Tokenizer::ReadSpecialTokens(const std::string& folder) {
 absl::StatusOr<Encoding> Tokenizer::Encode(std::string_view text, bool with_special_tokens) const {
   LuthierEncoding raw{};
   LuthierBuffer error{};
-  if (luthier_tokenizer_encode(handle_.get(), text.data(), text.size(), with_special_tokens, &raw,
-                               &error) != 0) {
+  if (luthier_tokenizer_encode(handle_.get(), text.data(), text.size(), with_special_tokens, &raw, &error) != 0) {
     return absl::InvalidArgumentError(Take(error));
   }
   Encoding encoding;
   encoding.ids.assign(raw.ids, raw.ids + raw.len);
   encoding.offsets.reserve(raw.len);
-  for (size_t i = 0; i < raw.len; ++i)
-    encoding.offsets.push_back({raw.offsets[2 * i], raw.offsets[2 * i + 1]});
+  for (size_t i = 0; i < raw.len; ++i) encoding.offsets.push_back({raw.offsets[2 * i], raw.offsets[2 * i + 1]});
   luthier_encoding_free(raw);
   return encoding;
 }
 
-absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids,
-                                              bool skip_special_tokens) const {
+absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids, bool skip_special_tokens) const {
   for (const int32_t id : ids) {
     if (id < 0) return absl::InvalidArgumentError(absl::StrCat("token id ", id, " is negative"));
   }
   LuthierBuffer text{}, error{};
-  if (luthier_tokenizer_decode(handle_.get(), ids.data(), ids.size(), skip_special_tokens, &text,
-                               &error) != 0) {
+  if (luthier_tokenizer_decode(handle_.get(), ids.data(), ids.size(), skip_special_tokens, &text, &error) != 0) {
     return absl::InvalidArgumentError(Take(error));
   }
   return Take(text);
@@ -132,8 +126,6 @@ std::optional<std::string> Tokenizer::IdToToken(int32_t id) const {
   return Take(token);
 }
 
-bool Tokenizer::IsSpecial(int32_t id) const {
-  return luthier_tokenizer_is_special(handle_.get(), id);
-}
+bool Tokenizer::IsSpecial(int32_t id) const { return luthier_tokenizer_is_special(handle_.get(), id); }
 
 }  // namespace luthier

@@ -48,8 +48,7 @@ void ForEachField(absl::string_view bytes, const std::function<void(int, const s
         if (!input.ReadVarint32(&size) || !input.ReadString(&value, static_cast<int>(size))) return;
         visit(static_cast<int>(tag >> 3), value);
         break;
-      default:
-        return;
+      default: return;
     }
   }
 }
@@ -62,7 +61,8 @@ void ReadDetail(absl::string_view type, const std::string& bytes, ErrorDetails& 
   } else if (type == "BadRequest") {
     ForEachField(bytes, [&](int, const std::string& violation) {
       FieldViolation read;
-      ForEachField(violation, [&](int field, const std::string& value) { (field == 1 ? read.field : read.description) = value; });
+      ForEachField(violation,
+                   [&](int field, const std::string& value) { (field == 1 ? read.field : read.description) = value; });
       details.violations.push_back(std::move(read));
     });
   } else if (type == "RetryInfo") {

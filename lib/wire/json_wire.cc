@@ -19,19 +19,15 @@ nlohmann::json ValueToJson(const Value& value) {
       if (std::abs(number) < kLargestExactInteger && number == std::floor(number)) return static_cast<int64_t>(number);
       return number;
     }
-    case Value::kStringValue:
-      return value.string_value();
-    case Value::kBoolValue:
-      return value.bool_value();
-    case Value::kStructValue:
-      return StructToJson(value.struct_value());
+    case Value::kStringValue: return value.string_value();
+    case Value::kBoolValue: return value.bool_value();
+    case Value::kStructValue: return StructToJson(value.struct_value());
     case Value::kListValue: {
       nlohmann::json list = nlohmann::json::array();
       for (const Value& element : value.list_value().values()) list.push_back(ValueToJson(element));
       return list;
     }
-    default:
-      return nullptr;
+    default: return nullptr;
   }
 }
 

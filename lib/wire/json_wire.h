@@ -10,7 +10,8 @@
 
 namespace luthier {
 
-// `json` must be an object. Errors: INVALID_ARGUMENT if a Struct cannot hold it (no object, not UTF-8, nested too deep).
+// `json` must be an object. Errors: INVALID_ARGUMENT if a Struct cannot hold it (no object, not UTF-8, nested too
+// deep).
 absl::StatusOr<google::protobuf::Struct> JsonToStruct(const nlohmann::json& json);
 
 // Numbers come back as double where they have a fraction, else as integers.

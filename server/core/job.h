@@ -29,9 +29,9 @@ enum class JobState {
   kPreempting = 13,
 };
 inline constexpr std::array kAllStates = {
-    JobState::kQueued,    JobState::kStarting, JobState::kRunning, JobState::kRecovering, JobState::kPublishing,
-    JobState::kCancelling, JobState::kSucceeded, JobState::kFailed, JobState::kCancelled,  JobState::kPausing,
-    JobState::kPaused,    JobState::kHeld,     JobState::kPreempting};
+    JobState::kQueued,     JobState::kStarting,  JobState::kRunning,   JobState::kRecovering, JobState::kPublishing,
+    JobState::kCancelling, JobState::kSucceeded, JobState::kFailed,    JobState::kCancelled,  JobState::kPausing,
+    JobState::kPaused,     JobState::kHeld,      JobState::kPreempting};
 
 // What can happen to a job.
 enum class JobInput {
@@ -51,9 +51,9 @@ enum class JobInput {
   kPreempted,         // its node is needed for something else
 };
 inline constexpr std::array kAllInputs = {
-    JobInput::kPlaced,          JobInput::kTrainerStarted,   JobInput::kTrainerFinished, JobInput::kArtifactStored,
-    JobInput::kAttemptFailed,   JobInput::kAttemptLost,      JobInput::kRetriesExhausted, JobInput::kAttemptStopped,
-    JobInput::kCancelRequested, JobInput::kPauseRequested,   JobInput::kResumeRequested, JobInput::kStartRequested,
+    JobInput::kPlaced,          JobInput::kTrainerStarted, JobInput::kTrainerFinished,  JobInput::kArtifactStored,
+    JobInput::kAttemptFailed,   JobInput::kAttemptLost,    JobInput::kRetriesExhausted, JobInput::kAttemptStopped,
+    JobInput::kCancelRequested, JobInput::kPauseRequested, JobInput::kResumeRequested,  JobInput::kStartRequested,
     JobInput::kRetryRequested,  JobInput::kPreempted};
 
 struct Transition {
@@ -131,7 +131,8 @@ constexpr bool IsStopping(JobState state) {
 }
 // An attempt of the job holds devices of its node.
 constexpr bool HoldsDevices(JobState state) {
-  return state == JobState::kStarting || state == JobState::kRunning || state == JobState::kPublishing || IsStopping(state);
+  return state == JobState::kStarting || state == JobState::kRunning || state == JobState::kPublishing ||
+         IsStopping(state);
 }
 
 // An attempt says this of itself only when no process of it is left.
@@ -147,13 +148,14 @@ absl::string_view InputName(JobInput input);
 
 // Strictly one before the other. Values are those of the API and the database.
 enum class ServiceClass { kInteractive = 1, kStandard = 2, kBackground = 3 };
-inline constexpr std::array kServiceClasses = {ServiceClass::kInteractive, ServiceClass::kStandard, ServiceClass::kBackground};
+inline constexpr std::array kServiceClasses = {ServiceClass::kInteractive, ServiceClass::kStandard,
+                                               ServiceClass::kBackground};
 
 inline constexpr int kMaxPriority = 100;  // and -100 at least
 
 // What the server decides with. A queued job should stay small: a million of them lie in memory.
 struct Job {
-  int64_t number = 0;      // in the order of creation; names its rows in the record
+  int64_t number = 0;  // in the order of creation; names its rows in the record
   std::string id;
   std::string base_model;  // id
   std::string datasets;    // ids, separated by commas
@@ -161,8 +163,8 @@ struct Job {
   int devices = 1;         // that an attempt needs
   std::string tenant = "default";
   ServiceClass service_class = ServiceClass::kStandard;
-  int priority = 0;           // -100 to 100; a point is worth an hour of waiting
-  absl::Duration estimate;    // of the whole training, from the speed of others like it; 0: unknown
+  int priority = 0;         // -100 to 100; a point is worth an hour of waiting
+  absl::Duration estimate;  // of the whole training, from the speed of others like it; 0: unknown
   absl::Time create_time;
 
   JobState state = JobState::kQueued;
@@ -174,15 +176,15 @@ struct Job {
   std::string node;       // of the current attempt, or of the last one, where its checkpoints lie
   std::vector<int> held;  // devices of `node` that the current attempt holds
   absl::Time attempt_start = absl::InfinitePast();  // of the current attempt, or of the last one
-  absl::Time not_before = absl::InfinitePast();  // of the next attempt
+  absl::Time not_before = absl::InfinitePast();     // of the next attempt
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
   std::string model_version;
   int64_t last_event = 0;
   int64_t last_report = 0;  // highest sequence of the current attempt that was recorded
-  std::string report;  // newest progress, evaluations, failure: bytes of the layer above
+  std::string report;       // newest progress, evaluations, failure: bytes of the layer above
   // In memory only.
-  absl::Time waiting_since;  // when it was created, or its last attempt ended
+  absl::Time waiting_since;                          // when it was created, or its last attempt ended
   absl::Time expected_end = absl::InfiniteFuture();  // of the current attempt, from its newest progress
 };
 

@@ -1,5 +1,6 @@
-// The jobs that are not over, and what has to be known of all of them together: counts, the queue, who holds which device.
-// A job changes only through Update(), so that these follow, and so that a batch which could not be written is undone.
+// The jobs that are not over, and what has to be known of all of them together: counts, the queue, who holds which
+// device. A job changes only through Update(), so that these follow, and so that a batch which could not be written is
+// undone.
 #pragma once
 
 #include <array>
@@ -62,7 +63,8 @@ class JobTable {
   // Every job is as it was at the last Commit.
   void Rollback();
 
-  // Waiting jobs whose next attempt may start at once. Those whose delay ran out by `now` join them first; true if there were any.
+  // Waiting jobs whose next attempt may start at once. Those whose delay ran out by `now` join them first; true if
+  // there were any.
   bool EndDelays(absl::Time now);
   const Queues& queues() const { return queues_; }
   // Waiting jobs whose delay has not run out.
@@ -79,7 +81,9 @@ class JobTable {
   int64_t waiting() const { return count(JobState::kQueued) + count(JobState::kRecovering); }
   size_t size() const { return jobs_.size(); }
   // When the job that waits longest was created; InfiniteFuture if none waits.
-  absl::Time OldestWaiting() const { return by_age_.empty() ? absl::InfiniteFuture() : (*by_age_.begin())->create_time; }
+  absl::Time OldestWaiting() const {
+    return by_age_.empty() ? absl::InfiniteFuture() : (*by_age_.begin())->create_time;
+  }
   Load LoadOf(const std::string& tenant) const;
   // Every job, in no order.
   template <typename Visit>
@@ -107,13 +111,13 @@ class JobTable {
   struct AgeOrder {
     bool operator()(const Job* a, const Job* b) const { return a->number < b->number; }
   };
-  Queues queues_;  // none of them empty
+  Queues queues_;                          // none of them empty
   std::set<const Job*, AgeOrder> by_age_;  // all that wait
   std::set<const Job*, DelayOrder> delayed_;
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;
   absl::flat_hash_map<std::string, int64_t> uses_;
   absl::flat_hash_map<std::string, Load> loads_;  // by tenant
-  std::array<int64_t, 16> counts_ = {};  // by state
+  std::array<int64_t, 16> counts_ = {};           // by state
 };
 
 }  // namespace luthier

@@ -54,14 +54,16 @@ std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& 
 }
 
 // Whether the job may take devices of a node without delaying the reservation.
-bool LeavesReservation(const Job& job, const NodeView& view, const std::optional<Reservation>& reservation, absl::Time now) {
+bool LeavesReservation(const Job& job, const NodeView& view, const std::optional<Reservation>& reservation,
+                       absl::Time now) {
   if (!reservation || reservation->node != &view) return true;
   return now + ExpectedDuration(job) <= reservation->start || job.devices <= reservation->spare;
 }
 
 // The node that fits best, so that large holes stay for large jobs; the job's last node before any other, because its
 // checkpoints lie there.
-NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation, absl::Time now) {
+NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
+                   absl::Time now) {
   NodeView* best = nullptr;
   const auto rank = [&](const NodeView& view) {
     const bool last = view.node->id == job.node;
@@ -126,7 +128,8 @@ void Take(NodeView& view, const Job& job, absl::Time now, Decision& decision) {
 }
 
 NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
-  return *std::find_if(snapshot.nodes.begin(), snapshot.nodes.end(), [&](const NodeView& view) { return view.node->id == node; });
+  return *std::find_if(snapshot.nodes.begin(), snapshot.nodes.end(),
+                       [&](const NodeView& view) { return view.node->id == node; });
 }
 
 // Carries a decision out in a snapshot.
@@ -169,11 +172,15 @@ void Tenant::Charge(double device_seconds, absl::Time now) {
   usage_time = now;
 }
 
-absl::Duration ExpectedDuration(const Job& job) { return job.estimate > absl::ZeroDuration() ? job.estimate : kUnknownDuration; }
+absl::Duration ExpectedDuration(const Job& job) {
+  return job.estimate > absl::ZeroDuration() ? job.estimate : kUnknownDuration;
+}
 
 bool ComesBefore(const Job& a, const Job& b) {
   if (a.priority == b.priority) return std::tie(a.create_time, a.number) < std::tie(b.create_time, b.number);
-  const auto key = [](const Job& job) { return std::make_pair(job.create_time - job.priority * kPriorityPoint, job.number); };
+  const auto key = [](const Job& job) {
+    return std::make_pair(job.create_time - job.priority * kPriorityPoint, job.number);
+  };
   return key(a) < key(b);
 }
 
@@ -225,7 +232,8 @@ namespace {
 // InfiniteFuture if the job never fits, or is not in the snapshot.
 absl::Time StartOf(int64_t number, Snapshot snapshot, double slower, int64_t& ahead) {
   for (NodeView& view : snapshot.nodes) {
-    for (auto& [end, devices] : view.releases) end = snapshot.now + std::max(absl::ZeroDuration(), end - snapshot.now) * slower;
+    for (auto& [end, devices] : view.releases)
+      end = snapshot.now + std::max(absl::ZeroDuration(), end - snapshot.now) * slower;
   }
   while (true) {
     for (const Decision& decision : Decide(snapshot)) {

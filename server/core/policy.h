@@ -1,8 +1,8 @@
 // Which waiting job starts where, and why the others wait. Pure functions of a snapshot.
 //
-// Order: service classes strictly; within a class the tenant that has used least for its weight; within a tenant priority,
-// where a point is worth an hour of waiting. The first job that fits nowhere gets a reservation, and what comes after it
-// starts only where it does not delay it (EASY backfill).
+// Order: service classes strictly; within a class the tenant that has used least for its weight; within a tenant
+// priority, where a point is worth an hour of waiting. The first job that fits nowhere gets a reservation, and what
+// comes after it starts only where it does not delay it (EASY backfill).
 #pragma once
 
 #include <array>
@@ -40,10 +40,10 @@ struct Node {
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
 struct Tenant {
   std::string id;
-  double weight = 1;           // of its share, above 0
-  int max_devices = 0;         // at once; 0: no limit
+  double weight = 1;            // of its share, above 0
+  int max_devices = 0;          // at once; 0: no limit
   int64_t max_queued_jobs = 0;  // 0: no limit
-  double usage = 0;            // at `usage_time`
+  double usage = 0;             // at `usage_time`
   absl::Time usage_time = absl::InfinitePast();
 
   double UsageAt(absl::Time now) const;
@@ -94,9 +94,9 @@ enum class Wait {
 // One for every job of a snapshot, in the order in which they were looked at.
 struct Decision {
   const Job* job;
-  Wait wait = Wait::kNone;    // kNone: it starts
-  std::string node;           // where
-  std::vector<int> devices;   // with what
+  Wait wait = Wait::kNone;                       // kNone: it starts
+  std::string node;                              // where
+  std::vector<int> devices;                      // with what
   absl::Time not_before = absl::InfinitePast();  // of the job with the reservation: when it is expected to start
 };
 std::vector<Decision> Decide(Snapshot snapshot);

@@ -1,4 +1,5 @@
-// What errors carry beside their message, for clients that decide by it (google.rpc.ErrorInfo), and the one message that must not vary.
+// What errors carry beside their message, for clients that decide by it (google.rpc.ErrorInfo), and the one message
+// that must not vary.
 #pragma once
 
 #include <string>
@@ -24,7 +25,10 @@ inline std::string ReasonOf(const absl::Status& status) {
   return reason ? std::string(*reason) : "";
 }
 
-// The words of every NOT_FOUND of the server: one function, so that they are the same whether a resource is another tenant's or nobody's.
-inline absl::Status DoesNotExist(absl::string_view name) { return absl::NotFoundError(absl::StrCat(name, " does not exist")); }
+// The words of every NOT_FOUND of the server: one function, so that they are the same whether a resource is another
+// tenant's or nobody's.
+inline absl::Status DoesNotExist(absl::string_view name) {
+  return absl::NotFoundError(absl::StrCat(name, " does not exist"));
+}
 
 }  // namespace luthier

@@ -24,24 +24,24 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
   }
   switch (decision.wait) {
     case Wait::kNoNode:
-      return nodes.empty() ? "no node is connected; start luthier-worker on a machine" : "no node is connected that takes jobs";
+      return nodes.empty() ? "no node is connected; start luthier-worker on a machine"
+                           : "no node is connected that takes jobs";
     case Wait::kTooLarge:
-      return absl::StrCat("the job asks for ", decision.job->devices, " devices and the largest connected node has ", largest);
+      return absl::StrCat("the job asks for ", decision.job->devices, " devices and the largest connected node has ",
+                          largest);
     case Wait::kBusy:
       return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
-    case Wait::kReserved:
-      return "the free devices are kept for a job that comes before it";
-    case Wait::kTenantLimit:
-      return absl::StrCat("tenant ", decision.job->tenant, " runs as much as it may");
-    default:
-      return "it is about to start";
+    case Wait::kReserved: return "the free devices are kept for a job that comes before it";
+    case Wait::kTenantLimit: return absl::StrCat("tenant ", decision.job->tenant, " runs as much as it may");
+    default: return "it is about to start";
   }
 }
 
 }  // namespace
 
 absl::Status JobExists(const std::string& id) {
-  return WithReason(absl::AlreadyExistsError(absl::StrCat("job_id: jobs/", id, " exists; choose another one")), "JOB_ID_TAKEN");
+  return WithReason(absl::AlreadyExistsError(absl::StrCat("job_id: jobs/", id, " exists; choose another one")),
+                    "JOB_ID_TAKEN");
 }
 
 absl::Duration RetryDelay(int lost) {
@@ -81,7 +81,8 @@ void State::BeginEpoch(int epoch, absl::Time now) {
   });
   std::sort(held.begin(), held.end(), [](const Job* a, const Job* b) { return a->number < b->number; });
   for (const Job* job : held) {
-    Apply(*job, JobInput::kAttemptLost, absl::StrCat("attempt ", job->attempt, " is from before the server was restored from a backup"), now);
+    Apply(*job, JobInput::kAttemptLost,
+          absl::StrCat("attempt ", job->attempt, " is from before the server was restored from a backup"), now);
   }
 }
 
@@ -103,15 +104,17 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
     return JobExists(job.id);
   }
   if (jobs_.size() >= options_.max_live_jobs) {
-    return WithReason(absl::ResourceExhaustedError(absl::StrCat("the queue holds ", jobs_.size(), " jobs; try again later")),
-                      "QUEUE_FULL");
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrCat("the queue holds ", jobs_.size(), " jobs; try again later")),
+        "QUEUE_FULL");
   }
   const auto tenant = tenants_.find(job.tenant);
   const int64_t limit = tenant == tenants_.end() ? 0 : tenant->second.max_queued_jobs;
   if (limit > 0 && jobs_.LoadOf(job.tenant).waiting >= limit) {
-    return WithReason(absl::ResourceExhaustedError(absl::StrCat("tenant ", job.tenant, " has ", limit,
-                                                                " waiting jobs, as many as it may; wait for one, or cancel one")),
-                      "TENANT_QUEUE_FULL");
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrCat("tenant ", job.tenant, " has ", limit,
+                                                  " waiting jobs, as many as it may; wait for one, or cancel one")),
+        "TENANT_QUEUE_FULL");
   }
   for (const std::string& name : ResourcesOf(job)) {
     if (resources_.count(name) == 0) return DoesNotExist(name);
@@ -121,7 +124,8 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
   if (job.model.empty()) job.model = job.id;
   if (!request.id.empty()) fresh_requests_[request.id] = {request, job.id};
   writes_.new_jobs.push_back({job.number, request, std::move(spec)});
-  Event event{.type = "state", .message = job.state == JobState::kHeld ? "created on hold" : "queued",
+  Event event{.type = "state",
+              .message = job.state == JobState::kHeld ? "created on hold" : "queued",
               .state = static_cast<int>(job.state)};
   job = AddEvent(jobs_.Insert(job), std::move(event), now);
   unsettled_ = true;
@@ -129,14 +133,15 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
 }
 
 // A state in `already` has what is asked for.
-absl::Status State::Ask(const std::string& id, JobInput input, const std::vector<JobState>& already, const std::string& message,
-                        const std::string& remedy, absl::Time now) {
+absl::Status State::Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
+                        const std::string& message, const std::string& remedy, absl::Time now) {
   const Job* job = Find(id);
   if (job == nullptr) return DoesNotExist("jobs/" + id);
   if (std::count(already.begin(), already.end(), job->state) > 0) return absl::OkStatus();
   if (!NextState(job->state, input)) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state), "; ", remedy)),
-                      IsTerminal(job->state) ? "JOB_IS_OVER" : "WRONG_STATE");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state), "; ", remedy)),
+        IsTerminal(job->state) ? "JOB_IS_OVER" : "WRONG_STATE");
   }
   jobs_.Update(*job, [](Job& j) { ++j.revision; });
   Apply(*job, input, message, now);
@@ -171,8 +176,9 @@ absl::Status State::Retry(const std::string& id, absl::Time now) {
   if (job == nullptr) return DoesNotExist("jobs/" + id);
   for (const std::string& name : ResourcesOf(*job)) {
     if (resources_.count(name) == 0) {
-      return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name, " was deleted")),
-                        "INPUT_DELETED");
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name, " was deleted")),
+          "INPUT_DELETED");
     }
   }
   if (absl::Status status = Ask(id, JobInput::kRetryRequested, {}, "retried by a user",
@@ -192,8 +198,9 @@ absl::Status State::Update(const std::string& id, const JobUpdate& update, absl:
   const Job* job = Find(id);
   if (job == nullptr) return DoesNotExist("jobs/" + id);
   if (update.revision != 0 && update.revision != job->revision) {
-    return WithReason(absl::AbortedError(absl::StrCat("etag: jobs/", id, " was changed by someone else; get it and try again")),
-                      "CHANGED_MEANWHILE");
+    return WithReason(
+        absl::AbortedError(absl::StrCat("etag: jobs/", id, " was changed by someone else; get it and try again")),
+        "CHANGED_MEANWHILE");
   }
   if (update.priority && IsTerminal(job->state)) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat("priority: jobs/", id, " is ", StateName(job->state),
@@ -205,7 +212,11 @@ absl::Status State::Update(const std::string& id, const JobUpdate& update, absl:
     if (update.priority) j.priority = *update.priority;
   });
   if (update.labels) writes_.labels.push_back({job->number, *update.labels});
-  AddEvent(*job, {.attempt = job->attempt, .type = "updated", .message = update.priority ? absl::StrCat("priority ", job->priority) : "labels"}, now);
+  AddEvent(*job,
+           {.attempt = job->attempt,
+            .type = "updated",
+            .message = update.priority ? absl::StrCat("priority ", job->priority) : "labels"},
+           now);
   unsettled_ = true;
   return absl::OkStatus();
 }
@@ -214,9 +225,10 @@ absl::Status State::Checkpoint(const std::string& id) {
   const Job* job = Find(id);
   if (job == nullptr) return DoesNotExist("jobs/" + id);
   if (job->state != JobState::kRunning) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state),
-                                                                 "; only a job that is RUNNING can write a checkpoint")),
-                      "WRONG_STATE");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is ", StateName(job->state),
+                                                   "; only a job that is RUNNING can write a checkpoint")),
+        "WRONG_STATE");
   }
   Send(Effect::Kind::kCheckpoint, *job);
   return absl::OkStatus();
@@ -305,7 +317,8 @@ absl::Status State::DeleteResource(ResourceKind kind, const std::string& id) {
   const std::string name = ResourceName(kind, id);
   if (resources_.count(name) == 0) return DoesNotExist(name);
   if (const int64_t uses = jobs_.UsesOf(name); uses > 0) {
-    const std::string others = uses == 1 ? "" : absl::StrCat(" and ", uses - 1, uses == 2 ? " other job" : " other jobs");
+    const std::string others =
+        uses == 1 ? "" : absl::StrCat(" and ", uses - 1, uses == 2 ? " other job" : " other jobs");
     return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is used by jobs/", jobs_.AUserOf(name), others,
                                                                  "; cancel or await what uses it first")),
                       "IN_USE");
@@ -353,7 +366,8 @@ void State::Heartbeat(const std::string& id, std::string inventory, Processes pr
   if (found == nodes_.end()) return;
   Node& node = found->second;
   if (!node.ready && !node.leaving) {
-    // Its lease ran out while the session stood still: what it runs is not current any more, and it has to hear of that.
+    // Its lease ran out while the session stood still: what it runs is not current any more, and it has to hear of
+    // that.
     effects_.push_back({.kind = Effect::Kind::kReconnect, .node = id});
     return;
   }
@@ -405,8 +419,13 @@ bool State::Record(Report report, absl::Time now) {
 void State::Publish(const Job& job, std::string payload, absl::Time now) {
   int& latest = latest_[job.model];
   undo_.push_back([this, model = job.model, before = latest] { latest_[model] = before; });
-  ModelVersion version{.model = job.model, .version = ++latest, .job = job.id, .attempt = job.attempt,
-                       .base_model = job.base_model, .create_time = now, .payload = std::move(payload)};
+  ModelVersion version{.model = job.model,
+                       .version = ++latest,
+                       .job = job.id,
+                       .attempt = job.attempt,
+                       .base_model = job.base_model,
+                       .create_time = now,
+                       .payload = std::move(payload)};
   const std::string name = absl::StrCat("models/", version.model, "/versions/", version.version);
   writes_.versions.push_back(std::move(version));
   jobs_.Update(job, [&](Job& j) { j.model_version = name; });
@@ -515,7 +534,8 @@ std::vector<NodeView> State::NodeViews() const {
           job.expected_end != absl::InfiniteFuture() ? job.expected_end : job.attempt_start + ExpectedDuration(job);
       view.releases.emplace_back(end, static_cast<int>(job.held.size()));
     }
-    // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be planned with.
+    // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be
+    // planned with.
     for (const auto& [attempt, devices] : node.processes) held.insert(devices.begin(), devices.end());
     for (int device = 0; device < node.devices; ++device) {
       if (held.count(device) == 0) view.free.push_back(device);
@@ -530,8 +550,9 @@ WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
   if (job.state == JobState::kPaused) return {Wait::kPaused, "paused; resume it when it may go on"};
   if (!IsWaiting(job.state)) return {};
   if (now < job.not_before) {
-    return {Wait::kBackoff, absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
-                                         absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s")};
+    return {Wait::kBackoff,
+            absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
+                         absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s")};
   }
   if (!decisions_) {
     decisions_.emplace();
@@ -561,9 +582,11 @@ Tenant State::TenantOf(const std::string& id) const {
 std::string State::SummaryOf(const std::string& id, absl::Time now) const {
   const Tenant tenant = TenantOf(id);
   const JobTable::Load load = jobs_.LoadOf(id);
-  std::string text = absl::StrCat("tenant ", id, " uses ", load.running_devices, tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "",
+  std::string text = absl::StrCat("tenant ", id, " uses ", load.running_devices,
+                                  tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "",
                                   " devices and has ", load.waiting, " jobs waiting; ");
-  absl::StrAppend(&text, "it used ", static_cast<int64_t>(tenant.UsageAt(now) / 3600), " device-hours lately, with weight ", tenant.weight);
+  absl::StrAppend(&text, "it used ", static_cast<int64_t>(tenant.UsageAt(now) / 3600),
+                  " device-hours lately, with weight ", tenant.weight);
   return text;
 }
 

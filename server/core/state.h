@@ -1,9 +1,9 @@
-// Everything the server decides about, and the decisions. One thread owns a State (server/loop); it changes only through
-// the methods below, which collect what has to be written and what has to be sent. Time is an argument.
+// Everything the server decides about, and the decisions. One thread owns a State (server/loop); it changes only
+// through the methods below, which collect what has to be written and what has to be sent. Time is an argument.
 //
 // Commands are decided in batches. After a batch: TakeWrites(), write them in one transaction, then Commit() and
-// TakeEffects(); or Rollback() if they could not be written. Jobs that are over leave the state with Commit(): from then on
-// only the record (server/store) knows them.
+// TakeEffects(); or Rollback() if they could not be written. Jobs that are over leave the state with Commit(): from
+// then on only the record (server/store) knows them.
 #pragma once
 
 #include <cstdint>
@@ -27,8 +27,9 @@ inline constexpr absl::Duration kHeartbeatInterval = absl::Seconds(5);
 // Six missed heartbeats: a longer pause of a loaded machine must not cost an attempt.
 inline constexpr absl::Duration kLease = absl::Seconds(30);
 inline constexpr int kMaxLostAttempts = 5;
-// A record that was brought back from a backup does not know which attempts were started after the backup. Those that it starts
-// get numbers from `epoch` times this on, which none of before can have: no job is started ten thousand times.
+// A record that was brought back from a backup does not know which attempts were started after the backup. Those that
+// it starts get numbers from `epoch` times this on, which none of before can have: no job is started ten thousand
+// times.
 inline constexpr int kAttemptsPerEpoch = 10000;
 
 // Delay before the attempt that follows the `lost`-th lost one (from 1): 1 s, then 10 s doubling up to 10 min.
@@ -112,7 +113,8 @@ struct Writes {
   std::optional<std::pair<int, absl::Time>> epoch;  // that begins, and when
   std::vector<Token> tokens;                        // new and changed ones
   bool empty() const {
-    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty() && !epoch && tokens.empty();
+    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty() && !epoch &&
+           tokens.empty();
   }
 };
 
@@ -134,9 +136,9 @@ struct Report {
   std::vector<Event> events;              // `job`, `sequence`, `time`, `attempt` are filled here
   std::optional<std::string> job_report;  // replaces Job::report
   std::optional<JobInput> input;
-  std::string message;                    // of the change of state
+  std::string message;                      // of the change of state
   std::optional<absl::Duration> time_left;  // as a progress report says
-  std::string version_payload;  // for kArtifactStored
+  std::string version_payload;              // for kArtifactStored
 };
 
 // What a user changes of a job; absent values stay.
@@ -173,17 +175,18 @@ class State {
   void LoadDrained(const std::string& node) { drained_.insert(node); }
   void LoadEpoch(int epoch) { epoch_ = epoch; }
 
-  // The record was brought back from a backup: every attempt of before is over, without counting as lost, and attempts that
-  // agents hold from then on are not current. Requires: `epoch` is above every one of before.
+  // The record was brought back from a backup: every attempt of before is over, without counting as lost, and attempts
+  // that agents hold from then on are not current. Requires: `epoch` is above every one of before.
   void BeginEpoch(int epoch, absl::Time now);
   int epoch() const { return epoch_; }
 
-  // Adds a job, or finds the one that the same request created earlier in this batch (`job` is then replaced by it). Whether
-  // the record knows request or id is for the caller to see (server/loop/create_job).
-  // Errors: ALREADY_EXISTS, NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
+  // Adds a job, or finds the one that the same request created earlier in this batch (`job` is then replaced by it).
+  // Whether the record knows request or id is for the caller to see (server/loop/create_job). Errors: ALREADY_EXISTS,
+  // NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
   absl::Status Create(Job& job, const JobRequest& request, std::string spec, absl::Time now);
   // What users ask of a job. Asking again for what has happened succeeds, so that a client may repeat itself.
-  // Errors: NOT_FOUND if no job that is not over has the id (see Borrow); FAILED_PRECONDITION in a state without such a step.
+  // Errors: NOT_FOUND if no job that is not over has the id (see Borrow); FAILED_PRECONDITION in a state without such a
+  // step.
   absl::Status Cancel(const std::string& id, absl::Time now);
   absl::Status Pause(const std::string& id, absl::Time now);
   absl::Status Resume(const std::string& id, absl::Time now);
@@ -215,8 +218,8 @@ class State {
 
   // A node's agent opened a session. Returns the attempts it holds that are not current any more.
   std::vector<std::string> Register(Node node, const std::vector<std::string>& attempts, absl::Time now);
-  // `leaving`: its agent is about to end. What an attempt that is not current any more still uses is given to nobody until a
-  // heartbeat or the next Register no longer names it.
+  // `leaving`: its agent is about to end. What an attempt that is not current any more still uses is given to nobody
+  // until a heartbeat or the next Register no longer names it.
   void Heartbeat(const std::string& node, std::string inventory, Processes processes, bool leaving, absl::Time now);
   void Disconnect(const std::string& node, absl::Time now);
   // Records a report once. False if the attempt is not current: the agent has to end it.
@@ -250,8 +253,8 @@ class State {
   // Everything that changes a job's state goes through here.
   const Job& Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
-  absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already, const std::string& message,
-                   const std::string& remedy, absl::Time now);
+  absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
+                   const std::string& message, const std::string& remedy, absl::Time now);
   void LoseAttempt(const Job& job, const std::string& why, absl::Time now);
   void Publish(const Job& job, std::string payload, absl::Time now);
   void Start(const Decision& decision, absl::Time now);
@@ -274,7 +277,7 @@ class State {
   std::optional<std::map<int64_t, Decision>> decisions_;
   std::map<std::string, std::pair<JobRequest, std::string>> fresh_requests_;  // of this batch: id → request, job
   int64_t last_number_ = 0;
-  int epoch_ = 0;  // grows with every restoration from a backup
+  int epoch_ = 0;          // grows with every restoration from a backup
   bool unsettled_ = true;  // something happened that may let a waiting job start
   absl::Time next_lease_check_ = absl::InfinitePast();
 

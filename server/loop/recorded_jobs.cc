@@ -8,7 +8,8 @@
 
 namespace luthier {
 
-absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec, absl::Time now) {
+absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec,
+                       absl::Time now) {
   if (!request.id.empty()) {
     LUTHIER_ASSIGN_OR_RETURN(const auto earlier, store.FindRequest(request.id));
     if (earlier) {

@@ -9,7 +9,8 @@
 namespace luthier {
 
 // Adds `job`, or replaces it by the one that the same request created before. Errors: as State::Create.
-absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec, absl::Time now);
+absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec,
+                       absl::Time now);
 
 // Makes the state know a job that is over, for a step within this batch. Errors: NOT_FOUND.
 absl::Status BringIn(State& state, Store& store, const std::string& id);

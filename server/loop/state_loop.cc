@@ -61,8 +61,9 @@ void StateLoop::Post(Command command, Done done) {
     if (stopping_) {
       refused = WithReason(absl::UnavailableError("the server is shutting down; try again"), "SHUTTING_DOWN");
     } else if (queue_.size() >= options_.queue_capacity) {
-      refused = WithReason(
-          absl::ResourceExhaustedError("the server has too many requests waiting; try again in a second"), "OVERLOADED");
+      refused =
+          WithReason(absl::ResourceExhaustedError("the server has too many requests waiting; try again in a second"),
+                     "OVERLOADED");
     } else {
       queue_.push_back({std::move(command), std::move(done)});
       if (queue_.size() == 1) work_.notify_one();
@@ -100,8 +101,8 @@ void StateLoop::Loop() {
   }
 }
 
-// Wall time that only moves with the monotonic clock. A wall clock that was set (or a machine that slept) shifts both, so that
-// no lease runs out or lasts longer because of it.
+// Wall time that only moves with the monotonic clock. A wall clock that was set (or a machine that slept) shifts both,
+// so that no lease runs out or lasts longer because of it.
 absl::Time StateLoop::Now() {
   const absl::Duration monotonic = MonotonicClock();
   const absl::Duration jump = absl::Now() - (clock_base_ + monotonic);
@@ -130,7 +131,8 @@ absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now
   const absl::Status written = store_.Commit(writes);
   if (options_.on_commit_time) options_.on_commit_time(Now() - now, batch);
   if (!absl::IsDataLoss(written)) return written;
-  // After a failed fsync nobody knows what is on disk, and a second one would say that all is well: end, and read it again.
+  // After a failed fsync nobody knows what is on disk, and a second one would say that all is well: end, and read it
+  // again.
   failure_ = absl::UnavailableError(written.message());
   if (options_.on_failure) options_.on_failure(written);
   return failure_;

@@ -1,5 +1,5 @@
-// The one thread that changes the state. Commands wait in a bounded queue; a batch of them is decided in memory, written in
-// one transaction, and only then answered and sent: an acknowledged command survives a crash.
+// The one thread that changes the state. Commands wait in a bounded queue; a batch of them is decided in memory,
+// written in one transaction, and only then answered and sent: an acknowledged command survives a crash.
 #pragma once
 
 #include <condition_variable>
@@ -22,9 +22,10 @@ class StateLoop {
   using Done = std::function<void(const absl::Status&)>;
   struct Options {
     size_t queue_capacity = 32768;  // a thousand agents that come back at once, each with reports to send
-    size_t batch = 512;  // bounds how long the first of a batch waits
+    size_t batch = 512;             // bounds how long the first of a batch waits
     absl::Duration tick = absl::Milliseconds(500);
-    // All on the loop thread, after the commit of a batch. `on_batch`: what it wrote. `send`: what agents have to be told.
+    // All on the loop thread, after the commit of a batch. `on_batch`: what it wrote. `send`: what agents have to be
+    // told.
     std::function<void(const State&, const Writes&, absl::Time now)> on_batch;
     std::function<void(const std::vector<Effect>&)> send;
     std::function<void(absl::Duration, size_t batch)> on_commit_time;
@@ -36,8 +37,8 @@ class StateLoop {
   StateLoop(Store& store, State state, Options options);
   ~StateLoop();  // finishes what was accepted
 
-  // Runs `command` and returns its status once its batch is durable. Errors of its own: RESOURCE_EXHAUSTED if the queue is full;
-  // UNAVAILABLE if the batch could not be written (then nothing of it happened), or the loop has stopped.
+  // Runs `command` and returns its status once its batch is durable. Errors of its own: RESOURCE_EXHAUSTED if the queue
+  // is full; UNAVAILABLE if the batch could not be written (then nothing of it happened), or the loop has stopped.
   absl::Status Run(Command command);
   // The same without waiting: `done` is called on the loop thread, where it must not block, or at once if refused.
   void Post(Command command, Done done);

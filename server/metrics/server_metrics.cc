@@ -32,21 +32,27 @@ const Buckets& StepTimes() {
 
 ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& version)
     : jobs_(BuildGauge().Name("luthier_jobs").Help("Jobs by state").Register(registry)),
-      queue_depth_(BuildGauge().Name("luthier_queue_depth").Help("Jobs that wait for a node").Register(registry).Add({})),
+      queue_depth_(
+          BuildGauge().Name("luthier_queue_depth").Help("Jobs that wait for a node").Register(registry).Add({})),
       oldest_queued_(BuildGauge()
                          .Name("luthier_oldest_queued_job_age_seconds")
                          .Help("Age of the oldest job that waits; 0 if none does")
                          .Register(registry)
                          .Add({})),
       agents_(BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry)),
-      submissions_(BuildCounter().Name("luthier_job_submissions_total").Help("Submissions by result").Register(registry)),
-      transitions_(BuildCounter().Name("luthier_job_transitions_total").Help("Changes of state by new state").Register(registry)),
+      submissions_(
+          BuildCounter().Name("luthier_job_submissions_total").Help("Submissions by result").Register(registry)),
+      transitions_(BuildCounter()
+                       .Name("luthier_job_transitions_total")
+                       .Help("Changes of state by new state")
+                       .Register(registry)),
       queue_wait_(BuildHistogram()
                       .Name("luthier_job_queue_wait_seconds")
                       .Help("Time between the start of waiting and the placement on a node")
                       .Register(registry)
                       .Add({}, LongWaits())),
-      handled_(BuildCounter().Name("luthier_grpc_server_handled_total").Help("Calls by method and code").Register(registry)),
+      handled_(
+          BuildCounter().Name("luthier_grpc_server_handled_total").Help("Calls by method and code").Register(registry)),
       handling_seconds_(
           BuildHistogram().Name("luthier_grpc_server_handling_seconds").Help("Duration of calls").Register(registry)),
       commit_seconds_(BuildHistogram()
@@ -90,7 +96,9 @@ void ServerMetrics::ObserveCall(absl::string_view method, absl::string_view code
   if (name == "CreateFineTuningJob") submissions_.Add({{"result", code == "OK" ? "accepted" : "refused"}}).Increment();
 }
 
-void ServerMetrics::ObserveBackup(absl::Time now) { last_backup_.Add({}).Set(absl::ToDoubleSeconds(now - absl::UnixEpoch())); }
+void ServerMetrics::ObserveBackup(absl::Time now) {
+  last_backup_.Add({}).Set(absl::ToDoubleSeconds(now - absl::UnixEpoch()));
+}
 
 void ServerMetrics::ObserveCommit(absl::Duration duration, size_t batch) {
   commit_seconds_.Observe(absl::ToDoubleSeconds(duration));
@@ -127,7 +135,8 @@ void ServerMetrics::ObserveTransition(const Job& job, const Event& event) {
   }
 }
 
-void ServerMetrics::ObserveProgress(const std::string& job, double tokens_per_second, absl::Duration step, int64_t tokens) {
+void ServerMetrics::ObserveProgress(const std::string& job, double tokens_per_second, absl::Duration step,
+                                    int64_t tokens) {
   step_seconds_.Observe(absl::ToDoubleSeconds(step));
   const std::lock_guard lock(mutex_);
   const auto [progress, first] = progress_.try_emplace(job, Progress{0, tokens});

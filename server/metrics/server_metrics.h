@@ -1,5 +1,5 @@
-// What the server measures, under the names of the dashboards. Every metric is made here; cardinality is bounded by the API's
-// methods, the states and the GPUs of the installation, never by the number of jobs.
+// What the server measures, under the names of the dashboards. Every metric is made here; cardinality is bounded by the
+// API's methods, the states and the GPUs of the installation, never by the number of jobs.
 #pragma once
 
 #include <map>
@@ -67,7 +67,7 @@ class ServerMetrics {
   prometheus::Family<prometheus::Gauge>& gpu_total_;
   prometheus::Family<prometheus::Gauge>& last_backup_;
 
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;                          // of what follows
   std::map<std::string, Progress> progress_;  // of running attempts, by job
 };
 

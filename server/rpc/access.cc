@@ -30,26 +30,23 @@ std::optional<Need> NeedOf(absl::string_view method) {
 
 bool Allows(Role role, Need need) {
   switch (role) {
-    case Role::kAdmin:
-      return true;
-    case Role::kMember:
-      return need == Need::kRead || need == Need::kWrite;
-    case Role::kViewer:
-      return need == Need::kRead;
-    case Role::kAgent:
-      return need == Need::kAgent;
+    case Role::kAdmin: return true;
+    case Role::kMember: return need == Need::kRead || need == Need::kWrite;
+    case Role::kViewer: return need == Need::kRead;
+    case Role::kAgent: return need == Need::kAgent;
   }
   return false;
 }
 
 // As gRPC writes addresses.
 bool IsThisMachine(absl::string_view peer) {
-  return absl::StartsWith(peer, "ipv4:127.") || absl::StartsWith(peer, "ipv6:%5B::1%5D") || absl::StartsWith(peer, "ipv6:[::1]") ||
-         absl::StartsWith(peer, "unix:");
+  return absl::StartsWith(peer, "ipv4:127.") || absl::StartsWith(peer, "ipv6:%5B::1%5D") ||
+         absl::StartsWith(peer, "ipv6:[::1]") || absl::StartsWith(peer, "unix:");
 }
 
 absl::Status Unauthenticated(absl::string_view what) {
-  return WithReason(absl::UnauthenticatedError(absl::StrCat(what, "; set LUTHIER_TOKEN to one that `luthier admin token create` made")),
+  return WithReason(absl::UnauthenticatedError(
+                        absl::StrCat(what, "; set LUTHIER_TOKEN to one that `luthier admin token create` made")),
                     "UNAUTHENTICATED");
 }
 
@@ -103,7 +100,8 @@ absl::StatusOr<Token> Access::TokenOf(const grpc::ServerContextBase& context) {
   const auto header = context.client_metadata().find("authorization");
   absl::string_view secret;
   if (header != context.client_metadata().end()) secret = {header->second.data(), header->second.size()};
-  if (!secret.empty() && !absl::ConsumePrefix(&secret, "Bearer ")) return Unauthenticated("authorization: is no bearer token");
+  if (!secret.empty() && !absl::ConsumePrefix(&secret, "Bearer "))
+    return Unauthenticated("authorization: is no bearer token");
   const std::string sha256 = secret.empty() ? "" : Sha256Hex(secret);
   const std::lock_guard lock(mutex_);
   if (!any_) {
@@ -113,7 +111,8 @@ absl::StatusOr<Token> Access::TokenOf(const grpc::ServerContextBase& context) {
   }
   if (secret.empty()) return Unauthenticated("the call carries no token");
   const auto found = by_hash_.find(sha256);
-  if (found == by_hash_.end() || !found->second.ValidAt(absl::Now())) return Unauthenticated("the token is unknown, expired or revoked");
+  if (found == by_hash_.end() || !found->second.ValidAt(absl::Now()))
+    return Unauthenticated("the token is unknown, expired or revoked");
   return found->second;
 }
 
@@ -126,8 +125,9 @@ absl::StatusOr<Call> Access::Admit(const grpc::ServerContextBase& context, absl:
     call.token = token->id;
     call.tenant = token->tenant;
     if (!need || !Allows(token->role, *need)) {
-      refused = WithReason(absl::PermissionDeniedError(absl::StrCat("the role of this token may not call ", method, "; ask an admin")),
-                           "PERMISSION_DENIED");
+      refused = WithReason(
+          absl::PermissionDeniedError(absl::StrCat("the role of this token may not call ", method, "; ask an admin")),
+          "PERMISSION_DENIED");
     }
   }
   if (refused.ok()) return call;

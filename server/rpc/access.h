@@ -1,7 +1,7 @@
 // Who calls, and what they may do: the one place that knows tokens, roles and what each method needs.
 //
-// As long as there are no tokens, whoever calls from this machine may do everything, and nobody else anything (unless the network is
-// said to be trusted). Once there are, every call needs one.
+// As long as there are no tokens, whoever calls from this machine may do everything, and nobody else anything (unless
+// the network is said to be trusted). Once there are, every call needs one.
 #pragma once
 
 #include <array>
@@ -82,8 +82,8 @@ inline constexpr std::array kMethodNeeds = {
 // A call that was admitted.
 struct Call {
   Need need = Need::kAdmin;  // of its method
-  std::string token;   // id; empty: none was needed
-  std::string tenant;  // whose resources it sees; empty: all
+  std::string token;         // id; empty: none was needed
+  std::string tenant;        // whose resources it sees; empty: all
   std::string peer;
   std::string subject;  // what it acts on, for the audit log: handlers fill it in
 

@@ -43,7 +43,10 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
   const auto check = [&](const absl::Status& status) {
     if (!status.ok()) violations.emplace_back(status.message());
   };
-  Token token{.id = request.token_id(), .role = static_cast<Role>(request.token().role()), .tenant = request.token().tenant(), .create_time = now};
+  Token token{.id = request.token_id(),
+              .role = static_cast<Role>(request.token().role()),
+              .tenant = request.token().tenant(),
+              .create_time = now};
   check(CheckId("token_id", token.id));
   const bool of_tenant = token.role == Role::kViewer || token.role == Role::kMember;
   if (!of_tenant && token.role != Role::kAdmin && token.role != Role::kAgent) {
@@ -65,17 +68,23 @@ class AdminService final : public v1::AdminService::Service {
  public:
   explicit AdminService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status CreateBackup(grpc::ServerContext* context, const v1::CreateBackupRequest* request, v1::Backup* response) override {
-    return Handle(backend_, *context, "CreateBackup", [&](Call& call) { return BackUp(call, *context, request->path(), *response); });
+  grpc::Status CreateBackup(grpc::ServerContext* context, const v1::CreateBackupRequest* request,
+                            v1::Backup* response) override {
+    return Handle(backend_, *context, "CreateBackup",
+                  [&](Call& call) { return BackUp(call, *context, request->path(), *response); });
   }
-  grpc::Status CreateToken(grpc::ServerContext* context, const v1::CreateTokenRequest* request, v1::CreateTokenResponse* response) override {
+  grpc::Status CreateToken(grpc::ServerContext* context, const v1::CreateTokenRequest* request,
+                           v1::CreateTokenResponse* response) override {
     return Handle(backend_, *context, "CreateToken", [&](Call& call) { return Create(call, *request, *response); });
   }
-  grpc::Status ListTokens(grpc::ServerContext* context, const v1::ListTokensRequest* request, v1::ListTokensResponse* response) override {
+  grpc::Status ListTokens(grpc::ServerContext* context, const v1::ListTokensRequest* request,
+                          v1::ListTokensResponse* response) override {
     return Handle(backend_, *context, "ListTokens", [&](Call&) { return List(*request, *response); });
   }
-  grpc::Status RevokeToken(grpc::ServerContext* context, const v1::RevokeTokenRequest* request, v1::Token* response) override {
-    return Handle(backend_, *context, "RevokeToken", [&](Call& call) { return Revoke(call, request->name(), *response); });
+  grpc::Status RevokeToken(grpc::ServerContext* context, const v1::RevokeTokenRequest* request,
+                           v1::Token* response) override {
+    return Handle(backend_, *context, "RevokeToken",
+                  [&](Call& call) { return Revoke(call, request->name(), *response); });
   }
 
  private:
@@ -83,8 +92,10 @@ class AdminService final : public v1::AdminService::Service {
     call.subject = path;
     const std::filesystem::path folder(path);
     if (!folder.is_absolute() || folder != folder.lexically_normal() || !folder.has_filename()) {
-      return absl::InvalidArgumentError(absl::StrCat("path: '", path, "' is no absolute path of a folder on the server's machine; give one "
-                                                     "without '..' or a slash at its end"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("path: '", path,
+                       "' is no absolute path of a folder on the server's machine; give one "
+                       "without '..' or a slash at its end"));
     }
     const auto paused = backend_.housekeeping.Pause();
     LUTHIER_ASSIGN_OR_RETURN(const DataFacts facts, MakeBackup(backend_.store, backend_.artifacts, path, absl::Now(),
@@ -108,8 +119,9 @@ class AdminService final : public v1::AdminService::Service {
       return absl::AlreadyExistsError(absl::StrCat("token_id: tokens/", token.id, " exists; choose another id"));
     }
     if (all.empty() && (token.role != Role::kAdmin || token.expire_time != absl::InfiniteFuture())) {
-      return WithReason(absl::FailedPreconditionError("token.role: every call needs a token once there is one, so the first must be an "
-                                                      "admin's that does not expire; make that one first"),
+      return WithReason(absl::FailedPreconditionError(
+                            "token.role: every call needs a token once there is one, so the first must be an "
+                            "admin's that does not expire; make that one first"),
                         "NO_ADMIN");
     }
     const std::string secret = RandomSecret();
@@ -140,12 +152,15 @@ class AdminService final : public v1::AdminService::Service {
     if (found == nullptr) return DoesNotExist(name);
     Token token = *found;
     const bool another = std::any_of(all.begin(), all.end(), [&](const Token& other) {
-      return other.id != id && other.role == Role::kAdmin && other.ValidAt(now) && other.expire_time == absl::InfiniteFuture();
+      return other.id != id && other.role == Role::kAdmin && other.ValidAt(now) &&
+             other.expire_time == absl::InfiniteFuture();
     });
     if (token.role == Role::kAdmin && token.ValidAt(now) && !another) {
-      return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is the last admin's that does not expire, and nobody could make "
-                                                                         "another; make a new one first")),
-                        "LAST_ADMIN");
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat(name,
+                                                     " is the last admin's that does not expire, and nobody could make "
+                                                     "another; make a new one first")),
+          "LAST_ADMIN");
     }
     token.revoke_time = std::min(token.revoke_time, now);
     LUTHIER_RETURN_IF_ERROR(Record(token));

@@ -46,12 +46,14 @@ json ToJson(const DataFacts& facts) {
 absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
   const absl::StatusOr<std::string> text = ReadTextFile(backup + kFacts);
   if (!text.ok()) {
-    return absl::NotFoundError(absl::StrCat(backup, ": is no backup, or one that was not finished: it has no backup.json"));
+    return absl::NotFoundError(
+        absl::StrCat(backup, ": is no backup, or one that was not finished: it has no backup.json"));
   }
   DataFacts facts;
   try {
     const json parsed = json::parse(*text);
-    if (parsed.at("version") != 1) return absl::InvalidArgumentError(absl::StrCat(backup, ": was made by a newer luthierd; use that one"));
+    if (parsed.at("version") != 1)
+      return absl::InvalidArgumentError(absl::StrCat(backup, ": was made by a newer luthierd; use that one"));
     std::string error;
     if (!absl::ParseTime(absl::RFC3339_full, parsed.at("create_time").get<std::string>(), &facts.create_time, &error)) {
       return absl::DataLossError(absl::StrCat(backup, kFacts, ": is damaged: ", error));
@@ -69,7 +71,8 @@ absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
 }
 
 // What the database of an open store holds, and the files that it refers to, found in `artifacts`.
-absl::StatusOr<DataFacts> FactsOf(Store& store, FileArtifactStore& artifacts, absl::Time now, std::vector<std::string>& missing) {
+absl::StatusOr<DataFacts> FactsOf(Store& store, FileArtifactStore& artifacts, absl::Time now,
+                                  std::vector<std::string>& missing) {
   DataFacts facts{.create_time = now};
   LUTHIER_ASSIGN_OR_RETURN(const State state, store.LoadState(now));
   facts.epoch = state.epoch();
@@ -90,7 +93,8 @@ absl::Status Damaged(const std::string& folder, std::vector<std::string> faults)
   const size_t count = faults.size();
   if (count > kMaxFaults) faults.resize(kMaxFaults);
   if (count > kMaxFaults) faults.push_back(absl::StrCat("and ", count - kMaxFaults, " more"));
-  return absl::DataLossError(absl::StrCat(folder, " is damaged; bring a backup back with `luthierd restore --from BACKUP`:\n",
+  return absl::DataLossError(absl::StrCat(folder,
+                                          " is damaged; bring a backup back with `luthierd restore --from BACKUP`:\n",
                                           absl::StrJoin(faults, "\n")));
 }
 
@@ -122,10 +126,11 @@ absl::Status CopyManifests(FileArtifactStore& from, FileArtifactStore& to, const
 }
 
 // 1. The database, of one moment.  2. Is it sound?  3. What it refers to.
-absl::StatusOr<DataFacts> FillBackup(Store& store, FileArtifactStore& artifacts, const std::string& folder, absl::Time now,
-                                     const std::function<bool()>& cancelled) {
+absl::StatusOr<DataFacts> FillBackup(Store& store, FileArtifactStore& artifacts, const std::string& folder,
+                                     absl::Time now, const std::function<bool()>& cancelled) {
   LUTHIER_RETURN_IF_ERROR(store.CopyTo(folder + kDatabase));
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> files, FileArtifactStore::Open(folder + kArtifacts));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> files,
+                           FileArtifactStore::Open(folder + kArtifacts));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> copy, Store::Open(folder));
   LUTHIER_RETURN_IF_ERROR(copy->Check());
   std::vector<std::string> missing;
@@ -151,7 +156,8 @@ absl::StatusOr<DataFacts> CheckBackup(const std::string& backup) {
   std::vector<std::string> faults = DamagedFiles(backup + kArtifacts, facts.files);
   const absl::StatusOr<std::string> database = Sha256OfFile(backup + kDatabase);
   if (!database.ok() || *database != facts.database_sha256) {
-    faults.push_back(absl::StrCat(backup, kDatabase, database.ok() ? ": its content has another hash" : ": cannot be read"));
+    faults.push_back(
+        absl::StrCat(backup, kDatabase, database.ok() ? ": its content has another hash" : ": cannot be read"));
   }
   if (!faults.empty()) return Damaged(backup, faults);
   return facts;
@@ -162,8 +168,10 @@ absl::StatusOr<DataFacts> CheckDataFolder(const std::string& data_dir) {
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(data_dir);
   if (absl::IsDataLoss(store.status())) return Damaged(data_dir, {std::string(store.status().message())});
   LUTHIER_RETURN_IF_ERROR(store.status());
-  if (const absl::Status status = (*store)->Check(); !status.ok()) return Damaged(data_dir, {std::string(status.message())});
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> artifacts, FileArtifactStore::OpenShared(data_dir + kArtifacts));
+  if (const absl::Status status = (*store)->Check(); !status.ok())
+    return Damaged(data_dir, {std::string(status.message())});
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> artifacts,
+                           FileArtifactStore::OpenShared(data_dir + kArtifacts));
   std::vector<std::string> faults;
   LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, FactsOf(**store, *artifacts, absl::Now(), faults));
   for (std::string& fault : DamagedFiles(data_dir + kArtifacts, facts.files)) faults.push_back(std::move(fault));
@@ -177,13 +185,15 @@ absl::StatusOr<int> TakeEpoch(const std::string& backup, int of_backup) {
   int last = 0;
   const absl::StatusOr<std::string> text = ReadTextFile(backup + kEpochs);
   if (text.ok() && !absl::SimpleAtoi(absl::StripAsciiWhitespace(*text), &last)) {
-    return absl::DataLossError(absl::StrCat(backup, kEpochs, ": holds no number; write the number of restorations from this backup into it"));
+    return absl::DataLossError(
+        absl::StrCat(backup, kEpochs, ": holds no number; write the number of restorations from this backup into it"));
   }
   const int epoch = std::max(of_backup, last) + 1;
   const absl::Status written = WriteFileDurably(backup + kEpochs, absl::StrCat(epoch, "\n"));
   if (written.ok()) return epoch;
-  return absl::FailedPreconditionError(absl::StrCat(written.message(), "; a restoration is noted in its backup: copy the backup to a disk "
-                                                                       "that can be written, and restore from there"));
+  return absl::FailedPreconditionError(absl::StrCat(written.message(),
+                                                    "; a restoration is noted in its backup: copy the backup to a disk "
+                                                    "that can be written, and restore from there"));
 }
 
 absl::Status CopyDatabase(const std::string& from, const std::string& to, const std::string& sha256) {
@@ -191,20 +201,22 @@ absl::Status CopyDatabase(const std::string& from, const std::string& to, const 
   fs::copy_file(from, to, error);
   if (error) return FileError(to, "copy", error.value());
   LUTHIER_ASSIGN_OR_RETURN(const std::string found, Sha256OfFile(to));
-  if (found != sha256) return absl::DataLossError(absl::StrCat(from, ": is damaged, its content has another hash; try an older backup"));
+  if (found != sha256)
+    return absl::DataLossError(absl::StrCat(from, ": is damaged, its content has another hash; try an older backup"));
   return absl::OkStatus();
 }
 
 // Opens the copied database, which also brings one of an older version up to date, and begins the epoch in it.
-absl::Status BeginEpochIn(const std::string& folder, FileArtifactStore& from, FileArtifactStore& to, const std::string& data_dir, int epoch,
-                          absl::Time now) {
+absl::Status BeginEpochIn(const std::string& folder, FileArtifactStore& from, FileArtifactStore& to,
+                          const std::string& data_dir, int epoch, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(folder));
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(now));
   const auto begin = [epoch](State& s, absl::Time time) {
     s.BeginEpoch(epoch, time);
     return absl::OkStatus();
   };
-  LUTHIER_RETURN_IF_ERROR(RunBatch(state, {begin}, now, [&](const Writes& writes) { return store->Commit(writes); }).written);
+  LUTHIER_RETURN_IF_ERROR(
+      RunBatch(state, {begin}, now, [&](const Writes& writes) { return store->Commit(writes); }).written);
   LUTHIER_ASSIGN_OR_RETURN(const FileArtifactStore::References used, ReferencesOf(*store));
   LUTHIER_RETURN_IF_ERROR(CopyManifests(from, to, used));
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> models, store->ListResources(ResourceKind::kBaseModel));
@@ -226,7 +238,8 @@ int64_t DataFacts::bytes() const {
 
 absl::StatusOr<DataFacts> MakeBackup(Store& store, FileArtifactStore& artifacts, const std::string& to, absl::Time now,
                                      const std::function<bool()>& cancelled) {
-  if (fs::exists(to)) return absl::AlreadyExistsError(absl::StrCat("path: ", to, " exists; give a folder that does not"));
+  if (fs::exists(to))
+    return absl::AlreadyExistsError(absl::StrCat("path: ", to, " exists; give a folder that does not"));
   const std::string partial = to + ".partial";
   std::error_code error;
   fs::remove_all(partial, error);
@@ -250,15 +263,18 @@ absl::StatusOr<DataFacts> CheckFolder(const std::string& folder) {
 absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::string& data_dir, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, ReadFacts(backup));
   if (fs::exists(data_dir + kDatabase)) {
-    return absl::FailedPreconditionError(absl::StrCat("--data-dir: ", data_dir, " holds a database; stop its server and move luthier.db "
-                                                      "and what is beside it with that name away, or give another folder"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("--data-dir: ", data_dir,
+                     " holds a database; stop its server and move luthier.db "
+                     "and what is beside it with that name away, or give another folder"));
   }
   const std::string restoring = data_dir + kRestoring;
   std::error_code error;
   fs::remove_all(restoring, error);
   LUTHIER_RETURN_IF_ERROR(CreateFolders(restoring));
   LUTHIER_RETURN_IF_ERROR(CopyDatabase(backup + kDatabase, restoring + kDatabase, facts.database_sha256));
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> from, FileArtifactStore::OpenShared(backup + kArtifacts));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> from,
+                           FileArtifactStore::OpenShared(backup + kArtifacts));
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> to, FileArtifactStore::Open(data_dir + kArtifacts));
   for (const ManifestFile& file : facts.files) LUTHIER_RETURN_IF_ERROR(to->AddFrom(*from, file.sha256));
   LUTHIER_ASSIGN_OR_RETURN(facts.epoch, TakeEpoch(backup, facts.epoch));

@@ -1,7 +1,7 @@
 // Backups of a server's data folder: made while it serves, checked, and brought back.
 //
-// A backup is a folder with the database as it was at one moment, the stored files that it names, and `backup.json`, which is written
-// last and holds the hashes of all of it. What was acknowledged before the backup began is in it.
+// A backup is a folder with the database as it was at one moment, the stored files that it names, and `backup.json`,
+// which is written last and holds the hashes of all of it. What was acknowledged before the backup began is in it.
 #pragma once
 
 #include <cstdint>
@@ -28,17 +28,18 @@ struct DataFacts {
   int64_t bytes() const;            // of all
 };
 
-// Copies `store` and what it refers to into the new folder `to`. Nothing may collect garbage meanwhile. `cancelled` ends it early.
-// Errors: ALREADY_EXISTS; RESOURCE_EXHAUSTED; DATA_LOSS for a damaged page or file; CANCELLED.
+// Copies `store` and what it refers to into the new folder `to`. Nothing may collect garbage meanwhile. `cancelled`
+// ends it early. Errors: ALREADY_EXISTS; RESOURCE_EXHAUSTED; DATA_LOSS for a damaged page or file; CANCELLED.
 absl::StatusOr<DataFacts> MakeBackup(Store& store, FileArtifactStore& artifacts, const std::string& to, absl::Time now,
                                      const std::function<bool()>& cancelled);
 
-// Reads every byte of a backup, or of a data folder that no server uses. Errors: DATA_LOSS naming all that is damaged or missing.
+// Reads every byte of a backup, or of a data folder that no server uses. Errors: DATA_LOSS naming all that is damaged
+// or missing.
 absl::StatusOr<DataFacts> CheckFolder(const std::string& folder);
 
-// Makes `data_dir`, which must hold no database, what the backup shows, and begins an epoch: attempts that were started after the
-// backup, or before it, are not current any more, and no later one has their number.
-// Errors: NOT_FOUND or DATA_LOSS for the backup; FAILED_PRECONDITION if `data_dir` is taken.
+// Makes `data_dir`, which must hold no database, what the backup shows, and begins an epoch: attempts that were started
+// after the backup, or before it, are not current any more, and no later one has their number. Errors: NOT_FOUND or
+// DATA_LOSS for the backup; FAILED_PRECONDITION if `data_dir` is taken.
 absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::string& data_dir, absl::Time now);
 
 }  // namespace luthier

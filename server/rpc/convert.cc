@@ -125,7 +125,9 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     report.input = JobInput::kTrainerFinished;
     report.message = "training is done; storing the result";
   } else if (type == "failed") {
-    read.update = [cause = Text(event, "cause"), text = Text(event, "message")](v1::FineTuningJob& job) { SetFailure(job, cause, text); };
+    read.update = [cause = Text(event, "cause"), text = Text(event, "message")](v1::FineTuningJob& job) {
+      SetFailure(job, cause, text);
+    };
   }
   report.events.push_back({.type = type, .message = Text(event, "message"), .payload = payload.SerializeAsString()});
 }
@@ -140,9 +142,7 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
         if (!job.has_failure()) SetFailure(job, ended.cause(), ended.message());
       };
       break;
-    case v1::AttemptEnded::STOPPED:
-      read.report.input = JobInput::kAttemptStopped;
-      break;
+    case v1::AttemptEnded::STOPPED: read.report.input = JobInput::kAttemptStopped; break;
     default:
       // FINISHED without a publication before it is an attempt whose result is gone.
       read.report.input = JobInput::kAttemptLost;
@@ -183,9 +183,13 @@ std::string DeterministicBytes(const google::protobuf::Message& message) {
   return bytes;
 }
 
-std::string Serialize(const StoredSpec& spec) { return JoinStoredSpec(spec.job.SerializeAsString(), spec.start.SerializeAsString()); }
+std::string Serialize(const StoredSpec& spec) {
+  return JoinStoredSpec(spec.job.SerializeAsString(), spec.start.SerializeAsString());
+}
 
-std::string JoinStoredSpec(const std::string& job, const std::string& start) { return absl::StrCat(job.size(), ":", job, start); }
+std::string JoinStoredSpec(const std::string& job, const std::string& start) {
+  return absl::StrCat(job.size(), ":", job, start);
+}
 
 StoredSpec ParseStoredSpec(const std::string& bytes) {
   StoredSpec spec;
@@ -227,8 +231,8 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   if (job.end_time != absl::InfinitePast()) *message.mutable_end_time() = ToProto(job.end_time);
   if (job.state == JobState::kFailed && !message.has_failure()) {
     message.mutable_failure()->set_cause(v1::JobFailure::WORKER_LOST);
-    message.mutable_failure()->set_message(absl::StrCat(job.lost_attempts, " attempts were lost; see `luthier job logs ",
-                                                        job.id, "` for what happened on the nodes"));
+    message.mutable_failure()->set_message(absl::StrCat(
+        job.lost_attempts, " attempts were lost; see `luthier job logs ", job.id, "` for what happened on the nodes"));
   }
   if (job.state != JobState::kFailed) message.clear_failure();
   return message;
@@ -250,10 +254,14 @@ v1::Node ToProto(const Node& node, const State& state) {
   v1::Node message;
   message.set_name(absl::StrCat("nodes/", node.id));
   const bool empty = state.jobs().OnNode(node.id).empty();
-  message.set_state(!node.ready ? v1::Node::LOST : !node.draining ? v1::Node::READY : empty ? v1::Node::DRAINED : v1::Node::DRAINING);
+  message.set_state(!node.ready      ? v1::Node::LOST
+                    : !node.draining ? v1::Node::READY
+                    : empty          ? v1::Node::DRAINED
+                                     : v1::Node::DRAINING);
   message.mutable_inventory()->ParseFromString(node.inventory);
   message.set_agent_version(node.agent_version);
-  if (node.last_heartbeat != absl::InfinitePast()) *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);
+  if (node.last_heartbeat != absl::InfinitePast())
+    *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);
   for (const std::string& job : state.jobs().OnNode(node.id)) message.add_attempts(AttemptName(*state.Find(job)));
   return message;
 }
@@ -274,26 +282,23 @@ v1::ModelVersion ToProto(const ModelVersion& version) {
 
 absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
   const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
-  if (!attempt) return absl::InvalidArgumentError(absl::StrCat("attempt: '", message.attempt(), "' is no attempt's name"));
+  if (!attempt)
+    return absl::InvalidArgumentError(absl::StrCat("attempt: '", message.attempt(), "' is no attempt's name"));
   AgentReport read;
   read.report.attempt = *attempt;
   read.report.sequence = message.sequence();
   switch (message.kind_case()) {
-    case v1::AttemptReport::kTrainerEvent:
-      ReadTrainerEvent(message, read);
-      break;
+    case v1::AttemptReport::kTrainerEvent: ReadTrainerEvent(message, read); break;
     case v1::AttemptReport::kArtifactStored:
       read.report.input = JobInput::kArtifactStored;
       read.report.version_payload = message.artifact_stored().SerializeAsString();
       break;
-    case v1::AttemptReport::kEnded:
-      ReadEnd(message.ended(), read);
-      break;
+    case v1::AttemptReport::kEnded: ReadEnd(message.ended(), read); break;
     case v1::AttemptReport::kLogLines:
-      for (const std::string& line : message.log_lines().lines()) read.report.events.push_back({.type = "log", .message = line});
+      for (const std::string& line : message.log_lines().lines())
+        read.report.events.push_back({.type = "log", .message = line});
       break;
-    default:
-      return absl::InvalidArgumentError("report: kind is not set");
+    default: return absl::InvalidArgumentError("report: kind is not set");
   }
   return read;
 }

@@ -28,10 +28,10 @@ bool FitsInto(const Node& node, int64_t bytes);
 // The same bytes for the same message, whatever order its maps are in.
 std::string DeterministicBytes(const google::protobuf::Message& message);
 
-// What the record holds of a job besides its columns and Job::report (a FineTuningJob with progress, evaluations, summary,
-// failure). Never changes.
+// What the record holds of a job besides its columns and Job::report (a FineTuningJob with progress, evaluations,
+// summary, failure). Never changes.
 struct StoredSpec {
-  v1::FineTuningJob job;  // uid, spec, labels, resolved, warnings
+  v1::FineTuningJob job;   // uid, spec, labels, resolved, warnings
   v1::StartAttempt start;  // inputs, trainer spec
 };
 std::string Serialize(const StoredSpec& spec);
@@ -46,8 +46,8 @@ v1::JobEvent ToProto(const Event& event);
 v1::Node ToProto(const Node& node, const State& state);
 v1::ModelVersion ToProto(const ModelVersion& version);
 
-// A report of an agent, understood as far as it can be without the job. Reading one takes longer than deciding it, so it is done
-// outside of the loop.
+// A report of an agent, understood as far as it can be without the job. Reading one takes longer than deciding it, so
+// it is done outside of the loop.
 struct AgentReport {
   Report report;                                   // but for `job_report`
   std::function<void(v1::FineTuningJob&)> update;  // of Job::report; none: it stays

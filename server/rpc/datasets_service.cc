@@ -25,7 +25,8 @@ class DatasetsService final : public v1::DatasetService::Service {
                              v1::Dataset* response) override {
     return Handle(backend_, *context, "UploadDataset", [&](Call& call) { return Upload(call, *reader, *response); });
   }
-  grpc::Status GetDataset(grpc::ServerContext* context, const v1::GetDatasetRequest* request, v1::Dataset* response) override {
+  grpc::Status GetDataset(grpc::ServerContext* context, const v1::GetDatasetRequest* request,
+                          v1::Dataset* response) override {
     return Handle(backend_, *context, "GetDataset", [&](Call& call) { return Get(call, request->name(), *response); });
   }
   grpc::Status ListDatasets(grpc::ServerContext* context, const v1::ListDatasetsRequest* request,
@@ -33,7 +34,8 @@ class DatasetsService final : public v1::DatasetService::Service {
     return Handle(backend_, *context, "ListDatasets", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       LUTHIER_ASSIGN_OR_RETURN(std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kDataset));
-      if (!call.tenant.empty()) std::erase_if(all, [&](const Resource& dataset) { return !call.Sees(TenantOf(dataset)); });
+      if (!call.tenant.empty())
+        std::erase_if(all, [&](const Resource& dataset) { return !call.Sees(TenantOf(dataset)); });
       const auto size = static_cast<int64_t>(all.size());
       const int64_t end = std::min(size, page.first + page.second);
       for (int64_t i = page.first; i < end; ++i) response->add_datasets()->ParseFromString(all[i].payload);
@@ -81,15 +83,16 @@ class DatasetsService final : public v1::DatasetService::Service {
   }
 
   // Chunks of one part, until as many bytes as announced are there.
-  absl::Status ReceivePart(grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins, v1::DatasetPart& part) {
+  absl::Status ReceivePart(grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins,
+                           v1::DatasetPart& part) {
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, backend_.artifacts.PutBlob(part.size_bytes(), &pins));
     v1::UploadDatasetRequest message;
     while (blob->bytes() < part.size_bytes()) {
       if (!reader.Read(&message)) return absl::CancelledError("the upload broke off; upload again");
       const v1::DatasetChunk& chunk = message.chunk();
       if (chunk.part() != part.part() || chunk.offset() != blob->bytes()) {
-        return absl::InvalidArgumentError(absl::StrCat("chunk: expected ", part.part(), " at byte ", blob->bytes(), ", got ",
-                                                       chunk.part(), " at byte ", chunk.offset()));
+        return absl::InvalidArgumentError(absl::StrCat("chunk: expected ", part.part(), " at byte ", blob->bytes(),
+                                                       ", got ", chunk.part(), " at byte ", chunk.offset()));
       }
       if (Crc32c(chunk.data()) != chunk.crc32c()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk.crc32c: ", part.part(), " at byte ", chunk.offset(),
@@ -99,7 +102,8 @@ class DatasetsService final : public v1::DatasetService::Service {
     }
     const absl::StatusOr<std::string> sha256 = blob->Commit(part.sha256());
     if (absl::IsDataLoss(sha256.status())) {
-      return absl::InvalidArgumentError(absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
     }
     LUTHIER_RETURN_IF_ERROR(sha256.status());
     part.set_sha256(*sha256);
@@ -136,13 +140,16 @@ class DatasetsService final : public v1::DatasetService::Service {
     });
     if (!absl::IsAlreadyExists(added)) return added;
     v1::Dataset stored;
-    if (absl::IsNotFound(Get(call, response.name(), stored))) return absl::AlreadyExistsError("dataset_id: is taken; choose another one");
+    if (absl::IsNotFound(Get(call, response.name(), stored)))
+      return absl::AlreadyExistsError("dataset_id: is taken; choose another one");
     bool same = stored.parts_size() == response.parts_size();
     for (int i = 0; same && i < stored.parts_size(); ++i) {
-      same = stored.parts(i).part() == response.parts(i).part() && stored.parts(i).sha256() == response.parts(i).sha256();
+      same =
+          stored.parts(i).part() == response.parts(i).part() && stored.parts(i).sha256() == response.parts(i).sha256();
     }
     if (!same) {
-      return absl::AlreadyExistsError(absl::StrCat("dataset_id: ", response.name(), " exists with other content; choose another id"));
+      return absl::AlreadyExistsError(
+          absl::StrCat("dataset_id: ", response.name(), " exists with other content; choose another id"));
     }
     response = stored;
     return absl::OkStatus();
@@ -153,6 +160,8 @@ class DatasetsService final : public v1::DatasetService::Service {
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeDatasetService(Backend& backend) { return std::make_unique<DatasetsService>(backend); }
+std::unique_ptr<grpc::Service> MakeDatasetService(Backend& backend) {
+  return std::make_unique<DatasetsService>(backend);
+}
 
 }  // namespace luthier

@@ -18,7 +18,8 @@ grpc::Status Handle(const Backend& backend, const grpc::ServerContext& context, 
     backend.access.Note(method, *call, result);
   }
   const grpc::Status status = ToGrpcStatus(result);
-  backend.metrics.ObserveCall(method, absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code())), absl::Now() - start);
+  backend.metrics.ObserveCall(method, absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code())),
+                              absl::Now() - start);
   return status;
 }
 

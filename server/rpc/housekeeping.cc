@@ -43,7 +43,8 @@ void Housekeeping::Work() {
                    static_cast<long long>(garbage->bytes));
     }
     lock.lock();
-    const absl::Duration pause = again ? std::min(options_.interval, options_.keep_unused + absl::Seconds(1)) : options_.interval;
+    const absl::Duration pause =
+        again ? std::min(options_.interval, options_.keep_unused + absl::Seconds(1)) : options_.interval;
     work_.wait_for(lock, absl::ToChronoMilliseconds(pause), [this] { return soon_ || stopping_; });
     again = soon_;
   }

@@ -1,4 +1,5 @@
-// Removes what nobody needs any more, on a thread of its own: blobs of deleted datasets, artifacts of attempts that were replaced.
+// Removes what nobody needs any more, on a thread of its own: blobs of deleted datasets, artifacts of attempts that
+// were replaced.
 #pragma once
 
 #include <condition_variable>

@@ -38,7 +38,8 @@ struct StreamKind {
   std::function<bool(const v1::JobEvent&, Response&)> convert;  // false: nothing is sent for the event
 };
 
-// Reactions, the hub's thread and the tasks meet here; each holds `mutex_` for a moment. At most one write and one task are under way.
+// Reactions, the hub's thread and the tasks meet here; each holds `mutex_` for a moment. At most one write and one task
+// are under way.
 template <typename Response>
 class JobStream final : public grpc::ServerWriteReactor<Response>,
                         public JobWatcher,
@@ -208,7 +209,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   std::shared_ptr<JobStream> self_;  // until gRPC is done with it
   int64_t watched_ = 0;              // number of the job once it is known
 
-  std::mutex mutex_;  // of what follows
+  std::mutex mutex_;   // of what follows
   int64_t queued_;     // sequence of the newest event that was looked at
   int64_t known_ = 0;  // highest sequence there is
   bool over_ = false;  // the newest change of state that was looked at was the last
@@ -221,10 +222,10 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
 };
 
 template <typename Response>
-grpc::ServerWriteReactor<Response>* Start(Backend& backend, const grpc::ServerContextBase& context, const std::string& name,
-                                          int64_t after, StreamKind<Response> kind) {
-  const auto stream =
-      std::make_shared<JobStream<Response>>(backend, backend.access.Admit(context, kind.method), name, after, std::move(kind));
+grpc::ServerWriteReactor<Response>* Start(Backend& backend, const grpc::ServerContextBase& context,
+                                          const std::string& name, int64_t after, StreamKind<Response> kind) {
+  const auto stream = std::make_shared<JobStream<Response>>(backend, backend.access.Admit(context, kind.method), name,
+                                                            after, std::move(kind));
   stream->Begin();
   return stream.get();
 }
@@ -249,7 +250,8 @@ bool ToLine(const v1::JobEvent& event, v1::TailJobLogsResponse& response) {
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* StartJobWatch(Backend& backend, const grpc::ServerContextBase& context,
+grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* StartJobWatch(Backend& backend,
+                                                                        const grpc::ServerContextBase& context,
                                                                         const v1::WatchFineTuningJobRequest& request) {
   StreamKind<v1::WatchFineTuningJobResponse> kind{"WatchFineTuningJob"};
   kind.snapshots = true;
@@ -260,18 +262,21 @@ grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* StartJobWatch(Backend&
   return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }
 
-grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StartJobMetrics(Backend& backend, const grpc::ServerContextBase& context,
+grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StartJobMetrics(Backend& backend,
+                                                                        const grpc::ServerContextBase& context,
                                                                         const v1::StreamJobMetricsRequest& request) {
   StreamKind<v1::StreamJobMetricsResponse> kind{"StreamJobMetrics", {"progress", "evaluation", "state"}};
   kind.convert = ToMetrics;
   return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }
 
-grpc::ServerWriteReactor<v1::TailJobLogsResponse>* StartJobLogs(Backend& backend, const grpc::ServerContextBase& context,
+grpc::ServerWriteReactor<v1::TailJobLogsResponse>* StartJobLogs(Backend& backend,
+                                                                const grpc::ServerContextBase& context,
                                                                 const v1::TailJobLogsRequest& request) {
   StreamKind<v1::TailJobLogsResponse> kind{"TailJobLogs", {"log", "state"}};
   kind.follow = request.follow();
-  if (request.after_sequence() == 0) kind.tail = request.lines() > 0 ? std::min(request.lines(), kMaxTailLines) : kTailLines;
+  if (request.after_sequence() == 0)
+    kind.tail = request.lines() > 0 ? std::min(request.lines(), kMaxTailLines) : kTailLines;
   kind.convert = ToLine;
   return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }

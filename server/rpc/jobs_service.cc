@@ -39,7 +39,8 @@ constexpr size_t kForecastCandidates = 300;
 
 void CheckPriority(int priority, std::vector<std::string>& violations) {
   if (std::abs(priority) <= kMaxPriority) return;
-  violations.push_back(absl::StrCat("priority: ", priority, " is out of range; give -", kMaxPriority, " to ", kMaxPriority));
+  violations.push_back(
+      absl::StrCat("priority: ", priority, " is out of range; give -", kMaxPriority, " to ", kMaxPriority));
 }
 
 void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
@@ -50,23 +51,27 @@ void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violati
 absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   std::vector<std::string> violations;
   if (!request.job_id().empty()) {
-    if (absl::Status status = CheckId("job_id", request.job_id()); !status.ok()) violations.emplace_back(status.message());
+    if (absl::Status status = CheckId("job_id", request.job_id()); !status.ok())
+      violations.emplace_back(status.message());
   }
   if (request.request_id().size() > kMaxRequestId) {
     violations.push_back(absl::StrCat("request_id: has ", request.request_id().size(), " characters; give a UUID"));
   }
   if (!request.job().tenant().empty()) {
-    if (absl::Status status = CheckId("tenant", request.job().tenant()); !status.ok()) violations.emplace_back(status.message());
+    if (absl::Status status = CheckId("tenant", request.job().tenant()); !status.ok())
+      violations.emplace_back(status.message());
   }
-  if (!v1::ServiceClass_IsValid(request.job().service_class())) violations.push_back("service_class: is unknown to this server");
+  if (!v1::ServiceClass_IsValid(request.job().service_class()))
+    violations.push_back("service_class: is unknown to this server");
   CheckPriority(request.job().priority(), violations);
   CheckLabels(request.job(), violations);
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
 
 // Streams use the callback API, since thousands of them mostly wait; the other calls take a thread for a moment.
-using JobsBase = v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
-    v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>;
+using JobsBase = v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<
+    v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
+        v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>;
 
 class JobsService final : public JobsBase {
  public:
@@ -74,51 +79,63 @@ class JobsService final : public JobsBase {
 
   grpc::Status CreateFineTuningJob(grpc::ServerContext* context, const v1::CreateFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "CreateFineTuningJob", [&](Call& call) { return Create(call, *request, *response); });
+    return Handle(backend_, *context, "CreateFineTuningJob",
+                  [&](Call& call) { return Create(call, *request, *response); });
   }
   grpc::Status GetFineTuningJob(grpc::ServerContext* context, const v1::GetFineTuningJobRequest* request,
                                 v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "GetFineTuningJob", [&](Call& call) { return Get(call, request->name(), *response); });
+    return Handle(backend_, *context, "GetFineTuningJob",
+                  [&](Call& call) { return Get(call, request->name(), *response); });
   }
   grpc::Status ListFineTuningJobs(grpc::ServerContext* context, const v1::ListFineTuningJobsRequest* request,
                                   v1::ListFineTuningJobsResponse* response) override {
-    return Handle(backend_, *context, "ListFineTuningJobs", [&](Call& call) { return List(call, *request, *response); });
+    return Handle(backend_, *context, "ListFineTuningJobs",
+                  [&](Call& call) { return List(call, *request, *response); });
   }
   grpc::Status CancelFineTuningJob(grpc::ServerContext* context, const v1::CancelFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "CancelFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Cancel, *response); });
+    return Handle(backend_, *context, "CancelFineTuningJob",
+                  [&](Call& call) { return Step(call, request->name(), &State::Cancel, *response); });
   }
   grpc::Status PauseFineTuningJob(grpc::ServerContext* context, const v1::PauseFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "PauseFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Pause, *response); });
+    return Handle(backend_, *context, "PauseFineTuningJob",
+                  [&](Call& call) { return Step(call, request->name(), &State::Pause, *response); });
   }
   grpc::Status ResumeFineTuningJob(grpc::ServerContext* context, const v1::ResumeFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "ResumeFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Resume, *response); });
+    return Handle(backend_, *context, "ResumeFineTuningJob",
+                  [&](Call& call) { return Step(call, request->name(), &State::Resume, *response); });
   }
   grpc::Status StartFineTuningJob(grpc::ServerContext* context, const v1::StartFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "StartFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::StartHeld, *response); });
+    return Handle(backend_, *context, "StartFineTuningJob",
+                  [&](Call& call) { return Step(call, request->name(), &State::StartHeld, *response); });
   }
   grpc::Status RetryFineTuningJob(grpc::ServerContext* context, const v1::RetryFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "RetryFineTuningJob", [&](Call& call) { return Step(call, request->name(), &State::Retry, *response); });
+    return Handle(backend_, *context, "RetryFineTuningJob",
+                  [&](Call& call) { return Step(call, request->name(), &State::Retry, *response); });
   }
   grpc::Status UpdateFineTuningJob(grpc::ServerContext* context, const v1::UpdateFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "UpdateFineTuningJob", [&](Call& call) { return Update(call, *request, *response); });
+    return Handle(backend_, *context, "UpdateFineTuningJob",
+                  [&](Call& call) { return Update(call, *request, *response); });
   }
   grpc::Status CloneFineTuningJob(grpc::ServerContext* context, const v1::CloneFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "CloneFineTuningJob", [&](Call& call) { return Clone(call, *request, *response); });
+    return Handle(backend_, *context, "CloneFineTuningJob",
+                  [&](Call& call) { return Clone(call, *request, *response); });
   }
   grpc::Status EstimateFineTuningJob(grpc::ServerContext* context, const v1::EstimateFineTuningJobRequest* request,
                                      v1::EstimateFineTuningJobResponse* response) override {
-    return Handle(backend_, *context, "EstimateFineTuningJob", [&](Call& call) { return Estimate(call, *request, *response); });
+    return Handle(backend_, *context, "EstimateFineTuningJob",
+                  [&](Call& call) { return Estimate(call, *request, *response); });
   }
   grpc::Status ExplainFineTuningJob(grpc::ServerContext* context, const v1::ExplainFineTuningJobRequest* request,
                                     v1::ExplainFineTuningJobResponse* response) override {
-    return Handle(backend_, *context, "ExplainFineTuningJob", [&](Call& call) { return Explain(call, *request, *response); });
+    return Handle(backend_, *context, "ExplainFineTuningJob",
+                  [&](Call& call) { return Explain(call, *request, *response); });
   }
   grpc::Status CreateJobCheckpoint(grpc::ServerContext* context, const v1::CreateJobCheckpointRequest* request,
                                    v1::CreateJobCheckpointResponse*) override {
@@ -127,10 +144,12 @@ class JobsService final : public JobsBase {
       return Change(call, id, [&](State& state, absl::Time) { return state.Checkpoint(id); });
     });
   }
-  grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(grpc::CallbackServerContext* context, const v1::StreamJobMetricsRequest* request) override {
+  grpc::ServerWriteReactor<v1::StreamJobMetricsResponse>* StreamJobMetrics(
+      grpc::CallbackServerContext* context, const v1::StreamJobMetricsRequest* request) override {
     return StartJobMetrics(backend_, *context, *request);
   }
-  grpc::ServerWriteReactor<v1::TailJobLogsResponse>* TailJobLogs(grpc::CallbackServerContext* context, const v1::TailJobLogsRequest* request) override {
+  grpc::ServerWriteReactor<v1::TailJobLogsResponse>* TailJobLogs(grpc::CallbackServerContext* context,
+                                                                 const v1::TailJobLogsRequest* request) override {
     return StartJobLogs(backend_, *context, *request);
   }
   grpc::ServerWriteReactor<v1::WatchFineTuningJobResponse>* WatchFineTuningJob(
@@ -139,25 +158,31 @@ class JobsService final : public JobsBase {
   }
   grpc::Status ListJobEvents(grpc::ServerContext* context, const v1::ListJobEventsRequest* request,
                              v1::ListJobEventsResponse* response) override {
-    return Handle(backend_, *context, "ListJobEvents", [&](Call& call) { return ListEvents(call, *request, *response); });
+    return Handle(backend_, *context, "ListJobEvents",
+                  [&](Call& call) { return ListEvents(call, *request, *response); });
   }
   grpc::Status ListJobCheckpoints(grpc::ServerContext* context, const v1::ListJobCheckpointsRequest* request,
                                   v1::ListJobCheckpointsResponse* response) override {
-    return Handle(backend_, *context, "ListJobCheckpoints", [&](Call& call) { return ListCheckpoints(call, *request, *response); });
+    return Handle(backend_, *context, "ListJobCheckpoints",
+                  [&](Call& call) { return ListCheckpoints(call, *request, *response); });
   }
 
  private:
-  // Whether the request is a repeated one is known to the state loop, and asked only there: here every call would wait for a reader.
+  // Whether the request is a repeated one is known to the state loop, and asked only there: here every call would wait
+  // for a reader.
   absl::Status Create(Call& call, const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
     call.subject = "jobs/" + request.job_id();
-    const JobRequest identity{request.request_id(), Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
-                                                                           DeterministicBytes(request.job()), call.tenant))};
+    const JobRequest identity{request.request_id(),
+                              Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
+                                                     DeterministicBytes(request.job()), call.tenant))};
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
     if (!request.job().tenant().empty() && !call.Sees(request.job().tenant())) {
-      return absl::PermissionDeniedError(absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
+      return absl::PermissionDeniedError(
+          absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
     }
     const absl::StatusOr<std::shared_ptr<const Plan>> planned = PlanOf(call, request.job().spec());
-    if (!planned.ok()) return request.validate_only() ? planned.status() : Replay(call, identity, planned.status(), response);
+    if (!planned.ok())
+      return request.validate_only() ? planned.status() : Replay(call, identity, planned.status(), response);
     const std::shared_ptr<const Plan>& plan = *planned;
     v1::FineTuningJob own;  // what the job has beside the plan
     own.set_uid(RandomUuid());
@@ -184,10 +209,12 @@ class JobsService final : public JobsBase {
       return absl::OkStatus();
     }
     int64_t newest = 0;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes)](State& state, absl::Time now) mutable {
-      newest = state.last_number();
-      return WithoutOthers(call, CreateJob(state, backend_.store, job, identity, std::move(bytes), now));
-    }));
+    LUTHIER_RETURN_IF_ERROR(
+        backend_.loop.Run([&, bytes = JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes)](
+                              State& state, absl::Time now) mutable {
+          newest = state.last_number();
+          return WithoutOthers(call, CreateJob(state, backend_.store, job, identity, std::move(bytes), now));
+        }));
     // A request with the same id was first: the job is that one's.
     if (job.number <= newest) return Get(call, "jobs/" + job.id, response);
     call.subject = "jobs/" + job.id;
@@ -196,7 +223,8 @@ class JobsService final : public JobsBase {
     return absl::OkStatus();
   }
 
-  // A repeated request is answered with what it created, also if dataset or base model are gone by now. `refusal`: what it would get else.
+  // A repeated request is answered with what it created, also if dataset or base model are gone by now. `refusal`: what
+  // it would get else.
   absl::Status Replay(const Call& call, const JobRequest& identity, absl::Status refusal, v1::FineTuningJob& response) {
     if (identity.id.empty()) return refusal;
     LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
@@ -208,7 +236,8 @@ class JobsService final : public JobsBase {
   // The words of another tenant's job are not for the caller.
   static absl::Status WithoutOthers(const Call& call, absl::Status status) {
     if (call.tenant.empty() || ReasonOf(status) != "REQUEST_ID_REUSED") return status;
-    return WithReason(absl::AlreadyExistsError("request_id: was used for another job; choose a new one"), "REQUEST_ID_REUSED");
+    return WithReason(absl::AlreadyExistsError("request_id: was used for another job; choose a new one"),
+                      "REQUEST_ID_REUSED");
   }
 
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const Call& call, const v1::FineTuningSpec& spec) {
@@ -220,7 +249,8 @@ class JobsService final : public JobsBase {
   absl::Status CheckVisible(const Call& call, const v1::FineTuningSpec& spec) {
     if (call.tenant.empty()) return absl::OkStatus();
     const v1::DatasetSelection& selection = spec.dataset();
-    for (absl::string_view reference : {selection.dataset(), selection.train(), selection.validation(), selection.test()}) {
+    for (absl::string_view reference :
+         {selection.dataset(), selection.train(), selection.validation(), selection.test()}) {
       if (reference.empty()) continue;
       absl::ConsumePrefix(&reference, "datasets/");
       const std::string id(reference.substr(0, reference.find('/')));
@@ -280,7 +310,8 @@ class JobsService final : public JobsBase {
     });
   }
 
-  absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request, v1::ListFineTuningJobsResponse& response) {
+  absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request,
+                    v1::ListFineTuningJobsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
     JobQuery query{.tenant = call.tenant, .before = page.first, .limit = page.second + 1};
     for (const int state : request.states()) query.states.insert(static_cast<JobState>(state));
@@ -308,7 +339,8 @@ class JobsService final : public JobsBase {
   }
 
   // What a user asks of a job, over or not: the state knows which steps it has.
-  absl::Status Step(Call& call, const std::string& name, absl::Status (State::*step)(const std::string&, absl::Time), v1::FineTuningJob& response) {
+  absl::Status Step(Call& call, const std::string& name, absl::Status (State::*step)(const std::string&, absl::Time),
+                    v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
     LUTHIER_RETURN_IF_ERROR(Change(call, id, [&](State& state, absl::Time now) { return (state.*step)(id, now); }));
     return Get(call, name, response);
@@ -331,12 +363,14 @@ class JobsService final : public JobsBase {
         violations.push_back(absl::StrCat("update_mask: '", path, "' cannot be changed; give priority or labels"));
       }
     }
-    if (request.update_mask().paths().empty()) violations.push_back("update_mask: is missing; give priority, labels, or both");
+    if (request.update_mask().paths().empty())
+      violations.push_back("update_mask: is missing; give priority, labels, or both");
     if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
       violations.push_back("job.etag: is none of this server; give that of the job as it was read");
     }
     if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-    LUTHIER_RETURN_IF_ERROR(Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
+    LUTHIER_RETURN_IF_ERROR(
+        Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
     return Get(call, request.job().name(), response);
   }
 
@@ -352,16 +386,20 @@ class JobsService final : public JobsBase {
     job.set_priority(original.priority());
     for (const std::string& path : request.update_mask().paths()) {
       const std::string root = path.substr(0, path.find('.'));
-      const bool settable = root == "spec" || path == "labels" || path == "tenant" || path == "service_class" || path == "priority";
+      const bool settable =
+          root == "spec" || path == "labels" || path == "tenant" || path == "service_class" || path == "priority";
       if (!settable || !FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
-        return absl::InvalidArgumentError(absl::StrCat("update_mask: '", path, "' is no field that a clone can have of its own; give "
-                                                       "spec or a field of it, labels, tenant, service_class or priority"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("update_mask: '", path,
+                         "' is no field that a clone can have of its own; give "
+                         "spec or a field of it, labels, tenant, service_class or priority"));
       }
     }
     FieldMaskUtil::MergeOptions replace;
     replace.set_replace_message_fields(true);
     replace.set_replace_repeated_fields(true);
-    if (absl::c_linear_search(request.update_mask().paths(), "labels")) job.clear_labels();  // maps are merged whatever the options
+    if (absl::c_linear_search(request.update_mask().paths(), "labels"))
+      job.clear_labels();  // maps are merged whatever the options
     FieldMaskUtil::MergeMessageTo(request.job(), request.update_mask(), replace, &job);
     creation.set_job_id(request.job_id());
     creation.set_request_id(request.request_id());
@@ -370,7 +408,8 @@ class JobsService final : public JobsBase {
     return Create(call, creation, response);
   }
 
-  absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request, v1::EstimateFineTuningJobResponse& response) {
+  absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request,
+                        v1::EstimateFineTuningJobResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(call, request.spec()));
     response = plan->estimate;
     *response.mutable_resolved() = plan->job.resolved();
@@ -379,7 +418,8 @@ class JobsService final : public JobsBase {
       *response.mutable_duration() = ToProto(*duration);
       response.set_duration_reason(absl::StrCat("from the speed of other ", plan->kind, " jobs"));
     } else {
-      response.set_duration_reason(absl::StrCat("no ", plan->kind, " job has reported its speed to this server since it started"));
+      response.set_duration_reason(
+          absl::StrCat("no ", plan->kind, " job has reported its speed to this server since it started"));
     }
     return backend_.loop.Run([&](State& state, absl::Time) {
       for (const auto& [id, node] : state.nodes()) {
@@ -391,7 +431,8 @@ class JobsService final : public JobsBase {
     });
   }
 
-  absl::Status Explain(Call& call, const v1::ExplainFineTuningJobRequest& request, v1::ExplainFineTuningJobResponse& response) {
+  absl::Status Explain(Call& call, const v1::ExplainFineTuningJobRequest& request,
+                       v1::ExplainFineTuningJobResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.name()));
     response.set_state(static_cast<v1::FineTuningJob::State>(job.job.state));
     std::unique_ptr<DetachedSnapshot> detached;
@@ -411,7 +452,8 @@ class JobsService final : public JobsBase {
     const Forecast forecast = ForecastOf(job.job.number, detached->snapshot);
     response.set_jobs_ahead(forecast.ahead);
     if (forecast.start != absl::InfiniteFuture()) *response.mutable_expected_start_time() = ToProto(forecast.start);
-    if (forecast.late_start != absl::InfiniteFuture()) *response.mutable_late_start_time() = ToProto(forecast.late_start);
+    if (forecast.late_start != absl::InfiniteFuture())
+      *response.mutable_late_start_time() = ToProto(forecast.late_start);
     return absl::OkStatus();
   }
 
@@ -419,24 +461,30 @@ class JobsService final : public JobsBase {
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
     if (request.types_size() > kMaxEventTypes) {
-      return absl::InvalidArgumentError(absl::StrCat("types: ", request.types_size(), " given; give at most ", kMaxEventTypes));
+      return absl::InvalidArgumentError(
+          absl::StrCat("types: ", request.types_size(), " given; give at most ", kMaxEventTypes));
     }
     const std::vector<std::string> types(request.types().begin(), request.types().end());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
                              backend_.store.Events(job.job.number, page.first, page.second, types));
     for (const Event& event : events) *response.add_events() = ToProto(event);
     // The token is the last sequence sent.
-    if (static_cast<int>(events.size()) == page.second) response.set_next_page_token(absl::StrCat(events.back().sequence));
+    if (static_cast<int>(events.size()) == page.second)
+      response.set_next_page_token(absl::StrCat(events.back().sequence));
     return absl::OkStatus();
   }
 
-  absl::Status ListCheckpoints(Call& call, const v1::ListJobCheckpointsRequest& request, v1::ListJobCheckpointsResponse& response) {
+  absl::Status ListCheckpoints(Call& call, const v1::ListJobCheckpointsRequest& request,
+                               v1::ListJobCheckpointsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events, backend_.store.Events(job.job.number, 0, 1000000, {"checkpoint"}));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
+                             backend_.store.Events(job.job.number, 0, 1000000, {"checkpoint"}));
     for (const Event& event : events) {
       const v1::JobEvent message = ToProto(event);
       const auto& fields = message.data().fields();
-      const auto number = [&](const char* field) { return fields.count(field) ? fields.at(field).number_value() : 0.0; };
+      const auto number = [&](const char* field) {
+        return fields.count(field) ? fields.at(field).number_value() : 0.0;
+      };
       v1::Checkpoint& checkpoint = *response.add_checkpoints();
       checkpoint.set_step(static_cast<int64_t>(number("step")));
       checkpoint.set_name(absl::StrCat("jobs/", job.job.id, "/checkpoints/", checkpoint.step()));
@@ -453,6 +501,8 @@ class JobsService final : public JobsBase {
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakeFineTuningService(Backend& backend) { return std::make_unique<JobsService>(backend); }
+std::unique_ptr<grpc::Service> MakeFineTuningService(Backend& backend) {
+  return std::make_unique<JobsService>(backend);
+}
 
 }  // namespace luthier

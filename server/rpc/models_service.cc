@@ -35,7 +35,8 @@ bool BelongsToModel(const std::string& name) {
 }
 
 absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins, const fs::path& path) {
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, artifacts.PutBlob(static_cast<int64_t>(fs::file_size(path)), &pins));
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob,
+                           artifacts.PutBlob(static_cast<int64_t>(fs::file_size(path)), &pins));
   std::ifstream stream(path, std::ios::binary);
   std::vector<char> buffer(kChunkBytes);
   while (stream.read(buffer.data(), kChunkBytes), stream.gcount() > 0) {
@@ -61,9 +62,11 @@ class ModelsService final : public v1::ModelService::Service {
 
   grpc::Status RegisterBaseModel(grpc::ServerContext* context, const v1::RegisterBaseModelRequest* request,
                                  v1::BaseModel* response) override {
-    return Handle(backend_, *context, "RegisterBaseModel", [&](Call& call) { return RegisterModel(call, *request, *response); });
+    return Handle(backend_, *context, "RegisterBaseModel",
+                  [&](Call& call) { return RegisterModel(call, *request, *response); });
   }
-  grpc::Status GetBaseModel(grpc::ServerContext* context, const v1::GetBaseModelRequest* request, v1::BaseModel* response) override {
+  grpc::Status GetBaseModel(grpc::ServerContext* context, const v1::GetBaseModelRequest* request,
+                            v1::BaseModel* response) override {
     return Handle(backend_, *context, "GetBaseModel", [&](Call&) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
       return Load(id, *response);
@@ -101,8 +104,9 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, model));
       if (versions.empty()) return DoesNotExist(request->parent());
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
-      return Page(*request, *response, versions,
-                  [&](const ModelVersion& version) { *response->add_model_versions() = WithAliases(version, aliases); });
+      return Page(*request, *response, versions, [&](const ModelVersion& version) {
+        *response->add_model_versions() = WithAliases(version, aliases);
+      });
     });
   }
   grpc::Status GetModelVersion(grpc::ServerContext* context, const v1::GetModelVersionRequest* request,
@@ -130,10 +134,13 @@ class ModelsService final : public v1::ModelService::Service {
   }
   grpc::Status PromoteModelVersion(grpc::ServerContext* context, const v1::PromoteModelVersionRequest* request,
                                    v1::ModelVersion* response) override {
-    return Handle(backend_, *context, "PromoteModelVersion", [&](Call& call) { return Promote(call, *request, *response); });
+    return Handle(backend_, *context, "PromoteModelVersion",
+                  [&](Call& call) { return Promote(call, *request, *response); });
   }
-  grpc::Status DeleteModelAlias(grpc::ServerContext* context, const v1::DeleteModelAliasRequest* request, google::protobuf::Empty*) override {
-    return Handle(backend_, *context, "DeleteModelAlias", [&](Call& call) { return DeleteAlias(call, request->name()); });
+  grpc::Status DeleteModelAlias(grpc::ServerContext* context, const v1::DeleteModelAliasRequest* request,
+                                google::protobuf::Empty*) override {
+    return Handle(backend_, *context, "DeleteModelAlias",
+                  [&](Call& call) { return DeleteAlias(call, request->name()); });
   }
 
  private:
@@ -157,8 +164,9 @@ class ModelsService final : public v1::ModelService::Service {
     call.subject = "baseModels/" + request.base_model_id();
     LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
     if (!absl::StartsWith(request.source_path(), "/") || !fs::is_directory(request.source_path())) {
-      return absl::InvalidArgumentError(absl::StrCat("source_path: '", request.source_path(),
-                                                     "' is no folder on the server's machine; give an absolute path there"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("source_path: '", request.source_path(),
+                       "' is no folder on the server's machine; give an absolute path there"));
     }
     const absl::StatusOr<ModelFacts> facts = ReadModelFacts(request.source_path());
     if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
@@ -238,24 +246,27 @@ class ModelsService final : public v1::ModelService::Service {
     for (const v1::Evaluation& evaluation : measured.evaluations()) {
       if (evaluation.split() != "test" || evaluation.model() != "tuned") continue;
       const double value = metric == "exact_match" ? evaluation.exact_match()
-                           : metric == "field_f1" ? evaluation.field_f1() : evaluation.token_accuracy();
+                           : metric == "field_f1"  ? evaluation.field_f1()
+                                                   : evaluation.token_accuracy();
       if (value >= minimum.value()) return absl::OkStatus();
-      return WithReason(absl::FailedPreconditionError(absl::StrCat(version.name(), " has ", metric, " ", value, " on the test part, below ",
-                                                                   minimum.value())),
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(version.name(), " has ", metric, " ", value,
+                                                                   " on the test part, below ", minimum.value())),
                         "BELOW_MINIMUM");
     }
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(version.job(), " has no evaluation of the test part; give its dataset one")),
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat(version.job(), " has no evaluation of the test part; give its dataset one")),
                       "NOT_EVALUATED");
   }
 
   absl::Status Promote(Call& call, const v1::PromoteModelVersionRequest& request, v1::ModelVersion& response) {
     LUTHIER_RETURN_IF_ERROR(CheckId("alias", request.alias()));
-    if (request.alias() == "latest") return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
+    if (request.alias() == "latest")
+      return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
     LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(call, request.name()));
     if (request.has_minimum()) LUTHIER_RETURN_IF_ERROR(CheckMinimum(version, request.minimum()));
     LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version.name()));
-    LUTHIER_RETURN_IF_ERROR(
-        backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({name.model, request.alias(), name.number}); }));
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
+        [&](State& state, absl::Time) { return state.SetAlias({name.model, request.alias(), name.number}); }));
     LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(call, version.name()));
     return absl::OkStatus();
   }
@@ -265,7 +276,8 @@ class ModelsService final : public v1::ModelService::Service {
     LUTHIER_ASSIGN_OR_RETURN(const VersionName wanted, ParseVersionName(name));
     LUTHIER_RETURN_IF_ERROR(FindVersion(call, name).status());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
-    const bool there = std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });
+    const bool there =
+        std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });
     if (!there) return absl::NotFoundError(name + " is no alias");
     return backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({wanted.model, wanted.alias, 0}); });
   }

@@ -18,7 +18,8 @@ class NodesService final : public v1::NodeService::Service {
  public:
   explicit NodesService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status ListNodes(grpc::ServerContext* context, const v1::ListNodesRequest* request, v1::ListNodesResponse* response) override {
+  grpc::Status ListNodes(grpc::ServerContext* context, const v1::ListNodesRequest* request,
+                         v1::ListNodesResponse* response) override {
     return Handle(backend_, *context, "ListNodes", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       std::vector<v1::Node> nodes;
@@ -36,14 +37,16 @@ class NodesService final : public v1::NodeService::Service {
       return absl::OkStatus();
     });
   }
-  grpc::Status DrainNode(grpc::ServerContext* context, const v1::DrainNodeRequest* request, v1::Node* response) override {
+  grpc::Status DrainNode(grpc::ServerContext* context, const v1::DrainNodeRequest* request,
+                         v1::Node* response) override {
     return Handle(backend_, *context, "DrainNode", [&](Call& call) {
       return Change(call, request->name(), *response, [&](State& state, const std::string& id, absl::Time now) {
         return state.Drain(id, request->requeue(), now);
       });
     });
   }
-  grpc::Status UndrainNode(grpc::ServerContext* context, const v1::UndrainNodeRequest* request, v1::Node* response) override {
+  grpc::Status UndrainNode(grpc::ServerContext* context, const v1::UndrainNodeRequest* request,
+                           v1::Node* response) override {
     return Handle(backend_, *context, "UndrainNode", [&](Call& call) {
       return Change(call, request->name(), *response,
                     [](State& state, const std::string& id, absl::Time) { return state.Undrain(id); });

@@ -51,9 +51,10 @@ void LeaveDeviceValuesOpen(const Recipe& given, ResolvedSpec& resolved) {
   resolved.recipe.training.micro_batch_tokens = given.training.micro_batch_tokens;
   resolved.recipe.resources.threads = given.resources.threads;
   resolved.recipe.training.activation_checkpointing = given.training.activation_checkpointing;
-  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens", "training.activation_checkpointing",
-                                      "resources.threads"};
-  std::erase_if(resolved.values, [&](const ResolvedValue& v) { return open.count(v.field) > 0 && v.reason != "given"; });
+  const std::set<std::string> open = {"training.precision", "training.micro_batch_tokens",
+                                      "training.activation_checkpointing", "resources.threads"};
+  std::erase_if(resolved.values,
+                [&](const ResolvedValue& v) { return open.count(v.field) > 0 && v.reason != "given"; });
 }
 
 // Agents add the paths of their machine.
@@ -87,12 +88,18 @@ std::string KindOf(const v1::FineTuningSpec& spec) {
 }
 
 Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir)
-    : store_(store), artifacts_(artifacts), data_dir_(std::move(data_dir)), plans_(kPlans), rows_(kRows), models_(kModels) {}
+    : store_(store),
+      artifacts_(artifacts),
+      data_dir_(std::move(data_dir)),
+      plans_(kPlans),
+      rows_(kRows),
+      models_(kModels) {}
 Planner::~Planner() = default;
 
 absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {
   const DeviceFacts device = LargestDevice();
-  const std::string key = absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
+  const std::string key =
+      absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
   int64_t forgotten;
   {
     std::unique_lock lock(mutex_);
@@ -178,7 +185,8 @@ absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(c
 }
 
 // `reference`: `dataset` or `dataset/part`. Appends nothing if an optional part does not exist.
-absl::Status Planner::AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts) {
+absl::Status Planner::AddPart(const std::string& role, absl::string_view reference, bool required,
+                              std::vector<Part>& parts) {
   absl::ConsumePrefix(&reference, "datasets/");
   const size_t slash = reference.find('/');
   const std::string id(reference.substr(0, slash));
@@ -215,8 +223,8 @@ absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelec
 absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const TrainingSpec& training,
                                                 const std::vector<Part>& parts) {
   const EncodeOptions encoding = EncodingOf(training, model.facts.config.max_position_embeddings);
-  std::string key = absl::StrCat(model.fingerprint, static_cast<int>(encoding.loss_on), ":", static_cast<int>(encoding.too_long), ":",
-                                 encoding.max_length);
+  std::string key = absl::StrCat(model.fingerprint, static_cast<int>(encoding.loss_on), ":",
+                                 static_cast<int>(encoding.too_long), ":", encoding.max_length);
   for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256());
   {
     const std::lock_guard lock(mutex_);
@@ -237,7 +245,8 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());
   // Chosen max_length bounds every part: a longer row of `test` must not be refused by the trainer later.
   facts.longest_row = all.longest_row_tokens;
-  facts.has_validation = std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.role == "validation"; });
+  facts.has_validation =
+      std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.role == "validation"; });
   const std::lock_guard lock(mutex_);
   rows_.Put(key, facts);
   return facts;

@@ -31,23 +31,24 @@ struct Plan {
   std::string datasets;    // ids, separated by commas
   std::string model;       // to publish under; empty: the job's id
   int devices = 1;
-  std::string kind;        // whose speeds can be compared: base model and tuning
-  int64_t work_tokens = 0;  // that training processes in all
+  std::string kind;                            // whose speeds can be compared: base model and tuning
+  int64_t work_tokens = 0;                     // that training processes in all
   v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
-  v1::FineTuningJob job;   // `spec`, `resolved`, `warnings`
-  v1::StartAttempt start;  // inputs and trainer spec
-  std::string job_bytes, start_bytes;  // the two, as the record takes them
+  v1::FineTuningJob job;                       // `spec`, `resolved`, `warnings`
+  v1::StartAttempt start;                      // inputs and trainer spec
+  std::string job_bytes, start_bytes;          // the two, as the record takes them
 };
 
-// Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that were seen
-// lately are not read again. Any thread.
+// Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that
+// were seen lately are not read again. Any thread.
 class Planner {
  public:
   // `store` and `artifacts` must outlive the planner.
   Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir);
   ~Planner();
 
-  // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot fit.
+  // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot
+  // fit.
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const v1::FineTuningSpec& spec);
 
   // How long a plan takes, if jobs of its kind have reported their speed since the server started.
@@ -67,7 +68,8 @@ class Planner {
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
-  absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const TrainingSpec& training, const std::vector<Part>& parts);
+  absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const TrainingSpec& training,
+                                         const std::vector<Part>& parts);
   DeviceFacts LargestDevice();
 
   Store& store_;
@@ -80,7 +82,7 @@ class Planner {
   RecentlyUsed<std::shared_ptr<const Plan>> plans_;
   RecentlyUsed<DatasetFacts> rows_;
   RecentlyUsed<std::shared_ptr<const LoadedModel>> models_;
-  int64_t forgotten_ = 0;  // what was planned before a Forget() is not kept
+  int64_t forgotten_ = 0;                       // what was planned before a Forget() is not kept
   std::map<std::string, DeviceFacts> devices_;  // largest of each node
   std::map<std::string, double> speeds_;        // tokens a second, by kind
 };

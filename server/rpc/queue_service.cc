@@ -33,17 +33,21 @@ class QueueService final : public v1::QueueService::Service {
  public:
   explicit QueueService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status GetQueue(grpc::ServerContext* context, const v1::GetQueueRequest* request, v1::Queue* response) override {
+  grpc::Status GetQueue(grpc::ServerContext* context, const v1::GetQueueRequest* request,
+                        v1::Queue* response) override {
     return Handle(backend_, *context, "GetQueue", [&](Call& call) -> absl::Status {
-      if (request->limit() < 0) return absl::InvalidArgumentError(absl::StrCat("limit: ", request->limit(), " is negative; give 0 to 500"));
-      const auto limit = static_cast<size_t>(request->limit() == 0 ? kDefaultEntries : std::min(request->limit(), kMaxEntries));
+      if (request->limit() < 0)
+        return absl::InvalidArgumentError(absl::StrCat("limit: ", request->limit(), " is negative; give 0 to 500"));
+      const auto limit =
+          static_cast<size_t>(request->limit() == 0 ? kDefaultEntries : std::min(request->limit(), kMaxEntries));
       return backend_.loop.Run([&](State& state, absl::Time now) {
         Describe(call, state, limit, now, *response);
         return absl::OkStatus();
       });
     });
   }
-  grpc::Status ListTenants(grpc::ServerContext* context, const v1::ListTenantsRequest* request, v1::ListTenantsResponse* response) override {
+  grpc::Status ListTenants(grpc::ServerContext* context, const v1::ListTenantsRequest* request,
+                           v1::ListTenantsResponse* response) override {
     return Handle(backend_, *context, "ListTenants", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       std::vector<v1::Tenant> tenants;
@@ -60,7 +64,8 @@ class QueueService final : public v1::QueueService::Service {
       return absl::OkStatus();
     });
   }
-  grpc::Status UpdateTenant(grpc::ServerContext* context, const v1::UpdateTenantRequest* request, v1::Tenant* response) override {
+  grpc::Status UpdateTenant(grpc::ServerContext* context, const v1::UpdateTenantRequest* request,
+                            v1::Tenant* response) override {
     return Handle(backend_, *context, "UpdateTenant", [&](Call& call) { return Update(call, *request, *response); });
   }
 
@@ -94,11 +99,13 @@ class QueueService final : public v1::QueueService::Service {
     std::vector<std::string> violations;
     for (const std::string& field : fields) {
       if (field != "weight" && field != "max_devices" && field != "max_queued_jobs") {
-        violations.push_back(absl::StrCat("update_mask: '", field, "' cannot be set; give weight, max_devices or max_queued_jobs"));
+        violations.push_back(
+            absl::StrCat("update_mask: '", field, "' cannot be set; give weight, max_devices or max_queued_jobs"));
       }
     }
     if (fields.count("weight") > 0 && !(wanted.weight() > 0 && wanted.weight() <= 1e6)) {
-      violations.push_back(absl::StrCat("tenant.weight: ", wanted.weight(), " is out of range; give a number above 0, at most a million"));
+      violations.push_back(absl::StrCat("tenant.weight: ", wanted.weight(),
+                                        " is out of range; give a number above 0, at most a million"));
     }
     if (wanted.max_devices() < 0) violations.push_back("tenant.max_devices: is negative; give 0 for no limit");
     if (wanted.max_queued_jobs() < 0) violations.push_back("tenant.max_queued_jobs: is negative; give 0 for no limit");

@@ -1,5 +1,5 @@
-// The services of the API. Streams that mostly wait (watches, sessions) use gRPC's callback API, since there may be ten thousand of
-// them; the other handlers are synchronous. `backend` must outlive the services.
+// The services of the API. Streams that mostly wait (watches, sessions) use gRPC's callback API, since there may be ten
+// thousand of them; the other handlers are synchronous. `backend` must outlive the services.
 #pragma once
 
 #include <memory>

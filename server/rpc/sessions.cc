@@ -68,8 +68,8 @@ Node NodeOf(const v1::Register& request) {
   return node;
 }
 
-// Whether nothing will run the job again, so that its checkpoints can go. False for a job that this server never knew: the
-// agent may be talking to the wrong one.
+// Whether nothing will run the job again, so that its checkpoints can go. False for a job that this server never knew:
+// the agent may be talking to the wrong one.
 bool IsOver(const State& state, Store& store, const std::string& id, absl::Time now) {
   if (const Job* job = state.Find(id)) return job->state == JobState::kSucceeded || job->state == JobState::kCancelled;
   const absl::StatusOr<std::optional<Job>> job = store.FindJob(id);
@@ -77,7 +77,8 @@ bool IsOver(const State& state, Store& store, const std::string& id, absl::Time 
   return (*job)->state != JobState::kFailed || (*job)->end_time + kKeepFailed < now;
 }
 
-// Reactions and commands of the loop meet here; each holds `mutex_` for a moment. At most one read and one write are under way.
+// Reactions and commands of the loop meet here; each holds `mutex_` for a moment. At most one read and one write are
+// under way.
 class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>,
                       public AgentSession,
                       public std::enable_shared_from_this<Session> {
@@ -155,9 +156,11 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   }
 
   void Register() {
-    if (!request_.has_register_()) return End(absl::InvalidArgumentError("register: the first message of a session must carry it"));
+    if (!request_.has_register_())
+      return End(absl::InvalidArgumentError("register: the first message of a session must carry it"));
     const auto request = std::make_shared<v1::Register>(std::move(*request_.mutable_register_()));
-    if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok()) return End(status);
+    if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok())
+      return End(status);
     node_ = request->node_id();
     ObserveInventory(request->inventory());
     sessions_.Add(node_, shared_from_this());
@@ -185,7 +188,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     registered.mutable_heartbeat_interval()->set_seconds(absl::ToInt64Seconds(kHeartbeatInterval));
     registered.mutable_lease()->set_seconds(absl::ToInt64Seconds(kLease));
     const std::vector<std::string> attempts(request.attempts().begin(), request.attempts().end());
-    for (const std::string& stale : state.Register(NodeOf(request), attempts, now)) registered.add_stale_attempts(stale);
+    for (const std::string& stale : state.Register(NodeOf(request), attempts, now))
+      registered.add_stale_attempts(stale);
     for (const std::string& name : attempts) {
       const std::optional<AttemptId> attempt = ParseAttemptName(name);
       if (!attempt || !state.IsCurrent(*attempt)) continue;
@@ -194,7 +198,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       ack.set_sequence(state.Find(attempt->job)->last_report);
     }
     for (const std::string& name : request.kept_jobs()) {
-      if (IsOver(state, backend_.store, std::string(absl::StripPrefix(name, "jobs/")), now)) registered.add_jobs_over(name);
+      if (IsOver(state, backend_.store, std::string(absl::StripPrefix(name, "jobs/")), now))
+        registered.add_jobs_over(name);
     }
     return registered;
   }
@@ -217,7 +222,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   void ObserveInventory(const v1::Inventory& inventory) {
     backend_.planner.SetNode(node_, inventory);
     std::vector<GpuMemory> gpus;
-    for (const v1::Gpu& gpu : inventory.gpus()) gpus.push_back({gpu.index(), gpu.memory_used_bytes(), gpu.memory_bytes()});
+    for (const v1::Gpu& gpu : inventory.gpus())
+      gpus.push_back({gpu.index(), gpu.memory_used_bytes(), gpu.memory_bytes()});
     backend_.metrics.ObserveGpus(node_, gpus);
   }
 
@@ -240,9 +246,11 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   };
 
   void Record() {
-    const auto recording = std::make_shared<Recording>(Recording{std::move(*request_.mutable_report()), absl::UnknownError("")});
+    const auto recording =
+        std::make_shared<Recording>(Recording{std::move(*request_.mutable_report()), absl::UnknownError("")});
     recording->read = ReadReport(recording->message);
-    if (recording->message.has_artifact_stored() && recording->read.ok() && !AllStored(recording->message.artifact_stored())) {
+    if (recording->message.has_artifact_stored() && recording->read.ok() &&
+        !AllStored(recording->message.artifact_stored())) {
       recording->read->report.input = JobInput::kAttemptLost;
       recording->read->report.message = "files of its artifact are not in the store";
     }
@@ -252,7 +260,9 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       read_on = ++outstanding_ < kOutstandingReports;
     }
     backend_.loop.Post(
-        [this, self = shared_from_this(), recording](State& state, absl::Time now) { return RecordInState(state, *recording, now); },
+        [this, self = shared_from_this(), recording](State& state, absl::Time now) {
+          return RecordInState(state, *recording, now);
+        },
         [this, self = shared_from_this(), recording](const absl::Status& status) { OnRecorded(*recording, status); });
     if (read_on) ReadOn();
   }
@@ -271,10 +281,12 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
 
   // Loop thread, after the commit.
   void OnRecorded(const Recording& recording, const absl::Status& status) {
-    // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and sends both.
+    // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and
+    // sends both.
     if (!status.ok() && !absl::IsInvalidArgument(status)) return End(status);
     const v1::AttemptReport& message = recording.message;
-    if (recording.current && recording.fresh && recording.read->progress) ObserveProgress(*recording.read, recording.job);
+    if (recording.current && recording.fresh && recording.read->progress)
+      ObserveProgress(*recording.read, recording.job);
     v1::SessionResponse ack;
     ack.mutable_report_ack()->set_attempt(message.attempt());
     ack.mutable_report_ack()->set_sequence(message.sequence());
@@ -302,17 +314,18 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       if (spec.ok()) kind->second = KindOf(ParseStoredSpec(*spec).job.spec());
     }
     backend_.planner.ObserveSpeed(kind->second, progress.tokens_per_second());
-    const absl::Duration step = absl::Seconds(progress.step_duration().seconds()) + absl::Nanoseconds(progress.step_duration().nanos());
+    const absl::Duration step =
+        absl::Seconds(progress.step_duration().seconds()) + absl::Nanoseconds(progress.step_duration().nanos());
     backend_.metrics.ObserveProgress(read.report.attempt.job, progress.tokens_per_second(), step, progress.tokens());
   }
 
   Backend& backend_;
   Sessions& sessions_;
   const absl::Time start_ = absl::Now();
-  std::shared_ptr<Session> self_;  // until gRPC is done with it
-  v1::SessionRequest request_;     // of the read under way
-  v1::SessionResponse response_;   // of the write under way
-  std::string node_;               // set once, before the session is known to others
+  std::shared_ptr<Session> self_;         // until gRPC is done with it
+  v1::SessionRequest request_;            // of the read under way
+  v1::SessionResponse response_;          // of the write under way
+  std::string node_;                      // set once, before the session is known to others
   std::map<int64_t, std::string> kinds_;  // of the jobs that report progress here; loop thread only
 
   std::mutex mutex_;  // of what follows
@@ -333,7 +346,8 @@ void Sessions::Add(const std::string& node, std::shared_ptr<AgentSession> sessio
     before = std::exchange(sessions_[node], session);
   }
   if (before != nullptr) before->End(absl::AbortedError("a newer session of this node replaced this one"));
-  if (closed) session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
+  if (closed)
+    session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
 }
 
 bool Sessions::Remove(const std::string& node, const std::shared_ptr<AgentSession>& session) {
@@ -374,7 +388,7 @@ void Sessions::Send(Store& store, const std::vector<Effect>& effects) {
 }
 
 grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions,
-                                                                                    const grpc::ServerContextBase& context) {
+                                                                               const grpc::ServerContextBase& context) {
   const auto session = std::make_shared<Session>(backend, sessions);
   session->Begin(backend.access.Admit(context, "Session").status());
   return session.get();

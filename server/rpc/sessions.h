@@ -42,6 +42,6 @@ class Sessions {
 };
 
 grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions,
-                                                                                    const grpc::ServerContextBase& context);
+                                                                               const grpc::ServerContextBase& context);
 
 }  // namespace luthier

@@ -42,7 +42,9 @@ std::string TenantOf(const Resource& resource) {
   return dataset.tenant().empty() ? Job().tenant : dataset.tenant();
 }
 
-std::string BaseModelFolder(const std::string& data_dir, const std::string& id) { return data_dir + "/base_models/" + id; }
+std::string BaseModelFolder(const std::string& data_dir, const std::string& id) {
+  return data_dir + "/base_models/" + id;
+}
 
 absl::Status LinkBaseModel(const FileArtifactStore& artifacts, const std::string& data_dir, const std::string& id,
                            const v1::BaseModel& model) {

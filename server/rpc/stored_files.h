@@ -18,7 +18,9 @@ std::string TenantOf(const Resource& dataset);
 
 // `base_models/<id>` of the data folder, with the files of a registered base model.
 std::string BaseModelFolder(const std::string& data_dir, const std::string& id);
-// Fills it with hard links to the blobs under their own names: validation reads the model as a folder, at no cost in space.
-absl::Status LinkBaseModel(const FileArtifactStore& artifacts, const std::string& data_dir, const std::string& id, const v1::BaseModel& model);
+// Fills it with hard links to the blobs under their own names: validation reads the model as a folder, at no cost in
+// space.
+absl::Status LinkBaseModel(const FileArtifactStore& artifacts, const std::string& data_dir, const std::string& id,
+                           const v1::BaseModel& model);
 
 }  // namespace luthier

@@ -15,11 +15,14 @@
 namespace luthier {
 
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
-  const auto allowed = [&](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || (dots && c == '.'); };
+  const auto allowed = [&](char c) {
+    return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || (dots && c == '.');
+  };
   if (!id.empty() && id.size() <= 63 && absl::ascii_islower(id[0]) && std::all_of(id.begin(), id.end(), allowed)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(field, ": '", id.substr(0, 80), "' is no id; give 1 to 63 characters a-z, 0-9, '-'",
+  return absl::InvalidArgumentError(absl::StrCat(field, ": '", id.substr(0, 80),
+                                                 "' is no id; give 1 to 63 characters a-z, 0-9, '-'",
                                                  dots ? ", '.'" : "", ", a letter first"));
 }
 
@@ -34,9 +37,11 @@ absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view
 
 absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token) {
   int64_t first = 0;
-  if (page_size < 0) return absl::InvalidArgumentError(absl::StrCat("page_size: ", page_size, " is negative; give 0 to 1000"));
+  if (page_size < 0)
+    return absl::InvalidArgumentError(absl::StrCat("page_size: ", page_size, " is negative; give 0 to 1000"));
   if (!page_token.empty() && (!absl::SimpleAtoi(page_token, &first) || first < 0)) {
-    return absl::InvalidArgumentError("page_token: not a token of this server; give next_page_token of the page before");
+    return absl::InvalidArgumentError(
+        "page_token: not a token of this server; give next_page_token of the page before");
   }
   return std::make_pair(first, page_size == 0 ? 50 : std::min(page_size, 1000));
 }
@@ -50,8 +55,8 @@ absl::StatusOr<VersionName> ParseVersionName(absl::string_view name) {
     version.alias = parts[3];
     if (CheckId("alias", version.alias).ok()) return version;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number, latest or alias}"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number, latest or alias}"));
 }
 
 std::string NewJobId(absl::Time now) {

@@ -22,15 +22,15 @@ absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::stri
 // `models/{model}/versions/{version}`: a number, or an alias, of which `latest` is one. Errors: INVALID_ARGUMENT.
 struct VersionName {
   std::string model;
-  int number = 0;     // 0: `alias` names it
+  int number = 0;  // 0: `alias` names it
   std::string alias;
 };
 absl::StatusOr<VersionName> ParseVersionName(absl::string_view name);
 
 std::string RandomUuid();
 
-// `job-` and 11 characters: the time in microseconds, moved on where two calls fall into one. Such ids are in the order of
-// creation, so that new ones go to one end of the index. Any thread.
+// `job-` and 11 characters: the time in microseconds, moved on where two calls fall into one. Such ids are in the order
+// of creation, so that new ones go to one end of the index. Any thread.
 std::string NewJobId(absl::Time now);
 
 }  // namespace luthier

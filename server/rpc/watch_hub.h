@@ -35,7 +35,8 @@ class WatchHub {
   WatchHub();
   ~WatchHub();
 
-  // RESOURCE_EXHAUSTED if too many watch. A watcher that is added sees every event committed afterwards; it must be removed.
+  // RESOURCE_EXHAUSTED if too many watch. A watcher that is added sees every event committed afterwards; it must be
+  // removed.
   absl::Status Add(int64_t job, std::shared_ptr<JobWatcher> watcher);
   void Remove(int64_t job, const std::shared_ptr<JobWatcher>& watcher);
   // Events of one commit. Costs nothing if nobody watches their jobs.

@@ -20,7 +20,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
  public:
   WorkerService(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
 
-  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* Session(grpc::CallbackServerContext* context) override {
+  grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* Session(
+      grpc::CallbackServerContext* context) override {
     return StartSession(backend_, sessions_, *context);
   }
   grpc::Status FetchBlob(grpc::ServerContext* context, const v1::FetchBlobRequest* request,
@@ -53,7 +54,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     return backend_.loop.Run([&](State& state, absl::Time) {
       const std::optional<AttemptId> attempt = ParseAttemptName(name);
       if (attempt && state.IsCurrent(*attempt)) return absl::OkStatus();
-      return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")), "STALE_ATTEMPT");
+      return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")),
+                        "STALE_ATTEMPT");
     });
   }
 
@@ -72,7 +74,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     while (reader.Read(&message)) {
       const v1::ArtifactChunk& chunk = message.chunk();
       if (chunk.file_index() < 0 || chunk.file_index() >= header.files_size()) {
-        return absl::InvalidArgumentError(absl::StrCat("chunk.file_index: ", chunk.file_index(), " is not in the header"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("chunk.file_index: ", chunk.file_index(), " is not in the header"));
       }
       if (chunk.file_index() != open) {
         if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
@@ -80,7 +83,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
         LUTHIER_ASSIGN_OR_RETURN(blob, backend_.artifacts.PutBlob(header.files(open).size_bytes(), &pins));
       }
       if (chunk.chunk().offset() != blob->bytes() || Crc32c(chunk.chunk().data()) != chunk.chunk().crc32c()) {
-        return absl::InvalidArgumentError(absl::StrCat("chunk: ", header.files(open).path(), " was damaged on the way"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("chunk: ", header.files(open).path(), " was damaged on the way"));
       }
       LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.chunk().data()));
     }

@@ -36,7 +36,9 @@ class Query {
   Query& Add(absl::Time time) { return Add(ToMicros(time)); }
   Query& Add(double number) { return statement_.bind(++parameter_, number), *this; }
   Query& Add(Bytes bytes) {
-    return statement_.bindNoCopy(++parameter_, static_cast<const void*>(bytes.value.data()), static_cast<int>(bytes.value.size())), *this;
+    return statement_.bindNoCopy(++parameter_, static_cast<const void*>(bytes.value.data()),
+                                 static_cast<int>(bytes.value.size())),
+           *this;
   }
   template <typename... Values>
   Query& Bind(const Values&... values) {

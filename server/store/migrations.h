@@ -4,7 +4,8 @@
 namespace luthier {
 
 inline constexpr const char* kMigrations[] = {
-    // 1: jobs and their history, datasets, models. Rows of a job carry its number, so that new ones go to the end of every
+    // 1: jobs and their history, datasets, models. Rows of a job carry its number, so that new ones go to the end of
+    // every
     // table: a commit of many new jobs touches few pages. What a restart need not read lies in tables of its own.
     R"sql(
 CREATE TABLE jobs (

@@ -32,18 +32,20 @@ absl::Time FromMicros(int64_t micros) {
 
 namespace {
 
-// The last kAttemptColumns say something only once a job has had an attempt. Before, they are not read: a restart reads a million
-// queued jobs.
+// The last kAttemptColumns say something only once a job has had an attempt. Before, they are not read: a restart reads
+// a million queued jobs.
 constexpr char kJobColumns[] =
-    "number, id, base_model, datasets, model, devices, create_time, state, attempt, end_time, last_event, tenant, service_class, "
+    "number, id, base_model, datasets, model, devices, create_time, state, attempt, end_time, last_event, tenant, "
+    "service_class, "
     "priority, estimate, revision, "
-    "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, preemptions, lost_here";
+    "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
+    "preemptions, lost_here";
 constexpr int kAttemptColumns = 11;
 // A request and the number of the job that it created; a job has an `id` as well.
 constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
 
-// Pages in the log (32 MB) at which a commit also brings them into the database. Every call waits for such a commit, tens of
-// milliseconds: with SQLite's default of 1,000 that happened five times a second under load.
+// Pages in the log (32 MB) at which a commit also brings them into the database. Every call waits for such a commit,
+// tens of milliseconds: with SQLite's default of 1,000 that happened five times a second under load.
 constexpr int kLogPages = 8000;
 
 const char* Table(ResourceKind kind) { return kind == ResourceKind::kDataset ? "datasets" : "base_models"; }
@@ -52,7 +54,8 @@ absl::Status StoreError(const SQLite::Exception& error) {
   const int code = error.getErrorCode() & 0xff;
   if (code == SQLITE_FULL || error.getExtendedErrorCode() == SQLITE_IOERR_SHMSIZE) {
     return WithReason(
-        absl::UnavailableError("the disk of --data-dir is full and nothing new can be recorded; free space on it and try again"),
+        absl::UnavailableError(
+            "the disk of --data-dir is full and nothing new can be recorded; free space on it and try again"),
         "DISK_FULL");
   }
   if (code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
@@ -102,21 +105,28 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
   const std::string held = absl::StrJoin(job.held, ",");
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
-    connection.Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+    connection
+        .Prepare(
+            absl::StrCat("INSERT INTO jobs (", kJobColumns,
+                         ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
               int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
-              int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, int64_t{job.lost_attempts},
-              job.node, held, job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report},
-              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here})
+              int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
+              int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.model_version,
+              job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here})
         .Run();
     return;
   }
-  connection.Prepare("UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, not_before = ?, start_time = ?, "
-                     "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = ?, "
-                     "preemptions = ?, lost_here = ?, revision = ? WHERE number = ?")
-      .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.end_time,
-            job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority}, job.attempt_start,
-            int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision}, job.number)
+  connection
+      .Prepare(
+          "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, not_before = ?, start_time = "
+          "?, "
+          "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
+          "?, "
+          "preemptions = ?, lost_here = ?, revision = ? WHERE number = ?")
+      .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
+            job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority},
+            job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision}, job.number)
       .Run();
 }
 
@@ -168,7 +178,8 @@ Resource ReadResource(Query& row) {
 }
 
 std::string StateNumbers(const std::set<JobState>& states) {
-  return absl::StrJoin(states, ",", [](std::string* out, JobState state) { absl::StrAppend(out, static_cast<int>(state)); });
+  return absl::StrJoin(states, ",",
+                       [](std::string* out, JobState state) { absl::StrAppend(out, static_cast<int>(state)); });
 }
 
 std::set<JobState> StatesThat(bool terminal) {
@@ -193,7 +204,9 @@ void WriteAlias(Connection& connection, const Alias& alias) {
   if (alias.version == 0) {
     connection.Prepare("DELETE FROM model_aliases WHERE model = ? AND name = ?").Bind(alias.model, alias.name).Run();
   } else {
-    connection.Prepare("REPLACE INTO model_aliases VALUES (?, ?, ?)").Bind(alias.model, alias.name, int64_t{alias.version}).Run();
+    connection.Prepare("REPLACE INTO model_aliases VALUES (?, ?, ?)")
+        .Bind(alias.model, alias.name, int64_t{alias.version})
+        .Run();
   }
 }
 
@@ -204,15 +217,17 @@ void WriteAll(Connection& connection, const Writes& writes) {
   for (const Writes::NewJob& job : writes.new_jobs) {
     connection.Prepare("INSERT INTO job_specs (job, spec) VALUES (?, ?)").Bind(job.number, Bytes{job.spec}).Run();
     if (job.request.id.empty()) continue;
-    connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)").Bind(job.request.id, job.request.body_sha256, job.number).Run();
+    connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)")
+        .Bind(job.request.id, job.request.body_sha256, job.number)
+        .Run();
   }
   for (const Writes::LabelChange& change : writes.labels) {
     connection.Prepare("UPDATE job_specs SET labels = ? WHERE job = ?").Bind(Bytes{change.labels}, change.number).Run();
   }
   for (const Event& event : writes.events) {
     connection.Prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-        .Bind(event.job, event.sequence, event.time, int64_t{event.attempt}, event.type, event.message, int64_t{event.state},
-              Bytes{event.payload})
+        .Bind(event.job, event.sequence, event.time, int64_t{event.attempt}, event.type, event.message,
+              int64_t{event.state}, Bytes{event.payload})
         .Run();
   }
   for (const ModelVersion& version : writes.versions) {
@@ -224,19 +239,26 @@ void WriteAll(Connection& connection, const Writes& writes) {
   for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
   for (const Tenant& tenant : writes.tenants) {
     connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?)")
-        .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage, tenant.usage_time)
+        .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage,
+              tenant.usage_time)
         .Run();
   }
   for (const auto& [node, drained] : writes.drained) {
-    connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?").Bind(node).Run();
+    connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?")
+        .Bind(node)
+        .Run();
   }
   for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
   for (const Token& token : writes.tokens) {
     connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)")
-        .Bind(token.id, token.sha256, static_cast<int64_t>(token.role), token.tenant, token.create_time, token.expire_time, token.revoke_time)
+        .Bind(token.id, token.sha256, static_cast<int64_t>(token.role), token.tenant, token.create_time,
+              token.expire_time, token.revoke_time)
         .Run();
   }
-  if (writes.epoch) connection.Prepare("INSERT INTO epochs VALUES (?, ?)").Bind(int64_t{writes.epoch->first}, writes.epoch->second).Run();
+  if (writes.epoch)
+    connection.Prepare("INSERT INTO epochs VALUES (?, ?)")
+        .Bind(int64_t{writes.epoch->first}, writes.epoch->second)
+        .Run();
 }
 
 }  // namespace
@@ -264,15 +286,20 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
   const std::string path = data_dir + "/luthier.db";
   try {
     auto writer = std::make_unique<Connection>(path, SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
-    writer->database().exec(absl::StrCat("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = ", kLogPages));
+    writer->database().exec(absl::StrCat(
+        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = ",
+        kLogPages));
     if (writer->database().execAndGet("PRAGMA user_version").getInt() > static_cast<int>(std::size(kMigrations))) {
       close(lock);
-      return absl::FailedPreconditionError(absl::StrCat(path, " was written by a newer luthierd; start that version again"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, " was written by a newer luthierd; start that version again"));
     }
     if (HasEarlySchema(writer->database())) {
       close(lock);
-      return absl::FailedPreconditionError(absl::StrCat(path, " was written by an early development version, whose tables cannot be "
-                                                        "read; start with another --data-dir, or remove this folder"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(path,
+                       " was written by an early development version, whose tables cannot be "
+                       "read; start with another --data-dir, or remove this folder"));
     }
     Migrate(writer->database());
     auto reader = std::make_unique<Connection>(path, SQLite::OPEN_READONLY);
@@ -298,7 +325,8 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     State state(options);
     Query last = writer_->Prepare("SELECT ifnull(max(number), 0) FROM jobs");
     if (last.Step()) state.LoadLastNumber(last.Int());
-    const std::string live = absl::StrCat(" FROM jobs WHERE state IN (", StateNumbers(StatesThat(/*terminal=*/false)), ")");
+    const std::string live =
+        absl::StrCat(" FROM jobs WHERE state IN (", StateNumbers(StatesThat(/*terminal=*/false)), ")");
     Query count = writer_->Prepare("SELECT count(*)" + live);
     if (count.Step()) state.Reserve(static_cast<size_t>(count.Int()));
     Query jobs = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, live));
@@ -338,7 +366,8 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
 
 absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> Store::FindRequest(const std::string& id) {
   return Guard([&]() -> absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> {
-    Query query = writer_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, " FROM (", kRequest, ") JOIN jobs ON number = created"));
+    Query query = writer_->Prepare(
+        absl::StrCat("SELECT body_sha256, ", kJobColumns, " FROM (", kRequest, ") JOIN jobs ON number = created"));
     if (!query.Bind(id).Step()) return std::nullopt;
     const JobRequest request{id, query.Text()};
     return std::make_pair(request, ReadJob(query));
@@ -364,7 +393,8 @@ absl::StatusOr<std::string> Store::Spec(int64_t job) {
 absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<RecordedJob> {
-    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
+    Query query = reader_->Prepare(
+        absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
     if (!query.Bind(id).Step()) return DoesNotExist("jobs/" + id);
     return ReadRecordedJob(query);
   });
@@ -377,12 +407,15 @@ absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted)
     // One descent of the index for each state: a sort of all jobs in several states would touch every one of them.
     std::vector<int64_t> numbers;
     for (const JobState state : wanted.states) {
-      Query query = reader_->Prepare("SELECT number FROM jobs WHERE state = ? AND number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC LIMIT ?");
+      Query query = reader_->Prepare(
+          "SELECT number FROM jobs WHERE state = ? AND number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC "
+          "LIMIT ?");
       query.Bind(static_cast<int64_t>(state), before, wanted.tenant, wanted.tenant, int64_t{wanted.limit});
       while (query.Step()) numbers.push_back(query.Int());
     }
     if (wanted.states.empty()) {
-      Query query = reader_->Prepare("SELECT number FROM jobs WHERE number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC LIMIT ?");
+      Query query = reader_->Prepare(
+          "SELECT number FROM jobs WHERE number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC LIMIT ?");
       query.Bind(before, wanted.tenant, wanted.tenant, int64_t{wanted.limit});
       while (query.Step()) numbers.push_back(query.Int());
     }
@@ -390,8 +423,8 @@ absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted)
     if (static_cast<int>(numbers.size()) > wanted.limit) numbers.resize(static_cast<size_t>(wanted.limit));
     std::vector<RecordedJob> jobs;
     for (const int64_t number : numbers) {
-      Query query =
-          reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
+      Query query = reader_->Prepare(absl::StrCat(
+          "SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
       if (query.Bind(number).Step()) jobs.push_back(ReadRecordedJob(query));
     }
     return jobs;
@@ -409,7 +442,8 @@ absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> Store::Replaye
   });
 }
 
-absl::StatusOr<std::vector<Event>> Store::Events(int64_t job, int64_t after, int limit, const std::vector<std::string>& types) {
+absl::StatusOr<std::vector<Event>> Store::Events(int64_t job, int64_t after, int limit,
+                                                 const std::vector<std::string>& types) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<Event>> {
     std::string sql =
@@ -439,7 +473,8 @@ absl::StatusOr<std::vector<Event>> Store::Events(int64_t job, int64_t after, int
 absl::StatusOr<int64_t> Store::CursorBefore(int64_t job, const std::string& type, int64_t lines) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<int64_t> {
-    Query query = reader_->Prepare("SELECT sequence FROM events WHERE job = ? AND type = ? ORDER BY sequence DESC LIMIT 1 OFFSET ?");
+    Query query = reader_->Prepare(
+        "SELECT sequence FROM events WHERE job = ? AND type = ? ORDER BY sequence DESC LIMIT 1 OFFSET ?");
     return query.Bind(job, type, lines).Step() ? query.Int() : 0;
   });
 }
@@ -447,8 +482,9 @@ absl::StatusOr<int64_t> Store::CursorBefore(int64_t job, const std::string& type
 absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& model) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
-    Query query = reader_->Prepare("SELECT model, version, job, attempt, base_model, create_time, payload FROM model_versions "
-                                   "WHERE ?1 = '' OR model = ?1 ORDER BY create_time DESC, version DESC");
+    Query query = reader_->Prepare(
+        "SELECT model, version, job, attempt, base_model, create_time, payload FROM model_versions "
+        "WHERE ?1 = '' OR model = ?1 ORDER BY create_time DESC, version DESC");
     query.Bind(model);
     std::vector<ModelVersion> versions;
     while (query.Step()) {
@@ -483,8 +519,8 @@ absl::StatusOr<std::vector<Alias>> Store::Aliases(const std::string& model) {
 absl::StatusOr<std::vector<Resource>> Store::ListResources(ResourceKind kind) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<Resource>> {
-    Query query =
-        reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " ORDER BY create_time DESC, id"));
+    Query query = reader_->Prepare(
+        absl::StrCat("SELECT id, create_time, payload FROM ", Table(kind), " ORDER BY create_time DESC, id"));
     std::vector<Resource> resources;
     while (query.Step()) resources.push_back(ReadResource(query));
     return resources;
@@ -503,7 +539,8 @@ absl::StatusOr<Resource> Store::GetResource(ResourceKind kind, const std::string
 absl::StatusOr<std::vector<Token>> Store::Tokens() {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<Token>> {
-    Query query = reader_->Prepare("SELECT id, sha256, role, tenant, create_time, expire_time, revoke_time FROM tokens ORDER BY id");
+    Query query = reader_->Prepare(
+        "SELECT id, sha256, role, tenant, create_time, expire_time, revoke_time FROM tokens ORDER BY id");
     std::vector<Token> tokens;
     while (query.Step()) {
       Token token{.id = query.Text()};
@@ -519,8 +556,8 @@ absl::StatusOr<std::vector<Token>> Store::Tokens() {
   });
 }
 
-// One step over all pages is one read transaction: the copy is of one moment, and what is committed meanwhile stays in the WAL. A
-// connection of its own, so that no handler waits for it.
+// One step over all pages is one read transaction: the copy is of one moment, and what is committed meanwhile stays in
+// the WAL. A connection of its own, so that no handler waits for it.
 absl::Status Store::CopyTo(const std::string& path) {
   return Guard([&]() -> absl::Status {
     Connection source(path_, SQLite::OPEN_READONLY);

@@ -1,6 +1,7 @@
-// The server's durable record: one SQLite file in WAL mode with synchronous FULL, so what was committed survives a power loss.
-// One connection, owned by the loop's thread, does every write and every checkpoint: SQLite before 3.51.3 can corrupt a WAL
-// database that two connections write (sqlite.org/wal.html, WAL-reset bug). A second one, read-only, serves the handlers.
+// The server's durable record: one SQLite file in WAL mode with synchronous FULL, so what was committed survives a
+// power loss. One connection, owned by the loop's thread, does every write and every checkpoint: SQLite before 3.51.3
+// can corrupt a WAL database that two connections write (sqlite.org/wal.html, WAL-reset bug). A second one, read-only,
+// serves the handlers.
 #pragma once
 
 #include <memory>
@@ -22,7 +23,7 @@ class Connection;
 // A job as it is on record. `job.waiting_since` is not set.
 struct RecordedJob {
   Job job;
-  std::string spec;    // bytes given to State::Create
+  std::string spec;                   // bytes given to State::Create
   std::optional<std::string> labels;  // bytes given to State::Update; none: those of the spec
 };
 
@@ -42,8 +43,8 @@ class Store {
   ~Store();
 
   // Loop thread only.
-  // Everything or nothing, on disk when it returns. Errors: UNAVAILABLE if the disk is full (nothing was written); DATA_LOSS if it
-  // failed: what is on it is not known any more, and the server has to stop.
+  // Everything or nothing, on disk when it returns. Errors: UNAVAILABLE if the disk is full (nothing was written);
+  // DATA_LOSS if it failed: what is on it is not known any more, and the server has to stop.
   absl::Status Commit(const Writes& writes);
   absl::StatusOr<State> LoadState(absl::Time now, State::Options options = {});
   // The request of that id and the job it created.
@@ -58,7 +59,8 @@ class Store {
   absl::StatusOr<std::vector<RecordedJob>> ListJobs(const JobQuery& query);
   absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> ReplayedRequest(const std::string& id);
   // Events after `after`, oldest first, of one of `types` (empty: all).
-  absl::StatusOr<std::vector<Event>> Events(int64_t job, int64_t after, int limit, const std::vector<std::string>& types = {});
+  absl::StatusOr<std::vector<Event>> Events(int64_t job, int64_t after, int limit,
+                                            const std::vector<std::string>& types = {});
   // The cursor before the last `lines` events of a type; 0 if there are fewer.
   absl::StatusOr<int64_t> CursorBefore(int64_t job, const std::string& type, int64_t lines);
   // Newest version first; `model` empty: of all models.
@@ -71,7 +73,8 @@ class Store {
 
   absl::StatusOr<std::vector<Token>> Tokens();
 
-  // Writes a copy of the database, as it is at one moment, to the new file `path`, while commits go on. Durable when it returns.
+  // Writes a copy of the database, as it is at one moment, to the new file `path`, while commits go on. Durable when it
+  // returns.
   absl::Status CopyTo(const std::string& path);
   // Reads every page. Errors: DATA_LOSS naming what is damaged.
   absl::Status Check();

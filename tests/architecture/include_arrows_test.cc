@@ -83,8 +83,7 @@ std::vector<std::string> Violations(const std::string& file, std::istream& sourc
     if (!std::regex_search(line, match, include)) continue;
     const std::string header = match[2];
     const std::string where = file + ":" + std::to_string(number) + ": includes " + header;
-    const bool project_header =
-        StartsWithAny(header, {"lib/", "server/", "worker/", "client/", "luthier/v1/"});
+    const bool project_header = StartsWithAny(header, {"lib/", "server/", "worker/", "client/", "luthier/v1/"});
     if (rule != nullptr && project_header && !StartsWithAny(header, rule->allowed)) {
       found.push_back(where + ", which " + rule->folder + " must not");
     }

@@ -19,13 +19,13 @@
 namespace luthier {
 namespace {
 
+using nlohmann::json;
 using ::testing::AllOf;
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
-using nlohmann::json;
 
 constexpr char kDeploy[] = LUTHIER_SOURCE_FOLDER "/deploy";
 
@@ -36,7 +36,8 @@ std::string ReadText(const std::string& path) {
 
 std::vector<json> Dashboards() {
   std::vector<json> dashboards;
-  for (const auto& path : FilesOf(absl::StrCat(kDeploy, "/grafana/dashboards"), ".json")) dashboards.push_back(ReadJson(path));
+  for (const auto& path : FilesOf(absl::StrCat(kDeploy, "/grafana/dashboards"), ".json"))
+    dashboards.push_back(ReadJson(path));
   return dashboards;
 }
 
@@ -61,7 +62,8 @@ TEST(Dashboards, HaveIdentitiesOfTheirOwn) {
     EXPECT_TRUE(titles.insert(dashboard["title"].get<std::string>()).second) << dashboard["title"];
     EXPECT_EQ(dashboard["editable"], false);
     std::set<int> ids;
-    for (const json& panel : dashboard["panels"]) EXPECT_TRUE(ids.insert(panel["id"].get<int>()).second) << dashboard["title"] << panel["id"];
+    for (const json& panel : dashboard["panels"])
+      EXPECT_TRUE(ids.insert(panel["id"].get<int>()).second) << dashboard["title"] << panel["id"];
   }
   EXPECT_EQ(uids.size(), 3u);
 }
@@ -70,7 +72,8 @@ TEST(Dashboards, SayWhatAPanelShowsAndInWhichUnit) {
   for (const json& dashboard : Dashboards()) {
     for (const json& panel : dashboard["panels"]) {
       if (panel["type"] == "row") continue;
-      const std::string where = absl::StrCat(dashboard["title"].get<std::string>(), ": ", panel["title"].get<std::string>());
+      const std::string where =
+          absl::StrCat(dashboard["title"].get<std::string>(), ": ", panel["title"].get<std::string>());
       EXPECT_THAT(panel["description"].get<std::string>(), Not(IsEmpty())) << where;
       EXPECT_THAT(panel["fieldConfig"]["defaults"]["unit"].get<std::string>(), Not(IsEmpty())) << where;
       EXPECT_FALSE(panel["targets"].empty()) << where;
@@ -106,7 +109,8 @@ TEST(Dashboards, AreProvisionedFromWhereComposeMountsThem) {
       YAML::LoadFile(absl::StrCat(kDeploy, "/grafana/provisioning/dashboards/luthier.yml"))["providers"][0];
   const auto path = provider["options"]["path"].as<std::string>();
   EXPECT_THAT(Strings(Compose()["grafana"]["volumes"]), Contains(absl::StrCat("../grafana/dashboards:", path, ":ro")));
-  EXPECT_THAT(Strings(Compose()["grafana"]["volumes"]), Contains("../grafana/provisioning:/etc/grafana/provisioning:ro"));
+  EXPECT_THAT(Strings(Compose()["grafana"]["volumes"]),
+              Contains("../grafana/provisioning:/etc/grafana/provisioning:ro"));
   const YAML::Node source =
       YAML::LoadFile(absl::StrCat(kDeploy, "/grafana/provisioning/datasources/prometheus.yml"))["datasources"][0];
   EXPECT_EQ(source["url"].as<std::string>(), "http://prometheus:9090");
@@ -122,7 +126,8 @@ TEST(Alerts, SayHowUrgentTheyAreAndWhereToRead) {
       const auto severity = rule["labels"]["severity"].as<std::string>();
       EXPECT_TRUE(severity == "page" || severity == "ticket") << name << ": " << severity;
       EXPECT_THAT(rule["annotations"]["summary"].as<std::string>(), Not(IsEmpty())) << name;
-      EXPECT_EQ(rule["annotations"]["runbook"].as<std::string>(), absl::StrCat("docs/deploy.md#", absl::AsciiStrToLower(name)));
+      EXPECT_EQ(rule["annotations"]["runbook"].as<std::string>(),
+                absl::StrCat("docs/deploy.md#", absl::AsciiStrToLower(name)));
       EXPECT_THAT(manual, HasSubstr(absl::StrCat("#### ", name, "\n"))) << "docs/deploy.md does not say what to do";
     }
   }
@@ -155,7 +160,8 @@ TEST(Compose, GivesNoContainerMoreThanItNeeds) {
     EXPECT_TRUE(Field(service, "pids_limit").IsDefined()) << name << " has no limit of processes";
     EXPECT_THAT(service["image"].as<std::string>(), AllOf(Not(testing::EndsWith(":latest")), HasSubstr(":"))) << name;
     if (service["build"]) {
-      EXPECT_THAT(dockerfile, HasSubstr(absl::StrCat(" AS ", service["build"]["target"].as<std::string>(), "\n"))) << name;
+      EXPECT_THAT(dockerfile, HasSubstr(absl::StrCat(" AS ", service["build"]["target"].as<std::string>(), "\n")))
+          << name;
     } else {
       EXPECT_TRUE(service["healthcheck"].IsDefined()) << name << " has no health check";
     }

@@ -1,4 +1,5 @@
-// Backups of a server that works, and what restoring one does to jobs and attempts: real server, CLI, agent and trainer.
+// Backups of a server that works, and what restoring one does to jobs and attempts: real server, CLI, agent and
+// trainer.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -27,17 +28,21 @@ using State = v1::FineTuningJob;
 class BackupTest : public testing::Test {
  protected:
   static nlohmann::json LongJob() {
-    return {{"training", {{"max_steps", 1000000}, {"batch_tokens", 200}, {"epochs", 10000}}}, {"resources", {{"threads", 1}}}};
+    return {{"training", {{"max_steps", 1000000}, {"batch_tokens", 200}, {"epochs", 10000}}},
+            {"resources", {{"threads", 1}}}};
   }
   static nlohmann::json ShortJob() { return {{"training", {{"max_steps", 3}}}, {"resources", {{"threads", 1}}}}; }
 
   void StartServer() {
     service_.StartServer();
     v1::ListNodesResponse nodes;
-    service_.Call([&](grpc::ClientContext& context) { return service_.nodes->ListNodes(&context, v1::ListNodesRequest(), &nodes); });
+    service_.Call([&](grpc::ClientContext& context) {
+      return service_.nodes->ListNodes(&context, v1::ListNodesRequest(), &nodes);
+    });
   }
   CapturedResult BackUp(const std::string& name = "backup") {
-    return RunCaptured({LUTHIER_BIN_FOLDER "/luthier", "--server", service_.Address(), "admin", "backup", "--to", Path(name)});
+    return RunCaptured(
+        {LUTHIER_BIN_FOLDER "/luthier", "--server", service_.Address(), "admin", "backup", "--to", Path(name)});
   }
   CapturedResult Restore(const std::string& data_dir = "server", const std::string& name = "backup") {
     return RunCaptured({LUTHIER_BIN_FOLDER "/luthierd", "restore", "--from", Path(name), "--data-dir", Path(data_dir)});
@@ -68,14 +73,16 @@ class BackupTest : public testing::Test {
   static std::string LargestBlob(const std::string& data_dir) {
     fs::path largest;
     for (const auto& entry : fs::recursive_directory_iterator(data_dir + "/artifacts/blobs")) {
-      if (entry.is_regular_file() && (largest.empty() || entry.file_size() > fs::file_size(largest))) largest = entry.path();
+      if (entry.is_regular_file() && (largest.empty() || entry.file_size() > fs::file_size(largest)))
+        largest = entry.path();
     }
     return largest;
   }
   grpc::Status UploadFor(const std::string& attempt) {
     grpc::ClientContext context;
     v1::UploadArtifactResponse response;
-    const auto workers = v1::WorkerService::NewStub(grpc::CreateChannel(service_.Address(), grpc::InsecureChannelCredentials()));
+    const auto workers =
+        v1::WorkerService::NewStub(grpc::CreateChannel(service_.Address(), grpc::InsecureChannelCredentials()));
     const auto writer = workers->UploadArtifact(&context, &response);
     v1::UploadArtifactRequest request;
     request.mutable_header()->set_attempt(attempt);
@@ -88,8 +95,9 @@ class BackupTest : public testing::Test {
   Service service_{LUTHIER_BIN_FOLDER, folder_.path()};
 };
 
-// A backup is made while a job trains and four callers submit. The server is then lost, with an attempt running that began after the
-// backup. After the restoration every job that was acknowledged before the backup is there, that attempt ends, and all of them can run.
+// A backup is made while a job trains and four callers submit. The server is then lost, with an attempt running that
+// began after the backup. After the restoration every job that was acknowledged before the backup is there, that
+// attempt ends, and all of them can run.
 TEST_F(BackupTest, BringsBackEveryAcknowledgedJobAndEndsAttemptsFromAfterTheBackup) {
   StartServer();
   service_.AddInputs();
@@ -138,7 +146,8 @@ TEST_F(BackupTest, BringsBackEveryAcknowledgedJobAndEndsAttemptsFromAfterTheBack
 
   for (const std::string& id : before) EXPECT_EQ(service_.Job(id).name(), "jobs/" + id);
   // `first` trained when the backup was made: it goes on with an attempt that no agent can have known.
-  ASSERT_TRUE(WaitFor([&] { return Is("first", State::RUNNING); }, std::chrono::seconds(60))) << service_.Job("first").DebugString();
+  ASSERT_TRUE(WaitFor([&] { return Is("first", State::RUNNING); }, std::chrono::seconds(60)))
+      << service_.Job("first").DebugString();
   EXPECT_EQ(service_.Job("first").attempt(), 10001);
   EXPECT_THAT(ProcessesWith("/jobs/second/"), IsEmpty()) << "an attempt from after the backup went on";
   EXPECT_EQ(UploadFor("jobs/second/attempts/1").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
@@ -148,7 +157,8 @@ TEST_F(BackupTest, BringsBackEveryAcknowledgedJobAndEndsAttemptsFromAfterTheBack
 
   service_.Cancel("first");
   service_.Cancel("second");
-  ASSERT_TRUE(WaitFor([&] { return Is("third", State::SUCCEEDED); }, std::chrono::seconds(120))) << service_.Job("third").DebugString();
+  ASSERT_TRUE(WaitFor([&] { return Is("third", State::SUCCEEDED); }, std::chrono::seconds(120)))
+      << service_.Job("third").DebugString();
   EXPECT_EQ(service_.Job("third").attempt(), 10001);
   EXPECT_EQ(service_.Versions("third"), 1);
 }
@@ -171,8 +181,8 @@ TEST_F(BackupTest, HoldsTheFilesOfPublishedModelsAndInputs) {
   fs::remove_all(Path("server"));  // links or not, the backup keeps its files
   ASSERT_EQ(Restore().exit_code, 0);
   StartServer();
-  const CapturedResult download = RunCaptured(
-      {LUTHIER_BIN_FOLDER "/luthier", "--server", service_.Address(), "model", "download", "j", "--to", Path("downloaded")});
+  const CapturedResult download = RunCaptured({LUTHIER_BIN_FOLDER "/luthier", "--server", service_.Address(), "model",
+                                               "download", "j", "--to", Path("downloaded")});
   EXPECT_EQ(download.exit_code, 0) << download.err;
   EXPECT_EQ(*ReadTextFile(Path("downloaded/adapter_model.safetensors")), std::string(100000, 'w'));
   service_.Submit("again");  // reads rows and base model
@@ -217,7 +227,8 @@ TEST_F(BackupTest, FindsADamagedByteAndRefusesToRestoreIt) {
   service_.server.End(SIGTERM);
   fs::copy(Path("backup"), Path("rotten"), fs::copy_options::recursive);
   Damage(Path("rotten/luthier.db"));
-  EXPECT_THAT(Check("rotten").err, AllOf(HasSubstr("rotten/luthier.db: its content has another hash"), HasSubstr("luthierd restore")));
+  EXPECT_THAT(Check("rotten").err,
+              AllOf(HasSubstr("rotten/luthier.db: its content has another hash"), HasSubstr("luthierd restore")));
   const CapturedResult refused = Restore("new", "rotten");
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.err, HasSubstr("damaged"));

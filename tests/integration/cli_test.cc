@@ -1,4 +1,5 @@
-// The real `luthier` against the real `luthierd`. A scripted agent stands in for nodes, so that every event of a job is known.
+// The real `luthier` against the real `luthierd`. A scripted agent stands in for nodes, so that every event of a job is
+// known.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -45,8 +46,8 @@ class Server {
     if (pid_ == 0) {
       prctl(PR_SET_PDEATHSIG, SIGKILL);
       dup2(err[1], STDERR_FILENO);
-      execl(LUTHIER_BIN "/luthierd", "luthierd", "--listen", listen.c_str(), "--metrics-listen", "127.0.0.1:0", "--data-dir",
-            data_dir_.c_str(), nullptr);
+      execl(LUTHIER_BIN "/luthierd", "luthierd", "--listen", listen.c_str(), "--metrics-listen", "127.0.0.1:0",
+            "--data-dir", data_dir_.c_str(), nullptr);
       _exit(127);
     }
     close(err[1]);
@@ -102,7 +103,8 @@ class CliTest : public testing::Test {
     WriteTinyModel(folder_.path() + "/base");
     std::filesystem::create_directories(folder_.path() + "/rows");
     for (const char* part : {"train", "validation", "test"}) {
-      WriteText(absl::StrCat(folder_.path(), "/rows/", part, ".jsonl"), ChatLine("hello", "yes") + ChatLine("bye", "no"));
+      WriteText(absl::StrCat(folder_.path(), "/rows/", part, ".jsonl"),
+                ChatLine("hello", "yes") + ChatLine("bye", "no"));
     }
     WriteText(folder_.path() + "/job.yaml", "base_model: tiny\ndataset: words\ntask: classification\n");
   }
@@ -131,23 +133,47 @@ class CliTest : public testing::Test {
   // Plays an agent that trains the next job to its end.
   void Train(ScriptedAgent& agent) {
     EXPECT_THAT(agent.TakeAttempt(), StartsWith("jobs/"));
-    agent.Report({{"event", "started"}, {"device", "cpu"}, {"precision", "fp32"}, {"base_parameters", 3812096}, {"trainable_parameters", 131072},
-                  {"total_steps", 4}, {"resumed_step", 0}, {"train_rows", 2}});
+    agent.Report({{"event", "started"},
+                  {"device", "cpu"},
+                  {"precision", "fp32"},
+                  {"base_parameters", 3812096},
+                  {"trainable_parameters", 131072},
+                  {"total_steps", 4},
+                  {"resumed_step", 0},
+                  {"train_rows", 2}});
     agent.Report(Evaluation("base", 0.0, "the the"));
     for (int step = 1; step <= 4; ++step) {
-      agent.Report({{"event", "progress"}, {"step", step}, {"total_steps", 4}, {"loss", 4.0 - step}, {"tokens_per_second", 1234}, {"eta_seconds", 4 - step}});
+      agent.Report({{"event", "progress"},
+                    {"step", step},
+                    {"total_steps", 4},
+                    {"loss", 4.0 - step},
+                    {"tokens_per_second", 1234},
+                    {"eta_seconds", 4 - step}});
     }
     agent.Log("a line of the trainer");
     agent.Report({{"event", "checkpoint"}, {"step", 4}, {"bytes", 1000}, {"loss", 0.1}});
     agent.Report(Evaluation("tuned", 1.0, "yes"));
-    agent.Report({{"event", "finished"}, {"step", 4}, {"stop_reason", "COMPLETED"}, {"artifact", {{"kind", "adapter"}, {"bytes", 526000}}},
-                  {"trainable_parameters", 131072}, {"step_seconds", 0.25}, {"seconds", 2}, {"peak_memory_bytes", 400000000}, {"train_loss", 0.1}});
+    agent.Report({{"event", "finished"},
+                  {"step", 4},
+                  {"stop_reason", "COMPLETED"},
+                  {"artifact", {{"kind", "adapter"}, {"bytes", 526000}}},
+                  {"trainable_parameters", 131072},
+                  {"step_seconds", 0.25},
+                  {"seconds", 2},
+                  {"peak_memory_bytes", 400000000},
+                  {"train_loss", 0.1}});
     agent.Publish({{"adapter_config.json", "{}"}, {"adapter_model.safetensors", std::string(3'000'000, 'w')}});
     agent.End(v1::AttemptEnded::FINISHED);
   }
   static json Evaluation(const std::string& model, double exact_match, const std::string& answer) {
-    return {{"event", "evaluation"}, {"split", "test"}, {"model", model}, {"step", model == "base" ? 0 : 4}, {"rows", 2}, {"loss", 1.5},
-            {"exact_match", exact_match}, {"examples", {{{"prompt", "hello"}, {"expected", "yes"}, {"answer", answer}}}}};
+    return {{"event", "evaluation"},
+            {"split", "test"},
+            {"model", model},
+            {"step", model == "base" ? 0 : 4},
+            {"rows", 2},
+            {"loss", 1.5},
+            {"exact_match", exact_match},
+            {"examples", {{{"prompt", "hello"}, {"expected", "yes"}, {"answer", answer}}}}};
   }
 
   TempFolder folder_;
@@ -159,19 +185,25 @@ TEST_F(CliTest, TakesAJobFromInputsToComparisonAndDownload) {
   EXPECT_THAT(Cli({"dataset", "upload", "words", "rows"}).err, HasSubstr("train: 2 rows"));
   ScriptedAgent agent(server_->address());
   std::thread training([&] { Train(agent); });
-  const CapturedResult submit = Cli({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support", "--watch"});
+  const CapturedResult submit =
+      Cli({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support", "--watch"});
   training.join();
   EXPECT_EQ(submit.exit_code, 0) << submit.err;
   EXPECT_EQ(submit.out, "jobs/j\n") << "progress is a message, the name is the result";
-  EXPECT_THAT(submit.err, AllOf(HasSubstr("request id "), HasSubstr("started    cpu fp32, trains 131,072 of 3,812,096 parameters on 2 rows, 4 steps"),
-                                HasSubstr("step 4/4  100%  loss 0.0000  1,234 tok/s"), HasSubstr("evaluation test, tuned: exact match 100.0 %"),
-                                HasSubstr("SUCCEEDED"), HasSubstr("luthier job compare j")));
+  EXPECT_THAT(submit.err,
+              AllOf(HasSubstr("request id "),
+                    HasSubstr("started    cpu fp32, trains 131,072 of 3,812,096 parameters on 2 rows, 4 steps"),
+                    HasSubstr("step 4/4  100%  loss 0.0000  1,234 tok/s"),
+                    HasSubstr("evaluation test, tuned: exact match 100.0 %"), HasSubstr("SUCCEEDED"),
+                    HasSubstr("luthier job compare j")));
 
-  EXPECT_THAT(Ok({"job", "get", "j"}), AllOf(HasSubstr("SUCCEEDED"), HasSubstr("lora.rank"), HasSubstr("models/j/versions/1"), HasSubstr("team=support")));
+  EXPECT_THAT(Ok({"job", "get", "j"}), AllOf(HasSubstr("SUCCEEDED"), HasSubstr("lora.rank"),
+                                             HasSubstr("models/j/versions/1"), HasSubstr("team=support")));
   EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "SUCCEEDED");
   EXPECT_THAT(Ok({"job", "get", "j", "-o", "yaml"}), HasSubstr("state: SUCCEEDED\n"));
-  EXPECT_THAT(Ok({"job", "compare", "j"}), AllOf(HasSubstr("exact match"), HasSubstr("0.0 %"), HasSubstr("100.0 %"), HasSubstr("131,072"),
-                                                 HasSubstr("base      the the\n"), HasSubstr("LoRA      yes\n")));
+  EXPECT_THAT(Ok({"job", "compare", "j"}),
+              AllOf(HasSubstr("exact match"), HasSubstr("0.0 %"), HasSubstr("100.0 %"), HasSubstr("131,072"),
+                    HasSubstr("base      the the\n"), HasSubstr("LoRA      yes\n")));
   EXPECT_EQ(json::parse(Ok({"job", "compare", "j", "-o", "json"}))["jobs"][0]["tuned"]["exact_match"], 1.0);
   EXPECT_THAT(Ok({"job", "logs", "j"}), AllOf(HasSubstr("[1] a line of the trainer\n"), HasSubstr("state: SUCCEEDED")));
   EXPECT_THAT(Ok({"job", "list"}), AllOf(StartsWith("NAME"), testing::ContainsRegex("\nj +SUCCEEDED +4/4")));
@@ -271,7 +303,8 @@ TEST_F(CliTest, ExitCodesSayHowAJobEnded) {
   const CapturedResult failed = Cli({"job", "watch", "bad"});
   EXPECT_EQ(failed.exit_code, 7);
   EXPECT_THAT(failed.err, HasSubstr("jobs/bad failed: 12 GB were needed"));
-  EXPECT_THAT(Ok({"job", "get", "bad"}), AllOf(HasSubstr("cause   OOM"), HasSubstr("remedy  lower training.micro_batch_tokens")));
+  EXPECT_THAT(Ok({"job", "get", "bad"}),
+              AllOf(HasSubstr("cause   OOM"), HasSubstr("remedy  lower training.micro_batch_tokens")));
   EXPECT_EQ(Cli({"job", "cancel", "bad"}).exit_code, 1);
 }
 
@@ -288,7 +321,8 @@ TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
     agent.End(v1::AttemptEnded::STOPPED);
   });
   // CANCELLED already, if the agent was quick.
-  EXPECT_THAT(Ok({"job", "cancel", "jobs/running", "--wait"}), testing::MatchesRegex("jobs/running  CANCELL(ING|ED)\n"));
+  EXPECT_THAT(Ok({"job", "cancel", "jobs/running", "--wait"}),
+              testing::MatchesRegex("jobs/running  CANCELL(ING|ED)\n"));
   stop.join();
   EXPECT_THAT(Ok({"job", "list"}), AllOf(HasSubstr("running"), Not(HasSubstr("CANCELLING"))));
 }
@@ -297,9 +331,11 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
   AddInputs();
   Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support"});
   EXPECT_EQ(Ok({"job", "pause", "j"}), "jobs/j  PAUSED\n");
-  EXPECT_THAT(Ok({"job", "explain", "j"}), AllOf(StartsWith("jobs/j  PAUSED\n"), HasSubstr("waits because  paused; resume it")));
+  EXPECT_THAT(Ok({"job", "explain", "j"}),
+              AllOf(StartsWith("jobs/j  PAUSED\n"), HasSubstr("waits because  paused; resume it")));
   EXPECT_EQ(Ok({"job", "resume", "j", "-o", "name"}), "jobs/j\n");
-  EXPECT_THAT(Ok({"job", "explain", "j"}), AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default uses 0 devices")));
+  EXPECT_THAT(Ok({"job", "explain", "j"}),
+              AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default uses 0 devices")));
   EXPECT_EQ(json::parse(Ok({"job", "explain", "j", "-o", "json"}))["pending_code"], "PENDING_REASON_NO_NODE");
 
   EXPECT_EQ(Ok({"job", "clone", "j", "--id", "k", "--hold", "--priority", "3"}), "jobs/k  HELD\n");
@@ -317,7 +353,8 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
 
   EXPECT_EQ(Ok({"job", "start", "k"}), "jobs/k  QUEUED\n");
   EXPECT_EQ(Ok({"queue", "show", "-o", "name"}), "jobs/k\njobs/j\n") << "five points are worth five hours";
-  EXPECT_THAT(Ok({"queue", "show"}), AllOf(StartsWith("NAME"), testing::ContainsRegex("\nk +default +standard +5 +1 .*no node")));
+  EXPECT_THAT(Ok({"queue", "show"}),
+              AllOf(StartsWith("NAME"), testing::ContainsRegex("\nk +default +standard +5 +1 .*no node")));
   EXPECT_EQ(json::parse(Ok({"queue", "show", "--limit", "1", "-o", "json"}))["entries"].size(), 1u);
 
   const CapturedResult both = Cli({"job", "retry", "j", "k"});
@@ -340,7 +377,8 @@ TEST_F(CliTest, ADrainedNodeGetsNothingAndCanMoveWhatItRuns) {
   });
   EXPECT_EQ(Ok({"node", "drain", "n1", "--requeue", "-o", "name"}), "nodes/n1\n");
   stop.join();
-  EXPECT_THAT(Ok({"job", "explain", "j"}), AllOf(HasSubstr("QUEUED"), HasSubstr("no node is connected that takes jobs")));
+  EXPECT_THAT(Ok({"job", "explain", "j"}),
+              AllOf(HasSubstr("QUEUED"), HasSubstr("no node is connected that takes jobs")));
   EXPECT_THAT(Ok({"node", "list"}), HasSubstr("DRAINED"));
   EXPECT_EQ(Ok({"node", "undrain", "n1"}), "nodes/n1  READY\n");
   EXPECT_EQ(agent.TakeAttempt(), "jobs/j/attempts/2");
@@ -369,7 +407,9 @@ TEST_F(CliTest, ADryRunShowsEveryValueWithItsReasonAndCreatesNothing) {
 
 TEST_F(CliTest, JobsComeFromFlagsOrFromStandardInput) {
   AddInputs();
-  EXPECT_EQ(Ok({"job", "submit", "--base-model", "tiny", "--dataset", "words", "--lora.target_modules", "[q_proj]", "--id", "a"}), "jobs/a\n");
+  EXPECT_EQ(Ok({"job", "submit", "--base-model", "tiny", "--dataset", "words", "--lora.target_modules", "[q_proj]",
+                "--id", "a"}),
+            "jobs/a\n");
   CaptureOptions options;
   options.input = R"({"base_model": "tiny", "dataset": {"train": "words/train"}, "tuning": "full"})";
   EXPECT_EQ(Cli({"job", "submit", "-f", "-", "--id", "b", "-o", "name"}, options).out, "jobs/b\n");
@@ -403,7 +443,9 @@ TEST_F(CliTest, RefusesAJobWhoseRowsDoNotFitTheModelOrTrainNothing) {
   Ok({"model", "import", "tiny", "base"});
   WriteText(folder_.path() + "/long.jsonl", ChatLine("a", "b") + ChatLine("a", std::string(300, 'x')));
   std::string masked;
-  for (int i = 0; i < 30; ++i) masked += R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]})" "\n";
+  for (int i = 0; i < 30; ++i)
+    masked += R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]})"
+              "\n";
   WriteText(folder_.path() + "/masked.jsonl", masked);
   Ok({"dataset", "upload", "long", "long.jsonl"});
   Ok({"dataset", "upload", "masked", "masked.jsonl"});
@@ -412,16 +454,21 @@ TEST_F(CliTest, RefusesAJobWhoseRowsDoNotFitTheModelOrTrainNothing) {
   EXPECT_THAT(too_long.err, AllOf(HasSubstr("train:2: "), HasSubstr("256")));
   const CapturedResult nothing = Cli({"job", "submit", "--base-model", "tiny", "--dataset", "masked"});
   EXPECT_EQ(nothing.exit_code, 3);
-  EXPECT_THAT(nothing.err, AllOf(HasSubstr("train:1: "), HasSubstr("train:20: "), HasSubstr("and 10 more"))) << "a long list arrives whole";
+  EXPECT_THAT(nothing.err, AllOf(HasSubstr("train:1: "), HasSubstr("train:20: "), HasSubstr("and 10 more")))
+      << "a long list arrives whole";
   EXPECT_EQ(Ok({"job", "list", "-o", "name"}), "");
 }
 
 TEST_F(CliTest, RefusesUnknownFieldsAndValuesOutOfRangeWithTheirLines) {
-  WriteText(folder_.path() + "/job.yaml", "base_model: tiny\ndataset: words\nlora:\n  rank: 0\n  rnk: 8\ntraining: {learning_rate: 5, epochs: .nan}\n");
+  WriteText(
+      folder_.path() + "/job.yaml",
+      "base_model: tiny\ndataset: words\nlora:\n  rank: 0\n  rnk: 8\ntraining: {learning_rate: 5, epochs: .nan}\n");
   const CapturedResult result = Cli({"job", "submit", "-f", "job.yaml"});
   EXPECT_EQ(result.exit_code, 3);
-  EXPECT_THAT(result.err, AllOf(HasSubstr("job.yaml:4: lora.rank: 0 is out of range"), HasSubstr("job.yaml:5: lora.rnk: unknown field; did you mean 'rank'?"),
-                                HasSubstr("job.yaml:6: training.learning_rate: 5 is out of range"), HasSubstr("job.yaml:6: training.epochs")));
+  EXPECT_THAT(result.err, AllOf(HasSubstr("job.yaml:4: lora.rank: 0 is out of range"),
+                                HasSubstr("job.yaml:5: lora.rnk: unknown field; did you mean 'rank'?"),
+                                HasSubstr("job.yaml:6: training.learning_rate: 5 is out of range"),
+                                HasSubstr("job.yaml:6: training.epochs")));
 }
 
 TEST_F(CliTest, RefusesBaseModelsThatAreMissingUnsupportedOrBroken) {
@@ -445,10 +492,15 @@ TEST_F(CliTest, RefusesBaseModelsThatAreMissingUnsupportedOrBroken) {
 }
 
 TEST_F(CliTest, NamesWhatDoesNotExist) {
-  for (const std::vector<std::string>& command :
-       {std::vector<std::string>{"job", "get", "none"}, {"job", "watch", "none"}, {"job", "logs", "none"}, {"job", "cancel", "none"},
-        {"job", "compare", "none"}, {"model", "download", "none"}, {"generate", "--model", "none", "--prompt", "x"},
-        {"generate", "--base", "none", "--prompt", "x"}, {"job", "submit", "--base-model", "none", "--dataset", "none"}}) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "get", "none"},
+                                                  {"job", "watch", "none"},
+                                                  {"job", "logs", "none"},
+                                                  {"job", "cancel", "none"},
+                                                  {"job", "compare", "none"},
+                                                  {"model", "download", "none"},
+                                                  {"generate", "--model", "none", "--prompt", "x"},
+                                                  {"generate", "--base", "none", "--prompt", "x"},
+                                                  {"job", "submit", "--base-model", "none", "--dataset", "none"}}) {
     const CapturedResult result = Cli(command);
     EXPECT_EQ(result.exit_code, 5) << testing::PrintToString(command) << result.err;
     EXPECT_THAT(result.err, HasSubstr("none")) << testing::PrintToString(command);
@@ -458,7 +510,8 @@ TEST_F(CliTest, NamesWhatDoesNotExist) {
 
 TEST_F(CliTest, SaysHowToStartAServerThatIsNotRunning) {
   server_->Kill();
-  for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "list"}, {"job", "watch", "j"}, {"dataset", "upload", "words", "rows"}}) {
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"job", "list"}, {"job", "watch", "j"}, {"dataset", "upload", "words", "rows"}}) {
     const CapturedResult result = Cli(command);
     EXPECT_EQ(result.exit_code, 6) << testing::PrintToString(command);
     EXPECT_THAT(result.err, AllOf(HasSubstr(server_->address()), HasSubstr("luthierd --with-local-worker")));
@@ -471,10 +524,12 @@ TEST_F(CliTest, CompletesNamesThatTheServerKnows) {
   EXPECT_EQ(Ok({"__complete", "--", "job", "get", "int"}), "intents-1\n");
   EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--dataset", ""}), "words\n");
   EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--base-model", "t"}), "tiny\n");
-  for (const char* shell : {"bash", "zsh", "fish"}) EXPECT_THAT(Ok({"completion", shell}), HasSubstr("luthier __complete"));
-  const CapturedResult in_bash = RunCaptured(
-      {"/bin/bash", "-c", "source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN "/luthier \"$@\"; }; "
-                          "COMP_WORDS=(luthier job wat); COMP_CWORD=2; _luthier; echo \"${COMPREPLY[@]}\""});
+  for (const char* shell : {"bash", "zsh", "fish"})
+    EXPECT_THAT(Ok({"completion", shell}), HasSubstr("luthier __complete"));
+  const CapturedResult in_bash =
+      RunCaptured({"/bin/bash", "-c",
+                   "source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN "/luthier \"$@\"; }; "
+                   "COMP_WORDS=(luthier job wat); COMP_CWORD=2; _luthier; echo \"${COMPREPLY[@]}\""});
   EXPECT_EQ(in_bash.out, "watch\n") << in_bash.err;
 }
 
@@ -485,7 +540,8 @@ TEST_F(CliTest, OnceThereIsATokenEveryCallNeedsOneAndSeesItsTenantOnly) {
     options.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(secret))}};
     return options;
   };
-  EXPECT_EQ(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}).exit_code, 1) << "the first is an admin's";
+  EXPECT_EQ(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}).exit_code, 1)
+      << "the first is an admin's";
   const CapturedResult created = Cli({"admin", "token", "create", "root", "--role", "admin"});
   EXPECT_EQ(created.exit_code, 0) << created.err;
   EXPECT_THAT(created.out, testing::MatchesRegex("[0-9a-f]{64}\n"));
@@ -494,14 +550,17 @@ TEST_F(CliTest, OnceThereIsATokenEveryCallNeedsOneAndSeesItsTenantOnly) {
   EXPECT_THAT(refused.err, HasSubstr("LUTHIER_TOKEN"));
   const CaptureOptions root = with(created.out);
   EXPECT_EQ(Cli({"job", "list"}, root).exit_code, 0);
-  const CaptureOptions alice = with(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}, root).out);
+  const CaptureOptions alice =
+      with(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}, root).out);
 
-  EXPECT_EQ(Cli({"job", "submit", "-f", "job.yaml", "--id", "j"}, alice).exit_code, 5) << "the rows are another tenant's";
+  EXPECT_EQ(Cli({"job", "submit", "-f", "job.yaml", "--id", "j"}, alice).exit_code, 5)
+      << "the rows are another tenant's";
   EXPECT_EQ(Cli({"dataset", "upload", "hers", "rows"}, alice).out, "datasets/hers\n");
   EXPECT_EQ(Cli({"job", "submit", "-f", "job.yaml", "--dataset", "hers", "--id", "j"}, alice).exit_code, 0);
   EXPECT_EQ(json::parse(Cli({"job", "get", "j", "-o", "json"}, root).out)["tenant"], "support");
   EXPECT_EQ(Cli({"dataset", "list", "-o", "name"}, alice).out, "datasets/hers\n");
-  EXPECT_EQ(Cli({"model", "import", "more", "base"}, alice).exit_code, 4) << "members read no folders of the server's machine";
+  EXPECT_EQ(Cli({"model", "import", "more", "base"}, alice).exit_code, 4)
+      << "members read no folders of the server's machine";
   EXPECT_EQ(Cli({"admin", "token", "list", "-o", "name"}, root).out, "tokens/alice\ntokens/root\n");
 
   server_->Kill();

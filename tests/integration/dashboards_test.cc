@@ -1,5 +1,6 @@
-// A real Prometheus with the shipped rules scrapes luthierd and its agent while jobs run: every query of every dashboard and
-// rule returns data. GPUs are those of a second agent that loads a fake NVML: the queries are tried, the figures are not real.
+// A real Prometheus with the shipped rules scrapes luthierd and its agent while jobs run: every query of every
+// dashboard and rule returns data. GPUs are those of a second agent that loads a fake NVML: the queries are tried, the
+// figures are not real.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -22,8 +23,8 @@
 namespace luthier {
 namespace {
 
-using ::testing::Contains;
 using nlohmann::json;
+using ::testing::Contains;
 
 constexpr char kDeploy[] = LUTHIER_SOURCE_FOLDER "/deploy";
 
@@ -40,11 +41,14 @@ std::string ReadText(const std::string& path) {
 // Prometheus as deploy/prometheus configures it, with this test's targets and a second for each scrape.
 class Prometheus {
  public:
-  Prometheus(const std::string& program, const std::string& folder, const std::string& server, const std::vector<std::string>& agents) : port_(FreePort()) {
+  Prometheus(const std::string& program, const std::string& folder, const std::string& server,
+             const std::vector<std::string>& agents)
+      : port_(FreePort()) {
     std::filesystem::copy(absl::StrCat(kDeploy, "/prometheus"), folder, std::filesystem::copy_options::recursive);
     Replace(folder + "/prometheus.yml", {{"server:9464", server}, {"15s", "1s"}});
     Replace(folder + "/workers.yml", {{"worker:9465", absl::StrJoin(agents, "\", \"")}});
-    program_ = BackgroundProgram({program, "--config.file=" + folder + "/prometheus.yml", "--storage.tsdb.path=" + folder + "/data",
+    program_ = BackgroundProgram({program, "--config.file=" + folder + "/prometheus.yml",
+                                  "--storage.tsdb.path=" + folder + "/data",
                                   absl::StrCat("--web.listen-address=127.0.0.1:", port_), "--log.level=warn"});
   }
 
@@ -80,8 +84,8 @@ BackgroundProgram StartGpuAgent(const Service& service, const std::string& folde
   std::filesystem::create_directories(folder + "/nvml");
   std::filesystem::create_symlink(LUTHIER_FAKE_NVML, folder + "/nvml/libnvidia-ml.so.1");
   setenv("LD_LIBRARY_PATH", (folder + "/nvml").c_str(), 1);
-  BackgroundProgram agent({LUTHIER_BIN_FOLDER "/luthier-worker", "--server", service.Address(), "--metrics-listen", metrics,
-                           "--data-dir", folder + "/gpu-agent", "--node-id", "gpu"});
+  BackgroundProgram agent({LUTHIER_BIN_FOLDER "/luthier-worker", "--server", service.Address(), "--metrics-listen",
+                           metrics, "--data-dir", folder + "/gpu-agent", "--node-id", "gpu"});
   unsetenv("LD_LIBRARY_PATH");
   return agent;
 }
@@ -99,12 +103,14 @@ TEST(DashboardsTest, EveryQueryReturnsDataWhileJobsRun) {
   ASSERT_TRUE(WaitFor([&] { return prometheus.HasData("luthier_agent_connected == 1"); })) << "nothing is scraped";
   service.AddInputs();
 
-  // Two jobs one after the other, since a series that begins with its first event has no rate before the second; and two
-  // calls that fail.
-  const json steps = {{"training", {{"max_steps", 6}, {"batch_tokens", 200}, {"epochs", 1000}}}, {"checkpoint", {{"every", 2}}}};
+  // Two jobs one after the other, since a series that begins with its first event has no rate before the second; and
+  // two calls that fail.
+  const json steps = {{"training", {{"max_steps", 6}, {"batch_tokens", 200}, {"epochs", 1000}}},
+                      {"checkpoint", {{"every", 2}}}};
   for (const std::string id : {"first", "second"}) {
     service.Submit(id, steps);
-    ASSERT_TRUE(WaitFor([&] { return service.Job(id).state() == v1::FineTuningJob::SUCCEEDED; }, std::chrono::seconds(200)))
+    ASSERT_TRUE(
+        WaitFor([&] { return service.Job(id).state() == v1::FineTuningJob::SUCCEEDED; }, std::chrono::seconds(200)))
         << service.Job(id).DebugString();
     v1::FineTuningJob job;
     grpc::ClientContext refused, unknown;
@@ -112,9 +118,10 @@ TEST(DashboardsTest, EveryQueryReturnsDataWhileJobsRun) {
     v1::GetFineTuningJobRequest request;
     request.set_name("jobs/no-such-job");
     EXPECT_EQ(service.jobs->GetFineTuningJob(&unknown, request, &job).error_code(), grpc::StatusCode::NOT_FOUND);
-    ASSERT_TRUE(WaitFor([&] { return prometheus.HasData("sum(luthier_attempts_total{outcome=\"finished\"}) >= " +
-                                                        std::string(id == "first" ? "1" : "2")); }))
-        << "the job's end is not scraped";
+    ASSERT_TRUE(WaitFor([&] {
+      return prometheus.HasData("sum(luthier_attempts_total{outcome=\"finished\"}) >= " +
+                                std::string(id == "first" ? "1" : "2"));
+    })) << "the job's end is not scraped";
   }
 
   // After the jobs, which would else be placed on its GPUs.
@@ -142,7 +149,8 @@ TEST(DashboardsTest, EveryQueryReturnsDataWhileJobsRun) {
   }
 
   // A name that is written wrong in an alert would just never fire.
-  for (MonitoringQuery& query : RuleQueries(absl::StrCat(kDeploy, "/prometheus/rules"))) queries.push_back(std::move(query));
+  for (MonitoringQuery& query : RuleQueries(absl::StrCat(kDeploy, "/prometheus/rules")))
+    queries.push_back(std::move(query));
   const json names = prometheus.Get("/api/v1/label/__name__/values");
   for (const MonitoringQuery& query : queries) {
     for (const std::string& metric : MetricsOf(query.expr)) {
@@ -158,7 +166,8 @@ TEST(DashboardsTest, EveryQueryReturnsDataWhileJobsRun) {
 int main(int argc, char** argv) {
   ::testing::InitGoogleTest(&argc, argv);
   if (std::getenv("LUTHIER_PROMETHEUS") == nullptr) {
-    std::cout << "LUTHIER_PROMETHEUS names no Prometheus; scripts/test sets it, or: LUTHIER_PROMETHEUS=$(scripts/tools prometheus)\n";
+    std::cout << "LUTHIER_PROMETHEUS names no Prometheus; scripts/test sets it, or: LUTHIER_PROMETHEUS=$(scripts/tools "
+                 "prometheus)\n";
     return 77;
   }
   return RUN_ALL_TESTS();

@@ -1,5 +1,5 @@
-// Every command that README.md and docs/cli.md show for a running server, as it stands there, with real server, agent and trainer and a
-// model that knows nothing.
+// Every command that README.md and docs/cli.md show for a running server, as it stands there, with real server, agent
+// and trainer and a model that knows nothing.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -45,10 +45,12 @@ class DocsCommandsTest : public testing::Test {
     fs::copy(folder_.path() + "/made/model", folder_.path() + "/examples/base/luthier-tiny");
     const std::string task = folder_.path() + "/examples/tasks/classification";
     fs::create_directories(task);
-    for (const char* part : {"train", "validation", "test"}) fs::copy(folder_.path() + "/train.jsonl", absl::StrCat(task, "/", part, ".jsonl"));
+    for (const char* part : {"train", "validation", "test"})
+      fs::copy(folder_.path() + "/train.jsonl", absl::StrCat(task, "/", part, ".jsonl"));
     WriteText(task + "/job.yaml", *ReadTextFile("examples/tasks/classification/job.yaml"));
     WriteText(folder_.path() + "/examples/job.yaml", *ReadTextFile("examples/job.yaml"));
-    WriteText(folder_.path() + "/job.yaml", "base_model: luthier-tiny\ndataset: classification\ntask: classification\n");
+    WriteText(folder_.path() + "/job.yaml",
+              "base_model: luthier-tiny\ndataset: classification\ntask: classification\n");
   }
   CapturedResult Shell(const std::string& script) {
     CaptureOptions options;
@@ -80,20 +82,26 @@ TEST_F(DocsCommandsTest, EveryCommandOfTheCliPageWorks) {
   const CapturedResult first = Shell(AfterTheServerStarts(blocks[0]));
   EXPECT_EQ(first.exit_code, 0) << first.err;
   EXPECT_THAT(first.err, AllOf(HasSubstr("the rows are in order"), HasSubstr("SUCCEEDED"), HasSubstr("verified")));
-  EXPECT_THAT(first.out, AllOf(HasSubstr("baseModels/luthier-tiny"), HasSubstr("datasets/classification"), HasSubstr("jobs/intents"),
-                               HasSubstr("trained parameters"), HasSubstr("Held-out rows, before and after")));
+  EXPECT_THAT(first.out, AllOf(HasSubstr("baseModels/luthier-tiny"), HasSubstr("datasets/classification"),
+                               HasSubstr("jobs/intents"), HasSubstr("trained parameters"),
+                               HasSubstr("Held-out rows, before and after")));
   EXPECT_TRUE(fs::exists(folder_.path() + "/intents/adapter_model.safetensors"));
 
-  const CapturedResult both = Shell("luthier job submit -f job.yaml --id intents-lora --wait; luthier job submit -f job.yaml --tuning full --id intents-full --wait");
+  const CapturedResult both = Shell(
+      "luthier job submit -f job.yaml --id intents-lora --wait; luthier job submit -f job.yaml --tuning full --id "
+      "intents-full --wait");
   ASSERT_EQ(both.exit_code, 0) << both.err;
   const CapturedResult second = Shell(blocks[1]);
   EXPECT_EQ(second.exit_code, 0) << second.err;
-  EXPECT_THAT(second.out, AllOf(HasSubstr("\"type\":\"progress\""), HasSubstr("LoRA intents-lora"), HasSubstr("full intents-full")));
+  EXPECT_THAT(second.out, AllOf(HasSubstr("\"type\":\"progress\""), HasSubstr("LoRA intents-lora"),
+                                HasSubstr("full intents-full")));
 
   const CapturedResult full = Shell("luthier generate --model intents-full --prompt hello --max-new-tokens 4 -o json");
   EXPECT_EQ(full.exit_code, 0) << full.err;
   EXPECT_THAT(full.out, HasSubstr("\"answer\""));
-  const CapturedResult local = Shell("printf 'a\\nb\\n' | luthier generate --base examples/base/luthier-tiny --adapter intents --max-new-tokens 4 --server 127.0.0.1:1");
+  const CapturedResult local = Shell(
+      "printf 'a\\nb\\n' | luthier generate --base examples/base/luthier-tiny --adapter intents --max-new-tokens 4 "
+      "--server 127.0.0.1:1");
   EXPECT_EQ(local.exit_code, 0) << local.err << "local folders need no server";
 }
 

@@ -1,4 +1,5 @@
-// The shipped base model, tasks and job files, through the real service as a user runs them: what the README promises of them.
+// The shipped base model, tasks and job files, through the real service as a user runs them: what the README promises
+// of them.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -22,8 +23,11 @@ struct Promise {
   double exact_match;
   double field_f1;  // 0: nothing is promised of it
 };
-constexpr Promise kPromises[] = {{"classification", 0.85, 0}, {"tool_calling", 0.85, 0}, {"ner", 0.60, 0.85},
-                                 {"extraction", 0.60, 0.85},  {"qa", 0.60, 0.85}};
+constexpr Promise kPromises[] = {{"classification", 0.85, 0},
+                                 {"tool_calling", 0.85, 0},
+                                 {"ner", 0.60, 0.85},
+                                 {"extraction", 0.60, 0.85},
+                                 {"qa", 0.60, 0.85}};
 constexpr double kBaseAtMost = 0.10;
 constexpr double kSecondsAtMost = 300;  // a job, on two cores
 // Of 200 rows, two figures less than this apart are the same figure.
@@ -53,8 +57,8 @@ class ExampleTasksTest : public testing::TestWithParam<Promise> {
   }
   // Runs the shipped job file to its end.
   v1::FineTuningJob Tune(const std::string& tuning) {
-    Luthier({"job", "submit", "-f", std::string(LUTHIER_EXAMPLES "/tasks/") + GetParam().task + "/job.yaml", "--tuning", tuning, "--id",
-             tuning, "--wait"});
+    Luthier({"job", "submit", "-f", std::string(LUTHIER_EXAMPLES "/tasks/") + GetParam().task + "/job.yaml", "--tuning",
+             tuning, "--id", tuning, "--wait"});
     const v1::FineTuningJob job = service_.Job(tuning);
     EXPECT_EQ(job.state(), v1::FineTuningJob::SUCCEEDED) << job.DebugString();
     return job;
@@ -68,8 +72,8 @@ class ExampleTasksTest : public testing::TestWithParam<Promise> {
   }
   static void Print(const char* tuning, const v1::FineTuningJob& job) {
     const v1::Evaluation& tuned = HeldOut(job, "tuned");
-    std::printf("%s %s: exact match %.3f -> %.3f, field F1 %.3f, %.0f s\n", GetParam().task, tuning, HeldOut(job, "base").exact_match(),
-                tuned.exact_match(), tuned.field_f1(), Seconds(job));
+    std::printf("%s %s: exact match %.3f -> %.3f, field F1 %.3f, %.0f s\n", GetParam().task, tuning,
+                HeldOut(job, "base").exact_match(), tuned.exact_match(), tuned.field_f1(), Seconds(job));
   }
   static double Seconds(const v1::FineTuningJob& job) {
     return static_cast<double>(job.end_time().seconds() - job.start_time().seconds());

@@ -1,6 +1,6 @@
-// The promise to people who walk away: with a job running, kill -9 of the trainer, the agent, the server, or all of them, at a
-// random moment. After a restart the job goes on from its last checkpoint and publishes exactly once; its history has no
-// gap, and no process is left over.
+// The promise to people who walk away: with a job running, kill -9 of the trainer, the agent, the server, or all of
+// them, at a random moment. After a restart the job goes on from its last checkpoint and publishes exactly once; its
+// history has no gap, and no process is left over.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -73,12 +73,14 @@ class KillAnythingTest : public testing::Test {
 
   // Kills `targets` while `job` trains, somewhere within the half second after its first checkpoint.
   void KillWhileItTrains(const std::string& job, int targets) {
-    ASSERT_TRUE(WaitFor([&] { return Count(job, "checkpoint") > 0; }, std::chrono::seconds(120))) << service_.Job(job).DebugString();
+    ASSERT_TRUE(WaitFor([&] { return Count(job, "checkpoint") > 0; }, std::chrono::seconds(120)))
+        << service_.Job(job).DebugString();
     const auto moment = std::chrono::milliseconds(std::uniform_int_distribution(0, 500)(random_));
     std::this_thread::sleep_for(moment);  // the moment is the point here; nothing is waited for
     ASSERT_EQ(Count(job, "finished"), 0) << "the job is too short for this machine";
-    std::fprintf(stderr, "%s: killing%s%s%s, %d ms after a checkpoint\n", job.c_str(), targets & kTrainer ? " trainer" : "",
-                targets & kAgent ? " agent" : "", targets & kServer ? " server" : "", static_cast<int>(moment.count()));
+    std::fprintf(stderr, "%s: killing%s%s%s, %d ms after a checkpoint\n", job.c_str(),
+                 targets & kTrainer ? " trainer" : "", targets & kAgent ? " agent" : "",
+                 targets & kServer ? " server" : "", static_cast<int>(moment.count()));
     Kill(targets);
   }
 
@@ -103,7 +105,8 @@ class KillAnythingTest : public testing::Test {
       EXPECT_EQ(starts.size(), 1u) << "a server that restarts must not stop a training";
     }
     EXPECT_THAT(Trainers(), IsEmpty());
-    EXPECT_TRUE(WaitFor([&] { return !std::filesystem::exists(service_.AgentFolder() + "/jobs/" + id); })) << "files were left over";
+    EXPECT_TRUE(WaitFor([&] { return !std::filesystem::exists(service_.AgentFolder() + "/jobs/" + id); }))
+        << "files were left over";
   }
 
   unsigned seed_ = 0;
@@ -140,7 +143,8 @@ TEST_F(KillAnythingTest, AJobThatIsBeingPublishedIsPublishedOnce) {
     const std::string job = absl::StrCat("publishing-", targets);
     service_.Submit(job, LongJob(kCheckpointEvery + 5));
     const std::string report = service_.AgentFolder() + "/jobs/" + job + "/run/report.json";
-    ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(report) || Count(job, "finished") > 0; }, std::chrono::seconds(120)));
+    ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(report) || Count(job, "finished") > 0; },
+                        std::chrono::seconds(120)));
     std::this_thread::sleep_for(std::chrono::milliseconds(std::uniform_int_distribution(0, 100)(random_)));
     Kill(targets);
     ASSERT_TRUE(WaitFor([&] { return service_.Job(job).end_time().seconds() > 0; }, std::chrono::seconds(120)))
@@ -190,7 +194,8 @@ TEST_F(KillAnythingTest, AnAttemptWhoseAgentHungBeyondTheLeaseIsEndedAndPublishe
   // Both nodes are of use again.
   service_.Submit("one", LongJob());
   service_.Submit("two", LongJob());
-  EXPECT_TRUE(WaitFor([&] { return Count("one", "started") > 0 && Count("two", "started") > 0; }, std::chrono::seconds(60)));
+  EXPECT_TRUE(
+      WaitFor([&] { return Count("one", "started") > 0 && Count("two", "started") > 0; }, std::chrono::seconds(60)));
   EXPECT_NE(service_.Job("one").node(), service_.Job("two").node());
 }
 

@@ -39,9 +39,20 @@ TEST_P(MemoryEstimateTest, IsWithinTenPercentOfThePeak) {
   const TempFolder folder;
   WriteText(folder.path() + "/rows.jsonl", LongRows());
   std::string model = "examples/base/luthier-tiny";
-  std::vector<std::string> command = {LUTHIER_BENCH_TRAIN_PROGRAM, "--data", folder.path() + "/rows.jsonl", "--method", of.method,
-                                      "--max-length", std::to_string(of.length), "--micro-batch-tokens", std::to_string(of.micro_batch_tokens),
-                                      "--steps", "3", "--threads", "2", "--json"};
+  std::vector<std::string> command = {LUTHIER_BENCH_TRAIN_PROGRAM,
+                                      "--data",
+                                      folder.path() + "/rows.jsonl",
+                                      "--method",
+                                      of.method,
+                                      "--max-length",
+                                      std::to_string(of.length),
+                                      "--micro-batch-tokens",
+                                      std::to_string(of.micro_batch_tokens),
+                                      "--steps",
+                                      "3",
+                                      "--threads",
+                                      "2",
+                                      "--json"};
   if (!of.shape.is_null()) {
     model = folder.path() + "/base";
     WriteTinyBase(model, of.shape);
@@ -54,31 +65,41 @@ TEST_P(MemoryEstimateTest, IsWithinTenPercentOfThePeak) {
   const json figures = json::parse(run.out);
   const double ratio = figures["estimated_mib"].get<double>() / figures["peak_rss_mib"].get<double>();
   std::printf("%s: estimate / peak %.3f\n", of.name, ratio);
-  EXPECT_NEAR(ratio, 1, 0.1)
-      << "estimated " << figures["estimated_mib"] << " MiB, peak " << figures["peak_rss_mib"] << " MiB";
+  EXPECT_NEAR(ratio, 1, 0.1) << "estimated " << figures["estimated_mib"] << " MiB, peak " << figures["peak_rss_mib"]
+                             << " MiB";
 }
 
 // 31 M weights.
-const json kLlama = {{"hidden_size", 512}, {"intermediate_size", 1408}, {"num_hidden_layers", 10}, {"num_attention_heads", 8},
-                     {"num_key_value_heads", 4}, {"head_dim", 64}, {"max_position_embeddings", 1024}};
+const json kLlama = {{"hidden_size", 512},
+                     {"intermediate_size", 1408},
+                     {"num_hidden_layers", 10},
+                     {"num_attention_heads", 8},
+                     {"num_key_value_heads", 4},
+                     {"head_dim", 64},
+                     {"max_position_embeddings", 1024}};
 
 json With(json shape, const json& more) {
   shape.update(more);
   return shape;
 }
 
-const json kGemma2 = With(kLlama, {{"model_type", "gemma2"}, {"architectures", {"Gemma2ForCausalLM"}}, {"hidden_activation", "gelu_pytorch_tanh"},
-                                   {"query_pre_attn_scalar", 64}, {"sliding_window", 128}, {"attn_logit_softcapping", 50.0},
+const json kGemma2 = With(kLlama, {{"model_type", "gemma2"},
+                                   {"architectures", {"Gemma2ForCausalLM"}},
+                                   {"hidden_activation", "gelu_pytorch_tanh"},
+                                   {"query_pre_attn_scalar", 64},
+                                   {"sliding_window", 128},
+                                   {"attn_logit_softcapping", 50.0},
                                    {"final_logit_softcapping", 30.0}});
 
-INSTANTIATE_TEST_SUITE_P(Table, MemoryEstimateTest,
-                         ::testing::Values(Combination{"ShippedBaseLora", nullptr, "lora", 128, 2048, {}},
-                                           Combination{"ShippedBaseFull", nullptr, "full", 512, 2048, {}},
-                                           Combination{"LlamaLora", kLlama, "lora", 256, 1024, {}},
-                                           Combination{"LlamaFull", kLlama, "full", 512, 1024, {}},
-                                           Combination{"LlamaLoraRecomputed", kLlama, "lora", 512, 1024, {"--grad-checkpointing"}},
-                                           Combination{"Gemma2Lora", kGemma2, "lora", 512, 1024, {}}),
-                         [](const auto& info) { return std::string(info.param.name); });
+INSTANTIATE_TEST_SUITE_P(
+    Table, MemoryEstimateTest,
+    ::testing::Values(Combination{"ShippedBaseLora", nullptr, "lora", 128, 2048, {}},
+                      Combination{"ShippedBaseFull", nullptr, "full", 512, 2048, {}},
+                      Combination{"LlamaLora", kLlama, "lora", 256, 1024, {}},
+                      Combination{"LlamaFull", kLlama, "full", 512, 1024, {}},
+                      Combination{"LlamaLoraRecomputed", kLlama, "lora", 512, 1024, {"--grad-checkpointing"}},
+                      Combination{"Gemma2Lora", kGemma2, "lora", 512, 1024, {}}),
+    [](const auto& info) { return std::string(info.param.name); });
 
 }  // namespace
 }  // namespace luthier

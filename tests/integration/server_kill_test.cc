@@ -1,5 +1,5 @@
-// luthierd killed with SIGKILL at random moments while callers submit: whatever it acknowledged is there afterwards, once.
-// LUTHIER_KILL_CYCLES: how often (200); LUTHIER_KILL_SEED: of the moments.
+// luthierd killed with SIGKILL at random moments while callers submit: whatever it acknowledged is there afterwards,
+// once. LUTHIER_KILL_CYCLES: how often (200); LUTHIER_KILL_SEED: of the moments.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
@@ -44,8 +44,8 @@ class ServerKillTest : public testing::Test {
  protected:
   std::unique_ptr<Luthierd> Start() {
     auto server = std::make_unique<Luthierd>(
-        LUTHIERD_PROGRAM, std::vector<std::string>{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir",
-                                                   folder_.path() + "/data"});
+        LUTHIERD_PROGRAM, std::vector<std::string>{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+                                                   "--data-dir", folder_.path() + "/data"});
     EXPECT_TRUE(server->Serves()) << server->log();
     return server;
   }
@@ -56,9 +56,12 @@ class ServerKillTest : public testing::Test {
     registration.set_base_model_id("base");
     registration.set_source_path(folder_.path() + "/model");
     v1::BaseModel model;
-    ASSERT_TRUE(v1::ModelService::NewStub(server.channel())->RegisterBaseModel(&register_context, registration, &model).ok());
+    ASSERT_TRUE(
+        v1::ModelService::NewStub(server.channel())->RegisterBaseModel(&register_context, registration, &model).ok());
     v1::Dataset dataset;
-    ASSERT_TRUE(UploadRows(*v1::DatasetService::NewStub(server.channel()), upload_context, "rows", ChatLine("a", "b") + ChatLine("c", "d"), dataset).ok());
+    ASSERT_TRUE(UploadRows(*v1::DatasetService::NewStub(server.channel()), upload_context, "rows",
+                           ChatLine("a", "b") + ChatLine("c", "d"), dataset)
+                    .ok());
   }
   // Submits until the server is gone; a request that was not answered is repeated after the next start.
   void Submit(const std::shared_ptr<grpc::Channel>& channel, std::vector<std::string>& open, int caller) {

@@ -67,7 +67,8 @@ struct Client {
     v1::GetFineTuningJobRequest request;
     request.set_name("jobs/" + id);
     v1::FineTuningJob job;
-    const grpc::Status status = Call([&](grpc::ClientContext& context) { return jobs->GetFineTuningJob(&context, request, &job); });
+    const grpc::Status status =
+        Call([&](grpc::ClientContext& context) { return jobs->GetFineTuningJob(&context, request, &job); });
     EXPECT_TRUE(status.ok()) << status.error_message();
     return job;
   }
@@ -98,7 +99,8 @@ v1::CreateFineTuningJobRequest JobRequestFor(const std::string& id) {
 // The agent's side of a session, one message at a time.
 class Agent {
  public:
-  explicit Agent(Client& client, const std::string& node = "n1") : client_(client), stream_(client.workers->Session(&context_)) {
+  explicit Agent(Client& client, const std::string& node = "n1")
+      : client_(client), stream_(client.workers->Session(&context_)) {
     v1::SessionRequest request;
     request.mutable_register_()->set_node_id(node);
     request.mutable_register_()->mutable_inventory()->set_cpus(2);
@@ -170,11 +172,10 @@ class Agent {
 
 class ServerProgramTest : public testing::Test {
  protected:
-  ServerProgramTest() {
-    EXPECT_TRUE(WriteTinyModel(folder_.path() + "/model").ok());
-  }
+  ServerProgramTest() { EXPECT_TRUE(WriteTinyModel(folder_.path() + "/model").ok()); }
   std::vector<std::string> Arguments(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", DataDir()};
+    std::vector<std::string> arguments = {"--listen",    "127.0.0.1:0", "--metrics-listen",
+                                          "127.0.0.1:0", "--data-dir",  DataDir()};
     arguments.insert(arguments.end(), more.begin(), more.end());
     return arguments;
   }
@@ -242,8 +243,13 @@ TEST_F(ServerProgramTest, RunsAJobFromSubmissionToDownload) {
   EXPECT_EQ(fetched, Rows(24).substr(100));
 
   agent.Event(attempt, {{"event", "started"}, {"device", "cpu"}, {"resumed_step", 0}});
-  agent.Event(attempt, {{"event", "progress"}, {"step", 1}, {"total_steps", 2}, {"loss", 2.5}, {"tokens", 640},
-                        {"tokens_per_second", 320.0}, {"step_seconds", 2.0}});
+  agent.Event(attempt, {{"event", "progress"},
+                        {"step", 1},
+                        {"total_steps", 2},
+                        {"loss", 2.5},
+                        {"tokens", 640},
+                        {"tokens_per_second", 320.0},
+                        {"step_seconds", 2.0}});
   EXPECT_EQ(client_->Get("j").state(), v1::FineTuningJob::RUNNING);
   EXPECT_EQ(client_->Get("j").progress().step(), 1);
   v1::Inventory inventory;
@@ -257,14 +263,15 @@ TEST_F(ServerProgramTest, RunsAJobFromSubmissionToDownload) {
        {"luthier_jobs{state=\"running\"} 1", "luthier_queue_depth 0", "luthier_oldest_queued_job_age_seconds 0",
         "luthier_job_submissions_total{result=\"accepted\"} 1", "luthier_job_queue_wait_seconds_count 1",
         "luthier_grpc_server_handling_seconds_count{method=\"CreateFineTuningJob\"} 1",
-        "luthier_grpc_server_handled_total{code=\"OK\",method=\"CreateFineTuningJob\"} 1", "luthier_train_tokens_per_second 320",
-        "luthier_train_tokens_total 640", "luthier_train_step_seconds_count 1",
+        "luthier_grpc_server_handled_total{code=\"OK\",method=\"CreateFineTuningJob\"} 1",
+        "luthier_train_tokens_per_second 320", "luthier_train_tokens_total 640", "luthier_train_step_seconds_count 1",
         "luthier_gpu_memory_used_bytes{gpu=\"0\",node=\"n1\"} 7", "luthier_db_commit_seconds_count",
         "luthier_agents{state=\"ready\"} 1"}) {
     EXPECT_THAT(metrics, HasSubstr(series));
   }
 
-  agent.Event(attempt, {{"event", "finished"}, {"stop_reason", "COMPLETED"}, {"train_loss", 0.5}, {"trainable_parameters", 10}});
+  agent.Event(attempt,
+              {{"event", "finished"}, {"stop_reason", "COMPLETED"}, {"train_loss", 0.5}, {"trainable_parameters", 10}});
   const std::string weights(3 << 20, 'w');
   agent.Publish(attempt, weights);
   const v1::FineTuningJob done = client_->Get("j");
@@ -296,11 +303,15 @@ TEST_F(ServerProgramTest, AnswersARepeatedRequestWithoutLookingAtItAgain) {
   v1::CancelFineTuningJobRequest cancel;
   cancel.set_name("jobs/j");
   v1::FineTuningJob job;
-  ASSERT_TRUE(Client::Call([&](grpc::ClientContext& context) { return client_->jobs->CancelFineTuningJob(&context, cancel, &job); }).ok());
+  ASSERT_TRUE(Client::Call([&](grpc::ClientContext& context) {
+                return client_->jobs->CancelFineTuningJob(&context, cancel, &job);
+              }).ok());
   v1::DeleteDatasetRequest remove;
   remove.set_name("datasets/rows");
   google::protobuf::Empty nothing;
-  ASSERT_TRUE(Client::Call([&](grpc::ClientContext& context) { return client_->datasets->DeleteDataset(&context, remove, &nothing); }).ok());
+  ASSERT_TRUE(Client::Call([&](grpc::ClientContext& context) {
+                return client_->datasets->DeleteDataset(&context, remove, &nothing);
+              }).ok());
 
   EXPECT_EQ(Submit(request).uid(), first.uid());
   Start();  // the same after a restart
@@ -329,8 +340,9 @@ TEST_F(ServerProgramTest, RemovesTheFilesOfADeletedDataset) {
     v1::DeleteDatasetRequest remove;
     remove.set_name(absl::StrCat("datasets/", id));
     google::protobuf::Empty nothing;
-    ASSERT_TRUE(
-        Client::Call([&](grpc::ClientContext& context) { return client_->datasets->DeleteDataset(&context, remove, &nothing); }).ok());
+    ASSERT_TRUE(Client::Call([&](grpc::ClientContext& context) {
+                  return client_->datasets->DeleteDataset(&context, remove, &nothing);
+                }).ok());
   }
   EXPECT_TRUE(WaitFor([&] { return !fs::exists(blob(5)); })) << server_->log();
   EXPECT_TRUE(fs::exists(blob(3)));
@@ -363,7 +375,8 @@ TEST_F(ServerProgramTest, FlagsBeatTheEnvironmentAndThatTheFile) {
 TEST_F(ServerProgramTest, SaysWhatIsWrongWithAConfigurationFile) {
   const std::string config = folder_.path() + "/luthierd.yaml";
   for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
-           {"lisen: 127.0.0.1:0\n", "'lisen' is unknown; known are listen,"}, {"listen: [\n", "cannot be read"},
+           {"lisen: 127.0.0.1:0\n", "'lisen' is unknown; known are listen,"},
+           {"listen: [\n", "cannot be read"},
            {"keep-unused: soon\n", "'soon' is no duration"}}) {
     std::ofstream(config) << text;
     Luthierd server(LUTHIERD_PROGRAM, Arguments({"--config", config}));
@@ -386,7 +399,8 @@ TEST_F(ServerProgramTest, ASecondServerOnTheSameFolderEndsAndTheFirstGoesOn) {
 TEST_F(ServerProgramTest, APortInUseIsNamedWithItsFlag) {
   Start();
   const std::string other = folder_.path() + "/other";
-  Luthierd api(LUTHIERD_PROGRAM, {"--listen", server_->address(), "--metrics-listen", "127.0.0.1:0", "--data-dir", other});
+  Luthierd api(LUTHIERD_PROGRAM,
+               {"--listen", server_->address(), "--metrics-listen", "127.0.0.1:0", "--data-dir", other});
   EXPECT_EQ(api.Wait(), 1);
   EXPECT_THAT(api.log(), HasSubstr("--listen: cannot listen on " + server_->address()));
   Luthierd metrics(LUTHIERD_PROGRAM,
@@ -414,12 +428,14 @@ TEST_F(ServerProgramTest, EndsWithin10SecondsWhateverStreamsAreOpenAndSaysSoFirs
   header.mutable_header()->add_parts()->set_part("train");
   header.mutable_header()->mutable_parts(0)->set_size_bytes(1000);
   ASSERT_TRUE(upload->Write(header));
-  // The standard health service, by its bytes: an empty request, and a response whose field 1 is 1 (SERVING) or 2 (NOT_SERVING).
+  // The standard health service, by its bytes: an empty request, and a response whose field 1 is 1 (SERVING) or 2
+  // (NOT_SERVING).
   const grpc::Slice nothing;
   const grpc::ByteBuffer empty(&nothing, 1);
   const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Watch", grpc::internal::RpcMethod::SERVER_STREAMING);
   const std::unique_ptr<grpc::ClientReader<grpc::ByteBuffer>> health(
-      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(server_->channel().get(), method, &health_context, empty));
+      grpc::internal::ClientReaderFactory<grpc::ByteBuffer>::Create(server_->channel().get(), method, &health_context,
+                                                                    empty));
   const auto status_of = [](const grpc::ByteBuffer& buffer) {
     std::vector<grpc::Slice> slices;
     EXPECT_TRUE(buffer.Dump(&slices).ok());
@@ -517,7 +533,8 @@ TEST_F(ServerProgramTest, AFullDiskRefusesNewWorkAndLosesNothing) {
   EXPECT_EQ(client_->Get("running").progress().step(), 1);
   server_->End(SIGKILL);
   Start();
-  for (const std::string& id : acknowledged) EXPECT_NE(client_->Get(id).state(), v1::FineTuningJob::STATE_UNSPECIFIED) << id;
+  for (const std::string& id : acknowledged)
+    EXPECT_NE(client_->Get(id).state(), v1::FineTuningJob::STATE_UNSPECIFIED) << id;
   EXPECT_EQ(client_->Get("running").state(), v1::FineTuningJob::RUNNING);
   server_.reset();
 }

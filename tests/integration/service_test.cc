@@ -20,7 +20,8 @@ class ServiceTest : public testing::Test {
             {"checkpoint", {{"every", checkpoint_every}}},
             {"resources", {{"threads", 1}}}};  // two trainers' threads that wait for each other starve on two cores
   }
-  bool WaitForState(const std::string& job, State::State state, std::chrono::seconds deadline = std::chrono::seconds(120)) {
+  bool WaitForState(const std::string& job, State::State state,
+                    std::chrono::seconds deadline = std::chrono::seconds(120)) {
     return WaitFor([&] { return service_.Job(job).state() == state; }, deadline);
   }
   bool WaitForEvent(const std::string& job, const std::string& type) {
@@ -35,7 +36,8 @@ class ServiceTest : public testing::Test {
   int64_t ResumedStep(const std::string& job) {
     int64_t step = -1;
     for (const v1::JobEvent& event : service_.Events(job)) {
-      if (event.type() == "started") step = static_cast<int64_t>(event.data().fields().at("resumed_step").number_value());
+      if (event.type() == "started")
+        step = static_cast<int64_t>(event.data().fields().at("resumed_step").number_value());
     }
     return step;
   }
@@ -137,8 +139,8 @@ TEST_F(ServiceTest, ASecondAgentOnTheSameFolderIsRefused) {
   service_.StartServer();
   service_.StartAgent();
   ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(service_.AgentFolder() + "/cache"); }));
-  const ProgramResult second = RunProgram({LUTHIER_BIN_FOLDER "/luthier-worker", "--server", service_.Address(), "--metrics-listen",
-                                           "127.0.0.1:0", "--data-dir", service_.AgentFolder()});
+  const ProgramResult second = RunProgram({LUTHIER_BIN_FOLDER "/luthier-worker", "--server", service_.Address(),
+                                           "--metrics-listen", "127.0.0.1:0", "--data-dir", service_.AgentFolder()});
   EXPECT_EQ(second.exit_code, 1);
 }
 

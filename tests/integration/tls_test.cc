@@ -26,12 +26,14 @@ class TlsTest : public testing::Test {
  protected:
   void SetUp() override { MakeCa("tls"); }
   void MakeCa(const std::string& name) {
-    const CapturedResult made = Cli({"admin", "tls", "init", "--to", Path(name), "--host", "example.org", "--host", "10.0.0.1"});
+    const CapturedResult made =
+        Cli({"admin", "tls", "init", "--to", Path(name), "--host", "example.org", "--host", "10.0.0.1"});
     ASSERT_EQ(made.exit_code, 0) << made.err;
   }
   std::unique_ptr<Luthierd> Start(bool mutual, const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", Path("data"),
-                                          "--tls-cert", Path("tls/server.pem"), "--tls-key", Path("tls/server.key")};
+    std::vector<std::string> arguments = {
+        "--listen",   "127.0.0.1:0", "--metrics-listen",     "127.0.0.1:0", "--data-dir",
+        Path("data"), "--tls-cert",  Path("tls/server.pem"), "--tls-key",   Path("tls/server.key")};
     if (mutual) arguments.insert(arguments.end(), {"--tls-client-ca", Path("tls/ca.pem")});
     arguments.insert(arguments.end(), more.begin(), more.end());
     auto server = std::make_unique<Luthierd>(LUTHIER_BIN "/luthierd", arguments);
@@ -76,7 +78,8 @@ TEST_F(TlsTest, TakesEncryptedConnectionsOnlyAndCallersKnowTheServer) {
   EXPECT_EQ(List(*server, Authority()), 0);
   EXPECT_EQ(List(*server, {}), 6) << "plain text";
   EXPECT_EQ(List(*server, Authority("foreign")), 6) << "somebody else's server";
-  const CapturedResult unreadable = Cli({"job", "list", "--server", server->address()}, {{"LUTHIER_TLS_CA", Path("nowhere.pem")}});
+  const CapturedResult unreadable =
+      Cli({"job", "list", "--server", server->address()}, {{"LUTHIER_TLS_CA", Path("nowhere.pem")}});
   EXPECT_EQ(unreadable.exit_code, 3);
   EXPECT_THAT(unreadable.err, HasSubstr("LUTHIER_TLS_CA"));
 }
@@ -94,7 +97,8 @@ TEST_F(TlsTest, ACertificateThatIsReplacedCountsForNewConnectionsWithoutARestart
   MakeCa("next");
   ASSERT_EQ(List(*server, Authority()), 0);
   ASSERT_EQ(List(*server, Authority("next")), 6);
-  for (const char* file : {"server.key", "server.pem"}) fs::rename(Path(absl::StrCat("next/", file)), Path(absl::StrCat("tls/", file)));
+  for (const char* file : {"server.key", "server.pem"})
+    fs::rename(Path(absl::StrCat("next/", file)), Path(absl::StrCat("tls/", file)));
   EXPECT_TRUE(WaitFor([&] { return List(*server, Authority("next")) == 0; })) << server->log();
 }
 
@@ -103,7 +107,8 @@ TEST_F(TlsTest, TheServersOwnAgentComesBackWhenTokensAndCertificatesAreWanted) {
   std::string secret;
   {
     const auto server = Start(/*mutual=*/true);
-    const CapturedResult created = Cli({"admin", "token", "create", "root", "--role", "admin", "--server", server->address()}, Certificate());
+    const CapturedResult created =
+        Cli({"admin", "token", "create", "root", "--role", "admin", "--server", server->address()}, Certificate());
     ASSERT_EQ(created.exit_code, 0) << created.err;
     secret = std::string(absl::StripAsciiWhitespace(created.out));
   }
@@ -111,8 +116,9 @@ TEST_F(TlsTest, TheServersOwnAgentComesBackWhenTokensAndCertificatesAreWanted) {
   Variables root = Certificate();
   EXPECT_EQ(List(*server, root), 4) << "a certificate is no token";
   root.emplace_back("LUTHIER_TOKEN", secret);
-  EXPECT_TRUE(WaitFor([&] { return Cli({"node", "list", "--server", server->address()}, root).out.find("READY") != std::string::npos; }))
-      << server->log();
+  EXPECT_TRUE(WaitFor([&] {
+    return Cli({"node", "list", "--server", server->address()}, root).out.find("READY") != std::string::npos;
+  })) << server->log();
 }
 
 }  // namespace

@@ -50,12 +50,9 @@ class TrainerProgramTest : public ::testing::Test {
     WriteTinyBase(shared_->path() + "/empty");
     WriteText(shared_->path() + "/train.jsonl", Rows(24));
     WriteText(shared_->path() + "/validation.jsonl", Rows(6));
-    json spec = {{"protocol", 1},
-                 {"base_model", shared_->path() + "/empty"},
-                 {"init", "random"},
-                 {"dataset", {{"train", shared_->path() + "/train.jsonl"}}},
-                 {"tuning", "full"},
-                 {"training", {{"max_steps", 2}, {"loss_on", "all"}}}};
+    json spec = {{"protocol", 1},    {"base_model", shared_->path() + "/empty"},
+                 {"init", "random"}, {"dataset", {{"train", shared_->path() + "/train.jsonl"}}},
+                 {"tuning", "full"}, {"training", {{"max_steps", 2}, {"loss_on", "all"}}}};
     const auto made = Train(spec, shared_->path() + "/made");
     ASSERT_EQ(made.exit_code, 0) << made.output;
     base_ = shared_->path() + "/made/model";
@@ -76,7 +73,8 @@ class TrainerProgramTest : public ::testing::Test {
     return {{"protocol", 1},
             {"attempt", "jobs/j/attempts/1"},
             {"base_model", base_},
-            {"dataset", {{"train", shared_->path() + "/train.jsonl"}, {"validation", shared_->path() + "/validation.jsonl"}}},
+            {"dataset",
+             {{"train", shared_->path() + "/train.jsonl"}, {"validation", shared_->path() + "/validation.jsonl"}}},
             {"task", "classification"},
             {"lora", {{"rank", 4}, {"dropout", 0.1}}},
             {"training", {{"epochs", 3}, {"batch_tokens", 400}, {"micro_batch_tokens", 200}}},
@@ -165,7 +163,8 @@ TEST_F(TrainerProgramTest, ADamagedCheckpointFallsBackToTheOneBeforeWithAWarning
     const std::string name = entry.path().filename();
     EXPECT_TRUE(name.starts_with("step-") || name.starts_with("best-")) << entry << " is left behind";
   }
-  EXPECT_EQ(ReadText(Out("damaged") + "/adapter/adapter_model.safetensors"), ReadText(Out("whole") + "/adapter/adapter_model.safetensors"));
+  EXPECT_EQ(ReadText(Out("damaged") + "/adapter/adapter_model.safetensors"),
+            ReadText(Out("whole") + "/adapter/adapter_model.safetensors"));
 }
 
 // The comparison of base and tuned model must survive a crash.
@@ -253,7 +252,8 @@ TEST_F(TrainerProgramTest, TheLearningRateFollowsOptimizerSteps) {
   EXPECT_NEAR(last["learning_rate"].get<double>(), 0.01 / last["total_steps"].get<double>(), 1e-9);
 }
 
-// Every evaluation is told, so the test can choose for itself. The more is learned of the training rows, the worse it gets.
+// Every evaluation is told, so the test can choose for itself. The more is learned of the training rows, the worse it
+// gets.
 TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished) {
   json spec = LoraSpec();
   WriteText(Out("validation.jsonl"), ChatLine("row 1", "QQQQ") + ChatLine("row 2", "QQQQ"));
@@ -274,8 +274,10 @@ TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished
   const json& finished = events.back();
   EXPECT_EQ(finished["published_step"], best_step);
   EXPECT_LT(best_step, finished["step"]) << "the last weights were the best: this run proves nothing";
-  const std::string scored = RunProgram({LUTHIER_TRAINER_PROGRAM, "evaluate", "--base", base_, "--adapter", Out("run") + "/adapter", "--data",
-                                         Out("validation.jsonl"), "--task", "classification"}).output;
+  const std::string scored =
+      RunProgram({LUTHIER_TRAINER_PROGRAM, "evaluate", "--base", base_, "--adapter", Out("run") + "/adapter", "--data",
+                  Out("validation.jsonl"), "--task", "classification"})
+          .output;
   EXPECT_NEAR(json::parse(scored)["loss"].get<double>(), best, 1e-4 * best);
 
   spec["checkpoint"]["publish"] = "last";
@@ -354,7 +356,8 @@ TEST_F(TrainerProgramTest, PlanSaysBeforehandWhatARunDoes) {
   const json measured = json::parse(plan({"--output", "json", "--measure"}).out);
   EXPECT_THAT(measured["time"]["reason"].get<std::string>(), HasSubstr("2 steps were timed here"));
   const std::string text = plan({}).out;
-  for (const char* part : {"memory   about", "rows     24 of", "steps    ", "time     about", "lora.rank", "given"}) EXPECT_THAT(text, HasSubstr(part));
+  for (const char* part : {"memory   about", "rows     24 of", "steps    ", "time     about", "lora.rank", "given"})
+    EXPECT_THAT(text, HasSubstr(part));
 
   json bad = LoraSpec();
   bad["lora"]["rank"] = 0;
@@ -367,20 +370,25 @@ TEST_F(TrainerProgramTest, PlanSaysBeforehandWhatARunDoes) {
 double ChildrenCpuSeconds() {
   rusage usage;
   getrusage(RUSAGE_CHILDREN, &usage);
-  const auto seconds = [](const timeval& time) { return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec); };
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
   return seconds(usage.ru_utime) + seconds(usage.ru_stime);
 }
 
-// A user who waits sees the first step within 2 s, with the shipped model and an example of its size. The start is nearly all in
-// one thread, so its CPU time is what an idle machine takes; wall time would measure the neighbours of this test.
+// A user who waits sees the first step within 2 s, with the shipped model and an example of its size. The start is
+// nearly all in one thread, so its CPU time is what an idle machine takes; wall time would measure the neighbours of
+// this test.
 TEST_F(TrainerProgramTest, TheShippedModelTakesItsFirstStepWithinTwoSeconds) {
   const std::string base = "examples/base/luthier-tiny", task = "examples/tasks/classification";
   const bool has_weights = std::filesystem::exists(base + "/model.safetensors");
-  const json spec = {{"protocol", 1},
-                     {"base_model", base},
-                     {"init", has_weights ? "pretrained" : "random"},
-                     {"task", "classification"},
-                     {"dataset", {{"train", task + "/train.jsonl"}, {"validation", task + "/validation.jsonl"}, {"test", task + "/test.jsonl"}}}};
+  const json spec = {
+      {"protocol", 1},
+      {"base_model", base},
+      {"init", has_weights ? "pretrained" : "random"},
+      {"task", "classification"},
+      {"dataset",
+       {{"train", task + "/train.jsonl"}, {"validation", task + "/validation.jsonl"}, {"test", task + "/test.jsonl"}}}};
   const double before = ChildrenCpuSeconds();
   const ProgramResult run = Train(spec, Out("run"), [](const std::string& output, pid_t pid) {
     if (output.find("\"event\":\"progress\"") != std::string::npos) kill(pid, SIGKILL);
@@ -417,61 +425,71 @@ void TrainOn(json& spec, const std::string& folder, const std::string& content) 
 
 INSTANTIATE_TEST_SUITE_P(
     Faults, BadInputTest,
-    ::testing::Values(
-        BadInput{"MalformedJson", "USER_DATA", "bad.jsonl:2",
-                 [](json& spec, const std::string& folder) { TrainOn(spec, folder, ChatLine("a", "b") + "{\"messages\": [\n"); }},
-        BadInput{"EmptyDataset", "USER_DATA", "bad.jsonl", [](json& spec, const std::string& folder) { TrainOn(spec, folder, ""); }},
-        BadInput{"RowLongerThanTheContext", "USER_DATA", "bad.jsonl:1",
-                 [](json& spec, const std::string& folder) { TrainOn(spec, folder, ChatLine(std::string(400, 'x'), "b")); }},
-        BadInput{"NothingToTrain", "USER_DATA", "bad.jsonl:1",
-                 [](json& spec, const std::string& folder) {
-                   TrainOn(spec, folder, R"({"messages": [{"role": "user", "content": "only a question"}]})" "\n");
-                 }},
-        BadInput{"UnknownField", "CONFIG", "lora.rnk", [](json& spec, const std::string&) { spec["lora"]["rnk"] = 4; }},
-        BadInput{"RankOutOfRange", "CONFIG", "lora.rank", [](json& spec, const std::string&) { spec["lora"]["rank"] = 0; }},
-        BadInput{"UnknownTarget", "CONFIG", "q_prj",
-                 [](json& spec, const std::string&) { spec["lora"]["target_modules"] = {"q_prj"}; }},
-        BadInput{"PatienceWithoutValidation", "CONFIG", "evaluation.patience",
-                 [](json& spec, const std::string&) {
-                   spec["dataset"].erase("validation");
-                   spec["evaluation"]["patience"] = 2;
-                 }},
-        BadInput{"MoreDevicesThanOne", "CONFIG", "resources.devices",
-                 [](json& spec, const std::string&) { spec["resources"]["devices"] = 2; }},
-        BadInput{"MissingModel", "CONFIG", "nowhere", [](json& spec, const std::string&) { spec["base_model"] = "/nowhere"; }},
-        BadInput{"MissingTensor", "CONFIG", "missing: lm_head.weight",
-                 [](json& spec, const std::string& folder) {
-                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
-                   json config = json::parse(std::ifstream(folder + "/base/config.json"));
-                   config["tie_word_embeddings"] = false;
-                   WriteText(folder + "/base/config.json", config.dump());
-                   spec["base_model"] = folder + "/base";
-                 }},
-        BadInput{"WrongShape", "CONFIG", "wrong shape",
-                 [](json& spec, const std::string& folder) {
-                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
-                   json config = json::parse(std::ifstream(folder + "/base/config.json"));
-                   config["intermediate_size"] = 96;
-                   WriteText(folder + "/base/config.json", config.dump());
-                   spec["base_model"] = folder + "/base";
-                 }},
-        BadInput{"UnsupportedArchitecture", "CONFIG", "mixtral",
-                 [](json& spec, const std::string& folder) {
-                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
-                   json config = json::parse(std::ifstream(folder + "/base/config.json"));
-                   config["model_type"] = "mixtral";
-                   WriteText(folder + "/base/config.json", config.dump());
-                   spec["base_model"] = folder + "/base";
-                 }},
-        BadInput{"WeightsThatAreNotFinite", "NAN", "not finite",
-                 [](json& spec, const std::string& folder) {
-                   std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
-                   std::fstream weights(folder + "/base/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
-                   weights.seekp(-4, std::ios::end);
-                   weights.write("\x00\x00\xc0\x7f", 4);  // a NaN
-                   weights.close();
-                   spec["base_model"] = folder + "/base";
-                 }}),
+    ::testing::Values(BadInput{"MalformedJson", "USER_DATA", "bad.jsonl:2",
+                               [](json& spec, const std::string& folder) {
+                                 TrainOn(spec, folder, ChatLine("a", "b") + "{\"messages\": [\n");
+                               }},
+                      BadInput{"EmptyDataset", "USER_DATA", "bad.jsonl",
+                               [](json& spec, const std::string& folder) { TrainOn(spec, folder, ""); }},
+                      BadInput{"RowLongerThanTheContext", "USER_DATA", "bad.jsonl:1",
+                               [](json& spec, const std::string& folder) {
+                                 TrainOn(spec, folder, ChatLine(std::string(400, 'x'), "b"));
+                               }},
+                      BadInput{"NothingToTrain", "USER_DATA", "bad.jsonl:1",
+                               [](json& spec, const std::string& folder) {
+                                 TrainOn(spec, folder,
+                                         R"({"messages": [{"role": "user", "content": "only a question"}]})"
+                                         "\n");
+                               }},
+                      BadInput{"UnknownField", "CONFIG", "lora.rnk",
+                               [](json& spec, const std::string&) { spec["lora"]["rnk"] = 4; }},
+                      BadInput{"RankOutOfRange", "CONFIG", "lora.rank",
+                               [](json& spec, const std::string&) { spec["lora"]["rank"] = 0; }},
+                      BadInput{"UnknownTarget", "CONFIG", "q_prj",
+                               [](json& spec, const std::string&) { spec["lora"]["target_modules"] = {"q_prj"}; }},
+                      BadInput{"PatienceWithoutValidation", "CONFIG", "evaluation.patience",
+                               [](json& spec, const std::string&) {
+                                 spec["dataset"].erase("validation");
+                                 spec["evaluation"]["patience"] = 2;
+                               }},
+                      BadInput{"MoreDevicesThanOne", "CONFIG", "resources.devices",
+                               [](json& spec, const std::string&) { spec["resources"]["devices"] = 2; }},
+                      BadInput{"MissingModel", "CONFIG", "nowhere",
+                               [](json& spec, const std::string&) { spec["base_model"] = "/nowhere"; }},
+                      BadInput{"MissingTensor", "CONFIG", "missing: lm_head.weight",
+                               [](json& spec, const std::string& folder) {
+                                 std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                                 json config = json::parse(std::ifstream(folder + "/base/config.json"));
+                                 config["tie_word_embeddings"] = false;
+                                 WriteText(folder + "/base/config.json", config.dump());
+                                 spec["base_model"] = folder + "/base";
+                               }},
+                      BadInput{"WrongShape", "CONFIG", "wrong shape",
+                               [](json& spec, const std::string& folder) {
+                                 std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                                 json config = json::parse(std::ifstream(folder + "/base/config.json"));
+                                 config["intermediate_size"] = 96;
+                                 WriteText(folder + "/base/config.json", config.dump());
+                                 spec["base_model"] = folder + "/base";
+                               }},
+                      BadInput{"UnsupportedArchitecture", "CONFIG", "mixtral",
+                               [](json& spec, const std::string& folder) {
+                                 std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                                 json config = json::parse(std::ifstream(folder + "/base/config.json"));
+                                 config["model_type"] = "mixtral";
+                                 WriteText(folder + "/base/config.json", config.dump());
+                                 spec["base_model"] = folder + "/base";
+                               }},
+                      BadInput{"WeightsThatAreNotFinite", "NAN", "not finite",
+                               [](json& spec, const std::string& folder) {
+                                 std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                                 std::fstream weights(folder + "/base/model.safetensors",
+                                                      std::ios::in | std::ios::out | std::ios::binary);
+                                 weights.seekp(-4, std::ios::end);
+                                 weights.write("\x00\x00\xc0\x7f", 4);  // a NaN
+                                 weights.close();
+                                 spec["base_model"] = folder + "/base";
+                               }}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -13,8 +13,8 @@ constexpr absl::Duration kCancelPatience = absl::Seconds(60);
 
 // What survives in the record of a job.
 auto Durable(const Job& job) {
-  return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.last_event, job.last_report, job.priority,
-                         job.revision, job.preemptions, job.model_version);
+  return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.last_event, job.last_report,
+                         job.priority, job.revision, job.preemptions, job.model_version);
 }
 
 }  // namespace
@@ -28,13 +28,15 @@ void Simulation::CheckState() {
   for (const Job* job : jobs) {
     ++counts[job->state];
     if (job->lost_attempts > kMaxLostAttempts + 1) Violate(absl::StrCat("P4: ", job->id, " was tried again too often"));
-    if (failed_by_user_.count(job->id) > 0) Violate(absl::StrCat("P4: ", job->id, " goes on after an error of its user"));
+    if (failed_by_user_.count(job->id) > 0)
+      Violate(absl::StrCat("P4: ", job->id, " goes on after an error of its user"));
     if (IsWaiting(job->state) && state_->WhyItWaits(*job, ServerNow()).code == Wait::kNone) {
       Violate(absl::StrCat("no reason why ", job->id, " waits"));
     }
   }
   for (const JobState state : kAllStates) {
-    if (!IsTerminal(state) && state_->jobs().count(state) != counts[state]) Violate(absl::StrCat("count of ", StateName(state), " is wrong"));
+    if (!IsTerminal(state) && state_->jobs().count(state) != counts[state])
+      Violate(absl::StrCat("count of ", StateName(state), " is wrong"));
   }
   CheckAttempts();
   CheckDevices(jobs);
@@ -57,21 +59,24 @@ void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
   std::map<std::string, std::set<int>> taken;
   for (const Job* job : jobs) {
     if (!HoldsDevices(job->state)) {
-      if (!job->held.empty()) Violate(absl::StrCat("leak: ", job->id, " is ", StateName(job->state), " and holds devices"));
+      if (!job->held.empty())
+        Violate(absl::StrCat("leak: ", job->id, " is ", StateName(job->state), " and holds devices"));
       continue;
     }
     if (static_cast<int>(job->held.size()) != job->devices) {
       Violate(absl::StrCat("P6: ", job->id, " holds ", job->held.size(), " devices of ", job->devices));
     }
     for (const int device : job->held) {
-      if (!taken[job->node].insert(device).second) Violate(absl::StrCat("P6: device ", device, " of ", job->node, " is held twice"));
+      if (!taken[job->node].insert(device).second)
+        Violate(absl::StrCat("P6: device ", device, " of ", job->node, " is held twice"));
       if (device >= agents_[job->node].devices) Violate(absl::StrCat("P6: ", job->node, " has no device ", device));
     }
     const auto node = state_->nodes().find(job->node);
     // What cannot be written has not happened: a full disk puts the end of a lease off.
     const bool writes = last_full_ + absl::Seconds(5) < now_;
     if (node == state_->nodes().end() || (writes && node->second.deadline + absl::Seconds(5) < ServerNow())) {
-      Violate(absl::StrCat("leak: ", job->id, " holds devices of ", job->node, ", which was not heard of for longer than a lease"));
+      Violate(absl::StrCat("leak: ", job->id, " holds devices of ", job->node,
+                           ", which was not heard of for longer than a lease"));
     }
   }
 }
@@ -85,7 +90,8 @@ void Simulation::CheckCancelled() {
       for (const Process& process : agent.processes) {
         const std::optional<AttemptId> id = ParseAttemptName(process.attempt);
         if (!id || id->job != job || process.dying) continue;
-        Violate(absl::StrCat("P7: ", process.attempt, " runs ", absl::FormatDuration(now_ - time), " after its job was cancelled"));
+        Violate(absl::StrCat("P7: ", process.attempt, " runs ", absl::FormatDuration(now_ - time),
+                             " after its job was cancelled"));
       }
     }
   }
@@ -97,10 +103,12 @@ void Simulation::CheckRestart(const State& loaded) {
   loaded.jobs().ForEach([&](const Job& job) {
     ++live;
     const auto before = durable_.find(job.id);
-    if (before == durable_.end()) return Violate(absl::StrCat("P1: ", job.id, " came back after it was over, or was never committed"));
+    if (before == durable_.end())
+      return Violate(absl::StrCat("P1: ", job.id, " came back after it was over, or was never committed"));
     if (Durable(job) != Durable(before->second)) Violate(absl::StrCat("P1: ", job.id, " is not what was committed"));
   });
-  if (live != durable_.size()) Violate(absl::StrCat("P1: ", durable_.size(), " jobs were committed, ", live, " came back"));
+  if (live != durable_.size())
+    Violate(absl::StrCat("P1: ", durable_.size(), " jobs were committed, ", live, " came back"));
 }
 
 std::string Simulation::Unsettled() const {
@@ -145,7 +153,8 @@ void Simulation::CheckRecord() {
     for (const Event& event : *events) {
       if (event.sequence != ++sequence) Violate(absl::StrCat("the events of ", job.id, " have a gap"));
     }
-    if (job.state == JobState::kSucceeded && job.model_version.empty()) Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
+    if (job.state == JobState::kSucceeded && job.model_version.empty())
+      Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
   }
   const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
   std::map<std::string, int> published;
@@ -154,15 +163,19 @@ void Simulation::CheckRecord() {
     ++published[version.job];
     numbers[version.model].insert(version.version);
     const absl::StatusOr<RecordedJob> job = store_->GetJob(version.job);
-    if (job->job.state != JobState::kSucceeded) Violate(absl::StrCat("P3: ", version.job, " has a version and is ", StateName(job->job.state)));
-    if (job->job.attempt != version.attempt) Violate(absl::StrCat("P3: ", version.job, " published attempt ", version.attempt, ", not ", job->job.attempt));
-    if (trained_.count(absl::StrCat("jobs/", version.job, "/attempts/", version.attempt)) == 0) Violate("P3: published what was never trained");
+    if (job->job.state != JobState::kSucceeded)
+      Violate(absl::StrCat("P3: ", version.job, " has a version and is ", StateName(job->job.state)));
+    if (job->job.attempt != version.attempt)
+      Violate(absl::StrCat("P3: ", version.job, " published attempt ", version.attempt, ", not ", job->job.attempt));
+    if (trained_.count(absl::StrCat("jobs/", version.job, "/attempts/", version.attempt)) == 0)
+      Violate("P3: published what was never trained");
   }
   for (const auto& [job, count] : published) {
     if (count != 1) Violate(absl::StrCat("P3: ", job, " was published ", count, " times"));
   }
   for (const auto& [model, all] : numbers) {
-    if (*all.rbegin() != static_cast<int>(all.size())) Violate(absl::StrCat("P3: the versions of ", model, " have a gap"));
+    if (*all.rbegin() != static_cast<int>(all.size()))
+      Violate(absl::StrCat("P3: the versions of ", model, " have a gap"));
   }
 }
 

@@ -32,7 +32,8 @@ luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::strin
   if (event == "stored") report.input = JobInput::kArtifactStored;
   if (event == "FAILED") report.input = JobInput::kAttemptFailed;
   if (event == "STOPPED") report.input = JobInput::kAttemptStopped;
-  if (event == "LOST" || event == "FINISHED") report.input = JobInput::kAttemptLost;  // FINISHED after `stored` changes nothing
+  if (event == "LOST" || event == "FINISHED")
+    report.input = JobInput::kAttemptLost;  // FINISHED after `stored` changes nothing
   return report;
 }
 
@@ -69,7 +70,8 @@ std::string Simulation::Run() {
     timer.action();
     if (calm_ && Settled()) break;
   }
-  if (violation_.empty() && !Settled()) Violate(absl::StrCat("liveness: 12 hours after the last fault there is still", Unsettled()));
+  if (violation_.empty() && !Settled())
+    Violate(absl::StrCat("liveness: 12 hours after the last fault there is still", Unsettled()));
   if (violation_.empty()) CheckRecord();
   return violation_;
 }
@@ -100,7 +102,8 @@ void Simulation::StartServer() {
   state_.emplace(*std::move(state));
   if (std::exchange(restored_, false)) BeginEpoch();
   // Every time, since the server may have crashed before it was written; there already is fine.
-  Post([](State& s, absl::Time) { return s.AddResource(ResourceKind::kBaseModel, {.id = "base"}); }, [](const absl::Status&) {});
+  Post([](State& s, absl::Time) { return s.AddResource(ResourceKind::kBaseModel, {.id = "base"}); },
+       [](const absl::Status&) {});
   Say(absl::StrCat("server starts, life ", server_life_));
   const int64_t life = server_life_;
   At(kTick, [this, life] {
@@ -163,7 +166,8 @@ void Simulation::RunServerBatch() {
   });
   if (crash_before) {
     // A process that dies here has sent nothing, unless it answers before it writes.
-    const bool answered = std::any_of(outcome.statuses.begin(), outcome.statuses.end(), [](const absl::Status& s) { return s.ok(); });
+    const bool answered =
+        std::any_of(outcome.statuses.begin(), outcome.statuses.end(), [](const absl::Status& s) { return s.ok(); });
     if (!answered) return CrashServer("before a commit");
   }
   if (crash_after) return CrashServer("after a commit, before it answers");
@@ -220,14 +224,9 @@ void Simulation::Send(const Effect& effect) {
     case Effect::Kind::kStart:
       Order(link, [this, id, devices = effect.devices](Agent& agent) { OnStart(agent, *id, devices); });
       break;
-    case Effect::Kind::kStop:
-      Order(link, [this, name = effect.attempt](Agent& agent) { OnStop(agent, name); });
-      break;
-    case Effect::Kind::kCheckpoint:
-      break;
-    case Effect::Kind::kReconnect:
-      ToAgent(link, [this](Agent& agent) { Break(agent); });
-      break;
+    case Effect::Kind::kStop: Order(link, [this, name = effect.attempt](Agent& agent) { OnStop(agent, name); }); break;
+    case Effect::Kind::kCheckpoint: break;
+    case Effect::Kind::kReconnect: ToAgent(link, [this](Agent& agent) { Break(agent); }); break;
   }
 }
 
@@ -276,10 +275,12 @@ void Simulation::Break(Agent& agent) {
     const auto session = sessions_.find(node);
     if (session == sessions_.end() || session->second != id) return;  // a newer one replaced it
     sessions_.erase(session);
-    Post([node](State& state, absl::Time now) {
-      state.Disconnect(node, now);
-      return absl::OkStatus();
-    }, [](const absl::Status&) {});
+    Post(
+        [node](State& state, absl::Time now) {
+          state.Disconnect(node, now);
+          return absl::OkStatus();
+        },
+        [](const absl::Status&) {});
   });
   if (agent.up) {
     At(random_.Between(absl::Milliseconds(200), absl::Seconds(3)), [this, node = agent.node, life = agent.life] {
@@ -297,9 +298,10 @@ void Simulation::StartAgent(Agent& agent) {
   for (auto& [name, attempt] : agent.attempts) {
     if (attempt.ended) continue;
     if (attempt.finished && !attempt.stored && !attempt.stop_asked) {
-      At(random_.Between(absl::Milliseconds(10), absl::Seconds(2)), [this, node = agent.node, name = name, life = agent.life] {
-        if (agents_[node].life == life) Publish(agents_[node], name);
-      });
+      At(random_.Between(absl::Milliseconds(10), absl::Seconds(2)),
+         [this, node = agent.node, name = name, life = agent.life] {
+           if (agents_[node].life == life) Publish(agents_[node], name);
+         });
     } else if (attempt.stored) {
       Report(agent, attempt, "FINISHED");
       attempt.ended = true;
@@ -349,10 +351,12 @@ void Simulation::Dial(Agent& agent) {
 
 void Simulation::Heartbeat(Agent& agent) {
   ToServer(agent, [this, node = agent.node, processes = ProcessesOf(agent)] {
-    Post([node, processes](State& state, absl::Time now) {
-      state.Heartbeat(node, "", processes, false, now);
-      return absl::OkStatus();
-    }, [](const absl::Status&) {});
+    Post(
+        [node, processes](State& state, absl::Time now) {
+          state.Heartbeat(node, "", processes, false, now);
+          return absl::OkStatus();
+        },
+        [](const absl::Status&) {});
   });
 }
 
@@ -416,13 +420,15 @@ void Simulation::SendReports(Agent& agent) {
       const int link = agent.link;
       ToServer(agent, [this, name = name, id = attempt.id, entry, link] {
         const auto current = std::make_shared<bool>(false);
-        const bool ends = entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "STOPPED" || entry.event == "FAILED";
+        const bool ends =
+            entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "STOPPED" || entry.event == "FAILED";
         Post(
             [this, id, entry, current](State& state, absl::Time now) {
               const Job* job = state.Find(id.job);
               const bool replaced = job == nullptr || job->attempt != id.attempt;
               *current = state.Record(ReportOf(id, entry.sequence, entry.event), now);
-              if (*current && replaced) Violate(absl::StrCat("P3: a report of ", NameOf(id), " was taken, which is not the current attempt"));
+              if (*current && replaced)
+                Violate(absl::StrCat("P3: a report of ", NameOf(id), " was taken, which is not the current attempt"));
               return absl::OkStatus();
             },
             [this, name, entry, link, current, ends](const absl::Status& status) {
@@ -473,7 +479,8 @@ void Simulation::Begin(Agent& agent, const std::string& name) {
   if (found == agent.attempts.end() || found->second.ended) return;
   for (const Process& process : agent.processes) {
     if (!Overlap(process.devices, found->second.devices)) continue;
-    return Violate(absl::StrCat("P6: ", name, " was given devices of ", agent.node, " that ", process.attempt, " uses"));
+    return Violate(
+        absl::StrCat("P6: ", name, " was given devices of ", agent.node, " that ", process.attempt, " uses"));
   }
   agent.processes.push_back({name, found->second.devices});
   At(random_.Between(absl::Milliseconds(100), absl::Seconds(2)), [this, node = agent.node, name, life = agent.life] {
@@ -482,7 +489,8 @@ void Simulation::Begin(Agent& agent, const std::string& name) {
 }
 
 bool Simulation::Alive(const Agent& agent, const std::string& name) const {
-  return std::any_of(agent.processes.begin(), agent.processes.end(), [&](const Process& p) { return p.attempt == name && !p.dying; });
+  return std::any_of(agent.processes.begin(), agent.processes.end(),
+                     [&](const Process& p) { return p.attempt == name && !p.dying; });
 }
 
 void Simulation::Train(Agent& agent, const std::string& name, int step) {
@@ -536,7 +544,8 @@ void Simulation::OnStop(Agent& agent, const std::string& name) {
   // P5: nothing but a user, a drain or a newer attempt ends what the record says is running.
   if (store_ != nullptr) {
     const absl::StatusOr<std::optional<Job>> job = store_->FindJob(id->job);
-    if (job.ok() && *job && (*job)->attempt == id->attempt && ((*job)->state == JobState::kRunning || (*job)->state == JobState::kStarting)) {
+    if (job.ok() && *job && (*job)->attempt == id->attempt &&
+        ((*job)->state == JobState::kRunning || (*job)->state == JobState::kStarting)) {
       Violate(absl::StrCat("P5: ", name, " was told to stop though it is current and ", StateName((*job)->state)));
     }
   }
@@ -554,14 +563,15 @@ void Simulation::Kill(Agent& agent, const std::string& name, absl::Duration pati
   for (Process& process : agent.processes) {
     if (process.attempt == name) process.dying = true;
   }
-  At(patience + random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)), [this, node = agent.node, name, life = agent.life] {
-    Agent& a = agents_[node];
-    if (a.life != life) return;
-    std::erase_if(a.processes, [&](const Process& p) { return p.attempt == name; });
-    const auto found = a.attempts.find(name);
-    if (found != a.attempts.end() && found->second.stop_asked) End(a, name, "STOPPED");
-    Heartbeat(a);  // a stale attempt reports nothing
-  });
+  At(patience + random_.Between(absl::Milliseconds(10), absl::Milliseconds(500)),
+     [this, node = agent.node, name, life = agent.life] {
+       Agent& a = agents_[node];
+       if (a.life != life) return;
+       std::erase_if(a.processes, [&](const Process& p) { return p.attempt == name; });
+       const auto found = a.attempts.find(name);
+       if (found != a.attempts.end() && found->second.stop_asked) End(a, name, "STOPPED");
+       Heartbeat(a);  // a stale attempt reports nothing
+     });
 }
 
 void Simulation::End(Agent& agent, const std::string& name, const std::string& outcome) {
@@ -604,18 +614,22 @@ void Simulation::Submit(const std::shared_ptr<Request>& request) {
     At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request] {
       if (!state_) return;
       const auto job = std::make_shared<Job>(request->job);
-      Post([this, request, job](State& state, absl::Time now) {
-        return CreateJob(state, *store_, *job, {request->id, request->body}, "spec", now);
-      }, [this, request, job](const absl::Status& status) {
-        if (!status.ok()) return;
-        if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
-        At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request, job, restorations = counts_.restorations] {
-          if (restorations != counts_.restorations) return;  // the record of it may be lost: the user asks again
-          if (request->acknowledged && *request->acknowledged != job->id) Violate("P2: one request made two jobs");
-          if (!request->acknowledged) ++counts_.jobs;
-          request->acknowledged = job->id;
-        });
-      });
+      Post(
+          [this, request, job](State& state, absl::Time now) {
+            return CreateJob(state, *store_, *job, {request->id, request->body}, "spec", now);
+          },
+          [this, request, job](const absl::Status& status) {
+            if (!status.ok()) return;
+            if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
+            At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)),
+               [this, request, job, restorations = counts_.restorations] {
+                 if (restorations != counts_.restorations) return;  // the record of it may be lost: the user asks again
+                 if (request->acknowledged && *request->acknowledged != job->id)
+                   Violate("P2: one request made two jobs");
+                 if (!request->acknowledged) ++counts_.jobs;
+                 request->acknowledged = job->id;
+               });
+          });
     });
   }
   At(random_.Between(absl::Seconds(1), absl::Seconds(5)), [this, request] { Submit(request); });
@@ -624,7 +638,8 @@ void Simulation::Submit(const std::shared_ptr<Request>& request) {
 void Simulation::AskSomething() {
   if (!calm_) {
     const std::string job = requests_[static_cast<size_t>(random_.Below(kJobs))]->job.id;
-    static constexpr const char* kWishes[] = {"cancel", "pause", "resume", "start", "retry", "priority", "drain", "undrain"};
+    static constexpr const char* kWishes[] = {"cancel", "pause",    "resume", "start",
+                                              "retry",  "priority", "drain",  "undrain"};
     Ask(job, kWishes[random_.Below(8)]);
     At(random_.Between(absl::Seconds(2), absl::Seconds(20)), [this] { AskSomething(); });
     return;
@@ -747,7 +762,8 @@ void Simulation::BeginEpoch() {
     state.BeginEpoch(epoch, now);
     return absl::OkStatus();
   };
-  const BatchOutcome outcome = RunBatch(*state_, {begin}, ServerNow(), [this](const Writes& writes) { return store_->Commit(writes); });
+  const BatchOutcome outcome =
+      RunBatch(*state_, {begin}, ServerNow(), [this](const Writes& writes) { return store_->Commit(writes); });
   if (!outcome.written.ok()) return Violate("the epoch cannot begin: " + outcome.written.ToString());
   RememberCommitted(outcome.writes);
 }

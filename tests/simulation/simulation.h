@@ -1,9 +1,10 @@
-// The server's core, its batches and its real store, agents that follow worker.proto, and users, on virtual time: one seed
-// decides every delay, loss, crash and full disk. Everything happens on one thread, so a seed can be run again.
+// The server's core, its batches and its real store, agents that follow worker.proto, and users, on virtual time: one
+// seed decides every delay, loss, crash and full disk. Everything happens on one thread, so a seed can be run again.
 //
-// Messages. A session is a stream: in order, until it breaks; then what was under way to the agent is lost, and what was under
-// way to the server may still arrive, after the next session has begun. A user's request or its answer may be lost, late or
-// sent twice. The server may crash before and after each commit, its disk may be full, and it may be lost and come back from a backup.
+// Messages. A session is a stream: in order, until it breaks; then what was under way to the agent is lost, and what
+// was under way to the server may still arrive, after the next session has begun. A user's request or its answer may be
+// lost, late or sent twice. The server may crash before and after each commit, its disk may be full, and it may be lost
+// and come back from a backup.
 #pragma once
 
 #include <cstdint>
@@ -79,7 +80,7 @@ class Simulation {
     bool broken = false;
     bool registered = false;                        // the server has answered
     std::vector<std::function<void(Agent&)>> held;  // what it sends before that waits behind the answer
-    absl::Time to_server, to_agent;  // when the last message arrives: later ones arrive later
+    absl::Time to_server, to_agent;                 // when the last message arrives: later ones arrive later
   };
   // What a job is going to do when it runs.
   struct Fate {
@@ -189,7 +190,7 @@ class Simulation {
   bool batch_planned_ = false;
   bool disk_full_ = false;
   absl::Time last_full_ = absl::InfinitePast();  // when a commit was last refused for it
-  absl::Duration clock_;  // what the server's clock is ahead
+  absl::Duration clock_;                         // what the server's clock is ahead
   int64_t turns_ = 0;
   std::map<std::string, int> sessions_;  // node → link, as the server knows it
   std::map<std::string, Job> durable_;   // jobs that are not over, as they were last committed
@@ -200,10 +201,10 @@ class Simulation {
   std::map<int, Link> links_;
   int last_link_ = 0;
   std::map<std::string, Agent> agents_;
-  std::map<std::string, Fate> fates_;             // by job
-  std::set<std::string> trained_;                 // attempts whose trainer finished
-  std::map<std::string, absl::Time> cancelled_;   // jobs, and when a user heard that they are
-  std::set<std::string> failed_by_user_;          // jobs whose report of a user error was recorded
+  std::map<std::string, Fate> fates_;            // by job
+  std::set<std::string> trained_;                // attempts whose trainer finished
+  std::map<std::string, absl::Time> cancelled_;  // jobs, and when a user heard that they are
+  std::set<std::string> failed_by_user_;         // jobs whose report of a user error was recorded
   std::vector<std::shared_ptr<Request>> requests_;
 };
 

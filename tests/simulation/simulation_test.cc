@@ -30,29 +30,34 @@ uint64_t FirstBroken(uint64_t first, uint64_t seeds, Simulation::Counts& total, 
     total.attempts += counts.attempts;
     if (what.empty()) continue;
     const auto& log = simulation.log();
-    for (size_t i = log.size() > 60 ? log.size() - 60 : 0; i < log.size(); ++i) std::fprintf(stderr, "%s\n", log[i].c_str());
+    for (size_t i = log.size() > 60 ? log.size() - 60 : 0; i < log.size(); ++i)
+      std::fprintf(stderr, "%s\n", log[i].c_str());
     return seed;
   }
   return 0;
 }
 
 TEST(SimulationTest, KeepsItsPromises) {
-  const uint64_t first = FromEnvironment("LUTHIER_SIMULATION_FIRST", 1), seeds = FromEnvironment("LUTHIER_SIMULATION_SEEDS", 1000);
+  const uint64_t first = FromEnvironment("LUTHIER_SIMULATION_FIRST", 1),
+                 seeds = FromEnvironment("LUTHIER_SIMULATION_SEEDS", 1000);
   Simulation::Counts total;
   std::string what;
   const uint64_t broken = FirstBroken(first, seeds, total, what);
 #ifdef LUTHIER_MUTANT
   // A deliberate bug was put into the core: it must be found.
   EXPECT_NE(broken, 0u) << "the bug " LUTHIER_MUTANT " was not found with " << seeds << " seeds";
-  std::printf("the bug %s was found by seed %llu: %s\n", LUTHIER_MUTANT, static_cast<unsigned long long>(broken), what.c_str());
+  std::printf("the bug %s was found by seed %llu: %s\n", LUTHIER_MUTANT, static_cast<unsigned long long>(broken),
+              what.c_str());
 #else
-  EXPECT_EQ(broken, 0u) << "seed " << broken << ": " << what << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken
-                        << " LUTHIER_SIMULATION_SEEDS=1";
-  std::printf("%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
-              "%lld full disks, %lld restorations from a backup\n",
-              static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first), static_cast<long long>(total.jobs),
-              static_cast<long long>(total.attempts), static_cast<long long>(total.commits), static_cast<long long>(total.crashes),
-              static_cast<long long>(total.breaks), static_cast<long long>(total.full_disks), static_cast<long long>(total.restorations));
+  EXPECT_EQ(broken, 0u) << "seed " << broken << ": " << what
+                        << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken << " LUTHIER_SIMULATION_SEEDS=1";
+  std::printf(
+      "%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
+      "%lld full disks, %lld restorations from a backup\n",
+      static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first),
+      static_cast<long long>(total.jobs), static_cast<long long>(total.attempts), static_cast<long long>(total.commits),
+      static_cast<long long>(total.crashes), static_cast<long long>(total.breaks),
+      static_cast<long long>(total.full_disks), static_cast<long long>(total.restorations));
 #endif
 }
 

@@ -22,9 +22,9 @@ struct CapturedResult {
 };
 
 struct CaptureOptions {
-  std::string input;  // standard input
+  std::string input;                                             // standard input
   std::vector<std::pair<std::string, std::string>> environment;  // added to the test's own
-  std::string folder;  // working folder; empty: the test's
+  std::string folder;                                            // working folder; empty: the test's
   // Sees everything written so far after each read, and the process id, to which it may send signals.
   std::function<void(const CapturedResult&, pid_t)> on_output;
 };

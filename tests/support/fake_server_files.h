@@ -29,8 +29,8 @@ class FakeServerFiles : public BlobSource, public ArtifactSink {
   void BreakFetches(int breaks) { breaks_ = breaks; }
   void Damage(const std::string& sha256) { blobs_[sha256][0] ^= 1; }
 
-  absl::Status Fetch(const std::string& sha256, int64_t offset, const std::function<absl::Status(absl::string_view)>& sink,
-                     Cancellation& cancellation) override {
+  absl::Status Fetch(const std::string& sha256, int64_t offset,
+                     const std::function<absl::Status(absl::string_view)>& sink, Cancellation& cancellation) override {
     if (cancellation.cancelled()) return absl::CancelledError("cancelled");
     const std::lock_guard lock(mutex_);
     offsets.push_back(offset);

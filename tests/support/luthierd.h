@@ -26,7 +26,8 @@ namespace luthier {
 class Luthierd {
  public:
   // Starts `program` with `arguments` (and "NAME=VALUE" in `environment`) and waits until it serves or has ended.
-  explicit Luthierd(const std::string& program, std::vector<std::string> arguments, std::vector<std::string> environment = {}) {
+  explicit Luthierd(const std::string& program, std::vector<std::string> arguments,
+                    std::vector<std::string> environment = {}) {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) std::abort();
     arguments.insert(arguments.begin(), program);
@@ -65,7 +66,8 @@ class Luthierd {
   pid_t pid() const { return pid_; }
 
   void Signal(int signal) { kill(pid_, signal); }
-  // Sends the signal and waits for the end: the exit code, or minus the signal that ended it. -1000 if it does not end in time.
+  // Sends the signal and waits for the end: the exit code, or minus the signal that ended it. -1000 if it does not end
+  // in time.
   int End(int signal, std::chrono::seconds deadline = std::chrono::seconds(30)) {
     kill(pid_, signal);
     return Wait(deadline);
@@ -99,7 +101,8 @@ class Luthierd {
     if (connect(fd, reinterpret_cast<sockaddr*>(&where), sizeof where) == 0 &&
         write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
       char buffer[4096];
-      for (ssize_t count; (count = read(fd, buffer, sizeof buffer)) > 0;) answer.append(buffer, static_cast<size_t>(count));
+      for (ssize_t count; (count = read(fd, buffer, sizeof buffer)) > 0;)
+        answer.append(buffer, static_cast<size_t>(count));
     }
     close(fd);
     return answer;

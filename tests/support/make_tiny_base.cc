@@ -1,4 +1,5 @@
-// make-tiny-base FOLDER [FAMILY]: the tests' base model (FOLDER/empty, no weights) and rows (FOLDER/train.jsonl), for shell tests.
+// make-tiny-base FOLDER [FAMILY]: the tests' base model (FOLDER/empty, no weights) and rows (FOLDER/train.jsonl), for
+// shell tests.
 #include <iostream>
 #include <map>
 
@@ -10,9 +11,19 @@ namespace {
 const std::map<std::string, nlohmann::json>& Families() {
   static const std::map<std::string, nlohmann::json> families = {
       {"llama", nlohmann::json::object()},
-      {"qwen2", {{"model_type", "qwen2"}, {"architectures", {"Qwen2ForCausalLM"}}, {"tie_word_embeddings", false}, {"use_sliding_window", false}}},
-      {"gemma2", {{"model_type", "gemma2"}, {"architectures", {"Gemma2ForCausalLM"}}, {"hidden_activation", "gelu_pytorch_tanh"},
-                  {"query_pre_attn_scalar", 8}, {"sliding_window", 6}, {"attn_logit_softcapping", 5.0}, {"final_logit_softcapping", 8.0}}},
+      {"qwen2",
+       {{"model_type", "qwen2"},
+        {"architectures", {"Qwen2ForCausalLM"}},
+        {"tie_word_embeddings", false},
+        {"use_sliding_window", false}}},
+      {"gemma2",
+       {{"model_type", "gemma2"},
+        {"architectures", {"Gemma2ForCausalLM"}},
+        {"hidden_activation", "gelu_pytorch_tanh"},
+        {"query_pre_attn_scalar", 8},
+        {"sliding_window", 6},
+        {"attn_logit_softcapping", 5.0},
+        {"final_logit_softcapping", 8.0}}},
   };
   return families;
 }

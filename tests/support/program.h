@@ -19,8 +19,8 @@ struct ProgramResult {
   std::string output;  // standard output
 };
 
-// Runs `arguments[0]` to its end. `on_output` sees everything written so far after each read and the process id; it may kill it.
-// Standard error goes to the test's own.
+// Runs `arguments[0]` to its end. `on_output` sees everything written so far after each read and the process id; it may
+// kill it. Standard error goes to the test's own.
 inline ProgramResult RunProgram(const std::vector<std::string>& arguments,
                                 const std::function<void(const std::string&, pid_t)>& on_output = {}) {
   int pipe_ends[2];

@@ -65,8 +65,8 @@ class Service {
       : bin_(std::move(bin_folder)), folder_(std::move(folder)), port_(FreePort()) {}
 
   void StartServer(const std::vector<std::string>& more = {}) {
-    std::vector<std::string> arguments = {bin_ + "/luthierd", "--listen", Address(), "--metrics-listen", server_metrics,
-                                          "--data-dir", folder_ + "/server"};
+    std::vector<std::string> arguments = {bin_ + "/luthierd", "--listen",   Address(),          "--metrics-listen",
+                                          server_metrics,     "--data-dir", folder_ + "/server"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     server = BackgroundProgram(arguments);
     // A channel of its own: a shared one would still be backing off from the server before.
@@ -81,8 +81,8 @@ class Service {
   }
   void StartAgent() { agent = RunAgent("n1", agent_metrics); }
   BackgroundProgram RunAgent(const std::string& node, const std::string& metrics = "127.0.0.1:0") const {
-    return BackgroundProgram({bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", metrics, "--data-dir",
-                              AgentFolder(node), "--node-id", node});
+    return BackgroundProgram({bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", metrics,
+                              "--data-dir", AgentFolder(node), "--node-id", node});
   }
   std::string Address() const { return absl::StrCat("127.0.0.1:", port_); }
   std::string AgentFolder(const std::string& node = "n1") const { return folder_ + "/" + node; }
@@ -93,11 +93,17 @@ class Service {
     std::string rows;
     for (int i = 0; i < 24; ++i) rows += ChatLine("row " + std::to_string(i), i % 2 == 0 ? "even" : "odd");
     WriteText(folder_ + "/train.jsonl", rows);
-    const nlohmann::json spec = {{"protocol", 1}, {"base_model", folder_ + "/empty"}, {"init", "random"}, {"tuning", "full"},
+    const nlohmann::json spec = {{"protocol", 1},
+                                 {"base_model", folder_ + "/empty"},
+                                 {"init", "random"},
+                                 {"tuning", "full"},
                                  {"dataset", {{"train", folder_ + "/train.jsonl"}}},
                                  {"training", {{"max_steps", 1}, {"loss_on", "all"}}}};
     WriteText(folder_ + "/make.json", spec.dump());
-    ASSERT_EQ(RunProgram({bin_ + "/luthier-trainer", "run", "--spec", folder_ + "/make.json", "--out", folder_ + "/made"}).exit_code, 0);
+    ASSERT_EQ(
+        RunProgram({bin_ + "/luthier-trainer", "run", "--spec", folder_ + "/make.json", "--out", folder_ + "/made"})
+            .exit_code,
+        0);
     v1::RegisterBaseModelRequest request;
     request.set_base_model_id("base");
     request.set_source_path(folder_ + "/made/model");
@@ -160,7 +166,8 @@ class Service {
     context.set_wait_for_ready(true);
     context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
     const grpc::Status status = method(context);
-    if (!status.ok()) throw std::runtime_error(absl::StrCat("call failed: ", status.error_code(), ": ", status.error_message()));
+    if (!status.ok())
+      throw std::runtime_error(absl::StrCat("call failed: ", status.error_code(), ": ", status.error_message()));
   }
 
   // Where they show their metrics: any free port, unless set before they start.

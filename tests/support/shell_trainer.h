@@ -1,4 +1,5 @@
-// A trainer that is a shell script: $3 is the spec, $5 the run folder. For tests of the agent, which must stand anything.
+// A trainer that is a shell script: $3 is the spec, $5 the run folder. For tests of the agent, which must stand
+// anything.
 #pragma once
 
 #include <sys/stat.h>

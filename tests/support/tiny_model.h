@@ -1,13 +1,13 @@
-// A whole base model in milliseconds: the folder of text_fixture.h with weights of zeros. It answers nothing, but everything that
-// looks at files, names and shapes takes it for a model.
+// A whole base model in milliseconds: the folder of text_fixture.h with weights of zeros. It answers nothing, but
+// everything that looks at files, names and shapes takes it for a model.
 #pragma once
 
 #include <cstddef>
 #include <string>
 #include <vector>
 
-#include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/model_config.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
 #include "tests/support/text_fixture.h"
 

@@ -24,7 +24,8 @@ int64_t BytesOf(const std::string& folder) {
   std::error_code error;
   for (fs::recursive_directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     std::error_code ignored;
-    if (entry->is_regular_file(ignored) && !entry->is_symlink(ignored)) bytes += static_cast<int64_t>(entry->file_size(ignored));
+    if (entry->is_regular_file(ignored) && !entry->is_symlink(ignored))
+      bytes += static_cast<int64_t>(entry->file_size(ignored));
   }
   return bytes;
 }
@@ -37,8 +38,8 @@ void Remove(const std::string& folder) {
 
 }  // namespace
 
-Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, ArtifactSink& artifacts, AgentMetrics& metrics,
-             const Inventory& inventory)
+Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, ArtifactSink& artifacts,
+             AgentMetrics& metrics, const Inventory& inventory)
     : options_(std::move(options)),
       folder_(folder),
       cache_(cache),
@@ -99,7 +100,8 @@ void Agent::Leave(Session& session, absl::Duration grace, absl::Duration patienc
   // Every attempt ends by itself: its trainer is killed after the grace.
   while (any([](const Attempt& attempt) { return !attempt.done(); })) absl::SleepFor(kLeavePoll);
   const absl::Time deadline = absl::Now() + patience;
-  while (any([](const Attempt& attempt) { return attempt.backlog() > 0; }) && session.connected() && absl::Now() < deadline) {
+  while (any([](const Attempt& attempt) { return attempt.backlog() > 0; }) && session.connected() &&
+         absl::Now() < deadline) {
     absl::SleepFor(kLeavePoll);
   }
 }
@@ -159,7 +161,8 @@ void Agent::OnRegistered(const v1::Registered& registered) {
 void Agent::OnStart(const v1::StartAttempt& order) {
   const std::optional<AttemptName> name = AttemptName::Parse(order.attempt());
   if (!name) {
-    std::fprintf(stderr, "luthier-worker: the server ordered an attempt with the name '%s'; ignored\n", order.attempt().c_str());
+    std::fprintf(stderr, "luthier-worker: the server ordered an attempt with the name '%s'; ignored\n",
+                 order.attempt().c_str());
     return;
   }
   const std::lock_guard lock(mutex_);
@@ -296,8 +299,8 @@ void Agent::ListKeptJobs() {
   kept_jobs_ = std::move(jobs);
 }
 
-// False if an attempt of the job is here. The folder gets another name under the lock, so that an attempt which is ordered
-// in the meantime begins with a new one.
+// False if an attempt of the job is here. The folder gets another name under the lock, so that an attempt which is
+// ordered in the meantime begins with a new one.
 bool Agent::RemoveJob(const std::string& job) {
   const std::string discarded = folder_.DiscardedFolder() + "/" + job;
   Remove(discarded);

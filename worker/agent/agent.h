@@ -38,15 +38,15 @@ class Agent final : public Session::Peer {
     std::function<void()> heartbeat_now = [] {};
   };
 
-  // Ends what an earlier agent left running and takes over its attempts. Everything given must outlive the agent; the session
-  // must be closed before it ends.
+  // Ends what an earlier agent left running and takes over its attempts. Everything given must outlive the agent; the
+  // session must be closed before it ends.
   Agent(Options options, const DataFolder& folder, InputCache& cache, ArtifactSink& artifacts, AgentMetrics& metrics,
         const Inventory& inventory);
   ~Agent() override;
 
-  // The agent is going to end: the server hears of it, trainers are asked for a checkpoint and killed after `grace`, their
-  // ends are reported. Returns when no process is left and, while the session is open, the server has every report or
-  // `patience` is over.
+  // The agent is going to end: the server hears of it, trainers are asked for a checkpoint and killed after `grace`,
+  // their ends are reported. Returns when no process is left and, while the session is open, the server has every
+  // report or `patience` is over.
   void Leave(Session& session, absl::Duration grace, absl::Duration patience);
 
   v1::Register Registration() override;
@@ -83,10 +83,10 @@ class Agent final : public Session::Peer {
   Attempt::Node node_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Attempts attempts_;                 // by name
-  std::set<std::string> jobs_over_;   // ids; their run folders can go
+  Attempts attempts_;                   // by name
+  std::set<std::string> jobs_over_;     // ids; their run folders can go
   std::vector<std::string> kept_jobs_;  // ids; as the tidier last saw them, oldest first
-  std::vector<std::string> unknown_;  // attempts that the server wants ended and nobody here knows
+  std::vector<std::string> unknown_;    // attempts that the server wants ended and nobody here knows
   bool leaving_ = false, closed_ = false, untidy_ = true;
   bool said_break_ = false;  // once an absence, not at every try
   std::thread tidier_;       // deletes what is of no use any more, so that nobody who listens waits for the disk

@@ -27,7 +27,8 @@ double Number(const json& event, const char* field) {
 AgentMetrics::AgentMetrics(prometheus::Registry& registry, const std::string& version)
     : connected_(OneGauge(registry, "luthier_agent_connected", "1 while the agent has a session with the server")),
       attempts_running_(OneGauge(registry, "luthier_attempts_running", "Trainers that run on this node")),
-      attempts_(BuildCounter().Name("luthier_attempts_total").Help("Attempts that ended, by outcome").Register(registry)),
+      attempts_(
+          BuildCounter().Name("luthier_attempts_total").Help("Attempts that ended, by outcome").Register(registry)),
       tokens_(OneCounter(registry, "luthier_train_tokens_total", "Tokens trained on this node")),
       tokens_per_second_(OneGauge(registry, "luthier_train_tokens_per_second", "Sum over the running trainers")),
       step_seconds_(BuildHistogram()
@@ -35,19 +36,23 @@ AgentMetrics::AgentMetrics(prometheus::Registry& registry, const std::string& ve
                         .Help("Duration of an optimizer step, mean of the last steps, at each progress event")
                         .Register(registry)
                         .Add({}, Buckets{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60})),
-      checkpoint_seconds_(BuildHistogram()
-                              .Name("luthier_checkpoint_seconds")
-                              .Help("Duration of a checkpoint")
-                              .Register(registry)
-                              .Add({{"op", "save"}}, Buckets{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60})),
+      checkpoint_seconds_(
+          BuildHistogram()
+              .Name("luthier_checkpoint_seconds")
+              .Help("Duration of a checkpoint")
+              .Register(registry)
+              .Add({{"op", "save"}}, Buckets{0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60})),
       checkpoint_bytes_(OneCounter(registry, "luthier_checkpoint_bytes_total", "Bytes of checkpoints written")),
       backlog_(OneGauge(registry, "luthier_journal_backlog_reports", "Reports that the server has not acknowledged")),
       cache_bytes_(OneGauge(registry, "luthier_input_cache_bytes", "Bytes of inputs kept on this node")),
-      fetched_bytes_(OneCounter(registry, "luthier_input_fetched_bytes_total", "Bytes of inputs fetched from the server")),
+      fetched_bytes_(
+          OneCounter(registry, "luthier_input_fetched_bytes_total", "Bytes of inputs fetched from the server")),
       uploaded_bytes_(OneCounter(registry, "luthier_artifact_uploaded_bytes_total", "Bytes of artifacts stored")),
       gpu_memory_(BuildGauge().Name("luthier_gpu_memory_total_bytes").Help("Memory of a GPU").Register(registry)),
-      gpu_memory_used_(
-          BuildGauge().Name("luthier_gpu_memory_used_bytes").Help("Memory of a GPU in use, by anybody").Register(registry)) {
+      gpu_memory_used_(BuildGauge()
+                           .Name("luthier_gpu_memory_used_bytes")
+                           .Help("Memory of a GPU in use, by anybody")
+                           .Register(registry)) {
   for (int outcome = v1::AttemptEnded::Outcome_MIN; outcome <= v1::AttemptEnded::Outcome_MAX; ++outcome) {
     if (outcome != v1::AttemptEnded::OUTCOME_UNSPECIFIED) Attempts(static_cast<v1::AttemptEnded::Outcome>(outcome));
   }
@@ -69,9 +74,7 @@ void AgentMetrics::ObserveCache(int64_t bytes) { cache_bytes_.Set(static_cast<do
 void AgentMetrics::ObserveFetched(int64_t bytes) { fetched_bytes_.Increment(static_cast<double>(bytes)); }
 void AgentMetrics::ObserveUploaded(int64_t bytes) { uploaded_bytes_.Increment(static_cast<double>(bytes)); }
 
-void AgentMetrics::ObserveEnd(v1::AttemptEnded::Outcome outcome) {
-  Attempts(outcome).Increment();
-}
+void AgentMetrics::ObserveEnd(v1::AttemptEnded::Outcome outcome) { Attempts(outcome).Increment(); }
 
 prometheus::Counter& AgentMetrics::Attempts(v1::AttemptEnded::Outcome outcome) {
   return attempts_.Add({{"outcome", absl::AsciiStrToLower(v1::AttemptEnded::Outcome_Name(outcome))}});

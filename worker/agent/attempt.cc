@@ -134,7 +134,8 @@ v1::AttemptEnded Attempt::WorkAgain() {
   if (!run_folder.ok()) return EndAfterError(run_folder.status());
   const std::string last_word = TextOf(last_event_, "event");
   if (last_word == "finished") return Publish();
-  if (last_word == "failed") return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
+  if (last_word == "failed")
+    return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
   if (last_word == "stopped") return Ended(v1::AttemptEnded::STOPPED, "stopped");
   return Ended(v1::AttemptEnded::LOST, "the agent of the node died, and the trainer with it");
 }
@@ -206,11 +207,12 @@ v1::AttemptEnded Attempt::Train() {
   TrainerProcess::Output output;
   output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training); };
   output.on_log_line = [&](const std::string& line) { log.Add(line, absl::Now()); };
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = TrainerProcess::Start(
-      {{node_.trainer, "run", "--spec", Folder() + "/spec.json", "--out", node_.folder.RunFolder(name_.job), "--die-with-parent"},
-       TrainerEnvironment(),
-       absl::StrCat(node_.folder.root(), ":", name_.text())},
-      std::move(output));
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer =
+      TrainerProcess::Start({{node_.trainer, "run", "--spec", Folder() + "/spec.json", "--out",
+                              node_.folder.RunFolder(name_.job), "--die-with-parent"},
+                             TrainerEnvironment(),
+                             absl::StrCat(node_.folder.root(), ":", name_.text())},
+                            std::move(output));
   if (!trainer.ok()) return Ended(v1::AttemptEnded::LOST, std::string(trainer.status().message()));
 
   std::optional<absl::Time> kill_at;
@@ -269,14 +271,19 @@ v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_me
   if (wish == Wish::kAbandon) return {};
   if (last_word == "finished" && wish == Wish::kSuspend) return {};
   if (last_word == "finished" && wish == Wish::kNone) return Ended(v1::AttemptEnded::FINISHED, "");
-  if (last_word == "failed") return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
-  if (last_word == "stopped") return Ended(v1::AttemptEnded::STOPPED, wish == Wish::kSuspend ? "the agent was stopped" : "stopped");
+  if (last_word == "failed")
+    return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
+  if (last_word == "stopped")
+    return Ended(v1::AttemptEnded::STOPPED, wish == Wish::kSuspend ? "the agent was stopped" : "stopped");
   if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, exit.killed ? "killed after the grace" : "stopped");
   if (exit.signal == SIGKILL && out_of_memory) {
-    return Ended(v1::AttemptEnded::FAILED, "the node's memory ran out and its kernel killed the trainer; lower "
-                 "training.micro_batch_tokens or training.max_length, or use a node with more memory", "OOM");
+    return Ended(v1::AttemptEnded::FAILED,
+                 "the node's memory ran out and its kernel killed the trainer; lower "
+                 "training.micro_batch_tokens or training.max_length, or use a node with more memory",
+                 "OOM");
   }
-  std::string message = exit.signal != 0 ? absl::StrCat("the trainer was ended by signal ", exit.signal, " (", strsignal(exit.signal), ")")
+  std::string message = exit.signal != 0 ? absl::StrCat("the trainer was ended by signal ", exit.signal, " (",
+                                                        strsignal(exit.signal), ")")
                                          : absl::StrCat("the trainer ended with code ", exit.code, " and no last word");
   if (const std::string tail = log.Tail(); !tail.empty()) absl::StrAppend(&message, "; it said last:\n", tail);
   return Ended(v1::AttemptEnded::LOST, std::move(message));
@@ -306,7 +313,8 @@ v1::AttemptEnded Attempt::Publish() {
     if (!absl::IsUnavailable(uploaded) && !absl::IsResourceExhausted(uploaded) && ++refused == kMaxRefusedUploads) {
       return EndAfterError(uploaded);
     }
-    if (!absl::IsUnavailable(uploaded) && uploaded != said) ReportLine(absl::StrCat("the result cannot be stored yet: ", uploaded.message()));
+    if (!absl::IsUnavailable(uploaded) && uploaded != said)
+      ReportLine(absl::StrCat("the result cannot be stored yet: ", uploaded.message()));
     said = uploaded;
     cancellation_.WaitFor(backoff.Next());
   }
@@ -332,7 +340,8 @@ std::set<std::string> Attempt::StoreInSharedFolder(const std::string& folder, co
   const absl::StatusOr<std::unique_ptr<FileArtifactStore>> store = FileArtifactStore::OpenShared(node_.shared_store);
   if (!store.ok()) return stored;
   for (const ManifestFile& file : manifest.files) {
-    if ((*store)->HasBlob(file.sha256) || CopyIntoStore(**store, folder + "/" + file.path, file).ok()) stored.insert(file.sha256);
+    if ((*store)->HasBlob(file.sha256) || CopyIntoStore(**store, folder + "/" + file.path, file).ok())
+      stored.insert(file.sha256);
   }
   return stored;
 }

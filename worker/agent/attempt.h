@@ -1,5 +1,5 @@
-// One attempt on this node, from the order to its last report. Its thread makes the inputs local, starts and listens to the
-// trainer, stores the artifact; what it has to say goes through the journal.
+// One attempt on this node, from the order to its last report. Its thread makes the inputs local, starts and listens to
+// the trainer, stores the artifact; what it has to say goes through the journal.
 #pragma once
 
 #include <atomic>

@@ -34,15 +34,16 @@ void AttemptLog::Add(absl::string_view raw, absl::Time now) {
   tail_.push_back(line);
   if (tail_.size() > kTailLines) tail_.pop_front();
 
-  allowance_ = std::min(options_.burst_lines,
-                        allowance_ + absl::ToDoubleSeconds(now - refilled_) * options_.lines_per_second);
+  allowance_ =
+      std::min(options_.burst_lines, allowance_ + absl::ToDoubleSeconds(now - refilled_) * options_.lines_per_second);
   refilled_ = now;
   if (allowance_ < 1) {
     ++left_out_;
     return;
   }
   allowance_ -= 1;
-  if (left_out_ > 0) pending_.add_lines(absl::StrCat("(", left_out_, " lines left out here; the node's trainer.log has more)"));
+  if (left_out_ > 0)
+    pending_.add_lines(absl::StrCat("(", left_out_, " lines left out here; the node's trainer.log has more)"));
   left_out_ = 0;
   pending_.add_lines(std::move(line));
 }

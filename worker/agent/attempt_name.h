@@ -1,4 +1,5 @@
-// `jobs/{job}/attempts/{number}` taken apart. Names come from the server and become folders, so nothing but an id passes.
+// `jobs/{job}/attempts/{number}` taken apart. Names come from the server and become folders, so nothing but an id
+// passes.
 #pragma once
 
 #include <optional>

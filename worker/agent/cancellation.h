@@ -17,7 +17,8 @@ class Cancellation {
   // Waits for `duration`; true as soon as it is cancelled.
   bool WaitFor(absl::Duration duration) const;
 
-  // Runs `action` once when the wish comes, on the thread that wishes, or at once if it came before. Never after its end.
+  // Runs `action` once when the wish comes, on the thread that wishes, or at once if it came before. Never after its
+  // end.
   class Hook {
    public:
     Hook(Cancellation& cancellation, std::function<void()> action);

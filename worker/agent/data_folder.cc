@@ -28,7 +28,8 @@ constexpr size_t kMaxNodeId = 63;
 // As the server's rule for ids: a letter first, then letters, digits, '-' and '.'.
 bool IsNodeId(const std::string& id) {
   const auto allowed = [](char c) { return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || c == '.'; };
-  return !id.empty() && id.size() <= kMaxNodeId && absl::ascii_islower(id[0]) && std::all_of(id.begin(), id.end(), allowed);
+  return !id.empty() && id.size() <= kMaxNodeId && absl::ascii_islower(id[0]) &&
+         std::all_of(id.begin(), id.end(), allowed);
 }
 
 std::string NewNodeId() {
@@ -64,8 +65,8 @@ absl::StatusOr<DataFolder> DataFolder::Open(const std::string& root) {
   LUTHIER_RETURN_IF_ERROR(CreateFolders(root + "/jobs"));
   absl::StatusOr<FileLock> lock = FileLock::TryAcquire(root + "/lock");
   if (absl::IsUnavailable(lock.status())) {
-    return absl::FailedPreconditionError(absl::StrCat("--data-dir: another luthier-worker uses ", root,
-                                                      "; stop it, or give this one another folder"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("--data-dir: another luthier-worker uses ", root, "; stop it, or give this one another folder"));
   }
   if (!lock.ok()) return lock.status();
   std::error_code ignored;

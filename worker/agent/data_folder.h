@@ -3,9 +3,9 @@
 //   node_id                what this machine is called by the server
 //   cache/                 inputs (input_cache.h)
 //   discarded/             folders that are being deleted
-//   jobs/J/run/            the trainer's --out, shared by the attempts of a job: a later attempt finds the checkpoints here
-//   jobs/J/run.lock        held by the attempt that works in `run`
-//   jobs/J/attempt-N/      journal, spec, log and links to the inputs of one attempt
+//   jobs/J/run/            the trainer's --out, shared by the attempts of a job: a later attempt finds the checkpoints
+//   here jobs/J/run.lock        held by the attempt that works in `run` jobs/J/attempt-N/      journal, spec, log and
+//   links to the inputs of one attempt
 #pragma once
 
 #include <string>
@@ -34,11 +34,12 @@ class FileLock {
 
 class DataFolder {
  public:
-  // Creates what is missing, locks the folder and deletes what an earlier agent had discarded. Errors: FAILED_PRECONDITION if another agent uses it.
+  // Creates what is missing, locks the folder and deletes what an earlier agent had discarded. Errors:
+  // FAILED_PRECONDITION if another agent uses it.
   static absl::StatusOr<DataFolder> Open(const std::string& root);
 
-  // `wanted`, or the id kept in the folder, or a new one made of the host name and four random digits (two agents of one
-  // host must not take each other's sessions), which is then kept.
+  // `wanted`, or the id kept in the folder, or a new one made of the host name and four random digits (two agents of
+  // one host must not take each other's sessions), which is then kept.
   absl::StatusOr<std::string> NodeId(const std::string& wanted) const;
 
   const std::string& root() const { return root_; }

@@ -49,7 +49,8 @@ void InputCache::Scan() {
   std::error_code ignored;
   for (const auto& file : fs::recursive_directory_iterator(options_.folder + "/blobs", ignored)) {
     if (!file.is_regular_file(ignored)) continue;
-    entries_[file.path().filename()] = {.bytes = static_cast<int64_t>(file.file_size(ignored)), .last_used = LastUsed(file.path())};
+    entries_[file.path().filename()] = {.bytes = static_cast<int64_t>(file.file_size(ignored)),
+                                        .last_used = LastUsed(file.path())};
   }
 }
 
@@ -101,7 +102,8 @@ absl::Status InputCache::MakeLocal(const Blob& blob, Cancellation& cancellation)
 // Whether somebody took the file away since it was verified.
 bool InputCache::InPlace(const Blob& blob, const std::string& shared_path) const {
   std::error_code error;
-  const std::string path = shared_path.empty() ? FileArtifactStore::BlobPathIn(options_.folder, blob.sha256) : shared_path;
+  const std::string path =
+      shared_path.empty() ? FileArtifactStore::BlobPathIn(options_.folder, blob.sha256) : shared_path;
   return static_cast<int64_t>(fs::file_size(path, error)) == blob.bytes && !error;
 }
 
@@ -146,7 +148,8 @@ absl::Status InputCache::FetchOnce(const Blob& blob, Cancellation& cancellation)
     if (fetched.ok()) return writer->Commit(blob.sha256).status();
     if (!absl::IsUnavailable(fetched) && !absl::IsCancelled(fetched) && !absl::IsDeadlineExceeded(fetched)) {
       if (!absl::IsNotFound(fetched) && !absl::IsDataLoss(fetched)) return fetched;
-      return absl::FailedPreconditionError(absl::StrCat("the server cannot give input ", blob.sha256, ": ", fetched.message()));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the server cannot give input ", blob.sha256, ": ", fetched.message()));
     }
     cancellation.WaitFor(backoff.Next());
   }
@@ -168,7 +171,8 @@ absl::Status InputCache::MakeRoom(const Blob& blob) {
   }
   if (total > options_.max_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat("the inputs of the running attempts need ", total,
-                                                     " bytes and --cache-limit is ", options_.max_bytes, "; raise it on this node"));
+                                                     " bytes and --cache-limit is ", options_.max_bytes,
+                                                     "; raise it on this node"));
   }
   entries_[blob.sha256].bytes = blob.bytes;  // taken, though not yet there
   return absl::OkStatus();

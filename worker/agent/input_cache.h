@@ -1,4 +1,5 @@
-// Inputs of attempts on this node: blobs named by their content, fetched once, verified, and evicted when the cache is full.
+// Inputs of attempts on this node: blobs named by their content, fetched once, verified, and evicted when the cache is
+// full.
 #pragma once
 
 #include <condition_variable>
@@ -55,9 +56,9 @@ class InputCache {
   // `source` must outlive the cache.
   static absl::StatusOr<std::unique_ptr<InputCache>> Open(Options options, BlobSource& source);
 
-  // Makes every blob local and checks its hash (once a process: later uses trust the disk). Waits as long as the server is
-  // away. Errors: RESOURCE_EXHAUSTED if the blobs do not fit into the cache or on the disk; FAILED_PRECONDITION if the
-  // server lacks one or its copy is damaged; CANCELLED; those of the disk.
+  // Makes every blob local and checks its hash (once a process: later uses trust the disk). Waits as long as the server
+  // is away. Errors: RESOURCE_EXHAUSTED if the blobs do not fit into the cache or on the disk; FAILED_PRECONDITION if
+  // the server lacks one or its copy is damaged; CANCELLED; those of the disk.
   absl::StatusOr<Lease> Acquire(const std::vector<Blob>& blobs, Cancellation& cancellation);
 
   int64_t bytes() const;

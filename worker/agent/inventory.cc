@@ -21,8 +21,8 @@ namespace {
 
 constexpr char kGroups[] = "/sys/fs/cgroup";
 
-// Folders of the control groups of `controller` that this process is in, from the innermost to the root: version 2 has one
-// tree, version 1 one for each controller.
+// Folders of the control groups of `controller` that this process is in, from the innermost to the root: version 2 has
+// one tree, version 1 one for each controller.
 std::vector<std::string> ControlGroups(const std::string& controller) {
   std::vector<std::string> folders;
   std::ifstream groups("/proc/self/cgroup");  // hierarchy:controllers:path
@@ -56,7 +56,8 @@ std::vector<double> Numbers(const std::string& path, size_t count) {
 std::string CpuModel() {
   std::ifstream file("/proc/cpuinfo");
   for (std::string line; std::getline(file, line);) {
-    if (absl::StartsWith(line, "model name")) return std::string(absl::StripAsciiWhitespace(line.substr(line.find(':') + 1)));
+    if (absl::StartsWith(line, "model name"))
+      return std::string(absl::StripAsciiWhitespace(line.substr(line.find(':') + 1)));
   }
   return "";
 }
@@ -85,7 +86,8 @@ int UsableCpus() {
   for (const std::string& group : ControlGroups("cpu")) {
     const std::vector<double> limit = Numbers(group + "/cpu.max", 2);  // quota and period
     if (std::isfinite(limit[0]) && limit[1] > 0) cpus = std::min(cpus, limit[0] / limit[1]);
-    const double quota = Numbers(group + "/cpu.cfs_quota_us", 1)[0], period = Numbers(group + "/cpu.cfs_period_us", 1)[0];
+    const double quota = Numbers(group + "/cpu.cfs_quota_us", 1)[0],
+                 period = Numbers(group + "/cpu.cfs_period_us", 1)[0];
     if (quota > 0 && std::isfinite(quota) && period > 0) cpus = std::min(cpus, quota / period);
   }
   return std::max(1, static_cast<int>(std::ceil(cpus)));

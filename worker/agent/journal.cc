@@ -17,7 +17,8 @@
 namespace luthier {
 namespace {
 
-// The file: a header, then records of size, CRC32C and that many bytes of an AttemptReport. Numbers follow from the header.
+// The file: a header, then records of size, CRC32C and that many bytes of an AttemptReport. Numbers follow from the
+// header.
 struct Header {
   char magic[8] = {'l', 'u', 't', 'h', 'j', 'r', 'n', '1'};
   int64_t base = 0;
@@ -150,7 +151,8 @@ void Journal::Sync() {
     if (status_.ok()) file = file_;
   }
   // Without the lock: the session must not wait for the disk.
-  const absl::Status synced = file == nullptr || fdatasync(*file) == 0 ? absl::OkStatus() : FileError(path_, "fdatasync", errno);
+  const absl::Status synced =
+      file == nullptr || fdatasync(*file) == 0 ? absl::OkStatus() : FileError(path_, "fdatasync", errno);
   const std::lock_guard lock(mutex_);
   if (status_.ok()) status_ = synced;
   durable_ = last;
@@ -180,8 +182,8 @@ void Journal::Compact() {
 absl::Status Journal::RewriteFrom(int64_t base, int64_t from) {
   Header header;
   header.base = base;
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(
-      path_, absl::StrCat(Bytes(header), ReadAt(*file_, from, static_cast<size_t>(end_ - from)))));
+  LUTHIER_RETURN_IF_ERROR(
+      WriteFileDurably(path_, absl::StrCat(Bytes(header), ReadAt(*file_, from, static_cast<size_t>(end_ - from)))));
   const int file = open(path_.c_str(), O_RDWR | O_CLOEXEC);
   if (file < 0) return FileError(path_, "open", errno);
   const std::lock_guard lock(mutex_);

@@ -1,8 +1,9 @@
-// What an attempt has to report, numbered from 1 without gaps, kept on disk until the server has it: training goes on while
-// the server is away, and everything arrives afterwards, in order, exactly once.
+// What an attempt has to report, numbered from 1 without gaps, kept on disk until the server has it: training goes on
+// while the server is away, and everything arrives afterwards, in order, exactly once.
 //
-// The attempt's thread appends, syncs and compacts; the session's threads read and acknowledge. A report is handed out only after it
-// is durable: otherwise a power loss could give its number to another report, which the server would take for a repetition.
+// The attempt's thread appends, syncs and compacts; the session's threads read and acknowledge. A report is handed out
+// only after it is durable: otherwise a power loss could give its number to another report, which the server would take
+// for a repetition.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ namespace luthier {
 
 class Journal {
  public:
-  // Opens or creates the file at `path`. A record that a crash tore is cut off. If the disk does not work, reports are kept
-  // in memory and still sent: they are lost only if the agent dies as well. `status()` tells.
+  // Opens or creates the file at `path`. A record that a crash tore is cut off. If the disk does not work, reports are
+  // kept in memory and still sent: they are lost only if the agent dies as well. `status()` tells.
   Journal(std::string path, std::string attempt);
   ~Journal();
   Journal(const Journal&) = delete;
@@ -30,8 +31,8 @@ class Journal {
   // Gives `report` its attempt and the next number. Durable, and visible to Next(), after Sync().
   void Append(v1::AttemptReport report);
   void Sync();
-  // Drops what is acknowledged from the file, if that is worth it. Not called any more once the trainer has finished: how
-  // the attempt goes on after a crash of the agent is read from these records.
+  // Drops what is acknowledged from the file, if that is worth it. Not called any more once the trainer has finished:
+  // how the attempt goes on after a crash of the agent is read from these records.
   void Compact();
 
   // A session opened and the server has everything up to `acknowledged`.
@@ -70,17 +71,17 @@ class Journal {
 
   const std::string path_;
   const std::string attempt_;
-  // Protects all below. `file_`, `base_` and `end_` are changed by the attempt's thread only, which therefore reads them
-  // without it; nobody holds it while the disk works.
+  // Protects all below. `file_`, `base_` and `end_` are changed by the attempt's thread only, which therefore reads
+  // them without it; nobody holds it while the disk works.
   mutable std::mutex mutex_;
   std::shared_ptr<const int> file_;  // shared with a reader that must not be cut off by Compact()
   absl::Status status_;              // once not OK, nothing is written any more
   int64_t base_ = 0;                 // number before the first record
   std::deque<Record> records_;
-  int64_t end_ = 0;                  // of the file
-  int64_t durable_ = 0;              // highest number that Sync() has covered
+  int64_t end_ = 0;      // of the file
+  int64_t durable_ = 0;  // highest number that Sync() has covered
   int64_t acknowledged_ = 0;
-  int64_t handed_out_ = 0;           // highest number that Next() has returned in this session
+  int64_t handed_out_ = 0;  // highest number that Next() has returned in this session
 };
 
 }  // namespace luthier

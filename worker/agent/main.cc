@@ -50,7 +50,8 @@ absl::StatusOr<std::unique_ptr<prometheus::Exposer>> Expose(const std::string& l
 
 absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   if (access(options.trainer.c_str(), X_OK) != 0) {
-    return absl::NotFoundError(absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
+    return absl::NotFoundError(
+        absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
   }
   LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
   LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
@@ -60,7 +61,8 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
 
   const auto registry = std::make_shared<prometheus::Registry>();
   AgentMetrics metrics(*registry, LUTHIER_VERSION);
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<prometheus::Exposer> exposer, Expose(options.metrics_listen, registry));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<prometheus::Exposer> exposer,
+                           Expose(options.metrics_listen, registry));
 
   const std::shared_ptr<grpc::Channel> channel = DialServer(options.server, token);
   ServerFiles files(channel);
@@ -84,9 +86,9 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   agent_options.heartbeat_now = [&] { session.HeartbeatNow(); };
   Agent agent(std::move(agent_options), folder, *cache, files, metrics, inventory);
   session.Open(agent);
-  std::fprintf(stderr, "luthier-worker %s: node %s for %s, data in %s, metrics on port %d, trainer %s\n", LUTHIER_VERSION,
-               node_id.c_str(), options.server.c_str(), options.data_dir.c_str(), exposer->GetListeningPorts().at(0),
-               options.trainer.c_str());
+  std::fprintf(stderr, "luthier-worker %s: node %s for %s, data in %s, metrics on port %d, trainer %s\n",
+               LUTHIER_VERSION, node_id.c_str(), options.server.c_str(), options.data_dir.c_str(),
+               exposer->GetListeningPorts().at(0), options.trainer.c_str());
 
   int signal = 0;
   sigwait(&signals, &signal);
@@ -104,19 +106,30 @@ int Main(int argc, char** argv) {
   CLI::App app("The Luthier agent: trains on this machine what the server orders.", "luthier-worker");
   app.set_version_flag("--version", LUTHIER_VERSION);
   app.add_option("--server", options.server, "Address of luthierd")->envname("LUTHIER_SERVER")->capture_default_str();
-  app.add_option("--data-dir", options.data_dir, "Folder for checkpoints, journals and cached inputs; one agent a folder")
-      ->envname("LUTHIER_WORKER_DATA_DIR")->capture_default_str();
-  app.add_option("--node-id", options.node_id, "Name of this machine; default: kept in the data folder")->envname("LUTHIER_NODE_ID");
+  app.add_option("--data-dir", options.data_dir,
+                 "Folder for checkpoints, journals and cached inputs; one agent a folder")
+      ->envname("LUTHIER_WORKER_DATA_DIR")
+      ->capture_default_str();
+  app.add_option("--node-id", options.node_id, "Name of this machine; default: kept in the data folder")
+      ->envname("LUTHIER_NODE_ID");
   app.add_option("--metrics-listen", options.metrics_listen, "Address of /metrics; port 0: any free one")
-      ->envname("LUTHIER_WORKER_METRICS_LISTEN")->capture_default_str();
+      ->envname("LUTHIER_WORKER_METRICS_LISTEN")
+      ->capture_default_str();
   app.add_option("--shared-store", options.shared_store, "Folder `artifacts` of the server, if this machine sees it")
       ->envname("LUTHIER_SHARED_STORE");
-  app.add_option("--trainer", options.trainer, "Path of luthier-trainer")->envname("LUTHIER_TRAINER")->capture_default_str();
+  app.add_option("--trainer", options.trainer, "Path of luthier-trainer")
+      ->envname("LUTHIER_TRAINER")
+      ->capture_default_str();
   app.add_option("--cache-limit", options.cache_limit, "Bytes of inputs to keep, such as 200GB")
-      ->envname("LUTHIER_CACHE_LIMIT")->transform(CLI::AsSizeValue(false))->capture_default_str();
+      ->envname("LUTHIER_CACHE_LIMIT")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
   app.add_option("--keep-limit", options.keep_limit, "Bytes of checkpoints to keep for jobs that do not run here")
-      ->envname("LUTHIER_KEEP_LIMIT")->transform(CLI::AsSizeValue(false))->capture_default_str();
-  app.footer("$LUTHIER_TOKEN, or a file that $LUTHIER_TOKEN_FILE names, holds the token of the server, if it wants one.");
+      ->envname("LUTHIER_KEEP_LIMIT")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.footer(
+      "$LUTHIER_TOKEN, or a file that $LUTHIER_TOKEN_FILE names, holds the token of the server, if it wants one.");
   CLI11_PARSE(app, argc, argv);
 
   // Blocked before any thread exists, so that only sigwait sees them.

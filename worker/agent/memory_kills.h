@@ -1,5 +1,5 @@
-// Tells an out-of-memory kill from any other death by signal 9: the kernel counts its kills, for the machine and for the
-// control group that the agent and its trainers live in.
+// Tells an out-of-memory kill from any other death by signal 9: the kernel counts its kills, for the machine and for
+// the control group that the agent and its trainers live in.
 #pragma once
 
 #include <cstdint>

@@ -7,7 +7,7 @@
 namespace luthier {
 namespace {
 
-constexpr int kSuccess = 0;        // NVML_SUCCESS
+constexpr int kSuccess = 0;          // NVML_SUCCESS
 constexpr unsigned kNameBytes = 96;  // NVML_DEVICE_NAME_V2_BUFFER_SIZE, as that of a UUID
 
 using Device = void*;
@@ -68,7 +68,8 @@ std::vector<Nvml::Gpu> Nvml::Gpus() const {
     if (functions_->handle(index, &device) != kSuccess || functions_->memory(device, &memory) != kSuccess) continue;
     (void)functions_->name(device, name, kNameBytes);
     (void)functions_->uuid(device, uuid, kNameBytes);
-    gpus.push_back({static_cast<int>(index), uuid, name, static_cast<int64_t>(memory.total), static_cast<int64_t>(memory.used)});
+    gpus.push_back(
+        {static_cast<int>(index), uuid, name, static_cast<int64_t>(memory.total), static_cast<int64_t>(memory.used)});
   }
   return gpus;
 }

@@ -1,5 +1,6 @@
-// NVIDIA's management library, loaded at run time: the agent runs on machines without a driver, and needs no CUDA to build.
-// Signatures: NVML API reference, https://docs.nvidia.com/deploy/nvml-api/ (stable since the `_v2` names, driver 340).
+// NVIDIA's management library, loaded at run time: the agent runs on machines without a driver, and needs no CUDA to
+// build. Signatures: NVML API reference, https://docs.nvidia.com/deploy/nvml-api/ (stable since the `_v2` names, driver
+// 340).
 #pragma once
 
 #include <cstdint>

@@ -49,7 +49,8 @@ absl::StatusOr<bool> SendFile(Writer& writer, const std::string& path, int index
 ServerFiles::ServerFiles(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::WorkerService::NewStub(channel)) {}
 
 absl::Status ServerFiles::Fetch(const std::string& sha256, int64_t offset,
-                                const std::function<absl::Status(absl::string_view)>& sink, Cancellation& cancellation) {
+                                const std::function<absl::Status(absl::string_view)>& sink,
+                                Cancellation& cancellation) {
   grpc::ClientContext context;
   const Cancellation::Hook hook(cancellation, [&context] { context.TryCancel(); });
   v1::FetchBlobRequest request;

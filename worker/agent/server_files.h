@@ -22,7 +22,8 @@ class BlobSource {
   virtual ~BlobSource() = default;
   // Gives the bytes from `offset` on to `sink` in order. Errors: NOT_FOUND; DATA_LOSS if the server's copy is damaged;
   // CANCELLED; UNAVAILABLE (try again from where it stopped); that of `sink`.
-  virtual absl::Status Fetch(const std::string& sha256, int64_t offset, const std::function<absl::Status(absl::string_view)>& sink,
+  virtual absl::Status Fetch(const std::string& sha256, int64_t offset,
+                             const std::function<absl::Status(absl::string_view)>& sink,
                              Cancellation& cancellation) = 0;
 };
 
@@ -30,8 +31,9 @@ class BlobSource {
 class ArtifactSink {
  public:
   virtual ~ArtifactSink() = default;
-  // Uploads the files of `manifest` beneath `folder`, without those whose hash is in `stored`. Errors: FAILED_PRECONDITION
-  // if `attempt` is not current any more; INVALID_ARGUMENT if a file changed; RESOURCE_EXHAUSTED; CANCELLED; UNAVAILABLE.
+  // Uploads the files of `manifest` beneath `folder`, without those whose hash is in `stored`. Errors:
+  // FAILED_PRECONDITION if `attempt` is not current any more; INVALID_ARGUMENT if a file changed; RESOURCE_EXHAUSTED;
+  // CANCELLED; UNAVAILABLE.
   virtual absl::Status Upload(const std::string& attempt, const std::string& folder, const Manifest& manifest,
                               const std::set<std::string>& stored, Cancellation& cancellation) = 0;
 };
@@ -40,8 +42,8 @@ class ArtifactSink {
 class ServerFiles final : public BlobSource, public ArtifactSink {
  public:
   explicit ServerFiles(const std::shared_ptr<grpc::Channel>& channel);
-  absl::Status Fetch(const std::string& sha256, int64_t offset, const std::function<absl::Status(absl::string_view)>& sink,
-                     Cancellation& cancellation) override;
+  absl::Status Fetch(const std::string& sha256, int64_t offset,
+                     const std::function<absl::Status(absl::string_view)>& sink, Cancellation& cancellation) override;
   absl::Status Upload(const std::string& attempt, const std::string& folder, const Manifest& manifest,
                       const std::set<std::string>& stored, Cancellation& cancellation) override;
 

@@ -11,8 +11,8 @@
 namespace luthier {
 namespace {
 
-// A server restarts within seconds, and its lease for this node begins when it does; a thousand agents with jitter spread
-// over the longer pause.
+// A server restarts within seconds, and its lease for this node begins when it does; a thousand agents with jitter
+// spread over the longer pause.
 constexpr absl::Duration kFirstPause = absl::Milliseconds(200);
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
 // A server that takes the stream and does not answer is given up.
@@ -26,8 +26,8 @@ std::shared_ptr<grpc::Channel> DialServer(const std::string& address, const std:
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 200);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
-  // A machine that vanished sends no reset; without pings a write would wait for it a quarter of an hour. luthierd permits
-  // a ping every 5 s.
+  // A machine that vanished sends no reset; without pings a write would wait for it a quarter of an hour. luthierd
+  // permits a ping every 5 s.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 10000);
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
@@ -122,20 +122,11 @@ void Session::Dispatch(const v1::SessionResponse& response) {
       changed_.notify_all();
       break;
     }
-    case v1::SessionResponse::kStartAttempt:
-      peer_->OnStart(response.start_attempt());
-      break;
-    case v1::SessionResponse::kStopAttempt:
-      peer_->OnStop(response.stop_attempt());
-      break;
-    case v1::SessionResponse::kCheckpointAttempt:
-      peer_->OnCheckpoint(response.checkpoint_attempt());
-      break;
-    case v1::SessionResponse::kReportAck:
-      peer_->OnAck(response.report_ack());
-      break;
-    default:
-      break;  // of a newer server
+    case v1::SessionResponse::kStartAttempt: peer_->OnStart(response.start_attempt()); break;
+    case v1::SessionResponse::kStopAttempt: peer_->OnStop(response.stop_attempt()); break;
+    case v1::SessionResponse::kCheckpointAttempt: peer_->OnCheckpoint(response.checkpoint_attempt()); break;
+    case v1::SessionResponse::kReportAck: peer_->OnAck(response.report_ack()); break;
+    default: break;  // of a newer server
   }
 }
 
@@ -167,7 +158,8 @@ void Session::Send(grpc::ClientContext& context, Stream& stream) {
 
 std::optional<bool> Session::WaitForWork(absl::Time heartbeat_at) {
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, absl::ToChronoTime(heartbeat_at), [this] { return over_ || closed_ || reports_ || heartbeat_now_; });
+  changed_.wait_until(lock, absl::ToChronoTime(heartbeat_at),
+                      [this] { return over_ || closed_ || reports_ || heartbeat_now_; });
   if (over_ || closed_) return std::nullopt;
   const bool heartbeat = std::exchange(heartbeat_now_, false) || absl::Now() >= heartbeat_at;
   if (!heartbeat) reports_ = false;

@@ -1,5 +1,5 @@
-// The agent's session with the server: dials, registers, heartbeats, sends reports, hands out orders; after a break it dials
-// again, for ever.
+// The agent's session with the server: dials, registers, heartbeats, sends reports, hands out orders; after a break it
+// dials again, for ever.
 #pragma once
 
 #include <atomic>
@@ -19,7 +19,8 @@ namespace luthier {
 
 class Session {
  public:
-  // Who talks through the session. The methods are called from the session's threads and must not block on disk or network.
+  // Who talks through the session. The methods are called from the session's threads and must not block on disk or
+  // network.
   class Peer {
    public:
     virtual ~Peer() = default;

@@ -144,12 +144,13 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(const Opti
   int reason = 0;
   if (read(failure.read, &reason, sizeof reason) == sizeof reason) {
     waitpid(pid, nullptr, 0);
-    return absl::UnavailableError(absl::StrCat("cannot run the trainer ", options.arguments[0], ": ", std::strerror(reason),
-                                               "; install it there or give --trainer"));
+    return absl::UnavailableError(absl::StrCat("cannot run the trainer ", options.arguments[0], ": ",
+                                               std::strerror(reason), "; install it there or give --trainer"));
   }
   for (const int fd : {input.write, events.read, log.read}) fcntl(fd, F_SETFL, O_NONBLOCK);
-  return std::unique_ptr<TrainerProcess>(new TrainerProcess(pid, std::exchange(input.write, -1), std::exchange(events.read, -1),
-                                                            std::exchange(log.read, -1), options.mark, std::move(output)));
+  return std::unique_ptr<TrainerProcess>(new TrainerProcess(pid, std::exchange(input.write, -1),
+                                                            std::exchange(events.read, -1), std::exchange(log.read, -1),
+                                                            options.mark, std::move(output)));
 }
 
 TrainerProcess::TrainerProcess(pid_t pid, int input, int output, int error, std::string mark, Output on)
@@ -160,7 +161,8 @@ TrainerProcess::TrainerProcess(pid_t pid, int input, int output, int error, std:
       mark_(std::move(mark)),
       on_event_line_([on](std::string line, bool cut) {
         if (cut) {
-          on.on_log_line(absl::StrCat("(a line of more than ", kMaxEventBytes, " bytes on standard output was dropped)"));
+          on.on_log_line(
+              absl::StrCat("(a line of more than ", kMaxEventBytes, " bytes on standard output was dropped)"));
         } else {
           on.on_event_line(std::move(line));
         }
@@ -183,7 +185,8 @@ TrainerProcess::~TrainerProcess() {
 bool TrainerProcess::Dead() {
   siginfo_t info = {};
   // WNOWAIT leaves a zombie, which keeps the number of the group from being given to another one.
-  if (!dead_ && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0) dead_ = info.si_pid == pid_;
+  if (!dead_ && waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0)
+    dead_ = info.si_pid == pid_;
   return dead_;
 }
 

@@ -1,4 +1,5 @@
-// One trainer: a process group of its own that is started, listened to, asked to stop, and ended without leaving anything.
+// One trainer: a process group of its own that is started, listened to, asked to stop, and ended without leaving
+// anything.
 #pragma once
 
 #include <sys/types.h>
@@ -37,7 +38,7 @@ class TrainerProcess {
   };
   // How it ended.
   struct Exit {
-    int code = -1;   // -1: by a signal
+    int code = -1;  // -1: by a signal
     int signal = 0;
     bool killed = false;  // by Kill()
   };

@@ -1,7 +1,7 @@
 // luthier-trainer: trains one attempt, answers prompts, scores files. Wiring only.
-#include <CLI/CLI.hpp>
 #include <sys/prctl.h>
 #include <unistd.h>
+#include <CLI/CLI.hpp>
 
 #include <csignal>
 #include <filesystem>
@@ -52,7 +52,9 @@ int RunCommand(const RunArguments& arguments) {
     EventWriter(stdout, "local", "").Write("failed", {{"cause", cause}, {"message", std::string(status.message())}});
     return Fail(status);
   };
-  if (error) return fail_early("STORAGE", absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
+  if (error)
+    return fail_early("STORAGE",
+                      absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
   if (!spec.ok()) return fail_early("CONFIG", spec.status());
   if (spec->recipe.resources.threads) at::set_num_threads(static_cast<int>(*spec->recipe.resources.threads));
   EventWriter events(stdout, spec->attempt, arguments.out + "/metrics.jsonl");
@@ -72,7 +74,9 @@ absl::Status PlanJob(const PlanArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const TrainerSpec spec, ReadTrainerSpec(arguments.spec));
   if (spec.recipe.resources.threads) at::set_num_threads(static_cast<int>(*spec.recipe.resources.threads));
   LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json report, MakePlanReport(spec, arguments.measure));
-  std::cout << (arguments.output == "json" ? report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n" : PlanReportText(report));
+  std::cout << (arguments.output == "json"
+                    ? report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
+                    : PlanReportText(report));
   return absl::OkStatus();
 }
 
@@ -95,7 +99,8 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std:
   LUTHIER_ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(base));
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(base));
   LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(base, facts.config, at::kFloat, WeightUse::kFrozen));
-  auto loaded = std::make_unique<Loaded>(Loaded{facts.config, std::move(tokenizer), std::nullopt, std::move(weights), {"base"}, {}, {}});
+  auto loaded = std::make_unique<Loaded>(
+      Loaded{facts.config, std::move(tokenizer), std::nullopt, std::move(weights), {"base"}, {}, {}});
   if (absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(base); chat_template.ok()) {
     loaded->chat_template = *std::move(chat_template);
   }
@@ -103,7 +108,8 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std:
   for (const std::string& adapter : adapters) {
     const size_t equals = adapter.find('=');
     loaded->names.push_back(equals == std::string::npos ? "tuned" : adapter.substr(0, equals));
-    LUTHIER_ASSIGN_OR_RETURN(Adapter read, ReadAdapter(equals == std::string::npos ? adapter : adapter.substr(equals + 1), facts.config));
+    LUTHIER_ASSIGN_OR_RETURN(
+        Adapter read, ReadAdapter(equals == std::string::npos ? adapter : adapter.substr(equals + 1), facts.config));
     LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {&read}));
     loaded->adapters.push_back(std::move(read));
   }
@@ -130,8 +136,11 @@ absl::Status Answer(const Loaded& loaded, const GenerateArguments& arguments, co
   options.stop_ids = encoder.stop_ids();
   options.context = loaded.config.max_position_embeddings;
   if (static_cast<int64_t>(ids.size()) >= options.context) {
-    return absl::InvalidArgumentError(absl::StrCat("--prompt: has ", ids.size(), " tokens with the template, which leaves no room for an answer in the "
-                                                   "model's context of ", options.context, "; give a shorter one"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--prompt: has ", ids.size(),
+                     " tokens with the template, which leaves no room for an answer in the "
+                     "model's context of ",
+                     options.context, "; give a shorter one"));
   }
   const size_t first = loaded.names.size() > 1 ? 1 : 0;
   for (size_t i = first; i < loaded.names.size(); ++i) {
@@ -185,7 +194,8 @@ absl::Status EvaluateFile(const EvaluateArguments& arguments) {
   options.max_examples = 3;
   options.context = loaded->config.max_position_embeddings;
   // Nothing interrupts it.
-  nlohmann::json result = ToJson(*Evaluate(*loaded->models.back(), split, loaded->tokenizer, encoder.stop_ids(), options));
+  nlohmann::json result =
+      ToJson(*Evaluate(*loaded->models.back(), split, loaded->tokenizer, encoder.stop_ids(), options));
   result["event"] = "evaluation";
   result["split"] = "test";
   result["model"] = adapters.empty() ? "base" : "tuned";
@@ -218,10 +228,12 @@ absl::Status Export(const ExportArguments& arguments) {
   const Adapter& adapter = loaded->adapters[0];
   const PackedBatch probe = ProbeTokens(loaded->config);
   const TrainedModel trained{*loaded->models[1], probe};
-  if (arguments.format == "gguf") return ExportGgufAdapter(adapter, loaded->weights, loaded->config, trained, arguments.out);
+  if (arguments.format == "gguf")
+    return ExportGgufAdapter(adapter, loaded->weights, loaded->config, trained, arguments.out);
   LUTHIER_ASSIGN_OR_RETURN(const MergedModel merged, MergeAdapter(loaded->config, loaded->weights, adapter));
   const std::vector<int32_t> end_ids = RowEncoder(loaded->tokenizer, loaded->template_or_null(), {}).stop_ids();
-  return ExportModel({merged.weights, MergedConfig(config_json, merged), arguments.base, end_ids}, trained, arguments.out);
+  return ExportModel({merged.weights, MergedConfig(config_json, merged), arguments.base, end_ids}, trained,
+                     arguments.out);
 }
 
 int Main(int argc, char** argv) {
@@ -230,30 +242,40 @@ int Main(int argc, char** argv) {
   app.require_subcommand(1);
 
   RunArguments run;
-  CLI::App* run_command = app.add_subcommand("run", "Train one attempt; JSON lines on standard output (docs/trainer-protocol.md). "
-                                                    "Started again with the same --out it goes on from the last checkpoint.");
+  CLI::App* run_command =
+      app.add_subcommand("run",
+                         "Train one attempt; JSON lines on standard output (docs/trainer-protocol.md). "
+                         "Started again with the same --out it goes on from the last checkpoint.");
   run_command->add_option("--spec", run.spec, "Spec file (JSON)")->required()->check(CLI::ExistingFile);
   run_command->add_option("--out", run.out, "Folder for checkpoints, metrics and the artifact")->required();
   run_command->add_flag("--die-with-parent", run.die_with_parent, "End when the parent process ends (agents use this)");
 
   PlanArguments plan;
-  CLI::App* plan_command = app.add_subcommand("plan", "Say what a spec would take: memory, steps, time, and every value with its reason.");
+  CLI::App* plan_command =
+      app.add_subcommand("plan", "Say what a spec would take: memory, steps, time, and every value with its reason.");
   plan_command->add_option("--spec", plan.spec, "Spec file (JSON)")->required()->check(CLI::ExistingFile);
   plan_command->add_flag("--measure", plan.measure, "Load the model and time two steps instead of estimating");
-  plan_command->add_option("-o,--output", plan.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  plan_command->add_option("-o,--output", plan.output, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
 
   GenerateArguments generate;
-  CLI::App* generate_command = app.add_subcommand("generate", "Answer a prompt, or one line of standard input after another.");
+  CLI::App* generate_command =
+      app.add_subcommand("generate", "Answer a prompt, or one line of standard input after another.");
   generate_command->add_option("--base", generate.base, "Base model folder")->required();
-  generate_command->add_option("--adapter", generate.adapters, "Adapter folder, or NAME=FOLDER; may be repeated: all share one base");
+  generate_command->add_option("--adapter", generate.adapters,
+                               "Adapter folder, or NAME=FOLDER; may be repeated: all share one base");
   generate_command->add_option("--system", generate.system, "System message");
   generate_command->add_option("--prompt", generate.prompt, "User message");
-  generate_command->add_option("--max-new-tokens", generate.options.max_new_tokens, "Tokens to generate at most")->capture_default_str();
+  generate_command->add_option("--max-new-tokens", generate.options.max_new_tokens, "Tokens to generate at most")
+      ->capture_default_str();
   generate_command->add_option("--temperature", generate.options.temperature, "0 is greedy")->capture_default_str();
   generate_command->add_option("--top-p", generate.options.top_p, "Nucleus sampling")->capture_default_str();
   generate_command->add_option("--top-k", generate.options.top_k, "0 keeps all tokens")->capture_default_str();
   generate_command->add_option("--seed", generate.options.seed, "Seed of sampling")->capture_default_str();
-  generate_command->add_option("-o,--output", generate.output, "text or json")->check(CLI::IsMember({"text", "json"}))->capture_default_str();
+  generate_command->add_option("-o,--output", generate.output, "text or json")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
 
   EvaluateArguments evaluate;
   CLI::App* evaluate_command = app.add_subcommand("evaluate", "Loss, token accuracy and scored answers of a file.");
@@ -261,15 +283,22 @@ int Main(int argc, char** argv) {
   evaluate_command->add_option("--adapter", evaluate.adapter, "Adapter folder");
   evaluate_command->add_option("--data", evaluate.data, "JSONL file")->required()->check(CLI::ExistingFile);
   evaluate_command->add_option("--task", evaluate.task, "Kind of task, for scoring")->capture_default_str();
-  evaluate_command->add_option("--max-new-tokens", evaluate.max_new_tokens, "Tokens to generate a row at most")->capture_default_str();
+  evaluate_command->add_option("--max-new-tokens", evaluate.max_new_tokens, "Tokens to generate a row at most")
+      ->capture_default_str();
 
   ExportArguments exporting;
-  CLI::App* export_command = app.add_subcommand("export", "Write a tuned model in another form; the files are read again and compared.");
+  CLI::App* export_command =
+      app.add_subcommand("export", "Write a tuned model in another form; the files are read again and compared.");
   export_command->add_option("--base", exporting.base, "Base model folder")->required();
   export_command->add_option("--adapter", exporting.adapter, "Adapter folder in PEFT format")->required();
-  export_command->add_option("--format", exporting.format, "merged: a model folder in Hugging Face format; gguf: an adapter for llama.cpp")
-      ->required()->check(CLI::IsMember({"merged", "gguf"}));
-  export_command->add_option("--out", exporting.out, "Folder (merged) or file (gguf) to write; what is there is replaced")->required();
+  export_command
+      ->add_option("--format", exporting.format,
+                   "merged: a model folder in Hugging Face format; gguf: an adapter for llama.cpp")
+      ->required()
+      ->check(CLI::IsMember({"merged", "gguf"}));
+  export_command
+      ->add_option("--out", exporting.out, "Folder (merged) or file (gguf) to write; what is there is replaced")
+      ->required();
 
   app.add_subcommand("version", "Version and device.");
   try {

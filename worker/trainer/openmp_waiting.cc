@@ -1,10 +1,11 @@
 // How OpenMP's threads wait for each other at the end of a parallel loop. Linked into programs that train.
 //
-// By default libgomp's threads spin for milliseconds before they sleep. That saves a wake-up of some microseconds while each thread
-// has a core of its own. When something else runs on one of the cores, the thread that all wait for is not running, and the others
-// spin through the time that it needs: a run next to one busy process is then slowed down many times over instead of twofold
-// (figures in docs/performance.md). libgomp reads its setting when it is loaded, before main, and has no call to change it later;
-// so the program replaces itself with one that has the setting, before any library has been initialised. This costs about 20 ms.
+// By default libgomp's threads spin for milliseconds before they sleep. That saves a wake-up of some microseconds while
+// each thread has a core of its own. When something else runs on one of the cores, the thread that all wait for is not
+// running, and the others spin through the time that it needs: a run next to one busy process is then slowed down many
+// times over instead of twofold (figures in docs/performance.md). libgomp reads its setting when it is loaded, before
+// main, and has no call to change it later; so the program replaces itself with one that has the setting, before any
+// library has been initialised. This costs about 20 ms.
 #include <unistd.h>
 
 #include <climits>
@@ -33,7 +34,8 @@ void LimitSpinning(int /*argc*/, char** argv, char** environment) {
   extended[count] = g_setting;
   // By its path and not as /proc/self/exe: `ps` shows the last part of what was executed.
   if (readlink("/proc/self/exe", program, sizeof(program) - 1) < 0) return;
-  execve(program, argv, extended);  // if it fails, for instance since the file was replaced, the program goes on as it is
+  execve(program, argv,
+         extended);  // if it fails, for instance since the file was replaced, the program goes on as it is
 }
 
 [[gnu::section(".preinit_array"), gnu::used]] void (*const g_limit_spinning)(int, char**, char**) = LimitSpinning;

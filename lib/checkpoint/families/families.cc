@@ -11,7 +11,7 @@ namespace {
 // The list of families.
 const std::vector<Family>& Families() {
   static const std::vector<Family> families = {
-      Gemma2Family(), Gemma3Family(), GraniteFamily(), LlamaFamily(), MistralFamily(),  Olmo2Family(),
+      Gemma2Family(), Gemma3Family(), GraniteFamily(), LlamaFamily(),    MistralFamily(), Olmo2Family(),
       Phi3Family(),   Qwen2Family(),  Qwen3Family(),   Qwen3MoeFamily(), SmolLm3Family(),
   };
   return families;
@@ -38,21 +38,23 @@ void ReadHeads(FieldReader& fields, ModelConfig& config) {
   config.num_heads = fields.Size("num_attention_heads");
   config.num_kv_heads = fields.SizeOr("num_key_value_heads", config.num_heads);
   if (config.num_heads % config.num_kv_heads != 0) {
-    fields.Violation("num_key_value_heads", absl::StrCat(config.num_kv_heads, " does not divide num_attention_heads ", config.num_heads));
+    fields.Violation("num_key_value_heads",
+                     absl::StrCat(config.num_kv_heads, " does not divide num_attention_heads ", config.num_heads));
   }
   if (config.head_dim == 0 && !fields.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
-    fields.Violation("num_attention_heads", absl::StrCat(config.num_heads, " does not divide hidden_size ", config.hidden_size,
-                                                         ", and head_dim is not given"));
+    fields.Violation("num_attention_heads", absl::StrCat(config.num_heads, " does not divide hidden_size ",
+                                                         config.hidden_size, ", and head_dim is not given"));
   }
-  const int64_t fallback = config.head_dim > 0 ? config.head_dim : std::max<int64_t>(1, config.hidden_size / config.num_heads);
+  const int64_t fallback =
+      config.head_dim > 0 ? config.head_dim : std::max<int64_t>(1, config.hidden_size / config.num_heads);
   config.head_dim = fields.SizeOr("head_dim", fallback);
   if (config.head_dim % 2 != 0) {
     fields.Violation("head_dim", absl::StrCat(config.head_dim, " is odd; rotary embedding needs pairs"));
   }
   constexpr int64_t kMaxProjection = int64_t{1} << 30;
   if (config.q_size() > kMaxProjection) {
-    fields.Violation("head_dim", absl::StrCat(config.head_dim, " times ", config.num_heads, " heads is out of range; must be at most ",
-                                              kMaxProjection));
+    fields.Violation("head_dim", absl::StrCat(config.head_dim, " times ", config.num_heads,
+                                              " heads is out of range; must be at most ", kMaxProjection));
   }
   config.attention_scale = 1 / std::sqrt(static_cast<double>(config.head_dim));
 }
@@ -78,13 +80,14 @@ void ReadDecoder(FieldReader& fields, ModelConfig& config) {
   config.intermediate_size = fields.Size("intermediate_size");
   config.num_layers = fields.Size("num_hidden_layers");
   if (config.num_layers > kMaxLayers) {
-    fields.Violation("num_hidden_layers", absl::StrCat(config.num_layers, " is out of range; must be at most ", kMaxLayers));
+    fields.Violation("num_hidden_layers",
+                     absl::StrCat(config.num_layers, " is out of range; must be at most ", kMaxLayers));
     config.num_layers = 1;
   }
   ReadHeads(fields, config);
   constexpr int64_t kDefaultContext = 2048;
-  config.max_position_embeddings =
-      fields.SizeOr("max_position_embeddings", config.max_position_embeddings > 0 ? config.max_position_embeddings : kDefaultContext);
+  config.max_position_embeddings = fields.SizeOr(
+      "max_position_embeddings", config.max_position_embeddings > 0 ? config.max_position_embeddings : kDefaultContext);
   config.rms_norm_eps = fields.PositiveOr("rms_norm_eps", config.rms_norm_eps);
   config.tie_word_embeddings = fields.FlagOr("tie_word_embeddings", config.tie_word_embeddings);
   config.attention_dropout = fields.FractionOr("attention_dropout", 0);
@@ -97,7 +100,8 @@ void ReadDecoder(FieldReader& fields, ModelConfig& config) {
 void ReadActivation(FieldReader& fields, ModelConfig& config, const char* field, const std::string& fallback) {
   config.activation = fields.TextOr(field, fallback);
   if (config.activation != "silu" && config.activation != "gelu_pytorch_tanh") {
-    fields.Violation(field, absl::StrCat("'", config.activation, "' is not supported; supported: silu, gelu_pytorch_tanh"));
+    fields.Violation(field,
+                     absl::StrCat("'", config.activation, "' is not supported; supported: silu, gelu_pytorch_tanh"));
   }
 }
 
@@ -105,18 +109,22 @@ void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<i
                        const std::function<bool(int64_t layer)>& slides) {
   std::vector<std::string> types = fields.TextList("layer_types");
   if (types.empty()) {
-    for (int64_t layer = 0; layer < config.num_layers; ++layer) types.push_back(slides(layer) ? "sliding_attention" : "full_attention");
+    for (int64_t layer = 0; layer < config.num_layers; ++layer)
+      types.push_back(slides(layer) ? "sliding_attention" : "full_attention");
   }
   if (types.size() != config.layers.size()) {
-    fields.Violation("layer_types", absl::StrCat("has ", types.size(), " entries for ", config.layers.size(), " layers"));
+    fields.Violation("layer_types",
+                     absl::StrCat("has ", types.size(), " entries for ", config.layers.size(), " layers"));
     return;
   }
   for (size_t layer = 0; layer < types.size(); ++layer) {
     if (types[layer] == "full_attention") continue;
     if (types[layer] != "sliding_attention") {
-      fields.Violation("layer_types", absl::StrCat("'", types[layer], "' is not supported; supported: full_attention, sliding_attention"));
+      fields.Violation("layer_types", absl::StrCat("'", types[layer],
+                                                   "' is not supported; supported: full_attention, sliding_attention"));
     } else if (!window) {
-      fields.Violation("sliding_window", absl::StrCat("is missing, and layer ", layer, " is of type sliding_attention"));
+      fields.Violation("sliding_window",
+                       absl::StrCat("is missing, and layer ", layer, " is of type sliding_attention"));
       return;
     }
     config.layers[layer].window = window;

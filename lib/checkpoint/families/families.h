@@ -15,13 +15,14 @@ namespace luthier {
 struct Family {
   std::string model_type;    // "qwen3", as config.json names it
   std::string architecture;  // "Qwen3ForCausalLM", the one head that is implemented
-  // Reads every field that changes the mathematics of the family. What it does not read and is known to change those of another
-  // family is refused by name afterwards.
+  // Reads every field that changes the mathematics of the family. What it does not read and is known to change those of
+  // another family is refused by name afterwards.
   void (*read)(FieldReader& fields, ModelConfig& config);
   // Adds the tensors of one layer; embedding, last norm and head are those of every family (DecoderTable).
   void (*add_layer)(const ModelConfig& config, int layer, LayerRows& rows);
   std::string gguf_architecture;  // as llama.cpp calls the family
-  // llama.cpp rotates neighbours where Hugging Face rotates halves, so its files hold the rows of q_proj and k_proj in another order.
+  // llama.cpp rotates neighbours where Hugging Face rotates halves, so its files hold the rows of q_proj and k_proj in
+  // another order.
   bool gguf_permutes_heads = false;
 };
 
@@ -31,8 +32,9 @@ const Family* FindFamily(const std::string& model_type);
 // All families' model types, for messages.
 std::vector<std::string> FamilyNames();
 
-// What every family has: sizes, norms, tying, activation, dropout, token ids. Defaults of a family stand in `config` before;
-// afterwards each layer sees every token and rotates as the first of `config.ropes`, which the family still has to read.
+// What every family has: sizes, norms, tying, activation, dropout, token ids. Defaults of a family stand in `config`
+// before; afterwards each layer sees every token and rotates as the first of `config.ropes`, which the family still has
+// to read.
 void ReadDecoder(FieldReader& fields, ModelConfig& config);
 
 // The activation of the gate, from `field`.
@@ -46,7 +48,8 @@ void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<i
 // `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types`, as Qwen has them.
 void ReadQwenWindows(FieldReader& fields, ModelConfig& config);
 
-// Llama's layer, which other families have too: two norms, attention and a gated MLP, with the biases that the config names.
+// Llama's layer, which other families have too: two norms, attention and a gated MLP, with the biases that the config
+// names.
 void AddLlamaLayer(const ModelConfig& config, int layer, LayerRows& rows);
 
 Family Gemma2Family();

@@ -19,7 +19,8 @@ void Read(FieldReader& fields, ModelConfig& config) {
   config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
   config.attention_softcap = fields.NullablePositive("attn_logit_softcapping", 50).value_or(0);
   config.logit_softcap = fields.NullablePositive("final_logit_softcapping", 30).value_or(0);
-  ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096), [](int64_t layer) { return layer % 2 == 0; });
+  ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096),
+                    [](int64_t layer) { return layer % 2 == 0; });
   config.ropes = {ReadRope(fields, config, 10'000)};
   RequireWholeHeads(config, fields);
 }
@@ -33,8 +34,6 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Gemma2Family() {
-  return {"gemma2", "Gemma2ForCausalLM", &Read, &AddLayer, "gemma2"};
-}
+Family Gemma2Family() { return {"gemma2", "Gemma2ForCausalLM", &Read, &AddLayer, "gemma2"}; }
 
 }  // namespace luthier

@@ -1,5 +1,5 @@
-// Gemma 3 (text): Gemma 2 without soft-caps on attention, with normed queries and keys, and with one frequency base for the
-// sliding layers and another for the full ones.
+// Gemma 3 (text): Gemma 2 without soft-caps on attention, with normed queries and keys, and with one frequency base for
+// the sliding layers and another for the full ones.
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -23,15 +23,19 @@ void ReadRopes(FieldReader& fields, ModelConfig& config) {
   if (both.is_object()) {
     for (const auto& [kind, ignored] : both.items()) {
       if (kind != "full_attention" && kind != "sliding_attention") {
-        fields.Violation(absl::StrCat("rope_parameters.", kind), "is not supported; supported: full_attention, sliding_attention");
+        fields.Violation(absl::StrCat("rope_parameters.", kind),
+                         "is not supported; supported: full_attention, sliding_attention");
       }
     }
   }
   const nlohmann::json& scaling = fields.Raw("rope_scaling");
-  const double global = fields.PositiveOr("rope_theta", kGlobalTheta), local = fields.PositiveOr("rope_local_base_freq", kLocalTheta);
+  const double global = fields.PositiveOr("rope_theta", kGlobalTheta),
+               local = fields.PositiveOr("rope_local_base_freq", kLocalTheta);
   config.ropes.push_back(scaling.is_object() ? ReadRopeBlock(scaling, "rope_scaling", fields, config, global)
-                                             : ReadRopeBlock(block("full_attention"), "rope_parameters.full_attention", fields, config, global));
-  config.ropes.push_back(ReadRopeBlock(block("sliding_attention"), "rope_parameters.sliding_attention", fields, config, local));
+                                             : ReadRopeBlock(block("full_attention"), "rope_parameters.full_attention",
+                                                             fields, config, global));
+  config.ropes.push_back(
+      ReadRopeBlock(block("sliding_attention"), "rope_parameters.sliding_attention", fields, config, local));
   for (LayerConfig& layer : config.layers) layer.rope = layer.window ? kLocal : kGlobal;
 }
 
@@ -63,8 +67,6 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Gemma3Family() {
-  return {"gemma3_text", "Gemma3ForCausalLM", &Read, &AddLayer, "gemma3"};
-}
+Family Gemma3Family() { return {"gemma3_text", "Gemma3ForCausalLM", &Read, &AddLayer, "gemma3"}; }
 
 }  // namespace luthier

@@ -1,4 +1,5 @@
-// Granite 3.x: Llama with a multiplier on embeddings, on attention scores, on what a block adds, and a divisor of the logits.
+// Granite 3.x: Llama with a multiplier on embeddings, on attention scores, on what a block adds, and a divisor of the
+// logits.
 #include "lib/checkpoint/families/families.h"
 #include "lib/checkpoint/rope_config.h"
 

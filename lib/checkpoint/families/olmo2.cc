@@ -24,8 +24,6 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Olmo2Family() {
-  return {"olmo2", "Olmo2ForCausalLM", &Read, &AddLayer, "olmo2"};
-}
+Family Olmo2Family() { return {"olmo2", "Olmo2ForCausalLM", &Read, &AddLayer, "olmo2"}; }
 
 }  // namespace luthier

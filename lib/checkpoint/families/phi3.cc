@@ -31,8 +31,6 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Phi3Family() {
-  return {"phi3", "Phi3ForCausalLM", &Read, &AddLayer, "phi3"};
-}
+Family Phi3Family() { return {"phi3", "Phi3ForCausalLM", &Read, &AddLayer, "phi3"}; }
 
 }  // namespace luthier

@@ -21,8 +21,6 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Qwen2Family() {
-  return {"qwen2", "Qwen2ForCausalLM", &Read, &AddLayer, "qwen2"};
-}
+Family Qwen2Family() { return {"qwen2", "Qwen2ForCausalLM", &Read, &AddLayer, "qwen2"}; }
 
 }  // namespace luthier

@@ -24,8 +24,6 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Qwen3Family() {
-  return {"qwen3", "Qwen3ForCausalLM", &Read, &AddLayer, "qwen3"};
-}
+Family Qwen3Family() { return {"qwen3", "Qwen3ForCausalLM", &Read, &AddLayer, "qwen3"}; }
 
 }  // namespace luthier

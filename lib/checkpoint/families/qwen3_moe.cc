@@ -15,7 +15,8 @@ void ReadExperts(FieldReader& fields, ModelConfig& config) {
   experts.intermediate_size = fields.SizeOr("moe_intermediate_size", 768);
   experts.normalize = fields.FlagOr("norm_topk_prob", false);
   if (experts.per_token > experts.count) {
-    fields.Violation("num_experts_per_tok", absl::StrCat(experts.per_token, " exceeds the number of experts ", experts.count));
+    fields.Violation("num_experts_per_tok",
+                     absl::StrCat(experts.per_token, " exceeds the number of experts ", experts.count));
   }
   // Would add the router's balance to the loss.
   fields.Require("output_router_logits", false);
@@ -67,8 +68,6 @@ void AddLayer(const ModelConfig& config, int layer, LayerRows& rows) {
 
 }  // namespace
 
-Family Qwen3MoeFamily() {
-  return {"qwen3_moe", "Qwen3MoeForCausalLM", &Read, &AddLayer, "qwen3moe"};
-}
+Family Qwen3MoeFamily() { return {"qwen3_moe", "Qwen3MoeForCausalLM", &Read, &AddLayer, "qwen3moe"}; }
 
 }  // namespace luthier

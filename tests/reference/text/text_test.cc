@@ -27,9 +27,7 @@ std::vector<OrderedJson> ReadLines(const std::string& path) {
   return lines;
 }
 
-OrderedJson ReadArray(const std::string& path) {
-  return OrderedJson::parse(ReadTextFile(path).value());
-}
+OrderedJson ReadArray(const std::string& path) { return OrderedJson::parse(ReadTextFile(path).value()); }
 
 // Our spans count bytes, those of the reference code points.
 class CodePoints {
@@ -44,8 +42,7 @@ class CodePoints {
   }
   OrderedJson operator()(const std::vector<TextSpan>& spans) const {
     OrderedJson converted = OrderedJson::array();
-    for (const TextSpan span : spans)
-      converted.push_back({index_.at(span.begin), index_.at(span.end)});
+    for (const TextSpan span : spans) converted.push_back({index_.at(span.begin), index_.at(span.end)});
     return converted;
   }
 
@@ -60,8 +57,7 @@ class ReferenceTextTest : public ::testing::Test {
 
 TEST_F(ReferenceTextTest, EncodesAndDecodesAsTransformersDoes) {
   std::map<std::string, std::string> texts;
-  for (const OrderedJson& line : ReadLines(root_ + "/strings.jsonl"))
-    texts[line["id"]] = line["text"];
+  for (const OrderedJson& line : ReadLines(root_ + "/strings.jsonl")) texts[line["id"]] = line["text"];
   int compared = 0;
   for (const OrderedJson& entry : ReadArray(root_ + "/tokenizers/index.json")) {
     const std::string name = entry["name"];
@@ -75,10 +71,8 @@ TEST_F(ReferenceTextTest, EncodesAndDecodesAsTransformersDoes) {
       EXPECT_EQ(OrderedJson(encoding.ids), expected["ids"]);
       EXPECT_EQ(CodePoints(text)(encoding.offsets), expected["offsets"]);
       EXPECT_EQ(OrderedJson(with_special.ids), expected["ids_with_special"]);
-      EXPECT_EQ(tokenizer->Decode(encoding.ids, false).value(),
-                expected["decoded"].get<std::string>());
-      EXPECT_EQ(tokenizer->Decode(with_special.ids, true).value(),
-                expected["decoded_skip_special"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(encoding.ids, false).value(), expected["decoded"].get<std::string>());
+      EXPECT_EQ(tokenizer->Decode(with_special.ids, true).value(), expected["decoded_skip_special"].get<std::string>());
       ++compared;
     }
   }
@@ -102,8 +96,7 @@ bool Agrees(const absl::StatusOr<RenderedChat>& rendered, const OrderedJson& exp
 
 TEST_F(ReferenceTextTest, RendersEveryTemplateAsTransformersDoes) {
   std::map<std::string, std::string> conversations;
-  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl"))
-    conversations[line["id"]] = line.dump();
+  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl")) conversations[line["id"]] = line.dump();
   std::map<std::string, ChatTemplate> templates;
   for (const OrderedJson& entry : ReadArray(root_ + "/templates/index.json")) {
     const std::string source = ReadTextFile(root_ + "/" + entry["file"].get<std::string>()).value();
@@ -115,11 +108,10 @@ TEST_F(ReferenceTextTest, RendersEveryTemplateAsTransformersDoes) {
   int compared = 0, agreed = 0;
   for (const OrderedJson& expected : ReadLines(root_ + "/expected/render.jsonl")) {
     const absl::StatusOr<RenderedChat> rendered =
-        templates.at(expected["template"])
-            .RenderRequest(conversations.at(expected["conversation"]));
+        templates.at(expected["template"]).RenderRequest(conversations.at(expected["conversation"]));
     const bool agrees = Agrees(rendered, expected);
-    EXPECT_TRUE(agrees) << expected.dump(-1, ' ', false)
-                        << "\nours: " << (rendered.ok() ? rendered->text : "") << rendered.status();
+    EXPECT_TRUE(agrees) << expected.dump(-1, ' ', false) << "\nours: " << (rendered.ok() ? rendered->text : "")
+                        << rendered.status();
     ++compared;
     agreed += agrees;
   }
@@ -129,8 +121,7 @@ TEST_F(ReferenceTextTest, RendersEveryTemplateAsTransformersDoes) {
 
 TEST_F(ReferenceTextTest, MasksTheTokensThatTransformersMasks) {
   std::map<std::string, std::string> conversations;
-  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl"))
-    conversations[line["id"]] = line.dump();
+  for (const OrderedJson& line : ReadLines(root_ + "/conversations.jsonl")) conversations[line["id"]] = line.dump();
   std::map<std::string, ChatTemplate> templates;
   for (const OrderedJson& entry : ReadArray(root_ + "/templates/index.json")) {
     const std::string source = ReadTextFile(root_ + "/" + entry["file"].get<std::string>()).value();
@@ -143,13 +134,10 @@ TEST_F(ReferenceTextTest, MasksTheTokensThatTransformersMasks) {
   }
   int compared = 0;
   for (const OrderedJson& expected : ReadLines(root_ + "/expected/masks.jsonl")) {
-    SCOPED_TRACE(expected["tokenizer"].dump() + expected["template"].dump() +
-                 expected["conversation"].dump());
-    const RenderedChat rendered = templates.at(expected["template"])
-                                      .RenderRequest(conversations.at(expected["conversation"]))
-                                      .value();
-    const Encoding encoding =
-        tokenizers.at(expected["tokenizer"]).Encode(rendered.text, false).value();
+    SCOPED_TRACE(expected["tokenizer"].dump() + expected["template"].dump() + expected["conversation"].dump());
+    const RenderedChat rendered =
+        templates.at(expected["template"]).RenderRequest(conversations.at(expected["conversation"])).value();
+    const Encoding encoding = tokenizers.at(expected["tokenizer"]).Encode(rendered.text, false).value();
     std::vector<uint8_t> mask(encoding.ids.size(), 0);
     for (const OrderedJson& run : expected["mask_runs"]) {
       std::fill(mask.begin() + run[0].get<int>(), mask.begin() + run[1].get<int>(), uint8_t{1});
@@ -169,16 +157,14 @@ TEST_F(ReferenceTextTest, AgreesOnMostProbesOfJinja) {
   const OrderedJson probes = ReadArray(root_ + "/probes.json");
   std::map<std::string, std::string> sources;
   for (const OrderedJson& probe : probes["probes"]) sources[probe["id"]] = probe["template"];
-  const std::string request =
-      OrderedJson({{"messages", OrderedJson::array()}, {"kwargs", probes["vars"]}}).dump();
+  const std::string request = OrderedJson({{"messages", OrderedJson::array()}, {"kwargs", probes["vars"]}}).dump();
   int compared = 0, agreed = 0;
   std::string different;
   for (const OrderedJson& expected : ReadLines(root_ + "/expected/probes.jsonl")) {
     const absl::StatusOr<ChatTemplate> compiled =
         ChatTemplate::Compile(sources.at(expected["probe"]), OrderedJson::object());
     const absl::StatusOr<RenderedChat> rendered =
-        compiled.ok() ? compiled->RenderRequest(request)
-                      : absl::StatusOr<RenderedChat>(compiled.status());
+        compiled.ok() ? compiled->RenderRequest(request) : absl::StatusOr<RenderedChat>(compiled.status());
     const bool agrees = Agrees(rendered, expected);
     if (!agrees) different.append(" ").append(expected["probe"].get<std::string>());
     ++compared;

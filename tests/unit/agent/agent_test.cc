@@ -127,7 +127,8 @@ TEST_F(AgentTest, KeepsTheCheckpointsOfAJobThatIsNotOver) {
 
 TEST_F(AgentTest, ANewerAttemptOfAJobEndsTheOlderOneFirst) {
   // Says so if the trainer before it still lives.
-  Trainer(R"sh(if [ -f "$5/pid" ] && kill -0 "$(cat "$5/pid")"; then echo '{"event":"failed","cause":"INTERNAL","message":"two at once"}'; fi
+  Trainer(
+      R"sh(if [ -f "$5/pid" ] && kill -0 "$(cat "$5/pid")"; then echo '{"event":"failed","cause":"INTERNAL","message":"two at once"}'; fi
 echo $$ > "$5/pid"
 )sh" + std::string(kTrainForEver));
   Open();
@@ -264,7 +265,8 @@ echo '{"event":"checkpoint","step":2,"bytes":4096,"seconds":0.01}'
 
 // The trainer says which command it read.
 TEST_F(AgentTest, PassesAnOrderForACheckpointOn) {
-  Trainer(std::string(kStarted) + R"(read command; echo "$command" | grep -q checkpoint && echo '{"event":"checkpoint","step":1}'
+  Trainer(std::string(kStarted) +
+          R"(read command; echo "$command" | grep -q checkpoint && echo '{"event":"checkpoint","step":1}'
 read command; echo '{"event":"stopped","step":1}'
 )");
   Open();

@@ -34,7 +34,8 @@ class AttemptTest : public testing::Test {
     v1::StartAttempt order;
     order.set_attempt(kName);
     order.set_trainer_spec_json(R"({"protocol":1,"task":"chat"})");
-    for (const auto& [role, path, sha256, bytes] : {std::tuple("base_model", "config.json", config_, 6), {"train", "train.jsonl", input_, 4}}) {
+    for (const auto& [role, path, sha256, bytes] :
+         {std::tuple("base_model", "config.json", config_, 6), {"train", "train.jsonl", input_, 4}}) {
       v1::AttemptInput& input = *order.add_inputs();
       input.set_role(role);
       v1::ModelFile& file = *input.add_files();
@@ -101,8 +102,8 @@ TEST_F(AttemptTest, TrainsAndPublishes) {
   Start();
   ASSERT_TRUE(WaitForEnd());
   const std::vector<std::string> reports = Reports();
-  EXPECT_THAT(reports, UnorderedElementsAre("started", HasSubstr("log "), "finished", "stored adapter_model.safetensors",
-                                            "ended FINISHED"));
+  EXPECT_THAT(reports, UnorderedElementsAre("started", HasSubstr("log "), "finished",
+                                            "stored adapter_model.safetensors", "ended FINISHED"));
   EXPECT_EQ(reports.back(), "ended FINISHED");
   EXPECT_FALSE(attempt_->settled());
   attempt_->Acknowledge(5);
@@ -220,7 +221,8 @@ TEST_F(AttemptTest, ReportsNothingOnceTheServerHasForgottenIt) {
 }
 
 TEST_F(AttemptTest, TakesLinesThatAreNoEventsForLog) {
-  Trainer("echo oops; echo '[1]'; echo '{\"no\":\"event\"}'\n" + std::string(kFinish) + "echo '{\"event\":\"progress\"}'");
+  Trainer("echo oops; echo '[1]'; echo '{\"no\":\"event\"}'\n" + std::string(kFinish) +
+          "echo '{\"event\":\"progress\"}'");
   Start();
   ASSERT_TRUE(WaitForEnd());
   const std::vector<std::string> reports = Reports();
@@ -249,7 +251,8 @@ TEST_F(AttemptTest, SaysOnceThatTheServerIsFullAndPublishesWhenItIsNot) {
   ASSERT_TRUE(WaitFor([&] { return server_.uploads >= 3; }));
   server_.upload_error = absl::OkStatus();
   ASSERT_TRUE(WaitForEnd());
-  EXPECT_THAT(Reports(), ElementsAre("finished", HasSubstr("the disk is full"), "stored adapter_model.safetensors", "ended FINISHED"));
+  EXPECT_THAT(Reports(), ElementsAre("finished", HasSubstr("the disk is full"), "stored adapter_model.safetensors",
+                                     "ended FINISHED"));
 }
 
 TEST_F(AttemptTest, IsForgottenWhenANewerAttemptPublishes) {

@@ -21,8 +21,9 @@ TEST(AttemptNameTest, TakesNamesApartAndLetsNoPathThrough) {
   EXPECT_EQ(name->job, "my-job");
   EXPECT_EQ(name->number, 12);
   EXPECT_EQ(name->text(), "jobs/my-job/attempts/12");
-  for (const char* bad : {"", "jobs/a/attempts/0", "jobs/a/attempts/-1", "jobs/a/attempts/x", "jobs//attempts/1", "jobs/../attempts/1",
-                          "jobs/a/b/attempts/1", "jobs/A/attempts/1", "models/a/attempts/1", "jobs/a/attempts/1/"}) {
+  for (const char* bad :
+       {"", "jobs/a/attempts/0", "jobs/a/attempts/-1", "jobs/a/attempts/x", "jobs//attempts/1", "jobs/../attempts/1",
+        "jobs/a/b/attempts/1", "jobs/A/attempts/1", "models/a/attempts/1", "jobs/a/attempts/1/"}) {
     EXPECT_FALSE(AttemptName::Parse(bad)) << bad;
   }
 }
@@ -48,7 +49,8 @@ TEST(DataFolderTest, KeepsTheNodeIdItMadeAndTakesTheOneGiven) {
   EXPECT_EQ(*folder->NodeId(""), *made);
   EXPECT_EQ(*folder->NodeId(*made), *made) << "an id that it makes is one that it takes";
   EXPECT_EQ(*folder->NodeId("gpu-7.rack2"), "gpu-7.rack2");
-  for (const char* bad : {"7gpu", "GPU", "a/b", "a b"}) EXPECT_TRUE(absl::IsInvalidArgument(folder->NodeId(bad).status())) << bad;
+  for (const char* bad : {"7gpu", "GPU", "a/b", "a b"})
+    EXPECT_TRUE(absl::IsInvalidArgument(folder->NodeId(bad).status())) << bad;
   EXPECT_TRUE(absl::IsInvalidArgument(folder->NodeId(std::string(64, 'a')).status()));
 }
 
@@ -59,7 +61,8 @@ TEST(DataFolderTest, FindsAttemptsAndRunFoldersThatWereLeft) {
   fs::create_directories(folder->AttemptFolder({"a", 2}));
   for (const char* job : {"a", "old"}) fs::create_directories(folder->RunFolder(job) + "/checkpoints");
   fs::create_directories(folder->JobFolder("without-run"));
-  fs::last_write_time(folder->RunFolder("old") + "/checkpoints", fs::file_time_type::clock::now() - std::chrono::hours(1));
+  fs::last_write_time(folder->RunFolder("old") + "/checkpoints",
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
   const auto attempts = folder->Attempts();
   ASSERT_EQ(attempts.size(), 1u);
   EXPECT_EQ(attempts[0].text(), "jobs/a/attempts/2");

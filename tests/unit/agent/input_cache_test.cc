@@ -31,17 +31,21 @@ class InputCacheTest : public testing::Test {
  protected:
   void Open(int64_t max_bytes = 1 << 20) {
     cache_.reset();
-    auto opened = InputCache::Open({.folder = folder_.path() + "/cache", .shared_store = shared_store_, .max_bytes = max_bytes}, server_);
+    auto opened = InputCache::Open(
+        {.folder = folder_.path() + "/cache", .shared_store = shared_store_, .max_bytes = max_bytes}, server_);
     ASSERT_TRUE(opened.ok()) << opened.status();
     cache_ = *std::move(opened);
   }
   absl::StatusOr<InputCache::Lease> Acquire(const std::vector<std::string>& contents) {
     std::vector<InputCache::Blob> blobs;
-    for (const std::string& content : contents) blobs.push_back({Sha256Hex(content), static_cast<int64_t>(content.size())});
+    for (const std::string& content : contents)
+      blobs.push_back({Sha256Hex(content), static_cast<int64_t>(content.size())});
     return cache_->Acquire(blobs, cancellation_);
   }
   // The content as a trainer would read it.
-  std::string Read(const InputCache::Lease& lease, const std::string& content) { return ReadText(lease.Path(Sha256Hex(content))); }
+  std::string Read(const InputCache::Lease& lease, const std::string& content) {
+    return ReadText(lease.Path(Sha256Hex(content)));
+  }
 
   TempFolder folder_;
   std::string shared_store_;
@@ -78,7 +82,9 @@ TEST_F(InputCacheTest, GoesOnWhereABrokenFetchStopped) {
 TEST_F(InputCacheTest, NeverGivesOutWhatDoesNotMatchItsHash) {
   const std::string sha256 = server_.Add("weights");
   Open();
-  { ASSERT_TRUE(Acquire({"weights"}).ok()); }
+  {
+    ASSERT_TRUE(Acquire({"weights"}).ok());
+  }
   // On this node's disk: noticed at the next start, fetched again.
   std::ofstream(FileArtifactStore::BlobPathIn(folder_.path() + "/cache", sha256)) << "weighty";
   Open();
@@ -97,7 +103,9 @@ TEST_F(InputCacheTest, NeverGivesOutWhatDoesNotMatchItsHash) {
 TEST_F(InputCacheTest, FetchesAgainWhatSomebodyTookAway) {
   const std::string sha256 = server_.Add("weights");
   Open();
-  { ASSERT_TRUE(Acquire({"weights"}).ok()); }
+  {
+    ASSERT_TRUE(Acquire({"weights"}).ok());
+  }
   fs::remove(FileArtifactStore::BlobPathIn(folder_.path() + "/cache", sha256));
   const auto lease = Acquire({"weights"});
   ASSERT_TRUE(lease.ok()) << lease.status();
@@ -113,10 +121,18 @@ TEST_F(InputCacheTest, SaysThatTheServerLacksABlob) {
 TEST_F(InputCacheTest, EvictsTheLongestUnusedAndNothingThatIsLeased) {
   for (const char* content : {"aaaa", "bbbb", "cccc", "dddd"}) server_.Add(content);
   Open(/*max_bytes=*/8);
-  { ASSERT_TRUE(Acquire({"aaaa"}).ok()); }
-  { ASSERT_TRUE(Acquire({"bbbb"}).ok()); }
-  { ASSERT_TRUE(Acquire({"aaaa"}).ok()); }  // now "bbbb" is the older one
-  { ASSERT_TRUE(Acquire({"cccc"}).ok()); }
+  {
+    ASSERT_TRUE(Acquire({"aaaa"}).ok());
+  }
+  {
+    ASSERT_TRUE(Acquire({"bbbb"}).ok());
+  }
+  {
+    ASSERT_TRUE(Acquire({"aaaa"}).ok());
+  }  // now "bbbb" is the older one
+  {
+    ASSERT_TRUE(Acquire({"cccc"}).ok());
+  }
   EXPECT_EQ(cache_->bytes(), 8);
   EXPECT_FALSE(fs::exists(FileArtifactStore::BlobPathIn(folder_.path() + "/cache", Sha256Hex("bbbb"))));
   const auto held = Acquire({"aaaa", "cccc"});

@@ -28,7 +28,8 @@ class FakeServer final : public v1::WorkerService::Service {
   }
   ~FakeServer() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
-  grpc::Status Session(grpc::ServerContext*, grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>* stream) override {
+  grpc::Status Session(grpc::ServerContext*,
+                       grpc::ServerReaderWriter<v1::SessionResponse, v1::SessionRequest>* stream) override {
     v1::SessionRequest request;
     stream->Read(&request);
     ++registrations;

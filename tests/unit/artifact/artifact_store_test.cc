@@ -180,7 +180,8 @@ TEST_F(ArtifactStoreTest, ABlobCanBeDeletedTwice) {
 }
 
 TEST_F(ArtifactStoreTest, RemovesBlobsAndManifestsThatNothingRefersTo) {
-  const std::string used = Put("dataset"), published = Put("weights"), replaced = Put("lost attempt"), unused = Put("deleted");
+  const std::string used = Put("dataset"), published = Put("weights"), replaced = Put("lost attempt"),
+                    unused = Put("deleted");
   ASSERT_TRUE(store_->PutManifest({"j1", 1, "artifact"}, {{{"a", replaced, 12}}}).ok());
   ASSERT_TRUE(store_->PutManifest({"j1", 2, "artifact"}, {{{"a", published, 7}}}).ok());
   EndUploads();
@@ -224,7 +225,8 @@ TEST_F(ArtifactStoreTest, KeepsABlobThatWasUploadedAgainDuringACollection) {
 TEST_F(ArtifactStoreTest, RemovesNothingIfItIsNotKnownWhatIsReferredTo) {
   const std::string sha256 = Put("x");
   EndUploads();
-  const auto garbage = store_->CollectGarbage([] { return absl::UnavailableError("no database"); }, absl::ZeroDuration());
+  const auto garbage =
+      store_->CollectGarbage([] { return absl::UnavailableError("no database"); }, absl::ZeroDuration());
   EXPECT_TRUE(absl::IsUnavailable(garbage.status()));
   EXPECT_TRUE(store_->HasBlob(sha256));
 }

@@ -30,7 +30,8 @@ size_t FilesIn(const std::string& folder) {
   return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
 }
 
-// Lowers the largest file this process may write: the kernel's own way to make a write fail half-way, as on a full disk.
+// Lowers the largest file this process may write: the kernel's own way to make a write fail half-way, as on a full
+// disk.
 class FileSizeLimit {
  public:
   explicit FileSizeLimit(rlim_t bytes) {

@@ -12,7 +12,9 @@ namespace {
 using nlohmann::json;
 using ::testing::HasSubstr;
 
-json Minimal() { return {{"peft_type", "LORA"}, {"r", 8}, {"lora_alpha", 16}, {"target_modules", {"q_proj", "v_proj"}}}; }
+json Minimal() {
+  return {{"peft_type", "LORA"}, {"r", 8}, {"lora_alpha", 16}, {"target_modules", {"q_proj", "v_proj"}}};
+}
 
 AdapterConfig MustParse(const json& json) {
   const auto config = ParseAdapterConfig(json);

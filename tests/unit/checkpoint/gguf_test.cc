@@ -19,7 +19,10 @@ class GgufTest : public ::testing::Test {
  protected:
   GgufFile Sample() const {
     GgufFile file;
-    file.metadata = {{"general.type", std::string("adapter")}, {"adapter.lora.alpha", 32.0f}, {"count", uint32_t{7}}, {"flag", true}};
+    file.metadata = {{"general.type", std::string("adapter")},
+                     {"adapter.lora.alpha", 32.0f},
+                     {"count", uint32_t{7}},
+                     {"flag", true}};
     file.tensors["blk.0.attn_q.weight.lora_a"] = {{2, 3}, {1, 2, 3, 4, 5, 6}};
     file.tensors["blk.0.attn_q.weight.lora_b"] = {{1, 2}, {7, 8}};
     return file;
@@ -73,7 +76,7 @@ TEST_F(GgufTest, TheBytesAreThoseOfTheSpecification) {
   at += 23;
   EXPECT_EQ(NumberAt<uint64_t>(bytes, at), 1u);
   EXPECT_EQ(bytes[at + 8], 't');
-  EXPECT_EQ(NumberAt<uint32_t>(bytes, at + 9), 2u);   // dimensions, the fastest first
+  EXPECT_EQ(NumberAt<uint32_t>(bytes, at + 9), 2u);  // dimensions, the fastest first
   EXPECT_EQ(NumberAt<uint64_t>(bytes, at + 13), 3u);
   EXPECT_EQ(NumberAt<uint64_t>(bytes, at + 21), 2u);
   EXPECT_EQ(NumberAt<uint32_t>(bytes, at + 29), 0u);  // F32
@@ -93,7 +96,8 @@ TEST_F(GgufTest, DamagedFilesAreRefused) {
     std::ofstream(path_, std::ios::binary) << content;
     return ReadGguf(path_);
   };
-  for (size_t length = 0; length + 32 < whole.size(); length += 3) EXPECT_FALSE(open(whole.substr(0, length)).ok()) << length;
+  for (size_t length = 0; length + 32 < whole.size(); length += 3)
+    EXPECT_FALSE(open(whole.substr(0, length)).ok()) << length;
   for (size_t position = 0; position < 300; ++position) {
     for (const char flip : {'\x01', '\x40', '\x80'}) {
       std::string mutated = whole;

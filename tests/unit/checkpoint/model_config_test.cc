@@ -16,9 +16,10 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 json Config(const std::string& family, const json& changes = json::object()) {
-  json config = {{"model_type", family},       {"vocab_size", 10},         {"hidden_size", 8},        {"intermediate_size", 16},
-                 {"num_hidden_layers", 4},     {"num_attention_heads", 2}, {"num_key_value_heads", 1}, {"head_dim", 4},
-                 {"max_position_embeddings", 64}, {"some_future_field", 7}};
+  json config = {{"model_type", family},     {"vocab_size", 10},       {"hidden_size", 8},
+                 {"intermediate_size", 16},  {"num_hidden_layers", 4}, {"num_attention_heads", 2},
+                 {"num_key_value_heads", 1}, {"head_dim", 4},          {"max_position_embeddings", 64},
+                 {"some_future_field", 7}};
   config.update(changes);
   return config;
 }
@@ -77,7 +78,9 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
       {"llama", "rope_scaling", {{"rope_type", "linear"}, {"factor", 0.0}}},
       {"llama", "rope_scaling", {{"rope_type", "linear"}}},
       {"llama", "rope_scaling", {{"rope_type", "linear"}, {"factor", 2.0}, {"beta_fast", 4}}},
-      {"llama", "rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4.0}, {"high_freq_factor", 1.0}}},
+      {"llama",
+       "rope_scaling",
+       {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4.0}, {"high_freq_factor", 1.0}}},
       {"mistral", "attention_bias", true},
       {"mistral", "layer_types", {"sliding_attention", "full_attention", "full_attention", "full_attention"}},
       {"qwen2", "mlp_bias", true},
@@ -107,20 +110,28 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
 }
 
 TEST(ModelConfigTest, ValuesThatLeaveAModelAsItIsAreNoRefusal) {
-  MustParse(Config("llama", {{"sliding_window", nullptr}, {"use_sliding_window", false}, {"rope_interleaved", false}, {"pretraining_tp", 2},
+  MustParse(Config("llama", {{"sliding_window", nullptr},
+                             {"use_sliding_window", false},
+                             {"rope_interleaved", false},
+                             {"pretraining_tp", 2},
                              {"layer_types", {"full_attention", "full_attention", "full_attention", "full_attention"}},
-                             {"attention_dropout", 0.1}, {"residual_multiplier", 1.0}, {"rope_scaling", nullptr}, {"use_mrope", false}}));
+                             {"attention_dropout", 0.1},
+                             {"residual_multiplier", 1.0},
+                             {"rope_scaling", nullptr},
+                             {"use_mrope", false}}));
 }
 
 TEST(ModelConfigTest, UnknownFamiliesAreRefusedWithTheKnownOnes) {
-  EXPECT_THAT(std::string(ParseModelConfig(Config("mixtral")).status().message()), HasSubstr("supported: gemma2, gemma3_text"));
+  EXPECT_THAT(std::string(ParseModelConfig(Config("mixtral")).status().message()),
+              HasSubstr("supported: gemma2, gemma3_text"));
   EXPECT_THAT(std::string(ParseModelConfig(Config("gemma3")).status().message()), HasSubstr("images"));
   EXPECT_FALSE(ParseModelConfig(json::array()).ok());
 }
 
 TEST(ModelConfigTest, ReadsBothGenerationsOfRopeSettings) {
   const json v4 = Config("llama", {{"rope_theta", 500000.0}, {"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}});
-  const json v5 = Config("llama", {{"rope_parameters", {{"rope_theta", 500000.0}, {"rope_type", "linear"}, {"factor", 2.0}}}});
+  const json v5 =
+      Config("llama", {{"rope_parameters", {{"rope_theta", 500000.0}, {"rope_type", "linear"}, {"factor", 2.0}}}});
   for (const json& json : {v4, v5}) {
     const ModelConfig config = MustParse(json);
     ASSERT_EQ(config.ropes.size(), 1u);
@@ -132,9 +143,13 @@ TEST(ModelConfigTest, ReadsBothGenerationsOfRopeSettings) {
 }
 
 TEST(ModelConfigTest, GemmasTwoFrequencyBasesInBothGenerations) {
-  const json v4 = Config("gemma3_text", {{"rope_theta", 500.0}, {"rope_local_base_freq", 20.0}, {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}}});
-  const json v5 = Config("gemma3_text", {{"rope_parameters", {{"full_attention", {{"rope_theta", 500.0}, {"rope_type", "linear"}, {"factor", 8.0}}},
-                                                               {"sliding_attention", {{"rope_theta", 20.0}, {"rope_type", "default"}}}}}});
+  const json v4 = Config("gemma3_text", {{"rope_theta", 500.0},
+                                         {"rope_local_base_freq", 20.0},
+                                         {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8.0}}}});
+  const json v5 =
+      Config("gemma3_text", {{"rope_parameters",
+                              {{"full_attention", {{"rope_theta", 500.0}, {"rope_type", "linear"}, {"factor", 8.0}}},
+                               {"sliding_attention", {{"rope_theta", 20.0}, {"rope_type", "default"}}}}}});
   for (const json& json : {v4, v5}) {
     const ModelConfig config = MustParse(json);
     ASSERT_EQ(config.ropes.size(), 2u);
@@ -148,11 +163,17 @@ TEST(ModelConfigTest, GemmasTwoFrequencyBasesInBothGenerations) {
 
 // arXiv:2309.00071, equation 22, and the LongRoPE ratio, as transformers settles them.
 TEST(ModelConfigTest, AttentionFactorsAreSettled) {
-  const auto rope = [](const char* family, const json& scaling) { return MustParse(Config(family, {{"rope_scaling", scaling}})).ropes[0]; };
-  EXPECT_DOUBLE_EQ(rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}}).attention_factor,
-                   0.1 * std::log(4.0) + 1);
+  const auto rope = [](const char* family, const json& scaling) {
+    return MustParse(Config(family, {{"rope_scaling", scaling}})).ropes[0];
+  };
+  EXPECT_DOUBLE_EQ(
+      rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}}).attention_factor,
+      0.1 * std::log(4.0) + 1);
   EXPECT_DOUBLE_EQ(rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"attention_factor", 1.5}}).attention_factor, 1.5);
-  const RopeConfig longrope = rope("phi3", {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}, {"long_factor", {2.0, 4.0}}, {"original_max_position_embeddings", 16}});
+  const RopeConfig longrope = rope("phi3", {{"type", "longrope"},
+                                            {"short_factor", {1.0, 1.0}},
+                                            {"long_factor", {2.0, 4.0}},
+                                            {"original_max_position_embeddings", 16}});
   EXPECT_DOUBLE_EQ(longrope.attention_factor, std::sqrt(1 + std::log(4.0) / std::log(16.0)));
   EXPECT_THAT(longrope.long_factors, ElementsAre(2.0, 4.0));
 }
@@ -162,16 +183,22 @@ TEST(ModelConfigTest, AWindowThatIsLeftOutIsTheFamilysDefaultAndNullIsNone) {
   EXPECT_THAT(Windows(MustParse(Config("mistral", {{"sliding_window", nullptr}}))), ElementsAre(0, 0, 0, 0));
   EXPECT_THAT(Windows(MustParse(Config("phi3"))), ElementsAre(0, 0, 0, 0));
   EXPECT_THAT(Windows(MustParse(Config("gemma2", {{"sliding_window", 3}}))), ElementsAre(3, 0, 3, 0));
-  EXPECT_THAT(Windows(MustParse(Config("gemma3_text", {{"sliding_window", 3}, {"sliding_window_pattern", 2}}))), ElementsAre(3, 0, 3, 0));
+  EXPECT_THAT(Windows(MustParse(Config("gemma3_text", {{"sliding_window", 3}, {"sliding_window_pattern", 2}}))),
+              ElementsAre(3, 0, 3, 0));
 }
 
 TEST(ModelConfigTest, QwenSlidesOnlyWhereItIsToldTo) {
-  EXPECT_THAT(Windows(MustParse(Config("qwen2", {{"sliding_window", 3}, {"max_window_layers", 2}}))), ElementsAre(0, 0, 0, 0));
-  EXPECT_THAT(Windows(MustParse(Config("qwen2", {{"sliding_window", 3}, {"max_window_layers", 2}, {"use_sliding_window", true}}))),
+  EXPECT_THAT(Windows(MustParse(Config("qwen2", {{"sliding_window", 3}, {"max_window_layers", 2}}))),
+              ElementsAre(0, 0, 0, 0));
+  EXPECT_THAT(Windows(MustParse(
+                  Config("qwen2", {{"sliding_window", 3}, {"max_window_layers", 2}, {"use_sliding_window", true}}))),
               ElementsAre(0, 0, 3, 3));
-  EXPECT_THAT(Windows(MustParse(Config("qwen3", {{"sliding_window", 3}, {"use_sliding_window", true},
-                                                 {"layer_types", {"sliding_attention", "full_attention", "full_attention", "sliding_attention"}}}))),
-              ElementsAre(3, 0, 0, 3));
+  EXPECT_THAT(
+      Windows(MustParse(Config(
+          "qwen3", {{"sliding_window", 3},
+                    {"use_sliding_window", true},
+                    {"layer_types", {"sliding_attention", "full_attention", "full_attention", "sliding_attention"}}}))),
+      ElementsAre(3, 0, 0, 3));
 }
 
 TEST(ModelConfigTest, SmolLm3RotatesWhereTheListSaysOne) {
@@ -191,8 +218,11 @@ TEST(ModelConfigTest, TheHeadIsTiedAsTheFamilysDefaultSays) {
 }
 
 TEST(ModelConfigTest, MixturesStandWhereTheConfigPutsThem) {
-  const ModelConfig config = MustParse(Config("qwen3_moe", {{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 6},
-                                                            {"decoder_sparse_step", 2}, {"mlp_only_layers", {1}}}));
+  const ModelConfig config = MustParse(Config("qwen3_moe", {{"num_experts", 4},
+                                                            {"num_experts_per_tok", 2},
+                                                            {"moe_intermediate_size", 6},
+                                                            {"decoder_sparse_step", 2},
+                                                            {"mlp_only_layers", {1}}}));
   EXPECT_FALSE(config.layers[0].experts);
   EXPECT_FALSE(config.layers[1].experts);
   EXPECT_TRUE(config.layers[3].experts);
@@ -207,7 +237,8 @@ TEST(ModelConfigTest, PhisFusedProjectionsHaveThePartsTogether) {
   const auto tensors = CheckpointTensors(MustParse(Config("phi3")));
   EXPECT_THAT(tensors.at("model.layers.0.self_attn.qkv_proj.weight"), ElementsAre(8 + 2 * 4, 8));
   EXPECT_THAT(tensors.at("model.layers.0.mlp.gate_up_proj.weight"), ElementsAre(32, 8));
-  EXPECT_THAT(LinearLayerNames(MustParse(Config("phi3"))), ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
+  EXPECT_THAT(LinearLayerNames(MustParse(Config("phi3"))),
+              ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
 }
 
 }  // namespace

@@ -22,10 +22,12 @@ using ::testing::HasSubstr;
 class ModelFactsTest : public ::testing::Test {
  protected:
   void WriteConfig(const json& changes = json::object()) {
-    json config = {{"model_type", "llama"},       {"architectures", {"LlamaForCausalLM"}}, {"vocab_size", 10},
-                   {"hidden_size", 8},            {"intermediate_size", 16},               {"num_hidden_layers", 2},
-                   {"num_attention_heads", 2},    {"num_key_value_heads", 1},              {"torch_dtype", "bfloat16"},
-                   {"tie_word_embeddings", true}, {"some_future_field", 7}};
+    json config = {{"model_type", "llama"},     {"architectures", {"LlamaForCausalLM"}},
+                   {"vocab_size", 10},          {"hidden_size", 8},
+                   {"intermediate_size", 16},   {"num_hidden_layers", 2},
+                   {"num_attention_heads", 2},  {"num_key_value_heads", 1},
+                   {"torch_dtype", "bfloat16"}, {"tie_word_embeddings", true},
+                   {"some_future_field", 7}};
     config.update(changes);
     std::ofstream(folder_.path() + "/config.json") << config;
   }
@@ -85,7 +87,8 @@ TEST_F(ModelFactsTest, ReportsEveryTensorFaultTogether) {
                 {"model.layers.0.self_attn.q_proj.bias", {8}}});
   const std::string message(Read().status().message());
   EXPECT_THAT(message, HasSubstr("missing: model.norm.weight [8]"));
-  EXPECT_THAT(message, HasSubstr("wrong shape: model.layers.1.mlp.up_proj.weight is [16, 9], config.json says [16, 8]"));
+  EXPECT_THAT(message,
+              HasSubstr("wrong shape: model.layers.1.mlp.up_proj.weight is [16, 9], config.json says [16, 8]"));
   EXPECT_THAT(message, HasSubstr("unexpected: model.layers.0.self_attn.q_proj.bias"));
 }
 
@@ -130,8 +133,7 @@ TEST_F(ModelFactsTest, ShardsAreOneFolder) {
     std::ofstream(folder_.path() + "/model.safetensors.index.json") << json{{"weight_map", weight_map}};
     return WeightFolder::Open(folder_.path());
   };
-  const auto weights =
-      index({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}});
+  const auto weights = index({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00002-of-00002.safetensors"}});
   ASSERT_TRUE(weights.ok()) << weights.status();
   EXPECT_EQ(weights->tensors().size(), 2u);
   EXPECT_THAT(std::string(index({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00001-of-00002.safetensors"}})
@@ -144,7 +146,8 @@ TEST_F(ModelFactsTest, ShardsAreOneFolder) {
 
 TEST_F(ModelFactsTest, SizesThatOverflowOrFillMemoryAreRefused) {
   WriteConfig({{"num_hidden_layers", 1 << 29}});
-  EXPECT_THAT(std::string(ReadModelFactsWithoutWeights(folder_.path()).status().message()), HasSubstr("num_hidden_layers"));
+  EXPECT_THAT(std::string(ReadModelFactsWithoutWeights(folder_.path()).status().message()),
+              HasSubstr("num_hidden_layers"));
   WriteConfig({{"num_attention_heads", 1 << 29}, {"head_dim", 1 << 20}, {"num_key_value_heads", 1}});
   EXPECT_THAT(std::string(ReadModelFactsWithoutWeights(folder_.path()).status().message()), HasSubstr("head_dim"));
 }
@@ -157,7 +160,8 @@ TEST_F(ModelFactsTest, AnotherHeadIsRefusedByName) {
 
 TEST_F(ModelFactsTest, APickleUnderASafetensorsNameIsCalledAPickle) {
   WriteConfig();
-  std::ofstream(folder_.path() + "/model.safetensors", std::ios::binary) << std::string("PK\x03\x04", 4) + std::string(100, 'x');
+  std::ofstream(folder_.path() + "/model.safetensors", std::ios::binary)
+      << std::string("PK\x03\x04", 4) + std::string(100, 'x');
   EXPECT_THAT(std::string(Read().status().message()), HasSubstr("pickle"));
 }
 
@@ -172,7 +176,8 @@ TEST_F(ModelFactsTest, MutatedHeadersNeverCrash) {
     std::ofstream(path, std::ios::binary) << content;
     return SafetensorsFile::Open(path);
   };
-  for (size_t length = 0; length < whole.size(); length += 7) EXPECT_FALSE(open(whole.substr(0, length)).ok()) << length;
+  for (size_t length = 0; length < whole.size(); length += 7)
+    EXPECT_FALSE(open(whole.substr(0, length)).ok()) << length;
   for (size_t position = 0; position < 600; ++position) {
     for (const char flip : {'\x01', '\x20', '\x80'}) {
       std::string mutated = whole;
@@ -219,7 +224,9 @@ void ExpectReadAsTransformersReadsThem(const std::filesystem::path& root) {
   }
 }
 
-TEST(ReferenceModelsTest, TheFixturesAreReadAsTransformersReadsThem) { ExpectReadAsTransformersReadsThem("tests/fixtures/models"); }
+TEST(ReferenceModelsTest, TheFixturesAreReadAsTransformersReadsThem) {
+  ExpectReadAsTransformersReadsThem("tests/fixtures/models");
+}
 
 // Absent outside the development machines.
 TEST(ReferenceModelsTest, TheReferenceCasesAreReadAsTransformersReadsThem) {

@@ -46,7 +46,9 @@ TEST_P(HostileHeaderTest, IsRefusedWithAReason) {
   EXPECT_THAT(std::string(file.status().message()), HasSubstr(GetParam().message));
 }
 
-std::string LengthOnly(uint64_t length) { return std::string(reinterpret_cast<const char*>(&length), sizeof length) + "{}"; }
+std::string LengthOnly(uint64_t length) {
+  return std::string(reinterpret_cast<const char*>(&length), sizeof length) + "{}";
+}
 
 INSTANTIATE_TEST_SUITE_P(
     Faults, HostileHeaderTest,
@@ -56,24 +58,39 @@ INSTANTIATE_TEST_SUITE_P(
         HostileHeader{"LengthOverflow", LengthOnly(~0ull), "claims a header"},
         HostileHeader{"NoObject", FileWith("[1]", 0), "does not start with '{'"},
         HostileHeader{"BrokenJson", FileWith("{\"a\":", 0), "not valid JSON"},
-        HostileHeader{"DuplicateKey",
-                      FileWith(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 1),
-                      "twice"},
+        HostileHeader{
+            "DuplicateKey",
+            FileWith(
+                R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+                1),
+            "twice"},
         HostileHeader{"DeepNesting", FileWith(R"({"a":[[[[[[1]]]]]]})", 0), "nested too deep"},
         HostileHeader{"UnknownDtype", FileWith(R"({"a":{"dtype":"F99","shape":[1],"data_offsets":[0,1]}})", 1), "F99"},
-        HostileHeader{"NegativeSize", FileWith(R"({"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}})", 1), "dimension"},
+        HostileHeader{"NegativeSize", FileWith(R"({"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}})", 1),
+                      "dimension"},
         HostileHeader{"ShapeOverflow",
-                      FileWith(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,0]}})", 0), "does not fit"},
-        HostileHeader{"ShapeAgainstOffsets", FileWith(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4), "does not fit"},
-        HostileHeader{"BackwardOffsets", FileWith(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}})", 1), "does not fit"},
-        HostileHeader{"Hole",
-                      FileWith(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})", 3),
-                      "hole or overlaps"},
-        HostileHeader{"Overlap",
-                      FileWith(R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})", 3),
-                      "hole or overlaps"},
-        HostileHeader{"DataBehindTheLastTensor", FileWith(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 2), "2 bytes of data"},
-        HostileHeader{"Truncated", FileWith(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 3), "3 bytes of data"},
+                      FileWith(R"({"a":{"dtype":"F32","shape":[4294967296,4294967296,4],"data_offsets":[0,0]}})", 0),
+                      "does not fit"},
+        HostileHeader{"ShapeAgainstOffsets", FileWith(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", 4),
+                      "does not fit"},
+        HostileHeader{"BackwardOffsets", FileWith(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}})", 1),
+                      "does not fit"},
+        HostileHeader{
+            "Hole",
+            FileWith(
+                R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[1],"data_offsets":[2,3]}})",
+                3),
+            "hole or overlaps"},
+        HostileHeader{
+            "Overlap",
+            FileWith(
+                R"({"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}})",
+                3),
+            "hole or overlaps"},
+        HostileHeader{"DataBehindTheLastTensor",
+                      FileWith(R"({"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})", 2), "2 bytes of data"},
+        HostileHeader{"Truncated", FileWith(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", 3),
+                      "3 bytes of data"},
         HostileHeader{"MetadataWithNumbers", FileWith(R"({"__metadata__":{"step":3}})", 0), "__metadata__"}),
     [](const auto& info) { return info.param.name; });
 

@@ -53,10 +53,12 @@ class AppTest : public testing::Test {
 TEST_F(AppTest, SuggestsTheCommandThatWasMeant) {
   const Result noun = Run({"jbo", "list"});
   EXPECT_EQ(noun.exit_code, 3);
-  EXPECT_THAT(noun.err, AllOf(HasSubstr("unknown command 'jbo'"), HasSubstr("did you mean 'job'?"), HasSubstr("luthier --help")));
+  EXPECT_THAT(noun.err,
+              AllOf(HasSubstr("unknown command 'jbo'"), HasSubstr("did you mean 'job'?"), HasSubstr("luthier --help")));
   const Result verb = Run({"job", "sumbit"});
   EXPECT_EQ(verb.exit_code, 3);
-  EXPECT_THAT(verb.err, AllOf(HasSubstr("unknown command 'sumbit'"), HasSubstr("did you mean 'submit'?"), HasSubstr("luthier job --help")));
+  EXPECT_THAT(verb.err, AllOf(HasSubstr("unknown command 'sumbit'"), HasSubstr("did you mean 'submit'?"),
+                              HasSubstr("luthier job --help")));
 }
 
 TEST_F(AppTest, SuggestsTheFlagThatWasMeant) {
@@ -84,8 +86,10 @@ TEST_F(AppTest, EveryCommandHasHelpAndAnExample) {
     for (const CLI::App* child : children) visit(*child);
     if (!children.empty()) return;
     ++commands;
-    EXPECT_THAT(command.get_footer(), AllOf(HasSubstr("Examples:\n  "), HasSubstr(command.get_name()))) << command.get_name();
-    for (const CLI::Option* option : command.get_options()) EXPECT_FALSE(option->get_description().empty()) << option->get_name();
+    EXPECT_THAT(command.get_footer(), AllOf(HasSubstr("Examples:\n  "), HasSubstr(command.get_name())))
+        << command.get_name();
+    for (const CLI::Option* option : command.get_options())
+      EXPECT_FALSE(option->get_description().empty()) << option->get_name();
   };
   visit(app);
   EXPECT_GE(commands, 28);
@@ -94,7 +98,8 @@ TEST_F(AppTest, EveryCommandHasHelpAndAnExample) {
 TEST_F(AppTest, ANounAloneShowsItsCommands) {
   const Result result = Run({"dataset"});
   EXPECT_EQ(result.exit_code, 0);
-  EXPECT_THAT(result.out, AllOf(HasSubstr("upload"), HasSubstr("check"), HasSubstr("list"), Not(HasSubstr("Start here"))));
+  EXPECT_THAT(result.out,
+              AllOf(HasSubstr("upload"), HasSubstr("check"), HasSubstr("list"), Not(HasSubstr("Start here"))));
   EXPECT_THAT(Run({"--help"}).out, AllOf(HasSubstr("Start here"), HasSubstr("Exit codes")));
 }
 
@@ -102,7 +107,8 @@ TEST_F(AppTest, SaysHowToStartAServerWhenNoneAnswers) {
   const Result result = Run({"job", "list", "--server", "127.0.0.1:1"});
   EXPECT_EQ(result.exit_code, 6);
   EXPECT_THAT(result.out, IsEmpty());
-  EXPECT_THAT(result.err, AllOf(HasSubstr("no server answers at 127.0.0.1:1"), HasSubstr("luthierd --with-local-worker"), HasSubstr("LUTHIER_SERVER")));
+  EXPECT_THAT(result.err, AllOf(HasSubstr("no server answers at 127.0.0.1:1"),
+                                HasSubstr("luthierd --with-local-worker"), HasSubstr("LUTHIER_SERVER")));
 }
 
 TEST_F(AppTest, AJobFileIsCheckedBeforeAServerIsNeeded) {
@@ -116,7 +122,8 @@ TEST_F(AppTest, AJobFileIsCheckedBeforeAServerIsNeeded) {
 TEST_F(AppTest, ChecksADatasetWithoutAServerAndCountsItsTokens) {
   WriteTinyBase(folder_.path() + "/base");
   WriteText(folder_.path() + "/train.jsonl", ChatLine("hello", "yes") + ChatLine("bye", "no"));
-  const Result result = Run({"dataset", "check", folder_.path() + "/train.jsonl", "--model", folder_.path() + "/base", "-o", "json"});
+  const Result result =
+      Run({"dataset", "check", folder_.path() + "/train.jsonl", "--model", folder_.path() + "/base", "-o", "json"});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   const auto report = nlohmann::json::parse(result.out)["parts"][0];
   EXPECT_EQ(report["rows"], 2);
@@ -143,7 +150,8 @@ TEST_F(AppTest, RefusesAnEmptyDatasetRowsThatAreTooLongAndRowsWithoutATrainedTok
   const Result too_long = Run({"dataset", "check", path, "--model", folder_.path() + "/base"});
   EXPECT_EQ(too_long.exit_code, 3);
   EXPECT_THAT(too_long.err, AllOf(HasSubstr(path + ":1: "), HasSubstr("256")));
-  WriteText(path, R"({"messages": [{"role": "user", "content": "a"}]})" "\n");
+  WriteText(path, R"({"messages": [{"role": "user", "content": "a"}]})"
+                  "\n");
   const Result masked = Run({"dataset", "check", path, "--model", folder_.path() + "/base"});
   EXPECT_EQ(masked.exit_code, 3);
   EXPECT_THAT(masked.err, HasSubstr(path + ":1: "));
@@ -160,7 +168,8 @@ TEST_F(AppTest, KeepsContextsInTheConfigFile) {
 
 TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
   EXPECT_THAT(CompletionsOf({"jo"}), ElementsAre("job"));
-  EXPECT_THAT(CompletionsOf({"job", ""}), IsSupersetOf({"submit", "list", "get", "watch", "cancel", "logs", "compare"}));
+  EXPECT_THAT(CompletionsOf({"job", ""}),
+              IsSupersetOf({"submit", "list", "get", "watch", "cancel", "logs", "compare"}));
   EXPECT_THAT(CompletionsOf({"job", "submit", "--lora.r"}), IsSupersetOf({"--lora.rank", "--lora.rslora"}));
   EXPECT_THAT(CompletionsOf({"job", "list", "-o", "j"}), ElementsAre("json"));
   EXPECT_THAT(CompletionsOf({"-o", "json", "no"}), ElementsAre("node"));
@@ -170,7 +179,8 @@ TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
 
 TEST(DatasetFilesTest, FindsThePartsOfAFolderAndNamesWhatIsAmbiguous) {
   const TempFolder folder;
-  for (const char* name : {"train.jsonl", "test.jsonl", "rows.jsonl", "train-2.jsonl"}) WriteText(folder.path() + "/" + name, "{}");
+  for (const char* name : {"train.jsonl", "test.jsonl", "rows.jsonl", "train-2.jsonl"})
+    WriteText(folder.path() + "/" + name, "{}");
   const auto files = FindDatasetFiles({.paths = {folder.path()}});
   ASSERT_TRUE(files.ok()) << files.status();
   ASSERT_EQ(files->size(), 2u);

@@ -16,10 +16,20 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 TEST(YamlTest, ReadsTheCoreSchemaAndKeepsTextThatLooksLikeNothingElse) {
-  const auto document = ParseYaml("a: 1\nb: 2.5e-4\nc: true\nd: no\ne: '7'\nf: 1.2.3\ng: ~\nh: [x, 2]\ni: 1e-4\nj: 0x10\nk: -3\n", "f");
+  const auto document =
+      ParseYaml("a: 1\nb: 2.5e-4\nc: true\nd: no\ne: '7'\nf: 1.2.3\ng: ~\nh: [x, 2]\ni: 1e-4\nj: 0x10\nk: -3\n", "f");
   ASSERT_TRUE(document.ok()) << document.status();
-  EXPECT_EQ(document->value, json({{"a", 1}, {"b", 2.5e-4}, {"c", true}, {"d", "no"}, {"e", "7"}, {"f", "1.2.3"}, {"g", nullptr},
-                                   {"h", {"x", 2}}, {"i", 1e-4}, {"j", "0x10"}, {"k", -3}}));
+  EXPECT_EQ(document->value, json({{"a", 1},
+                                   {"b", 2.5e-4},
+                                   {"c", true},
+                                   {"d", "no"},
+                                   {"e", "7"},
+                                   {"f", "1.2.3"},
+                                   {"g", nullptr},
+                                   {"h", {"x", 2}},
+                                   {"i", 1e-4},
+                                   {"j", "0x10"},
+                                   {"k", -3}}));
   EXPECT_EQ(document->lines.at("e"), 5);
 }
 
@@ -41,8 +51,10 @@ TEST(YamlTest, RefusesAliasesOfAliasesBeforeTheyFillTheMemory) {
 }
 
 TEST(YamlTest, WritesWhatItReadsBack) {
-  const json value = {{"name", "jobs/a"}, {"text", "yes: \"no\"\nsecond"}, {"empty", json::array()}, {"none", json::object()},
-                      {"number", 0.5}, {"digits", "007"}, {"word", "true"}, {"list", {{{"a", 1}, {"b", {1, 2}}}, "x", json::array({1})}}};
+  const json value = {{"name", "jobs/a"},       {"text", "yes: \"no\"\nsecond"},
+                      {"empty", json::array()}, {"none", json::object()},
+                      {"number", 0.5},          {"digits", "007"},
+                      {"word", "true"},         {"list", {{{"a", 1}, {"b", {1, 2}}}, "x", json::array({1})}}};
   const auto again = ParseYaml(ToYaml(value), "f");
   ASSERT_TRUE(again.ok()) << again.status() << "\n" << ToYaml(value);
   EXPECT_EQ(again->value, value) << ToYaml(value);
@@ -57,7 +69,8 @@ Config TwoContexts() {
 
 TEST(ConfigTest, FlagsBeatTheEnvironmentWhichBeatsTheFile) {
   const Config config = TwoContexts();
-  const ServerSources all = {.server_flag = "a:1", .context_flag = "home", .server_environment = "c:3", .context_environment = "lab"};
+  const ServerSources all = {
+      .server_flag = "a:1", .context_flag = "home", .server_environment = "c:3", .context_environment = "lab"};
   ServerSources sources = all;
   EXPECT_EQ(*ChooseServer(sources, config), "a:1");
   sources.server_flag.clear();
@@ -95,7 +108,8 @@ TEST(ConfigTest, NamesUnknownFieldsWithWhatWasMeant) {
   EXPECT_THAT(std::string(ParseConfig("contxt: lab\n", "c.yaml").status().message()),
               AllOf(HasSubstr("c.yaml: contxt"), HasSubstr("did you mean 'context'?")));
   EXPECT_THAT(std::string(ParseConfig("output: xml\n", "c.yaml").status().message()), HasSubstr("output"));
-  EXPECT_THAT(std::string(ParseConfig("contexts: {lab: {}}\n", "c.yaml").status().message()), HasSubstr("contexts.lab.server"));
+  EXPECT_THAT(std::string(ParseConfig("contexts: {lab: {}}\n", "c.yaml").status().message()),
+              HasSubstr("contexts.lab.server"));
 }
 
 }  // namespace

@@ -86,8 +86,11 @@ TEST_F(JobFileTest, SaysWhatAFileThatIsNoJobFileShouldHold) {
 
 TEST_F(JobFileTest, FlagsWinOverTheFileAndUseTheSameWords) {
   JobFile file = *Read(kWholeFile);
-  const JobFlagValues flags = {.fields = {{"lora.rank", "32"}, {"lora.target_modules", "[q_proj, v_proj]"}, {"training.learning_rate", "2e-4"},
-                                          {"training.seed", "auto"}, {"dataset.train", "other"}},
+  const JobFlagValues flags = {.fields = {{"lora.rank", "32"},
+                                          {"lora.target_modules", "[q_proj, v_proj]"},
+                                          {"training.learning_rate", "2e-4"},
+                                          {"training.seed", "auto"},
+                                          {"dataset.train", "other"}},
                                .labels = {"team=sales", "run=a=b"}};
   ASSERT_TRUE(ApplyJobFlags(flags, file).ok());
   const auto spec = ParseJobFile(file);
@@ -103,7 +106,8 @@ TEST_F(JobFileTest, FlagsWinOverTheFileAndUseTheSameWords) {
 TEST_F(JobFileTest, AFlagThatIsOutOfRangeIsNamedWithoutALineOfTheFile) {
   JobFile file = *Read("base_model: b\ndataset: d\nlora: {rank: 8}\n");
   ASSERT_TRUE(SetField(file, "lora.rank", "0").ok());
-  EXPECT_THAT(std::string(ParseJobFile(file).status().message()), AllOf(HasSubstr("lora.rank: 0"), Not(HasSubstr("job.yaml:"))));
+  EXPECT_THAT(std::string(ParseJobFile(file).status().message()),
+              AllOf(HasSubstr("lora.rank: 0"), Not(HasSubstr("job.yaml:"))));
 }
 
 TEST_F(JobFileTest, ALabelWithoutAKeyIsRefused) {
@@ -137,17 +141,36 @@ absl::StatusOr<JobSpec> SpecOf(const FieldValues& values) {
 TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   std::set<std::string> flags;
   for (const JobFlag& flag : JobFlagList()) flags.insert(flag.field);
-  FieldValues values = {
-      {"base_model", "b"}, {"task", "qa"}, {"tuning", "lora"}, {"lora.rank", "8"}, {"lora.alpha", "16"},
-      {"lora.target_modules", "[q_proj]"}, {"lora.dropout", "0.1"}, {"lora.rslora", "true"}, {"lora.dora", "true"},
-      {"lora.exclude_modules", "[layers.0.self_attn.q_proj]"}, {"lora.layers", "[0, 1]"}, {"lora.rank_pattern", "{q_proj: 4}"},
-      {"lora.alpha_pattern", "{q_proj: 4}"}, {"lora.modules_to_save", "[lm_head]"}, {"dataset.train", "t"},
-      {"dataset.validation", "v"}, {"dataset.test", "x"}, {"training.schedule", "linear"}, {"training.precision", "fp32"},
-      {"training.order", "file"}, {"training.loss_on", "all"}, {"training.too_long", "truncate"},
-      {"training.activation_checkpointing", "true"}, {"evaluation.metric", "loss"}, {"checkpoint.publish", "last"}};
-  const std::set<std::string> alone = {"dataset", "lora.target_pattern", "training.freeze", "training.optimizer_in_backward"};  // exclude others
+  FieldValues values = {{"base_model", "b"},
+                        {"task", "qa"},
+                        {"tuning", "lora"},
+                        {"lora.rank", "8"},
+                        {"lora.alpha", "16"},
+                        {"lora.target_modules", "[q_proj]"},
+                        {"lora.dropout", "0.1"},
+                        {"lora.rslora", "true"},
+                        {"lora.dora", "true"},
+                        {"lora.exclude_modules", "[layers.0.self_attn.q_proj]"},
+                        {"lora.layers", "[0, 1]"},
+                        {"lora.rank_pattern", "{q_proj: 4}"},
+                        {"lora.alpha_pattern", "{q_proj: 4}"},
+                        {"lora.modules_to_save", "[lm_head]"},
+                        {"dataset.train", "t"},
+                        {"dataset.validation", "v"},
+                        {"dataset.test", "x"},
+                        {"training.schedule", "linear"},
+                        {"training.precision", "fp32"},
+                        {"training.order", "file"},
+                        {"training.loss_on", "all"},
+                        {"training.too_long", "truncate"},
+                        {"training.activation_checkpointing", "true"},
+                        {"evaluation.metric", "loss"},
+                        {"checkpoint.publish", "last"}};
+  const std::set<std::string> alone = {"dataset", "lora.target_pattern", "training.freeze",
+                                       "training.optimizer_in_backward"};  // exclude others
   for (const std::string& flag : flags) {  // the rest are numbers; 0.5 and 1 are valid for all of them
-    const bool is_set = std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == flag; });
+    const bool is_set =
+        std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == flag; });
     if (is_set || alone.contains(flag)) continue;
     const bool fraction = flag == "training.warmup_ratio" || flag == "training.beta1" || flag == "training.beta2";
     const bool whole = flag == "training.max_length";
@@ -157,9 +180,13 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   ASSERT_TRUE(spec.ok()) << spec.status();
   std::set<std::string> fields;
   AddFields(ToJson(*spec), fields);
-  for (const FieldValues& more : {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
-                                  FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"tuning", "full"}, {"training.freeze", "[lm_head]"},
-                                              {"training.optimizer_in_backward", "true"}}}) {
+  for (const FieldValues& more :
+       {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
+        FieldValues{{"base_model", "b"},
+                    {"dataset", "d"},
+                    {"tuning", "full"},
+                    {"training.freeze", "[lm_head]"},
+                    {"training.optimizer_in_backward", "true"}}}) {
     const auto other = SpecOf(more);
     ASSERT_TRUE(other.ok()) << other.status();
     AddFields(ToJson(*other), fields);
@@ -169,9 +196,11 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   const auto job = JobToProto(*spec);
   ASSERT_TRUE(job.ok()) << job.status();
   EXPECT_EQ(job->spec().training().GetDescriptor()->field_count(),
-            std::count_if(flags.begin(), flags.end(), [](const std::string& flag) { return flag.rfind("training.", 0) == 0; }));
-  EXPECT_EQ(job->spec().lora().GetDescriptor()->field_count(),
-            std::count_if(flags.begin(), flags.end(), [](const std::string& flag) { return flag.rfind("lora.", 0) == 0; }));
+            std::count_if(flags.begin(), flags.end(),
+                          [](const std::string& flag) { return flag.rfind("training.", 0) == 0; }));
+  EXPECT_EQ(
+      job->spec().lora().GetDescriptor()->field_count(),
+      std::count_if(flags.begin(), flags.end(), [](const std::string& flag) { return flag.rfind("lora.", 0) == 0; }));
 }
 
 }  // namespace

@@ -64,9 +64,11 @@ v1::FineTuningJob Succeeded(const std::string& id, bool full = false) {
 
 TEST(JobTextTest, DescribesAJobWithItsValuesReasonsEvaluationsAndResult) {
   EXPECT_THAT(JobDescription(Succeeded("intents-1"), kNow, Terminal{}),
-              AllOf(HasSubstr("State         SUCCEEDED\n"), HasSubstr("Attempt       2 on n1, 1 lost\n"), HasSubstr("(5m ago), ran 2m 05s"),
-                    HasSubstr("model       models/intents-1/versions/1"), HasSubstr("test, tuned: exact match 96.5 %, loss 0.0123 (200 rows)"),
-                    HasSubstr("lora.rank  16     small model: 3.8M parameters"), Not(HasSubstr("Failure")), Not(HasSubstr("\x1b"))));
+              AllOf(HasSubstr("State         SUCCEEDED\n"), HasSubstr("Attempt       2 on n1, 1 lost\n"),
+                    HasSubstr("(5m ago), ran 2m 05s"), HasSubstr("model       models/intents-1/versions/1"),
+                    HasSubstr("test, tuned: exact match 96.5 %, loss 0.0123 (200 rows)"),
+                    HasSubstr("lora.rank  16     small model: 3.8M parameters"), Not(HasSubstr("Failure")),
+                    Not(HasSubstr("\x1b"))));
 }
 
 TEST(JobTextTest, SaysWhyAJobWaits) {
@@ -85,8 +87,8 @@ TEST(JobTextTest, NamesCauseAndRemedyOfEveryKindOfFailure) {
     const std::string remedy = Remedy(job.failure().cause(), "a");
     EXPECT_THAT(remedy, Not(IsEmpty()));
     EXPECT_THAT(JobDescription(job, kNow, Terminal{}),
-                AllOf(HasSubstr("  train:3: no token is trained\n  train:4: the same\n"), HasSubstr(v1::JobFailure::Cause_Name(job.failure().cause())),
-                      HasSubstr("remedy  " + remedy)));
+                AllOf(HasSubstr("  train:3: no token is trained\n  train:4: the same\n"),
+                      HasSubstr(v1::JobFailure::Cause_Name(job.failure().cause())), HasSubstr("remedy  " + remedy)));
   }
 }
 
@@ -96,7 +98,8 @@ TEST(JobTextTest, ListsJobsInOneLineEachAndMoreWhenWide) {
             "NAME  STATE      STEP  TASK            TUNING  BASE MODEL    DATASET  AGE\n"
             "a     SUCCEEDED     -  classification  lora    luthier-tiny  intents   5m\n"
             "b     SUCCEEDED     -  classification  full    luthier-tiny  intents   5m\n");
-  EXPECT_THAT(JobTable(jobs, /*wide=*/true, kNow, Terminal{}), AllOf(HasSubstr("NODE"), HasSubstr("models/a/versions/1")));
+  EXPECT_THAT(JobTable(jobs, /*wide=*/true, kNow, Terminal{}),
+              AllOf(HasSubstr("NODE"), HasSubstr("models/a/versions/1")));
 }
 
 TEST(ExitCodeTest, TellsOutcomesOfJobsApart) {
@@ -123,7 +126,8 @@ TEST(ExitCodeTest, HasACodeForEveryKindOfStatus) {
 }
 
 TEST(ComparisonTest, PutsLoraBesideFullTrainingAndTheBaseOnce) {
-  EXPECT_EQ(ComparisonTable({Succeeded("a"), Succeeded("b", /*full=*/true)}, {{"baseModels/luthier-tiny", 3'812'096}}, Terminal{}),
+  EXPECT_EQ(ComparisonTable({Succeeded("a"), Succeeded("b", /*full=*/true)}, {{"baseModels/luthier-tiny", 3'812'096}},
+                            Terminal{}),
             "                    base luthier-tiny            LoRA a             full b\n"
             "exact match                     3.0 %            96.5 %             96.5 %\n"
             "loss                              4.5            0.0123             0.0123\n"
@@ -207,7 +211,8 @@ TEST(WatchViewTest, OnATerminalOneLineIsRedrawnBelowTheEvents) {
   view.Finish();
   const std::string text = out.str();
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << "only the event is a line that stays";
-  EXPECT_THAT(text, AllOf(HasSubstr("\rstep 1/10"), HasSubstr("\rstep 2/10"), HasSubstr("\r\x1b[K"), HasSubstr("PUBLISHING training is done\n")));
+  EXPECT_THAT(text, AllOf(HasSubstr("\rstep 1/10"), HasSubstr("\rstep 2/10"), HasSubstr("\r\x1b[K"),
+                          HasSubstr("PUBLISHING training is done\n")));
   EXPECT_EQ(text.substr(text.size() - 4), "\r\x1b[K") << "nothing is left of the redrawn line";
 }
 

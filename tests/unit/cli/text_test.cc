@@ -74,7 +74,9 @@ TEST(TerminalTest, CutsTextAtACharacterAndSaysSo) {
 
 TEST(TerminalTest, TextOfOthersCannotSteerTheTerminal) {
   EXPECT_EQ(OneLine("a\nb\x1b[2Jc\tdé"), "a b [2Jc dé");
-  EXPECT_EQ(OneLine("\xC2\x9B" "31m"), " 31m");  // the one-character form of ESC [
+  EXPECT_EQ(OneLine("\xC2\x9B"
+                    "31m"),
+            " 31m");  // the one-character form of ESC [
 }
 
 TEST(TerminalTest, ColoursOnlyWhereTheyAreWanted) {
@@ -84,7 +86,8 @@ TEST(TerminalTest, ColoursOnlyWhereTheyAreWanted) {
 
 Table SampleTable() {
   Table table({{"NAME", false, true}, {"STATE"}, {"STEP", true}, {"NOTE", false, true}});
-  table.AddRow({"intents-with-a-long-name-of-a-job", Cell("RUNNING", Colour::kBlue), "1,200/2,400", "the first line\nof several"});
+  table.AddRow({"intents-with-a-long-name-of-a-job", Cell("RUNNING", Colour::kBlue), "1,200/2,400",
+                "the first line\nof several"});
   table.AddRow({"b", "QUEUED", "-", "-"});
   return table;
 }
@@ -99,7 +102,8 @@ TEST(TableTest, InAFileNothingIsCutAndNothingIsColoured) {
 TEST(TableTest, FitsEveryTerminalThatIsWideEnoughForItsFixedColumns) {
   for (int width = 45; width <= 120; ++width) {
     const std::string text = SampleTable().Render({.interactive = true, .colours = true, .width = width});
-    EXPECT_THAT(std::vector<std::string>(absl::StrSplit(text, '\n')), Each(ResultOf(DisplayWidth, Le(width)))) << "width " << width;
+    EXPECT_THAT(std::vector<std::string>(absl::StrSplit(text, '\n')), Each(ResultOf(DisplayWidth, Le(width))))
+        << "width " << width;
     EXPECT_THAT(text, AllOf(HasSubstr("RUNNING"), HasSubstr("1,200/2,400"))) << "columns that may not shrink are whole";
   }
 }
@@ -130,7 +134,8 @@ TEST(ProgressLineTest, NeverExceedsTheTerminalAndKeepsStepAndLossLongest) {
 
 TEST(ProgressLineTest, IsFullOnlyAtTheLastStepAndHasNoTimeLeftThere) {
   EXPECT_THAT(ProgressLine(Progress(299, 300), {}, 200), HasSubstr("99%  ███████████████████░"));
-  EXPECT_THAT(ProgressLine(Progress(300, 300), {}, 200), AllOf(HasSubstr("100%  ████████████████████"), Not(HasSubstr("ETA"))));
+  EXPECT_THAT(ProgressLine(Progress(300, 300), {}, 200),
+              AllOf(HasSubstr("100%  ████████████████████"), Not(HasSubstr("ETA"))));
   EXPECT_THAT(ProgressLine(Progress(3, 0), {}, 200), StartsWith("step 3/0  0%"));
 }
 

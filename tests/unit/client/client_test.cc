@@ -31,13 +31,15 @@ grpc::Status Unavailable() { return grpc::Status(grpc::StatusCode::UNAVAILABLE, 
 // Fails the first `failures` calls; a watch sends `events_a_stream` events and breaks until all `events` are sent.
 class FakeJobs final : public v1::FineTuningService::Service {
  public:
-  grpc::Status GetFineTuningJob(grpc::ServerContext*, const v1::GetFineTuningJobRequest* request, v1::FineTuningJob* job) override {
+  grpc::Status GetFineTuningJob(grpc::ServerContext*, const v1::GetFineTuningJobRequest* request,
+                                v1::FineTuningJob* job) override {
     ++calls;
     if (failures > 0 && failures-- > 0) return grpc::Status(failure, "no");
     job->set_name(request->name());
     return grpc::Status::OK;
   }
-  grpc::Status CreateFineTuningJob(grpc::ServerContext*, const v1::CreateFineTuningJobRequest* request, v1::FineTuningJob* job) override {
+  grpc::Status CreateFineTuningJob(grpc::ServerContext*, const v1::CreateFineTuningJobRequest* request,
+                                   v1::FineTuningJob* job) override {
     request_ids.push_back(request->request_id());
     if (failures > 0 && failures-- > 0) return Unavailable();
     job->set_name("jobs/made");
@@ -85,7 +87,8 @@ class FakeJobs final : public v1::FineTuningService::Service {
 // Takes every upload but the first `failures`, which it breaks off after the header.
 class FakeDatasets final : public v1::DatasetService::Service {
  public:
-  grpc::Status UploadDataset(grpc::ServerContext*, grpc::ServerReader<v1::UploadDatasetRequest>* reader, v1::Dataset* dataset) override {
+  grpc::Status UploadDataset(grpc::ServerContext*, grpc::ServerReader<v1::UploadDatasetRequest>* reader,
+                             v1::Dataset* dataset) override {
     ++uploads;
     v1::UploadDatasetRequest message;
     if (!reader->Read(&message)) return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "no header");
@@ -108,7 +111,8 @@ class FakeDatasets final : public v1::DatasetService::Service {
   std::map<std::string, std::string> content;
 };
 
-// Sends files in chunks of 1,000 bytes; the first streams break after `chunks_a_stream`, and damage lies where it is told to.
+// Sends files in chunks of 1,000 bytes; the first streams break after `chunks_a_stream`, and damage lies where it is
+// told to.
 class FakeModels final : public v1::ModelService::Service {
  public:
   grpc::Status DownloadModelVersion(grpc::ServerContext*, const v1::DownloadModelVersionRequest* request,
@@ -183,8 +187,8 @@ TEST_F(ClientTest, GivesUpAfterTheTriesOfItsPolicy) {
 }
 
 TEST_F(ClientTest, NeverRepeatsOtherErrors) {
-  for (const grpc::StatusCode code : {grpc::StatusCode::INTERNAL, grpc::StatusCode::NOT_FOUND, grpc::StatusCode::RESOURCE_EXHAUSTED,
-                                      grpc::StatusCode::INVALID_ARGUMENT}) {
+  for (const grpc::StatusCode code : {grpc::StatusCode::INTERNAL, grpc::StatusCode::NOT_FOUND,
+                                      grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::INVALID_ARGUMENT}) {
     jobs_.failures = 1;
     jobs_.failure = code;
     jobs_.calls = 0;
@@ -198,7 +202,8 @@ TEST_F(ClientTest, RepeatsASubmitUnderTheSameRequestId) {
   EXPECT_EQ(client_->CreateJob({})->name(), "jobs/made");
   ASSERT_THAT(jobs_.request_ids, SizeIs(3));
   EXPECT_EQ(std::set<std::string>(jobs_.request_ids.begin(), jobs_.request_ids.end()).size(), 1u);
-  EXPECT_THAT(jobs_.request_ids[0], testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+  EXPECT_THAT(jobs_.request_ids[0],
+              testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
 }
 
 TEST_F(ClientTest, ReadsEveryPageOfAListUpToItsLimit) {
@@ -216,16 +221,18 @@ TEST(RetryPauseTest, DoublesUpToALimitWithJitterOfHalf) {
 }
 
 TEST_F(ClientTest, AWatchThatBreaksGoesOnBehindTheLastEventItSaw) {
-  for (const grpc::StatusCode code : {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::INTERNAL}) {
+  for (const grpc::StatusCode code :
+       {grpc::StatusCode::UNAVAILABLE, grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::INTERNAL}) {
     jobs_.events = 10;
     jobs_.events_a_stream = 4;
     jobs_.break_code = code;
     jobs_.cursors.clear();
     std::vector<int64_t> seen;
     int interrupted = 0, resumed = 0;
-    JobWatch watch(*client_, "jobs/a", {}, {.on_event = [&](const v1::JobEvent& event) { seen.push_back(event.sequence()); },
-                                            .on_interrupted = [&](const absl::Status&) { ++interrupted; },
-                                            .on_resumed = [&] { ++resumed; }});
+    JobWatch watch(*client_, "jobs/a", {},
+                   {.on_event = [&](const v1::JobEvent& event) { seen.push_back(event.sequence()); },
+                    .on_interrupted = [&](const absl::Status&) { ++interrupted; },
+                    .on_resumed = [&] { ++resumed; }});
     EXPECT_EQ(watch.Run()->state(), v1::FineTuningJob::SUCCEEDED);
     EXPECT_THAT(seen, ElementsAre(1, 2, 3, 4, 5, 6, 7, 8, 9, 10));
     EXPECT_THAT(jobs_.cursors, ElementsAre(0, 4, 8));
@@ -253,8 +260,8 @@ TEST_F(ClientTest, AWatchCanBeStoppedFromAnotherThread) {
   JobWatch* running = nullptr;
   std::thread stopper;
   JobWatch watch(*client_, "jobs/a", {}, {.on_job = [&](const v1::FineTuningJob&) {
-                   if (!stopper.joinable()) stopper = std::thread([&] { running->Stop(); });
-                 }});
+    if (!stopper.joinable()) stopper = std::thread([&] { running->Stop(); });
+  }});
   running = &watch;
   EXPECT_EQ(watch.Run().status().code(), absl::StatusCode::kCancelled);
   stopper.join();
@@ -284,7 +291,8 @@ TEST_F(ClientTest, UploadsPartsInOrderInCheckedChunksAndAgainAfterABreak) {
 }
 
 TEST_F(ClientTest, UploadOfAMissingFileSendsNothing) {
-  EXPECT_EQ(UploadDataset(*client_, "d", {{"train", folder_.path() + "/none"}}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(UploadDataset(*client_, "d", {{"train", folder_.path() + "/none"}}).status().code(),
+            absl::StatusCode::kNotFound);
   EXPECT_EQ(datasets_.uploads, 0);
 }
 
@@ -363,15 +371,18 @@ TEST_F(ClientTest, AFolderThatIsThereIsKeptOrNamed) {
 
 TEST_F(ClientTest, AServerCannotMakeTheClientWriteElsewhere) {
   models_.files = {{"../evil", "x"}};
-  EXPECT_EQ(DownloadFolder(*client_, models_.Remote(), folder_.path() + "/out").code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(DownloadFolder(*client_, models_.Remote(), folder_.path() + "/out").code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_FALSE(std::filesystem::exists(folder_.path() + "/evil"));
 }
 
 TEST(GrpcStatusTest, TellsAServerThatIsNotThereFromOneThatCannotServe) {
-  const absl::Status gone = FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "failed to connect to all addresses"), "host:1");
+  const absl::Status gone =
+      FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "failed to connect to all addresses"), "host:1");
   EXPECT_TRUE(IsUnreachable(gone));
   EXPECT_THAT(std::string(gone.message()), HasSubstr("no server answers at host:1"));
-  const absl::Status busy = FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "cannot write the record; free disk space"), "host:1");
+  const absl::Status busy =
+      FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "cannot write the record; free disk space"), "host:1");
   EXPECT_FALSE(IsUnreachable(busy));
   EXPECT_EQ(busy.message(), "cannot write the record; free disk space");
 }

@@ -38,7 +38,8 @@ std::string NameOf(Wait wait) {
 class PolicyTest : public testing::Test {
  protected:
   // `free` of `devices` are free; `releases`: minutes from now, devices.
-  void AddNode(const std::string& id, int devices, std::vector<int> free, std::vector<std::pair<int, int>> releases = {}) {
+  void AddNode(const std::string& id, int devices, std::vector<int> free,
+               std::vector<std::pair<int, int>> releases = {}) {
     nodes_.push_back({.id = id, .ready = true, .devices = devices, .gpus = true});
     NodeView view{&nodes_.back(), std::move(free), {}};
     for (const auto& [minutes, count] : releases) view.releases.emplace_back(kNow + absl::Minutes(minutes), count);
@@ -117,9 +118,13 @@ TEST_F(PolicyTest, TheTenantThatUsedLeastForItsWeightComesFirst) {
   AddTenant("used-much", 9 * 3600);
   AddTenant("used-little", 0);
   AddTenant("heavy", 9 * 3600, /*weight=*/9);
-  // Each start is charged an hour: little takes two before it has used as much for its weight as heavy, which has one hour.
-  Expect({{"m1", 1, "busy", "used-much"}, {"l1", 1, "n:0", "used-little"}, {"l2", 1, "n:2", "used-little"},
-          {"l3", 1, "busy", "used-little"}, {"h1", 1, "n:1", "heavy"}});
+  // Each start is charged an hour: little takes two before it has used as much for its weight as heavy, which has one
+  // hour.
+  Expect({{"m1", 1, "busy", "used-much"},
+          {"l1", 1, "n:0", "used-little"},
+          {"l2", 1, "n:2", "used-little"},
+          {"l3", 1, "busy", "used-little"},
+          {"h1", 1, "n:1", "heavy"}});
 }
 
 TEST_F(PolicyTest, ATenantRunsNoMoreThanItMay) {
@@ -128,8 +133,8 @@ TEST_F(PolicyTest, ATenantRunsNoMoreThanItMay) {
   Expect({{"a", 2, "n:0,1", "limited"}, {"b", 1, "tenant limit", "limited"}, {"c", 1, "n:2", "other"}});
 }
 
-// Two of four devices are free; the first job needs four, and gets them in 30 minutes. What is behind it may use the two
-// until then.
+// Two of four devices are free; the first job needs four, and gets them in 30 minutes. What is behind it may use the
+// two until then.
 TEST_F(PolicyTest, BackfillsOnlyWhatEndsBeforeTheReservation) {
   AddNode("n", 4, {0, 1}, {{30, 2}});
   Expect({{"wide", 4, "busy"},
@@ -178,7 +183,8 @@ TEST_F(PolicyTest, ForecastsWhenAWaitingJobStarts) {
   Wait({{"a", 1, ""}, {"b", 1, ""}, {"c", 2, ""}, {"d", 1, ""}, {"never", 3, ""}});
   const auto detached = Detach(std::move(snapshot_));
   nodes_.clear();
-  const Forecast a = ForecastOf(1, detached->snapshot), c = ForecastOf(3, detached->snapshot), d = ForecastOf(4, detached->snapshot);
+  const Forecast a = ForecastOf(1, detached->snapshot), c = ForecastOf(3, detached->snapshot),
+                 d = ForecastOf(4, detached->snapshot);
   EXPECT_EQ(a.ahead, 0);
   EXPECT_EQ(a.start, kNow + absl::Hours(1));
   EXPECT_LT(absl::AbsDuration(a.late_start - (kNow + absl::Minutes(108))), absl::Milliseconds(1));

@@ -33,7 +33,8 @@ class StateTest : public testing::Test {
     EndBatch();
     return status;
   }
-  void Connect(const std::string& id, int gpus = 0, const std::vector<std::string>& attempts = {}, const Processes& processes = {}) {
+  void Connect(const std::string& id, int gpus = 0, const std::vector<std::string>& attempts = {},
+               const Processes& processes = {}) {
     Node node{.id = id, .devices = std::max(1, gpus), .gpus = gpus > 0};
     node.processes = processes;
     stale_ = state_.Register(std::move(node), attempts, now_);
@@ -157,7 +158,8 @@ TEST_F(StateTest, TakesAnAttemptFromANodeOnlyAfterItsLease) {
 }
 
 TEST_F(StateTest, AdoptsARunningAttemptAfterARestartOfTheServer) {
-  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7}, now_);
+  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7},
+                 now_);
   Connect("n1", 0, {"jobs/j/attempts/3", "jobs/j/attempts/2"});
   EXPECT_THAT(stale_, ElementsAre("jobs/j/attempts/2"));
   EXPECT_EQ(state_.Find("j")->state, JobState::kRunning);
@@ -165,7 +167,8 @@ TEST_F(StateTest, AdoptsARunningAttemptAfterARestartOfTheServer) {
 }
 
 TEST_F(StateTest, RecoversAnAttemptThatItsAgentNoLongerHolds) {
-  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7}, now_);
+  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7},
+                 now_);
   Connect("n1");
   EXPECT_EQ(job("j").state, JobState::kRecovering);
   Wait(absl::Seconds(1));
@@ -197,7 +200,8 @@ TEST_F(StateTest, CancelsAWaitingJobAtOnceAndARunningOneWhenItsProcessIsGone) {
 
 TEST_F(StateTest, AnswersARequestThatIsRepeatedWithinABatchWithTheFirstJobAndRefusesAnotherBody) {
   const JobRequest request{"request", "body"};
-  Job first{.id = "a", .base_model = "base"}, again{.id = "b", .base_model = "base"}, other{.id = "c", .base_model = "base"};
+  Job first{.id = "a", .base_model = "base"}, again{.id = "b", .base_model = "base"},
+      other{.id = "c", .base_model = "base"};
   ASSERT_TRUE(state_.Create(first, request, "spec", now_).ok());
   ASSERT_TRUE(state_.Create(again, request, "spec", now_).ok());
   EXPECT_EQ(again.id, "a");

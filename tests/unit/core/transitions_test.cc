@@ -43,13 +43,15 @@ TEST_P(TransitionTest, OnlyAStoredArtifactSucceedsAndOnlyPlacementTakesDevices) 
   }
 }
 
-// Devices come back only when an agent or a lease says that no process is left, or its end was reported: never because a user asked.
+// Devices come back only when an agent or a lease says that no process is left, or its end was reported: never because
+// a user asked.
 TEST_P(TransitionTest, DevicesAreFreeOnlyOnceNoProcessIsLeft) {
   const auto [state, input] = GetParam();
   const std::optional<JobState> next = NextState(state, input);
   if (!next || !HoldsDevices(state) || HoldsDevices(*next)) return;
-  EXPECT_TRUE(input == JobInput::kArtifactStored || input == JobInput::kAttemptFailed || input == JobInput::kAttemptLost ||
-              input == JobInput::kRetriesExhausted || input == JobInput::kAttemptStopped);
+  EXPECT_TRUE(input == JobInput::kArtifactStored || input == JobInput::kAttemptFailed ||
+              input == JobInput::kAttemptLost || input == JobInput::kRetriesExhausted ||
+              input == JobInput::kAttemptStopped);
 }
 
 INSTANTIATE_TEST_SUITE_P(EveryCell, TransitionTest,
@@ -57,7 +59,8 @@ INSTANTIATE_TEST_SUITE_P(EveryCell, TransitionTest,
 
 TEST(TransitionsTest, EveryJobThatIsNotOverCanBeCancelledOrIsBeingCancelled) {
   for (const JobState state : kAllStates) {
-    EXPECT_EQ(NextState(state, JobInput::kCancelRequested).has_value(), !IsTerminal(state) && state != JobState::kCancelling)
+    EXPECT_EQ(NextState(state, JobInput::kCancelRequested).has_value(),
+              !IsTerminal(state) && state != JobState::kCancelling)
         << StateName(state);
   }
 }
@@ -80,7 +83,8 @@ TEST(TransitionsTest, TheDocumentShowsTheTable) {
     if (line.rfind("| `", 0) == 0) rows.push_back(line);
   }
   for (const Transition& row : kTransitions) {
-    expected.push_back(absl::StrCat("| `", StateName(row.from), "` | ", InputName(row.input), " | `", StateName(row.to), "` |"));
+    expected.push_back(
+        absl::StrCat("| `", StateName(row.from), "` | ", InputName(row.input), " | `", StateName(row.to), "` |"));
   }
   EXPECT_EQ(rows, expected);
 }

@@ -31,14 +31,12 @@ TEST(BatchesTest, PutsEveryRowOnceIntoNearlyEqualStepsWhateverTheLengths) {
   std::mt19937 random(seed);
   for (int round = 0; round < 200; ++round) {
     const std::vector<int32_t> lengths = RandomLengths(random);
-    const BatchOptions options{
-        .batch_tokens = std::uniform_int_distribution<int>(1, 5000)(random),
-        .micro_batch_tokens = std::uniform_int_distribution<int>(1, 2000)(random),
-        .seed = random()};
+    const BatchOptions options{.batch_tokens = std::uniform_int_distribution<int>(1, 5000)(random),
+                               .micro_batch_tokens = std::uniform_int_distribution<int>(1, 2000)(random),
+                               .seed = random()};
     const std::vector<Step> plan = PlanEpoch(lengths, options, round);
     ASSERT_EQ(static_cast<int64_t>(plan.size()), StepsPerEpoch(lengths, options));
-    const double mean =
-        std::accumulate(lengths.begin(), lengths.end(), 0.0) / static_cast<double>(plan.size());
+    const double mean = std::accumulate(lengths.begin(), lengths.end(), 0.0) / static_cast<double>(plan.size());
     std::vector<int> seen(lengths.size(), 0);
     for (const Step& step : plan) {
       ASSERT_FALSE(step.empty());
@@ -71,8 +69,7 @@ TEST(BatchesTest, PacksWithoutABinThatTwoCouldShare) {
 }
 
 TEST(BatchesTest, PrefersTheFullestBinThatStillFits) {
-  EXPECT_THAT(PackBestFit({5, 7, 3, 2, 11}, 10),
-              ElementsAre(ElementsAre(4), ElementsAre(1, 2), ElementsAre(0, 3)));
+  EXPECT_THAT(PackBestFit({5, 7, 3, 2, 11}, 10), ElementsAre(ElementsAre(4), ElementsAre(1, 2), ElementsAre(0, 3)));
   EXPECT_THAT(PackBestFit({}, 10), IsEmpty());
 }
 
@@ -111,8 +108,7 @@ TEST(BatchesTest, ShufflesTheSameWayForEver) {
 }
 
 TEST(BatchesTest, KeepsTheOrderOfTheFileWhenAsked) {
-  const BatchOptions options{
-      .batch_tokens = 10, .micro_batch_tokens = 10, .order = BatchOptions::Order::kFile};
+  const BatchOptions options{.batch_tokens = 10, .micro_batch_tokens = 10, .order = BatchOptions::Order::kFile};
   const std::vector<Step> expected = {{{0, 1}}, {{2, 3}}};
   EXPECT_EQ(PlanEpoch({5, 5, 5, 5}, options, 0), expected);
   EXPECT_EQ(PlanEpoch({5, 5, 5, 5}, options, 3), expected);

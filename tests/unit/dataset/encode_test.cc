@@ -39,8 +39,7 @@ class EncodeTest : public ::testing::Test {
     const ChatTemplate compiled = Compiled(chat_template);
     return RowEncoder(tokenizer_, &compiled, options).Encode(ParseRow(line, 1).value());
   }
-  std::string TrainedText(const std::string& chat_template, const std::string& line,
-                          EncodeOptions options = {}) {
+  std::string TrainedText(const std::string& chat_template, const std::string& line, EncodeOptions options = {}) {
     const absl::StatusOr<Example> example = Encode(chat_template, line, options);
     return example.ok() ? Trained(tokenizer_, *example) : example.status().ToString();
   }
@@ -76,8 +75,7 @@ TEST_F(EncodeTest, TrainsTheEndOfTextAlthoughItIsThePaddingTokenToo) {
 TEST_F(EncodeTest, TrainsOnlyTheLastTurnForCompletionAndEverythingForAll) {
   using LossOn = EncodeOptions::LossOn;
   for (const char* chat_template : {kChatMl, kTaggedChatMl}) {
-    EXPECT_EQ(TrainedText(chat_template, kTwoTurns, {.loss_on = LossOn::kCompletion}),
-              "two<|im_end|>");
+    EXPECT_EQ(TrainedText(chat_template, kTwoTurns, {.loss_on = LossOn::kCompletion}), "two<|im_end|>");
     const Example all = Encode(chat_template, kTwoTurns, {.loss_on = LossOn::kAll}).value();
     EXPECT_EQ(all.TrainedTokens(), static_cast<int64_t>(all.ids.size()) - 1);
   }
@@ -116,16 +114,14 @@ TEST_F(EncodeTest, RefusesATemplateThatRewritesEarlierTurnsUnlessOnlyTheLastIsTr
 // "\n\n" is one token of the fixture: encoded as a whole, the prompt would lose its last token to
 // the answer.
 TEST_F(EncodeTest, KeepsThePromptsTokensWhenTheAnswerWouldMergeWithThem) {
-  const char* line =
-      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n!"}]})";
+  const char* line = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "\n!"}]})";
   for (const char* chat_template : {kChatMl, kTaggedChatMl}) {
     const ChatTemplate compiled = Compiled(chat_template);
     const RowEncoder encoder(tokenizer_, &compiled, {});
     const Row row = ParseRow(line, 1).value();
     const Example example = encoder.Encode(row).value();
     const Prompt prompt = encoder.EncodePrompt(row).value();
-    EXPECT_EQ(std::vector<int32_t>(example.ids.begin(), example.ids.begin() + prompt.ids.size()),
-              prompt.ids);
+    EXPECT_EQ(std::vector<int32_t>(example.ids.begin(), example.ids.begin() + prompt.ids.size()), prompt.ids);
     EXPECT_EQ(Trained(tokenizer_, example), "\n!<|im_end|>");
   }
   const Example completion = Encode(kChatMl, R"({"prompt": "a\n", "completion": "\nb"})").value();
@@ -135,18 +131,16 @@ TEST_F(EncodeTest, KeepsThePromptsTokensWhenTheAnswerWouldMergeWithThem) {
 TEST_F(EncodeTest, RefusesALongRowWithItsLengthAndTheRemedy) {
   const absl::Status status = Encode(kChatMl, kTwoTurns, {.max_length = 20}).status();
   EXPECT_TRUE(absl::IsOutOfRange(status));
-  EXPECT_THAT(std::string(status.message()),
-              HasSubstr("tokens, training.max_length is 20; raise max_length"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("tokens, training.max_length is 20; raise max_length"));
 }
 
 // A cut through an answer keeps the part that is left; a cut in front of it leaves nothing to
 // train.
 TEST_F(EncodeTest, TruncatesAndKeepsTheMaskOfWhatIsLeft) {
   const auto cut_at = [&](int64_t max_length) {
-    return Encode(
-               kChatMl,
-               R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one"}]})",
-               {.too_long = EncodeOptions::TooLong::kTruncate, .max_length = max_length})
+    return Encode(kChatMl,
+                  R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one"}]})",
+                  {.too_long = EncodeOptions::TooLong::kTruncate, .max_length = max_length})
         .value();
   };
   const int64_t full = cut_at(1000).full_length;
@@ -193,10 +187,8 @@ TEST_F(EncodeTest, PreparesAPromptAndTheAnswerItShouldGet) {
     EXPECT_EQ(prompt.expected, "two");
     EXPECT_THAT(encoder.stop_ids(), Contains(*tokenizer_.TokenToId("<|im_end|>")));
     EXPECT_THAT(encoder.stop_ids(), Contains(*tokenizer_.eos_id()));
-    const std::vector<int32_t> ids =
-        encoder.EncodeMessages({{{"role", "user"}, {"content", "hi"}}}).value();
-    EXPECT_EQ(tokenizer_.Decode(ids, false).value(),
-              "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
+    const std::vector<int32_t> ids = encoder.EncodeMessages({{{"role", "user"}, {"content", "hi"}}}).value();
+    EXPECT_EQ(tokenizer_.Decode(ids, false).value(), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
   }
 }
 
@@ -225,18 +217,15 @@ class BosTest : public EncodeTest {
         {"type", "TemplateProcessing"},
         {"single", OrderedJson::array({bos, text})},
         {"pair", OrderedJson::array({bos, text, pair})},
-        {"special_tokens",
-         {{"<s>", {{"id", "<s>"}, {"ids", {*tokenizer_.TokenToId("<s>")}}, {"tokens", {"<s>"}}}}}}};
+        {"special_tokens", {{"<s>", {{"id", "<s>"}, {"ids", {*tokenizer_.TokenToId("<s>")}}, {"tokens", {"<s>"}}}}}}};
     std::ofstream(folder_.path() + "/tokenizer.json") << json;
-    std::ofstream(folder_.path() + "/tokenizer_config.json")
-        << R"({"bos_token": "<s>", "eos_token": "<|endoftext|>"})";
+    std::ofstream(folder_.path() + "/tokenizer_config.json") << R"({"bos_token": "<s>", "eos_token": "<|endoftext|>"})";
   }
   int64_t CountBos(const std::string& chat_template, const std::string& line) {
     const Tokenizer tokenizer = Tokenizer::Load(folder_.path()).value();
     EXPECT_TRUE(tokenizer.adds_bos());
     const ChatTemplate compiled = Compiled(chat_template);
-    const Example example =
-        RowEncoder(tokenizer, &compiled, {}).Encode(ParseRow(line, 1).value()).value();
+    const Example example = RowEncoder(tokenizer, &compiled, {}).Encode(ParseRow(line, 1).value()).value();
     EXPECT_EQ(example.ids.front(), *tokenizer.bos_id());
     return std::count(example.ids.begin(), example.ids.end(), *tokenizer.bos_id());
   }
@@ -256,8 +245,7 @@ TEST(MaskOfSpansTest, FollowsTransformersWhereSpansHaveNoToken) {
   const Encoding encoding{.ids = {1, 2, 3}, .offsets = {{0, 2}, {2, 4}, {6, 8}}};
   EXPECT_THAT(MaskOfSpans(encoding, {{2, 4}}), ElementsAre(0, 1, 0));
   EXPECT_THAT(MaskOfSpans(encoding, {{3, 8}}), ElementsAre(0, 1, 1));
-  EXPECT_THAT(MaskOfSpans(encoding, {{2, 6}}),
-              ElementsAre(0, 1, 1));  // no token at the end: to the end
+  EXPECT_THAT(MaskOfSpans(encoding, {{2, 6}}), ElementsAre(0, 1, 1));  // no token at the end: to the end
   EXPECT_THAT(MaskOfSpans(encoding, {{4, 8}, {0, 2}}),
               ElementsAre(0, 0, 0));  // no token at the start: the rest is dropped
 }

@@ -31,8 +31,6 @@ constexpr char kForgetfulChatMl[] =
     "{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
-inline ChatTemplate Compiled(const std::string& source) {
-  return ChatTemplate::Compile(source, nullptr).value();
-}
+inline ChatTemplate Compiled(const std::string& source) { return ChatTemplate::Compile(source, nullptr).value(); }
 
 }  // namespace luthier

@@ -23,20 +23,17 @@ TEST(ScoreTest, CountsExactAnswersAndFields) {
       {TaskType::kExtraction, R"({"a": 1, "b": "x"})", R"({"a": 1, "b": "y"})", false, 2, 2, 1},
       {TaskType::kExtraction, R"({"a": {"b": 1, "c": 2}})", R"({"a": {"b": 1}})", false, 2, 1, 1},
       {TaskType::kExtraction, R"({"a": 1})", "the value is 1", false, 1, 0, 0},
-      {TaskType::kNer, R"({"PER": ["Ann", "Bo"]})", R"({"PER": ["Bo", "Cy", "Ann"]})", false, 2, 3,
-       2},
+      {TaskType::kNer, R"({"PER": ["Ann", "Bo"]})", R"({"PER": ["Bo", "Cy", "Ann"]})", false, 2, 3, 2},
       {TaskType::kNer, R"({"PER": ["Ann", "Ann"]})", R"({"PER": ["Ann"]})", false, 2, 1, 1},
-      {TaskType::kNer, R"([{"text": "Ann", "type": "PER"}])", R"([{"type": "PER", "text": "Ann"}])",
-       true, 1, 1, 1},
+      {TaskType::kNer, R"([{"text": "Ann", "type": "PER"}])", R"([{"type": "PER", "text": "Ann"}])", true, 1, 1, 1},
       {TaskType::kNer, "[]", "[]", true, 0, 0, 0},
       {TaskType::kNer, "person: Ann, Bo\nplace: Ulm", "person: Bo\nplace: Ulm, Rome", false, 3, 3, 2},
       {TaskType::kNer, "person: Ann", "place: Ann", false, 1, 1, 0},
       {TaskType::kNer, "person: Ann", R"({"person": "Ann"})", false, 1, 1, 0},
-      {TaskType::kToolCalling,
-       "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>",
+      {TaskType::kToolCalling, "<tool_call>\n{\"name\": \"f\", \"arguments\": {\"x\": 1}}\n</tool_call>",
        R"({"name": "f", "arguments": {"x": 1}})", true, 2, 2, 2},
-      {TaskType::kToolCalling, R"({"name": "f", "arguments": {"x": 1}})",
-       R"({"name": "g", "arguments": {"x": 1}})", false, 2, 2, 1},
+      {TaskType::kToolCalling, R"({"name": "f", "arguments": {"x": 1}})", R"({"name": "g", "arguments": {"x": 1}})",
+       false, 2, 2, 1},
   };
   for (const Case& c : cases) {
     SCOPED_TRACE(c.answer);
@@ -59,15 +56,13 @@ TEST(ScoreTest, AveragesOverAllFields) {
 }
 
 TEST(TaskTypeTest, HasANameForEveryTaskAndRefusesOthers) {
-  for (const TaskType task :
-       {TaskType::kClassification, TaskType::kNer, TaskType::kExtraction, TaskType::kQa,
-        TaskType::kToolCalling, TaskType::kChat, TaskType::kText}) {
+  for (const TaskType task : {TaskType::kClassification, TaskType::kNer, TaskType::kExtraction, TaskType::kQa,
+                              TaskType::kToolCalling, TaskType::kChat, TaskType::kText}) {
     EXPECT_EQ(ParseTaskType(TaskTypeName(task)).value(), task);
   }
   EXPECT_EQ(ParseTaskType("nerd").status(),
-            absl::InvalidArgumentError(
-                "task: 'nerd' is not known; choose one of classification, ner, extraction, qa, "
-                "tool_calling, chat, text"));
+            absl::InvalidArgumentError("task: 'nerd' is not known; choose one of classification, ner, extraction, qa, "
+                                       "tool_calling, chat, text"));
 }
 
 }  // namespace

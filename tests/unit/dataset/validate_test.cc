@@ -16,8 +16,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
 
-constexpr char kChat[] =
-    R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})";
+constexpr char kChat[] = R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})";
 
 class ValidateTest : public ::testing::Test {
  protected:
@@ -26,9 +25,7 @@ class ValidateTest : public ::testing::Test {
     std::ofstream(path, std::ios::binary) << content;
     return path;
   }
-  RowEncoder Encoder(EncodeOptions options = {}) {
-    return RowEncoder(tokenizer_, &chat_template_, options);
-  }
+  RowEncoder Encoder(EncodeOptions options = {}) { return RowEncoder(tokenizer_, &chat_template_, options); }
 
   const TempFolder folder_;
   const Tokenizer tokenizer_ = FixtureTokenizer();
@@ -36,9 +33,8 @@ class ValidateTest : public ::testing::Test {
 };
 
 TEST_F(ValidateTest, CountsRowsOfAllKindsInOneFile) {
-  const std::string path =
-      Write(std::string(kChat) +
-            "\n{\"text\": \"abc\"}\n\n{\"prompt\": \"a\", \"completion\": \"b\"}\n" + kChat + "\n");
+  const std::string path = Write(
+      std::string(kChat) + "\n{\"text\": \"abc\"}\n\n{\"prompt\": \"a\", \"completion\": \"b\"}\n" + kChat + "\n");
   const ValidationReport report = Validate(path, Encoder()).value();
   EXPECT_TRUE(report.ok());
   EXPECT_EQ(report.rows, 4);
@@ -76,8 +72,7 @@ TEST_F(ValidateTest, ListsEveryViolationWithItsLine) {
   ASSERT_THAT(report.violations, SizeIs(2));
   EXPECT_EQ(report.violations[0].line, 2);
   EXPECT_EQ(report.violations[1].message, "`text` must be a string, this is: number");
-  EXPECT_THAT(std::string(report.ToStatus().message()),
-              HasSubstr("my data:4: `text` must be a string"));
+  EXPECT_THAT(std::string(report.ToStatus().message()), HasSubstr("my data:4: `text` must be a string"));
 }
 
 TEST_F(ValidateTest, CapsTheListAndCountsTheRest) {
@@ -105,13 +100,11 @@ TEST_F(ValidateTest, ReportsARowWithoutATrainedToken) {
 }
 
 TEST_F(ValidateTest, ReportsLongRowsOrCutsAndCountsThem) {
-  const std::string path =
-      Write("{\"text\": \"abcdefghij\"}\n{\"text\": \"ab\"}\n" + std::string(kChat) + "\n");
+  const std::string path = Write("{\"text\": \"abcdefghij\"}\n{\"text\": \"ab\"}\n" + std::string(kChat) + "\n");
   const ValidationReport refused = Validate(path, Encoder({.max_length = 8})).value();
   EXPECT_EQ(refused.violation_count, 2);
   EXPECT_THAT(refused.violations[0].message, HasSubstr("the row has 11 tokens"));
-  const RowEncoder truncating =
-      Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 8});
+  const RowEncoder truncating = Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 8});
   const LoadedExamples loaded = LoadExamples({path}, truncating).value();
   EXPECT_EQ(loaded.report.truncated, 1);
   EXPECT_EQ(loaded.report.dropped, 1);  // the answer lay behind the cut
@@ -129,23 +122,20 @@ TEST_F(ValidateTest, LeavesOutLongRowsWhenAskedAndCountsThem) {
 }
 
 TEST_F(ValidateTest, RefusesACutThatLeavesNoRow) {
-  const RowEncoder truncating =
-      Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 4});
+  const RowEncoder truncating = Encoder({.too_long = EncodeOptions::TooLong::kTruncate, .max_length = 4});
   EXPECT_THAT(std::string(LoadExamples({Write(kChat)}, truncating).status().message()),
               HasSubstr("no row within training.max_length has a trained token"));
 }
 
 TEST_F(ValidateTest, LoadsSeveralFilesOneAfterTheOther) {
-  const std::string first = Write("{\"text\": \"a\"}\n", "a.jsonl"),
-                    second = Write("{\"text\": \"bcd\"}\n", "b.jsonl");
+  const std::string first = Write("{\"text\": \"a\"}\n", "a.jsonl"), second = Write("{\"text\": \"bcd\"}\n", "b.jsonl");
   const LoadedExamples loaded = LoadExamples({first, second}, Encoder()).value();
   ASSERT_THAT(loaded.examples, SizeIs(2));
   EXPECT_EQ(loaded.report.rows, 2);
   EXPECT_EQ(loaded.report.longest_row_tokens, 4);
   EXPECT_EQ(loaded.report.tokens, 6);
   EXPECT_THAT(loaded.report.length_histogram, ElementsAre(0, 1, 1));
-  EXPECT_TRUE(
-      absl::IsNotFound(LoadExamples({first, folder_.path() + "/none"}, Encoder()).status()));
+  EXPECT_TRUE(absl::IsNotFound(LoadExamples({first, folder_.path() + "/none"}, Encoder()).status()));
 }
 
 TEST_F(ValidateTest, SurvivesJson) {

@@ -75,7 +75,9 @@ TEST_F(ServerMetricsTest, AddsUpTheTokenRatesOfRunningAttemptsAndForgetsThemWhen
 TEST_F(ServerMetricsTest, NamesCallsByMethodAndCodeAndSubmissionsByResult) {
   metrics_.ObserveCall("CreateFineTuningJob", "OK", absl::Milliseconds(1));
   metrics_.ObserveCall("CreateFineTuningJob", "INVALID_ARGUMENT", absl::Milliseconds(1));
-  EXPECT_THAT(Text(), HasSubstr("luthier_grpc_server_handled_total{code=\"INVALID_ARGUMENT\",method=\"CreateFineTuningJob\"} 1"));
+  EXPECT_THAT(
+      Text(),
+      HasSubstr("luthier_grpc_server_handled_total{code=\"INVALID_ARGUMENT\",method=\"CreateFineTuningJob\"} 1"));
   EXPECT_THAT(Text(), HasSubstr("luthier_grpc_server_handling_seconds_count{method=\"CreateFineTuningJob\"} 2"));
   EXPECT_THAT(Text(), HasSubstr("luthier_job_submissions_total{result=\"accepted\"} 1"));
   EXPECT_THAT(Text(), HasSubstr("luthier_job_submissions_total{result=\"refused\"} 1"));

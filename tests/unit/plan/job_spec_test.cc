@@ -74,7 +74,8 @@ TEST(JobSpecTest, APatternExcludesNamesAndLayers) {
 }
 
 TEST(JobSpecTest, FullTrainingFreezesByName) {
-  const json file = {{"base_model", "m"}, {"dataset", "d"}, {"tuning", "full"}, {"training", {{"freeze", {"model.embed_tokens"}}}}};
+  const json file = {
+      {"base_model", "m"}, {"dataset", "d"}, {"tuning", "full"}, {"training", {{"freeze", {"model.embed_tokens"}}}}};
   const auto spec = ParseJobSpec(file);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->recipe.training.freeze, std::vector<std::string>{"model.embed_tokens"});
@@ -113,12 +114,16 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/lora/alpha", kInfinity, "lora.alpha: null is out of range"},
         BadField{"/lora/dropout", 1, "lora.dropout: 1 is out of range"},
         BadField{"/lora/rslora", "yes", "lora.rslora: \"yes\" is neither true nor false"},
-        BadField{"/lora/exclude_modules", json(std::vector<std::string>(300, "q_proj")), "has 300 entries; give at most 256"},
+        BadField{"/lora/exclude_modules", json(std::vector<std::string>(300, "q_proj")),
+                 "has 300 entries; give at most 256"},
         BadField{"/lora/target_modules", json::array(), "lora.target_modules: [] is not a list of names"},
         BadField{"/lora/target_modules", {"q_proj", 3}, "lora.target_modules: 3 is not a name"},
         BadField{"/lora/dora", 1, "lora.dora: 1 is neither true nor false"},
-        BadField{"/training/optimizer_in_backward", "yes", "training.optimizer_in_backward: \"yes\" is neither true nor false"},
-        BadField{"/training", {{"optimizer_in_backward", true}, {"clip_norm", 1}}, "training.clip_norm: has a value, but with optimizer_in_backward"},
+        BadField{"/training/optimizer_in_backward", "yes",
+                 "training.optimizer_in_backward: \"yes\" is neither true nor false"},
+        BadField{"/training",
+                 {{"optimizer_in_backward", true}, {"clip_norm", 1}},
+                 "training.clip_norm: has a value, but with optimizer_in_backward"},
         BadField{"/evaluation/patience", 0, "evaluation.patience: 0 is out of range"},
         BadField{"/checkpoint/publish", "newest", "checkpoint.publish: \"newest\""},
         BadField{"/lora/plus_ratio", 0.5, "lora.plus_ratio: 0.5 is out of range; give a number from 1 to 1000"},
@@ -133,7 +138,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/lora/rnak", 8, "lora.rnak: unknown field; did you mean 'rank'?"},
         BadField{"/training/learning_rate", -1e-4, "training.learning_rate: -0.0001 is out of range"},
         BadField{"/training/learning_rate", kNan, "training.learning_rate: null is out of range"},
-        BadField{"/training/learning_rate", 1e30, "training.learning_rate: 1e+30 is out of range; give a number above 0 and at most 1"},
+        BadField{"/training/learning_rate", 1e30,
+                 "training.learning_rate: 1e+30 is out of range; give a number above 0 and at most 1"},
         BadField{"/training/epochs", 0, "training.epochs: 0 is out of range"},
         BadField{"/training/epochs", "many", "training.epochs: \"many\" is not a number"},
         BadField{"/training/max_steps", 0, "training.max_steps: 0 is out of range"},
@@ -144,7 +150,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/training/seed", -1, "training.seed: -1 is out of range"},
         BadField{"/training/precision", "fp8", "training.precision: \"fp8\" is not known; give one of: fp32, bf16"},
         BadField{"/training/schedule", 3, "training.schedule: 3 is not known"},
-        BadField{"/training/learnign_rate", 1e-4, "training.learnign_rate: unknown field; did you mean 'learning_rate'?"},
+        BadField{"/training/learnign_rate", 1e-4,
+                 "training.learnign_rate: unknown field; did you mean 'learning_rate'?"},
         BadField{"/training", "fast", "training: is not a block of fields"},
         BadField{"/evaluation/metric", "bleu", "evaluation.metric: \"bleu\" is not known"},
         BadField{"/checkpoint/keep", 0, "checkpoint.keep: 0 is out of range"},
@@ -152,8 +159,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/task", "translation", "task: \"translation\" is not known; give one of: classification"},
         BadField{"/tuning", "qlora", "tuning: \"qlora\" is not known; give one of: lora, full"},
         BadField{"/tuning", "full", "lora: has values, but tuning is full"},
-        BadField{"/base_model", "", "base_model: is missing"},
-        BadField{"/base_model", 7, "base_model: 7 is not text"},
+        BadField{"/base_model", "", "base_model: is missing"}, BadField{"/base_model", 7, "base_model: 7 is not text"},
         BadField{"/dataset", nullptr, "dataset: is missing"},
         BadField{"/dataset", 7, "dataset: is neither a name nor a block"},
         BadField{"/dataset", {{"validation", "v"}}, "dataset.train: is missing"},

@@ -37,7 +37,8 @@ DatasetFacts Rows(int64_t rows) { return {rows, rows * 50, rows * 10, 90, "messa
 DeviceFacts Cpu() { return {DeviceFacts::Kind::kCpu, int64_t{8} << 30, 2, false}; }
 DeviceFacts H200() { return {DeviceFacts::Kind::kCuda, int64_t{139} << 30, 16, true}; }
 
-ResolvedSpec MustResolve(const Recipe& recipe, const ModelFacts& model, const DatasetFacts& dataset, const DeviceFacts& device) {
+ResolvedSpec MustResolve(const Recipe& recipe, const ModelFacts& model, const DatasetFacts& dataset,
+                         const DeviceFacts& device) {
   auto resolved = Resolve(recipe, model, dataset, device);
   EXPECT_TRUE(resolved.ok()) << resolved.status();
   return resolved.ok() ? *std::move(resolved) : ResolvedSpec{};
@@ -117,15 +118,16 @@ TEST_P(ResolveTableTest, ChoosesTheseValues) {
   EXPECT_EQ(*resolved.recipe.training.max_length, 96);
 }
 
-INSTANTIATE_TEST_SUITE_P(Table, ResolveTableTest,
-                         ::testing::Values(ResolveRow{"TinyOn600Rows", Tiny(), 600, "lora", 3, 450, 200, 2.5e-3},
-                                           ResolveRow{"TinyFullOn600Rows", Tiny(), 600, "full", 3, 450, 200, 2.5e-4},
-                                           ResolveRow{"TinyOn100Rows", Tiny(), 100, "lora", 8, 400, 100, 2.5e-3},
-                                           ResolveRow{"TinyOn10Rows", Tiny(), 10, "lora", 20, 400, 25, 3.7e-3},
-                                           ResolveRow{"Llama1BOn4000Rows", Llama1B(), 4000, "lora", 3, 3000, 200, 4.9e-4},
-                                           ResolveRow{"Llama8BOn100000Rows", Llama8B(), 100'000, "lora", 1, 6400, 782, 2.9e-4},
-                                           ResolveRow{"Llama1BFullOn4000Rows", Llama1B(), 4000, "full", 3, 3000, 200, 4.9e-5}),
-                         [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Table, ResolveTableTest,
+    ::testing::Values(ResolveRow{"TinyOn600Rows", Tiny(), 600, "lora", 3, 450, 200, 2.5e-3},
+                      ResolveRow{"TinyFullOn600Rows", Tiny(), 600, "full", 3, 450, 200, 2.5e-4},
+                      ResolveRow{"TinyOn100Rows", Tiny(), 100, "lora", 8, 400, 100, 2.5e-3},
+                      ResolveRow{"TinyOn10Rows", Tiny(), 10, "lora", 20, 400, 25, 3.7e-3},
+                      ResolveRow{"Llama1BOn4000Rows", Llama1B(), 4000, "lora", 3, 3000, 200, 4.9e-4},
+                      ResolveRow{"Llama8BOn100000Rows", Llama8B(), 100'000, "lora", 1, 6400, 782, 2.9e-4},
+                      ResolveRow{"Llama1BFullOn4000Rows", Llama1B(), 4000, "full", 3, 3000, 200, 4.9e-5}),
+    [](const auto& info) { return info.param.name; });
 
 TEST(ResolveTest, EveryValueIsSettledWithAReason) {
   const ResolvedSpec resolved = MustResolve({}, Tiny(), Rows(600), Cpu());
@@ -206,7 +208,8 @@ TEST(ResolveTest, AJobThatCannotFitIsRefusedWithBothFigures) {
 TEST(ResolveTest, WarnsWhenTheAdapterCannotHoldTheData) {
   Recipe recipe;
   recipe.lora.rank = 1;
-  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(100'000), Cpu()).warnings, Contains(HasSubstr("give a higher lora.rank")));
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(100'000), Cpu()).warnings,
+              Contains(HasSubstr("give a higher lora.rank")));
   EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings, IsEmpty());
 }
 
@@ -240,8 +243,10 @@ TEST(ResolveTest, WhatIsChosenByValidationNeedsAValidationPart) {
   Recipe patient, best;
   patient.evaluation.patience = 3;
   best.checkpoint.publish = "best";
-  EXPECT_THAT(std::string(Resolve(patient, Tiny(), Rows(600), Cpu()).status().message()), HasSubstr("evaluation.patience: needs a validation part"));
-  EXPECT_THAT(std::string(Resolve(best, Tiny(), Rows(600), Cpu()).status().message()), HasSubstr("checkpoint.publish: best needs a validation part"));
+  EXPECT_THAT(std::string(Resolve(patient, Tiny(), Rows(600), Cpu()).status().message()),
+              HasSubstr("evaluation.patience: needs a validation part"));
+  EXPECT_THAT(std::string(Resolve(best, Tiny(), Rows(600), Cpu()).status().message()),
+              HasSubstr("checkpoint.publish: best needs a validation part"));
   DatasetFacts dataset = Rows(600);
   EXPECT_EQ(MustResolve({}, Tiny(), dataset, Cpu()).recipe.checkpoint.publish, "last");
   dataset.has_validation = true;

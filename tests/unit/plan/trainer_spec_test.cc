@@ -41,8 +41,10 @@ TEST(TrainerSpecTest, AbsentFieldsHaveTheDefaultsOfTheProtocol) {
 }
 
 TEST(TrainerSpecTest, ReportsEveryViolationTogether) {
-  const auto spec = ParseTrainerSpec(
-      {{"protocol", 2}, {"init", "zeros"}, {"dataset", {{"train", json::array()}, {"vaildation", "x"}}}, {"labels", json::object()}});
+  const auto spec = ParseTrainerSpec({{"protocol", 2},
+                                      {"init", "zeros"},
+                                      {"dataset", {{"train", json::array()}, {"vaildation", "x"}}},
+                                      {"labels", json::object()}});
   const std::string message(spec.status().message());
   EXPECT_THAT(message, HasSubstr("protocol: 2"));
   EXPECT_THAT(message, HasSubstr("base_model: is missing"));
@@ -56,7 +58,8 @@ TEST(TrainerSpecTest, NamesTheFileThatCannotBeRead) {
   TempFolder folder;
   EXPECT_EQ(ReadTrainerSpec(folder.path() + "/absent.json").status().code(), absl::StatusCode::kNotFound);
   std::ofstream(folder.path() + "/broken.json") << "{";
-  EXPECT_THAT(std::string(ReadTrainerSpec(folder.path() + "/broken.json").status().message()), HasSubstr("broken.json"));
+  EXPECT_THAT(std::string(ReadTrainerSpec(folder.path() + "/broken.json").status().message()),
+              HasSubstr("broken.json"));
 }
 
 }  // namespace

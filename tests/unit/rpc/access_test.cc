@@ -16,12 +16,12 @@
 namespace luthier {
 namespace {
 
+using grpc::StatusCode;
 using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
-using grpc::StatusCode;
 
 std::vector<const google::protobuf::MethodDescriptor*> EveryMethod() {
   std::vector<const google::protobuf::MethodDescriptor*> methods;
@@ -51,7 +51,8 @@ class AccessTest : public ServicesTest {
       queue.Next(&tag, &ok);
       return ok;
     };
-    const auto call = stub.PrepareCall(&context, absl::StrCat("/", method.service()->full_name(), "/", method.name()), &queue);
+    const auto call =
+        stub.PrepareCall(&context, absl::StrCat("/", method.service()->full_name(), "/", method.name()), &queue);
     call->StartCall(nullptr);
     next();
     const grpc::Slice empty;
@@ -71,7 +72,8 @@ class AccessTest : public ServicesTest {
   }
   // A call as the bearer of a token.
   template <typename Stub, typename Request, typename Response>
-  static grpc::Status CallAs(const std::string& secret, Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
+  static grpc::Status CallAs(const std::string& secret, Stub& stub,
+                             grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
                              const Request& request, Response& response) {
     grpc::ClientContext context;
     Carry(context, secret);
@@ -112,7 +114,8 @@ class AccessTest : public ServicesTest {
 
 TEST_F(AccessTest, KnowsWhatEveryMethodNeeds) {
   std::set<std::string> in_table, in_protos;
-  for (const MethodNeed& need : kMethodNeeds) EXPECT_TRUE(in_table.insert(std::string(need.method)).second) << need.method;
+  for (const MethodNeed& need : kMethodNeeds)
+    EXPECT_TRUE(in_table.insert(std::string(need.method)).second) << need.method;
   for (const auto* method : EveryMethod()) in_protos.insert(method->name());
   EXPECT_EQ(in_table, in_protos);
 }
@@ -128,7 +131,9 @@ TEST_F(AccessTest, EveryMethodTakesTheRolesThatItsNeedAllowsAndNoOthers) {
     return status.error_code() == StatusCode::PERMISSION_DENIED;
   };
   for (const auto* method : EveryMethod()) {
-    const Need need = std::find_if(kMethodNeeds.begin(), kMethodNeeds.end(), [&](const MethodNeed& n) { return n.method == method->name(); })->need;
+    const Need need = std::find_if(kMethodNeeds.begin(), kMethodNeeds.end(), [&](const MethodNeed& n) {
+                        return n.method == method->name();
+                      })->need;
     EXPECT_EQ(refused(*method, viewer), need != Need::kRead) << method->name();
     EXPECT_EQ(refused(*method, member), need != Need::kRead && need != Need::kWrite) << method->name();
     EXPECT_EQ(refused(*method, agent), need != Need::kAgent) << method->name();
@@ -152,7 +157,8 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
 
   const auto hidden = [](const grpc::Status& there, const grpc::Status& nowhere) {
     EXPECT_EQ(there.error_code(), StatusCode::NOT_FOUND) << there.error_message();
-    EXPECT_EQ(there.error_message(), absl::StrReplaceAll(nowhere.error_message(), {{"zz", "j"}})) << "the words give it away";
+    EXPECT_EQ(there.error_message(), absl::StrReplaceAll(nowhere.error_message(), {{"zz", "j"}}))
+        << "the words give it away";
   };
   EXPECT_TRUE(GetJob(mine, "j", job).ok());
   hidden(GetJob(other, "j", job), GetJob(other, "zz", job));
@@ -161,9 +167,12 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
     return CallAs(other, *jobs_, method, request, job);
   };
   using Stub = v1::FineTuningService::Stub;
-  hidden(step(&Stub::CancelFineTuningJob, v1::CancelFineTuningJobRequest(), "j"), step(&Stub::CancelFineTuningJob, v1::CancelFineTuningJobRequest(), "zz"));
-  hidden(step(&Stub::RetryFineTuningJob, v1::RetryFineTuningJobRequest(), "j"), step(&Stub::RetryFineTuningJob, v1::RetryFineTuningJobRequest(), "zz"));
-  hidden(step(&Stub::CloneFineTuningJob, v1::CloneFineTuningJobRequest(), "j"), step(&Stub::CloneFineTuningJob, v1::CloneFineTuningJobRequest(), "zz"));
+  hidden(step(&Stub::CancelFineTuningJob, v1::CancelFineTuningJobRequest(), "j"),
+         step(&Stub::CancelFineTuningJob, v1::CancelFineTuningJobRequest(), "zz"));
+  hidden(step(&Stub::RetryFineTuningJob, v1::RetryFineTuningJobRequest(), "j"),
+         step(&Stub::RetryFineTuningJob, v1::RetryFineTuningJobRequest(), "zz"));
+  hidden(step(&Stub::CloneFineTuningJob, v1::CloneFineTuningJobRequest(), "j"),
+         step(&Stub::CloneFineTuningJob, v1::CloneFineTuningJobRequest(), "zz"));
   const auto watch = [&](const std::string& id) {
     grpc::ClientContext context;
     Carry(context, other);
@@ -190,13 +199,15 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
   };
   EXPECT_TRUE(dataset(mine, "rows").ok());
   EXPECT_EQ(dataset(other, "rows").error_code(), StatusCode::NOT_FOUND);
-  EXPECT_EQ(CallAs(other, *jobs_, &Stub::CreateFineTuningJob, RequestFor("k"), job).error_code(), StatusCode::NOT_FOUND) << "their rows cannot be trained on";
+  EXPECT_EQ(CallAs(other, *jobs_, &Stub::CreateFineTuningJob, RequestFor("k"), job).error_code(), StatusCode::NOT_FOUND)
+      << "their rows cannot be trained on";
 
   v1::ListFineTuningJobsResponse jobs;
   ASSERT_TRUE(CallAs(other, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).ok());
   EXPECT_EQ(jobs.jobs_size(), 0);
   v1::ListDatasetsResponse datasets;
-  ASSERT_TRUE(CallAs(other, *datasets_, &v1::DatasetService::Stub::ListDatasets, v1::ListDatasetsRequest(), datasets).ok());
+  ASSERT_TRUE(
+      CallAs(other, *datasets_, &v1::DatasetService::Stub::ListDatasets, v1::ListDatasetsRequest(), datasets).ok());
   EXPECT_EQ(datasets.datasets_size(), 0);
   v1::ListModelsResponse models;
   ASSERT_TRUE(CallAs(other, *models_, &v1::ModelService::Stub::ListModels, v1::ListModelsRequest(), models).ok());
@@ -213,7 +224,8 @@ TEST_F(AccessTest, AMemberSubmitsForItsOwnTenantOnly) {
   v1::CreateFineTuningJobRequest request = RequestFor("j");
   request.mutable_job()->set_tenant("b");
   v1::FineTuningJob job;
-  EXPECT_EQ(CallAs(mine, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(CallAs(mine, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_code(),
+            StatusCode::PERMISSION_DENIED);
 }
 
 TEST_F(AccessTest, TheFirstTokenIsAnAdminsAndTheLastAdminStays) {
@@ -225,8 +237,10 @@ TEST_F(AccessTest, TheFirstTokenIsAnAdminsAndTheLastAdminStays) {
   v1::RevokeTokenRequest request;
   request.set_name("tokens/root");
   v1::Token token;
-  EXPECT_EQ(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).error_code(), StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(Create("alice", v1::ROLE_MEMBER, "", secret).error_code(), StatusCode::INVALID_ARGUMENT) << "a member is of a tenant";
+  EXPECT_EQ(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).error_code(),
+            StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(Create("alice", v1::ROLE_MEMBER, "", secret).error_code(), StatusCode::INVALID_ARGUMENT)
+      << "a member is of a tenant";
   EXPECT_EQ(Create("boss", v1::ROLE_ADMIN, "a", secret).error_code(), StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(Create("root", v1::ROLE_ADMIN, "", secret).error_code(), StatusCode::ALREADY_EXISTS);
 }
@@ -242,7 +256,8 @@ TEST_F(AccessTest, ARevokedTokenIsWorthlessAtOnceAndAfterARestart) {
   v1::Token token;
   ASSERT_TRUE(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).ok());
   EXPECT_TRUE(token.has_revoke_time());
-  EXPECT_EQ(CallAs(alice, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).error_code(), StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(CallAs(alice, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).error_code(),
+            StatusCode::UNAUTHENTICATED);
   // What is on record is what a server that starts knows.
   const std::vector<Token> recorded = *store_->Tokens();
   ASSERT_EQ(recorded.size(), 2u);
@@ -252,7 +267,9 @@ TEST_F(AccessTest, ARevokedTokenIsWorthlessAtOnceAndAfterARestart) {
 }
 
 TEST_F(AccessTest, AnExpiredTokenIsWorthless) {
-  Access access({{.id = "old", .sha256 = Sha256Hex("s"), .role = Role::kAdmin, .expire_time = absl::Now() - absl::Seconds(1)}}, {});
+  Access access(
+      {{.id = "old", .sha256 = Sha256Hex("s"), .role = Role::kAdmin, .expire_time = absl::Now() - absl::Seconds(1)}},
+      {});
   EXPECT_TRUE(access.required()) << "a server does not open again because its tokens have expired";
   EXPECT_FALSE(access.tokens()[0].ValidAt(absl::Now()));
 }
@@ -268,12 +285,14 @@ TEST_F(AccessTest, NotesWhatChangesAndWhatIsRefusedWithoutAnySecret) {
   CallAs("guessed-secret", *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, request, job);
   std::vector<std::string> notes;
   for (const nlohmann::json& line : AuditLines()) {
-    notes.push_back(absl::StrCat(line["token"].get<std::string>(), " ", line["method"].get<std::string>(), " ", line["subject"].get<std::string>(), " ",
-                                 line["code"].get<std::string>()));
-    for (const std::string& secret : {root_, viewer, std::string("guessed-secret")}) EXPECT_THAT(line.dump(), Not(HasSubstr(secret)));
+    notes.push_back(absl::StrCat(line["token"].get<std::string>(), " ", line["method"].get<std::string>(), " ",
+                                 line["subject"].get<std::string>(), " ", line["code"].get<std::string>()));
+    for (const std::string& secret : {root_, viewer, std::string("guessed-secret")})
+      EXPECT_THAT(line.dump(), Not(HasSubstr(secret)));
   }
-  EXPECT_THAT(notes, ElementsAre(" CreateToken tokens/root OK", "root CreateToken tokens/viewer OK",
-                                 "viewer CancelFineTuningJob  PERMISSION_DENIED", " CancelFineTuningJob  UNAUTHENTICATED"));
+  EXPECT_THAT(notes,
+              ElementsAre(" CreateToken tokens/root OK", "root CreateToken tokens/viewer OK",
+                          "viewer CancelFineTuningJob  PERMISSION_DENIED", " CancelFineTuningJob  UNAUTHENTICATED"));
   // Nor does the database hold a secret.
   for (const char* name : {"/luthier.db", "/luthier.db-wal"}) {
     std::ifstream file(folder_.path() + name, std::ios::binary);

@@ -21,7 +21,8 @@ class JobStepsTest : public ServicesTest {
     return job;
   }
   template <typename Request>
-  grpc::Status Step(grpc::Status (Jobs::*method)(grpc::ClientContext*, const Request&, v1::FineTuningJob*), const std::string& id) {
+  grpc::Status Step(grpc::Status (Jobs::*method)(grpc::ClientContext*, const Request&, v1::FineTuningJob*),
+                    const std::string& id) {
     Request request;
     request.set_name("jobs/" + id);
     return Call(*jobs_, method, request, job_);
@@ -171,7 +172,8 @@ TEST_F(JobStepsTest, OrdersACheckpointOfARunningJob) {
   v1::CreateJobCheckpointRequest request;
   request.set_parent("jobs/j");
   v1::CreateJobCheckpointResponse response;
-  EXPECT_EQ(Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response).error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
   Report("j", 1, 1, JobInput::kTrainerStarted);
   EXPECT_TRUE(Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response).ok());
   ASSERT_TRUE(session->Read(&answer));
@@ -189,7 +191,8 @@ TEST_F(JobStepsTest, StreamsMetricsAndLogsFromACursor) {
       luthier::Report report;
       report.attempt = {"j", 1};
       report.sequence = i;
-      report.events = {{.type = "log", .message = "line " + std::to_string(i)}, {.type = "progress", .payload = progress.SerializeAsString()}};
+      report.events = {{.type = "log", .message = "line " + std::to_string(i)},
+                       {.type = "progress", .payload = progress.SerializeAsString()}};
       state.Record(std::move(report), now);
     });
   }
@@ -263,7 +266,8 @@ TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
   ASSERT_EQ(tenants.tenants_size(), 1);
   EXPECT_EQ(tenants.tenants(0).queued_jobs(), 1);
   update.mutable_tenant()->set_weight(-1);
-  EXPECT_EQ(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_code(),
+            grpc::StatusCode::INVALID_ARGUMENT);
 }
 
 TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {
@@ -304,7 +308,8 @@ TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {
   remove.set_name("models/j/versions/production");
   google::protobuf::Empty nothing;
   EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelAlias, remove, nothing).ok());
-  EXPECT_EQ(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).error_code(),
+            grpc::StatusCode::NOT_FOUND);
 }
 
 }  // namespace

@@ -34,7 +34,8 @@ class ServicesTest : public testing::Test {
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path()),
         housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_, *store_, *artifacts_, planner_, watches_, tasks_, housekeeping_, metrics_, access_, folder_.path()},
+        backend_{loop_,  *store_,       *artifacts_, planner_, watches_,
+                 tasks_, housekeeping_, metrics_,    access_,  folder_.path()},
         services_(MakeServices(backend_, sessions_)) {
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
@@ -94,10 +95,12 @@ class ServicesTest : public testing::Test {
   }
   // Runs a step of the state, as an agent would cause it.
   void Do(const std::function<void(State&, absl::Time)>& step) {
-    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
-      step(state, now);
-      return absl::OkStatus();
-    }).ok());
+    ASSERT_TRUE(loop_
+                    .Run([&](State& state, absl::Time now) {
+                      step(state, now);
+                      return absl::OkStatus();
+                    })
+                    .ok());
   }
   // An agent that is known to the state only.
   void Connect(const std::string& node, int devices = 1) {
@@ -117,11 +120,13 @@ class ServicesTest : public testing::Test {
   }
   // A job without a plan, for tests of what comes after it.
   void Submit(const std::string& id) {
-    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
-      (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
-      Job job{.id = id, .base_model = "base"};
-      return state.Create(job, {}, Serialize(StoredSpec{}), now);
-    }).ok());
+    ASSERT_TRUE(loop_
+                    .Run([&](State& state, absl::Time now) {
+                      (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
+                      Job job{.id = id, .base_model = "base"};
+                      return state.Create(job, {}, Serialize(StoredSpec{}), now);
+                    })
+                    .ok());
   }
 
   TempFolder folder_;

@@ -100,16 +100,18 @@ TEST_F(ServicesTest, AWatcherSeesEveryEventOfAJobUntilItIsOver) {
 TEST_F(ServicesTest, AWatcherResumesFromItsCursorAndReadsFromTheRecordWhatItMissed) {
   Submit("j");
   for (int i = 0; i < 300; ++i) {  // more than a watcher's buffer and a page
-    ASSERT_TRUE(loop_.Run([&](State& state, absl::Time now) {
-      if (i == 0) state.Register(Node{.id = "n1"}, {}, now);
-      if (i == 0) state.Tick(now);
-      luthier::Report report;
-      report.attempt = {"j", 1};
-      report.sequence = i + 1;
-      report.events.push_back({.type = "log", .message = "line"});
-      state.Record(std::move(report), now);
-      return absl::OkStatus();
-    }).ok());
+    ASSERT_TRUE(loop_
+                    .Run([&](State& state, absl::Time now) {
+                      if (i == 0) state.Register(Node{.id = "n1"}, {}, now);
+                      if (i == 0) state.Tick(now);
+                      luthier::Report report;
+                      report.attempt = {"j", 1};
+                      report.sequence = i + 1;
+                      report.events.push_back({.type = "log", .message = "line"});
+                      state.Record(std::move(report), now);
+                      return absl::OkStatus();
+                    })
+                    .ok());
   }
   ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) { return state.Cancel("j", now); }).ok());
   ASSERT_TRUE(Report("j", 1, 301, JobInput::kAttemptStopped));
@@ -181,10 +183,12 @@ TEST_F(ServicesTest, ANewSessionOfANodeEndsItsOldOne) {
   EXPECT_FALSE(first->Read(&response));
   EXPECT_EQ(first->Finish().error_code(), grpc::StatusCode::ABORTED);
   // The end of the first says nothing about the node.
-  ASSERT_TRUE(loop_.Run([](State& state, absl::Time) {
-    EXPECT_TRUE(state.nodes().at("n1").ready);
-    return absl::OkStatus();
-  }).ok());
+  ASSERT_TRUE(loop_
+                  .Run([](State& state, absl::Time) {
+                    EXPECT_TRUE(state.nodes().at("n1").ready);
+                    return absl::OkStatus();
+                  })
+                  .ok());
   second->WritesDone();
 }
 
@@ -199,11 +203,13 @@ TEST_F(ServicesTest, CancelsOnceAndRefusesWhatIsOver) {
     EXPECT_EQ(job.state(), v1::FineTuningJob::CANCELLED);
   }
   Submit("failed");
-  ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) {
-    state.Register(Node{.id = "n1"}, {}, now);
-    state.Tick(now);
-    return absl::OkStatus();
-  }).ok());
+  ASSERT_TRUE(loop_
+                  .Run([](State& state, absl::Time now) {
+                    state.Register(Node{.id = "n1"}, {}, now);
+                    state.Tick(now);
+                    return absl::OkStatus();
+                  })
+                  .ok());
   ASSERT_TRUE(Report("failed", 1, 1, JobInput::kAttemptFailed));
   request.set_name("jobs/failed");
   grpc::ClientContext context;

@@ -14,8 +14,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 std::string Render(const std::string& source, const OrderedJson& variables) {
-  const absl::StatusOr<ChatTemplate> compiled =
-      ChatTemplate::Compile(source, {{"eos_token", "</s>"}});
+  const absl::StatusOr<ChatTemplate> compiled = ChatTemplate::Compile(source, {{"eos_token", "</s>"}});
   if (!compiled.ok()) return compiled.status().ToString();
   const absl::StatusOr<RenderedChat> rendered =
       compiled->Render(OrderedJson::array(), ChatTemplate::RenderOptions{.variables = variables});
@@ -23,19 +22,13 @@ std::string Render(const std::string& source, const OrderedJson& variables) {
 }
 
 TEST(ChatTemplateTest, PrintsJsonAsPythonDoesAndKeepsTheOrderOfKeys) {
-  const OrderedJson value =
-      OrderedJson::parse(R"({"z": 1.0, "a": ["é", null, true, 1e-7, 1e16], "m": {}})");
-  EXPECT_EQ(Render("{{ v | tojson }}", {{"v", value}}),
-            R"({"z": 1.0, "a": ["é", null, true, 1e-07, 1e+16], "m": {}})");
-  EXPECT_EQ(Render("{{ v }}", {{"v", value}}),
-            "{'z': 1.0, 'a': ['é', None, True, 1e-07, 1e+16], 'm': {}}");
-  EXPECT_EQ(Render("{{ [1, {'a': 2}] | tojson(indent=2) }}", nullptr),
-            "[\n  1,\n  {\n    \"a\": 2\n  }\n]");
+  const OrderedJson value = OrderedJson::parse(R"({"z": 1.0, "a": ["é", null, true, 1e-7, 1e16], "m": {}})");
+  EXPECT_EQ(Render("{{ v | tojson }}", {{"v", value}}), R"({"z": 1.0, "a": ["é", null, true, 1e-07, 1e+16], "m": {}})");
+  EXPECT_EQ(Render("{{ v }}", {{"v", value}}), "{'z': 1.0, 'a': ['é', None, True, 1e-07, 1e+16], 'm': {}}");
+  EXPECT_EQ(Render("{{ [1, {'a': 2}] | tojson(indent=2) }}", nullptr), "[\n  1,\n  {\n    \"a\": 2\n  }\n]");
 }
 
-TEST(ChatTemplateTest, GivesSpecialTokensToTheTemplate) {
-  EXPECT_EQ(Render("{{ eos_token }}!", nullptr), "</s>!");
-}
+TEST(ChatTemplateTest, GivesSpecialTokensToTheTemplate) { EXPECT_EQ(Render("{{ eos_token }}!", nullptr), "</s>!"); }
 
 TEST(ChatTemplateTest, PinsTheDate) {
   EXPECT_EQ(Render("{{ strftime_now('%A %d %b %Y') }}", nullptr), "Friday 26 Jul 2024");
@@ -62,17 +55,14 @@ TEST(ChatTemplateTest, ReportsTheSpansOfGenerationBlocks) {
 }
 
 TEST(ChatTemplateTest, LeavesTagsInStringsCommentsAndRawBlocksAlone) {
-  EXPECT_EQ(
-      Render("{{ '{% generation %}' }}{# {% generation %} #}{% raw %}{% for x in y %}{% endraw %}",
-             nullptr),
-      "{% generation %}{% for x in y %}");
+  EXPECT_EQ(Render("{{ '{% generation %}' }}{# {% generation %} #}{% raw %}{% for x in y %}{% endraw %}", nullptr),
+            "{% generation %}{% for x in y %}");
 }
 
 TEST(ChatTemplateTest, PassesOnWhatTheTemplateSays) {
   const absl::StatusOr<ChatTemplate> compiled =
       ChatTemplate::Compile("{{ raise_exception('roles must alternate') }}", nullptr);
-  EXPECT_EQ(compiled->Render(OrderedJson::array(), {}).status(),
-            absl::InvalidArgumentError("roles must alternate"));
+  EXPECT_EQ(compiled->Render(OrderedJson::array(), {}).status(), absl::InvalidArgumentError("roles must alternate"));
 }
 
 TEST(ChatTemplateTest, ReportsTheLineOfASyntaxError) {
@@ -89,10 +79,8 @@ TEST(ChatTemplateTest, StopsATemplateThatNeverEnds) {
 }
 
 TEST(ChatTemplateTest, StopsATemplateWhoseOutputHasNoEnd) {
-  EXPECT_THAT(
-      Render("{% set x = 'abcdefgh' * 1000000 %}{% for i in range(100) %}{{ x }}{% endfor %}",
-             nullptr),
-      HasSubstr("INVALID_ARGUMENT"));
+  EXPECT_THAT(Render("{% set x = 'abcdefgh' * 1000000 %}{% for i in range(100) %}{{ x }}{% endfor %}", nullptr),
+              HasSubstr("INVALID_ARGUMENT"));
 }
 
 TEST(ChatTemplateTest, PrefersTheFileToTheConfiguration) {
@@ -101,9 +89,7 @@ TEST(ChatTemplateTest, PrefersTheFileToTheConfiguration) {
   std::ofstream(folder.path() + "/tokenizer_config.json")
       << R"({"bos_token": {"content": "<s>"}, "chat_template": [{"name": "tool_use", "template": "no"},)"
       << R"({"name": "default", "template": "{{ bos_token }}config"}]})";
-  const auto render = [&] {
-    return ChatTemplate::Load(folder.path())->Render(OrderedJson::array(), {})->text;
-  };
+  const auto render = [&] { return ChatTemplate::Load(folder.path())->Render(OrderedJson::array(), {})->text; };
   EXPECT_EQ(render(), "<s>config");
   std::ofstream(folder.path() + "/chat_template.jinja") << "{{ bos_token }}file\n";
   EXPECT_EQ(render(), "<s>file");

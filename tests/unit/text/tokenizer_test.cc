@@ -24,8 +24,7 @@ TEST(TokenizerTest, EncodesBytesMergesAndSpecialTokens) {
   const int32_t the = *tokenizer.TokenToId("the"), end = *tokenizer.TokenToId("<|im_end|>");
   EXPECT_THAT(encoding.ids, ElementsAre(the, end, 0xC3, 0xA9));
   // The two bytes of é are one character, and both tokens stand for it.
-  EXPECT_THAT(encoding.offsets,
-              ElementsAre(TextSpan{0, 3}, TextSpan{3, 13}, TextSpan{13, 15}, TextSpan{13, 15}));
+  EXPECT_THAT(encoding.offsets, ElementsAre(TextSpan{0, 3}, TextSpan{3, 13}, TextSpan{13, 15}, TextSpan{13, 15}));
   EXPECT_TRUE(tokenizer.IsSpecial(end));
   EXPECT_FALSE(tokenizer.IsSpecial(the));
   EXPECT_EQ(tokenizer.IdToToken(the), "the");
@@ -44,13 +43,11 @@ TEST(TokenizerTest, DecodesWithAndWithoutSpecialTokens) {
 
 TEST(TokenizerTest, ReadsWhichTokensEndAText) {
   const TempFolder folder;
-  std::filesystem::copy(std::string(kFixture) + "/tokenizer.json",
-                        folder.path() + "/tokenizer.json");
+  std::filesystem::copy(std::string(kFixture) + "/tokenizer.json", folder.path() + "/tokenizer.json");
   std::ofstream(folder.path() + "/tokenizer_config.json")
       << R"({"bos_token": {"content": "<s>"}, "eos_token": "<|endoftext|>", "pad_token": null})";
   const int32_t im_end = *Tokenizer::Load(kFixture)->TokenToId("<|im_end|>");
-  std::ofstream(folder.path() + "/generation_config.json")
-      << R"({"eos_token_id": [)" << im_end << "]}";
+  std::ofstream(folder.path() + "/generation_config.json") << R"({"eos_token_id": [)" << im_end << "]}";
   const Tokenizer tokenizer = Tokenizer::Load(folder.path()).value();
   EXPECT_EQ(tokenizer.special_tokens().bos, "<s>");
   EXPECT_EQ(tokenizer.bos_id(), tokenizer.TokenToId("<s>"));

@@ -46,7 +46,8 @@ TEST(ComputeTest, LayersThatAreComputedAgainGiveTheSameGradientsInEveryFamily) {
     const Gradients kept = Compute(family, {}, 0.3), again = Compute(family, {std::nullopt, true}, 0.3);
     EXPECT_EQ(again.loss, kept.loss) << family;
     ASSERT_EQ(again.of.size(), kept.of.size()) << family;
-    for (const auto& [name, gradient] : kept.of) EXPECT_LT(RelativeDifference(again.of.at(name), gradient), 1e-6) << family << ", " << name;
+    for (const auto& [name, gradient] : kept.of)
+      EXPECT_LT(RelativeDifference(again.of.at(name), gradient), 1e-6) << family << ", " << name;
   }
 }
 
@@ -61,8 +62,9 @@ TEST(ComputeTest, AnAdapterLearnsThroughRecomputedLayersOverAFrozenBase) {
   }
 }
 
-// bf16 has 8 bits: a layer rounds by 0.4 %. Experts are left out, since rounding may choose others. The gradients of this Gemma 2's
-// first q_proj and k_proj are small differences: there transformers + PEFT differ by 0.25 and 0.20 between fp32 and bf16 autocast.
+// bf16 has 8 bits: a layer rounds by 0.4 %. Experts are left out, since rounding may choose others. The gradients of
+// this Gemma 2's first q_proj and k_proj are small differences: there transformers + PEFT differ by 0.25 and 0.20
+// between fp32 and bf16 autocast.
 TEST(ComputeTest, Bf16ComputesTheSameUpToRounding) {
   for (const std::string& family : FixtureFamilies()) {
     if (family == "qwen3_moe") continue;
@@ -70,7 +72,8 @@ TEST(ComputeTest, Bf16ComputesTheSameUpToRounding) {
     EXPECT_NEAR(rounded.loss / exact.loss, 1, 0.02) << family;
     double worst = 0;
     for (const auto& [name, gradient] : exact.of) {
-      if (gradient.norm().item<double>() > 1e-3) worst = std::max(worst, RelativeDifference(rounded.of.at(name), gradient));
+      if (gradient.norm().item<double>() > 1e-3)
+        worst = std::max(worst, RelativeDifference(rounded.of.at(name), gradient));
     }
     EXPECT_LT(worst, family == "gemma2" ? 0.25 : 0.15) << family;
     EXPECT_GT(worst, 1e-4) << family << " did not compute in bf16";
@@ -78,7 +81,8 @@ TEST(ComputeTest, Bf16ComputesTheSameUpToRounding) {
 }
 
 TEST(ComputeTest, Bf16AndRecomputationGoTogether) {
-  const Gradients kept = Compute("gemma2", {at::kBFloat16, false}, 0.3), again = Compute("gemma2", {at::kBFloat16, true}, 0.3);
+  const Gradients kept = Compute("gemma2", {at::kBFloat16, false}, 0.3),
+                  again = Compute("gemma2", {at::kBFloat16, true}, 0.3);
   EXPECT_EQ(again.loss, kept.loss);
   for (const auto& [name, gradient] : kept.of) EXPECT_LT(RelativeDifference(again.of.at(name), gradient), 1e-6) << name;
 }

@@ -39,7 +39,8 @@ class ExportTest : public ::testing::Test {
 TEST_F(ExportTest, AnAdapterOfEveryFamilyComputesWhatWasTrained) {
   for (const std::string& family : FixtureFamilies()) {
     const ModelFixture fixture(family);
-    const absl::Status status = ExportAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out(family));
+    const absl::Status status =
+        ExportAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out(family));
     EXPECT_TRUE(status.ok()) << family << ": " << status;
   }
 }
@@ -50,7 +51,8 @@ TEST_F(ExportTest, AMergedModelOfEveryFamilyComputesWhatWasTrained) {
     const auto merged = MergeAdapter(fixture.config, fixture.base, fixture.adapter);
     ASSERT_TRUE(merged.ok()) << family << ": " << merged.status();
     const json config_json = WithDtype(MergedConfig(fixture.config_json, *merged), "float32");
-    const absl::Status status = ExportModel({merged->weights, config_json, fixture.folder + "/base", {2}}, {*fixture.tuned, probe_}, Out(family));
+    const absl::Status status = ExportModel({merged->weights, config_json, fixture.folder + "/base", {2}},
+                                            {*fixture.tuned, probe_}, Out(family));
     EXPECT_TRUE(status.ok()) << family << ": " << status;
   }
 }
@@ -58,7 +60,8 @@ TEST_F(ExportTest, AMergedModelOfEveryFamilyComputesWhatWasTrained) {
 TEST_F(ExportTest, AGgufAdapterOfEveryFamilyComputesWhatWasTrained) {
   for (const std::string& family : FixtureFamilies()) {
     const ModelFixture fixture(family);
-    const absl::Status status = ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out(family + ".gguf"));
+    const absl::Status status = ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config,
+                                                  {*fixture.tuned, probe_}, Out(family + ".gguf"));
     EXPECT_TRUE(status.ok()) << family << ": " << status;
   }
 }
@@ -69,19 +72,24 @@ TEST_F(ExportTest, TheGgufAdapterIsWhatLlamaCppWants) {
   fixture.adapter.config.alpha_pattern = {{"v_proj", 6}};
   fixture.tuned = *MakeTunedModel(fixture.config, fixture.base, {&fixture.adapter});
   ASSERT_TRUE(fixture.adapter.config.rslora);
-  ASSERT_TRUE(ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out("a.gguf")).ok());
+  ASSERT_TRUE(
+      ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out("a.gguf")).ok());
   const auto file = ReadGguf(Out("a.gguf"));
   ASSERT_TRUE(file.ok()) << file.status();
   EXPECT_EQ(std::get<std::string>(file->metadata.at("general.type")), "adapter");
   EXPECT_EQ(std::get<std::string>(file->metadata.at("general.architecture")), "llama");
   EXPECT_EQ(std::get<std::string>(file->metadata.at("adapter.type")), "lora");
   const double alpha = std::get<float>(file->metadata.at("adapter.lora.alpha"));
-  const auto run_time_scale = [&](const std::string& name) { return alpha / static_cast<double>(file->tensors.at(name).shape[1]); };
+  const auto run_time_scale = [&](const std::string& name) {
+    return alpha / static_cast<double>(file->tensors.at(name).shape[1]);
+  };
   const auto tensor = [&](const std::string& name) {
     const GgufTensor& stored = file->tensors.at(name);
     return at::tensor(at::ArrayRef<float>(stored.values), at::kFloat).view(stored.shape);
   };
-  const auto trained = [&](const std::string& name) { return fixture.adapter.tensors.at("base_model.model.model.layers.1." + name + ".weight"); };
+  const auto trained = [&](const std::string& name) {
+    return fixture.adapter.tensors.at("base_model.model.model.layers.1." + name + ".weight");
+  };
   EXPECT_TRUE(at::equal(tensor("blk.1.ffn_down.weight.lora_a"), trained("mlp.down_proj.lora_A")));
   const Tensor down = tensor("blk.1.ffn_down.weight.lora_b") * run_time_scale("blk.1.ffn_down.weight.lora_b");
   EXPECT_LT((down - trained("mlp.down_proj.lora_B") * 4 / std::sqrt(2.0)).abs().max().item<double>(), 1e-6);
@@ -101,7 +109,8 @@ TEST_F(ExportTest, WhatAGgufAdapterCannotHoldIsRefused) {
   const auto export_with = [&](const AdapterConfig& config) {
     const Adapter adapter = *MakeAdapter(config, fixture.config, fixture.base, 1);
     const auto tuned = *MakeTunedModel(fixture.config, fixture.base, {&adapter});
-    return std::string(ExportGgufAdapter(adapter, fixture.base, fixture.config, {*tuned, probe_}, Out("a.gguf")).message());
+    return std::string(
+        ExportGgufAdapter(adapter, fixture.base, fixture.config, {*tuned, probe_}, Out("a.gguf")).message());
   };
   AdapterConfig config;
   config.target_modules = {"q_proj"};
@@ -121,10 +130,13 @@ TEST_F(ExportTest, AnExportThatComputesSomethingElseFails) {
   const ModelFixture fixture("qwen2");
   const auto other = *MakeModel(fixture.config, fixture.base, {});  // not the model that was trained
   const TrainedModel wrong{*other, probe_};
-  EXPECT_EQ(ExportAdapter(fixture.adapter, fixture.base, fixture.config, wrong, Out("a")).code(), absl::StatusCode::kInternal);
-  EXPECT_EQ(ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, wrong, Out("a.gguf")).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(ExportAdapter(fixture.adapter, fixture.base, fixture.config, wrong, Out("a")).code(),
+            absl::StatusCode::kInternal);
+  EXPECT_EQ(ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, wrong, Out("a.gguf")).code(),
+            absl::StatusCode::kInternal);
   const auto merged = *MergeAdapter(fixture.config, fixture.base, fixture.adapter);
-  EXPECT_EQ(ExportModel({merged.weights, fixture.config_json, fixture.folder + "/base", {2}}, wrong, Out("m")).code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(ExportModel({merged.weights, fixture.config_json, fixture.folder + "/base", {2}}, wrong, Out("m")).code(),
+            absl::StatusCode::kInternal);
 }
 
 TEST_F(ExportTest, LargeModelsComeInShardsWithAnIndex) {
@@ -132,7 +144,8 @@ TEST_F(ExportTest, LargeModelsComeInShardsWithAnIndex) {
   const ModelFixture fixture("llama");
   const auto plain = *MakeModel(fixture.config, fixture.base, {});
   const json config_json = WithDtype(fixture.config_json, "float32");
-  const absl::Status status = ExportModel({fixture.base, config_json, fixture.folder + "/base", {2}}, {*plain, probe_}, Out("m"), kShardBytes);
+  const absl::Status status =
+      ExportModel({fixture.base, config_json, fixture.folder + "/base", {2}}, {*plain, probe_}, Out("m"), kShardBytes);
   ASSERT_TRUE(status.ok()) << status;
   EXPECT_FALSE(std::filesystem::exists(Out("m/model.safetensors")));
   const json index = ReadJson(Out("m/model.safetensors.index.json"));
@@ -146,7 +159,8 @@ TEST_F(ExportTest, LargeModelsComeInShardsWithAnIndex) {
   EXPECT_EQ(index["metadata"]["total_size"], total);
   EXPECT_GT(files.size(), 2u);
   EXPECT_THAT(*files.begin(), HasSubstr("model-00001-of-0000"));
-  for (const std::string& file : files) EXPECT_LT(std::filesystem::file_size(Out("m/" + file)), kShardBytes + 2000u) << file;
+  for (const std::string& file : files)
+    EXPECT_LT(std::filesystem::file_size(Out("m/" + file)), kShardBytes + 2000u) << file;
 }
 
 // Bugs 4 and 24: a model that was tuned on turns must stop at the end of a turn, whatever its base called the end.
@@ -155,7 +169,8 @@ TEST_F(ExportTest, GenerationStopsAtEveryTokenThatEndsAnAnswer) {
   const auto plain = *MakeModel(fixture.config, fixture.base, {});
   std::filesystem::copy(fixture.folder + "/base", Out("base"));
   const auto ends = [&](const std::vector<int32_t>& end_ids) {
-    const absl::Status status = ExportModel({fixture.base, fixture.config_json, Out("base"), end_ids}, {*plain, probe_}, Out("m"));
+    const absl::Status status =
+        ExportModel({fixture.base, fixture.config_json, Out("base"), end_ids}, {*plain, probe_}, Out("m"));
     EXPECT_TRUE(status.ok()) << status;
     return ReadJson(Out("m/generation_config.json"));
   };
@@ -171,7 +186,8 @@ TEST_F(ExportTest, TokenizerAndTemplateComeAlong) {
   const ModelFixture fixture("llama");
   const auto plain = *MakeModel(fixture.config, fixture.base, {});
   std::filesystem::copy(fixture.folder + "/base", Out("base"));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) WriteText(Out("base/") + name, name);
+  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"})
+    WriteText(Out("base/") + name, name);
   ASSERT_TRUE(ExportModel({fixture.base, fixture.config_json, Out("base"), {2}}, {*plain, probe_}, Out("m")).ok());
   for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
     EXPECT_TRUE(std::filesystem::exists(Out("m/") + name)) << name;

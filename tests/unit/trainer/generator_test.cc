@@ -20,8 +20,8 @@ std::vector<int32_t> ContinueWithoutCache(const DecoderModel& model, std::vector
   return answer;
 }
 
-// Windows shorter than the rows, layers without positions, soft-caps, experts, and Phi-3's rows that grow beyond the length at
-// which its frequencies change.
+// Windows shorter than the rows, layers without positions, soft-caps, experts, and Phi-3's rows that grow beyond the
+// length at which its frequencies change.
 TEST(GeneratorTest, TheCacheChangesNothingInAnyFamily) {
   constexpr int64_t kNewTokens = 12;
   const std::vector<std::vector<int32_t>> prompts = {{1, 7, 30}, {1}, {1, 3, 9, 27, 12, 5, 20, 8}, {4, 4}};

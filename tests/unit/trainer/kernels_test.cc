@@ -72,7 +72,9 @@ TEST_P(RowLength, GeGluAndItsGradientAgreeWithTheFormula) {
   std::vector<float> y(n), dgate(n), dup(n);
   GeGlu(gate.data(), up.data(), GetParam(), y.data());
   GeGluBackward(gate.data(), up.data(), dy.data(), GetParam(), dgate.data(), dup.data());
-  const auto gelu = [](double x) { return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x))); };
+  const auto gelu = [](double x) {
+    return 0.5 * x * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  };
   for (size_t i = 0; i < n; ++i) {
     const double slope = (gelu(gate[i] + 1e-5) - gelu(gate[i] - 1e-5)) / 2e-5;
     EXPECT_NEAR(y[i], gelu(gate[i]) * up[i], 1e-5);
@@ -114,7 +116,8 @@ TEST_P(RowLength, AdamWMovesEachParameterAsTheFormulaSays) {
   const std::vector<float> gradient = Random(n, 1, 6), before = Random(n, 1, 7);
   std::vector<float> parameter = before, m = Random(n, 0.1f, 8), v(n, 0.04f);
   const std::vector<float> m_before = m;
-  AdamW({0.01f, 0.5f, 0.9f, 0.95f, 1e-8f, 0.999f, 2.0f}, gradient.data(), GetParam(), parameter.data(), m.data(), v.data());
+  AdamW({0.01f, 0.5f, 0.9f, 0.95f, 1e-8f, 0.999f, 2.0f}, gradient.data(), GetParam(), parameter.data(), m.data(),
+        v.data());
   for (size_t i = 0; i < n; ++i) {
     const double g = 2.0 * gradient[i], first = 0.9 * m_before[i] + 0.1 * g, second = 0.95 * 0.04 + 0.05 * g * g;
     EXPECT_NEAR(m[i], first, 1e-6);
@@ -140,8 +143,8 @@ TEST(KernelsTest, DropoutDropsItsShareAndTheSameOnesEveryTime) {
       rows += first[i] * next[i];
     }
   }
-  // Neighbours in a row and in a column are independent: the mean of products is the product of means. 200,000 draws, so a
-  // deviation of 0.01 is 6 standard deviations and more.
+  // Neighbours in a row and in a column are independent: the mean of products is the product of means. 200,000 draws,
+  // so a deviation of 0.01 is 6 standard deviations and more.
   EXPECT_NEAR(sum / (kSize * kRows), 1, 0.01);
   EXPECT_NEAR(pairs / (kSize * kRows), 1, 0.01);
   EXPECT_NEAR(rows / (kSize * kRows), 1, 0.01);
@@ -155,8 +158,8 @@ TEST(KernelsTest, NarrowingRoundsToNearestEvenAndKeepsNanAndInfinity) {
   Narrow(values, kCount, narrow);
   Widen(narrow, kCount, wide);
   EXPECT_EQ(wide[0], 1.0f);
-  EXPECT_EQ(wide[1], 1.0f);         // halfway between 1 and 1.0078125: to the even one
-  EXPECT_EQ(wide[2], 1.015625f);    // halfway again: up to the even one
+  EXPECT_EQ(wide[1], 1.0f);       // halfway between 1 and 1.0078125: to the even one
+  EXPECT_EQ(wide[2], 1.015625f);  // halfway again: up to the even one
   EXPECT_EQ(wide[3], 1.0078125f);
   EXPECT_NEAR(wide[4], -3.14159f, 0.01);
   EXPECT_EQ(wide[5], kInfinity);

@@ -17,8 +17,13 @@ namespace {
 using ::testing::HasSubstr;
 
 ModelConfig TinyConfig(bool tied = true) {
-  return *ParseModelConfig({{"model_type", "llama"}, {"vocab_size", 31}, {"hidden_size", 16}, {"intermediate_size", 24},
-                            {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+  return *ParseModelConfig({{"model_type", "llama"},
+                            {"vocab_size", 31},
+                            {"hidden_size", 16},
+                            {"intermediate_size", 24},
+                            {"num_hidden_layers", 2},
+                            {"num_attention_heads", 4},
+                            {"num_key_value_heads", 2},
                             {"tie_word_embeddings", tied}});
 }
 
@@ -72,8 +77,10 @@ TEST(LoraTest, EachSliceGoesThroughItsOwnAdapter) {
   const PackedBatch together = MakePackedBatch({&a, &b}, at::kCPU), alone = MakePackedBatch({&b}, at::kCPU);
   const auto attention_together = std::make_shared<DocumentAttention>(together.documents);
   const auto attention_alone = std::make_shared<DocumentAttention>(alone.documents);
-  const Tensor h = both->Forward(together.tokens_T, together.positions_T, together.lengths_T, attention_together, {{0, 0, 5}, {1, 5, 8}});
-  const Tensor expected = only_second->Forward(alone.tokens_T, alone.positions_T, alone.lengths_T, attention_alone, {{0, 0, 3}});
+  const Tensor h = both->Forward(together.tokens_T, together.positions_T, together.lengths_T, attention_together,
+                                 {{0, 0, 5}, {1, 5, 8}});
+  const Tensor expected =
+      only_second->Forward(alone.tokens_T, alone.positions_T, alone.lengths_T, attention_alone, {{0, 0, 3}});
   EXPECT_LT(MaxDiff(h.slice(0, 5), expected), 1e-5);
 }
 
@@ -131,7 +138,8 @@ class LinearTest : public ::testing::Test {
     const auto got_gradients = gradients([&] { return layer(x_, {{0, 0, 9}}); }, got);
     const auto expected_gradients = gradients(formula, expected);
     EXPECT_LT(MaxDiff(got, expected), 1e-5);
-    for (size_t i = 0; i < inputs.size(); ++i) EXPECT_LT(MaxDiff(got_gradients[i], expected_gradients[i]), 2e-5) << "input " << i;
+    for (size_t i = 0; i < inputs.size(); ++i)
+      EXPECT_LT(MaxDiff(got_gradients[i], expected_gradients[i]), 2e-5) << "input " << i;
 
     // The same layer as a product, which the head's loss uses.
     const auto as_product = gradients(
@@ -141,7 +149,8 @@ class LinearTest : public ::testing::Test {
         },
         got);
     EXPECT_LT(MaxDiff(got, expected), 1e-5);
-    for (size_t i = 0; i < inputs.size(); ++i) EXPECT_LT(MaxDiff(as_product[i], expected_gradients[i]), 2e-5) << "input " << i;
+    for (size_t i = 0; i < inputs.size(); ++i)
+      EXPECT_LT(MaxDiff(as_product[i], expected_gradients[i]), 2e-5) << "input " << i;
   }
 
   // |row of W + s·B·A|, a constant to the gradient.
@@ -158,9 +167,8 @@ TEST_F(LinearTest, LoraWithABiasEqualsItsFormula) {
 }
 
 TEST_F(LinearTest, DoraEqualsItsFormula) {
-  ExpectEqual({a_, b_, 0.7, 0, magnitude_}, [&] {
-    return at::linear(x_, weight_ + 0.7 * at::mm(b_, a_)) * (magnitude_ / Lengths()) + bias_;
-  });
+  ExpectEqual({a_, b_, 0.7, 0, magnitude_},
+              [&] { return at::linear(x_, weight_ + 0.7 * at::mm(b_, a_)) * (magnitude_ / Lengths()) + bias_; });
 }
 
 TEST_F(LinearTest, DoraWithDropoutEqualsPeftsFormula) {
@@ -237,7 +245,8 @@ TEST(LoraTest, TheLossOfAnAdaptedHeadIsThatOfItsLogits) {
     return result;
   };
   const Tensor loss = SumLoss(*model, batch);
-  const Tensor expected = at::cross_entropy_loss(Logits(*model, batch).index_select(0, batch.predicting_rows), batch.labels, {}, at::Reduction::Sum);
+  const Tensor expected = at::cross_entropy_loss(Logits(*model, batch).index_select(0, batch.predicting_rows),
+                                                 batch.labels, {}, at::Reduction::Sum);
   EXPECT_NEAR(loss.item<double>(), expected.item<double>(), 1e-4);
   const auto got = gradients(loss), wanted = gradients(expected);
   for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(MaxDiff(got[i], wanted[i]), 1e-4) << i;
@@ -283,8 +292,10 @@ TEST(LoraTest, AnAdapterThatReplacesModulesSharesTheBaseWithNoOther) {
   const NamedTensors weights = RandomWeights(config, 3);
   AdapterConfig saving = AllLinear();
   saving.modules_to_save = {"lm_head"};
-  const Adapter first = *MakeAdapter(AllLinear(), config, weights, 1), second = *MakeAdapter(saving, config, weights, 1);
-  EXPECT_THAT(std::string(MakeTunedModel(config, weights, {&first, &second}).status().message()), HasSubstr("modules_to_save"));
+  const Adapter first = *MakeAdapter(AllLinear(), config, weights, 1),
+                second = *MakeAdapter(saving, config, weights, 1);
+  EXPECT_THAT(std::string(MakeTunedModel(config, weights, {&first, &second}).status().message()),
+              HasSubstr("modules_to_save"));
 }
 
 TEST(LoraTest, NamesThatMatchNothingAreRefused) {
@@ -312,7 +323,8 @@ TEST(LoraTest, EveryTensorThatDoesNotFitIsReported) {
   ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
   const auto read = ReadAdapter(folder.path(), config);
   EXPECT_THAT(std::string(read.status().message()), HasSubstr("missing: " + renamed));
-  EXPECT_THAT(std::string(read.status().message()), HasSubstr("unexpected: model.layers.0.self_attn.q_proj.lora_A.weight"));
+  EXPECT_THAT(std::string(read.status().message()),
+              HasSubstr("unexpected: model.layers.0.self_attn.q_proj.lora_A.weight"));
 }
 
 TEST(LoraTest, AMergeThatIsNotFiniteIsRefused) {

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <functional>
 
-
 namespace luthier {
 namespace {
 
@@ -15,7 +14,8 @@ constexpr double kTolerance = 2e-5;
 Tensor Random(std::vector<int64_t> shape) { return at::randn(shape).set_requires_grad(true); }
 
 // Compares outputs and the gradients of every input under the same random upstream gradient.
-void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()>& fused, const std::function<Tensor()>& plain) {
+void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()>& fused,
+                 const std::function<Tensor()>& plain) {
   const Tensor got = fused(), expected = plain();
   ASSERT_EQ(got.sizes(), expected.sizes());
   EXPECT_LT((got - expected).abs().max().item<double>(), kTolerance);
@@ -35,20 +35,24 @@ void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()
 }
 
 TEST(OpsTest, RmsNormEqualsItsFormula) {
-  const Tensor x = Random({300, 12}), weight = Random({12});  // more rows than one partial sum of the weight's gradient has
-  ExpectEqual({x, weight}, [&] { return ops::RmsNorm(x, weight, 1e-5); },
-              [&] { return x * (x.square().mean(-1, true) + 1e-5).rsqrt() * weight; });
+  const Tensor x = Random({300, 12}),
+               weight = Random({12});  // more rows than one partial sum of the weight's gradient has
+  ExpectEqual(
+      {x, weight}, [&] { return ops::RmsNorm(x, weight, 1e-5); },
+      [&] { return x * (x.square().mean(-1, true) + 1e-5).rsqrt() * weight; });
 }
 
 TEST(OpsTest, RotaryEqualsComplexRotation) {
   const Tensor x = Random({5, 3, 8});
   const Tensor angles = at::randn({5, 4});
   const ops::RotaryTable table{angles.cos(), angles.sin()};
-  ExpectEqual({x}, [&] { return ops::Rotary(x, table); },
-              [&] {
-                const Tensor a = x.slice(-1, 0, 4), b = x.slice(-1, 4), cos = angles.cos().unsqueeze(1), sin = angles.sin().unsqueeze(1);
-                return at::cat({a * cos - b * sin, b * cos + a * sin}, -1);
-              });
+  ExpectEqual(
+      {x}, [&] { return ops::Rotary(x, table); },
+      [&] {
+        const Tensor a = x.slice(-1, 0, 4), b = x.slice(-1, 4), cos = angles.cos().unsqueeze(1),
+                     sin = angles.sin().unsqueeze(1);
+        return at::cat({a * cos - b * sin, b * cos + a * sin}, -1);
+      });
 }
 
 TEST(OpsTest, SwiGluEqualsItsFormula) {
@@ -58,14 +62,16 @@ TEST(OpsTest, SwiGluEqualsItsFormula) {
 
 TEST(OpsTest, GeGluEqualsItsFormula) {
   const Tensor gate = Random({6, 10}), up = Random({6, 10});
-  ExpectEqual({gate, up}, [&] { return ops::GeGlu(gate, up); },
-              [&] { return 0.5 * gate * (1 + at::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate.pow(3)))) * up; });
+  ExpectEqual(
+      {gate, up}, [&] { return ops::GeGlu(gate, up); },
+      [&] { return 0.5 * gate * (1 + at::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate.pow(3)))) * up; });
 }
 
 TEST(OpsTest, LoraLinearEqualsItsFormula) {
   const Tensor x = Random({9, 6}), weight = at::randn({5, 6}), a = Random({3, 6}), b = Random({5, 3});
-  ExpectEqual({x, a, b}, [&] { return ops::LoraLinear(x, weight, a, b, 0.7, 0); },
-              [&] { return at::linear(x, weight + 0.7 * at::mm(b, a)); });
+  ExpectEqual(
+      {x, a, b}, [&] { return ops::LoraLinear(x, weight, a, b, 0.7, 0); },
+      [&] { return at::linear(x, weight + 0.7 * at::mm(b, a)); });
 }
 
 TEST(OpsTest, LoraDropoutUsesOneMaskForForwardAndBackward) {
@@ -96,14 +102,15 @@ void ExpectEachDocumentAlone(const ops::AttentionForm& form) {
   // The last one has more queries than are worked on at a time.
   const ops::Documents documents = {{0, 7}, {7, 8}, {8, 20}, {20, 26}, {26, 176}};
   const Tensor q = Random({176, 4, 8}), k = Random({176, 2, 8}), v = Random({176, 2, 8});
-  ExpectEqual({q, k, v}, [&] { return ops::PackedAttention(q, k, v, documents, form); },
-              [&] {
-                std::vector<Tensor> parts;
-                for (const auto& [begin, end] : documents) {
-                  parts.push_back(PlainAttention(q.slice(0, begin, end), k.slice(0, begin, end), v.slice(0, begin, end), form));
-                }
-                return at::cat(parts);
-              });
+  ExpectEqual(
+      {q, k, v}, [&] { return ops::PackedAttention(q, k, v, documents, form); },
+      [&] {
+        std::vector<Tensor> parts;
+        for (const auto& [begin, end] : documents) {
+          parts.push_back(PlainAttention(q.slice(0, begin, end), k.slice(0, begin, end), v.slice(0, begin, end), form));
+        }
+        return at::cat(parts);
+      });
 }
 
 TEST(OpsTest, PackedAttentionEqualsEachDocumentAlone) { ExpectEachDocumentAlone({1 / std::sqrt(8.0)}); }
@@ -151,8 +158,10 @@ TEST(OpsTest, CachedAttentionEqualsPackedAttention) {
         rows.push_back(documents[static_cast<size_t>(b)].first + positions.back());
       }
       const Tensor row_ids = at::tensor(rows, at::kLong);
-      const Tensor got = ops::CachedAttention(q.index_select(0, row_ids), keys, values, at::tensor(positions, at::kLong), form);
-      EXPECT_LT((got - expected.index_select(0, row_ids)).abs().max().item<double>(), kTolerance) << "window " << form.window;
+      const Tensor got =
+          ops::CachedAttention(q.index_select(0, row_ids), keys, values, at::tensor(positions, at::kLong), form);
+      EXPECT_LT((got - expected.index_select(0, row_ids)).abs().max().item<double>(), kTolerance)
+          << "window " << form.window;
     }
   }
 }
@@ -160,19 +169,26 @@ TEST(OpsTest, CachedAttentionEqualsPackedAttention) {
 TEST(OpsTest, ChunkedCrossEntropyEqualsTheWholeLogits) {
   const Tensor h = Random({1100, 6}), head = Random({13, 6});  // more than two chunks
   const Tensor labels = at::randint(0, 13, {1100}, at::kLong);
-  ExpectEqual({h, head}, [&] { return ops::SumCrossEntropy(h, head, labels) / 100; },
-              [&] { return at::cross_entropy_loss(at::linear(h, head), labels, {}, at::Reduction::Sum) / 100; });
+  ExpectEqual(
+      {h, head}, [&] { return ops::SumCrossEntropy(h, head, labels) / 100; },
+      [&] { return at::cross_entropy_loss(at::linear(h, head), labels, {}, at::Reduction::Sum) / 100; });
 }
 
 TEST(OpsTest, CrossEntropyOfScaledAndCappedLogitsEqualsItsFormula) {
   const Tensor h = Random({700, 6}), head = Random({13, 6});
   const Tensor labels = at::randint(0, 13, {700}, at::kLong);
   for (const ops::LogitForm& form : {ops::LogitForm{0.6}, {1, 2.0}, {1.7, 0.8}}) {
-    ExpectEqual({h, head}, [&] { return ops::SumCrossEntropy(h, head, labels, form) / 100; },
-                [&] { return at::cross_entropy_loss(ops::ApplyLogitForm(at::linear(h, head), form), labels, {}, at::Reduction::Sum) / 100; });
+    ExpectEqual(
+        {h, head}, [&] { return ops::SumCrossEntropy(h, head, labels, form) / 100; },
+        [&] {
+          return at::cross_entropy_loss(ops::ApplyLogitForm(at::linear(h, head), form), labels, {},
+                                        at::Reduction::Sum) /
+                 100;
+        });
   }
   const Tensor raw = at::linear(h, head);
-  EXPECT_LT((ops::ApplyLogitForm(raw, {1.7, 0.8}) - 0.8 * at::tanh(1.7 * raw / 0.8)).abs().max().item<double>(), kTolerance);
+  EXPECT_LT((ops::ApplyLogitForm(raw, {1.7, 0.8}) - 0.8 * at::tanh(1.7 * raw / 0.8)).abs().max().item<double>(),
+            kTolerance);
 }
 
 TEST(OpsTest, CrossEntropyOfNoTrainedTokenIsZeroAndHasAGradient) {

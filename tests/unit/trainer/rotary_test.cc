@@ -25,7 +25,8 @@ void ExpectFrequencies(const std::string& name, size_t rope, int64_t length, con
   const Tensor frequencies_P = ToTensor(golden->tensors().at("debug." + stored), at::kFloat);
   const ModelConfig config = *ReadModelConfig(folder + "/base");
   const Tensor positions_T = at::arange(length, at::kLong);
-  const ops::RotaryTable table = RotaryEmbedding(config.ropes[rope], at::kCPU)(positions_T, at::full({length}, length, at::kLong));
+  const ops::RotaryTable table =
+      RotaryEmbedding(config.ropes[rope], at::kCPU)(positions_T, at::full({length}, length, at::kLong));
   const Tensor angles_TP = at::outer(positions_T.to(at::kFloat), frequencies_P);
   ASSERT_EQ(table.cos_TP.sizes(), angles_TP.sizes());
   EXPECT_LT((table.cos_TP - angles_TP.cos() * factor).abs().max().item<double>(), 1e-6);
@@ -54,8 +55,8 @@ RopeConfig Rope(RopeConfig::Type type) {
 
 // Bug 8: in bf16 neighbouring positions beyond 256 fall together.
 TEST(RotaryTest, LatePositionsStayApart) {
-  const ops::RotaryTable table = RotaryEmbedding(Rope(RopeConfig::Type::kDefault), at::kCPU)(at::tensor({100'000, 100'001}, at::kLong),
-                                                                                              at::tensor({200'000, 200'000}, at::kLong));
+  const ops::RotaryTable table = RotaryEmbedding(Rope(RopeConfig::Type::kDefault), at::kCPU)(
+      at::tensor({100'000, 100'001}, at::kLong), at::tensor({200'000, 200'000}, at::kLong));
   EXPECT_EQ(table.cos_TP.scalar_type(), at::kFloat);
   EXPECT_NEAR(table.sin_TP[0][0].item<double>(), std::sin(100'000.0), 1e-3);
   EXPECT_NEAR(table.sin_TP[1][0].item<double>(), std::sin(100'001.0), 1e-3);

@@ -7,7 +7,8 @@
 namespace luthier {
 namespace {
 
-EvaluationResult Result(double loss, std::optional<double> exact_match = std::nullopt, std::optional<double> field_f1 = std::nullopt) {
+EvaluationResult Result(double loss, std::optional<double> exact_match = std::nullopt,
+                        std::optional<double> field_f1 = std::nullopt) {
   EvaluationResult result;
   result.loss = loss;
   result.exact_match = exact_match;

@@ -13,7 +13,8 @@ class StepTest : public ::testing::Test {
   StepTest() {
     WriteTinyBase(folder_.path() + "/base");
     std::string rows;
-    for (int i = 0; i < 12; ++i) rows += ChatLine("row " + std::to_string(i), i % 3 == 0 ? "a number that three divides" : "odd");
+    for (int i = 0; i < 12; ++i)
+      rows += ChatLine("row " + std::to_string(i), i % 3 == 0 ? "a number that three divides" : "odd");
     WriteText(folder_.path() + "/train.jsonl", rows);
     spec_.base_model = folder_.path() + "/base";
     spec_.init = "random";
@@ -86,7 +87,9 @@ TEST_F(StepTest, LossesOfRowsAddUpToThatOfTheStep) {
   for (const auto& [row, loss] : result.row_losses) {
     sum += loss * static_cast<double>(run->examples[static_cast<size_t>(row)].TrainedTokens());
     const PackedBatch alone = Pack(*MustPrepare(), {row});  // weights have moved: the losses were those of fresh ones
-    EXPECT_NEAR(loss, SumLoss(*MustPrepare()->model, alone).item<double>() / static_cast<double>(alone.trained_tokens()), 1e-4) << row;
+    EXPECT_NEAR(
+        loss, SumLoss(*MustPrepare()->model, alone).item<double>() / static_cast<double>(alone.trained_tokens()), 1e-4)
+        << row;
   }
   EXPECT_NEAR(sum / static_cast<double>(result.trained_tokens), result.loss, 1e-6);
 }

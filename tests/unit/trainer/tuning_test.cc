@@ -57,7 +57,8 @@ TEST(TuningTest, FrozenWeightsGetNoGradientAndTheOthersDo) {
   EXPECT_FALSE(tuning.trained.contains("model.layers.1.self_attn.q_proj.bias"));
   EXPECT_TRUE(tuning.trained.contains("model.layers.1.self_attn.q_proj.weight"));
   SumLoss(*tuning.model, Batch()).backward();
-  for (const auto& [name, tensor] : fixture.base) EXPECT_EQ(tensor.grad().defined(), tuning.trained.contains(name)) << name;
+  for (const auto& [name, tensor] : fixture.base)
+    EXPECT_EQ(tensor.grad().defined(), tuning.trained.contains(name)) << name;
 }
 
 TEST(TuningTest, PatternsThatFreezeNothingOrEverythingAreRefused) {
@@ -93,7 +94,8 @@ TEST(TuningTest, AnAdapterThatIsNotWhatTheJobAsksForIsRefused) {
 
 TEST(TuningTest, NamesAndExpertsAreAsPeftHasThem) {
   const ModelFixture phi("phi3"), moe("qwen3_moe");
-  EXPECT_THAT(MustMake(Settled("lora"), phi).adapter.config.target_modules, ::testing::ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
+  EXPECT_THAT(MustMake(Settled("lora"), phi).adapter.config.target_modules,
+              ::testing::ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
   EXPECT_TRUE(MustMake(Settled("lora"), moe).adapter.config.all_linear);
   Recipe recipe = Settled("lora");
   recipe.lora.target_modules = {"gate_proj"};

@@ -16,12 +16,18 @@ namespace {
 using ::testing::HasSubstr;
 
 ModelConfig Config(int64_t vocab, int64_t hidden, bool tied) {
-  return *ParseModelConfig({{"model_type", "llama"}, {"vocab_size", vocab}, {"hidden_size", hidden}, {"intermediate_size", 16},
-                            {"num_hidden_layers", 1}, {"num_attention_heads", 2}, {"tie_word_embeddings", tied}});
+  return *ParseModelConfig({{"model_type", "llama"},
+                            {"vocab_size", vocab},
+                            {"hidden_size", hidden},
+                            {"intermediate_size", 16},
+                            {"num_hidden_layers", 1},
+                            {"num_attention_heads", 2},
+                            {"tie_word_embeddings", tied}});
 }
 
 // Writes `weights` as `type`; what `extra` holds replaces or joins them.
-void Write(const std::string& folder, const NamedTensors& weights, at::ScalarType type, const NamedTensors& extra = {}) {
+void Write(const std::string& folder, const NamedTensors& weights, at::ScalarType type,
+           const NamedTensors& extra = {}) {
   NamedTensors stored;
   for (const auto& [name, tensor] : weights) stored[name] = tensor.to(type).contiguous();
   for (const auto& [name, tensor] : extra) stored[name] = tensor.contiguous();
@@ -50,7 +56,8 @@ TEST(WeightsTest, EveryStoredFormatIsReadExactly) {
     for (const WeightUse use : {WeightUse::kFrozen, WeightUse::kTrained}) {
       const auto read = LoadWeights(folder.path(), config, at::kFloat, use);
       ASSERT_TRUE(read.ok()) << read.status();
-      for (const auto& [name, tensor] : weights) EXPECT_TRUE(at::equal(read->at(name), tensor.to(stored).to(at::kFloat))) << name;
+      for (const auto& [name, tensor] : weights)
+        EXPECT_TRUE(at::equal(read->at(name), tensor.to(stored).to(at::kFloat))) << name;
     }
   }
 }

@@ -13,7 +13,8 @@ using ::testing::IsEmpty;
 
 TEST(ErrorDetailsTest, ComeBackAsTheyWereSent) {
   const std::string bytes = SerializeErrorDetails(
-      3, "two things", {"INVALID", {{"lora.rank", "0 is out of range"}, {"", "a line without a field"}}, absl::Seconds(90)});
+      3, "two things",
+      {"INVALID", {{"lora.rank", "0 is out of range"}, {"", "a line without a field"}}, absl::Seconds(90)});
   const ErrorDetails details = ParseErrorDetails(bytes);
   EXPECT_EQ(details.reason, "INVALID");
   EXPECT_THAT(details.violations, ElementsAre(FieldViolation{"lora.rank", "0 is out of range"},
@@ -27,13 +28,13 @@ TEST(ErrorDetailsTest, AreTheBytesOfGoogleRpcStatus) {
   const std::string info = std::string("\x0a\x01R\x12\x07luthier", 12);
   const auto length = [](const std::string& bytes) { return std::string(1, static_cast<char>(bytes.size())); };
   const std::string any = absl::StrCat("\x0a", length(type), type, "\x12", length(info), info);
-  EXPECT_EQ(SerializeErrorDetails(5, "m", {"R", {}, {}}),
-            absl::StrCat("\x08\x05\x12\x01m\x1a", length(any), any));
+  EXPECT_EQ(SerializeErrorDetails(5, "m", {"R", {}, {}}), absl::StrCat("\x08\x05\x12\x01m\x1a", length(any), any));
 }
 
 TEST(ErrorDetailsTest, TheLinesOfAMessageAreItsViolations) {
-  EXPECT_THAT(ViolationsIn("lora.rank: 0 is out of range: give 1\nsomething else"),
-              ElementsAre(FieldViolation{"lora.rank", "0 is out of range: give 1"}, FieldViolation{"", "something else"}));
+  EXPECT_THAT(
+      ViolationsIn("lora.rank: 0 is out of range: give 1\nsomething else"),
+      ElementsAre(FieldViolation{"lora.rank", "0 is out of range: give 1"}, FieldViolation{"", "something else"}));
 }
 
 TEST(ErrorDetailsTest, WhatIsNotUnderstoodIsLeftOut) {

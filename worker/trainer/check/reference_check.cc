@@ -55,14 +55,17 @@ class Report {
   void Check(const std::string& check, double difference, double tolerance) {
     const bool ok = difference <= tolerance;  // false for NaN
     all_ok_ = all_ok_ && ok;
-    std::cout << json{{"case", case_}, {"check", check}, {"max_abs_diff", difference}, {"tolerance", tolerance}, {"ok", ok}}.dump()
-              << "\n";
+    std::cout
+        << json{{"case", case_}, {"check", check}, {"max_abs_diff", difference}, {"tolerance", tolerance}, {"ok", ok}}
+               .dump()
+        << "\n";
   }
 
   void Fail(const std::string& check, absl::string_view reason) {
     all_ok_ = false;
-    std::cout << json{{"case", case_}, {"check", check}, {"max_abs_diff", nullptr}, {"tolerance", nullptr}, {"ok", false},
-                      {"reason", std::string(reason)}}.dump()
+    std::cout << json{{"case", case_},        {"check", check}, {"max_abs_diff", nullptr},
+                      {"tolerance", nullptr}, {"ok", false},    {"reason", std::string(reason)}}
+                     .dump()
               << "\n";
   }
 
@@ -80,7 +83,8 @@ absl::StatusOr<Case> OpenCase(const std::string& folder) {
   out.folder = folder;
   std::ifstream stream(folder + "/golden.json");
   out.golden = json::parse(stream, nullptr, /*allow_exceptions=*/false);
-  if (out.golden.is_discarded()) return absl::NotFoundError(absl::StrCat(folder, "/golden.json: missing or not valid JSON"));
+  if (out.golden.is_discarded())
+    return absl::NotFoundError(absl::StrCat(folder, "/golden.json: missing or not valid JSON"));
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/golden.safetensors"));
   for (const auto& [name, view] : file.tensors()) out.tensors[name] = ToTensor(view, ToScalarType(view.dtype));
   LUTHIER_ASSIGN_OR_RETURN(out.config, ReadModelConfig(folder + "/base"));
@@ -107,7 +111,8 @@ std::vector<Example> PackedDocuments(const Case& c) {
                &document_ids = c.tensors.at("packed.document_ids");
   std::vector<Example> documents;
   for (int64_t t = 0; t < ids.size(1); ++t) {
-    if (t == 0 || document_ids[0][t].item<int64_t>() != document_ids[0][t - 1].item<int64_t>()) documents.emplace_back();
+    if (t == 0 || document_ids[0][t].item<int64_t>() != document_ids[0][t - 1].item<int64_t>())
+      documents.emplace_back();
     documents.back().ids.push_back(ids[0][t].item<int32_t>());
     documents.back().trained.push_back(labels[0][t].item<int64_t>() != -100);
   }
@@ -121,12 +126,14 @@ PackedBatch Batch(const std::vector<Example>& documents) {
 }
 
 PackedBatch MainBatch(const Case& c) {
-  return Batch(Rows(c.tensors.at("batch.input_ids"), c.tensors.at("batch.attention_mask"), c.tensors.at("batch.labels")));
+  return Batch(
+      Rows(c.tensors.at("batch.input_ids"), c.tensors.at("batch.attention_mask"), c.tensors.at("batch.labels")));
 }
 
 PackedBatch AccumulationBatch(const Case& c, int64_t i) {
   const std::string prefix = absl::StrCat("micro.", i, ".");
-  return Batch(Rows(c.tensors.at(prefix + "input_ids"), c.tensors.at(prefix + "attention_mask"), c.tensors.at(prefix + "labels")));
+  return Batch(Rows(c.tensors.at(prefix + "input_ids"), c.tensors.at(prefix + "attention_mask"),
+                    c.tensors.at(prefix + "labels")));
 }
 
 void RequireGradients(const NamedTensors& parameters) {
@@ -168,7 +175,8 @@ void CheckGradients(const std::string& check, const NamedTensors& parameters, co
   if (!norms.empty()) report.Check(check + ".norms", worst_norm, tolerance);
 }
 
-// Sum of micro-batch losses over the whole effective batch's trained tokens, and its gradient: what the trainer accumulates.
+// Sum of micro-batch losses over the whole effective batch's trained tokens, and its gradient: what the trainer
+// accumulates.
 double AccumulatedLossAndGradient(const Case& c, const DecoderModel& model, const NamedTensors& parameters) {
   double sum = 0;
   int64_t tokens = 0;
@@ -186,8 +194,8 @@ double AccumulatedLossAndGradient(const Case& c, const DecoderModel& model, cons
   return sum / static_cast<double>(tokens);
 }
 
-void CheckAccumulation(const std::string& method, const Case& c, const DecoderModel& model, const NamedTensors& parameters,
-                       Report& report) {
+void CheckAccumulation(const std::string& method, const Case& c, const DecoderModel& model,
+                       const NamedTensors& parameters, Report& report) {
   RequireGradients(parameters);
   const json& golden = c.golden["accum"][method];
   const double loss = AccumulatedLossAndGradient(c, model, parameters);
@@ -240,33 +248,38 @@ void CheckCurve(const std::string& method, const Case& c, const DecoderModel& mo
   at::NoGradGuard no_grad;
   const PackedBatch batch = MainBatch(c);
   const double after = SumLoss(model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
-  report.Check("train_" + method + ".batch_loss_after", std::abs(after - golden["batch_loss_after"].get<double>()), loss_tolerance);
+  report.Check("train_" + method + ".batch_loss_after", std::abs(after - golden["batch_loss_after"].get<double>()),
+               loss_tolerance);
 }
 
 // Rows within the length of pre-training, where longrope has other frequencies.
 void CheckShort(const Case& c, const DecoderModel& model, Report& report) {
   if (!c.golden.contains("short")) return;
   at::NoGradGuard no_grad;
-  const PackedBatch batch = Batch(Rows(c.tensors.at("short.input_ids"), c.tensors.at("short.attention_mask"), c.tensors.at("short.labels")));
+  const PackedBatch batch =
+      Batch(Rows(c.tensors.at("short.input_ids"), c.tensors.at("short.attention_mask"), c.tensors.at("short.labels")));
   report.Check("short.logits", MaxAbsDiff(Logits(model, batch), c.tensors.at("short.logits")), kLogits);
   const double loss = SumLoss(model, batch).item<double>() / static_cast<double>(batch.trained_tokens());
   report.Check("short.loss", std::abs(loss - c.golden["short"]["loss"].get<double>()), kLoss);
 }
 
 absl::Status CheckFull(const Case& c, Report& report) {
-  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kTrained));
+  LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights,
+                           LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kTrained));
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeModel(c.config, weights, {}));
   const PackedBatch batch = MainBatch(c);
   {
     at::NoGradGuard no_grad;
     report.Check("batch.logits", MaxAbsDiff(Logits(*model, batch), c.tensors.at("batch.logits")), kLogits);
-    report.Check("packed.logits", MaxAbsDiff(Logits(*model, Batch(PackedDocuments(c))), c.tensors.at("packed.logits")), kLogits);
+    report.Check("packed.logits", MaxAbsDiff(Logits(*model, Batch(PackedDocuments(c))), c.tensors.at("packed.logits")),
+                 kLogits);
   }
   CheckShort(c, *model, report);
   RequireGradients(weights);
   const double loss = MeanLossAndGradient(*model, batch);
   report.Check("batch.loss", std::abs(loss - c.golden["batch"]["loss"].get<double>()), kLoss);
-  report.Check("full.global_grad_norm", RelativeTo(GlobalGradientNorm(weights), c.golden["full"]["global_grad_norm"]), kGradient);
+  report.Check("full.global_grad_norm", RelativeTo(GlobalGradientNorm(weights), c.golden["full"]["global_grad_norm"]),
+               kGradient);
   CheckGradients("full.grad", weights, c.tensors, "full.grad.", c.golden["full"]["grad_norm"], kGradient, report);
   CheckAccumulation("full", c, *model, weights, report);
   CheckPacked("full", c, *model, weights, report);
@@ -281,7 +294,8 @@ absl::Status CheckFull(const Case& c, Report& report) {
   std::vector<int64_t> last_rows;
   for (const auto& [begin, end] : batch.documents) last_rows.push_back(end - 1);
   const Tensor last_logits = Logits(*model, batch).index_select(0, at::tensor(last_rows, at::kLong));
-  report.Check("full.logits_final_last_token", MaxAbsDiff(last_logits, c.tensors.at("full.logits_final_last_token")), kLogitsAfterFull);
+  report.Check("full.logits_final_last_token", MaxAbsDiff(last_logits, c.tensors.at("full.logits_final_last_token")),
+               kLogitsAfterFull);
   return absl::OkStatus();
 }
 
@@ -290,7 +304,8 @@ absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& 
   LUTHIER_ASSIGN_OR_RETURN(const MergedModel merged, MergeAdapter(c.config, base, final_adapter));
   double worst = 0, worst_norm = 0;
   for (const json& name : c.golden["merge"]["stored"]) {
-    worst = std::max(worst, MaxAbsDiff(merged.weights.at(name), c.tensors.at(absl::StrCat("merged.", name.get<std::string>()))));
+    worst = std::max(
+        worst, MaxAbsDiff(merged.weights.at(name), c.tensors.at(absl::StrCat("merged.", name.get<std::string>()))));
   }
   for (const auto& [name, norm] : c.golden["merge"]["changed"].items()) {
     worst_norm = std::max(worst_norm, RelativeTo(merged.weights.at(name).norm().item<double>(), norm));
@@ -306,7 +321,8 @@ absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& 
 }
 
 absl::Status CheckLora(const Case& c, Report& report) {
-  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kFrozen));
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights,
+                           LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kFrozen));
   LUTHIER_ASSIGN_OR_RETURN(const Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.config));
   LUTHIER_ASSIGN_OR_RETURN(const Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.config));
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeTunedModel(c.config, weights, {&adapter}));
@@ -315,21 +331,25 @@ absl::Status CheckLora(const Case& c, Report& report) {
   {
     at::NoGradGuard no_grad;
     report.Check("lora.logits_init", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_init")), kLogits);
-    report.Check("lora.logits_final", MaxAbsDiff(Logits(*final_model, batch), c.tensors.at("lora.logits_final")), kLogits);
+    report.Check("lora.logits_final", MaxAbsDiff(Logits(*final_model, batch), c.tensors.at("lora.logits_final")),
+                 kLogits);
   }
   RequireGradients(adapter.tensors);
   const double loss = MeanLossAndGradient(*model, batch);
   report.Check("lora.loss", std::abs(loss - c.golden["lora"]["loss"].get<double>()), kLoss);
-  report.Check("lora.global_grad_norm", RelativeTo(GlobalGradientNorm(adapter.tensors), c.golden["lora"]["global_grad_norm"]), kGradient);
+  report.Check("lora.global_grad_norm",
+               RelativeTo(GlobalGradientNorm(adapter.tensors), c.golden["lora"]["global_grad_norm"]), kGradient);
   CheckGradients("lora.grad", adapter.tensors, c.tensors, "lora.grad.", json::object(), kGradient, report);
   CheckAccumulation("lora", c, *model, adapter.tensors, report);
   CheckPacked("lora", c, *model, adapter.tensors, report);
   CheckCurve("lora", c, *model, adapter.tensors, kLoraCurveLoss, kLoraCurveNorm, report);
 
   at::NoGradGuard no_grad;
-  report.Check("train_lora.logits_after", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_final")), kLogitsAfterLora);
+  report.Check("train_lora.logits_after", MaxAbsDiff(Logits(*model, batch), c.tensors.at("lora.logits_final")),
+               kLogitsAfterLora);
   double worst = 0;
-  for (const auto& [name, tensor] : final_adapter.tensors) worst = std::max(worst, RelativeNorm(adapter.tensors.at(name), tensor));
+  for (const auto& [name, tensor] : final_adapter.tensors)
+    worst = std::max(worst, RelativeNorm(adapter.tensors.at(name), tensor));
   report.Check("train_lora.adapter_after", worst, kTrainedAdapter);
   return CheckMerge(c, weights, final_adapter, report);
 }
@@ -357,7 +377,8 @@ struct LogitsArguments {
 absl::Status WriteLogits(const LogitsArguments& arguments) {
   at::NoGradGuard no_grad;
   LUTHIER_ASSIGN_OR_RETURN(const ModelConfig config, ReadModelConfig(arguments.base));
-  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights, LoadWeights(arguments.base, config, at::kFloat, WeightUse::kFrozen));
+  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors weights,
+                           LoadWeights(arguments.base, config, at::kFloat, WeightUse::kFrozen));
   std::vector<const Adapter*> adapters;
   Adapter adapter;
   if (!arguments.adapter.empty()) {

@@ -21,9 +21,14 @@ using nlohmann::json;
 constexpr double kRoundedTolerance = 0.05;
 
 // What a Hugging Face folder holds besides config and weights, as far as the base has it.
-constexpr const char* kTextFiles[] = {"tokenizer.json",          "tokenizer_config.json", "special_tokens_map.json",
-                                      "chat_template.jinja",     "added_tokens.json",     "tokenizer.model",
-                                      "vocab.json",              "merges.txt"};
+constexpr const char* kTextFiles[] = {"tokenizer.json",
+                                      "tokenizer_config.json",
+                                      "special_tokens_map.json",
+                                      "chat_template.jinja",
+                                      "added_tokens.json",
+                                      "tokenizer.model",
+                                      "vocab.json",
+                                      "merges.txt"};
 
 absl::Status NewFolder(const fs::path& folder) {
   std::error_code error;
@@ -40,7 +45,8 @@ at::ScalarType StoredType(const std::string& dtype) {
 }
 
 // Names of the tensors of each file, in order, so that no file exceeds the limit unless a single tensor does.
-std::vector<std::vector<std::string>> Shards(const NamedTensors& weights, int64_t element_bytes, int64_t max_shard_bytes) {
+std::vector<std::vector<std::string>> Shards(const NamedTensors& weights, int64_t element_bytes,
+                                             int64_t max_shard_bytes) {
   std::vector<std::vector<std::string>> shards(1);
   int64_t bytes = 0;
   for (const auto& [name, tensor] : weights) {
@@ -56,13 +62,16 @@ std::vector<std::vector<std::string>> Shards(const NamedTensors& weights, int64_
 }
 
 // One shard at a time is converted, so that the whole model is never held twice.
-absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int64_t max_shard_bytes, const std::string& folder) {
+absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int64_t max_shard_bytes,
+                          const std::string& folder) {
   const auto element_bytes = static_cast<int64_t>(at::elementSize(type));
   const auto shards = Shards(weights, element_bytes, max_shard_bytes);
   json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", json::object()}};
   int64_t total = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = shards.size() == 1 ? "model.safetensors" : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+    const std::string file = shards.size() == 1
+                                 ? "model.safetensors"
+                                 : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
     std::vector<Tensor> stored;  // keeps what `views` borrows
     std::vector<TensorToWrite> views;
     for (const std::string& name : shards[i]) {
@@ -88,13 +97,14 @@ absl::Status CopyTextFiles(const fs::path& from, const fs::path& to) {
   return absl::OkStatus();
 }
 
-// Base models often name another end token than the one that ends a turn of the template: what was tuned on turns would never
-// stop. So every token that ends an answer ends generation.
+// Base models often name another end token than the one that ends a turn of the template: what was tuned on turns would
+// never stop. So every token that ends an answer ends generation.
 absl::Status WriteGenerationConfig(const ModelToExport& model, const std::string& folder) {
   std::ifstream stream(model.base_folder + "/generation_config.json");
   json generation = json::parse(stream, nullptr, /*allow_exceptions=*/false);
   if (!generation.is_object()) generation = json::object();
-  const json& before = generation.contains("eos_token_id") ? generation["eos_token_id"] : model.config_json.value("eos_token_id", json());
+  const json& before = generation.contains("eos_token_id") ? generation["eos_token_id"]
+                                                           : model.config_json.value("eos_token_id", json());
   json ends = before.is_array() ? before : json::array();
   if (before.is_number()) ends.push_back(before);
   for (int32_t id : model.end_ids) {
@@ -114,18 +124,20 @@ double ToleranceOf(at::ScalarType type, const TrainedModel& trained) {
 
 }  // namespace
 
-absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance, const std::string& path) {
+absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance,
+                           const std::string& path) {
   at::NoGradGuard no_grad;
   reloaded.Configure(trained.model.compute());
   const Tensor expected = Logits(trained.model, trained.probe);
   const double difference = (Logits(reloaded, trained.probe) - expected).abs().max().item<double>();
   if (difference <= tolerance) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat(path, ": reloaded, the export computes other logits than the trained model (by ",
+  return absl::InternalError(absl::StrCat(path,
+                                          ": reloaded, the export computes other logits than the trained model (by ",
                                           difference, ", allowed ", tolerance, "); it is not published"));
 }
 
-absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
-                           const std::string& folder) {
+absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
+                           const TrainedModel& trained, const std::string& folder) {
   LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
   LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, folder));
   LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadAdapter(folder, config));
@@ -133,7 +145,8 @@ absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, con
   return CompareLogits(trained, *reloaded, kExactTolerance, folder);
 }
 
-absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained, const std::string& folder, int64_t max_shard_bytes) {
+absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained, const std::string& folder,
+                         int64_t max_shard_bytes) {
   const absl::StatusOr<ModelConfig> config = ParseModelConfig(model.config_json);
   if (!config.ok()) return config.status();
   const at::ScalarType type = StoredType(config->dtype);

@@ -1,5 +1,5 @@
-// What a run leaves behind: an adapter in PEFT format, or a whole model in Hugging Face format. Each function writes a folder
-// (replacing it), reads it again, and compares the logits of `probe` with those of the trained model.
+// What a run leaves behind: an adapter in PEFT format, or a whole model in Hugging Face format. Each function writes a
+// folder (replacing it), reads it again, and compares the logits of `probe` with those of the trained model.
 #pragma once
 
 #include <cstdint>
@@ -23,9 +23,10 @@ struct TrainedModel {
   const PackedBatch& probe;
 };
 
-// Errors, here and below: INTERNAL if the files do not compute what was trained; RESOURCE_EXHAUSTED if the disk is full.
-absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
-                           const std::string& folder);
+// Errors, here and below: INTERNAL if the files do not compute what was trained; RESOURCE_EXHAUSTED if the disk is
+// full.
+absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
+                           const TrainedModel& trained, const std::string& folder);
 
 // The parts of a model folder.
 struct ModelToExport {
@@ -45,8 +46,10 @@ nlohmann::json MergedConfig(nlohmann::json config_json, const MergedModel& merge
 // Bytes of all files in a folder.
 int64_t FolderBytes(const std::string& folder);
 
-// Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits. `path` is for the message.
-absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance, const std::string& path);
+// Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits. `path`
+// is for the message.
+absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance,
+                           const std::string& path);
 
 // An exact copy computes the same logits up to the order of sums.
 constexpr double kExactTolerance = 1e-4;

@@ -19,9 +19,9 @@ constexpr char kAlphaKey[] = "adapter.lora.alpha";
 // llama.cpp's names of the linear layers of a block. Phi-3's gate and up lie together in what others call up.
 const std::map<std::string, std::string>& BlockNames() {
   static const std::map<std::string, std::string> names = {
-      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},     {"self_attn.v_proj", "attn_v"},
       {"self_attn.o_proj", "attn_output"}, {"self_attn.qkv_proj", "attn_qkv"}, {"mlp.gate_proj", "ffn_gate"},
-      {"mlp.up_proj", "ffn_up"},        {"mlp.down_proj", "ffn_down"},       {"mlp.gate_up_proj", "ffn_up"}};
+      {"mlp.up_proj", "ffn_up"},           {"mlp.down_proj", "ffn_down"},      {"mlp.gate_up_proj", "ffn_up"}};
   return names;
 }
 
@@ -63,7 +63,8 @@ Tensor ToTensor(const GgufTensor& tensor) {
 
 absl::Status CheckRepresentable(const Adapter& adapter, const ModelConfig& config) {
   const auto refuse = [](const char* field, const char* why) {
-    return absl::InvalidArgumentError(absl::StrCat(field, ": a GGUF adapter cannot hold ", why, "; export the merged model instead"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ": a GGUF adapter cannot hold ", why, "; export the merged model instead"));
   };
   if (adapter.config.dora) return refuse("use_dora", "magnitudes");
   if (!adapter.config.modules_to_save.empty()) return refuse("modules_to_save", "whole modules");
@@ -105,8 +106,9 @@ absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConf
   };
   const std::string& architecture = FindFamily(config.model_type)->gguf_architecture;
   const auto alpha = file.metadata.find(kAlphaKey);
-  if (text("general.type") != "adapter" || text("adapter.type") != "lora" || text("general.architecture") != architecture ||
-      alpha == file.metadata.end() || !std::holds_alternative<float>(alpha->second)) {
+  if (text("general.type") != "adapter" || text("adapter.type") != "lora" ||
+      text("general.architecture") != architecture || alpha == file.metadata.end() ||
+      !std::holds_alternative<float>(alpha->second)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is no LoRA adapter of architecture ", architecture));
   }
   Adapter adapter;
@@ -117,7 +119,8 @@ absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConf
     const auto a = file.tensors.find(GgufName(linear) + ".lora_a"), b = file.tensors.find(GgufName(linear) + ".lora_b");
     if (a == file.tensors.end() || b == file.tensors.end()) continue;
     const int64_t rank = a->second.shape.empty() ? 0 : a->second.shape[0];
-    if (a->second.shape != std::vector<int64_t>{rank, linear.in} || b->second.shape != std::vector<int64_t>{linear.out, rank}) {
+    if (a->second.shape != std::vector<int64_t>{rank, linear.in} ||
+        b->second.shape != std::vector<int64_t>{linear.out, rank}) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": ", GgufName(linear), " does not fit this base model"));
     }
     Tensor b_OR = ToTensor(b->second);
@@ -130,13 +133,14 @@ absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConf
     used += 2;
   }
   if (used != file.tensors.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": holds ", file.tensors.size() - used, " tensors that no layer of this base takes"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": holds ", file.tensors.size() - used, " tensors that no layer of this base takes"));
   }
   return adapter;
 }
 
-absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
-                               const std::string& path) {
+absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
+                               const TrainedModel& trained, const std::string& path) {
   LUTHIER_RETURN_IF_ERROR(CheckRepresentable(adapter, config));
   LUTHIER_RETURN_IF_ERROR(WriteGguf(path, ToGgufFile(adapter, config)));
   LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadGgufAdapter(path, config));

@@ -14,8 +14,8 @@ namespace luthier {
 // adapter.lora.alpha / rank; whatever else the scale of a layer is (rsLoRA, patterns) is folded into its B.
 // Source: github.com/ggml-org/llama.cpp convert_lora_to_gguf.py, src/llama-adapter.cpp.
 // Errors: INVALID_ARGUMENT for what the format cannot hold (DoRA, whole modules, a tied head); as ExportAdapter.
-absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config, const TrainedModel& trained,
-                               const std::string& path);
+absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
+                               const TrainedModel& trained, const std::string& path);
 
 // Reads such a file back as an adapter of rank and scale as stored.
 absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config);

@@ -43,7 +43,8 @@ class CachedAttention : public Attention {
   const Tensor& lengths_B() const { return lengths_B_; }
 
  private:
-  Tensor AttendOne(int64_t layer, const ops::AttentionForm& form, const Tensor& q_BNH, const Tensor& k_BKH, const Tensor& v_BKH) {
+  Tensor AttendOne(int64_t layer, const ops::AttentionForm& form, const Tensor& q_BNH, const Tensor& k_BKH,
+                   const Tensor& v_BKH) {
     Tensor& keys_BKSH = keys_[static_cast<size_t>(layer)];
     Tensor& values_BKSH = values_[static_cast<size_t>(layer)];
     const Tensor slot_BK1H = lengths_B_.view({-1, 1, 1, 1}).expand({-1, k_BKH.size(1), 1, k_BKH.size(2)});
@@ -56,7 +57,7 @@ class CachedAttention : public Attention {
   int64_t capacity_;
   bool decoding_ = false;
   Tensor lengths_B_;
-  std::vector<Tensor> keys_;    // a layer each, [B, K, S, H]
+  std::vector<Tensor> keys_;  // a layer each, [B, K, S, H]
   std::vector<Tensor> values_;
 };
 
@@ -76,7 +77,8 @@ class Decoding {
  public:
   Decoding(const DecoderModel& model, std::vector<std::vector<int64_t>> rows, int64_t new_tokens, size_t adapter)
       : model_(model), rows_(std::move(rows)), adapter_(adapter) {
-    for (const std::vector<int64_t>& row : rows_) capacity_ = std::max(capacity_, static_cast<int64_t>(row.size()) + new_tokens);
+    for (const std::vector<int64_t>& row : rows_)
+      capacity_ = std::max(capacity_, static_cast<int64_t>(row.size()) + new_tokens);
     Prefill();
   }
 
@@ -93,7 +95,8 @@ class Decoding {
     // A row that grows beyond the switch is rotated anew from its first token on, as transformers does it.
     if (frequencies_change) return Prefill();
     const Tensor positions_B = cache_->lengths_B();
-    h_BD_ = model_.Forward(next_B.to(model_.device()), positions_B, positions_B + 1, cache_, {{adapter_, 0, next_B.size(0)}});
+    h_BD_ = model_.Forward(next_B.to(model_.device()), positions_B, positions_B + 1, cache_,
+                           {{adapter_, 0, next_B.size(0)}});
     cache_->Advance();
   }
 
@@ -110,7 +113,9 @@ class Decoding {
       documents.emplace_back(begin, begin + length);
       last_rows.push_back(begin + length - 1);
     }
-    const auto on_device = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(model_.device()); };
+    const auto on_device = [&](const std::vector<int64_t>& values) {
+      return at::tensor(values, at::kLong).to(model_.device());
+    };
     cache_ = std::make_shared<CachedAttention>(std::move(documents), capacity_);
     const Tensor h_TD = model_.Forward(on_device(tokens), on_device(positions), on_device(lengths), cache_,
                                        {{adapter_, 0, static_cast<int64_t>(tokens.size())}});
@@ -130,8 +135,10 @@ bool FillsContext(size_t tokens, const GenerateOptions& options) {
   return options.context > 0 && static_cast<int64_t>(tokens) >= options.context;
 }
 
-std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model, const std::vector<const std::vector<int32_t>*>& prompts,
-                                                const GenerateOptions& options, size_t adapter, at::Generator& generator) {
+std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model,
+                                                const std::vector<const std::vector<int32_t>*>& prompts,
+                                                const GenerateOptions& options, size_t adapter,
+                                                at::Generator& generator) {
   std::vector<std::vector<int64_t>> rows;
   for (const std::vector<int32_t>* prompt : prompts) rows.emplace_back(prompt->begin(), prompt->end());
   Decoding decoding(model, std::move(rows), options.max_new_tokens, adapter);
@@ -164,7 +171,8 @@ std::vector<std::vector<int32_t>> Generate(const DecoderModel& model, const std:
   for (size_t i = 0; i < prompts.size(); ++i) {
     if (!FillsContext(prompts[i].size(), options)) order.push_back(i);
   }
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return prompts[a].size() < prompts[b].size(); });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return prompts[a].size() < prompts[b].size(); });
   std::vector<std::vector<int32_t>> answers(prompts.size());
   for (size_t begin = 0; begin < order.size(); begin += kBatchRows) {
     const size_t end = std::min(begin + kBatchRows, order.size());

@@ -22,7 +22,9 @@ constexpr char kHead[] = "lm_head.weight";
 
 std::string NameA(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_A.weight"); }
 std::string NameB(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_B.weight"); }
-std::string NameMagnitude(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector"); }
+std::string NameMagnitude(const LinearLayer& linear) {
+  return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector");
+}
 
 std::vector<LinearLayer> TargetedLayers(const AdapterConfig& config, const ModelConfig& model) {
   std::vector<LinearLayer> targeted;
@@ -64,13 +66,15 @@ LoraLayers CollectLayers(const ModelConfig& model, const std::vector<const Adapt
   for (const LinearLayer& linear : AdaptableLayers(model)) {
     std::vector<LoraWeights> of_layer;
     for (const Adapter* adapter : adapters) of_layer.push_back(WeightsOf(*adapter, linear));
-    const bool targeted = std::any_of(of_layer.begin(), of_layer.end(), [](const LoraWeights& w) { return w.a_RI.defined(); });
+    const bool targeted =
+        std::any_of(of_layer.begin(), of_layer.end(), [](const LoraWeights& w) { return w.a_RI.defined(); });
     if (targeted) layers[linear.module] = std::move(of_layer);
   }
   return layers;
 }
 
-// Puts the modules that the adapter replaces into `weights`. Returns whether head and embedding are two matrices from here on.
+// Puts the modules that the adapter replaces into `weights`. Returns whether head and embedding are two matrices from
+// here on.
 bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, NamedTensors& weights) {
   bool untied = false;
   const auto saved = SavedTensors(adapter.config, model);
@@ -84,7 +88,8 @@ bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, Named
 
 bool TargetsMlp(const AdapterConfig& config, const ModelConfig& model) {
   const std::vector<LinearLayer> layers = TargetedLayers(config, model);
-  return std::any_of(layers.begin(), layers.end(), [](const LinearLayer& linear) { return absl::StrContains(linear.module, ".mlp."); });
+  return std::any_of(layers.begin(), layers.end(),
+                     [](const LinearLayer& linear) { return absl::StrContains(linear.module, ".mlp."); });
 }
 
 // A name that matches nothing is a mistake: the adapter would train less than was asked for.
@@ -95,9 +100,11 @@ absl::Status CheckNames(const AdapterConfig& config, const ModelConfig& model) {
     alone.target_modules = {name};
     alone.layers_to_transform.clear();
     if (TargetedLayers(alone, model).empty()) unmatched.push_back(absl::StrCat("target_modules: '", name, "'"));
-    // PEFT would adapt the experts too, which are not adapted here: training only the other layers is less than was asked for.
+    // PEFT would adapt the experts too, which are not adapted here: training only the other layers is less than was
+    // asked for.
     if (model.experts && absl::EndsWith(name, "_proj") && TargetsMlp(alone, model)) {
-      return absl::InvalidArgumentError(absl::StrCat("lora.target_modules: '", name, "' names experts, which cannot carry adapters; "
+      return absl::InvalidArgumentError(absl::StrCat("lora.target_modules: '", name,
+                                                     "' names experts, which cannot carry adapters; "
                                                      "give q_proj, k_proj, v_proj, o_proj, or all-linear"));
     }
   }
@@ -108,13 +115,15 @@ absl::Status CheckNames(const AdapterConfig& config, const ModelConfig& model) {
   }
   if (TargetedLayers(config, model).empty()) unmatched.push_back("target_modules: matches no linear layer");
   if (unmatched.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("lora.", absl::StrJoin(unmatched, ", lora."), " matches nothing in this model; linear layers are ",
-                                                 absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head; or use all-linear"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("lora.", absl::StrJoin(unmatched, ", lora."), " matches nothing in this model; linear layers are ",
+                   absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head; or use all-linear"));
 }
 
 }  // namespace
 
-absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base, uint64_t seed) {
+absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
+                                    uint64_t seed) {
   LUTHIER_RETURN_IF_ERROR(CheckNames(config, model));
   at::Generator generator = at::detail::createCPUGenerator(seed);
   Adapter adapter{config, {}};
@@ -123,11 +132,14 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
     const double bound = 1 / std::sqrt(static_cast<double>(linear.in));
     adapter.tensors[NameA(linear)] = at::empty({rank, linear.in}).uniform_(-bound, bound, generator);
     adapter.tensors[NameB(linear)] = at::zeros({linear.out, rank});
-    if (config.dora) adapter.tensors[NameMagnitude(linear)] = at::norm(BaseWeight(model, base, linear.module).to(at::kFloat), 2, /*dim=*/1);
+    if (config.dora)
+      adapter.tensors[NameMagnitude(linear)] =
+          at::norm(BaseWeight(model, base, linear.module).to(at::kFloat), 2, /*dim=*/1);
   }
   for (const auto& [name, shape] : SavedTensors(config, model)) {
     const bool tied_head = model.tie_word_embeddings && name == kHead;
-    adapter.tensors[kPrefix + name] = base.at(tied_head ? kEmbedding : name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    adapter.tensors[kPrefix + name] =
+        base.at(tied_head ? kEmbedding : name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   }
   return adapter;
 }
@@ -142,7 +154,8 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
     if (stored == file.tensors().end()) {
       faults.push_back(absl::StrCat("missing: ", name));
     } else if (stored->second.shape != shape) {
-      faults.push_back(absl::StrCat("wrong shape: ", name, " is ", ShapeString(stored->second.shape), ", must be ", ShapeString(shape)));
+      faults.push_back(absl::StrCat("wrong shape: ", name, " is ", ShapeString(stored->second.shape), ", must be ",
+                                    ShapeString(shape)));
     }
   }
   for (const auto& [name, view] : file.tensors()) {
@@ -150,7 +163,8 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
   }
   if (expected.empty()) faults.push_back("target_modules matches no linear layer of the base");
   if (!faults.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
+    return absl::InvalidArgumentError(
+        absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
   }
   Adapter adapter{std::move(config), {}};
   for (const auto& [name, view] : file.tensors()) adapter.tensors[name] = ToTensor(view, at::kFloat);
@@ -175,8 +189,9 @@ absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& 
   for (const Adapter* adapter : adapters) {
     if (SavedTensors(adapter->config, model).empty()) continue;
     if (adapters.size() > 1) {
-      return absl::InvalidArgumentError("an adapter with modules_to_save replaces whole modules of the base, so it cannot share "
-                                        "the base with others; load it alone");
+      return absl::InvalidArgumentError(
+          "an adapter with modules_to_save replaces whole modules of the base, so it cannot share "
+          "the base with others; load it alone");
     }
     if (ReplaceSavedModules(model, *adapter, weights)) config.tie_word_embeddings = false;
   }
@@ -193,7 +208,8 @@ absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTe
     Tensor adapted_OI = weight_OI.to(at::kFloat) + lora.scale * at::mm(lora.b_OR, lora.a_RI);
     if (lora.magnitude_O.defined()) adapted_OI = adapted_OI * DoraFactors(weight_OI, lora).unsqueeze(1);
     if (!adapted_OI.isfinite().all().item<bool>()) {
-      return absl::OutOfRangeError(absl::StrCat(linear.module, ".weight: is not finite after merging; the adapter holds NaN or "
+      return absl::OutOfRangeError(absl::StrCat(linear.module,
+                                                ".weight: is not finite after merging; the adapter holds NaN or "
                                                 "values too large"));
     }
     const std::string name = linear.module + ".weight";

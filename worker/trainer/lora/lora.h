@@ -17,16 +17,18 @@ namespace luthier {
 // Tensors by PEFT's names:
 //   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
 //   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]   with DoRA
-//   base_model.model.lm_head.weight                                        a module that is trained whole (modules_to_save)
+//   base_model.model.lm_head.weight                                        a module that is trained whole
+//   (modules_to_save)
 struct Adapter {
   AdapterConfig config;
   NamedTensors tensors;
 };
 
-// A fresh adapter as PEFT initialises it: A uniform in ±1/sqrt(in) (kaiming with a = sqrt 5), B zero, magnitudes the lengths of
-// the base's rows, whole modules copies of the base's. It computes what the base does.
-// Errors: INVALID_ARGUMENT if a name of `config` matches nothing in the model.
-absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base, uint64_t seed);
+// A fresh adapter as PEFT initialises it: A uniform in ±1/sqrt(in) (kaiming with a = sqrt 5), B zero, magnitudes the
+// lengths of the base's rows, whole modules copies of the base's. It computes what the base does. Errors:
+// INVALID_ARGUMENT if a name of `config` matches nothing in the model.
+absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
+                                    uint64_t seed);
 
 // Reads a PEFT folder in fp32. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model);
@@ -35,7 +37,8 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
 absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder);
 
 // The base with one or more adapters, which tokens choose by number (AdapterSlices). Tensors are shared, not copied.
-// Errors: INVALID_ARGUMENT if several adapters are given and one of them replaces whole modules, which then no other could use.
+// Errors: INVALID_ARGUMENT if several adapters are given and one of them replaces whole modules, which then no other
+// could use.
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& model, const NamedTensors& base,
                                                              const std::vector<const Adapter*>& adapters);
 
@@ -46,8 +49,8 @@ struct MergedModel {
   bool untied = false;
 };
 
-// W + scale · B·A for every targeted layer, with DoRA brought to its length, computed in fp32; tensors that the adapter does not
-// touch are shared with `base`. Errors: OUT_OF_RANGE naming a weight that is not finite.
+// W + scale · B·A for every targeted layer, with DoRA brought to its length, computed in fp32; tensors that the adapter
+// does not touch are shared with `base`. Errors: OUT_OF_RANGE naming a weight that is not finite.
 absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTensors& base, const Adapter& adapter);
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeMergedModel(const ModelConfig& model, const MergedModel& merged);

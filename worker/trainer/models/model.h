@@ -33,8 +33,8 @@ class DecoderModel {
  public:
   virtual ~DecoderModel() = default;
 
-  // tokens_T, positions_T and lengths_T (int64: id, position in its document, length of its document) → hidden states after the
-  // last norm, [T, D].
+  // tokens_T, positions_T and lengths_T (int64: id, position in its document, length of its document) → hidden states
+  // after the last norm, [T, D].
   virtual Tensor Forward(const Tensor& tokens_T, const Tensor& positions_T, const Tensor& lengths_T,
                          const std::shared_ptr<Attention>& attention, const AdapterSlices& slices) const = 0;
 
@@ -45,16 +45,16 @@ class DecoderModel {
   virtual const OutputHead& head() const = 0;
   virtual at::Device device() const = 0;
 
-  // Documents longer than this are rotated by other frequencies than shorter ones (longrope, dynamic); 0: all alike. What was
-  // cached of a document that grows beyond it must be computed again.
+  // Documents longer than this are rotated by other frequencies than shorter ones (longrope, dynamic); 0: all alike.
+  // What was cached of a document that grows beyond it must be computed again.
   virtual int64_t rotary_switch_length() const = 0;
 
  protected:
   ComputeOptions compute_;
 };
 
-// Builds the family that `config.model_type` names around `weights` (every tensor of the checkpoint, of one format and device).
-// Errors: INVALID_ARGUMENT for a family that is not in the list.
+// Builds the family that `config.model_type` names around `weights` (every tensor of the checkpoint, of one format and
+// device). Errors: INVALID_ARGUMENT for a family that is not in the list.
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeModel(const ModelConfig& config, const NamedTensors& weights,
                                                         const LoraLayers& lora);
 

@@ -16,12 +16,15 @@ namespace {
 
 constexpr double kInitStd = 0.02;
 
-bool IsAligned(const TensorView& view) { return reinterpret_cast<uintptr_t>(view.bytes.data()) % DtypeSize(view.dtype) == 0; }
+bool IsAligned(const TensorView& view) {
+  return reinterpret_cast<uintptr_t>(view.bytes.data()) % DtypeSize(view.dtype) == 0;
+}
 
 // The file's bytes as a tensor that keeps the file mapped.
 Tensor MappedTensor(const TensorView& view, std::shared_ptr<const WeightFolder> files) {
   void* data = const_cast<std::byte*>(view.bytes.data());
-  return at::from_blob(data, view.shape, [files = std::move(files)](void*) {}, at::TensorOptions(ToScalarType(view.dtype)));
+  return at::from_blob(
+      data, view.shape, [files = std::move(files)](void*) {}, at::TensorOptions(ToScalarType(view.dtype)));
 }
 
 // transformers 4 drops such a head, transformers 5 keeps it: whichever was meant, the other would be wrong.
@@ -31,8 +34,9 @@ absl::Status CheckTiedHead(const ModelConfig& config, const std::map<std::string
   const bool equal = std::ranges::equal(head->second.bytes, embedding->second.bytes);
   ReleasePages(head->second);
   if (equal) return absl::OkStatus();
-  return absl::InvalidArgumentError("lm_head.weight differs from model.embed_tokens.weight, but config.json says "
-                                    "tie_word_embeddings: true; set it to false, or remove lm_head.weight from the checkpoint");
+  return absl::InvalidArgumentError(
+      "lm_head.weight differs from model.embed_tokens.weight, but config.json says "
+      "tie_word_embeddings: true; set it to false, or remove lm_head.weight from the checkpoint");
 }
 
 }  // namespace
@@ -65,15 +69,19 @@ Dtype ToDtype(at::ScalarType type) {
 Tensor ToTensor(const TensorView& view, at::ScalarType type) {
   // from_blob takes a mutable pointer; the copy below is the only thing that touches the mapping, and it only reads.
   void* data = const_cast<std::byte*>(view.bytes.data());
-  return at::from_blob(data, view.shape, at::TensorOptions(ToScalarType(view.dtype))).to(type, /*non_blocking=*/false, /*copy=*/true);
+  return at::from_blob(data, view.shape, at::TensorOptions(ToScalarType(view.dtype)))
+      .to(type, /*non_blocking=*/false, /*copy=*/true);
 }
 
 TensorToWrite ToWrite(const std::string& name, const Tensor& tensor) {
-  return {name, ToDtype(tensor.scalar_type()), tensor.sizes().vec(),
+  return {name,
+          ToDtype(tensor.scalar_type()),
+          tensor.sizes().vec(),
           {static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()}};
 }
 
-absl::StatusOr<NamedTensors> LoadWeights(const std::string& folder, const ModelConfig& config, at::ScalarType type, WeightUse use) {
+absl::StatusOr<NamedTensors> LoadWeights(const std::string& folder, const ModelConfig& config, at::ScalarType type,
+                                         WeightUse use) {
   LUTHIER_ASSIGN_OR_RETURN(WeightFolder opened, WeightFolder::Open(folder));
   const auto files = std::make_shared<const WeightFolder>(std::move(opened));
   LUTHIER_RETURN_IF_ERROR(CheckTensors(config, files->tensors()));

@@ -16,8 +16,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Queries whose scores exist at a time. With 64 the scores of 1,000 keys fit into a core's cache; fewer make the products
-// slow, more compute too much above the diagonal.
+// Queries whose scores exist at a time. With 64 the scores of 1,000 keys fit into a core's cache; fewer make the
+// products slow, more compute too much above the diagonal.
 constexpr int64_t kQueryBlock = 64;
 
 // The numbers of one head in a [T, heads, H] tensor.
@@ -32,8 +32,8 @@ Head HeadOf(const Tensor& x_THH, int64_t head) {
   return {x_THH.mutable_data_ptr<float>() + head * x_THH.size(2), x_THH.size(1) * x_THH.size(2)};
 }
 
-// A block of queries and the keys that any of them sees. Row i of a [Q, S] matrix belongs to query begin + i, column 0 to
-// first_key.
+// A block of queries and the keys that any of them sees. Row i of a [Q, S] matrix belongs to query begin + i, column 0
+// to first_key.
 struct Block {
   int64_t begin, end;
   int64_t first_key;
@@ -42,7 +42,9 @@ struct Block {
   int64_t queries() const { return end - begin; }
   int64_t keys() const { return end - first_key; }
   // Columns that query `i` sees: [seen_from, seen_to).
-  int64_t seen_from(int64_t i) const { return window == 0 ? 0 : std::max<int64_t>(0, begin + i + 1 - window - first_key); }
+  int64_t seen_from(int64_t i) const {
+    return window == 0 ? 0 : std::max<int64_t>(0, begin + i + 1 - window - first_key);
+  }
   int64_t seen_to(int64_t i) const { return begin + i + 1 - first_key; }
 
   void ClearUnseen(int64_t i, float* matrix_QS) const {
@@ -64,9 +66,8 @@ void ForEachBlock(std::pair<int64_t, int64_t> document, int64_t window, const Us
 // Every document and key head is an item of work: it alone writes what belongs to them.
 template <typename Use>
 void ForEachDocumentAndKeyHead(const Documents& documents, int64_t key_heads, const Use& use) {
-  ParallelItems(static_cast<int64_t>(documents.size()) * key_heads, [&](int64_t item) {
-    use(documents[static_cast<size_t>(item / key_heads)], item % key_heads);
-  });
+  ParallelItems(static_cast<int64_t>(documents.size()) * key_heads,
+                [&](int64_t item) { use(documents[static_cast<size_t>(item / key_heads)], item % key_heads); });
 }
 
 // Numbers of the largest [Q, S] matrix of a document.
@@ -128,7 +129,8 @@ void Scores(const Block& block, const Head& query, const Head& key, int64_t head
 // The softmax is formed block by block and never kept: the backward pass forms it again from its logarithmic sums
 // (arXiv:2205.14135).
 struct AttentionFunction : Function<AttentionFunction> {
-  static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v, const Setting& setting) {
+  static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const Setting& setting) {
     // First, so that what is needed in between leaves no hole in front of it.
     const Tensor result_TNH = at::empty_like(q, q.options(), at::MemoryFormat::Contiguous);
     const Tensor q_TNH = ToFloats(q), k_TKH = ToFloats(k), v_TKH = ToFloats(v);
@@ -137,28 +139,31 @@ struct AttentionFunction : Function<AttentionFunction> {
     const AttentionForm& form = setting.form;
     const std::optional<WeightDropout> dropout = setting.dropout(tokens);
     const bool is_float = result_TNH.scalar_type() == at::kFloat;
-    const Tensor out_TNH = is_float ? result_TNH : at::empty_like(q_TNH), log_sums_NT = at::empty({heads, tokens}, at::kFloat);
-    ForEachDocumentAndKeyHead(setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
-      std::vector<float> weights_QS(LargestBlock(document));
-      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head);
-        float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
-        ForEachBlock(document, form.window, [&](const Block& block) {
-          Scores(block, query, key, head_size, form.scale, weights_QS.data());
-          for (int64_t i = 0; i < block.queries(); ++i) {
-            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-            float* weights = weights_QS.data() + i * block.keys() + from;
-            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
-            log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
-            if (dropout) dropout->Apply(head, block.begin + i, count, weights);
-            block.ClearUnseen(i, weights_QS.data());
-          }
-          Gemm(block.queries(), head_size, block.keys(), 1, {weights_QS.data(), block.keys()}, value.rows(block.first_key), 0,
-               out.row(block.begin), out.pitch);
-        });
-      }
-    });
+    const Tensor out_TNH = is_float ? result_TNH : at::empty_like(q_TNH),
+                 log_sums_NT = at::empty({heads, tokens}, at::kFloat);
+    ForEachDocumentAndKeyHead(setting.documents, key_heads,
+                              [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+                                const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
+                                std::vector<float> weights_QS(LargestBlock(document));
+                                for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+                                  const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head);
+                                  float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
+                                  ForEachBlock(document, form.window, [&](const Block& block) {
+                                    Scores(block, query, key, head_size, form.scale, weights_QS.data());
+                                    for (int64_t i = 0; i < block.queries(); ++i) {
+                                      const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+                                      float* weights = weights_QS.data() + i * block.keys() + from;
+                                      if (form.softcap > 0)
+                                        kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
+                                      log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
+                                      if (dropout) dropout->Apply(head, block.begin + i, count, weights);
+                                      block.ClearUnseen(i, weights_QS.data());
+                                    }
+                                    Gemm(block.queries(), head_size, block.keys(), 1, {weights_QS.data(), block.keys()},
+                                         value.rows(block.first_key), 0, out.row(block.begin), out.pitch);
+                                  });
+                                }
+                              });
     if (!is_float) result_TNH.copy_(out_TNH);
     context->save_for_backward({q, k, v, result_TNH, log_sums_NT});
     Save(setting, context);
@@ -175,40 +180,44 @@ struct AttentionFunction : Function<AttentionFunction> {
     const AttentionForm& form = setting.form;
     const std::optional<WeightDropout> dropout = setting.dropout(tokens);
     const Tensor dq_TNH = at::empty_like(q_TNH), dk_TKH = at::zeros_like(k_TKH), dv_TKH = at::zeros_like(v_TKH);
-    ForEachDocumentAndKeyHead(setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
-      const Head dkey = HeadOf(dk_TKH, key_head), dvalue = HeadOf(dv_TKH, key_head);
-      std::vector<float> weights_QS(LargestBlock(document)), dscores_QS(LargestBlock(document));
-      std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
-      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head), dout = HeadOf(dout_TNH, head);
-        const Head dquery = HeadOf(dq_TNH, head);
-        const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
-        ForEachBlock(document, form.window, [&](const Block& block) {
-          const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
-          Scores(block, query, key, head_size, form.scale, weights_QS.data());
-          Gemm(queries, keys, head_size, 1, dout.rows(begin), value.rows(block.first_key, true), 0, dscores_QS.data(), keys);
-          for (int64_t i = 0; i < queries; ++i) {
-            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-            float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
-            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
-            kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
-            if (dropout) dropout->Apply(head, begin + i, count, dscores);
-            const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
-            kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
-            if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
-            if (dropout) dropout->Apply(head, begin + i, count, weights);
-            block.ClearUnseen(i, weights_QS.data());
-            block.ClearUnseen(i, dscores_QS.data());
+    ForEachDocumentAndKeyHead(
+        setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+          const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
+          const Head dkey = HeadOf(dk_TKH, key_head), dvalue = HeadOf(dv_TKH, key_head);
+          std::vector<float> weights_QS(LargestBlock(document)), dscores_QS(LargestBlock(document));
+          std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
+          for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+            const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head), dout = HeadOf(dout_TNH, head);
+            const Head dquery = HeadOf(dq_TNH, head);
+            const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
+            ForEachBlock(document, form.window, [&](const Block& block) {
+              const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
+              Scores(block, query, key, head_size, form.scale, weights_QS.data());
+              Gemm(queries, keys, head_size, 1, dout.rows(begin), value.rows(block.first_key, true), 0,
+                   dscores_QS.data(), keys);
+              for (int64_t i = 0; i < queries; ++i) {
+                const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+                float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
+                if (form.softcap > 0)
+                  kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
+                kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
+                if (dropout) dropout->Apply(head, begin + i, count, dscores);
+                const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
+                kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
+                if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
+                if (dropout) dropout->Apply(head, begin + i, count, weights);
+                block.ClearUnseen(i, weights_QS.data());
+                block.ClearUnseen(i, dscores_QS.data());
+              }
+              const Matrix dscores = {dscores_QS.data(), keys}, dscores_t = {dscores_QS.data(), keys, true};
+              const Matrix weights_t = {weights_QS.data(), keys, true};
+              Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
+              Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
+              Gemm(keys, head_size, queries, 1, weights_t, dout.rows(begin), 1, dvalue.row(block.first_key),
+                   dvalue.pitch);
+            });
           }
-          const Matrix dscores = {dscores_QS.data(), keys}, dscores_t = {dscores_QS.data(), keys, true};
-          const Matrix weights_t = {weights_QS.data(), keys, true};
-          Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
-          Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
-          Gemm(keys, head_size, queries, 1, weights_t, dout.rows(begin), 1, dvalue.row(block.first_key), dvalue.pitch);
         });
-      }
-    });
     const auto type = saved[0].scalar_type();
     return {dq_TNH.to(type), dk_TKH.to(type), dv_TKH.to(type), Tensor()};
   }
@@ -224,10 +233,11 @@ Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v
   return AttentionFunction::apply(q_TNH, k_TKH, v_TKH, setting);
 }
 
-Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tensor& values_BKSH, const Tensor& positions_B,
-                       const AttentionForm& form) {
+Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tensor& values_BKSH,
+                       const Tensor& positions_B, const AttentionForm& form) {
   at::NoGradGuard no_grad;
-  const Tensor q = ToFloats(q_BNH), keys = ToFloats(keys_BKSH), values = ToFloats(values_BKSH), out_BNH = at::empty_like(q);
+  const Tensor q = ToFloats(q_BNH), keys = ToFloats(keys_BKSH), values = ToFloats(values_BKSH),
+               out_BNH = at::empty_like(q);
   const int64_t key_heads = keys.size(1), slots = keys.size(2), head_size = keys.size(3), group = q.size(1) / key_heads;
   const int64_t* positions = positions_B.const_data_ptr<int64_t>();
   ParallelItems(q.size(0) * key_heads, [&](int64_t item) {
@@ -242,8 +252,8 @@ Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tenso
       if (form.softcap > 0) kernels::SoftCap(of_head, count, static_cast<float>(form.softcap), nullptr);
       kernels::Softmax(of_head, count);
     }
-    Gemm(group, head_size, count, 1, {weights.data(), count}, {values.const_data_ptr<float>() + first_key, head_size}, 0,
-         out_BNH.mutable_data_ptr<float>() + first_query, head_size);
+    Gemm(group, head_size, count, 1, {weights.data(), count}, {values.const_data_ptr<float>() + first_key, head_size},
+         0, out_BNH.mutable_data_ptr<float>() + first_query, head_size);
   });
   return out_BNH.to(q_BNH.scalar_type());
 }

@@ -6,8 +6,8 @@
 
 namespace luthier::ops {
 
-// The seed of a dropout mask, from torch's generator, whose state is part of every checkpoint. A mask is a function of its seed
-// (kernels.h), so the backward pass forms it again instead of keeping it.
+// The seed of a dropout mask, from torch's generator, whose state is part of every checkpoint. A mask is a function of
+// its seed (kernels.h), so the backward pass forms it again instead of keeping it.
 int64_t DrawMaskSeed();
 
 // x with the share `drop` of its numbers 0 and the others divided by 1 - drop; `x` itself if drop is 0.

@@ -1,16 +1,19 @@
 #include "worker/trainer/ops/gemm.h"
 
 // Of libtorch_cpu.so; ATen's own wrapper is not exported.
-extern "C" void sgemm_(const char* transa, const char* transb, const int* m, const int* n, const int* k, const float* alpha,
-                       const float* a, const int* lda, const float* b, const int* ldb, const float* beta, float* c, const int* ldc);
+extern "C" void sgemm_(const char* transa, const char* transb, const int* m, const int* n, const int* k,
+                       const float* alpha, const float* a, const int* lda, const float* b, const int* ldb,
+                       const float* beta, float* c, const int* ldc);
 
 namespace luthier::ops {
 
-void Gemm(int64_t m, int64_t n, int64_t k, float alpha, const Matrix& a, const Matrix& b, float beta, float* c, int64_t c_pitch) {
+void Gemm(int64_t m, int64_t n, int64_t k, float alpha, const Matrix& a, const Matrix& b, float beta, float* c,
+          int64_t c_pitch) {
   // BLAS counts by columns: it is told to compute the transpose, bᵀ · aᵀ.
   const char of_a = a.transposed ? 'T' : 'N', of_b = b.transposed ? 'T' : 'N';
   const auto rows = static_cast<int>(n), columns = static_cast<int>(m), inner = static_cast<int>(k);
-  const auto a_pitch = static_cast<int>(a.pitch), b_pitch = static_cast<int>(b.pitch), pitch = static_cast<int>(c_pitch);
+  const auto a_pitch = static_cast<int>(a.pitch), b_pitch = static_cast<int>(b.pitch),
+             pitch = static_cast<int>(c_pitch);
   sgemm_(&of_b, &of_a, &rows, &columns, &inner, &alpha, b.data, &b_pitch, a.data, &a_pitch, &beta, c, &pitch);
 }
 

@@ -12,7 +12,9 @@ struct Matrix {
   bool transposed = false;
 };
 
-// c[m, n] = alpha · a[m, k] · b[k, n] + beta · c, by the BLAS that LibTorch carries. In a parallel region it uses one thread.
-void Gemm(int64_t m, int64_t n, int64_t k, float alpha, const Matrix& a, const Matrix& b, float beta, float* c, int64_t c_pitch);
+// c[m, n] = alpha · a[m, k] · b[k, n] + beta · c, by the BLAS that LibTorch carries. In a parallel region it uses one
+// thread.
+void Gemm(int64_t m, int64_t n, int64_t k, float alpha, const Matrix& a, const Matrix& b, float beta, float* c,
+          int64_t c_pitch);
 
 }  // namespace luthier::ops

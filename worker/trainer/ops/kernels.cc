@@ -1,6 +1,6 @@
-// Loops are written so that GCC and Clang vectorise them: no branches but selects, no calls but inlined ones, and sums that
-// may be reordered say so (omp simd). NaN and infinity pass through every loop, because the check before the optimizer step
-// relies on seeing them.
+// Loops are written so that GCC and Clang vectorise them: no branches but selects, no calls but inlined ones, and sums
+// that may be reordered say so (omp simd). NaN and infinity pass through every loop, because the check before the
+// optimizer step relies on seeing them.
 #include "worker/trainer/ops/kernels.h"
 
 #include <bit>
@@ -13,7 +13,8 @@
 namespace luthier::ops::kernels {
 namespace {
 
-// exp to 2 units in the last place: 2^k · p(r) with |r| <= ln(2)/2 (Cephes' expf). Beyond the range of fp32 it saturates.
+// exp to 2 units in the last place: 2^k · p(r) with |r| <= ln(2)/2 (Cephes' expf). Beyond the range of fp32 it
+// saturates.
 LUTHIER_INLINE float Exp(float x) {
   constexpr float kLowest = -87.33654f, kHighest = 88.37626f;  // exp of them is the smallest normal number, and 2^127.5
   constexpr float kLog2E = 1.44269504f, kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
@@ -79,8 +80,8 @@ LUTHIER_EVERY_CPU float RmsNorm(const float* x, const float* w, int64_t n, float
   return inverse_rms;
 }
 
-LUTHIER_EVERY_CPU void RmsNormBackward(const float* x, const float* w, const float* dy, float inverse_rms, int64_t n, float* dx,
-                                       float* dw) {
+LUTHIER_EVERY_CPU void RmsNormBackward(const float* x, const float* w, const float* dy, float inverse_rms, int64_t n,
+                                       float* dx, float* dw) {
   float dot = 0;  // Σ dy · w · x
 #pragma omp simd reduction(+ : dot)
   for (int64_t i = 0; i < n; ++i) dot += dy[i] * w[i] * x[i];
@@ -120,7 +121,8 @@ LUTHIER_EVERY_CPU void SwiGlu(const float* gate, const float* up, int64_t n, flo
   for (int64_t i = 0; i < n; ++i) y[i] = gate[i] * Sigmoid(gate[i]) * up[i];
 }
 
-LUTHIER_EVERY_CPU void SwiGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate, float* dup) {
+LUTHIER_EVERY_CPU void SwiGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate,
+                                      float* dup) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float sigmoid = Sigmoid(gate[i]);
@@ -138,7 +140,8 @@ LUTHIER_EVERY_CPU void GeGlu(const float* gate, const float* up, int64_t n, floa
   }
 }
 
-LUTHIER_EVERY_CPU void GeGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate, float* dup) {
+LUTHIER_EVERY_CPU void GeGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate,
+                                     float* dup) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float x = gate[i];
@@ -195,8 +198,8 @@ LUTHIER_EVERY_CPU void Multiply(const float* x, int64_t n, float* y) {
   for (int64_t i = 0; i < n; ++i) y[i] *= x[i];
 }
 
-// Each row has two keys of its own; a position is mixed with them by Wellons' lowbias32, whose output bits are as good as random
-// and which needs 32-bit arithmetic only, so that it is vectorised.
+// Each row has two keys of its own; a position is mixed with them by Wellons' lowbias32, whose output bits are as good
+// as random and which needs 32-bit arithmetic only, so that it is vectorised.
 LUTHIER_EVERY_CPU void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, float drop, float* y) {
   uint64_t mixed = seed + 0x9E3779B97F4A7C15u * (static_cast<uint64_t>(row) + 1);  // SplitMix64
   mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
@@ -223,7 +226,8 @@ LUTHIER_EVERY_CPU float Dot(const float* x, const float* y, int64_t n) {
   return sum;
 }
 
-LUTHIER_EVERY_CPU void AdamW(const AdamStep& step, const float* gradient, int64_t n, float* parameter, float* m, float* v) {
+LUTHIER_EVERY_CPU void AdamW(const AdamStep& step, const float* gradient, int64_t n, float* parameter, float* m,
+                             float* v) {
   const AdamStep s = step;  // locals: the loop's stores cannot change them
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {

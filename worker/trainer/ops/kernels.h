@@ -1,5 +1,6 @@
-// Inner loops over contiguous fp32 numbers, compiled for SSE2, AVX2 and AVX-512: the best that the processor has is chosen when
-// the program starts, so one binary serves every node. No LibTorch and no threads here; the operations own both.
+// Inner loops over contiguous fp32 numbers, compiled for SSE2, AVX2 and AVX-512: the best that the processor has is
+// chosen when the program starts, so one binary serves every node. No LibTorch and no threads here; the operations own
+// both.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ float SumOfSquares(const float* x, int64_t n);
 // y = x · inverse_rms · w, returning inverse_rms = 1 / sqrt(mean(x²) + eps).
 float RmsNorm(const float* x, const float* w, int64_t n, float eps, float* y);
 // dx of it. `dw` += dy · x · inverse_rms, unless it is null.
-void RmsNormBackward(const float* x, const float* w, const float* dy, float inverse_rms, int64_t n, float* dx, float* dw);
+void RmsNormBackward(const float* x, const float* w, const float* dy, float inverse_rms, int64_t n, float* dx,
+                     float* dw);
 
 // Pairs (x_i, x_{i+pairs}) turned by the angles of cos and sin.
 void Rotate(const float* x, const float* cos, const float* sin, int64_t pairs, float* y);
@@ -42,13 +44,13 @@ void SoftCap(float* x, int64_t n, float cap, float* slope);
 // y *= x.
 void Multiply(const float* x, int64_t n, float* y);
 
-// y = 0 with probability `drop`, else x / (1 - drop). Which ones fall is a function of seed, row and position alone, so that the
-// mask need not be kept for the backward pass.
+// y = 0 with probability `drop`, else x / (1 - drop). Which ones fall is a function of seed, row and position alone, so
+// that the mask need not be kept for the backward pass.
 void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, float drop, float* y);
 
 float Dot(const float* x, const float* y, int64_t n);
-// One AdamW step of n parameters; `rate` = learning rate / (1 - beta1^t), `root` = sqrt(1 - beta2^t), `decay` = 1 - learning
-// rate · weight decay. Gradients are multiplied by `gradient_scale` on the way.
+// One AdamW step of n parameters; `rate` = learning rate / (1 - beta1^t), `root` = sqrt(1 - beta2^t), `decay` = 1 -
+// learning rate · weight decay. Gradients are multiplied by `gradient_scale` on the way.
 struct AdamStep {
   float rate, root, beta1, beta2, eps, decay, gradient_scale;
 };

@@ -50,7 +50,8 @@ struct LinearFunction : Function<LinearFunction> {
     Tensor dx_TI, dweight_OI, dbias_O;
     if (context->needs_input_grad(0)) dx_TI = Times(dy_TO, weight_OI, dy_TO.scalar_type());
     if (context->needs_input_grad(1)) dweight_OI = WeightGradient(dy_TO, x_TI, weight_OI.scalar_type());
-    if (bias_O.defined() && context->needs_input_grad(2)) dbias_O = dy_TO.to(at::kFloat).sum(0).to(bias_O.scalar_type());
+    if (bias_O.defined() && context->needs_input_grad(2))
+      dbias_O = dy_TO.to(at::kFloat).sum(0).to(bias_O.scalar_type());
     return {dx_TI, dweight_OI, dbias_O};
   }
 };

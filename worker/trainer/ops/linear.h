@@ -4,13 +4,14 @@
 
 namespace luthier::ops {
 
-// x·Wᵀ + b in the format of x, with explicit backward. W and b may be wider than x: fp32 weights of a model that computes in bf16.
-// An undefined b is none.
+// x·Wᵀ + b in the format of x, with explicit backward. W and b may be wider than x: fp32 weights of a model that
+// computes in bf16. An undefined b is none.
 Tensor Linear(const Tensor& x_TI, const Tensor& weight_OI, const Tensor& bias_O);
 
-// The matrix products behind it, for operations with a backward of their own. Operands may be fp32 or bf16; sums are fp32. On a core
-// with bf16 units, products with a bf16 operand are computed by them; elsewhere by way of fp32, a panel of the weights at a time.
-// x_TI·Wᵀ → [T, O] in `type`. In fp32 it is not rounded in between, so bf16 units are not used for it.
+// The matrix products behind it, for operations with a backward of their own. Operands may be fp32 or bf16; sums are
+// fp32. On a core with bf16 units, products with a bf16 operand are computed by them; elsewhere by way of fp32, a panel
+// of the weights at a time. x_TI·Wᵀ → [T, O] in `type`. In fp32 it is not rounded in between, so bf16 units are not
+// used for it.
 Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarType type);
 // dy_TO·W → [T, I] in `type`; bf16 units round it to bf16.
 Tensor Times(const Tensor& dy_TO, const Tensor& weight_OI, at::ScalarType type);

@@ -19,8 +19,8 @@ struct LoraLinearFunction : Function<LoraLinearFunction> {
     context->saved_data["scale"] = scale;
     context->saved_data["dropout"] = dropout;
     context->saved_data["seed"] = seed;
-    // The adapter is fp32 whatever the base is: its change of y is not rounded before it is added. What y needs in between is
-    // allocated behind y, so that it leaves no hole in front of what is kept.
+    // The adapter is fp32 whatever the base is: its change of y is not rounded before it is added. What y needs in
+    // between is allocated behind y, so that it leaves no hole in front of what is kept.
     Tensor y_TO = TimesTransposed(x_TI, weight_OI, x_TI.scalar_type());
     if (y_TO.scalar_type() == b_OR.scalar_type()) return y_TO.addmm_(down_TR, b_OR.t(), 1, scale);
     return y_TO.copy_(y_TO.to(b_OR.scalar_type()).addmm_(down_TR, b_OR.t(), 1, scale));

@@ -28,7 +28,8 @@ Tensor ApplyFormInPlace(Tensor& logits_CV, const LogitForm& form, bool with_slop
   return slope_CV;
 }
 
-// Appends -log softmax at the label of each row. The logits become the gradient of the sum: the probabilities, less one at the label.
+// Appends -log softmax at the label of each row. The logits become the gradient of the sum: the probabilities, less one
+// at the label.
 void CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C, std::vector<double>& losses) {
   const int64_t rows = logits_CV.size(0), vocabulary = logits_CV.size(1);
   float* logits = logits_CV.mutable_data_ptr<float>();
@@ -48,7 +49,8 @@ void CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C, std::v
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
   // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
   static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
-                        double scale, double softcap, bool any_gradient, bool head_trains, std::vector<double>* losses) {
+                        double scale, double softcap, bool any_gradient, bool head_trains,
+                        std::vector<double>* losses) {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);

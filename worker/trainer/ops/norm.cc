@@ -10,8 +10,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Rows whose contributions to the weight's gradient are added up together. Fixed, so that the sum does not depend on the number
-// of threads.
+// Rows whose contributions to the weight's gradient are added up together. Fixed, so that the sum does not depend on
+// the number of threads.
 constexpr int64_t kRowsOfSum = 128;
 
 struct RmsNormFunction : Function<RmsNormFunction> {
@@ -58,6 +58,8 @@ struct RmsNormFunction : Function<RmsNormFunction> {
 
 }  // namespace
 
-Tensor RmsNorm(const Tensor& x_TD, const Tensor& weight_D, double eps) { return RmsNormFunction::apply(x_TD, weight_D, eps); }
+Tensor RmsNorm(const Tensor& x_TD, const Tensor& weight_D, double eps) {
+  return RmsNormFunction::apply(x_TD, weight_D, eps);
+}
 
 }  // namespace luthier::ops

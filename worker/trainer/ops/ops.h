@@ -1,5 +1,5 @@
-// The hot operations of the forward pass, a file each, with an explicit backward that saves less, or runs fewer passes, than
-// recorded autograd would. tests/unit/trainer/ops_test.cc holds the plain forms that they are compared with.
+// The hot operations of the forward pass, a file each, with an explicit backward that saves less, or runs fewer passes,
+// than recorded autograd would. tests/unit/trainer/ops_test.cc holds the plain forms that they are compared with.
 //
 // Shape suffixes, here and in models/:
 //   T tokens of a micro-batch (documents end to end, no padding)   D hidden size    F intermediate size   V vocabulary

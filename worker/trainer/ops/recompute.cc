@@ -18,8 +18,8 @@ struct Capsule : torch::CustomClassHolder {
   LayerFunction function;
 };
 
-// f(x) with gradients recorded from `x` on. Both passes call it this way, since what acts in training only (dropout) asks whether
-// gradients are recorded.
+// f(x) with gradients recorded from `x` on. Both passes call it this way, since what acts in training only (dropout)
+// asks whether gradients are recorded.
 Tensor Record(const LayerFunction& f, const Tensor& x) {
   at::AutoGradMode record(true);
   return f(x);

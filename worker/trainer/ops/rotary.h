@@ -4,7 +4,8 @@
 
 namespace luthier::ops {
 
-// Cosines and sines of each position, fp32. The two halves of a head form the pairs, as in the Hugging Face checkpoints.
+// Cosines and sines of each position, fp32. The two halves of a head form the pairs, as in the Hugging Face
+// checkpoints.
 struct RotaryTable {
   Tensor cos_TP;  // P = H / 2 pairs
   Tensor sin_TP;

@@ -11,8 +11,8 @@
 namespace luthier {
 namespace {
 
-// Parameters are worked on in pieces of at most so many numbers: one parallel region serves an adapter's hundreds of small
-// matrices as well as one large embedding, and fp32 sums over a piece stay exact enough.
+// Parameters are worked on in pieces of at most so many numbers: one parallel region serves an adapter's hundreds of
+// small matrices as well as one large embedding, and fp32 sums over a piece stay exact enough.
 constexpr int64_t kPiece = 16'384;
 
 // A piece of one parameter.
@@ -41,7 +41,8 @@ struct Gradients {
 
 }  // namespace
 
-AdamW::AdamW(NamedTensors parameters, Options options) : parameters_(std::move(parameters)), options_(std::move(options)) {
+AdamW::AdamW(NamedTensors parameters, Options options)
+    : parameters_(std::move(parameters)), options_(std::move(options)) {
   for (const auto& [name, parameter] : parameters_) {
     first_moments_[name] = at::zeros_like(parameter);
     second_moments_[name] = at::zeros_like(parameter);
@@ -71,16 +72,18 @@ void AdamW::Move(const NamedTensors& parameters, double learning_rate, double gr
     const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
     const double decay = options_.no_decay.contains(name) ? 1 : 1 - rate * options_.weight_decay;
     moved.push_back({{static_cast<float>(rate / correction1), static_cast<float>(std::sqrt(correction2)),
-                      static_cast<float>(options_.beta1), static_cast<float>(options_.beta2), static_cast<float>(options_.eps),
-                      static_cast<float>(decay), static_cast<float>(gradient_scale)},
-                     parameter.mutable_data_ptr<float>(), first_moments_.at(name).mutable_data_ptr<float>(),
+                      static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
+                      static_cast<float>(options_.eps), static_cast<float>(decay), static_cast<float>(gradient_scale)},
+                     parameter.mutable_data_ptr<float>(),
+                     first_moments_.at(name).mutable_data_ptr<float>(),
                      second_moments_.at(name).mutable_data_ptr<float>()});
   }
   const Gradients gradients(parameters);
   ops::ParallelItems(static_cast<int64_t>(gradients.pieces.size()), [&](int64_t item) {
     const Piece& piece = gradients.pieces[static_cast<size_t>(item)];
     const Moved& of = moved[piece.parameter];
-    ops::kernels::AdamW(of.step, gradients.data(piece), piece.size, of.values + piece.begin, of.m + piece.begin, of.v + piece.begin);
+    ops::kernels::AdamW(of.step, gradients.data(piece), piece.size, of.values + piece.begin, of.m + piece.begin,
+                        of.v + piece.begin);
   });
 }
 

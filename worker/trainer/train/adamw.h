@@ -18,13 +18,14 @@ class AdamW {
     double beta2 = 0.95;
     double eps = 1e-8;
     double weight_decay = 0;
-    std::set<std::string> no_decay;               // parameters without weight decay
+    std::set<std::string> no_decay;              // parameters without weight decay
     std::map<std::string, double> rate_factors;  // on the learning rate of single parameters; 1 where absent
   };
 
   AdamW(NamedTensors parameters, Options options);
 
-  // One step with the gradients times `gradient_scale`, which saves a pass over them: of the mean over tokens, of clipping.
+  // One step with the gradients times `gradient_scale`, which saves a pass over them: of the mean over tokens, of
+  // clipping.
   void Step(double learning_rate, double gradient_scale = 1);
   // The same in parts, for parameters that are moved one after another: a step begins, then each parameter takes it.
   void BeginStep() { ++steps_; }

@@ -8,8 +8,8 @@ namespace luthier {
 namespace {
 
 Tensor HiddenStates(const DecoderModel& model, const PackedBatch& batch) {
-  return model.Forward(batch.tokens_T, batch.positions_T, batch.lengths_T, std::make_shared<DocumentAttention>(batch.documents),
-                       {{0, 0, batch.size()}});
+  return model.Forward(batch.tokens_T, batch.positions_T, batch.lengths_T,
+                       std::make_shared<DocumentAttention>(batch.documents), {{0, 0, batch.size()}});
 }
 
 }  // namespace
@@ -34,7 +34,8 @@ PackedBatch MakePackedBatch(const std::vector<const Example*>& documents, at::De
     ranges.emplace_back(begin, begin + length);
   }
   const auto on_device = [&](const std::vector<int64_t>& values) { return at::tensor(values, at::kLong).to(device); };
-  return {on_device(tokens), on_device(positions), on_device(lengths), std::move(ranges), on_device(predicting), on_device(labels)};
+  return {on_device(tokens), on_device(positions),  on_device(lengths),
+          std::move(ranges), on_device(predicting), on_device(labels)};
 }
 
 Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch, std::vector<double>* losses) {
@@ -45,7 +46,8 @@ Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch, std::vector<
 TokenScore ScoreTrainedTokens(const DecoderModel& model, const PackedBatch& batch) {
   at::NoGradGuard no_grad;
   const Tensor h_TD = HiddenStates(model, batch).index_select(0, batch.predicting_rows);
-  TokenScore score{model.head().SumCrossEntropy(h_TD, batch.labels, /*adapter=*/0).item<double>(), 0, batch.trained_tokens()};
+  TokenScore score{model.head().SumCrossEntropy(h_TD, batch.labels, /*adapter=*/0).item<double>(), 0,
+                   batch.trained_tokens()};
   for (const auto& [h_CD, labels_C] : ops::HeadChunks(h_TD, batch.labels)) {
     score.right += (model.head().Logits(h_CD, /*adapter=*/0).argmax(-1) == labels_C).sum().item<int64_t>();
   }

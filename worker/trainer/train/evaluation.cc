@@ -72,8 +72,8 @@ void ScoreAnswers(const DecoderModel& model, const EvaluationSplit& split, const
 
 }  // namespace
 
-absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::string& path, std::vector<Example> examples,
-                                          const RowEncoder& encoder, int64_t max_rows) {
+absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::string& path,
+                                          std::vector<Example> examples, const RowEncoder& encoder, int64_t max_rows) {
   EvaluationSplit split;
   split.name = name;
   split.examples = std::move(examples);
@@ -94,8 +94,9 @@ absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::st
   return MakeSplit(name, path, std::move(loaded.examples), encoder, max_rows);
 }
 
-std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
-                                         const std::vector<int32_t>& stop_ids, const EvaluationOptions& options) {
+std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split,
+                                         const Tokenizer& tokenizer, const std::vector<int32_t>& stop_ids,
+                                         const EvaluationOptions& options) {
   at::NoGradGuard no_grad;
   EvaluationResult result;
   result.rows = static_cast<int64_t>(split.examples.size());
@@ -113,7 +114,8 @@ nlohmann::json ToJson(const EvaluationResult& result) {
   if (result.exact_match) json["exact_match"] = *result.exact_match;
   if (result.field_f1) json["field_f1"] = *result.field_f1;
   for (const EvaluationExample& example : result.examples) {
-    json["examples"].push_back({{"prompt", example.prompt}, {"expected", example.expected}, {"answer", example.answer}});
+    json["examples"].push_back(
+        {{"prompt", example.prompt}, {"expected", example.expected}, {"answer", example.answer}});
   }
   return json;
 }

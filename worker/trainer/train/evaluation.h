@@ -20,8 +20,8 @@ namespace luthier {
 struct EvaluationSplit {
   std::string name;  // validation, test
   std::vector<Example> examples;
-  std::vector<Prompt> prompts;           // of the rows that have an answer, at most max_rows
-  std::vector<std::string> last_turns;   // what a person would read as the question, one a prompt
+  std::vector<Prompt> prompts;          // of the rows that have an answer, at most max_rows
+  std::vector<std::string> last_turns;  // what a person would read as the question, one a prompt
 };
 
 struct EvaluationOptions {
@@ -47,18 +47,19 @@ struct EvaluationResult {
   std::vector<EvaluationExample> examples;
 };
 
-// The split of the rows of a file, of which `examples` are already encoded. `max_rows` bounds the rows that are scored by
-// generation.
-absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::string& path, std::vector<Example> examples,
-                                          const RowEncoder& encoder, int64_t max_rows);
+// The split of the rows of a file, of which `examples` are already encoded. `max_rows` bounds the rows that are scored
+// by generation.
+absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::string& path,
+                                          std::vector<Example> examples, const RowEncoder& encoder, int64_t max_rows);
 
 // The same with the rows encoded by `encoder`.
 absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
                                           int64_t max_rows);
 
 // Nothing if it was interrupted.
-std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split, const Tokenizer& tokenizer,
-                                         const std::vector<int32_t>& stop_ids, const EvaluationOptions& options);
+std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split,
+                                         const Tokenizer& tokenizer, const std::vector<int32_t>& stop_ids,
+                                         const EvaluationOptions& options);
 
 // The fields of an `evaluation` event (docs/trainer-protocol.md) that the result fills.
 nlohmann::json ToJson(const EvaluationResult& result);

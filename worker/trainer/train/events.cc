@@ -1,7 +1,7 @@
 #include "worker/trainer/train/events.h"
 
-#include <csignal>
 #include <chrono>
+#include <csignal>
 #include <iostream>
 #include <utility>
 

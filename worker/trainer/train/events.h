@@ -34,8 +34,8 @@ struct RunControl {
   std::atomic<bool> checkpoint = false;
 };
 
-// Reads commands from standard input until its end, in a thread that lives as long as the process: a blocking read cannot be
-// interrupted. `control` must live as long.
+// Reads commands from standard input until its end, in a thread that lives as long as the process: a blocking read
+// cannot be interrupted. `control` must live as long.
 void ListenForCommands(RunControl& control);
 
 // SIGTERM and SIGINT set `control.stop`.

@@ -22,8 +22,8 @@ namespace {
 using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
-// Share of a plain matrix product's speed that a training step reaches by the count of TrainingFlops, which is more than is computed
-// (docs/performance.md, "Estimates").
+// Share of a plain matrix product's speed that a training step reaches by the count of TrainingFlops, which is more
+// than is computed (docs/performance.md, "Estimates").
 constexpr double kStepEfficiency = 0.9;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
@@ -73,7 +73,8 @@ int64_t AvailableBytes() {
   std::ifstream file("/proc/meminfo");
   for (std::string line; std::getline(file, line);) {
     int64_t kib = 0;
-    if (line.starts_with("MemAvailable:") && absl::SimpleAtoi(absl::StripSuffix(line.substr(13), "kB"), &kib)) return kib * 1024;
+    if (line.starts_with("MemAvailable:") && absl::SimpleAtoi(absl::StripSuffix(line.substr(13), "kB"), &kib))
+      return kib * 1024;
   }
   return 0;
 }
@@ -91,8 +92,10 @@ json EstimatedTime(const Run& run, const Epoch& epoch) {
   const double step = operations / static_cast<double>(run.steps_per_epoch) / (kStepEfficiency * speed);
   return {{"step_seconds", step},
           {"seconds", step * static_cast<double>(run.total_steps)},
-          {"reason", absl::StrFormat("%.3g operations a step at %.0f %% of the %.3g a second of a matrix product here; without evaluation",
-                                     operations / static_cast<double>(run.steps_per_epoch), 100 * kStepEfficiency, speed)}};
+          {"reason",
+           absl::StrFormat(
+               "%.3g operations a step at %.0f %% of the %.3g a second of a matrix product here; without evaluation",
+               operations / static_cast<double>(run.steps_per_epoch), 100 * kStepEfficiency, speed)}};
 }
 
 absl::StatusOr<json> MeasuredTime(const Run& run, const Epoch& epoch) {
@@ -103,14 +106,16 @@ absl::StatusOr<json> MeasuredTime(const Run& run, const Epoch& epoch) {
   Clock::time_point start;
   for (int i = 0; i < kSteps; ++i) {
     if (i == 1) start = Clock::now();
-    LUTHIER_ASSIGN_OR_RETURN(const StepResult result, stepper.Take(steps[static_cast<size_t>(i) % steps.size()], /*learning_rate=*/0));
+    LUTHIER_ASSIGN_OR_RETURN(const StepResult result,
+                             stepper.Take(steps[static_cast<size_t>(i) % steps.size()], /*learning_rate=*/0));
     if (i > 0) tokens += result.tokens;
   }
   const double a_token = SecondsSince(start) / static_cast<double>(tokens);
   const double step = a_token * static_cast<double>(epoch.tokens) / static_cast<double>(run.steps_per_epoch);
   return json{{"step_seconds", step},
               {"seconds", step * static_cast<double>(run.total_steps)},
-              {"reason", absl::StrFormat("%d steps were timed here, %.0f tokens a second; without evaluation", kSteps - 1, 1 / a_token)}};
+              {"reason", absl::StrFormat("%d steps were timed here, %.0f tokens a second; without evaluation",
+                                         kSteps - 1, 1 / a_token)}};
 }
 
 std::string Gigabytes(const json& bytes) { return absl::StrFormat("%.2f GB", bytes.get<double>() / 1e9); }
@@ -139,8 +144,9 @@ absl::StatusOr<json> MakePlanReport(const TrainerSpec& spec, bool measure) {
   std::vector<std::string> warnings = run->plan.warnings;
   const int64_t available = AvailableBytes();
   if (available > 0 && memory.total > available) {
-    warnings.push_back(absl::StrCat("the job needs about ", Gigabytes(memory.total), " and this machine has ", Gigabytes(available),
-                                    " to give; lower training.micro_batch_tokens, set training.activation_checkpointing, or use another machine"));
+    warnings.push_back(absl::StrCat(
+        "the job needs about ", Gigabytes(memory.total), " and this machine has ", Gigabytes(available),
+        " to give; lower training.micro_batch_tokens, set training.activation_checkpointing, or use another machine"));
   }
   return json{{"memory_bytes", MemoryJson(memory)},
               {"available_bytes", available},
@@ -157,16 +163,18 @@ absl::StatusOr<json> MakePlanReport(const TrainerSpec& spec, bool measure) {
 }
 
 std::string PlanReportText(const json& report) {
-  const json &memory = report["memory_bytes"], &time = report["time"], &resolved = report["resolved"], &warnings = report["warnings"];
+  const json &memory = report["memory_bytes"], &time = report["time"], &resolved = report["resolved"],
+             &warnings = report["warnings"];
   std::string text = absl::StrCat(
       "memory   about ", Gigabytes(memory["total"]), ": weights ", Gigabytes(memory["weights"]), ", training state ",
-      Gigabytes(memory["training_state"]), ", activations ", Gigabytes(memory["activations"]), ", head ", Gigabytes(memory["head"]),
-      ", runtime ", Gigabytes(memory["workspace"]), "\n");
-  absl::StrAppend(&text, "rows     ", report["rows"].dump(), " of ", report["tokens"].dump(), " tokens, ", report["trained_tokens"].dump(),
-                  " trained; the longest has ", report["longest_row"].dump(), "\n");
-  absl::StrAppend(&text, "steps    ", report["total_steps"].dump(), ", ", report["steps_per_epoch"].dump(), " for one pass; at most ",
-                  report["largest_micro_batch"].dump(), " tokens at a time\n");
-  absl::StrAppend(&text, "time     about ", Duration(time["seconds"].get<double>()), ": ", time["reason"].get<std::string>(), "\n\n");
+      Gigabytes(memory["training_state"]), ", activations ", Gigabytes(memory["activations"]), ", head ",
+      Gigabytes(memory["head"]), ", runtime ", Gigabytes(memory["workspace"]), "\n");
+  absl::StrAppend(&text, "rows     ", report["rows"].dump(), " of ", report["tokens"].dump(), " tokens, ",
+                  report["trained_tokens"].dump(), " trained; the longest has ", report["longest_row"].dump(), "\n");
+  absl::StrAppend(&text, "steps    ", report["total_steps"].dump(), ", ", report["steps_per_epoch"].dump(),
+                  " for one pass; at most ", report["largest_micro_batch"].dump(), " tokens at a time\n");
+  absl::StrAppend(&text, "time     about ", Duration(time["seconds"].get<double>()), ": ",
+                  time["reason"].get<std::string>(), "\n\n");
   size_t widest_field = 0, widest_value = 0;
   for (const json& value : resolved) {
     widest_field = std::max(widest_field, value["field"].get_ref<const std::string&>().size());
@@ -174,7 +182,8 @@ std::string PlanReportText(const json& report) {
   }
   for (const json& value : resolved) {
     absl::StrAppendFormat(&text, "%-*s  %-*s  %s\n", static_cast<int>(widest_field), value["field"].get<std::string>(),
-                          static_cast<int>(widest_value), value["value"].get<std::string>(), value["reason"].get<std::string>());
+                          static_cast<int>(widest_value), value["value"].get<std::string>(),
+                          value["reason"].get<std::string>());
   }
   for (const json& warning : warnings) absl::StrAppend(&text, "warning: ", warning.get<std::string>(), "\n");
   return text;

@@ -1,4 +1,5 @@
-// What `luthier-trainer plan` says of a job before it is run: memory, rows, steps, time, and every value with its reason.
+// What `luthier-trainer plan` says of a job before it is run: memory, rows, steps, time, and every value with its
+// reason.
 #pragma once
 
 #include <string>
@@ -9,9 +10,8 @@
 
 namespace luthier {
 
-// Encodes the rows and reads the headers of the weights, but no weights. With `measure`, the model is loaded and takes three steps
-// whose learning rate is 0, so that the time is that of this job on this machine.
-// Errors: as Prepare.
+// Encodes the rows and reads the headers of the weights, but no weights. With `measure`, the model is loaded and takes
+// three steps whose learning rate is 0, so that the time is that of this job on this machine. Errors: as Prepare.
 absl::StatusOr<nlohmann::json> MakePlanReport(const TrainerSpec& spec, bool measure);
 
 // The same for people.

@@ -42,7 +42,8 @@ absl::StatusOr<Base> OpenBase(const TrainerSpec& spec) {
   return base;
 }
 
-// The parts of the dataset before the plan is settled: encoded without a limit, which may have to be chosen from what is found.
+// The parts of the dataset before the plan is settled: encoded without a limit, which may have to be chosen from what
+// is found.
 struct UnlimitedRows {
   EncodeOptions options;
   LoadedExamples train;
@@ -95,7 +96,8 @@ bool IsEncodedAs(const ValidationReport& report, const EncodeOptions& encoded, c
 absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   const RowEncoder encoder(run.base.tokenizer, run.base.template_or_null(), EncodingOf(run.training()));
   // Mostly the first encoding is right, and encoding twice would be half of a short start.
-  const auto settle = [&](const std::vector<std::string>& paths, LoadedExamples part) -> absl::StatusOr<std::vector<Example>> {
+  const auto settle = [&](const std::vector<std::string>& paths,
+                          LoadedExamples part) -> absl::StatusOr<std::vector<Example>> {
     if (!IsEncodedAs(part.report, rows.options, encoder.options())) {
       LUTHIER_ASSIGN_OR_RETURN(part, EncodePart(paths, encoder));
     }
@@ -104,10 +106,12 @@ absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   LUTHIER_ASSIGN_OR_RETURN(run.examples, settle(run.spec.train, std::move(rows.train)));
   for (const Example& example : run.examples) run.lengths.push_back(static_cast<int32_t>(example.ids.size()));
   run.stop_ids = encoder.stop_ids();
-  const auto add_split = [&](const std::string& name, const std::string& path, std::optional<LoadedExamples> part) -> absl::Status {
+  const auto add_split = [&](const std::string& name, const std::string& path,
+                             std::optional<LoadedExamples> part) -> absl::Status {
     if (!part) return absl::OkStatus();
     LUTHIER_ASSIGN_OR_RETURN(std::vector<Example> examples, settle({path}, *std::move(part)));
-    absl::StatusOr<EvaluationSplit> split = MakeSplit(name, path, std::move(examples), encoder, *run.plan.recipe.evaluation.max_rows);
+    absl::StatusOr<EvaluationSplit> split =
+        MakeSplit(name, path, std::move(examples), encoder, *run.plan.recipe.evaluation.max_rows);
     if (!split.ok()) return UserData(split.status());
     run.splits.push_back(*std::move(split));
     return absl::OkStatus();
@@ -117,7 +121,8 @@ absl::Status TakeRows(UnlimitedRows rows, Run& run) {
 }
 
 absl::Status BuildModel(Run& run) {
-  LUTHIER_ASSIGN_OR_RETURN(run.base_weights, ReadBaseWeights(run, run.lora() ? WeightUse::kFrozen : WeightUse::kTrained));
+  LUTHIER_ASSIGN_OR_RETURN(run.base_weights,
+                           ReadBaseWeights(run, run.lora() ? WeightUse::kFrozen : WeightUse::kTrained));
   LUTHIER_ASSIGN_OR_RETURN(Tuning tuning, MakeTuning(run.plan.recipe, run.base.facts.config, run.base_weights,
                                                      run.spec.base_model_name, run.spec.start_adapter));
   run.adapter = std::move(tuning.adapter);

@@ -42,8 +42,8 @@ struct Run {
   std::vector<EvaluationSplit> splits;
   std::vector<int32_t> stop_ids;
   NamedTensors base_weights;
-  Adapter adapter;           // empty for full training
-  NamedTensors trained;      // what the optimizer moves
+  Adapter adapter;       // empty for full training
+  NamedTensors trained;  // what the optimizer moves
   std::unique_ptr<DecoderModel> model;
   BatchOptions batches;
   int64_t steps_per_epoch = 0;

@@ -40,7 +40,8 @@ void RowLosses::Restore(const NamedTensors& state) {
   CopyBack(state, kLast, last_);
 }
 
-nlohmann::json RowLosses::Worst(size_t count, const std::vector<Example>& examples, const std::vector<std::string>& files) const {
+nlohmann::json RowLosses::Worst(size_t count, const std::vector<Example>& examples,
+                                const std::vector<std::string>& files) const {
   std::vector<size_t> order;
   for (size_t i = 0; i < last_.size(); ++i) {
     if (!std::isnan(last_[i])) order.push_back(i);

@@ -22,22 +22,18 @@ std::string FailureCause(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kNotFound:
-    case absl::StatusCode::kFailedPrecondition:
-      return "CONFIG";
-    case absl::StatusCode::kOutOfRange:
-      return "NAN";
+    case absl::StatusCode::kFailedPrecondition: return "CONFIG";
+    case absl::StatusCode::kOutOfRange: return "NAN";
     case absl::StatusCode::kResourceExhausted:
     case absl::StatusCode::kDataLoss:
-    case absl::StatusCode::kPermissionDenied:
-      return "STORAGE";
-    case absl::StatusCode::kUnavailable:
-      return "OOM";
-    default:
-      return "INTERNAL";
+    case absl::StatusCode::kPermissionDenied: return "STORAGE";
+    case absl::StatusCode::kUnavailable: return "OOM";
+    default: return "INTERNAL";
   }
 }
 
-absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events, RunControl& control) {
+absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events,
+                        RunControl& control) {
   absl::Status status;
   try {
     status = Attempt(spec, out_folder, events, control);
@@ -45,9 +41,12 @@ absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, 
     status = absl::UnavailableError("out of memory; lower training.micro_batch_tokens or use a node with more memory");
   } catch (const std::exception& error) {  // LibTorch
     const std::string what = error.what();
-    const bool memory = what.find("not enough memory") != std::string::npos || what.find("out of memory") != std::string::npos;
-    status = memory ? absl::UnavailableError("out of memory; lower training.micro_batch_tokens or use a node with more memory")
-                    : absl::InternalError(what);
+    const bool memory =
+        what.find("not enough memory") != std::string::npos || what.find("out of memory") != std::string::npos;
+    status =
+        memory
+            ? absl::UnavailableError("out of memory; lower training.micro_batch_tokens or use a node with more memory")
+            : absl::InternalError(what);
   }
   if (!status.ok()) {
     events.Write("failed", {{"cause", FailureCause(status)}, {"message", std::string(status.message())}});

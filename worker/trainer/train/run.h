@@ -9,9 +9,10 @@
 
 namespace luthier {
 
-// Trains as the spec says and leaves everything in `out_folder`, going on from its newest checkpoint if there is one. Tells all
-// through `events`, the last one included (`finished`, `failed` or `stopped`). OK for finished and stopped.
-absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events, RunControl& control);
+// Trains as the spec says and leaves everything in `out_folder`, going on from its newest checkpoint if there is one.
+// Tells all through `events`, the last one included (`finished`, `failed` or `stopped`). OK for finished and stopped.
+absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events,
+                        RunControl& control);
 
 // The `cause` of a `failed` event for an error.
 std::string FailureCause(const absl::Status& status);

@@ -13,8 +13,9 @@ struct ScheduleOptions {
   int64_t total_steps = 1;
 };
 
-// Learning rate of step 0 … total_steps - 1: rises linearly to the peak over the warm-up, then falls to 0 after the last step
-// (as transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup, except that step 0 already learns).
+// Learning rate of step 0 … total_steps - 1: rises linearly to the peak over the warm-up, then falls to 0 after the
+// last step (as transformers' get_linear_schedule_with_warmup and get_cosine_schedule_with_warmup, except that step 0
+// already learns).
 double LearningRate(const ScheduleOptions& options, int64_t step);
 
 }  // namespace luthier

@@ -29,7 +29,10 @@ bool Selection::Add(int64_t step, const EvaluationResult& result, const std::str
 }
 
 nlohmann::json Selection::ToJson() const {
-  return {{"best_step", best_step_}, {"best_metric", best_metric_}, {"best_loss", best_loss_}, {"without_gain", without_gain_}};
+  return {{"best_step", best_step_},
+          {"best_metric", best_metric_},
+          {"best_loss", best_loss_},
+          {"without_gain", without_gain_}};
 }
 
 Selection Selection::FromJson(const nlohmann::json& json) {

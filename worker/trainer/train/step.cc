@@ -17,7 +17,11 @@ namespace luthier {
 namespace {
 
 AdamW MakeOptimizer(const Run& run) {
-  AdamW::Options options{*run.training().beta1, *run.training().beta2, 1e-8, *run.training().weight_decay, {},
+  AdamW::Options options{*run.training().beta1,
+                         *run.training().beta2,
+                         1e-8,
+                         *run.training().weight_decay,
+                         {},
                          LearningRateFactors(run.plan.recipe, run.trained)};
   // Norm weights are pulled towards 1 by nothing; decaying them to 0 only harms (as transformers' Trainer).
   for (const auto& [name, tensor] : run.trained) {
@@ -47,14 +51,15 @@ void AddRowLosses(const Run& run, const MicroBatch& rows, const std::vector<doub
 absl::Status CheckFinite(const Run& run, int64_t step, double loss, double grad_norm) {
   if (std::isfinite(loss) && std::isfinite(grad_norm)) return absl::OkStatus();
   return absl::OutOfRangeError(absl::StrCat("step ", step, ": loss ", loss, ", gradient norm ", grad_norm,
-                                            " are not finite; lower training.learning_rate (now ", *run.training().learning_rate,
+                                            " are not finite; lower training.learning_rate (now ",
+                                            *run.training().learning_rate,
                                             ") or check the rows of this step. The last checkpoint is intact"));
 }
 
 }  // namespace
 
-// Moves each parameter in the backward pass, as soon as its gradient is complete, and forgets the gradient: never are more than a
-// few gradients in memory.
+// Moves each parameter in the backward pass, as soon as its gradient is complete, and forgets the gradient: never are
+// more than a few gradients in memory.
 class Stepper::InBackward {
  public:
   explicit InBackward(AdamW& optimizer) : optimizer_(optimizer) {
@@ -63,7 +68,8 @@ class Stepper::InBackward {
     }
   }
   ~InBackward() {
-    for (const auto& [name, parameter] : optimizer_.parameters()) torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
+    for (const auto& [name, parameter] : optimizer_.parameters())
+      torch::autograd::impl::set_post_acc_grad_hooks(parameter, nullptr);
   }
 
   // From here on a complete gradient moves its parameter. Before that, micro-batches add theirs up.

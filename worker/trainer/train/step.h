@@ -31,8 +31,9 @@ class Stepper {
   explicit Stepper(const Run& run);
   ~Stepper();
 
-  // Forward, backward, check, clip, move `run.trained`. Errors: OUT_OF_RANGE if loss or gradients are not finite. The weights have
-  // not been moved then, except with training.optimizer_in_backward, where gradients are only known one after the other.
+  // Forward, backward, check, clip, move `run.trained`. Errors: OUT_OF_RANGE if loss or gradients are not finite. The
+  // weights have not been moved then, except with training.optimizer_in_backward, where gradients are only known one
+  // after the other.
   absl::StatusOr<StepResult> Take(const Step& step, double learning_rate);
 
   AdamW& optimizer() { return optimizer_; }

@@ -34,7 +34,8 @@ using Clock = std::chrono::steady_clock;
 constexpr double kProgressSeconds = 0.25;
 // Answers of the test split that are kept for people to read.
 constexpr size_t kShownExamples = 3;
-// Rows with the highest losses: in the report, and in row_losses.jsonl, where more than a person can look at need not be.
+// Rows with the highest losses: in the report, and in row_losses.jsonl, where more than a person can look at need not
+// be.
 constexpr size_t kShownRows = 5;
 constexpr size_t kWrittenRows = 10'000;
 
@@ -68,8 +69,8 @@ class Trainer {
 
  private:
   absl::Status Resume() {
-    LUTHIER_ASSIGN_OR_RETURN(const auto state,
-                             ReadNewestCheckpoint(run_.out_folder, run_.spec_hash, [&](std::string message) { Warn(message); }));
+    LUTHIER_ASSIGN_OR_RETURN(const auto state, ReadNewestCheckpoint(run_.out_folder, run_.spec_hash,
+                                                                    [&](std::string message) { Warn(message); }));
     if (!state) {
       at::manual_seed(static_cast<uint64_t>(*run_.training().seed));
       return absl::OkStatus();
@@ -95,8 +96,9 @@ class Trainer {
 
   absl::Status OneStep() {
     const Clock::time_point start = Clock::now();
-    learning_rate_ = LearningRate({*run_.training().learning_rate, *run_.training().warmup_ratio, *run_.training().schedule,
-                                   run_.total_steps}, step_);
+    learning_rate_ = LearningRate(
+        {*run_.training().learning_rate, *run_.training().warmup_ratio, *run_.training().schedule, run_.total_steps},
+        step_);
     LUTHIER_ASSIGN_OR_RETURN(const StepResult result, stepper_.Take(NextStep(), learning_rate_));
     ++step_;
     loss_ = result.loss;
@@ -132,7 +134,9 @@ class Trainer {
     return patience && selection_.without_gain() >= *patience;
   }
 
-  bool PublishesBest() const { return *run_.plan.recipe.checkpoint.publish == "best" && FindSplit("validation") != nullptr; }
+  bool PublishesBest() const {
+    return *run_.plan.recipe.checkpoint.publish == "best" && FindSplit("validation") != nullptr;
+  }
 
   // Of all processes of this run.
   double Seconds() const { return earlier_seconds_ + SecondsSince(started_); }
@@ -168,7 +172,8 @@ class Trainer {
     const bool first_or_last = step_ == resumed_step_ + 1 || step_ == run_.total_steps;
     if (!first_or_last && SecondsSince(last_report_) < kProgressSeconds) return;
     last_report_ = Clock::now();
-    const double left = static_cast<double>(run_.total_steps - step_) * progress_.step_seconds() + EvaluationSecondsLeft();
+    const double left =
+        static_cast<double>(run_.total_steps - step_) * progress_.step_seconds() + EvaluationSecondsLeft();
     events_.Write("progress", {{"step", step_},
                                {"total_steps", run_.total_steps},
                                {"epoch", Epoch()},
@@ -201,7 +206,8 @@ class Trainer {
   }
 
   // Nothing if a stop cut it short, or if the dataset has no such split.
-  std::optional<EvaluationResult> EvaluateSplit(const std::string& name, const std::string& label, const DecoderModel& model) {
+  std::optional<EvaluationResult> EvaluateSplit(const std::string& name, const std::string& label,
+                                                const DecoderModel& model) {
     const EvaluationSplit* split = FindSplit(name);
     if (split == nullptr) return std::nullopt;
     const Clock::time_point start = Clock::now();
@@ -239,8 +245,8 @@ class Trainer {
     return WriteBestWeights(run_.out_folder, step_, run_.trained);
   }
 
-  // The score of the base model, for comparison. At the end, so that training starts at once and a resumed run needs no memory
-  // of it.
+  // The score of the base model, for comparison. At the end, so that training starts at once and a resumed run needs no
+  // memory of it.
   absl::Status EvaluateBase() {
     if (FindSplit("test") == nullptr) return absl::OkStatus();
     NamedTensors weights = run_.base_weights;
@@ -267,9 +273,13 @@ class Trainer {
     state.evaluated_step = evaluated_step_;
     state.selection = selection_;
     state.row_losses = row_losses_.State();
-    LUTHIER_ASSIGN_OR_RETURN(const std::string path, WriteCheckpoint(run_.out_folder, state, *run_.plan.recipe.checkpoint.keep));
+    LUTHIER_ASSIGN_OR_RETURN(const std::string path,
+                             WriteCheckpoint(run_.out_folder, state, *run_.plan.recipe.checkpoint.keep));
     checkpointed_step_ = step_;
-    events_.Write("checkpoint", {{"step", step_}, {"path", path}, {"bytes", FolderBytes(path)}, {"loss", loss_},
+    events_.Write("checkpoint", {{"step", step_},
+                                 {"path", path},
+                                 {"bytes", FolderBytes(path)},
+                                 {"loss", loss_},
                                  {"seconds", SecondsSince(start)}});
     return absl::OkStatus();
   }
@@ -285,8 +295,8 @@ class Trainer {
     if (!PublishesBest() || selection_.best_step() == step_) return step_;
     const absl::StatusOr<NamedTensors> best = ReadBestWeights(run_.out_folder, selection_.best_step());
     if (!best.ok()) {
-      Warn(absl::StrCat("the best weights, of step ", selection_.best_step(), ", cannot be read (", best.status().message(),
-                        "); the last ones are published"));
+      Warn(absl::StrCat("the best weights, of step ", selection_.best_step(), ", cannot be read (",
+                        best.status().message(), "); the last ones are published"));
       return step_;
     }
     TakeWeights(*best);
@@ -304,10 +314,12 @@ class Trainer {
     const PackedBatch probe = Pack(run_, {static_cast<int32_t>(shortest)});
     const std::string artifact = run_.out_folder + (run_.lora() ? "/adapter" : "/model");
     if (run_.lora()) {
-      LUTHIER_RETURN_IF_ERROR(ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, {*run_.model, probe}, artifact));
+      LUTHIER_RETURN_IF_ERROR(
+          ExportAdapter(run_.adapter, run_.base_weights, run_.base.facts.config, {*run_.model, probe}, artifact));
     } else {
-      LUTHIER_RETURN_IF_ERROR(ExportModel({run_.base_weights, run_.base.facts.config_json, run_.spec.base_model, run_.stop_ids},
-                                          {*run_.model, probe}, artifact));
+      LUTHIER_RETURN_IF_ERROR(
+          ExportModel({run_.base_weights, run_.base.facts.config_json, run_.spec.base_model, run_.stop_ids},
+                      {*run_.model, probe}, artifact));
     }
     return artifact;
   }
@@ -324,18 +336,21 @@ class Trainer {
     json evaluations = json::array();
     for (const auto& [name, fields] : evaluations_) evaluations.push_back(fields);
     WriteLines("row_losses.jsonl", row_losses_.Worst(kWrittenRows, run_.examples, run_.spec.train));
-    json report = {{"step", step_},
-                   {"stop_reason", StopReason()},
-                   {"published_step", published_step},
-                   {"artifact", {{"kind", run_.lora() ? "adapter" : "model"}, {"path", artifact}, {"bytes", FolderBytes(artifact)}}},
-                   {"train_loss", loss_},
-                   {"seconds", Seconds()},
-                   {"step_seconds", progress_.mean_step_seconds()},
-                   {"peak_memory_bytes", PeakMemoryBytes()},
-                   {"trainable_parameters", trainable_parameters_},
-                   {"evaluations", evaluations},
-                   {"worst_rows", row_losses_.Worst(kShownRows, run_.examples, run_.spec.train)}};
-    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/report.json", report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
+    json report = {
+        {"step", step_},
+        {"stop_reason", StopReason()},
+        {"published_step", published_step},
+        {"artifact",
+         {{"kind", run_.lora() ? "adapter" : "model"}, {"path", artifact}, {"bytes", FolderBytes(artifact)}}},
+        {"train_loss", loss_},
+        {"seconds", Seconds()},
+        {"step_seconds", progress_.mean_step_seconds()},
+        {"peak_memory_bytes", PeakMemoryBytes()},
+        {"trainable_parameters", trainable_parameters_},
+        {"evaluations", evaluations},
+        {"worst_rows", row_losses_.Worst(kShownRows, run_.examples, run_.spec.train)}};
+    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/report.json",
+                                             report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
     events_.Write("finished", std::move(report));
     return absl::OkStatus();
   }

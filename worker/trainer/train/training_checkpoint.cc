@@ -80,8 +80,8 @@ absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, Nam
     LUTHIER_RETURN_IF_ERROR(WriteTensors(unfinished / name, tensors));
     LUTHIER_ASSIGN_OR_RETURN(state["sha256"][name], Sha256OfFile(unfinished / name));
   }
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished / "state.json",
-                                           state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
+  LUTHIER_RETURN_IF_ERROR(
+      WriteFileDurably(unfinished / "state.json", state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
   fs::remove_all(folder, error);  // the same step, written by the run that this one resumed
   fs::rename(unfinished, folder, error);
   if (error) return absl::DataLossError(absl::StrCat(folder.string(), ": rename: ", error.message()));
@@ -135,16 +135,17 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
   const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kStep, state.step);
   NamedTensors optimizer = state.optimizer;
   optimizer[kGeneratorState] = state.generator_state;
-  LUTHIER_RETURN_IF_ERROR(WriteFolder(
-      folder,
-      {{"weights.safetensors", state.weights}, {"optimizer.safetensors", optimizer}, {"rows.safetensors", state.row_losses}},
-      {{"step", state.step},
-       {"tokens", state.tokens},
-       {"loss", state.loss},
-       {"seconds", state.seconds},
-       {"spec_hash", state.spec_hash},
-       {"evaluated_step", state.evaluated_step},
-       {"selection", state.selection.ToJson()}}));
+  LUTHIER_RETURN_IF_ERROR(WriteFolder(folder,
+                                      {{"weights.safetensors", state.weights},
+                                       {"optimizer.safetensors", optimizer},
+                                       {"rows.safetensors", state.row_losses}},
+                                      {{"step", state.step},
+                                       {"tokens", state.tokens},
+                                       {"loss", state.loss},
+                                       {"seconds", state.seconds},
+                                       {"spec_hash", state.spec_hash},
+                                       {"evaluated_step", state.evaluated_step},
+                                       {"selection", state.selection.ToJson()}}));
   RemoveBeyond(keep, folder.parent_path());
   return folder.string();
 }
@@ -160,26 +161,30 @@ absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const
 }
 
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step) {
-  return ReadOrSay(CheckpointsOf(run_folder) / absl::StrCat(kBest, step), [](const fs::path& folder) -> absl::StatusOr<NamedTensors> {
-    if (!fs::exists(folder)) return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
-    LUTHIER_RETURN_IF_ERROR(VerifiedState(folder).status());
-    return ReadTensors(folder / "weights.safetensors");
-  });
+  return ReadOrSay(CheckpointsOf(run_folder) / absl::StrCat(kBest, step),
+                   [](const fs::path& folder) -> absl::StatusOr<NamedTensors> {
+                     if (!fs::exists(folder)) return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
+                     LUTHIER_RETURN_IF_ERROR(VerifiedState(folder).status());
+                     return ReadTensors(folder / "weights.safetensors");
+                   });
 }
 
-absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder, const std::string& spec_hash,
+absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder,
+                                                                  const std::string& spec_hash,
                                                                   const std::function<void(std::string)>& warn) {
   for (const auto& [step, folder] : ListFolders(CheckpointsOf(run_folder), kStep)) {
     absl::StatusOr<TrainingState> state = ReadOrSay(folder, ReadCheckpoint);
     if (!state.ok()) {
       std::error_code ignored;
       fs::rename(folder, folder.parent_path() / (kDamaged + folder.filename().string()), ignored);
-      warn(absl::StrCat(folder.string(), " is damaged (", state.status().message(), "); going back to the checkpoint before"));
+      warn(absl::StrCat(folder.string(), " is damaged (", state.status().message(),
+                        "); going back to the checkpoint before"));
       continue;
     }
     if (state->spec_hash != spec_hash) {
-      return absl::FailedPreconditionError(absl::StrCat(folder.string(),
-          ": belongs to a run with another spec; give another --out, or remove the folder to start anew"));
+      return absl::FailedPreconditionError(
+          absl::StrCat(folder.string(),
+                       ": belongs to a run with another spec; give another --out, or remove the folder to start anew"));
     }
     return std::optional<TrainingState>(*std::move(state));
   }

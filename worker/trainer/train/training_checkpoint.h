@@ -1,5 +1,5 @@
-// Resumable state on disk: `<run>/checkpoints/step-N/` with weights.safetensors, optimizer.safetensors and state.json, which
-// holds the SHA-256 of the two and is written last. A checkpoint exists once its folder has its final name.
+// Resumable state on disk: `<run>/checkpoints/step-N/` with weights.safetensors, optimizer.safetensors and state.json,
+// which holds the SHA-256 of the two and is written last. A checkpoint exists once its folder has its final name.
 #pragma once
 
 #include <cstdint>
@@ -14,28 +14,29 @@
 
 namespace luthier {
 
-// Everything that the next step depends on besides the spec. The data cursor is the step itself: batches are a pure function
-// of spec and step.
+// Everything that the next step depends on besides the spec. The data cursor is the step itself: batches are a pure
+// function of spec and step.
 struct TrainingState {
-  int64_t step = 0;             // optimizer steps done
-  NamedTensors weights;         // what is trained, fp32
-  NamedTensors optimizer;       // AdamW::State
-  Tensor generator_state;       // of torch's CPU generator: dropout
-  std::string spec_hash;        // a resumed run must have the same spec
-  int64_t tokens = 0;           // processed so far, for reports
-  double loss = 0;              // of the last step
-  double seconds = 0;           // spent by all processes of the run so far
-  int64_t evaluated_step = 0;   // the last step whose weights were evaluated
-  Selection selection;          // of the evaluations so far
-  NamedTensors row_losses;      // RowLosses::State
+  int64_t step = 0;            // optimizer steps done
+  NamedTensors weights;        // what is trained, fp32
+  NamedTensors optimizer;      // AdamW::State
+  Tensor generator_state;      // of torch's CPU generator: dropout
+  std::string spec_hash;       // a resumed run must have the same spec
+  int64_t tokens = 0;          // processed so far, for reports
+  double loss = 0;             // of the last step
+  double seconds = 0;          // spent by all processes of the run so far
+  int64_t evaluated_step = 0;  // the last step whose weights were evaluated
+  Selection selection;         // of the evaluations so far
+  NamedTensors row_losses;     // RowLosses::State
 };
 
-// Writes a checkpoint and then removes the oldest beyond `keep` and what damaged ones left: nothing is removed before a newer one
-// is on disk.
-// Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints stay.
+// Writes a checkpoint and then removes the oldest beyond `keep` and what damaged ones left: nothing is removed before a
+// newer one is on disk. Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints
+// stay.
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep);
 
-// Keeps the weights of step `step` as the best so far, in `<run>/checkpoints/best-N`, and removes those that were the best before.
+// Keeps the weights of step `step` as the best so far, in `<run>/checkpoints/best-N`, and removes those that were the
+// best before.
 absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights);
 
 // The weights that WriteBestWeights kept of that step. Errors: NOT_FOUND; DATA_LOSS if they are damaged.
@@ -44,7 +45,8 @@ absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int6
 // The newest checkpoint that verifies; none if there is no usable one. Each damaged one is renamed to
 // `.damaged-step-N`, so that it never counts as one to keep, and `warn` is called.
 // Errors: FAILED_PRECONDITION if the newest intact checkpoint belongs to another spec.
-absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder, const std::string& spec_hash,
+absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder,
+                                                                  const std::string& spec_hash,
                                                                   const std::function<void(std::string)>& warn);
 
 }  // namespace luthier

@@ -26,42 +26,51 @@ absl::StatusOr<NamedTensors> Unfrozen(const NamedTensors& weights, const std::ve
       trained.erase(name);
     }
     if (!matched) {
-      return absl::InvalidArgumentError(absl::StrCat("training.freeze: '", pattern, "' matches no weight; names are like "
-                                                     "model.embed_tokens, model.layers.0.mlp.up_proj.weight, model.norm, lm_head"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("training.freeze: '", pattern,
+                       "' matches no weight; names are like "
+                       "model.embed_tokens, model.layers.0.mlp.up_proj.weight, model.norm, lm_head"));
     }
   }
-  if (trained.empty()) return absl::InvalidArgumentError("training.freeze: freezes every weight; nothing is left to train");
+  if (trained.empty())
+    return absl::InvalidArgumentError("training.freeze: freezes every weight; nothing is left to train");
   return trained;
 }
 
 // What two adapters must share so that one can go on where the other ended.
 nlohmann::json ShapeOf(const AdapterConfig& config) {
   nlohmann::json shape = ToJson(config);
-  for (const char* field : {"base_model_name_or_path", "lora_dropout", "init_lora_weights", "inference_mode", "target_modules"}) shape.erase(field);
+  for (const char* field :
+       {"base_model_name_or_path", "lora_dropout", "init_lora_weights", "inference_mode", "target_modules"})
+    shape.erase(field);
   return shape;
 }
 
 // An adapter to go on from. What the job says of ranks and targets must be what the adapter has.
-absl::StatusOr<Adapter> StartFrom(const std::string& folder, const AdapterConfig& wanted, const ModelConfig& config, const NamedTensors& base) {
+absl::StatusOr<Adapter> StartFrom(const std::string& folder, const AdapterConfig& wanted, const ModelConfig& config,
+                                  const NamedTensors& base) {
   LUTHIER_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(folder, config));
   LUTHIER_ASSIGN_OR_RETURN(const Adapter fresh, MakeAdapter(wanted, config, base, /*seed=*/0));
   std::vector<std::string> differences;
   const nlohmann::json found = ShapeOf(adapter.config), asked = ShapeOf(wanted);
   for (const auto& [field, value] : asked.items()) {
     if (found.value(field, nlohmann::json()) != value) {
-      differences.push_back(absl::StrCat(field, " is ", found.value(field, nlohmann::json()).dump(), ", the job asks for ", value.dump()));
+      differences.push_back(absl::StrCat(field, " is ", found.value(field, nlohmann::json()).dump(),
+                                         ", the job asks for ", value.dump()));
     }
   }
   for (const auto& [name, tensor] : fresh.tensors) {
     if (!adapter.tensors.contains(name)) differences.push_back(absl::StrCat("lacks ", name));
   }
   for (const auto& [name, tensor] : adapter.tensors) {
-    if (!fresh.tensors.contains(name)) differences.push_back(absl::StrCat("has ", name, ", which the job does not target"));
+    if (!fresh.tensors.contains(name))
+      differences.push_back(absl::StrCat("has ", name, ", which the job does not target"));
   }
   constexpr size_t kShown = 10;
   if (differences.size() > kShown) differences.resize(kShown);
   if (!differences.empty()) {
-    return absl::InvalidArgumentError(absl::StrCat("start_adapter: ", folder, " differs from the job's lora block; give its values there:\n  ",
+    return absl::InvalidArgumentError(absl::StrCat("start_adapter: ", folder,
+                                                   " differs from the job's lora block; give its values there:\n  ",
                                                    absl::StrJoin(differences, "\n  ")));
   }
   adapter.config = wanted;
@@ -78,9 +87,10 @@ absl::StatusOr<Tuning> MakeTuning(const Recipe& recipe, const ModelConfig& confi
   } else {
     AdapterConfig wanted = AdapterConfigOf(recipe.lora, config);
     wanted.base_model_name = base_name;
-    LUTHIER_ASSIGN_OR_RETURN(tuning.adapter, start_adapter.empty()
-                                                 ? MakeAdapter(wanted, config, base, static_cast<uint64_t>(*recipe.training.seed))
-                                                 : StartFrom(start_adapter, wanted, config, base));
+    LUTHIER_ASSIGN_OR_RETURN(tuning.adapter,
+                             start_adapter.empty()
+                                 ? MakeAdapter(wanted, config, base, static_cast<uint64_t>(*recipe.training.seed))
+                                 : StartFrom(start_adapter, wanted, config, base));
     tuning.trained = tuning.adapter.tensors;
   }
   for (auto& [name, tensor] : tuning.trained) tensor.set_requires_grad(true);
@@ -93,7 +103,8 @@ std::map<std::string, double> LearningRateFactors(const Recipe& recipe, const Na
   std::map<std::string, double> factors;
   if (!recipe.lora.plus_ratio) return factors;
   for (const auto& [name, tensor] : trained) {
-    if (absl::StrContains(name, ".lora_B.") || absl::EndsWith(name, ".lora_magnitude_vector")) factors[name] = *recipe.lora.plus_ratio;
+    if (absl::StrContains(name, ".lora_B.") || absl::EndsWith(name, ".lora_magnitude_vector"))
+      factors[name] = *recipe.lora.plus_ratio;
   }
   return factors;
 }

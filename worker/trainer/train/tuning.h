@@ -19,14 +19,14 @@ struct Tuning {
   std::unique_ptr<DecoderModel> model;
 };
 
-// Builds a fresh adapter, or takes over the one in folder `start_adapter` if that is not empty. `recipe` is settled, and then its
-// `lora` block must agree with the adapter's. `base_name` is written as base_model_name_or_path.
-// Errors: INVALID_ARGUMENT naming the field whose names match nothing, or that contradicts the adapter.
+// Builds a fresh adapter, or takes over the one in folder `start_adapter` if that is not empty. `recipe` is settled,
+// and then its `lora` block must agree with the adapter's. `base_name` is written as base_model_name_or_path. Errors:
+// INVALID_ARGUMENT naming the field whose names match nothing, or that contradicts the adapter.
 absl::StatusOr<Tuning> MakeTuning(const Recipe& recipe, const ModelConfig& config, const NamedTensors& base,
                                   const std::string& base_name, const std::string& start_adapter);
 
-// What the learning rate of each trained tensor is multiplied by, where that is not 1. LoRA+ moves B, and the lengths that DoRA
-// trains, faster than A (PEFT's optimizers/loraplus.py).
+// What the learning rate of each trained tensor is multiplied by, where that is not 1. LoRA+ moves B, and the lengths
+// that DoRA trains, faster than A (PEFT's optimizers/loraplus.py).
 std::map<std::string, double> LearningRateFactors(const Recipe& recipe, const NamedTensors& trained);
 
 }  // namespace luthier

@@ -48,8 +48,9 @@ class Decoder : public DecoderModel {
     if (compute_.type) x_TD = x_TD.to(*compute_.type);
     if (embedding_scale_ != 1) x_TD = x_TD * embedding_scale_;
     for (const Layer& layer : layers_) {
-      x_TD = compute_.recompute_layers ? ops::Recomputed([&layer, pass](const Tensor& x) { return layer(x, *pass); }, x_TD)
-                                       : layer(x_TD, *pass);
+      x_TD = compute_.recompute_layers
+                 ? ops::Recomputed([&layer, pass](const Tensor& x) { return layer(x, *pass); }, x_TD)
+                 : layer(x_TD, *pass);
     }
     return norm_(x_TD);
   }

@@ -4,11 +4,12 @@ namespace luthier {
 
 DotProductAttention::DotProductAttention(const ModelConfig& config, int64_t layer)
     : layer_(layer),
-      form_{config.attention_scale, config.layers[static_cast<size_t>(layer)].window.value_or(0), config.attention_softcap,
-            config.attention_dropout},
+      form_{config.attention_scale, config.layers[static_cast<size_t>(layer)].window.value_or(0),
+            config.attention_softcap, config.attention_dropout},
       rope_(config.layers[static_cast<size_t>(layer)].rope) {}
 
-Tensor DotProductAttention::operator()(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Pass& pass) const {
+Tensor DotProductAttention::operator()(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH,
+                                       const Pass& pass) const {
   return pass.attention->Attend(layer_, form_, Rotated(q_TNH, pass), Rotated(k_TKH, pass), v_TKH);
 }
 

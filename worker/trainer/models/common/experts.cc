@@ -20,7 +20,8 @@ Tensor Experts::operator()(const Tensor& x_TD, const Pass& pass) const {
   // Choices in the order of their experts, so that the rows of each lie together.
   const Tensor order = chosen_TC.flatten().argsort(/*stable=*/true, /*dim=*/0, /*descending=*/false);
   const Tensor tokens = order.div(per_token_, "floor");
-  const Tensor counts_E = at::bincount(chosen_TC.flatten(), /*weights=*/{}, static_cast<int64_t>(experts_.size())).to(at::kCPU);
+  const Tensor counts_E =
+      at::bincount(chosen_TC.flatten(), /*weights=*/{}, static_cast<int64_t>(experts_.size())).to(at::kCPU);
   const Tensor x_RD = x_TD.index_select(0, tokens);  // R rows, C for each token
   std::vector<Tensor> parts;
   int64_t begin = 0;

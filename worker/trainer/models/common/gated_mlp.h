@@ -12,7 +12,9 @@ namespace luthier {
 using GatedUnit = Tensor (*)(const Tensor& gate_TF, const Tensor& up_TF);
 
 // `activation` is one that lib/checkpoint lets through: silu or gelu_pytorch_tanh.
-inline GatedUnit MakeGatedUnit(const std::string& activation) { return activation == "silu" ? &ops::SwiGlu : &ops::GeGlu; }
+inline GatedUnit MakeGatedUnit(const std::string& activation) {
+  return activation == "silu" ? &ops::SwiGlu : &ops::GeGlu;
+}
 
 class GatedMlp {
  public:

@@ -1,4 +1,5 @@
-// What the Gemma families share (arXiv:2408.00118): a layer that norms each block before and after, and a scale of embeddings.
+// What the Gemma families share (arXiv:2408.00118): a layer that norms each block before and after, and a scale of
+// embeddings.
 #pragma once
 
 #include "worker/trainer/models/common/builder.h"

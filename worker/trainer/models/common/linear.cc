@@ -11,7 +11,9 @@ double ActiveDropout(const LoraWeights& lora) { return at::GradMode::is_enabled(
 
 }  // namespace
 
-Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const { return ops::Linear(x_TI, weight_OI_, bias_O_); }
+Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const {
+  return ops::Linear(x_TI, weight_OI_, bias_O_);
+}
 
 Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) const {
   if (slices.size() == 1) return Adapted(x_TI, adapters_[slices[0].adapter]);
@@ -25,8 +27,9 @@ Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) c
 Tensor LoraLinear::Adapted(const Tensor& x_TI, const LoraWeights& lora) const {
   if (!lora.a_RI.defined()) return ops::Linear(x_TI, weight_OI_, bias_O_);
   const double dropout = ActiveDropout(lora);
-  Tensor y_TO = lora.magnitude_O.defined() ? Dora(x_TI, lora, dropout)
-                                           : ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, dropout);
+  Tensor y_TO = lora.magnitude_O.defined()
+                    ? Dora(x_TI, lora, dropout)
+                    : ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, dropout);
   return bias_O_.defined() ? y_TO.add_(bias_O_) : y_TO;
 }
 
@@ -44,18 +47,21 @@ std::pair<Tensor, Tensor> LoraLinear::AsProduct(const Tensor& x_TI, size_t adapt
   if (!lora.a_RI.defined()) return {x_TI, weight_OI_};
   const double dropout = ActiveDropout(lora);
   const Tensor kept_TI = dropout > 0 ? at::dropout(x_TI, dropout, /*train=*/true) : x_TI;
-  const Tensor down_TR = (at::linear(kept_TI.to(lora.a_RI.scalar_type()), lora.a_RI) * lora.scale).to(x_TI.scalar_type());
+  const Tensor down_TR =
+      (at::linear(kept_TI.to(lora.a_RI.scalar_type()), lora.a_RI) * lora.scale).to(x_TI.scalar_type());
   const Tensor b_OR = lora.b_OR.to(weight_OI_.scalar_type());
   if (!lora.magnitude_O.defined()) return {at::cat({x_TI, down_TR}, 1), at::cat({weight_OI_, b_OR}, 1)};
   const Tensor factors_O1 = DoraFactors(weight_OI_, lora).to(weight_OI_.scalar_type()).unsqueeze(1);
-  return {at::cat({x_TI, kept_TI, down_TR}, 1), at::cat({weight_OI_, weight_OI_ * (factors_O1 - 1), b_OR * factors_O1}, 1)};
+  return {at::cat({x_TI, kept_TI, down_TR}, 1),
+          at::cat({weight_OI_, weight_OI_ * (factors_O1 - 1), b_OR * factors_O1}, 1)};
 }
 
 Tensor DoraFactors(const Tensor& weight_OI, const LoraWeights& lora) {
   Tensor lengths_O;
   {
     at::NoGradGuard no_grad;
-    const Tensor adapted_OI = at::addmm(weight_OI.to(at::kFloat), lora.b_OR.to(at::kFloat), lora.a_RI.to(at::kFloat), 1, lora.scale);
+    const Tensor adapted_OI =
+        at::addmm(weight_OI.to(at::kFloat), lora.b_OR.to(at::kFloat), lora.a_RI.to(at::kFloat), 1, lora.scale);
     lengths_O = at::norm(adapted_OI, 2, /*dim=*/1);
   }
   return lora.magnitude_O / lengths_O;

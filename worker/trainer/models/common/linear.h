@@ -50,8 +50,8 @@ struct LoraWeights {
   Tensor magnitude_O;  // DoRA: the length of each row of the adapted weight; undefined in plain LoRA
 };
 
-// x·(W + scale·B·A)ᵀ + b with W and b frozen; each slice of tokens through its own adapter. Slices cover the tokens in order.
-// With a magnitude, rows of W + scale·B·A are brought to that length (DoRA, arXiv:2402.09353).
+// x·(W + scale·B·A)ᵀ + b with W and b frozen; each slice of tokens through its own adapter. Slices cover the tokens in
+// order. With a magnitude, rows of W + scale·B·A are brought to that length (DoRA, arXiv:2402.09353).
 class LoraLinear : public Linear {
  public:
   LoraLinear(Tensor weight_OI, Tensor bias_O, std::vector<LoraWeights> adapters)
@@ -68,8 +68,8 @@ class LoraLinear : public Linear {
   std::vector<LoraWeights> adapters_;
 };
 
-// magnitude / |row of W + scale·B·A|, one factor a row. The length of the rows counts as a constant: no gradient flows into it
-// (section 4.3 of the paper).
+// magnitude / |row of W + scale·B·A|, one factor a row. The length of the rows counts as a constant: no gradient flows
+// into it (section 4.3 of the paper).
 Tensor DoraFactors(const Tensor& weight_OI, const LoraWeights& lora);
 
 }  // namespace luthier

@@ -20,7 +20,8 @@ class RmsNorm {
 // x / rms(x) · (1 + weight), as Gemma stores its norms. The sum is fp32: in bf16 it would round small weights away.
 class UnitOffsetRmsNorm {
  public:
-  UnitOffsetRmsNorm(const Builder& build, const std::string& name, double eps) : weight_D_(build.Weight(name)), eps_(eps) {}
+  UnitOffsetRmsNorm(const Builder& build, const std::string& name, double eps)
+      : weight_D_(build.Weight(name)), eps_(eps) {}
   Tensor operator()(const Tensor& x_TD) const { return ops::RmsNorm(x_TD, 1 + weight_D_.to(at::kFloat), eps_); }
 
  private:

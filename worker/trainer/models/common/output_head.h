@@ -19,7 +19,8 @@ class OutputHead {
   Tensor Logits(const Tensor& h_TD, size_t adapter) const;
 
   // Sum of the cross-entropies of `labels_T` in nats. `losses`, if given and empty, receives its terms.
-  Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& labels_T, size_t adapter, std::vector<double>* losses = nullptr) const;
+  Tensor SumCrossEntropy(const Tensor& h_TD, const Tensor& labels_T, size_t adapter,
+                         std::vector<double>* losses = nullptr) const;
 
  private:
   std::unique_ptr<Linear> linear_;

@@ -18,7 +18,8 @@ Tensor Exponents(const RopeConfig& rope) {
 Tensor ScaleLlama3(const Tensor& frequencies_P, const RopeConfig& rope) {
   const Tensor wavelengths_P = 2 * std::numbers::pi / frequencies_P;
   const auto context = static_cast<double>(rope.original_max_position_embeddings);
-  const Tensor blend_P = (context / wavelengths_P - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+  const Tensor blend_P =
+      (context / wavelengths_P - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
   const Tensor blended_P = (1 - blend_P) * frequencies_P / rope.factor + blend_P * frequencies_P;
   const Tensor long_P = wavelengths_P > context / rope.low_freq_factor;
   const Tensor short_P = wavelengths_P < context / rope.high_freq_factor;
@@ -28,7 +29,8 @@ Tensor ScaleLlama3(const Tensor& frequencies_P, const RopeConfig& rope) {
 // The pair that turns `rotations` times over the original context.
 double PairOfRotations(double rotations, const RopeConfig& rope) {
   const auto context = static_cast<double>(rope.original_max_position_embeddings);
-  return static_cast<double>(rope.rotary_dim) * std::log(context / (rotations * 2 * std::numbers::pi)) / (2 * std::log(rope.theta));
+  return static_cast<double>(rope.rotary_dim) * std::log(context / (rotations * 2 * std::numbers::pi)) /
+         (2 * std::log(rope.theta));
 }
 
 // YaRN (arXiv:2309.00071, section 3.2): pairs that turn often are kept, those that turn less than once are stretched by
@@ -58,21 +60,14 @@ RotaryEmbedding::RotaryEmbedding(const RopeConfig& rope, at::Device device) : ro
   frequencies_P_ = at::pow(rope.theta, exponents_P).reciprocal();
   switch (rope.type) {
     case Type::kDefault:
-    case Type::kDynamic:
-      break;
-    case Type::kLinear:
-      frequencies_P_ = frequencies_P_ / rope.factor;
-      break;
-    case Type::kYarn:
-      frequencies_P_ = ScaleYarn(frequencies_P_, rope);
-      break;
+    case Type::kDynamic: break;
+    case Type::kLinear: frequencies_P_ = frequencies_P_ / rope.factor; break;
+    case Type::kYarn: frequencies_P_ = ScaleYarn(frequencies_P_, rope); break;
     case Type::kLongrope:
       frequencies_P_ = ScaleByList(exponents_P, rope, rope.short_factors);
       long_frequencies_P_ = ScaleByList(exponents_P, rope, rope.long_factors).to(device);
       break;
-    case Type::kLlama3:
-      frequencies_P_ = ScaleLlama3(frequencies_P_, rope);
-      break;
+    case Type::kLlama3: frequencies_P_ = ScaleLlama3(frequencies_P_, rope); break;
   }
   frequencies_P_ = frequencies_P_.to(device);
 }
@@ -86,7 +81,8 @@ Tensor RotaryEmbedding::Frequencies(const Tensor& lengths_T) const {
     // NTK-aware: the base grows with the length, so that the slowest pair just covers it.
     const auto dim = static_cast<double>(rope_.rotary_dim);
     const Tensor lengths_T1 = lengths_T.to(at::kDouble).clamp_min(original).unsqueeze(1);
-    const Tensor theta_T1 = rope_.theta * (rope_.factor * lengths_T1 / original - (rope_.factor - 1)).pow(dim / (dim - 2));
+    const Tensor theta_T1 =
+        rope_.theta * (rope_.factor * lengths_T1 / original - (rope_.factor - 1)).pow(dim / (dim - 2));
     return at::pow(theta_T1.to(at::kFloat), Exponents(rope_).to(lengths_T.device())).reciprocal();
   }
   return frequencies_P_;

@@ -6,7 +6,8 @@
 
 namespace luthier {
 
-std::unique_ptr<DecoderModel> MakeGemma2(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeGemma2(const ModelConfig& config, const NamedTensors& weights,
+                                         const LoraLayers& lora) {
   using Layer = GemmaLayer<SelfAttention<NoHeadNorm>>;
   return std::make_unique<Decoder<Layer, UnitOffsetRmsNorm>>(WithRoundedEmbeddingScale(config, weights), weights, lora);
 }

@@ -8,6 +8,7 @@
 namespace luthier {
 
 // `weights` has been checked against lib/checkpoint/families/gemma2.cc.
-std::unique_ptr<DecoderModel> MakeGemma2(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora);
+std::unique_ptr<DecoderModel> MakeGemma2(const ModelConfig& config, const NamedTensors& weights,
+                                         const LoraLayers& lora);
 
 }  // namespace luthier

@@ -32,7 +32,8 @@ class GraniteLayer {
 
 }  // namespace
 
-std::unique_ptr<DecoderModel> MakeGranite(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeGranite(const ModelConfig& config, const NamedTensors& weights,
+                                          const LoraLayers& lora) {
   return std::make_unique<Decoder<GraniteLayer, RmsNorm>>(config, weights, lora);
 }
 

@@ -8,6 +8,7 @@
 namespace luthier {
 
 // `weights` has been checked against lib/checkpoint/families/granite.cc.
-std::unique_ptr<DecoderModel> MakeGranite(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora);
+std::unique_ptr<DecoderModel> MakeGranite(const ModelConfig& config, const NamedTensors& weights,
+                                          const LoraLayers& lora);
 
 }  // namespace luthier

@@ -7,7 +7,8 @@
 
 namespace luthier {
 
-std::unique_ptr<DecoderModel> MakeLlama(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeLlama(const ModelConfig& config, const NamedTensors& weights,
+                                        const LoraLayers& lora) {
   using Layer = PreNormLayer<SelfAttention<NoHeadNorm>, GatedMlp>;
   return std::make_unique<Decoder<Layer, RmsNorm>>(config, weights, lora);
 }

@@ -8,7 +8,8 @@
 namespace luthier {
 
 // Windows come with the config, layer by layer.
-std::unique_ptr<DecoderModel> MakeMistral(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeMistral(const ModelConfig& config, const NamedTensors& weights,
+                                          const LoraLayers& lora) {
   using Layer = PreNormLayer<SelfAttention<NoHeadNorm>, GatedMlp>;
   return std::make_unique<Decoder<Layer, RmsNorm>>(config, weights, lora);
 }

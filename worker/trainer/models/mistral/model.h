@@ -8,6 +8,7 @@
 namespace luthier {
 
 // `weights` has been checked against lib/checkpoint/families/mistral.cc.
-std::unique_ptr<DecoderModel> MakeMistral(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora);
+std::unique_ptr<DecoderModel> MakeMistral(const ModelConfig& config, const NamedTensors& weights,
+                                          const LoraLayers& lora);
 
 }  // namespace luthier

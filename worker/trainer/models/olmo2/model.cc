@@ -30,7 +30,8 @@ class PostNormLayer {
 
 }  // namespace
 
-std::unique_ptr<DecoderModel> MakeOlmo2(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeOlmo2(const ModelConfig& config, const NamedTensors& weights,
+                                        const LoraLayers& lora) {
   return std::make_unique<Decoder<PostNormLayer, RmsNorm>>(config, weights, lora);
 }
 

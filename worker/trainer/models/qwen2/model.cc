@@ -8,7 +8,8 @@
 namespace luthier {
 
 // Biases come with the weights.
-std::unique_ptr<DecoderModel> MakeQwen2(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeQwen2(const ModelConfig& config, const NamedTensors& weights,
+                                        const LoraLayers& lora) {
   using Layer = PreNormLayer<SelfAttention<NoHeadNorm>, GatedMlp>;
   return std::make_unique<Decoder<Layer, RmsNorm>>(config, weights, lora);
 }

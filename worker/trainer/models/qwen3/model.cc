@@ -7,7 +7,8 @@
 
 namespace luthier {
 
-std::unique_ptr<DecoderModel> MakeQwen3(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeQwen3(const ModelConfig& config, const NamedTensors& weights,
+                                        const LoraLayers& lora) {
   using Layer = PreNormLayer<SelfAttention<PerHeadNorm<RmsNorm>>, GatedMlp>;
   return std::make_unique<Decoder<Layer, RmsNorm>>(config, weights, lora);
 }

@@ -39,7 +39,8 @@ class Qwen3MoeLayer {
 
 }  // namespace
 
-std::unique_ptr<DecoderModel> MakeQwen3Moe(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeQwen3Moe(const ModelConfig& config, const NamedTensors& weights,
+                                           const LoraLayers& lora) {
   return std::make_unique<Decoder<Qwen3MoeLayer, RmsNorm>>(config, weights, lora);
 }
 

@@ -8,7 +8,8 @@
 namespace luthier {
 
 // Which layers rotate comes with the config.
-std::unique_ptr<DecoderModel> MakeSmolLm3(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+std::unique_ptr<DecoderModel> MakeSmolLm3(const ModelConfig& config, const NamedTensors& weights,
+                                          const LoraLayers& lora) {
   using Layer = PreNormLayer<SelfAttention<NoHeadNorm>, GatedMlp>;
   return std::make_unique<Decoder<Layer, RmsNorm>>(config, weights, lora);
 }

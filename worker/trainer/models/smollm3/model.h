@@ -8,6 +8,7 @@
 namespace luthier {
 
 // `weights` has been checked against lib/checkpoint/families/smollm3.cc.
-std::unique_ptr<DecoderModel> MakeSmolLm3(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora);
+std::unique_ptr<DecoderModel> MakeSmolLm3(const ModelConfig& config, const NamedTensors& weights,
+                                          const LoraLayers& lora);
 
 }  // namespace luthier
