@@ -137,6 +137,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
   double first_step_seconds = 0;
   MemoryInputs inputs = MemoryInputsOf(run->plan.recipe, run->base.facts.config);
   inputs.micro_batch_tokens = 0;
+  const double ready_seconds = ProcessAge();
   while (static_cast<int64_t>(steps.size()) < arguments.steps) {
     const auto index = static_cast<int64_t>(steps.size());
     const std::vector<Step> epoch = PlanEpoch(run->lengths, run->batches, index / run->steps_per_epoch);
@@ -192,6 +193,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
               {"steady_cpu_seconds", steps.back().cpu - steps[kWarmUpSteps - 1].cpu},
               {"nominal_gflop_per_token", flops / static_cast<double>(steady.tokens) / 1e9},
               {"nominal_gflop_per_s", flops / seconds / 1e9},
+              {"ready_seconds", ready_seconds},
               {"first_step_seconds", first_step_seconds},
               {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
               {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},

@@ -19,9 +19,9 @@ constexpr double kFragmentation = 1.05;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
 // inputs that are kept.
 constexpr double kLayersComputedAgain = 3.5;
-// In bf16, the fp32 numbers that operations need in between leave holes among what is kept; and oneDNN keeps the
+// In bf16, the fp32 numbers that attention needs in between leave holes among what is kept; and oneDNN keeps the
 // programs that it compiles for products.
-constexpr double kBf16Holes = 1.7;
+constexpr double kBf16Holes = 1.2;
 constexpr int64_t kBf16Workspace = 30 * kMiB;
 // Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has
 // left them all.

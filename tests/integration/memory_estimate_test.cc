@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/captured_program.h"
 #include "tests/support/temp_folder.h"
@@ -36,6 +37,8 @@ std::string LongRows() {
 
 TEST_P(MemoryEstimateTest, IsWithinTenPercentOfThePeak) {
   const Combination& of = GetParam();
+  if (absl::c_linear_search(of.more, "bf16") && !__builtin_cpu_supports("avx512bf16"))
+    GTEST_SKIP() << "what bf16 keeps was measured on processors that have units for it only";
   const TempFolder folder;
   WriteText(folder.path() + "/rows.jsonl", LongRows());
   std::string model = "examples/base/luthier-tiny";
@@ -98,6 +101,7 @@ INSTANTIATE_TEST_SUITE_P(
                       Combination{"LlamaLora", kLlama, "lora", 256, 1024, {}},
                       Combination{"LlamaFull", kLlama, "full", 512, 1024, {}},
                       Combination{"LlamaLoraRecomputed", kLlama, "lora", 512, 1024, {"--grad-checkpointing"}},
+                      Combination{"LlamaLoraBf16", kLlama, "lora", 512, 1024, {"--dtype", "bf16"}},
                       Combination{"Gemma2Lora", kGemma2, "lora", 512, 1024, {}}),
     [](const auto& info) { return std::string(info.param.name); });
 

@@ -10,6 +10,7 @@ namespace luthier {
 namespace {
 
 PackedBatch Batch() { return BatchOf({{1, 5, 30, 12, 9, 33, 2, 8}, {3, 14, 15, 9, 26}}); }
+PackedBatch OtherBatch() { return BatchOf({{6, 28, 27, 5, 16, 6, 36, 28}, {4, 37, 8, 15, 38}}); }
 
 struct Gradients {
   double loss;
@@ -17,7 +18,8 @@ struct Gradients {
 };
 
 // Of everything: the base's weights and an adapter with dropout.
-Gradients Compute(const std::string& family, const ComputeOptions& options, double dropout) {
+Gradients Compute(const std::string& family, const ComputeOptions& options, double dropout,
+                  const PackedBatch& batch = Batch()) {
   ModelFixture fixture(family);
   for (auto& [name, tensor] : fixture.base) tensor = tensor.clone();
   fixture.adapter.config.dropout = dropout;
@@ -27,7 +29,7 @@ Gradients Compute(const std::string& family, const ComputeOptions& options, doub
   const auto model = *MakeTunedModel(fixture.config, fixture.base, {&fixture.adapter});
   model->Configure(options);
   at::manual_seed(5);
-  const Tensor loss = SumLoss(*model, Batch());
+  const Tensor loss = SumLoss(*model, batch);
   loss.backward();
   Gradients result{loss.item<double>(), {}};
   for (const auto& [name, tensor] : all) {
@@ -62,20 +64,22 @@ TEST(ComputeTest, AnAdapterLearnsThroughRecomputedLayersOverAFrozenBase) {
   }
 }
 
-// bf16 has 8 bits: a layer rounds by 0.4 %. Experts are left out, since rounding may choose others. The gradients of
-// this Gemma 2's first q_proj and k_proj are small differences: there transformers + PEFT differ by 0.25 and 0.20
-// between fp32 and bf16 autocast.
+// bf16 has 8 bits: a layer rounds by 0.4 %. Experts are left out, since rounding may choose others. Not with Batch():
+// there the gradients of Gemma 2's first q_proj and k_proj are small differences of large numbers, and transformers +
+// PEFT with a bf16 base under autocast are 0.50 and 0.37 away from fp32 (here 0.39 and 0.31).
 TEST(ComputeTest, Bf16ComputesTheSameUpToRounding) {
   for (const std::string& family : FixtureFamilies()) {
     if (family == "qwen3_moe") continue;
-    const Gradients exact = Compute(family, {}, 0), rounded = Compute(family, {at::kBFloat16, false}, 0);
+    const Gradients exact = Compute(family, {}, 0, OtherBatch()),
+                    rounded = Compute(family, {at::kBFloat16, false}, 0, OtherBatch());
     EXPECT_NEAR(rounded.loss / exact.loss, 1, 0.02) << family;
     double worst = 0;
     for (const auto& [name, gradient] : exact.of) {
       if (gradient.norm().item<double>() > 1e-3)
         worst = std::max(worst, RelativeDifference(rounded.of.at(name), gradient));
     }
-    EXPECT_LT(worst, family == "gemma2" ? 0.25 : 0.15) << family;
+    EXPECT_LT(worst, 0.15) << family;
+    std::printf("%s: %.3f\n", family.c_str(), worst);
     EXPECT_GT(worst, 1e-4) << family << " did not compute in bf16";
   }
 }

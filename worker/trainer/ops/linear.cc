@@ -94,6 +94,17 @@ Tensor WeightGradient(const Tensor& dy_TO, const Tensor& x_TI, at::ScalarType ty
   return at::mm(dy_TO.to(at::kFloat).t(), x_TI.to(at::kFloat)).to(type);
 }
 
+void AddTimes(const Tensor& x_TI, const Tensor& weight_IO, double scale, Tensor& y_TO) {
+  Tensor x16, weight16;
+  if (IsFloat(y_TO)) {
+    y_TO.addmm_(x_TI.to(at::kFloat), weight_IO.to(at::kFloat), 1, scale);
+  } else if (AsBf16(x_TI, weight_IO, x16, weight16)) {
+    y_TO.addmm_(x16, weight16, 1, scale);
+  } else {
+    y_TO.copy_(y_TO.to(at::kFloat).addmm_(x_TI.to(at::kFloat), weight_IO.to(at::kFloat), 1, scale));
+  }
+}
+
 void AddWeightGradient(const Tensor& dy_TO, const Tensor& x_TI, Tensor& dweight_OI) {
   if (IsFloat(dy_TO) && IsFloat(x_TI) && IsFloat(dweight_OI)) {
     dweight_OI.addmm_(dy_TO.t(), x_TI);

@@ -17,7 +17,9 @@ Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarTy
 Tensor Times(const Tensor& dy_TO, const Tensor& weight_OI, at::ScalarType type);
 // dyᵀ·x → [O, I] in `type`: the gradient of a weight; bf16 units round it to bf16.
 Tensor WeightGradient(const Tensor& dy_TO, const Tensor& x_TI, at::ScalarType type);
-// The same, added to what is there.
+// y_TO += scale · x_TI·W_IO, rounded once.
+void AddTimes(const Tensor& x_TI, const Tensor& weight_IO, double scale, Tensor& y_TO);
+// The same as WeightGradient, added to what is there.
 void AddWeightGradient(const Tensor& dy_TO, const Tensor& x_TI, Tensor& dweight_OI);
 
 // Whether the processor multiplies bf16 matrices faster than fp32 ones.
