@@ -254,6 +254,7 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
 
 void Planner::SetNode(const std::string& node, const v1::Inventory& inventory) {
   DeviceFacts largest;
+  if (inventory.gpus().empty()) largest.memory_bytes = inventory.memory_bytes();
   for (const v1::Gpu& gpu : inventory.gpus()) {
     largest.kind = DeviceFacts::Kind::kCuda;
     largest.bf16 = true;
@@ -267,7 +268,8 @@ DeviceFacts Planner::LargestDevice() {
   const std::lock_guard lock(mutex_);
   DeviceFacts largest;
   for (const auto& [node, device] : devices_) {
-    if (device.memory_bytes > largest.memory_bytes) largest = device;
+    // A GPU before any CPU, however much memory that has.
+    if (std::pair(device.kind, device.memory_bytes) > std::pair(largest.kind, largest.memory_bytes)) largest = device;
   }
   return largest;
 }

@@ -22,9 +22,4 @@ class Inventory {
   v1::Inventory fixed_;  // what does not change
 };
 
-// Memory that the agent and its trainers may use: that of the machine, or a limit of a control group above them.
-int64_t UsableMemoryBytes();
-// CPUs that they may use, at least 1: those of the affinity mask, or the quota of a control group, rounded up.
-int UsableCpus();
-
 }  // namespace luthier

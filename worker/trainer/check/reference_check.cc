@@ -1,4 +1,5 @@
 // reference-check logits …: writes the logits of given tokens, for comparison in another framework.
+// reference-check text DIR…: compares tokenizers, templates and masks with what transformers wrote (reference_text.h).
 // reference-check models DIR…: compares the engine with stored numbers of transformers + PEFT (shared/reference/models,
 // README there). One JSON line a case and check; exit code 0 only if every check is ok.
 #include <CLI/CLI.hpp>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "worker/trainer/check/reference_text.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/adamw.h"
@@ -391,12 +393,31 @@ absl::Status WriteLogits(const LogitsArguments& arguments) {
   return WriteSafetensors(arguments.out, {ToWrite("logits", logits_TV)}, {});
 }
 
+// Runs `check`, which returns a StatusOr<bool>, on each folder; prints what keeps it from an answer.
+template <typename Check>
+bool CheckEach(const std::vector<std::string>& folders, const Check& check) {
+  bool all_ok = true;
+  for (const std::string& folder : folders) {
+    absl::StatusOr<bool> ok;
+    try {
+      ok = check(folder);
+    } catch (const std::exception& error) {  // LibTorch and JSON report damaged golden files so
+      ok = absl::DataLossError(error.what());
+    }
+    if (!ok.ok()) Report(folder).Fail("open", std::string(ok.status().message()));
+    all_ok = all_ok && ok.ok() && *ok;
+  }
+  return all_ok;
+}
+
 int Main(int argc, char** argv) {
-  CLI::App app{"Compares the engine with stored numbers of transformers + PEFT."};
+  CLI::App app{"Compares the engine with stored numbers and texts of transformers + PEFT."};
   app.require_subcommand(1);
   std::vector<std::string> folders;
   CLI::App* models = app.add_subcommand("models", "Every check that the golden files of each case folder allow.");
   models->add_option("DIR", folders, "Case folders (base/, adapter_init/, golden.json, …)")->required();
+  CLI::App* text = app.add_subcommand("text", "Every record of each folder: encodings, renderings, masks, probes.");
+  text->add_option("DIR", folders, "Folders (tokenizers/, templates/, conversations.jsonl, expected/, …)")->required();
   LogitsArguments logits;
   CLI::App* logits_command = app.add_subcommand("logits", "Writes the logits of a token sequence as safetensors.");
   logits_command->add_option("--base", logits.base, "Base model folder")->required();
@@ -409,16 +430,11 @@ int Main(int argc, char** argv) {
     if (!status.ok()) std::cerr << "error: " << status.message() << "\n";
     return status.ok() ? 0 : 1;
   }
-  bool ok = true;
-  for (const std::string& folder : folders) {
-    try {
-      ok = CheckCase(folder) && ok;
-    } catch (const std::exception& error) {  // LibTorch and JSON report damaged golden files so
-      Report(folder).Fail("open", error.what());
-      ok = false;
-    }
+  if (text->parsed()) {
+    return CheckEach(folders, [](const std::string& folder) { return CheckText(folder, std::cout); }) ? 0 : 1;
   }
-  return ok ? 0 : 1;
+  return CheckEach(folders, [](const std::string& folder) -> absl::StatusOr<bool> { return CheckCase(folder); }) ? 0
+                                                                                                                 : 1;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/validate.h"
 #include "nlohmann/json.hpp"
@@ -188,6 +189,7 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   LUTHIER_ASSIGN_OR_RETURN(UnlimitedRows rows, EncodeRows(spec, base));
   DeviceFacts device;
   device.threads = at::get_num_threads();
+  device.memory_bytes = UsableMemoryBytes();
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(rows), device));
   LUTHIER_RETURN_IF_ERROR(CheckSupported(plan.recipe));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(base), std::move(plan)});
