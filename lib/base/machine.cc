@@ -1,6 +1,7 @@
 #include "lib/base/machine.h"
 
 #include <sched.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -74,6 +75,12 @@ int UsableCpus() {
     if (quota > 0 && std::isfinite(quota) && period > 0) cpus = std::min(cpus, quota / period);
   }
   return std::max(1, static_cast<int>(std::ceil(cpus)));
+}
+
+int64_t PeakMemoryBytes() {
+  rusage usage;
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
 }
 
 }  // namespace luthier

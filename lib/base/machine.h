@@ -1,4 +1,4 @@
-// What this process may use of its machine.
+// What this process may use of its machine, and has used.
 #pragma once
 
 #include <cstdint>
@@ -9,5 +9,7 @@ namespace luthier {
 int64_t UsableMemoryBytes();
 // CPUs that they may use, at least 1: those of the affinity mask, or the quota of a control group, rounded up.
 int UsableCpus();
+// Most memory that this process has had at a time so far.
+int64_t PeakMemoryBytes();
 
 }  // namespace luthier

@@ -355,6 +355,9 @@ TEST_F(TrainerProgramTest, PlanSaysBeforehandWhatARunDoes) {
 
   const json measured = json::parse(plan({"--output", "json", "--measure"}).out);
   EXPECT_THAT(measured["time"]["reason"].get<std::string>(), HasSubstr("2 steps were timed here"));
+  const double peak = measured["memory_bytes"]["measured"], estimate = measured["memory_bytes"]["total"];
+  EXPECT_GT(peak, 0.5 * estimate);
+  EXPECT_LT(peak, 2 * estimate);
   const std::string text = plan({}).out;
   for (const char* part : {"memory   about", "rows     24 of", "steps    ", "time     about", "lora.rank", "given"})
     EXPECT_THAT(text, HasSubstr(part));

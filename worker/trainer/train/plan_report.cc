@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
+#include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/flops.h"
 #include "worker/trainer/train/preparation.h"
@@ -44,6 +45,7 @@ double MatrixProductSpeed(at::ScalarType type) {
 struct Epoch {
   int64_t tokens = 0, trained_tokens = 0;
   int64_t largest_micro_batch = 0, most_trained = 0;  // tokens and trained tokens of a micro-batch
+  Step largest;                                       // that has the largest micro-batch
   double squared_lengths = 0;
 };
 
@@ -57,6 +59,7 @@ Epoch FirstEpoch(const Run& run) {
         trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
       }
       epoch.most_trained = std::max(epoch.most_trained, trained_tokens);
+      if (tokens > epoch.largest_micro_batch) epoch.largest = step;
       epoch.largest_micro_batch = std::max(epoch.largest_micro_batch, tokens);
     }
   }
@@ -98,24 +101,24 @@ json EstimatedTime(const Run& run, const Epoch& epoch) {
                operations / static_cast<double>(run.steps_per_epoch), 100 * kStepEfficiency, speed)}};
 }
 
+// Takes a few steps. The first finds its memory and is not timed: it is the one that needs most.
 absl::StatusOr<json> MeasuredTime(const Run& run, const Epoch& epoch) {
-  constexpr int kSteps = 3;  // of which the first finds its memory
+  constexpr size_t kTimed = 2;
   const std::vector<Step> steps = PlanEpoch(run.lengths, run.batches, 0);
   Stepper stepper(run);
+  LUTHIER_RETURN_IF_ERROR(stepper.Take(epoch.largest, /*learning_rate=*/0).status());
+  const Clock::time_point start = Clock::now();
   int64_t tokens = 0;
-  Clock::time_point start;
-  for (int i = 0; i < kSteps; ++i) {
-    if (i == 1) start = Clock::now();
-    LUTHIER_ASSIGN_OR_RETURN(const StepResult result,
-                             stepper.Take(steps[static_cast<size_t>(i) % steps.size()], /*learning_rate=*/0));
-    if (i > 0) tokens += result.tokens;
+  for (size_t i = 0; i < kTimed; ++i) {
+    LUTHIER_ASSIGN_OR_RETURN(const StepResult result, stepper.Take(steps[i % steps.size()], /*learning_rate=*/0));
+    tokens += result.tokens;
   }
   const double a_token = SecondsSince(start) / static_cast<double>(tokens);
   const double step = a_token * static_cast<double>(epoch.tokens) / static_cast<double>(run.steps_per_epoch);
   return json{{"step_seconds", step},
               {"seconds", step * static_cast<double>(run.total_steps)},
-              {"reason", absl::StrFormat("%d steps were timed here, %.0f tokens a second; without evaluation",
-                                         kSteps - 1, 1 / a_token)}};
+              {"reason", absl::StrFormat("%d steps were timed here, %.0f tokens a second; without evaluation", kTimed,
+                                         1 / a_token)}};
 }
 
 std::string Gigabytes(const json& bytes) { return absl::StrFormat("%.2f GB", bytes.get<double>() / 1e9); }
@@ -136,19 +139,22 @@ absl::StatusOr<json> MakePlanReport(const TrainerSpec& spec, bool measure) {
   inputs.trained_tokens = epoch.most_trained;
   const MemoryEstimate memory = EstimateMemory(run->base.facts, inputs);
   json time;
+  json memory_bytes = MemoryJson(memory);
   if (measure) {
     LUTHIER_ASSIGN_OR_RETURN(time, MeasuredTime(*run, epoch));
+    memory_bytes["measured"] = PeakMemoryBytes();
   } else {
     time = EstimatedTime(*run, epoch);
   }
   std::vector<std::string> warnings = run->plan.warnings;
   const int64_t available = AvailableBytes();
-  if (available > 0 && memory.total > available) {
+  // What was measured is not counted again: it is not available any more.
+  if (!measure && available > 0 && memory.total > available) {
     warnings.push_back(absl::StrCat(
         "the job needs about ", Gigabytes(memory.total), " and this machine has ", Gigabytes(available),
         " to give; lower training.micro_batch_tokens, set training.activation_checkpointing, or use another machine"));
   }
-  return json{{"memory_bytes", MemoryJson(memory)},
+  return json{{"memory_bytes", memory_bytes},
               {"available_bytes", available},
               {"rows", run->examples.size()},
               {"tokens", epoch.tokens},
@@ -169,6 +175,8 @@ std::string PlanReportText(const json& report) {
       "memory   about ", Gigabytes(memory["total"]), ": weights ", Gigabytes(memory["weights"]), ", training state ",
       Gigabytes(memory["training_state"]), ", activations ", Gigabytes(memory["activations"]), ", head ",
       Gigabytes(memory["head"]), ", runtime ", Gigabytes(memory["workspace"]), "\n");
+  if (memory.contains("measured"))
+    absl::StrAppend(&text, "         ", Gigabytes(memory["measured"]), " measured, with the largest micro-batch\n");
   absl::StrAppend(&text, "rows     ", report["rows"].dump(), " of ", report["tokens"].dump(), " tokens, ",
                   report["trained_tokens"].dump(), " trained; the longest has ", report["longest_row"].dump(), "\n");
   absl::StrAppend(&text, "steps    ", report["total_steps"].dump(), ", ", report["steps_per_epoch"].dump(),

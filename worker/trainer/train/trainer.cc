@@ -1,7 +1,6 @@
 #include "worker/trainer/train/trainer.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -13,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/export/export.h"
@@ -40,12 +40,6 @@ constexpr size_t kShownRows = 5;
 constexpr size_t kWrittenRows = 10'000;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-int64_t PeakMemoryBytes() {
-  rusage usage;
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
-}
 
 // Trains one run. Members are what changes from step to step.
 class Trainer {
