@@ -1,0 +1,27 @@
+"""Client of Luthier, a self-hosted fine-tuning service. The messages of the API are in `luthier.v1`; those that a job
+is made of are here too."""
+
+from luthier.aio import AsyncClient
+from luthier.channel import Tls
+from luthier.client import Client
+from luthier.errors import Error, FieldViolation, Unreachable
+from luthier.retry import RetryPolicy
+from luthier.v1.jobs_pb2 import (
+    CheckpointConfig,
+    DatasetSelection,
+    EvaluationConfig,
+    FineTuningJob,
+    FineTuningSpec,
+    FullTuning,
+    LoraTuning,
+    Resources,
+    Task,
+    TrainingConfig,
+)
+from luthier.watch import JobUpdate, is_over
+
+__all__ = [
+    "AsyncClient", "CheckpointConfig", "Client", "DatasetSelection", "Error", "EvaluationConfig", "FieldViolation",
+    "FineTuningJob", "FineTuningSpec", "FullTuning", "JobUpdate", "LoraTuning", "Resources", "RetryPolicy", "Task",
+    "Tls", "TrainingConfig", "Unreachable", "is_over",
+]

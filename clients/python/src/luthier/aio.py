@@ -1,0 +1,223 @@
+"""The API as coroutines: every function as in `Client`."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from collections.abc import AsyncIterator, Iterable, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from luthier import calls, channel
+from luthier.calls import Call, full_name
+from luthier.client import Connection
+from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
+from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
+from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec
+from luthier.watch import JobUpdate
+
+Reply = TypeVar("Reply")
+
+
+class AsyncClient(Connection):
+    """`Client` for asyncio. Make it in the event loop that uses it. Files are read and written in the loop's thread."""
+
+    def _dial(self, tls: channel.Tls | None) -> grpc.aio.Channel:
+        if tls is None:
+            return grpc.aio.insecure_channel(self.server, channel.CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(self.server, tls.credentials(), channel.CHANNEL_OPTIONS)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def create_job(
+        self,
+        job: FineTuningJob | FineTuningSpec,
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        hold: bool = False,
+        validate_only: bool = False,
+    ) -> FineTuningJob:
+        return await self._call(calls.create_job(job, job_id, request_id, hold, validate_only))
+
+    async def get_job(self, name: str) -> FineTuningJob:
+        return await self._call(calls.get_job(name))
+
+    async def list_jobs(
+        self, states: Iterable[FineTuningJob.State] = (), *, limit: int | None = None
+    ) -> list[FineTuningJob]:
+        request = jobs_pb2.ListFineTuningJobsRequest(states=states)
+        return await self._list("jobs", "ListFineTuningJobs", request, "jobs", limit)
+
+    async def cancel_job(self, name: str) -> FineTuningJob:
+        return await self._call(calls.cancel_job(name))
+
+    async def pause_job(self, name: str) -> FineTuningJob:
+        return await self._call(calls.pause_job(name))
+
+    async def resume_job(self, name: str) -> FineTuningJob:
+        return await self._call(calls.resume_job(name))
+
+    async def start_job(self, name: str) -> FineTuningJob:
+        return await self._call(calls.start_job(name))
+
+    async def retry_job(self, name: str) -> FineTuningJob:
+        return await self._call(calls.retry_job(name))
+
+    async def update_job(
+        self, name: str, *, priority: int | None = None, labels: Mapping[str, str] | None = None, etag: str = ""
+    ) -> FineTuningJob:
+        return await self._call(calls.update_job(name, priority, labels, etag))
+
+    async def clone_job(
+        self,
+        name: str,
+        changes: FineTuningJob | None = None,
+        fields: Iterable[str] = (),
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        hold: bool = False,
+    ) -> FineTuningJob:
+        return await self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold))
+
+    async def explain_job(self, name: str) -> jobs_pb2.ExplainFineTuningJobResponse:
+        return await self._call(calls.explain_job(name))
+
+    async def estimate_job(self, spec: FineTuningSpec) -> jobs_pb2.EstimateFineTuningJobResponse:
+        return await self._call(calls.estimate_job(spec))
+
+    async def list_job_events(self, name: str, types: Iterable[str] = ()) -> list[jobs_pb2.JobEvent]:
+        request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
+        return await self._list("jobs", "ListJobEvents", request, "events", None)
+
+    async def watch_job(
+        self, name: str, *, after_sequence: int = 0, timeout: float | None = None
+    ) -> AsyncIterator[JobUpdate]:
+        cursor = self._cursor(name, after_sequence, timeout)
+        while True:
+            stream = self.stubs.jobs.WatchFineTuningJob(
+                cursor.request(), timeout=cursor.time_left(), metadata=self.metadata
+            )
+            error: grpc.RpcError | None = None
+            try:
+                async for message in stream:
+                    if (update := cursor.take(message)) is not None:
+                        yield update
+            except grpc.RpcError as broken:
+                error = broken
+            finally:
+                stream.cancel()  # also if nobody asks for more
+            if cursor.over(error):
+                return
+            await asyncio.sleep(cursor.pause_after(error))
+
+    async def wait_job(self, name: str, *, timeout: float | None = None) -> FineTuningJob:
+        job = FineTuningJob()
+        async for update in self.watch_job(name, timeout=timeout):
+            job = update.job
+        return job
+
+    async def get_queue(self, limit: int = 100) -> queues_pb2.Queue:
+        return await self._call(calls.get_queue(limit))
+
+    async def upload_dataset(self, dataset_id: str, files: Mapping[str, Path]) -> datasets_pb2.Dataset:
+        upload = DatasetUpload(dataset_id, files, self.retry, self.server)
+        while True:
+            try:
+                dataset: datasets_pb2.Dataset = await self.stubs.datasets.UploadDataset(
+                    upload.messages(), metadata=self.metadata
+                )
+                return dataset
+            except grpc.RpcError as error:
+                await asyncio.sleep(upload.pause_after(error))
+
+    async def get_dataset(self, name: str) -> datasets_pb2.Dataset:
+        return await self._call(calls.get_dataset(name))
+
+    async def list_datasets(self, *, limit: int | None = None) -> list[datasets_pb2.Dataset]:
+        return await self._list("datasets", "ListDatasets", datasets_pb2.ListDatasetsRequest(), "datasets", limit)
+
+    async def delete_dataset(self, name: str) -> None:
+        await self._call(calls.delete_dataset(name))
+
+    async def register_base_model(self, base_model_id: str, source_path: str) -> models_pb2.BaseModel:
+        return await self._call(calls.register_base_model(base_model_id, source_path))
+
+    async def get_base_model(self, name: str) -> models_pb2.BaseModel:
+        return await self._call(calls.get_base_model(name))
+
+    async def list_base_models(self, *, limit: int | None = None) -> list[models_pb2.BaseModel]:
+        return await self._list("models", "ListBaseModels", models_pb2.ListBaseModelsRequest(), "base_models", limit)
+
+    async def list_models(self, *, limit: int | None = None) -> list[models_pb2.Model]:
+        return await self._list("models", "ListModels", models_pb2.ListModelsRequest(), "models", limit)
+
+    async def get_model_version(self, name: str) -> models_pb2.ModelVersion:
+        return await self._call(calls.get_model_version(name))
+
+    async def list_model_versions(self, model: str, *, limit: int | None = None) -> list[models_pb2.ModelVersion]:
+        request = models_pb2.ListModelVersionsRequest(parent=full_name("models", model))
+        return await self._list("models", "ListModelVersions", request, "model_versions", limit)
+
+    async def download_model(self, version: str, to: Path) -> pathlib.Path:
+        found = await self.get_model_version(version)
+        return await self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
+
+    async def download_base_model(self, name: str, to: Path) -> pathlib.Path:
+        found = await self.get_base_model(name)
+        return await self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
+
+    async def list_nodes(self, *, limit: int | None = None) -> list[nodes_pb2.Node]:
+        return await self._list("nodes", "ListNodes", nodes_pb2.ListNodesRequest(), "nodes", limit)
+
+    async def drain_node(self, name: str, *, requeue: bool = False) -> nodes_pb2.Node:
+        return await self._call(calls.drain_node(name, requeue))
+
+    async def undrain_node(self, name: str) -> nodes_pb2.Node:
+        return await self._call(calls.undrain_node(name))
+
+    async def _call(self, call: Call[Reply]) -> Reply:
+        attempts = self._attempts(call)
+        method = getattr(getattr(self.stubs, call.service), call.method)
+        while True:
+            try:
+                reply: Reply = await method(call.request, timeout=attempts.time_left(), metadata=self.metadata)
+                return reply
+            except grpc.RpcError as error:
+                await asyncio.sleep(attempts.pause_after(error))
+
+    async def _list(self, service: str, method: str, request: Any, items: str, limit: int | None) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            request.page_size = calls.page_size(limit, len(found))
+            response: Any = await self._call(Call(service, method, request))
+            found.extend(getattr(response, items))
+            request.page_token = response.next_page_token
+            if not request.page_token or len(found) == limit:
+                return found
+
+    async def _download(self, download: FolderDownload) -> pathlib.Path:
+        if download.is_there():
+            return download.target
+        for file in download.files():
+            while not file.complete():
+                try:
+                    stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
+                    async for message in stream:
+                        file.take(message)
+                    file.end_of_stream()
+                except (grpc.RpcError, Damaged) as error:
+                    await asyncio.sleep(file.pause_after(error))
+        return download.publish()

@@ -1,0 +1,149 @@
+"""What each function of a client sends: one place for `Client` and `AsyncClient`."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Generic, TypeVar
+
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
+
+Reply = TypeVar("Reply", covariant=True)
+
+# A list asks for pages of this size; the server gives no larger ones.
+PAGE_SIZE = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Call(Generic[Reply]):
+    """One call of `service`.`method`, whose answer is a Reply."""
+
+    service: str
+    method: str
+    request: Message
+    # Whether making it twice is the same as making it once.
+    repeatable: bool = True
+    # Whether the server reads or hashes files before it answers: a submit encodes every row, an import copies a model.
+    long: bool = False
+
+
+def page_size(limit: int | None, found: int) -> int:
+    """What to ask for next. `limit`: None for all."""
+    return PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - found)
+
+
+def full_name(collection: str, name: str) -> str:
+    """`jobs/j1` of `j1` and of `jobs/j1`."""
+    return name if name.startswith(collection + "/") else f"{collection}/{name}"
+
+
+def create_job(
+    job: jobs_pb2.FineTuningJob | jobs_pb2.FineTuningSpec, job_id: str, request_id: str, hold: bool, validate_only: bool
+) -> Call[jobs_pb2.FineTuningJob]:
+    if isinstance(job, jobs_pb2.FineTuningSpec):
+        job = jobs_pb2.FineTuningJob(spec=job)
+    # The same in every try, so that one submit is one job.
+    request_id = request_id or str(uuid.uuid4())
+    request = jobs_pb2.CreateFineTuningJobRequest(
+        job_id=job_id, job=job, request_id=request_id, hold=hold, validate_only=validate_only
+    )
+    return Call("jobs", "CreateFineTuningJob", request, long=True)
+
+
+def clone_job(
+    name: str, changes: jobs_pb2.FineTuningJob | None, fields: Iterable[str], job_id: str, request_id: str, hold: bool
+) -> Call[jobs_pb2.FineTuningJob]:
+    request = jobs_pb2.CloneFineTuningJobRequest(
+        name=full_name("jobs", name), job=changes, job_id=job_id, request_id=request_id or str(uuid.uuid4()), hold=hold
+    )
+    request.update_mask.paths.extend(fields)
+    return Call("jobs", "CloneFineTuningJob", request, long=True)
+
+
+def update_job(
+    name: str, priority: int | None, labels: Mapping[str, str] | None, etag: str
+) -> Call[jobs_pb2.FineTuningJob]:
+    request = jobs_pb2.UpdateFineTuningJobRequest()
+    request.job.name = full_name("jobs", name)
+    request.job.etag = etag
+    if priority is not None:
+        request.job.priority = priority
+        request.update_mask.paths.append("priority")
+    if labels is not None:
+        request.job.labels.update(labels)
+        request.update_mask.paths.append("labels")
+    # A second try would find the etag changed by the first.
+    return Call("jobs", "UpdateFineTuningJob", request, repeatable=not etag)
+
+
+def get_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
+    return Call("jobs", "GetFineTuningJob", jobs_pb2.GetFineTuningJobRequest(name=full_name("jobs", name)))
+
+
+def cancel_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
+    return Call("jobs", "CancelFineTuningJob", jobs_pb2.CancelFineTuningJobRequest(name=full_name("jobs", name)))
+
+
+def pause_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
+    return Call("jobs", "PauseFineTuningJob", jobs_pb2.PauseFineTuningJobRequest(name=full_name("jobs", name)))
+
+
+def resume_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
+    return Call("jobs", "ResumeFineTuningJob", jobs_pb2.ResumeFineTuningJobRequest(name=full_name("jobs", name)))
+
+
+def start_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
+    return Call("jobs", "StartFineTuningJob", jobs_pb2.StartFineTuningJobRequest(name=full_name("jobs", name)))
+
+
+def retry_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
+    request = jobs_pb2.RetryFineTuningJobRequest(name=full_name("jobs", name))
+    # A second try would find the job waiting and call the first one's success an error.
+    return Call("jobs", "RetryFineTuningJob", request, repeatable=False)
+
+
+def explain_job(name: str) -> Call[jobs_pb2.ExplainFineTuningJobResponse]:
+    return Call("jobs", "ExplainFineTuningJob", jobs_pb2.ExplainFineTuningJobRequest(name=full_name("jobs", name)))
+
+
+def estimate_job(spec: jobs_pb2.FineTuningSpec) -> Call[jobs_pb2.EstimateFineTuningJobResponse]:
+    return Call("jobs", "EstimateFineTuningJob", jobs_pb2.EstimateFineTuningJobRequest(spec=spec), long=True)
+
+
+def get_queue(limit: int) -> Call[queues_pb2.Queue]:
+    return Call("queues", "GetQueue", queues_pb2.GetQueueRequest(limit=limit))
+
+
+def get_dataset(name: str) -> Call[datasets_pb2.Dataset]:
+    return Call("datasets", "GetDataset", datasets_pb2.GetDatasetRequest(name=full_name("datasets", name)))
+
+
+def delete_dataset(name: str) -> Call[Empty]:
+    request = datasets_pb2.DeleteDatasetRequest(name=full_name("datasets", name))
+    # A second try would find nothing and call the first one's success an error.
+    return Call("datasets", "DeleteDataset", request, repeatable=False)
+
+
+def register_base_model(base_model_id: str, source_path: str) -> Call[models_pb2.BaseModel]:
+    request = models_pb2.RegisterBaseModelRequest(base_model_id=base_model_id, source_path=source_path)
+    return Call("models", "RegisterBaseModel", request, long=True)
+
+
+def get_base_model(name: str) -> Call[models_pb2.BaseModel]:
+    return Call("models", "GetBaseModel", models_pb2.GetBaseModelRequest(name=full_name("baseModels", name)))
+
+
+def get_model_version(name: str) -> Call[models_pb2.ModelVersion]:
+    return Call("models", "GetModelVersion", models_pb2.GetModelVersionRequest(name=full_name("models", name)))
+
+
+def drain_node(name: str, requeue: bool) -> Call[nodes_pb2.Node]:
+    return Call("nodes", "DrainNode", nodes_pb2.DrainNodeRequest(name=full_name("nodes", name), requeue=requeue))
+
+
+def undrain_node(name: str) -> Call[nodes_pb2.Node]:
+    return Call("nodes", "UndrainNode", nodes_pb2.UndrainNodeRequest(name=full_name("nodes", name)))

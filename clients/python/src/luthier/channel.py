@@ -1,0 +1,68 @@
+"""How a server is dialled: the variables of the environment are those of the program `luthier`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+
+import grpc
+
+DEFAULT_SERVER = "127.0.0.1:7070"
+
+# As in client/lib/client.cc.
+CHANNEL_OPTIONS: list[tuple[str, int]] = [
+    # A dead connection is noticed within a minute, also while a watch is silent.
+    ("grpc.keepalive_time_ms", 30000),
+    ("grpc.keepalive_timeout_ms", 20000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # gRPC's own pauses between dials (1 s to 2 min) would hide that a server is back.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    # An error that lists twenty violations is longer than the 8 KiB that gRPC takes as a status.
+    ("grpc.max_metadata_size", 256 << 10),
+    ("grpc.use_local_subchannel_pool", 1),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tls:
+    """PEM: the authority that signed the server's certificate, and a certificate of one's own if the server asks."""
+
+    ca: bytes
+    certificate: bytes | None = None
+    key: bytes | None = None
+
+    @staticmethod
+    def from_environment() -> Tls | None:
+        ca, certificate, key = (_read(f"LUTHIER_TLS_{name}") for name in ("CA", "CERT", "KEY"))
+        if (certificate is None) != (key is None):
+            raise ValueError("LUTHIER_TLS_CERT and LUTHIER_TLS_KEY belong together; set both")
+        if ca is None and certificate is not None:
+            raise ValueError("LUTHIER_TLS_CERT: is given without LUTHIER_TLS_CA; set that, too")
+        return None if ca is None else Tls(ca, certificate, key)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.ca, self.key, self.certificate)
+
+
+def server_from_environment() -> str:
+    return os.environ.get("LUTHIER_SERVER") or DEFAULT_SERVER
+
+
+def token_from_environment() -> str:
+    """Empty: none."""
+    if token := os.environ.get("LUTHIER_TOKEN"):
+        return token
+    content = _read("LUTHIER_TOKEN_FILE")
+    if content is None:
+        return ""
+    if not content.split():
+        raise ValueError(f"LUTHIER_TOKEN_FILE: {os.environ['LUTHIER_TOKEN_FILE']} holds no token")
+    return content.split()[0].decode()
+
+
+def _read(variable: str) -> bytes | None:
+    path = os.environ.get(variable)
+    return pathlib.Path(path).read_bytes() if path else None

@@ -1,0 +1,290 @@
+"""The API as functions that block."""
+
+from __future__ import annotations
+
+import abc
+import pathlib
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from luthier import calls, channel
+from luthier.calls import Call, full_name
+from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
+from luthier.retry import Attempts, RetryPolicy
+from luthier.v1 import (
+    admin_pb2_grpc, datasets_pb2, datasets_pb2_grpc, jobs_pb2, jobs_pb2_grpc, models_pb2, models_pb2_grpc, nodes_pb2,
+    nodes_pb2_grpc, queues_pb2, queues_pb2_grpc,
+)
+from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec
+from luthier.watch import JobUpdate, WatchCursor
+
+Reply = TypeVar("Reply")
+
+
+class Stubs:
+    """The generated stubs, for what has no function of its own. Pass `metadata=client.metadata`, which is the token."""
+
+    def __init__(self, to: Any) -> None:
+        self.admin = admin_pb2_grpc.AdminServiceStub(to)
+        self.datasets = datasets_pb2_grpc.DatasetServiceStub(to)
+        self.jobs = jobs_pb2_grpc.FineTuningServiceStub(to)
+        self.models = models_pb2_grpc.ModelServiceStub(to)
+        self.nodes = nodes_pb2_grpc.NodeServiceStub(to)
+        self.queues = queues_pb2_grpc.QueueServiceStub(to)
+
+
+class Connection(abc.ABC):
+    """What Client and AsyncClient have in common: where, as whom, and how long. Times are in seconds."""
+
+    @abc.abstractmethod
+    def _dial(self, tls: channel.Tls | None) -> Any:
+        """The channel."""
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        token: str | None = None,
+        tls: channel.Tls | None = None,
+        retry: RetryPolicy = RetryPolicy(),
+        timeout: float = 30.0,
+        long_timeout: float = 3600.0,
+    ) -> None:
+        """What is not given comes from the environment, as for the program `luthier`: LUTHIER_SERVER, LUTHIER_TOKEN or
+        LUTHIER_TOKEN_FILE, LUTHIER_TLS_CA, LUTHIER_TLS_CERT and LUTHIER_TLS_KEY. `long_timeout` is that of calls that
+        read or hash files before they answer."""
+        self.server = server or channel.server_from_environment()
+        self.retry = retry
+        token = channel.token_from_environment() if token is None else token
+        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self._timeout = timeout
+        self._long_timeout = long_timeout
+        self._channel = self._dial(tls or channel.Tls.from_environment())
+        self.stubs = Stubs(self._channel)
+
+    def _attempts(self, call: Call[Any]) -> Attempts:
+        timeout = self._long_timeout if call.long else self._timeout
+        return Attempts(self.retry, self.server, timeout, repeatable=call.repeatable)
+
+    def _cursor(self, name: str, after_sequence: int, timeout: float | None) -> WatchCursor:
+        return WatchCursor(full_name("jobs", name), after_sequence, timeout, self.retry, self.server)
+
+
+class Client(Connection):
+    """A connection to one server; may be used by several threads. Reads, and writes that the API makes safe to repeat,
+    are tried again while the server is unavailable. Functions raise `Error`. Names may be given without collection:
+    `intents` is `jobs/intents`."""
+
+    def _dial(self, tls: channel.Tls | None) -> grpc.Channel:
+        if tls is None:
+            return grpc.insecure_channel(self.server, channel.CHANNEL_OPTIONS)
+        return grpc.secure_channel(self.server, tls.credentials(), channel.CHANNEL_OPTIONS)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def create_job(
+        self,
+        job: FineTuningJob | FineTuningSpec,
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        hold: bool = False,
+        validate_only: bool = False,
+    ) -> FineTuningJob:
+        """Creates one job, however often the answer is lost on the way. Give a `request_id` (UUID4) of your own if this
+        program may be started again: the same id is the same job."""
+        return self._call(calls.create_job(job, job_id, request_id, hold, validate_only))
+
+    def get_job(self, name: str) -> FineTuningJob:
+        return self._call(calls.get_job(name))
+
+    def list_jobs(self, states: Iterable[FineTuningJob.State] = (), *, limit: int | None = None) -> list[FineTuningJob]:
+        """Newest first."""
+        request = jobs_pb2.ListFineTuningJobsRequest(states=states)
+        return self._list("jobs", "ListFineTuningJobs", request, "jobs", limit)
+
+    def cancel_job(self, name: str) -> FineTuningJob:
+        return self._call(calls.cancel_job(name))
+
+    def pause_job(self, name: str) -> FineTuningJob:
+        return self._call(calls.pause_job(name))
+
+    def resume_job(self, name: str) -> FineTuningJob:
+        return self._call(calls.resume_job(name))
+
+    def start_job(self, name: str) -> FineTuningJob:
+        return self._call(calls.start_job(name))
+
+    def retry_job(self, name: str) -> FineTuningJob:
+        """Tries a failed or cancelled job again."""
+        return self._call(calls.retry_job(name))
+
+    def update_job(
+        self, name: str, *, priority: int | None = None, labels: Mapping[str, str] | None = None, etag: str = ""
+    ) -> FineTuningJob:
+        return self._call(calls.update_job(name, priority, labels, etag))
+
+    def clone_job(
+        self,
+        name: str,
+        changes: FineTuningJob | None = None,
+        fields: Iterable[str] = (),
+        *,
+        job_id: str = "",
+        request_id: str = "",
+        hold: bool = False,
+    ) -> FineTuningJob:
+        """A new job with the spec of another, and the `fields` (such as `spec.training.epochs`) of `changes`."""
+        return self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold))
+
+    def explain_job(self, name: str) -> jobs_pb2.ExplainFineTuningJobResponse:
+        """Why it waits, what is ahead of it, when it is expected to start."""
+        return self._call(calls.explain_job(name))
+
+    def estimate_job(self, spec: FineTuningSpec) -> jobs_pb2.EstimateFineTuningJobResponse:
+        return self._call(calls.estimate_job(spec))
+
+    def list_job_events(self, name: str, types: Iterable[str] = ()) -> list[jobs_pb2.JobEvent]:
+        """Oldest first."""
+        request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
+        return self._list("jobs", "ListJobEvents", request, "events", None)
+
+    def watch_job(self, name: str, *, after_sequence: int = 0, timeout: float | None = None) -> Iterator[JobUpdate]:
+        """Follows a job to its end across restarts of the server and breaks of the network: every event after
+        `after_sequence` once, in order, without gaps. Raises if no server answers at the start, or for ten minutes
+        later, or if the job is not over after `timeout`."""
+        cursor = self._cursor(name, after_sequence, timeout)
+        while True:
+            stream = self.stubs.jobs.WatchFineTuningJob(
+                cursor.request(), timeout=cursor.time_left(), metadata=self.metadata
+            )
+            error: grpc.RpcError | None = None
+            try:
+                for message in stream:
+                    if (update := cursor.take(message)) is not None:
+                        yield update
+            except grpc.RpcError as broken:
+                error = broken
+            finally:
+                stream.cancel()  # also if nobody asks for more
+            if cursor.over(error):
+                return
+            time.sleep(cursor.pause_after(error))
+
+    def wait_job(self, name: str, *, timeout: float | None = None) -> FineTuningJob:
+        """The job once it is over."""
+        job = FineTuningJob()
+        for update in self.watch_job(name, timeout=timeout):
+            job = update.job
+        return job
+
+    def get_queue(self, limit: int = 100) -> queues_pb2.Queue:
+        return self._call(calls.get_queue(limit))
+
+    def upload_dataset(self, dataset_id: str, files: Mapping[str, Path]) -> datasets_pb2.Dataset:
+        """`files`: a path for each part, `train`, `validation` and `test`. Uploading the same again is no error."""
+        upload = DatasetUpload(dataset_id, files, self.retry, self.server)
+        while True:
+            try:
+                dataset: datasets_pb2.Dataset = self.stubs.datasets.UploadDataset(
+                    upload.messages(), metadata=self.metadata
+                )
+                return dataset
+            except grpc.RpcError as error:
+                time.sleep(upload.pause_after(error))
+
+    def get_dataset(self, name: str) -> datasets_pb2.Dataset:
+        return self._call(calls.get_dataset(name))
+
+    def list_datasets(self, *, limit: int | None = None) -> list[datasets_pb2.Dataset]:
+        return self._list("datasets", "ListDatasets", datasets_pb2.ListDatasetsRequest(), "datasets", limit)
+
+    def delete_dataset(self, name: str) -> None:
+        self._call(calls.delete_dataset(name))
+
+    def register_base_model(self, base_model_id: str, source_path: str) -> models_pb2.BaseModel:
+        """`source_path`: a folder in Hugging Face format on the server's machine. Repeating it is no error."""
+        return self._call(calls.register_base_model(base_model_id, source_path))
+
+    def get_base_model(self, name: str) -> models_pb2.BaseModel:
+        return self._call(calls.get_base_model(name))
+
+    def list_base_models(self, *, limit: int | None = None) -> list[models_pb2.BaseModel]:
+        return self._list("models", "ListBaseModels", models_pb2.ListBaseModelsRequest(), "base_models", limit)
+
+    def list_models(self, *, limit: int | None = None) -> list[models_pb2.Model]:
+        return self._list("models", "ListModels", models_pb2.ListModelsRequest(), "models", limit)
+
+    def get_model_version(self, name: str) -> models_pb2.ModelVersion:
+        """`models/{model}/versions/{version}`, where the version may be `latest` or an alias."""
+        return self._call(calls.get_model_version(name))
+
+    def list_model_versions(self, model: str, *, limit: int | None = None) -> list[models_pb2.ModelVersion]:
+        request = models_pb2.ListModelVersionsRequest(parent=full_name("models", model))
+        return self._list("models", "ListModelVersions", request, "model_versions", limit)
+
+    def download_model(self, version: str, to: Path) -> pathlib.Path:
+        """Downloads a model version into a new folder, which appears once every file is verified. A download that was
+        interrupted goes on where it was; one that is done is not made again."""
+        found = self.get_model_version(version)
+        return self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
+
+    def download_base_model(self, name: str, to: Path) -> pathlib.Path:
+        found = self.get_base_model(name)
+        return self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
+
+    def list_nodes(self, *, limit: int | None = None) -> list[nodes_pb2.Node]:
+        return self._list("nodes", "ListNodes", nodes_pb2.ListNodesRequest(), "nodes", limit)
+
+    def drain_node(self, name: str, *, requeue: bool = False) -> nodes_pb2.Node:
+        return self._call(calls.drain_node(name, requeue))
+
+    def undrain_node(self, name: str) -> nodes_pb2.Node:
+        return self._call(calls.undrain_node(name))
+
+    def _call(self, call: Call[Reply]) -> Reply:
+        attempts = self._attempts(call)
+        method = getattr(getattr(self.stubs, call.service), call.method)
+        while True:
+            try:
+                reply: Reply = method(call.request, timeout=attempts.time_left(), metadata=self.metadata)
+                return reply
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause_after(error))
+
+    def _list(self, service: str, method: str, request: Any, items: str, limit: int | None) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            request.page_size = calls.page_size(limit, len(found))
+            response: Any = self._call(Call(service, method, request))
+            found.extend(getattr(response, items))
+            request.page_token = response.next_page_token
+            if not request.page_token or len(found) == limit:
+                return found
+
+    def _download(self, download: FolderDownload) -> pathlib.Path:
+        if download.is_there():
+            return download.target
+        for file in download.files():
+            while not file.complete():
+                try:
+                    stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
+                    for message in stream:
+                        file.take(message)
+                    file.end_of_stream()
+                except (grpc.RpcError, Damaged) as error:
+                    time.sleep(file.pause_after(error))
+        return download.publish()

@@ -1,0 +1,65 @@
+"""What calls raise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+# gRPC has one code for its own transport errors and for a server that says UNAVAILABLE; only the words differ.
+_TRANSPORT_WORDS = (
+    "failed to connect", "onnection refused", "ocket closed", "DNS resolution failed", "GOAWAY", "onnection reset",
+    "ndpoint read failed", "Broken pipe", "recvmsg", "empty address list", "keepalive", "Transport closed",
+    "connections to all backends failing",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldViolation:
+    """One thing that is wrong with a request."""
+
+    field: str
+    description: str
+
+
+class Error(Exception):
+    """A call failed. `message` names field, value and remedy; `violations` lists all that is wrong with a request."""
+
+    def __init__(self, code: grpc.StatusCode, message: str, violations: tuple[FieldViolation, ...] = ()) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.violations = violations
+
+
+class Unreachable(Error):
+    """Nothing answers at the address."""
+
+
+def code_of(error: grpc.RpcError) -> grpc.StatusCode:
+    return cast(grpc.Call, error).code()
+
+
+def from_grpc(error: grpc.RpcError, server: str) -> Error:
+    """The error in words for a person."""
+    call = cast(grpc.Call, error)
+    code, message = call.code(), call.details() or ""
+    if code == grpc.StatusCode.UNAVAILABLE and any(words in message for words in _TRANSPORT_WORDS):
+        return Unreachable(code, f"no server answers at {server} ({message})")
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Error(code, f"the server at {server} did not answer in time")
+    return Error(code, message, _violations_of(call))
+
+
+def _violations_of(call: grpc.Call) -> tuple[FieldViolation, ...]:
+    violations: list[FieldViolation] = []
+    for key, value in call.trailing_metadata() or ():
+        if key != "grpc-status-details-bin":
+            continue
+        for detail in status_pb2.Status.FromString(cast(bytes, value)).details:
+            bad_request = error_details_pb2.BadRequest()
+            if detail.Unpack(bad_request):
+                violations += [FieldViolation(each.field, each.description) for each in bad_request.field_violations]
+    return tuple(violations)

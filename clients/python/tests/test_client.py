@@ -1,0 +1,175 @@
+"""Retries, idempotency, resumption and errors of `Client`, against the real server."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import pathlib
+import time
+
+import grpc
+import luthier
+import pytest
+from conftest import SOURCE, Server
+from lost_answers import Proxy
+from luthier import Client, FineTuningJob, FineTuningSpec, RetryPolicy
+from luthier.v1.jobs_pb2 import PENDING_REASON_NO_NODE
+
+
+@pytest.fixture
+def client(server: Server):
+    with Client(server.address) as client:
+        yield client
+
+
+def wait_until(condition) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_create_whose_answer_is_lost_makes_one_job(server: Server, client: Client, spec: FineTuningSpec) -> None:
+    proxy = Proxy(server.address)
+    with Client(proxy.address) as unlucky, concurrent.futures.ThreadPoolExecutor() as pool:
+        assert unlucky.list_jobs() == []  # connected
+        proxy.losing = True
+        created = pool.submit(unlucky.create_job, spec)
+        wait_until(lambda: len(client.list_jobs()) == 1)
+        assert not created.done()
+        proxy.cut()
+        name = created.result(timeout=20).name
+    proxy.close()
+    assert [job.name for job in client.list_jobs()] == [name]
+    assert client.create_job(spec).name != name  # without the same request id it would have been another job
+    assert len(client.list_jobs()) == 2
+
+
+def test_what_must_not_be_done_twice_is_not_tried_again(server: Server, client: Client, spec: FineTuningSpec) -> None:
+    proxy = Proxy(server.address)
+    with Client(proxy.address) as unlucky, concurrent.futures.ThreadPoolExecutor() as pool:
+        assert unlucky.list_jobs() == []
+        proxy.losing = True
+        deleted = pool.submit(unlucky.delete_dataset, "rows")
+        wait_until(lambda: client.list_datasets() == [])
+        proxy.cut()
+        with pytest.raises(luthier.Error) as failure:
+            deleted.result(timeout=20)
+        assert failure.value.code == grpc.StatusCode.UNAVAILABLE, "not the NOT_FOUND of a second try"
+    proxy.close()
+
+
+def test_a_watch_goes_on_after_the_server_was_killed_and_misses_nothing(
+    server: Server, client: Client, spec: FineTuningSpec
+) -> None:
+    job = client.create_job(spec, job_id="j", hold=True)
+    seen: list[int] = []
+    snapshots: list[FineTuningJob] = []
+
+    def watch() -> None:
+        for update in client.watch_job("j", timeout=25):
+            if update.event is None:
+                snapshots.append(update.job)
+            else:
+                seen.append(update.event.sequence)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool, Client(server.address) as other:
+        watching = pool.submit(watch)
+        other.start_job("j")
+        wait_until(lambda: len(seen) >= 2)
+        server.kill()
+        server.start()
+        for _ in range(5):  # these happen while the watch is away, or just back
+            other.pause_job("j")
+            other.resume_job("j")
+        wait_until(lambda: len(seen) >= 12)
+        server.kill()
+        server.start()
+        other.cancel_job("j")
+        watching.result(timeout=25)
+    assert seen == list(range(1, len(seen) + 1)), "once, in order, without gaps"
+    assert seen == [event.sequence for event in client.list_job_events("j")]
+    assert len(snapshots) >= 4, "one at the start, one after each resumption, one at the end"
+    assert snapshots[-1].state == FineTuningJob.CANCELLED and luthier.is_over(snapshots[-1])
+    assert [update.event.sequence for update in client.watch_job(job.name, after_sequence=3) if update.event][0] == 4
+
+
+def test_a_watch_ends_with_its_timeout(client: Client, spec: FineTuningSpec) -> None:
+    client.create_job(spec, job_id="j")
+    with pytest.raises(luthier.Error) as failure:
+        client.wait_job("j", timeout=0.3)
+    assert failure.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert client.get_job("j").state == FineTuningJob.QUEUED
+
+
+def test_errors_name_every_field_that_is_wrong(client: Client, spec: FineTuningSpec) -> None:
+    spec.lora.rank = -1
+    spec.training.learning_rate = -2
+    with pytest.raises(luthier.Error) as failure:
+        client.create_job(spec)
+    assert failure.value.code == grpc.StatusCode.INVALID_ARGUMENT
+    assert {violation.field for violation in failure.value.violations} == {"lora.rank", "training.learning_rate"}
+    with pytest.raises(luthier.Error, match="NOT_FOUND.*nowhere"):
+        client.get_job("nowhere")
+
+
+def test_without_a_server_calls_and_watches_fail_soon_and_say_so(server: Server, client: Client) -> None:
+    server.kill()
+    impatient = Client(server.address, retry=RetryPolicy(attempts=2, initial_pause=0.01))
+    for call in (lambda: impatient.get_job("j"), lambda: list(impatient.watch_job("j"))):
+        with pytest.raises(luthier.Unreachable, match=server.address):
+            call()
+
+
+def test_calls_wait_for_a_server_that_restarts(server: Server, client: Client, spec: FineTuningSpec) -> None:
+    client.create_job(spec, job_id="j")
+    server.kill()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        patient = Client(server.address, retry=RetryPolicy(attempts=50))
+        found = pool.submit(patient.get_job, "j")
+        server.start()
+        assert found.result(timeout=20).name == "jobs/j"
+
+
+def test_every_step_of_a_job_can_be_taken(client: Client, spec: FineTuningSpec) -> None:
+    assert client.estimate_job(spec).train_rows == 2
+    assert client.create_job(spec, validate_only=True).resolved
+    assert client.create_job(spec, job_id="a", hold=True).state == FineTuningJob.HELD
+    assert client.start_job("a").state == FineTuningJob.QUEUED
+    assert client.update_job("a", priority=7, labels={"team": "support"}).priority == 7
+    changes = FineTuningJob(priority=9)
+    changes.spec.training.epochs = 2
+    clone = client.clone_job("a", changes, ["priority", "spec.training.epochs"], job_id="b")
+    assert (clone.priority, clone.spec.training.epochs, clone.labels["team"]) == (9, 2, "support")
+    assert [entry.job for entry in client.get_queue().entries] == ["jobs/b", "jobs/a"]
+    assert client.explain_job("a").pending_code == PENDING_REASON_NO_NODE
+    assert client.pause_job("a").state == FineTuningJob.PAUSED
+    assert client.resume_job("jobs/a").state == FineTuningJob.QUEUED
+    assert client.cancel_job("a").state == FineTuningJob.CANCELLED
+    assert client.retry_job("a").state == FineTuningJob.QUEUED
+    assert [job.name for job in client.list_jobs([FineTuningJob.QUEUED])] == ["jobs/b", "jobs/a"]
+    assert [job.name for job in client.list_jobs(limit=1)] == ["jobs/b"]
+    assert [event.type for event in client.list_job_events("b")] == ["state"]
+    with pytest.raises(luthier.Error, match="FAILED_PRECONDITION"):
+        client.delete_dataset("rows")
+    assert client.list_nodes() == [] and client.list_models() == []
+
+
+def test_a_download_goes_on_from_the_bytes_that_are_there(
+    client: Client, spec: FineTuningSpec, tmp_path: pathlib.Path
+) -> None:
+    original = SOURCE / "examples/base/luthier-tiny"
+    weights = (original / "model.safetensors").read_bytes()
+    partial = tmp_path / "copy.partial"
+    partial.mkdir()
+    (partial / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    (partial / "config.json").write_text("wrong")
+    (partial / "left over").write_text("of something else")
+    copy = client.download_base_model("luthier-tiny", tmp_path / "copy")
+    assert copy == tmp_path / "copy" and not partial.exists()
+    files = {file.path for file in client.get_base_model("luthier-tiny").files}
+    assert {path.name for path in copy.iterdir()} == files
+    assert all((copy / name).read_bytes() == (original / name).read_bytes() for name in files)
+    client.download_base_model("luthier-tiny", tmp_path / "copy")
+    (copy / "config.json").write_text("changed")
+    with pytest.raises(luthier.Error, match="ALREADY_EXISTS.*give another folder"):
+        client.download_base_model("luthier-tiny", tmp_path / "copy")

@@ -1,0 +1,59 @@
+"""Tokens and certificates, given and from the environment."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+
+import luthier
+import pytest
+from conftest import BIN, Server
+from luthier import Client, Tls
+from luthier.v1.admin_pb2 import ROLE_ADMIN, CreateTokenRequest, ListTokensRequest, Token
+
+
+def test_a_token_goes_with_every_call(
+    server: Server, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Client(server.address) as nobody:
+        request = CreateTokenRequest(token_id="root", token=Token(role=ROLE_ADMIN))
+        secret = nobody.stubs.admin.CreateToken(request).secret
+        with pytest.raises(luthier.Error, match="UNAUTHENTICATED"):
+            nobody.list_jobs()
+    with Client(server.address, token=secret) as root:
+        assert root.list_jobs() == []
+        tokens = root.stubs.admin.ListTokens(ListTokensRequest(), metadata=root.metadata).tokens
+        assert [token.name for token in tokens] == ["tokens/root"]
+    (tmp_path / "token").write_text(secret + "\n")
+    monkeypatch.setenv("LUTHIER_SERVER", server.address)
+    monkeypatch.setenv("LUTHIER_TOKEN_FILE", str(tmp_path / "token"))
+    with Client() as root:
+        assert root.list_jobs() == []
+
+
+def test_an_encrypted_server_is_known_by_its_authority(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ours", "foreign"):
+        subprocess.run([BIN / "luthier", "admin", "tls", "init", "--to", tmp_path / name], check=True, capture_output=True)
+    ours = tmp_path / "ours"
+    server = Server(
+        tmp_path, "--tls-cert", str(ours / "server.pem"), "--tls-key", str(ours / "server.key"),
+        "--tls-client-ca", str(ours / "ca.pem"),
+    )
+    try:
+        ca, certificate, key = ((ours / file).read_bytes() for file in ("ca.pem", "client.pem", "client.key"))
+        with Client(server.address, tls=Tls(ca, certificate, key)) as client:
+            assert client.list_jobs() == []
+        impatient = luthier.RetryPolicy(attempts=1)
+        for tls in (None, Tls(ca), Tls((tmp_path / "foreign/ca.pem").read_bytes(), certificate, key)):
+            with Client(server.address, tls=tls, retry=impatient) as stranger:
+                with pytest.raises(luthier.Error, match="UNAVAILABLE"):
+                    stranger.list_jobs()
+        for variable, file in (("CA", "ca.pem"), ("CERT", "client.pem"), ("KEY", "client.key")):
+            monkeypatch.setenv(f"LUTHIER_TLS_{variable}", str(ours / file))
+        with Client(server.address) as client:
+            assert client.list_jobs() == []
+        monkeypatch.delenv("LUTHIER_TLS_KEY")
+        with pytest.raises(ValueError, match="belong together"):
+            Client(server.address)
+    finally:
+        server.kill()
