@@ -1,0 +1,187 @@
+// An example client in Go: submits a job, watches it across restarts of the server, and downloads what it learned.
+// ./generate makes the package luthierv1 from ../../proto.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	pb "luthier/clients/go/luthierv1"
+)
+
+// How long this program goes on trying to reach a server that was there.
+const longestSilence = 10 * time.Minute
+
+func main() {
+	log.SetFlags(0)
+	server := flag.String("server", "127.0.0.1:7070", "address of luthierd")
+	base := flag.String("base-model", "luthier-tiny", "a base model that was imported")
+	dataset := flag.String("dataset", "intents", "a dataset that was uploaded")
+	steps := flag.Int("steps", 20, "optimizer steps")
+	to := flag.String("to", "adapter", "a folder that does not exist yet")
+	flag.Parse()
+	if err := run(context.Background(), *server, *base, *dataset, int32(*steps), *to); err != nil {
+		log.Fatalf("error: %v", err)
+	}
+}
+
+func run(ctx context.Context, server, base, dataset string, steps int32, to string) error {
+	conn, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		// A dead connection is noticed within a minute, also while a watch is silent.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	jobs := pb.NewFineTuningServiceClient(conn)
+
+	job, err := submit(ctx, jobs, &pb.FineTuningSpec{
+		BaseModel: base,
+		Dataset:   &pb.DatasetSelection{Dataset: dataset},
+		Training:  &pb.TrainingConfig{MaxSteps: &steps},
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println(job.Name)
+	if job, err = watch(ctx, jobs, job.Name); err != nil {
+		return err
+	}
+	if job.State != pb.FineTuningJob_SUCCEEDED {
+		return fmt.Errorf("%s is %s: %s", job.Name, job.State, job.GetFailure().GetMessage())
+	}
+	return download(ctx, pb.NewModelServiceClient(conn), job.ModelVersion, to)
+}
+
+// The same request id in every try: an answer that was lost on the way is no second job.
+func submit(ctx context.Context, jobs pb.FineTuningServiceClient, spec *pb.FineTuningSpec) (*pb.FineTuningJob, error) {
+	request := &pb.CreateFineTuningJobRequest{Job: &pb.FineTuningJob{Spec: spec}, RequestId: uuid4()}
+	for tries := 1; ; tries++ {
+		job, err := jobs.CreateFineTuningJob(ctx, request)
+		if status.Code(err) != codes.Unavailable || tries == 4 {
+			return job, err
+		}
+		time.Sleep(time.Duration(tries) * 250 * time.Millisecond)
+	}
+}
+
+// Prints every event once, in order: a stream that breaks is taken up again behind the last one. Returns the job once
+// it is over.
+func watch(ctx context.Context, jobs pb.FineTuningServiceClient, name string) (*pb.FineTuningJob, error) {
+	var job *pb.FineTuningJob
+	request := &pb.WatchFineTuningJobRequest{Name: name}
+	heard := time.Now()
+	read := func() error {
+		stream, err := jobs.WatchFineTuningJob(ctx, request)
+		for err == nil {
+			var message *pb.WatchFineTuningJobResponse
+			if message, err = stream.Recv(); err != nil {
+				break
+			}
+			heard = time.Now()
+			if message.GetJob() != nil {
+				job = message.GetJob()
+			}
+			if event := message.GetEvent(); event.GetSequence() > request.AfterSequence {
+				request.AfterSequence = event.Sequence
+				fmt.Printf("%4d  %-10s  %s\n", event.Sequence, event.Type, event.Message)
+			}
+		}
+		return err
+	}
+	for {
+		err := read()
+		switch over := job.GetEndTime() != nil; {
+		case errors.Is(err, io.EOF) && over:
+			return job, nil
+		case !errors.Is(err, io.EOF) && !isBroken(err), time.Since(heard) > longestSilence:
+			return nil, err
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// Whether a stream was broken on the way, by a restart or by the network.
+func isBroken(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.ResourceExhausted, codes.Internal, codes.Unknown, codes.Canceled:
+		return true
+	}
+	return false
+}
+
+// Writes the files of a version into a new folder, which appears once all of them are verified.
+func download(ctx context.Context, models pb.ModelServiceClient, version, to string) error {
+	found, err := models.GetModelVersion(ctx, &pb.GetModelVersionRequest{Name: version})
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(to); err == nil {
+		return fmt.Errorf("%s exists; give another folder", to)
+	}
+	partial := to + ".partial"
+	for _, file := range found.Files {
+		if !filepath.IsLocal(file.Path) {
+			return fmt.Errorf("%s: is no path inside the folder", file.Path)
+		}
+		if err := fetch(ctx, models, found.Name, file, filepath.Join(partial, file.Path)); err != nil {
+			return fmt.Errorf("%s: %w", file.Path, err)
+		}
+	}
+	return os.Rename(partial, to)
+}
+
+func fetch(ctx context.Context, models pb.ModelServiceClient, version string, file *pb.ModelFile, path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	out, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	stream, err := models.DownloadModelVersion(ctx, &pb.DownloadModelVersionRequest{Name: version, Path: file.Path})
+	if err != nil {
+		return err
+	}
+	hash := sha256.New()
+	for {
+		message, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := io.MultiWriter(out, hash).Write(message.GetChunk().GetData()); err != nil {
+			return err
+		}
+	}
+	if found := hex.EncodeToString(hash.Sum(nil)); found != file.Sha256 {
+		return fmt.Errorf("received content with SHA-256 %s, expected %s", found, file.Sha256)
+	}
+	return out.Sync()
+}
+
+func uuid4() string {
+	var b [16]byte
+	rand.Read(b[:])
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
+}

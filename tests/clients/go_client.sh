@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# clients/go: generated, built, and run against a real server, agent and trainer; the server is killed while it watches.
+# Usage: go_client.sh SOURCE-FOLDER BIN-FOLDER      needs LUTHIER_GO and LUTHIER_GO_TOOLS, as scripts/test sets them
+set -euo pipefail
+if [ -z "${LUTHIER_GO:-}" ] || [ -z "${LUTHIER_GO_TOOLS:-}" ]; then
+  echo "SKIPPED: LUTHIER_GO names no Go, or LUTHIER_GO_TOOLS no plugins of protoc; run scripts/test, or set them from scripts/tools" >&2
+  exit 77
+fi
+source=$1 bin=$2
+work=$(mktemp -d)
+server=
+trap '[ -z "$server" ] || kill "$server" 2>/dev/null; wait; rm -rf "$work"' EXIT
+unset LUTHIER_SERVER LUTHIER_TOKEN LUTHIER_TOKEN_FILE
+
+cp -r "$source/clients/go" "$work/go"
+"$source/clients/go/generate" "$work/go"
+# With the flags of scripts/tools, which has compiled gRPC already.
+(cd "$work/go" && CGO_ENABLED=0 "$LUTHIER_GO" build -trimpath -mod=readonly -o "$work/example" .)
+
+# start_server LISTEN: sets `server` and `address`.
+start_server() {
+  : >"$work/log"
+  "$bin/luthierd" --listen "$1" --metrics-listen 127.0.0.1:0 --data-dir "$work/data" --with-local-worker 2>"$work/log" &
+  server=$!
+  until address=$(grep -om1 'serves on [^,]*' "$work/log"); do kill -0 "$server"; sleep 0.05; done
+  address=${address#serves on }
+}
+start_server 127.0.0.1:0
+"$bin/luthier" --server "$address" model import luthier-tiny "$source/examples/base/luthier-tiny"
+"$bin/luthier" --server "$address" dataset upload intents "$source/examples/tasks/classification/train.jsonl"
+
+"$work/example" --server "$address" --steps 20 --to "$work/adapter" >"$work/out" &
+example=$!
+until grep -qs started "$work/out"; do kill -0 "$example"; sleep 0.05; done
+kill -9 "$server"; wait "$server" || true
+start_server "$address"
+wait "$example" || { cat "$work/out" "$work/log" >&2; exit 1; }
+
+# Every event once, in order, and the same files that our own client downloads.
+job=$(head -1 "$work/out")
+tail -n +2 "$work/out" | awk '{print $1}' >"$work/seen"
+seq "$("$bin/luthier" --server "$address" job get "$job" -o json | grep -o '"last_event_sequence": *"[0-9]*' | grep -o '[0-9]*$')" |
+  diff - "$work/seen"
+(cd "$work" && "$bin/luthier" --server "$address" model download "$job" --to ours)
+diff -r "$work/ours" "$work/adapter"
