@@ -83,10 +83,11 @@ std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t c
   return bins;
 }
 
-std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity) {
+std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity, int64_t ranks) {
   std::vector<MicroBatch> tight = PackBestFit(lengths, capacity);
   // Longest first into the emptiest bin.
-  std::vector<MicroBatch> even(tight.size());
+  const auto group = static_cast<size_t>(ranks);
+  std::vector<MicroBatch> even(std::min((tight.size() + group - 1) / group * group, lengths.size()));
   std::set<std::pair<int64_t, size_t>> used;  // (tokens, bin)
   for (size_t bin = 0; bin < even.size(); ++bin) used.insert({0, bin});
   std::vector<int32_t> by_length(lengths.size());
@@ -121,7 +122,7 @@ std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOption
   for (const std::vector<int32_t>& rows : CutIntoSteps(order, lengths, steps)) {
     std::vector<int32_t> row_lengths;
     for (const int32_t row : rows) row_lengths.push_back(lengths[row]);
-    Step step = PackEvenly(row_lengths, options.micro_batch_tokens);
+    Step step = PackEvenly(row_lengths, options.micro_batch_tokens, options.ranks);
     for (MicroBatch& micro_batch : step) {
       for (int32_t& index : micro_batch) index = rows[index];
     }

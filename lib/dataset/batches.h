@@ -23,6 +23,7 @@ struct BatchOptions {
   int64_t batch_tokens = 2048;        // that a step aims at
   int64_t micro_batch_tokens = 2048;  // that a micro-batch never exceeds, unless one row alone does
   uint64_t seed = 1;
+  int64_t ranks = 1;  // that share a step: each takes every ranks-th of its micro-batches
   Order order = Order::kShuffled;
 };
 
@@ -31,16 +32,16 @@ struct BatchOptions {
 int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options);
 
 // Every row exactly once, divided into StepsPerEpoch steps of nearly equal tokens, each packed into
-// micro-batches.
+// micro-batches. Which rows a step has does not depend on micro_batch_tokens and ranks.
 std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options, int64_t epoch);
 
 // Best-fit decreasing: indices of `lengths` in bins of at most `capacity`; a longer row has a bin
 // of its own. Ties keep the order of the input, so the result is the same everywhere.
 std::vector<MicroBatch> PackBestFit(absl::Span<const int32_t> lengths, int64_t capacity);
 
-// As few bins as PackBestFit needs, filled as evenly as their capacity allows: a bin of a few tokens costs more time
-// than its tokens are worth.
-std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity);
+// As few bins as PackBestFit needs, rounded up to a multiple of `ranks` while there are rows for them, filled as evenly
+// as their capacity allows: a bin of a few tokens costs more time than its tokens are worth.
+std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t capacity, int64_t ranks = 1);
 
 // A permutation of 0..n-1 from SplitMix64 and Fisher-Yates: the same on every platform and for
 // ever, since resumed jobs depend on it.

@@ -3,6 +3,7 @@
 #include <unistd.h>
 #include <CLI/CLI.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <iostream>
@@ -14,6 +15,7 @@
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/encode.h"
 #include "lib/plan/trainer_spec.h"
+#include "worker/trainer/distributed/rank_processes.h"
 #include "worker/trainer/export/export.h"
 #include "worker/trainer/export/gguf_adapter.h"
 #include "worker/trainer/generate/generator.h"
@@ -22,6 +24,7 @@
 #include "worker/trainer/train/evaluation.h"
 #include "worker/trainer/train/heap.h"
 #include "worker/trainer/train/plan_report.h"
+#include "worker/trainer/train/preparation.h"
 #include "worker/trainer/train/run.h"
 
 namespace luthier {
@@ -36,7 +39,26 @@ struct RunArguments {
   std::string spec;
   std::string out;
   bool die_with_parent = false;
+  std::optional<RankPlace> place;  // of a process that was started as one of several ranks
 };
+
+// One process for each device. They are started with the arguments that this one has, and their place.
+int RunEveryRank(const RunArguments& arguments, int ranks) {
+  return RunRanks(
+      ranks,
+      [&](int rank, int rendezvous) {
+        return std::vector<std::string>{"run",
+                                        "--spec",
+                                        arguments.spec,
+                                        "--out",
+                                        arguments.out,
+                                        "--rank",
+                                        absl::StrCat(rank),
+                                        absl::StrCat(ranks),
+                                        absl::StrCat(rendezvous)};
+      },
+      stdout);
+}
 
 int RunCommand(const RunArguments& arguments) {
   if (arguments.die_with_parent) {
@@ -56,12 +78,21 @@ int RunCommand(const RunArguments& arguments) {
     return fail_early("STORAGE",
                       absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
   if (!spec.ok()) return fail_early("CONFIG", spec.status());
-  if (spec->recipe.resources.threads) at::set_num_threads(static_cast<int>(*spec->recipe.resources.threads));
-  EventWriter events(stdout, spec->attempt, arguments.out + "/metrics.jsonl");
+  const int ranks = static_cast<int>(spec->recipe.resources.devices.value_or(1));
+  if (ranks > 1 && !arguments.place) {
+    if (absl::Status status = CheckDevices(spec->recipe); !status.ok()) return fail_early("CONFIG", status);
+    return RunEveryRank(arguments, ranks);
+  }
+  const RankPlace place = arguments.place.value_or(RankPlace());
+  const auto threads = spec->recipe.resources.threads.value_or(at::get_num_threads());
+  at::set_num_threads(std::max(1, static_cast<int>(threads) / place.size));
+  EventWriter events(stdout, spec->attempt, place.rank == 0 ? arguments.out + "/metrics.jsonl" : "");
   ListenForCommands(control);
   StopOnSignal(control);
-  const absl::Status status = RunAttempt(*spec, arguments.out, events, control);
-  return status.ok() ? 0 : Fail(status);
+  const absl::Status status = RunAttempt(*spec, arguments.out, place, events, control);
+  if (status.ok()) return 0;
+  Fail(status);
+  return absl::IsAborted(status) ? kLostRankExitCode : 1;
 }
 
 struct PlanArguments {
@@ -249,6 +280,10 @@ int Main(int argc, char** argv) {
   run_command->add_option("--spec", run.spec, "Spec file (JSON)")->required()->check(CLI::ExistingFile);
   run_command->add_option("--out", run.out, "Folder for checkpoints, metrics and the artifact")->required();
   run_command->add_flag("--die-with-parent", run.die_with_parent, "End when the parent process ends (agents use this)");
+  std::vector<int> place;
+  run_command->add_option("--rank", place, "Rank, number of ranks, descriptor of their rendezvous")
+      ->expected(3)
+      ->group("");  // not for people: this program starts itself with it
 
   PlanArguments plan;
   CLI::App* plan_command =
@@ -306,6 +341,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
+  if (!place.empty()) run.place = {place[0], place[1], place[2]};
   if (run_command->parsed()) return RunCommand(run);
   if (plan_command->parsed()) {
     const absl::Status status = PlanJob(plan);

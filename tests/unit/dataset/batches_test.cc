@@ -99,6 +99,31 @@ TEST(BatchesTest, EvenBinsAreAsFewAsTightOnesAndHoldEveryRow) {
   }
 }
 
+// However many ranks share the steps, these have the same rows, and no rank more micro-batches than another unless rows
+// are too few or too long.
+TEST(BatchesTest, RanksShareTheStepsOfOne) {
+  std::mt19937 random(13);
+  for (int round = 0; round < 100; ++round) {
+    const std::vector<int32_t> lengths = RandomLengths(random);
+    BatchOptions options{.batch_tokens = 4000, .micro_batch_tokens = 1400};
+    const std::vector<Step> alone = PlanEpoch(lengths, options, round);
+    options.ranks = std::uniform_int_distribution<int>(2, 4)(random);
+    const std::vector<Step> shared = PlanEpoch(lengths, options, round);
+    ASSERT_EQ(shared.size(), alone.size());
+    for (size_t i = 0; i < shared.size(); ++i) {
+      std::vector<int32_t> expected, rows;
+      for (const MicroBatch& micro_batch : alone[i])
+        expected.insert(expected.end(), micro_batch.begin(), micro_batch.end());
+      for (const MicroBatch& micro_batch : shared[i]) rows.insert(rows.end(), micro_batch.begin(), micro_batch.end());
+      EXPECT_THAT(rows, ::testing::UnorderedElementsAreArray(expected));
+    }
+  }
+  EXPECT_THAT(PackEvenly({4, 3, 2, 1}, 10, 2), ElementsAre(ElementsAre(0, 3), ElementsAre(1, 2)));
+  EXPECT_THAT(PackEvenly({4, 3, 2, 1}, 5, 2).size(), 2u);
+  EXPECT_THAT(PackEvenly({3, 3, 3, 3, 3}, 6, 2).size(), 4u);
+  EXPECT_THAT(PackEvenly({7}, 10, 2).size(), 1u);
+}
+
 // Resumed jobs depend on these very numbers.
 TEST(BatchesTest, ShufflesTheSameWayForEver) {
   EXPECT_EQ(Permutation(8, 1, 0), Permutation(8, 1, 0));

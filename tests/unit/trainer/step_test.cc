@@ -1,6 +1,11 @@
 #include "worker/trainer/train/step.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <thread>
 
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -92,6 +97,59 @@ TEST_F(StepTest, LossesOfRowsAddUpToThatOfTheStep) {
         << row;
   }
   EXPECT_NEAR(sum / static_cast<double>(result.trained_tokens), result.loss, 1e-6);
+}
+
+// Ranks whose parts hold very different numbers of trained tokens, one of which is hard to predict and one is not, so
+// that a mean of the ranks' means would be another number (bug 3). A third rank has nothing to do.
+TEST_F(StepTest, RanksTakeTheStepThatOneTakes) {
+  std::string rows;
+  for (int i = 0; i < 3; ++i) rows += ChatLine("say a", "a");
+  rows += ChatLine("say much", std::string(150, 'z'));
+  WriteText(folder_.path() + "/train.jsonl", rows);
+  const Step step = {{0, 1, 2}, {3}};
+
+  const auto one = MustPrepare();
+  Stepper alone(*one);
+  const double mean_of_means = (SumLoss(*one->model, Pack(*one, step[0])).item<double>() / 6 +
+                                SumLoss(*one->model, Pack(*one, step[1])).item<double>() /
+                                    static_cast<double>(one->examples[3].TrainedTokens())) /
+                               2;
+  std::vector<StepResult> expected;
+  for (int i = 0; i < 3; ++i) expected.push_back(*alone.Take(step, 1e-3));
+  ASSERT_EQ(expected[0].trained_tokens, 6 + one->examples[3].TrainedTokens());
+  ASSERT_GT(std::abs(mean_of_means - expected[0].loss), 1e-3) << "the rows cannot tell the two apart";
+
+  constexpr int kRanks = 3;
+  const int rendezvous = memfd_create("rendezvous", 0);
+  std::vector<std::unique_ptr<luthier::Run>> runs;
+  std::vector<std::vector<StepResult>> results(kRanks);
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < kRanks; ++rank) {
+    runs.push_back(MustPrepare());
+    threads.emplace_back([&results, &step, &run = *runs.back(), rank, rendezvous] {
+      run.ranks = Ranks({rank, kRanks, rendezvous});
+      Stepper stepper(run);
+      for (int i = 0; i < 3; ++i) results[static_cast<size_t>(rank)].push_back(*stepper.Take(step, 1e-3));
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  close(rendezvous);
+  for (const std::vector<StepResult>& of_rank : results) {
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_NEAR(of_rank[i].loss, expected[i].loss, 1e-5);
+      EXPECT_NEAR(of_rank[i].grad_norm, expected[i].grad_norm, 1e-4 * expected[i].grad_norm);
+      EXPECT_EQ(of_rank[i].tokens, expected[i].tokens);
+      EXPECT_EQ(of_rank[i].trained_tokens, expected[i].trained_tokens);
+      for (size_t row = 0; row < expected[i].row_losses.size(); ++row) {
+        EXPECT_EQ(of_rank[i].row_losses[row].first, expected[i].row_losses[row].first);
+        EXPECT_NEAR(of_rank[i].row_losses[row].second, expected[i].row_losses[row].second, 1e-4);
+      }
+    }
+  }
+  for (const auto& [name, tensor] : one->trained) {
+    EXPECT_LT((tensor - runs[0]->trained.at(name)).norm().item<double>(), 1e-3 * tensor.norm().item<double>()) << name;
+    for (const auto& run : runs) EXPECT_TRUE(at::equal(run->trained.at(name), runs[0]->trained.at(name))) << name;
+  }
 }
 
 TEST_F(StepTest, LossesThatAreNotFiniteLeaveTheWeightsAsTheyAre) {

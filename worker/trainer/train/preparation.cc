@@ -138,6 +138,7 @@ void PlanSteps(Run& run) {
   run.batches.batch_tokens = *training.batch_tokens;
   run.batches.micro_batch_tokens = *training.micro_batch_tokens;
   run.batches.seed = static_cast<uint64_t>(*training.seed);
+  run.batches.ranks = *run.plan.recipe.resources.devices;
   if (*training.order == "file") run.batches.order = BatchOptions::Order::kFile;
   run.steps_per_epoch = StepsPerEpoch(run.lengths, run.batches);
   run.total_steps = std::max<int64_t>(1, std::llround(*training.epochs * static_cast<double>(run.steps_per_epoch)));
@@ -166,15 +167,6 @@ std::string HashOf(const Run& run) {
   return hash.FinishHex();
 }
 
-// What a spec may ask for in general and this trainer cannot do: said, never ignored.
-absl::Status CheckSupported(const Recipe& recipe) {
-  if (recipe.resources.devices.value_or(1) != 1) {
-    return absl::InvalidArgumentError(absl::StrCat("resources.devices: ", *recipe.resources.devices,
-                                                   " is not supported by this trainer yet; give 1"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 ComputeOptions Run::compute() const {
@@ -184,24 +176,28 @@ ComputeOptions Run::compute() const {
   return options;
 }
 
-absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder) {
+absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks) {
   LUTHIER_ASSIGN_OR_RETURN(Base base, OpenBase(spec));
   LUTHIER_ASSIGN_OR_RETURN(UnlimitedRows rows, EncodeRows(spec, base));
   DeviceFacts device;
   device.threads = at::get_num_threads();
-  device.memory_bytes = UsableMemoryBytes();
+  device.memory_bytes = UsableMemoryBytes() / spec.recipe.resources.devices.value_or(1);  // ranks share it
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(rows), device));
-  LUTHIER_RETURN_IF_ERROR(CheckSupported(plan.recipe));
-  auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(base), std::move(plan)});
+  LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
+  auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
   PlanSteps(*run);
   return run;
 }
 
-absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder) {
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Run> run, PlanRun(spec, out_folder));
+absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks) {
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Run> run, PlanRun(spec, out_folder, std::move(ranks)));
   LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
   run->spec_hash = HashOf(*run);
+  // Steps follow from the plan: ranks that settled different ones would train on rows twice and on others never.
+  const int64_t plan = std::stoll(run->spec_hash.substr(0, 15), nullptr, 16);
+  if (run->ranks.Agree(plan) != plan)
+    return absl::InternalError("the ranks have read different files or settled different plans");
   return run;
 }
 
@@ -213,6 +209,23 @@ absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use) {
   NamedTensors weights = RandomWeights(config, static_cast<uint64_t>(*run.training().seed));
   for (auto& [name, tensor] : weights) tensor = tensor.to(type);
   return weights;
+}
+
+absl::Status CheckDevices(const Recipe& recipe) {
+  const int64_t devices = recipe.resources.devices.value_or(1);
+  if (devices > 1 && recipe.training.optimizer_in_backward.value_or(false)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("training.optimizer_in_backward: true does not go with ", devices,
+                     " devices, whose gradients are added up before a weight moves; set it to false, or "
+                     "resources.devices to 1"));
+  }
+  // On CPUs ranks only share what one would have to itself; more of them than CPUs are a mistake.
+  const int cpus = UsableCpus();
+  if (devices > cpus) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("resources.devices: ", devices, " exceeds the ", cpus, " CPUs that this process may use; give 1"));
+  }
+  return absl::OkStatus();
 }
 
 bool IsUserDataError(const absl::Status& status) { return status.GetPayload(kUserDataPayload).has_value(); }

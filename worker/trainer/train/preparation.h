@@ -16,6 +16,7 @@
 #include "lib/plan/trainer_spec.h"
 #include "lib/text/chat_template.h"
 #include "lib/text/tokenizer.h"
+#include "worker/trainer/distributed/ranks.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/model.h"
 #include "worker/trainer/models/weights.h"
@@ -35,6 +36,7 @@ struct Base {
 struct Run {
   const TrainerSpec& spec;
   std::string out_folder;
+  Ranks ranks;
   Base base;
   ResolvedSpec plan;
   std::vector<Example> examples;
@@ -57,14 +59,17 @@ struct Run {
 
 // Reads the spec's files but the weights, settles the plan, and divides the rows into steps: a run without a model.
 // Errors: as Prepare.
-absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder);
+absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks = {});
 
 // Reads the spec's files, settles the plan and builds the model. Errors: see docs/trainer-protocol.md, `failed`;
 // IsUserDataError tells whether the rows are at fault.
-absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder);
+absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks = {});
 
 // The base model's weights as the spec gives them: from the folder, or drawn from the seed.
 absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use);
+
+// What a spec may ask of devices in general and this machine cannot give: said, never ignored. INVALID_ARGUMENT.
+absl::Status CheckDevices(const Recipe& recipe);
 
 // Whether an error of Prepare is the fault of the rows.
 bool IsUserDataError(const absl::Status& status);

@@ -10,8 +10,9 @@
 namespace luthier {
 namespace {
 
-absl::Status Attempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events, RunControl& control) {
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Prepare(spec, out_folder));
+absl::Status Attempt(const TrainerSpec& spec, const std::string& out_folder, const RankPlace& place,
+                     EventWriter& events, RunControl& control) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Prepare(spec, out_folder, Ranks(place)));
   return Train(*run, events, control);
 }
 
@@ -32,13 +33,15 @@ std::string FailureCause(const absl::Status& status) {
   }
 }
 
-absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, EventWriter& events,
-                        RunControl& control) {
+absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, const RankPlace& place,
+                        EventWriter& events, RunControl& control) {
   absl::Status status;
   try {
-    status = Attempt(spec, out_folder, events, control);
+    status = Attempt(spec, out_folder, place, events, control);
   } catch (const std::bad_alloc&) {
     status = absl::UnavailableError("out of memory; lower training.micro_batch_tokens or use a node with more memory");
+  } catch (const LostRank& error) {
+    return absl::AbortedError(error.what());
   } catch (const std::exception& error) {  // LibTorch
     const std::string what = error.what();
     const bool memory =

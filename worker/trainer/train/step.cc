@@ -30,12 +30,14 @@ AdamW MakeOptimizer(const Run& run) {
   return AdamW(run.trained, std::move(options));
 }
 
-int64_t TrainedTokens(const Run& run, const Step& step) {
-  int64_t tokens = 0;
+// Of all its micro-batches, whichever rank they belong to.
+void CountTokens(const Run& run, const Step& step, StepResult& result) {
   for (const MicroBatch& rows : step) {
-    for (const int32_t row : rows) tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
+    for (const int32_t row : rows) {
+      result.tokens += run.lengths[static_cast<size_t>(row)];
+      result.trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
+    }
   }
-  return tokens;
 }
 
 // Divides the losses of a micro-batch's tokens, which lie in the order of its rows, among the rows.
@@ -46,6 +48,27 @@ void AddRowLosses(const Run& run, const MicroBatch& rows, const std::vector<doub
     result.row_losses.emplace_back(row, std::accumulate(next, next + tokens, 0.0) / static_cast<double>(tokens));
     next += tokens;
   }
+}
+
+// Adds up what the ranks computed of a step: the loss, the losses of rows, and the gradients, of which some are nowhere
+// defined (experts that no token went to) and then stay so.
+void SumOverRanks(const Run& run, StepResult& result) {
+  if (run.ranks.size() == 1) return;
+  std::vector<double> numbers = {result.loss};
+  for (const auto& [row, loss] : result.row_losses) numbers.push_back(loss);
+  for (const auto& [name, parameter] : run.trained) numbers.push_back(parameter.grad().defined() ? 1 : 0);
+  const Tensor sums = at::tensor(numbers, at::kDouble);
+  run.ranks.Sum({sums});
+  const double* next = sums.const_data_ptr<double>();
+  result.loss = *next++;
+  for (auto& [row, loss] : result.row_losses) loss = *next++;
+  std::vector<Tensor> gradients;
+  for (const auto& [name, parameter] : run.trained) {
+    if (*next++ == 0) continue;
+    if (!parameter.grad().defined()) parameter.mutable_grad() = at::zeros_like(parameter);
+    gradients.push_back(parameter.grad());
+  }
+  run.ranks.Sum(gradients);
 }
 
 absl::Status CheckFinite(const Run& run, int64_t step, double loss, double grad_norm) {
@@ -122,23 +145,28 @@ Stepper::~Stepper() = default;
 
 absl::StatusOr<StepResult> Stepper::Take(const Step& step, double learning_rate) {
   StepResult result;
-  result.trained_tokens = TrainedTokens(run_, step);
-  // One factor for the whole step: the mean is over its tokens, however they were split into micro-batches.
+  CountTokens(run_, step, result);
+  // One factor for the whole step: the mean is over its tokens, however they were split into micro-batches and among
+  // ranks.
   const double mean = 1 / static_cast<double>(std::max<int64_t>(result.trained_tokens, 1));
   const int64_t number = optimizer_.steps() + 1;
   for (size_t i = 0; i < step.size(); ++i) {
+    if (i % static_cast<size_t>(run_.ranks.size()) != static_cast<size_t>(run_.ranks.rank())) {
+      for (const int32_t row : step[i]) result.row_losses.emplace_back(row, 0);  // another rank's
+      continue;
+    }
     const PackedBatch batch = Pack(run_, step[i]);
     std::vector<double> losses;
     const Tensor loss = SumLoss(*run_.model, batch, &losses);
     AddRowLosses(run_, step[i], losses, result);
     result.loss += loss.item<double>() * mean;
-    result.tokens += batch.size();
     if (in_backward_ && i + 1 == step.size()) {
       LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, number, result.loss, 0));
       in_backward_->Begin(learning_rate, mean);
     }
     loss.backward();
   }
+  SumOverRanks(run_, result);
   result.grad_norm = in_backward_ ? in_backward_->End() : GlobalGradientNorm(run_.trained) * mean;
   LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, number, result.loss, result.grad_norm));
   if (in_backward_) return result;

@@ -41,7 +41,16 @@ constexpr size_t kWrittenRows = 10'000;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Trains one run. Members are what changes from step to step.
+// What all ranks do next, as the leading one decides.
+enum class Turn : int64_t { kStep, kCheckpoint, kStop, kEnd };
+
+// A rank draws for itself what it drops; the numbers of two must not be the same.
+uint64_t SeedOfRank(int64_t seed, int rank) {
+  return static_cast<uint64_t>(seed) + (static_cast<uint64_t>(rank) << 32);
+}
+
+// Trains one run. Members are what changes from step to step. All ranks take the steps; what else there is to do, the
+// leading one does alone, and the others wait.
 class Trainer {
  public:
   Trainer(Run& run, EventWriter& events, RunControl& control)
@@ -52,27 +61,33 @@ class Trainer {
     ReportStart();
     last_report_ = Clock::now();
     while (true) {
-      if (EvaluationIsDue()) LUTHIER_RETURN_IF_ERROR(EvaluateValidation());
-      if (control_.stop) return Stop();
-      if (CheckpointIsDue()) LUTHIER_RETURN_IF_ERROR(Checkpoint());
-      if (step_ == run_.total_steps || PatienceIsOver()) break;
-      LUTHIER_RETURN_IF_ERROR(OneStep());
+      if (leads() && EvaluationIsDue()) LUTHIER_RETURN_IF_ERROR(EvaluateValidation());
+      const auto turn = static_cast<Turn>(run_.ranks.Agree(static_cast<int64_t>(leads() ? NextTurn() : Turn::kStep)));
+      if (turn == Turn::kStep) {
+        LUTHIER_RETURN_IF_ERROR(OneStep());
+        continue;
+      }
+      generator_states_ = run_.ranks.Gather(at::detail::getDefaultCPUGenerator().get_state());
+      if (turn == Turn::kCheckpoint && leads()) LUTHIER_RETURN_IF_ERROR(Checkpoint());
+      if (turn == Turn::kStop) return leads() ? Stop() : absl::OkStatus();
+      if (turn == Turn::kEnd) return leads() ? Finish() : absl::OkStatus();
     }
-    return Finish();
   }
 
  private:
+  bool leads() const { return run_.ranks.leads(); }
+
   absl::Status Resume() {
+    // The leading rank first, which moves damaged checkpoints out of the way.
+    if (!leads()) run_.ranks.Agree(0);
     LUTHIER_ASSIGN_OR_RETURN(const auto state, ReadNewestCheckpoint(run_.out_folder, run_.spec_hash,
                                                                     [&](std::string message) { Warn(message); }));
-    if (!state) {
-      at::manual_seed(static_cast<uint64_t>(*run_.training().seed));
-      return absl::OkStatus();
-    }
+    if (leads()) run_.ranks.Agree(0);
+    at::manual_seed(SeedOfRank(*run_.training().seed, run_.ranks.rank()));
+    if (!state) return absl::OkStatus();
     TakeWeights(state->weights);
     stepper_.optimizer().Restore(state->optimizer, state->step);
-    at::Generator generator = at::detail::getDefaultCPUGenerator();
-    generator.set_state(state->generator_state);
+    TakeGeneratorState(state->generator_states);
     step_ = resumed_step_ = checkpointed_step_ = state->step;
     tokens_ = state->tokens;
     loss_ = state->loss;
@@ -81,6 +96,13 @@ class Trainer {
     selection_ = state->selection;
     row_losses_.Restore(state->row_losses);
     return absl::OkStatus();
+  }
+
+  // A rank that the run did not have before keeps its seed.
+  void TakeGeneratorState(const Tensor& states) {
+    at::Generator generator = at::detail::getDefaultCPUGenerator();
+    const int64_t size = generator.get_state().numel(), begin = run_.ranks.rank() * size;
+    if (begin + size <= states.numel()) generator.set_state(states.narrow(0, begin, size).clone());
   }
 
   void TakeWeights(const NamedTensors& weights) {
@@ -118,6 +140,12 @@ class Trainer {
     return step_ > evaluated_step_ && (step_ % *run_.plan.recipe.evaluation.every == 0 || step_ == run_.total_steps);
   }
 
+  Turn NextTurn() {
+    if (control_.stop) return Turn::kStop;
+    if (CheckpointIsDue()) return Turn::kCheckpoint;
+    return step_ == run_.total_steps || PatienceIsOver() ? Turn::kEnd : Turn::kStep;
+  }
+
   bool CheckpointIsDue() {
     if (control_.checkpoint.exchange(false)) return true;
     return step_ > checkpointed_step_ && step_ < run_.total_steps && step_ % *run_.plan.recipe.checkpoint.every == 0;
@@ -151,6 +179,7 @@ class Trainer {
     for (const std::string& warning : run_.plan.warnings) Warn(warning);
     events_.Write("started", {{"protocol", kTrainerProtocol},
                               {"device", "cpu"},
+                              {"devices", run_.ranks.size()},
                               {"precision", *run_.training().precision},
                               {"base_parameters", base_parameters},
                               {"trainable_parameters", trainable},
@@ -259,7 +288,7 @@ class Trainer {
     state.step = step_;
     state.weights = run_.trained;
     state.optimizer = stepper_.optimizer().State();
-    state.generator_state = at::detail::getDefaultCPUGenerator().get_state();
+    state.generator_states = generator_states_;
     state.spec_hash = run_.spec_hash;
     state.tokens = tokens_;
     state.loss = loss_;
@@ -364,6 +393,7 @@ class Trainer {
   Progress progress_;
   RowLosses row_losses_;
   Selection selection_;
+  Tensor generator_states_;  // of all ranks, after the last step before a checkpoint, a stop or the end
   Clock::time_point started_ = Clock::now();
   Clock::time_point last_report_;
   double earlier_seconds_ = 0;

@@ -104,7 +104,7 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   TrainingState state;
   LUTHIER_ASSIGN_OR_RETURN(state.weights, ReadTensors(folder / "weights.safetensors"));
   LUTHIER_ASSIGN_OR_RETURN(state.optimizer, ReadTensors(folder / "optimizer.safetensors"));
-  state.generator_state = state.optimizer.at(kGeneratorState);
+  state.generator_states = state.optimizer.at(kGeneratorState);
   state.optimizer.erase(kGeneratorState);
   state.step = state_json.at("step");
   state.tokens = state_json.at("tokens");
@@ -134,7 +134,7 @@ fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_fold
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep) {
   const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kStep, state.step);
   NamedTensors optimizer = state.optimizer;
-  optimizer[kGeneratorState] = state.generator_state;
+  optimizer[kGeneratorState] = state.generator_states;
   LUTHIER_RETURN_IF_ERROR(WriteFolder(folder,
                                       {{"weights.safetensors", state.weights},
                                        {"optimizer.safetensors", optimizer},

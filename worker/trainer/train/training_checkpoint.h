@@ -20,7 +20,7 @@ struct TrainingState {
   int64_t step = 0;            // optimizer steps done
   NamedTensors weights;        // what is trained, fp32
   NamedTensors optimizer;      // AdamW::State
-  Tensor generator_state;      // of torch's CPU generator: dropout
+  Tensor generator_states;     // of torch's CPU generator in each rank, behind one another: dropout
   std::string spec_hash;       // a resumed run must have the same spec
   int64_t tokens = 0;          // processed so far, for reports
   double loss = 0;             // of the last step

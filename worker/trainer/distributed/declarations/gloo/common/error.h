@@ -1,0 +1,2 @@
+// See context.h. Nothing of it is needed.
+#pragma once

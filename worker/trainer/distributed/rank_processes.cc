@@ -1,0 +1,199 @@
+#include "worker/trainer/distributed/rank_processes.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <iostream>
+#include <utility>
+
+#include "nlohmann/json.hpp"
+
+namespace luthier {
+namespace {
+
+struct RankProcess {
+  pid_t pid = -1;
+  int output = -1;        // of the rank, to read from
+  std::string pending;    // of a line that is not complete yet
+  std::string last_word;  // the event that says how it ended, if it has said so
+  int status = 0;         // of waitpid, once it has ended
+  bool killed = false;    // by this process
+};
+
+std::atomic<pid_t> leader = -1;
+
+void TellLeader(int) {
+  if (leader > 0) kill(leader, SIGTERM);
+}
+
+bool IsLastWord(const std::string& event) { return event == "finished" || event == "failed" || event == "stopped"; }
+
+std::string EventOf(const std::string& line) {
+  const nlohmann::json event = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  return event.is_object() ? event.value("event", "") : "";
+}
+
+[[noreturn]] void Become(const std::string& program, const std::vector<std::string>& arguments, int output, bool leads,
+                         pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(1);  // it died in between, and no signal comes any more
+  std::vector<char*> argv{const_cast<char*>(program.c_str())};
+  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  dup2(output, STDOUT_FILENO);
+  if (!leads) {
+    // Commands are for the leader. A Ctrl-C reaches all processes of a terminal, and only the leader decides what it
+    // means.
+    if (const int nothing = open("/dev/null", O_RDONLY); nothing >= 0) dup2(nothing, STDIN_FILENO);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+  }
+  execv(program.c_str(), argv.data());
+  std::cerr << "error: cannot run " << program << ": " << std::strerror(errno) << std::endl;
+  _exit(127);
+}
+
+bool Start(const std::string& program, const std::vector<std::string>& arguments, bool leads, RankProcess& rank) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return false;
+  const pid_t parent = getpid();
+  rank.pid = fork();
+  if (rank.pid == 0) Become(program, arguments, ends[1], leads, parent);
+  close(ends[1]);
+  rank.output = ends[0];
+  return rank.pid > 0;
+}
+
+// Hands on what a rank has written. What is no event is log text (Gloo writes some).
+void HandleLine(const std::string& line, bool leads, RankProcess& rank, std::FILE* output) {
+  const std::string event = EventOf(line);
+  if (event.empty()) {
+    std::cerr << line << std::endl;
+    return;
+  }
+  if (IsLastWord(event)) rank.last_word = line;
+  if (!leads) return;
+  std::fwrite((line + "\n").data(), 1, line.size() + 1, output);
+  std::fflush(output);
+}
+
+// False at the end of its output.
+bool Read(bool leads, RankProcess& rank, std::FILE* output) {
+  char buffer[65536];
+  const ssize_t count = read(rank.output, buffer, sizeof buffer);
+  if (count < 0 && errno == EINTR) return true;
+  if (count <= 0) {
+    close(std::exchange(rank.output, -1));
+    return false;
+  }
+  rank.pending.append(buffer, static_cast<size_t>(count));
+  for (size_t end; (end = rank.pending.find('\n')) != std::string::npos; rank.pending.erase(0, end + 1)) {
+    HandleLine(rank.pending.substr(0, end), leads, rank, output);
+  }
+  return true;
+}
+
+void Kill(RankProcess& rank) {
+  if (rank.pid <= 0 || waitpid(rank.pid, &rank.status, WNOHANG) == rank.pid) {
+    rank.pid = -1;  // it had ended by itself
+    return;
+  }
+  rank.killed = true;
+  kill(rank.pid, SIGKILL);
+}
+
+// Until rank 0 has ended, or another one badly.
+void Listen(std::vector<RankProcess>& ranks, std::FILE* output) {
+  while (true) {
+    std::vector<pollfd> waits;
+    for (const RankProcess& rank : ranks) waits.push_back({rank.output, POLLIN, 0});  // a negative one is ignored
+    if (poll(waits.data(), waits.size(), -1) < 0) continue;
+    for (size_t i = 0; i < ranks.size(); ++i) {
+      if (waits[i].revents == 0 || Read(i == 0, ranks[i], output)) continue;
+      waitpid(ranks[i].pid, &ranks[i].status, 0);
+      ranks[i].pid = -1;
+      if (i == 0 || ranks[i].status != 0) return;
+    }
+  }
+}
+
+// Ends what is left, and reads what it had to say.
+void End(std::vector<RankProcess>& ranks, std::FILE* output) {
+  for (RankProcess& rank : ranks) Kill(rank);
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    while (ranks[i].output >= 0 && Read(i == 0, ranks[i], output)) {
+    }
+    if (ranks[i].pid > 0) waitpid(ranks[i].pid, &ranks[i].status, 0);
+  }
+}
+
+// The first rank that ended badly by itself, and not since another one was gone.
+const RankProcess* Culprit(const std::vector<RankProcess>& ranks) {
+  for (const RankProcess& rank : ranks) {
+    const bool lost_another = WIFEXITED(rank.status) && WEXITSTATUS(rank.status) == kLostRankExitCode;
+    if (!rank.killed && rank.status != 0 && !lost_another) return &rank;
+  }
+  return nullptr;
+}
+
+int Conclude(const std::vector<RankProcess>& ranks, std::FILE* output) {
+  if (!ranks[0].last_word.empty()) return EventOf(ranks[0].last_word) == "failed" ? 1 : 0;
+  const RankProcess* culprit = Culprit(ranks);
+  if (culprit == nullptr) {
+    std::cerr << "error: the ranks lost each other" << std::endl;
+    return 1;
+  }
+  if (!culprit->last_word.empty()) {  // rank 0 had no time to say the same
+    std::fprintf(output, "%s\n", culprit->last_word.c_str());
+    std::fflush(output);
+    return 1;
+  }
+  std::cerr << "error: rank " << culprit - ranks.data() << " of " << ranks.size();
+  if (!WIFSIGNALED(culprit->status)) {
+    std::cerr << " ended with code " << WEXITSTATUS(culprit->status) << "; all ranks were ended" << std::endl;
+    return 1;
+  }
+  const int number = WTERMSIG(culprit->status);
+  std::cerr << " was ended by signal " << number << " (" << strsignal(number) << "); all ranks were ended" << std::endl;
+  signal(number, SIG_DFL);
+  raise(number);
+  return 1;
+}
+
+}  // namespace
+
+int RunRanks(int ranks, const std::function<std::vector<std::string>(int rank, int rendezvous)>& arguments_of,
+             std::FILE* output) {
+  const std::string program = std::filesystem::read_symlink("/proc/self/exe");
+  // In memory and without a name: nothing of an earlier run can be found there, and nothing is left behind.
+  const int rendezvous = memfd_create("luthier-rendezvous", 0);
+  std::vector<RankProcess> processes(static_cast<size_t>(ranks));
+  bool started = rendezvous >= 0;
+  for (int rank = 0; rank < ranks && started; ++rank) {
+    started = Start(program, arguments_of(rank, rendezvous), rank == 0, processes[static_cast<size_t>(rank)]);
+  }
+  if (!started) {
+    std::cerr << "error: cannot start " << ranks << " ranks: " << std::strerror(errno) << std::endl;
+    for (RankProcess& process : processes) Kill(process);
+    return 1;
+  }
+  leader = processes[0].pid;
+  struct sigaction action = {};
+  action.sa_handler = TellLeader;
+  sigaction(SIGTERM, &action, nullptr);
+  sigaction(SIGINT, &action, nullptr);
+  Listen(processes, output);
+  End(processes, output);
+  return Conclude(processes, output);
+}
+
+}  // namespace luthier
