@@ -7,6 +7,7 @@
 #include "client/cli/completion.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/job_flags.h"
+#include "client/cli/man_page.h"
 #include "client/cli/suggest.h"
 #include "client/lib/grpc_status.h"
 
@@ -86,6 +87,10 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
   if (!arguments.empty() && arguments.front() == kCompleteCommand) {
     arguments.erase(arguments.begin());
     return RunComplete(app, context, std::move(arguments));
+  }
+  if (!arguments.empty() && arguments.front() == kManPageCommand) {
+    context.out() << ManPage(app) << std::flush;
+    return 0;
   }
   for (std::string& argument : arguments) argument = WithHyphens(std::move(argument));
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them

@@ -12,8 +12,6 @@
 namespace luthier {
 namespace {
 
-constexpr char kGlobalGroup[] = "Global";
-
 std::string Environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;

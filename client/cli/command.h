@@ -22,7 +22,9 @@
 
 namespace luthier {
 
-// Flags that every command takes.
+// The group of the flags that every command takes.
+inline constexpr char kGlobalGroup[] = "Global";
+
 struct GlobalFlags {
   std::string server;
   std::string context;

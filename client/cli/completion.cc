@@ -27,6 +27,8 @@ _luthier() {
   if [[ -n "${candidates[1]}" ]]; then compadd -- "${candidates[@]}"; else _files; fi
 }
 compdef _luthier luthier
+# As an autoloaded function this file is the first completion itself.
+if [ "$funcstack[1]" = _luthier ]; then _luthier; fi
 )";
 
 constexpr char kFish[] = R"(# luthier completion for fish: luthier completion fish | source

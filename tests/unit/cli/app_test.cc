@@ -4,11 +4,15 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <sstream>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "client/cli/completion.h"
 #include "client/cli/dataset_files.h"
 #include "client/cli/model_names.h"
+#include "client/cli/suggest.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
 
@@ -164,6 +168,36 @@ TEST_F(AppTest, KeepsContextsInTheConfigFile) {
   EXPECT_EQ(Run({"context", "use", "home"}).exit_code, 0);
   EXPECT_THAT(Run({"job", "list"}).err, HasSubstr("no server answers at 127.0.0.1:1"));
   EXPECT_EQ(Run({"context", "use", "labb"}).exit_code, 3);
+}
+
+// `visit` is called for a command and all below it.
+void ForEachCommand(const CLI::App& command, const std::function<void(const CLI::App&)>& visit) {
+  visit(command);
+  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
+    ForEachCommand(*subcommand, visit);
+}
+
+TEST_F(AppTest, EveryCommandAndFlagIsInTheManPage) {
+  const std::string page = Run({"__man"}).out;
+  static auto* interrupts = new Interrupts();
+  std::ostringstream out, err;
+  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+  CLI::App app("", "luthier");
+  AddCommands(app, context);
+  int flags = 0;
+  ForEachCommand(app, [&](const CLI::App& command) {
+    EXPECT_THAT(page, HasSubstr(absl::StrReplaceAll(command.get_name(), {{"-", "\\-"}})));
+    for (const CLI::Option* option : command.get_options()) {
+      for (const std::string& name : option->get_lnames()) {
+        EXPECT_THAT(page, HasSubstr(absl::StrReplaceAll("\\fB--" + name + "\\fR", {{"-", "\\-"}})))
+            << CommandPath(command);
+        ++flags;
+      }
+    }
+  });
+  EXPECT_GT(flags, 200);
+  EXPECT_THAT(page, AllOf(HasSubstr(".SS \\fBluthier job watch\\fR [\\fIOPTIONS\\fR] \\fIJOB\\fR\n"),
+                          HasSubstr(".SH EXIT STATUS\n")));
 }
 
 TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
