@@ -9,6 +9,7 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 using State = v1::FineTuningJob;
 
@@ -58,6 +59,19 @@ TEST_F(ServiceTest, ALocalWorkerRunsAJobToItsPublication) {
   EXPECT_EQ(job.stop_reason(), "MAX_STEPS");
   EXPECT_EQ(job.progress().step(), 20);
   EXPECT_GT(job.summary().artifact_bytes(), 0);
+}
+
+TEST_F(ServiceTest, TheServersOwnAgentInheritsNothingOfItsRecord) {
+  service_.StartServer({"--with-local-worker"});
+  std::vector<pid_t> agents;
+  ASSERT_TRUE(WaitFor([&] { return !(agents = ProcessesWith(folder_.path() + "/server/worker")).empty(); }));
+  int descriptors = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(absl::StrCat("/proc/", agents[0], "/fd"))) {
+    std::error_code closed;
+    EXPECT_THAT(std::filesystem::read_symlink(entry, closed).string(), Not(HasSubstr("/luthier.db")));
+    ++descriptors;
+  }
+  EXPECT_GE(descriptors, 3);
 }
 
 TEST_F(ServiceTest, AJobWithoutANodeSaysWhyItWaitsAndStartsWhenOneComes) {

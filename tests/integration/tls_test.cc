@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <string>
 #include <vector>
@@ -18,8 +20,9 @@ namespace luthier {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
-using ::testing::MatchesRegex;
+using ::testing::Not;
 using Variables = std::vector<std::pair<std::string, std::string>>;
 
 class TlsTest : public testing::Test {
@@ -100,6 +103,52 @@ TEST_F(TlsTest, ACertificateThatIsReplacedCountsForNewConnectionsWithoutARestart
   for (const char* file : {"server.key", "server.pem"})
     fs::rename(Path(absl::StrCat("next/", file)), Path(absl::StrCat("tls/", file)));
   EXPECT_TRUE(WaitFor([&] { return List(*server, Authority("next")) == 0; })) << server->log();
+}
+
+TEST_F(TlsTest, TheSecretOfATokenIsWrittenNowhere) {
+  const auto server = Start(/*mutual=*/false);
+  const auto cli = [&](std::vector<std::string> arguments, const Variables& variables) {
+    arguments.insert(arguments.end(), {"--server", server->address()});
+    return Cli(arguments, variables);
+  };
+  Variables root = Authority();
+  const std::string secret(
+      absl::StripAsciiWhitespace(cli({"admin", "token", "create", "root", "--role", "admin"}, root).out));
+  ASSERT_EQ(secret.size(), 64u);
+  root.emplace_back("LUTHIER_TOKEN", secret);
+  std::string said = server->log() + server->Metrics();
+  for (const std::vector<std::string>& command :
+       {std::vector<std::string>{"admin", "token", "list", "-o", "json"}, {"job", "get", "none"}, {"node", "list"}}) {
+    const CapturedResult result = cli(command, root);
+    said += result.out + result.err;
+  }
+  said += cli({"job", "list"}, {Authority()[0], {"LUTHIER_TOKEN", secret + "x"}}).err + server->log();
+  EXPECT_THAT(said, AllOf(HasSubstr("tokens/root"), Not(HasSubstr(secret))));
+  int files = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(Path("data"))) {
+    if (!entry.is_regular_file()) continue;
+    std::ifstream stream(entry.path(), std::ios::binary);
+    const std::string content((std::istreambuf_iterator<char>(stream)), {});
+    EXPECT_THAT(content, Not(HasSubstr(secret))) << entry.path();
+    ++files;
+  }
+  EXPECT_GT(files, 2);
+}
+
+// Handshakes that were begun and left.
+TEST_F(TlsTest, ServesWhileHundredsOfConnectionsSayNothing) {
+  const auto server = Start(/*mutual=*/false);
+  sockaddr_in where = {};
+  where.sin_family = AF_INET;
+  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  where.sin_port = htons(static_cast<uint16_t>(std::stoi(server->address().substr(server->address().rfind(':') + 1))));
+  std::vector<int> silent;
+  for (int i = 0; i < 500; ++i) {
+    silent.push_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    ASSERT_EQ(connect(silent.back(), reinterpret_cast<sockaddr*>(&where), sizeof where), 0) << i;
+  }
+  EXPECT_EQ(List(*server, Authority()), 0);
+  for (const int fd : silent) close(fd);
 }
 
 // The agent beside the server needs neither certificate nor a token that a person made.

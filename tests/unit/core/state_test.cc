@@ -198,6 +198,28 @@ TEST_F(StateTest, CancelsAWaitingJobAtOnceAndARunningOneWhenItsProcessIsGone) {
   EXPECT_EQ(job("running").state, JobState::kCancelled);
 }
 
+TEST_F(StateTest, ACancellationAndTheEndOfAJobInEitherOrderGiveOneTerminalState) {
+  Connect("n1", 2);
+  for (const std::string id : {"cancelled-first", "finished-first"}) {
+    ASSERT_TRUE(Submit(id).ok());
+    Report(id, 1, 1, JobInput::kTrainerStarted);
+  }
+  ASSERT_TRUE(state_.Cancel("cancelled-first", now_).ok());
+  EndBatch();
+  Report("cancelled-first", 1, 2, JobInput::kTrainerFinished);
+  Report("cancelled-first", 1, 3, JobInput::kArtifactStored);
+  Report("cancelled-first", 1, 4, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("cancelled-first").state, JobState::kCancelled);
+
+  Report("finished-first", 1, 2, JobInput::kTrainerFinished);
+  Report("finished-first", 1, 3, JobInput::kArtifactStored);
+  EXPECT_FALSE(state_.Cancel("finished-first", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("finished-first").state, JobState::kSucceeded);
+  ASSERT_EQ(versions_.size(), 1u) << "what was cancelled is not published";
+  EXPECT_EQ(versions_[0].model, "finished-first");
+}
+
 TEST_F(StateTest, AnswersARequestThatIsRepeatedWithinABatchWithTheFirstJobAndRefusesAnotherBody) {
   const JobRequest request{"request", "body"};
   Job first{.id = "a", .base_model = "base"}, again{.id = "b", .base_model = "base"},

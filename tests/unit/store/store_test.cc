@@ -267,6 +267,17 @@ TEST_F(StoreTest, RefusesAFileOfAnEarlyDevelopmentVersion) {
   EXPECT_THAT(std::string(refused.message()), ::testing::HasSubstr("another --data-dir"));
 }
 
+TEST_F(StoreTest, RefusesAFileOfANewerVersionAndLeavesIt) {
+  Open();
+  store_.reset();
+  const std::string path = folder_.path() + "/luthier.db";
+  SQLite::Database(path, SQLite::OPEN_READWRITE).exec("PRAGMA user_version = 1000");
+  const absl::Status refused = Store::Open(folder_.path()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("newer luthierd"));
+  EXPECT_EQ(SQLite::Database(path).execAndGet("PRAGMA user_version").getInt(), 1000);
+}
+
 TEST_F(StoreTest, RefusesASecondServerOnTheSameFolder) {
   Open();
   const absl::Status second = Store::Open(folder_.path()).status();
