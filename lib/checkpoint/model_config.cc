@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,66 +17,136 @@ namespace {
 
 using nlohmann::json;
 
-// Fields that change the mathematics in some family, with the value that leaves it as it is. A family that does not
-// read one of them does not implement it, so another value there is refused. transformers ignores such a field; whoever
-// wrote it meant it.
-const std::vector<std::pair<const char*, json>>& FieldsThatMatter() {
-  static const std::vector<std::pair<const char*, json>> fields = {
-      {"alibi", false},
-      {"attention_bias", false},
-      {"attention_multiplier", nullptr},
-      {"attn_logit_softcapping", nullptr},
-      {"clip_qkv", nullptr},
-      {"embd_pdrop", 0.0},
-      {"embedding_multiplier", 1.0},
-      {"final_logit_softcapping", nullptr},
-      {"hidden_activation", nullptr},
-      {"lm_head_bias", false},
-      {"logit_scale", nullptr},
-      {"logits_scaling", 1.0},
-      {"mlp_bias", false},
-      {"mlp_only_layers", json::array()},
-      {"no_rope_layers", nullptr},
-      {"num_experts", nullptr},
-      {"num_local_experts", nullptr},
-      {"output_router_logits", false},
-      {"partial_rotary_factor", 1.0},
-      {"qk_layernorm", false},
-      {"qkv_bias", false},
-      {"quantization_config", nullptr},
-      {"query_pre_attn_scalar", nullptr},
-      {"resid_pdrop", 0.0},
-      {"residual_multiplier", 1.0},
-      {"rope_interleaved", false},
-      {"rope_local_base_freq", nullptr},
-      {"rotary_pct", 1.0},
-      {"sliding_window", nullptr},
-      {"use_bias", false},
-      {"use_bidirectional_attention", false},
-      {"use_mrope", false},
-      {"use_qk_norm", false},
-      {"use_sliding_window", false},
+// Fields that no forward pass of any family depends on: what describes the file, the tokenizer, generation, training
+// from scratch, or how a program computes. Everything else that a family does not read might change the mathematics,
+// and whoever wrote it meant it, although transformers ignores it.
+const std::set<std::string>& HarmlessFields() {
+  static const std::set<std::string> fields = {
+      // The file, and the programs that wrote it.
+      "_commit_hash",
+      "_from_model_config",
+      "_name_or_path",
+      "auto_map",
+      "is_llama_config",
+      "model_name",
+      "name_or_path",
+      "transformers.js_config",
+      "transformers_version",
+      "unsloth_fixed",
+      "unsloth_version",
+      // How it is computed.
+      "_attn_implementation",
+      "_attn_implementation_autoset",
+      "_attn_implementation_internal",
+      "_experts_implementation",
+      "_flash_attn_2_enabled",
+      "attn_implementation",
+      "cache_implementation",
+      "chunk_size_feed_forward",
+      "gradient_checkpointing",
+      "low_cpu_mem_usage",
+      "pretraining_tp",
+      "tp_plan",
+      "use_bfloat16",
+      "use_cache",
+      "use_flash_attn",
+      "use_flash_attention",
+      "use_flash_attention_2",
+      // What it returns.
+      "output_attentions",
+      "output_hidden_states",
+      "return_dict",
+      "torchscript",
+      // Weights before pre-training.
+      "initializer_range",
+      "init_std",
+      // Tokens that the tokenizer puts in.
+      "decoder_start_token_id",
+      "mask_token_id",
+      "max_sequence_length",
+      "model_max_length",
+      "pad_token_id",
+      "prefix",
+      "sep_token_id",
+      "tokenizer_class",
+      "tokenizer_model_max_length",
+      "tokenizer_padding_side",
+      "unk_token_id",
+      // Generation.
+      "bad_words_ids",
+      "begin_suppress_tokens",
+      "diversity_penalty",
+      "do_sample",
+      "early_stopping",
+      "encoder_no_repeat_ngram_size",
+      "exponential_decay_length_penalty",
+      "forced_bos_token_id",
+      "forced_eos_token_id",
+      "length_penalty",
+      "max_length",
+      "max_new_tokens",
+      "min_length",
+      "no_repeat_ngram_size",
+      "num_beam_groups",
+      "num_beams",
+      "num_return_sequences",
+      "output_scores",
+      "remove_invalid_values",
+      "repetition_penalty",
+      "return_dict_in_generate",
+      "suppress_tokens",
+      "temperature",
+      "top_k",
+      "top_p",
+      "typical_p",
+      // Heads that are not loaded.
+      "finetuning_task",
+      "id2label",
+      "label2id",
+      "num_labels",
+      "problem_type",
+      "task_specific_params",
   };
   return fields;
 }
 
-// The families that call their gate's activation `hidden_activation` have files with a `hidden_act` that nobody reads,
-// and nobody reads a list of layer types that are all the same.
-void RefuseUnreadFields(FieldReader& fields, const ModelConfig& config) {
-  for (const auto& [name, neutral] : FieldsThatMatter()) {
-    if (!fields.Unread(name)) continue;
-    const json& value = fields.Raw(name);
-    if (value.is_null() || value == neutral) continue;
-    fields.Violation(name, absl::StrCat(value.dump(), " is not supported for model_type ", config.model_type));
-  }
-  if (fields.Unread("layer_types")) {
-    for (const std::string& type : fields.TextList("layer_types")) {
-      if (type != "full_attention") {
-        fields.Violation("layer_types",
-                         absl::StrCat("'", type, "' is not supported for model_type ", config.model_type));
-        break;
-      }
-    }
+// Fields that change the mathematics in some family, and the value besides null, false and empty lists that leaves it
+// as it is.
+const std::map<std::string, json>& NeutralValues() {
+  static const std::map<std::string, json> values = {
+      {"attn_pdrop", 0},           {"embd_pdrop", 0},
+      {"embedding_multiplier", 1}, {"full_attn_mod", 1},
+      {"hidden_dropout", 0},       {"hidden_dropout_prob", 0},
+      {"interpolate_factor", 1},   {"logit_scale", 1},
+      {"logits_scaling", 1},       {"partial_rotary_factor", 1},
+      {"resid_pdrop", 0},          {"residual_multiplier", 1},
+      {"rotary_pct", 1},           {"shared_expert_intermediate_size", 0},
+  };
+  return values;
+}
+
+bool IsNeutral(const std::string& field, const json& value) {
+  if (value.is_null() || value == false || (value.is_structured() && value.empty())) return true;
+  const auto neutral = NeutralValues().find(field);
+  return neutral != NeutralValues().end() && value == neutral->second;
+}
+
+// A list of layers that are all alike is no window and no chunk.
+bool IsFullAttention(const json& types) {
+  return types.is_array() &&
+         std::all_of(types.begin(), types.end(), [](const json& type) { return type == "full_attention"; });
+}
+
+void RefuseUnreadFields(FieldReader& fields, const Family& family) {
+  for (const auto& [field, value] : fields.object().items()) {
+    if (!fields.Unread(field) || HarmlessFields().contains(field) || family.harmless_fields.contains(field)) continue;
+    if (IsNeutral(field, value) || (field == "layer_types" && IsFullAttention(value))) continue;
+    constexpr size_t kShown = 80;
+    std::string shown = value.dump(-1, ' ', false, json::error_handler_t::replace);
+    if (shown.size() > kShown) shown = shown.substr(0, kShown) + "…";
+    fields.Violation(field,
+                     absl::StrCat(shown, " is not supported for model_type ", family.model_type,
+                                  "; remove the field from config.json if the model computes the same without it"));
   }
 }
 
@@ -110,8 +182,8 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json) {
   const Family* family = FindFamily(config.model_type);
   if (family == nullptr) return absl::InvalidArgumentError(UnknownFamily(config.model_type));
   family->read(fields, config);
-  RefuseUnreadFields(fields, config);
   CheckArchitecture(fields, *family);
+  RefuseUnreadFields(fields, *family);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return config;
 }

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -57,10 +60,20 @@ int64_t OriginalLength(FieldReader& top, FieldReader& block, const ModelConfig& 
   return top.SizeOr("original_max_position_embeddings", in_block);
 }
 
+bool Same(const RopeConfig& a, const RopeConfig& b) {
+  const auto fields = [](const RopeConfig& rope) {
+    return std::tie(rope.type, rope.theta, rope.rotary_dim, rope.attention_factor, rope.factor, rope.low_freq_factor,
+                    rope.high_freq_factor, rope.beta_fast, rope.beta_slow, rope.truncate,
+                    rope.original_max_position_embeddings, rope.short_factors, rope.long_factors);
+  };
+  return fields(a) == fields(b);
+}
+
 void RefuseUnread(const FieldReader& fields, FieldReader& reporting) {
   for (const auto& [field, value] : fields.object().items()) {
     if (fields.Unread(field) && !value.is_null()) {
-      reporting.Violation(field, absl::StrCat(value.dump(), " is not supported for this rope_type"));
+      reporting.Violation(
+          field, absl::StrCat(value.dump(), " is not supported for this rope_type; remove it if it changes nothing"));
     }
   }
 }
@@ -120,14 +133,26 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
 
 RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double default_theta) {
   const double theta = fields.PositiveOr("rope_theta", default_theta);
+  static const json no_block = json::object();
+  std::vector<std::pair<const char*, const json*>> blocks;
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
     const json& block = fields.Raw(name);
-    if (block.is_null() || (block.is_object() && block.empty())) continue;
-    if (block.is_object()) return ReadRopeBlock(block, name, fields, config, theta);
-    fields.Violation(name, absl::StrCat(block.dump(), " is not an object"));
+    if (!block.is_null() && !block.is_object()) fields.Violation(name, absl::StrCat(block.dump(), " is not an object"));
+    if (block.is_object() && !block.empty()) blocks.emplace_back(name, &block);
   }
-  static const json no_block = json::object();
-  return ReadRopeBlock(no_block, "rope_parameters", fields, config, theta);
+  if (blocks.empty()) blocks.emplace_back("rope_parameters", &no_block);
+  const RopeConfig rope = ReadRopeBlock(*blocks.back().second, blocks.back().first, fields, config, theta);
+  if (fields.Has("rope_theta") && rope.theta != theta) {
+    fields.Violation("rope_theta", absl::StrCat(theta, " is not the rope_theta of ", blocks.back().first, ", ",
+                                                rope.theta, "; remove the one that is wrong"));
+  }
+  if (blocks.size() == 2 &&
+      !Same(ReadRopeBlock(*blocks[0].second, blocks[0].first, fields, config, rope.theta), rope)) {
+    fields.Violation("rope_scaling",
+                     absl::StrCat(blocks[0].second->dump(), " says something else than rope_parameters ",
+                                  blocks[1].second->dump(), "; remove the one that is wrong"));
+  }
+  return rope;
 }
 
 void RequireWholeHeads(const ModelConfig& config, FieldReader& fields) {

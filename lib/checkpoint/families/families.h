@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -15,8 +16,8 @@ namespace luthier {
 struct Family {
   std::string model_type;    // "qwen3", as config.json names it
   std::string architecture;  // "Qwen3ForCausalLM", the one head that is implemented
-  // Reads every field that changes the mathematics of the family. What it does not read and is known to change those of
-  // another family is refused by name afterwards.
+  // Reads every field that changes the mathematics of the family. What it does not read is refused by name afterwards,
+  // unless it is known to be harmless.
   void (*read)(FieldReader& fields, ModelConfig& config);
   // Adds the tensors of one layer; embedding, last norm and head are those of every family (DecoderTable).
   void (*add_layer)(const ModelConfig& config, int layer, LayerRows& rows);
@@ -24,6 +25,8 @@ struct Family {
   // llama.cpp rotates neighbours where Hugging Face rotates halves, so its files hold the rows of q_proj and k_proj in
   // another order.
   bool gguf_permutes_heads = false;
+  // Fields of the family's files that its forward pass does not depend on, besides those that no family's does.
+  std::set<std::string> harmless_fields = {};
 };
 
 // Null if there is no such family.

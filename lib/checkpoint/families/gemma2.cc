@@ -19,8 +19,9 @@ void Read(FieldReader& fields, ModelConfig& config) {
   config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
   config.attention_softcap = fields.NullablePositive("attn_logit_softcapping", 50).value_or(0);
   config.logit_softcap = fields.NullablePositive("final_logit_softcapping", 30).value_or(0);
-  ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096),
-                    [](int64_t layer) { return layer % 2 == 0; });
+  const std::optional<int64_t> window = fields.NullableSize("sliding_window", 4096);
+  if (window) fields.Require("sliding_window_size", *window);  // the same once more, in the first published files
+  ReadSlidingLayers(fields, config, window, [](int64_t layer) { return layer % 2 == 0; });
   config.ropes = {ReadRope(fields, config, 10'000)};
   RequireWholeHeads(config, fields);
 }
@@ -34,6 +35,9 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Gemma2Family() { return {"gemma2", "Gemma2ForCausalLM", &Read, &AddLayer, "gemma2"}; }
+// Nobody reads `hidden_act`: the activation is `hidden_activation`.
+Family Gemma2Family() {
+  return {"gemma2", "Gemma2ForCausalLM", &Read, &AddLayer, "gemma2", /*gguf_permutes_heads=*/false, {"hidden_act"}};
+}
 
 }  // namespace luthier

@@ -1,6 +1,7 @@
 // Gemma 3 (text): Gemma 2 without soft-caps on attention, with normed queries and keys, and with one frequency base for
 // the sliding layers and another for the full ones.
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "lib/checkpoint/families/families.h"
@@ -29,6 +30,13 @@ void ReadRopes(FieldReader& fields, ModelConfig& config) {
     }
   }
   const nlohmann::json& scaling = fields.Raw("rope_scaling");
+  for (const auto& [name, given] : {std::pair("rope_scaling", &scaling), std::pair("rope_parameters", &both)}) {
+    if (!given->is_null() && !given->is_object())
+      fields.Violation(name, absl::StrCat(given->dump(), " is not an object"));
+  }
+  if (!scaling.empty() && !both.empty()) {
+    fields.Violation("rope_scaling", "is given beside rope_parameters, and only one of them can count; remove one");
+  }
   const double global = fields.PositiveOr("rope_theta", kGlobalTheta),
                local = fields.PositiveOr("rope_local_base_freq", kLocalTheta);
   config.ropes.push_back(scaling.is_object() ? ReadRopeBlock(scaling, "rope_scaling", fields, config, global)
@@ -50,7 +58,7 @@ void Read(FieldReader& fields, ModelConfig& config) {
   config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
   config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
   config.logit_softcap = fields.OptionalPositive("final_logit_softcapping").value_or(0);
-  const int64_t pattern = fields.SizeOr("sliding_window_pattern", 6);
+  const int64_t pattern = fields.SizeOr("sliding_window_pattern", fields.SizeOr("_sliding_window_pattern", 6));
   ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096),
                     [&](int64_t layer) { return (layer + 1) % pattern != 0; });
   ReadRopes(fields, config);
@@ -67,6 +75,10 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 }  // namespace
 
-Family Gemma3Family() { return {"gemma3_text", "Gemma3ForCausalLM", &Read, &AddLayer, "gemma3"}; }
+// Nobody reads `hidden_act`: the activation is `hidden_activation`.
+Family Gemma3Family() {
+  return {"gemma3_text", "Gemma3ForCausalLM",           &Read,         &AddLayer,
+          "gemma3",      /*gguf_permutes_heads=*/false, {"hidden_act"}};
+}
 
 }  // namespace luthier

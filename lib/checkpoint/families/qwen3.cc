@@ -10,6 +10,7 @@ void Read(FieldReader& fields, ModelConfig& config) {
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   config.attention_bias = fields.FlagOr("attention_bias", false);
+  fields.Require("use_qk_norm", true);
   ReadQwenWindows(fields, config);
   config.ropes = {ReadRope(fields, config, 10'000)};
   RequireWholeHeads(config, fields);

@@ -34,6 +34,7 @@ void Read(FieldReader& fields, ModelConfig& config) {
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   config.attention_bias = fields.FlagOr("attention_bias", false);
+  fields.Require("use_qk_norm", true);
   const std::optional<int64_t> window = fields.NullableSize("sliding_window", 4096);
   if (fields.FlagOr("use_sliding_window", false)) {
     for (LayerConfig& layer : config.layers) layer.window = window;
@@ -68,6 +69,15 @@ void AddLayer(const ModelConfig& config, int layer, LayerRows& rows) {
 
 }  // namespace
 
-Family Qwen3MoeFamily() { return {"qwen3_moe", "Qwen3MoeForCausalLM", &Read, &AddLayer, "qwen3moe"}; }
+// The first of these would matter with `output_router_logits`; the second chooses layers in Qwen3 without experts only.
+Family Qwen3MoeFamily() {
+  return {"qwen3_moe",
+          "Qwen3MoeForCausalLM",
+          &Read,
+          &AddLayer,
+          "qwen3moe",
+          /*gguf_permutes_heads=*/false,
+          {"router_aux_loss_coef", "max_window_layers"}};
+}
 
 }  // namespace luthier

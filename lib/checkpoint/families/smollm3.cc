@@ -39,7 +39,13 @@ void Read(FieldReader& fields, ModelConfig& config) {
 }  // namespace
 
 Family SmolLm3Family() {
-  return {"smollm3", "SmolLM3ForCausalLM", &Read, &AddLlamaLayer, "smollm3", /*gguf_permutes_heads=*/true};
+  return {"smollm3",
+          "SmolLM3ForCausalLM",
+          &Read,
+          &AddLlamaLayer,
+          "smollm3",
+          /*gguf_permutes_heads=*/true,
+          {"max_window_layers"}};
 }
 
 }  // namespace luthier

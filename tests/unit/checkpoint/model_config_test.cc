@@ -18,8 +18,7 @@ using ::testing::HasSubstr;
 json Config(const std::string& family, const json& changes = json::object()) {
   json config = {{"model_type", family},     {"vocab_size", 10},       {"hidden_size", 8},
                  {"intermediate_size", 16},  {"num_hidden_layers", 4}, {"num_attention_heads", 2},
-                 {"num_key_value_heads", 1}, {"head_dim", 4},          {"max_position_embeddings", 64},
-                 {"some_future_field", 7}};
+                 {"num_key_value_heads", 1}, {"head_dim", 4},          {"max_position_embeddings", 64}};
   config.update(changes);
   return config;
 }
@@ -59,6 +58,16 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
   };
   const Refusal refusals[] = {
       {"llama", "hidden_act", "gelu"},
+      {"llama", "some_future_field", 7},
+      {"llama", "attention_chunk_size", 8192},
+      {"llama", "hidden_dropout", 0.1},
+      {"llama", "sinks", true},
+      {"llama", "is_causal", "no"},
+      {"llama", "rope_theta", "high"},
+      {"qwen3_moe", "use_qk_norm", false},
+      {"qwen3_moe", "shared_expert_intermediate_size", 768},
+      {"phi3", "full_attn_mod", 2},
+      {"gemma2", "sliding_window_size", 1024},
       {"llama", "lm_head_bias", true},
       {"llama", "sliding_window", 128},
       {"llama", "quantization_config", {{"bits", 4}}},
@@ -119,6 +128,104 @@ TEST(ModelConfigTest, ValuesThatLeaveAModelAsItIsAreNoRefusal) {
                              {"residual_multiplier", 1.0},
                              {"rope_scaling", nullptr},
                              {"use_mrope", false}}));
+}
+
+// What the published files of the families hold besides the fields that their forward passes read.
+TEST(ModelConfigTest, FieldsOfPublishedFilesAreNoRefusal) {
+  const json common = {{"_name_or_path", "x"},
+                       {"_attn_implementation_autoset", true},
+                       {"auto_map", {{"AutoConfig", "configuration_x.X"}}},
+                       {"initializer_range", 0.02},
+                       {"pad_token_id", 0},
+                       {"transformers_version", "4.53.0"},
+                       {"unsloth_fixed", true},
+                       {"use_cache", true},
+                       {"torch_dtype", "bfloat16"}};
+  struct Published {
+    const char* family;
+    json fields;
+  };
+  const Published files[] = {
+      // SmolLM2, Llama 3.2 with Unsloth's name, a fine-tune of Vicuna.
+      {"llama",
+       {{"is_llama_config", true},
+        {"rope_interleaved", false},
+        {"pretraining_tp", 1},
+        {"transformers.js_config", {{"kv_cache_dtype", {{"q4f16", "float16"}}}}}}},
+      {"llama",
+       {{"unsloth_version", "2025.3"},
+        {"tokenizer_padding_side", "right"},
+        {"max_sequence_length", 2048},
+        {"temperature", 0.6},
+        {"do_sample", true}}},
+      {"qwen2",
+       {{"use_mrope", false}, {"max_window_layers", 21}, {"sliding_window", 32768}, {"use_sliding_window", false}}},
+      {"qwen3", {{"max_window_layers", 36}, {"sliding_window", nullptr}, {"attention_bias", false}}},
+      {"gemma2",
+       {{"hidden_act", "gelu_pytorch_tanh"},
+        {"hidden_activation", "gelu_pytorch_tanh"},
+        {"cache_implementation", "hybrid"},
+        {"sliding_window", 4096},
+        {"sliding_window_size", 4096}}},
+      {"gemma3_text",
+       {{"_sliding_window_pattern", 6},
+        {"cache_implementation", "hybrid"},
+        {"attn_logit_softcapping", nullptr},
+        {"use_bidirectional_attention", false}}},
+      // Phi-4-mini.
+      {"phi3",
+       {{"full_attn_mod", 1},
+        {"interpolate_factor", 1},
+        {"lm_head_bias", false},
+        {"mlp_bias", false},
+        {"attention_bias", false},
+        {"embd_pdrop", 0.0},
+        {"resid_pdrop", 0.0},
+        {"sliding_window", 262144}}},
+      {"smollm3", {{"max_window_layers", 28}, {"pretraining_tp", 2}, {"no_rope_layer_interval", 4}}},
+      {"granite", {{"attention_multiplier", 0.015625}, {"embedding_multiplier", 12.0}, {"logits_scaling", 8.0}}},
+      // Qwen3-Coder-30B-A3B.
+      {"qwen3_moe",
+       {{"use_qk_norm", true},
+        {"qkv_bias", false},
+        {"shared_expert_intermediate_size", 0},
+        {"router_aux_loss_coef", 0.001},
+        {"max_window_layers", 48},
+        {"output_router_logits", false},
+        {"mlp_only_layers", json::array()}}},
+  };
+  for (const Published& file : files) {
+    json config = Config(file.family, common);
+    config.update(file.fields);
+    MustParse(config);
+  }
+}
+
+TEST(ModelConfigTest, ARefusalSaysWhatToDo) {
+  EXPECT_EQ(std::string(ParseModelConfig(Config("llama", {{"attention_chunk_size", 8192}})).status().message()),
+            "config.json: attention_chunk_size: 8192 is not supported for model_type llama; remove the field from "
+            "config.json if the model computes the same without it");
+}
+
+TEST(ModelConfigTest, TwoGenerationsOfRopeSettingsInOneFileMustAgree) {
+  const json linear = {{"type", "linear"}, {"factor", 2.0}};
+  const json both = {{"rope_theta", 500.0},
+                     {"rope_scaling", linear},
+                     {"rope_parameters", {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 500.0}}}};
+  EXPECT_EQ(MustParse(Config("llama", both)).ropes[0].factor, 2.0);
+  for (const char* changed :
+       {R"({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 500.0}})",
+        R"({"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}})", R"({"rope_theta": 400.0})"}) {
+    json other = both;
+    other.update(json::parse(changed));
+    const absl::Status status = ParseModelConfig(Config("llama", other)).status();
+    EXPECT_THAT(std::string(status.message()), HasSubstr("remove the one that is wrong")) << changed;
+  }
+  EXPECT_THAT(std::string(ParseModelConfig(Config("gemma3_text", {{"rope_scaling", linear},
+                                                                  {"rope_parameters", {{"full_attention", linear}}}}))
+                              .status()
+                              .message()),
+              HasSubstr("rope_scaling"));
 }
 
 TEST(ModelConfigTest, UnknownFamiliesAreRefusedWithTheKnownOnes) {

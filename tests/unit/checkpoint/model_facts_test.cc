@@ -26,8 +26,7 @@ class ModelFactsTest : public ::testing::Test {
                    {"vocab_size", 10},          {"hidden_size", 8},
                    {"intermediate_size", 16},   {"num_hidden_layers", 2},
                    {"num_attention_heads", 2},  {"num_key_value_heads", 1},
-                   {"torch_dtype", "bfloat16"}, {"tie_word_embeddings", true},
-                   {"some_future_field", 7}};
+                   {"torch_dtype", "bfloat16"}, {"tie_word_embeddings", true}};
     config.update(changes);
     std::ofstream(folder_.path() + "/config.json") << config;
   }
