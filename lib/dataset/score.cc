@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "nlohmann/json.hpp"
 
@@ -39,6 +40,46 @@ std::optional<Json> ParseAnswer(std::string_view text) {
   Json json = Json::parse(Unwrap(text), nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return std::nullopt;
   return json;
+}
+
+// Name and arguments alone: OpenAI's form puts them into `function`, beside an id, with the arguments as text.
+Json Call(const Json& json) {
+  Json call = json.is_object() && json.contains("function") && json["function"].is_object() ? json["function"] : json;
+  if (call.is_object() && call.contains("arguments") && call["arguments"].is_string()) {
+    Json arguments = Json::parse(call["arguments"].get_ref<const std::string&>(), nullptr, /*allow_exceptions=*/false);
+    if (!arguments.is_discarded()) call["arguments"] = std::move(arguments);
+  }
+  return call;
+}
+
+bool AddCalls(std::string_view text, std::vector<Json>& calls) {
+  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_discarded() || !json.is_structured()) return false;
+  if (json.is_object()) {
+    calls.push_back(Call(json));
+  } else {
+    for (const Json& call : json) calls.push_back(Call(call));
+  }
+  return true;
+}
+
+// The calls of an answer: one JSON value, a list of them, or several in tags such as <tool_call>. Nothing if it has
+// other text.
+std::optional<std::vector<Json>> ParseCalls(std::string_view text) {
+  std::vector<Json> calls;
+  while (text.starts_with('<')) {
+    const size_t name_end = text.find('>');
+    if (name_end == std::string_view::npos) return std::nullopt;
+    const std::string close = "</" + std::string(text.substr(1, name_end));  // with its '>'
+    const size_t end = text.find(close, name_end);
+    if (end == std::string_view::npos || !AddCalls(text.substr(name_end + 1, end - name_end - 1), calls)) {
+      return std::nullopt;
+    }
+    text = Trim(text.substr(end + close.size()));
+  }
+  if (!text.empty() && !AddCalls(text, calls)) return std::nullopt;
+  if (calls.empty()) return std::nullopt;
+  return calls;
 }
 
 void CollectFields(const Json& value, const std::string& path, Fields& fields) {
@@ -82,6 +123,23 @@ int64_t Total(const Fields& fields) {
   return total;
 }
 
+void ScoreCalls(const std::vector<Json>& expected, std::string_view answer, AnswerScore& score, Fields& expected_fields,
+                Fields& answer_fields) {
+  for (const Json& call : expected) CollectFields(call, "", expected_fields);
+  const std::optional<std::vector<Json>> calls = ParseCalls(answer);
+  score.json_equal = calls && std::is_permutation(calls->begin(), calls->end(), expected.begin(), expected.end());
+  if (!calls) return;
+  for (const Json& call : *calls) CollectFields(call, "", answer_fields);
+}
+
+void ScoreJson(const Json& expected, std::string_view answer, AnswerScore& score, Fields& expected_fields,
+               Fields& answer_fields) {
+  CollectFields(expected, "", expected_fields);
+  const std::optional<Json> json = ParseAnswer(answer);
+  if (expected.is_structured()) score.json_equal = json && *json == expected;
+  if (json) CollectFields(*json, "", answer_fields);
+}
+
 }  // namespace
 
 AnswerScore ScoreAnswer(TaskType task, std::string_view expected, std::string_view answer) {
@@ -90,15 +148,14 @@ AnswerScore ScoreAnswer(TaskType task, std::string_view expected, std::string_vi
   AnswerScore score{.exact = expected == answer};
   if (!HasFields(task)) return score;
   Fields expected_fields, answer_fields;
+  const std::optional<std::vector<Json>> calls = task == TaskType::kToolCalling ? ParseCalls(expected) : std::nullopt;
   if (task == TaskType::kQa) {
     CollectWords(expected, expected_fields);
     CollectWords(answer, answer_fields);
-  } else if (const std::optional<Json> expected_json = ParseAnswer(expected)) {
-    CollectFields(*expected_json, "", expected_fields);
-    if (const std::optional<Json> answer_json = ParseAnswer(answer)) {
-      CollectFields(*answer_json, "", answer_fields);
-      score.exact = *expected_json == *answer_json;
-    }
+  } else if (calls) {
+    ScoreCalls(*calls, answer, score, expected_fields, answer_fields);
+  } else if (const std::optional<Json> json = ParseAnswer(expected)) {
+    ScoreJson(*json, answer, score, expected_fields, answer_fields);
   } else {
     CollectLines(expected, expected_fields);
     CollectLines(answer, answer_fields);
@@ -115,6 +172,8 @@ AnswerScore ScoreAnswer(TaskType task, std::string_view expected, std::string_vi
 void ScoreTotals::Add(const AnswerScore& score) {
   ++rows_;
   exact_ += score.exact;
+  json_rows_ += score.json_equal.has_value();
+  json_equal_ += score.json_equal.value_or(false);
   expected_ += score.fields_expected;
   answered_ += score.fields_answered;
   right_ += score.fields_right;
@@ -122,6 +181,11 @@ void ScoreTotals::Add(const AnswerScore& score) {
 
 double ScoreTotals::exact_match() const {
   return rows_ == 0 ? 0.0 : static_cast<double>(exact_) / static_cast<double>(rows_);
+}
+
+std::optional<double> ScoreTotals::json_equality() const {
+  if (json_rows_ == 0) return std::nullopt;
+  return static_cast<double>(json_equal_) / static_cast<double>(json_rows_);
 }
 
 double ScoreTotals::field_f1() const {
