@@ -37,7 +37,8 @@ absl::Status CheckPattern(const std::string& pattern) {
   }
   const RE2& compiled = Compiled(pattern);
   if (compiled.ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("'", pattern, "' is no regular expression: ", compiled.error()));
+  return absl::InvalidArgumentError(absl::StrCat("'", pattern, "' is no regular expression: ", compiled.error(),
+                                                 "; give one in RE2's syntax, such as .*\\.q_proj"));
 }
 
 bool MatchesWhole(const std::string& pattern, absl::string_view name) { return FullMatch(pattern, name); }

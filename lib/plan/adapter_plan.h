@@ -3,7 +3,6 @@
 
 #include <cstdint>
 
-#include "absl/status/status.h"
 #include "lib/checkpoint/adapter_config.h"
 #include "lib/checkpoint/model_config.h"
 #include "lib/plan/job_spec.h"
@@ -15,8 +14,5 @@ AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model);
 
 // Numbers that an adapter trains: A and B, DoRA's lengths, modules that are trained whole.
 int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model);
-
-// Errors: INVALID_ARGUMENT naming the field and the name that no linear layer, or no module, of the model has.
-absl::Status CheckNames(const LoraSpec& lora, const ModelConfig& model);
 
 }  // namespace luthier

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/adapter_names.h"
 #include "lib/plan/adapter_plan.h"
 
 namespace luthier {
@@ -153,7 +155,8 @@ Choice<std::string> ChooseLossOn(const Recipe& recipe, const DatasetFacts& datas
   return {"assistant", "rows are conversations"};
 }
 
-Choice<std::string> ChooseMetric(const std::string& task) {
+Choice<std::string> ChooseMetric(const std::string& task, const DatasetFacts& dataset) {
+  if (dataset.format == "text") return {"loss", "rows have no answers"};
   if (task == "ner" || task == "extraction") return {"field_f1", "answers are records"};
   if (task == "tool_calling") return {"json_equality", "answers are calls"};
   if (task == "chat" || task == "text") return {"loss", "answers have no single right form"};
@@ -234,6 +237,40 @@ void WarnAboutData(const Recipe& recipe, const DatasetFacts& dataset, std::vecto
   }
 }
 
+// Fields without effect. A value that would be chosen anyway is no wish of the user's: a server settles every value of
+// a spec before a trainer reads it.
+void WarnAboutEvaluation(const Recipe& given, const DatasetFacts& dataset, int64_t steps,
+                         std::vector<std::string>& warnings) {
+  if (dataset.has_validation) return;
+  const auto warn = [&](const char* field, const auto& value) {
+    warnings.push_back(absl::StrCat("evaluation.", field, ": ", value,
+                                    " has no effect without a validation part; give dataset.validation"));
+  };
+  const EvaluationSpec& evaluation = given.evaluation;
+  if (evaluation.every && *evaluation.every != ChooseEvaluationEvery(steps).value) warn("every", *evaluation.every);
+  if (evaluation.metric && *evaluation.metric != "loss" &&  // which leaves out the answers of the test part
+      *evaluation.metric != ChooseMetric(given.task, dataset).value) {
+    warn("metric", *evaluation.metric);
+  }
+}
+
+// A metric that the task's answers do not have would choose by something else.
+absl::Status CheckMetric(const Recipe& recipe) {
+  static const std::map<std::string, std::vector<std::string>> metrics = {
+      {"classification", {"exact_match", "loss"}},
+      {"ner", {"field_f1", "json_equality", "exact_match", "loss"}},
+      {"extraction", {"field_f1", "json_equality", "exact_match", "loss"}},
+      {"qa", {"exact_match", "field_f1", "loss"}},
+      {"tool_calling", {"json_equality", "field_f1", "exact_match", "loss"}},
+      {"chat", {"loss", "exact_match"}},
+      {"text", {"loss"}}};
+  const std::vector<std::string>& fitting = metrics.at(recipe.task);
+  const std::optional<std::string>& metric = recipe.evaluation.metric;
+  if (!metric || std::find(fitting.begin(), fitting.end(), *metric) != fitting.end()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("evaluation.metric: ", *metric, " does not fit task: ", recipe.task,
+                                                 "; give ", absl::StrJoin(fitting, ", "), ", or auto"));
+}
+
 absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const DatasetFacts& dataset) {
   if (dataset.rows <= 0) return absl::InvalidArgumentError("dataset: has no rows; give at least one");
   if (!dataset.has_validation && (recipe.evaluation.patience || recipe.checkpoint.publish == "best")) {
@@ -246,7 +283,7 @@ absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const 
                                                    " exceeds the model's context; give at most ",
                                                    config.max_position_embeddings, ", or auto"));
   }
-  return CheckNames(recipe.lora, config);
+  return CheckMetric(recipe);
 }
 
 std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.2f GB", static_cast<double>(bytes) / 1e9); }
@@ -278,7 +315,12 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   resolved.recipe = recipe;
   Settler settler(resolved.values);
   settler.Record("tuning", recipe.tuning, recipe.tuning == "lora" ? "default" : "given");
-  if (recipe.tuning == "lora") SettleLora(resolved.recipe.lora, dataset, settler);
+  if (recipe.tuning == "lora") {
+    SettleLora(resolved.recipe.lora, dataset, settler);
+    LUTHIER_RETURN_IF_ERROR(CheckAdapterNames(AdapterConfigOf(resolved.recipe.lora, model.config), model.config));
+  } else {
+    LUTHIER_RETURN_IF_ERROR(CheckFrozenNames(recipe.training.freeze, model.config));
+  }
 
   // Length, epochs and batch give the number of steps, on which learning rate and intervals depend.
   TrainingSpec& training = resolved.recipe.training;
@@ -332,7 +374,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
 
   EvaluationSpec& evaluation = resolved.recipe.evaluation;
   settler.Settle("evaluation.every", evaluation.every, ChooseEvaluationEvery(steps));
-  settler.Settle("evaluation.metric", evaluation.metric, ChooseMetric(recipe.task));
+  settler.Settle("evaluation.metric", evaluation.metric, ChooseMetric(recipe.task, dataset));
   settler.Settle("evaluation.max_rows", evaluation.max_rows, {200, "default: the figure is good to about 7 points"});
   settler.Settle("evaluation.max_new_tokens", evaluation.max_new_tokens, ChooseNewTokens(recipe.task));
   if (evaluation.patience) settler.Record("evaluation.patience", Text(*evaluation.patience), "given");
@@ -346,6 +388,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
 
   if (!inputs.full) WarnAboutCapacity(dataset, inputs.adapter_parameters, resolved.warnings);
   WarnAboutData(resolved.recipe, dataset, resolved.warnings);
+  WarnAboutEvaluation(recipe, dataset, steps, resolved.warnings);
   return resolved;
 }
 

@@ -63,6 +63,11 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   if (!spec.start_adapter.empty() && spec.recipe.tuning == "full") {
     reader.Violation("start_adapter", "goes with tuning: lora; for full training give the merged model as base_model");
   }
+  if (!spec.start_adapter.empty() && spec.init == "random") {
+    reader.Violation("start_adapter",
+                     "goes on from what was trained beside the base's weights, but init is random; "
+                     "remove start_adapter, or give init: pretrained");
+  }
   const std::vector<std::string> recipe_fields = RecipeFields();
   for (const std::string& field : recipe_fields) reader.Ignore(field.c_str());
   reader.Finish();

@@ -57,7 +57,15 @@ absl::StatusOr<Tokenizer> Tokenizer::LoadFile(const std::string& path) {
 }
 
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, LoadFile(folder + "/tokenizer.json"));
+  absl::StatusOr<Tokenizer> loaded = LoadFile(folder + "/tokenizer.json");
+  if (absl::IsNotFound(loaded.status())) {
+    return absl::NotFoundError(
+        absl::StrCat(folder,
+                     "/tokenizer.json: not found; give a model folder that has one, as "
+                     "transformers writes it: AutoTokenizer.from_pretrained(…).save_pretrained(…)"));
+  }
+  LUTHIER_RETURN_IF_ERROR(loaded.status());
+  Tokenizer tokenizer = *std::move(loaded);
   LUTHIER_RETURN_IF_ERROR(tokenizer.ReadSpecialTokens(folder));
   return tokenizer;
 }

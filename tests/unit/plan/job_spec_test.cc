@@ -133,6 +133,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/lora/rank_pattern", json::array({4}), "lora.rank_pattern: [4] is not a block"},
         BadField{"/lora/alpha_pattern", {{"q_proj", "big"}}, "lora.alpha_pattern: q_proj: \"big\" is not a number"},
         BadField{"/lora/rank_pattern", {{"(", 4}}, "lora.rank_pattern: '(' is no regular expression"},
+        BadField{"/lora/target_pattern", "([", "; give one in RE2's syntax, such as .*\\.q_proj"},
         BadField{"/lora/modules_to_save", {""}, "lora.modules_to_save: \"\" is not a name"},
         BadField{"/training/freeze", {"model.embed_tokens"}, "training.freeze: has values, but tuning is lora"},
         BadField{"/lora/rnak", 8, "lora.rnak: unknown field; did you mean 'rank'?"},

@@ -12,6 +12,7 @@ namespace {
 using ::testing::Contains;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 ModelFacts Model(int64_t hidden, int64_t layers, int64_t heads, int64_t kv_heads, int64_t mlp, int64_t vocab) {
   ModelFacts facts;
@@ -275,6 +276,101 @@ TEST(ResolveTest, MetricAndLossFollowTheTask) {
   EXPECT_EQ(MustResolve(recipe, Tiny(), dataset, Cpu()).recipe.training.loss_on, "all");
   recipe.task = "classification";
   EXPECT_EQ(MustResolve(recipe, Tiny(), Rows(600), Cpu()).recipe.evaluation.metric, "exact_match");
+}
+
+// Found before any weights are loaded, so that a server refuses at submit.
+TEST(ResolveTest, NamesThatMatchNothingAreRefusedByFieldAndValue) {
+  struct BadName {
+    const char* message;  // beginning
+    void (*give)(Recipe& recipe);
+  };
+  const BadName names[] = {
+      {"lora.target_modules: 'q_prj' is no linear layer", [](Recipe& r) { r.lora.target_modules = {"q_prj"}; }},
+      {"lora.exclude_modules: 'q_prj' is no linear layer", [](Recipe& r) { r.lora.exclude_modules = {"q_prj"}; }},
+      {"lora.rank_pattern: 'q_prj' matches none of the layers",
+       [](Recipe& r) { r.lora.rank_pattern = {{"q_prj", 8}}; }},
+      {"lora.rank_pattern: 'v_proj' matches none of the layers",
+       [](Recipe& r) {
+         r.lora.target_modules = {"q_proj"};
+         r.lora.rank_pattern = {{"v_proj", 8}};
+       }},
+      {"lora.alpha_pattern: 'q_prj' matches none of the layers",
+       [](Recipe& r) { r.lora.alpha_pattern = {{"q_prj", 8}}; }},
+      {"lora.layers: 99 is no layer of the model; give numbers from 0 to 3",
+       [](Recipe& r) { r.lora.layers = {0, 99}; }},
+      {"lora.layers: 4 is no layer", [](Recipe& r) { r.lora.layers = {4}; }},
+      {"lora.layers: [0] leaves none",
+       [](Recipe& r) {
+         r.lora.target_modules = {"lm_head"};
+         r.lora.layers = {0};
+       }},
+      {"lora.modules_to_save: 'proj' is also the end of", [](Recipe& r) { r.lora.modules_to_save = {"proj"}; }},
+      {"lora.modules_to_save: 'norm' is also the end of", [](Recipe& r) { r.lora.modules_to_save = {"norm"}; }},
+      {"lora.modules_to_save: 'embed_token' is no module", [](Recipe& r) { r.lora.modules_to_save = {"embed_token"}; }},
+      {"lora.modules_to_save: [q_proj] trains whole",
+       [](Recipe& r) {
+         r.lora.target_modules = {"q_proj"};
+         r.lora.modules_to_save = {"q_proj"};
+       }},
+      {"lora.target_pattern: 'q_proj' matches no linear layer; a pattern must match whole names, which are like "
+       "model.layers.0",
+       [](Recipe& r) { r.lora.target_pattern = "q_proj"; }},
+      {"lora.exclude_modules: [q_proj, v_proj] leaves no linear layer",
+       [](Recipe& r) {
+         r.lora.target_modules = {"q_proj", "v_proj"};
+         r.lora.exclude_modules = {"q_proj", "v_proj"};
+       }},
+      {"training.freeze: 'model.embed_token' matches no weight",
+       [](Recipe& r) {
+         r.tuning = "full";
+         r.training.freeze = {"model.embed_token"};
+       }},
+  };
+  for (const BadName& name : names) {
+    Recipe recipe;
+    name.give(recipe);
+    const absl::Status status = Resolve(recipe, Tiny(), Rows(600), Cpu()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << name.message;
+    EXPECT_THAT(std::string(status.message()), ::testing::StartsWith(name.message));
+  }
+  Recipe recipe;
+  recipe.lora.layers = {0, 3};
+  recipe.lora.rank_pattern = {{"q_proj", 8}, {R"(layers\.3\..*)", 4}};
+  recipe.lora.modules_to_save = {"model.norm", "embed_tokens", "lm_head"};
+  recipe.lora.exclude_modules = {"down_proj"};
+  MustResolve(recipe, Tiny(), Rows(600), Cpu());
+}
+
+TEST(ResolveTest, AMetricThatTheTaskLacksIsRefused) {
+  const auto resolve = [](const char* task, const char* metric) {
+    Recipe recipe;
+    recipe.task = task;
+    recipe.evaluation.metric = metric;
+    return std::string(Resolve(recipe, Tiny(), Rows(600), Cpu()).status().message());
+  };
+  EXPECT_EQ(resolve("classification", "field_f1"),
+            "evaluation.metric: field_f1 does not fit task: classification; give exact_match, loss, or auto");
+  EXPECT_THAT(resolve("chat", "json_equality"), HasSubstr("json_equality does not fit task: chat"));
+  EXPECT_THAT(resolve("text", "exact_match"), HasSubstr("give loss, or auto"));
+  EXPECT_EQ(resolve("tool_calling", "json_equality"), "");
+  EXPECT_EQ(resolve("qa", "field_f1"), "");
+}
+
+TEST(ResolveTest, EvaluationSettingsWithoutAValidationPartAreWarnedAbout) {
+  Recipe recipe;
+  recipe.task = "extraction";
+  recipe.evaluation.every = 7;
+  recipe.evaluation.metric = "exact_match";
+  DatasetFacts dataset = Rows(600);
+  EXPECT_THAT(MustResolve(recipe, Tiny(), dataset, Cpu()).warnings,
+              ::testing::IsSupersetOf({HasSubstr("evaluation.every: 7 has no effect without a validation part"),
+                                       HasSubstr("evaluation.metric: exact_match has no effect")}));
+  dataset.has_validation = true;
+  EXPECT_THAT(MustResolve(recipe, Tiny(), dataset, Cpu()).warnings, Not(Contains(HasSubstr("no effect"))));
+  // A trainer resolves what a server has settled: nobody wished for those values.
+  dataset.has_validation = false;
+  const Recipe settled = MustResolve({}, Tiny(), dataset, Cpu()).recipe;
+  EXPECT_THAT(MustResolve(settled, Tiny(), dataset, Cpu()).warnings, Not(Contains(HasSubstr("no effect"))));
 }
 
 }  // namespace

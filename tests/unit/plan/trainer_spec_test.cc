@@ -54,6 +54,16 @@ TEST(TrainerSpecTest, ReportsEveryViolationTogether) {
   EXPECT_THAT(message, HasSubstr("labels: unknown field"));
 }
 
+TEST(TrainerSpecTest, AWarmStartNeedsTheBaseThatItWasTrainedOn) {
+  const auto spec = ParseTrainerSpec({{"protocol", 1},
+                                      {"base_model", "m"},
+                                      {"init", "random"},
+                                      {"start_adapter", "a"},
+                                      {"dataset", {{"train", "a.jsonl"}}}});
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr("start_adapter: goes on from"));
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr("init: pretrained"));
+}
+
 TEST(TrainerSpecTest, NamesTheFileThatCannotBeRead) {
   TempFolder folder;
   EXPECT_EQ(ReadTrainerSpec(folder.path() + "/absent.json").status().code(), absl::StatusCode::kNotFound);
