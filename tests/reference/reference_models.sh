@@ -38,6 +38,8 @@ if [ -d "$models/llama" ]; then # the committed fixtures
   must_fail mistral 's/"sliding_window": 5/"sliding_window": 6/'
   must_fail gemma2 's/"final_logit_softcapping": 6.0/"final_logit_softcapping": 600.0/'
   must_fail smollm3 '/"no_rope_layers": \[/,/\]/d'
+elif [ -d "$models/llama_dora" ]; then
+  must_fail llama_dora 's/"rope_theta": 10000.0/"rope_theta": 100.0/'
 else
   must_fail llama3_rope_tied 's/"rope_theta": 500000.0/"rope_theta": 400000.0/'
   must_fail mistral_sliding 's/"sliding_window": 12/"sliding_window": 13/'
