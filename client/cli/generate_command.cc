@@ -29,7 +29,8 @@ struct Arguments {
   std::string adapter;
   std::string system;
   std::string prompt;
-  std::string max_new_tokens, temperature, top_p, top_k, seed;
+  std::string max_new_tokens, temperature, top_p, top_k, repetition_penalty, seed;
+  std::vector<std::string> stops;
 };
 
 // What luthier-trainer loads.
@@ -94,6 +95,8 @@ std::vector<std::string> TrainerArguments(const Arguments& arguments, const Fold
   add("--temperature", arguments.temperature);
   add("--top-p", arguments.top_p);
   add("--top-k", arguments.top_k);
+  add("--repetition-penalty", arguments.repetition_penalty);
+  for (const std::string& stop : arguments.stops) add("--stop", stop);
   add("--seed", arguments.seed);
   if (json) add("-o", "json");
   return line;
@@ -159,6 +162,12 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
       ->type_name("X");
   command.add_option("--top-p", arguments->top_p, "Nucleus sampling")->type_name("P");
   command.add_option("--top-k", arguments->top_k, "0 keeps all tokens")->type_name("N");
+  command
+      .add_option("--repetition-penalty", arguments->repetition_penalty,
+                  "Above 1: tokens of prompt and answer become less likely")
+      ->type_name("X");
+  command.add_option("--stop", arguments->stops, "Text that ends an answer, and is no part of it; may be repeated")
+      ->type_name("TEXT");
   command.add_option("--seed", arguments->seed, "Seed of sampling")->type_name("N");
 }
 

@@ -68,6 +68,70 @@ TEST(GeneratorTest, AnInterruptEndsRowsWhereTheyAre) {
   EXPECT_EQ(Generate(*fixture.tuned, {{1, 7, 30}}, options)[0].size(), 3u);
 }
 
+// transformers' RepetitionPenaltyLogitsProcessor, token by token from a whole forward pass.
+TEST(GeneratorTest, TheRepetitionPenaltyIsThatOfTransformers) {
+  at::NoGradGuard no_grad;
+  const ModelFixture fixture("llama");
+  for (const double penalty : {1.3, 50.0, 0.5}) {
+    GenerateOptions options;
+    options.max_new_tokens = 8;
+    options.repetition_penalty = penalty;
+    const std::vector<std::vector<int32_t>> prompts = {{1, 7, 30, 7}, {4, 4}};
+    const auto answers = Generate(*fixture.tuned, prompts, options);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      std::vector<int32_t> row = prompts[i];
+      for (const int32_t id : answers[i]) {
+        const Tensor logits = Logits(*fixture.tuned, BatchOf({row}))[-1].clone();
+        for (int64_t token = 0; token < logits.size(0); ++token) {
+          if (std::find(row.begin(), row.end(), token) == row.end()) continue;
+          const double score = logits[token].item<double>();
+          logits[token] = score < 0 ? score * penalty : score / penalty;
+        }
+        EXPECT_EQ(id, logits.argmax().item<int64_t>()) << penalty << ", prompt " << i << ", token " << row.size();
+        row.push_back(id);
+      }
+    }
+  }
+}
+
+TEST(GeneratorTest, ARowEndsWhereItIsComplete) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 6;
+  const auto whole = Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options);
+  options.is_complete = [&](const std::vector<int32_t>& answer) {
+    return answer.size() == 2 && answer[0] == whole[0][0];
+  };
+  const auto answers = Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options);
+  EXPECT_EQ(answers[0], std::vector<int32_t>(whole[0].begin(), whole[0].begin() + 2));
+  EXPECT_EQ(answers[1],
+            whole[0][0] == whole[1][0] ? std::vector<int32_t>(whole[1].begin(), whole[1].begin() + 2) : whole[1]);
+}
+
+TEST(GeneratorTest, TextIsCutAtTheFirstStopString) {
+  EXPECT_EQ(CutAtStop("one two three", {"three", "two"}).text, "one ");
+  EXPECT_TRUE(CutAtStop("one two three", {"three", "two"}).stopped);
+  EXPECT_EQ(CutAtStop("one", {"two"}).text, "one");
+  EXPECT_FALSE(CutAtStop("one", {}).stopped);
+}
+
+// A sampled answer is the same alone, first, last, and in another batch of 32.
+TEST(GeneratorTest, ASampledAnswerDoesNotDependOnItsNeighbours) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 12;
+  options.temperature = 1.5;
+  options.top_p = 0.95;
+  options.top_k = 30;
+  const std::vector<int32_t> prompt = {1, 7, 30};
+  const auto alone = Generate(*fixture.tuned, {prompt}, options)[0];
+  EXPECT_EQ(Generate(*fixture.tuned, {prompt, {4, 4}, {9}}, options)[0], alone);
+  EXPECT_EQ(Generate(*fixture.tuned, {{4, 4}, {9}, prompt}, options)[2], alone);
+  std::vector<std::vector<int32_t>> many(40, {1, 2});
+  many.push_back(prompt);
+  EXPECT_EQ(Generate(*fixture.tuned, many, options)[40], alone);
+}
+
 TEST(GeneratorTest, SamplingFollowsItsSeed) {
   const ModelFixture fixture("llama");
   GenerateOptions options;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <tuple>
 
 namespace luthier {
 namespace {
@@ -61,15 +62,27 @@ class CachedAttention : public Attention {
   std::vector<Tensor> values_;
 };
 
-// Sampling as transformers' logits processors do it: temperature, then top-k, then top-p.
-Tensor Sample(const Tensor& logits_BV, const GenerateOptions& options, at::Generator& generator) {
+// Changes the logits of one row, which holds these tokens.
+void PenalizeRepetition(Tensor logits_V, const std::vector<int64_t>& row, double penalty) {
+  // A token counts once, however often it came.
+  const Tensor seen = std::get<0>(at::_unique(at::tensor(row, at::kLong), /*sorted=*/false));
+  const Tensor scores = logits_V.index_select(0, seen);
+  logits_V.index_copy_(0, seen, at::where(scores < 0, scores * penalty, scores / penalty));
+}
+
+// Sampling as transformers' logits processors do it: temperature, then top-k, then top-p. A generator for each row.
+Tensor Sample(const Tensor& logits_BV, const GenerateOptions& options, std::vector<at::Generator>& generators) {
   if (options.temperature == 0) return logits_BV.argmax(-1);
-  auto [sorted_BV, ids_BV] = (logits_BV.to(at::kFloat) / options.temperature).sort(-1, /*descending=*/true);
+  auto [sorted_BV, ids_BV] = (logits_BV / options.temperature).sort(-1, /*descending=*/true);
   if (options.top_k > 0 && options.top_k < sorted_BV.size(1)) sorted_BV.slice(1, options.top_k).fill_(-INFINITY);
   const Tensor probabilities_BV = sorted_BV.softmax(-1);
   const Tensor before_BV = probabilities_BV.cumsum(-1) - probabilities_BV;  // mass of the more probable tokens
   const Tensor kept_BV = probabilities_BV.masked_fill(before_BV >= options.top_p, 0);
-  return ids_BV.gather(1, kept_BV.multinomial(1, false, generator)).squeeze(1);
+  std::vector<Tensor> drawn;
+  for (size_t b = 0; b < generators.size(); ++b) {
+    drawn.push_back(kept_BV[static_cast<int64_t>(b)].multinomial(1, false, generators[b]));
+  }
+  return ids_BV.gather(1, at::stack(drawn)).squeeze(1);
 }
 
 // Rows that are decoded together: what each holds so far, and the cache of it.
@@ -84,6 +97,9 @@ class Decoding {
 
   // Logits of each row's next token.
   Tensor Logits() const { return model_.head().Logits(h_BD_, adapter_); }
+
+  // What each row holds: its prompt, and what was appended.
+  const std::vector<std::vector<int64_t>>& rows() const { return rows_; }
 
   // Appends one token to every row.
   void Append(const Tensor& next_B) {
@@ -135,24 +151,40 @@ bool FillsContext(size_t tokens, const GenerateOptions& options) {
   return options.context > 0 && static_cast<int64_t>(tokens) >= options.context;
 }
 
+// The next token of every row, on the CPU.
+Tensor NextTokens(const Decoding& decoding, const GenerateOptions& options, std::vector<at::Generator>& generators) {
+  Tensor logits_BV = decoding.Logits().to(at::kCPU, at::kFloat);
+  if (options.repetition_penalty != 1) {
+    logits_BV = logits_BV.clone();
+    for (size_t b = 0; b < decoding.rows().size(); ++b) {
+      PenalizeRepetition(logits_BV[static_cast<int64_t>(b)], decoding.rows()[b], options.repetition_penalty);
+    }
+  }
+  return Sample(logits_BV, options, generators);
+}
+
 std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model,
                                                 const std::vector<const std::vector<int32_t>*>& prompts,
-                                                const GenerateOptions& options, size_t adapter,
-                                                at::Generator& generator) {
+                                                const GenerateOptions& options, size_t adapter) {
   std::vector<std::vector<int64_t>> rows;
-  for (const std::vector<int32_t>* prompt : prompts) rows.emplace_back(prompt->begin(), prompt->end());
+  std::vector<at::Generator> generators;
+  for (const std::vector<int32_t>* prompt : prompts) {
+    rows.emplace_back(prompt->begin(), prompt->end());
+    generators.push_back(at::detail::createCPUGenerator(options.seed));
+  }
   Decoding decoding(model, std::move(rows), options.max_new_tokens, adapter);
   std::vector<std::vector<int32_t>> answers(prompts.size());
   std::vector<bool> ended(prompts.size(), false);
   for (int64_t step = 0; step < options.max_new_tokens && !options.interrupted(); ++step) {
-    const Tensor next_B = Sample(decoding.Logits(), options, generator).to(at::kCPU);
+    const Tensor next_B = NextTokens(decoding, options, generators);
     for (size_t b = 0; b < prompts.size(); ++b) {
       if (ended[b]) continue;
       const auto id = static_cast<int32_t>(next_B[static_cast<int64_t>(b)].item<int64_t>());
       ended[b] = std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end();
       if (ended[b]) continue;
       answers[b].push_back(id);
-      ended[b] = FillsContext(prompts[b]->size() + answers[b].size(), options);
+      ended[b] = FillsContext(prompts[b]->size() + answers[b].size(), options) ||
+                 (options.is_complete && options.is_complete(answers[b]));
     }
     if (step + 1 == options.max_new_tokens || std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
     decoding.Append(next_B);
@@ -165,7 +197,6 @@ std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model,
 std::vector<std::vector<int32_t>> Generate(const DecoderModel& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateOptions& options, size_t adapter) {
   at::NoGradGuard no_grad;
-  at::Generator generator = at::detail::createCPUGenerator(options.seed);
   // Prompts of similar length together, so that little of a batch is padding.
   std::vector<size_t> order;
   for (size_t i = 0; i < prompts.size(); ++i) {
@@ -178,10 +209,17 @@ std::vector<std::vector<int32_t>> Generate(const DecoderModel& model, const std:
     const size_t end = std::min(begin + kBatchRows, order.size());
     std::vector<const std::vector<int32_t>*> batch;
     for (size_t i = begin; i < end; ++i) batch.push_back(&prompts[order[i]]);
-    auto batch_answers = GenerateBatch(model, batch, options, adapter, generator);
+    auto batch_answers = GenerateBatch(model, batch, options, adapter);
     for (size_t i = begin; i < end; ++i) answers[order[i]] = std::move(batch_answers[i - begin]);
   }
   return answers;
+}
+
+StoppedText CutAtStop(std::string text, const std::vector<std::string>& stops) {
+  size_t end = std::string::npos;
+  for (const std::string& stop : stops) end = std::min(end, text.find(stop));
+  if (end == std::string::npos) return {std::move(text), false};
+  return {text.substr(0, end), true};
 }
 
 }  // namespace luthier
