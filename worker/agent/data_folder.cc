@@ -62,6 +62,12 @@ FileLock::~FileLock() {
 }
 
 absl::StatusOr<DataFolder> DataFolder::Open(const std::string& root) {
+  // What is in there is deleted, so it must be an agent's.
+  if (!fs::exists(root + "/lock") && fs::exists(root + "/discarded")) {
+    return absl::FailedPreconditionError(absl::StrCat("--data-dir: ", root,
+                                                      " holds a folder `discarded` and is no agent's; "
+                                                      "give an empty folder, or one that a luthier-worker made"));
+  }
   LUTHIER_RETURN_IF_ERROR(CreateFolders(root + "/jobs"));
   absl::StatusOr<FileLock> lock = FileLock::TryAcquire(root + "/lock");
   if (absl::IsUnavailable(lock.status())) {

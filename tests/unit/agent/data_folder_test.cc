@@ -40,6 +40,15 @@ TEST(DataFolderTest, BelongsToOneAgent) {
   EXPECT_TRUE(DataFolder::Open(temp.path()).ok());
 }
 
+// `--data-dir ~` must not delete what a person keeps there.
+TEST(DataFolderTest, DeletesNothingInAFolderThatIsNoAgents) {
+  const TempFolder temp;
+  fs::create_directories(temp.path() + "/discarded/drafts");
+  const auto refused = DataFolder::Open(temp.path());
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused.status())) << refused.status();
+  EXPECT_TRUE(fs::exists(temp.path() + "/discarded/drafts"));
+}
+
 TEST(DataFolderTest, KeepsTheNodeIdItMadeAndTakesTheOneGiven) {
   const TempFolder temp;
   const auto folder = DataFolder::Open(temp.path());
