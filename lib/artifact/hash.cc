@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -29,6 +30,19 @@ constexpr std::array<uint32_t, 256> MakeCrcTable() {
 }
 
 constexpr std::array<uint32_t, 256> kCrcTable = MakeCrcTable();
+
+constexpr uint64_t kXxhPrimes[] = {0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63,
+                                   0x27D4EB2F165667C5};
+
+uint64_t XxhRound(uint64_t lane, uint64_t word) { return std::rotl(lane + word * kXxhPrimes[1], 31) * kXxhPrimes[0]; }
+
+// Little-endian, as every machine that this runs on.
+template <typename Word>
+Word Read(std::span<const std::byte> bytes) {
+  Word word;
+  std::memcpy(&word, bytes.data(), sizeof(Word));
+  return word;
+}
 
 }  // namespace
 
@@ -77,6 +91,33 @@ absl::StatusOr<std::string> Sha256OfFile(const std::string& path) {
 bool IsSha256Hex(absl::string_view text) {
   return text.size() == 64 &&
          std::all_of(text.begin(), text.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+uint64_t Xxh64(std::span<const std::byte> bytes) {
+  const uint64_t size = bytes.size();
+  uint64_t hash = kXxhPrimes[4];
+  if (bytes.size() >= 32) {
+    uint64_t lanes[] = {kXxhPrimes[0] + kXxhPrimes[1], kXxhPrimes[1], 0, 0 - kXxhPrimes[0]};
+    for (; bytes.size() >= 32; bytes = bytes.subspan(32)) {
+      for (size_t i = 0; i < 4; ++i) lanes[i] = XxhRound(lanes[i], Read<uint64_t>(bytes.subspan(8 * i)));
+    }
+    hash = std::rotl(lanes[0], 1) + std::rotl(lanes[1], 7) + std::rotl(lanes[2], 12) + std::rotl(lanes[3], 18);
+    for (const uint64_t lane : lanes) hash = (hash ^ XxhRound(0, lane)) * kXxhPrimes[0] + kXxhPrimes[3];
+  }
+  hash += size;
+  for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
+    hash = std::rotl(hash ^ XxhRound(0, Read<uint64_t>(bytes)), 27) * kXxhPrimes[0] + kXxhPrimes[3];
+  }
+  if (bytes.size() >= 4) {
+    hash = std::rotl(hash ^ (Read<uint32_t>(bytes) * kXxhPrimes[0]), 23) * kXxhPrimes[1] + kXxhPrimes[2];
+    bytes = bytes.subspan(4);
+  }
+  for (const std::byte byte : bytes) {
+    hash = std::rotl(hash ^ (static_cast<uint64_t>(byte) * kXxhPrimes[4]), 11) * kXxhPrimes[0];
+  }
+  hash = (hash ^ (hash >> 33)) * kXxhPrimes[1];
+  hash = (hash ^ (hash >> 29)) * kXxhPrimes[2];
+  return hash ^ (hash >> 32);
 }
 
 uint32_t Crc32c(absl::string_view bytes, uint32_t crc) {

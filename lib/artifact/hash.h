@@ -1,4 +1,4 @@
-// SHA-256 of artifacts and CRC32C of stream chunks.
+// SHA-256 of artifacts, CRC32C of stream chunks, and a quick hash of large content.
 #pragma once
 
 #include <cstddef>
@@ -41,5 +41,9 @@ bool IsSha256Hex(absl::string_view text);
 
 // CRC32C (Castagnoli, RFC 3720 appendix B.4). `crc` is the result for the bytes before, 0 at the start.
 uint32_t Crc32c(absl::string_view bytes, uint32_t crc = 0);
+
+// XXH64 with seed 0 (github.com/Cyan4973/xxHash, doc/xxhash_spec.md): tells at the speed of memory whether content
+// changed. SHA-256, which also holds against intent, takes seconds a GB where the CPU has no instructions for it.
+uint64_t Xxh64(std::span<const std::byte> bytes);
 
 }  // namespace luthier

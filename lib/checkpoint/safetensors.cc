@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -313,6 +314,16 @@ absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
     }
   }
   return weights;
+}
+
+std::string ContentHash(const std::map<std::string, TensorView>& tensors) {
+  Sha256 hash;
+  for (const auto& [name, tensor] : tensors) {
+    hash.Update(absl::StrCat(name, "\n", DtypeName(tensor.dtype), ShapeString(tensor.shape),
+                             absl::Hex(Xxh64(tensor.bytes)), "\n"));
+    ReleasePages(tensor);
+  }
+  return hash.FinishHex();
 }
 
 void ReleasePages(const TensorView& tensor) {

@@ -77,6 +77,10 @@ class WeightFolder {
   std::map<std::string, TensorView> tensors_;
 };
 
+// SHA-256 over names, formats, shapes and an XXH64 of each tensor's bytes: equal content, in whatever files it lies.
+// Reads everything once (about 0.2 s a GB), and leaves none of it in this process's memory.
+std::string ContentHash(const std::map<std::string, TensorView>& tensors);
+
 // Gives back the memory that a stored tensor's pages take since they were read; whoever touches them again reads the
 // file again.
 void ReleasePages(const TensorView& tensor);

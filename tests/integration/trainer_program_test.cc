@@ -119,25 +119,64 @@ TEST_F(TrainerProgramTest, TellsStartProgressEvaluationCheckpointAndFinish) {
   EXPECT_TRUE(std::filesystem::exists(Out("run") + "/adapter/adapter_model.safetensors"));
 }
 
-// The promise behind every checkpoint: killed after any step and started again, the run ends with the same bytes.
-TEST_F(TrainerProgramTest, KilledAfterEveryStepItEndsWithBitIdenticalWeights) {
-  ASSERT_EQ(Train(LoraSpec(), Out("whole")).exit_code, 0);
-  const std::string expected = ReadText(Out("whole") + "/adapter/adapter_model.safetensors");
+struct KilledRun {
+  const char* name;
+  const char* changes;  // of LoraSpec, as JSON
+  const char* weights;
+};
+
+class KillTest : public TrainerProgramTest, public ::testing::WithParamInterface<KilledRun> {
+ protected:
+  // Ends by SIGKILL, `when` the next checkpoint gets its name.
+  static ProgramResult TrainKilled(const std::string& spec, const std::string& out, const std::string& when) {
+    return RunProgram({"/usr/bin/env", "KILL_AT_RENAME=" + when, "KILL_AT_RENAME_TO=/checkpoints/step-",
+                       std::string("LD_PRELOAD=") + LUTHIER_KILL_AT_RENAME, LUTHIER_TRAINER_PROGRAM, "run", "--spec",
+                       spec, "--out", out});
+  }
+};
+
+// The promise behind every checkpoint: killed at any step, just before and just after its checkpoint is there, and
+// started again, the run ends with the same bytes.
+TEST_P(KillTest, KilledAtEveryStepItEndsWithBitIdenticalWeights) {
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 5;
+  spec["evaluation"]["every"] = 2;
+  spec.merge_patch(json::parse(GetParam().changes));
+  const ProgramResult whole = Train(spec, Out("whole"));
+  ASSERT_EQ(whole.exit_code, 0) << whole.output;
+  const std::string expected = ReadText(Out("whole") + GetParam().weights);
   ASSERT_FALSE(expected.empty());
 
-  int kills = 0;
-  ProgramResult last;
-  for (int round = 0; round < 40 && last.exit_code != 0; ++round) {
-    last = Train(LoraSpec(), Out("killed"), [&](const std::string& output, pid_t pid) {
-      if (output.find("\"event\":\"checkpoint\"") != std::string::npos) kill(pid, SIGKILL);
-    });
-    if (last.signal == SIGKILL) ++kills;
+  WriteText(Out("spec.json"), spec.dump());
+  const auto resumed_step = [](const ProgramResult& run) {
+    return (*Find(Events(run.output), "started"))["resumed_step"];
+  };
+  for (int step = 1; step < 5; ++step) {
+    for (const char* when : {"before", "after"}) {
+      const ProgramResult killed = TrainKilled(Out("spec.json"), Out("killed"), when);
+      ASSERT_EQ(killed.signal, SIGKILL) << step << " " << when << killed.output;
+      EXPECT_EQ(resumed_step(killed), step - 1) << when;
+      EXPECT_EQ(std::filesystem::exists(Out("killed") + "/checkpoints/step-" + std::to_string(step)),
+                when == std::string("after"));
+    }
   }
-  ASSERT_EQ(last.exit_code, 0);
-  EXPECT_GE(kills, 4);
-  EXPECT_GT((*Find(Events(last.output), "started"))["resumed_step"], 0);
-  EXPECT_EQ(ReadText(Out("killed") + "/adapter/adapter_model.safetensors"), expected);
+  const ProgramResult last = Train(spec, Out("killed"));
+  ASSERT_EQ(last.exit_code, 0) << last.output;
+  EXPECT_EQ(resumed_step(last), 4);
+  EXPECT_EQ(ReadText(Out("killed") + GetParam().weights), expected);
+  // What was chosen on the way is chosen again.
+  EXPECT_EQ(Events(last.output).back()["published_step"], Events(whole.output).back()["published_step"]);
 }
+
+INSTANTIATE_TEST_SUITE_P(
+    Runs, KillTest,
+    ::testing::Values(KilledRun{"Lora", "{}", "/adapter/adapter_model.safetensors"},
+                      KilledRun{"Full", R"({"tuning": "full", "lora": null})", "/model/model.safetensors"},
+                      KilledRun{"Bf16", R"({"training": {"precision": "bf16"}})", "/adapter/adapter_model.safetensors"},
+                      KilledRun{"LayersComputedAgainWithDropout",
+                                R"({"lora": {"dropout": 0.3}, "training": {"activation_checkpointing": true}})",
+                                "/adapter/adapter_model.safetensors"}),
+    [](const auto& info) { return info.param.name; });
 
 TEST_F(TrainerProgramTest, ADamagedCheckpointFallsBackToTheOneBeforeWithAWarning) {
   ASSERT_EQ(Train(LoraSpec(), Out("whole")).exit_code, 0);
@@ -198,6 +237,28 @@ TEST_F(TrainerProgramTest, ACheckpointOfAnotherSpecIsRefused) {
   EXPECT_EQ(run.exit_code, 1);
   EXPECT_EQ(Events(run.output).back()["cause"], "CONFIG");
   EXPECT_THAT(run.output, HasSubstr("another spec"));
+}
+
+// A base of the same shape and size is another base all the same; so are other rows to choose the best weights by.
+TEST_F(TrainerProgramTest, ACheckpointOfAnotherBaseOrMetricIsRefused) {
+  std::filesystem::copy(base_, Out("base"));
+  json spec = LoraSpec();
+  spec["base_model"] = Out("base");
+  Train(spec, Out("run"), [&](const std::string& output, pid_t pid) {
+    if (output.find("step-2") != std::string::npos) kill(pid, SIGKILL);
+  });
+  json other = spec;
+  other["evaluation"]["metric"] = "loss";
+  EXPECT_THAT(Train(other, Out("run")).output, HasSubstr("another spec"));
+  std::fstream weights(Out("base") + "/model.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+  weights.seekg(-1000, std::ios::end);
+  const int byte = weights.get();
+  weights.seekp(-1000, std::ios::end);
+  weights.put(static_cast<char>(byte ^ 1));
+  weights.close();
+  const ProgramResult run = Train(spec, Out("run"));
+  EXPECT_EQ(run.exit_code, 1);
+  EXPECT_THAT(run.output, HasSubstr("another spec, base model or rows"));
 }
 
 TEST_F(TrainerProgramTest, SigtermWritesACheckpointAndSaysStopped) {
@@ -287,6 +348,25 @@ TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished
   EXPECT_EQ(Events(Train(spec, Out("last")).output).back()["published_step"], finished["step"]);
 }
 
+TEST_F(TrainerProgramTest, WhatAnEvaluationCannotTellIsWarnedAbout) {
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 1;
+  spec["task"] = "extraction";
+  spec["evaluation"]["metric"] = "json_equality";  // answers are `even` and `odd`
+  std::filesystem::copy(shared_->path() + "/train.jsonl", Out("same.jsonl"));
+  spec["dataset"]["validation"] = Out("same.jsonl");
+  const ProgramResult run = Train(spec, Out("run"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  std::string warnings;
+  const std::vector<json> events = Events(run.output);
+  for (const json& event : events) {
+    if (event["event"] == "warning") warnings += event["message"].get<std::string>() + "\n";
+  }
+  EXPECT_THAT(warnings, HasSubstr("has the rows of the training file"));
+  EXPECT_THAT(warnings, HasSubstr("evaluation.metric: json_equality needs answers in JSON"));
+  EXPECT_THAT(warnings, HasSubstr("exact_match chooses the best weights"));
+}
+
 TEST_F(TrainerProgramTest, PatienceEndsARunThatGainsNothing) {
   json spec = LoraSpec();
   WriteText(Out("validation.jsonl"), ChatLine("row 1", "QQQQ") + ChatLine("row 2", "QQQQ"));
@@ -371,6 +451,122 @@ TEST_F(TrainerProgramTest, PlanSaysBeforehandWhatARunDoes) {
   const CapturedResult refused = plan({});
   EXPECT_EQ(refused.exit_code, 1);
   EXPECT_THAT(refused.err, HasSubstr("lora.rank"));
+}
+
+// `export --out BASE` once deleted the base's weights.
+TEST_F(TrainerProgramTest, ExportAndRunNeverTouchWhatTheyRead) {
+  ASSERT_EQ(Train(LoraSpec(), Out("run")).exit_code, 0);
+  std::filesystem::copy(base_, Out("base"));
+  const std::string adapter = Out("run") + "/adapter", weights = ReadText(Out("base") + "/model.safetensors");
+  const auto export_to = [&](const std::string& format, const std::string& place) {
+    return RunCaptured({LUTHIER_TRAINER_PROGRAM, "export", "--base", Out("base"), "--adapter", adapter, "--format",
+                        format, "--out", place});
+  };
+  std::filesystem::create_directory(Out("notes"));
+  WriteText(Out("notes") + "/thesis.txt", "mine");
+  for (const std::string& place :
+       {Out("base"), Out("base") + "/merged", folder_.path(), adapter, Out("run"), Out("notes")}) {
+    const CapturedResult refused = export_to("merged", place);
+    EXPECT_EQ(refused.exit_code, 1) << place;
+    EXPECT_THAT(refused.err, HasSubstr("--out: " + place)) << place;
+  }
+  EXPECT_EQ(export_to("gguf", Out("base") + "/model.safetensors").exit_code, 1);
+  EXPECT_EQ(export_to("gguf", Out("notes") + "/thesis.txt").exit_code, 1);
+  EXPECT_EQ(ReadText(Out("base") + "/model.safetensors"), weights);
+  EXPECT_EQ(ReadText(Out("notes") + "/thesis.txt"), "mine");
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(export_to("merged", Out("merged")).exit_code, 0);
+    EXPECT_EQ(export_to("gguf", Out("adapter.gguf")).exit_code, 0);
+  }
+
+  json spec = LoraSpec();
+  spec["base_model"] = Out("base");
+  for (const std::string& out : {Out("base"), Out("base") + "/run"}) {
+    WriteText(Out("spec.json"), spec.dump());
+    const ProgramResult refused =
+        RunProgram({LUTHIER_TRAINER_PROGRAM, "run", "--spec", Out("spec.json"), "--out", out});
+    EXPECT_EQ(refused.exit_code, 1);
+    const std::vector<json> events = Events(refused.output);
+    EXPECT_EQ(events.back()["cause"], "CONFIG");
+    EXPECT_EQ(events.back()["attempt"], "jobs/j/attempts/1");
+    EXPECT_THAT(events.back()["message"].get<std::string>(), HasSubstr("base_model"));
+  }
+  WriteText(Out("notes") + "/report.json", "mine");
+  EXPECT_EQ(Train(spec, Out("notes")).exit_code, 1);
+  EXPECT_EQ(ReadText(Out("notes") + "/report.json"), "mine");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(Out("base")), {}),
+            std::distance(std::filesystem::directory_iterator(base_), {}));
+}
+
+// Several tasks on one base: which adapter answers is said for all questions, or for each.
+TEST_F(TrainerProgramTest, GenerateChoosesAdaptersAndStopsAtStrings) {
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 2;
+  ASSERT_EQ(Train(spec, Out("run")).exit_code, 0);
+  const std::string adapter = Out("run") + "/adapter";
+  const auto generate = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {
+        LUTHIER_TRAINER_PROGRAM, "generate",  "--base",       base_,           "--adapter",
+        "a=" + adapter,          "--adapter", "b=" + adapter, "--temperature", "1",
+        "--max-new-tokens",      "24",        "-o",           "json"};
+    command.insert(command.end(), more.begin(), more.end());
+    return RunCaptured(command);
+  };
+  const std::vector<json> both = Events(generate({"--prompt", "row 1"}).out);
+  ASSERT_EQ(both.size(), 2u);
+  const std::vector<json> one = Events(generate({"--prompt", "row 1", "--use", "b"}).out);
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0]["model"], "b");
+  EXPECT_EQ(one[0]["answer"], both[1]["answer"]);
+  EXPECT_THAT(generate({"--prompt", "row 1", "--use", "c"}).err,
+              HasSubstr("'c' is not loaded; give one of base, a, b"));
+
+  WriteText(Out("questions"), R"({"prompt": "row 1", "adapter": "b"}
+{"prompt": "row 1", "adapter": "base"}
+{"prompt": "row 2"}
+{"prompt": "row 1", "adaptor": "b"}
+)");
+  const CapturedResult lines =
+      RunCaptured({"/bin/sh", "-c",
+                   std::string(LUTHIER_TRAINER_PROGRAM) + " generate --base " + base_ + " --adapter a=" + adapter +
+                       " --adapter b=" + adapter +
+                       " --temperature 1 --max-new-tokens 24 -o json --use a --input json < " + Out("questions")});
+  const std::vector<json> answers = Events(lines.out);
+  ASSERT_EQ(answers.size(), 3u) << lines.err;
+  EXPECT_EQ(answers[0], one[0]);
+  EXPECT_EQ(answers[1]["model"], "base");
+  EXPECT_EQ(answers[2]["model"], "a");
+  EXPECT_THAT(lines.err, HasSubstr("line 4"));
+  EXPECT_THAT(lines.err, HasSubstr("adaptor"));
+
+  const std::string whole = one[0]["answer"];
+  ASSERT_GT(whole.size(), 8u);
+  const std::string stop = whole.substr(3, 4);  // lies across tokens, which are bytes here
+  ASSERT_EQ(stop.find('\0'), std::string::npos);
+  const std::vector<json> stopped =
+      Events(generate({"--prompt", "row 1", "--use", "b", "--stop", "never", "--stop", stop}).out);
+  EXPECT_EQ(stopped[0]["answer"], whole.substr(0, whole.find(stop)));
+}
+
+TEST_F(TrainerProgramTest, GenerateRefusesFlagsByNameAndValueWithARemedy) {
+  const std::pair<const char*, const char*> flags[] = {
+      {"--top-p", "0"},  {"--top-p", "1.5"}, {"--temperature", "nan"},  {"--temperature", "-1"},
+      {"--top-k", "-5"}, {"--seed", "-1"},   {"--max-new-tokens", "0"}, {"--repetition-penalty", "0"},
+      {"--stop", ""}};
+  for (const auto& [flag, value] : flags) {
+    const CapturedResult refused =
+        RunCaptured({LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_, "--prompt", "x", flag, value});
+    EXPECT_EQ(refused.exit_code, 2) << flag << " " << value;
+    EXPECT_THAT(refused.err, HasSubstr(std::string(flag) + ": " + value)) << flag << " " << value;
+    EXPECT_THAT(refused.err, HasSubstr("; give")) << flag << " " << value;
+  }
+  for (const auto& [first, second] : {std::pair("x", "y"), std::pair("a=x", "a=y"), std::pair("b=x", "base=y")}) {
+    const CapturedResult refused = RunCaptured({LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_, "--prompt", "x",
+                                                "--adapter", first, "--adapter", second});
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_THAT(refused.err, HasSubstr(std::string("--adapter: ") + second)) << first;
+    EXPECT_THAT(refused.err, HasSubstr("NAME=FOLDER")) << first;
+  }
 }
 
 double ChildrenCpuSeconds() {
@@ -598,6 +794,18 @@ INSTANTIATE_TEST_SUITE_P(
                                [](json& spec, const std::string&) { spec["lora"]["rank"] = 0; }},
                       BadInput{"UnknownTarget", "CONFIG", "q_prj",
                                [](json& spec, const std::string&) { spec["lora"]["target_modules"] = {"q_prj"}; }},
+                      BadInput{"LayerThatIsNotThere", "CONFIG", "lora.layers: 99",
+                               [](json& spec, const std::string&) { spec["lora"]["layers"] = {0, 99}; }},
+                      BadInput{"MetricOfAnotherTask", "CONFIG", "evaluation.metric: field_f1",
+                               [](json& spec, const std::string&) { spec["evaluation"]["metric"] = "field_f1"; }},
+                      BadInput{"MoreThreadsThanCpus", "CONFIG", "resources.threads: 1024",
+                               [](json& spec, const std::string&) { spec["resources"]["threads"] = 1024; }},
+                      BadInput{"MissingTokenizer", "CONFIG", "tokenizer.json: not found; give a model folder",
+                               [](json& spec, const std::string& folder) {
+                                 std::filesystem::copy(spec["base_model"].get<std::string>(), folder + "/base");
+                                 std::filesystem::remove(folder + "/base/tokenizer.json");
+                                 spec["base_model"] = folder + "/base";
+                               }},
                       BadInput{"PatienceWithoutValidation", "CONFIG", "evaluation.patience",
                                [](json& spec, const std::string&) {
                                  spec["dataset"].erase("validation");

@@ -7,16 +7,23 @@
 #include <csignal>
 #include <filesystem>
 #include <iostream>
+#include <map>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/encode.h"
+#include "lib/plan/block_reader.h"
 #include "lib/plan/trainer_spec.h"
 #include "worker/trainer/distributed/rank_processes.h"
 #include "worker/trainer/export/export.h"
+#include "worker/trainer/export/export_place.h"
 #include "worker/trainer/export/gguf_adapter.h"
 #include "worker/trainer/generate/generator.h"
 #include "worker/trainer/lora/lora.h"
@@ -33,6 +40,28 @@ namespace {
 int Fail(const absl::Status& status) {
   std::cerr << "error: " << status.message() << "\n";
   return 1;
+}
+
+// Nothing that a run reads may be what it writes.
+absl::Status CheckOut(const TrainerSpec& spec, const std::string& out) {
+  std::vector<ExportInput> inputs = {{"base_model", spec.base_model}};
+  if (!spec.start_adapter.empty()) inputs.emplace_back("start_adapter", spec.start_adapter);
+  return CheckRunFolder(out, spec.recipe.tuning == "lora" ? "adapter" : "model", inputs);
+}
+
+// More threads than CPUs only wait for each other; that few are let through everywhere keeps specs portable.
+// `ranks` divide them.
+absl::Status UseThreads(const ResourceSpec& resources, int ranks) {
+  constexpr int64_t kAlways = 4;
+  const int64_t most = std::max<int64_t>(kAlways, std::thread::hardware_concurrency());
+  if (resources.threads.value_or(1) > most) {
+    return absl::InvalidArgumentError(absl::StrCat("resources.threads: ", *resources.threads,
+                                                   " is more than this machine has CPUs; give at most ", most,
+                                                   ", or auto"));
+  }
+  const auto threads = static_cast<int>(resources.threads.value_or(at::get_num_threads()));
+  at::set_num_threads(std::max(1, threads / ranks));
+  return absl::OkStatus();
 }
 
 struct RunArguments {
@@ -68,25 +97,29 @@ int RunCommand(const RunArguments& arguments) {
   }
   static RunControl control;  // outlives main: the thread that reads commands never ends
   absl::StatusOr<TrainerSpec> spec = ReadTrainerSpec(arguments.spec);
-  std::error_code error;
-  std::filesystem::create_directories(arguments.out, error);
-  const auto fail_early = [](const char* cause, const absl::Status& status) {
-    EventWriter(stdout, "local", "").Write("failed", {{"cause", cause}, {"message", std::string(status.message())}});
+  const auto fail_early = [&](const char* cause, const absl::Status& status) {
+    EventWriter(stdout, spec.ok() ? spec->attempt : "local", "")
+        .Write("failed", {{"cause", cause}, {"message", std::string(status.message())}});
     return Fail(status);
   };
-  if (error)
+  if (!spec.ok()) return fail_early("CONFIG", spec.status());
+  if (absl::Status status = CheckOut(*spec, arguments.out); !status.ok()) return fail_early("CONFIG", status);
+  std::error_code error;
+  std::filesystem::create_directories(arguments.out, error);
+  if (error) {
     return fail_early("STORAGE",
                       absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
-  if (!spec.ok()) return fail_early("CONFIG", spec.status());
+  }
   const int ranks = static_cast<int>(spec->recipe.resources.devices.value_or(1));
+  const RankPlace place = arguments.place.value_or(RankPlace());
+  if (absl::Status status = UseThreads(spec->recipe.resources, place.size); !status.ok()) {
+    return fail_early("CONFIG", status);
+  }
   if (ranks > 1 && !arguments.place) {
     if (absl::Status status = CheckDevices(spec->recipe); !status.ok()) return fail_early("CONFIG", status);
     return RunEveryRank(arguments, ranks);
   }
-  const RankPlace place = arguments.place.value_or(RankPlace());
-  const auto threads = spec->recipe.resources.threads.value_or(at::get_num_threads());
-  at::set_num_threads(std::max(1, static_cast<int>(threads) / place.size));
-  EventWriter events(stdout, spec->attempt, place.rank == 0 ? arguments.out + "/metrics.jsonl" : "");
+  EventWriter events(stdout, spec->attempt, place.rank == 0 ? arguments.out + "/" + kMetricsFile : "");
   ListenForCommands(control);
   StopOnSignal(control);
   const absl::Status status = RunAttempt(*spec, arguments.out, place, events, control);
@@ -103,7 +136,7 @@ struct PlanArguments {
 
 absl::Status PlanJob(const PlanArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const TrainerSpec spec, ReadTrainerSpec(arguments.spec));
-  if (spec.recipe.resources.threads) at::set_num_threads(static_cast<int>(*spec.recipe.resources.threads));
+  LUTHIER_RETURN_IF_ERROR(UseThreads(spec.recipe.resources, /*ranks=*/1));
   LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json report, MakePlanReport(spec, arguments.measure));
   std::cout << (arguments.output == "json"
                     ? report.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"
@@ -125,8 +158,33 @@ struct Loaded {
   const ChatTemplate* template_or_null() const { return chat_template ? &*chat_template : nullptr; }
 };
 
-// `adapters`: "NAME=DIR", or "DIR" for the name "tuned".
-absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std::vector<std::string>& adapters) {
+// An adapter as the command line names it.
+struct NamedFolder {
+  std::string name;
+  std::string folder;
+};
+
+// "NAME=DIR", or "DIR" for the name "tuned".
+absl::StatusOr<std::vector<NamedFolder>> ParseAdapters(const std::vector<std::string>& adapters) {
+  std::vector<NamedFolder> parsed;
+  std::set<std::string> names = {"base"};
+  for (const std::string& adapter : adapters) {
+    const size_t equals = adapter.find('=');
+    const bool named = equals != std::string::npos && !std::filesystem::is_directory(adapter);
+    parsed.push_back(named ? NamedFolder{adapter.substr(0, equals), adapter.substr(equals + 1)}
+                           : NamedFolder{"tuned", adapter});
+    const std::string& name = parsed.back().name;
+    if (!name.empty() && names.insert(name).second) continue;
+    return absl::InvalidArgumentError(absl::StrCat("--adapter: ", adapter, ": the name '", name, "' is ",
+                                                   name.empty()     ? "empty"
+                                                   : name == "base" ? "the base model's"
+                                                                    : "taken",
+                                                   "; give each adapter a name of its own, as NAME=FOLDER"));
+  }
+  return parsed;
+}
+
+absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std::vector<NamedFolder>& adapters) {
   LUTHIER_ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(base));
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(base));
   LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(base, facts.config, at::kFloat, WeightUse::kFrozen));
@@ -136,11 +194,9 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std:
     loaded->chat_template = *std::move(chat_template);
   }
   LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {}));
-  for (const std::string& adapter : adapters) {
-    const size_t equals = adapter.find('=');
-    loaded->names.push_back(equals == std::string::npos ? "tuned" : adapter.substr(0, equals));
-    LUTHIER_ASSIGN_OR_RETURN(
-        Adapter read, ReadAdapter(equals == std::string::npos ? adapter : adapter.substr(equals + 1), facts.config));
+  for (const NamedFolder& adapter : adapters) {
+    loaded->names.push_back(adapter.name);
+    LUTHIER_ASSIGN_OR_RETURN(Adapter read, ReadAdapter(adapter.folder, facts.config));
     LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {&read}));
     loaded->adapters.push_back(std::move(read));
   }
@@ -150,22 +206,71 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std:
 struct GenerateArguments {
   std::string base;
   std::vector<std::string> adapters;
+  std::string use;
   std::string system;
   std::string prompt;
+  std::string input = "text";
   std::string output = "text";
+  std::vector<std::string> stops;
   GenerateOptions options;
 };
 
-// Answers one prompt with the base or with every adapter given.
-absl::Status Answer(const Loaded& loaded, const GenerateArguments& arguments, const std::string& prompt) {
+// What a model is asked, and which one; without a name all adapters, or the base where there is none.
+struct Question {
+  std::string prompt;
+  std::string system;
+  std::string adapter;
+};
+
+// A line of standard input.
+absl::StatusOr<Question> ParseLine(const std::string& line, const GenerateArguments& arguments) {
+  Question question{line, arguments.system, arguments.use};
+  if (arguments.input == "text") return question;
+  const nlohmann::json json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const std::map<std::string, std::string*> fields = {
+      {"prompt", &question.prompt}, {"system", &question.system}, {"adapter", &question.adapter}};
+  bool fits = json.is_object() && json.contains("prompt");
+  for (auto field = json.begin(); fits && field != json.end(); ++field) {
+    fits = fields.contains(field.key()) && field->is_string();
+    if (fits) *fields.at(field.key()) = field->get<std::string>();
+  }
+  if (fits) return question;
+  return absl::InvalidArgumentError(
+      absl::StrCat(line,
+                   " is no question; with --input json give {\"prompt\": \"…\"}, and where wanted the texts "
+                   "\"adapter\" and \"system\""));
+}
+
+absl::StatusOr<std::vector<size_t>> ModelsToAsk(const Loaded& loaded, const std::string& name) {
+  std::vector<size_t> models;
+  if (name.empty()) {
+    for (size_t i = loaded.names.size() > 1 ? 1 : 0; i < loaded.names.size(); ++i) models.push_back(i);
+    return models;
+  }
+  const auto found = std::find(loaded.names.begin(), loaded.names.end(), name);
+  if (found == loaded.names.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("adapter: '", name, "' is not loaded; give one of ",
+                                                   absl::StrJoin(loaded.names, ", "), ", or load it with --adapter ",
+                                                   name, "=FOLDER"));
+  }
+  models.push_back(static_cast<size_t>(found - loaded.names.begin()));
+  return models;
+}
+
+absl::Status Answer(const Loaded& loaded, const GenerateArguments& arguments, const Question& question) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<size_t> models, ModelsToAsk(loaded, question.adapter));
   const RowEncoder encoder(loaded.tokenizer, loaded.template_or_null(), {});
   OrderedJson messages = OrderedJson::array();
-  if (!arguments.system.empty()) messages.push_back({{"role", "system"}, {"content", arguments.system}});
-  messages.push_back({{"role", "user"}, {"content", prompt}});
+  if (!question.system.empty()) messages.push_back({{"role", "system"}, {"content", question.system}});
+  messages.push_back({{"role", "user"}, {"content", question.prompt}});
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, encoder.EncodeMessages(messages));
   GenerateOptions options = arguments.options;
   options.stop_ids = encoder.stop_ids();
   options.context = loaded.config.max_position_embeddings;
+  const auto text_of = [&](const std::vector<int32_t>& answer) {
+    return CutAtStop(loaded.tokenizer.Decode(answer, /*skip_special_tokens=*/true).value_or(""), arguments.stops);
+  };
+  if (!arguments.stops.empty()) options.is_complete = [&](const auto& answer) { return text_of(answer).stopped; };
   if (static_cast<int64_t>(ids.size()) >= options.context) {
     return absl::InvalidArgumentError(
         absl::StrCat("--prompt: has ", ids.size(),
@@ -173,34 +278,83 @@ absl::Status Answer(const Loaded& loaded, const GenerateArguments& arguments, co
                      "model's context of ",
                      options.context, "; give a shorter one"));
   }
-  const size_t first = loaded.names.size() > 1 ? 1 : 0;
-  for (size_t i = first; i < loaded.names.size(); ++i) {
-    const auto answers = Generate(*loaded.models[i], {ids}, options);
-    LUTHIER_ASSIGN_OR_RETURN(const std::string text, loaded.tokenizer.Decode(answers[0], /*skip_special_tokens=*/true));
+  for (const size_t i : models) {
+    const std::string text = text_of(Generate(*loaded.models[i], {ids}, options)[0]).text;
     if (arguments.output == "json") {
-      std::cout << nlohmann::json{{"model", loaded.names[i]}, {"prompt", prompt}, {"answer", text}}.dump(
+      std::cout << nlohmann::json{{"model", loaded.names[i]}, {"prompt", question.prompt}, {"answer", text}}.dump(
                        -1, ' ', false, nlohmann::json::error_handler_t::replace)
                 << std::endl;
     } else {
-      if (loaded.names.size() > 2) std::cout << loaded.names[i] << ": ";
+      if (models.size() > 1) std::cout << loaded.names[i] << ": ";
       std::cout << text << std::endl;
     }
   }
   return absl::OkStatus();
 }
 
-int GenerateCommand(const GenerateArguments& arguments) {
-  const auto loaded = Load(arguments.base, arguments.adapters);
-  if (!loaded.ok()) return Fail(loaded.status());
-  if (!arguments.prompt.empty()) {
-    const absl::Status status = Answer(**loaded, arguments, arguments.prompt);
-    return status.ok() ? 0 : Fail(status);
-  }
+absl::Status AnswerAll(const GenerateArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<NamedFolder> adapters, ParseAdapters(arguments.adapters));
+  LUTHIER_ASSIGN_OR_RETURN(const auto loaded, Load(arguments.base, adapters));
+  if (!arguments.prompt.empty()) return Answer(*loaded, arguments, {arguments.prompt, arguments.system, arguments.use});
   std::string line;
-  while (std::getline(std::cin, line)) {
-    if (absl::Status status = Answer(**loaded, arguments, line); !status.ok()) return Fail(status);
+  for (int64_t number = 1; std::getline(std::cin, line); ++number) {
+    absl::StatusOr<Question> question = ParseLine(line, arguments);
+    const absl::Status status = question.ok() ? Answer(*loaded, arguments, *question) : question.status();
+    if (!status.ok()) {
+      return absl::Status(status.code(), absl::StrCat("standard input, line ", number, ": ", status.message()));
+    }
   }
-  return 0;
+  return absl::OkStatus();
+}
+
+// For flags: CLI11 puts the flag in front of what these say.
+CLI::Validator Within(const NumberRange& range) {
+  return CLI::Validator(
+      [range](std::string& text) -> std::string {
+        double value = 0;
+        if (absl::SimpleAtod(text, &value) && range.Contains(value)) return "";
+        return absl::StrCat(text, " is out of range; give ", range.words);
+      },
+      "");
+}
+
+CLI::Validator WholeNumber(int64_t low, int64_t high) {
+  return CLI::Validator(
+      [low, high](std::string& text) -> std::string {
+        int64_t value = 0;
+        if (absl::SimpleAtoi(text, &value) && value >= low && value <= high) return "";
+        return absl::StrCat(text, " is out of range; give a whole number from ", low, " to ", high);
+      },
+      "");
+}
+
+constexpr int64_t kMostTokens = int64_t{1} << 24, kMostSeed = int64_t{1} << 53;
+constexpr NumberRange kTemperature = {0, 100, true, true, "a number from 0 (greedy) to 100"};
+constexpr NumberRange kTopP = {0, 1, false, true, "a number above 0 and at most 1"};
+constexpr NumberRange kPenalty = {0, 100, false, true, "a number above 0 (1 changes nothing) and at most 100"};
+
+void AddSamplingFlags(CLI::App& command, GenerateArguments& generate) {
+  GenerateOptions& options = generate.options;
+  command.add_option("--max-new-tokens", options.max_new_tokens, "Tokens to generate at most")
+      ->check(WholeNumber(1, kMostTokens))
+      ->capture_default_str();
+  command.add_option("--temperature", options.temperature, "0 is greedy")
+      ->check(Within(kTemperature))
+      ->capture_default_str();
+  command.add_option("--top-p", options.top_p, "Nucleus sampling")->check(Within(kTopP))->capture_default_str();
+  command.add_option("--top-k", options.top_k, "0 keeps all tokens")
+      ->check(WholeNumber(0, kMostTokens))
+      ->capture_default_str();
+  command
+      .add_option("--repetition-penalty", options.repetition_penalty,
+                  "Above 1: tokens of prompt and answer become less likely")
+      ->check(Within(kPenalty))
+      ->capture_default_str();
+  command.add_option("--stop", generate.stops, "Text that ends an answer, and is no part of it; may be repeated")
+      ->check([](const std::string& text) { return text.empty() ? std::string("is empty; give a text") : ""; });
+  command.add_option("--seed", options.seed, "Seed of sampling")
+      ->check(WholeNumber(0, kMostSeed))
+      ->capture_default_str();
 }
 
 struct EvaluateArguments {
@@ -213,8 +367,8 @@ struct EvaluateArguments {
 };
 
 absl::Status EvaluateFile(const EvaluateArguments& arguments) {
-  std::vector<std::string> adapters;
-  if (!arguments.adapter.empty()) adapters.push_back(arguments.adapter);
+  std::vector<NamedFolder> adapters;
+  if (!arguments.adapter.empty()) adapters.push_back({"tuned", arguments.adapter});
   LUTHIER_ASSIGN_OR_RETURN(const auto loaded, Load(arguments.base, adapters));
   LUTHIER_ASSIGN_OR_RETURN(const TaskType task, ParseTaskType(arguments.task));
   const RowEncoder encoder(loaded->tokenizer, loaded->template_or_null(), {});
@@ -254,7 +408,9 @@ PackedBatch ProbeTokens(const ModelConfig& config) {
 
 // An adapter in another form: merged into its base, or as llama.cpp reads it.
 absl::Status Export(const ExportArguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(const auto loaded, Load(arguments.base, {arguments.adapter}));
+  LUTHIER_RETURN_IF_ERROR(
+      CheckExportPlace("--out", arguments.out, {{"--base", arguments.base}, {"--adapter", arguments.adapter}}));
+  LUTHIER_ASSIGN_OR_RETURN(const auto loaded, Load(arguments.base, {{"tuned", arguments.adapter}}));
   LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json config_json, ReadConfigJson(arguments.base));
   const Adapter& adapter = loaded->adapters[0];
   const PackedBatch probe = ProbeTokens(loaded->config);
@@ -300,14 +456,16 @@ int Main(int argc, char** argv) {
   generate_command->add_option("--base", generate.base, "Base model folder")->required();
   generate_command->add_option("--adapter", generate.adapters,
                                "Adapter folder, or NAME=FOLDER; may be repeated: all share one base");
+  generate_command->add_option("--use", generate.use,
+                               "Answer with the adapter of this name only, or with `base`; default: with each");
   generate_command->add_option("--system", generate.system, "System message");
   generate_command->add_option("--prompt", generate.prompt, "User message");
-  generate_command->add_option("--max-new-tokens", generate.options.max_new_tokens, "Tokens to generate at most")
+  AddSamplingFlags(*generate_command, generate);
+  generate_command
+      ->add_option("--input", generate.input,
+                   "text: a line is a prompt; json: it is {\"prompt\": …, \"adapter\": NAME, \"system\": …}")
+      ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
-  generate_command->add_option("--temperature", generate.options.temperature, "0 is greedy")->capture_default_str();
-  generate_command->add_option("--top-p", generate.options.top_p, "Nucleus sampling")->capture_default_str();
-  generate_command->add_option("--top-k", generate.options.top_k, "0 keeps all tokens")->capture_default_str();
-  generate_command->add_option("--seed", generate.options.seed, "Seed of sampling")->capture_default_str();
   generate_command->add_option("-o,--output", generate.output, "text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
@@ -319,6 +477,7 @@ int Main(int argc, char** argv) {
   evaluate_command->add_option("--data", evaluate.data, "JSONL file")->required()->check(CLI::ExistingFile);
   evaluate_command->add_option("--task", evaluate.task, "Kind of task, for scoring")->capture_default_str();
   evaluate_command->add_option("--max-new-tokens", evaluate.max_new_tokens, "Tokens to generate a row at most")
+      ->check(WholeNumber(1, kMostTokens))
       ->capture_default_str();
 
   ExportArguments exporting;
@@ -332,7 +491,8 @@ int Main(int argc, char** argv) {
       ->required()
       ->check(CLI::IsMember({"merged", "gguf"}));
   export_command
-      ->add_option("--out", exporting.out, "Folder (merged) or file (gguf) to write; what is there is replaced")
+      ->add_option("--out", exporting.out,
+                   "Folder (merged) or file (gguf) to write; replaced only if it is an earlier export")
       ->required();
 
   app.add_subcommand("version", "Version and device.");
@@ -347,7 +507,10 @@ int Main(int argc, char** argv) {
     const absl::Status status = PlanJob(plan);
     return status.ok() ? 0 : Fail(status);
   }
-  if (generate_command->parsed()) return GenerateCommand(generate);
+  if (generate_command->parsed()) {
+    const absl::Status status = AnswerAll(generate);
+    return status.ok() ? 0 : Fail(status);
+  }
   if (evaluate_command->parsed()) {
     const absl::Status status = EvaluateFile(evaluate);
     return status.ok() ? 0 : Fail(status);

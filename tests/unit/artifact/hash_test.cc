@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <span>
 
 #include "tests/support/temp_folder.h"
 
@@ -51,6 +52,15 @@ TEST(Crc32cTest, AgreesWithTheStandardsVectors) {
 }
 
 TEST(Crc32cTest, GoesOnFromTheBytesBefore) { EXPECT_EQ(Crc32c("56789", Crc32c("1234")), Crc32c("123456789")); }
+
+// Of the specification's reference program.
+TEST(HashTest, Xxh64EqualsItsReference) {
+  const auto hash = [](absl::string_view text) { return Xxh64(std::as_bytes(std::span(text.data(), text.size()))); };
+  EXPECT_EQ(hash(""), 0xef46db3751d8e999);
+  EXPECT_EQ(hash("a"), 0xd24ec4f1a98c6e5b);
+  EXPECT_EQ(hash("abc"), 0x44bc2cf5ad770999);
+  EXPECT_EQ(hash("xxhash is a hash of some sixty bytes here, with a rest: 123456"), 0xae7e3699a786e77b);
+}
 
 }  // namespace
 }  // namespace luthier

@@ -14,6 +14,7 @@
 #include "tests/support/model_fixture.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
+#include "worker/trainer/export/export_place.h"
 #include "worker/trainer/export/gguf_adapter.h"
 
 namespace luthier {
@@ -139,6 +140,81 @@ TEST_F(ExportTest, AnExportThatComputesSomethingElseFails) {
             absl::StatusCode::kInternal);
 }
 
+// Rounding 16-bit weights moves logits by more than one layer that was merged without its adapter: logits alone would
+// let it through.
+TEST_F(ExportTest, OneWrongLayerIsNoticedIn16BitsToo) {
+  const ModelFixture fixture("llama");
+  const json config_json = WithDtype(fixture.config_json, "bfloat16");
+  auto merged = *MergeAdapter(fixture.config, fixture.base, fixture.adapter);
+  ASSERT_TRUE(
+      ExportModel({merged.weights, config_json, fixture.folder + "/base", {2}}, {*fixture.tuned, probe_}, Out("m"))
+          .ok());
+  const std::string layer = "model.layers.0.self_attn.v_proj.weight";
+  merged.weights[layer] = fixture.base.at(layer);
+  const absl::Status status =
+      ExportModel({merged.weights, config_json, fixture.folder + "/base", {2}}, {*fixture.tuned, probe_}, Out("wrong"));
+  EXPECT_EQ(status.code(), absl::StatusCode::kInternal) << status;
+  EXPECT_FALSE(std::filesystem::exists(Out("wrong")));
+}
+
+TEST_F(ExportTest, ABitThatIsWrongInAFileIsNoticed) {
+  const ModelFixture fixture("llama");
+  const auto plain = *MakeModel(fixture.config, fixture.base, {});
+  const json config_json = WithDtype(fixture.config_json, "float16");
+  ASSERT_TRUE(ExportModel({fixture.base, config_json, fixture.folder + "/base", {2}}, {*plain, probe_}, Out("m")).ok());
+  EXPECT_TRUE(CompareWeights(fixture.base, at::kHalf, Out("m")).ok());
+  EXPECT_EQ(CompareWeights(fixture.base, at::kBFloat16, Out("m")).code(), absl::StatusCode::kInternal);
+  std::fstream file(Out("m/model.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(-1, std::ios::end);
+  const int last = file.get();
+  file.seekp(-1, std::ios::end);
+  file.put(static_cast<char>(last ^ 1));
+  file.close();
+  EXPECT_EQ(CompareWeights(fixture.base, at::kHalf, Out("m")).code(), absl::StatusCode::kInternal);
+}
+
+TEST_F(ExportTest, NothingButAnEarlierExportIsReplaced) {
+  const ModelFixture fixture("llama");
+  const auto plain = *MakeModel(fixture.config, fixture.base, {});
+  const auto export_to = [&](const std::string& place, const DecoderModel& trained) {
+    return ExportAdapter(fixture.adapter, fixture.base, fixture.config, {trained, probe_}, place);
+  };
+  ASSERT_TRUE(export_to(Out("a"), *fixture.tuned).ok());
+  ASSERT_TRUE(export_to(Out("a"), *fixture.tuned).ok());
+  // One that fails leaves the one before, and nothing of its own.
+  EXPECT_EQ(export_to(Out("a"), *plain).code(), absl::StatusCode::kInternal);
+  EXPECT_TRUE(ReadAdapter(Out("a"), fixture.config).ok());
+  EXPECT_FALSE(std::filesystem::exists(Out(".unfinished-a")));
+
+  WriteText(Out("a/notes.txt"), "mine");
+  EXPECT_THAT(std::string(export_to(Out("a"), *fixture.tuned).message()), HasSubstr("other things than an earlier"));
+  EXPECT_TRUE(std::filesystem::exists(Out("a/notes.txt")));
+  // What PEFT or transformers wrote has the same names, and is not ours.
+  std::filesystem::copy(fixture.folder + "/adapter_final", Out("theirs"));
+  EXPECT_EQ(export_to(Out("theirs"), *fixture.tuned).code(), absl::StatusCode::kInvalidArgument);
+  WriteText(Out("file"), "mine");
+  EXPECT_EQ(export_to(Out("file"), *fixture.tuned).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(
+      ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out("file")).code(),
+      absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(std::filesystem::file_size(Out("file")), 4u);
+}
+
+TEST_F(ExportTest, APlaceThatIsOrHoldsOrLiesInAnInputIsRefused) {
+  std::filesystem::create_directories(Out("models/base"));
+  std::filesystem::create_directory_symlink(Out("models/base"), Out("link"));
+  const std::vector<ExportInput> inputs = {{"--base", Out("models/base")}};
+  for (const char* place : {"models/base", "models/base/", "models", "models/base/merged", "models/x/../base", "link",
+                            "link/merged", "link/merged/../../base"}) {
+    const absl::Status status = CheckExportPlace("--out", Out(place), inputs);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << place;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("--out: ")) << place;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("--base")) << place;
+  }
+  for (const char* place : {"models/base2", "merged", "models/merged"})
+    EXPECT_TRUE(CheckExportPlace("--out", Out(place), inputs).ok()) << place;
+}
+
 TEST_F(ExportTest, LargeModelsComeInShardsWithAnIndex) {
   constexpr int64_t kShardBytes = 6000;
   const ModelFixture fixture("llama");
@@ -180,6 +256,17 @@ TEST_F(ExportTest, GenerationStopsAtEveryTokenThatEndsAnAnswer) {
   const json generation = ends({7});
   EXPECT_EQ(generation["eos_token_id"], json({5, 7}));
   EXPECT_EQ(generation["temperature"], 0.6);
+}
+
+TEST_F(ExportTest, GenerationSettingsComeAlongWhereNoTokenEndsAnAnswer) {
+  const ModelFixture fixture("llama");
+  const auto plain = *MakeModel(fixture.config, fixture.base, {});
+  std::filesystem::copy(fixture.folder + "/base", Out("base"));
+  json config_json = fixture.config_json;
+  config_json.erase("eos_token_id");
+  WriteText(Out("base/generation_config.json"), R"({"temperature": 0.6})");
+  ASSERT_TRUE(ExportModel({fixture.base, config_json, Out("base"), {}}, {*plain, probe_}, Out("m")).ok());
+  EXPECT_EQ(ReadJson(Out("m/generation_config.json")), json({{"temperature", 0.6}}));
 }
 
 TEST_F(ExportTest, TokenizerAndTemplateComeAlong) {

@@ -43,6 +43,28 @@ TEST(SelectionTest, FieldsCountWhereTheMetricSaysSo) {
   EXPECT_TRUE(selection.Add(2, Result(2.0, 0.1, 0.6), "field_f1"));
 }
 
+TEST(SelectionTest, JsonEqualityIsAFigureOfItsOwn) {
+  Selection selection;
+  EvaluationResult first = Result(2.0, 0.9), second = Result(2.0, 0.1);
+  first.json_equality = 0.5;
+  second.json_equality = 0.6;
+  selection.Add(1, first, "json_equality");
+  EXPECT_TRUE(selection.Add(2, second, "json_equality"));
+}
+
+// A loss that stands in for a score would choose anything.
+TEST(SelectionTest, AMetricThatTheRowsLackIsReplacedBeforeTheRun) {
+  EvaluationSplit split;
+  EXPECT_EQ(UsableMetric("exact_match", TaskType::kClassification, split), "loss");
+  split.prompts = {{{1}, "", "even", 1}};
+  EXPECT_EQ(UsableMetric("exact_match", TaskType::kClassification, split), "exact_match");
+  EXPECT_EQ(UsableMetric("json_equality", TaskType::kExtraction, split), "exact_match");
+  split.prompts.push_back({{1}, "", R"({"a": 1})", 2});
+  EXPECT_EQ(UsableMetric("json_equality", TaskType::kExtraction, split), "json_equality");
+  Selection selection;
+  EXPECT_ANY_THROW(selection.Add(1, Result(2.0), "exact_match"));
+}
+
 TEST(SelectionTest, SurvivesACheckpoint) {
   Selection selection;
   selection.Add(3, Result(2.0, 0.5), "exact_match");

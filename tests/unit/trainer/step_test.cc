@@ -7,6 +7,8 @@
 #include <cmath>
 #include <thread>
 
+#include <cmath>
+
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
 
@@ -166,6 +168,22 @@ TEST_F(StepTest, LossesThatAreNotFiniteLeaveTheWeightsAsTheyAre) {
     EXPECT_EQ(result.status().code(), absl::StatusCode::kOutOfRange);
     EXPECT_TRUE(at::equal(run->trained.at("model.layers.0.mlp.up_proj.weight"), before));
   }
+}
+
+// The loss alone does not tell: logits near the end of fp32 have a finite one, and a gradient that overflows.
+TEST_F(StepTest, GradientsThatAreNotFiniteLeaveTheWeightsAsTheyAre) {
+  const auto run = MustPrepare();
+  {
+    at::NoGradGuard no_grad;
+    run->trained.at("model.norm.weight").fill_(3e36);
+  }
+  const Tensor before = run->trained.at("model.layers.0.mlp.up_proj.weight").clone();
+  const Step step = PlanEpoch(run->lengths, run->batches, 0)[0];
+  ASSERT_TRUE(std::isfinite(SumLoss(*run->model, Pack(*run, step[0])).item<double>())) << "this proves nothing";
+  Stepper stepper(*run);
+  const auto result = stepper.Take(step, 1e-3);
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kOutOfRange) << result.status();
+  EXPECT_TRUE(at::equal(run->trained.at("model.layers.0.mlp.up_proj.weight"), before));
 }
 
 }  // namespace

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <span>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/safetensors.h"
+#include "worker/trainer/export/export_place.h"
 #include "worker/trainer/models/weights.h"
 
 namespace luthier {
@@ -17,26 +19,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-// Part of the logits' spread that rounding the weights to 16 bits may move them; a wrong tensor moves them by far more.
+// Part of the logits' spread that rounding the weights to 16 bits may move them. Wrong tensors are found before: this
+// finds a config.json that reads as another model.
 constexpr double kRoundedTolerance = 0.05;
-
-// What a Hugging Face folder holds besides config and weights, as far as the base has it.
-constexpr const char* kTextFiles[] = {"tokenizer.json",
-                                      "tokenizer_config.json",
-                                      "special_tokens_map.json",
-                                      "chat_template.jinja",
-                                      "added_tokens.json",
-                                      "tokenizer.model",
-                                      "vocab.json",
-                                      "merges.txt"};
-
-absl::Status NewFolder(const fs::path& folder) {
-  std::error_code error;
-  fs::remove_all(folder, error);
-  fs::create_directories(folder, error);
-  if (error) return absl::ResourceExhaustedError(absl::StrCat(folder.string(), ": ", error.message()));
-  return absl::OkStatus();
-}
+// The same for sums in another order: a merged layer multiplies once where the trained one adds an adapter.
+constexpr double kReorderedTolerance = 1e-4;
 
 at::ScalarType StoredType(const std::string& dtype) {
   if (dtype == "bfloat16") return at::kBFloat16;
@@ -80,7 +67,7 @@ absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int6
       index["weight_map"][name] = file;
       total += stored.back().numel() * element_bytes;
     }
-    LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/" + file, views, {{"format", "pt"}}));
+    LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/" + file, views, SafetensorsMetadata()));
   }
   if (shards.size() == 1) return absl::OkStatus();
   index["metadata"]["total_size"] = total;
@@ -110,16 +97,15 @@ absl::Status WriteGenerationConfig(const ModelToExport& model, const std::string
   for (int32_t id : model.end_ids) {
     if (std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
   }
-  if (ends.empty()) return absl::OkStatus();
-  generation["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+  if (!ends.empty()) generation["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
+  if (generation.empty()) return absl::OkStatus();
   return WriteFileDurably(folder + "/generation_config.json", generation.dump(2) + "\n");
 }
 
-double ToleranceOf(at::ScalarType type, const TrainedModel& trained) {
-  if (type == at::kFloat) return kExactTolerance;
+double SpreadOfLogits(const TrainedModel& trained) {
   at::NoGradGuard no_grad;
   const Tensor logits = Logits(trained.model, trained.probe);
-  return kRoundedTolerance * (logits.max() - logits.min()).item<double>();
+  return (logits.max() - logits.min()).item<double>();
 }
 
 }  // namespace
@@ -136,29 +122,57 @@ absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, 
                                           difference, ", allowed ", tolerance, "); it is not published"));
 }
 
+absl::Status CompareWeights(const NamedTensors& weights, at::ScalarType stored_as, const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const WeightFolder files, WeightFolder::Open(folder));
+  for (const auto& [name, tensor] : weights) {
+    const Tensor expected = tensor.detach().to(at::kCPU, stored_as).contiguous();
+    const auto stored = files.tensors().find(name);
+    const std::span<const std::byte> bytes = ToWrite(name, expected).bytes;
+    if (stored != files.tensors().end() && stored->second.dtype == ToDtype(stored_as) &&
+        stored->second.shape == expected.sizes().vec() && std::ranges::equal(stored->second.bytes, bytes)) {
+      ReleasePages(stored->second);
+      continue;
+    }
+    return absl::InternalError(
+        absl::StrCat(folder, ": ", name, " is not the trained one as it was written; the export is not published"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
                            const TrainedModel& trained, const std::string& folder) {
-  LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
-  LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, folder));
-  LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadAdapter(folder, config));
-  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
-  return CompareLogits(trained, *reloaded, kExactTolerance, folder);
+  return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
+    LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
+    LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, unfinished, SafetensorsMetadata()));
+    LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadAdapter(unfinished, config));
+    LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
+    return CompareLogits(trained, *reloaded, kExactTolerance, folder);
+  });
 }
 
 absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained, const std::string& folder,
                          int64_t max_shard_bytes) {
-  const absl::StatusOr<ModelConfig> config = ParseModelConfig(model.config_json);
-  if (!config.ok()) return config.status();
-  const at::ScalarType type = StoredType(config->dtype);
-  LUTHIER_RETURN_IF_ERROR(NewFolder(folder));
-  LUTHIER_RETURN_IF_ERROR(WriteWeights(model.weights, type, max_shard_bytes, folder));
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(folder + "/config.json", model.config_json.dump(2) + "\n"));
-  LUTHIER_RETURN_IF_ERROR(CopyTextFiles(model.base_folder, folder));
-  LUTHIER_RETURN_IF_ERROR(WriteGenerationConfig(model, folder));
-  LUTHIER_RETURN_IF_ERROR(SyncFolder(folder));
-  LUTHIER_ASSIGN_OR_RETURN(const NamedTensors again, LoadWeights(folder, *config, at::kFloat, WeightUse::kFrozen));
-  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(*config, again, {}));
-  return CompareLogits(trained, *reloaded, ToleranceOf(type, trained), folder);
+  LUTHIER_ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(model.config_json));
+  const at::ScalarType type = StoredType(config.dtype);
+  const double spread = SpreadOfLogits(trained), reordered = std::max(kExactTolerance, kReorderedTolerance * spread);
+  {
+    LUTHIER_ASSIGN_OR_RETURN(const auto unrounded, MakeModel(config, model.weights, {}));
+    LUTHIER_RETURN_IF_ERROR(CompareLogits(trained, *unrounded, reordered, folder));
+  }
+  return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
+    LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
+    LUTHIER_RETURN_IF_ERROR(WriteWeights(model.weights, type, max_shard_bytes, unfinished));
+    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished + "/config.json", model.config_json.dump(2) + "\n"));
+    LUTHIER_RETURN_IF_ERROR(CopyTextFiles(model.base_folder, unfinished));
+    LUTHIER_RETURN_IF_ERROR(WriteGenerationConfig(model, unfinished));
+    LUTHIER_RETURN_IF_ERROR(SyncFolder(unfinished));
+    LUTHIER_RETURN_IF_ERROR(CompareWeights(model.weights, type, unfinished));
+    LUTHIER_ASSIGN_OR_RETURN(const ModelConfig written, ReadModelConfig(unfinished));
+    LUTHIER_ASSIGN_OR_RETURN(const NamedTensors again,
+                             LoadWeights(unfinished, written, at::kFloat, WeightUse::kFrozen));
+    LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(written, again, {}));
+    return CompareLogits(trained, *reloaded, type == at::kFloat ? reordered : kRoundedTolerance * spread, folder);
+  });
 }
 
 json MergedConfig(json config_json, const MergedModel& merged) {

@@ -1,5 +1,6 @@
-// What a run leaves behind: an adapter in PEFT format, or a whole model in Hugging Face format. Each function writes a
-// folder (replacing it), reads it again, and compares the logits of `probe` with those of the trained model.
+// What a run leaves behind: an adapter in PEFT format, or a whole model in Hugging Face format. Each function writes
+// beside its place, reads again, compares the logits of `probe` with those of the trained model, and only then takes
+// the place, of which it replaces nothing but an earlier export (export_place.h).
 #pragma once
 
 #include <cstdint>
@@ -17,14 +18,24 @@ namespace luthier {
 // Hugging Face's own limit for one file.
 constexpr int64_t kMaxShardBytes = int64_t{5} * 1'000'000'000;
 
+// What a Hugging Face folder holds besides config and weights, as far as the base has it.
+inline constexpr const char* kTextFiles[] = {"tokenizer.json",
+                                             "tokenizer_config.json",
+                                             "special_tokens_map.json",
+                                             "chat_template.jinja",
+                                             "added_tokens.json",
+                                             "tokenizer.model",
+                                             "vocab.json",
+                                             "merges.txt"};
+
 // What an exported model is compared with.
 struct TrainedModel {
   const DecoderModel& model;
   const PackedBatch& probe;
 };
 
-// Errors, here and below: INTERNAL if the files do not compute what was trained; RESOURCE_EXHAUSTED if the disk is
-// full.
+// Errors, here and below: INTERNAL if the files do not compute what was trained; INVALID_ARGUMENT if something else is
+// in the place; RESOURCE_EXHAUSTED if the disk is full.
 absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
                            const TrainedModel& trained, const std::string& folder);
 
@@ -36,12 +47,18 @@ struct ModelToExport {
   std::vector<int32_t> end_ids;  // tokens that end an answer: generation must stop at them
 };
 
-// One file, or shards of at most `max_shard_bytes` with an index.
+// One file, or shards of at most `max_shard_bytes` with an index. Stored as `config_json` says, every tensor must be
+// the trained one rounded to that format, bit for bit; that the weights compute what was trained is compared before
+// they are rounded, so that one wrong layer cannot hide behind the rounding of all.
 absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained, const std::string& folder,
                          int64_t max_shard_bytes = kMaxShardBytes);
 
 // The config.json of what MergeAdapter made of a base with `config_json`.
 nlohmann::json MergedConfig(nlohmann::json config_json, const MergedModel& merged);
+
+// Whether the files in `folder` hold these weights as `stored_as`, bit for bit. Errors: INTERNAL naming a tensor that
+// differs.
+absl::Status CompareWeights(const NamedTensors& weights, at::ScalarType stored_as, const std::string& folder);
 
 // Bytes of all files in a folder.
 int64_t FolderBytes(const std::string& folder);

@@ -10,6 +10,7 @@
 #include "lib/checkpoint/families/families.h"
 #include "lib/checkpoint/gguf.h"
 #include "lib/checkpoint/model_tensors.h"
+#include "worker/trainer/export/export_place.h"
 
 namespace luthier {
 namespace {
@@ -79,6 +80,7 @@ GgufFile ToGgufFile(const Adapter& adapter, const ModelConfig& config) {
   file.metadata = {{"general.type", std::string("adapter")},
                    {"general.architecture", FindFamily(config.model_type)->gguf_architecture},
                    {"general.name", adapter.config.base_model_name},
+                   {absl::StrCat("general.", kProducerKey), std::string(kProducer)},
                    {"adapter.type", std::string("lora")},
                    {kAlphaKey, static_cast<float>(adapter.config.alpha)}};
   for (const LinearLayer& linear : AdaptableLayers(config)) {
@@ -142,10 +144,12 @@ absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConf
 absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
                                const TrainedModel& trained, const std::string& path) {
   LUTHIER_RETURN_IF_ERROR(CheckRepresentable(adapter, config));
-  LUTHIER_RETURN_IF_ERROR(WriteGguf(path, ToGgufFile(adapter, config)));
-  LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadGgufAdapter(path, config));
-  LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
-  return CompareLogits(trained, *reloaded, kExactTolerance, path);
+  return WriteExport(path, [&](const std::string& unfinished) -> absl::Status {
+    LUTHIER_RETURN_IF_ERROR(WriteGguf(unfinished, ToGgufFile(adapter, config)));
+    LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadGgufAdapter(unfinished, config));
+    LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
+    return CompareLogits(trained, *reloaded, kExactTolerance, path);
+  });
 }
 
 }  // namespace luthier

@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cmath>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/adapter_names.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "worker/trainer/models/weights.h"
 
@@ -24,14 +24,6 @@ std::string NameA(const LinearLayer& linear) { return absl::StrCat(kPrefix, line
 std::string NameB(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_B.weight"); }
 std::string NameMagnitude(const LinearLayer& linear) {
   return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector");
-}
-
-std::vector<LinearLayer> TargetedLayers(const AdapterConfig& config, const ModelConfig& model) {
-  std::vector<LinearLayer> targeted;
-  for (const LinearLayer& linear : AdaptableLayers(model)) {
-    if (config.Targets(linear.module, linear.layer)) targeted.push_back(linear);
-  }
-  return targeted;
 }
 
 // Shapes of every tensor that this config gives this model.
@@ -86,45 +78,11 @@ bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, Named
   return untied;
 }
 
-bool TargetsMlp(const AdapterConfig& config, const ModelConfig& model) {
-  const std::vector<LinearLayer> layers = TargetedLayers(config, model);
-  return std::any_of(layers.begin(), layers.end(),
-                     [](const LinearLayer& linear) { return absl::StrContains(linear.module, ".mlp."); });
-}
-
-// A name that matches nothing is a mistake: the adapter would train less than was asked for.
-absl::Status CheckNames(const AdapterConfig& config, const ModelConfig& model) {
-  std::vector<std::string> unmatched;
-  for (const std::string& name : config.target_modules) {
-    AdapterConfig alone = config;
-    alone.target_modules = {name};
-    alone.layers_to_transform.clear();
-    if (TargetedLayers(alone, model).empty()) unmatched.push_back(absl::StrCat("target_modules: '", name, "'"));
-    // PEFT would adapt the experts too, which are not adapted here: training only the other layers is less than was
-    // asked for.
-    if (model.experts && absl::EndsWith(name, "_proj") && TargetsMlp(alone, model)) {
-      return absl::InvalidArgumentError(absl::StrCat("lora.target_modules: '", name,
-                                                     "' names experts, which cannot carry adapters; "
-                                                     "give q_proj, k_proj, v_proj, o_proj, or all-linear"));
-    }
-  }
-  for (const std::string& name : config.modules_to_save) {
-    AdapterConfig alone = config;
-    alone.modules_to_save = {name};
-    if (SavedTensors(alone, model).empty()) unmatched.push_back(absl::StrCat("modules_to_save: '", name, "'"));
-  }
-  if (TargetedLayers(config, model).empty()) unmatched.push_back("target_modules: matches no linear layer");
-  if (unmatched.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("lora.", absl::StrJoin(unmatched, ", lora."), " matches nothing in this model; linear layers are ",
-                   absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head; or use all-linear"));
-}
-
 }  // namespace
 
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
                                     uint64_t seed) {
-  LUTHIER_RETURN_IF_ERROR(CheckNames(config, model));
+  LUTHIER_RETURN_IF_ERROR(CheckAdapterNames(config, model));
   at::Generator generator = at::detail::createCPUGenerator(seed);
   Adapter adapter{config, {}};
   for (const LinearLayer& linear : TargetedLayers(config, model)) {
@@ -171,14 +129,15 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
   return adapter;
 }
 
-absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder) {
+absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder,
+                          const std::map<std::string, std::string>& metadata) {
   std::vector<Tensor> contiguous;  // keeps what `tensors` borrows
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, tensor] : adapter.tensors) {
     contiguous.push_back(tensor.detach().to(at::kCPU, at::kFloat).contiguous());
     tensors.push_back(ToWrite(name, contiguous.back()));
   }
-  LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/adapter_model.safetensors", tensors, {{"format", "pt"}}));
+  LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/adapter_model.safetensors", tensors, metadata));
   return WriteFileDurably(folder + "/adapter_config.json", ToJson(adapter.config).dump(2) + "\n");
 }
 

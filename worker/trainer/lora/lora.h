@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -34,7 +35,8 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model);
 
 // Writes adapter_config.json and adapter_model.safetensors (fp32, contiguous) durably into an existing folder.
-absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder);
+absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder,
+                          const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 // The base with one or more adapters, which tokens choose by number (AdapterSlices). Tensors are shared, not copied.
 // Errors: INVALID_ARGUMENT if several adapters are given and one of them replaces whole modules, which then no other

@@ -67,6 +67,7 @@ void ScoreAnswers(const DecoderModel& model, const EvaluationSplit& split, const
     }
   }
   result.exact_match = totals.exact_match();
+  result.json_equality = totals.json_equality();
   if (HasFields(options.task)) result.field_f1 = totals.field_f1();
 }
 
@@ -94,6 +95,14 @@ absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::st
   return MakeSplit(name, path, std::move(loaded.examples), encoder, max_rows);
 }
 
+std::string UsableMetric(const std::string& metric, TaskType task, const EvaluationSplit& split) {
+  if (metric == "loss" || split.prompts.empty()) return "loss";
+  const bool json = std::any_of(split.prompts.begin(), split.prompts.end(), [&](const Prompt& prompt) {
+    return ScoreAnswer(task, prompt.expected, prompt.expected).json_equal.has_value();
+  });
+  return metric == "json_equality" && !json ? "exact_match" : metric;
+}
+
 std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split,
                                          const Tokenizer& tokenizer, const std::vector<int32_t>& stop_ids,
                                          const EvaluationOptions& options) {
@@ -112,6 +121,7 @@ std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const Evalua
 nlohmann::json ToJson(const EvaluationResult& result) {
   nlohmann::json json = {{"rows", result.rows}, {"loss", result.loss}, {"token_accuracy", result.token_accuracy}};
   if (result.exact_match) json["exact_match"] = *result.exact_match;
+  if (result.json_equality) json["json_equality"] = *result.json_equality;
   if (result.field_f1) json["field_f1"] = *result.field_f1;
   for (const EvaluationExample& example : result.examples) {
     json["examples"].push_back(

@@ -43,7 +43,8 @@ struct EvaluationResult {
   double loss = 0;            // mean over trained tokens, nats
   double token_accuracy = 0;  // part of trained tokens that are the model's first choice
   std::optional<double> exact_match;
-  std::optional<double> field_f1;  // tasks whose answers have fields
+  std::optional<double> json_equality;  // where JSON is expected
+  std::optional<double> field_f1;       // tasks whose answers have fields
   std::vector<EvaluationExample> examples;
 };
 
@@ -55,6 +56,10 @@ absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::st
 // The same with the rows encoded by `encoder`.
 absl::StatusOr<EvaluationSplit> LoadSplit(const std::string& name, const std::string& path, const RowEncoder& encoder,
                                           int64_t max_rows);
+
+// `metric`, or where the rows of the split do not have it (as evaluation.metric: no answers, or none that is JSON) the
+// next best one: exact_match, or loss.
+std::string UsableMetric(const std::string& metric, TaskType task, const EvaluationSplit& split);
 
 // Nothing if it was interrupted.
 std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const EvaluationSplit& split,

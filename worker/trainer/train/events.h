@@ -12,7 +12,10 @@
 
 namespace luthier {
 
-// Writes events as JSON lines. Thread-safe. Progress and evaluations also go to `metrics.jsonl` in the run's folder.
+// In the folder of a run, from its start on.
+inline constexpr char kMetricsFile[] = "metrics.jsonl";
+
+// Writes events as JSON lines. Thread-safe. Progress and evaluations also go to kMetricsFile in the run's folder.
 class EventWriter {
  public:
   // `metrics_path` may be empty. `output` is borrowed.

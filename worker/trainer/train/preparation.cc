@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/safetensors.h"
 #include "lib/dataset/validate.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/train/tuning.h"
@@ -94,6 +96,34 @@ bool IsEncodedAs(const ValidationReport& report, const EncodeOptions& encoded, c
   return report.chat_rows == 0 && settled.loss_on != LossOn::kAll && encoded.loss_on != LossOn::kAll;
 }
 
+// The metric by which the best weights are chosen has to be one that the validation rows have.
+void SettleMetric(const EvaluationSplit& validation, ResolvedSpec& plan) {
+  std::string& metric = *plan.recipe.evaluation.metric;
+  const std::string usable =
+      UsableMetric(metric, ParseTaskType(plan.recipe.task).value_or(TaskType::kChat), validation);
+  if (usable == metric) return;
+  plan.warnings.push_back(absl::StrCat("evaluation.metric: ", metric, " needs ",
+                                       usable == "loss" ? "rows with answers" : "answers in JSON",
+                                       ", which the validation part lacks; ", usable, " chooses the best weights"));
+  metric = usable;
+}
+
+// What is measured on rows that are trained on says nothing about others.
+absl::Status WarnAboutSharedRows(const TrainerSpec& spec, std::vector<std::string>& warnings) {
+  for (const auto& [field, path] : {std::pair("validation", spec.validation), std::pair("test", spec.test)}) {
+    for (const std::string& train : spec.train) {
+      if (path.empty() || std::filesystem::file_size(path) != std::filesystem::file_size(train)) continue;
+      LUTHIER_ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(path));
+      LUTHIER_ASSIGN_OR_RETURN(const std::string train_hash, Sha256OfFile(train));
+      if (hash != train_hash) continue;
+      warnings.push_back(
+          absl::StrCat("dataset.", field, ": ", path, " has the rows of the training file ", train,
+                       ", so its figures say nothing about other rows; give rows that are not trained on"));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   const RowEncoder encoder(run.base.tokenizer, run.base.template_or_null(), EncodingOf(run.training()));
   // Mostly the first encoding is right, and encoding twice would be half of a short start.
@@ -118,6 +148,7 @@ absl::Status TakeRows(UnlimitedRows rows, Run& run) {
     return absl::OkStatus();
   };
   LUTHIER_RETURN_IF_ERROR(add_split("validation", run.spec.validation, std::move(rows.validation)));
+  if (!run.splits.empty()) SettleMetric(run.splits.front(), run.plan);
   return add_split("test", run.spec.test, std::move(rows.test));
 }
 
@@ -145,24 +176,47 @@ void PlanSteps(Run& run) {
   if (training.max_steps) run.total_steps = std::min(run.total_steps, *training.max_steps);
 }
 
-// What a resumed run must share with the one that wrote the checkpoint: all that decides the weights.
-std::string HashOf(const Run& run) {
+// The content of the files that training starts from, wherever they lie now. Whole, since a resumed run that goes on
+// from another base, or from one that a few rows were changed in, would be wrong without a sign; it is read for
+// training anyway.
+absl::Status AddContent(const Run& run, json& identity) {
+  if (run.spec.init != "random") {
+    LUTHIER_ASSIGN_OR_RETURN(const WeightFolder base, WeightFolder::Open(run.spec.base_model));
+    identity["base"] = ContentHash(base.tensors());
+  }
+  if (!run.spec.start_adapter.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile start,
+                             SafetensorsFile::Open(run.spec.start_adapter + "/adapter_model.safetensors"));
+    identity["start_adapter"] = ContentHash(start.tensors());
+  }
+  return absl::OkStatus();
+}
+
+void AddRows(const std::vector<Example>& examples, Sha256& hash) {
+  for (const Example& example : examples) {
+    hash.Update(std::as_bytes(std::span(example.ids)));
+    hash.Update(std::as_bytes(std::span(example.trained)));
+  }
+}
+
+// What a resumed run must share with the one that wrote the checkpoint: all that decides the weights, and which of them
+// are the best.
+absl::StatusOr<std::string> HashOf(const Run& run) {
   json identity = ToJson(run.plan.recipe);
-  identity.erase("evaluation");
+  for (const char* harmless : {"every", "patience"}) identity["evaluation"].erase(harmless);
   identity.erase("checkpoint");
   identity.erase("resources");
   identity["training"].erase("activation_checkpointing");
   if (!*run.training().optimizer_in_backward) identity["training"].erase("optimizer_in_backward");
   identity["init"] = run.spec.init;
-  identity["start_adapter"] = run.spec.start_adapter;
-  identity["weight_bytes"] = run.base.facts.weight_bytes;
+  LUTHIER_RETURN_IF_ERROR(AddContent(run, identity));
   identity["config"] = run.base.facts.config_json;
   identity["lengths"] = run.lengths;
   Sha256 hash;
   hash.Update(identity.dump());
-  for (const Example& example : run.examples) {
-    hash.Update(std::as_bytes(std::span(example.ids)));
-    hash.Update(std::as_bytes(std::span(example.trained)));
+  AddRows(run.examples, hash);
+  for (const EvaluationSplit& split : run.splits) {
+    if (split.name == "validation") AddRows(split.examples, hash);
   }
   return hash.FinishHex();
 }
@@ -184,6 +238,7 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   device.memory_bytes = UsableMemoryBytes() / spec.recipe.resources.devices.value_or(1);  // ranks share it
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(rows), device));
   LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
+  LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
   PlanSteps(*run);
@@ -193,7 +248,7 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
 absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks) {
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Run> run, PlanRun(spec, out_folder, std::move(ranks)));
   LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
-  run->spec_hash = HashOf(*run);
+  LUTHIER_ASSIGN_OR_RETURN(run->spec_hash, HashOf(*run));
   // Steps follow from the plan: ranks that settled different ones would train on rows twice and on others never.
   const int64_t plan = std::stoll(run->spec_hash.substr(0, 15), nullptr, 16);
   if (run->ranks.Agree(plan) != plan)

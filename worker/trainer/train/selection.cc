@@ -5,11 +5,12 @@
 namespace luthier {
 namespace {
 
-// Higher is better. Rows without answers have a loss only.
+// Higher is better. Throws where the result lacks the metric: a loss compared with a score chooses anything.
 double MetricOf(const EvaluationResult& result, const std::string& metric) {
-  if (metric == "field_f1") return result.field_f1.value_or(-result.loss);
-  if (metric == "loss") return -result.loss;
-  return result.exact_match.value_or(-result.loss);
+  if (metric == "field_f1") return result.field_f1.value();
+  if (metric == "json_equality") return result.json_equality.value();
+  if (metric == "exact_match") return result.exact_match.value();
+  return -result.loss;
 }
 
 }  // namespace

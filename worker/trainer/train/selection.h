@@ -12,7 +12,8 @@ namespace luthier {
 // Compares by the job's metric, and by loss where that is equal. Part of every checkpoint.
 class Selection {
  public:
-  // Takes an evaluation into account. `metric`: as evaluation.metric. Returns whether it is the best so far.
+  // Takes an evaluation into account. `metric`: as evaluation.metric, always the same, and one that the result has
+  // (UsableMetric). Returns whether it is the best so far.
   bool Add(int64_t step, const EvaluationResult& result, const std::string& metric);
 
   // 0 before the first evaluation.

@@ -23,6 +23,7 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr char kGeneratorState[] = "generator_state";
+constexpr char kHash[] = "hash", kPrevious[] = "previous";
 constexpr char kStep[] = "step-", kBest[] = "best-";
 // In front of the names of folders that do not count.
 constexpr char kUnfinished[] = ".unfinished-", kDamaged[] = ".damaged-";
@@ -69,6 +70,12 @@ absl::StatusOr<NamedTensors> ReadTensors(const fs::path& path) {
   return tensors;
 }
 
+// Of everything in a state.json but the hash itself.
+std::string HashOf(json state) {
+  state.erase(kHash);
+  return Sha256Hex(state.dump(-1, ' ', false, json::error_handler_t::replace));
+}
+
 // Writes files and state.json with their hashes into a folder that gets its name when all is on disk.
 absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, NamedTensors>& files, json state) {
   const fs::path unfinished = folder.parent_path() / (kUnfinished + folder.filename().string());
@@ -80,41 +87,13 @@ absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, Nam
     LUTHIER_RETURN_IF_ERROR(WriteTensors(unfinished / name, tensors));
     LUTHIER_ASSIGN_OR_RETURN(state["sha256"][name], Sha256OfFile(unfinished / name));
   }
+  state[kHash] = HashOf(state);
   LUTHIER_RETURN_IF_ERROR(
       WriteFileDurably(unfinished / "state.json", state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
   fs::remove_all(folder, error);  // the same step, written by the run that this one resumed
   fs::rename(unfinished, folder, error);
   if (error) return absl::DataLossError(absl::StrCat(folder.string(), ": rename: ", error.message()));
   return SyncFolder(folder.parent_path());
-}
-
-// state.json of a folder whose files have the hashes that it says. Throws nlohmann's exceptions if it lacks something.
-absl::StatusOr<json> VerifiedState(const fs::path& folder) {
-  std::ifstream stream(folder / "state.json");
-  const json state = json::parse(stream);
-  for (const auto& [name, expected] : state.at("sha256").items()) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::string actual, Sha256OfFile(folder / name));
-    if (actual != expected) return absl::DataLossError(absl::StrCat(name, " does not match its SHA-256"));
-  }
-  return state;
-}
-
-absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(const json state_json, VerifiedState(folder));
-  TrainingState state;
-  LUTHIER_ASSIGN_OR_RETURN(state.weights, ReadTensors(folder / "weights.safetensors"));
-  LUTHIER_ASSIGN_OR_RETURN(state.optimizer, ReadTensors(folder / "optimizer.safetensors"));
-  state.generator_states = state.optimizer.at(kGeneratorState);
-  state.optimizer.erase(kGeneratorState);
-  state.step = state_json.at("step");
-  state.tokens = state_json.at("tokens");
-  state.loss = state_json.at("loss");
-  state.seconds = state_json.at("seconds");
-  state.spec_hash = state_json.at("spec_hash");
-  state.evaluated_step = state_json.at("evaluated_step");
-  state.selection = Selection::FromJson(state_json.at("selection"));
-  LUTHIER_ASSIGN_OR_RETURN(state.row_losses, ReadTensors(folder / "rows.safetensors"));
-  return state;
 }
 
 // Whatever is wrong with the folder is a status: what is damaged may be its JSON too.
@@ -125,6 +104,66 @@ auto ReadOrSay(const fs::path& folder, const Read& read) -> decltype(read(folder
   } catch (const std::exception& error) {
     return absl::DataLossError(error.what());
   }
+}
+
+// state.json of a folder, if it is as it was written; the other files are not looked at. Throws nlohmann's exceptions
+// if it lacks something.
+absl::StatusOr<json> ReadState(const fs::path& folder) {
+  std::ifstream stream(folder / "state.json");
+  json state = json::parse(stream);
+  if (state.at(kHash) != HashOf(state)) return absl::DataLossError("state.json does not match its own hash");
+  return state;
+}
+
+// The same if the files have the hashes that it says.
+absl::StatusOr<json> VerifiedState(const fs::path& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const json state, ReadState(folder));
+  for (const auto& [name, expected] : state.at("sha256").items()) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string actual, Sha256OfFile(folder / name));
+    if (actual != expected) return absl::DataLossError(absl::StrCat(name, " does not match its SHA-256"));
+  }
+  return state;
+}
+
+// What state.json says of the checkpoint that one of this step follows: the newest one before it that is intact.
+json PreviousOf(const fs::path& parent, int64_t step) {
+  for (const auto& [other, folder] : ListFolders(parent, kStep)) {
+    if (other >= step) continue;
+    const absl::StatusOr<json> state = ReadOrSay(folder, ReadState);
+    if (state.ok()) return {{"step", other}, {kHash, state->at(kHash)}};
+  }
+  return nullptr;
+}
+
+// Errors: DATA_LOSS if the checkpoint that this one follows is there, and is another one than it was.
+absl::Status CheckChain(const fs::path& folder, const json& previous) {
+  if (previous.is_null()) return absl::OkStatus();
+  const fs::path before = folder.parent_path() / absl::StrCat(kStep, previous.at("step").get<int64_t>());
+  const absl::StatusOr<json> state = ReadOrSay(before, ReadState);
+  if (!state.ok() || state->at(kHash) == previous.at(kHash)) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("it does not follow ", before.filename().string()));
+}
+
+absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const json state_json, VerifiedState(folder));
+  LUTHIER_RETURN_IF_ERROR(CheckChain(folder, state_json.at(kPrevious)));
+  TrainingState state;
+  LUTHIER_ASSIGN_OR_RETURN(state.weights, ReadTensors(folder / "weights.safetensors"));
+  LUTHIER_ASSIGN_OR_RETURN(state.optimizer, ReadTensors(folder / "optimizer.safetensors"));
+  state.generator_states = state.optimizer.at(kGeneratorState);
+  state.optimizer.erase(kGeneratorState);
+  state.step = state_json.at("step");
+  if (folder.filename() != absl::StrCat(kStep, state.step)) {
+    return absl::DataLossError(absl::StrCat("it holds step ", state.step));
+  }
+  state.tokens = state_json.at("tokens");
+  state.loss = state_json.at("loss");
+  state.seconds = state_json.at("seconds");
+  state.spec_hash = state_json.at("spec_hash");
+  state.evaluated_step = state_json.at("evaluated_step");
+  state.selection = Selection::FromJson(state_json.at("selection"));
+  LUTHIER_ASSIGN_OR_RETURN(state.row_losses, ReadTensors(folder / "rows.safetensors"));
+  return state;
 }
 
 fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_folder) / "checkpoints"; }
@@ -140,6 +179,7 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
                                        {"optimizer.safetensors", optimizer},
                                        {"rows.safetensors", state.row_losses}},
                                       {{"step", state.step},
+                                       {kPrevious, PreviousOf(folder.parent_path(), state.step)},
                                        {"tokens", state.tokens},
                                        {"loss", state.loss},
                                        {"seconds", state.seconds},
@@ -182,9 +222,10 @@ absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::str
       continue;
     }
     if (state->spec_hash != spec_hash) {
-      return absl::FailedPreconditionError(
-          absl::StrCat(folder.string(),
-                       ": belongs to a run with another spec; give another --out, or remove the folder to start anew"));
+      return absl::FailedPreconditionError(absl::StrCat(
+          folder.string(),
+          ": belongs to a run with another spec, base model or rows; give another --out, or remove the folder to "
+          "start anew"));
     }
     return std::optional<TrainingState>(*std::move(state));
   }

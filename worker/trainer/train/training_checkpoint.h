@@ -1,5 +1,7 @@
-// Resumable state on disk: `<run>/checkpoints/step-N/` with weights.safetensors, optimizer.safetensors and state.json,
-// which holds the SHA-256 of the two and is written last. A checkpoint exists once its folder has its final name.
+// Resumable state on disk: `<run>/checkpoints/step-N/` with weights.safetensors, optimizer.safetensors (and the state
+// of the random numbers), rows.safetensors and state.json, which is written last. A checkpoint exists once its folder
+// has its final name. The hashes are a chain: `hash` in state.json covers everything else in it, which are the step
+// (and with it the data cursor), the SHA-256 of each file, and the `hash` of the checkpoint before (`previous`).
 #pragma once
 
 #include <cstdint>
@@ -42,7 +44,8 @@ absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const
 // The weights that WriteBestWeights kept of that step. Errors: NOT_FOUND; DATA_LOSS if they are damaged.
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step);
 
-// The newest checkpoint that verifies; none if there is no usable one. Each damaged one is renamed to
+// The newest checkpoint that verifies and follows the one before, if that is still there; none if there is no usable
+// one. Each damaged one is renamed to
 // `.damaged-step-N`, so that it never counts as one to keep, and `warn` is called.
 // Errors: FAILED_PRECONDITION if the newest intact checkpoint belongs to another spec.
 absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder,

@@ -6,34 +6,19 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/adapter_names.h"
 #include "lib/checkpoint/name_pattern.h"
 #include "lib/plan/adapter_plan.h"
 
 namespace luthier {
 namespace {
 
-// All weights but the frozen ones.
-absl::StatusOr<NamedTensors> Unfrozen(const NamedTensors& weights, const std::vector<std::string>& patterns) {
+// All weights but the frozen ones. Requires: CheckFrozenNames.
+NamedTensors Unfrozen(const NamedTensors& weights, const std::vector<std::string>& patterns) {
   NamedTensors trained = weights;
   for (const std::string& pattern : patterns) {
-    if (absl::Status status = CheckPattern(pattern); !status.ok()) {
-      return absl::InvalidArgumentError(absl::StrCat("training.freeze: ", status.message()));
-    }
-    bool matched = false;
-    for (const auto& [name, tensor] : weights) {
-      if (!MatchesBeginning(pattern, name)) continue;
-      matched = true;
-      trained.erase(name);
-    }
-    if (!matched) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("training.freeze: '", pattern,
-                       "' matches no weight; names are like "
-                       "model.embed_tokens, model.layers.0.mlp.up_proj.weight, model.norm, lm_head"));
-    }
+    std::erase_if(trained, [&](const auto& weight) { return MatchesBeginning(pattern, weight.first); });
   }
-  if (trained.empty())
-    return absl::InvalidArgumentError("training.freeze: freezes every weight; nothing is left to train");
   return trained;
 }
 
@@ -83,7 +68,8 @@ absl::StatusOr<Tuning> MakeTuning(const Recipe& recipe, const ModelConfig& confi
                                   const std::string& base_name, const std::string& start_adapter) {
   Tuning tuning;
   if (recipe.tuning == "full") {
-    LUTHIER_ASSIGN_OR_RETURN(tuning.trained, Unfrozen(base, recipe.training.freeze));
+    LUTHIER_RETURN_IF_ERROR(CheckFrozenNames(recipe.training.freeze, config));
+    tuning.trained = Unfrozen(base, recipe.training.freeze);
   } else {
     AdapterConfig wanted = AdapterConfigOf(recipe.lora, config);
     wanted.base_model_name = base_name;
