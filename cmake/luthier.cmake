@@ -6,13 +6,14 @@ add_library(luthier::flags ALIAS luthier_flags)
 target_compile_options(luthier_flags INTERFACE -Wall -Wextra -Wpedantic -Werror -Wno-missing-field-initializers)
 target_include_directories(luthier_flags INTERFACE ${CMAKE_SOURCE_DIR})
 if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
-  target_compile_options(luthier_flags INTERFACE -Wthread-safety)
+  # GCC 12's std::stable_sort uses what GCC 12 deprecates.
+  target_compile_options(luthier_flags INTERFACE -Wthread-safety -Wno-deprecated-declarations)
 endif()
 if(LUTHIER_SANITIZE)
   add_compile_options(-fsanitize=${LUTHIER_SANITIZE} -fno-omit-frame-pointer)
   add_link_options(-fsanitize=${LUTHIER_SANITIZE})
   # GCC 12 warns inside its own std::regex when sanitizers are on (gcc.gnu.org/PR105562).
-  add_compile_options(-Wno-maybe-uninitialized)
+  add_compile_options($<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
 endif()
 
 find_program(LUTHIER_CCACHE ccache)

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
+#include <limits>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
+#include "lib/checkpoint/json_file.h"
 #include "lib/checkpoint/name_pattern.h"
 
 namespace luthier {
@@ -41,6 +43,12 @@ constexpr const char* kUnsupported[] = {"use_qalora",
                                         "kasa_config",
                                         "monteclora_config",
                                         "velora_config"};
+
+// A conversion of what is not in the range of its type is undefined.
+bool HoldsWholeNumbersOnly(const json& value) {
+  if (value.is_structured()) return std::all_of(value.begin(), value.end(), HoldsWholeNumbersOnly);
+  return value.is_null() || (value.is_number_integer() && value >= 0 && value <= std::numeric_limits<int>::max());
+}
 
 // Names match a whole module name or its end at a dot.
 bool EndsWithAny(absl::string_view module, const std::vector<std::string>& names) {
@@ -89,11 +97,16 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     violations.push_back(absl::StrCat("adapter_config.json: ", field, ": ", what));
   };
   if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
-  if (json.value("peft_type", "") != "LORA") violation("peft_type", "must be LORA");
+  if (json.value("peft_type", nlohmann::json()) != "LORA") violation("peft_type", "must be LORA");
   for (const char* field : kUnsupported) {
     if (json.contains(field) && !IsUnset(json[field]))
       violation(field, absl::StrCat(json[field].dump(), " is not supported"));
   }
+  for (const char* field : {"r", "rank_pattern", "layers_to_transform"}) {
+    if (json.contains(field) && !HoldsWholeNumbersOnly(json[field]))
+      violation(field, absl::StrCat(json[field].dump(), " holds what is no whole number from 0 to 2147483647"));
+  }
+  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   AdapterConfig config;
   try {
     config.rank = json.value("r", config.rank);
@@ -158,11 +171,8 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
 }
 
 absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder) {
-  const std::string path = folder + "/adapter_config.json";
-  std::ifstream stream(path);
-  if (!stream) return absl::NotFoundError(absl::StrCat(path, ": not found; give an adapter folder in PEFT format"));
-  const json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
-  if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
+  LUTHIER_ASSIGN_OR_RETURN(const json parsed,
+                           ReadJsonFile(folder + "/adapter_config.json", "give an adapter folder in PEFT format"));
   return ParseAdapterConfig(parsed);
 }
 
@@ -188,7 +198,9 @@ json ToJson(const AdapterConfig& config) {
               {"layers_to_transform", nullptr},
               {"layers_pattern", nullptr}};
   // vLLM and llama.cpp read alpha as an integer where it is one.
-  if (config.alpha == std::floor(config.alpha)) out["lora_alpha"] = static_cast<int64_t>(config.alpha);
+  constexpr double kLargestWhole = 1e15;
+  if (config.alpha == std::floor(config.alpha) && std::abs(config.alpha) < kLargestWhole)
+    out["lora_alpha"] = static_cast<int64_t>(config.alpha);
   if (!config.exclude_modules.empty()) out["exclude_modules"] = config.exclude_modules;
   if (config.exclude_regex) out["exclude_modules"] = *config.exclude_regex;
   if (config.target_regex) out["target_modules"] = *config.target_regex;

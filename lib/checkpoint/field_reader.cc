@@ -12,7 +12,8 @@ using nlohmann::json;
 constexpr int64_t kMaxSize = int64_t{1} << 30;
 
 bool IsPositive(const json& value) {
-  return value.is_number() && value.get<double>() > 0 && std::isfinite(value.get<double>());
+  // Below the normal numbers 1 / value is infinite.
+  return value.is_number() && value.get<double>() > 0 && std::isnormal(value.get<double>());
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "lib/checkpoint/model_config.h"
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <set>
 #include <utility>
@@ -11,6 +10,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/families/families.h"
 #include "lib/checkpoint/field_reader.h"
+#include "lib/checkpoint/json_file.h"
 
 namespace luthier {
 namespace {
@@ -189,14 +189,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json) {
 }
 
 absl::StatusOr<json> ReadConfigJson(const std::string& folder) {
-  const std::string path = folder + "/config.json";
-  std::ifstream stream(path);
-  if (!stream) {
-    return absl::NotFoundError(absl::StrCat(path, ": not found; give a model folder in Hugging Face format"));
-  }
-  json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
-  if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
-  return parsed;
+  return ReadJsonFile(folder + "/config.json", "give a model folder in Hugging Face format");
 }
 
 json WithDtype(json config, const std::string& dtype) {

@@ -15,10 +15,14 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-int64_t CountParameters(const ModelConfig& config) {
-  int64_t parameters = 0;
-  for (const auto& [name, shape] : CheckpointTensors(config)) parameters += NumElements(shape);
-  return parameters;
+// Sizes that are each in range may still be out of range together.
+absl::StatusOr<int64_t> CountParameters(const ModelConfig& config) {
+  constexpr double kMostParameters = 1e15;  // a double is exact up to there
+  double parameters = 0;
+  for (const auto& [name, shape] : CheckpointTensors(config)) parameters += static_cast<double>(NumElements(shape));
+  if (parameters <= kMostParameters) return static_cast<int64_t>(parameters);
+  return absl::InvalidArgumentError(absl::StrCat("config.json: its sizes make a model of ", parameters,
+                                                 " parameters; must be at most ", kMostParameters));
 }
 
 // A template is a file of its own (transformers 5) or a field of tokenizer_config.json.
@@ -35,7 +39,7 @@ absl::StatusOr<ModelFacts> ReadModelFactsWithoutWeights(const std::string& folde
   ModelFacts facts;
   LUTHIER_ASSIGN_OR_RETURN(facts.config_json, ReadConfigJson(folder));
   LUTHIER_ASSIGN_OR_RETURN(facts.config, ParseModelConfig(facts.config_json));
-  facts.parameters = CountParameters(facts.config);
+  LUTHIER_ASSIGN_OR_RETURN(facts.parameters, CountParameters(facts.config));
   facts.dtype = "F32";
   facts.has_tokenizer = fs::exists(fs::path(folder) / "tokenizer.json");
   facts.has_chat_template = HasChatTemplate(folder);

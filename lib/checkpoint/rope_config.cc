@@ -88,6 +88,7 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
   const double part = fields.PositiveOr("partial_rotary_factor", top.PositiveOr("partial_rotary_factor", 1.0));
   if (part > 1) fields.Violation("partial_rotary_factor", absl::StrCat(part, " is above 1"));
   rope.rotary_dim = static_cast<int64_t>(static_cast<double>(config.head_dim) * std::min(part, 1.0));
+  if (rope.rotary_dim < 1) fields.Violation("partial_rotary_factor", absl::StrCat(part, " leaves nothing to rotate"));
   // `type` is what transformers wrote before 4.43.
   const std::string old_name = fields.TextOr("type", "default");
   const std::string type = fields.TextOr("rope_type", old_name);
@@ -126,6 +127,9 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
       rope.factor = fields.Positive("factor");
       ReadLlama3(fields, rope);
       break;
+  }
+  if (!std::isfinite(rope.attention_factor)) {
+    fields.Violation("attention_factor", "what follows from the other fields is not finite; correct them or give it");
   }
   RefuseUnread(fields, fields);
   return rope;

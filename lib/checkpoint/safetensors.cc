@@ -87,11 +87,12 @@ struct HeaderEntry {
 
 // Bytes of a tensor, or nothing when the product overflows or a dimension is negative.
 std::optional<uint64_t> CheckedBytes(const std::vector<int64_t>& shape, Dtype dtype) {
-  uint64_t bytes = DtypeSize(dtype);
+  // Signed, as NumElements multiplies the same numbers.
+  auto bytes = static_cast<int64_t>(DtypeSize(dtype));
   for (int64_t size : shape) {
-    if (size < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) return std::nullopt;
+    if (size < 0 || __builtin_mul_overflow(bytes, size, &bytes)) return std::nullopt;
   }
-  return bytes;
+  return static_cast<uint64_t>(bytes);
 }
 
 absl::StatusOr<HeaderEntry> ParseEntry(const std::string& name, const nlohmann::json& value) {

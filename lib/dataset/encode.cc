@@ -360,7 +360,9 @@ absl::StatusOr<Prompt> RowEncoder::EncodePrompt(const Row& row) const {
     rest.ids.erase(end, rest.ids.end());
     LUTHIER_ASSIGN_OR_RETURN(prompt.expected, tokenizer_.Decode(rest.ids, /*skip_special_tokens=*/true));
   } else {
-    prompt.expected = answer.contains("tool_calls") ? answer["tool_calls"].dump() : answer.value("content", "");
+    OrderedJson expected = answer.value("tool_calls", OrderedJson());
+    if (expected.is_null()) expected = answer.value("content", OrderedJson());
+    prompt.expected = expected.is_string() ? expected.get<std::string>() : expected.dump();
   }
   prompt.text = std::move(before.text);
   return prompt;

@@ -8,10 +8,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/json_shape.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
 namespace {
+
+// Objects that keep the order of their keys are searched from the front: a million keys would take hours.
+constexpr int64_t kMaxKeys = 10'000;
 
 absl::Status Invalid(std::string_view message) { return absl::InvalidArgumentError(std::string(message)); }
 
@@ -47,18 +51,14 @@ absl::Status CheckBytes(std::string_view line) {
   return absl::OkStatus();
 }
 
-// Counted before parsing, so that a line of brackets costs no memory.
-absl::Status CheckDepth(std::string_view line, int max_depth) {
-  int depth = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < line.size(); ++i) {
-    const char c = line[i];
-    if (in_string && c == '\\') ++i;
-    if (c == '"') in_string = !in_string;
-    if (in_string) continue;
-    if (c == '{' || c == '[') ++depth;
-    if (c == '}' || c == ']') --depth;
-    if (depth > max_depth) return Invalid(absl::StrCat("JSON is nested deeper than ", max_depth, " levels"));
+// Before parsing, so that a line of brackets costs no memory.
+absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
+  const JsonShape shape = ShapeOfJson(json);
+  if (shape.depth > limits.max_depth) {
+    return Invalid(absl::StrCat("JSON is nested deeper than ", limits.max_depth, " levels"));
+  }
+  if (shape.keys > kMaxKeys) {
+    return Invalid(absl::StrCat("JSON has ", shape.keys, " keys; a row may have ", kMaxKeys));
   }
   return absl::OkStatus();
 }
@@ -86,7 +86,7 @@ absl::StatusOr<std::string> StringField(const OrderedJson& row, const char* key)
 }
 
 // OpenAI writes `arguments` as a string of JSON, templates expect the object.
-absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where) {
+absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where, const RowLimits& limits) {
   const auto calls = message.find("tool_calls");
   if (calls == message.end() || calls->is_null()) return absl::OkStatus();
   if (!calls->is_array()) return Invalid(absl::StrCat(where, ".tool_calls must be an array"));
@@ -98,13 +98,17 @@ absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where) 
     }
     const auto arguments = function.find("arguments");
     if (arguments == function.end() || !arguments->is_string()) continue;
-    OrderedJson parsed = OrderedJson::parse(arguments->get<std::string>(), nullptr, /*allow_exceptions=*/false);
+    const std::string text = arguments->get<std::string>();
+    if (const absl::Status status = CheckShape(text, limits); !status.ok()) {
+      return Invalid(absl::StrCat(where, ".tool_calls: `arguments`: ", status.message()));
+    }
+    OrderedJson parsed = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
     if (parsed.is_object()) *arguments = std::move(parsed);
   }
   return absl::OkStatus();
 }
 
-absl::Status CheckMessage(OrderedJson& message, const std::string& where) {
+absl::Status CheckMessage(OrderedJson& message, const std::string& where, const RowLimits& limits) {
   if (!message.is_object()) return Invalid(absl::StrCat(where, " must be an object with `role` and `content`"));
   const auto role = message.find("role");
   if (role == message.end() || !role->is_string()) {
@@ -115,21 +119,23 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where) {
   if (has_content && !content->is_string() && !content->is_array()) {
     return Invalid(absl::StrCat(where, ".content must be a string, this is: ", content->type_name()));
   }
-  if (!has_content && !message.contains("tool_calls")) return Invalid(absl::StrCat(where, ".content is missing"));
+  const auto calls = message.find("tool_calls");
+  if (!has_content && (calls == message.end() || calls->is_null()))
+    return Invalid(absl::StrCat(where, ".content is missing"));
   const auto weight = message.find("weight");
   if (weight != message.end() && !weight->is_null() && *weight != 0 && *weight != 1) {
     return Invalid(absl::StrCat(where, ".weight must be 0 or 1, this is: ", weight->dump()));
   }
-  return NormalizeToolCalls(message, where);
+  return NormalizeToolCalls(message, where, limits);
 }
 
-absl::StatusOr<ChatRow> ParseChat(OrderedJson& row) {
+absl::StatusOr<ChatRow> ParseChat(OrderedJson& row, const RowLimits& limits) {
   ChatRow chat;
   chat.messages = std::move(row["messages"]);
   if (!chat.messages.is_array() || chat.messages.empty()) return Invalid("`messages` must be an array of messages");
   bool has_answer = false;
   for (size_t i = 0; i < chat.messages.size(); ++i) {
-    LUTHIER_RETURN_IF_ERROR(CheckMessage(chat.messages[i], absl::StrCat("messages[", i, "]")));
+    LUTHIER_RETURN_IF_ERROR(CheckMessage(chat.messages[i], absl::StrCat("messages[", i, "]"), limits));
     has_answer |= chat.messages[i]["role"] == "assistant";
   }
   if (!has_answer) return Invalid("no message has the role `assistant`, so there is nothing to learn from this row");
@@ -152,7 +158,7 @@ std::string Keys(const OrderedJson& row) {
 
 absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits) {
   LUTHIER_RETURN_IF_ERROR(CheckBytes(line));
-  LUTHIER_RETURN_IF_ERROR(CheckDepth(line, limits.max_depth));
+  LUTHIER_RETURN_IF_ERROR(CheckShape(line, limits));
   LUTHIER_ASSIGN_OR_RETURN(OrderedJson json, ParseObject(line));
   const bool completion = json.contains("prompt") || json.contains("completion");
   const int kinds = json.contains("messages") + json.contains("text") + completion;
@@ -162,7 +168,7 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
   }
   Row row{.line = line_number};
   if (json.contains("messages")) {
-    LUTHIER_ASSIGN_OR_RETURN(row.content, ParseChat(json));
+    LUTHIER_ASSIGN_OR_RETURN(row.content, ParseChat(json, limits));
   } else if (completion) {
     CompletionRow content;
     LUTHIER_ASSIGN_OR_RETURN(content.prompt, StringField(json, "prompt"));

@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "lib/base/json_shape.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
@@ -36,29 +37,32 @@ std::string_view Unwrap(std::string_view text) {
   return open_name == close_name ? Trim(text.substr(open_end + 1, close - open_end - 1)) : text;
 }
 
-std::optional<Json> ParseAnswer(std::string_view text) {
-  Json json = Json::parse(Unwrap(text), nullptr, /*allow_exceptions=*/false);
+std::optional<Json> ParseJson(std::string_view text) {
+  if (ShapeOfJson(text).depth > kMaxJsonDepth) return std::nullopt;
+  Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return std::nullopt;
   return json;
 }
+
+std::optional<Json> ParseAnswer(std::string_view text) { return ParseJson(Unwrap(text)); }
 
 // Name and arguments alone: OpenAI's form puts them into `function`, beside an id, with the arguments as text.
 Json Call(const Json& json) {
   Json call = json.is_object() && json.contains("function") && json["function"].is_object() ? json["function"] : json;
   if (call.is_object() && call.contains("arguments") && call["arguments"].is_string()) {
-    Json arguments = Json::parse(call["arguments"].get_ref<const std::string&>(), nullptr, /*allow_exceptions=*/false);
-    if (!arguments.is_discarded()) call["arguments"] = std::move(arguments);
+    std::optional<Json> arguments = ParseJson(call["arguments"].get_ref<const std::string&>());
+    if (arguments) call["arguments"] = *std::move(arguments);
   }
   return call;
 }
 
 bool AddCalls(std::string_view text, std::vector<Json>& calls) {
-  const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (json.is_discarded() || !json.is_structured()) return false;
-  if (json.is_object()) {
-    calls.push_back(Call(json));
+  const std::optional<Json> json = ParseJson(text);
+  if (!json || !json->is_structured()) return false;
+  if (json->is_object()) {
+    calls.push_back(Call(*json));
   } else {
-    for (const Json& call : json) calls.push_back(Call(call));
+    for (const Json& call : *json) calls.push_back(Call(call));
   }
   return true;
 }

@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "lib/base/json_shape.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -21,6 +22,9 @@ absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
 
 absl::StatusOr<OrderedJson> ReadJsonObject(const std::string& path) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string content, ReadTextFile(path));
+  if (ShapeOfJson(content).depth > kMaxJsonDepth) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " is nested deeper than ", kMaxJsonDepth, " levels"));
+  }
   OrderedJson json = OrderedJson::parse(content, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, " is not a JSON object"));
   return json;

@@ -18,6 +18,13 @@ void ReadExperts(FieldReader& fields, ModelConfig& config) {
     fields.Violation("num_experts_per_tok",
                      absl::StrCat(experts.per_token, " exceeds the number of experts ", experts.count));
   }
+  // A table of all tensors is built from it: ten times the largest published model.
+  constexpr int64_t kMaxExperts = 200'000;
+  if (experts.count * config.num_layers > kMaxExperts) {
+    fields.Violation("num_experts", absl::StrCat(experts.count, " in each of ", config.num_layers,
+                                                 " layers is out of range; must be at most ", kMaxExperts, " in all"));
+    experts.count = 1;
+  }
   // Would add the router's balance to the loss.
   fields.Require("output_router_logits", false);
   config.experts = experts;

@@ -132,9 +132,20 @@ TEST(AdapterConfigTest, WritesWhatItReads) {
   EXPECT_TRUE(written["modules_to_save"].is_null());  // vLLM refuses adapters that have it
 }
 
+TEST(AdapterConfigTest, AnAlphaThatIsNoInt64IsWrittenAsItIs) {
+  json file = Minimal();
+  file["lora_alpha"] = 1e300;
+  EXPECT_EQ(ToJson(MustParse(file))["lora_alpha"], 1e300);
+}
+
 TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
   const std::pair<const char*, json> changes[] = {
       {"peft_type", "IA3"},
+      {"peft_type", 5},
+      {"r", 1e300},
+      {"r", true},
+      {"rank_pattern", {{"q_proj", 1e300}}},
+      {"layers_to_transform", {1, -1}},
       {"use_qalora", true},
       {"bias", "all"},
       {"fan_in_fan_out", true},

@@ -102,13 +102,22 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
       {"gemma3_text", "rope_parameters", {{"rope_theta", 1.0}}},
       {"phi3", "resid_pdrop", 0.1},
       {"phi3", "embd_pdrop", 0.1},
+      {"phi3", "partial_rotary_factor", 0.1},
       {"phi3", "rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
+      {"phi3",
+       "rope_scaling",
+       {{"type", "longrope"},
+        {"short_factor", {1.0, 1.0}},
+        {"long_factor", {1.0, 2.0}},
+        {"original_max_position_embeddings", 1}}},
       {"phi3", "rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0}}, {"long_factor", {1.0, 2.0}}}},
       {"smollm3", "no_rope_layers", {1, 0}},
       {"granite", "query_pre_attn_scalar", 64},
+      {"granite", "logits_scaling", 1e-320},
       {"olmo2", "mlp_bias", true},
       {"qwen3_moe", "output_router_logits", true},
       {"qwen3_moe", "num_experts_per_tok", 129},
+      {"qwen3_moe", "num_experts", 1 << 29},
   };
   for (const Refusal& refusal : refusals) {
     const auto parsed = ParseModelConfig(Config(refusal.family, {{refusal.field, refusal.value}}));

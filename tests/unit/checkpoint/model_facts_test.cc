@@ -149,6 +149,19 @@ TEST_F(ModelFactsTest, SizesThatOverflowOrFillMemoryAreRefused) {
               HasSubstr("num_hidden_layers"));
   WriteConfig({{"num_attention_heads", 1 << 29}, {"head_dim", 1 << 20}, {"num_key_value_heads", 1}});
   EXPECT_THAT(std::string(ReadModelFactsWithoutWeights(folder_.path()).status().message()), HasSubstr("head_dim"));
+  WriteConfig({{"vocab_size", 1 << 30}, {"hidden_size", 1 << 30}});
+  EXPECT_THAT(std::string(ReadModelFactsWithoutWeights(folder_.path()).status().message()), HasSubstr("parameters"));
+}
+
+// Printing the value of a refused field calls itself once a level.
+TEST_F(ModelFactsTest, DeepNestingIsRefusedAndEndsNoProcess) {
+  const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+  std::ofstream(folder_.path() + "/config.json") << R"({"model_type": "llama", "quantization_config": )" << deep << "}";
+  EXPECT_THAT(std::string(ReadModelFactsWithoutWeights(folder_.path()).status().message()),
+              HasSubstr("config.json: is nested deeper than 64 levels"));
+  std::ofstream(folder_.path() + "/adapter_config.json") << R"({"peft_type": "LORA", "bias": )" << deep << "}";
+  EXPECT_THAT(std::string(ReadAdapterConfig(folder_.path()).status().message()),
+              HasSubstr("adapter_config.json: is nested deeper than 64 levels"));
 }
 
 TEST_F(ModelFactsTest, AnotherHeadIsRefusedByName) {

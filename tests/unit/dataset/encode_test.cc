@@ -192,6 +192,22 @@ TEST_F(EncodeTest, PreparesAPromptAndTheAnswerItShouldGet) {
   }
 }
 
+// OpenAI's content may be a list of parts. This template says nothing that the answer could be cut out of.
+TEST_F(EncodeTest, TheExpectedAnswerOfATemplateThatRewritesItIsTheRowsOwn) {
+  const ChatTemplate compiled = Compiled("{{ messages | length }}");
+  const RowEncoder encoder(tokenizer_, &compiled, {});
+  const auto expected = [&](const std::string& answer) {
+    return encoder
+        .EncodePrompt(ParseRow(R"({"messages": [{"role": "user", "content": "q"}, )" + answer + "]}", 1).value())
+        .value()
+        .expected;
+  };
+  EXPECT_EQ(expected(R"({"role": "assistant", "content": "one"})"), "one");
+  EXPECT_EQ(expected(R"({"role": "assistant", "content": "one", "tool_calls": null})"), "one");
+  EXPECT_EQ(expected(R"({"role": "assistant", "content": [{"type": "text", "text": "one"}]})"),
+            R"([{"type":"text","text":"one"}])");
+}
+
 TEST_F(EncodeTest, RefusesConversationsWithoutAChatTemplate) {
   const RowEncoder encoder(tokenizer_, nullptr, {});
   EXPECT_THAT(std::string(encoder.Encode(ParseRow(kTwoTurns, 1).value()).status().message()),

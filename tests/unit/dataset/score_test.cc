@@ -1,5 +1,8 @@
 #include "lib/dataset/score.h"
 
+#include <optional>
+#include <string>
+
 #include "gtest/gtest.h"
 
 namespace luthier {
@@ -98,6 +101,12 @@ TEST(ScoreTest, JsonEqualityCountsTheRowsWhereJsonIsExpected) {
   totals.Add(ScoreAnswer(TaskType::kExtraction, R"({"a": 1})", R"({"a": 1})"));
   totals.Add(ScoreAnswer(TaskType::kExtraction, R"({"a": 1})", R"({"a": 2})"));
   EXPECT_EQ(totals.json_equality(), 0.5);
+}
+
+TEST(ScoreTest, AnAnswerOfBracketsOnlyIsWrongAndNoMore) {
+  const std::string brackets = std::string(300'000, '[') + std::string(300'000, ']');
+  EXPECT_FALSE(ScoreAnswer(TaskType::kExtraction, R"({"a": 1})", brackets).exact);
+  EXPECT_TRUE(ScoreAnswer(TaskType::kExtraction, brackets, brackets).exact);
 }
 
 TEST(ScoreTest, AveragesOverAllFields) {
