@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -34,11 +35,14 @@ std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Termi
   if (wide) {
     for (const char* heading : {"GPU MEMORY", "CPU", "HOST", "AGENT"}) columns.push_back({heading, false, true});
   }
+  const bool reasons =
+      std::any_of(nodes.begin(), nodes.end(), [](const v1::Node& n) { return !n.state_reason().empty(); });
+  if (reasons) columns.push_back({"BECAUSE", false, true});
   Table table(columns);
   for (const v1::Node& node : nodes) {
-    const Colour colour = node.state() == v1::Node::READY  ? Colour::kGreen
-                          : node.state() == v1::Node::LOST ? Colour::kRed
-                                                           : Colour::kBlue;
+    const Colour colour = node.state() == v1::Node::READY                                           ? Colour::kGreen
+                          : node.state() == v1::Node::LOST || node.state() == v1::Node::QUARANTINED ? Colour::kRed
+                                                                                                    : Colour::kBlue;
     const v1::Inventory& inventory = node.inventory();
     std::string runs;
     for (const std::string& attempt : node.attempts()) {
@@ -58,6 +62,7 @@ std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Termi
         cells.emplace_back(cell.empty() ? "-" : cell);
       }
     }
+    if (reasons) cells.emplace_back(node.state_reason().empty() ? "-" : node.state_reason());
     table.AddRow(std::move(cells));
   }
   return table.Render(terminal);
@@ -123,9 +128,9 @@ void AddNodeCommands(CLI::App& app, CommandContext& context) {
   drain_command.add_option("NODE", drain->node, "Name of the node")->required();
   drain_command.add_flag("--requeue", drain->requeue, "Stop what runs there with a checkpoint, to go on elsewhere");
   auto undrained = std::make_shared<std::string>();
-  CLI::App& undrain_command =
-      context.AddCommand(node, "undrain", "Give a node work again", "  luthier node undrain gpu-1\n",
-                         [&context, undrained] { return Undrain(context, *undrained); });
+  CLI::App& undrain_command = context.AddCommand(
+      node, "undrain", "Give a node work again: ends a drain and a quarantine", "  luthier node undrain gpu-1\n",
+      [&context, undrained] { return Undrain(context, *undrained); });
   undrain_command.add_option("NODE", *undrained, "Name of the node")->required();
 }
 

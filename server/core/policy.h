@@ -35,6 +35,12 @@ struct Node {
   std::string agent_version;
   std::string inventory;  // bytes of the layer above
   Processes processes;    // as the agent said last; also of attempts that are not current any more
+  // Jobs of which attempts died here since one last got through, and when; of those that died together only one.
+  std::map<std::string, absl::Time> losses;
+  absl::Time quarantine_end = absl::InfinitePast();  // until then it gets nothing; InfinitePast: it has none
+
+  bool IsQuarantined() const { return quarantine_end != absl::InfinitePast(); }
+  bool TakesWork() const { return ready && !draining && !IsQuarantined(); }
 };
 
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
@@ -89,6 +95,7 @@ enum class Wait {
   kBehindOthers = 7,  // others come first
   kHeld = 8,          // created on hold
   kPaused = 9,        // paused by a user
+  kQuarantined = 10,  // the nodes that could take it are quarantined
 };
 
 // One for every job of a snapshot, in the order in which they were looked at.

@@ -18,7 +18,7 @@ constexpr size_t kCandidates = 500;
 std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
   int largest = 0, ready = 0;
   for (const auto& [id, node] : nodes) {
-    if (!node.ready || node.draining) continue;
+    if (!node.TakesWork()) continue;
     ++ready;
     largest = std::max(largest, node.devices);
   }
@@ -35,6 +35,16 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
     case Wait::kTenantLimit: return absl::StrCat("tenant ", decision.job->tenant, " runs as much as it may");
     default: return "it is about to start";
   }
+}
+
+// If the job would fit on a node that is quarantined: the one that is released first.
+const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>& nodes) {
+  const Node* first = nullptr;
+  for (const auto& [id, node] : nodes) {
+    if (!node.ready || node.draining || !node.IsQuarantined() || node.devices < job.devices) continue;
+    if (first == nullptr || node.quarantine_end < first->quarantine_end) first = &node;
+  }
+  return first;
 }
 
 }  // namespace
@@ -283,12 +293,14 @@ absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
 absl::Status State::Undrain(const std::string& id) {
   const auto node = nodes_.find(id);
   if (node == nodes_.end() && drained_.count(id) == 0) return DoesNotExist("nodes/" + id);
-  if (node != nodes_.end()) node->second.draining = false;
+  if (node != nodes_.end()) {
+    undo_.push_back([this, before = node->second] { nodes_[before.id] = before; });
+    node->second.draining = false;
+    node->second.losses.clear();
+    node->second.quarantine_end = absl::InfinitePast();
+  }
   if (drained_.erase(id) > 0) {
-    undo_.push_back([this, id] {
-      drained_.insert(id);
-      if (const auto again = nodes_.find(id); again != nodes_.end()) again->second.draining = true;
-    });
+    undo_.push_back([this, id] { drained_.insert(id); });
     writes_.drained.emplace_back(id, false);
   }
   unsettled_ = true;
@@ -335,6 +347,11 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   node.deadline = now + kLease;
   const std::string id = node.id;
   node.draining = drained_.count(id) > 0;
+  // An agent that was started again says nothing about its machine.
+  if (const auto before = nodes_.find(id); before != nodes_.end()) {
+    node.losses = std::move(before->second.losses);
+    node.quarantine_end = before->second.quarantine_end;
+  }
   nodes_[id] = std::move(node);
   unsettled_ = true;
   std::vector<std::string> stale;
@@ -406,6 +423,9 @@ bool State::Record(Report report, absl::Time now) {
   if (const auto node = nodes_.find(job->node); node != nodes_.end() && SaysProcessEnded(*report.input)) {
     node->second.processes.erase(AttemptName(*job));
   }
+  if (report.blames_node || (*report.input == JobInput::kAttemptLost && !IsStopping(job->state))) {
+    Suspect(job->node, job->id, now);
+  }
   if (*report.input == JobInput::kAttemptLost) {
     LoseAttempt(*job, report.message, now);
   } else if (*report.input == JobInput::kArtifactStored) {
@@ -433,6 +453,24 @@ void State::Publish(const Job& job, std::string payload, absl::Time now) {
   Apply(job, JobInput::kArtifactStored, "published " + name, now);
 }
 
+void State::Suspect(const std::string& id, const std::string& job, absl::Time now) {
+  const auto found = nodes_.find(id);
+  if (found == nodes_.end()) return;
+  Node& node = found->second;
+  for (auto loss = node.losses.begin(); loss != node.losses.end();) {
+    loss = loss->second + kQuarantineWindow < now ? node.losses.erase(loss) : std::next(loss);
+  }
+  if (absl::c_any_of(node.losses, [&](const auto& loss) { return now < loss.second + kIncident; })) return;
+  node.losses[job] = now;
+  if (node.losses.size() < kQuarantineJobs || node.IsQuarantined()) return;
+  // Where attempts die on most nodes, nodes are not the reason. A single one is quarantined all the same: else every
+  // job of the queue would spend its retries there.
+  const auto connected = absl::c_count_if(nodes_, [](const auto& other) { return other.second.ready; });
+  const auto quarantined =
+      absl::c_count_if(nodes_, [](const auto& other) { return other.second.ready && other.second.IsQuarantined(); });
+  if (quarantined + 1 <= std::max<int64_t>(1, connected / 2)) node.quarantine_end = now + kQuarantine;
+}
+
 void State::LoseAttempt(const Job& job, const std::string& why, absl::Time now) {
   if (IsStopping(job.state)) {
     Apply(job, JobInput::kAttemptLost, why, now);
@@ -451,7 +489,11 @@ void State::LoseAttempt(const Job& job, const std::string& why, absl::Time now) 
 }
 
 void State::ClockJumped(absl::Duration by) {
-  for (auto& [id, node] : nodes_) node.deadline += by;
+  for (auto& [id, node] : nodes_) {
+    node.deadline += by;
+    node.quarantine_end += by;
+    for (auto& [job, time] : node.losses) time += by;
+  }
   next_lease_check_ = absl::InfinitePast();
   for (const Job* job : jobs_.Delayed()) {
     jobs_.Update(*job, [&](Job& j) { j.not_before += by; });
@@ -467,6 +509,10 @@ void State::ExpireLeases(absl::Time now) {
   if (now < next_lease_check_) return;
   next_lease_check_ = now + kLeaseCheck;
   for (auto& [id, node] : nodes_) {
+    if (node.IsQuarantined() && node.quarantine_end <= now) {
+      node.quarantine_end = absl::InfinitePast();
+      unsettled_ = true;
+    }
     if (now < node.deadline) continue;
     node.ready = node.leaving = false;
     const std::set<std::string> lost = jobs_.OnNode(id);
@@ -524,7 +570,7 @@ Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
 std::vector<NodeView> State::NodeViews() const {
   std::vector<NodeView> views;
   for (const auto& [id, node] : nodes_) {
-    if (!node.ready || node.draining) continue;
+    if (!node.TakesWork()) continue;
     NodeView view{&node, {}, {}};
     std::set<int> held;
     for (const std::string& job_id : jobs_.OnNode(id)) {
@@ -564,6 +610,15 @@ WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
   const auto decided = decisions_->find(job.number);
   if (decided == decisions_->end()) {
     return {Wait::kBehindOthers, absl::StrCat("others come first; ", jobs_.waiting(), " jobs wait in all")};
+  }
+  if (const Wait wait = decided->second.wait; wait == Wait::kNoNode || wait == Wait::kTooLarge) {
+    if (const Node* node = QuarantinedNodeFor(job, nodes_)) {
+      return {Wait::kQuarantined,
+              absl::StrCat("node ", node->id, " is quarantined for another ",
+                           absl::ToInt64Seconds(absl::Ceil(node->quarantine_end - now, absl::Seconds(1))),
+                           " s, since attempts of several jobs died there; `luthier node undrain ", node->id,
+                           "` ends that")};
+    }
   }
   return {decided->second.wait, MessageOf(decided->second, nodes_)};
 }
@@ -611,6 +666,9 @@ void State::Start(const Decision& decision, absl::Time now) {
 const Job& State::Apply(const Job& job, JobInput input, const std::string& message, absl::Time now) {
   const std::optional<JobState> next = NextState(job.state, input);
   if (!next) return job;
+  if (input == JobInput::kTrainerFinished) {
+    if (const auto node = nodes_.find(job.node); node != nodes_.end()) node->second.losses.clear();
+  }
   if (HoldsDevices(job.state) && !HoldsDevices(*next)) {
     // What was charged at the start was an estimate.
     const absl::Duration over = (now - job.attempt_start) - ExpectedDuration(job);

@@ -32,6 +32,15 @@ inline constexpr int kMaxLostAttempts = 5;
 // times.
 inline constexpr int kAttemptsPerEpoch = 10000;
 
+// A node on which attempts of so many different jobs died within the window, and none got through in between, gets
+// nothing new for a while: it is more likely to be the reason than they are. Afterwards one more death within the
+// window begins the next quarantine.
+inline constexpr size_t kQuarantineJobs = 3;
+inline constexpr absl::Duration kQuarantineWindow = absl::Minutes(30);
+inline constexpr absl::Duration kQuarantine = absl::Minutes(10);
+// What dies within so little time died together, with its agent or its machine, and says as much as one.
+inline constexpr absl::Duration kIncident = absl::Seconds(5);
+
 // Delay before the attempt that follows the `lost`-th lost one (from 1): 1 s, then 10 s doubling up to 10 min.
 absl::Duration RetryDelay(int lost);
 
@@ -139,6 +148,7 @@ struct Report {
   std::string message;                      // of the change of state
   std::optional<absl::Duration> time_left;  // as a progress report says
   std::string version_payload;              // for kArtifactStored
+  bool blames_node = false;                 // of kAttemptFailed: by a fault of the node's hardware or disk
 };
 
 // What a user changes of a job; absent values stay.
@@ -205,6 +215,7 @@ class State {
   // A drained node gets no attempts; `requeue`: those it has are stopped with a checkpoint and wait for another node.
   // Errors: NOT_FOUND for a node that was never connected.
   absl::Status Drain(const std::string& node, bool requeue, absl::Time now);
+  // Ends a drain and a quarantine.
   absl::Status Undrain(const std::string& node);
   // Errors: NOT_FOUND for a model without versions.
   absl::Status SetAlias(Alias alias);
@@ -256,6 +267,8 @@ class State {
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);
   void LoseAttempt(const Job& job, const std::string& why, absl::Time now);
+  // An attempt of the job died on the node for no reason of the job's.
+  void Suspect(const std::string& node, const std::string& job, absl::Time now);
   void Publish(const Job& job, std::string payload, absl::Time now);
   void Start(const Decision& decision, absl::Time now);
   void Charge(const std::string& tenant, double device_seconds, absl::Time now);

@@ -116,10 +116,10 @@ void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl:
   }
   queue_depth_.Set(static_cast<double>(state.jobs().waiting()));
   oldest_queued_.Set(state.jobs().waiting() == 0 ? 0 : absl::ToDoubleSeconds(now - state.jobs().OldestWaiting()));
-  int ready = 0;
-  for (const auto& [id, node] : state.nodes()) ready += node.ready ? 1 : 0;
-  agents_.Add({{"state", "ready"}}).Set(ready);
-  agents_.Add({{"state", "lost"}}).Set(static_cast<double>(state.nodes().size()) - ready);
+  std::map<std::string, int> agents = {{"ready", 0}, {"lost", 0}, {"quarantined", 0}};
+  for (const auto& [id, node] : state.nodes())
+    ++agents[!node.ready ? "lost" : node.IsQuarantined() ? "quarantined" : "ready"];
+  for (const auto& [name, count] : agents) agents_.Add({{"state", name}}).Set(count);
 }
 
 void ServerMetrics::ObserveTransition(const Job& job, const Event& event) {

@@ -137,6 +137,8 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
   switch (ended.outcome()) {
     case v1::AttemptEnded::FAILED:
       read.report.input = JobInput::kAttemptFailed;
+      read.report.blames_node =
+          CauseOf(ended.cause()) == v1::JobFailure::HARDWARE || CauseOf(ended.cause()) == v1::JobFailure::STORAGE;
       // What the trainer itself said of its failure is better.
       read.update = [ended](v1::FineTuningJob& job) {
         if (!job.has_failure()) SetFailure(job, ended.cause(), ended.message());
@@ -254,10 +256,17 @@ v1::Node ToProto(const Node& node, const State& state) {
   v1::Node message;
   message.set_name(absl::StrCat("nodes/", node.id));
   const bool empty = state.jobs().OnNode(node.id).empty();
-  message.set_state(!node.ready      ? v1::Node::LOST
-                    : !node.draining ? v1::Node::READY
-                    : empty          ? v1::Node::DRAINED
-                                     : v1::Node::DRAINING);
+  message.set_state(!node.ready              ? v1::Node::LOST
+                    : node.draining && empty ? v1::Node::DRAINED
+                    : node.draining          ? v1::Node::DRAINING
+                    : node.IsQuarantined()   ? v1::Node::QUARANTINED
+                                             : v1::Node::READY);
+  if (node.IsQuarantined()) {
+    message.set_state_reason(absl::StrCat("attempts of ", node.losses.size(),
+                                          " jobs died here and none got through in between; `luthier node undrain ",
+                                          node.id, "` ends the quarantine"));
+    *message.mutable_quarantine_end_time() = ToProto(node.quarantine_end);
+  }
   message.mutable_inventory()->ParseFromString(node.inventory);
   message.set_agent_version(node.agent_version);
   if (node.last_heartbeat != absl::InfinitePast())

@@ -30,6 +30,9 @@ elseif(MUTANT STREQUAL "missed_cancel")
 elseif(MUTANT STREQUAL "forgotten_epoch")
   # Gives numbers again that attempts had which the backup does not know.
   change("std::max(j.attempt, epoch_ * kAttemptsPerEpoch) + 1" "j.attempt + 1")
+elseif(MUTANT STREQUAL "forgotten_quarantine")
+  # Gives work to nodes that are drained or quarantined.
+  change("if (!node.TakesWork()) continue;\n    NodeView view" "if (!node.ready) continue;\n    NodeView view")
 elseif(MUTANT STREQUAL "leaked_device")
   # Leaves attempts with a node that is gone.
   change("LoseAttempt(*Find(job), absl::StrCat(\"node \", id, \" was not heard of for \", absl::FormatDuration(kLease)), now)" "(void)job")

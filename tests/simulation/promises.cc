@@ -81,6 +81,17 @@ void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
   }
 }
 
+// What was decided in a batch: nothing starts where nothing may start.
+void Simulation::CheckDecisions(const Writes& writes) {
+  for (const Event& event : writes.events) {
+    const auto job =
+        std::find_if(writes.jobs.begin(), writes.jobs.end(), [&](const Job& j) { return j.number == event.job; });
+    if (event.state == static_cast<int>(JobState::kStarting) && !state_->nodes().at(job->node).TakesWork()) {
+      Violate(absl::StrCat(job->id, " was started on ", job->node, ", which gets nothing"));
+    }
+  }
+}
+
 // P7: a process of a cancelled job ends, if its agent could hear of it.
 void Simulation::CheckCancelled() {
   for (const auto& [job, time] : cancelled_) {

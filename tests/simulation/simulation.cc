@@ -174,6 +174,7 @@ void Simulation::RunServerBatch() {
   if (outcome.written.ok()) {
     RememberCommitted(outcome.writes);
     if (!outcome.writes.empty() || ++turns_ % 20 == 0) CheckState();
+    CheckDecisions(outcome.writes);
     for (const Effect& effect : outcome.effects) Send(effect);
   }
   for (size_t i = 0; i < dones.size(); ++i) dones[i](outcome.statuses[i]);

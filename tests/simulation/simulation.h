@@ -166,6 +166,7 @@ class Simulation {
   void CheckState();
   void CheckAttempts();
   void CheckDevices(const std::vector<const Job*>& jobs);
+  void CheckDecisions(const Writes& writes);
   void CheckCancelled();
   void CheckRestart(const State& loaded);
   void CheckRecord();

@@ -57,6 +57,27 @@ class StateTest : public testing::Test {
     now_ += duration;
     EndBatch();
   }
+  // As Wait, while the nodes are heard of.
+  void Pass(absl::Duration duration, const std::vector<std::string>& nodes) {
+    for (const absl::Time end = now_ + duration; now_ < end;) {
+      now_ = std::min(end, now_ + kHeartbeatInterval);
+      for (const std::string& node : nodes) state_.Heartbeat(node, "", {}, false, now_);
+      EndBatch();
+    }
+  }
+  // A further job starts on `node` and comes to such an end; then it is cancelled if it would be tried again.
+  void RunOne(const std::string& id, const std::string& node, JobInput end) {
+    ASSERT_TRUE(Submit(id).ok());
+    ASSERT_EQ(job(id).node, node);
+    Report(id, 1, 1, JobInput::kTrainerStarted);
+    Report(id, 1, 2, end);
+    if (end == JobInput::kTrainerFinished) Report(id, 1, 3, JobInput::kArtifactStored);
+    if (end == JobInput::kAttemptLost) {
+      ASSERT_TRUE(state_.Cancel(id, now_).ok());
+    }
+    EndBatch();
+  }
+  bool IsQuarantined(const std::string& node) const { return state_.nodes().at(node).IsQuarantined(); }
   void EndBatch() {
     state_.Tick(now_);
     Writes writes = state_.TakeWrites();
@@ -585,6 +606,105 @@ TEST_F(StateTest, ADrainedNodeGetsNothingAndGivesBackWhatItHas) {
   EndBatch();
   EXPECT_EQ(job("next").node, node);
   EXPECT_TRUE(absl::IsNotFound(state_.Drain("nobody", false, now_)));
+}
+
+TEST_F(StateTest, QuarantinesANodeOnWhichSeveralJobsDie) {
+  constexpr JobInput kDies = JobInput::kAttemptLost, kSaysWhy = JobInput::kAttemptFailed,
+                     kGetsThrough = JobInput::kTrainerFinished;
+  struct Row {
+    std::string what;
+    absl::Duration between;
+    std::vector<std::pair<std::string, JobInput>> ends;
+    bool quarantined;
+  };
+  const std::vector<Row> rows = {
+      {"three jobs", absl::Seconds(6), {{"a", kDies}, {"b", kDies}, {"c", kDies}}, true},
+      {"two jobs", absl::Seconds(6), {{"a", kDies}, {"b", kDies}}, false},
+      {"together, with their agent", absl::Seconds(1), {{"a", kDies}, {"b", kDies}, {"c", kDies}}, false},
+      {"in an hour", absl::Minutes(20), {{"a", kDies}, {"b", kDies}, {"c", kDies}}, false},
+      {"one got through", absl::Seconds(6), {{"a", kDies}, {"b", kDies}, {"x", kGetsThrough}, {"c", kDies}}, false},
+      {"their own fault", absl::Seconds(6), {{"a", kSaysWhy}, {"b", kSaysWhy}, {"c", kSaysWhy}}, false},
+  };
+  for (size_t row = 0; row < rows.size(); ++row) {
+    SCOPED_TRACE(rows[row].what);
+    const std::string node = absl::StrCat("n", row);
+    state_.Disconnect(absl::StrCat("n", row - 1), now_);
+    Pass(kLease, {});
+    Connect(node);
+    for (const auto& [id, end] : rows[row].ends) {
+      Pass(rows[row].between, {node});
+      RunOne(absl::StrCat(id, row), node, end);
+    }
+    EXPECT_EQ(IsQuarantined(node), rows[row].quarantined);
+  }
+}
+
+TEST_F(StateTest, TheSameJobDyingAgainAndAgainQuarantinesNothing) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  for (int attempt = 1; attempt <= kMaxLostAttempts; ++attempt) {
+    Report("j", attempt, 1, JobInput::kAttemptLost);
+    Pass(RetryDelay(attempt), {"n1"});
+  }
+  EXPECT_FALSE(IsQuarantined("n1"));
+}
+
+TEST_F(StateTest, AFaultOfItsHardwareIsTheNodesEvenIfItEndsTheJob) {
+  Connect("n1");
+  for (const char* id : {"a", "b", "c"}) {
+    ASSERT_TRUE(Submit(id).ok());
+    Pass(kIncident, {"n1"});
+    luthier::Report report{.attempt = {id, 1}, .sequence = 1, .input = JobInput::kAttemptFailed};
+    report.blames_node = true;
+    ASSERT_TRUE(state_.Record(report, now_));
+    EndBatch();
+  }
+  EXPECT_TRUE(IsQuarantined("n1"));
+}
+
+TEST_F(StateTest, AQuarantinedNodeGetsNothingUntilItEndsOrIsEnded) {
+  Connect("n1");
+  for (const char* id : {"a", "b", "c"}) {
+    RunOne(id, "n1", JobInput::kAttemptLost);
+    Pass(kIncident, {"n1"});
+  }
+  ASSERT_TRUE(Submit("d").ok());
+  EXPECT_EQ(job("d").state, JobState::kQueued);
+  EXPECT_EQ(state_.WhyItWaits(job("d"), now_).code, luthier::Wait::kQuarantined);
+  EXPECT_THAT(state_.WhyItWaits(job("d"), now_).message, HasSubstr("node n1 is quarantined for another 595 s"));
+  ASSERT_TRUE(Submit("wide", {.devices = 2}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("wide"), now_).code, luthier::Wait::kNoNode);
+  Connect("n1");  // an agent that was started again says nothing about its machine
+  state_.ClockJumped(absl::Hours(1));
+  now_ += absl::Hours(1);
+  EndBatch();
+  EXPECT_TRUE(IsQuarantined("n1"));
+  Pass(kQuarantine - kIncident, {"n1"});
+  EXPECT_EQ(job("d").state, JobState::kStarting);
+  Report("d", 1, 1, JobInput::kAttemptLost);
+  EXPECT_TRUE(IsQuarantined("n1")) << "it was tried once more, and failed";
+  EXPECT_EQ(job("d").state, JobState::kRecovering);
+  ASSERT_TRUE(state_.Undrain("n1").ok());
+  Pass(RetryDelay(1), {"n1"});
+  EXPECT_EQ(job("d").attempt, 2);
+  Report("d", 2, 1, JobInput::kAttemptLost);
+  EXPECT_FALSE(IsQuarantined("n1")) << "what was before is forgiven";
+}
+
+TEST_F(StateTest, AtMostHalfOfTheNodesAreQuarantined) {
+  for (const char* node : {"n1", "n2", "n3"}) Connect(node);
+  for (const char* node : {"n1", "n2"}) {
+    for (const char* other : {"n1", "n2", "n3"}) {
+      if (other == std::string(node)) continue;
+      ASSERT_TRUE(state_.Drain(other, /*requeue=*/false, now_).ok());
+    }
+    for (const char* id : {"a", "b", "c"}) {
+      RunOne(absl::StrCat(id, "-on-", node), node, JobInput::kAttemptLost);
+      Pass(kIncident, {"n1", "n2", "n3"});
+    }
+    EXPECT_EQ(IsQuarantined(node), node == std::string("n1"));
+    for (const char* other : {"n2", "n3"}) ASSERT_TRUE(state_.Undrain(other).ok());
+  }
 }
 
 TEST_F(StateTest, ATenantMayHaveNoMoreWaitingJobsThanItsLimit) {

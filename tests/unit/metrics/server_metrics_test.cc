@@ -52,6 +52,26 @@ TEST_F(ServerMetricsTest, CountsJobsByStateAndHowLongTheyWaited) {
   EXPECT_THAT(Text(), HasSubstr("luthier_job_transitions_total{to=\"starting\"} 1"));
 }
 
+TEST_F(ServerMetricsTest, CountsNodesThatAreReadyLostAndQuarantined) {
+  absl::Time now = kStart;
+  Connect("bad", now);
+  for (const char* id : {"a", "b", "c"}) {
+    Submit(id);
+    now += kIncident;
+    Report lost{.attempt = {id, 1}, .sequence = 1, .input = JobInput::kAttemptLost};
+    ASSERT_TRUE(state_.Record(lost, now));
+    ASSERT_TRUE(state_.Cancel(id, now).ok());
+    state_.Tick(now);
+  }
+  Connect("good", now);
+  Connect("gone", now);
+  state_.Disconnect("gone", now);
+  Observe(now);
+  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"ready\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"lost\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"quarantined\"} 1"));
+}
+
 TEST_F(ServerMetricsTest, AddsUpTheTokenRatesOfRunningAttemptsAndForgetsThemWhenTheyEnd) {
   for (const char* id : {"a", "b"}) {
     Submit(id);

@@ -158,6 +158,39 @@ TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {
   EXPECT_EQ(explained.pending_code(), v1::PENDING_REASON_UNSPECIFIED);
 }
 
+TEST_F(JobStepsTest, ShowsWhyANodeIsQuarantinedAndReleasesIt) {
+  Connect("n1", 3);
+  for (const char* id : {"a", "b", "c"}) Create(RequestFor(id));
+  absl::Duration later;
+  for (const char* id : {"a", "b", "c"}) {
+    Do([&](State& state, absl::Time now) {
+      EXPECT_TRUE(state.Record({.attempt = {id, 1}, .sequence = 1, .input = JobInput::kAttemptLost}, now + later));
+      EXPECT_TRUE(state.Cancel(id, now).ok());
+    });
+    later += kIncident;
+  }
+  v1::ListNodesResponse nodes;
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::ListNodes, v1::ListNodesRequest(), nodes).ok());
+  EXPECT_EQ(nodes.nodes(0).state(), v1::Node::QUARANTINED);
+  EXPECT_THAT(nodes.nodes(0).state_reason(), HasSubstr("attempts of 3 jobs died here"));
+  EXPECT_TRUE(nodes.nodes(0).has_quarantine_end_time());
+  Create(RequestFor("d"));
+  v1::ExplainFineTuningJobRequest request;
+  request.set_name("jobs/d");
+  v1::ExplainFineTuningJobResponse explained;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
+  EXPECT_EQ(explained.pending_code(), v1::PENDING_REASON_QUARANTINED);
+  EXPECT_THAT(explained.pending_reason(), HasSubstr("luthier node undrain n1"));
+  v1::UndrainNodeRequest undrain;
+  undrain.set_name("nodes/n1");
+  v1::Node node;
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::UndrainNode, undrain, node).ok());
+  EXPECT_EQ(node.state(), v1::Node::READY);
+  EXPECT_EQ(node.state_reason(), "");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
+  EXPECT_EQ(explained.state(), v1::FineTuningJob::STARTING);
+}
+
 TEST_F(JobStepsTest, OrdersACheckpointOfARunningJob) {
   v1::SessionRequest message;
   message.mutable_register_()->set_node_id("n1");
