@@ -23,7 +23,7 @@ std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
   for (const char* name :
        {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
-        "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
+        "--preempt-after", "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -54,12 +54,17 @@ absl::Status ReadFile(const std::string& path, CLI::App& app) {
   return absl::OkStatus();
 }
 
+absl::Status ParseDurationOption(const std::string& option, const std::string& text, absl::Duration& duration) {
+  if (absl::ParseDuration(text, &duration) && duration >= absl::ZeroDuration()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(option, ": '", text, "' is no duration; give one such as 30m or 24h"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
   ServerOptions options;
   options.data_dir = DefaultDataDir("server");
-  std::string config, keep_unused = "1h";
+  std::string config, keep_unused = "1h", preempt_after = "10m";
   CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
   app.set_version_flag("--version", LUTHIER_VERSION);
   const auto add = [&](const std::string& name, std::string& value, const std::string& help,
@@ -83,6 +88,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--worker-metrics-listen", options.worker_metrics_listen,
       "Address of that agent's /metrics; port 0: any free one", "LUTHIER_WORKER_METRICS_LISTEN");
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
+  add("--preempt-after", preempt_after, "How long an attempt runs before it may be stopped for a more urgent job",
+      "LUTHIER_PREEMPT_AFTER");
   CLI::App& check = *app.add_subcommand(
       "check", "Read every byte of the data folder, which no server may use, or of a backup, and end");
   CLI::App& restore =
@@ -98,10 +105,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
     return app.exit(error);
   }
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
-  if (!absl::ParseDuration(keep_unused, &options.keep_unused) || options.keep_unused < absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("--keep-unused: '", keep_unused, "' is no duration; give one such as 30m or 24h"));
-  }
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--keep-unused", keep_unused, options.keep_unused));
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--preempt-after", preempt_after, options.preempt_after));
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
   }

@@ -24,6 +24,7 @@ struct ServerOptions {
   std::string tls_cert, tls_key, tls_client_ca;
   std::string worker_metrics_listen = "127.0.0.1:0";
   absl::Duration keep_unused = absl::Hours(1);
+  absl::Duration preempt_after = absl::Minutes(10);
 };
 
 // The options, or the exit code of a run that is over already (--help, --version, a wrong flag), after its text was

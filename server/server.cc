@@ -102,7 +102,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<FileArtifactStore> artifacts,
                            FileArtifactStore::Open(options.data_dir + "/artifacts"));
-  LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now()));
+  LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now(), {.preempt_after = options.preempt_after}));
   LUTHIER_ASSIGN_OR_RETURN(std::vector<Token> tokens, store->Tokens());
   const bool any_tokens = !tokens.empty();
   std::unique_ptr<Server> server(

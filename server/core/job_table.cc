@@ -102,6 +102,11 @@ JobTable::Load JobTable::LoadOf(const std::string& tenant) const {
   return found == loads_.end() ? Load{} : found->second;
 }
 
+bool JobTable::RunsLessUrgentThan(ServiceClass service_class) const {
+  return std::any_of(running_.begin() + static_cast<int>(service_class) + 1, running_.end(),
+                     [](int64_t count) { return count > 0; });
+}
+
 void JobTable::Index(const Job& job) {
   ++counts_[static_cast<size_t>(job.state)];
   if (IsWaiting(job.state)) {
@@ -117,6 +122,7 @@ void JobTable::Index(const Job& job) {
   }
   if (HoldsDevices(job.state)) {
     on_node_[job.node].insert(job.id);
+    ++running_[static_cast<size_t>(job.service_class)];
     loads_[job.tenant].running_devices += static_cast<int>(job.held.size());
   }
 }
@@ -137,6 +143,7 @@ void JobTable::Unindex(const Job& job) {
     const auto found = on_node_.find(job.node);
     found->second.erase(job.id);
     if (found->second.empty()) on_node_.erase(found);
+    --running_[static_cast<size_t>(job.service_class)];
     loads_[job.tenant].running_devices -= static_cast<int>(job.held.size());
   }
 }

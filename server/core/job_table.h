@@ -85,6 +85,8 @@ class JobTable {
     return by_age_.empty() ? absl::InfiniteFuture() : (*by_age_.begin())->create_time;
   }
   Load LoadOf(const std::string& tenant) const;
+  // Whether an attempt of a less urgent class holds devices.
+  bool RunsLessUrgentThan(ServiceClass service_class) const;
   // Every job, in no order.
   template <typename Visit>
   void ForEach(Visit visit) const {
@@ -116,8 +118,9 @@ class JobTable {
   std::set<const Job*, DelayOrder> delayed_;
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;
   absl::flat_hash_map<std::string, int64_t> uses_;
-  absl::flat_hash_map<std::string, Load> loads_;  // by tenant
-  std::array<int64_t, 16> counts_ = {};           // by state
+  absl::flat_hash_map<std::string, Load> loads_;                  // by tenant
+  std::array<int64_t, 16> counts_ = {};                           // by state
+  std::array<int64_t, kServiceClasses.size() + 1> running_ = {};  // that hold devices, by class
 };
 
 }  // namespace luthier

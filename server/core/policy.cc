@@ -29,14 +29,15 @@ int Free(const NodeView& view) { return static_cast<int>(view.free.size()); }
 
 // When `devices` are free on a node, and how many are by then.
 std::pair<absl::Time, int> FreeAt(const NodeView& view, int devices, absl::Time now) {
-  int free = Free(view);
+  int free = Free(view) + view.stopping;
   absl::Time time = now;
-  std::vector<std::pair<absl::Time, int>> releases = view.releases;
-  std::sort(releases.begin(), releases.end());
-  for (const auto& [end, count] : releases) {
+  std::vector<Release> releases = view.releases;
+  std::sort(releases.begin(), releases.end(),
+            [](const Release& a, const Release& b) { return std::tie(a.end, a.devices) < std::tie(b.end, b.devices); });
+  for (const Release& release : releases) {
     if (free >= devices) break;
-    time = std::max(now, end);
-    free += count;
+    time = std::max(now, release.end);
+    free += release.devices;
   }
   return {free >= devices ? time : absl::InfiniteFuture(), free};
 }
@@ -124,7 +125,84 @@ void Take(NodeView& view, const Job& job, absl::Time now, Decision& decision) {
   decision.node = view.node->id;
   decision.devices.assign(view.free.begin(), end);
   view.free.erase(view.free.begin(), end);
-  view.releases.emplace_back(now + ExpectedDuration(job), job.devices);
+  view.releases.push_back({now + ExpectedDuration(job), job.devices});
+}
+
+// What has to stop on a node for the job, besides what stops already: the least urgent, then the newest, which has
+// least to lose. None if that is not enough.
+std::optional<std::vector<const Job*>> VictimsFor(const Job& job, const NodeView& view) {
+  std::vector<const Job*> candidates;
+  for (const Release& release : view.releases) {
+    const Job* other = release.preemptible;
+    if (other != nullptr && other->service_class > job.service_class) candidates.push_back(other);
+  }
+  std::sort(candidates.begin(), candidates.end(), [](const Job* a, const Job* b) {
+    return std::tie(b->service_class, a->priority, b->attempt_start, b->number) <
+           std::tie(a->service_class, b->priority, a->attempt_start, a->number);
+  });
+  int missing = job.devices - Free(view) - view.stopping;
+  std::vector<const Job*> victims;
+  for (const Job* candidate : candidates) {
+    if (missing <= 0) break;
+    victims.push_back(candidate);
+    missing -= candidate->devices;
+  }
+  if (missing > 0) return std::nullopt;
+  // Some may not be needed beside larger ones behind them; the dearest are spared first.
+  for (size_t i = victims.size(); i-- > 0;) {
+    if (victims[i]->devices > -missing) continue;
+    missing += victims[i]->devices;
+    victims.erase(victims.begin() + static_cast<int64_t>(i));
+  }
+  return victims;
+}
+
+// A node that will have room for a job, once what has to stop for it has stopped.
+struct Room {
+  NodeView* view;
+  std::vector<const Job*> victims;
+};
+
+// The one where the least urgent stop, and the fewest.
+std::optional<Room> CheapestRoom(const Job& job, std::vector<NodeView>& nodes,
+                                 const std::optional<Reservation>& reservation, absl::Time now) {
+  std::optional<Room> best;
+  const auto cost = [](const Room& room) {
+    ServiceClass most_urgent = ServiceClass::kBackground;
+    int devices = 0;
+    for (const Job* victim : room.victims) {
+      most_urgent = std::min(most_urgent, victim->service_class);
+      devices += victim->devices;
+    }
+    return std::make_tuple(-static_cast<int>(most_urgent), devices, room.victims.size(), room.view->node->id);
+  };
+  for (NodeView& view : nodes) {
+    if (view.node->devices < job.devices || !LeavesReservation(job, view, reservation, now)) continue;
+    std::optional<std::vector<const Job*>> victims = VictimsFor(job, view);
+    if (!victims) continue;
+    Room room{&view, *std::move(victims)};
+    if (!best || cost(room) < cost(*best)) best = std::move(room);
+  }
+  return best;
+}
+
+// Keeps the room for the job: nothing that comes behind it may have it.
+void Promise(const Room& room, const Job& job, absl::Time now) {
+  NodeView& view = *room.view;
+  for (const Job* victim : room.victims) {
+    view.stopping += victim->devices;
+    view.releases.erase(std::find_if(view.releases.begin(), view.releases.end(),
+                                     [&](const Release& release) { return release.preemptible == victim; }));
+  }
+  const int from_stopping = std::min(view.stopping, job.devices);
+  view.stopping -= from_stopping;
+  view.free.resize(view.free.size() - static_cast<size_t>(job.devices - from_stopping));
+  view.releases.push_back({now + ExpectedDuration(job), job.devices});
+}
+
+void Charge(TenantView& tenant, const Job& job) {
+  tenant.running_devices += job.devices;
+  tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(job)) * job.devices;
 }
 
 NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
@@ -136,12 +214,17 @@ NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
 void StartIn(const Decision& decision, double slower, Snapshot& snapshot) {
   NodeView& view = ViewOf(decision.node, snapshot);
   for (const int device : decision.devices) view.free.erase(std::find(view.free.begin(), view.free.end(), device));
-  view.releases.emplace_back(snapshot.now + ExpectedDuration(*decision.job) * slower, decision.job->devices);
-  TenantView& tenant = snapshot.tenants[decision.job->tenant];
-  tenant.running_devices += decision.job->devices;
-  tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(*decision.job)) * decision.job->devices;
+  view.releases.push_back({snapshot.now + ExpectedDuration(*decision.job) * slower, decision.job->devices});
+  Charge(snapshot.tenants[decision.job->tenant], *decision.job);
   for (auto& waiting : snapshot.waiting) {
     for (auto& [id, jobs] : waiting) jobs.erase(std::remove(jobs.begin(), jobs.end(), decision.job), jobs.end());
+  }
+}
+
+// What was preempted may come back later than this says.
+void StopIn(const Job& victim, NodeView& view, absl::Time now) {
+  for (Release& release : view.releases) {
+    if (release.preemptible == &victim) release = {now, release.devices};
   }
 }
 
@@ -150,11 +233,11 @@ void ReleaseUntil(absl::Time time, Snapshot& snapshot) {
   snapshot.now = time;
   for (NodeView& view : snapshot.nodes) {
     for (auto release = view.releases.begin(); release != view.releases.end();) {
-      if (release->first > time) {
+      if (release->end > time) {
         ++release;
         continue;
       }
-      for (int i = 0; i < release->second; ++i) view.free.push_back(view.free.empty() ? 0 : view.free.back() + 1);
+      for (int i = 0; i < release->devices; ++i) view.free.push_back(view.free.empty() ? 0 : view.free.back() + 1);
       release = view.releases.erase(release);
     }
   }
@@ -199,8 +282,13 @@ std::vector<Decision> Decide(Snapshot snapshot) {
           reservation->spare -= job->devices;
         }
         Take(*view, *job, snapshot.now, decision);
-        tenant.running_devices += job->devices;
-        tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(*job)) * job->devices;
+        Charge(tenant, *job);
+      } else if (const auto room = CheapestRoom(*job, snapshot.nodes, reservation, snapshot.now)) {
+        Promise(*room, *job, snapshot.now);
+        Charge(tenant, *job);
+        decision.wait = Wait::kMakingRoom;
+        decision.node = room->view->node->id;
+        decision.preempted = room->victims;
       } else {
         decision.wait = WhyNot(*job, snapshot.nodes);
         if (!reservation) {
@@ -217,7 +305,12 @@ std::vector<Decision> Decide(Snapshot snapshot) {
 
 std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot) {
   auto detached = std::make_unique<DetachedSnapshot>();
-  for (NodeView& view : snapshot.nodes) view.node = &detached->nodes.emplace_back(*view.node);
+  for (NodeView& view : snapshot.nodes) {
+    view.node = &detached->nodes.emplace_back(*view.node);
+    for (Release& release : view.releases) {
+      if (release.preemptible != nullptr) release.preemptible = &detached->jobs.emplace_back(*release.preemptible);
+    }
+  }
   for (auto& waiting : snapshot.waiting) {
     for (auto& [tenant, jobs] : waiting) {
       for (const Job*& job : jobs) job = &detached->jobs.emplace_back(*job);
@@ -232,11 +325,13 @@ namespace {
 // InfiniteFuture if the job never fits, or is not in the snapshot.
 absl::Time StartOf(int64_t number, Snapshot snapshot, double slower, int64_t& ahead) {
   for (NodeView& view : snapshot.nodes) {
-    for (auto& [end, devices] : view.releases)
-      end = snapshot.now + std::max(absl::ZeroDuration(), end - snapshot.now) * slower;
+    for (Release& release : view.releases)
+      release.end = snapshot.now + std::max(absl::ZeroDuration(), release.end - snapshot.now) * slower;
+    if (view.stopping > 0) view.releases.push_back({snapshot.now, std::exchange(view.stopping, 0)});
   }
   while (true) {
     for (const Decision& decision : Decide(snapshot)) {
+      for (const Job* victim : decision.preempted) StopIn(*victim, ViewOf(decision.node, snapshot), snapshot.now);
       if (decision.wait != Wait::kNone) continue;
       if (decision.job->number == number) return snapshot.now;
       ++ahead;
@@ -245,7 +340,7 @@ absl::Time StartOf(int64_t number, Snapshot snapshot, double slower, int64_t& ah
     // What should have ended by now is expected to end at any moment.
     absl::Time next = absl::InfiniteFuture();
     for (const NodeView& view : snapshot.nodes) {
-      for (const auto& [end, devices] : view.releases) next = std::min(next, std::max(end, snapshot.now));
+      for (const Release& release : view.releases) next = std::min(next, std::max(release.end, snapshot.now));
     }
     if (next == absl::InfiniteFuture()) return next;
     ReleaseUntil(next, snapshot);

@@ -1,8 +1,9 @@
 // Which waiting job starts where, and why the others wait. Pure functions of a snapshot.
 //
 // Order: service classes strictly; within a class the tenant that has used least for its weight; within a tenant
-// priority, where a point is worth an hour of waiting. The first job that fits nowhere gets a reservation, and what
-// comes after it starts only where it does not delay it (EASY backfill).
+// priority, where a point is worth an hour of waiting. What fits nowhere has attempts of less urgent classes stop for
+// it where that costs least (preemption). The first job that cannot have even that gets a reservation, and what comes
+// after it starts only where it does not delay it (EASY backfill).
 #pragma once
 
 #include <array>
@@ -60,12 +61,19 @@ struct Tenant {
 inline constexpr absl::Duration kUnknownDuration = absl::Hours(1);
 absl::Duration ExpectedDuration(const Job& job);
 
+// A running attempt: when it is expected to end, and how many devices it gives back then.
+struct Release {
+  absl::Time end;
+  int devices = 0;
+  const Job* preemptible = nullptr;  // its job, if it may be stopped for a more urgent one
+};
+
 // A node that can take attempts, and what of it is free.
 struct NodeView {
   const Node* node;
   std::vector<int> free;  // devices, ascending
-  // Running attempts: when they are expected to end, and how many devices each gives back.
-  std::vector<std::pair<absl::Time, int>> releases;
+  std::vector<Release> releases;
+  int stopping = 0;  // devices of attempts that were told to stop: free at any moment
 };
 
 struct TenantView {
@@ -96,14 +104,16 @@ enum class Wait {
   kHeld = 8,          // created on hold
   kPaused = 9,        // paused by a user
   kQuarantined = 10,  // the nodes that could take it are quarantined
+  kMakingRoom = 11,   // what has to stop for it has not stopped yet
 };
 
 // One for every job of a snapshot, in the order in which they were looked at.
 struct Decision {
   const Job* job;
   Wait wait = Wait::kNone;                       // kNone: it starts
-  std::string node;                              // where
+  std::string node;                              // where, or where there will be room
   std::vector<int> devices;                      // with what
+  std::vector<const Job*> preempted;             // what has to stop for it
   absl::Time not_before = absl::InfinitePast();  // of the job with the reservation: when it is expected to start
 };
 std::vector<Decision> Decide(Snapshot snapshot);

@@ -32,6 +32,8 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
     case Wait::kBusy:
       return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
     case Wait::kReserved: return "the free devices are kept for a job that comes before it";
+    case Wait::kMakingRoom:
+      return absl::StrCat("node ", decision.node, " will have room: less urgent attempts are stopping there");
     case Wait::kTenantLimit: return absl::StrCat("tenant ", decision.job->tenant, " runs as much as it may");
     default: return "it is about to start";
   }
@@ -282,10 +284,7 @@ absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
   const std::set<std::string> attempts = jobs_.OnNode(id);
   for (const std::string& job_id : attempts) {
     const Job& job = *Find(job_id);
-    if (!NextState(job.state, JobInput::kPreempted)) continue;
-    jobs_.Update(job, [](Job& j) { ++j.preemptions; });
-    Apply(job, JobInput::kPreempted, absl::StrCat("node ", id, " is being drained"), now);
-    Send(Effect::Kind::kStop, job);
+    if (NextState(job.state, JobInput::kPreempted)) Preempt(job, absl::StrCat("node ", id, " is being drained"), now);
   }
   return absl::OkStatus();
 }
@@ -488,13 +487,19 @@ void State::LoseAttempt(const Job& job, const std::string& why, absl::Time now) 
   Apply(job, JobInput::kAttemptLost, absl::StrCat("attempt ", job.attempt, " lost: ", why), now);
 }
 
+void State::Preempt(const Job& job, const std::string& why, absl::Time now) {
+  jobs_.Update(job, [](Job& j) { ++j.preemptions; });
+  Apply(job, JobInput::kPreempted, why, now);
+  Send(Effect::Kind::kStop, job);
+}
+
 void State::ClockJumped(absl::Duration by) {
   for (auto& [id, node] : nodes_) {
     node.deadline += by;
     node.quarantine_end += by;
     for (auto& [job, time] : node.losses) time += by;
   }
-  next_lease_check_ = absl::InfinitePast();
+  next_lease_check_ = next_preemption_ = absl::InfinitePast();
   for (const Job* job : jobs_.Delayed()) {
     jobs_.Update(*job, [&](Job& j) { j.not_before += by; });
   }
@@ -522,16 +527,35 @@ void State::ExpireLeases(absl::Time now) {
   }
 }
 
+// When a running attempt may first be preempted is told by time alone.
+bool State::LookForPreemption(absl::Time now) {
+  next_preemption_ = absl::InfiniteFuture();
+  const ServiceClass most_urgent = jobs_.queues().begin()->first.first;
+  if (!jobs_.RunsLessUrgentThan(most_urgent)) return false;
+  bool any = false;
+  for (const auto& [id, node] : nodes_) {
+    for (const std::string& job_id : jobs_.OnNode(id)) {
+      const Job& job = *Find(job_id);
+      if (job.service_class <= most_urgent || !NextState(job.state, JobInput::kPreempted)) continue;
+      const absl::Time first = job.attempt_start + options_.preempt_after;
+      any |= first <= now;
+      if (first > now) next_preemption_ = std::min(next_preemption_, first);
+    }
+  }
+  return any;
+}
+
 // 1. Is there anything to decide?  2. Is there any room?  3. What the policy says of the first of the queue.  4. Do it.
 void State::Schedule(absl::Time now) {
-  if (jobs_.EndDelays(now)) unsettled_ = true;
+  if (jobs_.EndDelays(now) || next_preemption_ <= now) unsettled_ = true;
   if (!unsettled_) return;
   unsettled_ = false;
   decisions_.reset();
   if (jobs_.queues().empty()) return;
 
-  const std::vector<NodeView> nodes = NodeViews();
-  if (absl::c_all_of(nodes, [](const NodeView& view) { return view.free.empty(); })) return;
+  const bool preempts = LookForPreemption(now);
+  const std::vector<NodeView> nodes = NodeViews(now);
+  if (!preempts && absl::c_all_of(nodes, [](const NodeView& view) { return view.free.empty(); })) return;
 
   size_t started = 0, waiting = 0;
   std::vector<Decision> decisions = Decide(TakeSnapshot(now, kCandidates));
@@ -542,6 +566,9 @@ void State::Schedule(absl::Time now) {
     if (decision.wait == Wait::kNone) {
       Start(decision, now);
     } else {
+      for (const Job* job : decision.preempted) {
+        Preempt(*job, absl::StrCat("node ", decision.node, " is needed for a more urgent job"), now);
+      }
       decisions_->emplace(number, std::move(decision));
     }
   }
@@ -550,7 +577,7 @@ void State::Schedule(absl::Time now) {
 }
 
 Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
-  Snapshot snapshot{.now = now, .nodes = NodeViews()};
+  Snapshot snapshot{.now = now, .nodes = NodeViews(now)};
   const size_t share = std::max<size_t>(1, candidates / std::max<size_t>(1, jobs_.queues().size()));
   for (const auto& [key, queue] : jobs_.queues()) {
     const auto& [service_class, tenant] = key;
@@ -567,18 +594,25 @@ Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
   return snapshot;
 }
 
-std::vector<NodeView> State::NodeViews() const {
+std::vector<NodeView> State::NodeViews(absl::Time now) const {
   std::vector<NodeView> views;
   for (const auto& [id, node] : nodes_) {
     if (!node.TakesWork()) continue;
-    NodeView view{&node, {}, {}};
+    NodeView view{&node};
     std::set<int> held;
     for (const std::string& job_id : jobs_.OnNode(id)) {
       const Job& job = *Find(job_id);
       held.insert(job.held.begin(), job.held.end());
+      const int devices = static_cast<int>(job.held.size());
+      if (IsStopping(job.state)) {
+        view.stopping += devices;
+        continue;
+      }
       const absl::Time end =
           job.expected_end != absl::InfiniteFuture() ? job.expected_end : job.attempt_start + ExpectedDuration(job);
-      view.releases.emplace_back(end, static_cast<int>(job.held.size()));
+      const bool preemptible =
+          NextState(job.state, JobInput::kPreempted) && job.attempt_start + options_.preempt_after <= now;
+      view.releases.push_back({end, devices, preemptible ? &job : nullptr});
     }
     // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be
     // planned with.

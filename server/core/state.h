@@ -168,6 +168,8 @@ class State {
  public:
   struct Options {
     size_t max_live_jobs = 2000000;  // about 1 GB
+    // An attempt is not stopped for a more urgent job before it has run for so long: it has to get somewhere.
+    absl::Duration preempt_after = absl::Minutes(10);
   };
   State() = default;
   explicit State(Options options) : options_(options) {}
@@ -267,6 +269,10 @@ class State {
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);
   void LoseAttempt(const Job& job, const std::string& why, absl::Time now);
+  // Requires: a state that can be preempted.
+  void Preempt(const Job& job, const std::string& why, absl::Time now);
+  // Whether something that waits may stop something that runs, for all that can be said without looking closer.
+  bool LookForPreemption(absl::Time now);
   // An attempt of the job died on the node for no reason of the job's.
   void Suspect(const std::string& node, const std::string& job, absl::Time now);
   void Publish(const Job& job, std::string payload, absl::Time now);
@@ -276,7 +282,7 @@ class State {
   void Send(Effect::Kind kind, const Job& job);
   void ExpireLeases(absl::Time now);
   void Schedule(absl::Time now);
-  std::vector<NodeView> NodeViews() const;
+  std::vector<NodeView> NodeViews(absl::Time now) const;
 
   Options options_;
   JobTable jobs_;
@@ -293,6 +299,7 @@ class State {
   int epoch_ = 0;          // grows with every restoration from a backup
   bool unsettled_ = true;  // something happened that may let a waiting job start
   absl::Time next_lease_check_ = absl::InfinitePast();
+  absl::Time next_preemption_ = absl::InfiniteFuture();  // when more may be preempted for what waits
 
   Writes writes_;  // without `jobs`, which the table knows
   std::vector<Effect> effects_;

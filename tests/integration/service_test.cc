@@ -134,6 +134,20 @@ TEST_F(ServiceTest, AnAgentThatIsAskedToEndLeavesACheckpointFromWhichTheJobGoesO
   EXPECT_EQ(service_.Job("j").lost_attempts(), 0);
 }
 
+TEST_F(ServiceTest, AnUrgentJobHasALessUrgentOneStopWithACheckpointFromWhichItGoesOn) {
+  service_.StartServer({"--preempt-after", "0s"});
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("background", Steps(600, /*checkpoint_every=*/1000000), v1::SERVICE_CLASS_BACKGROUND);
+  ASSERT_TRUE(WaitForEvent("background", "progress"));
+  service_.Submit("urgent", Steps(5));
+  ASSERT_TRUE(WaitForState("urgent", State::SUCCEEDED)) << service_.Job("urgent").DebugString();
+  ASSERT_TRUE(WaitForState("background", State::SUCCEEDED)) << service_.Job("background").DebugString();
+  EXPECT_GT(ResumedStep("background"), 0);
+  EXPECT_EQ(service_.Job("background").preemptions(), 1);
+  EXPECT_EQ(service_.Job("background").lost_attempts(), 0);
+}
+
 TEST_F(ServiceTest, AFailureOfTheTrainerIsTheJobsWithItsCause) {
   service_.StartServer();
   service_.StartAgent();

@@ -33,6 +33,9 @@ elseif(MUTANT STREQUAL "forgotten_epoch")
 elseif(MUTANT STREQUAL "forgotten_quarantine")
   # Gives work to nodes that are drained or quarantined.
   change("if (!node.TakesWork()) continue;\n    NodeView view" "if (!node.ready) continue;\n    NodeView view")
+elseif(MUTANT STREQUAL "needless_preemption")
+  # Stops what is as urgent as what waits.
+  change("other->service_class > job.service_class" "other->service_class >= job.service_class")
 elseif(MUTANT STREQUAL "leaked_device")
   # Leaves attempts with a node that is gone.
   change("LoseAttempt(*Find(job), absl::StrCat(\"node \", id, \" was not heard of for \", absl::FormatDuration(kLease)), now)" "(void)job")

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "tests/simulation/simulation.h"
 
@@ -81,7 +82,8 @@ void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
   }
 }
 
-// What was decided in a batch: nothing starts where nothing may start.
+// What was decided in a batch: nothing starts where nothing may start, and nothing but a drain stops what runs unless
+// something more urgent waits.
 void Simulation::CheckDecisions(const Writes& writes) {
   for (const Event& event : writes.events) {
     const auto job =
@@ -89,6 +91,13 @@ void Simulation::CheckDecisions(const Writes& writes) {
     if (event.state == static_cast<int>(JobState::kStarting) && !state_->nodes().at(job->node).TakesWork()) {
       Violate(absl::StrCat(job->id, " was started on ", job->node, ", which gets nothing"));
     }
+    if (event.state != static_cast<int>(JobState::kPreempting) || absl::EndsWith(event.message, "drained")) continue;
+    ++counts_.preemptions;
+    const auto& queues = state_->jobs().queues();
+    if (queues.empty() || queues.begin()->first.first >= job->service_class) {
+      Violate(absl::StrCat(job->id, " was stopped and nothing waits that is more urgent"));
+    }
+    if (ServerNow() < job->attempt_start + preempt_after_) Violate(absl::StrCat(job->id, " was stopped too soon"));
   }
 }
 

@@ -39,7 +39,8 @@ luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::strin
 
 }  // namespace
 
-Simulation::Simulation(uint64_t seed) : random_(seed) {}
+Simulation::Simulation(uint64_t seed)
+    : random_(seed), preempt_after_(random_.Between(absl::ZeroDuration(), absl::Minutes(1))) {}
 Simulation::~Simulation() = default;
 
 std::string Simulation::Run() {
@@ -96,7 +97,7 @@ void Simulation::StartServer() {
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(folder_.path());
   if (!store.ok()) return Violate("the store does not open: " + store.status().ToString());
   store_ = *std::move(store);
-  absl::StatusOr<State> state = store_->LoadState(ServerNow());
+  absl::StatusOr<State> state = store_->LoadState(ServerNow(), {.preempt_after = preempt_after_});
   if (!state.ok()) return Violate("the state does not load: " + state.status().ToString());
   CheckRestart(*state);
   state_.emplace(*std::move(state));

@@ -36,7 +36,8 @@ class Simulation {
   const std::vector<std::string>& log() const { return log_; }
   // How much was simulated.
   struct Counts {
-    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0;
+    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0,
+            preemptions = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -191,7 +192,8 @@ class Simulation {
   bool batch_planned_ = false;
   bool disk_full_ = false;
   absl::Time last_full_ = absl::InfinitePast();  // when a commit was last refused for it
-  absl::Duration clock_;                         // what the server's clock is ahead
+  const absl::Duration preempt_after_;
+  absl::Duration clock_;  // what the server's clock is ahead
   int64_t turns_ = 0;
   std::map<std::string, int> sessions_;  // node → link, as the server knows it
   std::map<std::string, Job> durable_;   // jobs that are not over, as they were last committed

@@ -114,7 +114,8 @@ class Service {
   }
 
   // `more` is merged into a job file for `base` and `rows`.
-  void Submit(const std::string& id, const nlohmann::json& more = nlohmann::json::object()) {
+  void Submit(const std::string& id, const nlohmann::json& more = nlohmann::json::object(),
+              v1::ServiceClass service_class = v1::SERVICE_CLASS_STANDARD) {
     nlohmann::json file = {{"base_model", "base"}, {"dataset", "rows"}, {"task", "classification"}};
     file.update(more, /*merge_objects=*/true);
     const auto spec = ParseJobSpec(file);
@@ -122,6 +123,7 @@ class Service {
     v1::CreateFineTuningJobRequest request;
     request.set_job_id(id);
     *request.mutable_job() = *JobToProto(*spec);
+    request.mutable_job()->set_service_class(service_class);
     v1::FineTuningJob job;
     Call([&](grpc::ClientContext& context) { return jobs->CreateFineTuningJob(&context, request, &job); });
   }

@@ -30,9 +30,13 @@ struct Row {
   int lost_here = 0;
 };
 
-std::string NameOf(Wait wait) {
+// "making room on n1: a b" if these have to stop.
+std::string NameOf(const Decision& decision) {
   static constexpr const char* kNames[] = {"", "no node", "too large", "busy", "reserved", "tenant limit"};
-  return kNames[static_cast<size_t>(wait)];
+  if (decision.wait == Wait::kNone) return absl::StrCat(decision.node, ":", absl::StrJoin(decision.devices, ","));
+  if (decision.wait != Wait::kMakingRoom) return kNames[static_cast<size_t>(decision.wait)];
+  const auto id = [](std::string* out, const Job* job) { absl::StrAppend(out, " ", job->id); };
+  return absl::StrCat("making room on ", decision.node, ":", absl::StrJoin(decision.preempted, "", id));
 }
 
 class PolicyTest : public testing::Test {
@@ -42,8 +46,18 @@ class PolicyTest : public testing::Test {
                std::vector<std::pair<int, int>> releases = {}) {
     nodes_.push_back({.id = id, .ready = true, .devices = devices, .gpus = true});
     NodeView view{&nodes_.back(), std::move(free), {}};
-    for (const auto& [minutes, count] : releases) view.releases.emplace_back(kNow + absl::Minutes(minutes), count);
+    for (const auto& [minutes, count] : releases) view.releases.push_back({kNow + absl::Minutes(minutes), count});
     snapshot_.nodes.push_back(std::move(view));
+  }
+  // An attempt on the node that was added last, which ends in an hour; `minutes` since it started.
+  void Runs(const std::string& id, int devices, ServiceClass service_class, int priority = 0, int minutes = 30) {
+    Job& job = jobs_.emplace_back();
+    job.id = id;
+    job.devices = devices;
+    job.service_class = service_class;
+    job.priority = priority;
+    job.attempt_start = kNow - absl::Minutes(minutes);
+    snapshot_.nodes.back().releases.push_back({kNow + absl::Hours(1), devices, &job});
   }
   void AddTenant(const std::string& id, double usage, double weight = 1, int max_devices = 0, int running = 0) {
     snapshot_.tenants[id] = {usage, weight, max_devices, running};
@@ -52,7 +66,7 @@ class PolicyTest : public testing::Test {
     snapshot_.now = kNow;
     for (const Row& row : rows) {
       Job& job = jobs_.emplace_back();
-      job.number = static_cast<int64_t>(jobs_.size());
+      job.number = ++number_;
       job.id = row.id;
       job.devices = row.devices;
       job.tenant = row.tenant;
@@ -70,11 +84,7 @@ class PolicyTest : public testing::Test {
     Wait(rows);
     std::map<std::string, std::string> got;
     for (const Decision& decision : Decide(snapshot_)) {
-      std::string text = NameOf(decision.wait);
-      if (decision.wait == luthier::Wait::kNone) {
-        text = absl::StrCat(decision.node, ":", absl::StrJoin(decision.devices, ","));
-      }
-      got[decision.job->id] = text;
+      got[decision.job->id] = NameOf(decision);
     }
     EXPECT_EQ(got.size(), rows.size()) << "one decision for every job";
     for (const Row& row : rows) EXPECT_EQ(got[row.id], row.expected) << row.id;
@@ -82,6 +92,7 @@ class PolicyTest : public testing::Test {
 
   std::deque<Node> nodes_;
   std::deque<Job> jobs_;
+  int64_t number_ = 0;
   Snapshot snapshot_;
 };
 
@@ -156,6 +167,86 @@ TEST_F(PolicyTest, AReservationKeepsNoOtherNode) {
   Expect({{"wide", 8, "busy"}, {"long", 2, "other:0,1", "default", ServiceClass::kStandard, 0, absl::Hours(9)}});
 }
 
+constexpr ServiceClass kInteractive = ServiceClass::kInteractive, kStandard = ServiceClass::kStandard,
+                       kBackground = ServiceClass::kBackground;
+
+TEST_F(PolicyTest, AJobThatFitsNowhereStopsWhatIsLessUrgentAndNothingElse) {
+  AddNode("n", 3, {});
+  Runs("running-background", 1, kBackground);
+  Runs("running-standard", 1, kStandard);
+  Runs("running-interactive", 1, kInteractive);
+  Expect({{"first", 1, "making room on n: running-background", "default", kInteractive},
+          {"second", 1, "making room on n: running-standard", "default", kInteractive},
+          {"third", 1, "busy", "default", kInteractive},
+          {"standard", 1, "busy"}});
+}
+
+TEST_F(PolicyTest, NothingIsStoppedWhileThereIsRoom) {
+  AddNode("n", 2, {1});
+  Runs("running", 1, kBackground);
+  Expect({{"a", 1, "n:1", "default", kInteractive}});
+}
+
+TEST_F(PolicyTest, TheLeastUrgentThenTheLowestPriorityThenTheNewestStops) {
+  AddNode("n", 4, {});
+  Runs("standard", 1, kStandard, /*priority=*/-100, /*minutes=*/11);
+  Runs("important", 1, kBackground, /*priority=*/5, 11);
+  Runs("old", 1, kBackground, 0, 90);
+  Runs("new", 1, kBackground, 0, 11);
+  Expect({{"1", 1, "making room on n: new", "default", kInteractive},
+          {"2", 1, "making room on n: old", "default", kInteractive},
+          {"3", 1, "making room on n: important", "default", kInteractive},
+          {"4", 1, "making room on n: standard", "default", kInteractive}});
+}
+
+TEST_F(PolicyTest, NothingStopsThatIsNotNeededBesideALargerOne) {
+  AddNode("n", 6, {0});
+  Runs("small-and-new", 1, kBackground, 0, 11);
+  Runs("large", 3, kBackground, 0, 20);
+  Runs("other", 1, kBackground, 0, 30);
+  Expect({{"wide", 4, "making room on n: large", "default", kStandard}});
+}
+
+TEST_F(PolicyTest, TheNodeWhereLeastStopsMakesRoom) {
+  AddNode("a", 2, {});
+  Runs("standard", 2, kStandard);
+  AddNode("b", 4, {});
+  Runs("wide", 4, kBackground);
+  AddNode("c", 2, {});
+  Runs("one", 1, kBackground);
+  Runs("two", 1, kBackground);
+  AddNode("d", 2, {0});
+  Runs("half", 1, kBackground);
+  Expect({{"i", 2, "making room on d: half", "default", kInteractive}});
+}
+
+TEST_F(PolicyTest, RoomThatIsBeingMadeIsForOneJobAndNobodyBehindIt) {
+  AddNode("n", 4, {0, 1});
+  snapshot_.nodes.back().stopping = 2;
+  Expect({{"wide", 4, "making room on n:", "default", kInteractive},
+          {"next", 2, "busy", "default", kInteractive},
+          {"short", 1, "busy", "default", kBackground, 0, absl::Seconds(1)}});
+}
+
+TEST_F(PolicyTest, ATenantAtItsLimitStopsNothing) {
+  AddNode("n", 2, {});
+  Runs("running", 2, kBackground);
+  AddTenant("limited", 0, 1, /*max_devices=*/3, /*running=*/1);
+  Expect({{"a", 1, "making room on n: running", "limited", kInteractive},
+          {"b", 1, "making room on n:", "limited", kInteractive},
+          {"c", 1, "tenant limit", "limited", kInteractive}});
+}
+
+// `wide` has the node in half an hour; what may make room for itself there must not delay it.
+TEST_F(PolicyTest, RoomIsNotMadeWhereAReservationIs) {
+  AddNode("n", 4, {}, {{30, 2}});
+  Runs("running", 2, kBackground);
+  snapshot_.nodes.back().releases.back().end = kNow + absl::Minutes(30);
+  Expect({{"wide", 4, "busy", "default", kInteractive},
+          {"long", 1, "busy", "default", kInteractive, 0, absl::Hours(9)},
+          {"short", 1, "making room on n: running", "default", kInteractive, 0, absl::Minutes(20)}});
+}
+
 TEST(OrderTest, APriorityPointIsWorthAnHourOfWaiting) {
   Job old{.number = 1}, urgent{.number = 2};
   old.create_time = kNow;
@@ -193,6 +284,17 @@ TEST_F(PolicyTest, ForecastsWhenAWaitingJobStarts) {
   EXPECT_EQ(d.ahead, 3);
   EXPECT_EQ(d.start, kNow + absl::Hours(3));
   EXPECT_EQ(ForecastOf(5, detached->snapshot).start, absl::InfiniteFuture());
+}
+
+TEST_F(PolicyTest, ForecastsThatWhatIsLessUrgentStops) {
+  AddNode("n", 2, {});
+  Runs("running", 2, kBackground);
+  Wait({{"standard", 2, ""}, {"interactive", 2, "", "default", kInteractive}});
+  const auto detached = Detach(std::move(snapshot_));
+  nodes_.clear();
+  jobs_.clear();
+  EXPECT_EQ(ForecastOf(2, detached->snapshot).start, kNow);
+  EXPECT_EQ(ForecastOf(1, detached->snapshot).start, kNow + absl::Hours(1));
 }
 
 }  // namespace

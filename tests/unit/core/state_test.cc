@@ -608,6 +608,47 @@ TEST_F(StateTest, ADrainedNodeGetsNothingAndGivesBackWhatItHas) {
   EXPECT_TRUE(absl::IsNotFound(state_.Drain("nobody", false, now_)));
 }
 
+TEST_F(StateTest, AnUrgentJobHasALessUrgentOneStopWhichGoesOnAfterwards) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("background", {.service_class = ServiceClass::kBackground}).ok());
+  Report("background", 1, 1, JobInput::kTrainerStarted);
+  ASSERT_TRUE(Submit("urgent").ok());
+  EXPECT_EQ(state_.WhyItWaits(job("urgent"), now_).code, luthier::Wait::kBusy) << "what has just begun gets somewhere";
+  Pass(absl::Minutes(10) - kHeartbeatInterval, {"n1"});
+  EXPECT_EQ(job("background").state, JobState::kRunning);
+  Pass(kHeartbeatInterval, {"n1"});
+  EXPECT_EQ(job("background").state, JobState::kPreempting);
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
+  EXPECT_EQ(effects_[0].attempt, "jobs/background/attempts/1");
+  EXPECT_EQ(state_.WhyItWaits(job("urgent"), now_).code, luthier::Wait::kMakingRoom);
+  Report("background", 1, 2, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("urgent").state, JobState::kStarting);
+  EXPECT_EQ(job("background").state, JobState::kQueued);
+  Report("urgent", 1, 1, JobInput::kAttemptFailed);
+  EXPECT_EQ(job("background").attempt, 2);
+  EXPECT_EQ(job("background").preemptions, 1);
+  EXPECT_EQ(job("background").lost_attempts, 0);
+}
+
+TEST_F(StateTest, NothingMoreStopsWhileRoomIsBeingMade) {
+  Connect("n1", 2);
+  for (const char* id : {"a", "b"}) {
+    ASSERT_TRUE(Submit(id, {.service_class = ServiceClass::kBackground}).ok());
+    Report(id, 1, 1, JobInput::kTrainerStarted);
+  }
+  Pass(absl::Minutes(10), {"n1"});
+  ASSERT_TRUE(Submit("urgent").ok());
+  EXPECT_EQ(job("b").state, JobState::kPreempting);
+  Pass(absl::Minutes(1), {"n1"});  // it writes a large checkpoint
+  ASSERT_TRUE(Submit("more-background", {.service_class = ServiceClass::kBackground}).ok());
+  EXPECT_EQ(job("a").state, JobState::kRunning);
+  Report("b", 1, 2, JobInput::kAttemptLost);  // or dies over it
+  EXPECT_EQ(job("b").lost_attempts, 0);
+  EXPECT_EQ(job("urgent").state, JobState::kStarting);
+  EXPECT_EQ(job("a").state, JobState::kRunning);
+}
+
 TEST_F(StateTest, QuarantinesANodeOnWhichSeveralJobsDie) {
   constexpr JobInput kDies = JobInput::kAttemptLost, kSaysWhy = JobInput::kAttemptFailed,
                      kGetsThrough = JobInput::kTrainerFinished;
