@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <cstdlib>
-#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -10,12 +8,10 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/field_mask_util.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
-#include "lib/plan/job_spec.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "server/core/reason.h"
 #include "server/loop/recorded_jobs.h"
@@ -23,7 +19,7 @@
 #include "server/rpc/handle.h"
 #include "server/rpc/job_streams.h"
 #include "server/rpc/services.h"
-#include "server/rpc/stored_files.h"
+#include "server/rpc/submission.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
@@ -37,17 +33,6 @@ constexpr size_t kMaxRequestId = 64;
 // Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
 constexpr size_t kForecastCandidates = 300;
 
-void CheckPriority(int priority, std::vector<std::string>& violations) {
-  if (std::abs(priority) <= kMaxPriority) return;
-  violations.push_back(
-      absl::StrCat("priority: ", priority, " is out of range; give -", kMaxPriority, " to ", kMaxPriority));
-}
-
-void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
-  const std::map<std::string, std::string> labels(job.labels().begin(), job.labels().end());
-  for (std::string& violation : LabelViolations(labels)) violations.push_back(std::move(violation));
-}
-
 absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   std::vector<std::string> violations;
   if (!request.job_id().empty()) {
@@ -57,14 +42,7 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   if (request.request_id().size() > kMaxRequestId) {
     violations.push_back(absl::StrCat("request_id: has ", request.request_id().size(), " characters; give a UUID"));
   }
-  if (!request.job().tenant().empty()) {
-    if (absl::Status status = CheckId("tenant", request.job().tenant()); !status.ok())
-      violations.emplace_back(status.message());
-  }
-  if (!v1::ServiceClass_IsValid(request.job().service_class()))
-    violations.push_back("service_class: is unknown to this server");
-  CheckPriority(request.job().priority(), violations);
-  CheckLabels(request.job(), violations);
+  CheckJob(request.job(), violations);
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
 
@@ -176,50 +154,25 @@ class JobsService final : public JobsBase {
                               Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
                                                      DeterministicBytes(request.job()), call.tenant))};
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
-    if (!request.job().tenant().empty() && !call.Sees(request.job().tenant())) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
-    }
-    const absl::StatusOr<std::shared_ptr<const Plan>> planned = PlanOf(call, request.job().spec());
-    if (!planned.ok())
-      return request.validate_only() ? planned.status() : Replay(call, identity, planned.status(), response);
-    const std::shared_ptr<const Plan>& plan = *planned;
-    v1::FineTuningJob own;  // what the job has beside the plan
-    own.set_uid(RandomUuid());
-    *own.mutable_labels() = request.job().labels();
-    Job job;
-    job.id = request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id();
-    job.base_model = plan->base_model;
-    job.datasets = plan->datasets;
-    job.model = plan->model;
-    LUTHIER_RETURN_IF_ERROR(CheckModel(call, job.model.empty() ? job.id : job.model));
-    job.devices = plan->devices;
-    job.priority = request.job().priority();
-    if (!request.job().tenant().empty()) job.tenant = request.job().tenant();
-    if (!call.tenant.empty()) job.tenant = call.tenant;
-    if (request.job().service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
-      job.service_class = static_cast<ServiceClass>(request.job().service_class());
-    }
-    job.estimate = backend_.planner.DurationOf(*plan).value_or(absl::ZeroDuration());
+    absl::StatusOr<Submission> made =
+        Prepare(backend_, call, request.job(), request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id());
+    if (!made.ok()) return request.validate_only() ? made.status() : Replay(call, identity, made.status(), response);
+    Job& job = made->job;
     if (request.hold()) job.state = JobState::kHeld;
     if (request.validate_only()) {
       job.create_time = absl::Now();
-      response = ToProto(job, plan->job);
-      response.MergeFrom(own);
+      response = made->ToProto();
       return absl::OkStatus();
     }
     int64_t newest = 0;
-    LUTHIER_RETURN_IF_ERROR(
-        backend_.loop.Run([&, bytes = JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes)](
-                              State& state, absl::Time now) mutable {
-          newest = state.last_number();
-          return WithoutOthers(call, CreateJob(state, backend_.store, job, identity, std::move(bytes), now));
-        }));
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = made->SpecBytes()](State& state, absl::Time now) mutable {
+      newest = state.last_number();
+      return WithoutOthers(call, CreateJob(state, backend_.store, job, identity, std::move(bytes), now));
+    }));
     // A request with the same id was first: the job is that one's.
     if (job.number <= newest) return Get(call, "jobs/" + job.id, response);
     call.subject = "jobs/" + job.id;
-    response = ToProto(job, plan->job);
-    response.MergeFrom(own);
+    response = made->ToProto();
     return absl::OkStatus();
   }
 
@@ -238,39 +191,6 @@ class JobsService final : public JobsBase {
     if (call.tenant.empty() || ReasonOf(status) != "REQUEST_ID_REUSED") return status;
     return WithReason(absl::AlreadyExistsError("request_id: was used for another job; choose a new one"),
                       "REQUEST_ID_REUSED");
-  }
-
-  absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const Call& call, const v1::FineTuningSpec& spec) {
-    LUTHIER_RETURN_IF_ERROR(CheckVisible(call, spec));
-    return backend_.planner.PlanOf(spec);
-  }
-
-  // What a spec names must be the caller's own; base models are everybody's.
-  absl::Status CheckVisible(const Call& call, const v1::FineTuningSpec& spec) {
-    if (call.tenant.empty()) return absl::OkStatus();
-    const v1::DatasetSelection& selection = spec.dataset();
-    for (absl::string_view reference :
-         {selection.dataset(), selection.train(), selection.validation(), selection.test()}) {
-      if (reference.empty()) continue;
-      absl::ConsumePrefix(&reference, "datasets/");
-      const std::string id(reference.substr(0, reference.find('/')));
-      const absl::StatusOr<Resource> dataset = backend_.store.GetResource(ResourceKind::kDataset, id);
-      if (!dataset.ok() || !call.Sees(TenantOf(*dataset))) return DoesNotExist("datasets/" + id);
-    }
-    return absl::OkStatus();
-  }
-
-  // A model has one tenant: nobody publishes beside another's versions.
-  absl::Status CheckModel(const Call& call, const std::string& model) {
-    if (call.tenant.empty()) return absl::OkStatus();
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(model));
-    for (const ModelVersion& version : versions) {
-      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job));
-      if (!call.Sees(job.job.tenant)) {
-        return absl::AlreadyExistsError(absl::StrCat("output_model: '", model, "' is taken; choose another one"));
-      }
-    }
-    return absl::OkStatus();
   }
 
   absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name) {
@@ -410,7 +330,7 @@ class JobsService final : public JobsBase {
 
   absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request,
                         v1::EstimateFineTuningJobResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanOf(call, request.spec()));
+    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanFor(backend_, call, request.spec()));
     response = plan->estimate;
     *response.mutable_resolved() = plan->job.resolved();
     *response.mutable_warnings() = plan->job.warnings();

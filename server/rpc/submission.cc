@@ -1,0 +1,111 @@
+#include "server/rpc/submission.h"
+
+#include <cstdlib>
+#include <map>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "lib/base/status_macros.h"
+#include "lib/plan/job_spec.h"
+#include "server/core/reason.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/stored_files.h"
+#include "server/rpc/validate.h"
+
+namespace luthier {
+namespace {
+
+// What a spec names must be the caller's own; base models are everybody's.
+absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuningSpec& spec) {
+  if (call.tenant.empty()) return absl::OkStatus();
+  const v1::DatasetSelection& selection = spec.dataset();
+  for (absl::string_view reference :
+       {selection.dataset(), selection.train(), selection.validation(), selection.test()}) {
+    if (reference.empty()) continue;
+    absl::ConsumePrefix(&reference, "datasets/");
+    const std::string id(reference.substr(0, reference.find('/')));
+    const absl::StatusOr<Resource> dataset = backend.store.GetResource(ResourceKind::kDataset, id);
+    if (!dataset.ok() || !call.Sees(TenantOf(*dataset))) return DoesNotExist("datasets/" + id);
+  }
+  return absl::OkStatus();
+}
+
+// A model has one tenant: nobody publishes beside another's versions.
+absl::Status CheckModel(Backend& backend, const Call& call, const std::string& model) {
+  if (call.tenant.empty()) return absl::OkStatus();
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend.store.Versions(model));
+  for (const ModelVersion& version : versions) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend.store.GetJob(version.job));
+    if (!call.Sees(job.job.tenant)) {
+      return absl::AlreadyExistsError(absl::StrCat("output_model: '", model, "' is taken; choose another one"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string Submission::SpecBytes() const {
+  return JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes);
+}
+
+v1::FineTuningJob Submission::ToProto() const {
+  v1::FineTuningJob message = luthier::ToProto(job, plan->job);
+  message.MergeFrom(own);
+  return message;
+}
+
+void CheckPriority(int priority, std::vector<std::string>& violations) {
+  if (std::abs(priority) <= kMaxPriority) return;
+  violations.push_back(
+      absl::StrCat("priority: ", priority, " is out of range; give -", kMaxPriority, " to ", kMaxPriority));
+}
+
+void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
+  const std::map<std::string, std::string> labels(job.labels().begin(), job.labels().end());
+  for (std::string& violation : LabelViolations(labels)) violations.push_back(std::move(violation));
+}
+
+void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
+  if (!job.tenant().empty()) {
+    if (absl::Status status = CheckId("tenant", job.tenant()); !status.ok()) violations.emplace_back(status.message());
+  }
+  if (!v1::ServiceClass_IsValid(job.service_class())) violations.emplace_back("service_class: is unknown to this server");
+  CheckPriority(job.priority(), violations);
+  CheckLabels(job, violations);
+}
+
+absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call,
+                                                    const v1::FineTuningSpec& spec) {
+  LUTHIER_RETURN_IF_ERROR(CheckVisible(backend, call, spec));
+  return backend.planner.PlanOf(spec);
+}
+
+absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& wanted,
+                                   const std::string& id) {
+  if (!wanted.tenant().empty() && !call.Sees(wanted.tenant())) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
+  }
+  Submission made;
+  LUTHIER_ASSIGN_OR_RETURN(made.plan, PlanFor(backend, call, wanted.spec()));
+  made.own.set_uid(RandomUuid());
+  *made.own.mutable_labels() = wanted.labels();
+  Job& job = made.job;
+  job.id = id;
+  job.base_model = made.plan->base_model;
+  job.datasets = made.plan->datasets;
+  job.model = made.plan->model;
+  LUTHIER_RETURN_IF_ERROR(CheckModel(backend, call, job.model.empty() ? job.id : job.model));
+  job.devices = made.plan->devices;
+  job.priority = wanted.priority();
+  if (!wanted.tenant().empty()) job.tenant = wanted.tenant();
+  if (!call.tenant.empty()) job.tenant = call.tenant;
+  if (wanted.service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
+    job.service_class = static_cast<ServiceClass>(wanted.service_class());
+  }
+  job.estimate = backend.planner.DurationOf(*made.plan).value_or(absl::ZeroDuration());
+  return made;
+}
+
+}  // namespace luthier

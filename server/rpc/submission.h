@@ -1,0 +1,39 @@
+// What a submitted job comes to, whichever call submits it.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "luthier/v1/jobs.pb.h"
+#include "server/core/job.h"
+#include "server/rpc/backend.h"
+
+namespace luthier {
+
+// A job that can be created, and what the record holds of it besides.
+struct Submission {
+  Job job;
+  std::shared_ptr<const Plan> plan;
+  v1::FineTuningJob own;  // what it has beside the plan: uid, labels
+
+  // For State::Create.
+  std::string SpecBytes() const;
+  v1::FineTuningJob ToProto() const;
+};
+
+void CheckPriority(int priority, std::vector<std::string>& violations);
+void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violations);
+// What is wrong with what a job has beside its spec.
+void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations);
+
+// Checks what a spec names for the caller, and plans it. Errors: as Planner::PlanOf.
+absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec);
+
+// Requires: CheckJob() found nothing. Errors: as PlanFor(); PERMISSION_DENIED for another tenant; ALREADY_EXISTS if its
+// model is another tenant's.
+absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& job,
+                                   const std::string& id);
+
+}  // namespace luthier
