@@ -65,6 +65,7 @@ int RunComplete(const CLI::App& app, CommandContext& context, std::vector<std::s
 void AddCommands(CLI::App& app, CommandContext& context) {
   app.require_subcommand(0, 1);
   AddJobCommands(app, context);
+  AddSweepCommands(app, context);
   AddDatasetCommands(app, context);
   AddModelCommands(app, context);
   AddNodeCommands(app, context);

@@ -101,6 +101,7 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context);
 void AddModelCommands(CLI::App& app, CommandContext& context);
 void AddNodeCommands(CLI::App& app, CommandContext& context);
 void AddQueueCommands(CLI::App& app, CommandContext& context);
+void AddSweepCommands(CLI::App& app, CommandContext& context);
 void AddAdminCommands(CLI::App& app, CommandContext& context);
 void AddGenerateCommand(CLI::App& app, CommandContext& context);
 void AddContextCommands(CLI::App& app, CommandContext& context);

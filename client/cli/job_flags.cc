@@ -1,5 +1,6 @@
 #include "client/cli/job_flags.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "lib/base/status_macros.h"
@@ -102,6 +103,27 @@ absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file) {
   for (const auto& [field, value] : values.fields) LUTHIER_RETURN_IF_ERROR(SetField(file, field, value));
   for (const std::string& label : values.labels) LUTHIER_RETURN_IF_ERROR(SetLabel(file, label));
   return absl::OkStatus();
+}
+
+void AddQueueFlags(CLI::App& command, QueueFlags& flags) {
+  command
+      .add_option("--class", flags.service_class,
+                  "How urgent: interactive, standard (default) or background; has less urgent ones stop with a "
+                  "checkpoint if there is no room")
+      ->check(CLI::IsMember({"interactive", "standard", "background"}))
+      ->type_name("CLASS");
+  command
+      .add_option("--priority", flags.priority,
+                  "Among the jobs of its tenant and class; a point is worth an hour of waiting")
+      ->check(CLI::Range(-100, 100))
+      ->type_name("N");
+}
+
+void ApplyQueueFlags(const QueueFlags& flags, v1::FineTuningJob& job) {
+  v1::ServiceClass service_class = v1::SERVICE_CLASS_UNSPECIFIED;
+  v1::ServiceClass_Parse("SERVICE_CLASS_" + absl::AsciiStrToUpper(flags.service_class), &service_class);
+  job.set_service_class(service_class);
+  job.set_priority(flags.priority);
 }
 
 }  // namespace luthier

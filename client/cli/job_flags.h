@@ -8,6 +8,7 @@
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
 #include "client/cli/job_file.h"
+#include "luthier/v1/jobs.pb.h"
 
 namespace luthier {
 
@@ -35,5 +36,13 @@ void AddJobFlags(CLI::App& command, JobFlagValues& values);
 
 // Errors: INVALID_ARGUMENT naming the flag.
 absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file);
+
+// How urgent a job is, which no job file says.
+struct QueueFlags {
+  std::string service_class;  // word; empty: the default
+  int priority = 0;
+};
+void AddQueueFlags(CLI::App& command, QueueFlags& flags);
+void ApplyQueueFlags(const QueueFlags& flags, v1::FineTuningJob& job);
 
 }  // namespace luthier

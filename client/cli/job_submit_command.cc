@@ -1,6 +1,5 @@
 #include <memory>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
@@ -37,8 +36,7 @@ struct Arguments {
   JobFlagValues fields;
   std::string id;
   std::string request_id;
-  std::string service_class;
-  int priority = 0;
+  QueueFlags queue;
   bool hold = false;
   bool dry_run = false;
   bool watch = false;
@@ -58,12 +56,7 @@ absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& argu
   request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
   request.set_validate_only(arguments.dry_run);
   request.set_hold(arguments.hold);
-  request.mutable_job()->set_priority(arguments.priority);
-  v1::ServiceClass service_class = v1::SERVICE_CLASS_UNSPECIFIED;
-  if (!arguments.service_class.empty()) {
-    v1::ServiceClass_Parse("SERVICE_CLASS_" + absl::AsciiStrToUpper(arguments.service_class), &service_class);
-  }
-  request.mutable_job()->set_service_class(service_class);
+  ApplyQueueFlags(arguments.queue, *request.mutable_job());
   return request;
 }
 
@@ -111,17 +104,7 @@ void AddJobSubmitCommand(CLI::App& job, CommandContext& context) {
   command.add_option("-f,--file", arguments->file, "Job file, YAML or JSON; - is standard input")->type_name("FILE");
   command.add_option("--id", arguments->id, "Name of the job, and of the model it publishes; chosen if not given")
       ->type_name("ID");
-  command
-      .add_option("--class", arguments->service_class,
-                  "How urgent: interactive, standard (default) or background; has less urgent ones stop with a "
-                  "checkpoint if there is no room")
-      ->check(CLI::IsMember({"interactive", "standard", "background"}))
-      ->type_name("CLASS");
-  command
-      .add_option("--priority", arguments->priority,
-                  "Among the jobs of its tenant and class; a point is worth an hour of waiting")
-      ->check(CLI::Range(-100, 100))
-      ->type_name("N");
+  AddQueueFlags(command, arguments->queue);
   command.add_flag("--hold", arguments->hold, "Create it on hold: `luthier job start` releases it");
   command.add_flag("--dry-run", arguments->dry_run,
                    "Check everything and show every value with its reason; create nothing");

@@ -80,6 +80,7 @@ Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
       models_(v1::ModelService::NewStub(channel)),
       nodes_(v1::NodeService::NewStub(channel)),
       queue_(v1::QueueService::NewStub(channel)),
+      sweeps_(v1::SweepService::NewStub(channel)),
       admin_(v1::AdminService::NewStub(channel)) {}
 
 absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {
@@ -155,6 +156,28 @@ absl::StatusOr<v1::Queue> Client::GetQueue(int limit) {
   v1::GetQueueRequest request;
   request.set_limit(limit);
   return Call(options_, options_.timeout, *queue_, &v1::QueueService::Stub::GetQueue, request);
+}
+
+absl::StatusOr<v1::Sweep> Client::CreateSweep(v1::CreateSweepRequest request) {
+  if (request.request_id().empty()) request.set_request_id(RandomRequestId());
+  return Call(options_, options_.long_timeout, *sweeps_, &v1::SweepService::Stub::CreateSweep, request);
+}
+
+absl::StatusOr<v1::Sweep> Client::GetSweep(const std::string& name) {
+  v1::GetSweepRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *sweeps_, &v1::SweepService::Stub::GetSweep, request);
+}
+
+absl::StatusOr<std::vector<v1::Sweep>> Client::ListSweeps(int limit) {
+  return List(options_, *sweeps_, &v1::SweepService::Stub::ListSweeps, v1::ListSweepsRequest(), limit,
+              [](v1::ListSweepsResponse& response) { return response.mutable_sweeps(); });
+}
+
+absl::StatusOr<v1::Sweep> Client::CancelSweep(const std::string& name) {
+  v1::CancelSweepRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *sweeps_, &v1::SweepService::Stub::CancelSweep, request);
 }
 
 absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& job,

@@ -17,6 +17,7 @@
 #include "luthier/v1/models.grpc.pb.h"
 #include "luthier/v1/nodes.grpc.pb.h"
 #include "luthier/v1/queues.grpc.pb.h"
+#include "luthier/v1/sweeps.grpc.pb.h"
 
 namespace luthier {
 
@@ -52,6 +53,11 @@ class Client {
   absl::StatusOr<v1::FineTuningJob> CloneJob(v1::CloneFineTuningJobRequest request);
   absl::StatusOr<v1::ExplainFineTuningJobResponse> ExplainJob(const std::string& name);
   absl::StatusOr<v1::Queue> GetQueue(int limit);
+  // As CreateJob.
+  absl::StatusOr<v1::Sweep> CreateSweep(v1::CreateSweepRequest request);
+  absl::StatusOr<v1::Sweep> GetSweep(const std::string& name);
+  absl::StatusOr<std::vector<v1::Sweep>> ListSweeps(int limit);
+  absl::StatusOr<v1::Sweep> CancelSweep(const std::string& name);
   // Oldest first, of the types given (all if none), after `after_sequence`.
   absl::StatusOr<std::vector<v1::JobEvent>> ListEvents(const std::string& job, const std::vector<std::string>& types);
 
@@ -90,6 +96,7 @@ class Client {
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::NodeService::Stub> nodes_;
   std::unique_ptr<v1::QueueService::Stub> queue_;
+  std::unique_ptr<v1::SweepService::Stub> sweeps_;
   std::unique_ptr<v1::AdminService::Stub> admin_;
 };
 

@@ -105,32 +105,36 @@ bool State::IsCurrent(const AttemptId& attempt) const {
   return job != nullptr && HoldsDevices(job->state) && job->attempt == attempt.attempt;
 }
 
-absl::Status State::Create(Job& job, const JobRequest& request, std::string spec, absl::Time now) {
-  if (const auto found = fresh_requests_.find(request.id); !request.id.empty() && found != fresh_requests_.end()) {
-    const auto& [first, id] = found->second;
-    if (absl::Status status = CheckReplay(request, first, id); !status.ok()) return status;
-    job = *Find(id);
-    return absl::OkStatus();
-  }
-  if (Find(job.id) != nullptr) {
-    return JobExists(job.id);
-  }
-  if (jobs_.size() >= options_.max_live_jobs) {
+absl::StatusOr<const Job*> State::CreatedBy(const JobRequest& request) const {
+  const auto found = fresh_requests_.find(request.id);
+  if (request.id.empty() || found == fresh_requests_.end()) return nullptr;
+  const auto& [first, id] = found->second;
+  if (absl::Status status = CheckReplay(request, first, id); !status.ok()) return status;
+  return Find(id);
+}
+
+absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
+  if (Find(job.id) != nullptr) return JobExists(job.id);
+  if (jobs_.size() + static_cast<size_t>(jobs) > options_.max_live_jobs) {
     return WithReason(
         absl::ResourceExhaustedError(absl::StrCat("the queue holds ", jobs_.size(), " jobs; try again later")),
         "QUEUE_FULL");
   }
   const auto tenant = tenants_.find(job.tenant);
   const int64_t limit = tenant == tenants_.end() ? 0 : tenant->second.max_queued_jobs;
-  if (limit > 0 && jobs_.LoadOf(job.tenant).waiting >= limit) {
-    return WithReason(
-        absl::ResourceExhaustedError(absl::StrCat("tenant ", job.tenant, " has ", limit,
-                                                  " waiting jobs, as many as it may; wait for one, or cancel one")),
-        "TENANT_QUEUE_FULL");
+  if (const int64_t waiting = jobs_.LoadOf(job.tenant).waiting; limit > 0 && waiting + jobs > limit) {
+    return WithReason(absl::ResourceExhaustedError(absl::StrCat("tenant ", job.tenant, " has ", waiting,
+                                                                " waiting jobs and may have ", limit,
+                                                                "; wait for one, or cancel one")),
+                      "TENANT_QUEUE_FULL");
   }
   for (const std::string& name : ResourcesOf(job)) {
     if (resources_.count(name) == 0) return DoesNotExist(name);
   }
+  return absl::OkStatus();
+}
+
+void State::AddNew(Job& job, const JobRequest& request, std::string spec, absl::Time now) {
   job.number = ++last_number_;
   job.create_time = job.waiting_since = now;
   if (job.model.empty()) job.model = job.id;
@@ -141,6 +145,36 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
               .state = static_cast<int>(job.state)};
   job = AddEvent(jobs_.Insert(job), std::move(event), now);
   unsettled_ = true;
+}
+
+absl::Status State::Create(Job& job, const JobRequest& request, std::string spec, absl::Time now) {
+  const absl::StatusOr<const Job*> earlier = CreatedBy(request);
+  if (!earlier.ok()) return earlier.status();
+  if (*earlier != nullptr) {
+    job = **earlier;
+    return absl::OkStatus();
+  }
+  if (absl::Status status = CheckNew(job, 1); !status.ok()) return status;
+  AddNew(job, request, std::move(spec), now);
+  return absl::OkStatus();
+}
+
+absl::Status State::CreateSweep(Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
+                                std::vector<std::string> specs, absl::Time now) {
+  const absl::StatusOr<const Job*> earlier = CreatedBy(request);
+  if (!earlier.ok()) return earlier.status();
+  if (*earlier != nullptr) {
+    jobs.front() = **earlier;
+    return absl::OkStatus();
+  }
+  for (const Job& job : jobs) {
+    if (absl::Status status = CheckNew(job, static_cast<int64_t>(jobs.size())); !status.ok()) return status;
+  }
+  sweep.first_job = last_number_ + 1;
+  sweep.jobs = static_cast<int>(jobs.size());
+  sweep.create_time = now;
+  for (size_t i = 0; i < jobs.size(); ++i) AddNew(jobs[i], i == 0 ? request : JobRequest{}, std::move(specs[i]), now);
+  writes_.sweeps.push_back(sweep);
   return absl::OkStatus();
 }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/core/job_table.h"
 #include "server/core/policy.h"
@@ -91,6 +92,16 @@ struct JobRequest {
 // ALREADY_EXISTS if `repeated` is not the request that created `job`.
 absl::Status CheckReplay(const JobRequest& repeated, const JobRequest& first, const std::string& job);
 
+// A job for each point of a grid or a list, created together: their numbers follow one another.
+struct Sweep {
+  std::string id;
+  std::string tenant;
+  int64_t first_job = 0;  // number
+  int jobs = 0;
+  absl::Time create_time;
+  std::string payload;  // what was asked for, bytes of the layer above
+};
+
 // ALREADY_EXISTS.
 absl::Status JobExists(const std::string& id);
 
@@ -113,6 +124,7 @@ struct Writes {
   std::vector<Job> jobs;  // new and changed ones, as they now are
   std::vector<NewJob> new_jobs;
   std::vector<LabelChange> labels;
+  std::vector<Sweep> sweeps;
   std::vector<Event> events;
   std::vector<ModelVersion> versions;
   std::vector<ResourceChange> resources;
@@ -196,6 +208,10 @@ class State {
   // Whether the record knows request or id is for the caller to see (server/loop/create_job). Errors: ALREADY_EXISTS,
   // NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
   absl::Status Create(Job& job, const JobRequest& request, std::string spec, absl::Time now);
+  // Adds all jobs of a sweep, or none. The request is that of the first job, which is replaced if the request is a
+  // repeated one. Requires: one job or more, all of the sweep's tenant, and as many specs. Errors: as Create.
+  absl::Status CreateSweep(Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
+                           std::vector<std::string> specs, absl::Time now);
   // What users ask of a job. Asking again for what has happened succeeds, so that a client may repeat itself.
   // Errors: NOT_FOUND if no job that is not over has the id (see Borrow); FAILED_PRECONDITION in a state without such a
   // step.
@@ -266,6 +282,11 @@ class State {
   // Everything that changes a job's state goes through here.
   const Job& Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
+  // The job that the same request created earlier in this batch; null if there is none. Errors: ALREADY_EXISTS.
+  absl::StatusOr<const Job*> CreatedBy(const JobRequest& request) const;
+  // Whether so many jobs like this can be added. Errors: as Create.
+  absl::Status CheckNew(const Job& job, int64_t jobs) const;
+  void AddNew(Job& job, const JobRequest& request, std::string spec, absl::Time now);
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);
   void LoseAttempt(const Job& job, const std::string& why, absl::Time now);

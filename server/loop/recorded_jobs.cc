@@ -8,19 +8,44 @@
 
 namespace luthier {
 
+namespace {
+
+// The job of the record that the same request created.
+absl::StatusOr<std::optional<Job>> CreatedBy(Store& store, const JobRequest& request) {
+  if (request.id.empty()) return std::nullopt;
+  LUTHIER_ASSIGN_OR_RETURN(auto earlier, store.FindRequest(request.id));
+  if (!earlier) return std::nullopt;
+  LUTHIER_RETURN_IF_ERROR(CheckReplay(request, earlier->first, earlier->second.id));
+  return std::move(earlier->second);
+}
+
+absl::Status CheckFree(Store& store, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::optional<Job> taken, store.FindJob(id));
+  return taken ? JobExists(id) : absl::OkStatus();
+}
+
+}  // namespace
+
 absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec,
                        absl::Time now) {
-  if (!request.id.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(const auto earlier, store.FindRequest(request.id));
-    if (earlier) {
-      LUTHIER_RETURN_IF_ERROR(CheckReplay(request, earlier->first, earlier->second.id));
-      job = earlier->second;
-      return absl::OkStatus();
-    }
+  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, CreatedBy(store, request));
+  if (earlier) {
+    job = *std::move(earlier);
+    return absl::OkStatus();
   }
-  LUTHIER_ASSIGN_OR_RETURN(const std::optional<Job> taken, store.FindJob(job.id));
-  if (taken) return JobExists(job.id);
+  LUTHIER_RETURN_IF_ERROR(CheckFree(store, job.id));
   return state.Create(job, request, std::move(spec), now);
+}
+
+absl::Status CreateSweep(State& state, Store& store, Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
+                         std::vector<std::string> specs, absl::Time now) {
+  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, CreatedBy(store, request));
+  if (earlier) {
+    jobs.front() = *std::move(earlier);
+    return absl::OkStatus();
+  }
+  for (const Job& job : jobs) LUTHIER_RETURN_IF_ERROR(CheckFree(store, job.id));
+  return state.CreateSweep(sweep, jobs, request, std::move(specs), now);
 }
 
 absl::Status BringIn(State& state, Store& store, const std::string& id) {

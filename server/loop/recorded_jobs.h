@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "server/core/state.h"
 #include "server/store/store.h"
@@ -11,6 +12,11 @@ namespace luthier {
 // Adds `job`, or replaces it by the one that the same request created before. Errors: as State::Create.
 absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec,
                        absl::Time now);
+
+// Adds a sweep with all of its jobs, or replaces the first of them by the one that the same request created before.
+// Errors: as State::CreateSweep.
+absl::Status CreateSweep(State& state, Store& store, Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
+                         std::vector<std::string> specs, absl::Time now);
 
 // Makes the state know a job that is over, for a step within this batch. Errors: NOT_FOUND.
 absl::Status BringIn(State& state, Store& store, const std::string& id);

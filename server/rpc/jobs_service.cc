@@ -29,7 +29,6 @@ using google::protobuf::util::FieldMaskUtil;
 
 // A client may not make the server prepare a statement for every list it thinks of.
 constexpr int kMaxEventTypes = 16;
-constexpr size_t kMaxRequestId = 64;
 // Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
 constexpr size_t kForecastCandidates = 300;
 
@@ -39,9 +38,7 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
     if (absl::Status status = CheckId("job_id", request.job_id()); !status.ok())
       violations.emplace_back(status.message());
   }
-  if (request.request_id().size() > kMaxRequestId) {
-    violations.push_back(absl::StrCat("request_id: has ", request.request_id().size(), " characters; give a UUID"));
-  }
+  CheckRequestId(request.request_id(), violations);
   CheckJob(request.job(), violations);
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
@@ -184,13 +181,6 @@ class JobsService final : public JobsBase {
     if (!earlier || !call.Sees(earlier->second.job.tenant)) return refusal;
     LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
     return Answer(earlier->second, response);
-  }
-
-  // The words of another tenant's job are not for the caller.
-  static absl::Status WithoutOthers(const Call& call, absl::Status status) {
-    if (call.tenant.empty() || ReasonOf(status) != "REQUEST_ID_REUSED") return status;
-    return WithReason(absl::AlreadyExistsError("request_id: was used for another job; choose a new one"),
-                      "REQUEST_ID_REUSED");
   }
 
   absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name) {

@@ -9,6 +9,7 @@ std::vector<std::unique_ptr<grpc::Service>> MakeServices(Backend& backend, Sessi
   services.push_back(MakeModelService(backend));
   services.push_back(MakeNodeService(backend));
   services.push_back(MakeQueueService(backend));
+  services.push_back(MakeSweepService(backend));
   services.push_back(MakeAdminService(backend));
   services.push_back(MakeWorkerService(backend, sessions));
   return services;

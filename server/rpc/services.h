@@ -16,6 +16,7 @@ std::unique_ptr<grpc::Service> MakeDatasetService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeModelService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeNodeService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeQueueService(Backend& backend);
+std::unique_ptr<grpc::Service> MakeSweepService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeAdminService(Backend& backend);
 std::unique_ptr<grpc::Service> MakeWorkerService(Backend& backend, Sessions& sessions);
 

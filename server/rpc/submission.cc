@@ -15,6 +15,8 @@
 namespace luthier {
 namespace {
 
+constexpr size_t kMaxRequestId = 64;
+
 // What a spec names must be the caller's own; base models are everybody's.
 absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuningSpec& spec) {
   if (call.tenant.empty()) return absl::OkStatus();
@@ -73,6 +75,17 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   if (!v1::ServiceClass_IsValid(job.service_class())) violations.emplace_back("service_class: is unknown to this server");
   CheckPriority(job.priority(), violations);
   CheckLabels(job, violations);
+}
+
+void CheckRequestId(const std::string& id, std::vector<std::string>& violations) {
+  if (id.size() <= kMaxRequestId) return;
+  violations.push_back(absl::StrCat("request_id: has ", id.size(), " characters; give a UUID"));
+}
+
+absl::Status WithoutOthers(const Call& call, absl::Status status) {
+  if (call.tenant.empty() || ReasonOf(status) != "REQUEST_ID_REUSED") return status;
+  return WithReason(absl::AlreadyExistsError("request_id: was used for another job; choose a new one"),
+                    "REQUEST_ID_REUSED");
 }
 
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call,

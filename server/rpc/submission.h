@@ -28,6 +28,11 @@ void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violati
 // What is wrong with what a job has beside its spec.
 void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 
+void CheckRequestId(const std::string& id, std::vector<std::string>& violations);
+
+// The words of another tenant's job are not for the caller.
+absl::Status WithoutOthers(const Call& call, absl::Status status);
+
 // Checks what a spec names for the caller, and plans it. Errors: as Planner::PlanOf.
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec);
 

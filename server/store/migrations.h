@@ -65,6 +65,13 @@ CREATE TABLE tokens (
   expire_time INTEGER NOT NULL, revoke_time INTEGER NOT NULL
 ) STRICT;
 )sql",
+    // 5: sweeps, whose jobs have the numbers from first_job on.
+    R"sql(
+CREATE TABLE sweeps (
+  id TEXT PRIMARY KEY, tenant TEXT NOT NULL, first_job INTEGER NOT NULL UNIQUE REFERENCES jobs (number), jobs INTEGER NOT NULL,
+  create_time INTEGER NOT NULL, payload BLOB NOT NULL
+) STRICT;
+)sql",
 };
 
 }  // namespace luthier

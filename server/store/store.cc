@@ -169,6 +169,17 @@ RecordedJob ReadRecordedJob(Query& row) {
   return recorded;
 }
 
+Sweep ReadSweep(Query& row) {
+  Sweep sweep;
+  sweep.id = row.Text();
+  sweep.tenant = row.Text();
+  sweep.first_job = row.Int();
+  sweep.jobs = static_cast<int>(row.Int());
+  sweep.create_time = row.Time();
+  sweep.payload = row.Blob();
+  return sweep;
+}
+
 Resource ReadResource(Query& row) {
   Resource resource;
   resource.id = row.Text();
@@ -219,6 +230,11 @@ void WriteAll(Connection& connection, const Writes& writes) {
     if (job.request.id.empty()) continue;
     connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)")
         .Bind(job.request.id, job.request.body_sha256, job.number)
+        .Run();
+  }
+  for (const Sweep& sweep : writes.sweeps) {
+    connection.Prepare("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?)")
+        .Bind(sweep.id, sweep.tenant, sweep.first_job, int64_t{sweep.jobs}, sweep.create_time, Bytes{sweep.payload})
         .Run();
   }
   for (const Writes::LabelChange& change : writes.labels) {
@@ -439,6 +455,54 @@ absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> Store::Replaye
     if (!query.Bind(id).Step()) return std::nullopt;
     const JobRequest request{id, query.Text()};
     return std::make_pair(request, ReadRecordedJob(query));
+  });
+}
+
+absl::StatusOr<Sweep> Store::GetSweep(const std::string& id) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<Sweep> {
+    Query query = reader_->Prepare("SELECT id, tenant, first_job, jobs, create_time, payload FROM sweeps WHERE id = ?");
+    if (!query.Bind(id).Step()) return DoesNotExist("sweeps/" + id);
+    return ReadSweep(query);
+  });
+}
+
+absl::StatusOr<std::vector<Sweep>> Store::ListSweeps(const std::string& tenant, int64_t before, int limit) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Sweep>> {
+    Query query = reader_->Prepare(
+        "SELECT id, tenant, first_job, jobs, create_time, payload FROM sweeps WHERE (?1 = '' OR tenant = ?1) "
+        "AND (?2 = 0 OR first_job < ?2) ORDER BY first_job DESC LIMIT ?3");
+    query.Bind(tenant, before, int64_t{limit});
+    std::vector<Sweep> sweeps;
+    while (query.Step()) sweeps.push_back(ReadSweep(query));
+    return sweeps;
+  });
+}
+
+absl::StatusOr<std::vector<Job>> Store::JobsOf(const Sweep& sweep) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Job>> {
+    Query query = reader_->Prepare(
+        absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE number >= ? AND number < ? ORDER BY number"));
+    query.Bind(sweep.first_job, sweep.first_job + sweep.jobs);
+    std::vector<Job> jobs;
+    while (query.Step()) jobs.push_back(ReadJob(query));
+    return jobs;
+  });
+}
+
+absl::StatusOr<std::map<JobState, int64_t>> Store::CountJobsOf(const Sweep& sweep) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::map<JobState, int64_t>> {
+    Query query = reader_->Prepare("SELECT state, count(*) FROM jobs WHERE number >= ? AND number < ? GROUP BY state");
+    query.Bind(sweep.first_job, sweep.first_job + sweep.jobs);
+    std::map<JobState, int64_t> counts;
+    while (query.Step()) {
+      const auto state = static_cast<JobState>(query.Int());
+      counts[state] = query.Int();
+    }
+    return counts;
   });
 }
 

@@ -4,6 +4,7 @@
 // serves the handlers.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -58,6 +59,13 @@ class Store {
   // Newest first.
   absl::StatusOr<std::vector<RecordedJob>> ListJobs(const JobQuery& query);
   absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> ReplayedRequest(const std::string& id);
+  // Errors: NOT_FOUND.
+  absl::StatusOr<Sweep> GetSweep(const std::string& id);
+  // Newest first, of one tenant (empty: of all); `before`: only those with lower numbers of jobs; 0: all.
+  absl::StatusOr<std::vector<Sweep>> ListSweeps(const std::string& tenant, int64_t before, int limit);
+  // In their order.
+  absl::StatusOr<std::vector<Job>> JobsOf(const Sweep& sweep);
+  absl::StatusOr<std::map<JobState, int64_t>> CountJobsOf(const Sweep& sweep);
   // Events after `after`, oldest first, of one of `types` (empty: all).
   absl::StatusOr<std::vector<Event>> Events(int64_t job, int64_t after, int limit,
                                             const std::vector<std::string>& types = {});

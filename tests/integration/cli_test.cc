@@ -327,6 +327,36 @@ TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
   EXPECT_THAT(Ok({"job", "list"}), AllOf(HasSubstr("running"), Not(HasSubstr("CANCELLING"))));
 }
 
+TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
+  AddInputs();
+  std::thread training([&] {
+    for (int job = 0; job < 2; ++job) {
+      ScriptedAgent agent(server_->address());  // a new session hears of what the last one did not read
+      Train(agent);
+    }
+  });
+  const CapturedResult created = Cli({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "lora.rank=4,8",
+                                      "--metric", "test.exact_match", "--class", "background", "--watch"});
+  training.join();
+  EXPECT_EQ(created.exit_code, 0) << created.err;
+  EXPECT_THAT(created.out, AllOf(StartsWith("sweeps/s"), HasSubstr("lora.rank"), HasSubstr("s-2")));
+  EXPECT_THAT(created.err, AllOf(HasSubstr("request id "), HasSubstr("2 SUCCEEDED")));
+  EXPECT_THAT(Ok({"sweep", "get", "s"}), testing::ContainsRegex("s-1 +SUCCEEDED +4 +1 \\* +models/s-1/versions/1"));
+  EXPECT_EQ(Ok({"sweep", "best", "s", "-o", "name"}), "jobs/s-1\n");
+  EXPECT_THAT(Ok({"sweep", "best", "s"}), HasSubstr("test.exact_match 1  lora.rank=4"));
+  EXPECT_EQ(json::parse(Ok({"sweep", "get", "s", "-o", "json"}))["jobs"][1]["values"]["lora.rank"], "8");
+  EXPECT_EQ(json::parse(Ok({"job", "get", "s-1", "-o", "json"}))["service_class"], "SERVICE_CLASS_BACKGROUND");
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "t", "--point", "lora.target_modules: [q_proj], training.seed: 3",
+      "--point", "tuning: full"});
+  EXPECT_THAT(Ok({"sweep", "cancel", "t"}), StartsWith("sweeps/t  "));
+  EXPECT_EQ(Cli({"sweep", "best", "t"}).exit_code, 5);
+  EXPECT_EQ(Ok({"sweep", "list", "-o", "name"}), "sweeps/t\nsweeps/s\n");
+  const CapturedResult wrong =
+      Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--grid", "lora.rank=4,999", "--dry-run"});
+  EXPECT_EQ(wrong.exit_code, 3);
+  EXPECT_THAT(wrong.err, HasSubstr("lora.rank: 999 is out of range"));
+}
+
 TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
   AddInputs();
   Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support"});

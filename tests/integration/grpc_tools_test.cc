@@ -187,6 +187,13 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
             2.0);
   EXPECT_THAT(CallForJson("QueueService.ListTenants")["tenants"], SizeIs(1));
   EXPECT_EQ(CallForJson("AdminService.CreateBackup", {{"path", folder_.path() + "/backup"}})["jobs"], "2");
+  const json grid = {{"field", "training.seed"}, {"values", json::array({"1", "2"})}}, s = {{"name", "sweeps/s"}};
+  EXPECT_THAT(CallForJson("SweepService.CreateSweep",
+                          {{"sweep_id", "s"}, {"sweep", {{"job", Job()}, {"grid", json::array({grid})}}}})["jobs"],
+              SizeIs(2));
+  EXPECT_EQ(CallForJson("SweepService.GetSweep", s)["jobs"][1]["values"]["training.seed"], "2");
+  EXPECT_THAT(CallForJson("SweepService.ListSweeps")["sweeps"], SizeIs(1));
+  EXPECT_EQ(CallForJson("SweepService.CancelSweep", s)["job_counts"]["CANCELLED"], 2);
   Call("DatasetService.DeleteDataset", {{{"name", "datasets/words"}}});
   token_ =
       CallForJson("AdminService.CreateToken", {{"token_id", "root"}, {"token", {{"role", "ROLE_ADMIN"}}}})["secret"];

@@ -173,6 +173,11 @@ void Simulation::CheckRecord() {
     for (const Event& event : *events) {
       if (event.sequence != ++sequence) Violate(absl::StrCat("the events of ", job.id, " have a gap"));
     }
+    if (!request->sweep.empty()) {
+      const absl::StatusOr<Sweep> sweep = store_->GetSweep(request->sweep);
+      if (!sweep.ok() || sweep->first_job != job.number || store_->JobsOf(*sweep)->size() != 3)
+        Violate(absl::StrCat("P1: ", request->sweep, " is not the sweep that was acknowledged"));
+    }
     if (job.state == JobState::kSucceeded && job.model_version.empty())
       Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
   }

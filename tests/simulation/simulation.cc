@@ -11,7 +11,8 @@ namespace luthier {
 namespace {
 
 constexpr int kNodes = 4;
-constexpr int kJobs = 24;
+constexpr int kRequests = 24;
+constexpr int kJobsOfASweep = 3;
 constexpr absl::Duration kStorm = absl::Minutes(15);
 constexpr absl::Duration kCalm = absl::Hours(12);  // long enough for every retry with its delay
 constexpr absl::Duration kTick = absl::Milliseconds(500);
@@ -588,7 +589,7 @@ void Simulation::Remove(Agent& agent, const std::string& name) { agent.attempts.
 // --- Users.
 
 void Simulation::SubmitLater() {
-  for (int i = 0; i < kJobs; ++i) {
+  for (int i = 0; i < kRequests; ++i) {
     auto request = std::make_shared<Request>();
     request->id = absl::StrCat("request-", i);
     request->body = absl::StrCat("body-", i);
@@ -599,9 +600,16 @@ void Simulation::SubmitLater() {
     request->job.devices = 1 + (random_.Chance(0.3) ? random_.Below(4) : 0);
     if (random_.Chance(0.2)) request->job.model = "shared-model";
     if (random_.Chance(0.1)) request->job.state = JobState::kHeld;
-    fates_[request->job.id] = {.training = random_.Between(absl::Seconds(1), absl::Minutes(2)),
-                               .crash = random_.Chance(0.2) ? 0.3 : 0.0,
-                               .user_error = random_.Chance(0.1)};
+    if (i % 8 == 7) {
+      request->sweep = std::exchange(request->job.id, request->job.id + "-1");
+      request->job.state = JobState::kQueued;  // nobody would start the others
+    }
+    for (int k = 1; k <= kJobsOfASweep; ++k) {
+      fates_[request->sweep.empty() ? request->job.id : absl::StrCat(request->sweep, "-", k)] = {
+          .training = random_.Between(absl::Seconds(1), absl::Minutes(2)),
+          .crash = random_.Chance(0.2) ? 0.3 : 0.0,
+          .user_error = random_.Chance(0.1)};
+    }
     requests_.push_back(request);
     At(random_.Between(absl::ZeroDuration(), kStorm * 0.8), [this, request] { Submit(request); });
   }
@@ -616,30 +624,40 @@ void Simulation::Submit(const std::shared_ptr<Request>& request) {
     At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)), [this, request] {
       if (!state_) return;
       const auto job = std::make_shared<Job>(request->job);
-      Post(
-          [this, request, job](State& state, absl::Time now) {
-            return CreateJob(state, *store_, *job, {request->id, request->body}, "spec", now);
-          },
-          [this, request, job](const absl::Status& status) {
-            if (!status.ok()) return;
-            if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
-            At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)),
-               [this, request, job, restorations = counts_.restorations] {
-                 if (restorations != counts_.restorations) return;  // the record of it may be lost: the user asks again
-                 if (request->acknowledged && *request->acknowledged != job->id)
-                   Violate("P2: one request made two jobs");
-                 if (!request->acknowledged) ++counts_.jobs;
-                 request->acknowledged = job->id;
-               });
-          });
+      Post([this, request, job](State& state, absl::Time now) { return Create(state, *request, *job, now); },
+           [this, request, job](const absl::Status& status) {
+             if (!status.ok()) return;
+             if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
+             At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)),
+                [this, request, job, restorations = counts_.restorations] {
+                  if (restorations != counts_.restorations)
+                    return;  // the record of it may be lost: the user asks again
+                  if (request->acknowledged && *request->acknowledged != job->id)
+                    Violate("P2: one request made two jobs");
+                  if (!request->acknowledged) ++counts_.jobs;
+                  request->acknowledged = job->id;
+                });
+           });
     });
   }
   At(random_.Between(absl::Seconds(1), absl::Seconds(5)), [this, request] { Submit(request); });
 }
 
+absl::Status Simulation::Create(State& state, const Request& request, Job& job, absl::Time now) {
+  const JobRequest identity{request.id, request.body};
+  if (request.sweep.empty()) return CreateJob(state, *store_, job, identity, "spec", now);
+  std::vector<Job> jobs(kJobsOfASweep, job);
+  for (int k = 0; k < kJobsOfASweep; ++k) jobs[static_cast<size_t>(k)].id = absl::StrCat(request.sweep, "-", k + 1);
+  Sweep sweep{.id = request.sweep, .tenant = job.tenant};
+  const absl::Status status =
+      CreateSweep(state, *store_, sweep, jobs, identity, std::vector<std::string>(kJobsOfASweep, "spec"), now);
+  job = jobs.front();
+  return status;
+}
+
 void Simulation::AskSomething() {
   if (!calm_) {
-    const std::string job = requests_[static_cast<size_t>(random_.Below(kJobs))]->job.id;
+    const std::string job = requests_[static_cast<size_t>(random_.Below(kRequests))]->job.id;
     static constexpr const char* kWishes[] = {"cancel", "pause",    "resume", "start",
                                               "retry",  "priority", "drain",  "undrain"};
     Ask(job, kWishes[random_.Below(8)]);

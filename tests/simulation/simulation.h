@@ -94,7 +94,8 @@ class Simulation {
     std::string id;
     std::string body;
     Job job;
-    std::optional<std::string> acknowledged;  // job id
+    std::string sweep;                        // id; empty: it wants one job
+    std::optional<std::string> acknowledged;  // job id, of the first
     int tries = 0;
   };
   // A copy of the record, and what had been committed and heard when it was made.
@@ -154,6 +155,7 @@ class Simulation {
   // Users.
   void SubmitLater();
   void Submit(const std::shared_ptr<Request>& request);
+  absl::Status Create(State& state, const Request& request, Job& job, absl::Time now);
   void AskSomething();
   void Ask(const std::string& job, const std::string& what);
 

@@ -649,6 +649,39 @@ TEST_F(StateTest, NothingMoreStopsWhileRoomIsBeingMade) {
   EXPECT_EQ(job("a").state, JobState::kRunning);
 }
 
+TEST_F(StateTest, ASweepIsCreatedWithAllOfItsJobsOrNot) {
+  const auto create = [&](const std::string& id, int count, const JobRequest& request,
+                          std::vector<Job>* created = nullptr, const std::string& tenant = "default") {
+    std::vector<Job> jobs;
+    for (int i = 1; i <= count; ++i) {
+      Job& job = jobs.emplace_back();
+      job.id = absl::StrCat(id, "-", i);
+      job.base_model = "base";
+      job.tenant = tenant;
+    }
+    Sweep sweep{.id = id};
+    const absl::Status status =
+        state_.CreateSweep(sweep, jobs, request, std::vector<std::string>(static_cast<size_t>(count), "spec"), now_);
+    if (created != nullptr) *created = jobs;
+    return status;
+  };
+  state_.SetTenant({.id = "small", .max_queued_jobs = 2}, now_);
+  ASSERT_TRUE(Submit("taken-2").ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(create("taken", 3, {})));
+  EXPECT_TRUE(absl::IsResourceExhausted(create("many", 3, {}, nullptr, "small")));
+  EXPECT_EQ(state_.jobs().size(), 1u) << "nothing of either";
+  std::vector<Job> first, again;
+  ASSERT_TRUE(create("s", 3, {"request", "body"}, &first).ok());
+  ASSERT_TRUE(create("t", 3, {"request", "body"}, &again).ok());
+  EXPECT_EQ(again.front().id, "s-1") << "the same request, in the same batch";
+  EXPECT_TRUE(absl::IsAlreadyExists(create("u", 3, {"request", "another body"})));
+  const Writes writes = state_.TakeWrites();
+  ASSERT_EQ(writes.sweeps.size(), 1u);
+  EXPECT_EQ(writes.sweeps[0].first_job, first[0].number);
+  EXPECT_EQ(writes.sweeps[0].jobs, 3);
+  EXPECT_EQ(first[2].number, first[0].number + 2);
+}
+
 TEST_F(StateTest, QuarantinesANodeOnWhichSeveralJobsDie) {
   constexpr JobInput kDies = JobInput::kAttemptLost, kSaysWhy = JobInput::kAttemptFailed,
                      kGetsThrough = JobInput::kTrainerFinished;

@@ -28,7 +28,7 @@ std::vector<const google::protobuf::MethodDescriptor*> EveryMethod() {
   for (const google::protobuf::FileDescriptor* file :
        {v1::Backup::descriptor()->file(), v1::FineTuningJob::descriptor()->file(), v1::Dataset::descriptor()->file(),
         v1::ModelVersion::descriptor()->file(), v1::Node::descriptor()->file(), v1::Queue::descriptor()->file(),
-        v1::SessionRequest::descriptor()->file()}) {
+        v1::Sweep::descriptor()->file(), v1::SessionRequest::descriptor()->file()}) {
     for (int s = 0; s < file->service_count(); ++s) {
       for (int m = 0; m < file->service(s)->method_count(); ++m) methods.push_back(file->service(s)->method(m));
     }
@@ -202,6 +202,26 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
   EXPECT_EQ(CallAs(other, *jobs_, &Stub::CreateFineTuningJob, RequestFor("k"), job).error_code(), StatusCode::NOT_FOUND)
       << "their rows cannot be trained on";
 
+  v1::CreateSweepRequest creation;
+  creation.set_sweep_id("j");
+  *creation.mutable_sweep()->mutable_job() = RequestFor("").job();
+  creation.mutable_sweep()->add_grid()->set_field("training.seed");
+  creation.mutable_sweep()->mutable_grid(0)->add_values("1");
+  v1::Sweep sweep;
+  using Sweeps = v1::SweepService::Stub;
+  ASSERT_TRUE(CallAs(mine, *sweeps_, &Sweeps::CreateSweep, creation, sweep).ok());
+  const auto of_sweep = [&](auto method, auto request, const std::string& id) {
+    request.set_name(absl::StrCat("sweeps/", id));
+    return CallAs(other, *sweeps_, method, request, sweep);
+  };
+  hidden(of_sweep(&Sweeps::GetSweep, v1::GetSweepRequest(), "j"),
+         of_sweep(&Sweeps::GetSweep, v1::GetSweepRequest(), "zz"));
+  hidden(of_sweep(&Sweeps::CancelSweep, v1::CancelSweepRequest(), "j"),
+         of_sweep(&Sweeps::CancelSweep, v1::CancelSweepRequest(), "zz"));
+  v1::ListSweepsResponse sweeps;
+  ASSERT_TRUE(CallAs(other, *sweeps_, &Sweeps::ListSweeps, v1::ListSweepsRequest(), sweeps).ok());
+  EXPECT_EQ(sweeps.sweeps_size(), 0);
+
   v1::ListFineTuningJobsResponse jobs;
   ASSERT_TRUE(CallAs(other, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).ok());
   EXPECT_EQ(jobs.jobs_size(), 0);
@@ -214,7 +234,7 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
   EXPECT_EQ(models.models_size(), 0);
   // An admin sees all of it.
   ASSERT_TRUE(CallAs(root_, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).ok());
-  EXPECT_EQ(jobs.jobs_size(), 1);
+  EXPECT_EQ(jobs.jobs_size(), 2);
 }
 
 TEST_F(AccessTest, AMemberSubmitsForItsOwnTenantOnly) {

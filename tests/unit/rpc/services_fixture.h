@@ -16,6 +16,7 @@
 #include "luthier/v1/models.grpc.pb.h"
 #include "luthier/v1/nodes.grpc.pb.h"
 #include "luthier/v1/queues.grpc.pb.h"
+#include "luthier/v1/sweeps.grpc.pb.h"
 #include "luthier/v1/worker.grpc.pb.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/services.h"
@@ -46,6 +47,7 @@ class ServicesTest : public testing::Test {
     models_ = v1::ModelService::NewStub(channel_);
     nodes_ = v1::NodeService::NewStub(channel_);
     queue_ = v1::QueueService::NewStub(channel_);
+    sweeps_ = v1::SweepService::NewStub(channel_);
     admin_ = v1::AdminService::NewStub(channel_);
     workers_ = v1::WorkerService::NewStub(channel_);
   }
@@ -150,6 +152,7 @@ class ServicesTest : public testing::Test {
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::NodeService::Stub> nodes_;
   std::unique_ptr<v1::QueueService::Stub> queue_;
+  std::unique_ptr<v1::SweepService::Stub> sweeps_;
   std::unique_ptr<v1::AdminService::Stub> admin_;
   std::unique_ptr<v1::WorkerService::Stub> workers_;
 };

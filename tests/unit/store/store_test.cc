@@ -92,6 +92,41 @@ TEST_F(StoreTest, RemembersRequestsAndIdsOfJobsThatAreOver) {
   EXPECT_FALSE(store_->ReplayedRequest("never seen")->has_value());
 }
 
+TEST_F(StoreTest, KeepsSweepsWithTheirJobsAndTheRequestsThatMadeThem) {
+  Open();
+  AddBase();
+  const auto create = [&](const std::string& id, const JobRequest& request) {
+    std::vector<Job> jobs = {{.id = id + "-1", .base_model = "base"}, {.id = id + "-2", .base_model = "base"}};
+    Sweep sweep{.id = id, .tenant = "default", .payload = "payload of " + id};
+    const absl::Status status = CreateSweep(state_, *store_, sweep, jobs, request, {"spec 1", "spec 2"}, kNow);
+    created_ = jobs.front().id;
+    return status;
+  };
+  ASSERT_TRUE(create("a", {"r", "b"}).ok());
+  ASSERT_TRUE(Create("between").ok());
+  ASSERT_TRUE(create("b", {}).ok());
+  ASSERT_TRUE(state_.Cancel("a-2", kNow).ok());
+  Write();
+  Open();
+  const absl::StatusOr<Sweep> sweep = store_->GetSweep("a");
+  ASSERT_TRUE(sweep.ok()) << sweep.status();
+  EXPECT_EQ(sweep->payload, "payload of a");
+  EXPECT_EQ(sweep->create_time, kNow);
+  ASSERT_EQ(store_->JobsOf(*sweep)->size(), 2u);
+  EXPECT_EQ(store_->JobsOf(*sweep)->at(1).id, "a-2");
+  EXPECT_EQ(store_->CountJobsOf(*sweep)->at(JobState::kCancelled), 1);
+  EXPECT_EQ(store_->GetJob("a-2")->spec, "spec 2");
+  EXPECT_EQ(store_->ListSweeps("", 0, 10)->size(), 2u);
+  EXPECT_EQ(store_->ListSweeps("", 0, 10)->at(0).id, "b") << "newest first";
+  EXPECT_EQ(store_->ListSweeps("", store_->ListSweeps("", 0, 1)->at(0).first_job, 10)->at(0).id, "a");
+  EXPECT_EQ(store_->ListSweeps("another", 0, 10)->size(), 0u);
+  EXPECT_TRUE(absl::IsNotFound(store_->GetSweep("nobody").status()));
+  ASSERT_TRUE(create("c", {"r", "b"}).ok());
+  EXPECT_EQ(created_, "a-1");
+  EXPECT_TRUE(absl::IsAlreadyExists(create("c", {"r", "another body"})));
+  EXPECT_TRUE(absl::IsAlreadyExists(create("a", {})));
+}
+
 TEST_F(StoreTest, NumbersGoOnAfterARestart) {
   Open();
   AddBase();

@@ -1,0 +1,340 @@
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "client/cli/command.h"
+#include "client/cli/duration_flag.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/job_file.h"
+#include "client/cli/job_flags.h"
+#include "client/cli/table.h"
+#include "client/cli/text.h"
+#include "client/cli/watch_view.h"
+#include "client/cli/yaml.h"
+#include "client/lib/job_watch.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/job_spec_wire.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+namespace {
+
+// How often a sweep is looked at: it has no stream of its own.
+constexpr absl::Duration kLook = absl::Seconds(1);
+
+struct Arguments {
+  std::string file;
+  JobFlagValues fields;
+  QueueFlags queue;
+  std::vector<std::string> grid, points;
+  std::string metric;
+  std::string id;
+  std::string request_id;
+  bool dry_run = false;
+  bool watch = false;
+  std::string timeout;
+};
+
+// As the API takes it: JSON, or a word.
+std::string ValueText(const nlohmann::json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+// `lora.rank=4,8,16`, values as in a job file.
+absl::Status AddField(const std::string& flag, v1::Sweep& sweep) {
+  const size_t equals = flag.find('=');
+  if (equals == std::string::npos || equals == 0)
+    return absl::InvalidArgumentError(absl::StrCat("--grid: '", flag, "' is no field; give FIELD=VALUE,VALUE"));
+  LUTHIER_ASSIGN_OR_RETURN(const YamlDocument values,
+                           ParseYaml(absl::StrCat("[", flag.substr(equals + 1), "]"), "--grid"));
+  v1::SweepField& field = *sweep.add_grid();
+  field.set_field(flag.substr(0, equals));
+  for (const nlohmann::json& value : values.value) field.add_values(ValueText(value));
+  return absl::OkStatus();
+}
+
+// `lora.rank: 4, training.epochs: 2`.
+absl::Status AddPoint(const std::string& flag, v1::Sweep& sweep) {
+  LUTHIER_ASSIGN_OR_RETURN(const YamlDocument point, ParseYaml(absl::StrCat("{", flag, "}"), "--point"));
+  if (!point.value.is_object() || point.value.empty())
+    return absl::InvalidArgumentError(
+        absl::StrCat("--point: '", flag, "' is no point; give 'FIELD: VALUE, FIELD: VALUE'"));
+  v1::SweepPoint& added = *sweep.add_points();
+  for (const auto& [field, value] : point.value.items()) (*added.mutable_values())[field] = ValueText(value);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, JobFile& file) {
+  if (!arguments.file.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(file, ReadJobFile(arguments.file));
+  }
+  LUTHIER_RETURN_IF_ERROR(ApplyJobFlags(arguments.fields, file));
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
+  v1::CreateSweepRequest request;
+  v1::Sweep& sweep = *request.mutable_sweep();
+  LUTHIER_ASSIGN_OR_RETURN(*sweep.mutable_job(), JobToProto(spec));
+  ApplyQueueFlags(arguments.queue, *sweep.mutable_job());
+  for (const std::string& field : arguments.grid) LUTHIER_RETURN_IF_ERROR(AddField(field, sweep));
+  for (const std::string& point : arguments.points) LUTHIER_RETURN_IF_ERROR(AddPoint(point, sweep));
+  sweep.set_metric(arguments.metric);
+  request.set_sweep_id(arguments.id);
+  request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
+  request.set_validate_only(arguments.dry_run);
+  return request;
+}
+
+// `2 QUEUED, 1 RUNNING`.
+std::string Counts(const v1::Sweep& sweep) {
+  const std::map<std::string, int> counts(sweep.job_counts().begin(), sweep.job_counts().end());
+  return absl::StrJoin(
+      counts, ", ", [](std::string* out, const auto& entry) { absl::StrAppend(out, entry.second, " ", entry.first); });
+}
+
+std::string Values(const v1::SweepJob& job) {
+  const std::map<std::string, std::string> values(job.values().begin(), job.values().end());
+  return absl::StrJoin(values, ", ", absl::PairFormatter("="));
+}
+
+std::string JobsTable(const v1::Sweep& sweep, const Terminal& terminal) {
+  std::set<std::string> fields;
+  for (const v1::SweepJob& job : sweep.jobs()) {
+    for (const auto& [field, value] : job.values()) fields.insert(field);
+  }
+  std::vector<Column> columns = {{"NAME", false, true}, {"STATE"}};
+  for (const std::string& field : fields) columns.push_back({field, true, true});
+  columns.push_back({sweep.metric(), true});
+  columns.push_back({"MODEL VERSION", false, true});
+  Table table(columns);
+  for (const v1::SweepJob& job : sweep.jobs()) {
+    const bool best = job.job() == sweep.best_job();
+    const std::optional<Colour> colour = best ? std::optional(Colour::kGreen) : std::nullopt;
+    std::vector<Cell> cells = {Cell(ShortName(job.job()), colour), v1::FineTuningJob::State_Name(job.state())};
+    for (const std::string& field : fields) {
+      const auto value = job.values().find(field);
+      cells.emplace_back(value == job.values().end() ? "-" : value->second);
+    }
+    cells.emplace_back(job.has_metric() ? absl::StrCat(FormatFraction(job.metric()), best ? " *" : "") : "-", colour);
+    cells.emplace_back(job.model_version().empty() ? "-" : job.model_version());
+    table.AddRow(std::move(cells));
+  }
+  return table.Render(terminal);
+}
+
+void Print(CommandContext& context, const v1::Sweep& sweep) {
+  if (context.ForPrograms()) return context.PrintForPrograms(MessageToJson(sweep));
+  context.out() << sweep.name();
+  if (context.format() != OutputFormat::kName) context.out() << "  " << Counts(sweep);
+  context.out() << std::endl;
+}
+
+bool IsOver(const v1::Sweep& sweep) {
+  for (const v1::SweepJob& job : sweep.jobs()) {
+    if (!IsTerminal(job.state())) return false;
+  }
+  return true;
+}
+
+absl::Status OutcomeOf(const v1::Sweep& sweep) {
+  const auto count = [&](const char* state) {
+    const auto found = sweep.job_counts().find(state);
+    return found == sweep.job_counts().end() ? 0 : found->second;
+  };
+  if (const int failed = count("FAILED"); failed > 0) {
+    return WithExitCode(absl::AbortedError(absl::StrCat(failed, " of ", sweep.jobs_size(), " jobs of ", sweep.name(),
+                                                        " failed; see `luthier sweep get ", ShortName(sweep.name()),
+                                                        "` and `luthier job get JOB`")),
+                        ExitCode::kJobFailed);
+  }
+  if (count("CANCELLED") > 0) return absl::CancelledError(sweep.name() + " was cancelled");
+  return absl::OkStatus();
+}
+
+// A line whenever something has changed, until every job is over.
+absl::Status Follow(CommandContext& context, const std::string& name, absl::Duration timeout) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  const absl::Time deadline = absl::Now() + timeout;
+  const auto stop = std::make_shared<absl::Notification>();
+  context.interrupts().Handle([stop] { stop->Notify(); });
+  std::string shown;
+  while (true) {
+    LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->GetSweep(name));
+    if (std::exchange(shown, Counts(sweep)) != Counts(sweep) && !context.ForPrograms()) {
+      const std::string clock = absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone());
+      context.Say(absl::StrCat(clock, "  ", Counts(sweep)));
+    }
+    if (IsOver(sweep)) {
+      context.interrupts().Handle({});
+      if (context.ForPrograms()) {
+        context.PrintForPrograms(MessageToJson(sweep));
+      } else {
+        context.out() << JobsTable(sweep, context.out_terminal()) << std::flush;
+      }
+      return OutcomeOf(sweep);
+    }
+    const std::string goes_on =
+        absl::StrCat(name, " goes on; watch it again with: luthier sweep watch ", ShortName(name));
+    if (stop->WaitForNotificationWithTimeout(kLook)) return absl::CancelledError(goes_on);
+    if (absl::Now() >= deadline) return absl::DeadlineExceededError(goes_on);
+  }
+}
+
+absl::Status Create(CommandContext& context, const Arguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
+  JobFile file;
+  LUTHIER_ASSIGN_OR_RETURN(const v1::CreateSweepRequest request, MakeRequest(arguments, file));
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  if (!arguments.dry_run) context.Say("request id " + request.request_id());
+  const absl::StatusOr<v1::Sweep> sweep = client->CreateSweep(request);
+  if (!sweep.ok()) return WithLines(sweep.status(), file);
+  if (arguments.dry_run && !context.ForPrograms()) {
+    context.out() << JobsTable(*sweep, context.out_terminal()) << std::flush;
+    context.Say("the sweep is valid; nothing was created");
+    return absl::OkStatus();
+  }
+  Print(context, *sweep);
+  if (arguments.dry_run) return absl::OkStatus();
+  if (arguments.watch) return Follow(context, sweep->name(), timeout);
+  context.Say("watch it with: luthier sweep watch " + ShortName(sweep->name()));
+  return absl::OkStatus();
+}
+
+absl::Status Get(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->GetSweep(FullName("sweeps", id)));
+  Print(context, sweep);
+  if (!context.ForPrograms() && context.format() != OutputFormat::kName)
+    context.out() << "\n" << JobsTable(sweep, context.out_terminal()) << std::flush;
+  return absl::OkStatus();
+}
+
+absl::Status List(CommandContext& context, int limit) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Sweep> sweeps, client->ListSweeps(limit));
+  if (context.ForPrograms()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const v1::Sweep& sweep : sweeps) list.push_back(MessageToJson(sweep));
+    context.PrintForPrograms({{"sweeps", list}});
+    return absl::OkStatus();
+  }
+  if (context.format() == OutputFormat::kName) {
+    for (const v1::Sweep& sweep : sweeps) context.out() << sweep.name() << "\n";
+    return absl::OkStatus();
+  }
+  if (sweeps.empty()) {
+    context.Say("no sweeps; create one with: luthier sweep create -f job.yaml --grid lora.rank=4,8,16");
+    return absl::OkStatus();
+  }
+  Table table({{"NAME", false, true}, {"JOBS", false, true}, {"METRIC", false, true}, {"AGE", true}});
+  for (const v1::Sweep& sweep : sweeps) {
+    table.AddRow(
+        {ShortName(sweep.name()), Counts(sweep), sweep.metric(), FormatAge(absl::Now() - ToTime(sweep.create_time()))});
+  }
+  context.out() << table.Render(context.out_terminal());
+  return absl::OkStatus();
+}
+
+absl::Status Cancel(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->CancelSweep(FullName("sweeps", id)));
+  Print(context, sweep);
+  return absl::OkStatus();
+}
+
+absl::Status Best(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->GetSweep(FullName("sweeps", id)));
+  for (const v1::SweepJob& job : sweep.jobs()) {
+    if (job.job() != sweep.best_job()) continue;
+    if (context.ForPrograms()) {
+      context.PrintForPrograms(MessageToJson(job));
+      return absl::OkStatus();
+    }
+    context.out() << job.job();
+    if (context.format() != OutputFormat::kName) {
+      context.out() << "  " << sweep.metric() << " " << FormatFraction(job.metric()) << "  " << Values(job) << "  "
+                    << job.model_version();
+    }
+    context.out() << std::endl;
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat("no job of ", sweep.name(), " has succeeded with a value of ", sweep.metric(),
+                                          "; its jobs: ", Counts(sweep)));
+}
+
+void AddCreate(CLI::App& sweep, CommandContext& context) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = context.AddCommand(
+      sweep, "create", "Submit a job for each combination of values, or for each point of a list",
+      "  luthier sweep create -f job.yaml --grid lora.rank=4,8,16 --grid training.learning_rate=1e-4,3e-4 --watch\n"
+      "  luthier sweep create -f job.yaml --point 'lora.rank: 4, training.epochs: 4' --point 'lora.rank: 16'\n"
+      "  luthier sweep create -f job.yaml --grid training.seed=1,2,3 --metric test.exact_match --id seeds\n",
+      [&context, arguments] { return Create(context, *arguments); });
+  command.add_option("-f,--file", arguments->file, "Job file of what they have in common; - is standard input")
+      ->type_name("FILE");
+  command.add_option("--grid", arguments->grid, "A field and its values, as in a job file; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("FIELD=VALUE,…");
+  command.add_option("--point", arguments->points, "The values of one job; may be repeated, instead of --grid")
+      ->allow_extra_args(false)
+      ->type_name("'FIELD: VALUE, …'");
+  command
+      .add_option("--metric", arguments->metric,
+                  "By which the best is chosen: validation or test, a dot, and loss (default: validation.loss), "
+                  "token_accuracy, exact_match or field_f1")
+      ->type_name("METRIC");
+  command.add_option("--id", arguments->id, "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given")
+      ->type_name("ID");
+  AddQueueFlags(command, arguments->queue);
+  command.add_flag("--dry-run", arguments->dry_run, "Check every job; create nothing");
+  command.add_flag("-w,--watch", arguments->watch, "Wait until every job is over; the exit code says how they ended");
+  command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the sweep goes on")
+      ->type_name("DURATION");
+  command
+      .add_option("--request-id", arguments->request_id,
+                  "Repeat an earlier command safely: the same id makes no second sweep")
+      ->type_name("UUID");
+  AddJobFlags(command, arguments->fields);
+}
+
+using Action = absl::Status (*)(CommandContext& context, const std::string& id);
+
+void AddOfOne(CLI::App& sweep, CommandContext& context, const std::string& name, const std::string& help,
+              const std::string& examples, Action action) {
+  auto id = std::make_shared<std::string>();
+  CLI::App& command =
+      context.AddCommand(sweep, name, help, examples, [&context, id, action] { return action(context, *id); });
+  command.add_option("SWEEP", *id, "Name of the sweep")->required();
+}
+
+}  // namespace
+
+void AddSweepCommands(CLI::App& app, CommandContext& context) {
+  CLI::App& sweep = context.AddNoun(app, "sweep", "Try many values at once, as one thing");
+  AddCreate(sweep, context);
+  AddOfOne(sweep, context, "get", "Show the jobs of a sweep, with their values and the metric",
+           "  luthier sweep get seeds\n", Get);
+  AddOfOne(sweep, context, "watch", "Follow a sweep until all of its jobs are over; Ctrl-C leaves it running",
+           "  luthier sweep watch seeds\n", [](CommandContext& c, const std::string& id) {
+             return Follow(c, FullName("sweeps", id), absl::InfiniteDuration());
+           });
+  AddOfOne(sweep, context, "best", "Show the best job of those that have succeeded",
+           "  luthier sweep best seeds\n  luthier model download $(luthier sweep best seeds -o name)\n", Best);
+  AddOfOne(sweep, context, "cancel", "Cancel all jobs of a sweep that are not over", "  luthier sweep cancel seeds\n",
+           Cancel);
+  auto limit = std::make_shared<int>(50);
+  CLI::App& list = context.AddCommand(sweep, "list", "List sweeps, newest first", "  luthier sweep list\n",
+                                      [&context, limit] { return List(context, *limit); });
+  list.add_option("--limit", *limit, "At most this many")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str()
+      ->type_name("N");
+}
+
+}  // namespace luthier

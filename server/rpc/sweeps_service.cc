@@ -1,0 +1,316 @@
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "lib/artifact/hash.h"
+#include "lib/base/status_macros.h"
+#include "lib/plan/job_spec.h"
+#include "lib/wire/job_spec_wire.h"
+#include "luthier/v1/sweeps.grpc.pb.h"
+#include "server/core/reason.h"
+#include "server/loop/recorded_jobs.h"
+#include "server/rpc/convert.h"
+#include "server/rpc/handle.h"
+#include "server/rpc/services.h"
+#include "server/rpc/submission.h"
+#include "server/rpc/validate.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+
+constexpr int64_t kMaxJobs = 1000;
+constexpr size_t kMaxSweepId = 58;  // room for the number of a job
+constexpr char kDefaultMetric[] = "validation.loss";
+
+std::string JobId(const std::string& sweep, size_t index) { return absl::StrCat(sweep, "-", index + 1); }
+
+// The values of each job, in their order; the last field of a grid changes fastest. Errors: INVALID_ARGUMENT.
+using Point = std::map<std::string, std::string>;
+absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
+  std::vector<Point> points;
+  if (sweep.grid().empty() == sweep.points().empty())
+    return absl::InvalidArgumentError("sweep: give either a grid or points");
+  for (const v1::SweepPoint& point : sweep.points()) points.emplace_back(point.values().begin(), point.values().end());
+  if (!sweep.grid().empty()) points.emplace_back();
+  for (const v1::SweepField& field : sweep.grid()) {
+    if (field.values().empty())
+      return absl::InvalidArgumentError(absl::StrCat("grid: ", field.field(), " has no values; give one or more"));
+    if (points.front().count(field.field()) > 0)
+      return absl::InvalidArgumentError(absl::StrCat("grid: ", field.field(), " is there twice; give it once"));
+    std::vector<Point> more;
+    for (const Point& point : points) {
+      for (const std::string& value : field.values()) {
+        more.push_back(point);
+        more.back()[field.field()] = value;
+        if (static_cast<int64_t>(more.size()) > kMaxJobs) break;
+      }
+    }
+    points = std::move(more);
+  }
+  if (static_cast<int64_t>(points.size()) > kMaxJobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sweep: has more than ", kMaxJobs, " jobs; leave values out, or make several sweeps"));
+  }
+  return points;
+}
+
+// JSON, or a word.
+json ValueOf(const std::string& text) {
+  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return value.is_discarded() ? json(text) : value;
+}
+
+// The job at a point. `file`: the job file of what all have in common.
+absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1::FineTuningJob& common) {
+  for (const auto& [field, value] : point) {
+    json* target = &file;
+    const std::vector<std::string> path = absl::StrSplit(field, '.');
+    for (size_t i = 0; i + 1 < path.size(); ++i) {
+      target = &(*target)[path[i]];
+      if (!target->is_object()) *target = json::object();
+    }
+    (*target)[path.back()] = ValueOf(value);
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobSpec(file));
+  LUTHIER_ASSIGN_OR_RETURN(v1::FineTuningJob job, JobToProto(spec));
+  job.set_tenant(common.tenant());
+  job.set_service_class(common.service_class());
+  job.set_priority(common.priority());
+  return job;
+}
+
+// Says of every line which job it is about; the field stays in front.
+absl::Status AboutJob(const absl::Status& status, const std::string& job) {
+  const std::string suffix = absl::StrCat(" (", job, ")");
+  std::string message = absl::StrCat(absl::StrReplaceAll(status.message(), {{"\n", suffix + "\n"}}), suffix);
+  absl::Status about(status.code(), message);
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { about.SetPayload(url, payload); });
+  return about;
+}
+
+struct Metric {
+  std::string split, name;
+};
+std::optional<Metric> ParseMetric(const std::string& text) {
+  static const std::set<std::string> kNames = {"loss", "token_accuracy", "exact_match", "field_f1"};
+  const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('.', 1));
+  if ((parts.first != "validation" && parts.first != "test") || kNames.count(parts.second) == 0) return std::nullopt;
+  return Metric{parts.first, parts.second};
+}
+
+std::optional<double> ValueOf(const Metric& metric, const Job& job) {
+  v1::FineTuningJob report;
+  report.ParseFromString(job.report);
+  for (const v1::Evaluation& evaluation : report.evaluations()) {
+    if (evaluation.split() != metric.split || evaluation.model() != "tuned") continue;
+    if (metric.name == "loss" && evaluation.has_loss()) return evaluation.loss();
+    if (metric.name == "token_accuracy" && evaluation.has_token_accuracy()) return evaluation.token_accuracy();
+    if (metric.name == "exact_match" && evaluation.has_exact_match()) return evaluation.exact_match();
+    if (metric.name == "field_f1" && evaluation.has_field_f1()) return evaluation.field_f1();
+  }
+  return std::nullopt;
+}
+
+absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
+  std::vector<std::string> violations;
+  const std::string& id = request.sweep_id();
+  if (!id.empty() && (!CheckId("sweep_id", id).ok() || id.size() > kMaxSweepId)) {
+    violations.push_back(absl::StrCat("sweep_id: '", id.substr(0, 80), "' is no id; give 1 to ", kMaxSweepId,
+                                      " characters a-z, 0-9, '-', a letter first"));
+  }
+  CheckRequestId(request.request_id(), violations);
+  CheckJob(request.sweep().job(), violations);
+  if (!request.sweep().metric().empty() && !ParseMetric(request.sweep().metric())) {
+    violations.push_back(absl::StrCat("sweep.metric: '", request.sweep().metric(),
+                                      "' is unknown; give validation or test, a dot, and loss, token_accuracy, "
+                                      "exact_match or field_f1"));
+  }
+  return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+}
+
+class SweepsService final : public v1::SweepService::Service {
+ public:
+  explicit SweepsService(Backend& backend) : backend_(backend) {}
+
+  grpc::Status CreateSweep(grpc::ServerContext* context, const v1::CreateSweepRequest* request,
+                           v1::Sweep* response) override {
+    return Handle(backend_, *context, "CreateSweep", [&](Call& call) { return Create(call, *request, *response); });
+  }
+  grpc::Status GetSweep(grpc::ServerContext* context, const v1::GetSweepRequest* request,
+                        v1::Sweep* response) override {
+    return Handle(backend_, *context, "GetSweep", [&](Call& call) { return Get(call, request->name(), *response); });
+  }
+  grpc::Status ListSweeps(grpc::ServerContext* context, const v1::ListSweepsRequest* request,
+                          v1::ListSweepsResponse* response) override {
+    return Handle(backend_, *context, "ListSweeps", [&](Call& call) { return List(call, *request, *response); });
+  }
+  grpc::Status CancelSweep(grpc::ServerContext* context, const v1::CancelSweepRequest* request,
+                           v1::Sweep* response) override {
+    return Handle(backend_, *context, "CancelSweep",
+                  [&](Call& call) { return Cancel(call, request->name(), *response); });
+  }
+
+ private:
+  absl::Status Create(Call& call, const v1::CreateSweepRequest& request, v1::Sweep& response) {
+    call.subject = "sweeps/" + request.sweep_id();
+    const JobRequest identity{
+        request.request_id(),
+        Sha256Hex(absl::StrCat("sweep\n", request.sweep_id(), "\n", DeterministicBytes(request.sweep()), call.tenant))};
+    LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
+    const std::string id = !request.sweep_id().empty()
+                               ? request.sweep_id()
+                               : absl::StrCat("sweep-", absl::StripPrefix(NewJobId(absl::Now()), "job-"));
+    absl::StatusOr<std::vector<Submission>> made = PrepareAll(call, id, request.sweep());
+    if (!made.ok()) return request.validate_only() ? made.status() : Replay(call, identity, made.status(), response);
+
+    v1::Sweep asked;
+    *asked.mutable_job() = request.sweep().job();
+    *asked.mutable_grid() = request.sweep().grid();
+    *asked.mutable_points() = request.sweep().points();
+    asked.set_metric(request.sweep().metric().empty() ? kDefaultMetric : request.sweep().metric());
+    std::vector<Job> jobs;
+    std::vector<std::string> specs;
+    for (const Submission& submission : *made) {
+      jobs.push_back(submission.job);
+      specs.push_back(submission.SpecBytes());
+    }
+    Sweep sweep{.id = id, .tenant = jobs.front().tenant, .payload = asked.SerializeAsString()};
+    if (request.validate_only()) {
+      sweep.create_time = absl::Now();
+      return Describe(sweep, jobs, response);
+    }
+    int64_t newest = 0;
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
+      newest = state.last_number();
+      return WithoutOthers(call,
+                           luthier::CreateSweep(state, backend_.store, sweep, jobs, identity, std::move(specs), now));
+    }));
+    if (jobs.front().number <= newest) return GetOf(call, jobs.front(), response);
+    return Get(call, "sweeps/" + id, response);
+  }
+
+  absl::StatusOr<std::vector<Submission>> PrepareAll(const Call& call, const std::string& id, const v1::Sweep& sweep) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Point> points, PointsOf(sweep));
+    LUTHIER_ASSIGN_OR_RETURN(const JobSpec common, JobFromProto(sweep.job()));
+    std::vector<Submission> made;
+    for (size_t i = 0; i < points.size(); ++i) {
+      const std::string job_id = JobId(id, i);
+      const absl::StatusOr<v1::FineTuningJob> job = JobAt(points[i], ToJson(common), sweep.job());
+      if (!job.ok()) return AboutJob(job.status(), "jobs/" + job_id);
+      absl::StatusOr<Submission> submission = Prepare(backend_, call, *job, job_id);
+      if (!submission.ok()) return AboutJob(submission.status(), "jobs/" + job_id);
+      submission->own.set_sweep("sweeps/" + id);
+      made.push_back(*std::move(submission));
+    }
+    return made;
+  }
+
+  // A repeated request is answered with what it created, also if dataset or base model are gone by now.
+  absl::Status Replay(Call& call, const JobRequest& identity, absl::Status refusal, v1::Sweep& response) {
+    if (identity.id.empty()) return refusal;
+    LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
+    if (!earlier || !call.Sees(earlier->second.job.tenant)) return refusal;
+    LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
+    return GetOf(call, earlier->second.job, response);
+  }
+
+  // The sweep whose first job this is.
+  absl::Status GetOf(Call& call, const Job& first, v1::Sweep& response) {
+    return Get(call, absl::StrCat("sweeps/", absl::StripSuffix(first.id, "-1")), response);
+  }
+
+  absl::StatusOr<Sweep> Find(Call& call, const std::string& name) {
+    call.subject = name;
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "sweeps", name));
+    LUTHIER_ASSIGN_OR_RETURN(Sweep sweep, backend_.store.GetSweep(id));
+    if (!call.Sees(sweep.tenant)) return DoesNotExist(name);
+    return sweep;
+  }
+
+  absl::Status Get(Call& call, const std::string& name, v1::Sweep& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const Sweep sweep, Find(call, name));
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Job> jobs, backend_.store.JobsOf(sweep));
+    return Describe(sweep, jobs, response);
+  }
+
+  absl::Status List(const Call& call, const v1::ListSweepsRequest& request, v1::ListSweepsResponse& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    LUTHIER_ASSIGN_OR_RETURN(std::vector<Sweep> sweeps,
+                             backend_.store.ListSweeps(call.tenant, page.first, page.second + 1));
+    if (static_cast<int>(sweeps.size()) > page.second) {
+      sweeps.pop_back();
+      response.set_next_page_token(absl::StrCat(sweeps.back().first_job));
+    }
+    for (const Sweep& sweep : sweeps) {
+      LUTHIER_ASSIGN_OR_RETURN(const auto counts, backend_.store.CountJobsOf(sweep));
+      DescribeFrame(sweep, counts, *response.add_sweeps());
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Cancel(Call& call, const std::string& name, v1::Sweep& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const Sweep sweep, Find(call, name));
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
+      for (int i = 0; i < sweep.jobs; ++i) {
+        const Job* job = state.Find(JobId(sweep.id, static_cast<size_t>(i)));
+        if (job == nullptr || !NextState(job->state, JobInput::kCancelRequested)) continue;
+        LUTHIER_RETURN_IF_ERROR(state.Cancel(job->id, now));
+      }
+      return absl::OkStatus();
+    }));
+    return Get(call, name, response);
+  }
+
+  static void DescribeFrame(const Sweep& sweep, const std::map<JobState, int64_t>& counts, v1::Sweep& message) {
+    message.ParseFromString(sweep.payload);
+    message.set_name("sweeps/" + sweep.id);
+    message.mutable_job()->set_tenant(sweep.tenant);
+    *message.mutable_create_time() = ToProto(sweep.create_time);
+    for (const auto& [state, count] : counts)
+      (*message.mutable_job_counts())[std::string(StateName(state))] = static_cast<int32_t>(count);
+  }
+
+  static absl::Status Describe(const Sweep& sweep, const std::vector<Job>& jobs, v1::Sweep& message) {
+    std::map<JobState, int64_t> counts;
+    for (const Job& job : jobs) ++counts[job.state];
+    DescribeFrame(sweep, counts, message);
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Point> points, PointsOf(message));
+    const Metric metric = *ParseMetric(message.metric());
+    std::optional<double> best;
+    for (size_t i = 0; i < jobs.size(); ++i) {
+      v1::SweepJob& line = *message.add_jobs();
+      line.set_job("jobs/" + jobs[i].id);
+      line.mutable_values()->insert(points[i].begin(), points[i].end());
+      line.set_state(static_cast<v1::FineTuningJob::State>(jobs[i].state));
+      line.set_model_version(jobs[i].model_version);
+      const std::optional<double> value = ValueOf(metric, jobs[i]);
+      if (!value) continue;
+      line.set_metric(*value);
+      const bool better = !best || (metric.name == "loss" ? *value < *best : *value > *best);
+      if (jobs[i].state != JobState::kSucceeded || !better) continue;
+      best = value;
+      message.set_best_job(line.job());
+    }
+    return absl::OkStatus();
+  }
+
+  Backend& backend_;
+};
+
+}  // namespace
+
+std::unique_ptr<grpc::Service> MakeSweepService(Backend& backend) { return std::make_unique<SweepsService>(backend); }
+
+}  // namespace luthier

@@ -1,0 +1,220 @@
+// Sweeps through the API.
+#include <gmock/gmock.h>
+
+#include "absl/strings/str_cat.h"
+#include "tests/unit/rpc/services_fixture.h"
+
+namespace luthier {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+using Sweeps = v1::SweepService::Stub;
+
+class SweepsTest : public ServicesTest {
+ protected:
+  void SetUp() override { AddInputs(); }
+
+  static v1::CreateSweepRequest RequestOf(const std::string& id) {
+    v1::CreateSweepRequest request;
+    request.set_sweep_id(id);
+    *request.mutable_sweep()->mutable_job() = RequestFor("").job();
+    return request;
+  }
+  static void AddField(v1::CreateSweepRequest& request, const std::string& field,
+                       const std::vector<std::string>& values) {
+    v1::SweepField& added = *request.mutable_sweep()->add_grid();
+    added.set_field(field);
+    for (const std::string& value : values) added.add_values(value);
+  }
+  grpc::Status Create(const v1::CreateSweepRequest& request) {
+    return Call(*sweeps_, &Sweeps::CreateSweep, request, sweep_);
+  }
+  void Get(const std::string& id) {
+    v1::GetSweepRequest request;
+    request.set_name("sweeps/" + id);
+    ASSERT_TRUE(Call(*sweeps_, &Sweeps::GetSweep, request, sweep_).ok());
+  }
+  v1::FineTuningJob Job(const std::string& id) {
+    v1::GetFineTuningJobRequest request;
+    request.set_name("jobs/" + id);
+    v1::FineTuningJob job;
+    EXPECT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job).ok());
+    return job;
+  }
+  // The first attempt of a job comes to this validation loss and, unless it fails, is published.
+  void Run(const std::string& job, double loss, bool succeeds = true) {
+    Do([&](State& state, absl::Time now) {
+      v1::FineTuningJob report;
+      v1::Evaluation& evaluation = *report.add_evaluations();
+      evaluation.set_split("validation");
+      evaluation.set_model("tuned");
+      evaluation.set_loss(loss);
+      luthier::Report started{.attempt = {job, 1}, .sequence = 1, .input = JobInput::kTrainerStarted};
+      started.job_report = report.SerializeAsString();
+      EXPECT_TRUE(state.Record(started, now));
+    });
+    if (!succeeds) {
+      Report(job, 1, 2, JobInput::kAttemptFailed);
+      return;
+    }
+    Report(job, 1, 2, JobInput::kTrainerFinished);
+    Report(job, 1, 3, JobInput::kArtifactStored);
+  }
+
+  v1::Sweep sweep_;  // the last answer
+};
+
+TEST_F(SweepsTest, CreatesAJobForEachCombinationOfValues) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  (*request.mutable_sweep()->mutable_job()->mutable_labels())["team"] = "search";
+  request.mutable_sweep()->mutable_job()->set_service_class(v1::SERVICE_CLASS_BACKGROUND);
+  AddField(request, "lora.rank", {"4", "8"});
+  AddField(request, "training.schedule", {"cosine", "linear"});
+  const grpc::Status status = Create(request);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  ASSERT_EQ(sweep_.jobs_size(), 4);
+  EXPECT_EQ(sweep_.jobs(1).job(), "jobs/s-2");
+  EXPECT_THAT(sweep_.jobs(1).values(),
+              UnorderedElementsAre(Pair("lora.rank", "4"), Pair("training.schedule", "linear")));
+  EXPECT_EQ(sweep_.metric(), "validation.loss");
+  EXPECT_EQ(sweep_.job_counts().at("QUEUED"), 4);
+  EXPECT_EQ(sweep_.best_job(), "");
+  const v1::FineTuningJob third = Job("s-3");
+  EXPECT_EQ(third.spec().lora().rank(), 8);
+  EXPECT_EQ(third.spec().training().schedule(), v1::SCHEDULE_COSINE);
+  EXPECT_EQ(third.labels().at("team"), "search");
+  EXPECT_EQ(third.service_class(), v1::SERVICE_CLASS_BACKGROUND);
+  EXPECT_EQ(third.sweep(), "sweeps/s");
+}
+
+TEST_F(SweepsTest, CreatesAJobForEachPointOfAList) {
+  v1::CreateSweepRequest request = RequestOf("");
+  (*request.mutable_sweep()->add_points()->mutable_values())["tuning"] = "full";
+  (*request.mutable_sweep()->add_points()->mutable_values())["lora.target_modules"] = "[\"q_proj\"]";
+  const grpc::Status status = Create(request);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const std::string id = sweep_.name().substr(sweep_.name().find('/') + 1);
+  EXPECT_TRUE(Job(id + "-1").spec().has_full());
+  EXPECT_THAT(Job(id + "-2").spec().lora().target_modules(), ElementsAre("q_proj"));
+}
+
+TEST_F(SweepsTest, ARepeatedRequestMakesNoSecondSweep) {
+  v1::CreateSweepRequest request = RequestOf("");
+  request.set_request_id("0c5e3c5e-0000-4000-8000-000000000000");
+  AddField(request, "training.seed", {"1", "2"});
+  ASSERT_TRUE(Create(request).ok());
+  const std::string name = sweep_.name();
+  ASSERT_TRUE(Create(request).ok());
+  EXPECT_EQ(sweep_.name(), name);
+  EXPECT_EQ(store_->ListJobs({})->size(), 2u);
+  AddField(request, "lora.rank", {"4"});
+  EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  v1::CreateFineTuningJobRequest job = RequestFor("j");
+  job.set_request_id(request.request_id());
+  v1::FineTuningJob created;
+  EXPECT_EQ(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, job, created).error_code(),
+            grpc::StatusCode::ALREADY_EXISTS);
+}
+
+TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
+  struct Row {
+    std::string what;
+    std::function<void(v1::CreateSweepRequest&)> change;
+    std::string message;
+  };
+  const std::vector<Row> rows = {
+      {"a value", [](auto& r) { AddField(r, "lora.rank", {"4", "999"}); }, "lora.rank: 999 is out of range"},
+      {"which job", [](auto& r) { AddField(r, "lora.rank", {"4", "999"}); }, "(jobs/s-2)"},
+      {"a field", [](auto& r) { AddField(r, "lora.size", {"4"}); }, "lora.size"},
+      {"no values", [](auto& r) { AddField(r, "lora.rank", {}); }, "lora.rank has no values"},
+      {"a field twice",
+       [](auto& r) {
+         AddField(r, "lora.rank", {"4"});
+         AddField(r, "lora.rank", {"8"});
+       },
+       "lora.rank is there twice"},
+      {"nothing to try", [](auto&) {}, "give either a grid or points"},
+      {"too many",
+       [](auto& r) {
+         std::vector<std::string> seeds;
+         for (int seed = 0; seed < 1001; ++seed) seeds.push_back(absl::StrCat(seed));
+         AddField(r, "training.seed", seeds);
+       },
+       "more than 1000 jobs"},
+      {"an id without room", [](auto& r) { r.set_sweep_id(std::string(59, 'a')); }, "sweep_id"},
+      {"a metric", [](auto& r) { r.mutable_sweep()->set_metric("validation.speed"); }, "sweep.metric"},
+  };
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.what);
+    v1::CreateSweepRequest request = RequestOf("s");
+    row.change(request);
+    const grpc::Status status = Create(request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(row.message));
+  }
+  v1::CreateSweepRequest good = RequestOf("s");
+  AddField(good, "training.seed", {"1", "2"});
+  good.set_validate_only(true);
+  ASSERT_TRUE(Create(good).ok());
+  EXPECT_EQ(sweep_.jobs_size(), 2);
+  EXPECT_EQ(store_->ListJobs({})->size(), 0u);
+}
+
+TEST_F(SweepsTest, TheBestHasTheLowestLossOfThoseThatSucceeded) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "training.seed", {"1", "2", "3", "4"});
+  ASSERT_TRUE(Create(request).ok());
+  Connect("n1", 4);
+  Run("s-1", 1.5);
+  Run("s-2", 1.25);
+  Run("s-3", 0.5, /*succeeds=*/false);
+  Get("s");
+  EXPECT_EQ(sweep_.best_job(), "jobs/s-2");
+  EXPECT_EQ(sweep_.jobs(1).metric(), 1.25);
+  EXPECT_EQ(sweep_.jobs(1).model_version(), "models/s-2/versions/1");
+  EXPECT_FALSE(sweep_.jobs(3).has_metric());
+  EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("SUCCEEDED", 2), Pair("FAILED", 1), Pair("STARTING", 1)));
+}
+
+TEST_F(SweepsTest, IsCancelledAsOne) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "training.seed", {"1", "2", "3"});
+  ASSERT_TRUE(Create(request).ok());
+  Connect("n1", 2);
+  Run("s-1", 1.0);
+  v1::CancelSweepRequest cancel;
+  cancel.set_name("sweeps/s");
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(Call(*sweeps_, &Sweeps::CancelSweep, cancel, sweep_).ok());
+    EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("SUCCEEDED", 1), Pair("CANCELLING", 2)));
+  }
+  cancel.set_name("sweeps/nobody");
+  EXPECT_EQ(Call(*sweeps_, &Sweeps::CancelSweep, cancel, sweep_).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(SweepsTest, ListsNewestFirstInPages) {
+  for (const char* id : {"a", "b", "c"}) {
+    v1::CreateSweepRequest request = RequestOf(id);
+    AddField(request, "training.seed", {"1", "2"});
+    ASSERT_TRUE(Create(request).ok());
+  }
+  v1::ListSweepsRequest request;
+  request.set_page_size(2);
+  v1::ListSweepsResponse page;
+  ASSERT_TRUE(Call(*sweeps_, &Sweeps::ListSweeps, request, page).ok());
+  ASSERT_EQ(page.sweeps_size(), 2);
+  EXPECT_EQ(page.sweeps(0).name(), "sweeps/c");
+  EXPECT_EQ(page.sweeps(0).job_counts().at("QUEUED"), 2);
+  EXPECT_EQ(page.sweeps(0).jobs_size(), 0);
+  request.set_page_token(page.next_page_token());
+  ASSERT_TRUE(Call(*sweeps_, &Sweeps::ListSweeps, request, page).ok());
+  ASSERT_EQ(page.sweeps_size(), 1);
+  EXPECT_EQ(page.sweeps(0).name(), "sweeps/a");
+  EXPECT_EQ(page.next_page_token(), "");
+}
+
+}  // namespace
+}  // namespace luthier
