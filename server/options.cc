@@ -23,7 +23,7 @@ std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
   for (const char* name :
        {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
-        "--preempt-after", "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
+        "--preempt-after", "--retention", "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -64,7 +64,7 @@ absl::Status ParseDurationOption(const std::string& option, const std::string& t
 absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
   ServerOptions options;
   options.data_dir = DefaultDataDir("server");
-  std::string config, keep_unused = "1h", preempt_after = "10m";
+  std::string config, keep_unused = "1h", preempt_after = "10m", retention = "inf";
   CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
   app.set_version_flag("--version", LUTHIER_VERSION);
   const auto add = [&](const std::string& name, std::string& value, const std::string& help,
@@ -88,6 +88,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--worker-metrics-listen", options.worker_metrics_listen,
       "Address of that agent's /metrics; port 0: any free one", "LUTHIER_WORKER_METRICS_LISTEN");
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
+  add("--retention", retention,
+      "How long logs and progress of jobs that are over are kept, unless a job says otherwise", "LUTHIER_RETENTION");
   add("--preempt-after", preempt_after, "How long an attempt runs before it may be stopped for a more urgent job",
       "LUTHIER_PREEMPT_AFTER");
   CLI::App& check = *app.add_subcommand(
@@ -106,6 +108,7 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   }
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--keep-unused", keep_unused, options.keep_unused));
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--retention", retention, options.retention));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--preempt-after", preempt_after, options.preempt_after));
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");

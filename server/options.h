@@ -25,6 +25,7 @@ struct ServerOptions {
   std::string worker_metrics_listen = "127.0.0.1:0";
   absl::Duration keep_unused = absl::Hours(1);
   absl::Duration preempt_after = absl::Minutes(10);
+  absl::Duration retention = absl::InfiniteDuration();
 };
 
 // The options, or the exit code of a run that is over already (--help, --version, a wrong flag), after its text was

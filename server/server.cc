@@ -121,7 +121,7 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       tasks_(kTaskThreads),
       loop_(*store_, std::move(state), LoopOptions()),
       planner_(*store_, *artifacts_, options.data_dir),
-      housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused}),
+      housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused, .retention = options.retention}),
       access_(std::move(tokens),
               {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
       backend_{loop_,  *store_,       *artifacts_, planner_, watches_,

@@ -3,6 +3,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "client/cli/duration_flag.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -105,7 +106,7 @@ absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file) {
   return absl::OkStatus();
 }
 
-void AddQueueFlags(CLI::App& command, QueueFlags& flags) {
+void AddSettingFlags(CLI::App& command, SettingFlags& flags) {
   command
       .add_option("--class", flags.service_class,
                   "How urgent: interactive, standard (default) or background; has less urgent ones stop with a "
@@ -117,13 +118,24 @@ void AddQueueFlags(CLI::App& command, QueueFlags& flags) {
                   "Among the jobs of its tenant and class; a point is worth an hour of waiting")
       ->check(CLI::Range(-100, 100))
       ->type_name("N");
+  command
+      .add_option("--retention", flags.retention,
+                  "How long its logs and progress are kept after it is over; as the server is set if not given")
+      ->type_name("DURATION");
 }
 
-void ApplyQueueFlags(const QueueFlags& flags, v1::FineTuningJob& job) {
+absl::Status SetRetention(const std::string& text, v1::FineTuningJob& job) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration retention, ParseDurationFlag("--retention", text));
+  job.mutable_retention()->set_seconds(absl::ToInt64Seconds(retention));
+  return absl::OkStatus();
+}
+
+absl::Status ApplySettingFlags(const SettingFlags& flags, v1::FineTuningJob& job) {
   v1::ServiceClass service_class = v1::SERVICE_CLASS_UNSPECIFIED;
   v1::ServiceClass_Parse("SERVICE_CLASS_" + absl::AsciiStrToUpper(flags.service_class), &service_class);
   job.set_service_class(service_class);
   job.set_priority(flags.priority);
+  return flags.retention.empty() ? absl::OkStatus() : SetRetention(flags.retention, job);
 }
 
 }  // namespace luthier

@@ -37,12 +37,15 @@ void AddJobFlags(CLI::App& command, JobFlagValues& values);
 // Errors: INVALID_ARGUMENT naming the flag.
 absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file);
 
-// How urgent a job is, which no job file says.
-struct QueueFlags {
+// What a job has beside its file.
+struct SettingFlags {
   std::string service_class;  // word; empty: the default
   int priority = 0;
+  std::string retention;  // duration; empty: the server's
 };
-void AddQueueFlags(CLI::App& command, QueueFlags& flags);
-void ApplyQueueFlags(const QueueFlags& flags, v1::FineTuningJob& job);
+void AddSettingFlags(CLI::App& command, SettingFlags& flags);
+absl::Status ApplySettingFlags(const SettingFlags& flags, v1::FineTuningJob& job);
+// Errors: INVALID_ARGUMENT naming the flag.
+absl::Status SetRetention(const std::string& text, v1::FineTuningJob& job);
 
 }  // namespace luthier

@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/job_flags.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
 #include "client/lib/job_watch.h"
@@ -47,6 +48,7 @@ struct Changes {
   std::string id;  // of the clone
   std::optional<int> priority;
   std::vector<std::string> labels;
+  std::string retention;
   std::string etag;
   bool hold = false;
 };
@@ -55,6 +57,10 @@ absl::Status ReadChanges(const Changes& changes, v1::FineTuningJob& job, google:
   if (changes.priority) {
     job.set_priority(*changes.priority);
     mask.add_paths("priority");
+  }
+  if (!changes.retention.empty()) {
+    LUTHIER_RETURN_IF_ERROR(SetRetention(changes.retention, job));
+    mask.add_paths("retention");
   }
   if (!changes.labels.empty()) mask.add_paths("labels");
   for (const std::string& label : changes.labels) {
@@ -71,7 +77,7 @@ absl::Status Update(CommandContext& context, const Changes& changes) {
   v1::UpdateFineTuningJobRequest request;
   LUTHIER_RETURN_IF_ERROR(ReadChanges(changes, *request.mutable_job(), *request.mutable_update_mask()));
   if (request.update_mask().paths().empty())
-    return absl::InvalidArgumentError("nothing to change: give --priority or --label");
+    return absl::InvalidArgumentError("nothing to change: give --priority, --label or --retention");
   request.mutable_job()->set_name(FullName("jobs", changes.job));
   request.mutable_job()->set_etag(changes.etag);
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
@@ -143,6 +149,8 @@ void AddChanges(CLI::App& command, CommandContext& context, Changes& changes) {
   command.add_option("--label", changes.labels, "Labels in place of those it has; may be repeated")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
+  command.add_option("--retention", changes.retention, "How long its logs and progress are kept after it is over")
+      ->type_name("DURATION");
   context.CompleteWith(command, JobNames);
 }
 
@@ -163,7 +171,7 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
   context.CompleteWith(explain, JobNames);
 
   auto update = std::make_shared<Changes>();
-  CLI::App& update_command = context.AddCommand(job, "update", "Change the priority or the labels of a job",
+  CLI::App& update_command = context.AddCommand(job, "update", "Change priority, labels or retention of a job",
                                                 "  luthier job update intents-1 --priority 5\n",
                                                 [&context, update] { return Update(context, *update); });
   AddChanges(update_command, context, *update);

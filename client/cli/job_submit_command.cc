@@ -36,7 +36,7 @@ struct Arguments {
   JobFlagValues fields;
   std::string id;
   std::string request_id;
-  QueueFlags queue;
+  SettingFlags settings;
   bool hold = false;
   bool dry_run = false;
   bool watch = false;
@@ -56,7 +56,7 @@ absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& argu
   request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
   request.set_validate_only(arguments.dry_run);
   request.set_hold(arguments.hold);
-  ApplyQueueFlags(arguments.queue, *request.mutable_job());
+  LUTHIER_RETURN_IF_ERROR(ApplySettingFlags(arguments.settings, *request.mutable_job()));
   return request;
 }
 
@@ -104,7 +104,7 @@ void AddJobSubmitCommand(CLI::App& job, CommandContext& context) {
   command.add_option("-f,--file", arguments->file, "Job file, YAML or JSON; - is standard input")->type_name("FILE");
   command.add_option("--id", arguments->id, "Name of the job, and of the model it publishes; chosen if not given")
       ->type_name("ID");
-  AddQueueFlags(command, arguments->queue);
+  AddSettingFlags(command, arguments->settings);
   command.add_flag("--hold", arguments->hold, "Create it on hold: `luthier job start` releases it");
   command.add_flag("--dry-run", arguments->dry_run,
                    "Check everything and show every value with its reason; create nothing");

@@ -32,7 +32,7 @@ constexpr absl::Duration kLook = absl::Seconds(1);
 struct Arguments {
   std::string file;
   JobFlagValues fields;
-  QueueFlags queue;
+  SettingFlags settings;
   std::vector<std::string> grid, points;
   std::string metric;
   std::string id;
@@ -80,7 +80,7 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
   v1::CreateSweepRequest request;
   v1::Sweep& sweep = *request.mutable_sweep();
   LUTHIER_ASSIGN_OR_RETURN(*sweep.mutable_job(), JobToProto(spec));
-  ApplyQueueFlags(arguments.queue, *sweep.mutable_job());
+  LUTHIER_RETURN_IF_ERROR(ApplySettingFlags(arguments.settings, *sweep.mutable_job()));
   for (const std::string& field : arguments.grid) LUTHIER_RETURN_IF_ERROR(AddField(field, sweep));
   for (const std::string& point : arguments.points) LUTHIER_RETURN_IF_ERROR(AddPoint(point, sweep));
   sweep.set_metric(arguments.metric);
@@ -291,7 +291,7 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
       ->type_name("METRIC");
   command.add_option("--id", arguments->id, "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given")
       ->type_name("ID");
-  AddQueueFlags(command, arguments->queue);
+  AddSettingFlags(command, arguments->settings);
   command.add_flag("--dry-run", arguments->dry_run, "Check every job; create nothing");
   command.add_flag("-w,--watch", arguments->watch, "Wait until every job is over; the exit code says how they ended");
   command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the sweep goes on")

@@ -163,8 +163,9 @@ struct Job {
   int devices = 1;         // that an attempt needs
   std::string tenant = "default";
   ServiceClass service_class = ServiceClass::kStandard;
-  int priority = 0;         // -100 to 100; a point is worth an hour of waiting
-  absl::Duration estimate;  // of the whole training, from the speed of others like it; 0: unknown
+  int priority = 0;                         // -100 to 100; a point is worth an hour of waiting
+  absl::Duration estimate;                  // of the whole training, from the speed of others like it; 0: unknown
+  std::optional<absl::Duration> retention;  // of its events once it is over; none: the server's
   absl::Time create_time;
 
   JobState state = JobState::kQueued;

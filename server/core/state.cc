@@ -249,19 +249,23 @@ absl::Status State::Update(const std::string& id, const JobUpdate& update, absl:
         "CHANGED_MEANWHILE");
   }
   if (update.priority && IsTerminal(job->state)) {
-    return WithReason(absl::FailedPreconditionError(absl::StrCat("priority: jobs/", id, " is ", StateName(job->state),
-                                                                 "; only labels of a job that is over can be changed")),
-                      "WRONG_STATE");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("priority: jobs/", id, " is ", StateName(job->state),
+                                                   "; only labels and retention of a job that is over can be changed")),
+        "WRONG_STATE");
   }
   jobs_.Update(*job, [&](Job& j) {
     ++j.revision;
     if (update.priority) j.priority = *update.priority;
+    if (update.retention) j.retention = *update.retention;
   });
   if (update.labels) writes_.labels.push_back({job->number, *update.labels});
   AddEvent(*job,
            {.attempt = job->attempt,
             .type = "updated",
-            .message = update.priority ? absl::StrCat("priority ", job->priority) : "labels"},
+            .message = update.priority ? absl::StrCat("priority ", job->priority)
+                       : update.labels ? "labels"
+                                       : "retention"},
            now);
   unsettled_ = true;
   return absl::OkStatus();

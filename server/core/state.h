@@ -125,6 +125,7 @@ struct Writes {
   std::vector<NewJob> new_jobs;
   std::vector<LabelChange> labels;
   std::vector<Sweep> sweeps;
+  std::vector<int64_t> expired;  // jobs, of which events go (Store::kExpiredEvents at a time)
   std::vector<Event> events;
   std::vector<ModelVersion> versions;
   std::vector<ResourceChange> resources;
@@ -134,8 +135,8 @@ struct Writes {
   std::optional<std::pair<int, absl::Time>> epoch;  // that begins, and when
   std::vector<Token> tokens;                        // new and changed ones
   bool empty() const {
-    return jobs.empty() && resources.empty() && tenants.empty() && drained.empty() && aliases.empty() && !epoch &&
-           tokens.empty();
+    return jobs.empty() && expired.empty() && resources.empty() && tenants.empty() && drained.empty() &&
+           aliases.empty() && !epoch && tokens.empty();
   }
 };
 
@@ -167,7 +168,8 @@ struct Report {
 struct JobUpdate {
   std::optional<int> priority;
   std::optional<std::string> labels;  // bytes of the layer above
-  int revision = 0;                   // that the user has seen; 0: any
+  std::optional<std::optional<absl::Duration>> retention;
+  int revision = 0;  // that the user has seen; 0: any
 };
 
 // Why a job waits.
@@ -225,6 +227,10 @@ class State {
   absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
   // A checkpoint after the running step. Errors: FAILED_PRECONDITION if it does not run.
   absl::Status Checkpoint(const std::string& id);
+  // The retention of a job has passed: some of its events go, unless it is not over any more.
+  void Expire(const Job& job) {
+    if (Find(job.id) == nullptr) writes_.expired.push_back(job.number);
+  }
   // Takes a job that is over from the record for a change within this batch.
   void Borrow(Job job);
 

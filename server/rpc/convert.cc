@@ -225,6 +225,7 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   message.set_service_class(static_cast<v1::ServiceClass>(job.service_class));
   message.set_priority(job.priority);
   message.set_etag(absl::StrCat("r", job.revision));
+  if (job.retention) *message.mutable_retention() = ToProto(*job.retention);
   if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
   message.set_model_version(job.model_version);
   message.set_last_event_sequence(job.last_event);

@@ -5,11 +5,18 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 #include "server/rpc/stored_files.h"
 
 namespace luthier {
+namespace {
+
+constexpr int kJobsAtOnce = 8;
+
+}  // namespace
 
 Housekeeping::Housekeeping(StateLoop& loop, Store& store, FileArtifactStore& artifacts, Options options)
     : loop_(loop), store_(store), artifacts_(artifacts), options_(options), thread_([this] { Work(); }) {}
@@ -42,6 +49,8 @@ void Housekeeping::Work() {
       std::fprintf(stderr, "luthierd: removed %lld unused files, %lld bytes\n", static_cast<long long>(garbage->blobs),
                    static_cast<long long>(garbage->bytes));
     }
+    if (const absl::Status expired = ExpireEvents(absl::Now()); !expired.ok())
+      std::fprintf(stderr, "luthierd: old events could not be removed: %s\n", expired.ToString().c_str());
     lock.lock();
     const absl::Duration pause =
         again ? std::min(options_.interval, options_.keep_unused + absl::Seconds(1)) : options_.interval;
@@ -53,6 +62,19 @@ void Housekeeping::Work() {
 absl::StatusOr<Garbage> Housekeeping::Collect() {
   const std::lock_guard lock(collecting_);
   return artifacts_.CollectGarbage([this] { return References(); }, options_.keep_unused);
+}
+
+absl::Status Housekeeping::ExpireEvents(absl::Time now) {
+  while (true) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Job> jobs, store_.JobsToExpire(options_.retention, now, kJobsAtOnce));
+    if (jobs.empty()) return absl::OkStatus();
+    LUTHIER_RETURN_IF_ERROR(loop_.Run([&](State& state, absl::Time) {
+      for (const Job& job : jobs) state.Expire(job);
+      return absl::OkStatus();
+    }));
+    const std::lock_guard lock(mutex_);
+    if (stopping_) return absl::OkStatus();
+  }
 }
 
 absl::StatusOr<FileArtifactStore::References> Housekeeping::References() {

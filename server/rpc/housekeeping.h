@@ -1,5 +1,5 @@
 // Removes what nobody needs any more, on a thread of its own: blobs of deleted datasets, artifacts of attempts that
-// were replaced.
+// published nothing, and the events of jobs whose retention has passed.
 #pragma once
 
 #include <condition_variable>
@@ -19,6 +19,7 @@ class Housekeeping {
     absl::Duration interval = absl::Hours(1);
     // An agent that shares the store's folder writes blobs there before it tells the server of them.
     absl::Duration keep_unused = absl::Hours(1);
+    absl::Duration retention = absl::InfiniteDuration();  // of the events of jobs without one of their own
   };
   // All must outlive it. Begins with a round.
   Housekeeping(StateLoop& loop, Store& store, FileArtifactStore& artifacts, Options options);
@@ -27,8 +28,9 @@ class Housekeeping {
   // Something was deleted: another round, now and again once what is unused now has become old enough.
   void Soon();
 
-  // One round.
+  // One round of each.
   absl::StatusOr<Garbage> Collect();
+  absl::Status ExpireEvents(absl::Time now);
   // Nothing is removed while it is held.
   std::unique_lock<std::mutex> Pause() { return std::unique_lock(collecting_); }
 

@@ -269,12 +269,16 @@ class JobsService final : public JobsBase {
         v1::FineTuningJob labels;
         *labels.mutable_labels() = request.job().labels();
         update.labels = labels.SerializeAsString();
+      } else if (path == "retention") {
+        CheckRetention(request.job(), violations);
+        update.retention = RetentionOf(request.job());
       } else {
-        violations.push_back(absl::StrCat("update_mask: '", path, "' cannot be changed; give priority or labels"));
+        violations.push_back(
+            absl::StrCat("update_mask: '", path, "' cannot be changed; give priority, labels or retention"));
       }
     }
     if (request.update_mask().paths().empty())
-      violations.push_back("update_mask: is missing; give priority, labels, or both");
+      violations.push_back("update_mask: is missing; give priority, labels or retention");
     if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
       violations.push_back("job.etag: is none of this server; give that of the job as it was read");
     }
@@ -294,15 +298,16 @@ class JobsService final : public JobsBase {
     job.set_tenant(original.tenant());
     job.set_service_class(original.service_class());
     job.set_priority(original.priority());
+    if (original.has_retention()) *job.mutable_retention() = original.retention();
     for (const std::string& path : request.update_mask().paths()) {
       const std::string root = path.substr(0, path.find('.'));
-      const bool settable =
-          root == "spec" || path == "labels" || path == "tenant" || path == "service_class" || path == "priority";
+      const bool settable = root == "spec" || path == "labels" || path == "tenant" || path == "service_class" ||
+                            path == "priority" || path == "retention";
       if (!settable || !FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
         return absl::InvalidArgumentError(
             absl::StrCat("update_mask: '", path,
                          "' is no field that a clone can have of its own; give "
-                         "spec or a field of it, labels, tenant, service_class or priority"));
+                         "spec or a field of it, labels, tenant, service_class, priority or retention"));
       }
     }
     FieldMaskUtil::MergeOptions replace;

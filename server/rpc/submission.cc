@@ -75,6 +75,17 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   if (!v1::ServiceClass_IsValid(job.service_class())) violations.emplace_back("service_class: is unknown to this server");
   CheckPriority(job.priority(), violations);
   CheckLabels(job, violations);
+  CheckRetention(job, violations);
+}
+
+void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
+  if (job.retention().seconds() < 0 || job.retention().nanos() < 0)
+    violations.emplace_back("retention: is negative; give 0 or more, or leave it out for the server's");
+}
+
+std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
+  if (!job.has_retention()) return std::nullopt;
+  return absl::Seconds(job.retention().seconds()) + absl::Nanoseconds(job.retention().nanos());
 }
 
 void CheckRequestId(const std::string& id, std::vector<std::string>& violations) {
@@ -112,6 +123,7 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   LUTHIER_RETURN_IF_ERROR(CheckModel(backend, call, job.model.empty() ? job.id : job.model));
   job.devices = made.plan->devices;
   job.priority = wanted.priority();
+  job.retention = RetentionOf(wanted);
   if (!wanted.tenant().empty()) job.tenant = wanted.tenant();
   if (!call.tenant.empty()) job.tenant = call.tenant;
   if (wanted.service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,9 @@ void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violati
 // What is wrong with what a job has beside its spec.
 void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 
+void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations);
+// Requires: CheckRetention() found nothing.
+std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job);
 void CheckRequestId(const std::string& id, std::vector<std::string>& violations);
 
 // The words of another tenant's job are not for the caller.

@@ -4,6 +4,7 @@
 #include <SQLiteCpp/SQLiteCpp.h>
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <unordered_map>
 
@@ -33,6 +34,7 @@ class Query {
   // Binds the next parameter. Texts and bytes must outlive the query.
   Query& Add(const std::string& text) { return statement_.bindNoCopy(++parameter_, text), *this; }
   Query& Add(int64_t number) { return statement_.bind(++parameter_, number), *this; }
+  Query& Add(std::optional<int64_t> number) { return number ? Add(*number) : (statement_.bind(++parameter_), *this); }
   Query& Add(absl::Time time) { return Add(ToMicros(time)); }
   Query& Add(double number) { return statement_.bind(++parameter_, number), *this; }
   Query& Add(Bytes bytes) {

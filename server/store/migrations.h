@@ -72,6 +72,12 @@ CREATE TABLE sweeps (
   create_time INTEGER NOT NULL, payload BLOB NOT NULL
 ) STRICT;
 )sql",
+    // 6: how long events are kept. The index holds jobs that are over and have not been looked at.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN retention INTEGER;  -- null: the server's
+ALTER TABLE jobs ADD COLUMN expired INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX jobs_to_expire ON jobs (end_time) WHERE end_time > 0 AND expired = 0;
+)sql",
 };
 
 }  // namespace luthier

@@ -37,7 +37,7 @@ namespace {
 constexpr char kJobColumns[] =
     "number, id, base_model, datasets, model, devices, create_time, state, attempt, end_time, last_event, tenant, "
     "service_class, "
-    "priority, estimate, revision, "
+    "priority, estimate, revision, retention, "
     "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
     "preemptions, lost_here";
 constexpr int kAttemptColumns = 11;
@@ -47,6 +47,10 @@ constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WH
 // Pages in the log (32 MB) at which a commit also brings them into the database. Every call waits for such a commit,
 // tens of milliseconds: with SQLite's default of 1,000 that happened five times a second under load.
 constexpr int kLogPages = 8000;
+
+std::optional<int64_t> RetentionMicros(const std::optional<absl::Duration>& duration) {
+  return duration ? std::optional(absl::ToInt64Microseconds(*duration)) : std::nullopt;
+}
 
 const char* Table(ResourceKind kind) { return kind == ResourceKind::kDataset ? "datasets" : "base_models"; }
 
@@ -106,14 +110,15 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
     connection
-        .Prepare(
-            absl::StrCat("INSERT INTO jobs (", kJobColumns,
-                         ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+        .Prepare(absl::StrCat(
+            "INSERT INTO jobs (", kJobColumns,
+            ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
               int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
               int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
-              int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time, job.model_version,
-              job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here})
+              RetentionMicros(job.retention), int64_t{job.lost_attempts}, job.node, held, job.not_before,
+              job.start_time, job.model_version, job.last_report, Bytes{job.report}, job.attempt_start,
+              int64_t{job.preemptions}, int64_t{job.lost_here})
         .Run();
     return;
   }
@@ -123,10 +128,11 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
           "?, "
           "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
           "?, "
-          "preemptions = ?, lost_here = ?, revision = ? WHERE number = ?")
+          "preemptions = ?, lost_here = ?, revision = ?, retention = ?, expired = 0 WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
             job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority},
-            job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision}, job.number)
+            job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision},
+            RetentionMicros(job.retention), job.number)
       .Run();
 }
 
@@ -145,6 +151,11 @@ Job ReadJob(Query& row) {
   job.priority = static_cast<int>(row.Int());
   job.estimate = absl::Microseconds(row.Int());
   job.revision = static_cast<int>(row.Int());
+  if (row.NextIsNull()) {
+    row.Skip(1);
+  } else {
+    job.retention = absl::Microseconds(row.Int());
+  }
   if (job.attempt == 0) {
     row.Skip(kAttemptColumns);
     return job;
@@ -221,6 +232,19 @@ void WriteAlias(Connection& connection, const Alias& alias) {
   }
 }
 
+// What a history is without: it goes first where a job made much of it.
+void ExpireEvents(Connection& connection, int64_t job) {
+  const int deleted =
+      connection
+          .Prepare(
+              "DELETE FROM events WHERE job = ?1 AND sequence IN (SELECT sequence FROM events WHERE job = ?1 "
+              "AND type NOT IN ('state', 'evaluation', 'failed', 'published') LIMIT ?2)")
+          .Bind(job, int64_t{Store::kExpiredEvents})
+          .Run();
+  if (deleted == Store::kExpiredEvents) return;
+  connection.Prepare("UPDATE jobs SET expired = 1 WHERE number = ?").Bind(job).Run();
+}
+
 void WriteAll(Connection& connection, const Writes& writes) {
   std::set<int64_t> added;
   for (const Writes::NewJob& job : writes.new_jobs) added.insert(job.number);
@@ -246,6 +270,7 @@ void WriteAll(Connection& connection, const Writes& writes) {
               int64_t{event.state}, Bytes{event.payload})
         .Run();
   }
+  for (const int64_t job : writes.expired) ExpireEvents(connection, job);
   for (const ModelVersion& version : writes.versions) {
     connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?)")
         .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
@@ -455,6 +480,19 @@ absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> Store::Replaye
     if (!query.Bind(id).Step()) return std::nullopt;
     const JobRequest request{id, query.Text()};
     return std::make_pair(request, ReadRecordedJob(query));
+  });
+}
+
+absl::StatusOr<std::vector<Job>> Store::JobsToExpire(absl::Duration retention, absl::Time now, int limit) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Job>> {
+    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns,
+                                                " FROM jobs WHERE end_time > 0 AND expired = 0 AND end_time <= ? - "
+                                                "ifnull(retention, ?) ORDER BY end_time LIMIT ?"));
+    query.Bind(now, absl::ToInt64Microseconds(retention), int64_t{limit});
+    std::vector<Job> jobs;
+    while (query.Step()) jobs.push_back(ReadJob(query));
+    return jobs;
   });
 }
 

@@ -38,6 +38,9 @@ struct JobQuery {
 
 class Store {
  public:
+  // So many events of a job go in one commit at most: nobody waits long for it.
+  static constexpr int kExpiredEvents = 1000;
+
   // Opens or creates `data_dir`/luthier.db, locks the folder and runs the migrations that are missing.
   // Errors: FAILED_PRECONDITION if another server holds the folder or the file is of a newer version; DATA_LOSS.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& data_dir);
@@ -59,6 +62,8 @@ class Store {
   // Newest first.
   absl::StatusOr<std::vector<RecordedJob>> ListJobs(const JobQuery& query);
   absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> ReplayedRequest(const std::string& id);
+  // Jobs that have been over for longer than their retention, or `retention`, and have events that go; longest first.
+  absl::StatusOr<std::vector<Job>> JobsToExpire(absl::Duration retention, absl::Time now, int limit);
   // Errors: NOT_FOUND.
   absl::StatusOr<Sweep> GetSweep(const std::string& id);
   // Newest first, of one tenant (empty: of all); `before`: only those with lower numbers of jobs; 0: all.

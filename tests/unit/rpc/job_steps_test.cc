@@ -99,6 +99,59 @@ TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   EXPECT_EQ(ParseErrorDetails(wrong.error_details()).violations.size(), 3u);
 }
 
+TEST_F(JobStepsTest, LogsOfAJobGoWhenItHasBeenOverForItsRetentionAndItsHistoryStays) {
+  Connect("n1", 3);
+  v1::CreateFineTuningJobRequest request = RequestFor("short");
+  request.mutable_job()->mutable_retention()->set_seconds(3600);
+  EXPECT_EQ(Create(request).retention().seconds(), 3600);
+  Create(RequestFor("servers"));
+  Create(request = RequestFor("changed"));
+  v1::UpdateFineTuningJobRequest update;
+  update.mutable_job()->set_name("jobs/changed");
+  update.mutable_job()->mutable_retention()->set_seconds(3 * 3600);
+  update.mutable_update_mask()->add_paths("retention");
+  for (const char* id : {"short", "servers", "changed"}) {
+    Do([&](State& state, absl::Time now) {
+      luthier::Report report{.attempt = {id, 1}, .sequence = 1};
+      for (int i = 0; i < 2500; ++i) report.events.push_back({.type = "log", .message = "line"});
+      report.events.push_back({.type = "evaluation"});
+      report.input = JobInput::kAttemptFailed;
+      EXPECT_TRUE(state.Record(report, now));
+    });
+  }
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, update, job_).ok()) << "also of a job that is over";
+  const auto types = [&](const std::string& id) {
+    std::map<std::string, int> counts;
+    const absl::StatusOr<std::vector<Event>> events = store_->Events(store_->GetJob(id)->job.number, 0, 10000);
+    for (const Event& event : *events) ++counts[event.type];
+    return counts;
+  };
+  ASSERT_EQ(types("short")["log"], 2500);
+  ASSERT_TRUE(housekeeping_.ExpireEvents(absl::Now() + absl::Minutes(59)).ok());
+  EXPECT_EQ(types("short")["log"], 2500);
+  ASSERT_TRUE(housekeeping_.ExpireEvents(absl::Now() + absl::Minutes(61)).ok());
+  EXPECT_EQ(types("short"), (std::map<std::string, int>{{"state", 3}, {"evaluation", 1}}));
+  EXPECT_EQ(types("changed")["log"], 2500);
+  ASSERT_TRUE(housekeeping_.ExpireEvents(absl::Now() + absl::Hours(1000)).ok());
+  EXPECT_EQ(types("changed")["log"], 0);
+  EXPECT_EQ(types("servers")["log"], 2500) << "this server keeps them for ever";
+  // A job that is tried again has a history again.
+  ASSERT_TRUE(Step(&Jobs::RetryFineTuningJob, "short").ok());
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::STARTING);
+  Do([&](State& state, absl::Time now) {
+    luthier::Report report{.attempt = {"short", 2}, .sequence = 1};
+    report.events.push_back({.type = "log", .message = "line"});
+    EXPECT_TRUE(state.Record(report, now));
+  });
+  ASSERT_TRUE(housekeeping_.ExpireEvents(absl::Now() + absl::Hours(1000)).ok());
+  EXPECT_EQ(types("short")["log"], 1) << "it is not over";
+  Report("short", 2, 2, JobInput::kAttemptFailed);
+  ASSERT_TRUE(housekeeping_.ExpireEvents(absl::Now() + absl::Hours(1000)).ok());
+  EXPECT_EQ(types("short")["log"], 0);
+  update.mutable_job()->mutable_retention()->set_seconds(-1);
+  EXPECT_EQ(Call(*jobs_, &Jobs::UpdateFineTuningJob, update, job_).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(JobStepsTest, ClonesAJobWithChanges) {
   v1::CreateFineTuningJobRequest original = RequestFor("j");
   original.mutable_job()->mutable_spec()->mutable_lora()->set_rank(4);
