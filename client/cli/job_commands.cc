@@ -2,8 +2,10 @@
 #include <memory>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
@@ -23,6 +25,10 @@ namespace {
 
 struct ListArguments {
   std::vector<std::string> states;
+  std::vector<std::string> labels;
+  std::string since;
+  std::string filter;
+  bool oldest_first = false;
   int limit = 50;
 };
 
@@ -44,10 +50,32 @@ absl::StatusOr<std::vector<v1::FineTuningJob::State>> ParseStates(const std::vec
   return states;
 }
 
+// The filter of the API: what the flags say, joined.
+absl::StatusOr<std::string> FilterOf(const ListArguments& arguments) {
+  std::vector<std::string> comparisons;
+  if (!arguments.filter.empty()) comparisons.push_back(arguments.filter);
+  for (const std::string& label : arguments.labels) {
+    const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
+    const std::string value = absl::StrReplaceAll(pair.second, {{"\\", "\\\\"}, {"\"", "\\\""}});
+    comparisons.push_back(absl::StrContains(label, '=') ? absl::StrCat("labels.", pair.first, " = \"", value, "\"")
+                                                        : absl::StrCat("labels.", label, ":*"));
+  }
+  if (!arguments.since.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(const absl::Duration since, ParseDurationFlag("--since", arguments.since));
+    comparisons.push_back(
+        absl::StrCat("create_time >= ", absl::FormatTime(absl::RFC3339_sec, absl::Now() - since, absl::UTCTimeZone())));
+  }
+  return absl::StrJoin(comparisons, " AND ");
+}
+
 absl::Status List(CommandContext& context, const ListArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const auto states, ParseStates(arguments.states));
+  v1::ListFineTuningJobsRequest request;
+  for (const v1::FineTuningJob::State state : states) request.add_states(state);
+  LUTHIER_ASSIGN_OR_RETURN(*request.mutable_filter(), FilterOf(arguments));
+  if (arguments.oldest_first) request.set_order_by("create_time");
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, client->ListJobs(states, arguments.limit));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, client->ListJobs(request, arguments.limit));
   if (context.ForPrograms()) {
     nlohmann::json list = nlohmann::json::array();
     for (const v1::FineTuningJob& job : jobs) list.push_back(MessageToJson(job));
@@ -55,10 +83,11 @@ absl::Status List(CommandContext& context, const ListArguments& arguments) {
   } else if (context.format() == OutputFormat::kName) {
     for (const v1::FineTuningJob& job : jobs) context.out() << job.name() << "\n";
   } else if (jobs.empty()) {
-    context.Say("no jobs; submit one with: luthier job submit -f job.yaml");
+    context.Say(states.empty() && request.filter().empty() ? "no jobs; submit one with: luthier job submit -f job.yaml"
+                                                           : "no job is like that");
   } else {
     context.out() << JobTable(jobs, context.format() == OutputFormat::kWide, absl::Now(), context.out_terminal());
-    if (static_cast<int>(jobs.size()) == arguments.limit) context.Say("older jobs may exist; --limit N shows more");
+    if (static_cast<int>(jobs.size()) == arguments.limit) context.Say("more jobs may exist; --limit N shows them");
   }
   return absl::OkStatus();
 }
@@ -199,12 +228,25 @@ void AddList(CLI::App& job, CommandContext& context) {
   CLI::App& command = context.AddCommand(job, "list", "List jobs, newest first",
                                          "  luthier job list\n"
                                          "  luthier job list --state queued,running -o wide\n"
+                                         "  luthier job list --label team=support --since 24h\n"
+                                         "  luthier job list --filter 'base_model = luthier-tiny AND end_time < "
+                                         "2026-11-25T08:00:00Z'\n"
                                          "  luthier job list -o json\n",
                                          [&context, arguments] { return List(context, *arguments); });
   command.add_option("--state", arguments->states, "Only jobs in these states")
       ->delimiter(',')
       ->allow_extra_args(false)
       ->type_name("STATE");
+  command.add_option("--label", arguments->labels, "Only jobs with this label; may be repeated")
+      ->allow_extra_args(false)
+      ->type_name("KEY[=VALUE]");
+  command.add_option("--since", arguments->since, "Only jobs created so lately")->type_name("DURATION");
+  command
+      .add_option("--filter", arguments->filter,
+                  "Only jobs like this: comparisons of state, base_model, model, tenant, create_time, end_time or "
+                  "labels.KEY, joined by AND")
+      ->type_name("FILTER");
+  command.add_flag("--oldest-first", arguments->oldest_first, "In the order of creation");
   command.add_option("--limit", arguments->limit, "At most this many")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str()

@@ -94,10 +94,8 @@ absl::StatusOr<v1::FineTuningJob> Client::GetJob(const std::string& name) {
   return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request);
 }
 
-absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const std::vector<v1::FineTuningJob::State>& states,
+absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const v1::ListFineTuningJobsRequest& request,
                                                                 int limit) {
-  v1::ListFineTuningJobsRequest request;
-  for (const v1::FineTuningJob::State state : states) request.add_states(state);
   return List(options_, *jobs_, &v1::FineTuningService::Stub::ListFineTuningJobs, request, limit,
               [](v1::ListFineTuningJobsResponse& response) { return response.mutable_jobs(); });
 }

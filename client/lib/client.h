@@ -40,9 +40,8 @@ class Client {
   // The same `request_id` in every try, so that one submit is one job; filled in if empty.
   absl::StatusOr<v1::FineTuningJob> CreateJob(v1::CreateFineTuningJobRequest request);
   absl::StatusOr<v1::FineTuningJob> GetJob(const std::string& name);
-  // Newest first, at most `limit`.
-  absl::StatusOr<std::vector<v1::FineTuningJob>> ListJobs(const std::vector<v1::FineTuningJob::State>& states,
-                                                          int limit);
+  // At most `limit`.
+  absl::StatusOr<std::vector<v1::FineTuningJob>> ListJobs(const v1::ListFineTuningJobsRequest& request, int limit);
   absl::StatusOr<v1::FineTuningJob> CancelJob(const std::string& name);
   absl::StatusOr<v1::FineTuningJob> PauseJob(const std::string& name);
   absl::StatusOr<v1::FineTuningJob> ResumeJob(const std::string& name);

@@ -8,6 +8,7 @@
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/field_mask_util.h"
 #include "lib/artifact/hash.h"
@@ -17,6 +18,7 @@
 #include "server/loop/recorded_jobs.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/job_filter.h"
 #include "server/rpc/job_streams.h"
 #include "server/rpc/services.h"
 #include "server/rpc/submission.h"
@@ -31,6 +33,8 @@ using google::protobuf::util::FieldMaskUtil;
 constexpr int kMaxEventTypes = 16;
 // Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
 constexpr size_t kForecastCandidates = 300;
+// Jobs whose labels a call looks at, which takes some 30 ms: the record does not know labels.
+constexpr int kLabelCandidates = 1000;
 
 absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   std::vector<std::string> violations;
@@ -222,19 +226,38 @@ class JobsService final : public JobsBase {
 
   absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request,
                     v1::ListFineTuningJobsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
-    JobQuery query{.tenant = call.tenant, .before = page.first, .limit = page.second + 1};
+    LUTHIER_ASSIGN_OR_RETURN(JobFilter filter, ParseJobFilter(request.filter(), request.order_by()));
+    // A token is of one list: with another filter or order it would lead somewhere else.
+    const std::string mark =
+        Sha256Hex(absl::StrCat(request.filter(), "\n", request.order_by(), "\n", absl::StrJoin(request.states(), ",")))
+            .substr(0, 8);
+    const std::pair<std::string, std::string> token = absl::StrSplit(request.page_token(), absl::MaxSplits('-', 1));
+    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), token.first));
+    if (!request.page_token().empty() && token.second != mark) {
+      return absl::InvalidArgumentError(
+          "page_token: belongs to a list with another filter or order; give next_page_token of the page before");
+    }
+    const int size = page.second;
+    JobQuery& query = filter.query;
     for (const int state : request.states()) query.states.insert(static_cast<JobState>(state));
-    LUTHIER_ASSIGN_OR_RETURN(std::vector<RecordedJob> jobs, backend_.store.ListJobs(query));
-    if (static_cast<int>(jobs.size()) > page.second) {
-      jobs.pop_back();
-      response.set_next_page_token(absl::StrCat(jobs.back().job.number));
-    }
+    query.tenant = call.tenant;
+    query.cursor = page.first;
+    query.limit = filter.labels.empty() ? size : std::max(size, kLabelCandidates);
+    LUTHIER_ASSIGN_OR_RETURN(const JobPage found, backend_.store.ListJobs(query));
+    int64_t next = found.next, looked_at = 0;
     std::vector<v1::FineTuningJob*> messages;
-    for (const RecordedJob& job : jobs) {
+    for (const RecordedJob& job : found.jobs) {
+      if (response.jobs_size() == size) {
+        next = looked_at;
+        break;
+      }
+      looked_at = job.job.number;
+      v1::FineTuningJob message = ToProto(job);
+      if (!filter.MatchesLabels(message)) continue;
       messages.push_back(response.add_jobs());
-      *messages.back() = ToProto(job);
+      *messages.back() = std::move(message);
     }
+    if (next != 0) response.set_next_page_token(absl::StrCat(next, "-", mark));
     return AddPendingReasons(messages);
   }
 

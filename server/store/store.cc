@@ -232,6 +232,24 @@ void WriteAlias(Connection& connection, const Alias& alias) {
   }
 }
 
+constexpr int64_t kNoNumber = std::numeric_limits<int64_t>::max();
+
+// First and last number that a list looks at: a filter that matches little must not walk through a million jobs while
+// other calls wait for the reader.
+std::pair<int64_t, int64_t> NumbersToLookAt(const JobQuery& wanted, int64_t newest) {
+  const JobQuery any;
+  const bool bounded = !wanted.tenant.empty() || !wanted.of_tenant.empty() || !wanted.base_model.empty() ||
+                       !wanted.model.empty() || wanted.created_from != any.created_from ||
+                       wanted.created_before != any.created_before || wanted.ended_from != any.ended_from ||
+                       wanted.ended_before != any.ended_before;
+  if (wanted.oldest_first) {
+    const int64_t last = wanted.cursor + Store::kListWindow;
+    return {wanted.cursor + 1, bounded && last < newest ? last : kNoNumber};
+  }
+  const int64_t last = wanted.cursor > 0 ? wanted.cursor - 1 : newest;
+  return {bounded && last > Store::kListWindow ? last - Store::kListWindow + 1 : 0, last};
+}
+
 // What a history is without: it goes first where a job made much of it.
 void ExpireEvents(Connection& connection, int64_t job) {
   const int deleted =
@@ -441,34 +459,42 @@ absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
   });
 }
 
-absl::StatusOr<std::vector<RecordedJob>> Store::ListJobs(const JobQuery& wanted) {
+absl::StatusOr<JobPage> Store::ListJobs(const JobQuery& wanted) {
   const std::lock_guard lock(reader_mutex_);
-  return Guard([&]() -> absl::StatusOr<std::vector<RecordedJob>> {
-    const int64_t before = wanted.before > 0 ? wanted.before : std::numeric_limits<int64_t>::max();
+  return Guard([&]() -> absl::StatusOr<JobPage> {
+    Query newest = reader_->Prepare("SELECT ifnull(max(number), 0) FROM jobs");
+    const auto [low, high] = NumbersToLookAt(wanted, newest.Step() ? newest.Int() : 0);
     // One descent of the index for each state: a sort of all jobs in several states would touch every one of them.
     std::vector<int64_t> numbers;
-    for (const JobState state : wanted.states) {
-      Query query = reader_->Prepare(
-          "SELECT number FROM jobs WHERE state = ? AND number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC "
-          "LIMIT ?");
-      query.Bind(static_cast<int64_t>(state), before, wanted.tenant, wanted.tenant, int64_t{wanted.limit});
+    std::set<JobState> states = wanted.states;
+    if (states.empty()) states.insert(JobState(0));  // any
+    for (const JobState state : states) {
+      Query query = reader_->Prepare(absl::StrCat(
+          "SELECT number FROM jobs WHERE ", wanted.states.empty() ? "0 = ?" : "state = ?",
+          " AND number BETWEEN ? AND ? AND ? IN ('', tenant) AND ? IN ('', tenant) AND ? IN ('', base_model) "
+          "AND ? IN ('', model) AND create_time >= ? AND create_time < ? AND end_time >= ? AND end_time < ? "
+          "ORDER BY number ",
+          wanted.oldest_first ? "ASC" : "DESC", " LIMIT ?"));
+      query.Bind(static_cast<int64_t>(state), low, high, wanted.tenant, wanted.of_tenant, wanted.base_model,
+                 wanted.model, wanted.created_from, wanted.created_before, wanted.ended_from, wanted.ended_before,
+                 int64_t{wanted.limit} + 1);
       while (query.Step()) numbers.push_back(query.Int());
     }
-    if (wanted.states.empty()) {
-      Query query = reader_->Prepare(
-          "SELECT number FROM jobs WHERE number < ? AND (? = '' OR tenant = ?) ORDER BY number DESC LIMIT ?");
-      query.Bind(before, wanted.tenant, wanted.tenant, int64_t{wanted.limit});
-      while (query.Step()) numbers.push_back(query.Int());
+    std::sort(numbers.begin(), numbers.end());
+    if (!wanted.oldest_first) std::reverse(numbers.begin(), numbers.end());
+    JobPage page;
+    if (static_cast<int>(numbers.size()) > wanted.limit) {
+      numbers.resize(static_cast<size_t>(wanted.limit));
+      page.next = numbers.back();
+    } else if (wanted.oldest_first ? high < kNoNumber : low > 0) {
+      page.next = wanted.oldest_first ? high : low;
     }
-    std::sort(numbers.begin(), numbers.end(), std::greater<>());
-    if (static_cast<int>(numbers.size()) > wanted.limit) numbers.resize(static_cast<size_t>(wanted.limit));
-    std::vector<RecordedJob> jobs;
     for (const int64_t number : numbers) {
       Query query = reader_->Prepare(absl::StrCat(
           "SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
-      if (query.Bind(number).Step()) jobs.push_back(ReadRecordedJob(query));
+      if (query.Bind(number).Step()) page.jobs.push_back(ReadRecordedJob(query));
     }
-    return jobs;
+    return page;
   });
 }
 

@@ -32,8 +32,18 @@ struct RecordedJob {
 struct JobQuery {
   std::set<JobState> states;  // empty: any
   std::string tenant;         // empty: any
-  int64_t before = 0;         // only numbers below; 0: all
+  std::string of_tenant;      // beside `tenant`, which is that of the caller
+  std::string base_model;     // empty: any
+  std::string model;          // under which it publishes; empty: any
+  absl::Time created_from = absl::InfinitePast(), created_before = absl::InfiniteFuture();
+  absl::Time ended_from = absl::InfinitePast(), ended_before = absl::InfiniteFuture();
+  bool oldest_first = false;
+  int64_t cursor = 0;  // only numbers that come after it in this order; 0: all
   int limit = 50;
+};
+struct JobPage {
+  std::vector<RecordedJob> jobs;
+  int64_t next = 0;  // cursor of the next page, which may come before `limit` is reached; 0: there is none
 };
 
 class Store {
@@ -59,8 +69,9 @@ class Store {
   // Any thread: what was committed before the call is seen.
   // Errors: NOT_FOUND.
   absl::StatusOr<RecordedJob> GetJob(const std::string& id);
-  // Newest first.
-  absl::StatusOr<std::vector<RecordedJob>> ListJobs(const JobQuery& query);
+  // In the order of creation. Looks at kListWindow jobs at most, unless it asks for states only.
+  static constexpr int64_t kListWindow = 20000;
+  absl::StatusOr<JobPage> ListJobs(const JobQuery& query);
   absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> ReplayedRequest(const std::string& id);
   // Jobs that have been over for longer than their retention, or `retention`, and have events that go; longest first.
   absl::StatusOr<std::vector<Job>> JobsToExpire(absl::Duration retention, absl::Time now, int limit);

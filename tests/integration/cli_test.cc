@@ -209,6 +209,12 @@ TEST_F(CliTest, TakesAJobFromInputsToComparisonAndDownload) {
   EXPECT_THAT(Ok({"job", "list"}), AllOf(StartsWith("NAME"), testing::ContainsRegex("\nj +SUCCEEDED +4/4")));
   EXPECT_EQ(Ok({"job", "list", "-o", "name", "--state", "succeeded,failed"}), "jobs/j\n");
   EXPECT_EQ(Ok({"job", "list", "-o", "name", "--state", "running"}), "");
+  EXPECT_EQ(Ok({"job", "list", "-o", "name", "--label", "team=support", "--since", "1h", "--oldest-first"}),
+            "jobs/j\n");
+  EXPECT_EQ(Ok({"job", "list", "-o", "name", "--label", "team=search"}), "");
+  EXPECT_EQ(Ok({"job", "list", "-o", "name", "--filter", "base_model = tiny AND end_time > 2020-01-01T00:00:00Z"}),
+            "jobs/j\n");
+  EXPECT_EQ(Cli({"job", "list", "--filter", "speed = 3"}).exit_code, 3);
   EXPECT_EQ(json::parse(Ok({"job", "list", "-o", "json"}))["jobs"].size(), 1u);
   EXPECT_THAT(Ok({"job", "list", "-o", "wide"}), HasSubstr("team=support"));
   EXPECT_THAT(Ok({"model", "list"}), AllOf(HasSubstr("tiny"), HasSubstr("j/1"), HasSubstr("adapter")));

@@ -189,7 +189,7 @@ TEST_F(JobStepsTest, EstimatesWithoutCreatingAndLearnsTheSpeedOfOthers) {
   planner_.ObserveSpeed("base lora", 1000);
   ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
   EXPECT_GT(estimate.duration().seconds() + estimate.duration().nanos(), 0);
-  EXPECT_EQ(store_->ListJobs({})->size(), 0u);
+  EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
 }
 
 TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {

@@ -109,7 +109,7 @@ TEST_F(SweepsTest, ARepeatedRequestMakesNoSecondSweep) {
   const std::string name = sweep_.name();
   ASSERT_TRUE(Create(request).ok());
   EXPECT_EQ(sweep_.name(), name);
-  EXPECT_EQ(store_->ListJobs({})->size(), 2u);
+  EXPECT_EQ(store_->ListJobs({})->jobs.size(), 2u);
   AddField(request, "lora.rank", {"4"});
   EXPECT_EQ(Create(request).error_code(), grpc::StatusCode::ALREADY_EXISTS);
   v1::CreateFineTuningJobRequest job = RequestFor("j");
@@ -160,7 +160,7 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
   good.set_validate_only(true);
   ASSERT_TRUE(Create(good).ok());
   EXPECT_EQ(sweep_.jobs_size(), 2);
-  EXPECT_EQ(store_->ListJobs({})->size(), 0u);
+  EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
 }
 
 TEST_F(SweepsTest, TheBestHasTheLowestLossOfThoseThatSucceeded) {

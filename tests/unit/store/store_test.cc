@@ -162,15 +162,51 @@ TEST_F(StoreTest, ListsJobsNewestFirstInPagesAndByState) {
   Write();
   const auto ids = [&](const JobQuery& query) {
     std::string all;
-    const absl::StatusOr<std::vector<RecordedJob>> jobs = store_->ListJobs(query);
-    for (const RecordedJob& job : *jobs) all += job.job.id;
+    const absl::StatusOr<JobPage> page = store_->ListJobs(query);
+    for (const RecordedJob& job : page->jobs) all += job.job.id;
     return all;
   };
   EXPECT_EQ(ids({}), "dcba");
   EXPECT_EQ(ids({.limit = 2}), "dc");
-  EXPECT_EQ(ids({.before = store_->GetJob("c")->job.number, .limit = 2}), "ba");
+  EXPECT_EQ(ids({.cursor = store_->GetJob("c")->job.number, .limit = 2}), "ba");
+  EXPECT_EQ(ids({.oldest_first = true}), "abcd");
+  EXPECT_EQ(ids({.oldest_first = true, .cursor = store_->GetJob("b")->job.number, .limit = 1}), "c");
+  EXPECT_EQ(store_->ListJobs({.limit = 3})->next, store_->GetJob("b")->job.number);
+  EXPECT_EQ(store_->ListJobs({.limit = 4})->next, 0);
+  EXPECT_EQ(ids({.base_model = "base"}), "dcba");
+  EXPECT_EQ(ids({.base_model = "another"}), "");
+  EXPECT_EQ(ids({.model = "c"}), "c");
+  EXPECT_EQ(ids({.tenant = "default", .of_tenant = "another"}), "");
+  EXPECT_EQ(ids({.created_from = kNow, .created_before = kNow + absl::Seconds(1)}), "dcba");
+  EXPECT_EQ(ids({.created_before = kNow}), "");
+  EXPECT_EQ(ids({.ended_from = kNow}), "db");
   EXPECT_EQ(ids({.states = {JobState::kCancelled}}), "db");
   EXPECT_EQ(ids({.states = {JobState::kCancelled, JobState::kQueued}, .limit = 3}), "dcb");
+}
+
+TEST_F(StoreTest, AListLooksAtSoManyJobsAndGoesOnWhereItStopped) {
+  Open();
+  AddBase();
+  constexpr int64_t kJobs = Store::kListWindow + 10;
+  for (int64_t i = 1; i <= kJobs; ++i) {
+    Job job{.id = absl::StrCat("j", i), .base_model = "base"};
+    job.model = i == 3 || i == kJobs - 3 ? "rare" : "";
+    ASSERT_TRUE(state_.Create(job, {}, "", kNow).ok());
+  }
+  Write();
+  for (const bool oldest_first : {false, true}) {
+    JobQuery query{.model = "rare", .oldest_first = oldest_first};
+    std::vector<std::string> found;
+    int pages = 0;
+    do {
+      const absl::StatusOr<JobPage> page = store_->ListJobs(query);
+      for (const RecordedJob& job : page->jobs) found.push_back(job.job.id);
+      query.cursor = page->next;
+    } while (query.cursor != 0 && ++pages < 10);
+    EXPECT_EQ(pages, 1);
+    EXPECT_EQ(found.size(), 2u);
+    EXPECT_EQ(found.front(), oldest_first ? "j3" : absl::StrCat("j", kJobs - 3));
+  }
 }
 
 // Run from the repository's root.
