@@ -29,6 +29,8 @@ constexpr std::chrono::seconds kCallGrace(5);
 constexpr int kCallThreads = 64;
 // Two disks' worth of reading for watchers that are behind.
 constexpr int kTaskThreads = 2;
+// Each reads a dataset with one core; more at a time would take the cores from the calls that are quick.
+constexpr int kPlanningThreads = 2;
 constexpr unsigned kCertificateRefreshSeconds = 1;
 
 // The binary's own folder, where its sister programs lie.
@@ -119,13 +121,14 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       registry_(std::make_shared<prometheus::Registry>()),
       metrics_(*registry_, LUTHIER_VERSION),
       tasks_(kTaskThreads),
+      planning_(kPlanningThreads),
       loop_(*store_, std::move(state), LoopOptions()),
       planner_(*store_, *artifacts_, options.data_dir),
       housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused, .retention = options.retention}),
       access_(std::move(tokens),
               {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
-      backend_{loop_,  *store_,       *artifacts_, planner_, watches_,
-               tasks_, housekeeping_, metrics_,    access_,  options.data_dir} {}
+      backend_{loop_,     *store_,       *artifacts_, planner_, watches_,        tasks_,
+               planning_, housekeeping_, metrics_,    access_,  options.data_dir} {}
 
 Server::~Server() { Shutdown(); }
 

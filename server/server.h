@@ -39,7 +39,7 @@ class Server {
   ServerMetrics metrics_;
   Sessions sessions_;
   WatchHub watches_;
-  TaskPool tasks_;
+  TaskPool tasks_, planning_;
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;

@@ -21,7 +21,8 @@ struct Backend {
   FileArtifactStore& artifacts;
   Planner& planner;
   WatchHub& watches;
-  TaskPool& tasks;  // for what a gRPC reaction must not do itself
+  TaskPool& tasks;     // for what a gRPC reaction must not do itself
+  TaskPool& planning;  // for specs that are new, whose datasets have to be read
   Housekeeping& housekeeping;
   ServerMetrics& metrics;
   Access& access;

@@ -47,19 +47,57 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
 
-// Streams use the callback API, since thousands of them mostly wait; the other calls take a thread for a moment.
-using JobsBase = v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<
-    v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
-        v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>;
+// Streams use the callback API, since thousands of them mostly wait, and so do submissions, of which many wait for one
+// commit: a thread to wake for each cost more than the rest of its work. The other calls take a thread for a moment.
+using JobsBase = v1::FineTuningService::WithCallbackMethod_CreateFineTuningJob<
+    v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<
+        v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
+            v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>>;
+
+// A job that is being created for a call: prepared, then recorded by the loop, then answered.
+struct Creation {
+  Call& call;
+  const v1::CreateFineTuningJobRequest& request;
+  v1::FineTuningJob& response;
+  JobRequest identity;
+  Submission made;
+  int64_t newest = 0;  // number of the last job before this one was recorded
+};
+
+// A call of CreateFineTuningJob. gRPC's thread admits it, a planning thread plans it if its spec is new, the loop
+// records it, and a task answers it; one of them has it at a time.
+struct CreationCall {
+  CreationCall(const Backend& backend, grpc::CallbackServerContext& context,
+               const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response)
+      : handling(backend, context, "CreateFineTuningJob"),
+        reactor(*context.DefaultReactor()),
+        creation{handling.call(), request, response} {}
+
+  // Nothing of the call may be touched afterwards.
+  void Finish(const absl::Status& status) { reactor.Finish(handling.Finish(status)); }
+
+  Handling handling;
+  grpc::ServerUnaryReactor& reactor;
+  Creation creation;
+};
 
 class JobsService final : public JobsBase {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
 
-  grpc::Status CreateFineTuningJob(grpc::ServerContext* context, const v1::CreateFineTuningJobRequest* request,
-                                   v1::FineTuningJob* response) override {
-    return Handle(backend_, *context, "CreateFineTuningJob",
-                  [&](Call& call) { return Create(call, *request, *response); });
+  grpc::ServerUnaryReactor* CreateFineTuningJob(grpc::CallbackServerContext* context,
+                                                const v1::CreateFineTuningJobRequest* request,
+                                                v1::FineTuningJob* response) override {
+    const auto call = std::make_shared<CreationCall>(backend_, *context, *request, *response);
+    if (!call->handling.admitted().ok()) {
+      call->Finish(call->handling.admitted());
+    } else if (call->handling.call().tenant.empty() && backend_.planner.Knows(request->job().spec())) {
+      Create(call);
+    } else {
+      // A new spec's dataset is read, and what a tenant's spec names is looked up in the record.
+      backend_.planning.Post([this, call] { Create(call); });
+    }
+    return &call->reactor;
   }
   grpc::Status GetFineTuningJob(grpc::ServerContext* context, const v1::GetFineTuningJobRequest* request,
                                 v1::FineTuningJob* response) override {
@@ -149,31 +187,67 @@ class JobsService final : public JobsBase {
  private:
   // Whether the request is a repeated one is known to the state loop, and asked only there: here every call would wait
   // for a reader.
+  void Create(const std::shared_ptr<CreationCall>& call) {
+    const absl::StatusOr<bool> to_record = PrepareCreation(call->creation);
+    if (!to_record.ok() || !*to_record) {
+      call->Finish(to_record.status());
+      return;
+    }
+    backend_.loop.Post(RecordCreation(call->creation), [this, call](const absl::Status& recorded) {
+      backend_.tasks.Post(
+          [this, call, recorded] { call->Finish(recorded.ok() ? AnswerCreation(call->creation) : recorded); });
+    });
+  }
+
+  // The same for a call that waits.
   absl::Status Create(Call& call, const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
+    Creation creation{call, request, response};
+    LUTHIER_ASSIGN_OR_RETURN(const bool to_record, PrepareCreation(creation));
+    if (!to_record) return absl::OkStatus();
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(RecordCreation(creation)));
+    return AnswerCreation(creation);
+  }
+
+  // Returns whether a job has to be recorded; if not, the response is there.
+  absl::StatusOr<bool> PrepareCreation(Creation& creation) {
+    const v1::CreateFineTuningJobRequest& request = creation.request;
+    Call& call = creation.call;
     call.subject = "jobs/" + request.job_id();
-    const JobRequest identity{request.request_id(),
-                              Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
-                                                     DeterministicBytes(request.job()), call.tenant))};
+    creation.identity = {request.request_id(),
+                         Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
+                                                DeterministicBytes(request.job()), call.tenant))};
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
     absl::StatusOr<Submission> made =
         Prepare(backend_, call, request.job(), request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id());
-    if (!made.ok()) return request.validate_only() ? made.status() : Replay(call, identity, made.status(), response);
-    Job& job = made->job;
-    if (request.hold()) job.state = JobState::kHeld;
-    if (request.validate_only()) {
-      job.create_time = absl::Now();
-      response = made->ToProto();
-      return absl::OkStatus();
+    if (!made.ok()) {
+      if (request.validate_only()) return made.status();
+      LUTHIER_RETURN_IF_ERROR(Replay(call, creation.identity, made.status(), creation.response));
+      return false;
     }
-    int64_t newest = 0;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&, bytes = made->SpecBytes()](State& state, absl::Time now) mutable {
-      newest = state.last_number();
-      return WithoutOthers(call, CreateJob(state, backend_.store, job, identity, std::move(bytes), now));
-    }));
+    creation.made = *std::move(made);
+    if (request.hold()) creation.made.job.state = JobState::kHeld;
+    if (request.validate_only()) {
+      creation.made.job.create_time = absl::Now();
+      creation.response = creation.made.ToProto();
+    }
+    return !request.validate_only();
+  }
+
+  // `creation` outlives the command.
+  Command RecordCreation(Creation& creation) {
+    return [this, &creation, bytes = creation.made.SpecBytes()](State& state, absl::Time now) mutable {
+      creation.newest = state.last_number();
+      return WithoutOthers(
+          creation.call, CreateJob(state, backend_.store, creation.made.job, creation.identity, std::move(bytes), now));
+    };
+  }
+
+  absl::Status AnswerCreation(Creation& creation) {
+    const Job& job = creation.made.job;
     // A request with the same id was first: the job is that one's.
-    if (job.number <= newest) return Get(call, "jobs/" + job.id, response);
-    call.subject = "jobs/" + job.id;
-    response = made->ToProto();
+    if (job.number <= creation.newest) return Get(creation.call, "jobs/" + job.id, creation.response);
+    creation.call.subject = "jobs/" + job.id;
+    creation.response = creation.made.ToProto();
     return absl::OkStatus();
   }
 

@@ -96,10 +96,19 @@ Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_di
       models_(kModels) {}
 Planner::~Planner() = default;
 
+std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device) const {
+  return absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
+}
+
+bool Planner::Knows(const v1::FineTuningSpec& spec) {
+  const std::string key = KeyOf(spec, LargestDevice());
+  const std::lock_guard lock(mutex_);
+  return plans_.Find(key).has_value();
+}
+
 absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {
   const DeviceFacts device = LargestDevice();
-  const std::string key =
-      absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
+  const std::string key = KeyOf(spec, device);
   int64_t forgotten;
   {
     std::unique_lock lock(mutex_);

@@ -50,6 +50,8 @@ class Planner {
   // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot
   // fit.
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const v1::FineTuningSpec& spec);
+  // Whether PlanOf() would answer at once. Otherwise it reads the dataset, or waits for who does.
+  bool Knows(const v1::FineTuningSpec& spec);
 
   // How long a plan takes, if jobs of its kind have reported their speed since the server started.
   std::optional<absl::Duration> DurationOf(const Plan& plan);
@@ -71,6 +73,8 @@ class Planner {
   absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const TrainingSpec& training,
                                          const std::vector<Part>& parts);
   DeviceFacts LargestDevice();
+  // What a plan is made of besides what the server holds.
+  std::string KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device) const;
 
   Store& store_;
   FileArtifactStore& artifacts_;

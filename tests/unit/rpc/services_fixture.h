@@ -35,8 +35,8 @@ class ServicesTest : public testing::Test {
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path()),
         housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_,  *store_,       *artifacts_, planner_, watches_,
-                 tasks_, housekeeping_, metrics_,    access_,  folder_.path()},
+        backend_{loop_,     *store_,       *artifacts_, planner_, watches_,      tasks_,
+                 planning_, housekeeping_, metrics_,    access_,  folder_.path()},
         services_(MakeServices(backend_, sessions_)) {
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
@@ -138,7 +138,7 @@ class ServicesTest : public testing::Test {
   ServerMetrics metrics_;
   Sessions sessions_;
   WatchHub watches_;
-  TaskPool tasks_{2};
+  TaskPool tasks_{2}, planning_{2};
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;
