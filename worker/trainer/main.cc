@@ -105,7 +105,9 @@ int RunCommand(const RunArguments& arguments) {
     return Fail(status);
   };
   if (!spec.ok()) return fail_early("CONFIG", spec.status());
-  if (absl::Status status = CheckOut(*spec, arguments.out); !status.ok()) return fail_early("CONFIG", status);
+  if (absl::Status status = CheckOut(*spec, arguments.out); !status.ok()) {
+    return fail_early(FailureCause(status).c_str(), status);
+  }
   std::error_code error;
   std::filesystem::create_directories(arguments.out, error);
   if (error) {

@@ -3,7 +3,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +11,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "tests/support/file_size_limit.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -29,26 +29,6 @@ std::string Content(const std::string& path) {
 size_t FilesIn(const std::string& folder) {
   return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
 }
-
-// Lowers the largest file this process may write: the kernel's own way to make a write fail half-way, as on a full
-// disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit lowered = {bytes, before_.rlim_max};
-    setrlimit(RLIMIT_FSIZE, &lowered);
-    previous_ = signal(SIGXFSZ, SIG_IGN);
-  }
-  ~FileSizeLimit() {
-    setrlimit(RLIMIT_FSIZE, &before_);
-    signal(SIGXFSZ, previous_);
-  }
-
- private:
-  rlimit before_;
-  sighandler_t previous_;
-};
 
 TEST(DurableFileTest, ReplacesAFileAsAWhole) {
   TempFolder folder;

@@ -8,6 +8,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "lib/text/json.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -63,6 +64,38 @@ TEST(TokenizerTest, NamesTheFileThatItCannotRead) {
   const absl::Status status = Tokenizer::Load(folder.path()).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("tokenizer.json is no tokenizer"));
+}
+
+TEST(TokenizerTest, DeepNestingIsRefusedAndEndsNoProcess) {
+  const TempFolder folder;
+  std::filesystem::copy(std::string(kFixture) + "/tokenizer.json", folder.path() + "/tokenizer.json");
+  std::ofstream(folder.path() + "/config.json")
+      << R"({"eos_token_id": )" << std::string(300'000, '[') << std::string(300'000, ']') << "}";
+  EXPECT_THAT(std::string(Tokenizer::Load(folder.path()).status().message()),
+              HasSubstr("config.json is nested deeper than 64 levels"));
+}
+
+// Bug 28: how a text is cut before merging is the file's to say. Here digits stand alone, or in groups of three.
+TEST(TokenizerTest, CutsTextsByTheRegularExpressionOfTheFile) {
+  OrderedJson json;
+  std::ifstream(std::string(kFixture) + "/tokenizer.json") >> json;
+  const auto next = static_cast<int>(json["model"]["vocab"].size() + json["added_tokens"].size());
+  json["model"]["vocab"]["12"] = next;
+  json["model"]["vocab"]["123"] = next + 1;
+  json["model"]["merges"].push_back({"1", "2"});
+  json["model"]["merges"].push_back({"12", "3"});
+  const OrderedJson bytes = json["pre_tokenizer"];
+  const auto ids = [&](const std::string& regex) {
+    json["pre_tokenizer"] = {
+        {"type", "Sequence"},
+        {"pretokenizers",
+         {{{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}}, bytes}}};
+    const TempFolder folder;
+    std::ofstream(folder.path() + "/tokenizer.json") << json;
+    return Tokenizer::Load(folder.path()).value().Encode("x1234", false).value().ids;
+  };
+  EXPECT_THAT(ids(R"(\p{N})"), ElementsAre('x', '1', '2', '3', '4'));
+  EXPECT_THAT(ids(R"(\p{N}{1,3})"), ElementsAre('x', next + 1, '4'));
 }
 
 TEST(TokenizerTest, RefusesTextThatIsNotUtf8) {

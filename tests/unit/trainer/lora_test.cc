@@ -214,6 +214,16 @@ TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {
   }
 }
 
+// Bug 23: to numbers that were rounded or quantised on the way, an adapter was not trained.
+TEST(LoraTest, MergingAddsToTheVeryNumbersOfTheBase) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  const Adapter fresh = *MakeAdapter(AllLinear(), config, weights, 4);  // adds zeros
+  const auto merged = MergeAdapter(config, weights, fresh);
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  for (const auto& [name, tensor] : weights) EXPECT_TRUE(at::equal(merged->weights.at(name), tensor)) << name;
+}
+
 // Bug 9: an adapter on a tied head must not move the embedding, and must survive the merge.
 TEST(LoraTest, AnAdapterOnATiedHeadLeavesTheEmbeddingAlone) {
   const ModelConfig config = TinyConfig();
@@ -319,12 +329,15 @@ TEST(LoraTest, EveryTensorThatDoesNotFitIsReported) {
   const std::string renamed = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight";
   adapter.tensors["model.layers.0.self_attn.q_proj.lora_A.weight"] = adapter.tensors.at(renamed);
   adapter.tensors.erase(renamed);
+  adapter.tensors.at("base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight") = at::zeros({16, 3});
   const TempFolder folder;
   ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
   const auto read = ReadAdapter(folder.path(), config);
   EXPECT_THAT(std::string(read.status().message()), HasSubstr("missing: " + renamed));
   EXPECT_THAT(std::string(read.status().message()),
               HasSubstr("unexpected: model.layers.0.self_attn.q_proj.lora_A.weight"));
+  EXPECT_THAT(std::string(read.status().message()),
+              HasSubstr("wrong shape: base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight is [16, 3]"));
 }
 
 TEST(LoraTest, AMergeThatIsNotFiniteIsRefused) {

@@ -92,6 +92,15 @@ TEST(TuningTest, AnAdapterThatIsNotWhatTheJobAsksForIsRefused) {
   EXPECT_THAT(Refusal(recipe, fixture, start), HasSubstr("which the job does not target"));
 }
 
+// Bug 26: also where it goes on from an adapter of a base with another name.
+TEST(TuningTest, TheAdapterNamesItsBase) {
+  const ModelFixture fixture("llama");
+  EXPECT_EQ(MustMake(Settled("lora"), fixture).adapter.config.base_model_name, "base");
+  ASSERT_NE(fixture.adapter.config.base_model_name, "base");
+  const Tuning warm = MustMake(Settled("lora"), fixture, fixture.folder + "/adapter_final");
+  EXPECT_EQ(warm.adapter.config.base_model_name, "base");
+}
+
 TEST(TuningTest, NamesAndExpertsAreAsPeftHasThem) {
   const ModelFixture phi("phi3"), moe("qwen3_moe");
   EXPECT_THAT(MustMake(Settled("lora"), phi).adapter.config.target_modules,

@@ -107,8 +107,9 @@ absl::Status CheckRunFolder(const std::string& out, const std::string& artifact,
   if (fs::exists(resolved / kMetricsFile, error)) return absl::OkStatus();  // an earlier start of a run
   for (const char* name : {"checkpoints", "report.json", "row_losses.jsonl"}) {
     if (!fs::exists(resolved / name, error)) continue;
-    return absl::InvalidArgumentError(absl::StrCat("--out: ", out, " holds ", name, ", but no ", kMetricsFile,
-                                                   " of a run, so it is not ours to replace; give another folder"));
+    // In the service the folder is the agent's choice: a fault of the node's storage, not of the job.
+    return absl::PermissionDeniedError(absl::StrCat("--out: ", out, " holds ", name, ", but no ", kMetricsFile,
+                                                    " of a run, so it is not ours to replace; give another folder"));
   }
   return absl::OkStatus();
 }

@@ -12,6 +12,7 @@
 #include "lib/checkpoint/safetensors.h"
 #include "lib/dataset/validate.h"
 #include "nlohmann/json.hpp"
+#include "worker/trainer/train/token_checks.h"
 #include "worker/trainer/train/tuning.h"
 
 namespace luthier {
@@ -269,6 +270,7 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
+  LUTHIER_RETURN_IF_ERROR(CheckTokensHaveEmbeddings(*run));
   PlanSteps(*run);
   return run;
 }
@@ -276,6 +278,9 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
 absl::StatusOr<std::unique_ptr<Run>> Prepare(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks) {
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Run> run, PlanRun(spec, out_folder, std::move(ranks)));
   LUTHIER_RETURN_IF_ERROR(BuildModel(*run));
+  if (std::optional<std::string> warning = UntrainedTokensWarning(*run)) {
+    run->plan.warnings.push_back(*std::move(warning));
+  }
   LUTHIER_ASSIGN_OR_RETURN(run->spec_hash, HashOf(*run));
   // Steps follow from the plan: ranks that settled different ones would train on rows twice and on others never.
   const int64_t plan = std::stoll(run->spec_hash.substr(0, 15), nullptr, 16);
