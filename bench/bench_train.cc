@@ -69,7 +69,7 @@ TrainerSpec SpecOf(const Arguments& arguments) {
   TrainerSpec spec;
   spec.base_model = arguments.model;
   spec.init = arguments.random_init ? "random" : "pretrained";
-  spec.train = {arguments.data};
+  spec.train = {{.path = arguments.data, .name = arguments.data}};
   Recipe& recipe = spec.recipe;
   recipe.tuning = arguments.method;
   if (recipe.tuning == "lora") {

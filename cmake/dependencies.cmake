@@ -7,6 +7,8 @@ find_package(OpenSSL REQUIRED)
 find_package(CLI11 REQUIRED)
 find_package(yaml-cpp REQUIRED)
 pkg_check_modules(re2 REQUIRED IMPORTED_TARGET re2)
+find_package(ZLIB REQUIRED)
+pkg_check_modules(zstd REQUIRED IMPORTED_TARGET libzstd)
 
 if(LUTHIER_SERVER)
   # Debian 12's gRPC is without CMake files that name its own Protobuf module; newer ones have them. pkg-config has both.

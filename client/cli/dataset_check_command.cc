@@ -22,6 +22,7 @@ struct Arguments {
   int64_t max_length = 0;
   std::string loss_on = "assistant";
   std::string too_long = "refuse";
+  std::string chat_template;
 };
 
 // The tokenizer and template of a model folder; the encoder refers to them.
@@ -39,9 +40,8 @@ absl::StatusOr<int64_t> ContextLength(const std::string& folder) {
 absl::StatusOr<std::unique_ptr<Text>> LoadText(const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(arguments.model));
   auto text = std::make_unique<Text>(Text{std::move(tokenizer), std::nullopt, nullptr});
-  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(arguments.model);
-  if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) return chat_template.status();
-  if (chat_template.ok()) text->chat_template = *std::move(chat_template);
+  LUTHIER_ASSIGN_OR_RETURN(const std::string source, TemplateSource(arguments.chat_template));
+  LUTHIER_ASSIGN_OR_RETURN(text->chat_template, ChatTemplate::OfJob(arguments.model, source, /*date=*/""));
   int64_t max_length = arguments.max_length;
   if (max_length == 0) {
     LUTHIER_ASSIGN_OR_RETURN(max_length, ContextLength(arguments.model));
@@ -65,6 +65,7 @@ void Print(CommandContext& context, const std::vector<PartReport>& parts) {
   context.out() << ReportTable(parts, context.out_terminal());
   const std::string histogram = LengthHistogram(parts, context.out_terminal());
   if (!histogram.empty()) context.out() << "\n" << histogram;
+  context.out() << RepeatedRows(parts);
   context.out() << std::flush;
 }
 
@@ -111,11 +112,13 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context) {
   command.add_option("--max-length", arguments->max_length, "Tokens of a row at most; default: the model's context")
       ->check(CLI::PositiveNumber)
       ->type_name("N");
+  command.add_option("--chat-template", arguments->chat_template, "Jinja template in place of the model's")
+      ->type_name("FILE");
   command.add_option("--loss-on", arguments->loss_on, "assistant, completion or all")
       ->check(CLI::IsMember({"assistant", "completion", "all"}))
       ->type_name("NAME");
-  command.add_option("--too-long", arguments->too_long, "refuse or truncate longer rows")
-      ->check(CLI::IsMember({"refuse", "truncate"}))
+  command.add_option("--too-long", arguments->too_long, "Longer rows: refuse, truncate, keep_answer or drop")
+      ->check(CLI::IsMember({"refuse", "truncate", "keep_answer", "drop"}))
       ->type_name("NAME");
 }
 

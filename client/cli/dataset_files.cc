@@ -37,8 +37,10 @@ absl::Status Add(const std::string& part, const std::string& path, std::vector<D
 absl::Status AddFolder(const std::string& folder, std::vector<DatasetFile>& files) {
   const size_t before = files.size();
   for (const char* part : kParts) {
-    const std::string path = (fs::path(folder) / absl::StrCat(part, ".jsonl")).string();
-    if (fs::exists(path)) LUTHIER_RETURN_IF_ERROR(Add(part, path, files));
+    for (const char* ending : {".jsonl", ".jsonl.gz", ".jsonl.zst"}) {
+      const std::string path = (fs::path(folder) / absl::StrCat(part, ending)).string();
+      if (fs::exists(path)) LUTHIER_RETURN_IF_ERROR(Add(part, path, files));
+    }
   }
   if (files.size() > before) return absl::OkStatus();
   return absl::InvalidArgumentError(

@@ -16,6 +16,7 @@ std::string KindOfRows(const ValidationReport& report) {
   if (report.chat_rows == report.rows) return "chat";
   if (report.completion_rows == report.rows) return "prompt, completion";
   if (report.text_rows == report.rows) return "text";
+  if (report.token_rows == report.rows) return "input_ids";
   return "mixed";
 }
 
@@ -26,24 +27,40 @@ std::string ReportTable(const std::vector<PartReport>& parts, const Terminal& te
       std::any_of(parts.begin(), parts.end(), [](const PartReport& part) { return part.report.tokens > 0; });
   std::vector<Column> columns = {{"PART"}, {"ROWS", true}, {"KIND"}, {"SIZE", true}, {"REPEATED", true}};
   if (counted) {
-    for (const char* heading : {"TOKENS", "TRAINED", "LONGEST", "CUT"}) columns.push_back({heading, true});
+    for (const char* heading : {"TOKENS", "TRAINED", "LONGEST", "CUT", "LEFT OUT"}) columns.push_back({heading, true});
   }
   columns.push_back({"WRONG", true});
   Table table(columns);
   for (const PartReport& part : parts) {
     const ValidationReport& report = part.report;
     std::vector<Cell> cells = {part.part, FormatCount(report.rows), KindOfRows(report), FormatBytes(report.bytes),
-                               FormatCount(report.duplicates)};
+                               absl::StrCat(FormatCount(report.duplicates), report.duplicates_at_least ? "+" : "")};
     if (counted) {
       cells.emplace_back(FormatCount(report.tokens));
       cells.emplace_back(FormatCount(report.trained_tokens));
       cells.emplace_back(absl::StrCat(FormatCount(report.longest_row_tokens), " (line ", report.longest_row_line, ")"));
-      cells.emplace_back(FormatCount(report.truncated + report.dropped));
+      cells.emplace_back(FormatCount(report.truncated));
+      cells.emplace_back(FormatCount(report.dropped));
     }
     cells.emplace_back(FormatCount(report.violation_count), report.ok() ? std::optional<Colour>() : Colour::kRed);
     table.AddRow(std::move(cells));
   }
   return table.Render(terminal);
+}
+
+std::string RepeatedRows(const std::vector<PartReport>& parts) {
+  std::string out;
+  for (const PartReport& part : parts) {
+    for (const RepeatedRow& row : part.report.repeated) {
+      absl::StrAppend(&out, out.empty() ? "\n" : "", row.file, ":", row.line, " repeats line ", row.first_line, "\n");
+    }
+    const int64_t more = part.report.duplicates - static_cast<int64_t>(part.report.repeated.size());
+    if (more > 0) {
+      absl::StrAppend(&out, "… and ", part.report.duplicates_at_least ? "at least " : "", FormatCount(more),
+                      " more of ", part.part, "\n");
+    }
+  }
+  return out;
 }
 
 std::string LengthHistogram(const std::vector<PartReport>& parts, const Terminal&) {

@@ -53,7 +53,7 @@ const std::vector<JobFlag>& JobFlagList() {
       {"training.max_length", "N", "Tokens of a row at most"},
       {"training.seed", "N", "Of weights, order and dropout"},
       {"training.precision", "NAME", "fp32 or bf16"},
-      {"training.order", "NAME", "shuffled (default) or file"},
+      {"training.order", "NAME", "shuffled (default), grouped (by length) or file"},
       {"training.loss_on", "NAME", "assistant, completion or all"},
       {"training.too_long", "NAME", "Rows longer than max_length: refuse (default), truncate, keep_answer or drop"},
       {"training.activation_checkpointing", "BOOL", "Keep only the inputs of layers: less memory, more time"},

@@ -1,6 +1,7 @@
 #include "lib/dataset/batches.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -35,7 +36,9 @@ int64_t Total(absl::Span<const int32_t> lengths) { return std::accumulate(length
 // Cuts `order` into `steps` runs of nearly equal tokens, none of them empty.
 std::vector<std::vector<int32_t>> CutIntoSteps(const std::vector<int32_t>& order, absl::Span<const int32_t> lengths,
                                                int64_t steps) {
-  const double tokens_per_step = static_cast<double>(Total(lengths)) / static_cast<double>(steps);
+  const int64_t all = std::accumulate(order.begin(), order.end(), int64_t{0},
+                                      [&](int64_t sum, int32_t row) { return sum + lengths[row]; });
+  const double tokens_per_step = static_cast<double>(all) / static_cast<double>(steps);
   std::vector<std::vector<int32_t>> cut(steps);
   int64_t step = 0, tokens = 0;
   for (size_t i = 0; i < order.size(); ++i) {
@@ -50,7 +53,64 @@ std::vector<std::vector<int32_t>> CutIntoSteps(const std::vector<int32_t>& order
   return cut;
 }
 
+// The rows of an epoch in the order of their files.
+std::vector<int32_t> RowsInFileOrder(size_t rows, const BatchOptions& options, int64_t epoch) {
+  std::vector<int32_t> order;
+  if (options.mixture.empty()) {
+    order.resize(rows);
+    std::iota(order.begin(), order.end(), 0);
+    return order;
+  }
+  int64_t first = 0;
+  for (size_t file = 0; file < options.mixture.size(); ++file) {
+    const int64_t n = options.mixture[file].rows;
+    const int64_t wanted = RowsOfEpoch(n, options.mixture[file].weight);
+    // The rows that come up once more are the next ones of a fixed shuffle, so that over epochs all of them do.
+    const std::vector<int32_t> shuffle = Permutation(static_cast<int32_t>(n), ~(options.seed + file), /*epoch=*/0);
+    std::vector<int64_t> times(static_cast<size_t>(n), n > 0 ? wanted / n : 0);
+    const int64_t more = n > 0 ? wanted % n : 0;
+    for (int64_t i = 0; i < more; ++i)
+      ++times[static_cast<size_t>(shuffle[static_cast<size_t>((epoch * more + i) % n)])];
+    for (int64_t row = 0; row < n; ++row)
+      order.insert(order.end(), static_cast<size_t>(times[row]), static_cast<int32_t>(first + row));
+    first += n;
+  }
+  return order;
+}
+
+// Tokens and rows of an epoch, the same in every one: of a mixture the tokens are those of a mean epoch.
+std::pair<double, int64_t> SizeOfEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options) {
+  if (options.mixture.empty()) return {static_cast<double>(Total(lengths)), static_cast<int64_t>(lengths.size())};
+  double tokens = 0;
+  int64_t rows = 0;
+  size_t first = 0;
+  for (const MixtureFile& file : options.mixture) {
+    if (file.rows == 0) continue;
+    const int64_t wanted = RowsOfEpoch(file.rows, file.weight);
+    const auto of_file = static_cast<double>(Total(lengths.subspan(first, static_cast<size_t>(file.rows))));
+    tokens += of_file * static_cast<double>(wanted) / static_cast<double>(file.rows);
+    rows += wanted;
+    first += static_cast<size_t>(file.rows);
+  }
+  return {tokens, rows};
+}
+
+// Puts rows of like length beside each other, in pools of some steps: sorted as a whole, every epoch would have the
+// same steps. 50 steps are what transformers' `group_by_length` takes.
+void GroupByLength(absl::Span<const int32_t> lengths, int64_t steps, std::vector<int32_t>& order) {
+  const int64_t pools = std::max<int64_t>(1, steps / std::clamp<int64_t>(steps / 4, 1, 50));
+  const auto rows = static_cast<int64_t>(order.size());
+  for (int64_t pool = 0; pool < pools; ++pool) {
+    std::stable_sort(order.begin() + rows * pool / pools, order.begin() + rows * (pool + 1) / pools,
+                     [&](int32_t a, int32_t b) { return lengths[a] > lengths[b]; });
+  }
+}
+
 }  // namespace
+
+int64_t RowsOfEpoch(int64_t rows, double weight) {
+  return rows == 0 ? 0 : std::max<int64_t>(1, std::llround(weight * static_cast<double>(rows)));
+}
 
 std::vector<int32_t> Permutation(int32_t n, uint64_t seed, int64_t epoch) {
   std::vector<int32_t> order(n);
@@ -104,20 +164,22 @@ std::vector<MicroBatch> PackEvenly(absl::Span<const int32_t> lengths, int64_t ca
 }
 
 int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options) {
-  const auto rows = static_cast<int64_t>(lengths.size());
+  const auto [tokens, rows] = SizeOfEpoch(lengths, options);
   if (rows == 0) return 0;
   const int64_t batch = std::max<int64_t>(options.batch_tokens, 1);
-  return std::clamp<int64_t>((Total(lengths) + batch / 2) / batch, 1, rows);
+  return std::clamp<int64_t>((std::llround(tokens) + batch / 2) / batch, 1, rows);
 }
 
 std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options, int64_t epoch) {
   const int64_t steps = StepsPerEpoch(lengths, options);
   if (steps == 0) return {};
-  std::vector<int32_t> order(lengths.size());
-  std::iota(order.begin(), order.end(), 0);
-  if (options.order == BatchOptions::Order::kShuffled) {
-    order = Permutation(static_cast<int32_t>(lengths.size()), options.seed, epoch);
+  std::vector<int32_t> order = RowsInFileOrder(lengths.size(), options, epoch);
+  if (options.order != BatchOptions::Order::kFile) {
+    std::vector<int32_t> shuffled = Permutation(static_cast<int32_t>(order.size()), options.seed, epoch);
+    for (int32_t& row : shuffled) row = order[static_cast<size_t>(row)];
+    order = std::move(shuffled);
   }
+  if (options.order == BatchOptions::Order::kGrouped) GroupByLength(lengths, steps, order);
   std::vector<Step> plan;
   for (const std::vector<int32_t>& rows : CutIntoSteps(order, lengths, steps)) {
     std::vector<int32_t> row_lengths;
@@ -128,7 +190,13 @@ std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOption
     }
     plan.push_back(std::move(step));
   }
-  return plan;
+  if (options.order != BatchOptions::Order::kGrouped) return plan;
+  // Long and short steps in turns by chance, not by size.
+  std::vector<Step> mixed;
+  for (const int32_t step : Permutation(static_cast<int32_t>(steps), ~options.seed, epoch)) {
+    mixed.push_back(std::move(plan[static_cast<size_t>(step)]));
+  }
+  return mixed;
 }
 
 }  // namespace luthier

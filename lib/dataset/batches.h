@@ -15,9 +15,17 @@ using MicroBatch = std::vector<int32_t>;
 // The micro-batches whose gradients one optimizer step sums.
 using Step = std::vector<MicroBatch>;
 
+// One file of a mixture. Its rows come up `weight` times an epoch on average: each of them as often as a whole number
+// goes into that, and once more a part of them that moves on through the file from epoch to epoch.
+struct MixtureFile {
+  int64_t rows = 0;
+  double weight = 1;
+};
+
 struct BatchOptions {
   enum class Order {
     kShuffled,  // anew for each epoch
+    kGrouped,   // shuffled, with rows of like length in one step
     kFile       // as in the file, in every epoch
   };
   int64_t batch_tokens = 2048;        // that a step aims at
@@ -25,14 +33,19 @@ struct BatchOptions {
   uint64_t seed = 1;
   int64_t ranks = 1;  // that share a step: each takes every ranks-th of its micro-batches
   Order order = Order::kShuffled;
+  // A mixture: the rows of each of its files, which lie one behind the other; empty: every row once an epoch.
+  std::vector<MixtureFile> mixture;
 };
+
+// Rows that an epoch takes of a file of a mixture; at least one, if it has any.
+int64_t RowsOfEpoch(int64_t rows, double weight);
 
 // Steps of one epoch: total tokens / batch_tokens, rounded, at least 1 and at most one for each
 // row. The same for every epoch, so a job has epochs × StepsPerEpoch steps. 0 without rows.
 int64_t StepsPerEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options);
 
-// Every row exactly once, divided into StepsPerEpoch steps of nearly equal tokens, each packed into
-// micro-batches. Which rows a step has does not depend on micro_batch_tokens and ranks.
+// Every row exactly once (or as often as the mixture says), divided into StepsPerEpoch steps of nearly equal tokens,
+// each packed into micro-batches. Which rows a step has does not depend on micro_batch_tokens and ranks.
 std::vector<Step> PlanEpoch(absl::Span<const int32_t> lengths, const BatchOptions& options, int64_t epoch);
 
 // Best-fit decreasing: indices of `lengths` in bins of at most `capacity`; a longer row has a bin

@@ -22,6 +22,10 @@ bool IsContextOnly(const OrderedJson& message) {
 
 // For a row that has no trained token: what its author has to change.
 std::string_view WhyNothingIsTrained(const Row& row) {
+  if (std::holds_alternative<TokenRow>(row.content)) {
+    return "no token of this row is trained: `labels` is -100 everywhere behind the first token, which nothing "
+           "predicts";
+  }
   const auto* chat = std::get_if<ChatRow>(&row.content);
   if (chat != nullptr) {
     bool all_context = true, last_is_context = false;
@@ -41,6 +45,29 @@ std::string_view WhyNothingIsTrained(const Row& row) {
     }
   }
   return "no token of this row is trained: every answer in it is empty";
+}
+
+// Without white space around it.
+std::string_view Trimmed(std::string_view text) {
+  constexpr std::string_view kSpace = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kSpace);
+  return begin == std::string_view::npos ? "" : text.substr(begin, text.find_last_not_of(kSpace) + 1 - begin);
+}
+
+// Whether `text` begins with the words of a message: its content or its reasoning, which templates put into <think>.
+bool BeginsWithWordsOf(const OrderedJson& message, std::string_view text) {
+  text = Trimmed(text);
+  std::string_view thought = text;
+  if (constexpr std::string_view kThink = "<think>"; text.starts_with(kThink)) {
+    thought = Trimmed(text.substr(kThink.size()));
+  }
+  for (const char* field : {"content", "reasoning_content", "reasoning", "thinking"}) {
+    const auto found = message.find(field);
+    if (found == message.end() || !found->is_string()) continue;
+    const std::string_view words = Trimmed(found->get_ref<const std::string&>());
+    if (!words.empty() && (text.starts_with(words) || thought.starts_with(words))) return true;
+  }
+  return false;
 }
 
 // The first `count` messages as the template should see them: `weight` is ours.
@@ -175,12 +202,13 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
     example = EncodeChat(*chat);
   } else if (const auto* completion = std::get_if<CompletionRow>(&row.content)) {
     example = EncodeCompletion(*completion);
+  } else if (const auto* tokens = std::get_if<TokenRow>(&row.content)) {
+    example = EncodeTokens(*tokens);
   } else {
     example = EncodeText(std::get<TextRow>(row.content));
   }
   LUTHIER_RETURN_IF_ERROR(example.status());
   example->line = row.line;
-  if (options_.loss_on == EncodeOptions::LossOn::kAll) std::fill(example->trained.begin(), example->trained.end(), 1);
   if (!example->trained.empty()) example->trained[0] = 0;
   if (example->TrainedTokens() == 0) return Refuse(WhyNothingIsTrained(row));
   const auto length = static_cast<int64_t>(example->ids.size());
@@ -211,6 +239,18 @@ absl::StatusOr<Example> RowEncoder::EncodeText(const TextRow& row) const {
   return example;
 }
 
+absl::StatusOr<Example> RowEncoder::EncodeTokens(const TokenRow& row) const {
+  const auto highest = std::max_element(row.ids.begin(), row.ids.end());
+  if (!tokenizer_.IdToToken(*highest)) {
+    return Refuse(absl::StrCat("`input_ids[", highest - row.ids.begin(), "]` is ", *highest,
+                               ", for which the base model's tokenizer has no token; encode the row with that one"));
+  }
+  Example example;
+  example.ids = row.ids;
+  example.trained = row.trained;
+  return example;
+}
+
 absl::StatusOr<Example> RowEncoder::EncodeCompletion(const CompletionRow& row) const {
   Example example;
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, EncodePlain(tokenizer_, row.prompt));
@@ -226,7 +266,9 @@ absl::StatusOr<Example> RowEncoder::EncodeCompletion(const CompletionRow& row) c
   }
   AppendEos(tokenizer_, example.ids);
   example.trained.assign(example.ids.size(), 1);
-  std::fill_n(example.trained.begin(), std::min(prompt.size(), example.ids.size()), uint8_t{0});
+  if (options_.loss_on != EncodeOptions::LossOn::kAll) {
+    std::fill_n(example.trained.begin(), std::min(prompt.size(), example.ids.size()), uint8_t{0});
+  }
   return example;
 }
 
@@ -239,13 +281,20 @@ absl::StatusOr<Example> RowEncoder::EncodeChat(const ChatRow& row) const {
   }
   LUTHIER_ASSIGN_OR_RETURN(const RenderedChat rendered,
                            RenderPrefix(*chat_template_, row, row.messages.size(), /*add_generation_prompt=*/false));
+  Example example;
+  if (options_.loss_on == EncodeOptions::LossOn::kAll) {
+    LUTHIER_ASSIGN_OR_RETURN(const Encoding whole, tokenizer_.Encode(rendered.text, /*with_special_tokens=*/false));
+    example.ids = whole.ids;
+    example.trained.assign(whole.ids.size(), 1);
+    LUTHIER_RETURN_IF_ERROR(LeaveOutWeightZero(row, rendered, whole, example));
+    return example;
+  }
   LUTHIER_ASSIGN_OR_RETURN(std::vector<TextSpan> spans, AssistantSpans(row, rendered));
   std::erase_if(spans, [](TextSpan span) { return span.begin >= span.end; });
   LUTHIER_ASSIGN_OR_RETURN(const Encoding encoding, EncodeAround(rendered.text, spans));
   if (rendered.generation.empty()) {
     for (TextSpan& span : spans) span = UpToEndOfTurn(tokenizer_, encoding, rendered.text, span);
   }
-  Example example;
   example.ids = encoding.ids;
   example.trained = MaskOfSpans(encoding, spans);
   return example;
@@ -253,16 +302,17 @@ absl::StatusOr<Example> RowEncoder::EncodeChat(const ChatRow& row) const {
 
 absl::StatusOr<std::vector<TextSpan>> RowEncoder::AssistantSpans(const ChatRow& row,
                                                                  const RenderedChat& rendered) const {
-  if (options_.loss_on == EncodeOptions::LossOn::kAll) return std::vector<TextSpan>{};
   std::vector<bool> wanted;  // for each assistant message
   for (const OrderedJson& message : row.messages) {
     if (IsAssistant(message)) wanted.push_back(!IsContextOnly(message));
   }
   if (options_.loss_on == EncodeOptions::LossOn::kCompletion) std::fill(wanted.begin(), wanted.end() - 1, false);
   const bool every_turn = std::find(wanted.begin(), wanted.end(), false) == wanted.end();
-  if (!rendered.generation.empty() && every_turn) return rendered.generation;
+  const bool one_a_turn = rendered.generation.size() == wanted.size();
   std::vector<TextSpan> spans;
-  if (rendered.generation.size() == wanted.size()) {
+  if (one_a_turn || (!rendered.generation.empty() && every_turn)) {
+    LUTHIER_RETURN_IF_ERROR(CheckGenerationTags(row, rendered));
+    if (every_turn) return rendered.generation;
     spans = rendered.generation;
   } else {
     LUTHIER_ASSIGN_OR_RETURN(spans, SpansByTurnDifference(row, rendered));
@@ -286,19 +336,79 @@ absl::StatusOr<std::vector<TextSpan>> RowEncoder::SpansByTurnDifference(const Ch
       spans.push_back({});
       continue;
     }
-    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat before, RenderPrefix(*chat_template_, row, i, true));
-    LUTHIER_ASSIGN_OR_RETURN(const RenderedChat with, RenderPrefix(*chat_template_, row, i + 1, false));
-    // Only if the three texts begin alike is what training shows also what the model will see when
-    // it answers.
-    if (!with.text.starts_with(before.text) || !rendered.text.starts_with(with.text)) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::optional<TextSpan> span, TurnDifference(row, i, rendered, /*opened=*/true));
+    if (!span) {
       return Refuse(absl::StrCat("the chat template renders assistant turn ", turn,
                                  " differently when it is the last one, so its tokens cannot be "
                                  "told apart; use training.loss_on: completion "
                                  "(the last turn only), or a template with {% generation %}"));
     }
-    spans.push_back({static_cast<int64_t>(before.text.size()), static_cast<int64_t>(with.text.size())});
+    spans.push_back(*span);
   }
   return spans;
+}
+
+absl::StatusOr<std::optional<TextSpan>> RowEncoder::TurnDifference(const ChatRow& row, size_t i,
+                                                                   const RenderedChat& rendered, bool opened) const {
+  RenderedChat before;
+  if (i > 0 || opened) {
+    LUTHIER_ASSIGN_OR_RETURN(before, RenderPrefix(*chat_template_, row, i, opened));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const RenderedChat with, RenderPrefix(*chat_template_, row, i + 1, false));
+  // Only if the three texts begin alike is what training shows also what the model will see when
+  // it answers.
+  if (!with.text.starts_with(before.text) || !rendered.text.starts_with(with.text)) return std::optional<TextSpan>();
+  return std::optional<TextSpan>(
+      TextSpan{static_cast<int64_t>(before.text.size()), static_cast<int64_t>(with.text.size())});
+}
+
+// A template may put its tags around anything. Each span has to begin with the words of its answer, or to lie within
+// what the assistant's turn added to the text.
+absl::Status RowEncoder::CheckGenerationTags(const ChatRow& row, const RenderedChat& rendered) const {
+  if (!rendered.generation_in_place) {
+    return Refuse(
+        "the chat template has {% generation %} inside a macro or a {% set %} block, where its place in the text is "
+        "not known; give a chat_template with the tags outside, or without them");
+  }
+  std::vector<size_t> turns;
+  for (size_t i = 0; i < row.messages.size(); ++i) {
+    if (IsAssistant(row.messages[i])) turns.push_back(i);
+  }
+  const bool one_a_turn = rendered.generation.size() == turns.size();
+  for (size_t s = 0; s < rendered.generation.size(); ++s) {
+    const TextSpan span = rendered.generation[s];
+    const std::string_view text = Slice(rendered.text, span);
+    if (IsBlank(text) || (one_a_turn && BeginsWithWordsOf(row.messages[turns[s]], text))) continue;
+    const bool in_a_turn = std::any_of(turns.begin(), turns.end(), [&](size_t turn) {
+      const auto added = TurnDifference(row, turn, rendered, /*opened=*/true);
+      return added.ok() && *added && (*added)->begin <= span.begin && span.end <= (*added)->end;
+    });
+    if (in_a_turn) continue;
+    return Refuse(absl::StrCat(
+        "the chat template marks as an answer, with {% generation %}, what is not the words of one: ",
+        OrderedJson(std::string(text.substr(0, 60))).dump(-1, ' ', false, OrderedJson::error_handler_t::replace),
+        "; give a chat_template whose tags are around the assistant's words only, or one without them"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RowEncoder::LeaveOutWeightZero(const ChatRow& row, const RenderedChat& rendered, const Encoding& encoding,
+                                            Example& example) const {
+  for (size_t i = 0; i < row.messages.size(); ++i) {
+    if (!IsContextOnly(row.messages[i])) continue;
+    LUTHIER_ASSIGN_OR_RETURN(const std::optional<TextSpan> span, TurnDifference(row, i, rendered, /*opened=*/false));
+    if (!span) {
+      return Refuse(
+          absl::StrCat("messages[", i,
+                       "] has weight 0, and the chat template renders it differently when it "
+                       "is the last one, so its tokens cannot be told apart; use training.loss_on: assistant, "
+                       "or remove the weight"));
+    }
+    for (size_t t = 0; t < encoding.offsets.size(); ++t) {
+      if (encoding.offsets[t].begin < span->end && span->begin < encoding.offsets[t].end) example.trained[t] = 0;
+    }
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Encoding> RowEncoder::EncodeAround(std::string_view text, const std::vector<TextSpan>& spans) const {
@@ -341,7 +451,7 @@ absl::StatusOr<Prompt> RowEncoder::EncodePrompt(const Row& row) const {
     return prompt;
   }
   const auto* chat = std::get_if<ChatRow>(&row.content);
-  if (chat == nullptr) return Refuse("a text row has no question and answer");
+  if (chat == nullptr) return absl::NotFoundError("a row of text or input_ids has no question and answer");
   if (chat_template_ == nullptr) return Refuse("the row has `messages`, but the base model has no chat template");
   size_t last = chat->messages.size();
   while (last > 0 && !IsAssistant(chat->messages[last - 1])) --last;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -38,7 +39,7 @@ struct Prompt {
 struct EncodeOptions {
   enum class LossOn {
     kAssistant,  // the assistant's turns; completions of prompt/completion rows; all of text rows
-    kAll,        // every token
+    kAll,        // every token but those of messages with weight 0
     kCompletion  // only the last assistant turn of a conversation
   };
   enum class TooLong {
@@ -48,13 +49,13 @@ struct EncodeOptions {
                   // one
     kDrop         // leave the row out
   };
-  LossOn loss_on = LossOn::kAssistant;
+  LossOn loss_on = LossOn::kAssistant;  // rows of input_ids say it themselves
   TooLong too_long = TooLong::kRefuse;
   int64_t max_length = 0;  // tokens of a row; 0: no limit
 };
 
-// From the words of a job file: `loss_on` is assistant, all or completion, `too_long` refuse or
-// truncate; other words read as the first.
+// From the words of a job file: `loss_on` is assistant, all or completion, `too_long` refuse, truncate, keep_answer or
+// drop; other words read as the first.
 EncodeOptions EncodeOptionsOf(std::string_view loss_on, std::string_view too_long, int64_t max_length);
 
 // Encodes the rows of one job. Holds references: tokenizer and template must outlive it. Const use
@@ -70,8 +71,8 @@ class RowEncoder {
   absl::StatusOr<Example> Encode(const Row& row) const;
 
   // For scoring by generation: everything before the last assistant turn, or the prompt of a
-  // prompt/completion row. INVALID_ARGUMENT if the row has no answer (text rows, no assistant
-  // turn).
+  // prompt/completion row. NOT_FOUND if the row has no question and answer (text, input_ids);
+  // INVALID_ARGUMENT if the template refuses what is in front of the answer.
   absl::StatusOr<Prompt> EncodePrompt(const Row& row) const;
 
   // A conversation that a user has with the model: `messages` and the opening of the assistant's
@@ -89,9 +90,17 @@ class RowEncoder {
   absl::StatusOr<Example> EncodeChat(const ChatRow& row) const;
   absl::StatusOr<Example> EncodeCompletion(const CompletionRow& row) const;
   absl::StatusOr<Example> EncodeText(const TextRow& row) const;
+  absl::StatusOr<Example> EncodeTokens(const TokenRow& row) const;
   // Spans of the assistant's turns in `rendered`, one for each assistant message in order.
   absl::StatusOr<std::vector<TextSpan>> AssistantSpans(const ChatRow& row, const RenderedChat& rendered) const;
   absl::StatusOr<std::vector<TextSpan>> SpansByTurnDifference(const ChatRow& row, const RenderedChat& rendered) const;
+  // What the text gains by message `i`; `opened`: without the opening of the assistant's turn. Nothing if the text in
+  // front of the message is another one when the message is there.
+  absl::StatusOr<std::optional<TextSpan>> TurnDifference(const ChatRow& row, size_t i, const RenderedChat& rendered,
+                                                         bool opened) const;
+  absl::Status CheckGenerationTags(const ChatRow& row, const RenderedChat& rendered) const;
+  absl::Status LeaveOutWeightZero(const ChatRow& row, const RenderedChat& rendered, const Encoding& encoding,
+                                  Example& example) const;
   absl::StatusOr<Encoding> EncodeAround(std::string_view text, const std::vector<TextSpan>& spans) const;
 
   const Tokenizer& tokenizer_;

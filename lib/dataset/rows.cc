@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -114,6 +114,10 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where, const 
   if (role == message.end() || !role->is_string()) {
     return Invalid(absl::StrCat(where, ".role is missing; use system, user, assistant or tool"));
   }
+  // A misspelt `assistant` would be context that nothing is learnt from.
+  if (*role != "system" && *role != "user" && *role != "assistant" && *role != "tool") {
+    return Invalid(absl::StrCat(where, ".role is ", role->dump(), "; use system, user, assistant or tool"));
+  }
   const auto content = message.find("content");
   const bool has_content = content != message.end() && !content->is_null();
   if (has_content && !content->is_string() && !content->is_array()) {
@@ -148,6 +152,59 @@ absl::StatusOr<ChatRow> ParseChat(OrderedJson& row, const RowLimits& limits) {
   return chat;
 }
 
+absl::StatusOr<std::vector<int64_t>> IntegersField(const OrderedJson& row, const char* key) {
+  const OrderedJson& values = row[key];
+  if (!values.is_array() || values.empty()) {
+    return Invalid(absl::StrCat("`", key, "` must be an array of whole numbers, this is: ",
+                                values.is_array() ? "an empty one" : values.type_name()));
+  }
+  std::vector<int64_t> numbers;
+  numbers.reserve(values.size());
+  for (const OrderedJson& value : values) {
+    if (!value.is_number_integer()) {
+      return Invalid(absl::StrCat("`", key, "[", numbers.size(), "]` must be a whole number, this is: ", value.dump()));
+    }
+    numbers.push_back(value.get<int64_t>());
+  }
+  return numbers;
+}
+
+// A field beside `input_ids` with a number for each token.
+absl::StatusOr<std::vector<int64_t>> NumbersOfTokens(const OrderedJson& row, const char* key, size_t tokens) {
+  LUTHIER_ASSIGN_OR_RETURN(std::vector<int64_t> numbers, IntegersField(row, key));
+  if (numbers.size() == tokens) return numbers;
+  return Invalid(absl::StrCat("`", key, "` has ", numbers.size(), " numbers and `input_ids` has ", tokens,
+                              "; give one for each token"));
+}
+
+absl::StatusOr<TokenRow> ParseTokens(const OrderedJson& row) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<int64_t> ids, IntegersField(row, "input_ids"));
+  TokenRow tokens;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] > std::numeric_limits<int32_t>::max()) {
+      return Invalid(absl::StrCat("`input_ids[", i, "]` is ", ids[i], ", which is no token id"));
+    }
+    tokens.ids.push_back(static_cast<int32_t>(ids[i]));
+  }
+  tokens.trained.assign(ids.size(), 1);
+  if (row.contains("labels")) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<int64_t> labels, NumbersOfTokens(row, "labels", ids.size()));
+    for (size_t i = 0; i < ids.size(); ++i) {
+      tokens.trained[i] = labels[i] == ids[i];
+      if (labels[i] == ids[i] || labels[i] == -100) continue;
+      return Invalid(absl::StrCat("`labels[", i, "]` is ", labels[i], " where `input_ids` has ", ids[i],
+                                  "; give the same id to train the token, or -100 (labels are not shifted)"));
+    }
+  }
+  if (row.contains("attention_mask")) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<int64_t> mask, NumbersOfTokens(row, "attention_mask", ids.size()));
+    if (std::any_of(mask.begin(), mask.end(), [](int64_t seen) { return seen != 1; })) {
+      return Invalid("`attention_mask` is not 1 everywhere; remove the padding, rows are packed without any");
+    }
+  }
+  return tokens;
+}
+
 std::string Keys(const OrderedJson& row) {
   std::vector<std::string> keys;
   for (const auto& [key, value] : row.items()) keys.push_back(absl::StrCat("`", key, "`"));
@@ -161,10 +218,11 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
   LUTHIER_RETURN_IF_ERROR(CheckShape(line, limits));
   LUTHIER_ASSIGN_OR_RETURN(OrderedJson json, ParseObject(line));
   const bool completion = json.contains("prompt") || json.contains("completion");
-  const int kinds = json.contains("messages") + json.contains("text") + completion;
+  const bool tokens = json.contains("input_ids");
+  const int kinds = json.contains("messages") + json.contains("text") + completion + tokens;
   if (kinds != 1) {
-    return Invalid(
-        absl::StrCat("a row needs `messages`, or `prompt` and `completion`, or `text`; this one has ", Keys(json)));
+    return Invalid(absl::StrCat(
+        "a row needs `messages`, or `prompt` and `completion`, or `text`, or `input_ids`; this one has ", Keys(json)));
   }
   Row row{.line = line_number};
   if (json.contains("messages")) {
@@ -175,6 +233,8 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
     LUTHIER_ASSIGN_OR_RETURN(content.completion, StringField(json, "completion"));
     if (content.completion.empty()) return Invalid("`completion` is empty, so there is nothing to learn from this row");
     row.content = std::move(content);
+  } else if (tokens) {
+    LUTHIER_ASSIGN_OR_RETURN(row.content, ParseTokens(json));
   } else {
     TextRow content;
     LUTHIER_ASSIGN_OR_RETURN(content.text, StringField(json, "text"));
@@ -185,28 +245,36 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
 }
 
 absl::StatusOr<RowReader> RowReader::Open(const std::string& path, std::string name, RowLimits limits) {
-  auto file = std::make_unique<std::ifstream>(path, std::ios::binary);
-  if (!*file || std::filesystem::is_directory(path)) {
-    return absl::NotFoundError(absl::StrCat("cannot open ", path, ": no such file, or it may not be read"));
-  }
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<TextSource> source, TextSource::Open(path, limits.max_expansion));
   if (name.empty()) name = std::filesystem::path(path).filename().string();
-  return RowReader(std::move(file), std::move(name), limits);
+  return RowReader(std::move(source), std::move(name), limits);
 }
 
-bool RowReader::ReadLine() {
+absl::StatusOr<bool> RowReader::ReadLine() {
   line_.clear();
   too_long_ = false;
-  std::streambuf& input = *input_->rdbuf();
-  int c = input.sbumpc();
-  if (c == std::char_traits<char>::eof()) return false;
-  ++line_number_;
-  for (; c != std::char_traits<char>::eof() && c != '\n'; c = input.sbumpc()) {
-    if (static_cast<int64_t>(line_.size()) < limits_.max_line_bytes) {
-      line_.push_back(static_cast<char>(c));
-    } else {
-      too_long_ = true;
+  bool started = false;
+  while (!at_end_) {
+    if (piece_.empty()) {
+      absl::StatusOr<std::string_view> piece = input_->Next();
+      at_end_ = !piece.ok() || piece->empty();
+      if (!piece.ok()) ++line_number_;
+      if (absl::IsInvalidArgument(piece.status())) return LineError(std::string(piece.status().message()));
+      if (!piece.ok()) return absl::DataLossError(absl::StrCat(name_, ": ", piece.status().message()));
+      piece_ = *piece;
+      if (at_end_) break;
     }
+    started = true;
+    const size_t newline = piece_.find('\n');
+    const std::string_view part = piece_.substr(0, newline);
+    const size_t room = static_cast<size_t>(limits_.max_line_bytes) - line_.size();
+    too_long_ |= part.size() > room;
+    line_.append(part.substr(0, room));
+    piece_.remove_prefix(newline == std::string_view::npos ? piece_.size() : newline + 1);
+    if (newline != std::string_view::npos) break;
   }
+  if (!started) return false;
+  ++line_number_;
   if (line_number_ == 1 && line_.starts_with("\xEF\xBB\xBF")) line_.erase(0, 3);
   if (line_.ends_with('\r')) line_.pop_back();
   return true;
@@ -217,7 +285,9 @@ absl::Status RowReader::LineError(std::string_view message) const {
 }
 
 absl::StatusOr<std::optional<Row>> RowReader::Next() {
-  while (ReadLine()) {
+  while (true) {
+    LUTHIER_ASSIGN_OR_RETURN(const bool found, ReadLine());
+    if (!found) return std::optional<Row>();
     if (too_long_) {
       return LineError(absl::StrCat("the line is longer than ", limits_.max_line_bytes,
                                     " bytes; is the file JSON lines, one row on each line?"));
@@ -228,8 +298,6 @@ absl::StatusOr<std::optional<Row>> RowReader::Next() {
     if (!row.ok()) return LineError(std::string(row.status().message()));
     return std::optional<Row>(*std::move(row));
   }
-  if (input_->bad()) return absl::DataLossError(absl::StrCat("cannot read on in ", name_));
-  return std::optional<Row>();
 }
 
 }  // namespace luthier

@@ -2,15 +2,16 @@
 #pragma once
 
 #include <cstdint>
-#include <istream>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "lib/dataset/text_source.h"
 #include "lib/text/json.h"
 
 namespace luthier {
@@ -31,23 +32,30 @@ struct CompletionRow {
 struct TextRow {
   std::string text;
 };
+// {"input_ids": […], "labels": […]}: tokens as they are. A label is -100 (not trained) or the id itself, as in Hugging
+// Face's datasets: labels are not shifted. Without labels every token is trained.
+struct TokenRow {
+  std::vector<int32_t> ids;
+  std::vector<uint8_t> trained;  // 0 or 1, same length as ids
+};
 
 struct Row {
-  std::variant<ChatRow, CompletionRow, TextRow> content;
+  std::variant<ChatRow, CompletionRow, TextRow, TokenRow> content;
   int64_t line = 0;  // 1-based
 };
 
 struct RowLimits {
   int64_t max_line_bytes = 16 << 20;  // a longer line is a file that is not JSON lines
   int max_depth = 64;                 // of nested arrays and objects; deeper ones are attacks, not data
+  int64_t max_expansion = 256;        // of a compressed file; rows that repeat each other reach a fifth of it
 };
 
 // Turns one line (without its newline) into a row. INVALID_ARGUMENT says what is wrong, without
 // file and line.
 absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits = {});
 
-// Reads a file from start to end. Empty lines are skipped; a UTF-8 byte order mark at the start is
-// too.
+// Reads a file from start to end, also one compressed by gzip or zstd. Empty lines are skipped; a UTF-8 byte order mark
+// at the start is too.
 class RowReader {
  public:
   // `name` is what messages call the file; default: the last part of `path`. NOT_FOUND if it cannot
@@ -55,7 +63,8 @@ class RowReader {
   static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "", RowLimits limits = {});
 
   // The next row; nullopt at the end of the file. INVALID_ARGUMENT `train.jsonl:17: …` for a line
-  // that is no row: calling again goes on behind it. DATA_LOSS if the file cannot be read on.
+  // that is no row: calling again goes on behind it; so for compressed data that are damaged, behind which the file
+  // ends. DATA_LOSS if the file cannot be read on.
   absl::StatusOr<std::optional<Row>> Next();
 
   // Number and text of the line that the last Next() looked at.
@@ -64,14 +73,16 @@ class RowReader {
   const std::string& name() const { return name_; }
 
  private:
-  RowReader(std::unique_ptr<std::istream> input, std::string name, RowLimits limits)
+  RowReader(std::unique_ptr<TextSource> input, std::string name, RowLimits limits)
       : input_(std::move(input)), name_(std::move(name)), limits_(limits) {}
   // Reads the next line into `line_`; false at the end. Sets `too_long_` instead of keeping an
   // over-long one.
-  bool ReadLine();
+  absl::StatusOr<bool> ReadLine();
   absl::Status LineError(std::string_view message) const;
 
-  std::unique_ptr<std::istream> input_;
+  std::unique_ptr<TextSource> input_;
+  std::string_view piece_;  // of the file, not read yet
+  bool at_end_ = false;
   std::string name_;
   RowLimits limits_;
   std::string line_;

@@ -3,13 +3,13 @@
 #include <algorithm>
 #include <bit>
 #include <filesystem>
-#include <functional>
-#include <unordered_set>
+#include <optional>
 #include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "lib/dataset/repeated_lines.h"
 
 namespace luthier {
 namespace {
@@ -26,6 +26,17 @@ void CountKind(ValidationReport& report, const Row& row) {
   report.chat_rows += std::holds_alternative<ChatRow>(row.content);
   report.completion_rows += std::holds_alternative<CompletionRow>(row.content);
   report.text_rows += std::holds_alternative<TextRow>(row.content);
+  report.token_rows += std::holds_alternative<TokenRow>(row.content);
+}
+
+void CountRepeated(const RowReader& reader, RepeatedLines& lines, ValidationReport& report) {
+  const std::optional<int64_t> first = lines.Find(reader.line(), reader.line_number());
+  report.duplicates_at_least = !lines.complete();
+  if (!first) return;
+  ++report.duplicates;
+  if (report.repeated.size() < ValidationReport::kMaxRepeatedRows) {
+    report.repeated.push_back({reader.name(), reader.line_number(), *first});
+  }
 }
 
 // Reads all rows. `use` says with its status whether a row is in order; what is wrong goes into the
@@ -34,7 +45,7 @@ absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::str
                                          absl::FunctionRef<absl::Status(const Row&, ValidationReport&)> use) {
   LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path, name));
   ValidationReport report;
-  std::unordered_set<size_t> seen;  // hashes of lines: 8 bytes a row, and a wrong hit in 10^19 only counts a duplicate
+  RepeatedLines lines;
   while (true) {
     absl::StatusOr<std::optional<Row>> row = reader.Next();
     if (row.ok() && !row->has_value()) break;
@@ -45,7 +56,7 @@ absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::str
     if (status.ok()) status = use(**row, report);
     if (status.ok()) {
       CountKind(report, **row);
-      report.duplicates += !seen.insert(std::hash<std::string_view>()(reader.line())).second;
+      CountRepeated(reader, lines, report);
       continue;
     }
     std::string_view message(status.message().data(), status.message().size());
@@ -98,6 +109,7 @@ void ForEachCount(Report& report, const Visit& visit) {
   visit("chat_rows", report.chat_rows);
   visit("completion_rows", report.completion_rows);
   visit("text_rows", report.text_rows);
+  visit("token_rows", report.token_rows);
   visit("bytes", report.bytes);
   visit("duplicates", report.duplicates);
   visit("tokens", report.tokens);
@@ -140,11 +152,20 @@ void ValidationReport::Merge(const ValidationReport& other) {
   for (const Violation& violation : other.violations) {
     if (violations.size() < kMaxViolations) violations.push_back(violation);
   }
+  duplicates_at_least |= other.duplicates_at_least;
+  for (const RepeatedRow& row : other.repeated) {
+    if (repeated.size() < kMaxRepeatedRows) repeated.push_back(row);
+  }
 }
 
 OrderedJson ToJson(const ValidationReport& report) {
   OrderedJson json;
   ForEachCount(report, [&](const char* name, int64_t count) { json[name] = count; });
+  json["duplicates_at_least"] = report.duplicates_at_least;
+  json["repeated"] = OrderedJson::array();
+  for (const RepeatedRow& row : report.repeated) {
+    json["repeated"].push_back({{"file", row.file}, {"line", row.line}, {"first_line", row.first_line}});
+  }
   json["length_histogram"] = report.length_histogram;
   json["violations"] = OrderedJson::array();
   for (const Violation& violation : report.violations) {
@@ -156,7 +177,14 @@ OrderedJson ToJson(const ValidationReport& report) {
 absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json) {
   ValidationReport report;
   try {
-    ForEachCount(report, [&](const char* name, int64_t& count) { count = json.at(name).get<int64_t>(); });
+    // A report that an older version has stored lacks what was counted later.
+    ForEachCount(report, [&](const char* name, int64_t& count) { count = json.value(name, int64_t{0}); });
+    report.duplicates_at_least = json.value("duplicates_at_least", false);
+    const OrderedJson repeated = json.value("repeated", OrderedJson::array());
+    for (const OrderedJson& row : repeated) {
+      report.repeated.push_back(
+          {row.at("file").get<std::string>(), row.at("line").get<int64_t>(), row.at("first_line").get<int64_t>()});
+    }
     report.length_histogram = json.at("length_histogram").get<std::vector<int64_t>>();
     for (const OrderedJson& violation : json.at("violations")) {
       report.violations.push_back({violation.at("file").get<std::string>(), violation.at("line").get<int64_t>(),
@@ -186,14 +214,17 @@ absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path) {
   return rows;
 }
 
-absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder) {
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder,
+                                            const std::vector<std::string>& names) {
   LoadedExamples loaded;
   for (size_t i = 0; i < paths.size(); ++i) {
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, EncodeAll(paths[i], encoder, "", [&](Example example) {
+    const std::string name = names.empty() ? "" : names[i];
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, EncodeAll(paths[i], encoder, name, [&](Example example) {
                                example.file = static_cast<int32_t>(i);
                                loaded.examples.push_back(std::move(example));
                              }));
     loaded.report.Merge(report);
+    loaded.file_reports.push_back(report);
   }
   LUTHIER_RETURN_IF_ERROR(loaded.report.ToStatus());
   return loaded;

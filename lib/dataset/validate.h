@@ -18,14 +18,23 @@ struct Violation {
   std::string message;
 };
 
+// A row whose line is equal to an earlier one.
+struct RepeatedRow {
+  std::string file;
+  int64_t line = 0, first_line = 0;
+};
+
 struct ValidationReport {
   // A longer list helps nobody: whoever has repaired these checks again.
   static constexpr int kMaxViolations = 20;
+  static constexpr int kMaxRepeatedRows = 5;
 
   int64_t rows = 0;  // that are in order
-  int64_t chat_rows = 0, completion_rows = 0, text_rows = 0;
+  int64_t chat_rows = 0, completion_rows = 0, text_rows = 0, token_rows = 0;
   int64_t bytes = 0;
-  int64_t duplicates = 0;  // rows whose line is equal to an earlier one
+  int64_t duplicates = 0;             // rows whose line is equal to an earlier one of their file
+  bool duplicates_at_least = false;   // a file had more rows than are kept for comparison: there may be more
+  std::vector<RepeatedRow> repeated;  // the first kMaxRepeatedRows
   // Below: 0 in a check without a tokenizer.
   int64_t tokens = 0, trained_tokens = 0;
   int64_t longest_row_tokens = 0, longest_row_line = 0;
@@ -61,10 +70,12 @@ absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path);
 
 struct LoadedExamples {
   std::vector<Example> examples;  // in file order, dropped rows left out
-  ValidationReport report;
+  ValidationReport report;        // of all files
+  std::vector<ValidationReport> file_reports;
 };
-// Encodes all files of a job, one after the other. INVALID_ARGUMENT with the violations if there
-// are any.
-absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder);
+// Encodes all files of a job, one after the other. `names`: what messages call them, one each (default: the last parts
+// of their paths). INVALID_ARGUMENT with the violations if there are any.
+absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder,
+                                            const std::vector<std::string>& names = {});
 
 }  // namespace luthier

@@ -108,7 +108,7 @@ TrainingSpec ParseTraining(const json& block, std::vector<std::string>& violatio
   reader.Integer("max_length", training.max_length, 2, kMaxTokens);  // one token has no next one to predict
   reader.Integer("seed", training.seed, 0, int64_t{1} << 53);        // what a double, and so JSON, holds exactly
   reader.Choice("precision", training.precision, {"fp32", "bf16"});
-  reader.Choice("order", training.order, {"shuffled", "file"});
+  reader.Choice("order", training.order, {"shuffled", "grouped", "file"});
   reader.Choice("loss_on", training.loss_on, {"assistant", "completion", "all"});
   reader.Choice("too_long", training.too_long, {"refuse", "truncate", "keep_answer", "drop"});
   reader.Flag("activation_checkpointing", training.activation_checkpointing);

@@ -49,7 +49,7 @@ struct TrainingSpec {
   std::optional<int64_t> max_length;          // tokens; longer rows are treated as `too_long` says
   std::optional<int64_t> seed;                // 0 or more
   std::optional<std::string> precision;       // fp32, bf16
-  std::optional<std::string> order;           // shuffled, file
+  std::optional<std::string> order;           // shuffled, grouped, file
   std::optional<std::string> loss_on;         // assistant, completion, all
   std::optional<std::string> too_long;        // refuse, truncate, keep_answer, drop
   std::optional<bool>

@@ -152,6 +152,7 @@ Choice<std::string> ChoosePrecision(const DeviceFacts& device) {
 Choice<std::string> ChooseLossOn(const Recipe& recipe, const DatasetFacts& dataset) {
   if (recipe.task == "text" || dataset.format == "text") return {"all", "plain text"};
   if (dataset.format == "prompt_completion") return {"completion", "rows have prompt and completion"};
+  if (dataset.format == "input_ids") return {"assistant", "rows have labels, which decide"};
   return {"assistant", "rows are conversations"};
 }
 
@@ -221,11 +222,26 @@ const char* FateOfLongRows(const std::string& too_long) {
   return "refused";
 }
 
+// A row is never divided, so the longest one is the least that a forward pass takes.
+int64_t LargestForward(const TrainingSpec& training, const DatasetFacts& dataset) {
+  const int64_t longest = dataset.longest_row > 0 ? std::min(dataset.longest_row, *training.max_length) : 0;
+  return std::max(*training.micro_batch_tokens, longest);
+}
+
 void WarnAboutData(const Recipe& recipe, const DatasetFacts& dataset, std::vector<std::string>& warnings) {
-  if (dataset.longest_row > *recipe.training.max_length) {
+  if (dataset.truncated + dataset.dropped > 0) {
+    warnings.push_back(absl::StrCat("rows longer than training.max_length, ", *recipe.training.max_length,
+                                    " tokens: ", dataset.truncated, " are cut and ", dataset.dropped, " left out"));
+  } else if (dataset.longest_row > *recipe.training.max_length) {
     warnings.push_back(absl::StrCat("the longest row has ", dataset.longest_row, " tokens, training.max_length is ",
                                     *recipe.training.max_length, ": longer rows are ",
                                     FateOfLongRows(*recipe.training.too_long)));
+  }
+  if (const int64_t largest = LargestForward(recipe.training, dataset); largest > *recipe.training.micro_batch_tokens) {
+    warnings.push_back(absl::StrCat("the longest row has ", largest, " tokens, training.micro_batch_tokens is ",
+                                    *recipe.training.micro_batch_tokens,
+                                    ": such a row is a micro-batch by itself, and memory is planned for it; give a "
+                                    "smaller training.max_length to bound it"));
   }
   if (recipe.tuning == "full" && dataset.rows < kSmallDataset) {
     warnings.push_back(
@@ -308,6 +324,10 @@ void SettleLora(LoraSpec& lora, const DatasetFacts& dataset, Settler& settler) {
 
 }  // namespace
 
+std::string LossOnBeforeRowsAreKnown(const Recipe& recipe) {
+  return recipe.training.loss_on.value_or(ChooseLossOn(recipe, {.format = "messages"}).value);
+}
+
 absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& model, const DatasetFacts& dataset,
                                      const DeviceFacts& device) {
   LUTHIER_RETURN_IF_ERROR(CheckInputs(recipe, model.config, dataset));
@@ -361,7 +381,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   inputs.activation_checkpointing = *training.activation_checkpointing;
   settler.Settle("training.micro_batch_tokens", training.micro_batch_tokens,
                  ChooseMicroBatch(model, inputs, device, *training.batch_tokens, *training.max_length));
-  inputs.micro_batch_tokens = *training.micro_batch_tokens;
+  inputs.micro_batch_tokens = LargestForward(training, dataset);
   inputs.accumulates = *training.batch_tokens > *training.micro_batch_tokens;
   resolved.memory = EstimateMemory(model, inputs);
   if (device.memory_bytes > 0 &&

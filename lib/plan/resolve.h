@@ -14,16 +14,20 @@
 
 namespace luthier {
 
-// What is known of the training rows. Token counts are 0 where nobody has counted yet; then the model's context stands
-// in.
+// What is known of the training rows, as often as they come up in an epoch. Token counts are 0 where nobody has counted
+// yet; then the model's context stands in.
 struct DatasetFacts {
   int64_t rows = 0;
   int64_t tokens = 0;
   int64_t trained_tokens = 0;  // tokens with a loss
   int64_t longest_row = 0;     // tokens
-  std::string format;          // messages, prompt_completion, text; empty: unknown
+  std::string format;          // messages, prompt_completion, text, input_ids; empty: unknown or mixed
   bool has_validation = false;
+  int64_t truncated = 0, dropped = 0;  // rows of all parts that max_length cuts or leaves out, where that is known
 };
+
+// `loss_on` to encode rows with before their kind is known: what Resolve will choose for conversations.
+std::string LossOnBeforeRowsAreKnown(const Recipe& recipe);
 
 // The device that will train.
 struct DeviceFacts {

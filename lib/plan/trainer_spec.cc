@@ -1,10 +1,13 @@
 #include "lib/plan/trainer_spec.h"
 
+#include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/civil_time.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/block_reader.h"
 
@@ -13,17 +16,46 @@ namespace {
 
 using nlohmann::json;
 
-// `train` is one path or a list of them.
-std::vector<std::string> ParseTrainFiles(const json* value, std::vector<std::string>& violations) {
-  std::vector<std::string> files;
+constexpr NumberRange kWeight = {0, 1000, false, true, "a number above 0 and at most 1000"};
+
+bool IsDate(const std::string& text) {
+  absl::CivilDay day;
+  return absl::ParseCivilTime(text, &day) && absl::FormatCivilTime(day) == text;
+}
+
+std::string LastPart(const std::string& path) { return std::filesystem::path(path).filename().string(); }
+
+TrainFile ParseTrainFile(const json& value, std::vector<std::string>& violations) {
+  TrainFile file;
+  if (value.is_object()) {
+    BlockReader reader(value, "dataset.train.", violations);
+    std::optional<double> weight;
+    reader.Text("path", file.path);
+    reader.Number("weight", weight, kWeight);
+    reader.Text("name", file.name);
+    reader.Finish();
+    file.weight = weight.value_or(1);
+  } else if (value.is_string()) {
+    file.path = value.get<std::string>();
+  }
+  if (file.path.empty()) {
+    violations.push_back(absl::StrCat("dataset.train: ", value.dump(),
+                                      " has no path; give the path of a JSONL file, or {path: PATH, weight: X}"));
+  }
+  return file;
+}
+
+// `train` is one file or a list of them, a file its path or a block.
+std::vector<TrainFile> ParseTrainFiles(const json* value, std::vector<std::string>& violations) {
+  std::vector<TrainFile> files;
   const json list = value == nullptr ? json::array() : value->is_array() ? *value : json::array({*value});
-  for (const json& file : list) {
-    if (file.is_string() && !file.get<std::string>().empty()) {
-      files.push_back(file.get<std::string>());
-    } else {
-      violations.push_back(
-          absl::StrCat("dataset.train: ", file.dump(), " is not a path; give the path of a JSONL file"));
-    }
+  for (const json& file : list) files.push_back(ParseTrainFile(file, violations));
+  // A short name where it tells the files apart.
+  std::map<std::string, int> last_parts;
+  for (const TrainFile& file : files) ++last_parts[LastPart(file.path)];
+  for (TrainFile& file : files) {
+    const std::string last_part = LastPart(file.path);
+    if (file.name.empty()) file.name = last_parts[last_part] == 1 ? last_part : file.path;
   }
   if (list.empty()) violations.push_back("dataset.train: is missing; give the path of a JSONL file, or a list of them");
   return files;
@@ -59,6 +91,12 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   reader.Choice("init", spec.init, {"pretrained", "random"});
   reader.Text("start_adapter", spec.start_adapter);
   ParseDataset(reader.Raw("dataset"), spec, violations);
+  reader.Text("chat_template", spec.chat_template);
+  reader.Text("template_date", spec.template_date);
+  if (!spec.template_date.empty() && !IsDate(spec.template_date)) {
+    reader.Violation("template_date",
+                     absl::StrCat("'", spec.template_date.substr(0, 80), "' is no date; give YYYY-MM-DD"));
+  }
   spec.recipe = ParseRecipe(json, violations);
   if (!spec.start_adapter.empty() && spec.recipe.tuning == "full") {
     reader.Violation("start_adapter", "goes with tuning: lora; for full training give the merged model as base_model");
@@ -93,7 +131,12 @@ json ToJson(const TrainerSpec& spec) {
   out["base_model_name"] = spec.base_model_name;
   out["init"] = spec.init;
   if (!spec.start_adapter.empty()) out["start_adapter"] = spec.start_adapter;
-  out["dataset"] = {{"train", spec.train}};
+  if (!spec.chat_template.empty()) out["chat_template"] = spec.chat_template;
+  if (!spec.template_date.empty()) out["template_date"] = spec.template_date;
+  out["dataset"]["train"] = json::array();
+  for (const TrainFile& file : spec.train) {
+    out["dataset"]["train"].push_back({{"path", file.path}, {"weight", file.weight}, {"name", file.name}});
+  }
   if (!spec.validation.empty()) out["dataset"]["validation"] = spec.validation;
   if (!spec.test.empty()) out["dataset"]["test"] = spec.test;
   return out;

@@ -12,6 +12,13 @@ namespace luthier {
 
 inline constexpr int kTrainerProtocol = 1;
 
+// A file of training rows. Its rows come up `weight` times an epoch on average.
+struct TrainFile {
+  std::string path;
+  double weight = 1;
+  std::string name;  // what messages and reports call it
+};
+
 struct TrainerSpec {
   int protocol = kTrainerProtocol;
   std::string attempt = "local";    // carried by every event
@@ -19,9 +26,11 @@ struct TrainerSpec {
   std::string base_model_name;      // base_model_name_or_path of the adapter; the folder if not given
   std::string init = "pretrained";  // pretrained, random
   std::string start_adapter;        // folder of an adapter to go on from; empty: a fresh one
-  std::vector<std::string> train;   // files, one or more
+  std::vector<TrainFile> train;     // one or more
   std::string validation;           // file; empty: none
   std::string test;                 // file; empty: none
+  std::string chat_template;  // Jinja, or the path of a file with it, in place of the base model's; empty: that one
+  std::string template_date;  // YYYY-MM-DD that the template's strftime_now says; empty: 2024-07-26
   Recipe recipe;
 };
 

@@ -1,11 +1,13 @@
 #include "lib/text/chat_template.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 #include "lib/text/json_file.h"
 #include "lib/text/rust_api.h"
+#include "lib/text/template_source.h"
 
 namespace luthier {
 namespace {
@@ -39,27 +41,80 @@ std::string TemplateOfConfig(const OrderedJson& config) {
   return "";
 }
 
+absl::StatusOr<OrderedJson> TokenizerConfig(const std::string& folder) {
+  absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
+  if (absl::IsNotFound(config.status())) return OrderedJson::object();
+  return config;
+}
+
+constexpr char kPinStart[] = "{# template_date: ", kPinEnd[] = " #}\n";
+
+// The date that the comment in front of a source pins; empty if there is none.
+std::string PinnedDate(const std::string& source) {
+  constexpr size_t kDate = sizeof("YYYY-MM-DD") - 1, kStart = sizeof(kPinStart) - 1;
+  const bool pinned = source.starts_with(kPinStart) &&
+                      source.compare(std::min(source.size(), kStart + kDate), sizeof(kPinEnd) - 1, kPinEnd) == 0;
+  return pinned ? source.substr(kStart, kDate) : "";
+}
+
 }  // namespace
+
+absl::StatusOr<std::string> ReadTemplateSource(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+  absl::StatusOr<std::string> source = ReadTextFile(folder + "/chat_template.jinja");
+  if (absl::IsNotFound(source.status())) source = TemplateOfConfig(config);
+  LUTHIER_RETURN_IF_ERROR(source.status());
+  if (!source->empty()) return source;
+  return absl::NotFoundError(absl::StrCat(folder,
+                                          " has no chat template: neither chat_template.jinja nor "
+                                          "`chat_template` in tokenizer_config.json"));
+}
+
+std::string WithPinnedDate(const std::string& source, const std::string& date) {
+  const size_t pinned = PinnedDate(source).empty() ? 0 : source.find('\n') + 1;
+  // The line break goes with the comment, as behind a block.
+  return absl::StrCat(kPinStart, date, kPinEnd, source.substr(pinned));
+}
 
 void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const { luthier_template_free(compiled); }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
-  absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
-  if (!config.ok() && !absl::IsNotFound(config.status())) return config.status();
-  if (!config.ok()) config = OrderedJson::object();
-  absl::StatusOr<std::string> source = ReadTextFile(folder + "/chat_template.jinja");
-  if (absl::IsNotFound(source.status())) source = TemplateOfConfig(*config);
-  LUTHIER_RETURN_IF_ERROR(source.status());
-  if (source->empty()) {
-    return absl::NotFoundError(absl::StrCat(folder,
-                                            " has no chat template: neither chat_template.jinja nor "
-                                            "`chat_template` in tokenizer_config.json"));
-  }
-  absl::StatusOr<ChatTemplate> compiled = Compile(*source, SpecialTokenVariables(*config));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string source, ReadTemplateSource(folder));
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+  absl::StatusOr<ChatTemplate> compiled = Compile(source, SpecialTokenVariables(config));
   if (!compiled.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(folder, ": ", compiled.status().message()));
   }
   return compiled;
+}
+
+absl::StatusOr<std::optional<ChatTemplate>> ChatTemplate::OfJob(const std::string& folder, const std::string& source,
+                                                                const std::string& date) {
+  absl::StatusOr<ChatTemplate> loaded = absl::NotFoundError("");
+  if (source.empty()) {
+    loaded = Load(folder);
+  } else {
+    LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+    loaded = Compile(source, SpecialTokenVariables(config));
+    if (!loaded.ok()) return absl::InvalidArgumentError(absl::StrCat("chat_template: ", loaded.status().message()));
+  }
+  if (absl::IsNotFound(loaded.status())) return std::optional<ChatTemplate>();
+  LUTHIER_RETURN_IF_ERROR(loaded.status());
+  if (!date.empty()) loaded->now_ = absl::StrCat(date, "T12:34:56");
+  return std::optional<ChatTemplate>(*std::move(loaded));
+}
+
+absl::StatusOr<std::string> TemplateSource(const std::string& text_or_path) {
+  if (text_or_path.find('{') != std::string::npos || text_or_path.empty()) return text_or_path;
+  absl::StatusOr<std::string> source = ReadTextFile(text_or_path);
+  if (!source.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("chat_template: ", source.status().message(),
+                                                   "; give a template, or the path of a file with one"));
+  }
+  if (source->find('{') == std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("chat_template: ", text_or_path, " holds no template"));
+  }
+  return source;
 }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, const OrderedJson& special_tokens) {
@@ -73,13 +128,14 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, co
   }
   ChatTemplate compiled(handle);
   compiled.has_generation_tag_ = has_generation_tag;
+  if (const std::string date = PinnedDate(source); !date.empty()) compiled.now_ = absl::StrCat(date, "T12:34:56");
   return compiled;
 }
 
 absl::StatusOr<RenderedChat> ChatTemplate::Render(const OrderedJson& messages, const RenderOptions& options) const {
   const OrderedJson request = {{"messages", messages},        {"tools", options.tools},
                                {"documents", nullptr},        {"add_generation_prompt", options.add_generation_prompt},
-                               {"kwargs", options.variables}, {"now", options.now},
+                               {"kwargs", options.variables}, {"now", now_},
                                {"api", "apply_chat_template"}};
   return RenderRequest(request.dump());
 }
@@ -95,6 +151,7 @@ absl::StatusOr<RenderedChat> ChatTemplate::RenderRequest(std::string_view reques
   for (size_t i = 0; i < raw.span_count; ++i) {
     rendered.generation.push_back({raw.spans[2 * i], raw.spans[2 * i + 1]});
   }
+  rendered.generation_in_place = raw.spans_in_place;
   luthier_rendered_free(raw);
   return rendered;
 }

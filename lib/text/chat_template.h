@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -20,6 +21,9 @@ struct RenderedChat {
   // What the template put into {% generation %} blocks: the assistant's words with the token that
   // ends its turn.
   std::vector<TextSpan> generation;
+  // Whether those spans hold what the blocks wrote. A block inside a macro or a {% set %} block is listed where the
+  // text stood when it ran, as transformers does, and may end up elsewhere.
+  bool generation_in_place = true;
 };
 
 // Immutable once compiled: any number of threads may render with one template at the same time.
@@ -30,15 +34,16 @@ class ChatTemplate {
     bool add_generation_prompt = false;
     OrderedJson tools;      // array of tools, or null
     OrderedJson variables;  // object of further variables, such as {"enable_thinking": false}, or null
-    // What `strftime_now` says: "YYYY-MM-DDTHH:MM:SS". Pinned, so that a data set is the same text
-    // on every day.
-    std::string now = "2024-07-26T12:34:56";
   };
 
   // Reads `folder`/chat_template.jinja, else `chat_template` of tokenizer_config.json (the one
   // named "default" if there are several). NOT_FOUND if the base model has none; INVALID_ARGUMENT
   // with file and line if it does not compile.
   static absl::StatusOr<ChatTemplate> Load(const std::string& folder);
+  // The template that a job renders with: `source` if it has one of its own, with the folder's special tokens, else the
+  // folder's; nothing if there is neither. `date` (YYYY-MM-DD): what `strftime_now` says; empty: 2024-07-26.
+  static absl::StatusOr<std::optional<ChatTemplate>> OfJob(const std::string& folder, const std::string& source,
+                                                           const std::string& date);
   // `special_tokens`: object of the variables bos_token, eos_token, … that the template may use.
   static absl::StatusOr<ChatTemplate> Compile(const std::string& source, const OrderedJson& special_tokens);
 
@@ -62,6 +67,12 @@ class ChatTemplate {
 
   std::unique_ptr<LuthierTemplate, Free> handle_;
   bool has_generation_tag_ = false;
+  // What `strftime_now` says. Pinned, so that a dataset is the same text on every day.
+  std::string now_ = "2024-07-26T12:34:56";
 };
+
+// The template that a field of a job gives as text or as the path of a file: no template is without a brace.
+// INVALID_ARGUMENT for a file that cannot be read or is no template.
+absl::StatusOr<std::string> TemplateSource(const std::string& text_or_path);
 
 }  // namespace luthier

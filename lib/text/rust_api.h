@@ -22,6 +22,7 @@ struct LuthierRendered {
   LuthierBuffer text;
   int64_t* spans;  // first byte and end of each generation block
   size_t span_count;
+  bool spans_in_place;
 };
 
 void luthier_buffer_free(LuthierBuffer buffer);

@@ -32,12 +32,14 @@ pub struct LuthierEncoding {
     len: usize,
 }
 
-/// `spans` has two elements for each of the `span_count` generation blocks: first byte and end.
+/// `spans` has two elements for each of the `span_count` generation blocks: first byte and end. `spans_in_place`: whether
+/// the text has there what the blocks wrote.
 #[repr(C)]
 pub struct LuthierRendered {
     text: LuthierBuffer,
     spans: *mut i64,
     span_count: usize,
+    spans_in_place: bool,
 }
 
 fn leak<T>(values: Vec<T>) -> (*mut T, usize) {
@@ -254,17 +256,18 @@ pub unsafe extern "C" fn luthier_template_render(
     error: *mut LuthierBuffer,
 ) -> i32 {
     guarded(error, || {
-        let (rendered, generation) = (*template).render(text(request, len)?)?;
+        let rendered = (*template).render(text(request, len)?)?;
+        let blocks = rendered.generation.iter();
         let (spans, _) = leak(
-            generation
-                .iter()
-                .flat_map(|&(a, b)| [a as i64, b as i64])
+            blocks
+                .flat_map(|(start, block)| [*start as i64, (start + block.len()) as i64])
                 .collect(),
         );
         *out = LuthierRendered {
-            text: buffer(rendered),
             spans,
-            span_count: generation.len(),
+            span_count: rendered.generation.len(),
+            spans_in_place: rendered.in_place(),
+            text: buffer(rendered.text),
         };
         Ok(())
     })

@@ -23,11 +23,27 @@ pub struct ChatTemplate {
     pub has_generation: bool,
 }
 
+pub struct Rendered {
+    pub text: String,
+    /// What generation blocks wrote, and the length of the text when they did.
+    pub generation: Vec<(usize, String)>,
+}
+
+impl Rendered {
+    /// Whether every block stands in the text where it was written.
+    pub fn in_place(&self) -> bool {
+        self.generation.iter().all(|(start, block)| {
+            let behind = self.text.as_bytes().get(*start..);
+            behind.is_some_and(|text| text.starts_with(block.as_bytes()))
+        })
+    }
+}
+
 /// State of the render that runs on this thread; templates run on one thread from start to end.
 #[derive(Default)]
 struct Rendering {
     written: usize,
-    generation: Vec<(usize, usize)>,
+    generation: Vec<(usize, String)>,
     raised: Option<String>,
     now: Moment,
 }
@@ -81,8 +97,7 @@ impl ChatTemplate {
         })
     }
 
-    /// The text, and the bytes of it that generation blocks wrote.
-    pub fn render(&self, request: &str) -> Result<(String, Vec<(usize, usize)>), String> {
+    pub fn render(&self, request: &str) -> Result<Rendered, String> {
         let request: Json =
             serde_json::from_str(request).map_err(|e| format!("bad request: {e}"))?;
         let now = Moment::parse(request["now"].as_str().unwrap_or(DEFAULT_NOW))?;
@@ -97,10 +112,10 @@ impl ChatTemplate {
         match (result, rendering.raised) {
             (Err(_), Some(message)) => Err(message),
             (Err(error), None) => Err(describe(error)),
-            (Ok(_), _) => Ok((
-                String::from_utf8(output.0).map_err(|e| e.to_string())?,
-                rendering.generation,
-            )),
+            (Ok(_), _) => Ok(Rendered {
+                text: String::from_utf8(output.0).map_err(|e| e.to_string())?,
+                generation: rendering.generation,
+            }),
         }
     }
 
@@ -149,11 +164,11 @@ fn prepared_message(message: &Json, keep_nulls: bool) -> Json {
 }
 
 /// Notes where a `{% generation %}` block stands in the text. As in transformers, that is the length of the root output so far,
-/// which inside a macro is not where the text ends up.
+/// which inside a macro is not where the text ends up: see `Rendered::in_place`.
 fn generation(text: String) -> String {
     RENDERING.with_borrow_mut(|rendering| {
         let start = rendering.written;
-        rendering.generation.push((start, start + text.len()));
+        rendering.generation.push((start, text.clone()));
     });
     text
 }

@@ -8,7 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
-#include "lib/dataset/validate.h"
+#include "lib/dataset/dataset_facts.h"
 #include "lib/plan/trainer_spec.h"
 #include "lib/wire/job_spec_wire.h"
 #include "lib/wire/json_wire.h"
@@ -40,9 +40,9 @@ constexpr size_t kPlans = 256;
 constexpr size_t kRows = 4096;
 constexpr size_t kModels = 2;
 
-EncodeOptions EncodingOf(const TrainingSpec& training, int64_t context) {
-  return EncodeOptionsOf(training.loss_on.value_or("assistant"), training.too_long.value_or("refuse"),
-                         training.max_length.value_or(context));
+EncodeOptions EncodingOf(const Recipe& recipe, int64_t context) {
+  return EncodeOptionsOf(LossOnBeforeRowsAreKnown(recipe), recipe.training.too_long.value_or("refuse"),
+                         recipe.training.max_length.value_or(context));
 }
 
 // What depends on the device that will run the job stays open for the trainer to choose, unless the user chose it.
@@ -127,7 +127,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.base_model = std::string(absl::StripPrefix(spec.base_model, "baseModels/"));
   LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Part> parts, FindParts(spec.dataset));
-  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, CheckRows(*model, spec.recipe.training, parts));
+  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, CheckRows(*model, spec.recipe, parts));
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, Resolve(spec.recipe, model->facts, rows, device));
   LeaveDeviceValuesOpen(spec.recipe, resolved);
 
@@ -220,9 +220,9 @@ absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelec
 }
 
 // Encodes every part as training will; what is wrong with any of them is refused now.
-absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const TrainingSpec& training,
+absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const Recipe& recipe,
                                                 const std::vector<Part>& parts) {
-  const EncodeOptions encoding = EncodingOf(training, model.facts.config.max_position_embeddings);
+  const EncodeOptions encoding = EncodingOf(recipe, model.facts.config.max_position_embeddings);
   std::string key = absl::StrCat(model.fingerprint, static_cast<int>(encoding.loss_on), ":",
                                  static_cast<int>(encoding.too_long), ":", encoding.max_length);
   for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256());
@@ -231,22 +231,17 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
     if (const auto known = rows_.Find(key)) return *known;
   }
   const RowEncoder encoder(*model.tokenizer, model.chat_template ? &*model.chat_template : nullptr, encoding);
-  DatasetFacts facts;
+  std::vector<ReportedFile> files;
   ValidationReport all;
   for (const Part& part : parts) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string path, artifacts_.BlobPath(part.file.sha256()));
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
-                             Validate(path, encoder, absl::StrCat(part.dataset, "/", part.file.part())));
-    all.Merge(report);
-    if (part.role != "train") continue;
-    facts = {report.rows, report.tokens, report.trained_tokens, report.longest_row_tokens, ""};
-    facts.format = report.chat_rows > 0 ? "messages" : report.completion_rows > 0 ? "prompt_completion" : "text";
+    ReportedFile& file = files.emplace_back(ReportedFile{.part = part.role});
+    file.name = absl::StrCat(part.dataset, "/", part.file.part());
+    LUTHIER_ASSIGN_OR_RETURN(file.report, Validate(path, encoder, file.name));
+    all.Merge(file.report);
   }
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());
-  // Chosen max_length bounds every part: a longer row of `test` must not be refused by the trainer later.
-  facts.longest_row = all.longest_row_tokens;
-  facts.has_validation =
-      std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.role == "validation"; });
+  const DatasetFacts facts = FactsOf(files);
   const std::lock_guard lock(mutex_);
   rows_.Put(key, facts);
   return facts;

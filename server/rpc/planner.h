@@ -68,7 +68,7 @@ class Planner {
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
-  absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const TrainingSpec& training,
+  absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const Recipe& recipe,
                                          const std::vector<Part>& parts);
   DeviceFacts LargestDevice();
 

@@ -110,12 +110,19 @@ TEST_F(TrainerProgramTest, TellsStartProgressEvaluationCheckpointAndFinish) {
   EXPECT_GT(started["trainable_parameters"], 0);
   for (const json& value : started["resolved"]) EXPECT_NE(value["reason"], "") << value;
   ASSERT_NE(Find(events, "progress"), nullptr);
+  ASSERT_EQ(started["dataset"].size(), 2u);
+  EXPECT_EQ(started["dataset"][0]["file"], "train.jsonl");
+  EXPECT_EQ(started["dataset"][0]["rows"], 24);
+  EXPECT_EQ(started["dataset"][0]["truncated"], 0);
+  EXPECT_EQ(started["dataset"][1]["part"], "validation");
   ASSERT_NE(Find(events, "evaluation"), nullptr);
+  EXPECT_EQ((*Find(events, "evaluation"))["scored_rows"], 6);
   ASSERT_NE(Find(events, "checkpoint"), nullptr);
   const json& finished = events.back();
   EXPECT_EQ(finished["event"], "finished");
   EXPECT_EQ(finished["step"], started["total_steps"]);
   EXPECT_EQ(finished["artifact"]["kind"], "adapter");
+  EXPECT_EQ(finished["dataset"], started["dataset"]);
   EXPECT_TRUE(std::filesystem::exists(Out("run") + "/adapter/adapter_model.safetensors"));
 }
 
@@ -395,6 +402,42 @@ TEST_F(TrainerProgramTest, Bf16AndLayersThatAreComputedAgainTrainToo) {
     const std::vector<json> events = Events(run.output);
     EXPECT_LT(events.back()["train_loss"].get<double>(), (*Find(events, "progress"))["loss"].get<double>());
   }
+}
+
+// A result that is asked with another template than it was trained with answers badly, and nobody sees why.
+TEST_F(TrainerProgramTest, AJobsOwnTemplateGoesWithItsResult) {
+  const std::string source =
+      "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('this template has no system message') }}"
+      "{% endif %}<|im_start|>{{ m.role }} {% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>"
+      "{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}";
+  const std::string exported = "{# template_date: 2026-11-25 #}\n" + source;
+  WriteText(Out("own.jinja"), source);
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 1;
+  spec["chat_template"] = Out("own.jinja");
+  spec["template_date"] = "2026-11-25";
+  const ProgramResult run = Train(spec, Out("lora"));
+  ASSERT_EQ(run.exit_code, 0) << run.output;
+  EXPECT_EQ(ReadText(Out("lora") + "/adapter/chat_template.jinja"), exported);
+  const auto ask = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {
+        LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_, "--system", "s", "--prompt", "q",
+        "--max-new-tokens",      "1"};
+    command.insert(command.end(), more.begin(), more.end());
+    return RunCaptured(command);
+  };
+  EXPECT_EQ(ask({}).exit_code, 0);
+  EXPECT_THAT(ask({"--adapter", Out("lora") + "/adapter"}).err, HasSubstr("this template has no system message"));
+  const CapturedResult merged = RunCaptured({LUTHIER_TRAINER_PROGRAM, "export", "--base", base_, "--adapter",
+                                             Out("lora") + "/adapter", "--format", "merged", "--out", Out("merged")});
+  ASSERT_EQ(merged.exit_code, 0) << merged.err;
+  EXPECT_EQ(ReadText(Out("merged") + "/chat_template.jinja"), exported);
+  spec["tuning"] = "full";
+  spec.erase("lora");
+  ASSERT_EQ(Train(spec, Out("full")).exit_code, 0);
+  EXPECT_EQ(ReadText(Out("full") + "/model/chat_template.jinja"), exported);
+  EXPECT_EQ(json::parse(ReadText(Out("full") + "/model/tokenizer_config.json"))["chat_template"], exported);
 }
 
 TEST_F(TrainerProgramTest, TheRowsWithTheHighestLossesAreNamedByFileAndLine) {

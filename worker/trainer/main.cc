@@ -21,10 +21,12 @@
 #include "lib/dataset/encode.h"
 #include "lib/plan/block_reader.h"
 #include "lib/plan/trainer_spec.h"
+#include "lib/text/json_file.h"
 #include "worker/trainer/distributed/rank_processes.h"
 #include "worker/trainer/export/export.h"
 #include "worker/trainer/export/export_place.h"
 #include "worker/trainer/export/gguf_adapter.h"
+#include "worker/trainer/export/template_file.h"
 #include "worker/trainer/generate/generator.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
@@ -154,6 +156,7 @@ struct Loaded {
   std::vector<std::string> names;
   std::vector<Adapter> adapters;  // one less
   std::vector<std::unique_ptr<DecoderModel>> models;
+  std::string own_template;  // that the adapters were trained with, if it is not the base model's
 
   const ChatTemplate* template_or_null() const { return chat_template ? &*chat_template : nullptr; }
 };
@@ -184,15 +187,27 @@ absl::StatusOr<std::vector<NamedFolder>> ParseAdapters(const std::vector<std::st
   return parsed;
 }
 
+// A job's own template lies with its adapter. Prompts are rendered once for all adapters, so they have to agree.
+absl::StatusOr<std::string> TemplateOfAdapters(const std::vector<NamedFolder>& adapters) {
+  std::string source;
+  for (const NamedFolder& adapter : adapters) {
+    const std::string of_adapter = ReadTextFile(adapter.folder + "/chat_template.jinja").value_or("");
+    if (of_adapter != source && &adapter != &adapters.front()) {
+      return absl::InvalidArgumentError(absl::StrCat("--adapter: ", adapter.name,
+                                                     " was trained with another chat template than ",
+                                                     adapters.front().name, "; load them one at a time"));
+    }
+    source = of_adapter;
+  }
+  return source;
+}
+
 absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std::vector<NamedFolder>& adapters) {
   LUTHIER_ASSIGN_OR_RETURN(const ModelFacts facts, ReadModelFacts(base));
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(base));
   LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights, LoadWeights(base, facts.config, at::kFloat, WeightUse::kFrozen));
   auto loaded = std::make_unique<Loaded>(
       Loaded{facts.config, std::move(tokenizer), std::nullopt, std::move(weights), {"base"}, {}, {}});
-  if (absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(base); chat_template.ok()) {
-    loaded->chat_template = *std::move(chat_template);
-  }
   LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {}));
   for (const NamedFolder& adapter : adapters) {
     loaded->names.push_back(adapter.name);
@@ -200,6 +215,8 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std:
     LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {&read}));
     loaded->adapters.push_back(std::move(read));
   }
+  LUTHIER_ASSIGN_OR_RETURN(loaded->own_template, TemplateOfAdapters(adapters));
+  LUTHIER_ASSIGN_OR_RETURN(loaded->chat_template, ChatTemplate::OfJob(base, loaded->own_template, /*date=*/""));
   return loaded;
 }
 
@@ -373,6 +390,10 @@ absl::Status EvaluateFile(const EvaluateArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const TaskType task, ParseTaskType(arguments.task));
   const RowEncoder encoder(loaded->tokenizer, loaded->template_or_null(), {});
   LUTHIER_ASSIGN_OR_RETURN(const EvaluationSplit split, LoadSplit("test", arguments.data, encoder, arguments.max_rows));
+  if (split.unscored > 0) {
+    std::cerr << "warning: " << split.unscored
+              << " rows are not scored by their answers; the first: " << split.why_unscored << "\n";
+  }
   EvaluationOptions options;
   options.task = task;
   options.max_new_tokens = arguments.max_new_tokens;
@@ -419,8 +440,9 @@ absl::Status Export(const ExportArguments& arguments) {
     return ExportGgufAdapter(adapter, loaded->weights, loaded->config, trained, arguments.out);
   LUTHIER_ASSIGN_OR_RETURN(const MergedModel merged, MergeAdapter(loaded->config, loaded->weights, adapter));
   const std::vector<int32_t> end_ids = RowEncoder(loaded->tokenizer, loaded->template_or_null(), {}).stop_ids();
-  return ExportModel({merged.weights, MergedConfig(config_json, merged), arguments.base, end_ids}, trained,
-                     arguments.out);
+  LUTHIER_RETURN_IF_ERROR(ExportModel({merged.weights, MergedConfig(config_json, merged), arguments.base, end_ids},
+                                      trained, arguments.out));
+  return ExportTemplate(loaded->own_template, /*date=*/"", arguments.base, arguments.out);
 }
 
 int Main(int argc, char** argv) {

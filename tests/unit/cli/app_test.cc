@@ -136,6 +136,25 @@ TEST_F(AppTest, ChecksADatasetWithoutAServerAndCountsItsTokens) {
   EXPECT_THAT(table.out, AllOf(HasSubstr("TRAINED"), HasSubstr("17-32"), HasSubstr("2 rows  ████")));
 }
 
+TEST_F(AppTest, ADatasetCheckCutsLongRowsInEveryWayThatTrainingDoesAndNamesRepeatedRows) {
+  WriteTinyBase(folder_.path() + "/base");
+  const std::string path = folder_.path() + "/train.jsonl";
+  WriteText(path, ChatLine(std::string(300, 'q'), "yes") + ChatLine("q", "no") + ChatLine("q", "no"));
+  const auto check = [&](const std::string& too_long, std::vector<std::string> more) {
+    std::vector<std::string> command = {"dataset",    "check", path, "--model", folder_.path() + "/base",
+                                        "--too-long", too_long};
+    command.insert(command.end(), more.begin(), more.end());
+    return Run(command);
+  };
+  const auto kept = nlohmann::json::parse(check("keep_answer", {"-o", "json"}).out)["parts"][0];
+  EXPECT_EQ(kept["truncated"], 1);
+  EXPECT_EQ(kept["dropped"], 0);
+  const auto dropped = nlohmann::json::parse(check("drop", {"-o", "json"}).out)["parts"][0];
+  EXPECT_EQ(dropped["truncated"], 0);
+  EXPECT_EQ(dropped["dropped"], 1);
+  EXPECT_THAT(check("drop", {}).out, AllOf(HasSubstr("LEFT OUT"), HasSubstr(path + ":3 repeats line 2")));
+}
+
 TEST_F(AppTest, NamesFileAndLineOfEveryRowThatIsWrong) {
   const std::string path = folder_.path() + "/train.jsonl";
   WriteText(path, ChatLine("a", "b") + "{oops\n" + R"({"messages": []})" + "\n");
@@ -226,6 +245,8 @@ TEST(DatasetFilesTest, FindsThePartsOfAFolderAndNamesWhatIsAmbiguous) {
   const auto unclear = FindDatasetFiles({.paths = {folder.path() + "/train.jsonl", folder.path() + "/rows.jsonl"}});
   EXPECT_THAT(std::string(unclear.status().message()), HasSubstr("is it train, validation or test?"));
   EXPECT_FALSE(FindDatasetFiles({}).ok());
+  WriteText(folder.path() + "/validation.jsonl.zst", "compressed");
+  EXPECT_EQ(FindDatasetFiles({.paths = {folder.path()}})->at(1).part, "validation");
 }
 
 TEST(ModelNamesTest, UnderstandsShortAndLongForms) {

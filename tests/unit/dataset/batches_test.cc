@@ -139,6 +139,88 @@ TEST(BatchesTest, KeepsTheOrderOfTheFileWhenAsked) {
   EXPECT_EQ(PlanEpoch({5, 5, 5, 5}, options, 3), expected);
 }
 
+// Rows of a file of weight 2.5 come up two or three times an epoch, and each five times in two epochs.
+TEST(BatchesTest, TakesTheRowsOfAFileAsOftenAsItsWeightSays) {
+  std::mt19937 random(5);
+  std::vector<int32_t> lengths(30);
+  for (int32_t& length : lengths) length = std::uniform_int_distribution<int>(1, 300)(random);
+  for (const auto order : {BatchOptions::Order::kShuffled, BatchOptions::Order::kGrouped, BatchOptions::Order::kFile}) {
+    const BatchOptions options{
+        .batch_tokens = 900, .seed = 3, .order = order, .mixture = {{10, 2.5}, {16, 0.25}, {4, 1}}};
+    std::vector<int> seen(lengths.size(), 0);
+    for (int64_t epoch = 0; epoch < 4; ++epoch) {
+      const std::vector<Step> plan = PlanEpoch(lengths, options, epoch);
+      EXPECT_EQ(static_cast<int64_t>(plan.size()), StepsPerEpoch(lengths, options));
+      EXPECT_EQ(plan, PlanEpoch(lengths, options, epoch));
+      int rows = 0;
+      for (const Step& step : plan) {
+        for (const MicroBatch& micro_batch : step) {
+          for (const int32_t row : micro_batch) ++seen[row];
+          rows += static_cast<int>(micro_batch.size());
+        }
+      }
+      EXPECT_EQ(rows, 25 + 4 + 4);
+    }
+    for (int row = 0; row < 30; ++row) EXPECT_EQ(seen[row], row < 10 ? 10 : row < 26 ? 1 : 4) << row;
+  }
+  // Another seed takes other rows of the file of which an epoch takes a quarter.
+  const auto first_epoch = [&](uint64_t seed) {
+    return PlanEpoch(lengths,
+                     {.batch_tokens = 9'000,
+                      .micro_batch_tokens = 9'000,
+                      .seed = seed,
+                      .order = BatchOptions::Order::kFile,
+                      .mixture = {{30, 0.25}}},
+                     0);
+  };
+  EXPECT_NE(first_epoch(1), first_epoch(2));
+}
+
+TEST(BatchesTest, AMixtureOfEqualWeightsIsNone) {
+  const std::vector<int32_t> lengths = {5, 9, 2, 7, 7, 1, 4};
+  const BatchOptions plain{.batch_tokens = 12}, mixture{.batch_tokens = 12, .mixture = {{3, 1}, {4, 1}}};
+  for (int64_t epoch = 0; epoch < 3; ++epoch)
+    EXPECT_EQ(PlanEpoch(lengths, plain, epoch), PlanEpoch(lengths, mixture, epoch));
+}
+
+// How far apart the lengths within a step lie, over all steps.
+TEST(BatchesTest, GroupsRowsOfLikeLengthAndShufflesTheSteps) {
+  std::mt19937 random(13);
+  std::vector<int32_t> lengths(400);
+  for (int32_t& length : lengths) length = std::uniform_int_distribution<int>(1, 700)(random);
+  const auto plan_of = [&](BatchOptions::Order order, int64_t epoch) {
+    return PlanEpoch(lengths, {.batch_tokens = 3000, .micro_batch_tokens = 3000, .order = order}, epoch);
+  };
+  const auto spread = [&](const std::vector<Step>& plan) {
+    int64_t sum = 0;
+    for (const Step& step : plan) {
+      int32_t shortest = 1000, longest = 0;
+      for (const MicroBatch& rows : step) {
+        for (const int32_t row : rows) {
+          shortest = std::min(shortest, lengths[row]);
+          longest = std::max(longest, lengths[row]);
+        }
+      }
+      sum += longest - shortest;
+    }
+    return sum;
+  };
+  using Order = BatchOptions::Order;
+  const std::vector<Step> grouped = plan_of(Order::kGrouped, 0);
+  EXPECT_LT(5 * spread(grouped), spread(plan_of(Order::kShuffled, 0)));
+  EXPECT_NE(grouped, plan_of(Order::kGrouped, 1));
+  std::vector<int> seen(lengths.size(), 0);
+  std::vector<int32_t> longest_of_step;
+  for (const Step& step : grouped) {
+    for (const MicroBatch& rows : step) {
+      for (const int32_t row : rows) ++seen[row];
+    }
+    longest_of_step.push_back(lengths[step[0][0]]);
+  }
+  EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](int count) { return count == 1; }));
+  EXPECT_FALSE(std::is_sorted(longest_of_step.rbegin(), longest_of_step.rend()));
+}
+
 TEST(BatchesTest, HasNoStepWithoutRows) {
   EXPECT_EQ(StepsPerEpoch({}, {}), 0);
   EXPECT_THAT(PlanEpoch({}, {}, 0), IsEmpty());

@@ -89,6 +89,66 @@ TEST_F(EncodeTest, LeavesOutMessagesOfWeightZero) {
     EXPECT_EQ(TrainedText(chat_template, line), "two<|im_end|>");
 }
 
+TEST_F(EncodeTest, LeavesOutMessagesOfWeightZeroWhenEverythingElseIsTrained) {
+  const char* line =
+      R"({"messages": [{"role": "system", "content": "s", "weight": 0}, {"role": "user", "content": "q"},
+                       {"role": "assistant", "content": "bad", "weight": 0},
+                       {"role": "user", "content": "r"}, {"role": "assistant", "content": "two"}]})";
+  for (const char* chat_template : {kChatMl, kTaggedChatMl}) {
+    EXPECT_EQ(TrainedText(chat_template, line, {.loss_on = EncodeOptions::LossOn::kAll}),
+              "<|im_start|>user\nq<|im_end|>\n|<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\ntwo<|im_end|>\n");
+  }
+  EXPECT_THAT(TrainedText(kForgetfulChatMl,
+                          R"({"messages": [{"role": "assistant", "content": "x</think>one", "weight": 0},
+                                           {"role": "user", "content": "r"}, {"role": "assistant", "content": "two"}]})",
+                          {.loss_on = EncodeOptions::LossOn::kAll}),
+              HasSubstr("messages[0] has weight 0"));
+}
+
+TEST_F(EncodeTest, TakesTokensAsTheyAre) {
+  const std::string row = R"({"input_ids": [5, 6, 7, 8], "labels": [5, -100, 7, 8]})";
+  using LossOn = EncodeOptions::LossOn;
+  for (const LossOn loss_on : {LossOn::kAssistant, LossOn::kCompletion, LossOn::kAll}) {
+    const Example example = Encode(kChatMl, row, {.loss_on = loss_on}).value();
+    EXPECT_THAT(example.ids, ElementsAre(5, 6, 7, 8));
+    EXPECT_THAT(example.trained, ElementsAre(0, 0, 1, 1));  // nothing predicts the first token
+  }
+  EXPECT_THAT(TrainedText(kChatMl, R"({"input_ids": [5, 6, 99999]})"),
+              HasSubstr("`input_ids[2]` is 99999, for which the base model's tokenizer has no token"));
+  EXPECT_THAT(TrainedText(kChatMl, R"({"input_ids": [5, 6], "labels": [5, -100]})"), HasSubstr("`labels` is -100"));
+}
+
+// What the tags are around is the template's author's mistake, and the mask would be it too.
+TEST_F(EncodeTest, RefusesGenerationTagsThatAreNotAroundTheAnswer) {
+  const std::string line =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "one"}]})";
+  const std::string end = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  const std::string whole =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}";
+  EXPECT_THAT(TrainedText("{% generation %}" + whole + "{% endgeneration %}" + end, line),
+              HasSubstr("what is not the words of one: \"<|im_start|>user\\nq"));
+  // Inside a macro the place that the renderer notes is where the macro's text begins.
+  const std::string macro =
+      "{% macro turn(m) %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+      "{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}"
+      "{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}";
+  EXPECT_THAT(TrainedText(macro + end, line), HasSubstr("{% generation %} inside a macro"));
+}
+
+// Reasoning that the template puts in front, or words that it changes, are the assistant's: the turn shows it.
+TEST_F(EncodeTest, TrainsWhatGenerationTagsHoldWithinTheAssistantsTurn) {
+  const std::string thinking =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+      "{% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}"
+      "{{ m.content | upper }}{{ '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+      "{% else %}{{ m.content + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  EXPECT_EQ(TrainedText(thinking, kTwoTurns), "ONE<|im_end|>|TWO<|im_end|>");
+  EXPECT_EQ(TrainedText(thinking, R"({"messages": [{"role": "user", "content": "q"},
+                {"role": "assistant", "reasoning_content": "why", "content": "one"}]})"),
+            "<think>why</think>ONE<|im_end|>");
+}
+
 TEST_F(EncodeTest, RefusesARowWithoutATrainedToken) {
   const char* line =
       R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})";

@@ -4,6 +4,9 @@
 #include <string>
 #include <vector>
 
+#include <zlib.h>
+#include <zstd.h>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/temp_folder.h"
@@ -71,6 +74,9 @@ INSTANTIATE_TEST_SUITE_P(
         Fault{"empty_completion", R"({"prompt": "a", "completion": ""})", "`completion` is empty"},
         Fault{"no_messages", R"({"messages": []})", "`messages` must be an array"},
         Fault{"no_role", R"({"messages": [{"content": "a"}]})", "messages[0].role is missing"},
+        Fault{"unknown_role",
+              R"({"messages": [{"role": "user", "content": "a"}, {"role": "asistant", "content": "b"}]})",
+              "messages[1].role is \"asistant\"; use system, user, assistant or tool"},
         Fault{"no_content", R"({"messages": [{"role": "assistant"}]})", "messages[0].content is missing"},
         Fault{"no_calls", R"({"messages": [{"role": "assistant", "tool_calls": null}]})",
               "messages[0].content is missing"},
@@ -81,6 +87,16 @@ INSTANTIATE_TEST_SUITE_P(
               "must be 0 or 1"},
         Fault{"bad_call", R"({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]})",
               "needs `function`"},
+        Fault{"ids_are_text", R"({"input_ids": "1 2"})", "`input_ids` must be an array"},
+        Fault{"no_ids", R"({"input_ids": []})", "this is: an empty one"},
+        Fault{"half_id", R"({"input_ids": [1, 2.5]})", "`input_ids[1]` must be a whole number, this is: 2.5"},
+        Fault{"negative_id", R"({"input_ids": [1, -2]})", "`input_ids[1]` is -2, which is no token id"},
+        Fault{"fewer_labels", R"({"input_ids": [1, 2, 3], "labels": [1, 2]})",
+              "`labels` has 2 numbers and `input_ids` has 3"},
+        Fault{"shifted_labels", R"({"input_ids": [1, 2, 3], "labels": [2, 3, -100]})",
+              "`labels[0]` is 2 where `input_ids` has 1"},
+        Fault{"padded", R"({"input_ids": [1, 2], "attention_mask": [1, 0]})", "remove the padding"},
+        Fault{"labels_alone", R"({"labels": [1]})", "a row needs"},
         Fault{"bad_tools", R"({"tools": "x", "messages": [{"role": "assistant", "content": "a"}]})",
               "`tools` must be"}),
     [](const auto& info) { return std::string(info.param.name); });
@@ -115,9 +131,90 @@ TEST(RowReaderTest, RefusesALineThatIsTooLongWithoutKeepingIt) {
   EXPECT_EQ(reader.Next().value()->line, 2);
 }
 
+std::string Gzip(const std::string& text) {
+  z_stream stream = {};
+  deflateInit2(&stream, 9, Z_DEFLATED, 16 + MAX_WBITS, 9, Z_DEFAULT_STRATEGY);
+  std::string out(deflateBound(&stream, text.size()), '\0');
+  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
+  stream.avail_in = static_cast<uInt>(text.size());
+  stream.next_out = reinterpret_cast<Bytef*>(out.data());
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
+  out.resize(stream.total_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+std::string Zstd(const std::string& text) {
+  std::string out(ZSTD_compressBound(text.size()), '\0');
+  out.resize(ZSTD_compress(out.data(), out.size(), text.data(), text.size(), 3));
+  return out;
+}
+
+class CompressedTest : public ::testing::TestWithParam<std::string (*)(const std::string&)> {
+ protected:
+  // What the reader says of each line until the end: the text of the row, or the error.
+  std::vector<std::string> ReadFile(const std::string& content, RowLimits limits = {}) {
+    const std::string path = folder_.path() + "/rows";
+    std::ofstream(path, std::ios::binary) << content;
+    RowReader reader = RowReader::Open(path, "", limits).value();
+    std::vector<std::string> rows;
+    while (true) {
+      const absl::StatusOr<std::optional<Row>> row = reader.Next();
+      if (row.ok() && !row->has_value()) return rows;
+      rows.push_back(row.ok() ? std::get<TextRow>((*row)->content).text : std::string(row.status().message()));
+    }
+  }
+  std::string Compress(const std::string& text) { return GetParam()(text); }
+  const TempFolder folder_;
+};
+
+TEST_P(CompressedTest, GivesTheRowsOfThePlainFile) {
+  std::string plain;
+  std::vector<std::string> texts;
+  for (int i = 0; i < 20'000; ++i) {
+    texts.push_back("row " + std::to_string(i * 2654435761u));
+    plain += R"({"text": ")" + texts.back() + "\"}\n";
+  }
+  EXPECT_EQ(ReadFile(plain), texts);
+  EXPECT_EQ(ReadFile(Compress(plain)), texts);
+  // Two compressed files behind one another are one.
+  const size_t half = plain.find('\n', plain.size() / 2) - 5;
+  EXPECT_EQ(ReadFile(Compress(plain.substr(0, half)) + Compress(plain.substr(half))), texts);
+  EXPECT_TRUE(ReadFile(Compress("")).empty());
+}
+
+TEST_P(CompressedTest, SaysWhereTheFileIsDamagedAndEnds) {
+  std::string plain;
+  for (int i = 0; i < 20'000; ++i) plain += R"({"text": "row )" + std::to_string(i * 2654435761u) + "\"}\n";
+  const std::string whole = Compress(plain);
+  const std::vector<std::string> cut = ReadFile(whole.substr(0, whole.size() / 2));
+  EXPECT_GT(cut.size(), 100u);
+  EXPECT_THAT(cut.back(), HasSubstr("rows:" + std::to_string(cut.size()) + ": the compressed file is damaged here"));
+  EXPECT_THAT(ReadFile(whole + "garbage").back(), HasSubstr("is damaged here"));
+}
+
+// A kilobyte that becomes a gigabyte must not keep a server busy.
+TEST_P(CompressedTest, RefusesAFileThatExpandsBeyondMeasure) {
+  const std::string bomb = Compress(std::string(size_t{40} << 20, ' '));
+  ASSERT_LT(bomb.size(), 100'000u);
+  EXPECT_THAT(ReadFile(bomb), ElementsAre(HasSubstr("expands to more than 256 times its size")));
+  EXPECT_THAT(ReadFile(bomb, {.max_line_bytes = int64_t{1} << 30, .max_expansion = 100'000}), ElementsAre());
+}
+
+INSTANTIATE_TEST_SUITE_P(Formats, CompressedTest, ::testing::Values(&Gzip, &Zstd),
+                         [](const auto& info) { return std::string(info.index == 0 ? "Gzip" : "Zstd"); });
+
 TEST(RowReaderTest, ReportsAFileThatIsNotThere) {
   EXPECT_TRUE(absl::IsNotFound(RowReader::Open("/no/such/file.jsonl").status()));
   EXPECT_TRUE(absl::IsNotFound(RowReader::Open("/tmp").status()));
+}
+
+TEST(ParseRowTest, TrainsTheTokensThatHaveALabel) {
+  const auto trained = [](const std::string& line) { return std::get<TokenRow>(ParseRow(line, 1)->content).trained; };
+  EXPECT_THAT(trained(R"({"input_ids": [7, 8, 9], "labels": [-100, 8, -100], "attention_mask": [1, 1, 1]})"),
+              ElementsAre(0, 1, 0));
+  EXPECT_THAT(trained(R"({"input_ids": [7, 8]})"), ElementsAre(1, 1));
 }
 
 TEST(ParseRowTest, TurnsArgumentsOfToolCallsIntoObjects) {

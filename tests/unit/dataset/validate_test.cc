@@ -6,6 +6,8 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "lib/dataset/dataset_facts.h"
+#include "lib/dataset/repeated_lines.h"
 #include "tests/support/temp_folder.h"
 #include "tests/unit/dataset/fixture.h"
 
@@ -42,6 +44,10 @@ TEST_F(ValidateTest, CountsRowsOfAllKindsInOneFile) {
   EXPECT_EQ(report.text_rows, 1);
   EXPECT_EQ(report.completion_rows, 1);
   EXPECT_EQ(report.duplicates, 1);
+  ASSERT_THAT(report.repeated, SizeIs(1));
+  EXPECT_EQ(report.repeated[0].file, "train.jsonl");
+  EXPECT_EQ(report.repeated[0].line, 5);
+  EXPECT_EQ(report.repeated[0].first_line, 1);
   EXPECT_EQ(report.trained_tokens, 2 + 3 + 2 + 2);
   EXPECT_EQ(report.longest_row_line, 1);
   EXPECT_EQ(report.tokens, 2 * report.longest_row_tokens + 4 + 3);
@@ -50,6 +56,18 @@ TEST_F(ValidateTest, CountsRowsOfAllKindsInOneFile) {
   EXPECT_EQ(structure.rows, 4);
   EXPECT_EQ(structure.tokens, 0);
   EXPECT_EQ(structure.duplicates, 1);
+}
+
+TEST(RepeatedLinesTest, KeepsSoManyLinesAndSaysThatItMayMissOthers) {
+  RepeatedLines lines(/*max_lines=*/2);
+  EXPECT_EQ(lines.Find("a", 1), std::nullopt);
+  EXPECT_EQ(lines.Find("b", 2), std::nullopt);
+  EXPECT_EQ(lines.Find("a", 3), 1);
+  EXPECT_TRUE(lines.complete());
+  EXPECT_EQ(lines.Find("c", 4), std::nullopt);
+  EXPECT_FALSE(lines.complete());
+  EXPECT_EQ(lines.Find("c", 5), std::nullopt);  // not kept
+  EXPECT_EQ(lines.Find("b", 6), 2);
 }
 
 TEST_F(ValidateTest, FindsTheShippedDatasetsInOrder) {
@@ -138,11 +156,27 @@ TEST_F(ValidateTest, LoadsSeveralFilesOneAfterTheOther) {
   EXPECT_TRUE(absl::IsNotFound(LoadExamples({first, folder_.path() + "/none"}, Encoder()).status()));
 }
 
+// A file of weight w counts w times: steps, epochs and warnings are chosen by what an epoch really has.
+TEST_F(ValidateTest, FactsCountAFileAsOftenAsItsRowsComeUp) {
+  ReportedFile once{.part = "train", .name = "a"}, often{.part = "train", .name = "b", .weight = 2.5};
+  once.report = Validate(Write("{\"text\": \"abc\"}\n{\"text\": \"d\"}\n"), Encoder()).value();
+  often.report = Validate(Write("{\"text\": \"abcdef\"}\n{\"text\": \"ghi\"}\n"), Encoder()).value();
+  ReportedFile validation{.part = "validation", .name = "v"};
+  validation.report = Validate(Write("{\"text\": \"abcdefghijkl\"}\n"), Encoder()).value();
+  const DatasetFacts facts = FactsOf({once, often, validation});
+  EXPECT_EQ(facts.rows, 2 + 5);
+  EXPECT_EQ(facts.tokens, (4 + 2) + 28);  // 2.5 times 7 + 4, rounded
+  EXPECT_EQ(facts.longest_row, 13);
+  EXPECT_EQ(facts.format, "text");
+  EXPECT_TRUE(facts.has_validation);
+}
+
 TEST_F(ValidateTest, SurvivesJson) {
-  const ValidationReport report = CheckStructure(Write(std::string(kChat) + "\n{\n")).value();
+  const ValidationReport report = CheckStructure(Write(std::string(kChat) + "\n{\n" + kChat + "\n")).value();
   const ValidationReport copy = ValidationReportFromJson(ToJson(report)).value();
   EXPECT_EQ(ToJson(copy), ToJson(report));
   EXPECT_EQ(copy.violations[0].message, report.violations[0].message);
+  EXPECT_EQ(copy.repeated[0].first_line, 1);
   EXPECT_TRUE(absl::IsInvalidArgument(ValidationReportFromJson(OrderedJson::object()).status()));
 }
 

@@ -10,6 +10,7 @@ namespace luthier {
 namespace {
 
 using ::testing::Contains;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -178,6 +179,39 @@ TEST(ResolveTest, MaxLengthStaysWithinTheModelsContext) {
   const ResolvedSpec resolved = MustResolve({}, Tiny(), dataset, Cpu());
   EXPECT_EQ(resolved.recipe.training.max_length, 1024);
   EXPECT_THAT(resolved.warnings, Contains(HasSubstr("5000 tokens")));
+}
+
+TEST(ResolveTest, SaysHowManyRowsAreCutWhereTheyWereCounted) {
+  DatasetFacts dataset = Rows(600);
+  dataset.truncated = 7;
+  dataset.dropped = 2;
+  Recipe recipe;
+  recipe.training.max_length = 64;
+  EXPECT_THAT(MustResolve(recipe, Tiny(), dataset, Cpu()).warnings,
+              ElementsAre(HasSubstr("max_length, 64 tokens: 7 are cut and 2 left out")));
+}
+
+// A row is never divided, so the bound does not hold for it: that is said, and memory is planned for the row.
+TEST(ResolveTest, ARowLongerThanAMicroBatchIsSaidAndPlannedFor) {
+  DatasetFacts dataset = Rows(600);
+  dataset.longest_row = 900;
+  Recipe recipe;
+  recipe.training.micro_batch_tokens = 64;
+  const ResolvedSpec small = MustResolve(recipe, Tiny(), dataset, Cpu());
+  EXPECT_THAT(small.warnings, ElementsAre(HasSubstr("900 tokens, training.micro_batch_tokens is 64")));
+  recipe.training.micro_batch_tokens = 900;
+  const ResolvedSpec enough = MustResolve(recipe, Tiny(), dataset, Cpu());
+  EXPECT_THAT(enough.warnings, IsEmpty());
+  EXPECT_EQ(small.memory.activations, enough.memory.activations);
+}
+
+TEST(ResolveTest, RowsAreEncodedFirstAsTheTaskWillTrainThem) {
+  Recipe recipe;
+  EXPECT_EQ(LossOnBeforeRowsAreKnown(recipe), "assistant");
+  recipe.task = "text";
+  EXPECT_EQ(LossOnBeforeRowsAreKnown(recipe), "all");
+  recipe.training.loss_on = "completion";
+  EXPECT_EQ(LossOnBeforeRowsAreKnown(recipe), "completion");
 }
 
 TEST(ResolveTest, PrecisionFollowsTheDevice) {

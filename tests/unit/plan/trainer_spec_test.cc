@@ -20,13 +20,21 @@ TEST(TrainerSpecTest, ReadsASpecAndWritesItAgain) {
                      {"base_model", "models/tiny"},
                      {"base_model_name", "luthier-tiny"},
                      {"init", "pretrained"},
-                     {"dataset", {{"train", {"a.jsonl", "b.jsonl"}}, {"validation", "v.jsonl"}, {"test", "t.jsonl"}}},
+                     {"dataset",
+                      {{"train",
+                        {{{"path", "a.jsonl"}, {"weight", 1.0}, {"name", "a.jsonl"}},
+                         {{"path", "b.jsonl"}, {"weight", 0.5}, {"name", "more"}}}},
+                       {"validation", "v.jsonl"},
+                       {"test", "t.jsonl"}}},
                      {"task", "qa"},
                      {"tuning", "lora"},
+                     {"chat_template", "{{ messages }}"},
+                     {"template_date", "2026-11-25"},
                      {"training", {{"max_steps", 3}}}};
   const auto parsed = ParseTrainerSpec(spec);
   ASSERT_TRUE(parsed.ok()) << parsed.status();
-  EXPECT_THAT(parsed->train, ElementsAre("a.jsonl", "b.jsonl"));
+  EXPECT_EQ(parsed->train[1].path, "b.jsonl");
+  EXPECT_EQ(parsed->train[1].weight, 0.5);
   EXPECT_EQ(ToJson(*parsed), spec);
 }
 
@@ -36,19 +44,43 @@ TEST(TrainerSpecTest, AbsentFieldsHaveTheDefaultsOfTheProtocol) {
   EXPECT_EQ(spec->attempt, "local");
   EXPECT_EQ(spec->base_model_name, "m");
   EXPECT_EQ(spec->init, "pretrained");
-  EXPECT_THAT(spec->train, ElementsAre("a.jsonl"));
+  ASSERT_EQ(spec->train.size(), 1u);
+  EXPECT_EQ(spec->train[0].path, "a.jsonl");
+  EXPECT_EQ(spec->train[0].weight, 1);
   EXPECT_EQ(spec->validation, "");
+}
+
+// Rows are named by file and line: two files of one name must not be one.
+TEST(TrainerSpecTest, NamesTrainingFilesByAsMuchOfTheirPathsAsTellsThemApart) {
+  const auto spec = ParseTrainerSpec(
+      {{"protocol", 1},
+       {"base_model", "m"},
+       {"dataset", {{"train", {"a/train.jsonl", {{"path", "b/train.jsonl"}, {"weight", 2}}, "c/more.jsonl"}}}}});
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  std::vector<std::string> names;
+  for (const TrainFile& file : spec->train) names.push_back(file.name);
+  EXPECT_THAT(names, ElementsAre("a/train.jsonl", "b/train.jsonl", "more.jsonl"));
+}
+
+TEST(TrainerSpecTest, RefusesAWeightOfNothing) {
+  for (const json& weight : {json(0), json(-1), json("twice")}) {
+    const auto spec = ParseTrainerSpec(
+        {{"protocol", 1}, {"base_model", "m"}, {"dataset", {{"train", {{{"path", "a.jsonl"}, {"weight", weight}}}}}}});
+    EXPECT_THAT(std::string(spec.status().message()), HasSubstr("dataset.train.weight"));
+  }
 }
 
 TEST(TrainerSpecTest, ReportsEveryViolationTogether) {
   const auto spec = ParseTrainerSpec({{"protocol", 2},
                                       {"init", "zeros"},
+                                      {"template_date", "2026-02-30"},
                                       {"dataset", {{"train", json::array()}, {"vaildation", "x"}}},
                                       {"labels", json::object()}});
   const std::string message(spec.status().message());
   EXPECT_THAT(message, HasSubstr("protocol: 2"));
   EXPECT_THAT(message, HasSubstr("base_model: is missing"));
   EXPECT_THAT(message, HasSubstr("init: \"zeros\""));
+  EXPECT_THAT(message, HasSubstr("template_date: '2026-02-30' is no date"));
   EXPECT_THAT(message, HasSubstr("dataset.train: is missing"));
   EXPECT_THAT(message, HasSubstr("did you mean 'validation'?"));
   EXPECT_THAT(message, HasSubstr("labels: unknown field"));

@@ -5,6 +5,7 @@
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "lib/text/template_source.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -32,6 +33,48 @@ TEST(ChatTemplateTest, GivesSpecialTokensToTheTemplate) { EXPECT_EQ(Render("{{ e
 
 TEST(ChatTemplateTest, PinsTheDate) {
   EXPECT_EQ(Render("{{ strftime_now('%A %d %b %Y') }}", nullptr), "Friday 26 Jul 2024");
+}
+
+TEST(ChatTemplateTest, AJobsOwnTemplateHasTheFoldersTokensAndItsDate) {
+  const TempFolder folder;
+  const auto render = [&](const std::string& source, const std::string& date) {
+    const auto compiled = ChatTemplate::OfJob(folder.path(), source, date).value();
+    return compiled ? compiled->Render(OrderedJson::array(), {})->text : "none";
+  };
+  EXPECT_EQ(render("", ""), "none");
+  std::ofstream(folder.path() + "/tokenizer_config.json")
+      << R"({"bos_token": "<s>", "chat_template": "base {{ strftime_now('%F') }}"})";
+  EXPECT_EQ(render("", ""), "base 2024-07-26");
+  EXPECT_EQ(render("", "2026-11-25"), "base 2026-11-25");
+  EXPECT_EQ(render("{{ bos_token }}own {{ strftime_now('%A') }}", "2026-11-25"), "<s>own Wednesday");
+  EXPECT_THAT(std::string(ChatTemplate::OfJob(folder.path(), "{% if %}", "").status().message()),
+              HasSubstr("chat_template: "));
+}
+
+// What is exported renders as it was trained, for us with its date and for everybody with the same text around it.
+TEST(ChatTemplateTest, APinnedDateGoesWithTheSource) {
+  for (const std::string source : {"{{ strftime_now('%F') }}", "\n  text {{ strftime_now('%F') }}\n"}) {
+    const auto text = [](const std::string& of) {
+      return ChatTemplate::Compile(of, nullptr)->Render(OrderedJson::array(), {})->text;
+    };
+    const std::string pinned = WithPinnedDate(source, "2026-11-25");
+    EXPECT_EQ(pinned, "{# template_date: 2026-11-25 #}\n" + source);
+    std::string expected = text(source);
+    expected.replace(expected.find("2024-07-26"), 10, "2026-11-25");
+    EXPECT_EQ(text(pinned), expected);
+    EXPECT_EQ(text(WithPinnedDate(pinned, "2027-01-01")), text(WithPinnedDate(source, "2027-01-01")));
+  }
+  EXPECT_EQ(ChatTemplate::Compile("{# template_date: ", nullptr).ok(), false);
+}
+
+// Where the words of a block end up is known only if nothing captures them on their way.
+TEST(ChatTemplateTest, SaysWhetherTheSpansHoldWhatTheBlocksWrote) {
+  const auto in_place = [](const std::string& source) {
+    return ChatTemplate::Compile(source, nullptr)->Render(OrderedJson::array(), {})->generation_in_place;
+  };
+  EXPECT_TRUE(in_place("a{% generation %}b{% endgeneration %}c"));
+  EXPECT_FALSE(in_place("{% macro m() %}x{% generation %}b{% endgeneration %}{% endmacro %}a{{ m() }}"));
+  EXPECT_FALSE(in_place("{% set t %}{% generation %}b{% endgeneration %}{% endset %}a{{ t }}"));
 }
 
 TEST(ChatTemplateTest, ReportsTheSpansOfGenerationBlocks) {

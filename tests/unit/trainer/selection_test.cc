@@ -86,12 +86,14 @@ TEST(RowLossesTest, TheWorstRowsComeWithFileLineFirstAndLastLoss) {
   losses.Add({{1, 2.0}, {0, 0.5}});
   RowLosses again(3);
   again.Restore(losses.State());
-  const auto worst = again.Worst(5, examples, {"a/first.jsonl", "b/second.jsonl"});
+  const std::vector<TrainFile> files = {{.name = "a/train.jsonl"}, {.name = "b/train.jsonl"}};
+  const auto worst = again.Worst(5, examples, files);
   ASSERT_EQ(worst.size(), 2u);  // row 2 was never trained on
-  EXPECT_EQ(worst[0], nlohmann::json({{"file", "first.jsonl"}, {"line", 7}, {"first_loss", 1.0}, {"last_loss", 2.0}}));
+  EXPECT_EQ(worst[0],
+            nlohmann::json({{"file", "a/train.jsonl"}, {"line", 7}, {"first_loss", 1.0}, {"last_loss", 2.0}}));
   EXPECT_EQ(worst[1]["line"], 4);
   EXPECT_EQ(worst[1]["first_loss"], 3.0);
-  EXPECT_EQ(again.Worst(1, examples, {"a", "b"}).size(), 1u);
+  EXPECT_EQ(again.Worst(1, examples, files).size(), 1u);
 }
 
 }  // namespace

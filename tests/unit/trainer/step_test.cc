@@ -25,7 +25,7 @@ class StepTest : public ::testing::Test {
     WriteText(folder_.path() + "/train.jsonl", rows);
     spec_.base_model = folder_.path() + "/base";
     spec_.init = "random";
-    spec_.train = {folder_.path() + "/train.jsonl"};
+    spec_.train = {{.path = folder_.path() + "/train.jsonl", .name = "train.jsonl"}};
     spec_.recipe.tuning = "full";
     spec_.recipe.training.max_steps = 3;
     spec_.recipe.training.learning_rate = 1e-3;

@@ -1,6 +1,7 @@
 #include "worker/trainer/train/evaluation.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <variant>
 
 #include "absl/strings/str_cat.h"
@@ -66,6 +67,7 @@ void ScoreAnswers(const DecoderModel& model, const EvaluationSplit& split, const
       result.examples.push_back({split.last_turns[i], split.prompts[i].expected, answer});
     }
   }
+  result.scored_rows = static_cast<int64_t>(answers.size());
   result.exact_match = totals.exact_match();
   result.json_equality = totals.json_equality();
   if (HasFields(options.task)) result.field_f1 = totals.field_f1();
@@ -82,7 +84,14 @@ absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::st
   for (const Row& row : rows) {
     if (static_cast<int64_t>(split.prompts.size()) >= max_rows) break;
     absl::StatusOr<Prompt> prompt = encoder.EncodePrompt(row);
-    if (!prompt.ok()) continue;  // a text row: it has a loss and no answer
+    if (absl::IsNotFound(prompt.status())) continue;  // a text row: it has a loss and no answer
+    if (!prompt.ok()) {
+      if (split.unscored++ == 0) {
+        split.why_unscored = absl::StrCat(std::filesystem::path(path).filename().string(), ":", row.line, ": ",
+                                          prompt.status().message());
+      }
+      continue;
+    }
     split.prompts.push_back(*std::move(prompt));
     split.last_turns.push_back(LastTurn(row));
   }
@@ -121,6 +130,7 @@ std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const Evalua
 nlohmann::json ToJson(const EvaluationResult& result) {
   nlohmann::json json = {{"rows", result.rows}, {"loss", result.loss}, {"token_accuracy", result.token_accuracy}};
   if (result.exact_match) json["exact_match"] = *result.exact_match;
+  if (result.scored_rows > 0) json["scored_rows"] = result.scored_rows;
   if (result.json_equality) json["json_equality"] = *result.json_equality;
   if (result.field_f1) json["field_f1"] = *result.field_f1;
   for (const EvaluationExample& example : result.examples) {

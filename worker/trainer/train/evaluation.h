@@ -22,6 +22,8 @@ struct EvaluationSplit {
   std::vector<Example> examples;
   std::vector<Prompt> prompts;          // of the rows that have an answer, at most max_rows
   std::vector<std::string> last_turns;  // what a person would read as the question, one a prompt
+  int64_t unscored = 0;                 // rows with an answer that the template makes no prompt of
+  std::string why_unscored;             // of the first of them, with file and line
 };
 
 struct EvaluationOptions {
@@ -45,6 +47,7 @@ struct EvaluationResult {
   std::optional<double> exact_match;
   std::optional<double> json_equality;  // where JSON is expected
   std::optional<double> field_f1;       // tasks whose answers have fields
+  int64_t scored_rows = 0;              // whose generated answers those are of
   std::vector<EvaluationExample> examples;
 };
 

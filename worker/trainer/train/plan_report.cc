@@ -43,7 +43,7 @@ double MatrixProductSpeed(at::ScalarType type) {
 
 // What one pass over the rows is.
 struct Epoch {
-  int64_t tokens = 0, trained_tokens = 0;
+  int64_t rows = 0, tokens = 0, trained_tokens = 0;
   int64_t largest_micro_batch = 0, most_trained = 0;  // tokens and trained tokens of a micro-batch
   Step largest;                                       // that has the largest micro-batch
   double squared_lengths = 0;
@@ -55,19 +55,18 @@ Epoch FirstEpoch(const Run& run) {
     for (const MicroBatch& rows : step) {
       int64_t tokens = 0, trained_tokens = 0;
       for (const int32_t row : rows) {
-        tokens += run.lengths[static_cast<size_t>(row)];
+        const int64_t length = run.lengths[static_cast<size_t>(row)];
+        tokens += length;
         trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
+        epoch.squared_lengths += static_cast<double>(length * length);
       }
+      epoch.rows += static_cast<int64_t>(rows.size());
+      epoch.tokens += tokens;
+      epoch.trained_tokens += trained_tokens;
       epoch.most_trained = std::max(epoch.most_trained, trained_tokens);
       if (tokens > epoch.largest_micro_batch) epoch.largest = step;
       epoch.largest_micro_batch = std::max(epoch.largest_micro_batch, tokens);
     }
-  }
-  for (const Example& example : run.examples) {
-    const auto length = static_cast<int64_t>(example.ids.size());
-    epoch.tokens += length;
-    epoch.trained_tokens += example.TrainedTokens();
-    epoch.squared_lengths += static_cast<double>(length * length);
   }
   return epoch;
 }
@@ -156,13 +155,14 @@ absl::StatusOr<json> MakePlanReport(const TrainerSpec& spec, bool measure) {
   }
   return json{{"memory_bytes", memory_bytes},
               {"available_bytes", available},
-              {"rows", run->examples.size()},
+              {"rows", epoch.rows},
               {"tokens", epoch.tokens},
               {"trained_tokens", epoch.trained_tokens},
               {"longest_row", *std::max_element(run->lengths.begin(), run->lengths.end())},
               {"largest_micro_batch", epoch.largest_micro_batch},
               {"steps_per_epoch", run->steps_per_epoch},
               {"total_steps", run->total_steps},
+              {"dataset", ToJson(run->files)},
               {"time", time},
               {"resolved", ToJson(run->plan.values)},
               {"warnings", warnings}};
@@ -170,7 +170,7 @@ absl::StatusOr<json> MakePlanReport(const TrainerSpec& spec, bool measure) {
 
 std::string PlanReportText(const json& report) {
   const json &memory = report["memory_bytes"], &time = report["time"], &resolved = report["resolved"],
-             &warnings = report["warnings"];
+             &warnings = report["warnings"], &dataset = report["dataset"];
   std::string text = absl::StrCat(
       "memory   about ", Gigabytes(memory["total"]), ": weights ", Gigabytes(memory["weights"]), ", training state ",
       Gigabytes(memory["training_state"]), ", activations ", Gigabytes(memory["activations"]), ", head ",
@@ -179,6 +179,18 @@ std::string PlanReportText(const json& report) {
     absl::StrAppend(&text, "         ", Gigabytes(memory["measured"]), " measured, with the largest micro-batch\n");
   absl::StrAppend(&text, "rows     ", report["rows"].dump(), " of ", report["tokens"].dump(), " tokens, ",
                   report["trained_tokens"].dump(), " trained; the longest has ", report["longest_row"].dump(), "\n");
+  for (const json& file : dataset) {
+    absl::StrAppend(&text, "         ", file["part"].get<std::string>(), ": ", file["rows"].dump(), " rows of ",
+                    file["file"].get<std::string>());
+    if (file.value("weight", 1.0) != 1) absl::StrAppend(&text, ", weight ", file["weight"].dump());
+    if (file["truncated"] != 0) absl::StrAppend(&text, ", ", file["truncated"].dump(), " cut at max_length");
+    if (file["dropped"] != 0) absl::StrAppend(&text, ", ", file["dropped"].dump(), " left out");
+    if (file["duplicates"] != 0) {
+      absl::StrAppend(&text, file["duplicates_at_least"].get<bool>() ? ", at least " : ", ", file["duplicates"].dump(),
+                      " equal to an earlier one");
+    }
+    absl::StrAppend(&text, "\n");
+  }
   absl::StrAppend(&text, "steps    ", report["total_steps"].dump(), ", ", report["steps_per_epoch"].dump(),
                   " for one pass; at most ", report["largest_micro_batch"].dump(), " tokens at a time\n");
   absl::StrAppend(&text, "time     about ", Duration(time["seconds"].get<double>()), ": ",

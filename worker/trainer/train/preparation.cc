@@ -35,13 +35,10 @@ absl::StatusOr<Base> OpenBase(const TrainerSpec& spec) {
   LUTHIER_ASSIGN_OR_RETURN(ModelFacts facts, spec.init == "random" ? ReadModelFactsWithoutWeights(spec.base_model)
                                                                    : ReadModelFacts(spec.base_model));
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(spec.base_model));
-  Base base{std::move(facts), std::move(tokenizer), std::nullopt};
-  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(spec.base_model);
-  if (chat_template.ok()) {
-    base.chat_template = *std::move(chat_template);
-  } else if (!absl::IsNotFound(chat_template.status())) {
-    return chat_template.status();
-  }
+  Base base{std::move(facts), std::move(tokenizer), std::nullopt, ""};
+  LUTHIER_ASSIGN_OR_RETURN(base.own_template, TemplateSource(spec.chat_template));
+  LUTHIER_ASSIGN_OR_RETURN(base.chat_template,
+                           ChatTemplate::OfJob(spec.base_model, base.own_template, spec.template_date));
   return base;
 }
 
@@ -53,44 +50,54 @@ struct UnlimitedRows {
   std::optional<LoadedExamples> validation, test;
 };
 
-absl::StatusOr<LoadedExamples> EncodePart(const std::vector<std::string>& paths, const RowEncoder& encoder) {
-  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder);
+// A part that is one file.
+std::vector<TrainFile> FilesOf(const std::string& path) {
+  return {{.path = path, .name = std::filesystem::path(path).filename().string()}};
+}
+
+absl::StatusOr<LoadedExamples> EncodePart(const std::vector<TrainFile>& files, const RowEncoder& encoder) {
+  std::vector<std::string> paths, names;
+  for (const TrainFile& file : files) {
+    paths.push_back(file.path);
+    names.push_back(file.name);
+  }
+  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder, names);
   if (!loaded.ok()) return UserData(loaded.status());
   return loaded;
 }
 
 absl::StatusOr<UnlimitedRows> EncodeRows(const TrainerSpec& spec, const Base& base) {
   UnlimitedRows rows;
-  rows.options = EncodeOptionsOf(spec.recipe.training.loss_on.value_or("assistant"), "refuse", 0);
+  rows.options = EncodeOptionsOf(LossOnBeforeRowsAreKnown(spec.recipe), "refuse", 0);
   const RowEncoder encoder(base.tokenizer, base.template_or_null(), rows.options);
   LUTHIER_ASSIGN_OR_RETURN(rows.train, EncodePart(spec.train, encoder));
   if (!spec.validation.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(rows.validation, EncodePart({spec.validation}, encoder));
+    LUTHIER_ASSIGN_OR_RETURN(rows.validation, EncodePart(FilesOf(spec.validation), encoder));
   }
   if (!spec.test.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(rows.test, EncodePart({spec.test}, encoder));
+    LUTHIER_ASSIGN_OR_RETURN(rows.test, EncodePart(FilesOf(spec.test), encoder));
   }
   return rows;
 }
 
-DatasetFacts FactsOf(const UnlimitedRows& rows) {
-  const ValidationReport& report = rows.train.report;
-  DatasetFacts facts{report.rows, report.tokens, report.trained_tokens, report.longest_row_tokens, ""};
-  // A chosen max_length must not refuse a row of another part.
-  for (const auto* part : {&rows.validation, &rows.test}) {
-    if (*part) facts.longest_row = std::max(facts.longest_row, (*part)->report.longest_row_tokens);
-  }
-  facts.has_validation = rows.validation.has_value();
-  if (report.chat_rows == report.rows) facts.format = "messages";
-  if (report.completion_rows == report.rows) facts.format = "prompt_completion";
-  if (report.text_rows == report.rows) facts.format = "text";
-  return facts;
+void AddReports(const std::string& part, const std::vector<TrainFile>& files, const LoadedExamples& loaded,
+                std::vector<ReportedFile>& out) {
+  for (size_t i = 0; i < files.size(); ++i)
+    out.push_back({part, files[i].name, files[i].weight, loaded.file_reports[i]});
+}
+
+DatasetFacts FactsOf(const TrainerSpec& spec, const UnlimitedRows& rows) {
+  std::vector<ReportedFile> files;
+  AddReports("train", spec.train, rows.train, files);
+  if (rows.validation) AddReports("validation", FilesOf(spec.validation), *rows.validation, files);
+  if (rows.test) AddReports("test", FilesOf(spec.test), *rows.test, files);
+  return FactsOf(files);
 }
 
 // Whether the settled options give the same tokens and marks.
 bool IsEncodedAs(const ValidationReport& report, const EncodeOptions& encoded, const EncodeOptions& settled) {
   if (report.longest_row_tokens > settled.max_length) return false;
-  if (settled.loss_on == encoded.loss_on || report.text_rows == report.rows) return true;
+  if (settled.loss_on == encoded.loss_on || report.text_rows + report.token_rows == report.rows) return true;
   // `completion` and `assistant` differ in conversations only.
   using LossOn = EncodeOptions::LossOn;
   return report.chat_rows == 0 && settled.loss_on != LossOn::kAll && encoded.loss_on != LossOn::kAll;
@@ -111,13 +118,13 @@ void SettleMetric(const EvaluationSplit& validation, ResolvedSpec& plan) {
 // What is measured on rows that are trained on says nothing about others.
 absl::Status WarnAboutSharedRows(const TrainerSpec& spec, std::vector<std::string>& warnings) {
   for (const auto& [field, path] : {std::pair("validation", spec.validation), std::pair("test", spec.test)}) {
-    for (const std::string& train : spec.train) {
-      if (path.empty() || std::filesystem::file_size(path) != std::filesystem::file_size(train)) continue;
+    for (const TrainFile& train : spec.train) {
+      if (path.empty() || std::filesystem::file_size(path) != std::filesystem::file_size(train.path)) continue;
       LUTHIER_ASSIGN_OR_RETURN(const std::string hash, Sha256OfFile(path));
-      LUTHIER_ASSIGN_OR_RETURN(const std::string train_hash, Sha256OfFile(train));
+      LUTHIER_ASSIGN_OR_RETURN(const std::string train_hash, Sha256OfFile(train.path));
       if (hash != train_hash) continue;
       warnings.push_back(
-          absl::StrCat("dataset.", field, ": ", path, " has the rows of the training file ", train,
+          absl::StrCat("dataset.", field, ": ", path, " has the rows of the training file ", train.path,
                        ", so its figures say nothing about other rows; give rows that are not trained on"));
     }
   }
@@ -127,23 +134,29 @@ absl::Status WarnAboutSharedRows(const TrainerSpec& spec, std::vector<std::strin
 absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   const RowEncoder encoder(run.base.tokenizer, run.base.template_or_null(), EncodingOf(run.training()));
   // Mostly the first encoding is right, and encoding twice would be half of a short start.
-  const auto settle = [&](const std::vector<std::string>& paths,
+  const auto settle = [&](const std::string& name, const std::vector<TrainFile>& files,
                           LoadedExamples part) -> absl::StatusOr<std::vector<Example>> {
     if (!IsEncodedAs(part.report, rows.options, encoder.options())) {
-      LUTHIER_ASSIGN_OR_RETURN(part, EncodePart(paths, encoder));
+      LUTHIER_ASSIGN_OR_RETURN(part, EncodePart(files, encoder));
     }
+    AddReports(name, files, part, run.files);
     return std::move(part.examples);
   };
-  LUTHIER_ASSIGN_OR_RETURN(run.examples, settle(run.spec.train, std::move(rows.train)));
+  LUTHIER_ASSIGN_OR_RETURN(run.examples, settle("train", run.spec.train, std::move(rows.train)));
   for (const Example& example : run.examples) run.lengths.push_back(static_cast<int32_t>(example.ids.size()));
   run.stop_ids = encoder.stop_ids();
   const auto add_split = [&](const std::string& name, const std::string& path,
                              std::optional<LoadedExamples> part) -> absl::Status {
     if (!part) return absl::OkStatus();
-    LUTHIER_ASSIGN_OR_RETURN(std::vector<Example> examples, settle({path}, *std::move(part)));
+    LUTHIER_ASSIGN_OR_RETURN(std::vector<Example> examples, settle(name, FilesOf(path), *std::move(part)));
     absl::StatusOr<EvaluationSplit> split =
         MakeSplit(name, path, std::move(examples), encoder, *run.plan.recipe.evaluation.max_rows);
     if (!split.ok()) return UserData(split.status());
+    if (split->unscored > 0) {
+      run.plan.warnings.push_back(absl::StrCat(name, ": ", split->unscored, " rows of ",
+                                               split->unscored + static_cast<int64_t>(split->prompts.size()),
+                                               " are not scored by their answers; the first: ", split->why_unscored));
+    }
     run.splits.push_back(*std::move(split));
     return absl::OkStatus();
   };
@@ -164,6 +177,16 @@ absl::Status BuildModel(Run& run) {
   return absl::OkStatus();
 }
 
+// Empty if every row comes up once an epoch.
+std::vector<MixtureFile> MixtureOf(const Run& run) {
+  const std::vector<TrainFile>& files = run.spec.train;
+  if (std::all_of(files.begin(), files.end(), [](const TrainFile& file) { return file.weight == 1; })) return {};
+  std::vector<MixtureFile> mixture;
+  for (const TrainFile& file : files) mixture.push_back({.weight = file.weight});
+  for (const Example& example : run.examples) ++mixture[static_cast<size_t>(example.file)].rows;
+  return mixture;
+}
+
 void PlanSteps(Run& run) {
   const TrainingSpec& training = run.training();
   run.batches.batch_tokens = *training.batch_tokens;
@@ -171,6 +194,8 @@ void PlanSteps(Run& run) {
   run.batches.seed = static_cast<uint64_t>(*training.seed);
   run.batches.ranks = *run.plan.recipe.resources.devices;
   if (*training.order == "file") run.batches.order = BatchOptions::Order::kFile;
+  if (*training.order == "grouped") run.batches.order = BatchOptions::Order::kGrouped;
+  run.batches.mixture = MixtureOf(run);
   run.steps_per_epoch = StepsPerEpoch(run.lengths, run.batches);
   run.total_steps = std::max<int64_t>(1, std::llround(*training.epochs * static_cast<double>(run.steps_per_epoch)));
   if (training.max_steps) run.total_steps = std::min(run.total_steps, *training.max_steps);
@@ -209,9 +234,12 @@ absl::StatusOr<std::string> HashOf(const Run& run) {
   identity["training"].erase("activation_checkpointing");
   if (!*run.training().optimizer_in_backward) identity["training"].erase("optimizer_in_backward");
   identity["init"] = run.spec.init;
+  if (!run.base.own_template.empty()) identity["chat_template"] = run.base.own_template;
+  if (!run.spec.template_date.empty()) identity["template_date"] = run.spec.template_date;
   LUTHIER_RETURN_IF_ERROR(AddContent(run, identity));
   identity["config"] = run.base.facts.config_json;
   identity["lengths"] = run.lengths;
+  for (const MixtureFile& file : run.batches.mixture) identity["mixture"].push_back({file.rows, file.weight});
   Sha256 hash;
   hash.Update(identity.dump());
   AddRows(run.examples, hash);
@@ -236,7 +264,7 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   DeviceFacts device;
   device.threads = at::get_num_threads();
   device.memory_bytes = UsableMemoryBytes() / spec.recipe.resources.devices.value_or(1);  // ranks share it
-  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(rows), device));
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(spec, rows), device));
   LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
   LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), std::move(base), std::move(plan)});

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/batches.h"
+#include "lib/dataset/dataset_facts.h"
 #include "lib/dataset/encode.h"
 #include "lib/plan/resolve.h"
 #include "lib/plan/trainer_spec.h"
@@ -29,6 +30,7 @@ struct Base {
   ModelFacts facts;
   Tokenizer tokenizer;
   std::optional<ChatTemplate> chat_template;
+  std::string own_template;  // source of the job's own; empty: the base model's
   const ChatTemplate* template_or_null() const { return chat_template ? &*chat_template : nullptr; }
 };
 
@@ -40,6 +42,7 @@ struct Run {
   Base base;
   ResolvedSpec plan;
   std::vector<Example> examples;
+  std::vector<ReportedFile> files;  // of all parts, as they are trained and evaluated
   std::vector<int32_t> lengths;
   std::vector<EvaluationSplit> splits;
   std::vector<int32_t> stop_ids;

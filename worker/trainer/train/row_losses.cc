@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <filesystem>
 #include <limits>
 #include <numeric>
 
@@ -41,7 +40,7 @@ void RowLosses::Restore(const NamedTensors& state) {
 }
 
 nlohmann::json RowLosses::Worst(size_t count, const std::vector<Example>& examples,
-                                const std::vector<std::string>& files) const {
+                                const std::vector<TrainFile>& files) const {
   std::vector<size_t> order;
   for (size_t i = 0; i < last_.size(); ++i) {
     if (!std::isnan(last_[i])) order.push_back(i);
@@ -53,7 +52,7 @@ nlohmann::json RowLosses::Worst(size_t count, const std::vector<Example>& exampl
   nlohmann::json rows = nlohmann::json::array();
   for (size_t i = 0; i < count; ++i) {
     const Example& example = examples[order[i]];
-    rows.push_back({{"file", std::filesystem::path(files[static_cast<size_t>(example.file)]).filename().string()},
+    rows.push_back({{"file", files[static_cast<size_t>(example.file)].name},
                     {"line", example.line},
                     {"first_loss", first_[order[i]]},
                     {"last_loss", last_[order[i]]}});

@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "lib/dataset/encode.h"
+#include "lib/plan/trainer_spec.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/models/model.h"
 
@@ -25,7 +26,7 @@ class RowLosses {
   void Restore(const NamedTensors& state);
 
   // The `count` rows with the highest last loss, worst first, as {file, line, first_loss, last_loss}.
-  nlohmann::json Worst(size_t count, const std::vector<Example>& examples, const std::vector<std::string>& files) const;
+  nlohmann::json Worst(size_t count, const std::vector<Example>& examples, const std::vector<TrainFile>& files) const;
 
  private:
   std::vector<float> first_, last_;  // NaN where a row has not been trained on yet

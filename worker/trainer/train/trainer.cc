@@ -16,6 +16,7 @@
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/export/export.h"
+#include "worker/trainer/export/template_file.h"
 #include "worker/trainer/train/batch.h"
 #include "worker/trainer/train/progress.h"
 #include "worker/trainer/train/row_losses.h"
@@ -188,6 +189,7 @@ class Trainer {
                               {"train_rows", run_.examples.size()},
                               {"train_tokens", tokens},
                               {"trained_tokens", trained_tokens},
+                              {"dataset", ToJson(run_.files)},
                               {"resolved", ToJson(run_.plan.values)}});
   }
 
@@ -344,6 +346,8 @@ class Trainer {
           ExportModel({run_.base_weights, run_.base.facts.config_json, run_.spec.base_model, run_.stop_ids},
                       {*run_.model, probe}, artifact));
     }
+    LUTHIER_RETURN_IF_ERROR(
+        ExportTemplate(run_.base.own_template, run_.spec.template_date, run_.spec.base_model, artifact));
     return artifact;
   }
 
@@ -370,6 +374,7 @@ class Trainer {
         {"step_seconds", progress_.mean_step_seconds()},
         {"peak_memory_bytes", PeakMemoryBytes()},
         {"trainable_parameters", trainable_parameters_},
+        {"dataset", ToJson(run_.files)},
         {"evaluations", evaluations},
         {"worst_rows", row_losses_.Worst(kShownRows, run_.examples, run_.spec.train)}};
     LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/report.json",
