@@ -127,13 +127,21 @@ TEST_F(CrashPointsTest, WhatWasAcknowledgedIsThereWhicheverWriteWasTheLast) {
     ASSERT_TRUE(again->Serves()) << again->log();
     const size_t jobs = Jobs(*again).size();
     EXPECT_LE(jobs, uploaded ? 1u : 0u);
-    if (!acknowledged.empty()) EXPECT_THAT(Jobs(*again), UnorderedElementsAre(acknowledged));
+    if (!acknowledged.empty()) {
+      EXPECT_THAT(Jobs(*again), UnorderedElementsAre(acknowledged));
+    }
     // The job can be made from what was acknowledged; what was not is done now, and no second time.
-    if (!registered) EXPECT_TRUE(Register(*again)) << again->log();
-    if (!uploaded) EXPECT_TRUE(Upload(*again)) << again->log();
+    if (!registered) {
+      EXPECT_TRUE(Register(*again)) << again->log();
+    }
+    if (!uploaded) {
+      EXPECT_TRUE(Upload(*again)) << again->log();
+    }
     EXPECT_TRUE(Submit(*again, job)) << again->log();
     EXPECT_THAT(Jobs(*again), UnorderedElementsAre(job));
-    if (!acknowledged.empty()) EXPECT_EQ(job, acknowledged);
+    if (!acknowledged.empty()) {
+      EXPECT_EQ(job, acknowledged);
+    }
     EXPECT_TRUE(BackUp(*again, folder.path() + "/another")) << again->log();
   }
   std::printf("LUTHIER_CRASH_SEED=%u, killed at %d calls, one in %d\n", seed, points - 1, stride);
