@@ -95,9 +95,14 @@ TEST_F(CrashPointsTest, AMigrationThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
     const TempFolder folder;
     SQLite::Database(folder.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE).exec(version1);
     if (Start(folder.path(), point)->Serves()) break;
-    const auto again = Start(folder.path());
-    ASSERT_TRUE(again->Serves()) << "after call " << point << ": " << again->log();
-    ASSERT_THAT(Jobs(*again), UnorderedElementsAre("jobs/done", "jobs/waiting")) << "after call " << point;
+    {
+      const auto again = Start(folder.path());
+      ASSERT_TRUE(again->Serves()) << "after call " << point << ": " << again->log();
+    }
+    // The rows of the file hold no real specs, so no call could show them.
+    SQLite::Database record(folder.path() + "/luthier.db", SQLite::OPEN_READWRITE);
+    const std::string jobs = record.execAndGet("SELECT group_concat(id) FROM (SELECT id FROM jobs ORDER BY id)");
+    ASSERT_EQ(jobs, "done,running,waiting") << "after call " << point;
   }
   std::printf("killed at each of %d calls\n", point - 1);
   EXPECT_GT(point, 20);
