@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import grpc
 
 from luthier import calls, channel
-from luthier.calls import Call, full_name
+from luthier.calls import Call, Listing
 from luthier.client import Connection
 from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
 from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
@@ -57,8 +57,7 @@ class AsyncClient(Connection):
     async def list_jobs(
         self, states: Iterable[FineTuningJob.State] = (), *, limit: int | None = None
     ) -> list[FineTuningJob]:
-        request = jobs_pb2.ListFineTuningJobsRequest(states=states)
-        return await self._list("jobs", "ListFineTuningJobs", request, "jobs", limit)
+        return await self._list(calls.list_jobs(states), limit)
 
     async def cancel_job(self, name: str) -> FineTuningJob:
         return await self._call(calls.cancel_job(name))
@@ -99,8 +98,7 @@ class AsyncClient(Connection):
         return await self._call(calls.estimate_job(spec))
 
     async def list_job_events(self, name: str, types: Iterable[str] = ()) -> list[jobs_pb2.JobEvent]:
-        request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
-        return await self._list("jobs", "ListJobEvents", request, "events", None)
+        return await self._list(calls.list_job_events(name, types), None)
 
     async def watch_job(
         self, name: str, *, after_sequence: int = 0, timeout: float | None = None
@@ -147,7 +145,7 @@ class AsyncClient(Connection):
         return await self._call(calls.get_dataset(name))
 
     async def list_datasets(self, *, limit: int | None = None) -> list[datasets_pb2.Dataset]:
-        return await self._list("datasets", "ListDatasets", datasets_pb2.ListDatasetsRequest(), "datasets", limit)
+        return await self._list(calls.list_datasets(), limit)
 
     async def delete_dataset(self, name: str) -> None:
         await self._call(calls.delete_dataset(name))
@@ -159,17 +157,16 @@ class AsyncClient(Connection):
         return await self._call(calls.get_base_model(name))
 
     async def list_base_models(self, *, limit: int | None = None) -> list[models_pb2.BaseModel]:
-        return await self._list("models", "ListBaseModels", models_pb2.ListBaseModelsRequest(), "base_models", limit)
+        return await self._list(calls.list_base_models(), limit)
 
     async def list_models(self, *, limit: int | None = None) -> list[models_pb2.Model]:
-        return await self._list("models", "ListModels", models_pb2.ListModelsRequest(), "models", limit)
+        return await self._list(calls.list_models(), limit)
 
     async def get_model_version(self, name: str) -> models_pb2.ModelVersion:
         return await self._call(calls.get_model_version(name))
 
     async def list_model_versions(self, model: str, *, limit: int | None = None) -> list[models_pb2.ModelVersion]:
-        request = models_pb2.ListModelVersionsRequest(parent=full_name("models", model))
-        return await self._list("models", "ListModelVersions", request, "model_versions", limit)
+        return await self._list(calls.list_model_versions(model), limit)
 
     async def download_model(self, version: str, to: Path) -> pathlib.Path:
         found = await self.get_model_version(version)
@@ -180,7 +177,7 @@ class AsyncClient(Connection):
         return await self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
 
     async def list_nodes(self, *, limit: int | None = None) -> list[nodes_pb2.Node]:
-        return await self._list("nodes", "ListNodes", nodes_pb2.ListNodesRequest(), "nodes", limit)
+        return await self._list(calls.list_nodes(), limit)
 
     async def drain_node(self, name: str, *, requeue: bool = False) -> nodes_pb2.Node:
         return await self._call(calls.drain_node(name, requeue))
@@ -198,12 +195,13 @@ class AsyncClient(Connection):
             except grpc.RpcError as error:
                 await asyncio.sleep(attempts.pause_after(error))
 
-    async def _list(self, service: str, method: str, request: Any, items: str, limit: int | None) -> list[Any]:
-        found: list[Any] = []
+    async def _list(self, listing: Listing[Reply], limit: int | None) -> list[Reply]:
+        found: list[Reply] = []
+        request = listing.request
         while True:
             request.page_size = calls.page_size(limit, len(found))
-            response: Any = await self._call(Call(service, method, request))
-            found.extend(getattr(response, items))
+            response: Any = await self._call(Call(listing.service, listing.method, request))
+            found.extend(getattr(response, listing.items))
             request.page_token = response.next_page_token
             if not request.page_token or len(found) == limit:
                 return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import uuid
 from collections.abc import Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
@@ -29,6 +29,16 @@ class Call(Generic[Reply]):
     repeatable: bool = True
     # Whether the server reads or hashes files before it answers: a submit encodes every row, an import copies a model.
     long: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing(Generic[Reply]):
+    """Calls of `service`.`method`, a page each, whose answers hold Replies in their field `items`."""
+
+    service: str
+    method: str
+    request: Any  # its page_size and page_token are set for each page
+    items: str
 
 
 def page_size(limit: int | None, found: int) -> int:
@@ -147,3 +157,33 @@ def drain_node(name: str, requeue: bool) -> Call[nodes_pb2.Node]:
 
 def undrain_node(name: str) -> Call[nodes_pb2.Node]:
     return Call("nodes", "UndrainNode", nodes_pb2.UndrainNodeRequest(name=full_name("nodes", name)))
+
+
+def list_jobs(states: Iterable[jobs_pb2.FineTuningJob.State]) -> Listing[jobs_pb2.FineTuningJob]:
+    return Listing("jobs", "ListFineTuningJobs", jobs_pb2.ListFineTuningJobsRequest(states=states), "jobs")
+
+
+def list_job_events(name: str, types: Iterable[str]) -> Listing[jobs_pb2.JobEvent]:
+    request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
+    return Listing("jobs", "ListJobEvents", request, "events")
+
+
+def list_datasets() -> Listing[datasets_pb2.Dataset]:
+    return Listing("datasets", "ListDatasets", datasets_pb2.ListDatasetsRequest(), "datasets")
+
+
+def list_base_models() -> Listing[models_pb2.BaseModel]:
+    return Listing("models", "ListBaseModels", models_pb2.ListBaseModelsRequest(), "base_models")
+
+
+def list_models() -> Listing[models_pb2.Model]:
+    return Listing("models", "ListModels", models_pb2.ListModelsRequest(), "models")
+
+
+def list_model_versions(model: str) -> Listing[models_pb2.ModelVersion]:
+    request = models_pb2.ListModelVersionsRequest(parent=full_name("models", model))
+    return Listing("models", "ListModelVersions", request, "model_versions")
+
+
+def list_nodes() -> Listing[nodes_pb2.Node]:
+    return Listing("nodes", "ListNodes", nodes_pb2.ListNodesRequest(), "nodes")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import grpc
 
 from luthier import calls, channel
-from luthier.calls import Call, full_name
+from luthier.calls import Call, Listing, full_name
 from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
 from luthier.retry import Attempts, RetryPolicy
 from luthier.v1 import (
@@ -113,8 +113,7 @@ class Client(Connection):
 
     def list_jobs(self, states: Iterable[FineTuningJob.State] = (), *, limit: int | None = None) -> list[FineTuningJob]:
         """Newest first."""
-        request = jobs_pb2.ListFineTuningJobsRequest(states=states)
-        return self._list("jobs", "ListFineTuningJobs", request, "jobs", limit)
+        return self._list(calls.list_jobs(states), limit)
 
     def cancel_job(self, name: str) -> FineTuningJob:
         return self._call(calls.cancel_job(name))
@@ -159,8 +158,7 @@ class Client(Connection):
 
     def list_job_events(self, name: str, types: Iterable[str] = ()) -> list[jobs_pb2.JobEvent]:
         """Oldest first."""
-        request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
-        return self._list("jobs", "ListJobEvents", request, "events", None)
+        return self._list(calls.list_job_events(name, types), None)
 
     def watch_job(self, name: str, *, after_sequence: int = 0, timeout: float | None = None) -> Iterator[JobUpdate]:
         """Follows a job to its end across restarts of the server and breaks of the network: every event after
@@ -210,7 +208,7 @@ class Client(Connection):
         return self._call(calls.get_dataset(name))
 
     def list_datasets(self, *, limit: int | None = None) -> list[datasets_pb2.Dataset]:
-        return self._list("datasets", "ListDatasets", datasets_pb2.ListDatasetsRequest(), "datasets", limit)
+        return self._list(calls.list_datasets(), limit)
 
     def delete_dataset(self, name: str) -> None:
         self._call(calls.delete_dataset(name))
@@ -223,18 +221,17 @@ class Client(Connection):
         return self._call(calls.get_base_model(name))
 
     def list_base_models(self, *, limit: int | None = None) -> list[models_pb2.BaseModel]:
-        return self._list("models", "ListBaseModels", models_pb2.ListBaseModelsRequest(), "base_models", limit)
+        return self._list(calls.list_base_models(), limit)
 
     def list_models(self, *, limit: int | None = None) -> list[models_pb2.Model]:
-        return self._list("models", "ListModels", models_pb2.ListModelsRequest(), "models", limit)
+        return self._list(calls.list_models(), limit)
 
     def get_model_version(self, name: str) -> models_pb2.ModelVersion:
         """`models/{model}/versions/{version}`, where the version may be `latest` or an alias."""
         return self._call(calls.get_model_version(name))
 
     def list_model_versions(self, model: str, *, limit: int | None = None) -> list[models_pb2.ModelVersion]:
-        request = models_pb2.ListModelVersionsRequest(parent=full_name("models", model))
-        return self._list("models", "ListModelVersions", request, "model_versions", limit)
+        return self._list(calls.list_model_versions(model), limit)
 
     def download_model(self, version: str, to: Path) -> pathlib.Path:
         """Downloads a model version into a new folder, which appears once every file is verified. A download that was
@@ -247,7 +244,7 @@ class Client(Connection):
         return self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
 
     def list_nodes(self, *, limit: int | None = None) -> list[nodes_pb2.Node]:
-        return self._list("nodes", "ListNodes", nodes_pb2.ListNodesRequest(), "nodes", limit)
+        return self._list(calls.list_nodes(), limit)
 
     def drain_node(self, name: str, *, requeue: bool = False) -> nodes_pb2.Node:
         return self._call(calls.drain_node(name, requeue))
@@ -265,12 +262,13 @@ class Client(Connection):
             except grpc.RpcError as error:
                 time.sleep(attempts.pause_after(error))
 
-    def _list(self, service: str, method: str, request: Any, items: str, limit: int | None) -> list[Any]:
-        found: list[Any] = []
+    def _list(self, listing: Listing[Reply], limit: int | None) -> list[Reply]:
+        found: list[Reply] = []
+        request = listing.request
         while True:
             request.page_size = calls.page_size(limit, len(found))
-            response: Any = self._call(Call(service, method, request))
-            found.extend(getattr(response, items))
+            response: Any = self._call(Call(listing.service, listing.method, request))
+            found.extend(getattr(response, listing.items))
             request.page_token = response.next_page_token
             if not request.page_token or len(found) == limit:
                 return found
