@@ -174,11 +174,11 @@ BUGS = [Bug(*row) for row in [
      "artifact_test", "DurableFileTest.AKillBeforeTheRenameKeepsTheOldFile"),
     (30, "a checkpoint is filled under its final name", "worker/trainer/train/training_checkpoint.cc",
      "folder.parent_path() / (kUnfinished + folder.filename().string());", "folder;",
-     TRAIN, "CheckpointDiskTest.OneThatCannotBeFinishedLeavesTheOneBefore"),
+     TRAIN, "TrainingCheckpointTest.OneThatCannotBeFinishedLeavesTheOneBefore"),
     (30, "the checkpoint before goes first", "worker/trainer/train/training_checkpoint.cc",
      "  optimizer[kGeneratorState] = state.generator_states;\n",
      "  optimizer[kGeneratorState] = state.generator_states;\n  RemoveBeyond(keep - 1, folder.parent_path());\n",
-     TRAIN, "CheckpointDiskTest.OneThatCannotBeFinishedLeavesTheOneBefore"),
+     TRAIN, "TrainingCheckpointTest.OneThatCannotBeFinishedLeavesTheOneBefore"),
     (31, "a family with a loss of its own divides by the tokens of a micro-batch", "worker/trainer/models/common/output_head.cc",
      "  return ops::SumCrossEntropy(x_TI, weight_VI, labels_T, form_, losses);\n",
      "  const Tensor sum = ops::SumCrossEntropy(x_TI, weight_VI, labels_T, form_, losses);\n"

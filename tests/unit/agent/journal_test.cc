@@ -2,12 +2,12 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
 #include <memory>
 
+#include "tests/support/file_size_limit.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -134,15 +134,12 @@ TEST_F(JournalTest, KeepsReportingFromMemoryWhenTheDiskIsFull) {
   Open();
   Append("a");
   journal_->Sync();
-  // Writing beyond this size fails as a full disk does.
-  const rlimit full = {std::filesystem::file_size(Path()) + 4, RLIM_INFINITY};
-  signal(SIGXFSZ, SIG_IGN);
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
-  Append("b");
-  Append("c");
-  journal_->Sync();
-  const rlimit free = {RLIM_INFINITY, RLIM_INFINITY};
-  setrlimit(RLIMIT_FSIZE, &free);
+  {
+    const FileSizeLimit limit(std::filesystem::file_size(Path()) + 4);
+    Append("b");
+    Append("c");
+    journal_->Sync();
+  }
   EXPECT_FALSE(journal_->status().ok());
   EXPECT_EQ(Sent(), "1:a 2:b 3:c ");
   // The agent died as well: the server has more than the disk, and the next report does not take a number twice.

@@ -1,44 +1,139 @@
-// What is on disk when writing a checkpoint fails. That runs go on from them exactly:
+// What is on disk, and what is made of it. That runs go on from checkpoints exactly:
 // tests/integration/trainer_program_test.
 #include "worker/trainer/train/training_checkpoint.h"
 
-#include <ATen/CPUGeneratorImpl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "nlohmann/json.hpp"
 #include "tests/support/file_size_limit.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/text_fixture.h"
 
 namespace luthier {
 namespace {
 
-TrainingState StateOf(int64_t step) {
-  TrainingState state;
-  state.step = step;
-  state.weights = {{"w", at::full({8}, static_cast<double>(step))}};
-  state.optimizer = {{"w.first", at::zeros({8})}};
-  state.generator_states = at::detail::getDefaultCPUGenerator().get_state();
-  state.spec_hash = "spec";
-  return state;
+namespace fs = std::filesystem;
+using nlohmann::json;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+class TrainingCheckpointTest : public ::testing::Test {
+ protected:
+  static TrainingState StateAt(int64_t step) {
+    TrainingState state;
+    state.step = step;
+    state.weights["w"] = at::full({3}, static_cast<double>(step));
+    state.optimizer["m"] = at::full({3}, 0.1);
+    state.generator_states = at::zeros({8}, at::kByte);
+    state.spec_hash = "spec";
+    return state;
+  }
+
+  // Checkpoints of steps 1 to 3.
+  void WriteRun(const std::string& name, double seconds = 0) {
+    for (int64_t step = 1; step <= 3; ++step) {
+      TrainingState state = StateAt(step);
+      state.seconds = seconds;
+      ASSERT_TRUE(WriteCheckpoint(Run(name), state, /*keep=*/5).ok());
+    }
+  }
+
+  std::string Run(const std::string& name) const { return folder_.path() + "/" + name; }
+  std::string Step(const std::string& run, int64_t step) const {
+    return Run(run) + "/checkpoints/step-" + std::to_string(step);
+  }
+
+  void ChangeState(int64_t step, const std::function<void(json&)>& change) {
+    json state = json::parse(std::ifstream(Step("a", step) + "/state.json"));
+    change(state);
+    WriteText(Step("a", step) + "/state.json", state.dump());
+  }
+
+  // 0: none. What was said on the way is in `warnings_`.
+  int64_t Newest() {
+    warnings_.clear();
+    const auto state =
+        ReadNewestCheckpoint(Run("a"), "spec", [&](std::string warning) { warnings_.push_back(warning); });
+    EXPECT_TRUE(state.ok()) << state.status();
+    return state.ok() && state->has_value() ? (*state)->step : 0;
+  }
+
+  TempFolder folder_;
+  std::vector<std::string> warnings_;
+};
+
+TEST_F(TrainingCheckpointTest, EachNamesTheOneBeforeByItsHash) {
+  WriteRun("a");
+  EXPECT_EQ(Newest(), 3);
+  EXPECT_THAT(warnings_, IsEmpty());
+  const auto state = [&](int64_t step) { return json::parse(std::ifstream(Step("a", step) + "/state.json")); };
+  EXPECT_TRUE(state(1)["previous"].is_null());
+  EXPECT_EQ(state(2)["previous"], json({{"step", 1}, {"hash", state(1)["hash"]}}));
+  EXPECT_EQ(state(3)["previous"]["hash"], state(2)["hash"]);
+}
+
+TEST_F(TrainingCheckpointTest, AnAlteredFieldOfTheStateIsDamage) {
+  for (const auto& change : std::vector<std::function<void(json&)>>{
+           [](json& state) { state["step"] = 2; }, [](json& state) { state["tokens"] = 99; },
+           [](json& state) { state["previous"] = nullptr; },
+           [](json& state) { state["sha256"].erase("rows.safetensors"); }, [](json& state) { state.erase("hash"); }}) {
+    WriteRun("a");
+    ChangeState(3, change);
+    EXPECT_EQ(Newest(), 2);
+    EXPECT_THAT(warnings_, ElementsAre(HasSubstr("step-3 is damaged")));
+  }
+}
+
+TEST_F(TrainingCheckpointTest, ACheckpointThatFollowsAnotherOneIsDamage) {
+  WriteRun("a", /*seconds=*/1);
+  WriteRun("b", /*seconds=*/2);  // another run of the same spec: each of its checkpoints is intact
+  fs::remove_all(Step("a", 3));
+  fs::copy(Step("b", 3), Step("a", 3));
+  EXPECT_EQ(Newest(), 2);
+  EXPECT_THAT(warnings_, ElementsAre(HasSubstr("does not follow step-2")));
+}
+
+TEST_F(TrainingCheckpointTest, ACheckpointUnderTheNameOfAnotherStepIsDamage) {
+  WriteRun("a");
+  fs::rename(Step("a", 3), Step("a", 4));
+  EXPECT_EQ(Newest(), 2);
+  EXPECT_THAT(warnings_, ElementsAre(HasSubstr("holds step 3")));
+}
+
+// One that was damaged is no link, and one that was removed for room is not missed.
+TEST_F(TrainingCheckpointTest, TheChainGoesOnOverWhatIsGone) {
+  WriteRun("a");
+  ChangeState(2, [](json& state) { state["step"] = 7; });
+  EXPECT_EQ(Newest(), 3);
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), StateAt(4), /*keep=*/1).ok());
+  EXPECT_FALSE(fs::exists(Step("a", 3)));
+  EXPECT_EQ(Newest(), 4);
+  EXPECT_THAT(warnings_, IsEmpty());
 }
 
 // Bug 30: the disk is full when the weights are written and the optimizer's state is not.
-TEST(CheckpointDiskTest, OneThatCannotBeFinishedLeavesTheOneBefore) {
-  const TempFolder folder;
-  const TrainingState before = StateOf(1), after = StateOf(2);
-  const auto bytes = static_cast<rlim_t>(before.generator_states.numel());
-  ASSERT_TRUE(WriteCheckpoint(folder.path(), before, 1).ok());
+TEST_F(TrainingCheckpointTest, OneThatCannotBeFinishedLeavesTheOneBefore) {
+  TrainingState before = StateAt(1), after = StateAt(2);
+  before.generator_states = after.generator_states = at::zeros({5000}, at::kByte);  // in the largest file
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), before, /*keep=*/1).ok());
   {
-    const FileSizeLimit limit(bytes / 2);
-    EXPECT_EQ(WriteCheckpoint(folder.path(), after, 1).status().code(), absl::StatusCode::kResourceExhausted);
+    const FileSizeLimit limit(2500);
+    EXPECT_EQ(WriteCheckpoint(Run("a"), after, /*keep=*/1).status().code(), absl::StatusCode::kResourceExhausted);
   }
   const auto newest =
-      ReadNewestCheckpoint(folder.path(), "spec", [](const std::string& warning) { ADD_FAILURE() << warning; });
+      ReadNewestCheckpoint(Run("a"), "spec", [](const std::string& warning) { ADD_FAILURE() << warning; });
   ASSERT_TRUE(newest.ok()) << newest.status();
   ASSERT_TRUE(newest->has_value());
   EXPECT_EQ((*newest)->step, 1);
   EXPECT_TRUE(at::equal((*newest)->weights.at("w"), before.weights.at("w")));
-  ASSERT_TRUE(WriteCheckpoint(folder.path(), after, 1).ok());
-  EXPECT_EQ((*ReadNewestCheckpoint(folder.path(), "spec", [](const std::string&) {}))->step, 2);
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), after, /*keep=*/1).ok());
+  EXPECT_EQ(Newest(), 2);
 }
 
 }  // namespace
