@@ -27,7 +27,7 @@ constexpr std::chrono::seconds kCallGrace(5);
 // Threads that stay for calls, which mostly wait for a commit together. gRPC's default of two would end and start one a
 // call.
 constexpr int kCallThreads = 64;
-// Two disks' worth of reading for watchers that are behind.
+// Two disks' worth of reading for watchers that are behind; they also answer submissions.
 constexpr int kTaskThreads = 2;
 // Each reads a dataset with one core; more at a time would take the cores from the calls that are quick.
 constexpr int kPlanningThreads = 2;

@@ -165,10 +165,11 @@ absl::Status Follow(CommandContext& context, const std::string& name, absl::Dura
   std::string shown;
   while (true) {
     LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->GetSweep(name));
-    if (std::exchange(shown, Counts(sweep)) != Counts(sweep) && !context.ForPrograms()) {
-      const std::string clock = absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone());
-      context.Say(absl::StrCat(clock, "  ", Counts(sweep)));
+    const std::string counts = Counts(sweep);
+    if (counts != shown && !context.ForPrograms()) {
+      context.Say(absl::StrCat(absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone()), "  ", counts));
     }
+    shown = counts;
     if (IsOver(sweep)) {
       context.interrupts().Handle({});
       if (context.ForPrograms()) {

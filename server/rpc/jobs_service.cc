@@ -59,6 +59,7 @@ struct Creation {
   Call& call;
   const v1::CreateFineTuningJobRequest& request;
   v1::FineTuningJob& response;
+  std::shared_ptr<const Plan> known_plan;  // null: it has to be made
   JobRequest identity;
   Submission made;
   int64_t newest = 0;  // number of the last job before this one was recorded
@@ -91,11 +92,15 @@ class JobsService final : public JobsBase {
     const auto call = std::make_shared<CreationCall>(backend_, *context, *request, *response);
     if (!call->handling.admitted().ok()) {
       call->Finish(call->handling.admitted());
-    } else if (call->handling.call().tenant.empty() && backend_.planner.Knows(request->job().spec())) {
-      Create(call);
+      return &call->reactor;
+    }
+    call->creation.known_plan = backend_.planner.KnownPlanOf(request->job().spec());
+    if (call->creation.known_plan == nullptr) {
+      backend_.planning.Post([this, call] { Create(call); });  // reads the dataset
+    } else if (!call->handling.call().tenant.empty()) {
+      backend_.tasks.Post([this, call] { Create(call); });  // looks up in the record what the tenant may name
     } else {
-      // A new spec's dataset is read, and what a tenant's spec names is looked up in the record.
-      backend_.planning.Post([this, call] { Create(call); });
+      Create(call);
     }
     return &call->reactor;
   }
@@ -218,10 +223,12 @@ class JobsService final : public JobsBase {
                                                 DeterministicBytes(request.job()), call.tenant))};
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
     absl::StatusOr<Submission> made =
-        Prepare(backend_, call, request.job(), request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id());
+        Prepare(backend_, call, request.job(), request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id(),
+                creation.known_plan);
     if (!made.ok()) {
       if (request.validate_only()) return made.status();
-      LUTHIER_RETURN_IF_ERROR(Replay(call, creation.identity, made.status(), creation.response));
+      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob earlier, EarlierOf(backend_, call, creation.identity, made.status()));
+      LUTHIER_RETURN_IF_ERROR(Answer(earlier, creation.response));
       return false;
     }
     creation.made = *std::move(made);
@@ -249,16 +256,6 @@ class JobsService final : public JobsBase {
     creation.call.subject = "jobs/" + job.id;
     creation.response = creation.made.ToProto();
     return absl::OkStatus();
-  }
-
-  // A repeated request is answered with what it created, also if dataset or base model are gone by now. `refusal`: what
-  // it would get else.
-  absl::Status Replay(const Call& call, const JobRequest& identity, absl::Status refusal, v1::FineTuningJob& response) {
-    if (identity.id.empty()) return refusal;
-    LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
-    if (!earlier || !call.Sees(earlier->second.job.tenant)) return refusal;
-    LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
-    return Answer(earlier->second, response);
   }
 
   absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name) {

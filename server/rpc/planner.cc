@@ -100,10 +100,10 @@ std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& de
   return absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
 }
 
-bool Planner::Knows(const v1::FineTuningSpec& spec) {
+std::shared_ptr<const Plan> Planner::KnownPlanOf(const v1::FineTuningSpec& spec) {
   const std::string key = KeyOf(spec, LargestDevice());
   const std::lock_guard lock(mutex_);
-  return plans_.Find(key).has_value();
+  return plans_.Find(key).value_or(nullptr);
 }
 
 absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {

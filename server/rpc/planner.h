@@ -50,8 +50,8 @@ class Planner {
   // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot
   // fit.
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const v1::FineTuningSpec& spec);
-  // Whether PlanOf() would answer at once. Otherwise it reads the dataset, or waits for who does.
-  bool Knows(const v1::FineTuningSpec& spec);
+  // What PlanOf() would answer at once; null where it would read the dataset, or wait for who does.
+  std::shared_ptr<const Plan> KnownPlanOf(const v1::FineTuningSpec& spec);
 
   // How long a plan takes, if jobs of its kind have reported their speed since the server started.
   std::optional<absl::Duration> DurationOf(const Plan& plan);

@@ -72,7 +72,8 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   if (!job.tenant().empty()) {
     if (absl::Status status = CheckId("tenant", job.tenant()); !status.ok()) violations.emplace_back(status.message());
   }
-  if (!v1::ServiceClass_IsValid(job.service_class())) violations.emplace_back("service_class: is unknown to this server");
+  if (!v1::ServiceClass_IsValid(job.service_class()))
+    violations.emplace_back("service_class: is unknown to this server");
   CheckPriority(job.priority(), violations);
   CheckLabels(job, violations);
   CheckRetention(job, violations);
@@ -99,20 +100,21 @@ absl::Status WithoutOthers(const Call& call, absl::Status status) {
                     "REQUEST_ID_REUSED");
 }
 
-absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call,
-                                                    const v1::FineTuningSpec& spec) {
+absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
+                                                    std::shared_ptr<const Plan> known) {
   LUTHIER_RETURN_IF_ERROR(CheckVisible(backend, call, spec));
+  if (known != nullptr) return known;
   return backend.planner.PlanOf(spec);
 }
 
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& wanted,
-                                   const std::string& id) {
+                                   const std::string& id, std::shared_ptr<const Plan> known) {
   if (!wanted.tenant().empty() && !call.Sees(wanted.tenant())) {
     return absl::PermissionDeniedError(
         absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
   }
   Submission made;
-  LUTHIER_ASSIGN_OR_RETURN(made.plan, PlanFor(backend, call, wanted.spec()));
+  LUTHIER_ASSIGN_OR_RETURN(made.plan, PlanFor(backend, call, wanted.spec(), std::move(known)));
   made.own.set_uid(RandomUuid());
   *made.own.mutable_labels() = wanted.labels();
   Job& job = made.job;
@@ -131,6 +133,15 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   }
   job.estimate = backend.planner.DurationOf(*made.plan).value_or(absl::ZeroDuration());
   return made;
+}
+
+absl::StatusOr<RecordedJob> EarlierOf(Backend& backend, const Call& call, const JobRequest& request,
+                                      const absl::Status& refusal) {
+  if (request.id.empty()) return refusal;
+  LUTHIER_ASSIGN_OR_RETURN(auto earlier, backend.store.ReplayedRequest(request.id));
+  if (!earlier || !call.Sees(earlier->second.job.tenant)) return refusal;
+  LUTHIER_RETURN_IF_ERROR(CheckReplay(request, earlier->first, earlier->second.job.id));
+  return std::move(earlier->second);
 }
 
 }  // namespace luthier

@@ -37,12 +37,18 @@ void CheckRequestId(const std::string& id, std::vector<std::string>& violations)
 // The words of another tenant's job are not for the caller.
 absl::Status WithoutOthers(const Call& call, absl::Status status);
 
-// Checks what a spec names for the caller, and plans it. Errors: as Planner::PlanOf.
-absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec);
+// Checks what a spec names for the caller, and plans it unless its plan is `known` already. Errors: as Planner::PlanOf.
+absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
+                                                    std::shared_ptr<const Plan> known = nullptr);
 
-// Requires: CheckJob() found nothing. Errors: as PlanFor(); PERMISSION_DENIED for another tenant; ALREADY_EXISTS if its
-// model is another tenant's.
+// Requires: CheckJob() found nothing. `known`: the plan of its spec, where it was looked up already. Errors: as
+// PlanFor(); PERMISSION_DENIED for another tenant; ALREADY_EXISTS if its model is another tenant's.
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& job,
-                                   const std::string& id);
+                                   const std::string& id, std::shared_ptr<const Plan> known = nullptr);
+
+// The job that the same request created before: a repeated request is answered with it, also if dataset or base model
+// are gone by now. Errors: `refusal`, what the request would get else, if there is none; as CheckReplay().
+absl::StatusOr<RecordedJob> EarlierOf(Backend& backend, const Call& call, const JobRequest& request,
+                                      const absl::Status& refusal);
 
 }  // namespace luthier

@@ -174,7 +174,11 @@ class SweepsService final : public v1::SweepService::Service {
                                ? request.sweep_id()
                                : absl::StrCat("sweep-", absl::StripPrefix(NewJobId(absl::Now()), "job-"));
     absl::StatusOr<std::vector<Submission>> made = PrepareAll(call, id, request.sweep());
-    if (!made.ok()) return request.validate_only() ? made.status() : Replay(call, identity, made.status(), response);
+    if (!made.ok()) {
+      if (request.validate_only()) return made.status();
+      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob earlier, EarlierOf(backend_, call, identity, made.status()));
+      return GetOf(call, earlier.job, response);
+    }
 
     v1::Sweep asked;
     *asked.mutable_job() = request.sweep().job();
@@ -205,10 +209,11 @@ class SweepsService final : public v1::SweepService::Service {
   absl::StatusOr<std::vector<Submission>> PrepareAll(const Call& call, const std::string& id, const v1::Sweep& sweep) {
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Point> points, PointsOf(sweep));
     LUTHIER_ASSIGN_OR_RETURN(const JobSpec common, JobFromProto(sweep.job()));
+    const json file = ToJson(common);
     std::vector<Submission> made;
     for (size_t i = 0; i < points.size(); ++i) {
       const std::string job_id = JobId(id, i);
-      const absl::StatusOr<v1::FineTuningJob> job = JobAt(points[i], ToJson(common), sweep.job());
+      const absl::StatusOr<v1::FineTuningJob> job = JobAt(points[i], file, sweep.job());
       if (!job.ok()) return AboutJob(job.status(), "jobs/" + job_id);
       absl::StatusOr<Submission> submission = Prepare(backend_, call, *job, job_id);
       if (!submission.ok()) return AboutJob(submission.status(), "jobs/" + job_id);
@@ -216,15 +221,6 @@ class SweepsService final : public v1::SweepService::Service {
       made.push_back(*std::move(submission));
     }
     return made;
-  }
-
-  // A repeated request is answered with what it created, also if dataset or base model are gone by now.
-  absl::Status Replay(Call& call, const JobRequest& identity, absl::Status refusal, v1::Sweep& response) {
-    if (identity.id.empty()) return refusal;
-    LUTHIER_ASSIGN_OR_RETURN(const auto earlier, backend_.store.ReplayedRequest(identity.id));
-    if (!earlier || !call.Sees(earlier->second.job.tenant)) return refusal;
-    LUTHIER_RETURN_IF_ERROR(CheckReplay(identity, earlier->first, earlier->second.job.id));
-    return GetOf(call, earlier->second.job, response);
   }
 
   // The sweep whose first job this is.
