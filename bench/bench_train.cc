@@ -20,6 +20,7 @@
 #include "lib/plan/flops.h"
 #include "lib/plan/memory.h"
 #include "nlohmann/json.hpp"
+#include "worker/trainer/device.h"
 #include "worker/trainer/train/heap.h"
 #include "worker/trainer/train/preparation.h"
 #include "worker/trainer/train/step.h"
@@ -168,41 +169,42 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
   for (size_t i = 1; i < steps.size(); ++i) step_seconds.push_back(steps[i].end - steps[i - 1].end);
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
-  return json{{"engine", "luthier"},
-              {"method", arguments.method},
-              {"model", std::filesystem::path(arguments.model).lexically_normal().filename().string()},
-              {"dtype", arguments.dtype},
-              {"device", "cpu"},
-              {"threads", arguments.threads},
-              {"rank", run->lora() ? arguments.rank : 0},
-              {"max_length", arguments.max_length},
-              {"micro_batch_tokens", arguments.micro_batch_tokens},
-              {"grad_accum", arguments.grad_accum},
-              {"grad_checkpointing", arguments.grad_checkpointing},
-              {"largest_micro_batch", inputs.micro_batch_tokens},
-              {"steps", arguments.steps},
-              {"steady_steps", arguments.steps - kWarmUpSteps},
-              {"tokens", all.tokens},
-              {"trained_tokens", all.trained_tokens},
-              {"steady_tokens", steady.tokens},
-              {"steady_trained_tokens", steady.trained_tokens},
-              {"steady_padded_tokens", steady.tokens},
-              {"steady_seconds", seconds},
-              {"tokens_per_s", static_cast<double>(steady.tokens) / seconds},
-              {"trained_tokens_per_s", static_cast<double>(steady.trained_tokens) / seconds},
-              {"steady_cpu_seconds", steps.back().cpu - steps[kWarmUpSteps - 1].cpu},
-              {"nominal_gflop_per_token", flops / static_cast<double>(steady.tokens) / 1e9},
-              {"nominal_gflop_per_s", flops / seconds / 1e9},
-              {"ready_seconds", ready_seconds},
-              {"first_step_seconds", first_step_seconds},
-              {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
-              {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},
-              {"peak_gpu_mib", 0},
-              {"losses", losses},
-              {"final_loss", steps.back().result.loss},
-              {"step_seconds", step_seconds},
-              {"load_average", {load_at_start, LoadAverage()}},
-              {"versions", {{"luthier", LUTHIER_VERSION}, {"libtorch", "2.11.0"}}}};
+  return json{
+      {"engine", "luthier"},
+      {"method", arguments.method},
+      {"model", std::filesystem::path(arguments.model).lexically_normal().filename().string()},
+      {"dtype", arguments.dtype},
+      {"device", run->device.str()},
+      {"threads", arguments.threads},
+      {"rank", run->lora() ? arguments.rank : 0},
+      {"max_length", arguments.max_length},
+      {"micro_batch_tokens", arguments.micro_batch_tokens},
+      {"grad_accum", arguments.grad_accum},
+      {"grad_checkpointing", arguments.grad_checkpointing},
+      {"largest_micro_batch", inputs.micro_batch_tokens},
+      {"steps", arguments.steps},
+      {"steady_steps", arguments.steps - kWarmUpSteps},
+      {"tokens", all.tokens},
+      {"trained_tokens", all.trained_tokens},
+      {"steady_tokens", steady.tokens},
+      {"steady_trained_tokens", steady.trained_tokens},
+      {"steady_padded_tokens", steady.tokens},
+      {"steady_seconds", seconds},
+      {"tokens_per_s", static_cast<double>(steady.tokens) / seconds},
+      {"trained_tokens_per_s", static_cast<double>(steady.trained_tokens) / seconds},
+      {"steady_cpu_seconds", steps.back().cpu - steps[kWarmUpSteps - 1].cpu},
+      {"nominal_gflop_per_token", flops / static_cast<double>(steady.tokens) / 1e9},
+      {"nominal_gflop_per_s", flops / seconds / 1e9},
+      {"ready_seconds", ready_seconds},
+      {"first_step_seconds", first_step_seconds},
+      {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
+      {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},
+      {"peak_gpu_mib", run->device.is_cpu() ? 0 : static_cast<double>(PeakMemoryBytes(run->device)) / (1 << 20)},
+      {"losses", losses},
+      {"final_loss", steps.back().result.loss},
+      {"step_seconds", step_seconds},
+      {"load_average", {load_at_start, LoadAverage()}},
+      {"versions", {{"luthier", LUTHIER_VERSION}, {"libtorch", "2.11.0"}}}};
 }
 
 int Main(int argc, char** argv) {

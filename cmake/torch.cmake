@@ -1,6 +1,6 @@
 # LibTorch out of the PyPI wheel: `luthier::torch` links torch_cpu and c10 only, because libtorch.so needs
-# libtorch_cuda.so and with it every CUDA library. A GPU machine's libtorch_cuda.so
-# can then be loaded with dlopen (not done yet).
+# libtorch_cuda.so and with it every CUDA library. Where there is a driver,
+# worker/trainer/device.cc loads libtorch_cuda.so.
 if(NOT EXISTS ${LUTHIER_TORCH_DIR}/include/torch/csrc/api/include/torch/torch.h)
   message(FATAL_ERROR "LUTHIER_TORCH_DIR='${LUTHIER_TORCH_DIR}' holds no LibTorch. "
     "Run scripts/build, which fetches it, or give the folder `torch` of an unpacked torch==2.11.0 wheel.")

@@ -18,6 +18,12 @@ if ! "$check" models "${cases[@]}" >"$work/out"; then
 fi
 echo "${#cases[@]} cases, $(wc -l <"$work/out") checks"
 
+# The same by the operations that GPUs use, so that they are checked where there is none.
+if ! "$check" models --composed "${cases[@]}" >"$work/out"; then
+  grep '"ok":false' "$work/out" >&2
+  exit 1
+fi
+
 # must_fail CASE SED-EXPRESSION: the check notices the case with this change in its config.json.
 must_fail() {
   rm -rf "$work/case"

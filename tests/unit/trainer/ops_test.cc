@@ -1,5 +1,8 @@
-// Every operation with an explicit backward against its plain form under recorded autograd, in random shapes.
+// Every operation with an explicit backward against its plain form under recorded autograd, in random shapes: by its
+// kernels, and by the operations that GPUs use.
 #include "worker/trainer/ops/ops.h"
+
+#include "worker/trainer/ops/place.h"
 
 #include <gtest/gtest.h>
 
@@ -14,8 +17,8 @@ constexpr double kTolerance = 2e-5;
 Tensor Random(std::vector<int64_t> shape) { return at::randn(shape).set_requires_grad(true); }
 
 // Compares outputs and the gradients of every input under the same random upstream gradient.
-void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()>& fused,
-                 const std::function<Tensor()>& plain) {
+void ExpectEqualOnce(const std::vector<Tensor>& inputs, const std::function<Tensor()>& fused,
+                     const std::function<Tensor()>& plain) {
   const Tensor got = fused(), expected = plain();
   ASSERT_EQ(got.sizes(), expected.sizes());
   EXPECT_LT((got - expected).abs().max().item<double>(), kTolerance);
@@ -32,6 +35,13 @@ void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()
     EXPECT_LT((gradients[i] - inputs[i].grad()).abs().max().item<double>() / scale, kTolerance) << "input " << i;
     inputs[i].mutable_grad() = Tensor();  // callers compare the same inputs in several forms
   }
+}
+
+void ExpectEqual(const std::vector<Tensor>& inputs, const std::function<Tensor()>& fused,
+                 const std::function<Tensor()>& plain) {
+  ExpectEqualOnce(inputs, fused, plain);
+  const ops::WithoutKernels composed;
+  ExpectEqualOnce(inputs, fused, plain);
 }
 
 TEST(OpsTest, RmsNormEqualsItsFormula) {
@@ -74,7 +84,7 @@ TEST(OpsTest, LoraLinearEqualsItsFormula) {
       [&] { return at::linear(x, weight + 0.7 * at::mm(b, a)); });
 }
 
-TEST(OpsTest, LoraDropoutUsesOneMaskForForwardAndBackward) {
+void ExpectOneMask() {
   const Tensor x = at::ones({200, 4}).set_requires_grad(true), weight = at::zeros({4, 4});
   const Tensor eye = at::eye(4).set_requires_grad(true), b = at::eye(4).set_requires_grad(true);
   const Tensor y = ops::LoraLinear(x, weight, eye, b, 1.0, 0.25);
@@ -82,6 +92,12 @@ TEST(OpsTest, LoraDropoutUsesOneMaskForForwardAndBackward) {
   EXPECT_TRUE(at::equal(y.detach(), x.grad()));  // y = x·mask with x = 1, so dy/dx is the mask itself
   EXPECT_NEAR(y.mean().item<double>(), 1.0, 0.1);
   EXPECT_TRUE(((y == 0) | (y - 1 / 0.75).abs().lt(1e-6)).all().item<bool>());
+}
+
+TEST(OpsTest, LoraDropoutUsesOneMaskForForwardAndBackward) {
+  ExpectOneMask();
+  const ops::WithoutKernels composed;
+  ExpectOneMask();
 }
 
 // softmax(cap(scale · q·kᵀ)) · v of one document, written out: key k is seen by query q if q - window < k <= q.
@@ -124,7 +140,7 @@ TEST(OpsTest, PackedAttentionCapsScoresBeforeMasking) {
   ExpectEachDocumentAlone({0.9, 4, 1.5});
 }
 
-TEST(OpsTest, AttentionDropoutActsInTrainingOnlyAndKeepsTheMean) {
+void ExpectDropoutInTrainingOnly() {
   const ops::Documents documents = {{0, 64}};
   const Tensor q = at::zeros({64, 4, 8}), k = at::zeros({64, 4, 8}), v = at::ones({64, 4, 8}).set_requires_grad(true);
   for (const double softcap : {0.0, 2.0}) {
@@ -137,8 +153,14 @@ TEST(OpsTest, AttentionDropoutActsInTrainingOnlyAndKeepsTheMean) {
   }
 }
 
+TEST(OpsTest, AttentionDropoutActsInTrainingOnlyAndKeepsTheMean) {
+  ExpectDropoutInTrainingOnly();
+  const ops::WithoutKernels composed;
+  ExpectDropoutInTrainingOnly();
+}
+
 // Every position of a document, one at a time against the cache, equals the whole document at once.
-TEST(OpsTest, CachedAttentionEqualsPackedAttention) {
+void ExpectCachedEqualsPacked() {
   const int64_t lengths[] = {9, 4, 1};
   const ops::Documents documents = {{0, 9}, {9, 13}, {13, 14}};
   const Tensor q = at::randn({14, 4, 8}), k = at::randn({14, 2, 8}), v = at::randn({14, 2, 8});
@@ -164,6 +186,12 @@ TEST(OpsTest, CachedAttentionEqualsPackedAttention) {
           << "window " << form.window;
     }
   }
+}
+
+TEST(OpsTest, CachedAttentionEqualsPackedAttention) {
+  ExpectCachedEqualsPacked();
+  const ops::WithoutKernels composed;
+  ExpectCachedEqualsPacked();
 }
 
 TEST(OpsTest, ChunkedCrossEntropyEqualsTheWholeLogits) {

@@ -5,12 +5,14 @@
 #include <unistd.h>
 
 #include <cmath>
+#include <optional>
 #include <thread>
 
 #include <cmath>
 
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
+#include "worker/trainer/ops/place.h"
 
 namespace luthier {
 namespace {
@@ -181,9 +183,29 @@ TEST_F(StepTest, RanksTakeTheStepThatOneTakes) {
   }
 }
 
+// On a GPU a step ends in other operations, which wait for nothing.
+TEST_F(StepTest, WithoutKernelsTheStepsAreTheSame) {
+  spec_.recipe.training.weight_decay = 0.1;
+  const auto whole = MustPrepare();
+  const std::vector<StepResult> expected = Take(*whole, 3);
+  const auto composed = MustPrepare();
+  const ops::WithoutKernels without_kernels;
+  const std::vector<StepResult> got = Take(*composed, 3);
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_NEAR(got[i].loss, expected[i].loss, 1e-5);
+    EXPECT_NEAR(got[i].grad_norm, expected[i].grad_norm, 1e-4 * expected[i].grad_norm);
+    ASSERT_EQ(got[i].row_losses.size(), expected[i].row_losses.size());
+  }
+  for (const auto& [name, tensor] : whole->trained) {
+    EXPECT_LT((tensor - composed->trained.at(name)).norm().item<double>(), 1e-3 * tensor.norm().item<double>()) << name;
+  }
+}
+
 TEST_F(StepTest, LossesThatAreNotFiniteLeaveTheWeightsAsTheyAre) {
-  for (const bool in_backward : {false, true}) {
-    spec_.recipe.training.optimizer_in_backward = in_backward;
+  for (const char* how : {"kernels", "in backward", "composed"}) {
+    spec_.recipe.training.optimizer_in_backward = std::string(how) == "in backward";
+    std::optional<ops::WithoutKernels> without_kernels;
+    if (std::string(how) == "composed") without_kernels.emplace();
     const auto run = MustPrepare();
     {
       at::NoGradGuard no_grad;

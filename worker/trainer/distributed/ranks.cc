@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "worker/trainer/distributed/nccl.h"
 
 namespace luthier {
 namespace {
@@ -22,15 +23,27 @@ constexpr std::chrono::hours kPatience{24 * 30};
 }  // namespace
 
 struct Ranks::Group {
+  RankPlace place;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
+  std::unique_ptr<Nccl> nccl;  // once something on a GPU is added up
 
-  void Sum(const Tensor& tensor) const {
+  void Sum(const Tensor& tensor) {
+    if (tensor.is_cuda()) return SumOnGpus(tensor);
     std::vector<Tensor> tensors{tensor};
     try {
       gloo->allreduce(tensors)->wait();
     } catch (const std::exception& error) {
       throw LostRank(absl::StrCat("another rank cannot be reached any more: ", error.what()));
     }
+  }
+
+  void SumOnGpus(const Tensor& tensor) {
+    if (nccl == nullptr) {
+      const Tensor meeting = place.rank == 0 ? Nccl::NewMeeting() : at::zeros({Nccl::kMeetingBytes}, at::kByte);
+      Sum(meeting);
+      nccl = std::make_unique<Nccl>(place.rank, place.size, meeting);
+    }
+    nccl->Sum(tensor);
   }
 };
 
@@ -42,7 +55,8 @@ Ranks::Ranks(const RankPlace& place) : place_(place) {
     auto options = c10d::ProcessGroupGloo::Options::create(kPatience);
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
     group_ = std::make_shared<Group>(
-        c10::make_intrusive<c10d::ProcessGroupGloo>(store, place.rank, place.size, std::move(options)));
+        Group{place, c10::make_intrusive<c10d::ProcessGroupGloo>(store, place.rank, place.size, std::move(options)),
+              nullptr});
   } catch (const std::exception& error) {
     throw LostRank(absl::StrCat("the ranks do not find each other: ", error.what()));
   }

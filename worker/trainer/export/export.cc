@@ -10,6 +10,7 @@
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/safetensors.h"
+#include "worker/trainer/device.h"
 #include "worker/trainer/export/export_place.h"
 #include "worker/trainer/models/weights.h"
 
@@ -144,7 +145,8 @@ absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, con
   return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
     LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
     LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, unfinished, SafetensorsMetadata()));
-    LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadAdapter(unfinished, config));
+    LUTHIER_ASSIGN_OR_RETURN(Adapter again, ReadAdapter(unfinished, config));
+    MoveTo(trained.model.device(), again.tensors);
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
     return CompareLogits(trained, *reloaded, kExactTolerance, folder);
   });
@@ -168,8 +170,8 @@ absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained
     LUTHIER_RETURN_IF_ERROR(SyncFolder(unfinished));
     LUTHIER_RETURN_IF_ERROR(CompareWeights(model.weights, type, unfinished));
     LUTHIER_ASSIGN_OR_RETURN(const ModelConfig written, ReadModelConfig(unfinished));
-    LUTHIER_ASSIGN_OR_RETURN(const NamedTensors again,
-                             LoadWeights(unfinished, written, at::kFloat, WeightUse::kFrozen));
+    LUTHIER_ASSIGN_OR_RETURN(NamedTensors again, LoadWeights(unfinished, written, at::kFloat, WeightUse::kFrozen));
+    MoveTo(trained.model.device(), again);
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(written, again, {}));
     return CompareLogits(trained, *reloaded, type == at::kFloat ? reordered : kRoundedTolerance * spread, folder);
   });

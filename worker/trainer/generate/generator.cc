@@ -16,10 +16,11 @@ constexpr size_t kBatchRows = 32;
 // Keys and values of every token so far, a row each, right-padded.
 class CachedAttention : public Attention {
  public:
-  CachedAttention(ops::Documents prompts, int64_t capacity) : prompts_(std::move(prompts)), capacity_(capacity) {
+  CachedAttention(ops::Documents prompts, int64_t capacity, at::Device device)
+      : prompts_(std::move(prompts)), capacity_(capacity) {
     std::vector<int64_t> lengths;
     for (const auto& [begin, end] : prompts_) lengths.push_back(end - begin);
-    lengths_B_ = at::tensor(lengths, at::kLong);
+    lengths_B_ = at::tensor(lengths, at::kLong).to(device);
   }
 
   Tensor Attend(int64_t layer, const ops::AttentionForm& form, const Tensor& q_TNH, const Tensor& k_TKH,
@@ -132,7 +133,7 @@ class Decoding {
     const auto on_device = [&](const std::vector<int64_t>& values) {
       return at::tensor(values, at::kLong).to(model_.device());
     };
-    cache_ = std::make_shared<CachedAttention>(std::move(documents), capacity_);
+    cache_ = std::make_shared<CachedAttention>(std::move(documents), capacity_, model_.device());
     const Tensor h_TD = model_.Forward(on_device(tokens), on_device(positions), on_device(lengths), cache_,
                                        {{adapter_, 0, static_cast<int64_t>(tokens.size())}});
     h_BD_ = h_TD.index_select(0, on_device(last_rows));

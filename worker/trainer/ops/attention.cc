@@ -2,12 +2,15 @@
 #include "worker/trainer/ops/attention.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
+#include <tuple>
 
 #include "worker/trainer/ops/dropout.h"
 #include "worker/trainer/ops/gemm.h"
 #include "worker/trainer/ops/kernels.h"
 #include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/place.h"
 
 namespace luthier::ops {
 namespace {
@@ -223,12 +226,77 @@ struct AttentionFunction : Function<AttentionFunction> {
   }
 };
 
+// --- Without kernels: out of LibTorch's operations, under recorded autograd.
+
+// FlashAttention (arXiv:2307.08691), which takes documents that lie end to end.
+bool CanFlash(const Tensor& q, const AttentionForm& form) {
+  const int64_t head_size = q.size(2);
+  return q.is_cuda() && q.scalar_type() == at::kBFloat16 && head_size <= 256 && head_size % 8 == 0 &&
+         form.softcap == 0 && form.dropout == 0;
+}
+
+Tensor FlashAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Documents& documents,
+                      const AttentionForm& form) {
+  std::vector<int32_t> bounds = {0};
+  int64_t longest = 0;
+  for (const auto& [begin, end] : documents) {
+    bounds.push_back(static_cast<int32_t>(end));
+    longest = std::max(longest, end - begin);
+  }
+  const Tensor bounds_on_device = at::tensor(bounds, at::kInt).to(q_TNH.device());
+  std::optional<int64_t> before, after;
+  if (form.window > 0) before = form.window - 1, after = 0;
+  return std::get<0>(at::_flash_attention_forward(q_TNH, k_TKH, v_TKH, bounds_on_device, bounds_on_device, longest,
+                                                  longest, /*dropout_p=*/0, /*is_causal=*/true,
+                                                  /*return_debug_mask=*/false, form.scale, before, after));
+}
+
+// One document, with all of its scores in memory: for fp32, and for what FlashAttention does not know.
+Tensor WholeAttention(const Tensor& q_LNH, const Tensor& k_LKH, const Tensor& v_LKH, const AttentionForm& form) {
+  const int64_t group = q_LNH.size(1) / k_LKH.size(1);
+  const auto by_head = [](const Tensor& x) { return x.to(at::kFloat).transpose(0, 1); };
+  const Tensor q = by_head(q_LNH), k = by_head(k_LKH).repeat_interleave(group, 0),
+               v = by_head(v_LKH).repeat_interleave(group, 0);
+  Tensor scores_NLL = at::matmul(q, k.transpose(1, 2)) * form.scale;
+  if (form.softcap > 0) scores_NLL = at::tanh(scores_NLL / form.softcap) * form.softcap;
+  const Tensor positions = at::arange(q_LNH.size(0), q_LNH.options().dtype(at::kLong));
+  const Tensor distance = positions.unsqueeze(1) - positions;
+  Tensor unseen = distance < 0;
+  if (form.window > 0) unseen = unseen.logical_or(distance >= form.window);
+  Tensor weights_NLL = scores_NLL.masked_fill(unseen, -INFINITY).softmax(-1);
+  if (form.dropout > 0) weights_NLL = Dropout(weights_NLL, form.dropout);
+  return at::matmul(weights_NLL, v).transpose(0, 1).to(q_LNH.scalar_type());
+}
+
+Tensor ComposedAttention(const Tensor& q, const Tensor& k, const Tensor& v, const Documents& documents,
+                         const AttentionForm& form) {
+  if (CanFlash(q, form)) return FlashAttention(q, k, v, documents, form);
+  std::vector<Tensor> parts;
+  for (const auto& [begin, end] : documents)
+    parts.push_back(WholeAttention(q.slice(0, begin, end), k.slice(0, begin, end), v.slice(0, begin, end), form));
+  return at::cat(parts);
+}
+
+Tensor ComposedCachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tensor& values_BKSH,
+                               const Tensor& positions_B, const AttentionForm& form) {
+  const int64_t rows = q_BNH.size(0), key_heads = keys_BKSH.size(1), slots = keys_BKSH.size(2);
+  const Tensor q_BKGH = q_BNH.to(at::kFloat).view({rows, key_heads, -1, q_BNH.size(2)});
+  Tensor scores_BKGS = at::matmul(q_BKGH, keys_BKSH.to(at::kFloat).transpose(2, 3)) * form.scale;
+  if (form.softcap > 0) scores_BKGS = at::tanh(scores_BKGS / form.softcap) * form.softcap;
+  const Tensor distance_BS = positions_B.unsqueeze(1) - at::arange(slots, positions_B.options());
+  Tensor unseen_BS = distance_BS < 0;
+  if (form.window > 0) unseen_BS = unseen_BS.logical_or(distance_BS >= form.window);
+  const Tensor weights = scores_BKGS.masked_fill(unseen_BS.view({rows, 1, 1, slots}), -INFINITY).softmax(-1);
+  return at::matmul(weights, values_BKSH.to(at::kFloat)).reshape(q_BNH.sizes()).to(q_BNH.scalar_type());
+}
+
 }  // namespace
 
 Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v_TKH, const Documents& documents,
                        const AttentionForm& form) {
   Setting setting{documents, form, 0};
   if (!at::GradMode::is_enabled()) setting.form.dropout = 0;
+  if (!HasKernels(q_TNH)) return ComposedAttention(q_TNH, k_TKH, v_TKH, documents, setting.form);
   if (setting.form.dropout > 0) setting.seed = DrawMaskSeed();
   return AttentionFunction::apply(q_TNH, k_TKH, v_TKH, setting);
 }
@@ -236,6 +304,7 @@ Tensor PackedAttention(const Tensor& q_TNH, const Tensor& k_TKH, const Tensor& v
 Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tensor& values_BKSH,
                        const Tensor& positions_B, const AttentionForm& form) {
   at::NoGradGuard no_grad;
+  if (!HasKernels(q_BNH)) return ComposedCachedAttention(q_BNH, keys_BKSH, values_BKSH, positions_B, form);
   const Tensor q = ToFloats(q_BNH), keys = ToFloats(keys_BKSH), values = ToFloats(values_BKSH),
                out_BNH = at::empty_like(q);
   const int64_t key_heads = keys.size(1), slots = keys.size(2), head_size = keys.size(3), group = q.size(1) / key_heads;

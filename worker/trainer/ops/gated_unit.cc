@@ -1,6 +1,7 @@
 #include "worker/trainer/ops/gated_unit.h"
 
 #include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/place.h"
 #include "worker/trainer/ops/rows.h"
 
 namespace luthier::ops {
@@ -10,12 +11,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// The kernels of one activation.
+// The kernels of one activation, and LibTorch's operations.
 struct Silu {
+  static Tensor Of(const Tensor& gate) { return at::silu(gate); }
+  static Tensor Gradient(const Tensor& dy, const Tensor& gate) { return at::silu_backward(dy, gate); }
   static constexpr auto kForward = &kernels::SwiGlu;
   static constexpr auto kBackward = &kernels::SwiGluBackward;
 };
 struct Gelu {
+  static Tensor Of(const Tensor& gate) { return at::gelu(gate, "tanh"); }
+  static Tensor Gradient(const Tensor& dy, const Tensor& gate) { return at::gelu_backward(dy, gate, "tanh"); }
   static constexpr auto kForward = &kernels::GeGlu;
   static constexpr auto kBackward = &kernels::GeGluBackward;
 };
@@ -23,6 +28,10 @@ struct Gelu {
 template <class Activation>
 struct GatedUnitFunction : Function<GatedUnitFunction<Activation>> {
   static Tensor forward(AutogradContext* context, const Tensor& gate, const Tensor& up) {
+    if (!HasKernels(gate)) {
+      context->save_for_backward({gate, up});
+      return Activation::Of(gate).mul_(up);
+    }
     const Tensor gate_TF = gate.contiguous(), up_TF = up.contiguous(), y_TF = at::empty_like(gate_TF);
     context->save_for_backward({gate_TF, up_TF});
     const int64_t size = gate_TF.size(-1);
@@ -40,6 +49,9 @@ struct GatedUnitFunction : Function<GatedUnitFunction<Activation>> {
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
     const Tensor &gate_TF = saved[0], &up_TF = saved[1];
+    if (!HasKernels(gate_TF)) {
+      return {Activation::Gradient(grads[0] * up_TF, gate_TF), Activation::Of(gate_TF).mul_(grads[0])};
+    }
     const Tensor dy_TF = grads[0].contiguous(), dgate_TF = at::empty_like(gate_TF), dup_TF = at::empty_like(up_TF);
     const int64_t size = gate_TF.size(-1);
     Parallel(gate_TF.numel() / size, RowGrain(size), [&](int64_t begin, int64_t end) {

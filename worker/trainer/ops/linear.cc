@@ -27,7 +27,7 @@ void ForEachPanel(const Tensor& weight_OI, const Use& use) {
 
 // Both operands as the processor's bf16 units take them; false if they are not to be used.
 bool AsBf16(const Tensor& a, const Tensor& b, Tensor& a16, Tensor& b16) {
-  if ((IsFloat(a) && IsFloat(b)) || !HasBf16Units()) return false;
+  if ((IsFloat(a) && IsFloat(b)) || (a.is_cpu() && !HasBf16Units())) return false;
   a16 = a.to(at::kBFloat16);
   b16 = b.to(at::kBFloat16);
   return true;
@@ -66,9 +66,11 @@ Tensor Linear(const Tensor& x_TI, const Tensor& weight_OI, const Tensor& bias_O)
 Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarType type) {
   Tensor x16, weight16;
   if (IsFloat(x_TI) && IsFloat(weight_OI)) return at::linear(x_TI, weight_OI).to(type);
-  // The bf16 product rounds its result to bf16.
-  if (type == at::kBFloat16 && AsBf16(x_TI, weight_OI, x16, weight16)) return at::linear(x16, weight16);
-  const Tensor x = x_TI.to(at::kFloat), y_TO = at::empty({x_TI.size(0), weight_OI.size(0)}, at::kFloat);
+  // The bf16 product rounds its result to bf16, except on GPUs, which can be asked for the sums themselves.
+  if ((type == at::kBFloat16 || x_TI.is_cuda()) && AsBf16(x_TI, weight_OI, x16, weight16)) {
+    return type == at::kBFloat16 ? at::linear(x16, weight16) : at::mm(x16, weight16.t(), type);
+  }
+  const Tensor x = x_TI.to(at::kFloat), y_TO = at::empty({x_TI.size(0), weight_OI.size(0)}, x.options());
   ForEachPanel(weight_OI, [&](int64_t begin, int64_t end, const Tensor& panel_PI) {
     Tensor y_TP = y_TO.slice(1, begin, end);
     at::mm_out(y_TP, x, panel_PI.t());
@@ -81,7 +83,7 @@ Tensor Times(const Tensor& dy_TO, const Tensor& weight_OI, at::ScalarType type) 
   if (IsFloat(dy_TO) && IsFloat(weight_OI)) return at::mm(dy_TO, weight_OI).to(type);
   if (AsBf16(dy_TO, weight_OI, dy16, weight16)) return at::mm(dy16, weight16).to(type);
   const Tensor dy = dy_TO.to(at::kFloat);
-  Tensor dx_TI = at::zeros({dy_TO.size(0), weight_OI.size(1)}, at::kFloat);
+  Tensor dx_TI = at::zeros({dy_TO.size(0), weight_OI.size(1)}, dy.options());
   ForEachPanel(weight_OI, [&](int64_t begin, int64_t end, const Tensor& panel_PI) {
     dx_TI.addmm_(dy.slice(1, begin, end), panel_PI, /*beta=*/begin == 0 ? 0 : 1);
   });

@@ -6,6 +6,7 @@
 #include "worker/trainer/ops/kernels.h"
 #include "worker/trainer/ops/linear.h"
 #include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/place.h"
 #include "worker/trainer/ops/rows.h"
 
 namespace luthier::ops {
@@ -46,6 +47,15 @@ void CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C, std::v
   });
 }
 
+// The same without kernels. Returns the terms of the sum, where they are.
+Tensor ComposedCrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C) {
+  const Tensor labels_C1 = labels_C.unsqueeze(1), log_sums_C1 = logits_CV.logsumexp(-1, /*keepdim=*/true);
+  const Tensor losses_C = (log_sums_C1 - logits_CV.gather(1, labels_C1)).squeeze(1);
+  logits_CV.sub_(log_sums_C1).exp_();
+  logits_CV.scatter_add_(1, labels_C1, at::full_like(log_sums_C1, -1));
+  return losses_C;
+}
+
 struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
   // Which inputs need a gradient is an argument: inside forward recording is off and the context cannot tell.
   static Tensor forward(AutogradContext* context, const Tensor& h_TD, const Tensor& head_VD, const Tensor& labels_T,
@@ -54,13 +64,19 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
     Tensor dh_TD, dhead_VD;
     if (any_gradient) dh_TD = at::empty_like(h_TD);
     if (head_trains) dhead_VD = at::zeros_like(head_VD);
+    const bool has_kernels = HasKernels(h_TD);
+    std::vector<Tensor> composed_losses;
     int64_t begin = 0;
     for (const auto& [h_CD, labels_C] : HeadChunks(h_TD, labels_T)) {
       Tensor dh_CD = any_gradient ? dh_TD.slice(0, begin, begin + h_CD.size(0)) : Tensor();
       begin += h_CD.size(0);
       Tensor logits_CV = TimesTransposed(h_CD, head_VD, at::kFloat);
       const Tensor slope_CV = ApplyFormInPlace(logits_CV, {scale, softcap}, any_gradient);
-      CrossEntropyInPlace(logits_CV, labels_C, *losses);
+      if (has_kernels) {
+        CrossEntropyInPlace(logits_CV, labels_C, *losses);
+      } else {
+        composed_losses.push_back(ComposedCrossEntropyInPlace(logits_CV, labels_C));
+      }
       if (!any_gradient) continue;
       if (slope_CV.defined()) logits_CV.mul_(slope_CV);
       if (scale != 1) logits_CV.mul_(scale);
@@ -68,6 +84,10 @@ struct SumCrossEntropyFunction : Function<SumCrossEntropyFunction> {
       if (head_trains) AddWeightGradient(logits_CV, h_CD, dhead_VD);
     }
     context->save_for_backward({dh_TD, dhead_VD});
+    if (!composed_losses.empty()) {  // read once for all chunks: reading waits for the device
+      const Tensor on_cpu = at::cat(composed_losses).to(at::kCPU, at::kDouble);
+      losses->assign(on_cpu.const_data_ptr<double>(), on_cpu.const_data_ptr<double>() + on_cpu.numel());
+    }
     return at::scalar_tensor(std::accumulate(losses->begin(), losses->end(), 0.0), h_TD.options().dtype(at::kFloat));
   }
 

@@ -1,6 +1,7 @@
 #include "worker/trainer/ops/rotary.h"
 
 #include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/place.h"
 #include "worker/trainer/ops/rows.h"
 
 namespace luthier::ops {
@@ -10,7 +11,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
+// Without kernels; `direction` is 1, or -1 for the negative angles.
+Tensor Turned(const Tensor& x_TNH, const Tensor& cos_TP, const Tensor& sin_TP, double direction) {
+  const std::vector<Tensor> halves = x_TNH.to(at::kFloat).chunk(2, -1);
+  const Tensor cos_T1P = cos_TP.unsqueeze(1), sin_T1P = sin_TP.unsqueeze(1) * direction;
+  return at::cat({halves[0] * cos_T1P - halves[1] * sin_T1P, halves[1] * cos_T1P + halves[0] * sin_T1P}, -1)
+      .to(x_TNH.scalar_type());
+}
+
 Tensor Turn(const Tensor& x, const Tensor& cos_TP, const Tensor& sin_TP, decltype(&kernels::Rotate) rotate) {
+  if (!HasKernels(x)) return Turned(x, cos_TP, sin_TP, rotate == &kernels::Rotate ? 1 : -1);
   const Tensor x_TNH = x.contiguous(), y_TNH = at::empty_like(x_TNH);
   const int64_t heads = x_TNH.size(1), head_size = x_TNH.size(2), pairs = cos_TP.size(1);
   const float* cos = cos_TP.const_data_ptr<float>();

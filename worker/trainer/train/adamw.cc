@@ -7,6 +7,7 @@
 
 #include "worker/trainer/ops/kernels.h"
 #include "worker/trainer/ops/parallel.h"
+#include "worker/trainer/ops/place.h"
 
 namespace luthier {
 namespace {
@@ -54,11 +55,49 @@ void AdamW::Step(double learning_rate, double gradient_scale) {
   Move(parameters_, learning_rate, gradient_scale);
 }
 
+void AdamW::Step(double learning_rate, const Tensor& gradient_scale, const Tensor& infinite) {
+  BeginStep();
+  MoveComposed(parameters_, learning_rate, gradient_scale, infinite);
+}
+
 void AdamW::StepParameter(const std::string& name, double learning_rate, double gradient_scale) {
   Move({{name, parameters_.at(name)}}, learning_rate, gradient_scale);
 }
 
+void AdamW::MoveComposed(const NamedTensors& parameters, double learning_rate, const Tensor& gradient_scale,
+                         const Tensor& infinite) {
+  at::NoGradGuard no_grad;
+  struct Group {
+    std::vector<Tensor> parameters, gradients, first_moments, second_moments, steps;
+  };
+  std::map<std::pair<double, double>, Group> groups;  // by learning rate and weight decay
+  const Tensor steps = at::full({}, static_cast<double>(steps_), gradient_scale.options().dtype(at::kFloat));
+  for (const auto& [name, parameter] : parameters) {
+    if (!parameter.grad().defined()) continue;
+    const auto factor = options_.rate_factors.find(name);
+    const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
+    Group& group = groups[{rate, options_.no_decay.contains(name) ? 0 : options_.weight_decay}];
+    group.parameters.push_back(parameter);
+    group.gradients.push_back(parameter.grad());
+    group.first_moments.push_back(first_moments_.at(name));
+    group.second_moments.push_back(second_moments_.at(name));
+    group.steps.push_back(steps);
+  }
+  // It divides gradients by its scale.
+  const Tensor divisor = gradient_scale.reciprocal().to(at::kFloat);
+  for (const auto& [rate_and_decay, group] : groups) {
+    at::_fused_adamw_(group.parameters, group.gradients, group.first_moments, group.second_moments, {}, group.steps,
+                      rate_and_decay.first, options_.beta1, options_.beta2, rate_and_decay.second, options_.eps,
+                      /*amsgrad=*/false, /*maximize=*/false, divisor, infinite);
+  }
+}
+
 void AdamW::Move(const NamedTensors& parameters, double learning_rate, double gradient_scale) {
+  if (parameters.empty()) return;
+  if (const Tensor& first = parameters.begin()->second; !ops::HasKernels(first)) {
+    const auto options = first.options().requires_grad(false);
+    return MoveComposed(parameters, learning_rate, at::full({}, gradient_scale, options), at::zeros({}, options));
+  }
   at::NoGradGuard no_grad;
   const double correction1 = 1 - std::pow(options_.beta1, static_cast<double>(steps_));
   const double correction2 = 1 - std::pow(options_.beta2, static_cast<double>(steps_));
@@ -105,7 +144,18 @@ void AdamW::Restore(const NamedTensors& state, int64_t steps) {
   steps_ = steps;
 }
 
+Tensor GradientNorm(const NamedTensors& parameters) {
+  std::vector<Tensor> gradients;
+  for (const auto& [name, parameter] : parameters) {
+    if (parameter.grad().defined()) gradients.push_back(parameter.grad());
+  }
+  if (gradients.empty()) return at::zeros({});
+  return at::stack(at::_foreach_norm(gradients)).norm();
+}
+
 double GlobalGradientNorm(const NamedTensors& parameters) {
+  if (!parameters.empty() && !ops::HasKernels(parameters.begin()->second))
+    return GradientNorm(parameters).item<double>();
   const Gradients gradients(parameters);
   std::vector<double> squares(gradients.pieces.size());  // one for each piece: the sum must not depend on the threads
   ops::ParallelItems(static_cast<int64_t>(squares.size()), [&](int64_t item) {

@@ -27,6 +27,8 @@ class AdamW {
   // One step with the gradients times `gradient_scale`, which saves a pass over them: of the mean over tokens, of
   // clipping.
   void Step(double learning_rate, double gradient_scale = 1);
+  // The same with what is on the parameters' device, so that nobody waits for it: with `infinite` 1 nothing moves.
+  void Step(double learning_rate, const Tensor& gradient_scale, const Tensor& infinite);
   // The same in parts, for parameters that are moved one after another: a step begins, then each parameter takes it.
   void BeginStep() { ++steps_; }
   void StepParameter(const std::string& name, double learning_rate, double gradient_scale);
@@ -45,6 +47,9 @@ class AdamW {
  private:
   // Takes the step that has begun for these parameters, all in one parallel region.
   void Move(const NamedTensors& parameters, double learning_rate, double gradient_scale);
+  // The same out of LibTorch's operations.
+  void MoveComposed(const NamedTensors& parameters, double learning_rate, const Tensor& gradient_scale,
+                    const Tensor& infinite);
 
   NamedTensors parameters_;
   Options options_;
@@ -53,7 +58,9 @@ class AdamW {
   int64_t steps_ = 0;
 };
 
-// sqrt of the sum of squares over all gradients.
+// sqrt of the sum of squares over all gradients, as a number of their device.
+Tensor GradientNorm(const NamedTensors& parameters);
+// The same as a number of this program.
 double GlobalGradientNorm(const NamedTensors& parameters);
 
 // What clipping multiplies gradients of that norm by: min(1, clip / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_.

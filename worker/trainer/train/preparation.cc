@@ -12,6 +12,7 @@
 #include "lib/checkpoint/safetensors.h"
 #include "lib/dataset/validate.h"
 #include "nlohmann/json.hpp"
+#include "worker/trainer/device.h"
 #include "worker/trainer/train/token_checks.h"
 #include "worker/trainer/train/tuning.h"
 
@@ -262,13 +263,13 @@ ComputeOptions Run::compute() const {
 absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks) {
   LUTHIER_ASSIGN_OR_RETURN(Base base, OpenBase(spec));
   LUTHIER_ASSIGN_OR_RETURN(UnlimitedRows rows, EncodeRows(spec, base));
-  DeviceFacts device;
-  device.threads = at::get_num_threads();
-  device.memory_bytes = UsableMemoryBytes() / spec.recipe.resources.devices.value_or(1);  // ranks share it
-  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(spec, rows), device));
+  LUTHIER_ASSIGN_OR_RETURN(const at::Device device, DeviceOfRank(ranks.rank()));
+  DeviceFacts facts = FactsOf(device);
+  if (device.is_cpu()) facts.memory_bytes /= spec.recipe.resources.devices.value_or(1);  // ranks share it
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(spec, rows), facts));
   LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
   LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
-  auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), std::move(base), std::move(plan)});
+  auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), device, std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
   LUTHIER_RETURN_IF_ERROR(CheckTokensHaveEmbeddings(*run));
   PlanSteps(*run);
@@ -293,9 +294,13 @@ absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use) {
   const ModelConfig& config = run.base.facts.config;
   // What is trained stays fp32 whatever is computed in: bf16 would round small steps away.
   const at::ScalarType type = use == WeightUse::kFrozen ? run.compute().type.value_or(at::kFloat) : at::kFloat;
-  if (run.spec.init != "random") return LoadWeights(run.spec.base_model, config, type, use);
-  NamedTensors weights = RandomWeights(config, static_cast<uint64_t>(*run.training().seed));
-  for (auto& [name, tensor] : weights) tensor = tensor.to(type);
+  NamedTensors weights;
+  if (run.spec.init == "random") {
+    weights = RandomWeights(config, static_cast<uint64_t>(*run.training().seed));
+  } else {
+    LUTHIER_ASSIGN_OR_RETURN(weights, LoadWeights(run.spec.base_model, config, type, use));
+  }
+  for (auto& [name, tensor] : weights) tensor = tensor.to(run.device, type);
   return weights;
 }
 
@@ -306,6 +311,12 @@ absl::Status CheckDevices(const Recipe& recipe) {
         absl::StrCat("training.optimizer_in_backward: true does not go with ", devices,
                      " devices, whose gradients are added up before a weight moves; set it to false, or "
                      "resources.devices to 1"));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const int gpus, CountGpus());
+  if (gpus > 0) {
+    if (devices <= gpus) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("resources.devices: ", devices, " exceeds the ", gpus,
+                                                   " GPUs that this process may use; give at most ", gpus));
   }
   // On CPUs ranks only share what one would have to itself; more of them than CPUs are a mistake.
   const int cpus = UsableCpus();

@@ -39,6 +39,7 @@ struct Run {
   const TrainerSpec& spec;
   std::string out_folder;
   Ranks ranks;
+  at::Device device;
   Base base;
   ResolvedSpec plan;
   std::vector<Example> examples;

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "worker/trainer/ops/place.h"
 #include "worker/trainer/train/tuning.h"
 
 namespace luthier {
@@ -134,7 +135,7 @@ class Stepper::InBackward {
 PackedBatch Pack(const Run& run, const MicroBatch& rows) {
   std::vector<const Example*> examples;
   for (const int32_t row : rows) examples.push_back(&run.examples[static_cast<size_t>(row)]);
-  return MakePackedBatch(examples, at::kCPU);
+  return MakePackedBatch(examples, run.device);
 }
 
 Stepper::Stepper(const Run& run) : run_(run), optimizer_(MakeOptimizer(run)) {
@@ -167,11 +168,23 @@ absl::StatusOr<StepResult> Stepper::Take(const Step& step, double learning_rate)
     loss.backward();
   }
   SumOverRanks(run_, result);
+  if (!in_backward_ && !ops::HasKernels(run_.trained.begin()->second)) return MoveOnDevice(learning_rate, mean, result);
   result.grad_norm = in_backward_ ? in_backward_->End() : GlobalGradientNorm(run_.trained) * mean;
   LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, number, result.loss, result.grad_norm));
   if (in_backward_) return result;
   optimizer_.Step(learning_rate, mean * ClipFactor(result.grad_norm, *run_.training().clip_norm));
   optimizer_.ZeroGradients();
+  return result;
+}
+
+absl::StatusOr<StepResult> Stepper::MoveOnDevice(double learning_rate, double mean, StepResult result) {
+  LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, optimizer_.steps() + 1, result.loss, 0));
+  const Tensor norm = GradientNorm(run_.trained) * mean;
+  const Tensor clip_factor = (*run_.training().clip_norm / (norm + 1e-6)).clamp_max(1);
+  optimizer_.Step(learning_rate, clip_factor * mean, norm.isfinite().logical_not().to(at::kFloat));
+  optimizer_.ZeroGradients();
+  result.grad_norm = norm.item<double>();
+  LUTHIER_RETURN_IF_ERROR(CheckFinite(run_, optimizer_.steps(), result.loss, result.grad_norm));
   return result;
 }
 

@@ -41,6 +41,10 @@ class Stepper {
  private:
   class InBackward;
 
+  // The end of a step whose gradient norm is on another device: the weights move, unless it is not finite, before it is
+  // read, so that the device need not wait for this program.
+  absl::StatusOr<StepResult> MoveOnDevice(double learning_rate, double mean, StepResult result);
+
   const Run& run_;
   AdamW optimizer_;
   std::unique_ptr<InBackward> in_backward_;  // null unless the job asks for it

@@ -15,6 +15,7 @@
 #include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
+#include "worker/trainer/device.h"
 #include "worker/trainer/export/export.h"
 #include "worker/trainer/export/template_file.h"
 #include "worker/trainer/train/batch.h"
@@ -179,7 +180,7 @@ class Trainer {
     trainable_parameters_ = trainable;
     for (const std::string& warning : run_.plan.warnings) Warn(warning);
     events_.Write("started", {{"protocol", kTrainerProtocol},
-                              {"device", "cpu"},
+                              {"device", run_.device.str()},
                               {"devices", run_.ranks.size()},
                               {"precision", *run_.training().precision},
                               {"base_parameters", base_parameters},
@@ -209,7 +210,7 @@ class Trainer {
                                {"tokens_per_second", progress_.tokens_per_second()},
                                {"step_seconds", progress_.step_seconds()},
                                {"eta_seconds", left},
-                               {"peak_memory_bytes", PeakMemoryBytes()}});
+                               {"peak_memory_bytes", PeakMemoryBytes(run_.device)}});
   }
 
   // Evaluations still to come, each row as long as one of the last evaluation.
@@ -372,7 +373,7 @@ class Trainer {
         {"train_loss", loss_},
         {"seconds", Seconds()},
         {"step_seconds", progress_.mean_step_seconds()},
-        {"peak_memory_bytes", PeakMemoryBytes()},
+        {"peak_memory_bytes", PeakMemoryBytes(run_.device)},
         {"trainable_parameters", trainable_parameters_},
         {"dataset", ToJson(run_.files)},
         {"evaluations", evaluations},

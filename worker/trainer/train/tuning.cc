@@ -77,6 +77,7 @@ absl::StatusOr<Tuning> MakeTuning(const Recipe& recipe, const ModelConfig& confi
                              start_adapter.empty()
                                  ? MakeAdapter(wanted, config, base, static_cast<uint64_t>(*recipe.training.seed))
                                  : StartFrom(start_adapter, wanted, config, base));
+    for (auto& [name, tensor] : tuning.adapter.tensors) tensor = tensor.to(base.begin()->second.device());
     tuning.trained = tuning.adapter.tensors;
   }
   for (auto& [name, tensor] : tuning.trained) tensor.set_requires_grad(true);

@@ -1,5 +1,6 @@
 #include "worker/trainer/models/common/linear.h"
 
+#include "worker/trainer/ops/dropout.h"
 #include "worker/trainer/ops/linear.h"
 #include "worker/trainer/ops/lora_linear.h"
 
@@ -37,7 +38,7 @@ Tensor LoraLinear::Dora(const Tensor& x_TI, const LoraWeights& lora, double drop
   const Tensor factors_O = DoraFactors(weight_OI_, lora).to(x_TI.scalar_type());
   if (dropout == 0) return ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
   // As in PEFT: what W alone computes sees everything, the change that the adapter makes sees what was kept.
-  const Tensor kept_TI = at::dropout(x_TI, dropout, /*train=*/true);
+  const Tensor kept_TI = ops::Dropout(x_TI, dropout);
   const Tensor adapted_TO = ops::LoraLinear(kept_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
   return ops::Linear(x_TI - kept_TI, weight_OI_, Tensor()) + adapted_TO;
 }
@@ -46,7 +47,7 @@ std::pair<Tensor, Tensor> LoraLinear::AsProduct(const Tensor& x_TI, size_t adapt
   const LoraWeights& lora = adapters_[adapter];
   if (!lora.a_RI.defined()) return {x_TI, weight_OI_};
   const double dropout = ActiveDropout(lora);
-  const Tensor kept_TI = dropout > 0 ? at::dropout(x_TI, dropout, /*train=*/true) : x_TI;
+  const Tensor kept_TI = dropout > 0 ? ops::Dropout(x_TI, dropout) : x_TI;
   const Tensor down_TR =
       (at::linear(kept_TI.to(lora.a_RI.scalar_type()), lora.a_RI) * lora.scale).to(x_TI.scalar_type());
   const Tensor b_OR = lora.b_OR.to(weight_OI_.scalar_type());

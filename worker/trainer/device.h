@@ -1,0 +1,29 @@
+// The device of this process. GPUs are used through LibTorch's CUDA library, which is loaded when there is a driver:
+// the same program serves nodes with and without GPUs.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "lib/plan/resolve.h"
+#include "worker/trainer/models/model.h"
+
+namespace luthier {
+
+// GPUs that this process may use, as CUDA_VISIBLE_DEVICES says. 0 without a driver. Errors: FAILED_PRECONDITION if
+// CUDA_VISIBLE_DEVICES names GPUs that cannot be used.
+absl::StatusOr<int> CountGpus();
+
+// The GPU of a rank, or the CPU where there is none. What comes after is about that GPU in this thread.
+absl::StatusOr<at::Device> DeviceOfRank(int rank);
+
+// Puts copies in the place of tensors that are elsewhere.
+void MoveTo(const at::Device& device, NamedTensors& tensors);
+
+// What the plan needs to know of it.
+DeviceFacts FactsOf(const at::Device& device);
+
+// Most memory that the process has had of it so far: of the GPU what was reserved, on a CPU what was resident.
+int64_t PeakMemoryBytes(const at::Device& device);
+
+}  // namespace luthier
