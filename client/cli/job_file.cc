@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "client/cli/yaml.h"
 #include "lib/base/status_macros.h"
+#include "lib/text/chat_template.h"
 #include "lib/text/json_file.h"
 
 namespace luthier {
@@ -65,6 +66,9 @@ absl::Status SetLabel(JobFile& file, const std::string& label) {
 absl::StatusOr<JobSpec> ParseJobFile(const JobFile& file) {
   absl::StatusOr<JobSpec> spec = ParseJobSpec(file.fields);
   if (!spec.ok()) return WithLines(spec.status(), file);
+  absl::StatusOr<std::string> chat_template = TemplateSource(spec->recipe.chat_template);
+  if (!chat_template.ok()) return WithLines(chat_template.status(), file);
+  spec->recipe.chat_template = *std::move(chat_template);
   return spec;
 }
 

@@ -24,7 +24,14 @@ std::string TaskWord(v1::Task task) {
 }
 
 std::string DatasetText(const v1::DatasetSelection& dataset) {
-  return ShortName(dataset.train().empty() ? dataset.dataset() : dataset.train());
+  if (dataset.mixture().empty()) return ShortName(dataset.train().empty() ? dataset.dataset() : dataset.train());
+  std::vector<std::string> parts;
+  for (const v1::WeightedDataset& weighted : dataset.mixture()) {
+    const bool once = !weighted.has_weight() || weighted.weight() == 1;
+    parts.push_back(once ? ShortName(weighted.dataset())
+                         : absl::StrCat(ShortName(weighted.dataset()), " ×", weighted.weight()));
+  }
+  return absl::StrJoin(parts, " + ");
 }
 
 std::string ProgressText(const v1::FineTuningJob& job) {

@@ -7,8 +7,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/civil_time.h"
 #include "lib/checkpoint/name_pattern.h"
-#include "lib/plan/block_reader.h"
 
 namespace luthier {
 namespace {
@@ -32,6 +32,14 @@ constexpr size_t kMaxLabels = 16;
 constexpr size_t kMaxLabelKey = 64;
 constexpr size_t kMaxLabelValue = 256;
 constexpr size_t kMaxModelName = 63;
+
+// No published template has a tenth of it.
+constexpr size_t kMaxTemplateBytes = 256 << 10;
+
+bool IsDate(const std::string& text) {
+  absl::CivilDay day;
+  return absl::ParseCivilTime(text, &day) && absl::FormatCivilTime(day) == text;
+}
 
 const json& EmptyObject() {
   static const json empty = json::object();
@@ -156,6 +164,31 @@ ResourceSpec ParseResources(const json& block, std::vector<std::string>& violati
   return resources;
 }
 
+std::vector<WeightedDataset> ParseMixture(const json* value, std::vector<std::string>& violations) {
+  std::vector<WeightedDataset> mixture;
+  if (value == nullptr) return mixture;
+  if (!value->is_array()) {
+    violations.push_back("dataset.mixture: is no list; give [{dataset: NAME, weight: X}, …]");
+    return mixture;
+  }
+  for (const json& entry : *value) {
+    WeightedDataset& weighted = mixture.emplace_back();
+    if (!entry.is_object()) {
+      violations.push_back(
+          absl::StrCat("dataset.mixture: ", entry.dump(), " is no block; give {dataset: NAME, weight: X}"));
+      continue;
+    }
+    BlockReader reader(entry, "dataset.mixture.", violations);
+    std::optional<double> weight;
+    reader.Text("dataset", weighted.dataset);
+    reader.Number("weight", weight, kMixtureWeight);
+    reader.Finish();
+    weighted.weight = weight.value_or(1);
+    if (weighted.dataset.empty()) reader.Violation("dataset", "is missing; give the name of a dataset, or NAME/PART");
+  }
+  return mixture;
+}
+
 DatasetSelection ParseDataset(BlockReader& file, std::vector<std::string>& violations) {
   DatasetSelection dataset;
   const json* value = file.Raw("dataset");
@@ -166,10 +199,16 @@ DatasetSelection ParseDataset(BlockReader& file, std::vector<std::string>& viola
   } else if (value->is_object()) {
     BlockReader reader(*value, "dataset.", violations);
     reader.Text("train", dataset.train);
+    dataset.mixture = ParseMixture(reader.Raw("mixture"), violations);
     reader.Text("validation", dataset.validation);
     reader.Text("test", dataset.test);
     reader.Finish();
-    if (dataset.train.empty()) reader.Violation("train", "is missing; give the dataset to train on");
+    if (dataset.train.empty() && dataset.mixture.empty()) {
+      reader.Violation("train", "is missing; give the dataset to train on");
+    }
+    if (!dataset.train.empty() && !dataset.mixture.empty()) {
+      reader.Violation("mixture", "excludes dataset.train; put that one into the mixture too");
+    }
   } else {
     file.Violation("dataset", "is neither a name nor a block; give a name, or {train: …, validation: …}");
   }
@@ -268,7 +307,8 @@ json EvaluationJson(const EvaluationSpec& evaluation) {
 }  // namespace
 
 std::vector<std::string> RecipeFields() {
-  return {"task", "tuning", "lora", "training", "evaluation", "checkpoint", "resources"};
+  return {"task",     "tuning",     "chat_template", "template_date", "lora",
+          "training", "evaluation", "checkpoint",    "resources"};
 }
 
 Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
@@ -276,6 +316,16 @@ Recipe ParseRecipe(const json& json, std::vector<std::string>& violations) {
   BlockReader reader(json, "", violations);
   reader.Choice("task", recipe.task, {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"});
   reader.Choice("tuning", recipe.tuning, {"lora", "full"});
+  reader.Text("chat_template", recipe.chat_template);
+  if (recipe.chat_template.size() > kMaxTemplateBytes) {
+    reader.Violation("chat_template",
+                     absl::StrCat("has ", recipe.chat_template.size(), " bytes; give at most ", kMaxTemplateBytes));
+  }
+  reader.Text("template_date", recipe.template_date);
+  if (!recipe.template_date.empty() && !IsDate(recipe.template_date)) {
+    reader.Violation("template_date",
+                     absl::StrCat("'", recipe.template_date.substr(0, 80), "' is no date; give YYYY-MM-DD"));
+  }
   recipe.lora = ParseLora(Block(json, "lora", violations), violations);
   recipe.training = ParseTraining(Block(json, "training", violations), violations);
   recipe.evaluation = ParseEvaluation(Block(json, "evaluation", violations), violations);
@@ -330,6 +380,8 @@ absl::StatusOr<JobSpec> ParseJobSpec(const json& json) {
 
 json ToJson(const Recipe& recipe) {
   json out = {{"task", recipe.task}, {"tuning", recipe.tuning}};
+  PutFilled(out, "chat_template", recipe.chat_template);
+  PutFilled(out, "template_date", recipe.template_date);
   if (recipe.tuning == "lora") PutBlock(out, "lora", LoraJson(recipe.lora));
   PutBlock(out, "training", TrainingJson(recipe.training));
   PutBlock(out, "evaluation", EvaluationJson(recipe.evaluation));
@@ -351,7 +403,11 @@ json ToJson(const JobSpec& spec) {
   if (!spec.dataset.name.empty()) {
     out["dataset"] = spec.dataset.name;
   } else {
-    out["dataset"] = {{"train", spec.dataset.train}};
+    out["dataset"] = json::object();
+    PutFilled(out["dataset"], "train", spec.dataset.train);
+    for (const WeightedDataset& weighted : spec.dataset.mixture) {
+      out["dataset"]["mixture"].push_back({{"dataset", weighted.dataset}, {"weight", weighted.weight}});
+    }
     if (!spec.dataset.validation.empty()) out["dataset"]["validation"] = spec.dataset.validation;
     if (!spec.dataset.test.empty()) out["dataset"]["test"] = spec.dataset.test;
   }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "lib/plan/block_reader.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
@@ -86,6 +87,8 @@ struct ResourceSpec {
 struct Recipe {
   std::string task = "chat";    // classification, ner, extraction, qa, tool_calling, chat, text
   std::string tuning = "lora";  // lora, full
+  std::string chat_template;    // Jinja, in place of the base model's; in files also the path of one
+  std::string template_date;    // YYYY-MM-DD that the template's strftime_now says
   LoraSpec lora;                // empty for full training
   TrainingSpec training;
   EvaluationSpec evaluation;
@@ -93,10 +96,17 @@ struct Recipe {
   ResourceSpec resources;
 };
 
-// One dataset with parts (`name`), or one dataset (or `dataset/part`) for each part.
+// One dataset of several that are trained on together. Its rows come up `weight` times an epoch on average.
+struct WeightedDataset {
+  std::string dataset;  // or `dataset/part`
+  double weight = 1;
+};
+
+// One dataset with parts (`name`), or one dataset (or `dataset/part`) for each part, of which `train` may be a mixture.
 struct DatasetSelection {
   std::string name;
   std::string train;
+  std::vector<WeightedDataset> mixture;
   std::string validation;
   std::string test;
 };
@@ -113,6 +123,9 @@ struct JobSpec {
 // Reads a job file that was YAML or JSON. Errors: INVALID_ARGUMENT with one line for every violation, each with the
 // field's path, the value and the remedy: "lora.rank: 0 is out of range; give a whole number from 1 to 256, or auto".
 absl::StatusOr<JobSpec> ParseJobSpec(const nlohmann::json& json);
+
+// A weight of rows in a mixture.
+inline constexpr NumberRange kMixtureWeight = {0, 1000, false, true, "a number above 0 and at most 1000"};
 
 // What is wrong with labels; empty if nothing.
 std::vector<std::string> LabelViolations(const std::map<std::string, std::string>& labels);

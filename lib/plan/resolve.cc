@@ -335,6 +335,8 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   resolved.recipe = recipe;
   Settler settler(resolved.values);
   settler.Record("tuning", recipe.tuning, recipe.tuning == "lora" ? "default" : "given");
+  if (!recipe.chat_template.empty()) settler.Record("chat_template", "the job's own", "given");
+  if (!recipe.template_date.empty()) settler.Record("template_date", recipe.template_date, "given");
   if (recipe.tuning == "lora") {
     SettleLora(resolved.recipe.lora, dataset, settler);
     LUTHIER_RETURN_IF_ERROR(CheckAdapterNames(AdapterConfigOf(resolved.recipe.lora, model.config), model.config));

@@ -7,7 +7,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/civil_time.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/block_reader.h"
 
@@ -15,13 +14,6 @@ namespace luthier {
 namespace {
 
 using nlohmann::json;
-
-constexpr NumberRange kWeight = {0, 1000, false, true, "a number above 0 and at most 1000"};
-
-bool IsDate(const std::string& text) {
-  absl::CivilDay day;
-  return absl::ParseCivilTime(text, &day) && absl::FormatCivilTime(day) == text;
-}
 
 std::string LastPart(const std::string& path) { return std::filesystem::path(path).filename().string(); }
 
@@ -31,7 +23,7 @@ TrainFile ParseTrainFile(const json& value, std::vector<std::string>& violations
     BlockReader reader(value, "dataset.train.", violations);
     std::optional<double> weight;
     reader.Text("path", file.path);
-    reader.Number("weight", weight, kWeight);
+    reader.Number("weight", weight, kMixtureWeight);
     reader.Text("name", file.name);
     reader.Finish();
     file.weight = weight.value_or(1);
@@ -91,12 +83,6 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   reader.Choice("init", spec.init, {"pretrained", "random"});
   reader.Text("start_adapter", spec.start_adapter);
   ParseDataset(reader.Raw("dataset"), spec, violations);
-  reader.Text("chat_template", spec.chat_template);
-  reader.Text("template_date", spec.template_date);
-  if (!spec.template_date.empty() && !IsDate(spec.template_date)) {
-    reader.Violation("template_date",
-                     absl::StrCat("'", spec.template_date.substr(0, 80), "' is no date; give YYYY-MM-DD"));
-  }
   spec.recipe = ParseRecipe(json, violations);
   if (!spec.start_adapter.empty() && spec.recipe.tuning == "full") {
     reader.Violation("start_adapter", "goes with tuning: lora; for full training give the merged model as base_model");
@@ -131,8 +117,6 @@ json ToJson(const TrainerSpec& spec) {
   out["base_model_name"] = spec.base_model_name;
   out["init"] = spec.init;
   if (!spec.start_adapter.empty()) out["start_adapter"] = spec.start_adapter;
-  if (!spec.chat_template.empty()) out["chat_template"] = spec.chat_template;
-  if (!spec.template_date.empty()) out["template_date"] = spec.template_date;
   out["dataset"]["train"] = json::array();
   for (const TrainFile& file : spec.train) {
     out["dataset"]["train"].push_back({{"path", file.path}, {"weight", file.weight}, {"name", file.name}});

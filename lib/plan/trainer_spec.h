@@ -29,8 +29,6 @@ struct TrainerSpec {
   std::vector<TrainFile> train;     // one or more
   std::string validation;           // file; empty: none
   std::string test;                 // file; empty: none
-  std::string chat_template;  // Jinja, or the path of a file with it, in place of the base model's; empty: that one
-  std::string template_date;  // YYYY-MM-DD that the template's strftime_now says; empty: 2024-07-26
   Recipe recipe;
 };
 

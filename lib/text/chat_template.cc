@@ -128,6 +128,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, co
   }
   ChatTemplate compiled(handle);
   compiled.has_generation_tag_ = has_generation_tag;
+  compiled.uses_date_ = source.find("strftime_now") != std::string::npos;
   if (const std::string date = PinnedDate(source); !date.empty()) compiled.now_ = absl::StrCat(date, "T12:34:56");
   return compiled;
 }

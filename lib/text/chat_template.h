@@ -58,6 +58,8 @@ class ChatTemplate {
 
   // True if the source marks the assistant's turns with {% generation %}.
   bool has_generation_tag() const { return has_generation_tag_; }
+  // Whether what is rendered may depend on the date.
+  bool uses_date() const { return uses_date_; }
 
  private:
   struct Free {
@@ -67,6 +69,7 @@ class ChatTemplate {
 
   std::unique_ptr<LuthierTemplate, Free> handle_;
   bool has_generation_tag_ = false;
+  bool uses_date_ = false;
   // What `strftime_now` says. Pinned, so that a dataset is the same text on every day.
   std::string now_ = "2024-07-26T12:34:56";
 };

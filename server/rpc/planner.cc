@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
+#include "absl/time/civil_time.h"
+#include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/dataset_facts.h"
 #include "lib/plan/trainer_spec.h"
@@ -23,14 +25,16 @@ struct Planner::Part {
   std::string role;     // train, validation, test
   std::string dataset;  // id
   v1::DatasetPart file;
+  double weight = 1;
+  std::string name() const { return absl::StrCat(dataset, "/", file.part()); }
 };
 
 struct Planner::LoadedModel {
   std::string fingerprint;  // hashes of its files
   v1::BaseModel message;
   ModelFacts facts;
+  std::string folder;
   std::optional<Tokenizer> tokenizer;
-  std::optional<ChatTemplate> chat_template;
 };
 
 namespace {
@@ -55,6 +59,21 @@ void LeaveDeviceValuesOpen(const Recipe& given, ResolvedSpec& resolved) {
                                       "training.activation_checkpointing", "resources.threads"};
   std::erase_if(resolved.values,
                 [&](const ResolvedValue& v) { return open.count(v.field) > 0 && v.reason != "given"; });
+}
+
+std::string Today() { return absl::FormatCivilTime(absl::ToCivilDay(absl::Now(), absl::UTCTimeZone())); }
+
+// A template that asks for the date gets the day of submission, which stays with the job: rows that are rendered again
+// after a night are the same. Returns whether it was chosen here.
+absl::StatusOr<bool> ChooseTemplateDate(const std::string& base_folder, const std::string& today, Recipe& recipe) {
+  if (!recipe.chat_template.empty() && recipe.chat_template.find('{') == std::string::npos) {
+    return absl::InvalidArgumentError("chat_template: is no template; give its text");  // never a path of this machine
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const std::optional<ChatTemplate> chat_template,
+                           ChatTemplate::OfJob(base_folder, recipe.chat_template, ""));
+  if (!recipe.template_date.empty() || !chat_template || !chat_template->uses_date()) return false;
+  recipe.template_date = today;
+  return true;
 }
 
 // Agents add the paths of their machine.
@@ -96,19 +115,21 @@ Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_di
       models_(kModels) {}
 Planner::~Planner() = default;
 
-std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device) const {
-  return absl::StrCat(static_cast<int>(device.kind), ":", device.memory_bytes, ":", DeterministicBytes(spec));
+std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today) const {
+  return absl::StrCat(today, ":", static_cast<int>(device.kind), ":", device.memory_bytes, ":",
+                      DeterministicBytes(spec));
 }
 
 std::shared_ptr<const Plan> Planner::KnownPlanOf(const v1::FineTuningSpec& spec) {
-  const std::string key = KeyOf(spec, LargestDevice());
+  const std::string key = KeyOf(spec, LargestDevice(), Today());
   const std::lock_guard lock(mutex_);
   return plans_.Find(key).value_or(nullptr);
 }
 
 absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {
   const DeviceFacts device = LargestDevice();
-  const std::string key = KeyOf(spec, device);
+  const std::string today = Today();
+  const std::string key = KeyOf(spec, device, today);
   int64_t forgotten;
   {
     std::unique_lock lock(mutex_);
@@ -118,7 +139,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
     planning_.insert(key);
     forgotten = forgotten_;
   }
-  absl::StatusOr<Plan> made = MakePlan(spec, device);
+  absl::StatusOr<Plan> made = MakePlan(spec, device, today);
   const std::lock_guard lock(mutex_);
   planning_.erase(key);
   planned_.notify_all();
@@ -128,17 +149,22 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
   return plan;
 }
 
-absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const DeviceFacts& device) {
+absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const DeviceFacts& device,
+                                       const std::string& today) {
   v1::FineTuningJob request;
   *request.mutable_spec() = message;
-  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, JobFromProto(request));
+  LUTHIER_ASSIGN_OR_RETURN(JobSpec spec, JobFromProto(request));
   Plan plan;
   plan.base_model = std::string(absl::StripPrefix(spec.base_model, "baseModels/"));
   LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Part> parts, FindParts(spec.dataset));
+  LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
   LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, CheckRows(*model, spec.recipe, parts));
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, Resolve(spec.recipe, model->facts, rows, device));
   LeaveDeviceValuesOpen(spec.recipe, resolved);
+  for (ResolvedValue& value : resolved.values) {
+    if (date_chosen && value.field == "template_date") value.reason = "the day of submission, as the template asks";
+  }
 
   *plan.job.mutable_spec() = message;
   for (const ResolvedValue& value : resolved.values) {
@@ -157,6 +183,8 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
     datasets.insert(part.dataset);
     v1::AttemptInput& input = *plan.start.add_inputs();
     input.set_role(part.role);
+    input.set_name(part.name());
+    if (part.role == "train") input.set_weight(part.weight);
     v1::ModelFile& file = *input.add_files();
     file.set_path(part.file.part() + ".jsonl");
     file.set_size_bytes(part.file.size_bytes());
@@ -182,12 +210,9 @@ absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(c
   auto model = std::make_shared<LoadedModel>();
   model->message.ParseFromString(resource.payload);
   for (const v1::ModelFile& file : model->message.files()) absl::StrAppend(&model->fingerprint, file.sha256(), ":");
-  const std::string folder = BaseModelFolder(data_dir_, id);
-  LUTHIER_ASSIGN_OR_RETURN(model->facts, ReadModelFacts(folder));
-  LUTHIER_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(folder));
-  absl::StatusOr<ChatTemplate> chat_template = ChatTemplate::Load(folder);
-  if (!chat_template.ok() && !absl::IsNotFound(chat_template.status())) return chat_template.status();
-  if (chat_template.ok()) model->chat_template = *std::move(chat_template);
+  model->folder = BaseModelFolder(data_dir_, id);
+  LUTHIER_ASSIGN_OR_RETURN(model->facts, ReadModelFacts(model->folder));
+  LUTHIER_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(model->folder));
   const std::lock_guard lock(mutex_);
   models_.Put(resource.payload, model);
   return std::shared_ptr<const LoadedModel>(model);
@@ -222,7 +247,11 @@ absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelec
     }
     return parts;
   }
-  LUTHIER_RETURN_IF_ERROR(AddPart("train", selection.train, true, parts));
+  if (!selection.train.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("train", selection.train, true, parts));
+  for (const WeightedDataset& weighted : selection.mixture) {
+    LUTHIER_RETURN_IF_ERROR(AddPart("train", weighted.dataset, true, parts));
+    parts.back().weight = weighted.weight;
+  }
   if (!selection.validation.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("validation", selection.validation, true, parts));
   if (!selection.test.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("test", selection.test, true, parts));
   return parts;
@@ -234,18 +263,21 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
   const EncodeOptions encoding = EncodingOf(recipe, model.facts.config.max_position_embeddings);
   std::string key = absl::StrCat(model.fingerprint, static_cast<int>(encoding.loss_on), ":",
                                  static_cast<int>(encoding.too_long), ":", encoding.max_length);
-  for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256());
+  absl::StrAppend(&key, ":", recipe.template_date, ":", recipe.chat_template);
+  for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
   {
     const std::lock_guard lock(mutex_);
     if (const auto known = rows_.Find(key)) return *known;
   }
-  const RowEncoder encoder(*model.tokenizer, model.chat_template ? &*model.chat_template : nullptr, encoding);
+  LUTHIER_ASSIGN_OR_RETURN(const std::optional<ChatTemplate> chat_template,
+                           ChatTemplate::OfJob(model.folder, recipe.chat_template, recipe.template_date));
+  const RowEncoder encoder(*model.tokenizer, chat_template ? &*chat_template : nullptr, encoding);
   std::vector<ReportedFile> files;
   ValidationReport all;
   for (const Part& part : parts) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string path, artifacts_.BlobPath(part.file.sha256()));
-    ReportedFile& file = files.emplace_back(ReportedFile{.part = part.role});
-    file.name = absl::StrCat(part.dataset, "/", part.file.part());
+    ReportedFile& file =
+        files.emplace_back(ReportedFile{.part = part.role, .name = part.name(), .weight = part.weight});
     LUTHIER_ASSIGN_OR_RETURN(file.report, Validate(path, encoder, file.name));
     all.Merge(file.report);
   }

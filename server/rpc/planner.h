@@ -66,7 +66,7 @@ class Planner {
  private:
   struct Part;
   struct LoadedModel;
-  absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const DeviceFacts& device);
+  absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today);
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
@@ -74,7 +74,7 @@ class Planner {
                                          const std::vector<Part>& parts);
   DeviceFacts LargestDevice();
   // What a plan is made of besides what the server holds.
-  std::string KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device) const;
+  std::string KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today) const;
 
   Store& store_;
   FileArtifactStore& artifacts_;

@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <map>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -21,8 +22,10 @@ constexpr size_t kMaxRequestId = 64;
 absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuningSpec& spec) {
   if (call.tenant.empty()) return absl::OkStatus();
   const v1::DatasetSelection& selection = spec.dataset();
-  for (absl::string_view reference :
-       {selection.dataset(), selection.train(), selection.validation(), selection.test()}) {
+  std::vector<absl::string_view> references = {selection.dataset(), selection.train(), selection.validation(),
+                                               selection.test()};
+  for (const v1::WeightedDataset& weighted : selection.mixture()) references.push_back(weighted.dataset());
+  for (absl::string_view reference : references) {
     if (reference.empty()) continue;
     absl::ConsumePrefix(&reference, "datasets/");
     const std::string id(reference.substr(0, reference.find('/')));

@@ -188,8 +188,13 @@ absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
   spec["attempt"] = name_.text();
   spec["base_model"] = Folder() + "/base_model";
   for (const v1::AttemptInput& input : order_.inputs()) {
-    if (input.role() != "base_model" && input.files_size() > 0) {
-      spec["dataset"][input.role()] = inputs.Path(input.files(0).sha256());
+    if (input.role() == "base_model" || input.files_size() == 0) continue;
+    const std::string path = inputs.Path(input.files(0).sha256());
+    json& part = spec["dataset"][input.role()];
+    if (input.weight() > 0) {  // of `train`; 0 is that of a server that knows no mixtures
+      part.push_back({{"path", path}, {"weight", input.weight()}, {"name", input.name()}});
+    } else {
+      part = path;
     }
   }
   return WriteFileDurably(Folder() + "/spec.json", spec.dump(2) + "\n");

@@ -38,6 +38,10 @@ class AttemptTest : public testing::Test {
          {std::tuple("base_model", "config.json", config_, 6), {"train", "train.jsonl", input_, 4}}) {
       v1::AttemptInput& input = *order.add_inputs();
       input.set_role(role);
+      if (input.role() == "train") {
+        input.set_name("rows/train");
+        input.set_weight(2.5);
+      }
       v1::ModelFile& file = *input.add_files();
       file.set_path(path);
       file.set_sha256(sha256);
@@ -122,7 +126,11 @@ TEST_F(AttemptTest, GivesTheTrainerLocalPathsAndTheRunFolder) {
   EXPECT_EQ(spec["attempt"], kName);
   EXPECT_EQ(spec["task"], "chat");
   std::string rows, config, variable;
-  std::getline(std::ifstream(spec["dataset"]["train"].get<std::string>()), rows);
+  ASSERT_EQ(spec["dataset"]["train"].size(), 1u);
+  const nlohmann::json& train = spec["dataset"]["train"][0];
+  EXPECT_EQ(train["weight"], 2.5);
+  EXPECT_EQ(train["name"], "rows/train");
+  std::getline(std::ifstream(train["path"].get<std::string>()), rows);
   std::getline(std::ifstream(spec["base_model"].get<std::string>() + "/config.json"), config);
   EXPECT_EQ(rows, "rows");
   EXPECT_EQ(config, "config");

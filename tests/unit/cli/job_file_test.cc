@@ -110,6 +110,22 @@ TEST_F(JobFileTest, AFlagThatIsOutOfRangeIsNamedWithoutALineOfTheFile) {
               AllOf(HasSubstr("lora.rank: 0"), Not(HasSubstr("job.yaml:"))));
 }
 
+// A template is a file beside the job file, or text in it; the server gets its text.
+TEST_F(JobFileTest, ATemplateComesAsTextOrFromItsFile) {
+  const std::string path = folder_.path() + "/own.jinja";
+  WriteText(path, "{{ messages[0].content }}\n");
+  JobFile file;
+  file.fields = {{"base_model", "b"}, {"dataset", "d"}};
+  ASSERT_TRUE(SetField(file, "chat_template", path).ok());
+  EXPECT_EQ(ParseJobFile(file)->recipe.chat_template, "{{ messages[0].content }}\n");
+  file.fields["chat_template"] = "{{ 'text' }}";
+  EXPECT_EQ(ParseJobFile(file)->recipe.chat_template, "{{ 'text' }}");
+  file.fields["chat_template"] = folder_.path() + "/none.jinja";
+  EXPECT_THAT(std::string(ParseJobFile(file).status().message()), HasSubstr("chat_template: cannot open"));
+  file.fields["chat_template"] = "{" + std::string(300'000, ' ');
+  EXPECT_THAT(std::string(ParseJobFile(file).status().message()), HasSubstr("chat_template: has 300001 bytes"));
+}
+
 TEST_F(JobFileTest, ALabelWithoutAKeyIsRefused) {
   JobFile file;
   EXPECT_EQ(SetLabel(file, "team").code(), absl::StatusCode::kInvalidArgument);
@@ -142,6 +158,8 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   std::set<std::string> flags;
   for (const JobFlag& flag : JobFlagList()) flags.insert(flag.field);
   FieldValues values = {{"base_model", "b"},
+                        {"chat_template", "'{{ messages }}'"},
+                        {"template_date", "2026-11-25"},
                         {"task", "qa"},
                         {"tuning", "lora"},
                         {"lora.rank", "8"},
@@ -166,7 +184,7 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
                         {"training.activation_checkpointing", "true"},
                         {"evaluation.metric", "loss"},
                         {"checkpoint.publish", "last"}};
-  const std::set<std::string> alone = {"dataset", "lora.target_pattern", "training.freeze",
+  const std::set<std::string> alone = {"dataset", "dataset.mixture", "lora.target_pattern", "training.freeze",
                                        "training.optimizer_in_backward"};  // exclude others
   for (const std::string& flag : flags) {  // the rest are numbers; 0.5 and 1 are valid for all of them
     const bool is_set =
@@ -182,6 +200,7 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   AddFields(ToJson(*spec), fields);
   for (const FieldValues& more :
        {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
+        FieldValues{{"base_model", "b"}, {"dataset.mixture", "[{dataset: a, weight: 2}, {dataset: c}]"}},
         FieldValues{{"base_model", "b"},
                     {"dataset", "d"},
                     {"tuning", "full"},

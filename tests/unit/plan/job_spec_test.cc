@@ -164,6 +164,12 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/dataset", nullptr, "dataset: is missing"},
         BadField{"/dataset", 7, "dataset: is neither a name nor a block"},
         BadField{"/dataset", {{"validation", "v"}}, "dataset.train: is missing"},
+        BadField{
+            "/dataset", {{"train", "t"}, {"mixture", {{{"dataset", "a"}}}}}, "dataset.mixture: excludes dataset.train"},
+        BadField{"/dataset", {{"mixture", {{{"weight", 2}}}}}, "dataset.mixture.dataset: is missing"},
+        BadField{"/dataset", {{"mixture", {{{"dataset", "a"}, {"weight", -1}}}}}, "dataset.mixture.weight: -1"},
+        BadField{"/dataset", {{"mixture", "a"}}, "dataset.mixture: is no list"},
+        BadField{"/template_date", "2026-02-30", "template_date: '2026-02-30' is no date"},
         BadField{"/labels/team", 3, "labels.team: is not text"},
         BadField{"/output_model", "Über", "output_model: 'Über' is no name"},
         BadField{"/modle", "x", "modle: unknown field"}));

@@ -201,6 +201,11 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
   EXPECT_EQ(dataset(other, "rows").error_code(), StatusCode::NOT_FOUND);
   EXPECT_EQ(CallAs(other, *jobs_, &Stub::CreateFineTuningJob, RequestFor("k"), job).error_code(), StatusCode::NOT_FOUND)
       << "their rows cannot be trained on";
+  v1::CreateFineTuningJobRequest mixture = RequestFor("k");
+  mixture.mutable_job()->mutable_spec()->mutable_dataset()->clear_dataset();
+  mixture.mutable_job()->mutable_spec()->mutable_dataset()->add_mixture()->set_dataset("rows");
+  EXPECT_EQ(CallAs(other, *jobs_, &Stub::CreateFineTuningJob, mixture, job).error_code(), StatusCode::NOT_FOUND)
+      << "nor as a part of a mixture";
 
   v1::CreateSweepRequest creation;
   creation.set_sweep_id("j");

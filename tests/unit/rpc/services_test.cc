@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include "absl/strings/str_cat.h"
+#include "absl/time/civil_time.h"
+#include "absl/time/clock.h"
 #include "server/rpc/validate.h"
 #include "tests/unit/rpc/services_fixture.h"
 
@@ -216,6 +219,62 @@ TEST_F(ServicesTest, CancelsOnceAndRefusesWhatIsOver) {
   const grpc::Status status = jobs_->CancelFineTuningJob(&context, request, &job);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "JOB_IS_OVER");
+}
+
+// The rows of a mixture reach the trainer with their weights, and the plan counts them so.
+TEST_F(ServicesTest, PlansAMixtureOfDatasets) {
+  AddInputs();
+  v1::Dataset dataset;
+  ASSERT_TRUE(Upload("more", ChatLine("more", "odd") + ChatLine("more still", "even"), dataset).ok());
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  spec.mutable_dataset()->clear_dataset();
+  spec.mutable_dataset()->add_mixture()->set_dataset("rows");
+  v1::WeightedDataset& more = *spec.mutable_dataset()->add_mixture();
+  more.set_dataset("datasets/more/train");
+  more.set_weight(2.5);
+  const auto plan = planner_.PlanOf(spec);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ((*plan)->estimate.train_rows(), 24 + 5);
+  EXPECT_EQ((*plan)->datasets, "more,rows");
+  std::vector<std::string> inputs;
+  for (const v1::AttemptInput& input : (*plan)->start.inputs()) {
+    if (input.role() == "train") inputs.push_back(absl::StrCat(input.name(), " ", input.weight()));
+  }
+  EXPECT_THAT(inputs, testing::ElementsAre("rows/train 1", "more/train 2.5"));
+  more.set_weight(0);
+  EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("dataset.mixture.weight: 0"));
+}
+
+// A template that asks for the date gets one that stays with the job; for any other the plan is the same on every day.
+TEST_F(ServicesTest, PlansWithAJobsOwnTemplateAndPinsItsDate) {
+  AddInputs();
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  const int64_t tokens = (*planner_.PlanOf(spec))->estimate.train_tokens();
+  const auto recipe_of = [&] {
+    const auto plan = planner_.PlanOf(spec);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return nlohmann::json::parse((*plan)->start.trainer_spec_json());
+  };
+  EXPECT_FALSE(recipe_of().contains("template_date"));
+  const std::string turns =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  spec.set_chat_template("Today is {{ strftime_now('%d %B %Y') }}." + turns);
+  const std::string before = absl::FormatCivilTime(absl::ToCivilDay(absl::Now(), absl::UTCTimeZone()));
+  const nlohmann::json recipe = recipe_of();
+  const std::string after = absl::FormatCivilTime(absl::ToCivilDay(absl::Now(), absl::UTCTimeZone()));
+  EXPECT_THAT(recipe["template_date"].get<std::string>(), testing::AnyOf(before, after));
+  EXPECT_EQ(recipe["chat_template"], spec.chat_template());
+  EXPECT_GT((*planner_.PlanOf(spec))->estimate.train_tokens(), tokens + 24 * 20);
+  spec.set_template_date("2025-01-31");
+  EXPECT_EQ(recipe_of()["template_date"], "2025-01-31");
+  spec.set_template_date("31 January");
+  EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("template_date: '31 January'"));
+  spec.clear_template_date();
+  spec.set_chat_template("/etc/passwd");  // a path is the client's to read
+  EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("give its text"));
+  spec.set_chat_template("{% if %}");
+  EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("chat_template: "));
 }
 
 TEST(NewJobIdTest, IsInTheOrderOfCreationAndFitsTheRules) {

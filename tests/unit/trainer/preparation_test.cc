@@ -86,16 +86,16 @@ TEST_F(PreparationTest, AJobsOwnTemplateAndItsDateAreWhatIsTrainedOn) {
   const auto start_of = [](const luthier::Run& run) {
     return run.base.tokenizer.Decode(run.examples[0].ids, false)->substr(0, 10);
   };
-  spec_.chat_template = source;
+  spec_.recipe.chat_template = source;
   const auto undated = Prepare(spec_, "").value();
   EXPECT_EQ(start_of(*undated), "2024-07-26");
   EXPECT_NE(undated->spec_hash, plain);
-  spec_.template_date = "2026-11-25";
+  spec_.recipe.template_date = "2026-11-25";
   const auto dated = Prepare(spec_, "").value();
   EXPECT_EQ(start_of(*dated), "2026-11-25");
   EXPECT_NE(dated->spec_hash, undated->spec_hash);
   WriteText(folder_.path() + "/own.jinja", source);
-  spec_.chat_template = folder_.path() + "/own.jinja";
+  spec_.recipe.chat_template = folder_.path() + "/own.jinja";
   EXPECT_EQ(MustPlan()->examples[0].ids, dated->examples[0].ids);
 }
 

@@ -40,6 +40,22 @@ TEST(JobSpecWireTest, FullTrainingAndSeparatePartsSurviveToo) {
   EXPECT_EQ(back->recipe.training.freeze, std::vector<std::string>{"model.norm"});
 }
 
+TEST(JobSpecWireTest, AMixtureAndATemplateSurviveToo) {
+  const auto file = nlohmann::json::parse(
+      R"({"base_model": "b", "dataset": {"mixture": [{"dataset": "a/train", "weight": 2.5}, {"dataset": "c"}]},
+          "chat_template": "{{ messages }}", "template_date": "2026-11-25"})");
+  const absl::StatusOr<v1::FineTuningJob> message = JobToProto(*ParseJobSpec(file));
+  ASSERT_TRUE(message.ok()) << message.status();
+  EXPECT_EQ(message->spec().dataset().mixture(1).dataset(), "c");
+  const absl::StatusOr<JobSpec> back = JobFromProto(*message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  ASSERT_EQ(back->dataset.mixture.size(), 2u);
+  EXPECT_EQ(back->dataset.mixture[0].weight, 2.5);
+  EXPECT_EQ(back->dataset.mixture[1].weight, 1);
+  EXPECT_EQ(back->recipe.chat_template, "{{ messages }}");
+  EXPECT_EQ(back->recipe.template_date, "2026-11-25");
+}
+
 TEST(JobSpecWireTest, ListsEveryViolationOfARequest) {
   v1::FineTuningJob job;
   job.mutable_spec()->set_base_model("b");

@@ -38,9 +38,9 @@ absl::StatusOr<Base> OpenBase(const TrainerSpec& spec) {
                                                                    : ReadModelFacts(spec.base_model));
   LUTHIER_ASSIGN_OR_RETURN(Tokenizer tokenizer, Tokenizer::Load(spec.base_model));
   Base base{std::move(facts), std::move(tokenizer), std::nullopt, ""};
-  LUTHIER_ASSIGN_OR_RETURN(base.own_template, TemplateSource(spec.chat_template));
+  LUTHIER_ASSIGN_OR_RETURN(base.own_template, TemplateSource(spec.recipe.chat_template));
   LUTHIER_ASSIGN_OR_RETURN(base.chat_template,
-                           ChatTemplate::OfJob(spec.base_model, base.own_template, spec.template_date));
+                           ChatTemplate::OfJob(spec.base_model, base.own_template, spec.recipe.template_date));
   return base;
 }
 
@@ -237,7 +237,6 @@ absl::StatusOr<std::string> HashOf(const Run& run) {
   if (!*run.training().optimizer_in_backward) identity["training"].erase("optimizer_in_backward");
   identity["init"] = run.spec.init;
   if (!run.base.own_template.empty()) identity["chat_template"] = run.base.own_template;
-  if (!run.spec.template_date.empty()) identity["template_date"] = run.spec.template_date;
   LUTHIER_RETURN_IF_ERROR(AddContent(run, identity));
   identity["config"] = run.base.facts.config_json;
   identity["lengths"] = run.lengths;

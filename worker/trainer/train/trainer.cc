@@ -348,7 +348,7 @@ class Trainer {
                       {*run_.model, probe}, artifact));
     }
     LUTHIER_RETURN_IF_ERROR(
-        ExportTemplate(run_.base.own_template, run_.spec.template_date, run_.spec.base_model, artifact));
+        ExportTemplate(run_.base.own_template, run_.spec.recipe.template_date, run_.spec.base_model, artifact));
     return artifact;
   }
 
