@@ -238,7 +238,7 @@ TEST_F(HostileClientsTest, ADiskThatFailsEndsTheServerAndWhatWasAcknowledgedBefo
     v1::Tenant tenant;
     return v1::QueueService::NewStub(server_->channel())->UpdateTenant(&context, request, &tenant);
   };
-  Start({"LD_PRELOAD=" LUTHIER_FAILING_SYNC, "FAILING_SYNC_WHEN_THERE_IS=" + fault});
+  Start({"LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_FAILS_SYNCS_IF=" + fault});
   ASSERT_TRUE(set_weight(2).ok());
   std::ofstream(fault) << "now";
   EXPECT_FALSE(set_weight(3).ok());
