@@ -59,6 +59,13 @@ def run(command, environment=None):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def report(name, runs):
+    for field in FIELDS:
+        values = [r[field] for r in runs if field in r]
+        if values:
+            print(f"{name:8} {field:20} {statistics.median(values):10.2f}   {min(values):.2f} to {max(values):.2f}", flush=True)
+
+
 def main():
     args = arguments()
     shared = ["--model", args.model, "--data", args.data, "--method", args.method, "--dtype", args.dtype,
@@ -76,14 +83,12 @@ def main():
                   + ("" if round_number else ", not counted"), file=sys.stderr)
             if round_number:
                 results[name].append(result)
+    for name, runs in results.items():
+        report(name, runs)
     if args.trl:
         wait_until_idle()
-        results["trl"] = [run([*peer, "--engine", "trl"], KEEP_MEMORY)]
-    for name, runs in results.items():
-        for field in FIELDS:
-            values = [r[field] for r in runs if field in r]
-            if values:
-                print(f"{name:8} {field:20} {statistics.median(values):10.2f}   {min(values):.2f} to {max(values):.2f}")
+        report("trl", [run([*peer, "--engine", "trl"], KEEP_MEMORY)])
+
 
 
 if __name__ == "__main__":
