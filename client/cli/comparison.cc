@@ -33,7 +33,7 @@ struct Subject {
 
 bool SameFigures(const v1::Evaluation& a, const v1::Evaluation& b) {
   return a.rows() == b.rows() && a.loss() == b.loss() && a.exact_match() == b.exact_match() &&
-         a.field_f1() == b.field_f1();
+         a.json_equality() == b.json_equality() && a.field_f1() == b.field_f1();
 }
 
 std::string Tuning(const v1::FineTuningJob& job) { return job.spec().has_full() ? "full" : "LoRA"; }
@@ -81,6 +81,9 @@ const std::vector<Figure>& Figures() {
   static const auto* figures = new std::vector<Figure>{
       {"exact match",
        evaluated([](const v1::Evaluation& e) { return e.has_exact_match() ? FormatPercent(e.exact_match()) : kNone; })},
+      {"JSON equality", evaluated([](const v1::Evaluation& e) {
+         return e.has_json_equality() ? FormatPercent(e.json_equality()) : kNone;
+       })},
       {"field F1",
        evaluated([](const v1::Evaluation& e) { return e.has_field_f1() ? FormatPercent(e.field_f1()) : kNone; })},
       {"loss", evaluated([](const v1::Evaluation& e) { return e.has_loss() ? FormatFraction(e.loss()) : kNone; })},

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/model_names.h"
 #include "client/cli/yaml.h"
 #include "lib/base/status_macros.h"
 #include "lib/text/chat_template.h"
@@ -69,6 +70,7 @@ absl::StatusOr<JobSpec> ParseJobFile(const JobFile& file) {
   absl::StatusOr<std::string> chat_template = TemplateSource(spec->recipe.chat_template);
   if (!chat_template.ok()) return WithLines(chat_template.status(), file);
   spec->recipe.chat_template = *std::move(chat_template);
+  if (!spec->recipe.lora.start_from.empty()) spec->recipe.lora.start_from = VersionName(spec->recipe.lora.start_from);
   return spec;
 }
 

@@ -44,6 +44,7 @@ const std::vector<JobFlag>& JobFlagList() {
       {"lora.rank_pattern", "MAP", "Other ranks by name: {q_proj: 4}"},
       {"lora.alpha_pattern", "MAP", "Other alphas by name"},
       {"lora.modules_to_save", "LIST", "Modules trained whole beside the adapters: [embed_tokens]"},
+      {"lora.start_from", "VERSION", "Go on from the adapter of a model version: MODEL, MODEL@3, MODEL@production"},
       {"training.epochs", "X", "Passes over the training rows"},
       {"training.max_steps", "N", "Ends the run before the epochs if smaller"},
       {"training.learning_rate", "X", "Peak learning rate"},

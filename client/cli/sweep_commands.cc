@@ -288,7 +288,7 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
   command
       .add_option("--metric", arguments->metric,
                   "By which the best is chosen: validation or test, a dot, and loss (default: validation.loss), "
-                  "token_accuracy, exact_match or field_f1")
+                  "token_accuracy, exact_match, json_equality or field_f1")
       ->type_name("METRIC");
   command.add_option("--id", arguments->id, "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given")
       ->type_name("ID");

@@ -58,6 +58,7 @@ std::string StateWord(v1::FineTuningJob::State state, const Terminal& terminal) 
 std::string EvaluationText(const v1::Evaluation& evaluation) {
   std::vector<std::string> parts;
   if (evaluation.has_exact_match()) parts.push_back("exact match " + FormatPercent(evaluation.exact_match()));
+  if (evaluation.has_json_equality()) parts.push_back("JSON equality " + FormatPercent(evaluation.json_equality()));
   if (evaluation.has_field_f1()) parts.push_back("field F1 " + FormatPercent(evaluation.field_f1()));
   if (evaluation.has_loss()) parts.push_back("loss " + FormatFraction(evaluation.loss()));
   if (evaluation.has_token_accuracy()) parts.push_back("token accuracy " + FormatPercent(evaluation.token_accuracy()));

@@ -171,8 +171,11 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
 }
 
 absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(const json parsed,
-                           ReadJsonFile(folder + "/adapter_config.json", "give an adapter folder in PEFT format"));
+  return ReadAdapterConfigFile(folder + "/" + kAdapterConfigFile);
+}
+
+absl::StatusOr<AdapterConfig> ReadAdapterConfigFile(const std::string& path) {
+  LUTHIER_ASSIGN_OR_RETURN(const json parsed, ReadJsonFile(path, "give an adapter folder in PEFT format"));
   return ParseAdapterConfig(parsed);
 }
 

@@ -48,8 +48,12 @@ struct AdapterConfig {
 // Reads the fields that matter and refuses by name what changes the mathematics and is not implemented (bias, …).
 absl::StatusOr<AdapterConfig> ParseAdapterConfig(const nlohmann::json& json);
 
-// Reads `folder`/adapter_config.json.
+// The two files of an adapter's folder.
+inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
+inline constexpr const char* kAdapterWeightsFile = "adapter_model.safetensors";
+
 absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder);
+absl::StatusOr<AdapterConfig> ReadAdapterConfigFile(const std::string& path);
 
 // The conservative set of fields that PEFT, vLLM and llama.cpp's converter read, keys sorted.
 nlohmann::json ToJson(const AdapterConfig& config);

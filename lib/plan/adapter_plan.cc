@@ -31,6 +31,20 @@ AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model) {
   return adapter;
 }
 
+void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora) {
+  lora.rank = adapter.rank;
+  lora.alpha = adapter.alpha;
+  lora.rslora = adapter.rslora;
+  lora.dora = adapter.dora;
+  lora.target_modules = adapter.target_modules;
+  lora.target_pattern = adapter.target_regex.value_or("");
+  lora.exclude_modules = adapter.exclude_modules;
+  lora.layers.assign(adapter.layers_to_transform.begin(), adapter.layers_to_transform.end());
+  lora.rank_pattern = adapter.rank_pattern;
+  lora.alpha_pattern = adapter.alpha_pattern;
+  lora.modules_to_save = adapter.modules_to_save;
+}
+
 int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model) {
   int64_t parameters = 0;
   const std::vector<LinearLayer> targeted = TargetedLayers(adapter, model);

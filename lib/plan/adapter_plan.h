@@ -12,6 +12,9 @@ namespace luthier {
 // The adapter that a settled block asks for; base_model_name is left to the caller.
 AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model);
 
+// Lets a block ask for an adapter of the same shape as one that exists: all but dropout and learning rates.
+void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora);
+
 // Numbers that an adapter trains: A and B, DoRA's lengths, modules that are trained whole.
 int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model);
 

@@ -95,6 +95,14 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
         "target_pattern",
         "excludes target_modules and layers; a pattern can name layers itself, as in .*\\.[0-7]\\..*q_proj");
   }
+  reader.Text("start_from", lora.start_from);
+  if (!lora.start_from.empty()) {
+    for (const char* field : {"rank", "alpha", "rslora", "dora", "target_modules", "target_pattern", "exclude_modules",
+                              "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
+      if (block.contains(field) && block[field] != "auto")
+        reader.Violation(field, "is that of the adapter in lora.start_from; leave it out");
+    }
+  }
   reader.Finish();
   return lora;
 }
@@ -266,6 +274,7 @@ json LoraJson(const LoraSpec& lora) {
   PutFilled(block, "rank_pattern", lora.rank_pattern);
   PutFilled(block, "alpha_pattern", lora.alpha_pattern);
   PutFilled(block, "modules_to_save", lora.modules_to_save);
+  if (!lora.start_from.empty()) block["start_from"] = lora.start_from;
   return block;
 }
 

@@ -32,6 +32,7 @@ struct LoraSpec {
   std::optional<bool> dora;                  // lengths of the weights' rows are trained too, arXiv:2402.09353
   std::optional<double> plus_ratio;          // LoRA+: learning rate of B over that of A, arXiv:2402.12354; 1 or more
   std::vector<std::string> modules_to_save;  // modules that are trained whole beside the adapters
+  std::string start_from;  // model version whose adapter training goes on from; empty: a fresh adapter
 };
 
 // The training run.

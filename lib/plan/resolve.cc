@@ -305,6 +305,7 @@ absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const 
 std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.2f GB", static_cast<double>(bytes) / 1e9); }
 
 void SettleLora(LoraSpec& lora, const DatasetFacts& dataset, Settler& settler) {
+  if (!lora.start_from.empty()) settler.Record("lora.start_from", lora.start_from, "given");
   settler.Settle("lora.rank", lora.rank, ChooseRank(dataset));
   settler.Settle("lora.alpha", lora.alpha, ChooseAlpha());
   if (!lora.target_pattern.empty()) {

@@ -84,6 +84,10 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   reader.Text("start_adapter", spec.start_adapter);
   ParseDataset(reader.Raw("dataset"), spec, violations);
   spec.recipe = ParseRecipe(json, violations);
+  if (!spec.recipe.lora.start_from.empty()) {
+    reader.Violation("lora.start_from",
+                     "names a version that a server holds; give the adapter's folder as start_adapter");
+  }
   if (!spec.start_adapter.empty() && spec.recipe.tuning == "full") {
     reader.Violation("start_adapter", "goes with tuning: lora; for full training give the merged model as base_model");
   }

@@ -1,5 +1,7 @@
 #include "server/rpc/convert.h"
 
+#include <map>
+
 #include <algorithm>
 #include <optional>
 #include <string>
@@ -59,6 +61,7 @@ v1::Evaluation EvaluationOf(const json& event) {
   if (event.contains("loss")) evaluation.set_loss(Number(event, "loss"));
   if (event.contains("token_accuracy")) evaluation.set_token_accuracy(Number(event, "token_accuracy"));
   if (event.contains("exact_match")) evaluation.set_exact_match(Number(event, "exact_match"));
+  if (event.contains("json_equality")) evaluation.set_json_equality(Number(event, "json_equality"));
   if (event.contains("field_f1")) evaluation.set_field_f1(Number(event, "field_f1"));
   for (const json& row : event.value("examples", json::array())) {
     v1::EvaluationExample& example = *evaluation.add_examples();
@@ -288,6 +291,32 @@ v1::ModelVersion ToProto(const ModelVersion& version) {
   *message.mutable_create_time() = ToProto(version.create_time);
   message.set_attempt(version.attempt);
   return message;
+}
+
+namespace {
+using Figure = std::optional<double> (*)(const v1::Evaluation&);
+const std::map<std::string, Figure>& MetricFigures() {
+  static const auto* figures = new std::map<std::string, Figure>{
+      {"loss", [](const v1::Evaluation& e) { return e.has_loss() ? std::optional(e.loss()) : std::nullopt; }},
+      {"token_accuracy",
+       [](const v1::Evaluation& e) {
+         return e.has_token_accuracy() ? std::optional(e.token_accuracy()) : std::nullopt;
+       }},
+      {"exact_match",
+       [](const v1::Evaluation& e) { return e.has_exact_match() ? std::optional(e.exact_match()) : std::nullopt; }},
+      {"json_equality",
+       [](const v1::Evaluation& e) { return e.has_json_equality() ? std::optional(e.json_equality()) : std::nullopt; }},
+      {"field_f1",
+       [](const v1::Evaluation& e) { return e.has_field_f1() ? std::optional(e.field_f1()) : std::nullopt; }},
+  };
+  return *figures;
+}
+}  // namespace
+
+bool IsMetric(const std::string& name) { return MetricFigures().contains(name); }
+std::optional<double> MetricOf(const v1::Evaluation& evaluation, const std::string& name) {
+  const auto figure = MetricFigures().find(name);
+  return figure == MetricFigures().end() ? std::nullopt : figure->second(evaluation);
 }
 
 absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {

@@ -46,6 +46,11 @@ v1::JobEvent ToProto(const Event& event);
 v1::Node ToProto(const Node& node, const State& state);
 v1::ModelVersion ToProto(const ModelVersion& version);
 
+// What models are compared by: names of figures of an Evaluation, and the figure, if it has that one.
+inline constexpr const char* kMetricNames = "loss, token_accuracy, exact_match, json_equality or field_f1";
+bool IsMetric(const std::string& name);
+std::optional<double> MetricOf(const v1::Evaluation& evaluation, const std::string& name);
+
 // A report of an agent, understood as far as it can be without the job. Reading one takes longer than deciding it, so
 // it is done outside of the loop.
 struct AgentReport {

@@ -19,6 +19,7 @@
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/model_versions.h"
 #include "server/rpc/services.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
@@ -83,7 +84,7 @@ class ModelsService final : public v1::ModelService::Service {
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
                           v1::ListModelsResponse* response) override {
     return Handle(backend_, *context, "ListModels", [&](Call& call) -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, ""));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(backend_.store, call, ""));
       std::vector<ModelVersion> newest;
       std::set<std::string> seen;
       for (const ModelVersion& version : versions) {
@@ -101,7 +102,7 @@ class ModelsService final : public v1::ModelService::Service {
                                  v1::ListModelVersionsResponse* response) override {
     return Handle(backend_, *context, "ListModelVersions", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string model, ParseName("parent", "models", request->parent()));
-      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, model));
+      LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(backend_.store, call, model));
       if (versions.empty()) return DoesNotExist(request->parent());
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
       return Page(*request, *response, versions, [&](const ModelVersion& version) {
@@ -112,14 +113,16 @@ class ModelsService final : public v1::ModelService::Service {
   grpc::Status GetModelVersion(grpc::ServerContext* context, const v1::GetModelVersionRequest* request,
                                v1::ModelVersion* response) override {
     return Handle(backend_, *context, "GetModelVersion", [&](Call& call) -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(*response, FindVersion(call, request->name()));
+      call.subject = request->name();
+      LUTHIER_ASSIGN_OR_RETURN(*response, FindVersion(backend_.store, call, request->name()));
       return absl::OkStatus();
     });
   }
   grpc::Status DownloadModelVersion(grpc::ServerContext* context, const v1::DownloadModelVersionRequest* request,
                                     grpc::ServerWriter<v1::DownloadModelVersionResponse>* writer) override {
     return Handle(backend_, *context, "DownloadModelVersion", [&](Call& call) -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(call, request->name()));
+      call.subject = request->name();
+      LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request->name()));
       return SendFiles(*request, version.files(), *writer);
     });
   }
@@ -201,55 +204,26 @@ class ModelsService final : public v1::ModelService::Service {
     });
   }
 
-  // A version is its job's tenant's.
-  absl::StatusOr<std::vector<ModelVersion>> VersionsOf(const Call& call, const std::string& model) {
-    LUTHIER_ASSIGN_OR_RETURN(std::vector<ModelVersion> versions, backend_.store.Versions(model));
-    if (call.tenant.empty()) return versions;
-    std::erase_if(versions, [&](const ModelVersion& version) {
-      const absl::StatusOr<RecordedJob> job = backend_.store.GetJob(version.job);
-      return !job.ok() || !call.Sees(job->job.tenant);
-    });
-    return versions;
-  }
-
-  absl::StatusOr<v1::ModelVersion> FindVersion(Call& call, const std::string& name) {
-    call.subject = name;
-    LUTHIER_ASSIGN_OR_RETURN(VersionName wanted, ParseVersionName(name));
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
-    for (const Alias& alias : aliases) {
-      if (alias.name == wanted.alias) wanted.number = alias.version;
-    }
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(call, wanted.model));
-    for (const ModelVersion& version : versions) {
-      if (version.version == wanted.number || wanted.alias == "latest") return WithAliases(version, aliases);
-    }
-    return DoesNotExist(name);
-  }
-
-  static v1::ModelVersion WithAliases(const ModelVersion& version, const std::vector<Alias>& aliases) {
-    v1::ModelVersion message = ToProto(version);
-    for (const Alias& alias : aliases) {
-      if (alias.version == version.version) message.add_aliases(alias.name);
-    }
-    return message;
-  }
-
   // What the job measured of the tuned model on the test part.
   absl::Status CheckMinimum(const v1::ModelVersion& version, const v1::PromotionMinimum& minimum) {
     const std::string& metric = minimum.metric();
-    if (metric != "exact_match" && metric != "field_f1" && metric != "token_accuracy") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("minimum.metric: '", metric, "' is unknown; give exact_match, field_f1 or token_accuracy"));
+    if (!IsMetric(metric) || metric == "loss") {
+      return absl::InvalidArgumentError(absl::StrCat("minimum.metric: '", metric,
+                                                     "' is unknown; give token_accuracy, exact_match, json_equality or "
+                                                     "field_f1"));
     }
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job().substr(5)));  // after "jobs/"
     const v1::FineTuningJob measured = ToProto(job);
     for (const v1::Evaluation& evaluation : measured.evaluations()) {
       if (evaluation.split() != "test" || evaluation.model() != "tuned") continue;
-      const double value = metric == "exact_match" ? evaluation.exact_match()
-                           : metric == "field_f1"  ? evaluation.field_f1()
-                                                   : evaluation.token_accuracy();
-      if (value >= minimum.value()) return absl::OkStatus();
-      return WithReason(absl::FailedPreconditionError(absl::StrCat(version.name(), " has ", metric, " ", value,
+      const std::optional<double> value = MetricOf(evaluation, metric);
+      if (!value) {
+        return WithReason(absl::FailedPreconditionError(absl::StrCat("minimum.metric: ", version.job(), " measured no ",
+                                                                     metric, "; give one that it has")),
+                          "NOT_EVALUATED");
+      }
+      if (*value >= minimum.value()) return absl::OkStatus();
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(version.name(), " has ", metric, " ", *value,
                                                                    " on the test part, below ", minimum.value())),
                         "BELOW_MINIMUM");
     }
@@ -262,19 +236,20 @@ class ModelsService final : public v1::ModelService::Service {
     LUTHIER_RETURN_IF_ERROR(CheckId("alias", request.alias()));
     if (request.alias() == "latest")
       return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
-    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(call, request.name()));
+    call.subject = request.name();
+    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request.name()));
     if (request.has_minimum()) LUTHIER_RETURN_IF_ERROR(CheckMinimum(version, request.minimum()));
     LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version.name()));
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
         [&](State& state, absl::Time) { return state.SetAlias({name.model, request.alias(), name.number}); }));
-    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(call, version.name()));
+    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(backend_.store, call, version.name()));
     return absl::OkStatus();
   }
 
   absl::Status DeleteAlias(Call& call, const std::string& name) {
     call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(const VersionName wanted, ParseVersionName(name));
-    LUTHIER_RETURN_IF_ERROR(FindVersion(call, name).status());
+    LUTHIER_RETURN_IF_ERROR(FindVersion(backend_.store, call, name).status());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
     const bool there =
         std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });

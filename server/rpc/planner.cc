@@ -10,7 +10,9 @@
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/adapter_config.h"
 #include "lib/dataset/dataset_facts.h"
+#include "lib/plan/adapter_plan.h"
 #include "lib/plan/trainer_spec.h"
 #include "lib/wire/job_spec_wire.h"
 #include "lib/wire/json_wire.h"
@@ -18,6 +20,7 @@
 #include "luthier/v1/models.pb.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/stored_files.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 
@@ -81,6 +84,7 @@ std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe)
   TrainerSpec spec;
   spec.base_model_name = base_model;
   spec.recipe = recipe;
+  spec.recipe.lora.start_from.clear();  // an input of the attempt
   nlohmann::json json = ToJson(spec);
   for (const char* path : {"base_model", "dataset", "attempt"}) json.erase(path);
   return json.dump();
@@ -157,6 +161,9 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   Plan plan;
   plan.base_model = std::string(absl::StripPrefix(spec.base_model, "baseModels/"));
   LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
+  if (!spec.recipe.lora.start_from.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(), StartAdapter(plan.base_model, spec.recipe.lora));
+  }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Part> parts, FindParts(spec.dataset));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
   LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, CheckRows(*model, spec.recipe, parts));
@@ -216,6 +223,37 @@ absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(c
   const std::lock_guard lock(mutex_);
   models_.Put(resource.payload, model);
   return std::shared_ptr<const LoadedModel>(model);
+}
+
+// The adapter that a job goes on from, as an input; the block gets its shape.
+absl::StatusOr<v1::AttemptInput> Planner::StartAdapter(const std::string& base_model, LoraSpec& lora) {
+  const auto refuse = [&](const std::string& why) {
+    return absl::InvalidArgumentError(absl::StrCat("lora.start_from: ", lora.start_from, " ", why));
+  };
+  LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(lora.start_from));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store_.Versions(name.model));
+  const auto version = std::find_if(versions.begin(), versions.end(),
+                                    [&](const ModelVersion& one) { return one.version == name.number; });
+  if (version == versions.end()) return refuse("does not exist");
+  v1::ArtifactStored stored;
+  stored.ParseFromString(version->payload);
+  if (stored.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
+  if (version->base_model != base_model) {
+    return refuse(absl::StrCat("is an adapter of baseModels/", version->base_model, ", and the job tunes baseModels/",
+                               base_model, "; give a version that was trained on that"));
+  }
+  v1::AttemptInput input;
+  input.set_role("start_adapter");
+  for (const v1::ModelFile& file : stored.files()) {
+    if (file.path() != kAdapterConfigFile && file.path() != kAdapterWeightsFile) continue;
+    *input.add_files() = file;
+    if (file.path() != kAdapterConfigFile) continue;
+    LUTHIER_ASSIGN_OR_RETURN(const std::string path, artifacts_.BlobPath(file.sha256()));
+    LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ReadAdapterConfigFile(path));
+    TakeShapeOf(adapter, lora);
+  }
+  if (input.files_size() != 2) return refuse("lacks its configuration or its weights");
+  return input;
 }
 
 // `reference`: `dataset` or `dataset/part`. Appends nothing if an optional part does not exist.

@@ -68,6 +68,7 @@ class Planner {
   struct LoadedModel;
   absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today);
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
+  absl::StatusOr<v1::AttemptInput> StartAdapter(const std::string& base_model, LoraSpec& lora);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
   absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const Recipe& recipe,

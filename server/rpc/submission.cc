@@ -10,6 +10,7 @@
 #include "lib/plan/job_spec.h"
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/model_versions.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
 
@@ -32,6 +33,17 @@ absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuni
     const absl::StatusOr<Resource> dataset = backend.store.GetResource(ResourceKind::kDataset, id);
     if (!dataset.ok() || !call.Sees(TenantOf(*dataset))) return DoesNotExist("datasets/" + id);
   }
+  return absl::OkStatus();
+}
+
+// Puts the number of a version in the place of an alias, which may point to another one tomorrow.
+absl::Status SettleStart(Backend& backend, const Call& call, v1::LoraTuning& lora) {
+  const absl::StatusOr<v1::ModelVersion> version = FindVersion(backend.store, call, lora.start_from());
+  if (!version.ok()) {
+    return absl::Status(version.status().code(),
+                        absl::StrCat("lora.start_from: ", absl::StripPrefix(version.status().message(), "name: ")));
+  }
+  lora.set_start_from(version->name());
   return absl::OkStatus();
 }
 
@@ -106,8 +118,12 @@ absl::Status WithoutOthers(const Call& call, absl::Status status) {
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
                                                     std::shared_ptr<const Plan> known) {
   LUTHIER_RETURN_IF_ERROR(CheckVisible(backend, call, spec));
-  if (known != nullptr) return known;
-  return backend.planner.PlanOf(spec);
+  if (!spec.has_lora() || spec.lora().start_from().empty()) {
+    return known != nullptr ? known : backend.planner.PlanOf(spec);
+  }
+  v1::FineTuningSpec settled = spec;
+  LUTHIER_RETURN_IF_ERROR(SettleStart(backend, call, *settled.mutable_lora()));
+  return backend.planner.PlanOf(settled);
 }
 
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& wanted,

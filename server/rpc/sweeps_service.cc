@@ -1,7 +1,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -105,9 +104,8 @@ struct Metric {
   std::string split, name;
 };
 std::optional<Metric> ParseMetric(const std::string& text) {
-  static const std::set<std::string> kNames = {"loss", "token_accuracy", "exact_match", "field_f1"};
   const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('.', 1));
-  if ((parts.first != "validation" && parts.first != "test") || kNames.count(parts.second) == 0) return std::nullopt;
+  if ((parts.first != "validation" && parts.first != "test") || !IsMetric(parts.second)) return std::nullopt;
   return Metric{parts.first, parts.second};
 }
 
@@ -116,10 +114,7 @@ std::optional<double> ValueOf(const Metric& metric, const Job& job) {
   report.ParseFromString(job.report);
   for (const v1::Evaluation& evaluation : report.evaluations()) {
     if (evaluation.split() != metric.split || evaluation.model() != "tuned") continue;
-    if (metric.name == "loss" && evaluation.has_loss()) return evaluation.loss();
-    if (metric.name == "token_accuracy" && evaluation.has_token_accuracy()) return evaluation.token_accuracy();
-    if (metric.name == "exact_match" && evaluation.has_exact_match()) return evaluation.exact_match();
-    if (metric.name == "field_f1" && evaluation.has_field_f1()) return evaluation.field_f1();
+    if (const std::optional<double> value = MetricOf(evaluation, metric.name)) return value;
   }
   return std::nullopt;
 }
@@ -135,8 +130,7 @@ absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
   CheckJob(request.sweep().job(), violations);
   if (!request.sweep().metric().empty() && !ParseMetric(request.sweep().metric())) {
     violations.push_back(absl::StrCat("sweep.metric: '", request.sweep().metric(),
-                                      "' is unknown; give validation or test, a dot, and loss, token_accuracy, "
-                                      "exact_match or field_f1"));
+                                      "' is unknown; give validation or test, a dot, and ", kMetricNames));
   }
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }

@@ -61,6 +61,27 @@ TEST_F(ServiceTest, ALocalWorkerRunsAJobToItsPublication) {
   EXPECT_GT(job.summary().artifact_bytes(), 0);
 }
 
+TEST_F(ServiceTest, AJobGoesOnFromTheAdapterThatAnotherPublished) {
+  service_.StartServer({"--with-local-worker"});
+  service_.AddInputs();
+  nlohmann::json spec = Steps(30);
+  spec["training"]["learning_rate"] = 0.01;
+  spec["lora"]["rank"] = 3;
+  service_.Submit("first", spec);
+  ASSERT_TRUE(WaitForState("first", State::SUCCEEDED)) << service_.Job("first").DebugString();
+  spec["lora"] = {{"start_from", "models/first/versions/latest"}};
+  service_.Submit("second", spec);
+  ASSERT_TRUE(WaitForState("second", State::SUCCEEDED)) << service_.Job("second").DebugString();
+  const auto first_loss = [&](const std::string& job) {
+    for (const v1::JobEvent& event : service_.Events(job)) {
+      if (event.type() == "progress") return event.data().fields().at("loss").number_value();
+    }
+    return 0.0;
+  };
+  EXPECT_LT(first_loss("second"), 0.9 * first_loss("first"));
+  EXPECT_EQ(service_.Job("second").spec().lora().start_from(), "models/first/versions/1");
+}
+
 TEST_F(ServiceTest, TheServersOwnAgentInheritsNothingOfItsRecord) {
   service_.StartServer({"--with-local-worker"});
   std::vector<pid_t> agents;

@@ -34,6 +34,24 @@ constexpr int64_t kMaxBacklogBytes = int64_t{256} << 20;
 // A file of the artifact that changes under the upload is a defect of the disk, and not worth more tries.
 constexpr int kMaxRefusedUploads = 3;
 
+// Inputs that are folders of files; the others are one file of rows.
+bool IsFolder(const v1::AttemptInput& input) { return input.role() == "base_model" || input.role() == "start_adapter"; }
+
+// Makes `folder` of links to the files where the cache has them.
+absl::Status LinkFiles(const v1::AttemptInput& input, const InputCache::Lease& lease, const fs::path& folder) {
+  std::error_code error;
+  fs::remove_all(folder, error);
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(folder));
+  for (const v1::ModelFile& file : input.files()) {
+    LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
+    const fs::path link = folder / file.path();
+    LUTHIER_RETURN_IF_ERROR(CreateFolders(link.parent_path()));
+    fs::create_symlink(lease.Path(file.sha256()), link, error);
+    if (error) return FileError(link, "link", error.value());
+  }
+  return absl::OkStatus();
+}
+
 std::string TextOf(const json& event, const char* field) {
   return event.is_object() && event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
 }
@@ -165,19 +183,8 @@ absl::StatusOr<InputCache::Lease> Attempt::MakeInputsLocal() {
   }
   LUTHIER_ASSIGN_OR_RETURN(InputCache::Lease lease, node_.cache.Acquire(blobs, cancellation_));
   node_.metrics.ObserveCache(node_.cache.bytes());
-  const fs::path base = Folder() + "/base_model";
-  std::error_code error;
-  fs::remove_all(base, error);
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(base));
   for (const v1::AttemptInput& input : order_.inputs()) {
-    if (input.role() != "base_model") continue;
-    for (const v1::ModelFile& file : input.files()) {
-      LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
-      const fs::path link = base / file.path();
-      LUTHIER_RETURN_IF_ERROR(CreateFolders(link.parent_path()));
-      fs::create_symlink(lease.Path(file.sha256()), link, error);
-      if (error) return FileError(link, "link", error.value());
-    }
+    if (IsFolder(input)) LUTHIER_RETURN_IF_ERROR(LinkFiles(input, lease, Folder() + "/" + input.role()));
   }
   return lease;
 }
@@ -186,9 +193,9 @@ absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
   json spec = json::parse(order_.trainer_spec_json(), nullptr, /*allow_exceptions=*/false);
   if (!spec.is_object()) return absl::InternalError("the server's trainer spec is no JSON object");
   spec["attempt"] = name_.text();
-  spec["base_model"] = Folder() + "/base_model";
   for (const v1::AttemptInput& input : order_.inputs()) {
-    if (input.role() == "base_model" || input.files_size() == 0) continue;
+    if (IsFolder(input)) spec[input.role()] = Folder() + "/" + input.role();
+    if (IsFolder(input) || input.files_size() == 0) continue;
     const std::string path = inputs.Path(input.files(0).sha256());
     json& part = spec["dataset"][input.role()];
     if (input.weight() > 0) {  // of `train`; 0 is that of a server that knows no mixtures

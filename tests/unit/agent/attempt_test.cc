@@ -28,14 +28,16 @@ class AttemptTest : public testing::Test {
   AttemptTest() {
     input_ = server_.Add("rows");
     config_ = server_.Add("config");
+    adapter_ = server_.Add("adapter");
   }
   void Trainer(const std::string& script) { WriteTrainer(node_.trainer, script); }
   v1::StartAttempt Order() {
     v1::StartAttempt order;
     order.set_attempt(kName);
     order.set_trainer_spec_json(R"({"protocol":1,"task":"chat"})");
-    for (const auto& [role, path, sha256, bytes] :
-         {std::tuple("base_model", "config.json", config_, 6), {"train", "train.jsonl", input_, 4}}) {
+    for (const auto& [role, path, sha256, bytes] : {std::tuple("base_model", "config.json", config_, 6),
+                                                    {"start_adapter", "adapter_config.json", adapter_, 7},
+                                                    {"train", "train.jsonl", input_, 4}}) {
       v1::AttemptInput& input = *order.add_inputs();
       input.set_role(role);
       if (input.role() == "train") {
@@ -95,7 +97,7 @@ class AttemptTest : public testing::Test {
                       .shared_store = "",
                       .on_report = [] {},
                       .on_end = [] {}};
-  std::string input_, config_;
+  std::string input_, config_, adapter_;
   std::unique_ptr<Attempt> attempt_;
   std::vector<std::string> reports_;
   v1::AttemptEnded ended_;
@@ -134,6 +136,8 @@ TEST_F(AttemptTest, GivesTheTrainerLocalPathsAndTheRunFolder) {
   std::getline(std::ifstream(spec["base_model"].get<std::string>() + "/config.json"), config);
   EXPECT_EQ(rows, "rows");
   EXPECT_EQ(config, "config");
+  std::getline(std::ifstream(spec["start_adapter"].get<std::string>() + "/adapter_config.json"), config);
+  EXPECT_EQ(config, "adapter");
   std::ifstream environment(run + "/env");
   std::string all((std::istreambuf_iterator<char>(environment)), {});
   EXPECT_THAT(all, HasSubstr("CUDA_VISIBLE_DEVICES=\n"));

@@ -184,8 +184,9 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
                         {"training.activation_checkpointing", "true"},
                         {"evaluation.metric", "loss"},
                         {"checkpoint.publish", "last"}};
-  const std::set<std::string> alone = {"dataset", "dataset.mixture", "lora.target_pattern", "training.freeze",
-                                       "training.optimizer_in_backward"};  // exclude others
+  const std::set<std::string> alone = {"dataset",         "dataset.mixture", "lora.target_pattern",
+                                       "lora.start_from", "training.freeze", "training.optimizer_in_backward"};
+  // exclude others
   for (const std::string& flag : flags) {  // the rest are numbers; 0.5 and 1 are valid for all of them
     const bool is_set =
         std::any_of(values.begin(), values.end(), [&](const auto& value) { return value.first == flag; });
@@ -200,6 +201,7 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   AddFields(ToJson(*spec), fields);
   for (const FieldValues& more :
        {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
+        FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.start_from", "m@2"}, {"lora.dropout", "0.1"}},
         FieldValues{{"base_model", "b"}, {"dataset.mixture", "[{dataset: a, weight: 2}, {dataset: c}]"}},
         FieldValues{{"base_model", "b"},
                     {"dataset", "d"},

@@ -170,6 +170,10 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/dataset", {{"mixture", {{{"dataset", "a"}, {"weight", -1}}}}}, "dataset.mixture.weight: -1"},
         BadField{"/dataset", {{"mixture", "a"}}, "dataset.mixture: is no list"},
         BadField{"/template_date", "2026-02-30", "template_date: '2026-02-30' is no date"},
+        BadField{"/lora/start_from", 3, "lora.start_from: 3 is not text"},
+        BadField{"/lora",
+                 {{"start_from", "models/m/versions/1"}, {"rank", 8}},
+                 "lora.rank: is that of the adapter in lora.start_from; leave it out"},
         BadField{"/labels/team", 3, "labels.team: is not text"},
         BadField{"/output_model", "Über", "output_model: 'Über' is no name"},
         BadField{"/modle", "x", "modle: unknown field"}));

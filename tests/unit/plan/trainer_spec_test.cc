@@ -96,6 +96,14 @@ TEST(TrainerSpecTest, AWarmStartNeedsTheBaseThatItWasTrainedOn) {
   EXPECT_THAT(std::string(spec.status().message()), HasSubstr("init: pretrained"));
 }
 
+TEST(TrainerSpecTest, AVersionIsForTheServerToLookUp) {
+  const auto spec = ParseTrainerSpec({{"protocol", 1},
+                                      {"base_model", "m"},
+                                      {"lora", {{"start_from", "models/m/versions/1"}}},
+                                      {"dataset", {{"train", "a.jsonl"}}}});
+  EXPECT_THAT(std::string(spec.status().message()), HasSubstr("lora.start_from: names a version that a server holds"));
+}
+
 TEST(TrainerSpecTest, NamesTheFileThatCannotBeRead) {
   TempFolder folder;
   EXPECT_EQ(ReadTrainerSpec(folder.path() + "/absent.json").status().code(), absl::StatusCode::kNotFound);

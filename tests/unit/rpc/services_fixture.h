@@ -67,14 +67,17 @@ class ServicesTest : public testing::Test {
     grpc::ClientContext context;
     return UploadRows(*datasets_, context, id, rows, dataset, crc_error);
   }
+  grpc::Status RegisterBase(const std::string& id) {
+    v1::RegisterBaseModelRequest request;
+    request.set_base_model_id(id);
+    request.set_source_path(folder_.path() + "/model");
+    v1::BaseModel model;
+    return Call(*models_, &v1::ModelService::Stub::RegisterBaseModel, request, model);
+  }
   // A base model and a dataset that jobs can be planned with.
   void AddInputs() {
     ASSERT_TRUE(WriteTinyModel(folder_.path() + "/model").ok());
-    v1::RegisterBaseModelRequest request;
-    request.set_base_model_id("base");
-    request.set_source_path(folder_.path() + "/model");
-    v1::BaseModel model;
-    ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::RegisterBaseModel, request, model).ok());
+    ASSERT_TRUE(RegisterBase("base").ok());
     std::string rows;
     for (int i = 0; i < 24; ++i) rows += ChatLine("row " + std::to_string(i), i % 2 == 0 ? "even" : "odd");
     v1::Dataset dataset;
@@ -129,6 +132,15 @@ class ServicesTest : public testing::Test {
                       return state.Create(job, {}, Serialize(StoredSpec{}), now);
                     })
                     .ok());
+  }
+
+  // Takes a job through its first attempt, which publishes.
+  void Publish(const std::string& job, const std::string& version_payload) {
+    Connect("n1");
+    Do([](State& state, absl::Time now) { state.Tick(now); });
+    ASSERT_TRUE(Report(job, 1, 1, JobInput::kTrainerStarted));
+    ASSERT_TRUE(Report(job, 1, 2, JobInput::kTrainerFinished));
+    ASSERT_TRUE(Report(job, 1, 3, JobInput::kArtifactStored, version_payload));
   }
 
   TempFolder folder_;

@@ -245,6 +245,72 @@ TEST_F(ServicesTest, PlansAMixtureOfDatasets) {
   EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("dataset.mixture.weight: 0"));
 }
 
+TEST_F(ServicesTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {
+  AddInputs();
+  Submit("first");
+  v1::ArtifactStored stored;
+  stored.set_kind(v1::ModelVersion::ADAPTER);
+  for (const auto& [path, content] :
+       {std::pair<const char*, std::string>{
+            "adapter_config.json",
+            R"({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"], "use_rslora": true})"},
+        {"adapter_model.safetensors", "weights"},
+        {"README.md", "words"}}) {
+    auto blob = artifacts_->PutBlob(static_cast<int64_t>(content.size()), nullptr);
+    ASSERT_TRUE(blob.ok() && (*blob)->Append(content).ok());
+    v1::ModelFile& file = *stored.add_files();
+    file.set_path(path);
+    file.set_size_bytes(static_cast<int64_t>(content.size()));
+    file.set_sha256(*(*blob)->Commit(""));
+  }
+  Publish("first", stored.SerializeAsString());
+
+  v1::CreateFineTuningJobRequest request = RequestFor("second");
+  request.mutable_job()->mutable_spec()->mutable_lora()->set_start_from("models/first/versions/latest");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).ok());
+  EXPECT_EQ(job.spec().lora().start_from(), "models/first/versions/1") << "an alias may point elsewhere tomorrow";
+  const auto plan = planner_.PlanOf(job.spec());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  const auto recipe = nlohmann::json::parse((*plan)->start.trainer_spec_json());
+  EXPECT_EQ(recipe["lora"]["rank"], 3);
+  EXPECT_EQ(recipe["lora"]["rslora"], true);
+  EXPECT_EQ(recipe["lora"]["target_modules"], nlohmann::json({"q_proj"}));
+  EXPECT_FALSE(recipe["lora"].contains("start_from")) << "the agent gives the trainer a folder";
+  const v1::AttemptInput& input = (*plan)->start.inputs(1);
+  EXPECT_EQ(input.role(), "start_adapter");
+  EXPECT_EQ(input.files_size(), 2);
+
+  request = RequestFor("third");
+  for (const auto& [version, words] : {std::pair<const char*, const char*>{"models/first/versions/7", "does not exist"},
+                                       {"models/nobody/versions/1", "does not exist"},
+                                       {"first", "lora.start_from: 'first' is no name"}}) {
+    request.mutable_job()->mutable_spec()->mutable_lora()->set_start_from(version);
+    const grpc::Status refused = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
+    EXPECT_THAT(refused.error_message(), testing::HasSubstr(words));
+  }
+}
+
+TEST_F(ServicesTest, GoesOnFromNoWholeModelAndFromNoAdapterOfAnotherBase) {
+  AddInputs();
+  Submit("first");
+  v1::ArtifactStored stored;
+  stored.set_kind(v1::ModelVersion::FULL_MODEL);
+  Publish("first", stored.SerializeAsString());
+  v1::FineTuningSpec spec = RequestFor("second").job().spec();
+  spec.mutable_lora()->set_start_from("models/first/versions/1");
+  EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("is no adapter"));
+
+  ASSERT_TRUE(RegisterBase("other").ok());
+  stored.set_kind(v1::ModelVersion::ADAPTER);
+  Submit("again");
+  Publish("again", stored.SerializeAsString());
+  spec.set_base_model("other");
+  spec.mutable_lora()->set_start_from("models/again/versions/1");
+  EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()),
+              testing::HasSubstr("is an adapter of baseModels/base, and the job tunes baseModels/other"));
+}
+
 // A template that asks for the date gets one that stays with the job; for any other the plan is the same on every day.
 TEST_F(ServicesTest, PlansWithAJobsOwnTemplateAndPinsItsDate) {
   AddInputs();

@@ -104,7 +104,7 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
 
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model) {
   LUTHIER_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(folder));
-  LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/adapter_model.safetensors"));
+  LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/" + kAdapterWeightsFile));
   const auto expected = ExpectedTensors(config, model);
   std::vector<std::string> faults;
   for (const auto& [name, shape] : expected) {
@@ -137,8 +137,8 @@ absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder,
     contiguous.push_back(tensor.detach().to(at::kCPU, at::kFloat).contiguous());
     tensors.push_back(ToWrite(name, contiguous.back()));
   }
-  LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/adapter_model.safetensors", tensors, metadata));
-  return WriteFileDurably(folder + "/adapter_config.json", ToJson(adapter.config).dump(2) + "\n");
+  LUTHIER_RETURN_IF_ERROR(WriteSafetensors(folder + "/" + kAdapterWeightsFile, tensors, metadata));
+  return WriteFileDurably(folder + "/" + kAdapterConfigFile, ToJson(adapter.config).dump(2) + "\n");
 }
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& model, const NamedTensors& base,

@@ -213,7 +213,7 @@ absl::Status AddContent(const Run& run, json& identity) {
   }
   if (!run.spec.start_adapter.empty()) {
     LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile start,
-                             SafetensorsFile::Open(run.spec.start_adapter + "/adapter_model.safetensors"));
+                             SafetensorsFile::Open(run.spec.start_adapter + "/" + kAdapterWeightsFile));
     identity["start_adapter"] = ContentHash(start.tensors());
   }
   return absl::OkStatus();
