@@ -181,6 +181,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
     settled.set_reason(value.reason);
   }
   for (const std::string& warning : resolved.warnings) plan.job.add_warnings(warning);
+  WarnAboutSharedRows(parts, plan.job);
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
   v1::AttemptInput& base = *plan.start.add_inputs();
   base.set_role("base_model");
@@ -293,6 +294,17 @@ absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelec
   if (!selection.validation.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("validation", selection.validation, true, parts));
   if (!selection.test.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("test", selection.test, true, parts));
   return parts;
+}
+
+void Planner::WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job) {
+  for (const Part& held_out : parts) {
+    for (const Part& train : parts) {
+      if (held_out.role == "train" || train.role != "train" || held_out.file.sha256() != train.file.sha256()) continue;
+      job.add_warnings(
+          absl::StrCat("dataset.", held_out.role, ": ", held_out.name(), " has the rows of ", train.name(),
+                       ", so its figures say nothing about other rows; give rows that are not trained on"));
+    }
+  }
 }
 
 // Encodes every part as training will; what is wrong with any of them is refused now.

@@ -71,6 +71,7 @@ class Planner {
   absl::StatusOr<v1::AttemptInput> StartAdapter(const std::string& base_model, LoraSpec& lora);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
+  static void WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job);
   absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const Recipe& recipe,
                                          const std::vector<Part>& parts);
   DeviceFacts LargestDevice();

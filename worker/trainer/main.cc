@@ -10,12 +10,12 @@
 #include <map>
 #include <set>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/encode.h"
@@ -55,7 +55,7 @@ absl::Status CheckOut(const TrainerSpec& spec, const std::string& out) {
 // `ranks` divide them.
 absl::Status UseThreads(const ResourceSpec& resources, int ranks) {
   constexpr int64_t kAlways = 4;
-  const int64_t most = std::max<int64_t>(kAlways, std::thread::hardware_concurrency());
+  const int64_t most = std::max<int64_t>(kAlways, UsableCpus());
   if (resources.threads.value_or(1) > most) {
     return absl::InvalidArgumentError(absl::StrCat("resources.threads: ", *resources.threads,
                                                    " is more than this machine has CPUs; give at most ", most,

@@ -245,6 +245,22 @@ TEST_F(ServicesTest, PlansAMixtureOfDatasets) {
   EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("dataset.mixture.weight: 0"));
 }
 
+TEST_F(ServicesTest, WarnsAtSubmissionOfHeldOutRowsThatAreTrainedOn) {
+  AddInputs();
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  const auto warnings = [&] {
+    const auto plan = planner_.PlanOf(spec);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return std::vector<std::string>((*plan)->job.warnings().begin(), (*plan)->job.warnings().end());
+  };
+  const auto shared = testing::HasSubstr("dataset.test: rows/train has the rows of rows/train");
+  EXPECT_THAT(warnings(), testing::Not(testing::Contains(shared)));
+  spec.mutable_dataset()->clear_dataset();
+  spec.mutable_dataset()->set_train("rows");
+  spec.mutable_dataset()->set_test("rows");
+  EXPECT_THAT(warnings(), testing::Contains(shared));
+}
+
 TEST_F(ServicesTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {
   AddInputs();
   Submit("first");
