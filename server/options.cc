@@ -21,9 +21,9 @@ namespace {
 // The options that a file may hold, as text: the same names as the flags.
 std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
-  for (const char* name :
-       {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
-        "--preempt-after", "--retention", "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
+  for (const char* name : {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker",
+                           "--worker-metrics-listen", "--keep-unused", "--keep-versions", "--preempt-after",
+                           "--retention", "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -90,6 +90,11 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
   add("--retention", retention,
       "How long logs and progress of jobs that are over are kept, unless a job says otherwise", "LUTHIER_RETENTION");
+  app.add_option("--keep-versions", options.keep_versions,
+                 "Newest versions of a model that are kept, besides those that have an alias; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->envname("LUTHIER_KEEP_VERSIONS")
+      ->capture_default_str();
   add("--preempt-after", preempt_after, "How long an attempt runs before it may be stopped for a more urgent job",
       "LUTHIER_PREEMPT_AFTER");
   CLI::App& check = *app.add_subcommand(

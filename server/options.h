@@ -24,6 +24,7 @@ struct ServerOptions {
   std::string tls_cert, tls_key, tls_client_ca;
   std::string worker_metrics_listen = "127.0.0.1:0";
   absl::Duration keep_unused = absl::Hours(1);
+  int keep_versions = 0;  // newest versions of a model; 0: all
   absl::Duration preempt_after = absl::Minutes(10);
   absl::Duration retention = absl::InfiniteDuration();
 };

@@ -124,7 +124,9 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       planning_(kPlanningThreads),
       loop_(*store_, std::move(state), LoopOptions()),
       planner_(*store_, *artifacts_, options.data_dir),
-      housekeeping_(loop_, *store_, *artifacts_, {.keep_unused = options.keep_unused, .retention = options.retention}),
+      housekeeping_(
+          loop_, *store_, *artifacts_,
+          {.keep_unused = options.keep_unused, .retention = options.retention, .keep_versions = options.keep_versions}),
       access_(std::move(tokens),
               {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
       backend_{loop_,     *store_,       *artifacts_, planner_, watches_,        tasks_,

@@ -3,6 +3,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/time/clock.h"
 #include "client/cli/duration_flag.h"
 #include "lib/base/status_macros.h"
 
@@ -126,6 +127,25 @@ void AddSettingFlags(CLI::App& command, SettingFlags& flags) {
       .add_option("--retention", flags.retention,
                   "How long its logs and progress are kept after it is over; as the server is set if not given")
       ->type_name("DURATION");
+  command
+      .add_option("--deadline", flags.deadline,
+                  "Cancel it unless it is done by then: a duration from now (6h) or a time (2026-12-01T18:00:00Z)")
+      ->type_name("WHEN");
+}
+
+absl::Status SetDeadline(const std::string& text, absl::Time now, v1::FineTuningJob& job) {
+  absl::Time time;
+  std::string error;
+  if (!absl::ParseTime(absl::RFC3339_full, text, &time, &error)) {
+    const absl::StatusOr<absl::Duration> wait = ParseDurationFlag("--deadline", text);
+    if (!wait.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "--deadline: '", text, "' is neither a duration such as 6h nor a time such as 2026-12-01T18:00:00Z"));
+    }
+    time = now + *wait;
+  }
+  job.mutable_deadline()->set_seconds(absl::ToUnixSeconds(time));
+  return absl::OkStatus();
 }
 
 absl::Status SetRetention(const std::string& text, v1::FineTuningJob& job) {
@@ -139,6 +159,7 @@ absl::Status ApplySettingFlags(const SettingFlags& flags, v1::FineTuningJob& job
   v1::ServiceClass_Parse("SERVICE_CLASS_" + absl::AsciiStrToUpper(flags.service_class), &service_class);
   job.set_service_class(service_class);
   job.set_priority(flags.priority);
+  if (!flags.deadline.empty()) LUTHIER_RETURN_IF_ERROR(SetDeadline(flags.deadline, absl::Now(), job));
   return flags.retention.empty() ? absl::OkStatus() : SetRetention(flags.retention, job);
 }
 

@@ -42,10 +42,13 @@ struct SettingFlags {
   std::string service_class;  // word; empty: the default
   int priority = 0;
   std::string retention;  // duration; empty: the server's
+  std::string deadline;   // duration from now, or a time; empty: none
 };
 void AddSettingFlags(CLI::App& command, SettingFlags& flags);
 absl::Status ApplySettingFlags(const SettingFlags& flags, v1::FineTuningJob& job);
 // Errors: INVALID_ARGUMENT naming the flag.
 absl::Status SetRetention(const std::string& text, v1::FineTuningJob& job);
+// `text`: a duration from now, or a time.
+absl::Status SetDeadline(const std::string& text, absl::Time now, v1::FineTuningJob& job);
 
 }  // namespace luthier

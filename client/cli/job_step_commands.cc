@@ -49,6 +49,7 @@ struct Changes {
   std::optional<int> priority;
   std::vector<std::string> labels;
   std::string retention;
+  std::string deadline;
   std::string etag;
   bool hold = false;
 };
@@ -61,6 +62,10 @@ absl::Status ReadChanges(const Changes& changes, v1::FineTuningJob& job, google:
   if (!changes.retention.empty()) {
     LUTHIER_RETURN_IF_ERROR(SetRetention(changes.retention, job));
     mask.add_paths("retention");
+  }
+  if (!changes.deadline.empty()) {
+    if (changes.deadline != "none") LUTHIER_RETURN_IF_ERROR(SetDeadline(changes.deadline, absl::Now(), job));
+    mask.add_paths("deadline");
   }
   if (!changes.labels.empty()) mask.add_paths("labels");
   for (const std::string& label : changes.labels) {
@@ -77,7 +82,7 @@ absl::Status Update(CommandContext& context, const Changes& changes) {
   v1::UpdateFineTuningJobRequest request;
   LUTHIER_RETURN_IF_ERROR(ReadChanges(changes, *request.mutable_job(), *request.mutable_update_mask()));
   if (request.update_mask().paths().empty())
-    return absl::InvalidArgumentError("nothing to change: give --priority, --label or --retention");
+    return absl::InvalidArgumentError("nothing to change: give --priority, --label, --retention or --deadline");
   request.mutable_job()->set_name(FullName("jobs", changes.job));
   request.mutable_job()->set_etag(changes.etag);
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
@@ -151,6 +156,11 @@ void AddChanges(CLI::App& command, CommandContext& context, Changes& changes) {
       ->type_name("KEY=VALUE");
   command.add_option("--retention", changes.retention, "How long its logs and progress are kept after it is over")
       ->type_name("DURATION");
+  command
+      .add_option(
+          "--deadline", changes.deadline,
+          "Cancel it unless it is done by then: a duration from now (6h), a time (2026-12-01T18:00:00Z) or none")
+      ->type_name("WHEN");
   context.CompleteWith(command, JobNames);
 }
 
@@ -171,9 +181,9 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
   context.CompleteWith(explain, JobNames);
 
   auto update = std::make_shared<Changes>();
-  CLI::App& update_command = context.AddCommand(job, "update", "Change priority, labels or retention of a job",
-                                                "  luthier job update intents-1 --priority 5\n",
-                                                [&context, update] { return Update(context, *update); });
+  CLI::App& update_command = context.AddCommand(
+      job, "update", "Change priority, labels, retention or deadline of a job",
+      "  luthier job update intents-1 --priority 5\n", [&context, update] { return Update(context, *update); });
   AddChanges(update_command, context, *update);
   update_command.add_option("--etag", update->etag, "Only if nobody has changed the job since it had this etag")
       ->type_name("ETAG");

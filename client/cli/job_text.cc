@@ -163,6 +163,7 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
         absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
   if (!job.labels().empty()) Field(out, terminal, "Labels", OneLine(LabelText(job)));
   Field(out, terminal, "Created", Times(job, now));
+  if (job.has_deadline()) Field(out, terminal, "Deadline", FormatTime(job.deadline()));
   if (job.has_retention()) Field(out, terminal, "Logs kept", DurationText(ToDuration(job.retention())));
   if (job.attempt() > 0) {
     const std::string lost = job.lost_attempts() > 0 ? absl::StrCat(", ", job.lost_attempts(), " lost") : "";

@@ -1,5 +1,6 @@
 #include <filesystem>
 #include <memory>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -148,6 +149,27 @@ absl::Status Download(CommandContext& context, const DownloadArguments& argument
   return absl::OkStatus();
 }
 
+// Versions by their number: an alias, or the newest, may be another one by the time the call arrives.
+absl::Status DeleteVersions(CommandContext& context, const std::vector<std::string>& names) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  for (const std::string& given : names) {
+    const std::string name = VersionName(given);
+    LUTHIER_RETURN_IF_ERROR(client->DeleteModelVersion(name));
+    context.out() << name << std::endl;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>& names) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  for (const std::string& given : names) {
+    const std::string name = FullName("baseModels", given);
+    LUTHIER_RETURN_IF_ERROR(client->DeleteBaseModel(name));
+    context.out() << name << std::endl;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void AddModelCommands(CLI::App& app, CommandContext& context) {
@@ -183,6 +205,20 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
   download_command.add_option("--to", download->folder, "Folder to make; default: the model's name")
       ->type_name("FOLDER");
   context.CompleteWith(download_command, ModelNames);
+
+  auto versions = std::make_shared<std::vector<std::string>>();
+  CLI::App& delete_command = context.AddCommand(
+      model, "delete", "Delete published versions that no alias points to; their numbers are not given again",
+      "  luthier model delete intents-1/2\n", [&context, versions] { return DeleteVersions(context, *versions); });
+  delete_command.add_option("VERSION", *versions, "MODEL/NUMBER; several may be given")->required();
+  context.CompleteWith(delete_command, ModelNames);
+
+  auto bases = std::make_shared<std::vector<std::string>>();
+  CLI::App& delete_base = context.AddCommand(
+      model, "delete-base", "Delete base models that no job uses; what was tuned from them stays",
+      "  luthier model delete-base luthier-tiny\n", [&context, bases] { return DeleteBases(context, *bases); });
+  delete_base.add_option("NAME", *bases, "Name of the base model; several may be given")->required();
+  context.CompleteWith(delete_base, BaseModelNames);
 }
 
 }  // namespace luthier

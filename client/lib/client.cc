@@ -198,12 +198,27 @@ absl::StatusOr<std::vector<v1::Dataset>> Client::ListDatasets(int limit) {
               [](v1::ListDatasetsResponse& response) { return response.mutable_datasets(); });
 }
 
-absl::Status Client::DeleteDataset(const std::string& name) {
-  v1::DeleteDatasetRequest request;
+namespace {
+// A second try would find nothing and call the first one's success an error.
+template <typename Request, typename Stub, typename Method>
+absl::Status Delete(Client::Options options, Stub& stub, Method method, const std::string& name) {
+  Request request;
   request.set_name(name);
-  Options once = options_;
-  once.retry.attempts = 1;  // a second try would find nothing and call the first one's success an error
-  return Call(once, options_.timeout, *datasets_, &v1::DatasetService::Stub::DeleteDataset, request).status();
+  options.retry.attempts = 1;
+  return Call(options, options.timeout, stub, method, request).status();
+}
+}  // namespace
+
+absl::Status Client::DeleteDataset(const std::string& name) {
+  return Delete<v1::DeleteDatasetRequest>(options_, *datasets_, &v1::DatasetService::Stub::DeleteDataset, name);
+}
+
+absl::Status Client::DeleteModelVersion(const std::string& name) {
+  return Delete<v1::DeleteModelVersionRequest>(options_, *models_, &v1::ModelService::Stub::DeleteModelVersion, name);
+}
+
+absl::Status Client::DeleteBaseModel(const std::string& name) {
+  return Delete<v1::DeleteBaseModelRequest>(options_, *models_, &v1::ModelService::Stub::DeleteBaseModel, name);
 }
 
 absl::StatusOr<v1::BaseModel> Client::RegisterBaseModel(const std::string& id, const std::string& source_path) {

@@ -63,6 +63,8 @@ class Client {
   absl::StatusOr<v1::Dataset> GetDataset(const std::string& name);
   absl::StatusOr<std::vector<v1::Dataset>> ListDatasets(int limit);
   absl::Status DeleteDataset(const std::string& name);
+  absl::Status DeleteModelVersion(const std::string& name);
+  absl::Status DeleteBaseModel(const std::string& name);
 
   absl::StatusOr<v1::BaseModel> RegisterBaseModel(const std::string& id, const std::string& source_path);
   absl::StatusOr<v1::BaseModel> GetBaseModel(const std::string& name);

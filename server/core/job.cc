@@ -50,7 +50,7 @@ absl::string_view InputName(JobInput input) {
 std::vector<std::string> ResourcesOf(const Job& job) {
   std::vector<std::string> names = {absl::StrCat("baseModels/", job.base_model)};
   for (const absl::string_view id : absl::StrSplit(job.datasets, ',', absl::SkipEmpty())) {
-    names.push_back(absl::StrCat("datasets/", id));
+    names.push_back(absl::StrCat(id.find('/') == absl::string_view::npos ? "datasets/" : "", id));
   }
   return names;
 }

@@ -158,14 +158,15 @@ struct Job {
   int64_t number = 0;  // in the order of creation; names its rows in the record
   std::string id;
   std::string base_model;  // id
-  std::string datasets;    // ids, separated by commas
+  std::string datasets;    // ids, separated by commas; and the name of the version whose adapter it goes on from
   std::string model;       // under which the result is published
   int devices = 1;         // that an attempt needs
   std::string tenant = "default";
   ServiceClass service_class = ServiceClass::kStandard;
-  int priority = 0;                         // -100 to 100; a point is worth an hour of waiting
-  absl::Duration estimate;                  // of the whole training, from the speed of others like it; 0: unknown
-  std::optional<absl::Duration> retention;  // of its events once it is over; none: the server's
+  int priority = 0;                              // -100 to 100; a point is worth an hour of waiting
+  absl::Duration estimate;                       // of the whole training, from the speed of others like it; 0: unknown
+  std::optional<absl::Duration> retention;       // of its events once it is over; none: the server's
+  absl::Time deadline = absl::InfiniteFuture();  // when it is cancelled
   absl::Time create_time;
 
   JobState state = JobState::kQueued;
@@ -189,7 +190,7 @@ struct Job {
   absl::Time expected_end = absl::InfiniteFuture();  // of the current attempt, from its newest progress
 };
 
-// Names of its base model and datasets: `baseModels/B`, `datasets/D`, …
+// Names of what it is made from: `baseModels/B`, `datasets/D`, `models/M/versions/1`.
 std::vector<std::string> ResourcesOf(const Job& job);
 
 // `jobs/J/attempts/N`.

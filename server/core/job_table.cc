@@ -4,6 +4,16 @@
 #include <utility>
 
 namespace luthier {
+namespace {
+
+// One that publishes is as good as done.
+bool CanMissDeadline(const Job& job) {
+  return job.deadline != absl::InfiniteFuture() && !IsTerminal(job.state) && job.state != JobState::kCancelling &&
+         job.state != JobState::kPublishing;
+}
+
+}  // namespace
+
 const Job* JobTable::Find(absl::string_view id) const {
   const auto found = jobs_.find(id);
   return found == jobs_.end() ? nullptr : found->second.get();
@@ -78,6 +88,10 @@ bool JobTable::EndDelays(absl::Time now) {
   return any;
 }
 
+const Job* JobTable::Overdue(absl::Time now) const {
+  return deadlines_.empty() || (*deadlines_.begin())->deadline > now ? nullptr : *deadlines_.begin();
+}
+
 const std::set<std::string>& JobTable::OnNode(const std::string& node) const {
   static const std::set<std::string> none;
   const auto found = on_node_.find(node);
@@ -109,6 +123,7 @@ bool JobTable::RunsLessUrgentThan(ServiceClass service_class) const {
 
 void JobTable::Index(const Job& job) {
   ++counts_[static_cast<size_t>(job.state)];
+  if (CanMissDeadline(job)) deadlines_.insert(&job);
   if (IsWaiting(job.state)) {
     // Mostly the newest, and a million of them when the server starts: the hint spares the search for the place.
     by_age_.insert(by_age_.end(), &job);
@@ -129,6 +144,7 @@ void JobTable::Index(const Job& job) {
 
 void JobTable::Unindex(const Job& job) {
   --counts_[static_cast<size_t>(job.state)];
+  if (CanMissDeadline(job)) deadlines_.erase(&job);
   if (IsWaiting(job.state)) {
     by_age_.erase(&job);
     --loads_[job.tenant].waiting;

@@ -69,6 +69,8 @@ class JobTable {
   const Queues& queues() const { return queues_; }
   // Waiting jobs whose delay has not run out.
   std::vector<const Job*> Delayed() const { return {delayed_.begin(), delayed_.end()}; }
+  // A job whose deadline is over; null if there is none.
+  const Job* Overdue(absl::Time now) const;
   // Jobs that hold devices of a node, by id.
   const std::set<std::string>& OnNode(const std::string& node) const;
   // Jobs that are not over and use a dataset or base model, given as `datasets/{id}` or `baseModels/{id}`.
@@ -99,6 +101,11 @@ class JobTable {
       return std::tie(a->not_before, a->number) < std::tie(b->not_before, b->number);
     }
   };
+  struct DeadlineOrder {
+    bool operator()(const Job* a, const Job* b) const {
+      return std::tie(a->deadline, a->number) < std::tie(b->deadline, b->number);
+    }
+  };
   struct Before {
     Job* now;
     std::optional<Job> job;  // none: it did not exist
@@ -116,6 +123,7 @@ class JobTable {
   Queues queues_;                          // none of them empty
   std::set<const Job*, AgeOrder> by_age_;  // all that wait
   std::set<const Job*, DelayOrder> delayed_;
+  std::set<const Job*, DeadlineOrder> deadlines_;  // that have one and can miss it
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;
   absl::flat_hash_map<std::string, int64_t> uses_;
   absl::flat_hash_map<std::string, Load> loads_;                  // by tenant

@@ -61,6 +61,10 @@ absl::Duration RetryDelay(int lost) {
   return std::min(absl::Minutes(10), absl::Seconds(10) * (1 << std::min(lost - 2, 10)));
 }
 
+std::string NameOfVersion(const std::string& model, int version) {
+  return absl::StrCat("models/", model, "/versions/", version);
+}
+
 std::string ResourceName(ResourceKind kind, const std::string& id) {
   return absl::StrCat(kind == ResourceKind::kDataset ? "datasets/" : "baseModels/", id);
 }
@@ -129,9 +133,13 @@ absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
                       "TENANT_QUEUE_FULL");
   }
   for (const std::string& name : ResourcesOf(job)) {
-    if (resources_.count(name) == 0) return DoesNotExist(name);
+    if (!Exists(name)) return DoesNotExist(name);
   }
   return absl::OkStatus();
+}
+
+bool State::Exists(const std::string& name) const {
+  return absl::StartsWith(name, "models/") ? deleted_versions_.count(name) == 0 : resources_.count(name) > 0;
 }
 
 void State::AddNew(Job& job, const JobRequest& request, std::string spec, absl::Time now) {
@@ -221,11 +229,17 @@ absl::Status State::Retry(const std::string& id, absl::Time now) {
   const Job* job = Find(id);
   if (job == nullptr) return DoesNotExist("jobs/" + id);
   for (const std::string& name : ResourcesOf(*job)) {
-    if (resources_.count(name) == 0) {
+    if (!Exists(name)) {
       return WithReason(
           absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name, " was deleted")),
           "INPUT_DELETED");
     }
+  }
+  if (job->deadline <= now) {
+    return WithReason(absl::FailedPreconditionError(absl::StrCat("deadline: that of jobs/", id,
+                                                                 " is over; give it another one (`luthier job update ",
+                                                                 id, " --deadline`) and try again")),
+                      "DEADLINE_OVER");
   }
   if (absl::Status status = Ask(id, JobInput::kRetryRequested, {}, "retried by a user",
                                 "only a job that failed or was cancelled can be tried again", now);
@@ -249,23 +263,25 @@ absl::Status State::Update(const std::string& id, const JobUpdate& update, absl:
         "CHANGED_MEANWHILE");
   }
   if (update.priority && IsTerminal(job->state)) {
-    return WithReason(
-        absl::FailedPreconditionError(absl::StrCat("priority: jobs/", id, " is ", StateName(job->state),
-                                                   "; only labels and retention of a job that is over can be changed")),
-        "WRONG_STATE");
+    return WithReason(absl::FailedPreconditionError(
+                          absl::StrCat("priority: jobs/", id, " is ", StateName(job->state),
+                                       "; only labels, retention and deadline of a job that is over can be changed")),
+                      "WRONG_STATE");
   }
   jobs_.Update(*job, [&](Job& j) {
     ++j.revision;
     if (update.priority) j.priority = *update.priority;
     if (update.retention) j.retention = *update.retention;
+    if (update.deadline) j.deadline = *update.deadline;
   });
   if (update.labels) writes_.labels.push_back({job->number, *update.labels});
   AddEvent(*job,
            {.attempt = job->attempt,
             .type = "updated",
-            .message = update.priority ? absl::StrCat("priority ", job->priority)
-                       : update.labels ? "labels"
-                                       : "retention"},
+            .message = update.priority    ? absl::StrCat("priority ", job->priority)
+                       : update.labels    ? "labels"
+                       : update.retention ? "retention"
+                                          : "deadline"},
            now);
   unsettled_ = true;
   return absl::OkStatus();
@@ -346,10 +362,29 @@ absl::Status State::Undrain(const std::string& id) {
 
 absl::Status State::SetAlias(Alias alias) {
   const auto latest = latest_.find(alias.model);
-  if (latest == latest_.end() || alias.version > latest->second) {
-    return DoesNotExist(absl::StrCat("models/", alias.model, "/versions/", alias.version));
-  }
+  const std::string name = NameOfVersion(alias.model, alias.version);
+  if (latest == latest_.end() || alias.version > latest->second || !Exists(name)) return DoesNotExist(name);
   writes_.aliases.push_back(std::move(alias));
+  return absl::OkStatus();
+}
+
+absl::Status State::DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases) {
+  const std::string name = NameOfVersion(model, version);
+  const auto latest = latest_.find(model);
+  if (latest == latest_.end() || version > latest->second || !Exists(name)) return DoesNotExist(name);
+  for (const std::vector<Alias>& list : {aliases, writes_.aliases}) {
+    for (const Alias& alias : list) {
+      if (alias.model != model || alias.version != version) continue;
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is what the alias ", alias.name,
+                                                                   " points to; point it to another version, or delete "
+                                                                   "it first")),
+                        "IN_USE");
+    }
+  }
+  if (absl::Status status = CheckUnused(name); !status.ok()) return status;
+  deleted_versions_.insert(name);
+  undo_.push_back([this, name] { deleted_versions_.erase(name); });
+  writes_.deleted_versions.emplace_back(model, version);
   return absl::OkStatus();
 }
 
@@ -362,16 +397,19 @@ absl::Status State::AddResource(ResourceKind kind, Resource resource) {
   return absl::OkStatus();
 }
 
+absl::Status State::CheckUnused(const std::string& name) const {
+  const int64_t uses = jobs_.UsesOf(name);
+  if (uses == 0) return absl::OkStatus();
+  const std::string others = uses == 1 ? "" : absl::StrCat(" and ", uses - 1, uses == 2 ? " other job" : " other jobs");
+  return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is used by jobs/", jobs_.AUserOf(name), others,
+                                                               "; cancel or await what uses it first")),
+                    "IN_USE");
+}
+
 absl::Status State::DeleteResource(ResourceKind kind, const std::string& id) {
   const std::string name = ResourceName(kind, id);
   if (resources_.count(name) == 0) return DoesNotExist(name);
-  if (const int64_t uses = jobs_.UsesOf(name); uses > 0) {
-    const std::string others =
-        uses == 1 ? "" : absl::StrCat(" and ", uses - 1, uses == 2 ? " other job" : " other jobs");
-    return WithReason(absl::FailedPreconditionError(absl::StrCat(name, " is used by jobs/", jobs_.AUserOf(name), others,
-                                                                 "; cancel or await what uses it first")),
-                      "IN_USE");
-  }
+  if (absl::Status status = CheckUnused(name); !status.ok()) return status;
   resources_.erase(name);
   undo_.push_back([this, name] { resources_.insert(name); });
   writes_.resources.push_back({kind, id, std::nullopt});
@@ -483,7 +521,7 @@ void State::Publish(const Job& job, std::string payload, absl::Time now) {
                        .base_model = job.base_model,
                        .create_time = now,
                        .payload = std::move(payload)};
-  const std::string name = absl::StrCat("models/", version.model, "/versions/", version.version);
+  const std::string name = NameOfVersion(version.model, version.version);
   writes_.versions.push_back(std::move(version));
   jobs_.Update(job, [&](Job& j) { j.model_version = name; });
   AddEvent(job, Event{.attempt = job.attempt, .type = "published", .message = name}, now);
@@ -544,8 +582,16 @@ void State::ClockJumped(absl::Duration by) {
 }
 
 void State::Tick(absl::Time now) {
+  CancelOverdue(now);
   ExpireLeases(now);
   Schedule(now);
+}
+
+void State::CancelOverdue(absl::Time now) {
+  while (const Job* job = jobs_.Overdue(now)) {
+    Apply(*job, JobInput::kCancelRequested, "its deadline is over", now);
+    if (IsStopping(job->state)) Send(Effect::Kind::kStop, *job);
+  }
 }
 
 void State::ExpireLeases(absl::Time now) {

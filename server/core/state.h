@@ -67,6 +67,9 @@ struct ModelVersion {
   std::string payload;  // kind and files, bytes of the layer above
 };
 
+// "models/m/versions/1".
+std::string NameOfVersion(const std::string& model, int version);
+
 // A name that points to a version, such as `production`. Version 0: it points nowhere any more.
 struct Alias {
   std::string model;
@@ -128,6 +131,7 @@ struct Writes {
   std::vector<int64_t> expired;  // jobs, of which events go (Store::kExpiredEvents at a time)
   std::vector<Event> events;
   std::vector<ModelVersion> versions;
+  std::vector<std::pair<std::string, int>> deleted_versions;  // model, version
   std::vector<ResourceChange> resources;
   std::vector<Tenant> tenants;                        // changed ones
   std::vector<std::pair<std::string, bool>> drained;  // node, whether it is drained from now on
@@ -136,7 +140,7 @@ struct Writes {
   std::vector<Token> tokens;                        // new and changed ones
   bool empty() const {
     return jobs.empty() && expired.empty() && resources.empty() && tenants.empty() && drained.empty() &&
-           aliases.empty() && !epoch && tokens.empty();
+           deleted_versions.empty() && aliases.empty() && !epoch && tokens.empty();
   }
 };
 
@@ -169,7 +173,8 @@ struct JobUpdate {
   std::optional<int> priority;
   std::optional<std::string> labels;  // bytes of the layer above
   std::optional<std::optional<absl::Duration>> retention;
-  int revision = 0;  // that the user has seen; 0: any
+  std::optional<absl::Time> deadline;  // InfiniteFuture: none any more
+  int revision = 0;                    // that the user has seen; 0: any
 };
 
 // Why a job waits.
@@ -196,6 +201,7 @@ class State {
   // Of the job that was created last.
   int64_t last_number() const { return last_number_; }
   void LoadVersion(const std::string& model, int version) { latest_[model] = version; }
+  void LoadDeletedVersion(const std::string& name) { deleted_versions_.insert(name); }
   void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
   void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }
   void LoadDrained(const std::string& node) { drained_.insert(node); }
@@ -221,7 +227,8 @@ class State {
   absl::Status Pause(const std::string& id, absl::Time now);
   absl::Status Resume(const std::string& id, absl::Time now);
   absl::Status StartHeld(const std::string& id, absl::Time now);
-  // A job that failed or was cancelled waits again, with all its retries, and goes on from its last checkpoint.
+  // A job that failed or was cancelled waits again, with all its retries, and goes on from its last checkpoint. Errors
+  // also: FAILED_PRECONDITION if what it is made from was deleted, or its deadline is over.
   absl::Status Retry(const std::string& id, absl::Time now);
   // Errors also: ABORTED if the revision is another by now.
   absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
@@ -241,8 +248,11 @@ class State {
   absl::Status Drain(const std::string& node, bool requeue, absl::Time now);
   // Ends a drain and a quarantine.
   absl::Status Undrain(const std::string& node);
-  // Errors: NOT_FOUND for a model without versions.
+  // Errors: NOT_FOUND for a version that does not exist.
   absl::Status SetAlias(Alias alias);
+  // `aliases`: of the model, as they are on record. Errors: NOT_FOUND; FAILED_PRECONDITION while one of them points to
+  // it, or a job that is not over goes on from it.
+  absl::Status DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases);
   // Only passed on to the record: who may call is not the state's business.
   void PutToken(Token token) { writes_.tokens.push_back(std::move(token)); }
 
@@ -307,16 +317,21 @@ class State {
   void Charge(const std::string& tenant, double device_seconds, absl::Time now);
   Tenant& ChangeTenant(const std::string& id);
   void Send(Effect::Kind kind, const Job& job);
+  bool Exists(const std::string& resource) const;
+  // Errors: FAILED_PRECONDITION while a job that is not over uses it.
+  absl::Status CheckUnused(const std::string& resource) const;
+  void CancelOverdue(absl::Time now);
   void ExpireLeases(absl::Time now);
   void Schedule(absl::Time now);
   std::vector<NodeView> NodeViews(absl::Time now) const;
 
   Options options_;
   JobTable jobs_;
-  std::map<std::string, Node> nodes_;  // in memory only: agents say what they are
-  std::map<std::string, int> latest_;  // version of each model
-  std::set<std::string> resources_;    // names
-  std::set<std::string> drained_;      // nodes
+  std::map<std::string, Node> nodes_;       // in memory only: agents say what they are
+  std::map<std::string, int> latest_;       // version of each model
+  std::set<std::string> deleted_versions_;  // names
+  std::set<std::string> resources_;         // names
+  std::set<std::string> drained_;           // nodes
   std::map<std::string, Tenant> tenants_;
   std::set<std::string> changed_tenants_;
   // Of the last cycle, by number; none if it decided without looking at each job.

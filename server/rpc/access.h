@@ -66,6 +66,8 @@ inline constexpr std::array kMethodNeeds = {
     MethodNeed{"GetModelVersion", Need::kRead},
     MethodNeed{"PromoteModelVersion", Need::kWrite},
     MethodNeed{"DeleteModelAlias", Need::kWrite},
+    MethodNeed{"DeleteModelVersion", Need::kWrite},
+    MethodNeed{"DeleteBaseModel", Need::kAdmin},
     MethodNeed{"DownloadModelVersion", Need::kRead},
     MethodNeed{"DownloadBaseModel", Need::kRead},
     MethodNeed{"ListNodes", Need::kRead},

@@ -229,6 +229,8 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   message.set_priority(job.priority);
   message.set_etag(absl::StrCat("r", job.revision));
   if (job.retention) *message.mutable_retention() = ToProto(*job.retention);
+  if (job.deadline != absl::InfiniteFuture()) *message.mutable_deadline() = ToProto(job.deadline);
+  if (job.state == JobState::kCancelled && job.deadline <= job.end_time) message.set_stop_reason("DEADLINE");
   if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
   message.set_model_version(job.model_version);
   message.set_last_event_sequence(job.last_event);

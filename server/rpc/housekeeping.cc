@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <set>
 #include <string>
 #include <utility>
@@ -51,6 +52,8 @@ void Housekeeping::Work() {
     }
     if (const absl::Status expired = ExpireEvents(absl::Now()); !expired.ok())
       std::fprintf(stderr, "luthierd: old events could not be removed: %s\n", expired.ToString().c_str());
+    if (const absl::Status expired = ExpireVersions(options_.keep_versions); !expired.ok())
+      std::fprintf(stderr, "luthierd: old versions could not be removed: %s\n", expired.ToString().c_str());
     lock.lock();
     const absl::Duration pause =
         again ? std::min(options_.interval, options_.keep_unused + absl::Seconds(1)) : options_.interval;
@@ -75,6 +78,29 @@ absl::Status Housekeeping::ExpireEvents(absl::Time now) {
     const std::lock_guard lock(mutex_);
     if (stopping_) return absl::OkStatus();
   }
+}
+
+absl::Status RemoveVersion(StateLoop& loop, Store& store, const std::string& model, int version) {
+  return loop.Run([&](State& state, absl::Time) -> absl::Status {
+    // Read here: an alias that was set meanwhile is on record, or among what this batch writes.
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, store.Aliases(model));
+    return state.DeleteVersion(model, version, aliases);
+  });
+}
+
+absl::Status Housekeeping::ExpireVersions(int keep) {
+  if (keep == 0) return absl::OkStatus();
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store_.Versions(""));
+  std::map<std::string, int> kept;
+  bool any = false;
+  for (const ModelVersion& version : versions) {  // newest first
+    if (++kept[version.model] <= keep) continue;
+    const absl::Status removed = RemoveVersion(loop_, store_, version.model, version.version);
+    if (!removed.ok() && !absl::IsFailedPrecondition(removed) && !absl::IsNotFound(removed)) return removed;
+    any |= removed.ok();
+  }
+  if (any) Soon();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<FileArtifactStore::References> Housekeeping::References() {

@@ -1,5 +1,5 @@
 // Removes what nobody needs any more, on a thread of its own: blobs of deleted datasets, artifacts of attempts that
-// published nothing, and the events of jobs whose retention has passed.
+// published nothing, the events of jobs whose retention has passed, and versions beyond those that are kept.
 #pragma once
 
 #include <condition_variable>
@@ -13,6 +13,9 @@
 
 namespace luthier {
 
+// Errors: as State::DeleteVersion.
+absl::Status RemoveVersion(StateLoop& loop, Store& store, const std::string& model, int version);
+
 class Housekeeping {
  public:
   struct Options {
@@ -20,6 +23,7 @@ class Housekeeping {
     // An agent that shares the store's folder writes blobs there before it tells the server of them.
     absl::Duration keep_unused = absl::Hours(1);
     absl::Duration retention = absl::InfiniteDuration();  // of the events of jobs without one of their own
+    int keep_versions = 0;                                // newest versions of a model that stay; 0: all
   };
   // All must outlive it. Begins with a round.
   Housekeeping(StateLoop& loop, Store& store, FileArtifactStore& artifacts, Options options);
@@ -31,6 +35,9 @@ class Housekeeping {
   // One round of each.
   absl::StatusOr<Garbage> Collect();
   absl::Status ExpireEvents(absl::Time now);
+  // Removes all but the `keep` newest versions of each model (0: none), and those that an alias points to or a job goes
+  // on from.
+  absl::Status ExpireVersions(int keep);
   // Nothing is removed while it is held.
   std::unique_lock<std::mutex> Pause() { return std::unique_lock(collecting_); }
 

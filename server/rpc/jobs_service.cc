@@ -30,6 +30,7 @@ namespace {
 using google::protobuf::util::FieldMaskUtil;
 
 // A client may not make the server prepare a statement for every list it thinks of.
+constexpr const char* kChangeable = "priority, labels, retention or deadline";
 constexpr int kMaxEventTypes = 16;
 // Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
 constexpr size_t kForecastCandidates = 300;
@@ -366,13 +367,15 @@ class JobsService final : public JobsBase {
       } else if (path == "retention") {
         CheckRetention(request.job(), violations);
         update.retention = RetentionOf(request.job());
+      } else if (path == "deadline") {
+        CheckDeadline(request.job(), absl::Now(), violations);
+        update.deadline = DeadlineOf(request.job());
       } else {
-        violations.push_back(
-            absl::StrCat("update_mask: '", path, "' cannot be changed; give priority, labels or retention"));
+        violations.push_back(absl::StrCat("update_mask: '", path, "' cannot be changed; give ", kChangeable));
       }
     }
     if (request.update_mask().paths().empty())
-      violations.push_back("update_mask: is missing; give priority, labels or retention");
+      violations.push_back(absl::StrCat("update_mask: is missing; give ", kChangeable));
     if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
       violations.push_back("job.etag: is none of this server; give that of the job as it was read");
     }
@@ -393,15 +396,16 @@ class JobsService final : public JobsBase {
     job.set_service_class(original.service_class());
     job.set_priority(original.priority());
     if (original.has_retention()) *job.mutable_retention() = original.retention();
+    // Not the deadline: that of a job which is over mostly is, too.
     for (const std::string& path : request.update_mask().paths()) {
       const std::string root = path.substr(0, path.find('.'));
       const bool settable = root == "spec" || path == "labels" || path == "tenant" || path == "service_class" ||
-                            path == "priority" || path == "retention";
+                            path == "priority" || path == "retention" || path == "deadline";
       if (!settable || !FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
         return absl::InvalidArgumentError(
             absl::StrCat("update_mask: '", path,
                          "' is no field that a clone can have of its own; give "
-                         "spec or a field of it, labels, tenant, service_class, priority or retention"));
+                         "spec or a field of it, labels, tenant, service_class, priority, retention or deadline"));
       }
     }
     FieldMaskUtil::MergeOptions replace;

@@ -19,6 +19,7 @@
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/housekeeping.h"
 #include "server/rpc/model_versions.h"
 #include "server/rpc/services.h"
 #include "server/rpc/stored_files.h"
@@ -146,6 +147,16 @@ class ModelsService final : public v1::ModelService::Service {
                   [&](Call& call) { return DeleteAlias(call, request->name()); });
   }
 
+  grpc::Status DeleteModelVersion(grpc::ServerContext* context, const v1::DeleteModelVersionRequest* request,
+                                  google::protobuf::Empty*) override {
+    return Handle(backend_, *context, "DeleteModelVersion",
+                  [&](Call& call) { return DeleteVersion(call, request->name()); });
+  }
+  grpc::Status DeleteBaseModel(grpc::ServerContext* context, const v1::DeleteBaseModelRequest* request,
+                               google::protobuf::Empty*) override {
+    return Handle(backend_, *context, "DeleteBaseModel", [&](Call& call) { return DeleteBase(call, request->name()); });
+  }
+
  private:
   template <typename Request, typename Response, typename Item, typename Add>
   absl::Status Page(const Request& request, Response& response, const std::vector<Item>& items, Add add) {
@@ -255,6 +266,34 @@ class ModelsService final : public v1::ModelService::Service {
         std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });
     if (!there) return absl::NotFoundError(name + " is no alias");
     return backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({wanted.model, wanted.alias, 0}); });
+  }
+
+  absl::Status DeleteVersion(Call& call, const std::string& name) {
+    call.subject = name;
+    LUTHIER_ASSIGN_OR_RETURN(const VersionName version, ParseVersionName(name));
+    if (version.number == 0) {
+      return absl::InvalidArgumentError(absl::StrCat("name: '", name,
+                                                     "' has no number; name the version by its number, "
+                                                     "since an alias may point to another one by now"));
+    }
+    LUTHIER_RETURN_IF_ERROR(FindVersion(backend_.store, call, name).status());
+    LUTHIER_RETURN_IF_ERROR(RemoveVersion(backend_.loop, backend_.store, version.model, version.number));
+    backend_.planner.Forget();
+    backend_.housekeeping.Soon();
+    return absl::OkStatus();
+  }
+
+  // Its blobs go with the next collection.
+  absl::Status DeleteBase(Call& call, const std::string& name) {
+    call.subject = name;
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", name));
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
+        [&](State& state, absl::Time) { return state.DeleteResource(ResourceKind::kBaseModel, id); }));
+    std::error_code error;  // what stays is replaced when the name is registered again
+    fs::remove_all(BaseModelFolder(backend_.data_dir, id), error);
+    backend_.planner.Forget();
+    backend_.housekeeping.Soon();
+    return absl::OkStatus();
   }
 
   // The files that the request asks for: all, or one of them from a byte on.

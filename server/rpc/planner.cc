@@ -201,6 +201,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.kind = KindOf(message);
   plan.work_tokens = resolved.total_steps * resolved.recipe.training.batch_tokens.value_or(0);
   FillEstimate(resolved, rows, plan.estimate);
+  if (!resolved.recipe.lora.start_from.empty()) datasets.insert(resolved.recipe.lora.start_from);
   plan.datasets = absl::StrJoin(datasets, ",");
   plan.model = spec.output_model;
   plan.job_bytes = plan.job.SerializeAsString();

@@ -28,7 +28,7 @@ std::string KindOf(const v1::FineTuningSpec& spec);
 // What a spec comes to, whoever submits it.
 struct Plan {
   std::string base_model;  // id
-  std::string datasets;    // ids, separated by commas
+  std::string datasets;    // as Job::datasets
   std::string model;       // to publish under; empty: the job's id
   int devices = 1;
   std::string kind;                            // whose speeds can be compared: base model and tuning

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/job_spec.h"
 #include "server/core/reason.h"
@@ -92,6 +93,7 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   CheckPriority(job.priority(), violations);
   CheckLabels(job, violations);
   CheckRetention(job, violations);
+  CheckDeadline(job, absl::Now(), violations);
 }
 
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
@@ -102,6 +104,15 @@ void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& viol
 std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
   if (!job.has_retention()) return std::nullopt;
   return absl::Seconds(job.retention().seconds()) + absl::Nanoseconds(job.retention().nanos());
+}
+
+void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations) {
+  if (DeadlineOf(job) <= now) violations.emplace_back("deadline: is over; give a time to come, or leave it out");
+}
+
+absl::Time DeadlineOf(const v1::FineTuningJob& job) {
+  if (!job.has_deadline()) return absl::InfiniteFuture();
+  return absl::FromUnixSeconds(job.deadline().seconds()) + absl::Nanoseconds(job.deadline().nanos());
 }
 
 void CheckRequestId(const std::string& id, std::vector<std::string>& violations) {
@@ -145,6 +156,7 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   job.devices = made.plan->devices;
   job.priority = wanted.priority();
   job.retention = RetentionOf(wanted);
+  job.deadline = DeadlineOf(wanted);
   if (!wanted.tenant().empty()) job.tenant = wanted.tenant();
   if (!call.tenant.empty()) job.tenant = call.tenant;
   if (wanted.service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {

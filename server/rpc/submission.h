@@ -30,6 +30,10 @@ void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violati
 void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations);
+// A deadline lies after `now`.
+void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations);
+// InfiniteFuture if it has none.
+absl::Time DeadlineOf(const v1::FineTuningJob& job);
 // Requires: CheckRetention() found nothing.
 std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job);
 void CheckRequestId(const std::string& id, std::vector<std::string>& violations);

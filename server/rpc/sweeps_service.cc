@@ -88,6 +88,7 @@ absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1:
   job.set_service_class(common.service_class());
   job.set_priority(common.priority());
   if (common.has_retention()) *job.mutable_retention() = common.retention();
+  if (common.has_deadline()) *job.mutable_deadline() = common.deadline();
   return job;
 }
 

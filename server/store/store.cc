@@ -37,7 +37,7 @@ namespace {
 constexpr char kJobColumns[] =
     "number, id, base_model, datasets, model, devices, create_time, state, attempt, end_time, last_event, tenant, "
     "service_class, "
-    "priority, estimate, revision, retention, "
+    "priority, estimate, revision, retention, deadline, "
     "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
     "preemptions, lost_here";
 constexpr int kAttemptColumns = 11;
@@ -47,6 +47,10 @@ constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WH
 // Pages in the log (32 MB) at which a commit also brings them into the database. Every call waits for such a commit,
 // tens of milliseconds: with SQLite's default of 1,000 that happened five times a second under load.
 constexpr int kLogPages = 8000;
+
+std::optional<int64_t> DeadlineMicros(absl::Time deadline) {
+  return deadline == absl::InfiniteFuture() ? std::nullopt : std::optional(absl::ToUnixMicros(deadline));
+}
 
 std::optional<int64_t> RetentionMicros(const std::optional<absl::Duration>& duration) {
   return duration ? std::optional(absl::ToInt64Microseconds(*duration)) : std::nullopt;
@@ -112,12 +116,12 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
     connection
         .Prepare(absl::StrCat(
             "INSERT INTO jobs (", kJobColumns,
-            ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
+            ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
               int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
               int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
-              RetentionMicros(job.retention), int64_t{job.lost_attempts}, job.node, held, job.not_before,
-              job.start_time, job.model_version, job.last_report, Bytes{job.report}, job.attempt_start,
+              RetentionMicros(job.retention), DeadlineMicros(job.deadline), int64_t{job.lost_attempts}, job.node, held,
+              job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report}, job.attempt_start,
               int64_t{job.preemptions}, int64_t{job.lost_here})
         .Run();
     return;
@@ -128,11 +132,11 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
           "?, "
           "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
           "?, "
-          "preemptions = ?, lost_here = ?, revision = ?, retention = ?, expired = 0 WHERE number = ?")
+          "preemptions = ?, lost_here = ?, revision = ?, retention = ?, deadline = ?, expired = 0 WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
             job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority},
             job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision},
-            RetentionMicros(job.retention), job.number)
+            RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.number)
       .Run();
 }
 
@@ -155,6 +159,11 @@ Job ReadJob(Query& row) {
     row.Skip(1);
   } else {
     job.retention = absl::Microseconds(row.Int());
+  }
+  if (row.NextIsNull()) {
+    row.Skip(1);
+  } else {
+    job.deadline = row.Time();
   }
   if (job.attempt == 0) {
     row.Skip(kAttemptColumns);
@@ -290,9 +299,14 @@ void WriteAll(Connection& connection, const Writes& writes) {
   }
   for (const int64_t job : writes.expired) ExpireEvents(connection, job);
   for (const ModelVersion& version : writes.versions) {
-    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?)")
+    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0)")
         .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
               version.create_time, Bytes{version.payload})
+        .Run();
+  }
+  for (const auto& [model, version] : writes.deleted_versions) {
+    connection.Prepare("UPDATE model_versions SET deleted = 1, payload = x'' WHERE model = ? AND version = ?")
+        .Bind(model, int64_t{version})
         .Run();
   }
   for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
@@ -400,6 +414,11 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     while (latest.Step()) {
       const std::string model = latest.Text();
       state.LoadVersion(model, static_cast<int>(latest.Int()));
+    }
+    Query deleted = writer_->Prepare("SELECT model, version FROM model_versions WHERE deleted = 1");
+    while (deleted.Step()) {
+      const std::string model = deleted.Text();
+      state.LoadDeletedVersion(NameOfVersion(model, static_cast<int>(deleted.Int())));
     }
     Query tenants = writer_->Prepare("SELECT id, weight, max_devices, max_queued_jobs, usage, usage_time FROM tenants");
     while (tenants.Step()) {
@@ -612,7 +631,7 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
   return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
     Query query = reader_->Prepare(
         "SELECT model, version, job, attempt, base_model, create_time, payload FROM model_versions "
-        "WHERE ?1 = '' OR model = ?1 ORDER BY create_time DESC, version DESC");
+        "WHERE (?1 = '' OR model = ?1) AND deleted = 0 ORDER BY create_time DESC, version DESC");
     query.Bind(model);
     std::vector<ModelVersion> versions;
     while (query.Step()) {

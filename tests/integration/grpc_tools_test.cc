@@ -179,6 +179,8 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   Call("WorkerService.UploadArtifact", {{{"header", {{"attempt", "jobs/j/attempts/1"}}}}},
        grpc::StatusCode::FAILED_PRECONDITION);
 
+  Call("ModelService.DeleteModelVersion", {{{"name", "models/j/versions/1"}}});
+
   // What operators call. From the first token on, every call needs one.
   EXPECT_EQ(CallForJson("NodeService.DrainNode", {{"name", "nodes/n1"}})["name"], "nodes/n1");
   EXPECT_EQ(CallForJson("NodeService.UndrainNode", {{"name", "nodes/n1"}})["name"], "nodes/n1");
@@ -195,6 +197,7 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   EXPECT_THAT(CallForJson("SweepService.ListSweeps")["sweeps"], SizeIs(1));
   EXPECT_EQ(CallForJson("SweepService.CancelSweep", s)["job_counts"]["CANCELLED"], 2);
   Call("DatasetService.DeleteDataset", {{{"name", "datasets/words"}}});
+  Call("ModelService.DeleteBaseModel", {{{"name", "baseModels/tiny"}}});
   token_ =
       CallForJson("AdminService.CreateToken", {{"token_id", "root"}, {"token", {{"role", "ROLE_ADMIN"}}}})["secret"];
   EXPECT_THAT(CallForJson("AdminService.ListTokens")["tokens"], SizeIs(1));

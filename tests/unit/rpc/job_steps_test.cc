@@ -398,5 +398,86 @@ TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {
             grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(JobStepsTest, VersionsBeyondThoseThatAreKeptGoUnlessAnAliasPointsToThem) {
+  Connect("n1");
+  for (const char* id : {"a", "b", "c", "d"}) {
+    v1::CreateFineTuningJobRequest request = RequestFor(id);
+    request.mutable_job()->mutable_spec()->set_output_model("intents");
+    Create(request);
+    Report(id, 1, 1, JobInput::kTrainerStarted);
+    Report(id, 1, 2, JobInput::kTrainerFinished);
+    Report(id, 1, 3, JobInput::kArtifactStored);
+  }
+  v1::PromoteModelVersionRequest promotion;
+  promotion.set_name("models/intents/versions/1");
+  promotion.set_alias("production");
+  v1::ModelVersion version;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, promotion, version).ok());
+  const auto left = [&] {
+    v1::ListModelVersionsRequest request;
+    request.set_parent("models/intents");
+    v1::ListModelVersionsResponse response;
+    EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::ListModelVersions, request, response).ok());
+    std::vector<std::string> names;
+    for (const v1::ModelVersion& one : response.model_versions()) names.push_back(one.name());
+    return names;
+  };
+  ASSERT_TRUE(housekeeping_.ExpireVersions(0).ok());
+  EXPECT_EQ(left().size(), 4u);
+  ASSERT_TRUE(housekeeping_.ExpireVersions(1).ok());
+  EXPECT_THAT(left(), ElementsAre("models/intents/versions/4", "models/intents/versions/1"));
+
+  v1::DeleteModelVersionRequest request;
+  google::protobuf::Empty nothing;
+  const auto remove = [&](const std::string& name) {
+    request.set_name(name);
+    return Call(*models_, &v1::ModelService::Stub::DeleteModelVersion, request, nothing);
+  };
+  EXPECT_EQ(ReasonOf(remove("models/intents/versions/1")), "IN_USE");
+  EXPECT_EQ(remove("models/intents/versions/latest").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(remove("models/intents/versions/2").error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_TRUE(remove("models/intents/versions/4").ok());
+  EXPECT_THAT(left(), ElementsAre("models/intents/versions/1"));
+}
+
+TEST_F(JobStepsTest, ABaseModelGoesWhenNoJobUsesItAndItsNameIsFreeAgain) {
+  Create(RequestFor("j"));
+  v1::DeleteBaseModelRequest request;
+  request.set_name("baseModels/base");
+  google::protobuf::Empty nothing;
+  const auto remove = [&] { return Call(*models_, &v1::ModelService::Stub::DeleteBaseModel, request, nothing); };
+  EXPECT_EQ(ReasonOf(remove()), "IN_USE");
+  Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Cancel("j", now).ok()); });
+  EXPECT_TRUE(remove().ok());
+  EXPECT_EQ(remove().error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_TRUE(RegisterBase("base").ok());
+  Create(RequestFor("again"));
+}
+
+TEST_F(JobStepsTest, ADeadlineIsATimeToComeAndCanBeMoved) {
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.mutable_job()->mutable_deadline()->set_seconds(1);
+  v1::FineTuningJob job;
+  EXPECT_THAT(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_message(),
+              testing::HasSubstr("deadline: is over"));
+  const int64_t later = absl::ToUnixSeconds(absl::Now() + absl::Hours(1));
+  request.mutable_job()->mutable_deadline()->set_seconds(later);
+  Create(request);
+  v1::UpdateFineTuningJobRequest update;
+  update.mutable_job()->set_name("jobs/j");
+  update.mutable_update_mask()->add_paths("deadline");
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, update, job).ok());
+  EXPECT_FALSE(job.has_deadline()) << "none was given";
+  update.mutable_job()->mutable_deadline()->set_seconds(later + 5);
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, update, job).ok());
+  EXPECT_EQ(job.deadline().seconds(), later + 5);
+  Do([&](State& state, absl::Time) { state.Tick(absl::FromUnixSeconds(later + 5)); });
+  v1::GetFineTuningJobRequest get;
+  get.set_name("jobs/j");
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, get, job).ok());
+  EXPECT_EQ(job.state(), v1::FineTuningJob::CANCELLED);
+  EXPECT_EQ(job.stop_reason(), "DEADLINE");
+}
+
 }  // namespace
 }  // namespace luthier

@@ -328,6 +328,40 @@ TEST_F(StoreTest, NamesTheFileWhosePagesAreDamaged) {
   EXPECT_THAT(std::string(found.message()), HasSubstr(folder_.path() + "/luthier.db"));
 }
 
+TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
+  Open();
+  AddBase();
+  state_.Register(Node{.id = "n1"}, {}, kNow);
+  for (const char* id : {"first", "second"}) {
+    Job job{.id = id, .base_model = "base", .model = "intents", .deadline = kNow + absl::Hours(1)};
+    ASSERT_TRUE(CreateJob(state_, *store_, job, {}, "spec", kNow).ok());
+    state_.Tick(kNow);
+    for (const JobInput input : {JobInput::kTrainerStarted, JobInput::kTrainerFinished, JobInput::kArtifactStored}) {
+      Report report;
+      report.attempt = {id, 1};
+      report.sequence = static_cast<int64_t>(input) + 1;
+      report.input = input;
+      state_.Record(std::move(report), kNow);
+    }
+    Write();
+  }
+  ASSERT_TRUE(Create("waits").ok());
+  JobUpdate update;
+  update.deadline = kNow + absl::Hours(2);
+  ASSERT_TRUE(state_.Update("waits", update, kNow).ok());
+  ASSERT_TRUE(state_.DeleteVersion("intents", 2, {}).ok());
+  Write();
+  Open();
+  EXPECT_EQ(store_->GetJob("first")->job.deadline, kNow + absl::Hours(1));
+  EXPECT_EQ(state_.Find("waits")->deadline, kNow + absl::Hours(2));
+  const auto versions = store_->Versions("intents");
+  ASSERT_EQ(versions->size(), 1u);
+  EXPECT_EQ(versions->at(0).version, 1);
+  EXPECT_TRUE(absl::IsNotFound(state_.DeleteVersion("intents", 2, {})));
+  ASSERT_TRUE(state_.SetAlias({"intents", "production", 1}).ok());
+  EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 3}))) << "its number is still known";
+}
+
 TEST_F(StoreTest, RefusesAFileOfAnEarlyDevelopmentVersion) {
   {
     SQLite::Database early(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
