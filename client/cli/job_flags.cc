@@ -76,6 +76,7 @@ const std::vector<JobFlag>& JobFlagList() {
       {"checkpoint.keep", "N", "Checkpoints kept on the node"},
       {"checkpoint.publish", "NAME", "Weights that become the result: best (on validation) or last"},
       {"resources.devices", "N", "GPUs, or 1 on a CPU node"},
+      {"resources.node_selector", "MAP", "Labels that the node must have: {gpu: h100}"},
       {"resources.threads", "N", "CPU threads of the trainer"},
   };
   return *flags;

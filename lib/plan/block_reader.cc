@@ -150,6 +150,17 @@ void BlockReader::NumberMap(const char* field, std::map<std::string, double>& ta
   });
 }
 
+void BlockReader::TextMap(const char* field, std::map<std::string, std::string>& target) {
+  const json* value = Raw(field);
+  if (value == nullptr) return;
+  if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: text}"));
+  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
+  for (const auto& [name, text] : value->items()) {
+    if (!text.is_string()) return Violation(field, absl::StrCat(name, ": is not text; put it in quotes"));
+    target[name] = text.get<std::string>();
+  }
+}
+
 void BlockReader::Choice(const char* field, std::optional<std::string>& target,
                          std::initializer_list<const char*> choices) {
   const json* value = Raw(field);

@@ -42,6 +42,7 @@ class BlockReader {
   // Blocks whose fields are names of the user's choice.
   void IntegerMap(const char* field, std::map<std::string, int64_t>& target, int64_t low, int64_t high);
   void NumberMap(const char* field, std::map<std::string, double>& target, const NumberRange& range);
+  void TextMap(const char* field, std::map<std::string, std::string>& target);
   // The value itself, or null when absent or auto; for fields with a form of their own.
   const nlohmann::json* Raw(const char* field);
   void Ignore(const char* field) { known_.push_back(field); }

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/civil_time.h"
@@ -168,6 +169,14 @@ ResourceSpec ParseResources(const json& block, std::vector<std::string>& violati
   BlockReader reader(block, "resources.", violations);
   reader.Integer("devices", resources.devices, 1, 1024);
   reader.Integer("threads", resources.threads, 1, 1024);
+  reader.TextMap("node_selector", resources.node_selector);
+  for (const std::string& violation : LabelViolations(resources.node_selector)) {
+    violations.push_back(absl::StrCat("resources.node_selector: ", violation));
+  }
+  for (const auto& [key, value] : resources.node_selector) {
+    if (absl::StrContains(key + value, ',') || absl::StrContains(key, '='))
+      reader.Violation("node_selector", absl::StrCat("'", key, "=", value, "' is no label that a node can have"));
+  }
   reader.Finish();
   return resources;
 }
@@ -402,6 +411,7 @@ json ToJson(const Recipe& recipe) {
   json resources = json::object();
   Put(resources, "devices", recipe.resources.devices);
   Put(resources, "threads", recipe.resources.threads);
+  PutFilled(resources, "node_selector", recipe.resources.node_selector);
   PutBlock(out, "resources", resources);
   return out;
 }

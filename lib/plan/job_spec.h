@@ -82,6 +82,7 @@ struct CheckpointSpec {
 struct ResourceSpec {
   std::optional<int64_t> devices;
   std::optional<int64_t> threads;
+  std::map<std::string, std::string> node_selector;  // labels that the node must have
 };
 
 // How to train: everything in a job file that does not say which model, which data or whose job.

@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
 namespace luthier {
@@ -53,6 +54,10 @@ std::vector<std::string> ResourcesOf(const Job& job) {
     names.push_back(absl::StrCat(id.find('/') == absl::string_view::npos ? "datasets/" : "", id));
   }
   return names;
+}
+
+std::string LabelText(const std::map<std::string, std::string>& labels) {
+  return absl::StrJoin(labels, ",", absl::PairFormatter("="));
 }
 
 std::string AttemptName(const Job& job) { return absl::StrCat("jobs/", job.id, "/attempts/", job.attempt); }

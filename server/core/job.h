@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -161,6 +162,8 @@ struct Job {
   std::string datasets;    // ids, separated by commas; and the name of the version whose adapter it goes on from
   std::string model;       // under which the result is published
   int devices = 1;         // that an attempt needs
+  int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // that it needs of each, if that is a CPU node or a GPU
+  std::string node_selector;  // labels that its node must have, as LabelText() writes them; empty: any
   std::string tenant = "default";
   ServiceClass service_class = ServiceClass::kStandard;
   int priority = 0;                              // -100 to 100; a point is worth an hour of waiting
@@ -192,6 +195,9 @@ struct Job {
 
 // Names of what it is made from: `baseModels/B`, `datasets/D`, `models/M/versions/1`.
 std::vector<std::string> ResourcesOf(const Job& job);
+
+// "gpu=h100,zone=a": sorted by their names.
+std::string LabelText(const std::map<std::string, std::string>& labels);
 
 // `jobs/J/attempts/N`.
 std::string AttemptName(const Job& job);

@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <queue>
 #include <tuple>
 #include <utility>
+
+#include "absl/strings/str_split.h"
 
 namespace luthier {
 namespace {
@@ -25,11 +28,16 @@ struct Reservation {
   int spare;  // devices that are free at `start` beyond what the job needs
 };
 
-int Free(const NodeView& view) { return static_cast<int>(view.free.size()); }
+// Devices that the job could have at once.
+int FreeFor(const Job& job, const NodeView& view) {
+  return static_cast<int>(LargeEnough(view.free, *view.node, job).size());
+}
 
-// When `devices` are free on a node, and how many are by then.
-std::pair<absl::Time, int> FreeAt(const NodeView& view, int devices, absl::Time now) {
-  int free = Free(view) + view.stopping;
+// When there is room for the job on a node, and how many devices are free by then. Releases do not say which devices
+// they are: on a node whose devices differ, this may be early.
+std::pair<absl::Time, int> FreeAt(const NodeView& view, const Job& job, absl::Time now) {
+  const int devices = job.devices;
+  int free = FreeFor(job, view) + view.stopping;
   absl::Time time = now;
   std::vector<Release> releases = view.releases;
   std::sort(releases.begin(), releases.end(),
@@ -46,8 +54,8 @@ std::pair<absl::Time, int> FreeAt(const NodeView& view, int devices, absl::Time 
 std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& nodes, absl::Time now) {
   std::optional<Reservation> best;
   for (const NodeView& view : nodes) {
-    if (view.node->devices < job.devices) continue;
-    const auto [start, free] = FreeAt(view, job.devices, now);
+    if (!CouldRun(job, *view.node)) continue;
+    const auto [start, free] = FreeAt(view, job, now);
     if (start == absl::InfiniteFuture()) continue;
     if (!best || start < best->start) best = Reservation{&view, start, free - job.devices};
   }
@@ -72,7 +80,8 @@ NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::opti
     return std::make_tuple(preference, view.free.size(), view.node->id);
   };
   for (NodeView& view : nodes) {
-    if (Free(view) < job.devices || !LeavesReservation(job, view, reservation, now)) continue;
+    if (!HasLabels(*view.node, job) || FreeFor(job, view) < job.devices) continue;
+    if (!LeavesReservation(job, view, reservation, now)) continue;
     if (best == nullptr || rank(view) < rank(*best)) best = &view;
   }
   return best;
@@ -80,11 +89,14 @@ NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::opti
 
 Wait WhyNot(const Job& job, const std::vector<NodeView>& nodes) {
   if (nodes.empty()) return Wait::kNoNode;
-  bool fits = false, free = false;
+  bool matches = false, fits = false, free = false;
   for (const NodeView& view : nodes) {
-    fits |= view.node->devices >= job.devices;
-    free |= Free(view) >= job.devices;
+    if (!HasLabels(*view.node, job)) continue;
+    matches = true;
+    fits |= CouldRun(job, *view.node);
+    free |= FreeFor(job, view) >= job.devices;
   }
+  if (!matches) return Wait::kNoMatch;
   return free ? Wait::kReserved : fits ? Wait::kBusy : Wait::kTooLarge;
 }
 
@@ -120,11 +132,21 @@ class FairOrder {
   std::tuple<std::string, const Jobs*, size_t> current_;
 };
 
+// Takes devices for the job out of those that are free: the smallest that will do, so that large ones stay.
+std::vector<int> TakeFree(const Job& job, int count, NodeView& view) {
+  std::vector<int> devices = LargeEnough(view.free, *view.node, job);
+  const std::vector<int64_t>& memory = view.node->memory;
+  const auto size = [&](int device) { return static_cast<size_t>(device) < memory.size() ? memory[device] : 0; };
+  std::stable_sort(devices.begin(), devices.end(), [&](int a, int b) { return size(a) < size(b); });
+  devices.resize(static_cast<size_t>(count));
+  std::sort(devices.begin(), devices.end());
+  std::erase_if(view.free, [&](int device) { return std::binary_search(devices.begin(), devices.end(), device); });
+  return devices;
+}
+
 void Take(NodeView& view, const Job& job, absl::Time now, Decision& decision) {
-  const auto end = view.free.begin() + job.devices;
   decision.node = view.node->id;
-  decision.devices.assign(view.free.begin(), end);
-  view.free.erase(view.free.begin(), end);
+  decision.devices = TakeFree(job, job.devices, view);
   view.releases.push_back({now + ExpectedDuration(job), job.devices});
 }
 
@@ -140,18 +162,23 @@ std::optional<std::vector<const Job*>> VictimsFor(const Job& job, const NodeView
     return std::tie(b->service_class, a->priority, b->attempt_start, b->number) <
            std::tie(a->service_class, b->priority, a->attempt_start, a->number);
   });
-  int missing = job.devices - Free(view) - view.stopping;
+  const auto gain = [&](const Job& victim) {
+    return view.node->memory.empty() ? victim.devices
+                                     : static_cast<int>(LargeEnough(victim.held, *view.node, job).size());
+  };
+  int missing = job.devices - FreeFor(job, view) - view.stopping;
   std::vector<const Job*> victims;
   for (const Job* candidate : candidates) {
     if (missing <= 0) break;
+    if (gain(*candidate) == 0) continue;
     victims.push_back(candidate);
-    missing -= candidate->devices;
+    missing -= gain(*candidate);
   }
   if (missing > 0) return std::nullopt;
   // Some may not be needed beside larger ones behind them; the dearest are spared first.
   for (size_t i = victims.size(); i-- > 0;) {
-    if (victims[i]->devices > -missing) continue;
-    missing += victims[i]->devices;
+    if (gain(*victims[i]) > -missing) continue;
+    missing += gain(*victims[i]);
     victims.erase(victims.begin() + static_cast<int64_t>(i));
   }
   return victims;
@@ -177,7 +204,7 @@ std::optional<Room> CheapestRoom(const Job& job, std::vector<NodeView>& nodes,
     return std::make_tuple(-static_cast<int>(most_urgent), devices, room.victims.size(), room.view->node->id);
   };
   for (NodeView& view : nodes) {
-    if (view.node->devices < job.devices || !LeavesReservation(job, view, reservation, now)) continue;
+    if (!CouldRun(job, *view.node) || !LeavesReservation(job, view, reservation, now)) continue;
     std::optional<std::vector<const Job*>> victims = VictimsFor(job, view);
     if (!victims) continue;
     Room room{&view, *std::move(victims)};
@@ -196,7 +223,8 @@ void Promise(const Room& room, const Job& job, absl::Time now) {
   }
   const int from_stopping = std::min(view.stopping, job.devices);
   view.stopping -= from_stopping;
-  view.free.resize(view.free.size() - static_cast<size_t>(job.devices - from_stopping));
+  // Fewer may be free of that size than counted, if what stops gives back others.
+  TakeFree(job, std::min(job.devices - from_stopping, FreeFor(job, view)), view);
   view.releases.push_back({now + ExpectedDuration(job), job.devices});
 }
 
@@ -244,6 +272,34 @@ void ReleaseUntil(absl::Time time, Snapshot& snapshot) {
 }
 
 }  // namespace
+
+int64_t MemoryFor(const Job& job, const Node& node) { return node.gpus ? job.gpu_memory_bytes : job.cpu_memory_bytes; }
+
+bool HasLabels(const Node& node, const Job& job) {
+  if (job.node_selector.empty()) return true;
+  for (const absl::string_view wanted : absl::StrSplit(job.node_selector, ',')) {
+    const std::pair<std::string, std::string> label = absl::StrSplit(wanted, absl::MaxSplits('=', 1));
+    const auto found = node.labels.find(label.first);
+    if (found == node.labels.end() || found->second != label.second) return false;
+  }
+  return true;
+}
+
+std::vector<int> LargeEnough(const std::vector<int>& devices, const Node& node, const Job& job) {
+  std::vector<int> large;
+  for (const int device : devices) {
+    const auto index = static_cast<size_t>(device);
+    if (index >= node.memory.size() || node.memory[index] >= MemoryFor(job, node)) large.push_back(device);
+  }
+  return large;
+}
+
+bool CouldRun(const Job& job, const Node& node) {
+  if (!HasLabels(node, job) || node.devices < job.devices) return false;
+  std::vector<int> all(static_cast<size_t>(node.devices));
+  std::iota(all.begin(), all.end(), 0);
+  return static_cast<int>(LargeEnough(all, node, job).size()) >= job.devices;
+}
 
 double Tenant::UsageAt(absl::Time now) const {
   if (usage == 0 || now <= usage_time) return usage;

@@ -33,6 +33,8 @@ struct Node {
   absl::Time last_heartbeat = absl::InfinitePast();
   int devices = 1;  // GPUs, or 1 for the CPUs of a node without any
   bool gpus = false;
+  std::vector<int64_t> memory;  // bytes of each device; empty: unknown
+  std::map<std::string, std::string> labels;
   std::string agent_version;
   std::string inventory;  // bytes of the layer above
   Processes processes;    // as the agent said last; also of attempts that are not current any more
@@ -43,6 +45,15 @@ struct Node {
   bool IsQuarantined() const { return quarantine_end != absl::InfinitePast(); }
   bool TakesWork() const { return ready && !draining && !IsQuarantined(); }
 };
+
+// Whether the node has the labels that the job asks for.
+bool HasLabels(const Node& node, const Job& job);
+// Bytes that the job needs of each device of the node.
+int64_t MemoryFor(const Job& job, const Node& node);
+// Those of the devices that have the memory the job needs.
+std::vector<int> LargeEnough(const std::vector<int>& devices, const Node& node, const Job& job);
+// Whether the job fits on the node when nothing else runs there.
+bool CouldRun(const Job& job, const Node& node);
 
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
 struct Tenant {
@@ -95,7 +106,7 @@ struct Snapshot {
 enum class Wait {
   kNone = 0,
   kNoNode = 1,        // no node is connected
-  kTooLarge = 2,      // no connected node has that many devices
+  kTooLarge = 2,      // no connected node has that many devices of that size
   kBusy = 3,          // the nodes that could take it are busy
   kReserved = 4,      // it would delay a job before it
   kTenantLimit = 5,   // its tenant runs as much as it may
@@ -105,6 +116,7 @@ enum class Wait {
   kPaused = 9,        // paused by a user
   kQuarantined = 10,  // the nodes that could take it are quarantined
   kMakingRoom = 11,   // what has to stop for it has not stopped yet
+  kNoMatch = 12,      // no connected node has the labels that it asks for
 };
 
 // One for every job of a snapshot, in the order in which they were looked at.

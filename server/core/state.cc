@@ -5,6 +5,7 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "server/core/reason.h"
 
 namespace luthier {
@@ -15,26 +16,47 @@ constexpr absl::Duration kLeaseCheck = absl::Milliseconds(250);
 // A head of the queue that fits nowhere must not make every cycle walk through a million jobs behind it.
 constexpr size_t kCandidates = 500;
 
-std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
-  int largest = 0, ready = 0;
+std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.1f GB", static_cast<double>(bytes) / 1e9); }
+
+// With the most that a node it may run on has of what is missing.
+std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes) {
+  int devices = 0;
+  int64_t memory = 0, needed = 0;
   for (const auto& [id, node] : nodes) {
-    if (!node.TakesWork()) continue;
-    ++ready;
-    largest = std::max(largest, node.devices);
+    if (!node.TakesWork() || !HasLabels(node, job)) continue;
+    devices = std::max(devices, node.devices);
+    for (const int64_t bytes : node.memory) {
+      if (bytes > memory) needed = MemoryFor(job, node);
+      memory = std::max(memory, bytes);
+    }
   }
+  if (devices < job.devices) {
+    return absl::StrCat("the job asks for ", job.devices, " devices and the largest connected node has ", devices);
+  }
+  return absl::StrCat("the job needs ", Gigabytes(needed), " on ",
+                      job.devices == 1 ? "a device" : absl::StrCat("each of ", job.devices, " devices"),
+                      " and no connected node has that; the largest device has ", Gigabytes(memory));
+}
+
+std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
+  const Job& job = *decision.job;
+  int ready = 0;
+  for (const auto& [id, node] : nodes) ready += node.TakesWork() ? 1 : 0;
   switch (decision.wait) {
     case Wait::kNoNode:
       return nodes.empty() ? "no node is connected; start luthier-worker on a machine"
                            : "no node is connected that takes jobs";
-    case Wait::kTooLarge:
-      return absl::StrCat("the job asks for ", decision.job->devices, " devices and the largest connected node has ",
-                          largest);
+    case Wait::kTooLarge: return TooLargeFor(job, nodes);
+    case Wait::kNoMatch:
+      return absl::StrCat(
+          "no connected node has the labels ", job.node_selector,
+          "; start a worker with them (`luthier-worker --label`), or give another resources.node_selector");
     case Wait::kBusy:
       return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
     case Wait::kReserved: return "the free devices are kept for a job that comes before it";
     case Wait::kMakingRoom:
       return absl::StrCat("node ", decision.node, " will have room: less urgent attempts are stopping there");
-    case Wait::kTenantLimit: return absl::StrCat("tenant ", decision.job->tenant, " runs as much as it may");
+    case Wait::kTenantLimit: return absl::StrCat("tenant ", job.tenant, " runs as much as it may");
     default: return "it is about to start";
   }
 }
@@ -43,7 +65,7 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
 const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>& nodes) {
   const Node* first = nullptr;
   for (const auto& [id, node] : nodes) {
-    if (!node.ready || node.draining || !node.IsQuarantined() || node.devices < job.devices) continue;
+    if (!node.ready || node.draining || !node.IsQuarantined() || !CouldRun(job, node)) continue;
     if (first == nullptr || node.quarantine_end < first->quarantine_end) first = &node;
   }
   return first;
@@ -729,7 +751,8 @@ WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
   if (decided == decisions_->end()) {
     return {Wait::kBehindOthers, absl::StrCat("others come first; ", jobs_.waiting(), " jobs wait in all")};
   }
-  if (const Wait wait = decided->second.wait; wait == Wait::kNoNode || wait == Wait::kTooLarge) {
+  if (const Wait wait = decided->second.wait;
+      wait == Wait::kNoNode || wait == Wait::kTooLarge || wait == Wait::kNoMatch) {
     if (const Node* node = QuarantinedNodeFor(job, nodes_)) {
       return {Wait::kQuarantined,
               absl::StrCat("node ", node->id, " is quarantined for another ",

@@ -170,14 +170,6 @@ bool ParseEtag(const std::string& etag, int& revision) {
   return absl::StartsWith(etag, "r") && absl::SimpleAtoi(absl::string_view(etag).substr(1), &revision) && revision > 0;
 }
 
-bool FitsInto(const Node& node, int64_t bytes) {
-  v1::Inventory inventory;
-  inventory.ParseFromString(node.inventory);
-  int64_t memory = inventory.gpus_size() > 0 ? 0 : inventory.memory_bytes();
-  for (const v1::Gpu& gpu : inventory.gpus()) memory = std::max<int64_t>(memory, gpu.memory_bytes());
-  return memory == 0 || bytes <= memory;
-}
-
 std::string DeterministicBytes(const google::protobuf::Message& message) {
   std::string bytes;
   google::protobuf::io::StringOutputStream stream(&bytes);
@@ -274,6 +266,7 @@ v1::Node ToProto(const Node& node, const State& state) {
     *message.mutable_quarantine_end_time() = ToProto(node.quarantine_end);
   }
   message.mutable_inventory()->ParseFromString(node.inventory);
+  message.mutable_labels()->insert(node.labels.begin(), node.labels.end());
   message.set_agent_version(node.agent_version);
   if (node.last_heartbeat != absl::InfinitePast())
     *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);

@@ -22,9 +22,6 @@ google::protobuf::Duration ToProto(absl::Duration duration);
 // The etag of a job is its revision. False if `etag` is none.
 bool ParseEtag(const std::string& etag, int& revision);
 
-// Whether one device of a node holds so many bytes; true if it is not known what it has.
-bool FitsInto(const Node& node, int64_t bytes);
-
 // The same bytes for the same message, whatever order its maps are in.
 std::string DeterministicBytes(const google::protobuf::Message& message);
 

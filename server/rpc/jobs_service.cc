@@ -434,11 +434,11 @@ class JobsService final : public JobsBase {
       response.set_duration_reason(
           absl::StrCat("no ", plan->kind, " job has reported its speed to this server since it started"));
     }
+    Job job;
+    SetNeeds(*plan, job);
     return backend_.loop.Run([&](State& state, absl::Time) {
       for (const auto& [id, node] : state.nodes()) {
-        if (node.ready && node.devices >= plan->devices && FitsInto(node, plan->estimate.memory().total_bytes())) {
-          response.add_fitting_nodes("nodes/" + id);
-        }
+        if (node.ready && CouldRun(job, node)) response.add_fitting_nodes("nodes/" + id);
       }
       return absl::OkStatus();
     });

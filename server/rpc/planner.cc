@@ -79,6 +79,27 @@ absl::StatusOr<bool> ChooseTemplateDate(const std::string& base_folder, const st
   return true;
 }
 
+// Memory of the smallest device of the kind for which the trainer would find values: it chooses those that are left
+// open for the device it is given. `largest`: a device for which there are values.
+int64_t LeastMemory(DeviceFacts::Kind kind, const DeviceFacts& largest, const Recipe& recipe, const ModelFacts& model,
+                    const DatasetFacts& rows) {
+  constexpr int64_t kMost = int64_t{1} << 50;
+  const auto fits = [&](int64_t bytes) {
+    DeviceFacts device;
+    device.kind = kind;
+    device.bf16 = kind == DeviceFacts::Kind::kCuda;
+    device.memory_bytes = bytes;
+    return Resolve(recipe, model, rows, device).ok();
+  };
+  int64_t enough = int64_t{16} << 20, too_little = 0;
+  while (enough < kMost && !fits(enough)) too_little = std::exchange(enough, enough * 2);
+  while (enough - too_little > enough / 64) {  // the estimate is good to some per cent
+    const int64_t middle = too_little + (enough - too_little) / 2;
+    (fits(middle) ? enough : too_little) = middle;
+  }
+  return kind == largest.kind && largest.memory_bytes > 0 ? std::min(enough, largest.memory_bytes) : enough;
+}
+
 // Agents add the paths of their machine.
 std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe) {
   TrainerSpec spec;
@@ -108,6 +129,13 @@ void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::Es
 
 std::string KindOf(const v1::FineTuningSpec& spec) {
   return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", spec.has_full() ? "full" : "lora");
+}
+
+void SetNeeds(const Plan& plan, Job& job) {
+  job.devices = plan.devices;
+  job.cpu_memory_bytes = plan.cpu_memory_bytes;
+  job.gpu_memory_bytes = plan.gpu_memory_bytes;
+  job.node_selector = plan.node_selector;
 }
 
 Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir)
@@ -207,6 +235,9 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.job_bytes = plan.job.SerializeAsString();
   plan.start_bytes = plan.start.SerializeAsString();
   plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
+  plan.cpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCpu, device, spec.recipe, model->facts, rows);
+  plan.gpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCuda, device, spec.recipe, model->facts, rows);
+  plan.node_selector = LabelText(spec.recipe.resources.node_selector);
   return plan;
 }
 

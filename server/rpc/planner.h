@@ -31,6 +31,8 @@ struct Plan {
   std::string datasets;    // as Job::datasets
   std::string model;       // to publish under; empty: the job's id
   int devices = 1;
+  int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // as in Job, as is
+  std::string node_selector;
   std::string kind;                            // whose speeds can be compared: base model and tuning
   int64_t work_tokens = 0;                     // that training processes in all
   v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
@@ -38,6 +40,9 @@ struct Plan {
   v1::StartAttempt start;                      // inputs and trainer spec
   std::string job_bytes, start_bytes;          // the two, as the record takes them
 };
+
+// What the job asks of its node.
+void SetNeeds(const Plan& plan, Job& job);
 
 // Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that
 // were seen lately are not read again. Any thread.

@@ -64,6 +64,9 @@ Node NodeOf(const v1::Register& request) {
   node.devices = std::max(1, request.inventory().gpus_size());
   node.agent_version = request.agent_version();
   node.inventory = request.inventory().SerializeAsString();
+  for (const v1::Gpu& gpu : request.inventory().gpus()) node.memory.push_back(gpu.memory_bytes());
+  if (!node.gpus && request.inventory().memory_bytes() > 0) node.memory = {request.inventory().memory_bytes()};
+  node.labels = {request.labels().begin(), request.labels().end()};
   node.processes = ProcessesOf(request);
   return node;
 }

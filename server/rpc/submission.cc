@@ -153,7 +153,7 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   job.datasets = made.plan->datasets;
   job.model = made.plan->model;
   LUTHIER_RETURN_IF_ERROR(CheckModel(backend, call, job.model.empty() ? job.id : job.model));
-  job.devices = made.plan->devices;
+  SetNeeds(*made.plan, job);
   job.priority = wanted.priority();
   job.retention = RetentionOf(wanted);
   job.deadline = DeadlineOf(wanted);

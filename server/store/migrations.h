@@ -78,8 +78,12 @@ ALTER TABLE jobs ADD COLUMN retention INTEGER;  -- null: the server's
 ALTER TABLE jobs ADD COLUMN expired INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX jobs_to_expire ON jobs (end_time) WHERE end_time > 0 AND expired = 0;
 )sql",
-    // 7: deadlines, and versions that were deleted: their rows stay, so that no number is given again.
+    // 7: what a job asks of nodes, deadlines, and versions that were deleted: their rows stay, so that no number is
+    // given again.
     R"sql(
+ALTER TABLE jobs ADD COLUMN cpu_memory_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN gpu_memory_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN node_selector TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN deadline INTEGER;  -- null: none
 ALTER TABLE model_versions ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
 )sql",

@@ -35,7 +35,8 @@ namespace {
 // The last kAttemptColumns say something only once a job has had an attempt. Before, they are not read: a restart reads
 // a million queued jobs.
 constexpr char kJobColumns[] =
-    "number, id, base_model, datasets, model, devices, create_time, state, attempt, end_time, last_event, tenant, "
+    "number, id, base_model, datasets, model, devices, cpu_memory_bytes, gpu_memory_bytes, node_selector, create_time, "
+    "state, attempt, end_time, last_event, tenant, "
     "service_class, "
     "priority, estimate, revision, retention, deadline, "
     "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
@@ -114,15 +115,16 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
     connection
-        .Prepare(absl::StrCat(
-            "INSERT INTO jobs (", kJobColumns,
-            ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"))
-        .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.create_time, state,
-              int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
-              int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
-              RetentionMicros(job.retention), DeadlineMicros(job.deadline), int64_t{job.lost_attempts}, job.node, held,
-              job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report}, job.attempt_start,
-              int64_t{job.preemptions}, int64_t{job.lost_here})
+        .Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns,
+                              ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
+                              "?, ?, ?, ?, ?, ?)"))
+        .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.cpu_memory_bytes,
+              job.gpu_memory_bytes, job.node_selector, job.create_time, state, int64_t{job.attempt}, job.end_time,
+              job.last_event, job.tenant, static_cast<int64_t>(job.service_class), int64_t{job.priority},
+              absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, RetentionMicros(job.retention),
+              DeadlineMicros(job.deadline), int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
+              job.model_version, job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions},
+              int64_t{job.lost_here})
         .Run();
     return;
   }
@@ -145,6 +147,8 @@ Job ReadJob(Query& row) {
   job.number = row.Int();
   for (std::string* text : {&job.id, &job.base_model, &job.datasets, &job.model}) *text = row.Text();
   job.devices = static_cast<int>(row.Int());
+  for (int64_t* bytes : {&job.cpu_memory_bytes, &job.gpu_memory_bytes}) *bytes = row.Int();
+  job.node_selector = row.Text();
   job.create_time = row.Time();
   job.state = static_cast<JobState>(row.Int());
   job.attempt = static_cast<int>(row.Int());

@@ -126,6 +126,7 @@ v1::Register Agent::Registration() {
   message.set_node_id(options_.node_id);
   message.set_agent_version(options_.version);
   message.set_shared_store(options_.shared_store);
+  message.mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
   *message.mutable_inventory() = inventory_.Read();
   const Attempts attempts = Snapshot();
   for (const auto& [name, attempt] : attempts) message.add_attempts(name);

@@ -30,6 +30,7 @@ class Agent final : public Session::Peer {
     std::string version;
     std::string trainer;
     std::string shared_store;
+    std::map<std::string, std::string> labels;  // for jobs that ask for them
     // Bytes of run folders that no attempt uses but whose job may come back; the ones longest unused go first.
     int64_t max_kept_bytes = int64_t{50} << 30;
     // Called when there is a report to send.

@@ -6,9 +6,14 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "lib/base/data_dir.h"
 #include "lib/base/status_macros.h"
@@ -32,9 +37,22 @@ struct WorkerOptions {
   std::string metrics_listen = "127.0.0.1:9465";
   std::string shared_store;
   std::string trainer;
+  std::vector<std::string> labels;  // KEY=VALUE
   uint64_t cache_limit = uint64_t{50} << 30;
   uint64_t keep_limit = uint64_t{50} << 30;
 };
+
+absl::StatusOr<std::map<std::string, std::string>> ParseLabels(const std::vector<std::string>& texts) {
+  std::map<std::string, std::string> labels;
+  for (const std::string& text : texts) {
+    const std::pair<std::string, std::string> label = absl::StrSplit(text, absl::MaxSplits('=', 1));
+    if (label.first.empty() || text.find('=') == std::string::npos || text.find(',') != std::string::npos) {
+      return absl::InvalidArgumentError(absl::StrCat("--label: '", text, "' is no label; give KEY=VALUE"));
+    }
+    labels.insert(label);
+  }
+  return labels;
+}
 
 absl::StatusOr<std::unique_ptr<prometheus::Exposer>> Expose(const std::string& listen,
                                                             const std::shared_ptr<prometheus::Registry>& registry) {
@@ -81,6 +99,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   agent_options.version = LUTHIER_VERSION;
   agent_options.trainer = options.trainer;
   agent_options.shared_store = options.shared_store;
+  LUTHIER_ASSIGN_OR_RETURN(agent_options.labels, ParseLabels(options.labels));
   agent_options.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
   agent_options.wake_session = [&] { session.Wake(); };
   agent_options.heartbeat_now = [&] { session.HeartbeatNow(); };
@@ -117,6 +136,11 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--shared-store", options.shared_store, "Folder `artifacts` of the server, if this machine sees it")
       ->envname("LUTHIER_SHARED_STORE");
+  app.add_option("--label", options.labels, "Label for jobs that ask for it (resources.node_selector); may be repeated")
+      ->envname("LUTHIER_WORKER_LABELS")
+      ->delimiter(',')
+      ->type_name("KEY=VALUE")
+      ->allow_extra_args(false);
   app.add_option("--trainer", options.trainer, "Path of luthier-trainer")
       ->envname("LUTHIER_TRAINER")
       ->capture_default_str();

@@ -173,6 +173,7 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
                         {"lora.rank_pattern", "{q_proj: 4}"},
                         {"lora.alpha_pattern", "{q_proj: 4}"},
                         {"lora.modules_to_save", "[lm_head]"},
+                        {"resources.node_selector", "{gpu: h100}"},
                         {"dataset.train", "t"},
                         {"dataset.validation", "v"},
                         {"dataset.test", "x"},

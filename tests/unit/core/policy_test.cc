@@ -28,12 +28,15 @@ struct Row {
   absl::Duration estimate;
   std::string last_node;
   int lost_here = 0;
+  int64_t memory = 0;  // of each device
+  std::string selector;
 };
 
 // "making room on n1: a b" if these have to stop.
 std::string NameOf(const Decision& decision) {
   static constexpr const char* kNames[] = {"", "no node", "too large", "busy", "reserved", "tenant limit"};
   if (decision.wait == Wait::kNone) return absl::StrCat(decision.node, ":", absl::StrJoin(decision.devices, ","));
+  if (decision.wait == Wait::kNoMatch) return "no match";
   if (decision.wait != Wait::kMakingRoom) return kNames[static_cast<size_t>(decision.wait)];
   const auto id = [](std::string* out, const Job* job) { absl::StrAppend(out, " ", job->id); };
   return absl::StrCat("making room on ", decision.node, ":", absl::StrJoin(decision.preempted, "", id));
@@ -48,6 +51,11 @@ class PolicyTest : public testing::Test {
     NodeView view{&nodes_.back(), std::move(free), {}};
     for (const auto& [minutes, count] : releases) view.releases.push_back({kNow + absl::Minutes(minutes), count});
     snapshot_.nodes.push_back(std::move(view));
+  }
+  // Of the node that was added last.
+  void Has(std::vector<int64_t> memory, std::map<std::string, std::string> labels = {}) {
+    nodes_.back().memory = std::move(memory);
+    nodes_.back().labels = std::move(labels);
   }
   // An attempt on the node that was added last, which ends in an hour; `minutes` since it started.
   void Runs(const std::string& id, int devices, ServiceClass service_class, int priority = 0, int minutes = 30) {
@@ -75,6 +83,8 @@ class PolicyTest : public testing::Test {
       job.estimate = row.estimate;
       job.node = row.last_node;
       job.lost_here = row.lost_here;
+      job.gpu_memory_bytes = row.memory;
+      job.node_selector = row.selector;
       job.create_time = kNow;
       snapshot_.waiting[static_cast<size_t>(row.service_class) - 1][row.tenant].push_back(&job);
       snapshot_.tenants[row.tenant];
@@ -102,6 +112,44 @@ TEST_F(PolicyTest, FillsTheNodeThatFitsBestAndKeepsLargeHoles) {
   AddNode("large", 8, {0, 1, 2, 3, 4, 5, 6, 7});
   AddNode("small", 2, {0, 1});
   Expect({{"one", 1, "small:0"}, {"wide", 8, "large:0,1,2,3,4,5,6,7"}, {"another", 1, "small:1"}, {"late", 1, "busy"}});
+}
+
+TEST_F(PolicyTest, AJobGetsTheSmallestDevicesThatHaveTheMemoryItNeeds) {
+  AddNode("n1", 3, {0, 1, 2});
+  Has({80, 24, 24});
+  AddNode("n2", 1, {0});
+  Has({16});
+  Expect({{"small", 1, "n2:0", .memory = 10},
+          {"pair", 2, "n1:1,2", .memory = 24},
+          {"large", 1, "n1:0", .memory = 40},
+          {"larger", 1, "too large", .memory = 81}});
+}
+
+TEST_F(PolicyTest, ADeviceThatIsFreeButTooSmallIsNoRoom) {
+  AddNode("n1", 2, {1}, {{30, 1}});
+  Has({80, 24});
+  Expect({{"large", 1, "busy", .memory = 40}});
+}
+
+TEST_F(PolicyTest, AnAttemptOnASmallDeviceDoesNotStopForAJobThatNeedsALargeOne) {
+  AddNode("n1", 2, {});
+  Has({80, 24});
+  Runs("on-small", 1, ServiceClass::kBackground);
+  jobs_.back().held = {1};
+  Runs("on-large", 1, ServiceClass::kStandard);
+  jobs_.back().held = {0};
+  Expect({{"urgent", 1, "making room on n1: on-large", .service_class = ServiceClass::kInteractive, .memory = 40}});
+}
+
+TEST_F(PolicyTest, AJobRunsOnlyWhereTheLabelsAreThatItAsksFor) {
+  AddNode("n1", 1, {0});
+  Has({}, {{"gpu", "a100"}});
+  AddNode("n2", 1, {0});
+  Has({}, {{"gpu", "h100"}, {"zone", "b"}});
+  Expect({{"picky", 1, "n2:0", .selector = "gpu=h100,zone=b"},
+          {"pickier", 1, "no match", .selector = "gpu=h100,zone=a"},
+          {"behind", 1, "busy", .selector = "gpu=h100"},
+          {"any", 1, "n1:0"}});
 }
 
 TEST_F(PolicyTest, AJobThatFitsNowhereReservesNothing) {

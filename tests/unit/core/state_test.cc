@@ -63,6 +63,16 @@ TEST_F(StateTest, SaysWhyAJobWaits) {
   EXPECT_EQ(state_.WhyItWaits(job("wide"), now_).code, luthier::Wait::kTooLarge);
 }
 
+TEST_F(StateTest, SaysWhichMemoryOrLabelNoNodeHas) {
+  state_.Register({.id = "n1", .memory = {24'000'000'000}, .labels = {{"gpu", "a100"}}}, {}, now_);
+  ASSERT_TRUE(Submit("large", {.cpu_memory_bytes = 40'500'000'000}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("large"), now_).message,
+            "the job needs 40.5 GB on a device and no connected node has that; the largest device has 24.0 GB");
+  ASSERT_TRUE(Submit("picky", {.node_selector = "gpu=h100"}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("picky"), now_).code, luthier::Wait::kNoMatch);
+  EXPECT_THAT(state_.WhyItWaits(job("picky"), now_).message, HasSubstr("has the labels gpu=h100"));
+}
+
 TEST_F(StateTest, GivesUpAfterTheLastRetry) {
   Connect("n1");
   ASSERT_TRUE(Submit("j").ok());

@@ -245,6 +245,25 @@ TEST_F(ServicesTest, PlansAMixtureOfDatasets) {
   EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("dataset.mixture.weight: 0"));
 }
 
+// What a small device could still do with smaller micro-batches is not refused to it.
+TEST_F(ServicesTest, AsksForTheLeastMemoryWithWhichAJobTrains) {
+  AddInputs();
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  (*spec.mutable_resources()->mutable_node_selector())["gpu"] = "h100";
+  const auto least = *planner_.PlanOf(spec);
+  EXPECT_EQ(least->node_selector, "gpu=h100");
+  EXPECT_GT(least->cpu_memory_bytes, 0);
+  EXPECT_GT(least->gpu_memory_bytes, 0);
+  spec.mutable_training()->set_micro_batch_tokens(400);
+  spec.mutable_training()->set_batch_tokens(400);
+  const auto plan = planner_.PlanOf(spec);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_GE((*plan)->cpu_memory_bytes, least->cpu_memory_bytes);
+  EXPECT_NEAR(static_cast<double>((*plan)->cpu_memory_bytes) * 0.9,
+              static_cast<double>((*plan)->estimate.memory().total_bytes()),
+              0.05 * static_cast<double>((*plan)->cpu_memory_bytes));
+}
+
 TEST_F(ServicesTest, WarnsAtSubmissionOfHeldOutRowsThatAreTrainedOn) {
   AddInputs();
   v1::FineTuningSpec spec = RequestFor("j").job().spec();

@@ -331,11 +331,18 @@ TEST_F(StoreTest, NamesTheFileWhosePagesAreDamaged) {
 TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
   Open();
   AddBase();
-  state_.Register(Node{.id = "n1"}, {}, kNow);
+  state_.Register(Node{.id = "n1", .labels = {{"gpu", "h100"}}}, {}, kNow);
   for (const char* id : {"first", "second"}) {
-    Job job{.id = id, .base_model = "base", .model = "intents", .deadline = kNow + absl::Hours(1)};
+    Job job{.id = id,
+            .base_model = "base",
+            .model = "intents",
+            .cpu_memory_bytes = 5,
+            .gpu_memory_bytes = 7,
+            .node_selector = "gpu=h100",
+            .deadline = kNow + absl::Hours(1)};
     ASSERT_TRUE(CreateJob(state_, *store_, job, {}, "spec", kNow).ok());
     state_.Tick(kNow);
+    ASSERT_EQ(state_.Find(id)->state, JobState::kStarting);
     for (const JobInput input : {JobInput::kTrainerStarted, JobInput::kTrainerFinished, JobInput::kArtifactStored}) {
       Report report;
       report.attempt = {id, 1};
@@ -352,7 +359,11 @@ TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
   ASSERT_TRUE(state_.DeleteVersion("intents", 2, {}).ok());
   Write();
   Open();
-  EXPECT_EQ(store_->GetJob("first")->job.deadline, kNow + absl::Hours(1));
+  const Job first = store_->GetJob("first")->job;
+  EXPECT_EQ(first.deadline, kNow + absl::Hours(1));
+  EXPECT_EQ(first.cpu_memory_bytes, 5);
+  EXPECT_EQ(first.gpu_memory_bytes, 7);
+  EXPECT_EQ(first.node_selector, "gpu=h100");
   EXPECT_EQ(state_.Find("waits")->deadline, kNow + absl::Hours(2));
   const auto versions = store_->Versions("intents");
   ASSERT_EQ(versions->size(), 1u);
