@@ -80,7 +80,7 @@ NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::opti
     return std::make_tuple(preference, view.free.size(), view.node->id);
   };
   for (NodeView& view : nodes) {
-    if (!HasLabels(*view.node, job) || FreeFor(job, view) < job.devices) continue;
+    if (!CouldRun(job, *view.node) || FreeFor(job, view) < job.devices) continue;
     if (!LeavesReservation(job, view, reservation, now)) continue;
     if (best == nullptr || rank(view) < rank(*best)) best = &view;
   }
@@ -93,7 +93,8 @@ Wait WhyNot(const Job& job, const std::vector<NodeView>& nodes) {
   for (const NodeView& view : nodes) {
     if (!HasLabels(*view.node, job)) continue;
     matches = true;
-    fits |= CouldRun(job, *view.node);
+    if (!CouldRun(job, *view.node)) continue;
+    fits = true;
     free |= FreeFor(job, view) >= job.devices;
   }
   if (!matches) return Wait::kNoMatch;
@@ -296,6 +297,7 @@ std::vector<int> LargeEnough(const std::vector<int>& devices, const Node& node, 
 
 bool CouldRun(const Job& job, const Node& node) {
   if (!HasLabels(node, job) || node.devices < job.devices) return false;
+  if (node.shares > 1 && job.devices > 1) return false;  // two parts of one GPU are no two GPUs
   std::vector<int> all(static_cast<size_t>(node.devices));
   std::iota(all.begin(), all.end(), 0);
   return static_cast<int>(LargeEnough(all, node, job).size()) >= job.devices;

@@ -31,9 +31,11 @@ struct Node {
   bool draining = false;  // an operator wants it empty
   absl::Time deadline = absl::InfinitePast();
   absl::Time last_heartbeat = absl::InfinitePast();
-  int devices = 1;  // GPUs, or 1 for the CPUs of a node without any
+  // GPUs, or 1 for the CPUs of a node without any; each counts `shares` times, and device d is a part of d / shares.
+  int devices = 1;
+  int shares = 1;  // attempts that a device is given to at a time
   bool gpus = false;
-  std::vector<int64_t> memory;  // bytes of each device; empty: unknown
+  std::vector<int64_t> memory;  // bytes of each device, below 0 for one that cannot be used; empty: unknown
   std::map<std::string, std::string> labels;
   std::string agent_version;
   std::string inventory;  // bytes of the layer above

@@ -837,7 +837,8 @@ const Job& State::AddEvent(const Job& job, Event event, absl::Time now) {
 
 void State::Send(Effect::Kind kind, const Job& job) {
   Effect effect{kind, job.node, AttemptName(job), job.number, {}};
-  if (const auto node = nodes_.find(job.node); node != nodes_.end() && node->second.gpus) effect.devices = job.held;
+  if (const auto node = nodes_.find(job.node); node != nodes_.end() && (node->second.gpus || node->second.shares > 1))
+    effect.devices = job.held;
   effects_.push_back(std::move(effect));
 }
 

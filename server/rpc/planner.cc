@@ -372,11 +372,12 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
 
 void Planner::SetNode(const std::string& node, const v1::Inventory& inventory) {
   DeviceFacts largest;
-  if (inventory.gpus().empty()) largest.memory_bytes = inventory.memory_bytes();
+  const int shares = std::max(1, inventory.shares());
+  if (inventory.gpus().empty()) largest.memory_bytes = inventory.memory_bytes() / shares;
   for (const v1::Gpu& gpu : inventory.gpus()) {
     largest.kind = DeviceFacts::Kind::kCuda;
     largest.bf16 = true;
-    largest.memory_bytes = std::max<int64_t>(largest.memory_bytes, gpu.memory_bytes());
+    largest.memory_bytes = std::max<int64_t>(largest.memory_bytes, gpu.memory_bytes() / shares);
   }
   const std::lock_guard lock(mutex_);
   devices_[node] = largest;

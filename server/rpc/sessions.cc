@@ -25,6 +25,8 @@ constexpr int kOutstandingReports = 16;
 // A failed job may be retried from its checkpoints for this long; then its node forgets them.
 constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
+constexpr int kMostGpus = 256;  // of a node
+
 std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect) {
   v1::SessionResponse message;
   if (effect.kind == Effect::Kind::kStop) {
@@ -57,15 +59,30 @@ Processes ProcessesOf(const Message& message) {
   return processes;
 }
 
+// Devices have the numbers that the driver counts GPUs by: one that does not answer leaves a hole.
+void SetDevices(const v1::Inventory& inventory, Node& node) {
+  node.gpus = inventory.gpus_size() > 0;
+  node.shares = std::max(1, inventory.shares());
+  std::vector<int64_t> memory = {inventory.memory_bytes()};
+  if (node.gpus) memory.clear();
+  for (const v1::Gpu& gpu : inventory.gpus()) {
+    const auto index = static_cast<size_t>(std::clamp(gpu.index(), 0, kMostGpus - 1));
+    if (memory.size() <= index) memory.resize(index + 1, -1);
+    memory[index] = gpu.memory_bytes();
+  }
+  for (const int64_t bytes : memory) {
+    for (int share = 0; share < node.shares; ++share) node.memory.push_back(bytes / node.shares);
+  }
+  node.devices = static_cast<int>(node.memory.size());
+  if (!node.gpus && inventory.memory_bytes() == 0) node.memory.clear();
+}
+
 Node NodeOf(const v1::Register& request) {
   Node node;
   node.id = request.node_id();
-  node.gpus = request.inventory().gpus_size() > 0;
-  node.devices = std::max(1, request.inventory().gpus_size());
+  SetDevices(request.inventory(), node);
   node.agent_version = request.agent_version();
   node.inventory = request.inventory().SerializeAsString();
-  for (const v1::Gpu& gpu : request.inventory().gpus()) node.memory.push_back(gpu.memory_bytes());
-  if (!node.gpus && request.inventory().memory_bytes() > 0) node.memory = {request.inventory().memory_bytes()};
   node.labels = {request.labels().begin(), request.labels().end()};
   node.processes = ProcessesOf(request);
   return node;

@@ -82,6 +82,20 @@ TEST_F(ServiceTest, AJobGoesOnFromTheAdapterThatAnotherPublished) {
   EXPECT_EQ(service_.Job("second").spec().lora().start_from(), "models/first/versions/1");
 }
 
+TEST_F(ServiceTest, TwoJobsShareTheCpusOfANodeThatIsSaidToBeShared) {
+  service_.StartServer();
+  service_.StartAgent({"--shares", "2"});
+  service_.AddInputs();
+  for (const char* job : {"a", "b"}) service_.Submit(job, Steps(100000));
+  ASSERT_TRUE(WaitForState("a", State::RUNNING));
+  ASSERT_TRUE(WaitForState("b", State::RUNNING));
+  EXPECT_THAT(Trainers(), SizeIs(2));
+  service_.Submit("c", Steps(5));
+  EXPECT_EQ(service_.Job("c").state(), State::QUEUED);
+  for (const char* job : {"a", "b"}) service_.Cancel(job);
+  ASSERT_TRUE(WaitForState("c", State::SUCCEEDED)) << service_.Job("c").DebugString();
+}
+
 TEST_F(ServiceTest, TheServersOwnAgentInheritsNothingOfItsRecord) {
   service_.StartServer({"--with-local-worker"});
   std::vector<pid_t> agents;

@@ -51,6 +51,7 @@ Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, Artif
             .metrics = metrics,
             .trainer = options_.trainer,
             .shared_store = options_.shared_store,
+            .inventory = inventory.Read(),
             .on_report =
                 [this] {
                   options_.wake_session();

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/durable_file.h"
@@ -208,8 +209,21 @@ absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
 }
 
 std::vector<std::string> Attempt::TrainerEnvironment() const {
+  const v1::Inventory& machine = node_.inventory;
+  const int shares = std::max(1, machine.shares());
   // As NVML counts. None on a CPU node: a GPU that the server did not give must not be taken.
-  return {"CUDA_DEVICE_ORDER=PCI_BUS_ID", absl::StrCat("CUDA_VISIBLE_DEVICES=", absl::StrJoin(order_.gpus(), ","))};
+  std::vector<int> gpus;
+  for (const int device : order_.gpus()) {
+    if (machine.gpus_size() > 0) gpus.push_back(device / shares);
+  }
+  std::vector<std::string> environment = {"CUDA_DEVICE_ORDER=PCI_BUS_ID",
+                                          absl::StrCat("CUDA_VISIBLE_DEVICES=", absl::StrJoin(gpus, ","))};
+  if (shares == 1) return environment;
+  environment.push_back(absl::StrCat("LUTHIER_DEVICE_SHARES=", shares));
+  environment.push_back(absl::StrCat("OMP_NUM_THREADS=", std::max(1, machine.cpus() / shares)));
+  // What one attempt takes too much of a GPU ends that one, and none of the others.
+  environment.push_back(absl::StrFormat("PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:%.3f", 1.0 / shares));
+  return environment;
 }
 
 v1::AttemptEnded Attempt::Train() {

@@ -40,6 +40,7 @@ class Attempt {
     AgentMetrics& metrics;
     std::string trainer;       // path of luthier-trainer
     std::string shared_store;  // empty: none
+    v1::Inventory inventory;   // as the agent found it at its start
     std::vector<std::string> memory_kill_counters = MemoryKills::Counters();
     std::function<void()> on_report;  // a report is ready to be sent
     std::function<void()> on_end;     // the attempt's thread has ended

@@ -32,7 +32,8 @@ std::string Hostname() {
 
 }  // namespace
 
-Inventory::Inventory(std::unique_ptr<Nvml> nvml) : nvml_(std::move(nvml)) {
+Inventory::Inventory(std::unique_ptr<Nvml> nvml, int shares) : nvml_(std::move(nvml)) {
+  fixed_.set_shares(shares);
   fixed_.set_cpus(UsableCpus());
   fixed_.set_memory_bytes(UsableMemoryBytes());
   fixed_.set_hostname(Hostname());

@@ -13,7 +13,7 @@ namespace luthier {
 class Inventory {
  public:
   // `nvml` may be null: no GPUs.
-  explicit Inventory(std::unique_ptr<Nvml> nvml);
+  explicit Inventory(std::unique_ptr<Nvml> nvml, int shares = 1);
   // Everything, with the GPUs' memory in use now.
   v1::Inventory Read() const;
 

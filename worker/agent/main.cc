@@ -38,6 +38,7 @@ struct WorkerOptions {
   std::string shared_store;
   std::string trainer;
   std::vector<std::string> labels;  // KEY=VALUE
+  int shares = 1;
   uint64_t cache_limit = uint64_t{50} << 30;
   uint64_t keep_limit = uint64_t{50} << 30;
 };
@@ -90,7 +91,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   cache_options.max_bytes = static_cast<int64_t>(options.cache_limit);
   cache_options.on_fetched = [&](int64_t bytes) { metrics.ObserveFetched(bytes); };
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<InputCache> cache, InputCache::Open(cache_options, files));
-  const Inventory inventory(Nvml::Load());
+  const Inventory inventory(Nvml::Load(), options.shares);
   metrics.ObserveInventory(inventory.Read());
 
   Session session(channel);
@@ -136,6 +137,11 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--shared-store", options.shared_store, "Folder `artifacts` of the server, if this machine sees it")
       ->envname("LUTHIER_SHARED_STORE");
+  app.add_option("--shares", options.shares,
+                 "Attempts that a device is given to at a time, each with its part of the memory (and of the CPUs)")
+      ->envname("LUTHIER_WORKER_SHARES")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
   app.add_option("--label", options.labels, "Label for jobs that ask for it (resources.node_selector); may be repeated")
       ->envname("LUTHIER_WORKER_LABELS")
       ->delimiter(',')

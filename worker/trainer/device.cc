@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
@@ -33,6 +34,13 @@ bool HasBf16Units(int gpu) {
   const auto attribute = reinterpret_cast<Attribute>(dlsym(RTLD_DEFAULT, "cudaDeviceGetAttribute"));
   int major = 0;
   return attribute != nullptr && attribute(&major, kComputeCapabilityMajor, gpu) == 0 && major >= 8;
+}
+
+// Attempts that the device is given to at a time, as the agent says.
+int64_t Shares() {
+  const char* const shares = std::getenv("LUTHIER_DEVICE_SHARES");
+  int64_t number = 1;
+  return shares != nullptr && absl::SimpleAtoi(shares, &number) && number > 1 ? number : 1;
 }
 
 }  // namespace
@@ -64,11 +72,12 @@ DeviceFacts FactsOf(const at::Device& device) {
   DeviceFacts facts;
   facts.threads = at::get_num_threads();
   if (device.is_cpu()) {
-    facts.memory_bytes = UsableMemoryBytes();
+    facts.memory_bytes = UsableMemoryBytes() / Shares();
     return facts;
   }
   facts.kind = DeviceFacts::Kind::kCuda;
-  facts.memory_bytes = static_cast<int64_t>(c10::getDeviceAllocator(at::kCUDA)->getMemoryInfo(device.index()).second);
+  facts.memory_bytes =
+      static_cast<int64_t>(c10::getDeviceAllocator(at::kCUDA)->getMemoryInfo(device.index()).second) / Shares();
   facts.bf16 = HasBf16Units(device.index());
   return facts;
 }

@@ -20,7 +20,7 @@ absl::StatusOr<at::Device> DeviceOfRank(int rank);
 // Puts copies in the place of tensors that are elsewhere.
 void MoveTo(const at::Device& device, NamedTensors& tensors);
 
-// What the plan needs to know of it.
+// What the plan needs to know of it; of a device that others use too (LUTHIER_DEVICE_SHARES) the part that is ours.
 DeviceFacts FactsOf(const at::Device& device);
 
 // Most memory that the process has had of it so far: of the GPU what was reserved, on a CPU what was resident.

@@ -117,6 +117,23 @@ TEST_F(AttemptTest, TrainsAndPublishes) {
   EXPECT_EQ(server_.uploaded[kName].files.size(), 1u);
 }
 
+TEST_F(AttemptTest, ATrainerThatSharesItsDeviceIsToldItsPart) {
+  node_.inventory.set_shares(4);
+  node_.inventory.set_cpus(10);
+  node_.inventory.add_gpus();
+  Trainer("env > \"$5/env\"\n" + std::string(kFinish));
+  v1::StartAttempt order = Order();
+  order.add_gpus(6);  // the third part of GPU 1
+  attempt_ = std::make_unique<Attempt>(node_, *AttemptName::Parse(kName), order);
+  ASSERT_TRUE(WaitForEnd());
+  std::ifstream environment(folder_.RunFolder("j") + "/env");
+  const std::string all((std::istreambuf_iterator<char>(environment)), {});
+  EXPECT_THAT(all, HasSubstr("CUDA_VISIBLE_DEVICES=1\n"));
+  EXPECT_THAT(all, HasSubstr("LUTHIER_DEVICE_SHARES=4\n"));
+  EXPECT_THAT(all, HasSubstr("OMP_NUM_THREADS=2\n"));
+  EXPECT_THAT(all, HasSubstr("per_process_memory_fraction:0.250"));
+}
+
 TEST_F(AttemptTest, GivesTheTrainerLocalPathsAndTheRunFolder) {
   Trainer(R"(cp "$3" "$5/spec.json"; cat "$5/../attempt-1/base_model/config.json" > "$5/config"; env > "$5/env"
 )" + std::string(kFinish));

@@ -141,6 +141,18 @@ TEST_F(PolicyTest, AnAttemptOnASmallDeviceDoesNotStopForAJobThatNeedsALargeOne) 
   Expect({{"urgent", 1, "making room on n1: on-large", .service_class = ServiceClass::kInteractive, .memory = 40}});
 }
 
+TEST_F(PolicyTest, AJobOfSeveralDevicesTakesNoPartsOfSharedOnes) {
+  AddNode("n1", 4, {0, 1, 2, 3});
+  nodes_.back().shares = 2;
+  Expect({{"pair", 2, "too large"}, {"one", 1, "n1:0"}, {"another", 1, "n1:1"}});
+}
+
+TEST_F(PolicyTest, AGpuThatDoesNotAnswerIsGivenToNobody) {
+  AddNode("n1", 3, {0, 1, 2});
+  Has({24, -1, 24});
+  Expect({{"a", 1, "n1:0"}, {"b", 1, "n1:2"}, {"c", 1, "busy"}});
+}
+
 TEST_F(PolicyTest, AJobRunsOnlyWhereTheLabelsAreThatItAsksFor) {
   AddNode("n1", 1, {0});
   Has({}, {{"gpu", "a100"}});
