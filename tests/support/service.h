@@ -79,10 +79,14 @@ class Service {
     models = v1::ModelService::NewStub(channel);
     nodes = v1::NodeService::NewStub(channel);
   }
-  void StartAgent() { agent = RunAgent("n1", agent_metrics); }
-  BackgroundProgram RunAgent(const std::string& node, const std::string& metrics = "127.0.0.1:0") const {
-    return BackgroundProgram({bin_ + "/luthier-worker", "--server", Address(), "--metrics-listen", metrics,
-                              "--data-dir", AgentFolder(node), "--node-id", node});
+  void StartAgent(const std::vector<std::string>& more = {}) { agent = RunAgent("n1", agent_metrics, more); }
+  BackgroundProgram RunAgent(const std::string& node, const std::string& metrics = "127.0.0.1:0",
+                             const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> command = {bin_ + "/luthier-worker", "--server",  Address(),
+                                        "--metrics-listen",       metrics,     "--data-dir",
+                                        AgentFolder(node),        "--node-id", node};
+    command.insert(command.end(), more.begin(), more.end());
+    return BackgroundProgram(command);
   }
   std::string Address() const { return absl::StrCat("127.0.0.1:", port_); }
   std::string AgentFolder(const std::string& node = "n1") const { return folder_ + "/" + node; }
