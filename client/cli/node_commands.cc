@@ -1,7 +1,10 @@
 #include <algorithm>
+#include <map>
 #include <memory>
+#include <string>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/table.h"
@@ -28,12 +31,18 @@ std::string GpuMemory(const v1::Inventory& inventory) {
   return all == 0 ? "-" : absl::StrCat(FormatBytes(used), " of ", FormatBytes(all));
 }
 
+std::string LabelList(const google::protobuf::Map<std::string, std::string>& labels) {
+  const std::map<std::string, std::string> sorted(labels.begin(), labels.end());
+  return absl::StrJoin(sorted, ",", absl::PairFormatter("="));
+}
+
 std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Terminal& terminal) {
   std::vector<Column> columns = {
       {"NAME", false, true}, {"STATE"},      {"CPUS", true}, {"MEMORY", true}, {"GPUS", false, true},
       {"RUNS", false, true}, {"HEARD", true}};
   if (wide) {
-    for (const char* heading : {"GPU MEMORY", "CPU", "HOST", "AGENT"}) columns.push_back({heading, false, true});
+    for (const char* heading : {"GPU MEMORY", "CPU", "HOST", "AGENT", "LABELS"})
+      columns.push_back({heading, false, true});
   }
   const bool reasons =
       std::any_of(nodes.begin(), nodes.end(), [](const v1::Node& n) { return !n.state_reason().empty(); });
@@ -57,8 +66,8 @@ std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Termi
         runs.empty() ? "-" : runs,
         node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
     if (wide) {
-      for (const std::string& cell :
-           {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(), node.agent_version()}) {
+      for (const std::string& cell : {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(),
+                                      node.agent_version(), LabelList(node.labels())}) {
         cells.emplace_back(cell.empty() ? "-" : cell);
       }
     }
