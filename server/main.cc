@@ -1,4 +1,4 @@
-// luthierd: starts the server, waits for the signal to end, ends it; or checks or restores its data.
+// luthierd: starts the server, waits for the signal to end, ends it; or checks, restores or opens its data.
 #include <signal.h>
 
 #include <cstdio>
@@ -8,7 +8,9 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "server/artifacts.h"
 #include "server/options.h"
+#include "server/rpc/admin_token.h"
 #include "server/rpc/backup.h"
 #include "server/server.h"
 
@@ -21,21 +23,35 @@ int Fail(const absl::Status& status) {
 }
 
 int Check(const ServerOptions& options) {
-  const absl::StatusOr<DataFacts> facts = CheckFolder(options.data_dir);
+  const absl::StatusOr<std::unique_ptr<ArtifactStore>> bucket = OpenBucketToRead(options);
+  if (!bucket.ok()) return Fail(bucket.status());
+  const absl::StatusOr<DataFacts> facts = CheckFolder(options.data_dir, bucket->get());
   if (!facts.ok()) return Fail(facts.status());
-  std::printf("%s: %lld jobs and %zu stored files, %lld bytes in all, nothing is damaged\n", options.data_dir.c_str(),
-              static_cast<long long>(facts->jobs), facts->files.size(), static_cast<long long>(facts->bytes()));
+  const std::string where = facts->bucket.empty() ? "" : " in " + facts->bucket;
+  std::printf("%s: %lld jobs and %zu stored files%s, %lld bytes %s, nothing is damaged\n", options.data_dir.c_str(),
+              static_cast<long long>(facts->jobs), facts->files.size(), where.c_str(),
+              static_cast<long long>(facts->bytes()), where.empty() ? "in all" : "here");
   return 0;
 }
 
 int Restore(const ServerOptions& options) {
-  const absl::StatusOr<DataFacts> facts = RestoreBackup(options.backup, options.data_dir, absl::Now());
+  const auto open_store = [&](const std::string& bucket) { return OpenArtifacts(options, bucket); };
+  const absl::StatusOr<DataFacts> facts = RestoreBackup(options.backup, options.data_dir, open_store, absl::Now());
   if (!facts.ok()) return Fail(facts.status());
   std::printf(
       "%s: %lld jobs and %zu stored files as they were at %s, epoch %d; attempts of before end when their agents come "
       "back\n",
       options.data_dir.c_str(), static_cast<long long>(facts->jobs), facts->files.size(),
       absl::FormatTime(facts->create_time).c_str(), facts->epoch);
+  return 0;
+}
+
+int MakeAdminToken(const ServerOptions& options) {
+  const absl::StatusOr<std::string> secret = ReplaceAdminToken(options.data_dir, options.token, absl::Now());
+  if (!secret.ok()) return Fail(secret.status());
+  std::printf("%s\n", secret->c_str());
+  std::fprintf(stderr, "luthierd: this is the secret of tokens/%s, shown once; an earlier one is worthless\n",
+               options.token.c_str());
   return 0;
 }
 
@@ -46,6 +62,7 @@ int Main(int argc, char** argv) {
   const auto& options = std::get<ServerOptions>(*read);
   if (options.action == ServerAction::kCheck) return Check(options);
   if (options.action == ServerAction::kRestore) return Restore(options);
+  if (options.action == ServerAction::kAdminToken) return MakeAdminToken(options);
 
   // Debian builds Abseil with its search for deadlocks, which gRPC then pays for at each of its locks.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);

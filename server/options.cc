@@ -21,9 +21,10 @@ namespace {
 // The options that a file may hold, as text: the same names as the flags.
 std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   std::vector<CLI::Option*> options;
-  for (const char* name : {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker",
-                           "--worker-metrics-listen", "--keep-unused", "--keep-versions", "--preempt-after",
-                           "--retention", "--trust-network", "--tls-cert", "--tls-key", "--tls-client-ca"}) {
+  for (const char* name :
+       {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
+        "--keep-versions", "--preempt-after", "--retention", "--trust-network", "--allow-network-disk", "--tls-cert",
+        "--tls-key", "--tls-client-ca", "--artifact-store", "--artifact-cache-limit"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -85,8 +86,20 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   app.add_flag("--trust-network", options.trust_network,
                "As long as there are no tokens, let other machines do everything too")
       ->envname("LUTHIER_TRUST_NETWORK");
+  app.add_flag("--allow-network-disk", options.allow_network_disk,
+               "Take a --data-dir on what looks like a network file system")
+      ->envname("LUTHIER_ALLOW_NETWORK_DISK");
   add("--worker-metrics-listen", options.worker_metrics_listen,
       "Address of that agent's /metrics; port 0: any free one", "LUTHIER_WORKER_METRICS_LISTEN");
+  add("--artifact-store", options.artifact_store,
+      "Bucket for datasets, models and artifacts, s3://BUCKET/PREFIX, with credentials of the environment; default: in "
+      "the data folder",
+      "LUTHIER_ARTIFACT_STORE");
+  app.add_option("--artifact-cache-limit", options.artifact_cache_limit,
+                 "Bytes of a bucket's datasets to keep in the data folder, such as 200GB")
+      ->envname("LUTHIER_ARTIFACT_CACHE_LIMIT")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
   add("--retention", retention,
       "How long logs and progress of jobs that are over are kept, unless a job says otherwise", "LUTHIER_RETENTION");
@@ -102,7 +115,13 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   CLI::App& restore =
       *app.add_subcommand("restore", "Make the data folder what a backup of `luthier admin backup` shows, and end");
   restore.add_option("--from", options.backup, "Folder of the backup")->required();
-  for (CLI::App* action : {&check, &restore}) action->fallthrough();
+  CLI::App& admin_token = *app.add_subcommand(
+      "admin-token",
+      "Give an admin's token another secret and print it, where the old one was lost, and end; no server "
+      "may use the data folder");
+  admin_token.add_option("TOKEN", options.token, "Name of the token; it is made if there is none")
+      ->capture_default_str();
+  for (CLI::App* action : {&check, &restore, &admin_token}) action->fallthrough();
   app.require_subcommand(0, 1);
   app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")
       ->envname("LUTHIER_CONFIG");
@@ -129,6 +148,7 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   }
   options.data_dir = std::filesystem::absolute(options.data_dir);
   if (check.parsed()) options.action = ServerAction::kCheck;
+  if (admin_token.parsed()) options.action = ServerAction::kAdminToken;
   if (restore.parsed()) {
     options.action = ServerAction::kRestore;
     options.backup = std::filesystem::absolute(options.backup);

@@ -1,6 +1,7 @@
 // What luthierd is told: flags beat environment beat file beat defaults.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <variant>
 
@@ -10,19 +11,23 @@
 namespace luthier {
 
 // What luthierd is started for.
-enum class ServerAction { kServe, kCheck, kRestore };
+enum class ServerAction { kServe, kCheck, kRestore, kAdminToken };
 
 struct ServerOptions {
   ServerAction action = ServerAction::kServe;
-  std::string backup;  // absolute: of kRestore
+  std::string backup;          // absolute: of kRestore
+  std::string token = "root";  // of kAdminToken
   std::string listen = "127.0.0.1:7070";
   std::string metrics_listen = "127.0.0.1:9464";
   std::string data_dir;  // absolute
   bool with_local_worker = false;
   bool trust_network = false;
+  bool allow_network_disk = false;
   // Files; empty: no TLS, or none is wanted of callers.
   std::string tls_cert, tls_key, tls_client_ca;
   std::string worker_metrics_listen = "127.0.0.1:0";
+  std::string artifact_store;  // s3://BUCKET/PREFIX; empty: in the data folder
+  int64_t artifact_cache_limit = int64_t{50} << 30;
   absl::Duration keep_unused = absl::Hours(1);
   int keep_versions = 0;  // newest versions of a model; 0: all
   absl::Duration preempt_after = absl::Minutes(10);

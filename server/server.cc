@@ -18,6 +18,12 @@
 #include "grpcpp/security/tls_credentials_options.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "prometheus/client_metric.h"
+#include "prometheus/metric_family.h"
+#include "server/artifacts.h"
+#include "server/certificate.h"
+#include "server/rpc/attempt_key.h"
+#include "server/store/network_disk.h"
 
 namespace luthier {
 namespace {
@@ -31,7 +37,10 @@ constexpr int kCallThreads = 64;
 constexpr int kTaskThreads = 2;
 // Each reads a dataset with one core; more at a time would take the cores from the calls that are quick.
 constexpr int kPlanningThreads = 2;
+// Each waits for the answer of a store that is far away, for minutes if it is out of reach.
+constexpr int kStoringThreads = 2;
 constexpr unsigned kCertificateRefreshSeconds = 1;
+constexpr int kStreamsAConnection = 1000;
 
 // The binary's own folder, where its sister programs lie.
 std::string BinFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -92,45 +101,70 @@ void SetChannelArguments(grpc::ServerBuilder& builder) {
   // abuse.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // What one connection can have the server work on, or keep for streams that it does not read. Its further calls wait
+  // on the client's side.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsAConnection);
   // gRPC unpacks a message before it looks at its size: a few kilobytes become gigabytes.
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_DEFLATE, false);
   builder.SetCompressionAlgorithmSupportStatus(GRPC_COMPRESS_GZIP, false);
 }
 
+// Read at every scrape: the file may have been replaced.
+class CertificateMetric final : public prometheus::Collectable {
+ public:
+  explicit CertificateMetric(std::string path) : path_(std::move(path)) {}
+  std::vector<prometheus::MetricFamily> Collect() const override {
+    const absl::Time end = path_.empty() ? absl::UnixEpoch() : CertificateEnd(path_).value_or(absl::UnixEpoch());
+    prometheus::ClientMetric metric;
+    metric.gauge.value = absl::ToDoubleSeconds(end - absl::UnixEpoch());
+    return {{"luthier_tls_certificate_expiry_timestamp_seconds",
+             "When the certificate of --tls-cert expires; 0 without one",
+             prometheus::MetricType::Gauge,
+             {metric}}};
+  }
+
+ private:
+  const std::string path_;
+};
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
   LUTHIER_RETURN_IF_ERROR(CreateFolders(options.data_dir));
+  if (!options.allow_network_disk) LUTHIER_RETURN_IF_ERROR(CheckLocalDisk(options.data_dir));
+  if (!options.tls_cert.empty()) LUTHIER_RETURN_IF_ERROR(CheckCertificate(options.tls_cert, absl::Now()));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<FileArtifactStore> artifacts,
-                           FileArtifactStore::Open(options.data_dir + "/artifacts"));
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<ArtifactStore> artifacts, OpenArtifacts(options));
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now(), {.preempt_after = options.preempt_after}));
   LUTHIER_ASSIGN_OR_RETURN(std::vector<Token> tokens, store->Tokens());
   const bool any_tokens = !tokens.empty();
-  std::unique_ptr<Server> server(
-      new Server(options, std::move(store), std::move(artifacts), std::move(state), std::move(tokens)));
+  LUTHIER_ASSIGN_OR_RETURN(std::string attempt_key, AttemptKeyOf(options.data_dir));
+  std::unique_ptr<Server> server(new Server(options, std::move(store), std::move(artifacts), std::move(state),
+                                            std::move(tokens), std::move(attempt_key)));
   LUTHIER_RETURN_IF_ERROR(server->Listen(options));
   SayWhoMayCall(options, any_tokens);
   return server;
 }
 
-Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts,
-               State state, std::vector<Token> tokens)
+Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<ArtifactStore> artifacts,
+               State state, std::vector<Token> tokens, std::string attempt_key)
     : store_(std::move(store)),
       artifacts_(std::move(artifacts)),
       registry_(std::make_shared<prometheus::Registry>()),
       metrics_(*registry_, LUTHIER_VERSION),
+      access_(std::move(tokens), {.trust_network = options.trust_network,
+                                  .audit = {.path = options.data_dir + "/audit.log"},
+                                  .attempt_key = std::move(attempt_key)}),
       tasks_(kTaskThreads),
       planning_(kPlanningThreads),
+      storing_(kStoringThreads),
       loop_(*store_, std::move(state), LoopOptions()),
       planner_(*store_, *artifacts_, options.data_dir),
       housekeeping_(
           loop_, *store_, *artifacts_,
           {.keep_unused = options.keep_unused, .retention = options.retention, .keep_versions = options.keep_versions}),
-      access_(std::move(tokens),
-              {.trust_network = options.trust_network, .audit_path = options.data_dir + "/audit.log"}),
-      backend_{loop_,     *store_,       *artifacts_, planner_, watches_,        tasks_,
-               planning_, housekeeping_, metrics_,    access_,  options.data_dir} {}
+      backend_{loop_,     *store_,  *artifacts_,   planner_, watches_, tasks_,
+               planning_, storing_, housekeeping_, metrics_, access_,  options.data_dir} {}
 
 Server::~Server() { Shutdown(); }
 
@@ -140,8 +174,9 @@ StateLoop::Options Server::LoopOptions() {
     metrics_.ObserveBatch(state, writes, now);
     watches_.Publish(writes.events);
   };
-  options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); };
+  options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, access_, effects); };
   options.on_commit_time = [this](absl::Duration duration, size_t batch) { metrics_.ObserveCommit(duration, batch); };
+  options.on_log_bytes = [this](int64_t bytes) { metrics_.ObserveLog(bytes); };
   options.on_failure = [this](const absl::Status& status) {
     std::fprintf(stderr, "luthierd: ending: %s\n", std::string(status.message()).c_str());
     failed_ = true;
@@ -157,6 +192,8 @@ absl::Status Server::Listen(const ServerOptions& options) {
     return CannotListen("--metrics-listen", options.metrics_listen);
   }
   exposer_->RegisterCollectable(registry_);
+  certificate_ = std::make_shared<CertificateMetric>(options.tls_cert);
+  exposer_->RegisterCollectable(certificate_);
   const std::string metrics_address = WithPort(options.metrics_listen, exposer_->GetListeningPorts()[0]);
 
   grpc::EnableDefaultHealthCheckService(true);
@@ -179,12 +216,16 @@ absl::Status Server::Listen(const ServerOptions& options) {
   std::fprintf(stderr, "luthierd %s serves on %s, metrics on http://%s/metrics, data in %s (SQLite %s, gRPC %s)\n",
                LUTHIER_VERSION, address.c_str(), metrics_address.c_str(), options.data_dir.c_str(),
                Store::SqliteVersion().c_str(), grpc::Version().c_str());
+  if (!artifacts_->Address().empty())
+    std::fprintf(stderr, "luthierd: datasets, models and artifacts in %s\n", artifacts_->Address().c_str());
   if (options.with_local_worker) {
-    worker_ = std::make_unique<LocalWorker>(
-        access_.MakeAgentSecret(),
-        std::vector<std::string>{BinFolder() + "/luthier-worker", "--server", by_socket ? socket : address,
-                                 "--data-dir", options.data_dir + "/worker", "--shared-store",
-                                 options.data_dir + "/artifacts", "--metrics-listen", options.worker_metrics_listen});
+    std::vector<std::string> command = {
+        BinFolder() + "/luthier-worker", "--server",         by_socket ? socket : address, "--data-dir",
+        options.data_dir + "/worker",    "--metrics-listen", options.worker_metrics_listen};
+    if (options.artifact_store.empty()) {
+      command.insert(command.end(), {"--shared-store", LocalArtifacts(options.data_dir)});
+    }
+    worker_ = std::make_unique<LocalWorker>(access_.MakeAgentSecret(), std::move(command));
   }
   return absl::OkStatus();
 }

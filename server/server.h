@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "grpcpp/server.h"
+#include "prometheus/collectable.h"
 #include "prometheus/exposer.h"
 #include "server/local_worker.h"
 #include "server/options.h"
@@ -27,24 +28,25 @@ class Server {
   bool failed() const { return failed_; }
 
  private:
-  Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<FileArtifactStore> artifacts,
-         State state, std::vector<Token> tokens);
+  Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<ArtifactStore> artifacts,
+         State state, std::vector<Token> tokens, std::string attempt_key);
   absl::Status Listen(const ServerOptions& options);
   StateLoop::Options LoopOptions();
 
   std::atomic<bool> failed_ = false;
   std::unique_ptr<Store> store_;
-  std::unique_ptr<FileArtifactStore> artifacts_;
+  std::unique_ptr<ArtifactStore> artifacts_;
   std::shared_ptr<prometheus::Registry> registry_;
   ServerMetrics metrics_;
+  Access access_;
   Sessions sessions_;
   WatchHub watches_;
-  TaskPool tasks_, planning_;
+  TaskPool tasks_, planning_, storing_;
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;
-  Access access_;
   Backend backend_;
+  std::shared_ptr<prometheus::Collectable> certificate_;
   std::unique_ptr<prometheus::Exposer> exposer_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<grpc::Server> grpc_;

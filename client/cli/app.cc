@@ -70,6 +70,7 @@ void AddCommands(CLI::App& app, CommandContext& context) {
   AddModelCommands(app, context);
   AddNodeCommands(app, context);
   AddQueueCommands(app, context);
+  AddTenantCommands(app, context);
   AddAdminCommands(app, context);
   AddGenerateCommand(app, context);
   AddContextCommands(app, context);

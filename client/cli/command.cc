@@ -1,8 +1,10 @@
 #include "client/cli/command.h"
 
 #include <cstdlib>
+#include <filesystem>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/text.h"
@@ -66,9 +68,13 @@ std::vector<std::string> CommandContext::CandidatesOf(const CLI::App& command) {
 
 absl::Status CommandContext::Load() {
   LUTHIER_ASSIGN_OR_RETURN(config_, ReadConfig(flags_.config_path));
-  const std::string output = !flags_.output.empty()    ? flags_.output
-                             : !config_.output.empty() ? config_.output
-                                                       : "table";
+  std::error_code error;
+  const std::string folder = std::filesystem::current_path(error);  // empty if it was removed
+  LUTHIER_ASSIGN_OR_RETURN(project_, ReadProjectConfig(folder));
+  const std::string output = !flags_.output.empty()     ? flags_.output
+                             : !project_.output.empty() ? project_.output
+                             : !config_.output.empty()  ? config_.output
+                                                        : "table";
   LUTHIER_ASSIGN_OR_RETURN(format_, ParseOutputFormat(output));
   return absl::OkStatus();
 }
@@ -79,7 +85,8 @@ absl::StatusOr<Client*> CommandContext::client() {
     LUTHIER_ASSIGN_OR_RETURN(options.server, ChooseServer({.server_flag = flags_.server,
                                                            .context_flag = flags_.context,
                                                            .server_environment = Environment("LUTHIER_SERVER"),
-                                                           .context_environment = Environment("LUTHIER_CONTEXT")},
+                                                           .context_environment = Environment("LUTHIER_CONTEXT"),
+                                                           .context_of_project = project_.context},
                                                           config_));
     LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
     LUTHIER_ASSIGN_OR_RETURN(options.token, TokenFromEnvironment());
@@ -89,6 +96,18 @@ absl::StatusOr<Client*> CommandContext::client() {
 }
 
 void CommandContext::Say(const std::string& message) { err_ << message << std::endl; }
+
+absl::Status CommandContext::Confirm(const std::string& what) {
+  if (yes_ || answers_ == nullptr || !err_terminal_.interactive) return absl::OkStatus();
+  err_ << what << "? [y/N] " << std::flush;
+  std::string answer;
+  std::getline(*answers_, answer);
+  answer = absl::AsciiStrToLower(absl::StripAsciiWhitespace(answer));
+  if (answer == "y" || answer == "yes") return absl::OkStatus();
+  return absl::CancelledError("nothing was changed; answer y, or give --yes");
+}
+
+void CommandContext::AddYesFlag(CLI::App& command) { command.add_flag("-y,--yes", yes_, "Do not ask before"); }
 
 TransferProgress CommandContext::ShowTransfer(const std::string& what) {
   if (!err_terminal_.interactive) return {};

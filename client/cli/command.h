@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <istream>
 #include <map>
 #include <memory>
 #include <ostream>
@@ -38,6 +39,8 @@ class CommandContext {
   // `out` and `err` with what is at their other ends.
   CommandContext(std::ostream& out, const Terminal& out_terminal, std::ostream& err, const Terminal& err_terminal,
                  Interrupts& interrupts);
+  // Where a person answers questions; without it nobody is asked.
+  void AnswersComeFrom(std::istream& in) { answers_ = &in; }
 
   // Adds the flags to a command.
   void AddGlobalFlags(CLI::App& command);
@@ -54,7 +57,7 @@ class CommandContext {
   void CompleteWith(const CLI::App& command, Candidates candidates) { candidates_[&command] = std::move(candidates); }
   std::vector<std::string> CandidatesOf(const CLI::App& command);
 
-  // Reads the config file. Errors: INVALID_ARGUMENT. Call before the functions below.
+  // Reads the config files. Errors: INVALID_ARGUMENT. Call before the functions below.
   absl::Status Load();
   const Config& config() const { return config_; }
   const std::string& config_path() const { return flags_.config_path; }
@@ -72,6 +75,11 @@ class CommandContext {
 
   // A message for the person, on standard error.
   void Say(const std::string& message);
+  // Asks the person at the terminal before `what` is done, such as "delete datasets/words"; scripts are not asked.
+  // Errors: CANCELLED unless the answer is yes.
+  absl::Status Confirm(const std::string& what);
+  // Of a command that calls Confirm().
+  void AddYesFlag(CLI::App& command);
   // Prints a message as -o json or yaml.
   void PrintForPrograms(const nlohmann::json& value) { out_ << FormatJson(value, format_); }
 
@@ -84,8 +92,10 @@ class CommandContext {
   std::ostream& err_;
   const Terminal err_terminal_;
   Interrupts& interrupts_;
+  std::istream* answers_ = nullptr;
+  bool yes_ = false;
   GlobalFlags flags_;
-  Config config_;
+  Config config_, project_;
   OutputFormat format_ = OutputFormat::kTable;
   std::unique_ptr<Client> client_;
   std::function<absl::Status()> action_;
@@ -95,14 +105,20 @@ class CommandContext {
 // Each adds the commands of one noun (one file each).
 void AddJobCommands(CLI::App& app, CommandContext& context);
 void AddJobSubmitCommand(CLI::App& job, CommandContext& context);
+void AddJobEstimateCommand(CLI::App& job, CommandContext& context);
+void AddJobCheckpointCommands(CLI::App& job, CommandContext& context);
+void AddJobMetricsCommand(CLI::App& job, CommandContext& context);
 void AddJobStepCommands(CLI::App& job, CommandContext& context);
 void AddDatasetCommands(CLI::App& app, CommandContext& context);
 void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context);
 void AddModelCommands(CLI::App& app, CommandContext& context);
+void AddModelAliasCommands(CLI::App& model, CommandContext& context);
 void AddNodeCommands(CLI::App& app, CommandContext& context);
 void AddQueueCommands(CLI::App& app, CommandContext& context);
+void AddTenantCommands(CLI::App& app, CommandContext& context);
 void AddSweepCommands(CLI::App& app, CommandContext& context);
 void AddAdminCommands(CLI::App& app, CommandContext& context);
+void AddTokenCommands(CLI::App& admin, CommandContext& context);
 void AddGenerateCommand(CLI::App& app, CommandContext& context);
 void AddContextCommands(CLI::App& app, CommandContext& context);
 void AddCompletionCommand(CLI::App& app, CommandContext& context);

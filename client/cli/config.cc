@@ -42,9 +42,7 @@ std::map<std::string, std::string> ParseContexts(const json* contexts, std::vect
   return servers;
 }
 
-}  // namespace
-
-absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& path) {
+absl::StatusOr<Config> Parse(const std::string& text, const std::string& path, bool of_project) {
   LUTHIER_ASSIGN_OR_RETURN(const YamlDocument document, ParseYaml(text, path));
   if (document.value.is_null()) return Config();
   if (!document.value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": is no block of fields"));
@@ -53,13 +51,37 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& p
   BlockReader reader(document.value, "", violations);
   reader.Text("context", config.context);
   reader.Choice("output", config.output, {"table", "wide", "json", "yaml", "name"});
-  config.servers = ParseContexts(reader.Raw("contexts"), violations);
+  const json* const contexts = reader.Raw("contexts");
+  if (of_project && contexts != nullptr) {
+    reader.Violation("contexts",
+                     "stand in your own config file, so that no project chooses where your token is sent; "
+                     "make one with `luthier context set`");
+  } else {
+    config.servers = ParseContexts(contexts, violations);
+  }
   reader.Finish();
   if (!violations.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": ", absl::StrJoin(violations, absl::StrCat("\n", path, ": "))));
   }
   return config;
+}
+
+}  // namespace
+
+absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& path) {
+  return Parse(text, path, /*of_project=*/false);
+}
+
+absl::StatusOr<Config> ReadProjectConfig(const std::string& folder) {
+  for (std::filesystem::path at = folder; !at.empty(); at = at.parent_path()) {
+    const std::string path = at / ".luthier.yaml";
+    const absl::StatusOr<std::string> text = ReadTextFile(path);
+    if (text.ok()) return Parse(*text, path, /*of_project=*/true);
+    if (!absl::IsNotFound(text.status())) return absl::InvalidArgumentError(text.status().message());
+    if (at == at.parent_path()) break;
+  }
+  return Config();
 }
 
 absl::StatusOr<Config> ReadConfig(const std::string& path) {
@@ -101,6 +123,7 @@ absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Con
   if (!sources.context_flag.empty()) return of_context(sources.context_flag, "--context");
   if (!sources.server_environment.empty()) return sources.server_environment;
   if (!sources.context_environment.empty()) return of_context(sources.context_environment, "LUTHIER_CONTEXT");
+  if (!sources.context_of_project.empty()) return of_context(sources.context_of_project, "context in .luthier.yaml");
   if (!config.context.empty()) return of_context(config.context, "context in the config file");
   return kDefaultServer;
 }

@@ -1,4 +1,4 @@
-// Which server to talk to, and how to print: flags > environment > config file.
+// Which server to talk to, and how to print: flags > environment > the project's file > one's own config file.
 #pragma once
 
 #include <map>
@@ -26,6 +26,11 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& p
 // A file that does not exist is an empty config.
 absl::StatusOr<Config> ReadConfig(const std::string& path);
 
+// What the nearest `.luthier.yaml` in `folder` (absolute) or above it says: `context` and `output`, as in a config
+// file. Errors: INVALID_ARGUMENT, also for contexts: a project that somebody else wrote must not say where tokens are
+// sent.
+absl::StatusOr<Config> ReadProjectConfig(const std::string& folder);
+
 // Writes the file durably, and its folder if needed.
 absl::Status WriteConfig(const Config& config, const std::string& path);
 
@@ -38,6 +43,7 @@ struct ServerSources {
   std::string context_flag;         // --context
   std::string server_environment;   // LUTHIER_SERVER
   std::string context_environment;  // LUTHIER_CONTEXT
+  std::string context_of_project;   // .luthier.yaml
 };
 
 // The server's address. Errors: INVALID_ARGUMENT for a context that the config does not have, listing those it has.

@@ -17,6 +17,10 @@ absl::Status List(CommandContext& context) {
     context.PrintForPrograms(out);
     return absl::OkStatus();
   }
+  if (context.format() == OutputFormat::kName) {
+    for (const auto& [name, server] : config.servers) context.out() << name << "\n";
+    return absl::OkStatus();
+  }
   if (config.servers.empty()) {
     context.Say("no contexts; make one with: luthier context set NAME --server HOST:PORT");
     return absl::OkStatus();

@@ -1,9 +1,11 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/dataset_files.h"
+#include "client/cli/list.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "lib/base/status_macros.h"
@@ -58,26 +60,9 @@ std::string RowsOf(const v1::Dataset& dataset, const std::string& part) {
   return "-";
 }
 
-absl::Status List(CommandContext& context) {
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Dataset> datasets, client->ListDatasets(kMostListed));
-  if (context.ForPrograms()) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const v1::Dataset& dataset : datasets) list.push_back(MessageToJson(dataset));
-    context.PrintForPrograms({{"datasets", list}});
-    return absl::OkStatus();
-  }
-  if (context.format() == OutputFormat::kName) {
-    for (const v1::Dataset& dataset : datasets) context.out() << dataset.name() << "\n";
-    return absl::OkStatus();
-  }
-  if (datasets.empty()) {
-    context.Say("no datasets; upload one with: luthier dataset upload NAME FOLDER");
-    return absl::OkStatus();
-  }
-  const bool wide = context.format() == OutputFormat::kWide;
+Table DatasetTable(const std::vector<v1::Dataset>& datasets, bool wide) {
   std::vector<Column> columns = {{"NAME", false, true}, {"TRAIN", true}, {"VALIDATION", true},
-                                 {"TEST", true},        {"SIZE", true},  {"AGE", true}};
+                                 {"TEST", true},        {"SIZE", true},  {"AGE", true, false, true}};
   if (wide) columns.push_back({"SHA-256", false, true});
   Table table(columns);
   for (const v1::Dataset& dataset : datasets) {
@@ -89,11 +74,35 @@ absl::Status List(CommandContext& context) {
     if (wide) cells.emplace_back(dataset.parts().empty() ? "-" : dataset.parts(0).sha256());
     table.AddRow(std::move(cells));
   }
-  context.out() << table.Render(context.out_terminal());
+  return table;
+}
+
+absl::Status List(CommandContext& context, bool watch) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  return ShowList(context, watch, [&]() -> absl::StatusOr<Listing> {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Dataset> datasets, client->ListDatasets(kMostListed));
+    return ListingOf("datasets", datasets, DatasetTable(datasets, WantsWide(context)),
+                     "no datasets; upload one with: luthier dataset upload NAME FOLDER");
+  });
+}
+
+absl::Status Get(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::Dataset dataset, client->GetDataset(FullName("datasets", id)));
+  if (context.ForPrograms() || context.format() == OutputFormat::kName) {
+    PrintDataset(context, dataset);
+    return absl::OkStatus();
+  }
+  Table table({{"PART"}, {"ROWS", true}, {"SIZE", true}, {"SHA-256", false, true}});
+  for (const v1::DatasetPart& part : dataset.parts())
+    table.AddRow({part.part(), FormatCount(part.rows()), FormatBytes(part.size_bytes()), part.sha256()});
+  context.out() << dataset.name() << ", of " << FormatTime(dataset.create_time()) << "\n"
+                << table.Render(context.out_terminal());
   return absl::OkStatus();
 }
 
 absl::Status Delete(CommandContext& context, const std::vector<std::string>& ids) {
+  LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(ids, ", ") + " for good"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   for (const std::string& id : ids) {
     const std::string name = FullName("datasets", id);
@@ -125,16 +134,25 @@ void AddUpload(CLI::App& dataset, CommandContext& context) {
 }  // namespace
 
 void AddDatasetCommands(CLI::App& app, CommandContext& context) {
-  CLI::App& dataset = context.AddNoun(app, "dataset", "Upload, list and check datasets");
+  CLI::App& dataset = context.AddNoun(app, "dataset", "Upload, check, list and delete datasets");
   AddUpload(dataset, context);
-  context.AddCommand(dataset, "list", "List datasets, newest first",
-                     "  luthier dataset list\n  luthier dataset list -o json\n", [&context] { return List(context); });
+  auto watch = std::make_shared<bool>(false);
+  CLI::App& list = context.AddCommand(dataset, "list", "List datasets, newest first",
+                                      "  luthier dataset list\n  luthier dataset list -o json\n",
+                                      [&context, watch] { return List(context, *watch); });
+  AddWatchFlag(list, *watch);
+  auto id = std::make_shared<std::string>();
+  CLI::App& get = context.AddCommand(dataset, "get", "Show the parts of a dataset", "  luthier dataset get tickets\n",
+                                     [&context, id] { return Get(context, *id); });
+  get.add_option("NAME", *id, "Name of the dataset")->required();
+  context.CompleteWith(get, DatasetNames);
   AddDatasetCheckCommand(dataset, context);
   auto ids = std::make_shared<std::vector<std::string>>();
   CLI::App& remove =
       context.AddCommand(dataset, "delete", "Delete datasets that no running job uses",
                          "  luthier dataset delete tickets\n", [&context, ids] { return Delete(context, *ids); });
   remove.add_option("NAME", *ids, "Names of the datasets")->required();
+  context.AddYesFlag(remove);
   context.CompleteWith(remove, DatasetNames);
 }
 

@@ -1,10 +1,6 @@
 // `generate`: answers of a tuned model, from luthier-trainer on this machine.
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -12,11 +8,9 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/cache.h"
 #include "client/cli/command.h"
-#include "client/cli/exit_code.h"
 #include "client/cli/model_names.h"
+#include "client/cli/sister_program.h"
 #include "lib/base/status_macros.h"
-
-extern char** environ;
 
 namespace luthier {
 namespace {
@@ -75,16 +69,8 @@ absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& ar
   return folders;
 }
 
-// $LUTHIER_TRAINER, else the sister program of this one, else what PATH finds.
-std::string TrainerProgram() {
-  if (const char* given = std::getenv("LUTHIER_TRAINER"); given != nullptr && *given != '\0') return given;
-  std::error_code error;
-  const fs::path sister = fs::read_symlink("/proc/self/exe", error).parent_path() / "luthier-trainer";
-  return fs::exists(sister) ? sister.string() : "luthier-trainer";
-}
-
 std::vector<std::string> TrainerArguments(const Arguments& arguments, const Folders& folders, bool json) {
-  std::vector<std::string> line = {TrainerProgram(), "generate", "--base", folders.base};
+  std::vector<std::string> line = {"luthier-trainer", "generate", "--base", folders.base};
   const auto add = [&](const char* flag, const std::string& value) {
     if (!value.empty()) line.insert(line.end(), {flag, value});
   };
@@ -102,41 +88,10 @@ std::vector<std::string> TrainerArguments(const Arguments& arguments, const Fold
   return line;
 }
 
-// Runs the program on our own standard streams, to its end.
-absl::Status RunProgram(const std::vector<std::string>& arguments) {
-  std::vector<char*> argv;
-  for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-  // Ctrl-C has to reach it: our own mask blocks the signal.
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  pid_t pid = 0;
-  const int error = posix_spawnp(&pid, argv[0], nullptr, &attributes, argv.data(), environ);
-  posix_spawnattr_destroy(&attributes);
-  if (error != 0) {
-    return WithExitCode(
-        absl::NotFoundError(absl::StrCat(arguments[0],
-                                         " cannot be started; it lies beside luthier in build/release/bin, "
-                                         "or give its path in LUTHIER_TRAINER")),
-        ExitCode::kFailure);
-  }
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
-  }
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return absl::OkStatus();
-  if (WIFSIGNALED(status))
-    return absl::InternalError(absl::StrCat("luthier-trainer was ended by signal ", WTERMSIG(status)));
-  return absl::InternalError("luthier-trainer failed; it says why above");
-}
-
 absl::Status Generate(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const Folders folders, FindFolders(context, arguments));
   if (arguments.prompt.empty() && isatty(STDIN_FILENO)) context.Say("one prompt a line; Ctrl-D ends");
-  return RunProgram(TrainerArguments(arguments, folders, context.ForPrograms()));
+  return RunSisterProgram(TrainerArguments(arguments, folders, context.ForPrograms()));
 }
 
 }  // namespace

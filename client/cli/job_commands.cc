@@ -14,9 +14,11 @@
 #include "client/cli/exit_code.h"
 #include "client/cli/job_text.h"
 #include "client/cli/job_watch_command.h"
+#include "client/cli/list.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
 #include "client/lib/job_watch.h"
+#include "client/lib/resumed_stream.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -30,6 +32,7 @@ struct ListArguments {
   std::string filter;
   bool oldest_first = false;
   int limit = 50;
+  bool watch = false;
 };
 
 absl::StatusOr<std::vector<v1::FineTuningJob::State>> ParseStates(const std::vector<std::string>& words) {
@@ -75,21 +78,15 @@ absl::Status List(CommandContext& context, const ListArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(*request.mutable_filter(), FilterOf(arguments));
   if (arguments.oldest_first) request.set_order_by("create_time");
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, client->ListJobs(request, arguments.limit));
-  if (context.ForPrograms()) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const v1::FineTuningJob& job : jobs) list.push_back(MessageToJson(job));
-    context.PrintForPrograms({{"jobs", list}});
-  } else if (context.format() == OutputFormat::kName) {
-    for (const v1::FineTuningJob& job : jobs) context.out() << job.name() << "\n";
-  } else if (jobs.empty()) {
-    context.Say(states.empty() && request.filter().empty() ? "no jobs; submit one with: luthier job submit -f job.yaml"
-                                                           : "no job is like that");
-  } else {
-    context.out() << JobTable(jobs, context.format() == OutputFormat::kWide, absl::Now(), context.out_terminal());
-    if (static_cast<int>(jobs.size()) == arguments.limit) context.Say("more jobs may exist; --limit N shows them");
-  }
-  return absl::OkStatus();
+  return ShowList(context, arguments.watch, [&]() -> absl::StatusOr<Listing> {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, client->ListJobs(request, arguments.limit));
+    Listing listing = ListingOf("jobs", jobs, JobTable(jobs, WantsWide(context), absl::Now()),
+                                states.empty() && request.filter().empty()
+                                    ? "no jobs; submit one with: luthier job submit -f job.yaml"
+                                    : "no job is like that");
+    if (static_cast<int>(jobs.size()) == arguments.limit) listing.note = "more jobs may exist; --limit N shows them";
+    return listing;
+  });
 }
 
 absl::Status Get(CommandContext& context, const std::string& id) {
@@ -152,7 +149,40 @@ absl::Status Cancel(CommandContext& context, const CancelArguments& arguments) {
 struct LogsArguments {
   std::string job;
   bool follow = false;
+  int lines = 0;  // at the end; 0: all, and changes of state
 };
+
+std::string LogLine(CommandContext& context, const google::protobuf::Timestamp& time, int attempt,
+                    const std::string& text) {
+  const std::string clock = absl::FormatTime("%Y-%m-%d %H:%M:%S", ToTime(time), absl::LocalTimeZone());
+  return absl::StrCat(context.out_terminal().Paint(Colour::kFaint, clock), " [", attempt, "] ", OneLine(text), "\n");
+}
+
+// The last lines only, which the server finds without reading the others.
+absl::Status TailLogs(CommandContext& context, Client& client, const std::string& job, const LogsArguments& arguments) {
+  v1::TailJobLogsRequest request;
+  request.set_name(job);
+  request.set_lines(arguments.lines);
+  request.set_follow(arguments.follow);
+  ResumedStream stream(client, job, {}, {});
+  context.interrupts().Handle([&stream] { stream.Stop(); });
+  const absl::Status status = stream.Run([&](grpc::ClientContext& call) {
+    const auto reader = client.jobs().TailJobLogs(&call, request);
+    v1::TailJobLogsResponse message;
+    while (reader->Read(&message)) {
+      stream.Heard();
+      if (message.sequence() <= request.after_sequence()) continue;  // a heartbeat
+      request.set_after_sequence(message.sequence());
+      context.out() << (context.ForPrograms()
+                            ? MessageToJson(message).dump() + "\n"
+                            : LogLine(context, message.create_time(), message.attempt(), message.line()))
+                    << std::flush;
+    }
+    return reader->Finish();
+  });
+  context.interrupts().Handle({});
+  return status;
+}
 
 void PrintLog(CommandContext& context, const v1::JobEvent& event, bool json) {
   if (event.type() != "log" && event.type() != "state" && event.type() != "warning" && event.type() != "failed") return;
@@ -160,17 +190,17 @@ void PrintLog(CommandContext& context, const v1::JobEvent& event, bool json) {
     context.out() << MessageToJson(event).dump() << std::endl;
     return;
   }
-  const std::string clock = absl::FormatTime("%Y-%m-%d %H:%M:%S", ToTime(event.create_time()), absl::LocalTimeZone());
   const std::string heading = event.type() == "log" ? "" : absl::StrCat(event.type(), ": ");
   const std::string state = event.type() == "state" ? v1::FineTuningJob::State_Name(event.state()) + " " : "";
-  context.out() << context.out_terminal().Paint(Colour::kFaint, clock) << " [" << event.attempt() << "] " << heading
-                << state << OneLine(event.message()) << "\n";
+  context.out() << LogLine(context, event.create_time(), event.attempt(),
+                           absl::StrCat(heading, state, event.message()));
 }
 
 absl::Status Logs(CommandContext& context, const LogsArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const std::string job = FullName("jobs", arguments.job);
   const bool json = context.ForPrograms();
+  if (arguments.lines > 0) return TailLogs(context, *client, job, arguments);
   if (arguments.follow) {
     JobWatchHandlers handlers;
     handlers.on_event = [&](const v1::JobEvent& event) {
@@ -208,6 +238,10 @@ absl::Status Compare(CommandContext& context, const CompareArguments& arguments)
     context.PrintForPrograms(ComparisonJson(jobs));
     return absl::OkStatus();
   }
+  if (context.format() == OutputFormat::kName) {
+    for (const v1::FineTuningJob& job : jobs) context.out() << job.name() << "\n";
+    return absl::OkStatus();
+  }
   for (const v1::FineTuningJob& job : jobs) {
     if (job.state() != v1::FineTuningJob::SUCCEEDED) {
       context.Say(absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()),
@@ -231,6 +265,7 @@ void AddList(CLI::App& job, CommandContext& context) {
                                          "  luthier job list --label team=support --since 24h\n"
                                          "  luthier job list --filter 'base_model = luthier-tiny AND end_time < "
                                          "2026-11-25T08:00:00Z'\n"
+                                         "  luthier job list --state running --watch\n"
                                          "  luthier job list -o json\n",
                                          [&context, arguments] { return List(context, *arguments); });
   command.add_option("--state", arguments->states, "Only jobs in these states")
@@ -251,6 +286,7 @@ void AddList(CLI::App& job, CommandContext& context) {
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str()
       ->type_name("N");
+  AddWatchFlag(command, arguments->watch);
 }
 
 void AddGet(CLI::App& job, CommandContext& context) {
@@ -293,10 +329,13 @@ void AddLogs(CLI::App& job, CommandContext& context) {
   CLI::App& command =
       context.AddCommand(job, "logs", "Show what the trainer wrote, with the attempt in brackets, and changes of state",
                          "  luthier job logs intents-1\n"
-                         "  luthier job logs intents-1 --follow\n",
+                         "  luthier job logs intents-1 --lines 20 --follow\n",
                          [&context, arguments] { return Logs(context, *arguments); });
   command.add_option("JOB", arguments->job, "Name of the job")->required();
   command.add_flag("--follow", arguments->follow, "Go on until the job is over");
+  command.add_option("--lines", arguments->lines, "Begin so many lines of the trainer before the end")
+      ->check(CLI::Range(1, 10'000))
+      ->type_name("N");
   context.CompleteWith(command, JobNames);
 }
 
@@ -320,11 +359,14 @@ void AddCompare(CLI::App& job, CommandContext& context) {
 void AddJobCommands(CLI::App& app, CommandContext& context) {
   CLI::App& job = context.AddNoun(app, "job", "Submit, watch and compare fine-tuning jobs");
   AddJobSubmitCommand(job, context);
+  AddJobEstimateCommand(job, context);
   AddList(job, context);
   AddGet(job, context);
   AddWatch(job, context);
   AddCancel(job, context);
   AddJobStepCommands(job, context);
+  AddJobCheckpointCommands(job, context);
+  AddJobMetricsCommand(job, context);
   AddLogs(job, context);
   AddCompare(job, context);
 }

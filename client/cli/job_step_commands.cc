@@ -116,6 +116,10 @@ absl::Status Explain(CommandContext& context, const std::string& id) {
     context.PrintForPrograms(MessageToJson(explained));
     return absl::OkStatus();
   }
+  if (context.format() == OutputFormat::kName) {
+    context.out() << FullName("jobs", id) << "\n";
+    return absl::OkStatus();
+  }
   const absl::Time now = absl::Now();
   context.out() << "jobs/" << ShortName(FullName("jobs", id)) << "  "
                 << StateWord(explained.state(), context.out_terminal()) << "\n";

@@ -112,10 +112,15 @@ std::string ResultText(const v1::FineTuningJob& job) {
 
 }  // namespace
 
-std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now, const Terminal& terminal) {
-  std::vector<Column> columns = {
-      {"NAME", false, true},    {"STATE"},    {"STEP", true}, {"TASK"}, {"TUNING"}, {"BASE MODEL", false, true},
-      {"DATASET", false, true}, {"AGE", true}};
+Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now) {
+  std::vector<Column> columns = {{"NAME", false, true},
+                                 {"STATE"},
+                                 {"STEP", true},
+                                 {"TASK"},
+                                 {"TUNING"},
+                                 {"BASE MODEL", false, true},
+                                 {"DATASET", false, true},
+                                 {"AGE", true, false, true}};
   if (wide) {
     for (const char* heading : {"LOSS", "NODE", "ATTEMPT", "MODEL VERSION", "LABELS"})
       columns.push_back({heading, false, true});
@@ -139,7 +144,7 @@ std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl
     }
     table.AddRow(std::move(cells));
   }
-  return table.Render(terminal);
+  return table;
 }
 
 std::string ResolvedTable(const v1::FineTuningJob& job, const Terminal& terminal) {
@@ -193,6 +198,10 @@ std::string Remedy(v1::JobFailure::Cause cause, const std::string& job) {
     case v1::JobFailure::WORKER_LOST:
       return absl::StrCat("look at `luthier node list` and `luthier job logs ", job,
                           "`: attempts died without saying why");
+    case v1::JobFailure::CRASHED:
+      return absl::StrCat("look at `luthier job logs ", job,
+                          "` for what the trainer said last; try a smaller training.micro_batch_tokens, and report it "
+                          "if that does not help");
     case v1::JobFailure::STORAGE: return "free disk space where the message says, then submit again";
     default: return absl::StrCat("a defect of Luthier: report it with the output of `luthier job logs ", job, "`");
   }

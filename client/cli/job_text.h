@@ -5,13 +5,14 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "client/cli/table.h"
 #include "client/cli/terminal.h"
 #include "luthier/v1/jobs.pb.h"
 
 namespace luthier {
 
 // One line a job; `wide` adds columns.
-std::string JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now, const Terminal& terminal);
+Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now);
 
 // Everything that is known of a job: state, why it waits, values with reasons, progress, evaluations, result or
 // failure.

@@ -13,6 +13,7 @@ int main(int argc, char** argv) {
   static luthier::Interrupts interrupts;  // its thread never ends
   luthier::CommandContext context(std::cout, luthier::TerminalOf(STDOUT_FILENO), std::cerr,
                                   luthier::TerminalOf(STDERR_FILENO), interrupts);
+  if (isatty(STDIN_FILENO)) context.AnswersComeFrom(std::cin);
   try {
     return luthier::RunApp(std::vector<std::string>(argv + 1, argv + argc), context);
   } catch (const std::exception& error) {

@@ -2,10 +2,13 @@
 #include <memory>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/list.h"
 #include "client/cli/model_names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
@@ -23,6 +26,11 @@ struct ImportArguments {
   std::string folder;
 };
 
+std::string FactsText(const v1::BaseModel& model) {
+  return absl::StrCat(model.model_type(), ", ", FormatCount(model.parameters()), " parameters in ", model.dtype(),
+                      ", context of ", FormatCount(model.context_length()), " tokens");
+}
+
 absl::Status Import(CommandContext& context, const ImportArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const std::string folder = std::filesystem::absolute(arguments.folder).lexically_normal().string();
@@ -31,8 +39,7 @@ absl::Status Import(CommandContext& context, const ImportArguments& arguments) {
     context.PrintForPrograms(MessageToJson(model));
     return absl::OkStatus();
   }
-  context.Say(absl::StrCat(model.model_type(), ", ", FormatCount(model.parameters()), " parameters in ", model.dtype(),
-                           ", context of ", FormatCount(model.context_length()), " tokens"));
+  context.Say(FactsText(model));
   context.out() << model.name() << std::endl;
   return absl::OkStatus();
 }
@@ -40,6 +47,7 @@ absl::Status Import(CommandContext& context, const ImportArguments& arguments) {
 struct ListArguments {
   bool base = false;
   bool tuned = false;
+  bool watch = false;
 };
 
 int64_t Size(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files) {
@@ -64,10 +72,18 @@ std::string KindWord(v1::ModelVersion::Kind kind) {
   return kind == v1::ModelVersion::FULL_MODEL ? "full model" : "adapter";
 }
 
-std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions,
-                       bool wide, const Terminal& terminal) {
-  std::vector<Column> columns = {
-      {"NAME", false, true}, {"KIND"}, {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true}};
+std::string AliasText(const v1::ModelVersion& version) {
+  return version.aliases().empty() ? "-" : absl::StrJoin(version.aliases(), ",");
+}
+
+std::string ShortVersion(const v1::ModelVersion& version) {
+  return absl::StrCat(ShortName(version.name().substr(0, version.name().find("/versions/"))), "/",
+                      ShortName(version.name()));
+}
+
+Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions, bool wide) {
+  std::vector<Column> columns = {{"NAME", false, true},       {"KIND"},       {"ALIASES", false, true},
+                                 {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true, false, true}};
   if (wide) {
     for (const char* heading : {"PARAMETERS", "CONTEXT"}) columns.push_back({heading, true});
     columns.push_back({"JOB", false, true});
@@ -75,8 +91,12 @@ std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vecto
   Table table(columns);
   const auto age = [](const auto& message) { return FormatAge(absl::Now() - ToTime(message.create_time())); };
   for (const v1::BaseModel& base : bases) {
-    std::vector<Cell> cells = {ShortName(base.name()), absl::StrCat("base, ", base.model_type()), "-",
-                               FormatBytes(Size(base.files())), age(base)};
+    std::vector<Cell> cells = {ShortName(base.name()),
+                               absl::StrCat("base, ", base.model_type()),
+                               "-",
+                               "-",
+                               FormatBytes(Size(base.files())),
+                               age(base)};
     if (wide) {
       for (const std::string& cell :
            {FormatCount(base.parameters()), FormatCount(base.context_length()), std::string("-")})
@@ -85,8 +105,7 @@ std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vecto
     table.AddRow(std::move(cells));
   }
   for (const v1::ModelVersion& version : versions) {
-    const std::string model = version.name().substr(0, version.name().find("/versions/"));
-    std::vector<Cell> cells = {absl::StrCat(ShortName(model), "/", ShortName(version.name())), KindWord(version.kind()),
+    std::vector<Cell> cells = {ShortVersion(version),           KindWord(version.kind()),           AliasText(version),
                                ShortName(version.base_model()), FormatBytes(Size(version.files())), age(version)};
     if (wide) {
       for (const std::string& cell : {std::string("-"), std::string("-"), ShortName(version.job())})
@@ -94,32 +113,63 @@ std::string ModelTable(const std::vector<v1::BaseModel>& bases, const std::vecto
     }
     table.AddRow(std::move(cells));
   }
-  return table.Render(terminal);
+  return table;
 }
 
 absl::Status List(CommandContext& context, const ListArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  std::vector<v1::BaseModel> bases;
-  std::vector<v1::ModelVersion> versions;
-  if (arguments.base || !arguments.tuned) {
-    LUTHIER_ASSIGN_OR_RETURN(bases, client->ListBaseModels(kMostListed));
-  }
-  if (arguments.tuned || !arguments.base) {
-    LUTHIER_ASSIGN_OR_RETURN(versions, AllVersions(*client));
-  }
+  return ShowList(context, arguments.watch, [&]() -> absl::StatusOr<Listing> {
+    std::vector<v1::BaseModel> bases;
+    std::vector<v1::ModelVersion> versions;
+    if (arguments.base || !arguments.tuned) {
+      LUTHIER_ASSIGN_OR_RETURN(bases, client->ListBaseModels(kMostListed));
+    }
+    if (arguments.tuned || !arguments.base) {
+      LUTHIER_ASSIGN_OR_RETURN(versions, AllVersions(*client));
+    }
+    Listing listing = ListingOf("base_models", bases, ModelTable(bases, versions, WantsWide(context)),
+                                "no models; register a base model with: luthier model import NAME FOLDER");
+    const Listing tuned = ListingOf("model_versions", versions, Table(), "");
+    listing.names.insert(listing.names.end(), tuned.names.begin(), tuned.names.end());
+    listing.values.insert(listing.values.end(), tuned.values.begin(), tuned.values.end());
+    listing.whole.update(tuned.whole);
+    return listing;
+  });
+}
+
+std::string FileTable(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files, const Terminal& terminal) {
+  Table table({{"FILE", false, true}, {"SIZE", true}, {"SHA-256", false, true}});
+  for (const v1::ModelFile& file : files) table.AddRow({file.path(), FormatBytes(file.size_bytes()), file.sha256()});
+  return table.Render(terminal);
+}
+
+absl::Status GetBase(CommandContext& context, const std::string& name) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::BaseModel model, client->GetBaseModel(name));
   if (context.ForPrograms()) {
-    nlohmann::json out = {{"base_models", nlohmann::json::array()}, {"model_versions", nlohmann::json::array()}};
-    for (const v1::BaseModel& base : bases) out["base_models"].push_back(MessageToJson(base));
-    for (const v1::ModelVersion& version : versions) out["model_versions"].push_back(MessageToJson(version));
-    context.PrintForPrograms(out);
-  } else if (context.format() == OutputFormat::kName) {
-    for (const v1::BaseModel& base : bases) context.out() << base.name() << "\n";
-    for (const v1::ModelVersion& version : versions) context.out() << version.name() << "\n";
-  } else if (bases.empty() && versions.empty()) {
-    context.Say("no models; register a base model with: luthier model import NAME FOLDER");
-  } else {
-    context.out() << ModelTable(bases, versions, context.format() == OutputFormat::kWide, context.out_terminal());
+    context.PrintForPrograms(MessageToJson(model));
+    return absl::OkStatus();
   }
+  context.out() << model.name() << "\n";
+  if (context.format() == OutputFormat::kName) return absl::OkStatus();
+  context.out() << FactsText(model) << "\n" << FileTable(model.files(), context.out_terminal());
+  return absl::OkStatus();
+}
+
+absl::Status Get(CommandContext& context, const std::string& name) {
+  if (absl::StartsWith(name, "baseModels/")) return GetBase(context, name);
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->GetModelVersion(VersionName(name)));
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(version));
+    return absl::OkStatus();
+  }
+  context.out() << version.name() << "\n";
+  if (context.format() == OutputFormat::kName) return absl::OkStatus();
+  context.out() << KindWord(version.kind()) << " for " << version.base_model() << ", of attempt " << version.attempt()
+                << " of " << version.job() << ", " << FormatTime(version.create_time()) << "\naliases  "
+                << AliasText(version) << "\n"
+                << FileTable(version.files(), context.out_terminal());
   return absl::OkStatus();
 }
 
@@ -151,6 +201,7 @@ absl::Status Download(CommandContext& context, const DownloadArguments& argument
 
 // Versions by their number: an alias, or the newest, may be another one by the time the call arrives.
 absl::Status DeleteVersions(CommandContext& context, const std::vector<std::string>& names) {
+  LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(names, ", ") + " for good"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   for (const std::string& given : names) {
     const std::string name = VersionName(given);
@@ -161,6 +212,7 @@ absl::Status DeleteVersions(CommandContext& context, const std::vector<std::stri
 }
 
 absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>& names) {
+  LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(names, ", ") + " for good"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   for (const std::string& given : names) {
     const std::string name = FullName("baseModels", given);
@@ -173,7 +225,7 @@ absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>
 }  // namespace
 
 void AddModelCommands(CLI::App& app, CommandContext& context) {
-  CLI::App& model = context.AddNoun(app, "model", "Register base models, list and download tuned ones");
+  CLI::App& model = context.AddNoun(app, "model", "Register base models; list, promote and download tuned ones");
 
   auto import = std::make_shared<ImportArguments>();
   CLI::App& import_command = context.AddCommand(
@@ -193,6 +245,17 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
                                               [&context, list] { return List(context, *list); });
   list_command.add_flag("--base", list->base, "Only base models");
   list_command.add_flag("--tuned", list->tuned, "Only published versions");
+  AddWatchFlag(list_command, list->watch);
+
+  auto name = std::make_shared<std::string>();
+  CLI::App& get = context.AddCommand(model, "get", "Show a version: what made it, its aliases, its files",
+                                     "  luthier model get intents-1                        # the newest version\n"
+                                     "  luthier model get intents/production\n"
+                                     "  luthier model get baseModels/luthier-tiny\n",
+                                     [&context, name] { return Get(context, *name); });
+  get.add_option("MODEL", *name, "Model, MODEL/VERSION or MODEL/ALIAS; or baseModels/NAME")->required();
+  context.CompleteWith(get, ModelNames);
+  AddModelAliasCommands(model, context);
 
   auto download = std::make_shared<DownloadArguments>();
   CLI::App& download_command = context.AddCommand(
@@ -211,6 +274,7 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
       model, "delete", "Delete published versions that no alias points to; their numbers are not given again",
       "  luthier model delete intents-1/2\n", [&context, versions] { return DeleteVersions(context, *versions); });
   delete_command.add_option("VERSION", *versions, "MODEL/NUMBER; several may be given")->required();
+  context.AddYesFlag(delete_command);
   context.CompleteWith(delete_command, ModelNames);
 
   auto bases = std::make_shared<std::vector<std::string>>();
@@ -218,6 +282,7 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
       model, "delete-base", "Delete base models that no job uses; what was tuned from them stays",
       "  luthier model delete-base luthier-tiny\n", [&context, bases] { return DeleteBases(context, *bases); });
   delete_base.add_option("NAME", *bases, "Name of the base model; several may be given")->required();
+  context.AddYesFlag(delete_base);
   context.CompleteWith(delete_base, BaseModelNames);
 }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/list.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "lib/base/status_macros.h"
@@ -36,13 +37,17 @@ std::string LabelList(const google::protobuf::Map<std::string, std::string>& lab
   return absl::StrJoin(sorted, ",", absl::PairFormatter("="));
 }
 
-std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Terminal& terminal) {
-  std::vector<Column> columns = {
-      {"NAME", false, true}, {"STATE"},      {"CPUS", true}, {"MEMORY", true}, {"GPUS", false, true},
-      {"RUNS", false, true}, {"HEARD", true}};
+Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
+  std::vector<Column> columns = {{"NAME", false, true},
+                                 {"STATE"},
+                                 {"CPUS", true},
+                                 {"MEMORY", true},
+                                 {"GPUS", false, true},
+                                 {"RUNS", false, true},
+                                 {"HEARD", true, false, true}};
   if (wide) {
-    for (const char* heading : {"GPU MEMORY", "CPU", "HOST", "AGENT", "LABELS"})
-      columns.push_back({heading, false, true});
+    columns.push_back({"GPU MEMORY", false, true, true});
+    for (const char* heading : {"CPU", "HOST", "AGENT", "LABELS"}) columns.push_back({heading, false, true});
   }
   const bool reasons =
       std::any_of(nodes.begin(), nodes.end(), [](const v1::Node& n) { return !n.state_reason().empty(); });
@@ -74,25 +79,17 @@ std::string NodeTable(const std::vector<v1::Node>& nodes, bool wide, const Termi
     if (reasons) cells.emplace_back(node.state_reason().empty() ? "-" : node.state_reason());
     table.AddRow(std::move(cells));
   }
-  return table.Render(terminal);
+  return table;
 }
 
-absl::Status List(CommandContext& context) {
+absl::Status List(CommandContext& context, bool watch) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, client->ListNodes(kMostListed));
-  if (context.ForPrograms()) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const v1::Node& node : nodes) list.push_back(MessageToJson(node));
-    context.PrintForPrograms({{"nodes", list}});
-  } else if (context.format() == OutputFormat::kName) {
-    for (const v1::Node& node : nodes) context.out() << node.name() << "\n";
-  } else if (nodes.empty()) {
-    context.Say(
-        "no nodes; start an agent with `luthier-worker --server HOST:PORT`, or the server with --with-local-worker");
-  } else {
-    context.out() << NodeTable(nodes, context.format() == OutputFormat::kWide, context.out_terminal());
-  }
-  return absl::OkStatus();
+  return ShowList(context, watch, [&]() -> absl::StatusOr<Listing> {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, client->ListNodes(kMostListed));
+    return ListingOf("nodes", nodes, NodeTable(nodes, WantsWide(context)),
+                     "no nodes; start an agent with `luthier-worker --server HOST:PORT`, or the server with "
+                     "--with-local-worker");
+  });
 }
 
 absl::Status PrintChanged(CommandContext& context, const absl::StatusOr<v1::Node>& node) {
@@ -126,8 +123,12 @@ absl::Status Undrain(CommandContext& context, const std::string& node) {
 
 void AddNodeCommands(CLI::App& app, CommandContext& context) {
   CLI::App& node = context.AddNoun(app, "node", "Show the machines that train");
-  context.AddCommand(node, "list", "List nodes: what they have, what they run, when they were last heard",
-                     "  luthier node list\n  luthier node list -o wide\n", [&context] { return List(context); });
+  auto watch = std::make_shared<bool>(false);
+  CLI::App& list =
+      context.AddCommand(node, "list", "List nodes: what they have, what they run, when they were last heard",
+                         "  luthier node list\n  luthier node list -o wide --watch\n",
+                         [&context, watch] { return List(context, *watch); });
+  AddWatchFlag(list, *watch);
   auto drain = std::make_shared<DrainArguments>();
   CLI::App& drain_command =
       context.AddCommand(node, "drain", "Give a node nothing any more; what runs there goes on to its end",

@@ -52,7 +52,7 @@ bool Extend(X509& certificate, X509& issuer, int kind, const std::string& value)
 
 // Signed by `authority`, or by itself if there is none. `names`: as subjectAltName wants them, empty: none.
 absl::StatusOr<Identity> MakeIdentity(const std::string& common_name, const std::string& usage,
-                                      const std::string& names, long days, const Identity* authority) {
+                                      const std::string& names, absl::Time now, long days, const Identity* authority) {
   Identity made{Owned<EVP_PKEY>(EVP_EC_gen("P-256")), Owned<X509>(X509_new())};
   X509* const certificate = made.certificate.get();
   unsigned char serial[16];
@@ -62,8 +62,8 @@ absl::StatusOr<Identity> MakeIdentity(const std::string& common_name, const std:
   const std::unique_ptr<BIGNUM, void (*)(BIGNUM*)> number(BN_bin2bn(serial, sizeof serial, nullptr), BN_free);
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate));
   X509_set_version(certificate, X509_VERSION_3);
-  X509_gmtime_adj(X509_getm_notBefore(certificate), -3600);  // clocks differ
-  X509_gmtime_adj(X509_getm_notAfter(certificate), days * 24 * 3600);
+  ASN1_TIME_set(X509_getm_notBefore(certificate), absl::ToTimeT(now - absl::Hours(1)));  // clocks differ
+  ASN1_TIME_set(X509_getm_notAfter(certificate), absl::ToTimeT(now + absl::Hours(24 * days)));
   X509_set_pubkey(certificate, made.key.get());
   X509_NAME_add_entry_by_txt(X509_get_subject_name(certificate), "CN", MBSTRING_UTF8,
                              reinterpret_cast<const unsigned char*>(common_name.c_str()), -1, -1, 0);
@@ -74,6 +74,8 @@ absl::StatusOr<Identity> MakeIdentity(const std::string& common_name, const std:
               Extend(*certificate, *issuer, NID_key_usage,
                      authority == nullptr ? "critical,keyCertSign,cRLSign" : "critical,digitalSignature") &&
               Extend(*certificate, *issuer, NID_subject_key_identifier, "hash");
+  // Two authorities of this name in one file are told apart by it.
+  if (authority != nullptr) good = good && Extend(*certificate, *issuer, NID_authority_key_identifier, "keyid:always");
   if (!usage.empty()) good = good && Extend(*certificate, *issuer, NID_ext_key_usage, usage);
   if (!names.empty()) good = good && Extend(*certificate, *issuer, NID_subject_alt_name, names);
   EVP_PKEY* const signer = authority == nullptr ? made.key.get() : authority->key.get();
@@ -118,7 +120,7 @@ absl::StatusOr<std::string> AlternativeNames(const std::vector<std::string>& hos
 
 }  // namespace
 
-absl::Status WritePrivateCa(const std::string& to, const std::vector<std::string>& hosts) {
+absl::Status WritePrivateCa(const std::string& to, const std::vector<std::string>& hosts, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string names, AlternativeNames(hosts));
   if (std::filesystem::exists(to))
     return absl::AlreadyExistsError(absl::StrCat("--to: ", to, " exists; give a folder that does not"));
@@ -126,11 +128,11 @@ absl::Status WritePrivateCa(const std::string& to, const std::vector<std::string
   LUTHIER_RETURN_IF_ERROR(CreateFolders(std::filesystem::absolute(to)));
   if (chmod(to.c_str(), 0700) != 0) return FileError(to, "protect", errno);
   LUTHIER_ASSIGN_OR_RETURN(const Identity authority,
-                           MakeIdentity("Luthier private CA", "", "", kAuthorityDays, nullptr));
+                           MakeIdentity("Luthier private CA", "", "", now, kAuthorityDays, nullptr));
   LUTHIER_ASSIGN_OR_RETURN(const Identity server,
-                           MakeIdentity("luthierd", "serverAuth", names, kCertificateDays, &authority));
+                           MakeIdentity("luthierd", "serverAuth", names, now, kCertificateDays, &authority));
   LUTHIER_ASSIGN_OR_RETURN(const Identity client,
-                           MakeIdentity("luthier client", "clientAuth", "", kCertificateDays, &authority));
+                           MakeIdentity("luthier client", "clientAuth", "", now, kCertificateDays, &authority));
   LUTHIER_RETURN_IF_ERROR(Write(authority, to + "/ca"));
   LUTHIER_RETURN_IF_ERROR(Write(server, to + "/server"));
   return Write(client, to + "/client");

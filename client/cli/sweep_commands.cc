@@ -14,6 +14,7 @@
 #include "client/cli/exit_code.h"
 #include "client/cli/job_file.h"
 #include "client/cli/job_flags.h"
+#include "client/cli/list.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
@@ -35,6 +36,7 @@ struct Arguments {
   SettingFlags settings;
   std::vector<std::string> grid, points;
   std::string metric;
+  int max_parallel = 0;
   std::string id;
   std::string request_id;
   bool dry_run = false;
@@ -84,6 +86,7 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
   for (const std::string& field : arguments.grid) LUTHIER_RETURN_IF_ERROR(AddField(field, sweep));
   for (const std::string& point : arguments.points) LUTHIER_RETURN_IF_ERROR(AddPoint(point, sweep));
   sweep.set_metric(arguments.metric);
+  sweep.set_max_parallel(arguments.max_parallel);
   request.set_sweep_id(arguments.id);
   request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
   request.set_validate_only(arguments.dry_run);
@@ -215,33 +218,31 @@ absl::Status Get(CommandContext& context, const std::string& id) {
   return absl::OkStatus();
 }
 
-absl::Status List(CommandContext& context, int limit) {
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Sweep> sweeps, client->ListSweeps(limit));
-  if (context.ForPrograms()) {
-    nlohmann::json list = nlohmann::json::array();
-    for (const v1::Sweep& sweep : sweeps) list.push_back(MessageToJson(sweep));
-    context.PrintForPrograms({{"sweeps", list}});
-    return absl::OkStatus();
-  }
-  if (context.format() == OutputFormat::kName) {
-    for (const v1::Sweep& sweep : sweeps) context.out() << sweep.name() << "\n";
-    return absl::OkStatus();
-  }
-  if (sweeps.empty()) {
-    context.Say("no sweeps; create one with: luthier sweep create -f job.yaml --grid lora.rank=4,8,16");
-    return absl::OkStatus();
-  }
-  Table table({{"NAME", false, true}, {"JOBS", false, true}, {"METRIC", false, true}, {"AGE", true}});
+struct ListArguments {
+  int limit = 50;
+  bool watch = false;
+};
+
+Table SweepTable(const std::vector<v1::Sweep>& sweeps) {
+  Table table({{"NAME", false, true}, {"JOBS", false, true}, {"METRIC", false, true}, {"AGE", true, false, true}});
   for (const v1::Sweep& sweep : sweeps) {
     table.AddRow(
         {ShortName(sweep.name()), Counts(sweep), sweep.metric(), FormatAge(absl::Now() - ToTime(sweep.create_time()))});
   }
-  context.out() << table.Render(context.out_terminal());
-  return absl::OkStatus();
+  return table;
+}
+
+absl::Status List(CommandContext& context, const ListArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  return ShowList(context, arguments.watch, [&]() -> absl::StatusOr<Listing> {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Sweep> sweeps, client->ListSweeps(arguments.limit));
+    return ListingOf("sweeps", sweeps, SweepTable(sweeps),
+                     "no sweeps; create one with: luthier sweep create -f job.yaml --grid lora.rank=4,8,16");
+  });
 }
 
 absl::Status Cancel(CommandContext& context, const std::string& id) {
+  LUTHIER_RETURN_IF_ERROR(context.Confirm("cancel every job of " + FullName("sweeps", id) + " that is not over"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->CancelSweep(FullName("sweeps", id)));
   Print(context, sweep);
@@ -290,6 +291,9 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
                   "By which the best is chosen: validation or test, a dot, and loss (default: validation.loss), "
                   "token_accuracy, exact_match, json_equality or field_f1")
       ->type_name("METRIC");
+  command.add_option("--max-parallel", arguments->max_parallel, "So many of its jobs run at a time")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
   command.add_option("--id", arguments->id, "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given")
       ->type_name("ID");
   AddSettingFlags(command, arguments->settings);
@@ -306,12 +310,13 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
 
 using Action = absl::Status (*)(CommandContext& context, const std::string& id);
 
-void AddOfOne(CLI::App& sweep, CommandContext& context, const std::string& name, const std::string& help,
-              const std::string& examples, Action action) {
+CLI::App& AddOfOne(CLI::App& sweep, CommandContext& context, const std::string& name, const std::string& help,
+                   const std::string& examples, Action action) {
   auto id = std::make_shared<std::string>();
   CLI::App& command =
       context.AddCommand(sweep, name, help, examples, [&context, id, action] { return action(context, *id); });
   command.add_option("SWEEP", *id, "Name of the sweep")->required();
+  return command;
 }
 
 }  // namespace
@@ -327,12 +332,13 @@ void AddSweepCommands(CLI::App& app, CommandContext& context) {
            });
   AddOfOne(sweep, context, "best", "Show the best job of those that have succeeded",
            "  luthier sweep best seeds\n  luthier model download $(luthier sweep best seeds -o name)\n", Best);
-  AddOfOne(sweep, context, "cancel", "Cancel all jobs of a sweep that are not over", "  luthier sweep cancel seeds\n",
-           Cancel);
-  auto limit = std::make_shared<int>(50);
+  context.AddYesFlag(AddOfOne(sweep, context, "cancel", "Cancel all jobs of a sweep that are not over",
+                              "  luthier sweep cancel seeds\n", Cancel));
+  auto arguments = std::make_shared<ListArguments>();
   CLI::App& list = context.AddCommand(sweep, "list", "List sweeps, newest first", "  luthier sweep list\n",
-                                      [&context, limit] { return List(context, *limit); });
-  list.add_option("--limit", *limit, "At most this many")
+                                      [&context, arguments] { return List(context, *arguments); });
+  AddWatchFlag(list, arguments->watch);
+  list.add_option("--limit", arguments->limit, "At most this many")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str()
       ->type_name("N");

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 
 namespace luthier {
 namespace {
@@ -47,19 +48,29 @@ std::vector<int> Table::Widths(int limit) const {
   return widths;
 }
 
-std::string Table::Render(const Terminal& terminal) const {
+std::vector<std::string> Table::Lines(const Terminal& terminal) const {
   const std::vector<int> widths = Widths(terminal.width);
-  std::string out;
-  const auto add = [&](size_t i, const std::string& text, std::optional<Colour> colour) {
+  std::vector<std::string> lines(1 + rows_.size());
+  const auto add = [&](std::string& line, size_t i, const std::string& text, std::optional<Colour> colour) {
     const bool last = i + 1 == columns_.size();
     const std::string padded = Pad(Ellipsize(text, widths[i]), widths[i], columns_[i].right, last);
-    absl::StrAppend(&out, colour ? terminal.Paint(*colour, padded) : padded, last ? "\n" : std::string(kGap, ' '));
+    absl::StrAppend(&line, colour ? terminal.Paint(*colour, padded) : padded, last ? "\n" : std::string(kGap, ' '));
   };
-  for (size_t i = 0; i < columns_.size(); ++i) add(i, columns_[i].heading, Colour::kFaint);
-  for (const std::vector<Cell>& row : rows_) {
-    for (size_t i = 0; i < columns_.size(); ++i) add(i, row[i].text, row[i].colour);
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    add(lines[0], i, columns_[i].heading, Colour::kFaint);
+    for (size_t row = 0; row < rows_.size(); ++row) add(lines[row + 1], i, rows_[row][i].text, rows_[row][i].colour);
   }
-  return out;
+  return lines;
+}
+
+std::string Table::Render(const Terminal& terminal) const { return absl::StrJoin(Lines(terminal), ""); }
+
+std::string Table::Content(size_t row) const {
+  std::string content;
+  for (size_t i = 0; i < columns_.size(); ++i) {
+    if (!columns_[i].clock) absl::StrAppend(&content, rows_[row][i].text, "\n");
+  }
+  return content;
 }
 
 }  // namespace luthier

@@ -15,6 +15,7 @@ struct Column {
   std::string heading;
   bool right = false;
   bool may_shrink = false;
+  bool clock = false;  // its values change as time passes, without anything having happened
 };
 
 struct Cell {
@@ -27,6 +28,7 @@ struct Cell {
 
 class Table {
  public:
+  Table() = default;
   explicit Table(std::vector<Column> columns) : columns_(std::move(columns)) {}
   // As many cells as there are columns.
   void AddRow(std::vector<Cell> cells);
@@ -34,6 +36,10 @@ class Table {
   // Lines that end with a newline. On a terminal the widest columns that may shrink do so until the lines fit; in a
   // file nothing is cut.
   std::string Render(const Terminal& terminal) const;
+  // The same, one by one: headings, then rows.
+  std::vector<std::string> Lines(const Terminal& terminal) const;
+  // What a row says, without its clocks.
+  std::string Content(size_t row) const;
 
  private:
   std::vector<int> Widths(int limit) const;

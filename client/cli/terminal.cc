@@ -68,7 +68,9 @@ Terminal TerminalOf(int fd) {
   terminal.interactive = !dumb;
   terminal.colours = !dumb && !Set("NO_COLOR");
   winsize size{};
-  terminal.width = ioctl(fd, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
+  const bool known = ioctl(fd, TIOCGWINSZ, &size) == 0;
+  terminal.width = known && size.ws_col > 0 ? size.ws_col : 80;
+  terminal.height = known && size.ws_row > 0 ? size.ws_row : 24;
   int columns = 0;
   if (const char* value = std::getenv("COLUMNS");
       value != nullptr && absl::SimpleAtoi(value, &columns) && columns > 0) {

@@ -13,7 +13,8 @@ enum class Colour { kRed, kGreen, kYellow, kBlue, kFaint, kBold };
 struct Terminal {
   bool interactive = false;  // a person looks at it: lines may be redrawn
   bool colours = false;
-  int width = 0;  // columns; 0: no limit, because it is a file
+  int width = 0;   // columns; 0: no limit, because it is a file
+  int height = 0;  // lines; 0: likewise
 
   // The text in a colour, or as it is.
   std::string Paint(Colour colour, absl::string_view text) const;

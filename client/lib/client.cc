@@ -150,10 +150,40 @@ absl::StatusOr<v1::ExplainFineTuningJobResponse> Client::ExplainJob(const std::s
   return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ExplainFineTuningJob, request);
 }
 
+absl::StatusOr<v1::EstimateFineTuningJobResponse> Client::EstimateJob(const v1::FineTuningSpec& spec) {
+  v1::EstimateFineTuningJobRequest request;
+  *request.mutable_spec() = spec;
+  return Call(options_, options_.long_timeout, *jobs_, &v1::FineTuningService::Stub::EstimateFineTuningJob, request);
+}
+
+absl::Status Client::CreateCheckpoint(const std::string& job) {
+  v1::CreateJobCheckpointRequest request;
+  request.set_parent(job);
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::CreateJobCheckpoint, request).status();
+}
+
+absl::StatusOr<std::vector<v1::Checkpoint>> Client::ListCheckpoints(const std::string& job) {
+  v1::ListJobCheckpointsRequest request;
+  request.set_parent(job);
+  const absl::StatusOr<v1::ListJobCheckpointsResponse> response =
+      Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ListJobCheckpoints, request);
+  if (!response.ok()) return response.status();
+  return std::vector<v1::Checkpoint>(response->checkpoints().begin(), response->checkpoints().end());
+}
+
 absl::StatusOr<v1::Queue> Client::GetQueue(int limit) {
   v1::GetQueueRequest request;
   request.set_limit(limit);
   return Call(options_, options_.timeout, *queue_, &v1::QueueService::Stub::GetQueue, request);
+}
+
+absl::StatusOr<std::vector<v1::Tenant>> Client::ListTenants(int limit) {
+  return List(options_, *queue_, &v1::QueueService::Stub::ListTenants, v1::ListTenantsRequest(), limit,
+              [](v1::ListTenantsResponse& response) { return response.mutable_tenants(); });
+}
+
+absl::StatusOr<v1::Tenant> Client::UpdateTenant(const v1::UpdateTenantRequest& request) {
+  return Call(options_, options_.timeout, *queue_, &v1::QueueService::Stub::UpdateTenant, request);
 }
 
 absl::StatusOr<v1::Sweep> Client::CreateSweep(v1::CreateSweepRequest request) {
@@ -257,6 +287,18 @@ absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name
   return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::GetModelVersion, request);
 }
 
+absl::StatusOr<v1::ModelVersion> Client::PromoteModelVersion(const v1::PromoteModelVersionRequest& request) {
+  return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::PromoteModelVersion, request);
+}
+
+absl::Status Client::DeleteModelAlias(const std::string& name) {
+  v1::DeleteModelAliasRequest request;
+  request.set_name(name);
+  Options once = options_;
+  once.retry.attempts = 1;  // a second try would find nothing and call the first one's success an error
+  return Call(once, options_.timeout, *models_, &v1::ModelService::Stub::DeleteModelAlias, request).status();
+}
+
 absl::StatusOr<std::vector<v1::Node>> Client::ListNodes(int limit) {
   return List(options_, *nodes_, &v1::NodeService::Stub::ListNodes, v1::ListNodesRequest(), limit,
               [](v1::ListNodesResponse& response) { return response.mutable_nodes(); });
@@ -281,6 +323,10 @@ absl::StatusOr<v1::Backup> Client::CreateBackup(const std::string& path) {
   Options once = options_;
   once.retry.attempts = 1;  // a second try would find the first one's folder
   return Call(once, options_.long_timeout, *admin_, &v1::AdminService::Stub::CreateBackup, request);
+}
+
+absl::StatusOr<v1::CheckDataResponse> Client::CheckData() {
+  return Call(options_, options_.long_timeout, *admin_, &v1::AdminService::Stub::CheckData, v1::CheckDataRequest());
 }
 
 absl::StatusOr<v1::CreateTokenResponse> Client::CreateToken(const v1::CreateTokenRequest& request) {

@@ -51,7 +51,14 @@ class Client {
   // As CreateJob.
   absl::StatusOr<v1::FineTuningJob> CloneJob(v1::CloneFineTuningJobRequest request);
   absl::StatusOr<v1::ExplainFineTuningJobResponse> ExplainJob(const std::string& name);
+  absl::StatusOr<v1::EstimateFineTuningJobResponse> EstimateJob(const v1::FineTuningSpec& spec);
+  absl::Status CreateCheckpoint(const std::string& job);
+  // Oldest first.
+  absl::StatusOr<std::vector<v1::Checkpoint>> ListCheckpoints(const std::string& job);
+
   absl::StatusOr<v1::Queue> GetQueue(int limit);
+  absl::StatusOr<std::vector<v1::Tenant>> ListTenants(int limit);
+  absl::StatusOr<v1::Tenant> UpdateTenant(const v1::UpdateTenantRequest& request);
   // As CreateJob.
   absl::StatusOr<v1::Sweep> CreateSweep(v1::CreateSweepRequest request);
   absl::StatusOr<v1::Sweep> GetSweep(const std::string& name);
@@ -72,6 +79,8 @@ class Client {
   absl::StatusOr<std::vector<v1::Model>> ListModels(int limit);
   absl::StatusOr<std::vector<v1::ModelVersion>> ListModelVersions(const std::string& model, int limit);
   absl::StatusOr<v1::ModelVersion> GetModelVersion(const std::string& name);
+  absl::StatusOr<v1::ModelVersion> PromoteModelVersion(const v1::PromoteModelVersionRequest& request);
+  absl::Status DeleteModelAlias(const std::string& name);
 
   absl::StatusOr<std::vector<v1::Node>> ListNodes(int limit);
   absl::StatusOr<v1::Node> DrainNode(const std::string& name, bool requeue);
@@ -79,6 +88,7 @@ class Client {
 
   // Into a new folder on the server's machine.
   absl::StatusOr<v1::Backup> CreateBackup(const std::string& path);
+  absl::StatusOr<v1::CheckDataResponse> CheckData();
   // The secret is in this answer only.
   absl::StatusOr<v1::CreateTokenResponse> CreateToken(const v1::CreateTokenRequest& request);
   absl::StatusOr<std::vector<v1::Token>> ListTokens();

@@ -5,11 +5,10 @@
 #include <functional>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/lib/client.h"
+#include "client/lib/resumed_stream.h"
 #include "luthier/v1/jobs.pb.h"
 
 namespace luthier {
@@ -36,37 +35,22 @@ class JobWatch {
   };
   JobWatch(Client& client, std::string job, Options options, JobWatchHandlers handlers);
 
-  // Blocks until the job is over and returns it. Errors: NOT_FOUND; CANCELLED after Stop(); UNAVAILABLE if there is no
-  // server at the start (after the client's retries) or for `longest_silence` later; DEADLINE_EXCEEDED.
+  // Blocks until the job is over and returns it. Errors: those of ResumedStream.
   absl::StatusOr<v1::FineTuningJob> Run();
 
   // Ends Run() soon. Any thread.
-  void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
+  void Stop() { stream_.Stop(); }
 
  private:
-  // Reads one stream to its end.
-  grpc::Status ReadStream() ABSL_LOCKS_EXCLUDED(mutex_);
+  grpc::Status Read(grpc::ClientContext& context);
   void Deliver(const v1::WatchFineTuningJobResponse& message);
-  bool Begin(grpc::ClientContext& context) ABSL_LOCKS_EXCLUDED(mutex_);
-  void End() ABSL_LOCKS_EXCLUDED(mutex_);
-  // Whether Stop() was called, before or during the pause.
-  bool PauseOrStopped(absl::Duration pause) ABSL_LOCKS_EXCLUDED(mutex_);
 
   Client& client_;
   const std::string job_name_;
-  const Options options_;
   const JobWatchHandlers handlers_;
-
-  // Of the thread in Run().
+  ResumedStream stream_;
   int64_t cursor_;
   v1::FineTuningJob job_;
-  bool connected_once_ = false;
-  bool interrupted_ = false;
-  absl::Time last_heard_;
-
-  absl::Mutex mutex_;
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
-  grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream that is open
 };
 
 // SUCCEEDED, FAILED or CANCELLED.

@@ -15,9 +15,9 @@
 #include "absl/time/clock.h"
 #include "client/lib/grpc_status.h"
 #include "client/lib/resumable_file.h"
-#include "lib/artifact/artifact_store.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
+#include "lib/artifact/manifest.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {

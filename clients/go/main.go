@@ -13,6 +13,7 @@ import (
 	"io"
 	"log"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	pb "luthier/clients/go/luthierv1"
 )
@@ -34,14 +36,22 @@ func main() {
 	base := flag.String("base-model", "luthier-tiny", "a base model that was imported")
 	dataset := flag.String("dataset", "intents", "a dataset that was uploaded")
 	steps := flag.Int("steps", 20, "optimizer steps")
+	grid := flag.String("grid", "", "FIELD=VALUE,VALUE: a sweep over these values, of which the best is downloaded")
 	to := flag.String("to", "adapter", "a folder that does not exist yet")
 	flag.Parse()
-	if err := run(context.Background(), *server, *base, *dataset, int32(*steps), *to); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	spec := &pb.FineTuningSpec{
+		BaseModel: *base,
+		Dataset:   &pb.DatasetSelection{Dataset: *dataset},
+		Training:  &pb.TrainingConfig{MaxSteps: proto.Int32(int32(*steps))},
+	}
+	if err := run(ctx, *server, spec, *grid, *to); err != nil {
 		log.Fatalf("error: %v", err)
 	}
 }
 
-func run(ctx context.Context, server, base, dataset string, steps int32, to string) error {
+func run(ctx context.Context, server string, spec *pb.FineTuningSpec, grid, to string) error {
 	conn, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		// A dead connection is noticed within a minute, also while a watch is silent.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}))
@@ -49,13 +59,17 @@ func run(ctx context.Context, server, base, dataset string, steps int32, to stri
 		return err
 	}
 	defer conn.Close()
+	models := pb.NewModelServiceClient(conn)
+	if grid != "" {
+		best, err := runSweep(ctx, pb.NewSweepServiceClient(conn), spec, grid)
+		if err != nil {
+			return err
+		}
+		fmt.Println(best.Job, best.Values)
+		return download(ctx, models, best.ModelVersion, to)
+	}
 	jobs := pb.NewFineTuningServiceClient(conn)
-
-	job, err := submit(ctx, jobs, &pb.FineTuningSpec{
-		BaseModel: base,
-		Dataset:   &pb.DatasetSelection{Dataset: dataset},
-		Training:  &pb.TrainingConfig{MaxSteps: &steps},
-	})
+	job, err := submit(ctx, jobs, spec)
 	if err != nil {
 		return err
 	}
@@ -66,7 +80,7 @@ func run(ctx context.Context, server, base, dataset string, steps int32, to stri
 	if job.State != pb.FineTuningJob_SUCCEEDED {
 		return fmt.Errorf("%s is %s: %s", job.Name, job.State, job.GetFailure().GetMessage())
 	}
-	return download(ctx, pb.NewModelServiceClient(conn), job.ModelVersion, to)
+	return download(ctx, models, job.ModelVersion, to)
 }
 
 // The same request id in every try: an answer that was lost on the way is no second job.

@@ -1,7 +1,11 @@
 // Where datasets, base models and artifacts lie: blobs named by their content, and manifests that give them paths.
 // An artifact exists once its manifest does; the manifest is written last, so a half-published artifact is never seen.
+//
+// file_artifact_store.h keeps them in a folder, s3_artifact_store.h in a bucket, under the same names: blobs as
+// `blobs/sha256/ab/<hex>`, manifests as `jobs/<job>/attempt-<N>/<name>/manifest.json`.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -18,34 +22,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
-#include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
-#include "nlohmann/json.hpp"
+#include "lib/artifact/manifest.h"
 
 namespace luthier {
-
-// One file of an artifact.
-struct ManifestFile {
-  std::string path;    // relative, `/` between names
-  std::string sha256;  // lower-case hexadecimal
-  int64_t bytes = 0;
-  friend bool operator==(const ManifestFile&, const ManifestFile&) = default;
-};
-
-// The files of an artifact, each path once.
-struct Manifest {
-  std::vector<ManifestFile> files;
-  friend bool operator==(const Manifest&, const Manifest&) = default;
-};
-
-nlohmann::json ToJson(const Manifest& manifest);
-
-// Errors: INVALID_ARGUMENT for a bad path, hash or size, or a path given twice.
-absl::StatusOr<Manifest> ParseManifest(const nlohmann::json& json);
-
-// Paths that come from others: relative, of at most 1,024 bytes, names of 1 to 255 bytes that are neither `.` nor `..`
-// and hold no NUL, backslash or control character. Errors: INVALID_ARGUMENT naming the path's fault.
-absl::Status CheckRelativePath(absl::string_view path);
 
 // Identifies the artifact of an attempt: `jobs/<job>/attempt-<N>/<name>`.
 struct ArtifactKey {
@@ -58,10 +38,10 @@ struct ArtifactKey {
 class BlobWriter {
  public:
   virtual ~BlobWriter() = default;
-  // Errors: RESOURCE_EXHAUSTED if the disk is full; DATA_LOSS.
+  // Errors: RESOURCE_EXHAUSTED if the disk is full; UNAVAILABLE; DATA_LOSS.
   virtual absl::Status Append(absl::string_view bytes) = 0;
-  // Stores the blob and returns its SHA-256. Errors: DATA_LOSS if `expected_sha256` is given and differs; as Append.
-  virtual absl::StatusOr<std::string> Commit(absl::string_view expected_sha256) = 0;
+  // Stores the blob. Errors: DATA_LOSS if its content has another hash than its name says; as Append.
+  virtual absl::Status Commit() = 0;
   virtual int64_t bytes() const = 0;
 };
 
@@ -70,9 +50,15 @@ class BlobReader {
  public:
   virtual ~BlobReader() = default;
   // Reads up to `buffer.size()` bytes from the current place; 0 at the end. The read that reaches the end checks the
-  // hash, so damaged bytes never look complete. Errors: DATA_LOSS.
+  // hash, so damaged bytes never look complete. Errors: DATA_LOSS; UNAVAILABLE.
   virtual absl::StatusOr<size_t> Read(std::span<char> buffer) = 0;
   virtual int64_t size() const = 0;
+};
+
+// A file of this machine with the content of a blob, for who needs a path. Read only; it stays while this lives.
+struct LocalBlob {
+  std::string path;
+  std::shared_ptr<const void> lease;
 };
 
 class ArtifactStore;
@@ -90,32 +76,6 @@ class BlobPins {
   std::vector<std::string> blobs_;
 };
 
-// Immutable storage. Implementations may be called from several threads; writers and readers belong to one each.
-class ArtifactStore {
- public:
-  virtual ~ArtifactStore() = default;
-  // `pins`, which must outlive the writer, holds the blob from its commit on; none where nobody collects garbage.
-  // Errors: RESOURCE_EXHAUSTED if fewer than `expected_bytes` (0: unknown) and a reserve are free.
-  virtual absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes, BlobPins* pins = nullptr) = 0;
-  // Errors: INVALID_ARGUMENT for a name that is no SHA-256, OUT_OF_RANGE for an offset beyond the end; NOT_FOUND;
-  // DATA_LOSS. Reading starts at byte `offset` (the hash still covers the bytes before).
-  virtual absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) = 0;
-  virtual absl::StatusOr<int64_t> BlobSize(absl::string_view sha256) = 0;
-  bool HasBlob(absl::string_view sha256) { return BlobSize(sha256).ok(); }
-  // Publishes an artifact. Publishing the same again succeeds. Errors: FAILED_PRECONDITION if a blob is not stored or
-  // has another size; ALREADY_EXISTS if the key has another manifest.
-  virtual absl::Status PutManifest(const ArtifactKey& key, const Manifest& manifest) = 0;
-  // Errors: NOT_FOUND; DATA_LOSS if the manifest is damaged.
-  virtual absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) = 0;
-  // Removes a blob that nothing refers to any more; succeeds if there is none.
-  virtual absl::Status DeleteBlob(absl::string_view sha256) = 0;
-
- protected:
-  friend class BlobPins;
-  virtual void Pin(const std::string& sha256) = 0;
-  virtual void Unpin(const std::string& sha256) = 0;
-};
-
 // What CollectGarbage() removed.
 struct Garbage {
   int64_t blobs = 0;
@@ -123,27 +83,36 @@ struct Garbage {
   int64_t manifests = 0;
 };
 
-// Artifacts in a folder: `blobs/sha256/ab/<hex>` and `jobs/<job>/attempt-<N>/<name>/manifest.json`.
-class FileArtifactStore : public ArtifactStore {
+// Immutable storage. May be called from several threads; writers and readers belong to one each. Calls wait for a disk
+// or a network, so none belongs on the state loop or in a reaction of gRPC.
+//
+// Errors of all of them: UNAVAILABLE if the place cannot be reached; those of disks.
+class ArtifactStore {
  public:
-  // Creates the folder if needed and removes unfinished files of a process that died. One process owns a folder.
-  static absl::StatusOr<std::unique_ptr<FileArtifactStore>> Open(const std::string& root);
+  virtual ~ArtifactStore() = default;
+  // Where the files lie if not on this machine: `s3://…`. They are in no backup then.
+  virtual std::string Address() const = 0;
 
-  // The folder of another process that this one may also write blobs into; creates and removes nothing. What is
-  // unfinished when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if no store is there.
-  static absl::StatusOr<std::unique_ptr<FileArtifactStore>> OpenShared(const std::string& root);
+  // `sha256` is what the content must have. `pins`, which must outlive the writer, holds the blob from its commit on;
+  // none where nobody collects garbage. Errors: INVALID_ARGUMENT for a name that is no SHA-256; RESOURCE_EXHAUSTED if
+  // fewer than `expected_bytes` (0: unknown) and a reserve are free.
+  virtual absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(const std::string& sha256, int64_t expected_bytes,
+                                                              BlobPins* pins = nullptr) = 0;
+  // Errors: INVALID_ARGUMENT for a name that is no SHA-256, OUT_OF_RANGE for an offset beyond the end; NOT_FOUND;
+  // DATA_LOSS. Reading starts at byte `offset` (the hash still covers the bytes before).
+  virtual absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) = 0;
+  // Errors: as OpenBlob; RESOURCE_EXHAUSTED if there is no room for it here.
+  virtual absl::StatusOr<LocalBlob> MakeLocal(const std::string& sha256) = 0;
+  absl::StatusOr<int64_t> BlobSize(absl::string_view sha256);
+  bool HasBlob(absl::string_view sha256) { return BlobSize(sha256).ok(); }
+  // Removes a blob that nothing refers to any more; succeeds if there is none.
+  absl::Status DeleteBlob(absl::string_view sha256);
 
-  absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(int64_t expected_bytes, BlobPins* pins = nullptr) override;
-  absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) override;
-  absl::StatusOr<int64_t> BlobSize(absl::string_view sha256) override;
-  absl::Status PutManifest(const ArtifactKey& key, const Manifest& manifest) override;
-  absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key) override;
-  absl::Status DeleteBlob(absl::string_view sha256) override;
-
-  // Makes a blob of another store this one's too: a link where both are on one disk, else a copy. Every byte is read
-  // and checked, and a damaged blob of this store is replaced. Errors: NOT_FOUND; DATA_LOSS if it is damaged there;
-  // RESOURCE_EXHAUSTED.
-  absl::Status AddFrom(FileArtifactStore& other, const std::string& sha256);
+  // Publishes an artifact. Publishing the same again succeeds. Errors: FAILED_PRECONDITION if a blob is not stored or
+  // has another size; ALREADY_EXISTS if the key has another manifest.
+  absl::Status PutManifest(const ArtifactKey& key, const Manifest& manifest);
+  // Errors: NOT_FOUND; DATA_LOSS if the manifest is damaged.
+  absl::StatusOr<Manifest> GetManifest(const ArtifactKey& key);
 
   // What is referred to from outside; asked after the blobs were listed, so that it may only grow in between by what is
   // pinned.
@@ -156,33 +125,41 @@ class FileArtifactStore : public ArtifactStore {
   absl::StatusOr<Garbage> CollectGarbage(const std::function<absl::StatusOr<References>()>& references,
                                          absl::Duration keep);
 
-  // Where a blob lies, for programs on the same machine that only read it.
-  absl::StatusOr<std::string> BlobPath(absl::string_view sha256) const;
-
-  // The same for a process that shares the folder `root` with its owner. `sha256` must be one.
-  static std::string BlobPathIn(const std::string& root, absl::string_view sha256);
+ protected:
+  // A stored file: a blob or a manifest. `path` is relative to the store.
+  struct File {
+    std::string path;
+    int64_t bytes = 0;
+    absl::Time time;  // of its last change
+  };
+  // The path of a blob. Errors: INVALID_ARGUMENT.
+  static absl::StatusOr<std::string> PathOfBlob(absl::string_view sha256);
 
  private:
-  explicit FileArtifactStore(std::string root) : root_(std::move(root)) {}
-  void Pin(const std::string& sha256) override;
-  void Unpin(const std::string& sha256) override;
-  absl::Status DeleteIfUntouched(const std::string& sha256, absl::Time before, Garbage& garbage);
+  friend class BlobPins;
 
-  std::string root_;
+  // Errors: NOT_FOUND.
+  virtual absl::StatusOr<File> Stat(const std::string& path) = 0;
+  virtual absl::StatusOr<std::string> ReadText(const std::string& path) = 0;
+  // Whole and durable, or not at all. Errors: ALREADY_EXISTS; what is there is not replaced.
+  virtual absl::Status WriteNew(const std::string& path, const std::string& text) = 0;
+  // Succeeds if there is none.
+  virtual absl::Status Remove(const std::string& path) = 0;
+  virtual absl::StatusOr<std::vector<File>> List(const std::string& folder) = 0;
+
+  absl::Status RemoveManifests(const std::vector<File>& manifests, References& used, Garbage& garbage);
+  absl::Status RemoveBlob(const std::string& sha256, absl::Time before, Garbage& garbage);
+  void Pin(const std::string& sha256);
+  void Unpin(const std::string& sha256);
+
   std::mutex mutex_;  // of what follows
+  std::condition_variable removed_;
   std::map<std::string, int> pins_;
   std::optional<std::set<std::string>> touched_;  // pinned at any time since a collection began; none: no collection
+  std::string removing_;                          // the blob that a collection is just removing
 };
 
-// Opens `path` beneath the folder `root` for reading without following a symbolic link on the way, and returns the file
-// descriptor, which the caller closes. Errors: INVALID_ARGUMENT for a bad path or a link; NOT_FOUND.
-absl::StatusOr<int> OpenBeneath(const std::string& root, absl::string_view path);
-
-// Hashes every regular file beneath `folder` into a manifest, paths sorted. Errors: INVALID_ARGUMENT for links and odd
-// files.
-absl::StatusOr<Manifest> ManifestOfFolder(const std::string& folder);
-
-// Bytes that an unprivileged process may still write to the disk of `folder`.
-absl::StatusOr<int64_t> FreeBytes(const std::string& folder);
+// Makes a blob of one store another's too, checking every byte. Errors: of both.
+absl::Status CopyBlob(ArtifactStore& from, ArtifactStore& to, const std::string& sha256);
 
 }  // namespace luthier

@@ -67,6 +67,11 @@ absl::Status DurableFile::Append(std::span<const std::byte> bytes) {
   return absl::OkStatus();
 }
 
+absl::Status DurableFile::ExtendTo(int64_t bytes) {
+  if (ftruncate(fd_, bytes) != 0) return FileError(path_, "extend", errno);
+  return absl::OkStatus();
+}
+
 absl::Status DurableFile::CommitAs(const std::string& path) {
   // A failed fsync is never retried: the kernel marks the pages clean, so a second one would succeed without the data.
   if (fsync(fd_) != 0) return FileError(path, "fsync", errno);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -26,6 +27,9 @@ class DurableFile {
 
   // Errors: RESOURCE_EXHAUSTED if the disk is full, with the remedy; DATA_LOSS for an I/O error.
   absl::Status Append(std::span<const std::byte> bytes);
+
+  // Makes it as long, with zeros that take no space.
+  absl::Status ExtendTo(int64_t bytes);
 
   // Makes the file durable under its final name. After an error it does not exist under that name (unless it did
   // before).

@@ -1,18 +1,17 @@
-// The C interface of the Rust crate in rust/. Functions return 0, or 1 with a message in `error`.
+// The C interface of the Rust crate in rust/ for tokenizers and chat templates. Functions return 0, or 1 with a message
+// in `error`.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+
+#include "lib/base/rust_buffer.h"
 
 struct LuthierTokenizer;
 struct LuthierTemplate;
 
 extern "C" {
 
-struct LuthierBuffer {
-  uint8_t* data;
-  size_t len;
-};
 struct LuthierEncoding {
   int32_t* ids;
   int64_t* offsets;  // first byte and end of each id
@@ -25,7 +24,6 @@ struct LuthierRendered {
   bool spans_in_place;
 };
 
-void luthier_buffer_free(LuthierBuffer buffer);
 void luthier_encoding_free(LuthierEncoding encoding);
 void luthier_rendered_free(LuthierRendered rendered);
 

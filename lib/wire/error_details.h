@@ -1,6 +1,4 @@
-// The details of an error as google.rpc.Status carries them (AIP-193). By hand, because the three messages of
-// google.rpc that are needed are not packaged in Debian 12, and because both ends of Luthier and other clients read the
-// same bytes.
+// The details of an error as google.rpc.Status carries them (AIP-193).
 #pragma once
 
 #include <optional>

@@ -1,8 +1,10 @@
-//! Tokenizers and chat templates behind a C interface; the C side is `lib/text/rust_api.h`.
+//! Tokenizers, chat templates and object stores behind a C interface; the C side is `lib/text/rust_api.h` and
+//! `lib/artifact/bucket_api.h`.
 //!
-//! Every function returns 0, or 1 with a message in `error`. No panic crosses the border. Texts come in as UTF-8 with a
-//! length and go out as buffers that the caller gives back to `luthier_buffer_free`.
+//! Every function returns 0, or a code of `Failure` with a message in `error`. No panic crosses the border. Texts come in
+//! as UTF-8 with a length and go out as buffers that the caller gives back to `luthier_buffer_free`.
 
+mod bucket;
 mod python;
 mod render;
 mod source;
@@ -42,6 +44,18 @@ pub struct LuthierRendered {
     spans_in_place: bool,
 }
 
+/// Why a function does not return 0.
+struct Failure {
+    code: i32,
+    message: String,
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Failure { code: 1, message }
+    }
+}
+
 fn leak<T>(values: Vec<T>) -> (*mut T, usize) {
     let mut boxed = values.into_boxed_slice();
     let parts = (boxed.as_mut_ptr(), boxed.len());
@@ -69,22 +83,22 @@ unsafe fn text<'a>(data: *const u8, len: usize) -> Result<&'a str, String> {
     std::str::from_utf8(bytes).map_err(|e| format!("text is not UTF-8 (byte {})", e.valid_up_to()))
 }
 
-/// Runs `body`; its error or panic becomes a message and the return value 1.
-unsafe fn guarded(error: *mut LuthierBuffer, body: impl FnOnce() -> Result<(), String>) -> i32 {
-    let message = match catch_unwind(AssertUnwindSafe(body)) {
+/// Runs `body`; its error or panic becomes a message and the return value.
+unsafe fn guarded(error: *mut LuthierBuffer, body: impl FnOnce() -> Result<(), Failure>) -> i32 {
+    let failure = match catch_unwind(AssertUnwindSafe(body)) {
         Ok(Ok(())) => return 0,
-        Ok(Err(message)) => message,
+        Ok(Err(failure)) => failure,
         Err(panic) => {
             let what = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied())
                 .unwrap_or("unknown");
-            format!("internal error in the text library: {what}")
+            Failure::from(format!("internal error in the Rust crate: {what}"))
         }
     };
-    *error = buffer(message);
-    1
+    *error = buffer(failure.message);
+    failure.code
 }
 
 #[no_mangle]

@@ -56,6 +56,12 @@ std::vector<std::string> ResourcesOf(const Job& job) {
   return names;
 }
 
+std::string CrashText(const Job& job) {
+  const auto last = job.crashed_on.end() - 1;
+  return absl::StrCat("its trainer died on ", job.crashed_on.size(), " nodes, ",
+                      absl::StrJoin(job.crashed_on.begin(), last, ", "), " and ", *last);
+}
+
 std::string LabelText(const std::map<std::string, std::string>& labels) {
   return absl::StrJoin(labels, ",", absl::PairFormatter("="));
 }

@@ -170,21 +170,25 @@ struct Job {
   absl::Duration estimate;                       // of the whole training, from the speed of others like it; 0: unknown
   std::optional<absl::Duration> retention;       // of its events once it is over; none: the server's
   absl::Time deadline = absl::InfiniteFuture();  // when it is cancelled
+  int64_t sweep = 0;                             // number of the first job of its sweep; 0: it is of none
+  int max_parallel = 0;                          // jobs of its sweep that hold devices at a time; 0: no limit
   absl::Time create_time;
 
   JobState state = JobState::kQueued;
   int attempt = 0;
   int lost_attempts = 0;
   int preemptions = 0;
-  int lost_here = 0;      // attempts lost one after the other on `node`
-  int revision = 1;       // counts what users changed, for `etag`
-  std::string node;       // of the current attempt, or of the last one, where its checkpoints lie
-  std::vector<int> held;  // devices of `node` that the current attempt holds
+  int lost_here = 0;                    // attempts lost one after the other on `node`
+  std::vector<std::string> crashed_on;  // nodes on which its trainer died of itself, since a user last had it retried
+  int revision = 1;                     // counts what users changed, for `etag`
+  std::string node;                     // of the current attempt, or of the last one, where its checkpoints lie
+  std::vector<int> held;                // devices of `node` that the current attempt holds
   absl::Time attempt_start = absl::InfinitePast();  // of the current attempt, or of the last one
   absl::Time not_before = absl::InfinitePast();     // of the next attempt
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
   std::string model_version;
+  int64_t stored_step = 0;  // of its newest checkpoint in the store, from which another node can go on; 0: none
   int64_t last_event = 0;
   int64_t last_report = 0;  // highest sequence of the current attempt that was recorded
   std::string report;       // newest progress, evaluations, failure: bytes of the layer above
@@ -198,6 +202,9 @@ std::vector<std::string> ResourcesOf(const Job& job);
 
 // "gpu=h100,zone=a": sorted by their names.
 std::string LabelText(const std::map<std::string, std::string>& labels);
+
+// "its trainer died on 3 nodes, n1, n2 and n3". Requires: it crashed on several.
+std::string CrashText(const Job& job);
 
 // `jobs/J/attempts/N`.
 std::string AttemptName(const Job& job);

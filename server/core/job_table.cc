@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+
 namespace luthier {
 namespace {
 
@@ -19,19 +22,17 @@ const Job* JobTable::Find(absl::string_view id) const {
   return found == jobs_.end() ? nullptr : found->second.get();
 }
 
-Job& JobTable::Add(Job job) {
+Job& JobTable::Add(Job&& job) {
   auto owned = std::make_unique<Job>(std::move(job));
   Job& mine = *owned;
   jobs_.emplace(mine.id, std::move(owned));
   Index(mine);
-  for (const std::string& name : ResourcesOf(mine)) ++uses_[name];
+  CountUses(mine, 1);
   return mine;
 }
 
 void JobTable::Remove(const Job& job) {
-  for (const std::string& name : ResourcesOf(job)) {
-    if (--uses_[name] == 0) uses_.erase(name);
-  }
+  CountUses(job, -1);
   jobs_.erase(job.id);
 }
 
@@ -99,8 +100,20 @@ const std::set<std::string>& JobTable::OnNode(const std::string& node) const {
 }
 
 int64_t JobTable::UsesOf(const std::string& resource) const {
-  const auto found = uses_.find(resource);
-  return found == uses_.end() ? 0 : found->second;
+  absl::string_view id = resource;
+  const auto& uses = absl::ConsumePrefix(&id, "baseModels/") ? uses_of_base_models_ : uses_of_datasets_;
+  absl::ConsumePrefix(&id, "datasets/");
+  const auto found = uses.find(id);
+  return found == uses.end() ? 0 : found->second;
+}
+
+// Without names of resources, which a million jobs would each make and throw away.
+void JobTable::CountUses(const Job& job, int by) {
+  const auto count = [by](absl::flat_hash_map<std::string, int64_t>& uses, absl::string_view id) {
+    if ((uses[id] += by) == 0) uses.erase(id);
+  };
+  count(uses_of_base_models_, job.base_model);
+  for (const absl::string_view id : absl::StrSplit(job.datasets, ',', absl::SkipEmpty())) count(uses_of_datasets_, id);
 }
 
 std::string JobTable::AUserOf(const std::string& resource) const {
@@ -114,6 +127,11 @@ std::string JobTable::AUserOf(const std::string& resource) const {
 JobTable::Load JobTable::LoadOf(const std::string& tenant) const {
   const auto found = loads_.find(tenant);
   return found == loads_.end() ? Load{} : found->second;
+}
+
+int JobTable::RunningOf(int64_t sweep) const {
+  const auto found = running_of_sweep_.find(sweep);
+  return found == running_of_sweep_.end() ? 0 : found->second;
 }
 
 bool JobTable::RunsLessUrgentThan(ServiceClass service_class) const {
@@ -139,6 +157,7 @@ void JobTable::Index(const Job& job) {
     on_node_[job.node].insert(job.id);
     ++running_[static_cast<size_t>(job.service_class)];
     loads_[job.tenant].running_devices += static_cast<int>(job.held.size());
+    if (job.max_parallel > 0) ++running_of_sweep_[job.sweep];
   }
 }
 
@@ -161,6 +180,7 @@ void JobTable::Unindex(const Job& job) {
     if (found->second.empty()) on_node_.erase(found);
     --running_[static_cast<size_t>(job.service_class)];
     loads_[job.tenant].running_devices -= static_cast<int>(job.held.size());
+    if (job.max_parallel > 0 && --running_of_sweep_[job.sweep] == 0) running_of_sweep_.erase(job.sweep);
   }
 }
 

@@ -43,7 +43,7 @@ class JobTable {
   // Room for so many jobs.
   void Reserve(size_t jobs) { jobs_.reserve(jobs); }
   // As Insert, for a job that is on record already.
-  void LoadJob(Job job) { Add(std::move(job)); }
+  void LoadJob(Job&& job) { Add(std::move(job)); }
   // As Insert, for a job that is over; it leaves again at the end of the batch unless it is not over any more.
   void Borrow(Job job);
   template <typename Change>
@@ -87,6 +87,8 @@ class JobTable {
     return by_age_.empty() ? absl::InfiniteFuture() : (*by_age_.begin())->create_time;
   }
   Load LoadOf(const std::string& tenant) const;
+  // Jobs that hold devices, of a sweep with a limit of them.
+  int RunningOf(int64_t sweep) const;
   // Whether an attempt of a less urgent class holds devices.
   bool RunsLessUrgentThan(ServiceClass service_class) const;
   // Every job, in no order.
@@ -110,10 +112,11 @@ class JobTable {
     Job* now;
     std::optional<Job> job;  // none: it did not exist
   };
-  Job& Add(Job job);
+  Job& Add(Job&& job);
   void Remove(const Job& job);
   void Index(const Job& job);
   void Unindex(const Job& job);
+  void CountUses(const Job& job, int by);
 
   absl::flat_hash_map<absl::string_view, std::unique_ptr<Job>> jobs_;  // keys are views of Job::id
   std::map<int64_t, Before> before_;
@@ -125,10 +128,11 @@ class JobTable {
   std::set<const Job*, DelayOrder> delayed_;
   std::set<const Job*, DeadlineOrder> deadlines_;  // that have one and can miss it
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;
-  absl::flat_hash_map<std::string, int64_t> uses_;
-  absl::flat_hash_map<std::string, Load> loads_;                  // by tenant
-  std::array<int64_t, 16> counts_ = {};                           // by state
-  std::array<int64_t, kServiceClasses.size() + 1> running_ = {};  // that hold devices, by class
+  absl::flat_hash_map<std::string, int64_t> uses_of_base_models_, uses_of_datasets_;  // by what Job has
+  absl::flat_hash_map<std::string, Load> loads_;                                      // by tenant
+  absl::flat_hash_map<int64_t, int> running_of_sweep_;                                // as RunningOf says; none is 0
+  std::array<int64_t, 16> counts_ = {};                                               // by state
+  std::array<int64_t, kServiceClasses.size() + 1> running_ = {};                      // that hold devices, by class
 };
 
 }  // namespace luthier

@@ -70,13 +70,15 @@ bool LeavesReservation(const Job& job, const NodeView& view, const std::optional
 }
 
 // The node that fits best, so that large holes stay for large jobs; the job's last node before any other, because its
-// checkpoints lie there.
+// checkpoints lie there, and those where its trainer died after all others.
 NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
                    absl::Time now) {
   NodeView* best = nullptr;
   const auto rank = [&](const NodeView& view) {
     const bool last = view.node->id == job.node;
-    const int preference = !last ? 1 : job.lost_here < kLostHereLimit ? 0 : 2;
+    const bool goes_back = last && job.lost_here < kLostHereLimit;
+    const bool avoids = last || std::count(job.crashed_on.begin(), job.crashed_on.end(), view.node->id) > 0;
+    const int preference = goes_back ? 0 : avoids ? 2 : 1;
     return std::make_tuple(preference, view.free.size(), view.node->id);
   };
   for (NodeView& view : nodes) {

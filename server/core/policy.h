@@ -119,6 +119,7 @@ enum class Wait {
   kQuarantined = 10,  // the nodes that could take it are quarantined
   kMakingRoom = 11,   // what has to stop for it has not stopped yet
   kNoMatch = 12,      // no connected node has the labels that it asks for
+  kSweepLimit = 13,   // its sweep runs as many jobs as it may
 };
 
 // One for every job of a snapshot, in the order in which they were looked at.

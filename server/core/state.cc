@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "server/core/reason.h"
@@ -15,6 +16,8 @@ namespace {
 constexpr absl::Duration kLeaseCheck = absl::Milliseconds(250);
 // A head of the queue that fits nowhere must not make every cycle walk through a million jobs behind it.
 constexpr size_t kCandidates = 500;
+// Nor those of sweeps that run as many jobs as they may.
+constexpr size_t kLooks = 10000;
 
 std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.1f GB", static_cast<double>(bytes) / 1e9); }
 
@@ -203,7 +206,10 @@ absl::Status State::CreateSweep(Sweep& sweep, std::vector<Job>& jobs, const JobR
   sweep.first_job = last_number_ + 1;
   sweep.jobs = static_cast<int>(jobs.size());
   sweep.create_time = now;
-  for (size_t i = 0; i < jobs.size(); ++i) AddNew(jobs[i], i == 0 ? request : JobRequest{}, std::move(specs[i]), now);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].sweep = sweep.first_job;
+    AddNew(jobs[i], i == 0 ? request : JobRequest{}, std::move(specs[i]), now);
+  }
   writes_.sweeps.push_back(sweep);
   return absl::OkStatus();
 }
@@ -270,6 +276,7 @@ absl::Status State::Retry(const std::string& id, absl::Time now) {
   }
   jobs_.Update(*job, [&](Job& j) {
     j.lost_attempts = j.lost_here = 0;
+    j.crashed_on.clear();
     j.not_before = absl::InfinitePast();
     j.end_time = absl::InfinitePast();
   });
@@ -469,7 +476,7 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
     } else if (job.state == JobState::kStarting && job.last_report == 0) {
       Send(Effect::Kind::kStart, job);  // the first order may never have arrived
     } else {
-      LoseAttempt(job, "the agent came back without it", now);
+      LoseAttempt(job, "the agent came back without it", /*crashed=*/false, now);
     }
   }
   return stale;
@@ -516,6 +523,11 @@ bool State::Record(Report report, absl::Time now) {
     event.attempt = job->attempt;
     job = &AddEvent(*job, std::move(event), now);
   }
+  if (report.checkpoint) {
+    job = &jobs_.Update(*job, [&](Job& j) { j.stored_step = report.checkpoint->step; });
+    writes_.checkpoints.push_back(
+        {job->number, job->attempt, report.checkpoint->step, std::move(report.checkpoint->payload)});
+  }
   if (!report.input) return true;
   if (const auto node = nodes_.find(job->node); node != nodes_.end() && SaysProcessEnded(*report.input)) {
     node->second.processes.erase(AttemptName(*job));
@@ -524,7 +536,7 @@ bool State::Record(Report report, absl::Time now) {
     Suspect(job->node, job->id, now);
   }
   if (*report.input == JobInput::kAttemptLost) {
-    LoseAttempt(*job, report.message, now);
+    LoseAttempt(*job, report.message, report.crashed, now);
   } else if (*report.input == JobInput::kArtifactStored) {
     if (job->state == JobState::kPublishing) Publish(*job, std::move(report.version_payload), now);
   } else {
@@ -537,7 +549,7 @@ void State::Publish(const Job& job, std::string payload, absl::Time now) {
   int& latest = latest_[job.model];
   undo_.push_back([this, model = job.model, before = latest] { latest_[model] = before; });
   ModelVersion version{.model = job.model,
-                       .version = ++latest,
+                       .version = latest = std::max(latest, epoch_ * kVersionsPerEpoch) + 1,
                        .job = job.id,
                        .attempt = job.attempt,
                        .base_model = job.base_model,
@@ -568,7 +580,7 @@ void State::Suspect(const std::string& id, const std::string& job, absl::Time no
   if (quarantined + 1 <= std::max<int64_t>(1, connected / 2)) node.quarantine_end = now + kQuarantine;
 }
 
-void State::LoseAttempt(const Job& job, const std::string& why, absl::Time now) {
+void State::LoseAttempt(const Job& job, const std::string& why, bool crashed, absl::Time now) {
   if (IsStopping(job.state)) {
     Apply(job, JobInput::kAttemptLost, why, now);
     return;
@@ -576,7 +588,12 @@ void State::LoseAttempt(const Job& job, const std::string& why, absl::Time now) 
   jobs_.Update(job, [&](Job& j) {
     ++j.lost_attempts;
     ++j.lost_here;
+    if (crashed && !absl::c_linear_search(j.crashed_on, j.node)) j.crashed_on.push_back(j.node);
   });
+  if (job.crashed_on.size() >= kMaxCrashNodes) {
+    Apply(job, JobInput::kRetriesExhausted, absl::StrCat(why, "; ", CrashText(job), ", giving up"), now);
+    return;
+  }
   if (job.lost_attempts > kMaxLostAttempts) {
     Apply(job, JobInput::kRetriesExhausted, absl::StrCat(why, "; lost ", job.lost_attempts, " times, giving up"), now);
     return;
@@ -611,8 +628,7 @@ void State::Tick(absl::Time now) {
 
 void State::CancelOverdue(absl::Time now) {
   while (const Job* job = jobs_.Overdue(now)) {
-    Apply(*job, JobInput::kCancelRequested, "its deadline is over", now);
-    if (IsStopping(job->state)) Send(Effect::Kind::kStop, *job);
+    (void)Ask(job->id, JobInput::kCancelRequested, {}, "its deadline is over", "", now);
   }
 }
 
@@ -627,9 +643,8 @@ void State::ExpireLeases(absl::Time now) {
     if (now < node.deadline) continue;
     node.ready = node.leaving = false;
     const std::set<std::string> lost = jobs_.OnNode(id);
-    for (const std::string& job : lost) {
-      LoseAttempt(*Find(job), absl::StrCat("node ", id, " was not heard of for ", absl::FormatDuration(kLease)), now);
-    }
+    const std::string why = absl::StrCat("node ", id, " was not heard of for ", absl::FormatDuration(kLease));
+    for (const std::string& job : lost) LoseAttempt(*Find(job), why, /*crashed=*/false, now);
   }
 }
 
@@ -685,10 +700,17 @@ void State::Schedule(absl::Time now) {
 Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
   Snapshot snapshot{.now = now, .nodes = NodeViews(now)};
   const size_t share = std::max<size_t>(1, candidates / std::max<size_t>(1, jobs_.queues().size()));
+  std::map<int64_t, int> room;  // jobs that may start, of each sweep with a limit
   for (const auto& [key, queue] : jobs_.queues()) {
     const auto& [service_class, tenant] = key;
     std::vector<const Job*>& jobs = snapshot.waiting[static_cast<size_t>(service_class) - 1][tenant];
-    for (auto job = queue.begin(); job != queue.end() && jobs.size() < share; ++job) jobs.push_back(*job);
+    size_t looks = 0;
+    for (auto job = queue.begin(); job != queue.end() && jobs.size() < share && ++looks <= kLooks; ++job) {
+      const int limit = (*job)->max_parallel;
+      if (limit > 0 && room.try_emplace((*job)->sweep, limit - jobs_.RunningOf((*job)->sweep)).first->second-- <= 0)
+        continue;
+      jobs.push_back(*job);
+    }
     TenantView& view = snapshot.tenants[tenant];
     view.running_devices = jobs_.LoadOf(tenant).running_devices;
     const auto known = tenants_.find(tenant);
@@ -739,6 +761,10 @@ WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
     return {Wait::kBackoff,
             absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
                          absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s")};
+  }
+  if (job.max_parallel > 0 && jobs_.RunningOf(job.sweep) >= job.max_parallel) {
+    return {Wait::kSweepLimit,
+            absl::StrCat("its sweep runs ", job.max_parallel, job.max_parallel == 1 ? " job" : " jobs", " at a time")};
   }
   if (!decisions_) {
     decisions_.emplace();
@@ -817,8 +843,11 @@ const Job& State::Apply(const Job& job, JobInput input, const std::string& messa
     unsettled_ = true;
   }
   if (IsWaiting(*next)) unsettled_ = true;
+  if (IsTerminal(*next) && job.stored_step > 0)
+    writes_.checkpoints.push_back({job.number, job.attempt, job.stored_step, std::nullopt});
   jobs_.Update(job, [&](Job& j) {
     j.state = *next;
+    if (IsTerminal(*next)) j.stored_step = 0;
     if (!HoldsDevices(*next)) j.held.clear();
     if (IsWaiting(*next)) j.waiting_since = now;
     if (IsTerminal(*next)) j.end_time = now;
@@ -837,6 +866,7 @@ const Job& State::AddEvent(const Job& job, Event event, absl::Time now) {
 
 void State::Send(Effect::Kind kind, const Job& job) {
   Effect effect{kind, job.node, AttemptName(job), job.number, {}};
+  effect.job_goes_on = kind == Effect::Kind::kStop && job.state != JobState::kCancelling;
   if (const auto node = nodes_.find(job.node); node != nodes_.end() && (node->second.gpus || node->second.shares > 1))
     effect.devices = job.held;
   effects_.push_back(std::move(effect));

@@ -28,10 +28,16 @@ inline constexpr absl::Duration kHeartbeatInterval = absl::Seconds(5);
 // Six missed heartbeats: a longer pause of a loaded machine must not cost an attempt.
 inline constexpr absl::Duration kLease = absl::Seconds(30);
 inline constexpr int kMaxLostAttempts = 5;
+// A job whose trainer died of itself on so many nodes is more likely to be the reason than they are: it gets no other
+// one. Two could be a bad pair; a fourth would only cost others an attempt.
+inline constexpr size_t kMaxCrashNodes = 3;
 // A record that was brought back from a backup does not know which attempts were started after the backup. Those that
 // it starts get numbers from `epoch` times this on, which none of before can have: no job is started ten thousand
 // times.
 inline constexpr int kAttemptsPerEpoch = 10000;
+// The same holds for versions of a model: one that was published after the backup, and may have been downloaded, must
+// not share its number with another.
+inline constexpr int kVersionsPerEpoch = 10000;
 
 // A node on which attempts of so many different jobs died within the window, and none got through in between, gets
 // nothing new for a while: it is more likely to be the reason than they are. Afterwards one more death within the
@@ -128,6 +134,14 @@ struct Writes {
   std::vector<NewJob> new_jobs;
   std::vector<LabelChange> labels;
   std::vector<Sweep> sweeps;
+  // The checkpoint of a job that is in the store from now on. A job has one at most.
+  struct CheckpointChange {
+    int64_t job = 0;  // number
+    int attempt = 0;  // that wrote it
+    int64_t step = 0;
+    std::optional<std::string> payload;  // its files, bytes of the layer above; none: the job needs it no more
+  };
+  std::vector<CheckpointChange> checkpoints;
   std::vector<int64_t> expired;  // jobs, of which events go (Store::kExpiredEvents at a time)
   std::vector<Event> events;
   std::vector<ModelVersion> versions;
@@ -153,6 +167,13 @@ struct Effect {
   std::string attempt;       // name; empty for kReconnect
   int64_t job = 0;           // number
   std::vector<int> devices;  // indices of GPUs; empty on a CPU node
+  bool job_goes_on = false;  // of kStop: later, perhaps on another node
+};
+
+// A checkpoint whose files are in the store.
+struct StoredCheckpoint {
+  int64_t step = 0;
+  std::string payload;  // bytes of the layer above
 };
 
 // What an attempt reported, already understood by the layer above.
@@ -165,7 +186,9 @@ struct Report {
   std::string message;                      // of the change of state
   std::optional<absl::Duration> time_left;  // as a progress report says
   std::string version_payload;              // for kArtifactStored
-  bool blames_node = false;                 // of kAttemptFailed: by a fault of the node's hardware or disk
+  std::optional<StoredCheckpoint> checkpoint;
+  bool blames_node = false;  // of kAttemptFailed: by a fault of the node's hardware or disk
+  bool crashed = false;      // of kAttemptLost: the trainer died of itself, not with agent or node
 };
 
 // What a user changes of a job; absent values stay.
@@ -305,7 +328,8 @@ class State {
   void AddNew(Job& job, const JobRequest& request, std::string spec, absl::Time now);
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);
-  void LoseAttempt(const Job& job, const std::string& why, absl::Time now);
+  // The job waits for another attempt, or has had enough of them.
+  void LoseAttempt(const Job& job, const std::string& why, bool crashed, absl::Time now);
   // Requires: a state that can be preempted.
   void Preempt(const Job& job, const std::string& why, absl::Time now);
   // Whether something that waits may stop something that runs, for all that can be said without looking closer.

@@ -20,6 +20,7 @@ struct Token {
   std::string sha256;  // of the secret: 32 random bytes need no salt
   Role role = Role::kViewer;
   std::string tenant;  // empty: all (admins and agents)
+  std::string node;    // the only one that its agent may be; empty: any
   absl::Time create_time = absl::InfinitePast();
   absl::Time expire_time = absl::InfiniteFuture();
   absl::Time revoke_time = absl::InfiniteFuture();

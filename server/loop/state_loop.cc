@@ -15,6 +15,8 @@ namespace {
 constexpr size_t kIdleCapacity = 65536;
 // Smaller steps of the wall clock are left to NTP's slewing and cost a lease nothing that matters.
 constexpr absl::Duration kClockJump = absl::Seconds(2);
+// A log that a reader made grow goes on being written from its start, but never becomes smaller by itself.
+constexpr absl::Duration kEmptyLogEvery = absl::Minutes(1);
 
 // Does not advance while the machine sleeps, and never jumps.
 absl::Duration MonotonicClock() {
@@ -30,6 +32,7 @@ StateLoop::StateLoop(Store& store, State state, Options options)
       state_(std::move(state)),
       options_(std::move(options)),
       clock_base_(absl::Now() - MonotonicClock()),
+      next_emptying_(MonotonicClock() + kEmptyLogEvery),
       thread_([this] { Loop(); }) {}
 
 StateLoop::~StateLoop() {
@@ -95,6 +98,7 @@ void StateLoop::Loop() {
     const absl::Time now = Now();
     for (const Command& command : idle) (void)command(state_, now);
     Turn(commands, dones, now);
+    KeepLogShort();
     commands.clear();
     dones.clear();
     lock.lock();
@@ -131,11 +135,23 @@ absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now
   const absl::Status written = store_.Commit(writes);
   if (options_.on_commit_time) options_.on_commit_time(Now() - now, batch);
   if (!absl::IsDataLoss(written)) return written;
-  // After a failed fsync nobody knows what is on disk, and a second one would say that all is well: end, and read it
-  // again.
-  failure_ = absl::UnavailableError(written.message());
-  if (options_.on_failure) options_.on_failure(written);
+  Fail(written);
   return failure_;
+}
+
+void StateLoop::KeepLogShort() {
+  if (failure_.ok() && MonotonicClock() >= next_emptying_) {
+    next_emptying_ = MonotonicClock() + kEmptyLogEvery;
+    if (const absl::Status emptied = store_.EmptyLog(); absl::IsDataLoss(emptied)) Fail(emptied);
+  }
+  if (options_.on_log_bytes) options_.on_log_bytes(store_.LogBytes());
+}
+
+// After a failed fsync nobody knows what is on disk, and a second one would say that all is well: end, and read it
+// again.
+void StateLoop::Fail(const absl::Status& status) {
+  failure_ = absl::UnavailableError(status.message());
+  if (options_.on_failure) options_.on_failure(status);
 }
 
 }  // namespace luthier

@@ -29,6 +29,8 @@ class StateLoop {
     std::function<void(const State&, const Writes&, absl::Time now)> on_batch;
     std::function<void(const std::vector<Effect>&)> send;
     std::function<void(absl::Duration, size_t batch)> on_commit_time;
+    // After every batch and every tick.
+    std::function<void(int64_t)> on_log_bytes;
     // The database failed for good: nothing is accepted any more, and the process should end. Once, on the loop thread.
     std::function<void(const absl::Status&)> on_failure;
   };
@@ -56,13 +58,17 @@ class StateLoop {
   void Loop();
   void Turn(const std::vector<Command>& commands, const std::vector<Done>& dones, absl::Time now);
   absl::Status Write(const Writes& writes, size_t batch, absl::Time now);
+  void KeepLogShort();
+  // Nothing is accepted any more.
+  void Fail(const absl::Status& status);
   absl::Time Now();
 
   Store& store_;
   State state_;  // loop thread only, as what follows
   Options options_;
-  absl::Time clock_base_;  // wall time when the monotonic clock read zero
-  absl::Status failure_;   // sticky
+  absl::Time clock_base_;         // wall time when the monotonic clock read zero
+  absl::Duration next_emptying_;  // of the store's log, by the monotonic clock
+  absl::Status failure_;          // sticky
 
   std::mutex mutex_;  // of what follows
   std::condition_variable work_;

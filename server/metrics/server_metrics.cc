@@ -65,6 +65,11 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
                         .Help("Commands in a group commit")
                         .Register(registry)
                         .Add({}, Buckets{0, 1, 2, 4, 8, 16, 32, 64, 128, 256})),
+      log_bytes_(BuildGauge()
+                     .Name("luthier_db_wal_bytes")
+                     .Help("Size of the database's log, which is emptied every minute unless a reader holds it")
+                     .Register(registry)
+                     .Add({})),
       tokens_per_second_(BuildGauge()
                              .Name("luthier_train_tokens_per_second")
                              .Help("Tokens a second of all running attempts, from their newest progress")
@@ -104,6 +109,8 @@ void ServerMetrics::ObserveCommit(absl::Duration duration, size_t batch) {
   commit_seconds_.Observe(absl::ToDoubleSeconds(duration));
   commit_batch_.Observe(static_cast<double>(batch));
 }
+
+void ServerMetrics::ObserveLog(int64_t bytes) { log_bytes_.Set(static_cast<double>(bytes)); }
 
 void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl::Time now) {
   std::map<int64_t, const Job*> changed;

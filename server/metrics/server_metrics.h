@@ -34,6 +34,8 @@ class ServerMetrics {
   // `code` is the name of a gRPC code, such as `NOT_FOUND`.
   void ObserveCall(absl::string_view method, absl::string_view code, absl::Duration duration);
   void ObserveCommit(absl::Duration duration, size_t batch);
+  // How much the database's log holds.
+  void ObserveLog(int64_t bytes);
   // After a batch, with what it wrote. Loop thread only.
   void ObserveBatch(const State& state, const Writes& writes, absl::Time now);
   // A `progress` event of a job's current attempt; `tokens` counts from the start of the job.
@@ -60,6 +62,7 @@ class ServerMetrics {
   prometheus::Family<prometheus::Histogram>& handling_seconds_;
   prometheus::Histogram& commit_seconds_;
   prometheus::Histogram& commit_batch_;
+  prometheus::Gauge& log_bytes_;
   prometheus::Gauge& tokens_per_second_;
   prometheus::Counter& tokens_;
   prometheus::Histogram& step_seconds_;

@@ -1,7 +1,6 @@
 #include "server/rpc/access.h"
 
 #include <sys/random.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -14,9 +13,9 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
-#include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
 #include "server/core/reason.h"
+#include "server/rpc/attempt_key.h"
 
 namespace luthier {
 namespace {
@@ -58,13 +57,12 @@ std::string RandomSecret() {
   return absl::BytesToHexString({reinterpret_cast<const char*>(bytes), sizeof bytes});
 }
 
-Access::Access(std::vector<Token> tokens, Options options) : options_(std::move(options)) {
+Access::Access(std::vector<Token> tokens, Options options)
+    : options_(std::move(options)),
+      attempt_key_(options_.attempt_key.empty() ? RandomSecret() : options_.attempt_key),
+      audit_(options_.audit) {
   for (const Token& token : tokens) by_hash_[token.sha256] = token;
   any_ = !tokens.empty();
-  if (options_.audit_path.empty()) return;
-  const mode_t before = umask(0077);  // who does what is nobody else's business
-  audit_.open(options_.audit_path, std::ios::app);
-  umask(before);
 }
 
 void Access::Put(const Token& token) {
@@ -104,15 +102,15 @@ absl::StatusOr<Token> Access::TokenOf(const grpc::ServerContextBase& context) {
     return Unauthenticated("authorization: is no bearer token");
   const std::string sha256 = secret.empty() ? "" : Sha256Hex(secret);
   const std::lock_guard lock(mutex_);
-  if (!any_) {
+  const auto found = by_hash_.find(sha256);
+  const bool valid = found != by_hash_.end() && found->second.ValidAt(absl::Now());
+  if (!any_ && !valid) {
     // Nobody could have made one yet.
     if (IsThisMachine(context.peer()) || options_.trust_network) return Token{.role = Role::kAdmin};
     return Unauthenticated("the server has no tokens yet, and without one it serves its own machine only");
   }
   if (secret.empty()) return Unauthenticated("the call carries no token");
-  const auto found = by_hash_.find(sha256);
-  if (found == by_hash_.end() || !found->second.ValidAt(absl::Now()))
-    return Unauthenticated("the token is unknown, expired or revoked");
+  if (!valid) return Unauthenticated("the token is unknown, expired or revoked");
   return found->second;
 }
 
@@ -124,6 +122,8 @@ absl::StatusOr<Call> Access::Admit(const grpc::ServerContextBase& context, absl:
   if (token.ok()) {
     call.token = token->id;
     call.tenant = token->tenant;
+    call.node = token->node;
+    call.sha256 = token->sha256;
     if (!need || !Allows(token->role, *need)) {
       refused = WithReason(
           absl::PermissionDeniedError(absl::StrCat("the role of this token may not call ", method, "; ask an admin")),
@@ -147,9 +147,22 @@ void Access::Note(absl::string_view method, const Call& call, const absl::Status
                                {"peer", call.peer},
                                {"subject", call.subject},
                                {"code", absl::StatusCodeToString(status.code())}};
-  const std::string text = line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
-  const std::lock_guard lock(audit_mutex_);
-  if (audit_.is_open()) audit_ << text << std::flush;
+  audit_.Append(line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+absl::Status Access::StillAdmits(const Call& call) {
+  const std::lock_guard lock(mutex_);
+  const auto found = by_hash_.find(call.sha256);
+  const bool needed_none = call.sha256.empty() && !any_;
+  if (needed_none || (found != by_hash_.end() && found->second.ValidAt(absl::Now()))) return absl::OkStatus();
+  return Unauthenticated("the token of this call was revoked or has expired, or one is needed by now");
+}
+
+std::string Access::CredentialOf(absl::string_view attempt) const { return AttemptCredential(attempt_key_, attempt); }
+
+// Hashes are compared, so that the time it takes says nothing about the credential.
+bool Access::IsCredentialOf(absl::string_view attempt, absl::string_view credential) const {
+  return Sha256Hex(CredentialOf(attempt)) == Sha256Hex(credential);
 }
 
 }  // namespace luthier

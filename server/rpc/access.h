@@ -5,7 +5,6 @@
 #pragma once
 
 #include <array>
-#include <fstream>
 #include <map>
 #include <mutex>
 #include <string>
@@ -17,6 +16,7 @@
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
 #include "server/core/token.h"
+#include "server/rpc/audit_log.h"
 
 namespace luthier {
 
@@ -77,6 +77,7 @@ inline constexpr std::array kMethodNeeds = {
     MethodNeed{"ListTenants", Need::kRead},
     MethodNeed{"UpdateTenant", Need::kAdmin},
     MethodNeed{"CreateBackup", Need::kAdmin},
+    MethodNeed{"CheckData", Need::kAdmin},
     MethodNeed{"CreateToken", Need::kAdmin},
     MethodNeed{"ListTokens", Need::kAdmin},
     MethodNeed{"RevokeToken", Need::kAdmin},
@@ -90,6 +91,8 @@ struct Call {
   Need need = Need::kAdmin;  // of its method
   std::string token;         // id; empty: none was needed
   std::string tenant;        // whose resources it sees; empty: all
+  std::string node;          // the only one that an agent may be; empty: any
+  std::string sha256;        // of its token's secret; empty: none was needed
   std::string peer;
   std::string subject;  // what it acts on, for the audit log: handlers fill it in
 
@@ -101,12 +104,16 @@ class Access {
  public:
   struct Options {
     bool trust_network = false;  // without tokens, callers from elsewhere may do everything too
-    std::string audit_path;      // empty: no audit log
+    AuditLog::Options audit;
+    std::string attempt_key;  // of the credentials of attempts; empty: one that ends with this process
   };
   Access(std::vector<Token> tokens, Options options);
 
   // Errors: UNAUTHENTICATED without a valid token; PERMISSION_DENIED for a role that may not.
   absl::StatusOr<Call> Admit(const grpc::ServerContextBase& context, absl::string_view method);
+  // Whether a call that goes on would be admitted now. Errors: UNAUTHENTICATED once its token was revoked or has
+  // expired, or the first token was made.
+  absl::Status StillAdmits(const Call& call);
   // One line of the audit log, for what the bearer of a token changes, what admins do, and what was refused.
   void Note(absl::string_view method, const Call& call, const absl::Status& status);
 
@@ -118,16 +125,20 @@ class Access {
   // The secret of a token for agents that is never on record: the server's own agent gets it.
   std::string MakeAgentSecret();
 
+  // What an attempt's files are fetched and uploaded with, beside a token (attempt_key.h).
+  std::string CredentialOf(absl::string_view attempt) const;
+  bool IsCredentialOf(absl::string_view attempt, absl::string_view credential) const;
+
  private:
   absl::StatusOr<Token> TokenOf(const grpc::ServerContextBase& context);
 
   const Options options_;
+  const std::string attempt_key_;
   std::mutex mutex_;  // of what follows
   std::map<std::string, Token> by_hash_;
   bool any_ = false;  // one is on record
 
-  std::mutex audit_mutex_;  // of the file: no call waits for a line of another one before it is admitted
-  std::ofstream audit_;
+  AuditLog audit_;
 };
 
 // 32 random bytes, as text.

@@ -31,6 +31,7 @@ v1::Token TokenToProto(const Token& token) {
   message.set_name("tokens/" + token.id);
   message.set_role(static_cast<v1::Role>(token.role));
   message.set_tenant(token.tenant);
+  message.set_node(token.node);
   *message.mutable_create_time() = ToProto(token.create_time);
   if (token.expire_time != absl::InfiniteFuture()) *message.mutable_expire_time() = ToProto(token.expire_time);
   if (token.revoke_time != absl::InfiniteFuture()) *message.mutable_revoke_time() = ToProto(token.revoke_time);
@@ -46,19 +47,25 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
   Token token{.id = request.token_id(),
               .role = static_cast<Role>(request.token().role()),
               .tenant = request.token().tenant(),
+              .node = request.token().node(),
               .create_time = now};
   check(CheckId("token_id", token.id));
   const bool of_tenant = token.role == Role::kViewer || token.role == Role::kMember;
   if (!of_tenant && token.role != Role::kAdmin && token.role != Role::kAgent) {
-    violations.push_back("token.role: is missing; give ROLE_VIEWER, ROLE_MEMBER, ROLE_ADMIN or ROLE_AGENT");
+    violations.emplace_back("token.role: is missing; give ROLE_VIEWER, ROLE_MEMBER, ROLE_ADMIN or ROLE_AGENT");
   } else if (of_tenant) {
     check(CheckId("token.tenant", token.tenant));
   } else if (!token.tenant.empty()) {
-    violations.push_back("token.tenant: admins and agents are of no tenant; leave it out");
+    violations.emplace_back("token.tenant: admins and agents are of no tenant; leave it out");
+  }
+  if (!token.node.empty() && token.role != Role::kAgent) {
+    violations.emplace_back("token.node: only agents are of a node; leave it out");
+  } else if (!token.node.empty()) {
+    check(CheckId("token.node", token.node, /*dots=*/true));
   }
   if (request.token().has_expire_time()) {
     token.expire_time = absl::FromUnixSeconds(request.token().expire_time().seconds());
-    if (token.expire_time <= now) violations.push_back("token.expire_time: has passed");
+    if (token.expire_time <= now) violations.emplace_back("token.expire_time: has passed");
   }
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return token;
@@ -72,6 +79,10 @@ class AdminService final : public v1::AdminService::Service {
                             v1::Backup* response) override {
     return Handle(backend_, *context, "CreateBackup",
                   [&](Call& call) { return BackUp(call, *context, request->path(), *response); });
+  }
+  grpc::Status CheckData(grpc::ServerContext* context, const v1::CheckDataRequest*,
+                         v1::CheckDataResponse* response) override {
+    return Handle(backend_, *context, "CheckData", [&](Call&) { return Check(*context, *response); });
   }
   grpc::Status CreateToken(grpc::ServerContext* context, const v1::CreateTokenRequest* request,
                            v1::CreateTokenResponse* response) override {
@@ -106,7 +117,20 @@ class AdminService final : public v1::AdminService::Service {
     response.set_jobs(facts.jobs);
     response.set_files(static_cast<int64_t>(facts.files.size()));
     response.set_size_bytes(facts.bytes());
+    response.set_bucket(facts.bucket);
     return absl::OkStatus();
+  }
+
+  absl::Status Check(const grpc::ServerContext& context, v1::CheckDataResponse& response) {
+    const auto paused = backend_.housekeeping.Pause();
+    LUTHIER_ASSIGN_OR_RETURN(const DataFacts facts, CheckServing(backend_.store, backend_.artifacts, backend_.data_dir,
+                                                                 [&] { return context.IsCancelled(); }));
+    response.set_files(static_cast<int64_t>(facts.files.size()));
+    response.set_size_bytes(facts.bytes());
+    return backend_.loop.Run([&](State& state, absl::Time) {
+      for (const JobState each : kAllStates) response.set_jobs(response.jobs() + state.jobs().count(each));
+      return absl::OkStatus();
+    });
   }
 
   absl::Status Create(Call& call, const v1::CreateTokenRequest& request, v1::CreateTokenResponse& response) {

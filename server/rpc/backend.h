@@ -1,8 +1,6 @@
 // What the handlers work on.
 #pragma once
 
-#include <string>
-
 #include "lib/artifact/artifact_store.h"
 #include "server/loop/state_loop.h"
 #include "server/metrics/server_metrics.h"
@@ -18,15 +16,16 @@ namespace luthier {
 struct Backend {
   StateLoop& loop;
   Store& store;
-  FileArtifactStore& artifacts;
+  ArtifactStore& artifacts;
   Planner& planner;
   WatchHub& watches;
   TaskPool& tasks;     // for what a gRPC reaction must not do itself
   TaskPool& planning;  // for specs that are new, whose datasets have to be read
+  TaskPool& storing;   // for what asks the artifact store, which may be far away
   Housekeeping& housekeeping;
   ServerMetrics& metrics;
   Access& access;
-  std::string data_dir;
+  const std::string data_dir;
 };
 
 }  // namespace luthier

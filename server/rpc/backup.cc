@@ -1,16 +1,26 @@
 #include "server/rpc/backup.h"
 
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <span>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/artifact/file_artifact_store.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "lib/text/json_file.h"
@@ -30,6 +40,9 @@ constexpr char kArtifacts[] = "/artifacts";
 constexpr char kFacts[] = "/backup.json";
 // The epoch that was last restored from this backup: a second restoration must not begin the same one.
 constexpr char kEpochs[] = "/restored-epoch";
+// Of a backup that is being made: its server has it locked.
+constexpr char kUnfinished[] = "/.unfinished";
+constexpr char kPartial[] = ".partial-";
 // Where a restoration works, in the data folder, until everything but the database is in its place.
 constexpr char kRestoring[] = "/restoring";
 constexpr size_t kMaxFaults = 20;
@@ -40,7 +53,8 @@ json ToJson(const DataFacts& facts) {
           {"epoch", facts.epoch},
           {"jobs", facts.jobs},
           {"database", {{"sha256", facts.database_sha256}, {"bytes", facts.database_bytes}}},
-          {"stored", luthier::ToJson(Manifest{facts.files})}};
+          {"stored", luthier::ToJson(Manifest{facts.files})},
+          {"bucket", facts.bucket}};
 }
 
 absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
@@ -64,28 +78,38 @@ absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
     facts.database_bytes = parsed.at("database").at("bytes");
     LUTHIER_ASSIGN_OR_RETURN(Manifest stored, ParseManifest(parsed.at("stored")));
     facts.files = std::move(stored.files);
+    facts.bucket = parsed.value("bucket", "");
   } catch (const json::exception& error) {
     return absl::DataLossError(absl::StrCat(backup, kFacts, ": is damaged: ", error.what()));
   }
   return facts;
 }
 
-// What the database of an open store holds, and the files that it refers to, found in `artifacts`.
-absl::StatusOr<DataFacts> FactsOf(Store& store, FileArtifactStore& artifacts, absl::Time now,
-                                  std::vector<std::string>& missing) {
-  DataFacts facts{.create_time = now};
-  LUTHIER_ASSIGN_OR_RETURN(const State state, store.LoadState(now));
-  facts.epoch = state.epoch();
-  for (const JobState each : kAllStates) facts.jobs += state.jobs().count(each);
-  LUTHIER_ASSIGN_OR_RETURN(const FileArtifactStore::References used, ReferencesOf(store));
+// Those of the files that are in `artifacts`. Errors: UNAVAILABLE if it cannot say.
+absl::Status FindFiles(ArtifactStore& artifacts, const ArtifactStore::References& used, DataFacts& facts,
+                       std::vector<std::string>& missing) {
   for (const std::string& sha256 : used.blobs) {
     const absl::StatusOr<int64_t> size = artifacts.BlobSize(sha256);
     if (size.ok()) {
       facts.files.push_back({sha256, sha256, *size});
+    } else if (absl::IsUnavailable(size.status())) {
+      return size.status();
     } else {
       missing.emplace_back(size.status().message());
     }
   }
+  return absl::OkStatus();
+}
+
+// What the database of an open store holds, and the files that it refers to, found in `artifacts`.
+absl::StatusOr<DataFacts> FactsOf(Store& store, ArtifactStore& artifacts, absl::Time now,
+                                  std::vector<std::string>& missing) {
+  DataFacts facts{.create_time = now, .bucket = artifacts.Address()};
+  LUTHIER_ASSIGN_OR_RETURN(const State state, store.LoadState(now));
+  facts.epoch = state.epoch();
+  for (const JobState each : kAllStates) facts.jobs += state.jobs().count(each);
+  LUTHIER_ASSIGN_OR_RETURN(const ArtifactStore::References used, ReferencesOf(store));
+  LUTHIER_RETURN_IF_ERROR(FindFiles(artifacts, used, facts, missing));
   return facts;
 }
 
@@ -98,23 +122,25 @@ absl::Status Damaged(const std::string& folder, std::vector<std::string> faults)
                                           absl::StrJoin(faults, "\n")));
 }
 
-// Every stored file that is not there or has another content.
-std::vector<std::string> DamagedFiles(const std::string& root, const std::vector<ManifestFile>& files) {
+// Reads every stored file, and names those that are not there or have another content.
+absl::StatusOr<std::vector<std::string>> DamagedFiles(
+    ArtifactStore& artifacts, const std::vector<ManifestFile>& files,
+    const std::function<bool()>& cancelled = [] { return false; }) {
   std::vector<std::string> faults;
+  std::vector<char> buffer(1 << 20);
   for (const ManifestFile& file : files) {
-    const std::string path = FileArtifactStore::BlobPathIn(root, file.sha256);
-    const absl::StatusOr<std::string> found = Sha256OfFile(path);
-    if (!found.ok()) {
-      faults.emplace_back(found.status().message());
-    } else if (*found != file.sha256) {
-      faults.push_back(absl::StrCat(path, ": its content has another hash"));
-    }
+    if (cancelled()) return absl::CancelledError("the check was given up");
+    absl::StatusOr<std::unique_ptr<BlobReader>> blob = artifacts.OpenBlob(file.sha256, 0);
+    absl::StatusOr<size_t> read = blob.ok() ? absl::StatusOr<size_t>(1) : blob.status();
+    while (read.ok() && *read > 0) read = (*blob)->Read(std::span<char>(buffer));
+    if (absl::IsUnavailable(read.status())) return read.status();
+    if (!read.ok()) faults.emplace_back(read.status().message());
   }
   return faults;
 }
 
 // Manifests of published attempts: small, and what a collection of unused files goes by.
-absl::Status CopyManifests(FileArtifactStore& from, FileArtifactStore& to, const FileArtifactStore::References& used) {
+absl::Status CopyManifests(ArtifactStore& from, ArtifactStore& to, const ArtifactStore::References& used) {
   for (const auto& [job, attempt] : used.attempts) {
     const ArtifactKey key{job, attempt, "artifact"};
     const absl::StatusOr<Manifest> manifest = from.GetManifest(key);
@@ -125,23 +151,29 @@ absl::Status CopyManifests(FileArtifactStore& from, FileArtifactStore& to, const
   return absl::OkStatus();
 }
 
+// What `from` refers to, out of `artifacts` into the folder of a backup.
+absl::Status CopyFiles(FileArtifactStore& artifacts, const ArtifactStore::References& used, const DataFacts& facts,
+                       const std::string& folder, const std::function<bool()>& cancelled) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> files, FileArtifactStore::Open(folder));
+  for (const ManifestFile& file : facts.files) {
+    if (cancelled()) return absl::CancelledError("the backup was given up");
+    LUTHIER_RETURN_IF_ERROR(files->AddFrom(artifacts, file.sha256));
+  }
+  return CopyManifests(artifacts, *files, used);
+}
+
 // 1. The database, of one moment.  2. Is it sound?  3. What it refers to.
-absl::StatusOr<DataFacts> FillBackup(Store& store, FileArtifactStore& artifacts, const std::string& folder,
-                                     absl::Time now, const std::function<bool()>& cancelled) {
+absl::StatusOr<DataFacts> FillBackup(Store& store, ArtifactStore& artifacts, const std::string& folder, absl::Time now,
+                                     const std::function<bool()>& cancelled) {
   LUTHIER_RETURN_IF_ERROR(store.CopyTo(folder + kDatabase));
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> files,
-                           FileArtifactStore::Open(folder + kArtifacts));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> copy, Store::Open(folder));
   LUTHIER_RETURN_IF_ERROR(copy->Check());
   std::vector<std::string> missing;
   LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, FactsOf(*copy, artifacts, now, missing));
   if (!missing.empty()) return Damaged("the artifact store", missing);
-  LUTHIER_ASSIGN_OR_RETURN(const FileArtifactStore::References used, ReferencesOf(*copy));
-  for (const ManifestFile& file : facts.files) {
-    if (cancelled()) return absl::CancelledError("the backup was given up");
-    LUTHIER_RETURN_IF_ERROR(files->AddFrom(artifacts, file.sha256));
-  }
-  LUTHIER_RETURN_IF_ERROR(CopyManifests(artifacts, *files, used));
+  LUTHIER_ASSIGN_OR_RETURN(const ArtifactStore::References used, ReferencesOf(*copy));
+  if (auto* files = dynamic_cast<FileArtifactStore*>(&artifacts))
+    LUTHIER_RETURN_IF_ERROR(CopyFiles(*files, used, facts, folder + kArtifacts, cancelled));
   copy.reset();  // leaves one file, without a log beside it
   std::error_code ignored;
   fs::remove(folder + "/lock", ignored);
@@ -151,9 +183,74 @@ absl::StatusOr<DataFacts> FillBackup(Store& store, FileArtifactStore& artifacts,
   return facts;
 }
 
-absl::StatusOr<DataFacts> CheckBackup(const std::string& backup) {
+// A folder beside `to` under a name that nobody has. Unless it takes the place of `to`, nothing of it stays.
+class UnfinishedBackup {
+ public:
+  static absl::StatusOr<UnfinishedBackup> Create(const std::string& to) {
+    std::string path = absl::StrCat(to, kPartial, "XXXXXX");
+    if (mkdtemp(path.data()) == nullptr) return FileError(path, "create", errno);
+    const int lock = open((path + kUnfinished).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    UnfinishedBackup made(path, lock);
+    if (lock < 0 || flock(lock, LOCK_EX) != 0) return FileError(path, "lock", errno);
+    if (chmod(path.c_str(), 0755) != 0) return FileError(path, "chmod", errno);
+    return made;
+  }
+  UnfinishedBackup(UnfinishedBackup&& other) noexcept
+      : path_(std::exchange(other.path_, "")), lock_(std::exchange(other.lock_, -1)) {}
+  ~UnfinishedBackup() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove_all(path_, ignored);
+    if (lock_ >= 0) close(lock_);
+  }
+
+  const std::string& path() const { return path_; }
+  // Durable when it returns.
+  absl::Status Become(const std::string& to) {
+    std::error_code error;
+    fs::rename(path_, to, error);
+    if (error) return FileError(to, "rename", error.value());
+    path_.clear();
+    fs::remove(to + kUnfinished, error);
+    LUTHIER_RETURN_IF_ERROR(SyncFolder(to));
+    return SyncFolder(fs::path(to).parent_path());
+  }
+
+ private:
+  UnfinishedBackup(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+  std::string path_;  // empty once it is finished
+  int lock_;
+};
+
+// What servers that were killed have left of backups to the same place. A folder without the mark is somebody's own.
+void RemoveUnfinished(const std::string& to) {
+  const std::string prefix = fs::path(to).filename().string() + kPartial;
+  std::error_code ignored;
+  for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(to).parent_path(), ignored)) {
+    if (!absl::StartsWith(entry.path().filename().string(), prefix)) continue;
+    const int lock = open((entry.path().string() + kUnfinished).c_str(), O_RDWR | O_CLOEXEC);
+    if (lock < 0) continue;
+    if (flock(lock, LOCK_EX | LOCK_NB) == 0) fs::remove_all(entry.path(), ignored);
+    close(lock);
+  }
+}
+
+// Where the files of a folder are: in it, or in `bucket`, which was given and must be `expected`.
+absl::StatusOr<std::shared_ptr<ArtifactStore>> ArtifactsOf(const std::string& folder, const std::string& expected,
+                                                           ArtifactStore* bucket) {
+  if ((bucket == nullptr ? "" : bucket->Address()) != expected) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--artifact-store: the files of ", folder, " are in ",
+                     expected.empty() ? "the folder itself; leave it out" : absl::StrCat(expected, "; give that")));
+  }
+  if (bucket != nullptr) return std::shared_ptr<ArtifactStore>(bucket, [](ArtifactStore*) {});
+  LUTHIER_ASSIGN_OR_RETURN(std::shared_ptr<ArtifactStore> own, FileArtifactStore::OpenShared(folder + kArtifacts));
+  return own;
+}
+
+absl::StatusOr<DataFacts> CheckBackup(const std::string& backup, ArtifactStore* bucket) {
   LUTHIER_ASSIGN_OR_RETURN(const DataFacts facts, ReadFacts(backup));
-  std::vector<std::string> faults = DamagedFiles(backup + kArtifacts, facts.files);
+  LUTHIER_ASSIGN_OR_RETURN(const auto artifacts, ArtifactsOf(backup, facts.bucket, bucket));
+  LUTHIER_ASSIGN_OR_RETURN(std::vector<std::string> faults, DamagedFiles(*artifacts, facts.files));
   const absl::StatusOr<std::string> database = Sha256OfFile(backup + kDatabase);
   if (!database.ok() || *database != facts.database_sha256) {
     faults.push_back(
@@ -163,18 +260,19 @@ absl::StatusOr<DataFacts> CheckBackup(const std::string& backup) {
   return facts;
 }
 
-absl::StatusOr<DataFacts> CheckDataFolder(const std::string& data_dir) {
+absl::StatusOr<DataFacts> CheckDataFolder(const std::string& data_dir, ArtifactStore* bucket) {
   if (!fs::exists(data_dir + kDatabase)) return absl::NotFoundError(absl::StrCat(data_dir, ": holds no server's data"));
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(data_dir);
   if (absl::IsDataLoss(store.status())) return Damaged(data_dir, {std::string(store.status().message())});
   LUTHIER_RETURN_IF_ERROR(store.status());
   if (const absl::Status status = (*store)->Check(); !status.ok())
     return Damaged(data_dir, {std::string(status.message())});
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> artifacts,
-                           FileArtifactStore::OpenShared(data_dir + kArtifacts));
+  LUTHIER_ASSIGN_OR_RETURN(const auto artifacts,
+                           ArtifactsOf(data_dir, bucket == nullptr ? "" : bucket->Address(), bucket));
   std::vector<std::string> faults;
   LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, FactsOf(**store, *artifacts, absl::Now(), faults));
-  for (std::string& fault : DamagedFiles(data_dir + kArtifacts, facts.files)) faults.push_back(std::move(fault));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, DamagedFiles(*artifacts, facts.files));
+  faults.insert(faults.end(), damaged.begin(), damaged.end());
   if (!faults.empty()) return Damaged(data_dir, faults);
   facts.database_bytes = static_cast<int64_t>(fs::file_size(data_dir + kDatabase));
   return facts;
@@ -206,9 +304,9 @@ absl::Status CopyDatabase(const std::string& from, const std::string& to, const 
   return absl::OkStatus();
 }
 
-// Opens the copied database, which also brings one of an older version up to date, and begins the epoch in it.
-absl::Status BeginEpochIn(const std::string& folder, FileArtifactStore& from, FileArtifactStore& to,
-                          const std::string& data_dir, int epoch, absl::Time now) {
+// Opens the copied database, which also brings one of an older version up to date, and begins the epoch in it. Returns
+// what it refers to.
+absl::StatusOr<ArtifactStore::References> BeginEpochIn(const std::string& folder, int epoch, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Store> store, Store::Open(folder));
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(now));
   const auto begin = [epoch](State& s, absl::Time time) {
@@ -217,50 +315,74 @@ absl::Status BeginEpochIn(const std::string& folder, FileArtifactStore& from, Fi
   };
   LUTHIER_RETURN_IF_ERROR(
       RunBatch(state, {begin}, now, [&](const Writes& writes) { return store->Commit(writes); }).written);
-  LUTHIER_ASSIGN_OR_RETURN(const FileArtifactStore::References used, ReferencesOf(*store));
-  LUTHIER_RETURN_IF_ERROR(CopyManifests(from, to, used));
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> models, store->ListResources(ResourceKind::kBaseModel));
-  for (const Resource& resource : models) {
-    v1::BaseModel model;
-    model.ParseFromString(resource.payload);
-    LUTHIER_RETURN_IF_ERROR(LinkBaseModel(to, data_dir, resource.id, model));
+  return ReferencesOf(*store);
+}
+
+// The files of a backup into a store: a link where both are on one disk, else a copy.
+absl::Status TakeFiles(FileArtifactStore& from, ArtifactStore& to, const std::vector<ManifestFile>& files) {
+  auto* folder = dynamic_cast<FileArtifactStore*>(&to);
+  for (const ManifestFile& file : files) {
+    LUTHIER_RETURN_IF_ERROR(folder != nullptr ? folder->AddFrom(from, file.sha256) : CopyBlob(from, to, file.sha256));
   }
   return absl::OkStatus();
+}
+
+absl::Status AreAllIn(ArtifactStore& bucket, const std::string& backup, const std::vector<ManifestFile>& files) {
+  std::vector<std::string> missing;
+  for (const ManifestFile& file : files) {
+    const absl::StatusOr<int64_t> size = bucket.BlobSize(file.sha256);
+    if (absl::IsUnavailable(size.status())) return size.status();
+    if (!size.ok()) missing.emplace_back(size.status().message());
+  }
+  return missing.empty() ? absl::OkStatus() : Damaged(backup, std::move(missing));
 }
 
 }  // namespace
 
 int64_t DataFacts::bytes() const {
   int64_t sum = database_bytes;
+  if (!bucket.empty()) return sum;
   for (const ManifestFile& file : files) sum += file.bytes;
   return sum;
 }
 
-absl::StatusOr<DataFacts> MakeBackup(Store& store, FileArtifactStore& artifacts, const std::string& to, absl::Time now,
+absl::StatusOr<DataFacts> MakeBackup(Store& store, ArtifactStore& artifacts, const std::string& to, absl::Time now,
                                      const std::function<bool()>& cancelled) {
   if (fs::exists(to))
     return absl::AlreadyExistsError(absl::StrCat("path: ", to, " exists; give a folder that does not"));
-  const std::string partial = to + ".partial";
-  std::error_code error;
-  fs::remove_all(partial, error);
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(partial));
-  absl::StatusOr<DataFacts> facts = FillBackup(store, artifacts, partial, now, cancelled);
-  if (!facts.ok()) {
-    fs::remove_all(partial, error);
-    return facts;
-  }
-  fs::rename(partial, to, error);
-  if (error) return FileError(to, "rename", error.value());
-  LUTHIER_RETURN_IF_ERROR(SyncFolder(fs::path(to).parent_path().string()));
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(fs::path(to).parent_path()));
+  RemoveUnfinished(to);
+  LUTHIER_ASSIGN_OR_RETURN(UnfinishedBackup backup, UnfinishedBackup::Create(to));
+  LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, FillBackup(store, artifacts, backup.path(), now, cancelled));
+  LUTHIER_RETURN_IF_ERROR(backup.Become(to));
   return facts;
 }
 
-absl::StatusOr<DataFacts> CheckFolder(const std::string& folder) {
-  return fs::exists(folder + kFacts) ? CheckBackup(folder) : CheckDataFolder(folder);
+absl::StatusOr<DataFacts> CheckFolder(const std::string& folder, ArtifactStore* bucket) {
+  return fs::exists(folder + kFacts) ? CheckBackup(folder, bucket) : CheckDataFolder(folder, bucket);
+}
+
+absl::StatusOr<DataFacts> CheckServing(Store& store, ArtifactStore& artifacts, const std::string& data_dir,
+                                       const std::function<bool()>& cancelled) {
+  std::vector<std::string> faults;
+  if (const absl::Status status = store.Check(); absl::IsDataLoss(status)) {
+    faults.emplace_back(status.message());
+  } else {
+    LUTHIER_RETURN_IF_ERROR(status);
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const ArtifactStore::References used, ReferencesOf(store));
+  DataFacts facts;
+  LUTHIER_RETURN_IF_ERROR(FindFiles(artifacts, used, facts, faults));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, DamagedFiles(artifacts, facts.files, cancelled));
+  faults.insert(faults.end(), damaged.begin(), damaged.end());
+  if (!faults.empty()) return Damaged(data_dir, faults);
+  facts.database_bytes = static_cast<int64_t>(fs::file_size(data_dir + kDatabase));
+  return facts;
 }
 
 // The database comes last: until then the folder is no server's, and the restoration can be begun again.
-absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::string& data_dir, absl::Time now) {
+absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::string& data_dir,
+                                        const OpenStore& open_store, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, ReadFacts(backup));
   if (fs::exists(data_dir + kDatabase)) {
     return absl::FailedPreconditionError(
@@ -273,12 +395,17 @@ absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::st
   fs::remove_all(restoring, error);
   LUTHIER_RETURN_IF_ERROR(CreateFolders(restoring));
   LUTHIER_RETURN_IF_ERROR(CopyDatabase(backup + kDatabase, restoring + kDatabase, facts.database_sha256));
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> from,
-                           FileArtifactStore::OpenShared(backup + kArtifacts));
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<FileArtifactStore> to, FileArtifactStore::Open(data_dir + kArtifacts));
-  for (const ManifestFile& file : facts.files) LUTHIER_RETURN_IF_ERROR(to->AddFrom(*from, file.sha256));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<ArtifactStore> to, open_store(facts.bucket));
+  std::unique_ptr<FileArtifactStore> from;
+  if (facts.bucket.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(from, FileArtifactStore::OpenShared(backup + kArtifacts));
+    LUTHIER_RETURN_IF_ERROR(TakeFiles(*from, *to, facts.files));
+  } else {
+    LUTHIER_RETURN_IF_ERROR(AreAllIn(*to, backup, facts.files));
+  }
   LUTHIER_ASSIGN_OR_RETURN(facts.epoch, TakeEpoch(backup, facts.epoch));
-  LUTHIER_RETURN_IF_ERROR(BeginEpochIn(restoring, *from, *to, data_dir, facts.epoch, now));
+  LUTHIER_ASSIGN_OR_RETURN(const ArtifactStore::References used, BeginEpochIn(restoring, facts.epoch, now));
+  if (from != nullptr) LUTHIER_RETURN_IF_ERROR(CopyManifests(*from, *to, used));
   fs::rename(restoring + kDatabase, data_dir + kDatabase, error);
   if (error) return FileError(data_dir + kDatabase, "rename", error.value());
   LUTHIER_RETURN_IF_ERROR(SyncFolder(data_dir));

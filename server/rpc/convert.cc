@@ -72,6 +72,21 @@ v1::Evaluation EvaluationOf(const json& event) {
   return evaluation;
 }
 
+v1::JobFailure FailureOfLostAttempts(const Job& job) {
+  v1::JobFailure failure;
+  const std::string logs = absl::StrCat("see `luthier job logs ", job.id, "` for ");
+  if (job.crashed_on.size() >= kMaxCrashNodes) {
+    failure.set_cause(v1::JobFailure::CRASHED);
+    failure.set_message(absl::StrCat(CrashText(job),
+                                     ", so that the job is more likely to be the reason than they are; ", logs,
+                                     "what it said last"));
+  } else {
+    failure.set_cause(v1::JobFailure::WORKER_LOST);
+    failure.set_message(absl::StrCat(job.lost_attempts, " attempts were lost; ", logs, "what happened on the nodes"));
+  }
+  return failure;
+}
+
 // The newest evaluation of each split and model.
 void Replace(v1::FineTuningJob& report, const v1::Evaluation& evaluation) {
   for (v1::Evaluation& old : *report.mutable_evaluations()) {
@@ -151,6 +166,7 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
     default:
       // FINISHED without a publication before it is an attempt whose result is gone.
       read.report.input = JobInput::kAttemptLost;
+      read.report.crashed = ended.cause() == "CRASHED" || ended.cause() == "STALLED";
   }
 }
 
@@ -229,11 +245,7 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   *message.mutable_create_time() = ToProto(job.create_time);
   if (job.start_time != absl::InfinitePast()) *message.mutable_start_time() = ToProto(job.start_time);
   if (job.end_time != absl::InfinitePast()) *message.mutable_end_time() = ToProto(job.end_time);
-  if (job.state == JobState::kFailed && !message.has_failure()) {
-    message.mutable_failure()->set_cause(v1::JobFailure::WORKER_LOST);
-    message.mutable_failure()->set_message(absl::StrCat(
-        job.lost_attempts, " attempts were lost; see `luthier job logs ", job.id, "` for what happened on the nodes"));
-  }
+  if (job.state == JobState::kFailed && !message.has_failure()) *message.mutable_failure() = FailureOfLostAttempts(job);
   if (job.state != JobState::kFailed) message.clear_failure();
   return message;
 }
@@ -327,6 +339,14 @@ absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
       read.report.input = JobInput::kArtifactStored;
       read.report.version_payload = message.artifact_stored().SerializeAsString();
       break;
+    case v1::AttemptReport::kCheckpointStored: {
+      const v1::CheckpointStored& stored = message.checkpoint_stored();
+      read.report.checkpoint = {stored.step(), stored.SerializeAsString()};
+      read.report.events.push_back(
+          {.type = "checkpoint_stored",
+           .message = absl::StrCat("from step ", stored.step(), " the job can go on on any node")});
+      break;
+    }
     case v1::AttemptReport::kEnded: ReadEnd(message.ended(), read); break;
     case v1::AttemptReport::kLogLines:
       for (const std::string& line : message.log_lines().lines())

@@ -78,17 +78,24 @@ class DatasetsService final : public v1::DatasetService::Service {
         return absl::InvalidArgumentError(
             absl::StrCat("parts.part: '", part.part(), "' is unknown; give train, validation or test"));
       }
+      if (!IsSha256Hex(part.sha256())) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("parts.sha256: '", part.sha256().substr(0, 80), "' of ", part.part(),
+                         " is no SHA-256; give that of the content, 64 lower-case hexadecimal digits"));
+      }
     }
     return absl::OkStatus();
   }
 
   // Chunks of one part, until as many bytes as announced are there.
-  absl::Status ReceivePart(grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins,
-                           v1::DatasetPart& part) {
-    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob, backend_.artifacts.PutBlob(part.size_bytes(), &pins));
+  absl::Status ReceivePart(const Call& call, grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins,
+                           const v1::DatasetPart& part) {
+    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob,
+                             backend_.artifacts.PutBlob(part.sha256(), part.size_bytes(), &pins));
     v1::UploadDatasetRequest message;
     while (blob->bytes() < part.size_bytes()) {
       if (!reader.Read(&message)) return absl::CancelledError("the upload broke off; upload again");
+      LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
       const v1::DatasetChunk& chunk = message.chunk();
       if (chunk.part() != part.part() || chunk.offset() != blob->bytes()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk: expected ", part.part(), " at byte ", blob->bytes(),
@@ -100,19 +107,15 @@ class DatasetsService final : public v1::DatasetService::Service {
       }
       LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.data()));
     }
-    const absl::StatusOr<std::string> sha256 = blob->Commit(part.sha256());
-    if (absl::IsDataLoss(sha256.status())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
-    }
-    LUTHIER_RETURN_IF_ERROR(sha256.status());
-    part.set_sha256(*sha256);
-    return absl::OkStatus();
+    const absl::Status stored = blob->Commit();
+    if (!absl::IsDataLoss(stored)) return stored;
+    return absl::InvalidArgumentError(
+        absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
   }
 
   absl::Status CheckPart(v1::DatasetPart& part) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::string path, backend_.artifacts.BlobPath(part.sha256()));
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(path, part.part()));
+    LUTHIER_ASSIGN_OR_RETURN(const LocalBlob rows, backend_.artifacts.MakeLocal(part.sha256()));
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(rows.path, part.part()));
     LUTHIER_RETURN_IF_ERROR(report.ToStatus());
     part.set_rows(report.rows);
     LUTHIER_ASSIGN_OR_RETURN(*part.mutable_validation(), JsonToStruct(nlohmann::json::parse(ToJson(report).dump())));
@@ -129,7 +132,7 @@ class DatasetsService final : public v1::DatasetService::Service {
     LUTHIER_RETURN_IF_ERROR(CheckHeader(header));
     *response.mutable_parts() = header.parts();
     BlobPins pins(backend_.artifacts);
-    for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(reader, pins, part));
+    for (const v1::DatasetPart& part : response.parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(call, reader, pins, part));
     for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(CheckPart(part));
     const absl::Time now = absl::Now();
     response.set_name(call.subject);

@@ -19,7 +19,7 @@ constexpr int kJobsAtOnce = 8;
 
 }  // namespace
 
-Housekeeping::Housekeeping(StateLoop& loop, Store& store, FileArtifactStore& artifacts, Options options)
+Housekeeping::Housekeeping(StateLoop& loop, Store& store, ArtifactStore& artifacts, Options options)
     : loop_(loop), store_(store), artifacts_(artifacts), options_(options), thread_([this] { Work(); }) {}
 
 Housekeeping::~Housekeeping() {
@@ -103,7 +103,7 @@ absl::Status Housekeeping::ExpireVersions(int keep) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<FileArtifactStore::References> Housekeeping::References() {
+absl::StatusOr<ArtifactStore::References> Housekeeping::References() {
   std::set<std::pair<std::string, int>> running;
   // Attempts first: one that publishes in between is found among the versions.
   LUTHIER_RETURN_IF_ERROR(loop_.Run([&](State& state, absl::Time) {
@@ -112,7 +112,7 @@ absl::StatusOr<FileArtifactStore::References> Housekeeping::References() {
     });
     return absl::OkStatus();
   }));
-  LUTHIER_ASSIGN_OR_RETURN(FileArtifactStore::References used, ReferencesOf(store_));
+  LUTHIER_ASSIGN_OR_RETURN(ArtifactStore::References used, ReferencesOf(store_));
   used.attempts.merge(running);
   return used;
 }

@@ -26,7 +26,7 @@ class Housekeeping {
     int keep_versions = 0;                                // newest versions of a model that stay; 0: all
   };
   // All must outlive it. Begins with a round.
-  Housekeeping(StateLoop& loop, Store& store, FileArtifactStore& artifacts, Options options);
+  Housekeeping(StateLoop& loop, Store& store, ArtifactStore& artifacts, Options options);
   ~Housekeeping();
 
   // Something was deleted: another round, now and again once what is unused now has become old enough.
@@ -43,11 +43,11 @@ class Housekeeping {
 
  private:
   void Work();
-  absl::StatusOr<FileArtifactStore::References> References();
+  absl::StatusOr<ArtifactStore::References> References();
 
   StateLoop& loop_;
   Store& store_;
-  FileArtifactStore& artifacts_;
+  ArtifactStore& artifacts_;
   const Options options_;
   std::mutex collecting_;  // one round at a time
   std::mutex mutex_;       // of what follows

@@ -45,8 +45,14 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
                         public JobWatcher,
                         public std::enable_shared_from_this<JobStream<Response>> {
  public:
-  JobStream(Backend& backend, absl::StatusOr<Call> call, std::string name, int64_t after, StreamKind<Response> kind)
-      : backend_(backend), call_(std::move(call)), name_(std::move(name)), kind_(std::move(kind)), queued_(after) {}
+  JobStream(Backend& backend, const grpc::ServerContextBase& context, std::string name, int64_t after,
+            StreamKind<Response> kind)
+      : backend_(backend),
+        context_(context),
+        call_(backend.access.Admit(context, kind.method)),
+        name_(std::move(name)),
+        kind_(std::move(kind)),
+        queued_(after) {}
 
   void Begin() {
     self_ = this->shared_from_this();
@@ -71,6 +77,13 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   }
   void OnTick(absl::Time now) override {
     const std::lock_guard lock(mutex_);
+    if (const absl::Status admitted = backend_.access.StillAdmits(*call_); !admitted.ok() && !end_) {
+      end_ = admitted;
+      // A reader that does not read would keep the stream open. The context is there: what is being written has to end
+      // first, and that waits for the lock.
+      if (writing_) context_.TryCancel();
+      return Advance();
+    }
     if (writing_ || busy_ || end_ || now - last_write_ < kHeartbeat) return;
     pending_.push_back(std::make_shared<Response>());
     Advance();
@@ -202,6 +215,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   }
 
   Backend& backend_;
+  const grpc::ServerContextBase& context_;
   const absl::StatusOr<Call> call_;
   const std::string name_;
   const StreamKind<Response> kind_;
@@ -224,8 +238,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
 template <typename Response>
 grpc::ServerWriteReactor<Response>* Start(Backend& backend, const grpc::ServerContextBase& context,
                                           const std::string& name, int64_t after, StreamKind<Response> kind) {
-  const auto stream = std::make_shared<JobStream<Response>>(backend, backend.access.Admit(context, kind.method), name,
-                                                            after, std::move(kind));
+  const auto stream = std::make_shared<JobStream<Response>>(backend, context, name, after, std::move(kind));
   stream->Begin();
   return stream.get();
 }

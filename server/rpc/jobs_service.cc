@@ -505,6 +505,7 @@ class JobsService final : public JobsBase {
       checkpoint.set_size_bytes(static_cast<int64_t>(number("bytes")));
       checkpoint.set_loss(number("loss"));
       *checkpoint.mutable_create_time() = message.create_time();
+      if (event.attempt == job.job.attempt && !job.job.node.empty()) checkpoint.set_node("nodes/" + job.job.node);
     }
     return absl::OkStatus();
   }

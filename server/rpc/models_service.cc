@@ -37,17 +37,19 @@ bool BelongsToModel(const std::string& name) {
 }
 
 absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins, const fs::path& path) {
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob,
-                           artifacts.PutBlob(static_cast<int64_t>(fs::file_size(path)), &pins));
+  v1::ModelFile file;
+  file.set_path(path.filename());
+  // Read twice: a store that is far away has to know the name before the first byte.
+  LUTHIER_ASSIGN_OR_RETURN(*file.mutable_sha256(), Sha256OfFile(path));
+  const auto size = static_cast<int64_t>(fs::file_size(path));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> blob, artifacts.PutBlob(file.sha256(), size, &pins));
   std::ifstream stream(path, std::ios::binary);
   std::vector<char> buffer(kChunkBytes);
   while (stream.read(buffer.data(), kChunkBytes), stream.gcount() > 0) {
     LUTHIER_RETURN_IF_ERROR(blob->Append({buffer.data(), static_cast<size_t>(stream.gcount())}));
   }
-  v1::ModelFile file;
-  file.set_path(path.filename());
   file.set_size_bytes(blob->bytes());
-  LUTHIER_ASSIGN_OR_RETURN(*file.mutable_sha256(), blob->Commit(""));
+  LUTHIER_RETURN_IF_ERROR(blob->Commit());
   return file;
 }
 
@@ -124,16 +126,16 @@ class ModelsService final : public v1::ModelService::Service {
     return Handle(backend_, *context, "DownloadModelVersion", [&](Call& call) -> absl::Status {
       call.subject = request->name();
       LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request->name()));
-      return SendFiles(*request, version.files(), *writer);
+      return SendFiles(call, *request, version.files(), *writer);
     });
   }
   grpc::Status DownloadBaseModel(grpc::ServerContext* context, const v1::DownloadBaseModelRequest* request,
                                  grpc::ServerWriter<v1::DownloadBaseModelResponse>* writer) override {
-    return Handle(backend_, *context, "DownloadBaseModel", [&](Call&) -> absl::Status {
+    return Handle(backend_, *context, "DownloadBaseModel", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
       v1::BaseModel model;
       LUTHIER_RETURN_IF_ERROR(Load(id, model));
-      return SendFiles(*request, model.files(), *writer);
+      return SendFiles(call, *request, model.files(), *writer);
     });
   }
   grpc::Status PromoteModelVersion(grpc::ServerContext* context, const v1::PromoteModelVersionRequest* request,
@@ -209,7 +211,6 @@ class ModelsService final : public v1::ModelService::Service {
     }
     const absl::Time now = absl::Now();
     *response.mutable_create_time() = ToProto(now);
-    LUTHIER_RETURN_IF_ERROR(LinkBaseModel(backend_.artifacts, backend_.data_dir, request.base_model_id(), response));
     return backend_.loop.Run([&](State& state, absl::Time) {
       return state.AddResource(ResourceKind::kBaseModel, {request.base_model_id(), now, response.SerializeAsString()});
     });
@@ -289,8 +290,6 @@ class ModelsService final : public v1::ModelService::Service {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", name));
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
         [&](State& state, absl::Time) { return state.DeleteResource(ResourceKind::kBaseModel, id); }));
-    std::error_code error;  // what stays is replaced when the name is registered again
-    fs::remove_all(BaseModelFolder(backend_.data_dir, id), error);
     backend_.planner.Forget();
     backend_.housekeeping.Soon();
     return absl::OkStatus();
@@ -298,7 +297,8 @@ class ModelsService final : public v1::ModelService::Service {
 
   // The files that the request asks for: all, or one of them from a byte on.
   template <typename Request, typename Files, typename Message>
-  absl::Status SendFiles(const Request& request, const Files& files, grpc::ServerWriter<Message>& writer) {
+  absl::Status SendFiles(const Call& call, const Request& request, const Files& files,
+                         grpc::ServerWriter<Message>& writer) {
     if (request.path().empty() && request.offset() != 0) {
       return absl::InvalidArgumentError("offset: is a position in one file; give `path` too");
     }
@@ -306,20 +306,22 @@ class ModelsService final : public v1::ModelService::Service {
     for (const v1::ModelFile& file : files) {
       if (!request.path().empty() && file.path() != request.path()) continue;
       found = true;
-      LUTHIER_RETURN_IF_ERROR(SendFile(file, request.offset(), writer));
+      LUTHIER_RETURN_IF_ERROR(SendFile(call, file, request.offset(), writer));
     }
     if (found) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat(request.name(), " has no file '", request.path().substr(0, 80), "'"));
   }
 
   template <typename Message>
-  absl::Status SendFile(const v1::ModelFile& file, int64_t offset, grpc::ServerWriter<Message>& writer) {
+  absl::Status SendFile(const Call& call, const v1::ModelFile& file, int64_t offset,
+                        grpc::ServerWriter<Message>& writer) {
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, backend_.artifacts.OpenBlob(file.sha256(), offset));
     Message message;
     *message.mutable_file() = file;
     if (!writer.Write(message)) return absl::CancelledError("the client went away");
     std::vector<char> buffer(kChunkBytes);
     while (true) {
+      LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
       LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
       if (size == 0) return absl::OkStatus();
       v1::FileChunk& chunk = *message.mutable_chunk();

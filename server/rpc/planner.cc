@@ -138,7 +138,7 @@ void SetNeeds(const Plan& plan, Job& job) {
   job.node_selector = plan.node_selector;
 }
 
-Planner::Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir)
+Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir)
     : store_(store),
       artifacts_(artifacts),
       data_dir_(std::move(data_dir)),
@@ -250,7 +250,12 @@ absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(c
   auto model = std::make_shared<LoadedModel>();
   model->message.ParseFromString(resource.payload);
   for (const v1::ModelFile& file : model->message.files()) absl::StrAppend(&model->fingerprint, file.sha256(), ":");
-  model->folder = BaseModelFolder(data_dir_, id);
+  // Named by its content: a restored record may have another model of this id.
+  model->folder = absl::StrCat(BaseModelsFolder(data_dir_), "/", id, "-", Sha256Hex(model->fingerprint).substr(0, 16));
+  {
+    const std::lock_guard lock(making_folder_);
+    LUTHIER_RETURN_IF_ERROR(MakeModelFolder(artifacts_, model->message, model->folder));
+  }
   LUTHIER_ASSIGN_OR_RETURN(model->facts, ReadModelFacts(model->folder));
   LUTHIER_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(model->folder));
   const std::lock_guard lock(mutex_);
@@ -281,8 +286,8 @@ absl::StatusOr<v1::AttemptInput> Planner::StartAdapter(const std::string& base_m
     if (file.path() != kAdapterConfigFile && file.path() != kAdapterWeightsFile) continue;
     *input.add_files() = file;
     if (file.path() != kAdapterConfigFile) continue;
-    LUTHIER_ASSIGN_OR_RETURN(const std::string path, artifacts_.BlobPath(file.sha256()));
-    LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ReadAdapterConfigFile(path));
+    LUTHIER_ASSIGN_OR_RETURN(const LocalBlob config, artifacts_.MakeLocal(file.sha256()));
+    LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ReadAdapterConfigFile(config.path));
     TakeShapeOf(adapter, lora);
   }
   if (input.files_size() != 2) return refuse("lacks its configuration or its weights");
@@ -357,10 +362,10 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
   std::vector<ReportedFile> files;
   ValidationReport all;
   for (const Part& part : parts) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::string path, artifacts_.BlobPath(part.file.sha256()));
+    LUTHIER_ASSIGN_OR_RETURN(const LocalBlob rows, artifacts_.MakeLocal(part.file.sha256()));
     ReportedFile& file =
         files.emplace_back(ReportedFile{.part = part.role, .name = part.name(), .weight = part.weight});
-    LUTHIER_ASSIGN_OR_RETURN(file.report, Validate(path, encoder, file.name));
+    LUTHIER_ASSIGN_OR_RETURN(file.report, Validate(rows.path, encoder, file.name));
     all.Merge(file.report);
   }
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());

@@ -49,7 +49,7 @@ void SetNeeds(const Plan& plan, Job& job);
 class Planner {
  public:
   // `store` and `artifacts` must outlive the planner.
-  Planner(Store& store, FileArtifactStore& artifacts, std::string data_dir);
+  Planner(Store& store, ArtifactStore& artifacts, std::string data_dir);
   ~Planner();
 
   // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot
@@ -84,8 +84,10 @@ class Planner {
   std::string KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today) const;
 
   Store& store_;
-  FileArtifactStore& artifacts_;
+  ArtifactStore& artifacts_;
   const std::string data_dir_;
+
+  std::mutex making_folder_;  // of a base model: one at a time
 
   std::mutex mutex_;  // of what follows; not held while planning
   std::condition_variable planned_;

@@ -27,11 +27,12 @@ constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
 constexpr int kMostGpus = 256;  // of a node
 
-std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect) {
+std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access, const Effect& effect) {
   v1::SessionResponse message;
   if (effect.kind == Effect::Kind::kStop) {
     message.mutable_stop_attempt()->set_attempt(effect.attempt);
     message.mutable_stop_attempt()->mutable_grace()->set_seconds(kStopGraceSeconds);
+    message.mutable_stop_attempt()->set_job_goes_on(effect.job_goes_on);
     return message;
   }
   if (effect.kind == Effect::Kind::kCheckpoint) {
@@ -43,7 +44,10 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Effect& effect)
   v1::StartAttempt& start = *message.mutable_start_attempt();
   start = ParseStoredSpec(*spec).start;
   start.set_attempt(effect.attempt);
+  start.set_credential(access.CredentialOf(effect.attempt));
   for (int device : effect.devices) start.add_gpus(device);
+  const absl::StatusOr<std::string> checkpoint = store.Checkpoint(effect.job);
+  if (checkpoint.ok()) start.mutable_checkpoint()->ParseFromString(*checkpoint);
   return message;
 }
 
@@ -105,9 +109,10 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
  public:
   Session(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
 
-  void Begin(absl::Status admitted) {
+  void Begin(absl::StatusOr<Call> call) {
     self_ = shared_from_this();
-    if (!admitted.ok()) return End(std::move(admitted));
+    if (!call.ok()) return End(call.status());
+    call_ = *std::move(call);
     StartRead(&request_);
   }
 
@@ -160,6 +165,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   void Advance() {
     if (writing_ || finished_) return;
     if (end_) {
+      if (asking_ > 0) return;  // they post to the loop, which is only sure to be there while this stream is
       finished_ = true;
       Finish(ToGrpcStatus(*end_));
     } else if (registered_ && !messages_.empty()) {
@@ -181,6 +187,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     const auto request = std::make_shared<v1::Register>(std::move(*request_.mutable_register_()));
     if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok())
       return End(status);
+    if (!call_.node.empty() && call_.node != request->node_id()) return RefuseNode(request->node_id());
     node_ = request->node_id();
     ObserveInventory(request->inventory());
     sessions_.Add(node_, shared_from_this());
@@ -202,6 +209,17 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
         });
   }
 
+  void RefuseNode(const std::string& node) {
+    const absl::Status status = WithReason(
+        absl::PermissionDeniedError(absl::StrCat("register.node_id: ", node, " is not ", call_.node,
+                                                 ", the only node of this token; start the agent with --node-id ",
+                                                 call_.node, ", or with a token for ", node)),
+        "PERMISSION_DENIED");
+    call_.subject = "nodes/" + node;
+    backend_.access.Note("Session", call_, status);
+    End(status);
+  }
+
   // Loop thread.
   v1::Registered Registered(State& state, const v1::Register& request, absl::Time now) {
     v1::Registered registered;
@@ -216,6 +234,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       v1::ReportAck& ack = *registered.add_acks();
       ack.set_attempt(name);
       ack.set_sequence(state.Find(attempt->job)->last_report);
+      (*registered.mutable_credentials())[name] = backend_.access.CredentialOf(name);
     }
     for (const std::string& name : request.kept_jobs()) {
       if (IsOver(state, backend_.store, std::string(absl::StripPrefix(name, "jobs/")), now))
@@ -225,6 +244,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   }
 
   void Heartbeat() {
+    if (absl::Status admitted = backend_.access.StillAdmits(call_); !admitted.ok()) return End(std::move(admitted));
     const v1::Heartbeat& heartbeat = request_.heartbeat();
     std::string inventory;
     if (heartbeat.has_inventory()) {
@@ -247,9 +267,12 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     backend_.metrics.ObserveGpus(node_, gpus);
   }
 
-  bool AllStored(const v1::ArtifactStored& stored) {
+  // `stored`: an ArtifactStored or a CheckpointStored. Errors: UNAVAILABLE if the store cannot say.
+  template <typename Stored>
+  absl::StatusOr<bool> AllStored(const Stored& stored) {
     for (const v1::ModelFile& file : stored.files()) {
       const absl::StatusOr<int64_t> size = backend_.artifacts.BlobSize(file.sha256());
+      if (absl::IsUnavailable(size.status())) return size.status();
       if (!size.ok() || *size != file.size_bytes()) return false;
     }
     return stored.files_size() > 0;
@@ -259,21 +282,39 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   struct Recording {
     v1::AttemptReport message;
     absl::StatusOr<AgentReport> read;
-    bool current = false;   // its attempt is the current one
-    bool fresh = false;     // and it had not been recorded before
-    bool job_over = false;  // its job will not run again
-    int64_t job = 0;        // number
+    bool current = false;                      // its attempt is the current one
+    bool fresh = false;                        // and it had not been recorded before
+    bool job_over = false;                     // its job will not run again
+    int64_t job = 0;                           // number
+    std::unique_ptr<BlobPins> pins = nullptr;  // of a checkpoint, until the record names its files
   };
 
   void Record() {
     const auto recording =
         std::make_shared<Recording>(Recording{std::move(*request_.mutable_report()), absl::UnknownError("")});
     recording->read = ReadReport(recording->message);
-    if (recording->message.has_artifact_stored() && recording->read.ok() &&
-        !AllStored(recording->message.artifact_stored())) {
-      recording->read->report.input = JobInput::kAttemptLost;
-      recording->read->report.message = "files of its artifact are not in the store";
+    const bool names_files = recording->message.has_artifact_stored() || recording->message.has_checkpoint_stored();
+    if (!names_files || !recording->read.ok()) return Post(recording);
+    // The store may be far away, and no reaction waits for it. The next report is not read before, so order is kept.
+    {
+      const std::lock_guard lock(mutex_);
+      ++asking_;
     }
+    backend_.storing.Post([this, self = shared_from_this(), recording] {
+      const absl::Status checked =
+          recording->message.has_artifact_stored() ? CheckArtifact(*recording) : KeepCheckpoint(*recording);
+      if (checked.ok()) {
+        Post(recording);
+      } else {
+        End(checked);  // the agent dials again and sends it once more
+      }
+      const std::lock_guard lock(mutex_);
+      --asking_;
+      Advance();
+    });
+  }
+
+  void Post(const std::shared_ptr<Recording>& recording) {
     bool read_on;
     {
       const std::lock_guard lock(mutex_);
@@ -285,6 +326,27 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
         },
         [this, self = shared_from_this(), recording](const absl::Status& status) { OnRecorded(*recording, status); });
     if (read_on) ReadOn();
+  }
+
+  absl::Status CheckArtifact(Recording& recording) {
+    LUTHIER_ASSIGN_OR_RETURN(const bool stored, AllStored(recording.message.artifact_stored()));
+    if (stored) return absl::OkStatus();
+    recording.read->report.input = JobInput::kAttemptLost;
+    recording.read->report.message = "files of its artifact are not in the store";
+    return absl::OkStatus();
+  }
+
+  // A report that arrives long after its upload may name files that are no longer there; then an older checkpoint has
+  // to do.
+  absl::Status KeepCheckpoint(Recording& recording) {
+    const v1::CheckpointStored& checkpoint = recording.message.checkpoint_stored();
+    recording.pins = std::make_unique<BlobPins>(backend_.artifacts);
+    for (const v1::ModelFile& file : checkpoint.files()) recording.pins->Add(file.sha256());
+    LUTHIER_ASSIGN_OR_RETURN(const bool stored, AllStored(checkpoint));
+    if (stored) return absl::OkStatus();
+    recording.read->report.checkpoint.reset();
+    recording.read->report.events.clear();
+    return absl::OkStatus();
   }
 
   // Loop thread.
@@ -342,6 +404,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   Backend& backend_;
   Sessions& sessions_;
   const absl::Time start_ = absl::Now();
+  Call call_;
   std::shared_ptr<Session> self_;         // until gRPC is done with it
   v1::SessionRequest request_;            // of the read under way
   v1::SessionResponse response_;          // of the write under way
@@ -351,6 +414,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   std::mutex mutex_;  // of what follows
   std::deque<v1::SessionResponse> messages_;
   bool registered_ = false, writing_ = false, finished_ = false;
+  int asking_ = 0;  // tasks that ask the store for it
   int outstanding_ = 0;
   std::optional<absl::Status> end_;
 };
@@ -390,7 +454,7 @@ void Sessions::Close() {
   }
 }
 
-void Sessions::Send(Store& store, const std::vector<Effect>& effects) {
+void Sessions::Send(Store& store, const Access& access, const std::vector<Effect>& effects) {
   for (const Effect& effect : effects) {
     std::shared_ptr<AgentSession> session;
     {
@@ -401,7 +465,7 @@ void Sessions::Send(Store& store, const std::vector<Effect>& effects) {
     }
     if (effect.kind == Effect::Kind::kReconnect) {
       session->End(absl::AbortedError("the lease of this node ran out; register again"));
-    } else if (std::optional<v1::SessionResponse> message = MessageOf(store, effect)) {
+    } else if (std::optional<v1::SessionResponse> message = MessageOf(store, access, effect)) {
       session->Send(*std::move(message));
     }
   }
@@ -410,7 +474,7 @@ void Sessions::Send(Store& store, const std::vector<Effect>& effects) {
 grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions,
                                                                                const grpc::ServerContextBase& context) {
   const auto session = std::make_shared<Session>(backend, sessions);
-  session->Begin(backend.access.Admit(context, "Session").status());
+  session->Begin(backend.access.Admit(context, "Session"));
   return session.get();
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "grpcpp/support/server_callback.h"
 #include "luthier/v1/worker.pb.h"
+#include "server/rpc/access.h"
 #include "server/store/store.h"
 
 namespace luthier {
@@ -33,7 +34,7 @@ class Sessions {
   // Ends every session, those to come too.
   void Close();
   // Loop thread. An effect for a node without session is dropped: the node hears of it when it registers.
-  void Send(Store& store, const std::vector<Effect>& effects);
+  void Send(Store& store, const Access& access, const std::vector<Effect>& effects);
 
  private:
   std::mutex mutex_;

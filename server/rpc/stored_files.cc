@@ -1,24 +1,66 @@
 #include "server/rpc/stored_files.h"
 
+#include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <span>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/worker.pb.h"
 
 namespace luthier {
+namespace {
 
 namespace fs = std::filesystem;
 
-absl::StatusOr<FileArtifactStore::References> ReferencesOf(Store& store) {
-  FileArtifactStore::References used;
+// What a safetensors file may have (lib/checkpoint/safetensors).
+constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+
+// The first `size` bytes of a blob, or all there are.
+absl::StatusOr<std::string> ReadSome(BlobReader& blob, int64_t size) {
+  std::string bytes(static_cast<size_t>(std::min(size, blob.size())), '\0');
+  size_t filled = 0;
+  while (filled < bytes.size()) {
+    LUTHIER_ASSIGN_OR_RETURN(const size_t count, blob.Read(std::span<char>(bytes).subspan(filled)));
+    if (count == 0) return absl::DataLossError("a stored file became shorter");
+    filled += count;
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::string> ReadAll(BlobReader& blob) { return ReadSome(blob, blob.size()); }
+
+// Of a safetensors file: the length of the header, 8 bytes, and the header. Whoever opens the copy checks what they
+// say.
+absl::StatusOr<std::string> ReadHeader(BlobReader& blob) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string length, ReadSome(blob, 8));
+  uint64_t size = 0;
+  for (size_t i = length.size(); i-- > 0;) size = size << 8 | static_cast<unsigned char>(length[i]);
+  if (size > kMaxHeaderBytes) return absl::DataLossError("a stored file of weights has no header");
+  LUTHIER_ASSIGN_OR_RETURN(const std::string header, ReadSome(blob, static_cast<int64_t>(size)));
+  return length + header;
+}
+
+}  // namespace
+
+absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store) {
+  ArtifactStore::References used;
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store.Versions(""));
   for (const ModelVersion& version : versions) {
     used.attempts.emplace(version.job, version.attempt);
     v1::ArtifactStored stored;
     stored.ParseFromString(version.payload);
+    for (const v1::ModelFile& file : stored.files()) used.blobs.insert(file.sha256());
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> checkpoints, store.Checkpoints());
+  for (const std::string& payload : checkpoints) {
+    v1::CheckpointStored stored;
+    stored.ParseFromString(payload);
     for (const v1::ModelFile& file : stored.files()) used.blobs.insert(file.sha256());
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> datasets, store.ListResources(ResourceKind::kDataset));
@@ -42,22 +84,27 @@ std::string TenantOf(const Resource& resource) {
   return dataset.tenant().empty() ? Job().tenant : dataset.tenant();
 }
 
-std::string BaseModelFolder(const std::string& data_dir, const std::string& id) {
-  return data_dir + "/base_models/" + id;
-}
+std::string BaseModelsFolder(const std::string& data_dir) { return data_dir + "/base_models"; }
 
-absl::Status LinkBaseModel(const FileArtifactStore& artifacts, const std::string& data_dir, const std::string& id,
-                           const v1::BaseModel& model) {
-  const fs::path folder = BaseModelFolder(data_dir, id);
+absl::Status MakeModelFolder(ArtifactStore& artifacts, const v1::BaseModel& model, const std::string& folder) {
+  if (fs::exists(folder)) return absl::OkStatus();
+  const std::string partial = folder + ".partial";
   std::error_code error;
-  fs::create_directories(folder, error);
+  fs::remove_all(partial, error);
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(partial));
   for (const v1::ModelFile& file : model.files()) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::string blob, artifacts.BlobPath(file.sha256()));
-    fs::remove(folder / file.path(), error);
-    fs::create_hard_link(blob, folder / file.path(), error);
-    if (error) return absl::UnavailableError(absl::StrCat("cannot write ", folder.string(), ": ", error.message()));
+    LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
+    LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobReader> blob, artifacts.OpenBlob(file.sha256(), 0));
+    const bool weights = absl::EndsWith(file.path(), ".safetensors");
+    LUTHIER_ASSIGN_OR_RETURN(const std::string bytes, weights ? ReadHeader(*blob) : ReadAll(*blob));
+    LUTHIER_ASSIGN_OR_RETURN(DurableFile copy, DurableFile::Create(absl::StrCat(partial, "/", file.path())));
+    LUTHIER_RETURN_IF_ERROR(copy.Append({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
+    if (weights) LUTHIER_RETURN_IF_ERROR(copy.ExtendTo(blob->size()));
+    LUTHIER_RETURN_IF_ERROR(copy.Commit());
   }
-  return absl::OkStatus();
+  fs::rename(partial, folder, error);
+  if (error) return FileError(folder, "rename", error.value());
+  return SyncFolder(fs::path(folder).parent_path());
 }
 
 }  // namespace luthier

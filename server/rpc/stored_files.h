@@ -10,17 +10,16 @@
 
 namespace luthier {
 
-// Of datasets, base models and published versions, and the attempts that published these.
-absl::StatusOr<FileArtifactStore::References> ReferencesOf(Store& store);
+// Of datasets, base models, published versions and checkpoints, and the attempts that published versions.
+absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store);
 
 // Whose a dataset is.
 std::string TenantOf(const Resource& dataset);
 
-// `base_models/<id>` of the data folder, with the files of a registered base model.
-std::string BaseModelFolder(const std::string& data_dir, const std::string& id);
-// Fills it with hard links to the blobs under their own names: validation reads the model as a folder, at no cost in
-// space.
-absl::Status LinkBaseModel(const FileArtifactStore& artifacts, const std::string& data_dir, const std::string& id,
-                           const v1::BaseModel& model);
+// The folder of the data folder in which planning reads base models. All of it can be made again from the store.
+std::string BaseModelsFolder(const std::string& data_dir);
+// Makes `folder`, unless it is there, with the files of a base model as far as planning reads them: of weights the
+// headers, with a hole in place of the numbers, which takes no space. One call at a time for a folder.
+absl::Status MakeModelFolder(ArtifactStore& artifacts, const v1::BaseModel& model, const std::string& folder);
 
 }  // namespace luthier

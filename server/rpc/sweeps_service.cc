@@ -129,6 +129,10 @@ absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
   }
   CheckRequestId(request.request_id(), violations);
   CheckJob(request.sweep().job(), violations);
+  if (request.sweep().max_parallel() < 0) {
+    violations.push_back(absl::StrCat("sweep.max_parallel: ", request.sweep().max_parallel(),
+                                      " is negative; give 1 or more, or 0 for no limit"));
+  }
   if (!request.sweep().metric().empty() && !ParseMetric(request.sweep().metric())) {
     violations.push_back(absl::StrCat("sweep.metric: '", request.sweep().metric(),
                                       "' is unknown; give validation or test, a dot, and ", kMetricNames));
@@ -179,11 +183,13 @@ class SweepsService final : public v1::SweepService::Service {
     *asked.mutable_job() = request.sweep().job();
     *asked.mutable_grid() = request.sweep().grid();
     *asked.mutable_points() = request.sweep().points();
+    asked.set_max_parallel(request.sweep().max_parallel());
     asked.set_metric(request.sweep().metric().empty() ? kDefaultMetric : request.sweep().metric());
     std::vector<Job> jobs;
     std::vector<std::string> specs;
     for (const Submission& submission : *made) {
       jobs.push_back(submission.job);
+      jobs.back().max_parallel = request.sweep().max_parallel();
       specs.push_back(submission.SpecBytes());
     }
     Sweep sweep{.id = id, .tenant = jobs.front().tenant, .payload = asked.SerializeAsString()};

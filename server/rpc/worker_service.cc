@@ -1,3 +1,4 @@
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -6,6 +7,7 @@
 #include "lib/base/status_macros.h"
 #include "luthier/v1/worker.grpc.pb.h"
 #include "server/core/reason.h"
+#include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
 #include "server/rpc/sessions.h"
@@ -26,20 +28,24 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   }
   grpc::Status FetchBlob(grpc::ServerContext* context, const v1::FetchBlobRequest* request,
                          grpc::ServerWriter<v1::FetchBlobResponse>* writer) override {
-    return Handle(backend_, *context, "FetchBlob", [&](Call&) { return SendBlob(*request, *writer); });
+    return Handle(backend_, *context, "FetchBlob", [&](Call& call) { return SendBlob(call, *request, *writer); });
   }
   grpc::Status UploadArtifact(grpc::ServerContext* context, grpc::ServerReader<v1::UploadArtifactRequest>* reader,
                               v1::UploadArtifactResponse*) override {
-    return Handle(backend_, *context, "UploadArtifact", [&](Call&) { return Receive(*reader); });
+    return Handle(backend_, *context, "UploadArtifact", [&](Call& call) { return Receive(call, *reader); });
   }
 
  private:
-  absl::Status SendBlob(const v1::FetchBlobRequest& request, grpc::ServerWriter<v1::FetchBlobResponse>& writer) {
+  absl::Status SendBlob(Call& call, const v1::FetchBlobRequest& request,
+                        grpc::ServerWriter<v1::FetchBlobResponse>& writer) {
+    LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, request.attempt(), request.credential(),
+                                         [&](const Job& job) { return CheckInput(job, request.sha256()); }));
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob,
                              backend_.artifacts.OpenBlob(request.sha256(), request.offset()));
     std::vector<char> buffer(kBlobChunkBytes);
     v1::FetchBlobResponse message;
     for (int64_t offset = request.offset();;) {
+      LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
       LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
       if (size == 0) return absl::OkStatus();
       message.mutable_chunk()->set_offset(offset);
@@ -50,28 +56,67 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     }
   }
 
-  absl::Status CheckCurrent(const std::string& name) {
-    return backend_.loop.Run([&](State& state, absl::Time) {
-      const std::optional<AttemptId> attempt = ParseAttemptName(name);
-      if (attempt && state.IsCurrent(*attempt)) return absl::OkStatus();
-      return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")),
-                        "STALE_ATTEMPT");
+  // Whether the caller is the agent of the attempt, which is current; `check` looks at its job, in the loop.
+  absl::Status CheckAttempt(
+      Call& call, const std::string& name, const std::string& credential,
+      const std::function<absl::Status(const Job&)>& check = [](const Job&) { return absl::OkStatus(); }) {
+    call.subject = name;
+    const std::optional<AttemptId> attempt = ParseAttemptName(name);
+    if (!attempt) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("attempt: '", name, "' is no attempt; give jobs/{job}/attempts/{attempt}"));
+    }
+    if (!backend_.access.IsCredentialOf(name, credential)) {
+      return WithReason(absl::PermissionDeniedError(absl::StrCat("credential: is not that of ", name,
+                                                                 "; it comes with the order to start the attempt")),
+                        "PERMISSION_DENIED");
+    }
+    return backend_.loop.Run([&](State& state, absl::Time) -> absl::Status {
+      if (!state.IsCurrent(*attempt)) {
+        return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")),
+                          "STALE_ATTEMPT");
+      }
+      const Job& job = *state.Find(attempt->job);
+      if (!call.node.empty() && call.node != job.node) {
+        return WithReason(absl::PermissionDeniedError(absl::StrCat("attempt: ", name, " is of node ", job.node,
+                                                                   ", and this token is for ", call.node)),
+                          "PERMISSION_DENIED");
+      }
+      return check(job);
     });
   }
 
-  absl::Status Receive(grpc::ServerReader<v1::UploadArtifactRequest>& reader) {
+  // Loop thread.
+  absl::Status CheckInput(const Job& job, const std::string& sha256) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::string spec, backend_.store.Spec(job.number));
+    const StoredSpec stored = ParseStoredSpec(spec);
+    for (const v1::AttemptInput& input : stored.start.inputs()) {
+      for (const v1::ModelFile& file : input.files()) {
+        if (file.sha256() == sha256) return absl::OkStatus();
+      }
+    }
+    v1::CheckpointStored checkpoint;  // of another node, to go on from
+    if (const auto payload = backend_.store.Checkpoint(job.number); payload.ok()) checkpoint.ParseFromString(*payload);
+    for (const v1::ModelFile& file : checkpoint.files()) {
+      if (file.sha256() == sha256) return absl::OkStatus();
+    }
+    return absl::NotFoundError(absl::StrCat("sha256: '", sha256, "' is no input of jobs/", job.id));
+  }
+
+  absl::Status Receive(Call& call, grpc::ServerReader<v1::UploadArtifactRequest>& reader) {
     v1::UploadArtifactRequest message;
     if (!reader.Read(&message) || !message.has_header()) {
       return absl::InvalidArgumentError("header: the first message of an upload must carry it");
     }
     const v1::UploadArtifactHeader header = message.header();
-    LUTHIER_RETURN_IF_ERROR(CheckCurrent(header.attempt()));
+    LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, header.attempt(), header.credential()));
     // Files that the store holds already are not sent, and nothing may refer to them before the manifest does.
     BlobPins pins(backend_.artifacts);
     for (const v1::ModelFile& file : header.files()) pins.Add(file.sha256());
     int open = -1;
     std::unique_ptr<BlobWriter> blob;
     while (reader.Read(&message)) {
+      LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
       const v1::ArtifactChunk& chunk = message.chunk();
       if (chunk.file_index() < 0 || chunk.file_index() >= header.files_size()) {
         return absl::InvalidArgumentError(
@@ -80,7 +125,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       if (chunk.file_index() != open) {
         if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
         open = chunk.file_index();
-        LUTHIER_ASSIGN_OR_RETURN(blob, backend_.artifacts.PutBlob(header.files(open).size_bytes(), &pins));
+        const v1::ModelFile& file = header.files(open);
+        LUTHIER_ASSIGN_OR_RETURN(blob, backend_.artifacts.PutBlob(file.sha256(), file.size_bytes(), &pins));
       }
       if (chunk.chunk().offset() != blob->bytes() || Crc32c(chunk.chunk().data()) != chunk.chunk().crc32c()) {
         return absl::InvalidArgumentError(
@@ -89,23 +135,34 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.chunk().data()));
     }
     if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
-    return PutManifest(header);
+    return header.checkpoint() ? CheckStored(call, header) : PutManifest(call, header);
   }
 
   absl::Status Finish(BlobWriter& blob, const v1::ModelFile& file) {
-    const absl::Status status = blob.Commit(file.sha256()).status();
+    const absl::Status status = blob.Commit();
     if (!absl::IsDataLoss(status)) return status;
     return absl::InvalidArgumentError(absl::StrCat("files.sha256: the content of ", file.path(), " is another"));
   }
 
-  absl::Status PutManifest(const v1::UploadArtifactHeader& header) {
+  // What was left out may have been removed since.
+  absl::Status CheckStored(Call& call, const v1::UploadArtifactHeader& header) {
+    for (const v1::ModelFile& file : header.files()) {
+      const absl::StatusOr<int64_t> size = backend_.artifacts.BlobSize(file.sha256());
+      if (absl::IsUnavailable(size.status())) return size.status();
+      if (size.ok() && *size == file.size_bytes()) continue;
+      return absl::FailedPreconditionError(absl::StrCat("files: ", file.path(), " is not stored; send it"));
+    }
+    return CheckAttempt(call, header.attempt(), header.credential());
+  }
+
+  absl::Status PutManifest(Call& call, const v1::UploadArtifactHeader& header) {
     Manifest manifest;
     for (const v1::ModelFile& file : header.files()) {
       LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
       manifest.files.push_back({file.path(), file.sha256(), file.size_bytes()});
     }
     const std::optional<AttemptId> attempt = ParseAttemptName(header.attempt());
-    LUTHIER_RETURN_IF_ERROR(CheckCurrent(header.attempt()));
+    LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, header.attempt(), header.credential()));
     return backend_.artifacts.PutManifest({attempt->job, attempt->attempt, "artifact"}, manifest);
   }
 

@@ -87,6 +87,26 @@ ALTER TABLE jobs ADD COLUMN node_selector TEXT NOT NULL DEFAULT '';
 ALTER TABLE jobs ADD COLUMN deadline INTEGER;  -- null: none
 ALTER TABLE model_versions ADD COLUMN deleted INTEGER NOT NULL DEFAULT 0;
 )sql",
+    // 8: nodes on which a job's trainer died, separated by commas.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN crashed_on TEXT NOT NULL DEFAULT '';
+)sql",
+    // 9: the newest stored checkpoint of each job that is not over.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN stored_step INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE checkpoints (
+  job INTEGER PRIMARY KEY REFERENCES jobs (number), attempt INTEGER NOT NULL, step INTEGER NOT NULL, payload BLOB NOT NULL
+) STRICT;
+)sql",
+    // 10: how many jobs of a sweep run at a time.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN sweep INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN max_parallel INTEGER NOT NULL DEFAULT 0;
+)sql",
+    // 11: tokens for one node.
+    R"sql(
+ALTER TABLE tokens ADD COLUMN node TEXT NOT NULL DEFAULT '';
+)sql",
 };
 
 }  // namespace luthier

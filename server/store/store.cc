@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <functional>
 #include <iterator>
 #include <limits>
@@ -19,6 +20,7 @@
 #include "server/core/reason.h"
 #include "server/store/connection.h"
 #include "server/store/migrations.h"
+#include "server/store/store_error.h"
 
 namespace luthier {
 
@@ -38,15 +40,16 @@ constexpr char kJobColumns[] =
     "number, id, base_model, datasets, model, devices, cpu_memory_bytes, gpu_memory_bytes, node_selector, create_time, "
     "state, attempt, end_time, last_event, tenant, "
     "service_class, "
-    "priority, estimate, revision, retention, deadline, "
+    "priority, estimate, revision, retention, deadline, sweep, max_parallel, "
     "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
-    "preemptions, lost_here";
-constexpr int kAttemptColumns = 11;
+    "preemptions, lost_here, crashed_on, stored_step";
+constexpr int kAttemptColumns = 13;
 // A request and the number of the job that it created; a job has an `id` as well.
 constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
 
 // Pages in the log (32 MB) at which a commit also brings them into the database. Every call waits for such a commit,
-// tens of milliseconds: with SQLite's default of 1,000 that happened five times a second under load.
+// tens of milliseconds: with SQLite's default of 1,000 that happened five times a second under load. A thread of its
+// own cannot do it: see the head of store.h.
 constexpr int kLogPages = 8000;
 
 std::optional<int64_t> DeadlineMicros(absl::Time deadline) {
@@ -58,31 +61,6 @@ std::optional<int64_t> RetentionMicros(const std::optional<absl::Duration>& dura
 }
 
 const char* Table(ResourceKind kind) { return kind == ResourceKind::kDataset ? "datasets" : "base_models"; }
-
-absl::Status StoreError(const SQLite::Exception& error) {
-  const int code = error.getErrorCode() & 0xff;
-  if (code == SQLITE_FULL || error.getExtendedErrorCode() == SQLITE_IOERR_SHMSIZE) {
-    return WithReason(
-        absl::UnavailableError(
-            "the disk of --data-dir is full and nothing new can be recorded; free space on it and try again"),
-        "DISK_FULL");
-  }
-  if (code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
-    return absl::DataLossError(absl::StrCat("the server's database failed: ", error.what(),
-                                            "; check the disk of --data-dir, then start the server again"));
-  }
-  return absl::UnavailableError(absl::StrCat("the server's database cannot be used: ", error.what(), "; try again"));
-}
-
-// Runs `work`, which returns a Status or StatusOr, and turns what SQLite throws into a status.
-template <typename Work>
-auto Guard(Work work) -> decltype(work()) {
-  try {
-    return work();
-  } catch (const SQLite::Exception& error) {
-    return StoreError(error);
-  }
-}
 
 // Files from before the first migration had its present form, when jobs had no numbers.
 bool HasEarlySchema(SQLite::Database& database) {
@@ -109,22 +87,27 @@ std::vector<int> ParseDevices(const std::string& text) {
   return devices;
 }
 
+// A `?` for each of kJobColumns.
+std::string JobValues() {
+  std::string values = "?";
+  for (const char c : kJobColumns) values += c == ',' ? ", ?" : "";
+  return values;
+}
+
 // A changed job rewrites its row but not the columns that never change, nor their index.
 void WriteJob(Connection& connection, const Job& job, bool is_new) {
-  const std::string held = absl::StrJoin(job.held, ",");
+  const std::string held = absl::StrJoin(job.held, ","), crashed_on = absl::StrJoin(job.crashed_on, ",");
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
-    connection
-        .Prepare(absl::StrCat("INSERT INTO jobs (", kJobColumns,
-                              ") VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, "
-                              "?, ?, ?, ?, ?, ?)"))
+    static const std::string sql = absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (", JobValues(), ")");
+    connection.Prepare(sql)
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.cpu_memory_bytes,
               job.gpu_memory_bytes, job.node_selector, job.create_time, state, int64_t{job.attempt}, job.end_time,
               job.last_event, job.tenant, static_cast<int64_t>(job.service_class), int64_t{job.priority},
               absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, RetentionMicros(job.retention),
-              DeadlineMicros(job.deadline), int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
-              job.model_version, job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions},
-              int64_t{job.lost_here})
+              DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel}, int64_t{job.lost_attempts}, job.node,
+              held, job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report},
+              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step)
         .Run();
     return;
   }
@@ -134,11 +117,12 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
           "?, "
           "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
           "?, "
-          "preemptions = ?, lost_here = ?, revision = ?, retention = ?, deadline = ?, expired = 0 WHERE number = ?")
+          "preemptions = ?, lost_here = ?, crashed_on = ?, stored_step = ?, revision = ?, retention = ?, deadline = ?, "
+          "expired = 0 WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
             job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority},
-            job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, int64_t{job.revision},
-            RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.number)
+            job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step,
+            int64_t{job.revision}, RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.number)
       .Run();
 }
 
@@ -169,6 +153,8 @@ Job ReadJob(Query& row) {
   } else {
     job.deadline = row.Time();
   }
+  job.sweep = row.Int();
+  job.max_parallel = static_cast<int>(row.Int());
   if (job.attempt == 0) {
     row.Skip(kAttemptColumns);
     return job;
@@ -183,6 +169,8 @@ Job ReadJob(Query& row) {
   job.attempt_start = row.Time();
   job.preemptions = static_cast<int>(row.Int());
   job.lost_here = static_cast<int>(row.Int());
+  job.crashed_on = absl::StrSplit(row.Text(), ',', absl::SkipEmpty());
+  job.stored_step = row.Int();
   return job;
 }
 
@@ -212,17 +200,13 @@ Resource ReadResource(Query& row) {
   return resource;
 }
 
-std::string StateNumbers(const std::set<JobState>& states) {
-  return absl::StrJoin(states, ",",
-                       [](std::string* out, JobState state) { absl::StrAppend(out, static_cast<int>(state)); });
-}
-
-std::set<JobState> StatesThat(bool terminal) {
-  std::set<JobState> states;
+// Numbers of the states of a job that is not over.
+std::string LiveStates() {
+  std::vector<int> states;
   for (const JobState state : kAllStates) {
-    if (IsTerminal(state) == terminal) states.insert(state);
+    if (!IsTerminal(state)) states.push_back(static_cast<int>(state));
   }
-  return states;
+  return absl::StrJoin(states, ",");
 }
 
 void WriteResource(Connection& connection, const Writes::ResourceChange& change) {
@@ -241,6 +225,16 @@ void WriteAlias(Connection& connection, const Alias& alias) {
   } else {
     connection.Prepare("REPLACE INTO model_aliases VALUES (?, ?, ?)")
         .Bind(alias.model, alias.name, int64_t{alias.version})
+        .Run();
+  }
+}
+
+void WriteCheckpoint(Connection& connection, const Writes::CheckpointChange& change) {
+  if (!change.payload) {
+    connection.Prepare("DELETE FROM checkpoints WHERE job = ?").Bind(change.job).Run();
+  } else {
+    connection.Prepare("REPLACE INTO checkpoints VALUES (?, ?, ?, ?)")
+        .Bind(change.job, int64_t{change.attempt}, change.step, Bytes{*change.payload})
         .Run();
   }
 }
@@ -301,6 +295,7 @@ void WriteAll(Connection& connection, const Writes& writes) {
               int64_t{event.state}, Bytes{event.payload})
         .Run();
   }
+  for (const Writes::CheckpointChange& change : writes.checkpoints) WriteCheckpoint(connection, change);
   for (const int64_t job : writes.expired) ExpireEvents(connection, job);
   for (const ModelVersion& version : writes.versions) {
     connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0)")
@@ -327,9 +322,9 @@ void WriteAll(Connection& connection, const Writes& writes) {
   }
   for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
   for (const Token& token : writes.tokens) {
-    connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?)")
+    connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
         .Bind(token.id, token.sha256, static_cast<int64_t>(token.role), token.tenant, token.create_time,
-              token.expire_time, token.revoke_time)
+              token.expire_time, token.revoke_time, token.node)
         .Run();
   }
   if (writes.epoch)
@@ -397,23 +392,43 @@ absl::Status Store::Commit(const Writes& writes) {
   });
 }
 
+// A reader that stays makes every commit add to the log: pages can go into the database only once nobody needs what was
+// there before.
+absl::Status Store::EmptyLog() {
+  return Guard([&]() -> absl::Status {
+    sqlite3* const database = writer_->database().getHandle();
+    sqlite3_busy_timeout(database, 0);
+    const int code = sqlite3_wal_checkpoint_v2(database, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+    sqlite3_busy_timeout(database, Connection::kBusyMilliseconds);
+    if (code != SQLITE_OK && code != SQLITE_BUSY) throw SQLite::Exception(database, code);
+    return absl::OkStatus();
+  });
+}
+
+int64_t Store::LogBytes() const {
+  std::error_code none;
+  const auto size = std::filesystem::file_size(path_ + "-wal", none);
+  return none ? 0 : static_cast<int64_t>(size);
+}
+
 absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
   return Guard([&]() -> absl::StatusOr<State> {
     State state(options);
     Query last = writer_->Prepare("SELECT ifnull(max(number), 0) FROM jobs");
     if (last.Step()) state.LoadLastNumber(last.Int());
-    const std::string live =
-        absl::StrCat(" FROM jobs WHERE state IN (", StateNumbers(StatesThat(/*terminal=*/false)), ")");
-    Query count = writer_->Prepare("SELECT count(*)" + live);
-    if (count.Step()) state.Reserve(static_cast<size_t>(count.Int()));
-    Query jobs = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, live));
-    while (jobs.Step()) state.LoadJob(ReadJob(jobs), now);
-    Query finished = writer_->Prepare(absl::StrCat("SELECT state, count(*) FROM jobs WHERE state IN (",
-                                                   StateNumbers(StatesThat(/*terminal=*/true)), ") GROUP BY state"));
-    while (finished.Step()) {
-      const auto terminal = static_cast<JobState>(finished.Int());
-      state.LoadFinished(terminal, finished.Int());
+    int64_t live = 0, over = 0;
+    Query counts = writer_->Prepare("SELECT state, count(*) FROM jobs GROUP BY state");
+    while (counts.Step()) {
+      const auto of = static_cast<JobState>(counts.Int());
+      const int64_t count = counts.Int();
+      (IsTerminal(of) ? over : live) += count;
+      if (IsTerminal(of)) state.LoadFinished(of, count);
     }
+    state.Reserve(static_cast<size_t>(live));
+    // The index is for the few among many; where most are wanted, one walk through the table takes half the time.
+    Query jobs = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, " FROM jobs", live > over ? " NOT INDEXED" : "",
+                                               " WHERE state IN (", LiveStates(), ")"));
+    while (jobs.Step()) state.LoadJob(ReadJob(jobs), now);
     Query latest = writer_->Prepare("SELECT model, max(version) FROM model_versions GROUP BY model");
     while (latest.Step()) {
       const std::string model = latest.Text();
@@ -469,6 +484,24 @@ absl::StatusOr<std::string> Store::Spec(int64_t job) {
     Query query = writer_->Prepare("SELECT spec FROM job_specs WHERE job = ?");
     if (!query.Bind(job).Step()) return absl::NotFoundError(absl::StrCat("job number ", job, " has no spec"));
     return query.Blob();
+  });
+}
+
+absl::StatusOr<std::string> Store::Checkpoint(int64_t job) {
+  return Guard([&]() -> absl::StatusOr<std::string> {
+    Query query = writer_->Prepare("SELECT payload FROM checkpoints WHERE job = ?");
+    if (!query.Bind(job).Step()) return absl::NotFoundError(absl::StrCat("job number ", job, " has no checkpoint"));
+    return query.Blob();
+  });
+}
+
+absl::StatusOr<std::vector<std::string>> Store::Checkpoints() {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<std::string>> {
+    Query query = reader_->Prepare("SELECT payload FROM checkpoints ORDER BY job");
+    std::vector<std::string> payloads;
+    while (query.Step()) payloads.push_back(query.Blob());
+    return payloads;
   });
 }
 
@@ -691,7 +724,7 @@ absl::StatusOr<std::vector<Token>> Store::Tokens() {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<Token>> {
     Query query = reader_->Prepare(
-        "SELECT id, sha256, role, tenant, create_time, expire_time, revoke_time FROM tokens ORDER BY id");
+        "SELECT id, sha256, role, tenant, create_time, expire_time, revoke_time, node FROM tokens ORDER BY id");
     std::vector<Token> tokens;
     while (query.Step()) {
       Token token{.id = query.Text()};
@@ -701,6 +734,7 @@ absl::StatusOr<std::vector<Token>> Store::Tokens() {
       token.create_time = query.Time();
       token.expire_time = query.Time();
       token.revoke_time = query.Time();
+      token.node = query.Text();
       tokens.push_back(std::move(token));
     }
     return tokens;
@@ -719,11 +753,12 @@ absl::Status Store::CopyTo(const std::string& path) {
   });
 }
 
+// With a connection of its own: nobody who reads has to wait for it.
 absl::Status Store::Check() {
-  const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::Status {
+    Connection connection(path_, SQLite::OPEN_READONLY);
     for (const char* pragma : {"PRAGMA integrity_check(1)", "PRAGMA foreign_key_check"}) {
-      Query query = reader_->Prepare(pragma);
+      Query query = connection.Prepare(pragma);
       if (!query.Step()) continue;
       const std::string found = query.Text();
       if (found != "ok") return absl::DataLossError(absl::StrCat(path_, " is damaged: ", found));

@@ -60,11 +60,16 @@ class Store {
   // Everything or nothing, on disk when it returns. Errors: UNAVAILABLE if the disk is full (nothing was written);
   // DATA_LOSS if it failed: what is on it is not known any more, and the server has to stop.
   absl::Status Commit(const Writes& writes);
+  // Brings the log into the database and empties its file. If somebody reads what is only there, as much as can be
+  // done, without waiting. Errors: as Commit.
+  absl::Status EmptyLog();
   absl::StatusOr<State> LoadState(absl::Time now, State::Options options = {});
   // The request of that id and the job it created.
   absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> FindRequest(const std::string& id);
   absl::StatusOr<std::optional<Job>> FindJob(const std::string& id);
   absl::StatusOr<std::string> Spec(int64_t job);
+  // Files of a job's stored checkpoint, bytes given to State::Record. Errors: NOT_FOUND.
+  absl::StatusOr<std::string> Checkpoint(int64_t job);
 
   // Any thread: what was committed before the call is seen.
   // Errors: NOT_FOUND.
@@ -96,11 +101,15 @@ class Store {
   absl::StatusOr<Resource> GetResource(ResourceKind kind, const std::string& id);
 
   absl::StatusOr<std::vector<Token>> Tokens();
+  // Of all jobs.
+  absl::StatusOr<std::vector<std::string>> Checkpoints();
 
+  // Size of the log's file.
+  int64_t LogBytes() const;
   // Writes a copy of the database, as it is at one moment, to the new file `path`, while commits go on. Durable when it
   // returns.
   absl::Status CopyTo(const std::string& path);
-  // Reads every page. Errors: DATA_LOSS naming what is damaged.
+  // Reads every page, beside what reads and writes. Errors: DATA_LOSS naming what is damaged.
   absl::Status Check();
 
   static std::string SqliteVersion();

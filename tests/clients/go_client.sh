@@ -43,3 +43,26 @@ seq "$("$bin/luthier" --server "$address" job get "$job" -o json | grep -o '"las
   diff - "$work/seen"
 (cd "$work" && "$bin/luthier" --server "$address" model download "$job" --to ours)
 diff -r "$work/ours" "$work/adapter"
+
+# A sweep: the best of two, by the loss on the validation part, and the same files as ours.
+for part in train validation; do
+  for i in 1 2 3 4 5 6 7 8; do echo "{\"prompt\": \"say $((i % 2))\", \"completion\": \"yes\"}"; done >"$work/$part.jsonl"
+done
+"$bin/luthier" --server "$address" dataset upload pairs "$work/train.jsonl" "$work/validation.jsonl"
+"$work/example" --server "$address" --dataset pairs --steps 8 --grid training.learning_rate=1e-9,1e-3 --to "$work/best" >"$work/out"
+sweep=$(head -1 "$work/out") job=$(tail -1 "$work/out" | cut -d' ' -f1)
+[ "$("$bin/luthier" --server "$address" sweep best "${sweep#sweeps/}" -o name)" = "$job" ]
+grep -q 'training.learning_rate:0.001\|training.learning_rate:1e-3' "$work/out"
+(cd "$work" && "$bin/luthier" --server "$address" model download "$job" --to best-of-ours)
+diff -r "$work/best-of-ours" "$work/best"
+
+# Ctrl-C cancels all of it.
+"$work/example" --server "$address" --dataset pairs --steps 100000 --grid training.seed=1,2 --to "$work/none" >"$work/out" 2>&1 &
+example=$!
+until grep -qs RUNNING "$work/out"; do kill -0 "$example"; sleep 0.05; done
+kill -INT "$example"
+if wait "$example"; then exit 1; fi
+sweep=$(head -1 "$work/out")
+grep -q "$sweep was cancelled" "$work/out"
+"$bin/luthier" --server "$address" sweep watch "${sweep#sweeps/}" >/dev/null 2>&1 || true
+[[ $("$bin/luthier" --server "$address" sweep get "${sweep#sweeps/}") == *"2 CANCELLED"* ]]

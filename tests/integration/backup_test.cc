@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "lib/text/json_file.h"
+#include "server/rpc/attempt_key.h"
 #include "tests/support/captured_program.h"
 #include "tests/support/scripted_agent.h"
 #include "tests/support/service.h"
@@ -86,6 +87,7 @@ class BackupTest : public testing::Test {
     const auto writer = workers->UploadArtifact(&context, &response);
     v1::UploadArtifactRequest request;
     request.mutable_header()->set_attempt(attempt);
+    request.mutable_header()->set_credential(AttemptCredential(*AttemptKeyOf(Path("server")), attempt));
     writer->Write(request);
     writer->WritesDone();
     return writer->Finish();
@@ -235,7 +237,6 @@ TEST_F(BackupTest, FindsADamagedByteAndRefusesToRestoreIt) {
   EXPECT_FALSE(fs::exists(Path("new/luthier.db")));
 
   const std::string blob = LargestBlob(Path("server"));
-  fs::remove(Path("server/base_models/base/model.safetensors"));
   fs::copy(blob, Path("blob"));  // no longer a link to what the backup holds
   Damage(Path("blob"));
   fs::rename(Path("blob"), blob);
@@ -246,6 +247,49 @@ TEST_F(BackupTest, FindsADamagedByteAndRefusesToRestoreIt) {
   fs::remove(Path("server/luthier.db"));
   ASSERT_EQ(Restore().exit_code, 0);
   EXPECT_EQ(Check("server").exit_code, 0);
+}
+
+TEST_F(BackupTest, RemovesWhatAKilledServerLeftOfABackupAndNothingElse) {
+  StartServer();
+  service_.AddInputs();
+  const auto put = [&](const std::string& folder, const std::string& file) {
+    fs::create_directory(Path(folder));
+    std::ofstream(Path(folder + "/" + file)) << "mine";
+  };
+  put("backup.partial", "luthier.db");  // as earlier versions called theirs
+  put("backup.partial-abcdef", "luthier.db");
+  put("backup.partial-killed", ".unfinished");
+  put("backup-2.partial-killed", ".unfinished");
+  const CapturedResult backup = BackUp();
+  EXPECT_EQ(backup.exit_code, 0) << backup.err;
+  EXPECT_TRUE(fs::exists(Path("backup.partial/luthier.db")));
+  EXPECT_TRUE(fs::exists(Path("backup.partial-abcdef/luthier.db")));
+  EXPECT_FALSE(fs::exists(Path("backup.partial-killed")));
+  EXPECT_TRUE(fs::exists(Path("backup-2.partial-killed"))) << "of another backup";
+  EXPECT_FALSE(fs::exists(Path("backup/.unfinished")));
+  EXPECT_EQ(Check("backup").exit_code, 0);
+}
+
+// A version that somebody downloaded after the backup must stay the only one of its number.
+TEST_F(BackupTest, AVersionFromAfterTheBackupDoesNotShareItsNumberWithALaterOne) {
+  StartServer();
+  service_.AddInputs();
+  const auto publish = [&](const std::string& id, const std::string& weights) {
+    service_.Submit(id, {{"output_model", "shared"}});
+    ScriptedAgent agent(service_.Address());
+    EXPECT_THAT(agent.TakeAttempt(), HasSubstr(id));
+    agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 1}, {"resumed_step", 0}});
+    agent.Report({{"event", "finished"}, {"stop_reason", "COMPLETED"}});
+    agent.Publish({{"adapter_model.safetensors", weights}});
+    agent.End(v1::AttemptEnded::FINISHED);
+    return service_.Job(id).model_version();
+  };
+  EXPECT_EQ(publish("before", "1"), "models/shared/versions/1");
+  ASSERT_EQ(BackUp().exit_code, 0);
+  EXPECT_EQ(publish("after", "2"), "models/shared/versions/2");
+  LoseTheServerAndRestore();
+  EXPECT_EQ(publish("later", "3"), "models/shared/versions/10001");
+  EXPECT_EQ(service_.Versions("shared"), 2);
 }
 
 // Whatever the moment: either there is a whole backup, or none, and the server goes on.

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <regex>
+#include <set>
 #include <thread>
 
 #include "absl/strings/ascii.h"
@@ -16,7 +19,15 @@
 #include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
 #include "lib/text/json_file.h"
+#include "luthier/v1/admin.pb.h"
+#include "luthier/v1/datasets.pb.h"
+#include "luthier/v1/jobs.pb.h"
+#include "luthier/v1/models.pb.h"
+#include "luthier/v1/nodes.pb.h"
+#include "luthier/v1/queues.pb.h"
+#include "luthier/v1/sweeps.pb.h"
 #include "tests/support/captured_program.h"
+#include "tests/support/http_get.h"
 #include "tests/support/scripted_agent.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -57,6 +68,8 @@ class Server {
     const size_t found = said.find("serves on 127.0.0.1:");
     ASSERT_NE(found, std::string::npos) << said;
     port_ = std::stoi(said.substr(found + 20));
+    const std::string metrics = "metrics on http://127.0.0.1:";
+    metrics_port_ = std::stoi(said.substr(said.find(metrics) + metrics.size()));
     log_ = std::thread([fd = err[0]] {  // what it says later must not fill the pipe
       char buffer[256];
       while (read(fd, buffer, sizeof buffer) > 0) {
@@ -72,10 +85,19 @@ class Server {
     log_.join();
   }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
+  // Methods of the API that were called since it started, and did not fail.
+  std::set<std::string> MethodsCalled() const {
+    static const std::regex handled(R"re(luthier_grpc_server_handled_total\{code="OK",method="(\w+)"\})re");
+    const std::string metrics = HttpGet(metrics_port_, "/metrics");
+    std::set<std::string> methods;
+    for (std::sregex_iterator found(metrics.begin(), metrics.end(), handled), end; found != end; ++found)
+      methods.insert((*found)[1]);
+    return methods;
+  }
 
  private:
   std::string data_dir_;
-  int port_ = 0;
+  int port_ = 0, metrics_port_ = 0;
   pid_t pid_ = 0;
   std::thread log_;
 };
@@ -133,6 +155,9 @@ class CliTest : public testing::Test {
   // Plays an agent that trains the next job to its end.
   void Train(ScriptedAgent& agent) {
     EXPECT_THAT(agent.TakeAttempt(), StartsWith("jobs/"));
+    TrainWhatWasTaken(agent);
+  }
+  void TrainWhatWasTaken(ScriptedAgent& agent) {
     agent.Report({{"event", "started"},
                   {"device", "cpu"},
                   {"precision", "fp32"},
@@ -605,6 +630,240 @@ TEST_F(CliTest, OnceThereIsATokenEveryCallNeedsOneAndSeesItsTenantOnly) {
   EXPECT_EQ(Cli({"job", "list", "-o", "name"}, alice).out, "jobs/j\n");
   EXPECT_EQ(Cli({"admin", "token", "revoke", "alice"}, root).out, "tokens/alice\n");
   EXPECT_EQ(Cli({"job", "list"}, alice).exit_code, 4);
+}
+
+// Every method of every service that is not for agents only.
+std::set<std::string> PublicMethods() {
+  std::set<std::string> methods;
+  for (const google::protobuf::FileDescriptor* file :
+       {v1::Backup::descriptor()->file(), v1::FineTuningJob::descriptor()->file(), v1::Dataset::descriptor()->file(),
+        v1::ModelVersion::descriptor()->file(), v1::Node::descriptor()->file(), v1::Queue::descriptor()->file(),
+        v1::Sweep::descriptor()->file()}) {
+    for (int s = 0; s < file->service_count(); ++s) {
+      for (int m = 0; m < file->service(s)->method_count(); ++m) methods.insert(file->service(s)->method(m)->name());
+    }
+  }
+  return methods;
+}
+
+TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
+  AddInputs();
+  EXPECT_THAT(Ok({"job", "estimate", "-f", "job.yaml"}),
+              AllOf(HasSubstr("rows      2\n"), testing::ContainsRegex("memory    [0-9.]+ .?B a device: weights "),
+                    HasSubstr("takes     unknown (no "), HasSubstr("fits on   no node that is connected now\n")));
+  EXPECT_EQ(json::parse(Ok({"job", "estimate", "-f", "job.yaml", "-o", "json"}))["train_rows"], "2");
+  EXPECT_THAT(Cli({"job", "estimate", "--base-model", "tiny", "--dataset", "none"}).err, HasSubstr("none"));
+
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--hold"});
+  EXPECT_EQ(Cli({"job", "checkpoint", "j"}).exit_code, 1) << "it does not run";
+  Ok({"job", "start", "j"});
+  EXPECT_EQ(agent.TakeAttempt(), "jobs/j/attempts/1");
+  agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 4}, {"resumed_step", 0}});
+  EXPECT_EQ(Ok({"job", "checkpoint", "j"}), "jobs/j\n");
+  EXPECT_THAT(Cli({"job", "checkpoints", "j"}).err, HasSubstr("jobs/j has reported no checkpoint"));
+  EXPECT_EQ(Ok({"job", "estimate", "-f", "job.yaml", "-o", "name"}), "nodes/n1\n");
+  TrainWhatWasTaken(agent);
+  EXPECT_THAT(Ok({"job", "checkpoints", "j"}), testing::ContainsRegex("STEP +ATTEMPT.*\n +4 +1 +0.1 +1.0 kB +n1"));
+  EXPECT_EQ(Ok({"job", "checkpoints", "j", "-o", "name"}), "jobs/j/checkpoints/4\n");
+  const std::string metrics = Ok({"job", "metrics", "j"});
+  EXPECT_THAT(metrics, AllOf(testing::ContainsRegex("STEP +LOSS"), testing::ContainsRegex("\n +4/4 +0 .*1,234\n"),
+                             HasSubstr("test, tuned: exact match 100.0 %")));
+  EXPECT_EQ(Ok({"job", "metrics", "j", "--follow"}), metrics) << "the stream says the same";
+  EXPECT_EQ(Ok({"job", "metrics", "j", "-o", "json"}), Ok({"job", "metrics", "j", "--follow", "-o", "json"}));
+  EXPECT_THAT(Ok({"job", "logs", "j", "--lines", "1"}), testing::EndsWith("[1] a line of the trainer\n"));
+  EXPECT_EQ(json::parse(Ok({"job", "logs", "j", "--lines", "1", "-o", "json"}))["line"], "a line of the trainer");
+  Ok({"job", "watch", "j"});
+  Ok({"job", "logs", "j"});
+  Ok({"job", "get", "j"});
+  Ok({"job", "list"});
+
+  Ok({"node", "drain", "n1"});  // what follows waits
+  Ok({"job", "clone", "j", "--id", "k"});
+  for (const char* step : {"pause", "resume", "explain", "cancel", "retry", "cancel"}) Ok({"job", step, "k"});
+  Ok({"job", "clone", "j", "--id", "l", "--hold"});
+  Ok({"job", "update", "l", "--priority", "1"});
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1,2"});
+  Ok({"sweep", "get", "s"});
+  Ok({"sweep", "list"});
+  Ok({"sweep", "cancel", "s"});
+
+  EXPECT_THAT(Ok({"dataset", "get", "words"}), AllOf(StartsWith("datasets/words"), HasSubstr("validation")));
+  Ok({"dataset", "list"});
+  EXPECT_THAT(Ok({"model", "get", "baseModels/tiny"}), HasSubstr("model.safetensors"));
+  EXPECT_THAT(Ok({"model", "get", "j"}), AllOf(StartsWith("models/j/versions/1\n"), HasSubstr("of jobs/j"),
+                                               HasSubstr("adapter_model.safetensors")));
+  EXPECT_THAT(Cli({"model", "alias", "list"}).err, HasSubstr("no aliases"));
+  EXPECT_EQ(Ok({"model", "promote", "j", "--as", "production", "--minimum", "exact_match=0.9"}),
+            "models/j/versions/1  production\n");
+  const CapturedResult not_good_enough = Cli({"model", "promote", "j", "--as", "best", "--minimum", "field_f1=0.9"});
+  EXPECT_EQ(not_good_enough.exit_code, 1);
+  EXPECT_EQ(Cli({"model", "promote", "j", "--as", "best", "--minimum", "good"}).exit_code, 3);
+  EXPECT_THAT(Ok({"model", "alias", "list"}), testing::ContainsRegex("\nj +production +1 +j\n"));
+  EXPECT_EQ(Ok({"model", "alias", "list", "j", "-o", "name"}), "models/j/versions/production\n");
+  EXPECT_THAT(Ok({"model", "list"}), testing::ContainsRegex("j/1 +adapter +production"));
+  EXPECT_EQ(Ok({"model", "download", "j/production", "--to", "p"}), "p\n");
+  EXPECT_EQ(Ok({"model", "alias", "delete", "j/production"}), "models/j/versions/production\n");
+  EXPECT_EQ(Cli({"model", "alias", "delete", "j/production"}).exit_code, 5);
+  CaptureOptions no_trainer;
+  no_trainer.environment = {{"LUTHIER_TRAINER", "/bin/true"}};
+  EXPECT_EQ(Cli({"generate", "--base", "tiny", "--prompt", "x"}, no_trainer).exit_code, 0);
+
+  EXPECT_THAT(Ok({"tenant", "set", "default", "--weight", "2", "--max-devices", "3"}),
+              testing::ContainsRegex("\ndefault +2 +0 +3 +[0-9]+ +no limit"));
+  EXPECT_EQ(json::parse(Ok({"tenant", "list", "-o", "json"}))["tenants"][0]["max_devices"], 3);
+  EXPECT_EQ(Cli({"tenant", "set", "default"}).exit_code, 3);
+  EXPECT_THAT(Cli({"tenant", "set", "default", "--weight", "0"}).err, HasSubstr("tenant.weight: 0 is out of range"));
+  Ok({"queue", "show"});
+  Ok({"node", "list"});
+  Ok({"admin", "backup", "--to", "backup"});
+  EXPECT_EQ(json::parse(Ok({"admin", "check", "-o", "json"}))["jobs"], "5");
+  EXPECT_EQ(Ok({"admin", "check", "-o", "name"}), "ok\n");
+  Ok({"job", "cancel", "l"});
+  Ok({"dataset", "delete", "words"});
+  EXPECT_EQ(Ok({"model", "delete", "j/1"}), "models/j/versions/1\n");
+  EXPECT_EQ(Ok({"model", "delete-base", "tiny"}), "baseModels/tiny\n");
+  Ok({"node", "undrain", "n1"});
+  CaptureOptions root;
+  root.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(
+                                            Ok({"admin", "token", "create", "root", "--role", "admin"})))}};
+  Cli({"admin", "token", "create", "n1", "--role", "agent", "--node", "n1"}, root);
+  EXPECT_THAT(Cli({"admin", "token", "list"}, root).out, testing::ContainsRegex("\nn1 +agent +- +n1 +valid"));
+  EXPECT_EQ(Cli({"admin", "token", "revoke", "n1"}, root).exit_code, 0);
+
+  EXPECT_THAT(server_->MethodsCalled(), testing::IsSupersetOf(PublicMethods()));
+}
+
+TEST_F(CliTest, EveryListIsThereInEveryFormat) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1"});
+  Train(agent);
+  Ok({"model", "promote", "s-1", "--as", "production"});
+  Ok({"node", "drain", "n1"});
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "waits"});
+  Ok({"admin", "token", "create", "root", "--role", "admin", "-o", "json"});
+  server_->Kill();
+  const std::string secret =
+      RunCaptured({LUTHIER_BIN "/luthierd", "admin-token", "--data-dir", folder_.path() + "/server"}).out;
+  server_->Start();
+  CaptureOptions root;
+  root.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(secret))}};
+  for (const std::vector<std::string>& list : {std::vector<std::string>{"job", "list"},
+                                               {"job", "checkpoints", "s-1"},
+                                               {"sweep", "list"},
+                                               {"dataset", "list"},
+                                               {"model", "list"},
+                                               {"model", "alias", "list"},
+                                               {"tenant", "list"},
+                                               {"queue", "show"},
+                                               {"admin", "token", "list"}}) {
+    const auto as = [&](const std::string& format) {
+      std::vector<std::string> command = list;
+      command.insert(command.end(), {"-o", format});
+      const CapturedResult result = Cli(command, root);
+      EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(command) << result.err;
+      return result.out;
+    };
+    SCOPED_TRACE(testing::PrintToString(list));
+    EXPECT_THAT(as("table"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
+    EXPECT_THAT(as("wide"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
+    EXPECT_THAT(as("yaml"), testing::ContainsRegex("[a-z_]+:\n"));
+    EXPECT_TRUE(json::parse(as("json"), nullptr, /*allow_exceptions=*/false).is_object());
+    for (const auto& line : absl::StrSplit(as("name"), '\n', absl::SkipEmpty()))
+      EXPECT_THAT(std::string(line), testing::MatchesRegex("[a-zA-Z]+/[a-zA-Z0-9./-]+"));
+  }
+}
+
+TEST_F(CliTest, TheFileOfAProjectSaysHowItsCommandsPrint) {
+  AddInputs();
+  WriteText(folder_.path() + "/.luthier.yaml", "output: name\n");
+  EXPECT_EQ(Ok({"dataset", "list"}), "datasets/words\n");
+  EXPECT_THAT(Ok({"dataset", "list", "-o", "table"}), StartsWith("NAME")) << "flags win";
+}
+
+TEST_F(CliTest, AWatchedListSaysWhatChangesUntilCtrlC) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--hold"});
+  for (const std::string format : {"table", "json", "name"}) {
+    bool changed = false, interrupted = false;
+    const std::string id = "of-" + format;
+    CaptureOptions options;
+    options.on_output = [&](const CapturedResult& result, pid_t pid) {
+      if (!changed && absl::StrContains(result.out, "j")) {
+        changed = true;
+        Ok({"job", "submit", "-f", "job.yaml", "--id", id, "--hold"});
+      } else if (!interrupted && absl::StrContains(result.out, id)) {
+        interrupted = kill(pid, SIGINT) == 0;
+      }
+    };
+    const CapturedResult watch = Cli({"job", "list", "--state", "held", "--watch", "-o", format}, options);
+    EXPECT_EQ(watch.exit_code, 0) << watch.err;
+    const std::vector<std::string> lines = absl::StrSplit(watch.out, '\n', absl::SkipEmpty());
+    const auto of_j = std::count_if(lines.begin(), lines.end(), [&](const std::string& line) {
+      return format == "json" ? json::parse(line)["name"] == "jobs/j"
+                              : absl::StartsWith(line, format == "name" ? "jobs/j" : "j ");
+    });
+    EXPECT_EQ(of_j, 1) << "nothing but its age has changed:\n" << watch.out;
+    if (format == "table") {
+      const std::vector<std::string> headings = absl::StrSplit(watch.out, "NAME");
+      EXPECT_EQ(headings.size(), 2u);
+    }
+    Ok({"job", "cancel", id});
+  }
+}
+
+TEST_F(CliTest, AWatchedListGoesOnAfterARestartOfTheServer) {
+  AddInputs();
+  enum { kRuns, kGone, kIsBack, kInterrupted } stage = kRuns;
+  CaptureOptions options;
+  options.on_output = [&](const CapturedResult& result, pid_t pid) {
+    if (stage == kRuns && absl::StrContains(result.out, "words")) {
+      stage = kGone;
+      server_->Kill();
+    } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
+      stage = kIsBack;
+      server_->Start();
+      Ok({"dataset", "upload", "more", "rows"});
+    } else if (stage == kIsBack && absl::StrContains(result.out, "more")) {
+      stage = kInterrupted;
+      kill(pid, SIGINT);
+    }
+  };
+  const CapturedResult watch = Cli({"dataset", "list", "--watch"}, options);
+  EXPECT_EQ(watch.exit_code, 0) << watch.err;
+  EXPECT_THAT(watch.out, testing::ContainsRegex("\nwords .*\nmore "));
+}
+
+TEST_F(CliTest, DataIsCheckedWithAndWithoutItsServer) {
+  AddInputs();
+  EXPECT_THAT(Cli({"admin", "check"}).err, HasSubstr("nothing is damaged"));
+  const CapturedResult busy = Cli({"admin", "check", "--data-dir", "server"});
+  EXPECT_EQ(busy.exit_code, 1) << "a server uses it";
+  server_->Kill();
+  const CapturedResult offline = Cli({"admin", "check", "--data-dir", "server"});
+  EXPECT_EQ(offline.exit_code, 0) << offline.err;
+  EXPECT_THAT(offline.out, HasSubstr("nothing is damaged"));
+}
+
+TEST_F(CliTest, ALostSecretOfAnAdminIsReplacedOnTheServersMachine) {
+  const auto with = [](const std::string& secret) {
+    CaptureOptions options;
+    options.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(secret))}};
+    return options;
+  };
+  const auto replace = [&] {
+    return RunCaptured({LUTHIER_BIN "/luthierd", "admin-token", "root", "--data-dir", folder_.path() + "/server"});
+  };
+  const std::string lost = Ok({"admin", "token", "create", "root", "--role", "admin"});
+  EXPECT_EQ(replace().exit_code, 1) << "a server uses the folder";
+  server_->Kill();
+  const CapturedResult made = replace();
+  EXPECT_EQ(made.exit_code, 0) << made.err;
+  EXPECT_THAT(made.out, testing::MatchesRegex("[0-9a-f]{64}\n"));
+  server_->Start();
+  EXPECT_EQ(Cli({"job", "list"}, with(lost)).exit_code, 4) << "it may be in wrong hands";
+  EXPECT_EQ(Cli({"admin", "token", "list", "-o", "name"}, with(made.out)).out, "tokens/root\n");
 }
 
 TEST_F(CliTest, ShowsItsVersion) {

@@ -1,13 +1,12 @@
 // luthierd killed in place of one write, flush or rename after the other: what it acknowledged is there, and it goes
-// on. LUTHIER_CRASH_POINTS=all: at every one; else every tenth is tried, where LUTHIER_CRASH_SEED says which.
+// on. Once with all that was written, as a kill leaves it, and once with what was flushed, as a power loss leaves it.
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
-#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -17,37 +16,48 @@
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "luthier/v1/models.grpc.pb.h"
+#include "tests/support/captured_program.h"
+#include "tests/support/crash_points.h"
 #include "tests/support/luthierd.h"
+#include "tests/support/power_loss.h"
+#include "tests/support/scripted_agent.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/tiny_model.h"
 #include "tests/support/upload_rows.h"
+#include "tests/support/wait_for.h"
 
 namespace luthier {
 namespace {
 
+namespace fs = std::filesystem;
 using ::testing::UnorderedElementsAre;
+using JobState = v1::FineTuningJob;
+
+constexpr char kWeights[] = "adapter_model.safetensors";
+
+// What was asked of a server and acknowledged.
+struct Acknowledged {
+  bool registered = false, uploaded = false, published = false;
+  std::string job, backup;
+  HeldAttempt attempt;  // by its agent, once it was taken
+};
 
 class CrashPointsTest : public testing::Test {
  protected:
-  // `point`: of the call that it does not survive; 0: none.
-  static std::unique_ptr<Luthierd> Start(const std::string& folder, int point = 0) {
+  void SetUp() override { ASSERT_TRUE(WriteTinyModel(inputs_.path() + "/model").ok()); }
+
+  // `point`: of the call that it does not survive; 0: none. `kept`: where what was flushed is kept.
+  static std::unique_ptr<Luthierd> Start(const std::string& data, int point = 0, const std::string& kept = "",
+                                         const std::vector<std::string>& more = {}) {
     std::vector<std::string> environment;
     if (point > 0) environment = {"LD_PRELOAD=" LUTHIER_FAULTY_DISK, absl::StrCat("FAULTY_DISK_KILLS_AT=", point)};
-    return std::make_unique<Luthierd>(
-        LUTHIERD_PROGRAM,
-        std::vector<std::string>{"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", folder},
-        environment);
-  }
-  static std::vector<std::string> Jobs(Luthierd& server) {
-    grpc::ClientContext context;
-    v1::ListFineTuningJobsResponse page;
-    EXPECT_TRUE(v1::FineTuningService::NewStub(server.channel())->ListFineTuningJobs(&context, {}, &page).ok());
-    std::vector<std::string> jobs;
-    for (const v1::FineTuningJob& job : page.jobs()) jobs.push_back(job.name());
-    return jobs;
+    if (!kept.empty()) environment.push_back("FAULTY_DISK_KEEPS=" + kept);
+    std::vector<std::string> arguments = {"--listen",    "127.0.0.1:0", "--metrics-listen",
+                                          "127.0.0.1:0", "--data-dir",  data};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return std::make_unique<Luthierd>(LUTHIERD_PROGRAM, arguments, environment);
   }
 
-  // What users do first, one after the other: true if all of it was acknowledged. Each may be repeated.
   bool Register(Luthierd& server) {
     grpc::ClientContext context;
     v1::RegisterBaseModelRequest request;
@@ -56,13 +66,13 @@ class CrashPointsTest : public testing::Test {
     v1::BaseModel model;
     return v1::ModelService::NewStub(server.channel())->RegisterBaseModel(&context, request, &model).ok();
   }
-  bool Upload(Luthierd& server) {
+  static bool Upload(Luthierd& server) {
     grpc::ClientContext context;
     v1::Dataset dataset;
     const std::string rows = ChatLine("a", "b") + ChatLine("c", "d");
     return UploadRows(*v1::DatasetService::NewStub(server.channel()), context, "rows", rows, dataset).ok();
   }
-  bool Submit(Luthierd& server, std::string& job) {
+  static bool Submit(Luthierd& server, std::string& job) {
     grpc::ClientContext context;
     v1::CreateFineTuningJobRequest request;
     request.set_request_id("11111111-2222-4333-8444-555555555555");
@@ -74,15 +84,131 @@ class CrashPointsTest : public testing::Test {
     if (done) job = created.name();
     return done;
   }
-  bool BackUp(Luthierd& server, const std::string& path) {
+  // An agent trains the job and uploads its result. What it has reported before it may report again.
+  static bool Publish(Luthierd& server, const std::string& job, HeldAttempt& attempt) {
+    if (Get(server, job).state() == JobState::SUCCEEDED) return true;
+    ScriptedAgent agent(server.channel(), attempt);
+    if (attempt.name.empty()) {
+      attempt.name = agent.TakeAttempt();
+      attempt.credential = agent.credential();
+    }
+    return !attempt.name.empty() &&
+           agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 1}, {"resumed_step", 0}}) &&
+           agent.Log(std::vector<std::string>{"a line", "another line"}) &&
+           agent.Report({{"event", "finished"}, {"stop_reason", "COMPLETED"}}) &&
+           agent.Publish({{kWeights, std::string(1000, 'w')}});
+  }
+  static bool BackUp(Luthierd& server, const std::string& path, std::string& backup) {
     grpc::ClientContext context;
     v1::CreateBackupRequest request;
     request.set_path(path);
-    v1::Backup backup;
-    return v1::AdminService::NewStub(server.channel())->CreateBackup(&context, request, &backup).ok();
+    v1::Backup made;
+    const bool done = v1::AdminService::NewStub(server.channel())->CreateBackup(&context, request, &made).ok();
+    if (done) backup = path;
+    return done;
+  }
+  // Asks for what is not acknowledged yet: true if now all of it is.
+  bool Ask(Luthierd& server, const std::string& backup, Acknowledged& done) {
+    return (done.registered || (done.registered = Register(server))) &&
+           (done.uploaded || (done.uploaded = Upload(server))) && (!done.job.empty() || Submit(server, done.job)) &&
+           (done.published || (done.published = Publish(server, done.job, done.attempt))) &&
+           (!done.backup.empty() || BackUp(server, backup, done.backup));
   }
 
-  void SetUp() override { ASSERT_TRUE(WriteTinyModel(inputs_.path() + "/model").ok()); }
+  static v1::FineTuningJob Get(Luthierd& server, const std::string& name) {
+    grpc::ClientContext context;
+    v1::GetFineTuningJobRequest request;
+    request.set_name(name);
+    v1::FineTuningJob job;
+    v1::FineTuningService::NewStub(server.channel())->GetFineTuningJob(&context, request, &job);
+    return job;
+  }
+  static std::vector<std::string> Jobs(Luthierd& server) {
+    grpc::ClientContext context;
+    v1::ListFineTuningJobsResponse page;
+    EXPECT_TRUE(v1::FineTuningService::NewStub(server.channel())->ListFineTuningJobs(&context, {}, &page).ok());
+    std::vector<std::string> jobs;
+    for (const v1::FineTuningJob& job : page.jobs()) jobs.push_back(job.name());
+    return jobs;
+  }
+  // Contents of the file that each version of the job's model has.
+  static std::vector<std::string> Published(Luthierd& server, const std::string& job) {
+    const auto models = v1::ModelService::NewStub(server.channel());
+    v1::ListModelVersionsRequest request;
+    request.set_parent("models/" + job.substr(job.find('/') + 1));
+    grpc::ClientContext context;
+    v1::ListModelVersionsResponse versions;
+    models->ListModelVersions(&context, request, &versions);
+    std::vector<std::string> contents;
+    for (const v1::ModelVersion& version : versions.model_versions()) {
+      v1::DownloadModelVersionRequest wanted;
+      wanted.set_name(version.name());
+      grpc::ClientContext download;
+      const auto reader = models->DownloadModelVersion(&download, wanted);
+      std::string content;
+      for (v1::DownloadModelVersionResponse message; reader->Read(&message);) content += message.chunk().data();
+      EXPECT_TRUE(reader->Finish().ok());
+      contents.push_back(content);
+    }
+    return contents;
+  }
+  static void ExpectWhole(const std::string& backup) {
+    const CapturedResult check = RunCaptured({LUTHIERD_PROGRAM, "check", "--data-dir", backup});
+    EXPECT_EQ(check.exit_code, 0) << check.err;
+  }
+  static void ExpectThere(Luthierd& server, const Acknowledged& done) {
+    EXPECT_LE(Jobs(server).size(), done.uploaded ? 1u : 0u);
+    if (!done.job.empty()) {
+      EXPECT_THAT(Jobs(server), UnorderedElementsAre(done.job));
+    }
+    if (done.published) {
+      EXPECT_EQ(Get(server, done.job).state(), JobState::SUCCEEDED);
+      EXPECT_THAT(Published(server, done.job), UnorderedElementsAre(std::string(1000, 'w')));
+    }
+    if (!done.backup.empty()) ExpectWhole(done.backup);
+  }
+  // Number of lines in the job's log; -1 if the server is gone.
+  static int Lines(Luthierd& server, const std::string& job) {
+    grpc::ClientContext context;
+    v1::ListJobEventsRequest request;
+    request.set_parent(job);
+    request.add_types("log");
+    v1::ListJobEventsResponse page;
+    const grpc::Status status =
+        v1::FineTuningService::NewStub(server.channel())->ListJobEvents(&context, request, &page);
+    return status.ok() ? page.events_size() : -1;
+  }
+
+  // Kills servers at the points until one survives what is asked of it.
+  void TryPoints(CrashPoints& points, bool loses_power) {
+    for (bool survived = false; !survived;) {
+      const int point = points.Next();
+      SCOPED_TRACE(points.Trace(point));
+      const TempFolder folder;
+      const std::string disk = folder.path() + "/disk", kept = folder.path() + "/kept";
+      fs::create_directory(disk);
+      fs::create_directory(kept);
+      Acknowledged done;
+      {
+        const auto server = Start(disk + "/data", point, loses_power ? kept : "");
+        survived = server->Serves() && Ask(*server, disk + "/backup", done);
+        if (!survived) {
+          ASSERT_EQ(server->Wait(), -SIGKILL) << "it refused something: " << server->log();
+        }
+      }
+      if (loses_power) PowerLoss(kept, static_cast<unsigned>(point) * 37 % 256).LeaveOf(disk);
+      const auto again = Start(disk + "/data");
+      ASSERT_TRUE(again->Serves()) << again->log();
+      ExpectThere(*again, done);
+      if (fs::exists(disk + "/backup/backup.json")) ExpectWhole(disk + "/backup");
+      // What was not acknowledged is done now, and nothing twice.
+      EXPECT_TRUE(Ask(*again, disk + "/another-backup", done)) << again->log();
+      ExpectThere(*again, done);
+      if (HasFailure()) return;
+    }
+    EXPECT_GT(points.all(), 100);
+  }
+
   TempFolder inputs_;
 };
 
@@ -90,8 +216,9 @@ TEST_F(CrashPointsTest, AMigrationThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
   std::ifstream stream("tests/unit/store/version1.sql");
   const std::string version1(std::istreambuf_iterator<char>(stream), {});
   ASSERT_FALSE(version1.empty());
-  int point = 1;
-  for (;; ++point) {
+  CrashPoints points(4);
+  while (true) {
+    const int point = points.Next();
     const TempFolder folder;
     SQLite::Database(folder.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE).exec(version1);
     if (Start(folder.path(), point)->Serves()) break;
@@ -104,53 +231,46 @@ TEST_F(CrashPointsTest, AMigrationThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
     const std::string jobs = record.execAndGet("SELECT group_concat(id) FROM (SELECT id FROM jobs ORDER BY id)");
     ASSERT_EQ(jobs, "done,running,waiting") << "after call " << point;
   }
-  std::printf("killed at each of %d calls\n", point - 1);
-  EXPECT_GT(point, 20);
+  EXPECT_GT(points.all(), 20);
 }
 
 TEST_F(CrashPointsTest, WhatWasAcknowledgedIsThereWhicheverWriteWasTheLast) {
-  const char* const seed_text = std::getenv("LUTHIER_CRASH_SEED");
-  const unsigned seed =
-      seed_text == nullptr ? std::random_device()() : static_cast<unsigned>(std::strtoul(seed_text, nullptr, 10));
-  const int stride = std::getenv("LUTHIER_CRASH_POINTS") == nullptr ? 10 : 1;
-  int points = 0;
-  bool survived = false;
-  for (int point = 1 + static_cast<int>(seed % static_cast<unsigned>(stride)); !survived; point += stride) {
-    SCOPED_TRACE(absl::StrCat("LUTHIER_CRASH_SEED=", seed, ", killed at call ", point));
+  CrashPoints points(10);
+  TryPoints(points, /*loses_power=*/false);
+}
+
+TEST_F(CrashPointsTest, WhatWasAcknowledgedSurvivesAPowerLossAtAnyWrite) {
+  CrashPoints points(10);
+  TryPoints(points, /*loses_power=*/true);
+}
+
+TEST_F(CrashPointsTest, ARetentionThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
+  const TempFolder before;
+  Acknowledged done;
+  {
+    const auto server = Start(before.path() + "/data");
+    ASSERT_TRUE(Ask(*server, before.path() + "/backup", done)) << server->log();
+    ASSERT_EQ(server->End(SIGTERM), 0);
+  }
+  CrashPoints points(4);
+  for (bool survived = false; !survived;) {
+    const int point = points.Next();
+    SCOPED_TRACE(points.Trace(point));
     const TempFolder folder;
     const std::string data = folder.path() + "/data";
-    std::string acknowledged, job;
-    bool registered = false, uploaded = false;
+    fs::copy(before.path() + "/data", data, fs::copy_options::recursive);
+    int lines = -1;
     {
-      const auto server = Start(data, point);
-      registered = server->Serves() && Register(*server);
-      uploaded = registered && Upload(*server);
-      survived = uploaded && Submit(*server, acknowledged) && BackUp(*server, folder.path() + "/backup");
+      const auto server = Start(data, point, "", {"--retention", "0s"});
+      if (server->Serves()) WaitFor([&] { return (lines = Lines(*server, done.job)) <= 0; });
+      survived = lines == 0;
     }
-    ++points;
-    const auto again = Start(data);
+    const auto again = Start(data, 0, "", {"--retention", "0s"});
     ASSERT_TRUE(again->Serves()) << again->log();
-    const size_t jobs = Jobs(*again).size();
-    EXPECT_LE(jobs, uploaded ? 1u : 0u);
-    if (!acknowledged.empty()) {
-      EXPECT_THAT(Jobs(*again), UnorderedElementsAre(acknowledged));
-    }
-    // The job can be made from what was acknowledged; what was not is done now, and no second time.
-    if (!registered) {
-      EXPECT_TRUE(Register(*again)) << again->log();
-    }
-    if (!uploaded) {
-      EXPECT_TRUE(Upload(*again)) << again->log();
-    }
-    EXPECT_TRUE(Submit(*again, job)) << again->log();
-    EXPECT_THAT(Jobs(*again), UnorderedElementsAre(job));
-    if (!acknowledged.empty()) {
-      EXPECT_EQ(job, acknowledged);
-    }
-    EXPECT_TRUE(BackUp(*again, folder.path() + "/another")) << again->log();
+    EXPECT_TRUE(WaitFor([&] { return Lines(*again, done.job) == 0; })) << again->log();
+    ExpectThere(*again, done);
   }
-  std::printf("LUTHIER_CRASH_SEED=%u, killed at %d calls, one in %d\n", seed, points - 1, stride);
-  EXPECT_GT(points * stride, 50);
+  EXPECT_GT(points.all(), 3);
 }
 
 }  // namespace

@@ -23,6 +23,7 @@ namespace luthier {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ContainerEq;
 using ::testing::HasSubstr;
 using ::testing::SizeIs;
@@ -81,7 +82,7 @@ class GrpcToolsTest : public testing::Test {
     return answer;
   }
   void AddInputs() {
-    const std::string rows = ChatLine("hello", "yes") + ChatLine("bye", "no");
+    const std::string rows = Rows();
     EXPECT_EQ(CallForJson("ModelService.RegisterBaseModel",
                           {{"base_model_id", "tiny"}, {"source_path", folder_.path() + "/model"}})["name"],
               "baseModels/tiny");
@@ -92,6 +93,7 @@ class GrpcToolsTest : public testing::Test {
                       {{"chunk", chunk}}}),
                 HasSubstr("\"rows\": \"2\""));
   }
+  static std::string Rows() { return ChatLine("hello", "yes") + ChatLine("bye", "no"); }
   static json Job() { return {{"spec", {{"base_model", "tiny"}, {"dataset", {{"dataset", "words"}}}}}}; }
 
   // One run of ghz, which must not meet an error.
@@ -143,9 +145,14 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
               SizeIs(1));
 
   // It runs, and publishes.
+  std::string credential;
   {
     ScriptedAgent agent(server_.address());
     ASSERT_EQ(agent.TakeAttempt(), "jobs/j/attempts/1");
+    credential = agent.credential();
+    EXPECT_THAT(Call("WorkerService.FetchBlob",
+                     {{{"attempt", "jobs/j/attempts/1"}, {"credential", credential}, {"sha256", Sha256Hex(Rows())}}}),
+                HasSubstr(absl::Base64Escape(Rows())));
     agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 1}, {"resumed_step", 0}});
     Call("FineTuningService.CreateJobCheckpoint", {{{"parent", "jobs/j"}}});
     agent.Report({{"event", "progress"}, {"step", 1}, {"total_steps", 1}, {"loss", 0.5}});
@@ -166,17 +173,15 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   EXPECT_THAT(CallForJson("FineTuningService.ListJobCheckpoints", {{"parent", "jobs/j"}})["checkpoints"], SizeIs(1));
   EXPECT_THAT(CallForJson("ModelService.ListModels")["models"], SizeIs(1));
   EXPECT_THAT(CallForJson("ModelService.ListModelVersions", {{"parent", "models/j"}})["model_versions"], SizeIs(1));
-  const std::string sha256 = CallForJson("ModelService.GetModelVersion", version)["files"][0]["sha256"];
+  EXPECT_EQ(CallForJson("ModelService.GetModelVersion", version)["files"][0]["sha256"], Sha256Hex("weights"));
   Call("ModelService.PromoteModelVersion", {{{"name", "models/j/versions/1"}, {"alias", "production"}}});
   Call("ModelService.DeleteModelAlias", {{{"name", "models/j/versions/production"}}});
-  const std::string weights = absl::Base64Escape("weights");
-  EXPECT_THAT(Call("ModelService.DownloadModelVersion", {version}), HasSubstr(weights));
+  EXPECT_THAT(Call("ModelService.DownloadModelVersion", {version}), HasSubstr(absl::Base64Escape("weights")));
 
   // What agents call.
-  EXPECT_THAT(Call("WorkerService.FetchBlob", {{{"sha256", sha256}}}), HasSubstr(weights));
   EXPECT_THAT(Call("WorkerService.Session", {{{"register", {{"node_id", "n2"}, {"inventory", {{"cpus", 1}}}}}}}),
               HasSubstr("\"lease\": \"30s\""));
-  Call("WorkerService.UploadArtifact", {{{"header", {{"attempt", "jobs/j/attempts/1"}}}}},
+  Call("WorkerService.UploadArtifact", {{{"header", {{"attempt", "jobs/j/attempts/1"}, {"credential", credential}}}}},
        grpc::StatusCode::FAILED_PRECONDITION);
 
   Call("ModelService.DeleteModelVersion", {{{"name", "models/j/versions/1"}}});
@@ -189,6 +194,7 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
             2.0);
   EXPECT_THAT(CallForJson("QueueService.ListTenants")["tenants"], SizeIs(1));
   EXPECT_EQ(CallForJson("AdminService.CreateBackup", {{"path", folder_.path() + "/backup"}})["jobs"], "2");
+  EXPECT_EQ(CallForJson("AdminService.CheckData")["jobs"], "2");
   const json grid = {{"field", "training.seed"}, {"values", json::array({"1", "2"})}}, s = {{"name", "sweeps/s"}};
   EXPECT_THAT(CallForJson("SweepService.CreateSweep",
                           {{"sweep_id", "s"}, {"sweep", {{"job", Job()}, {"grid", json::array({grid})}}}})["jobs"],
@@ -206,6 +212,25 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   Call("AdminService.ListTokens", {json::object()}, grpc::StatusCode::UNAUTHENTICATED);
 
   EXPECT_THAT(called_, ContainerEq(Methods())) << "a method that nobody called here, or that is gone";
+}
+
+TEST_F(GrpcToolsTest, GrpcurlPrintsWhatAnErrorSaysToPrograms) {
+  AddInputs();
+  const auto error = [&](const std::string& method, const json& message) {
+    const CapturedResult result = Grpcurl({"-d", message.dump()}, {"luthier.v1." + method});
+    EXPECT_NE(result.exit_code, 0);
+    return result.err;
+  };
+  json wrong = Job();
+  wrong["spec"]["lora"] = {{"rank", 0}};
+  EXPECT_THAT(error("FineTuningService.CreateFineTuningJob", {{"job", wrong}}),
+              AllOf(HasSubstr("google.rpc.ErrorInfo"), HasSubstr("\"reason\": \"INVALID_ARGUMENT\""),
+                    HasSubstr("google.rpc.BadRequest"), HasSubstr("\"field\": \"lora.rank\"")));
+  Call("QueueService.UpdateTenant",
+       {{{"tenant", {{"name", "tenants/default"}, {"weight", 1}, {"max_queued_jobs", 1}}}}});
+  Call("FineTuningService.CreateFineTuningJob", {{{"job", Job()}}});
+  EXPECT_THAT(error("FineTuningService.CreateFineTuningJob", {{"job", Job()}}),
+              AllOf(HasSubstr("google.rpc.RetryInfo"), HasSubstr("\"1s\"")));
 }
 
 TEST_F(GrpcToolsTest, GhzSubmitsAndReadsJobsWithoutAnError) {

@@ -146,15 +146,6 @@ class HostileClientsTest : public testing::Test {
     v1::FineTuningJob job;
     return v1::FineTuningService::NewStub(server_->channel())->CreateFineTuningJob(&context, request, &job);
   }
-  // The most memory that the server has ever had.
-  int64_t PeakBytes() const {
-    std::ifstream stream(absl::StrCat("/proc/", server_->pid(), "/status"));
-    for (std::string word; stream >> word;) {
-      int64_t kilobytes = 0;
-      if (word == "VmHWM:" && stream >> kilobytes) return kilobytes << 10;
-    }
-    return 0;
-  }
 
   TempFolder folder_;
   std::unique_ptr<Luthierd> server_;
@@ -167,12 +158,12 @@ TEST_F(HostileClientsTest, AMessageLargerThanFourMegabytesIsRefused) {
 }
 
 TEST_F(HostileClientsTest, AMessageThatWouldUnpackToManyMegabytesIsNotUnpacked) {
-  const int64_t before = PeakBytes();
+  const int64_t before = server_->PeakBytes();
   for (const auto algorithm : {GRPC_COMPRESS_GZIP, GRPC_COMPRESS_DEFLATE}) {
     const grpc::Status refused = CreateWithLabel(std::string(64 << 20, 'x'), algorithm);
     EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNIMPLEMENTED) << refused.error_message();
   }
-  EXPECT_LT(PeakBytes() - before, 20 << 20);
+  EXPECT_LT(server_->PeakBytes() - before, 20 << 20);
   ExpectThatItServes();
 }
 
@@ -203,7 +194,7 @@ TEST_F(HostileClientsTest, AClientThatPingsAllTheTimeIsSentAway) {
 TEST_F(HostileClientsTest, CallsThatAreResetAsSoonAsTheyBeginDoNotHinderOthers) {
   constexpr int kCalls = 20'000;
   RawHttp2 client(server_->address());
-  const int64_t before = PeakBytes();
+  const int64_t before = server_->PeakBytes();
   for (int i = 0; i < kCalls; ++i) {
     const uint32_t stream = 2 * static_cast<uint32_t>(i) + 1;
     if (!client.Send(Frame(kHeaders, kEndHeaders, stream, CallHeaders("trailers")) +
@@ -213,7 +204,7 @@ TEST_F(HostileClientsTest, CallsThatAreResetAsSoonAsTheyBeginDoNotHinderOthers) 
     if (i % 5000 == 0) ExpectThatItServes();
   }
   ExpectThatItServes();
-  EXPECT_LT(PeakBytes() - before, 100 << 20);
+  EXPECT_LT(server_->PeakBytes() - before, 100 << 20);
 }
 
 TEST_F(HostileClientsTest, HeadersThatMakeNoSenseEndTheirCallOnly) {

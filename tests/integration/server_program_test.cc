@@ -32,6 +32,7 @@ namespace luthier {
 namespace {
 
 namespace fs = std::filesystem;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 std::string Rows(int count) {
@@ -108,12 +109,15 @@ class Agent {
     const v1::SessionResponse response = Next();
     EXPECT_TRUE(response.has_registered());
     registered = response.registered();
+    credentials_.insert(registered.credentials().begin(), registered.credentials().end());
   }
   ~Agent() { context_.TryCancel(); }
 
   v1::SessionResponse Next() {
     v1::SessionResponse response;
     EXPECT_TRUE(stream_->Read(&response));
+    if (response.has_start_attempt())
+      credentials_[response.start_attempt().attempt()] = response.start_attempt().credential();
     return response;
   }
   void Heartbeat(const v1::Inventory& inventory) {
@@ -147,6 +151,7 @@ class Agent {
     const auto writer = client_.workers->UploadArtifact(&context, &response);
     v1::UploadArtifactRequest request;
     request.mutable_header()->set_attempt(attempt);
+    request.mutable_header()->set_credential(credentials_[attempt]);
     *request.mutable_header()->add_files() = file;
     writer->Write(request);
     request.mutable_chunk()->mutable_chunk()->set_data(content);
@@ -168,6 +173,7 @@ class Agent {
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> stream_;
   std::map<std::string, int64_t> sequence_;
+  std::map<std::string, std::string> credentials_;  // by attempt
 };
 
 class ServerProgramTest : public testing::Test {
@@ -229,6 +235,8 @@ TEST_F(ServerProgramTest, RunsAJobFromSubmissionToDownload) {
   // The inputs come in pieces, from any byte on.
   grpc::ClientContext fetch_context;
   v1::FetchBlobRequest fetch;
+  fetch.set_attempt(attempt);
+  fetch.set_credential(order.start_attempt().credential());
   fetch.set_sha256(rows.sha256());
   fetch.set_offset(100);
   const auto blob = client_->workers->FetchBlob(&fetch_context, fetch);
@@ -396,6 +404,17 @@ TEST_F(ServerProgramTest, ASecondServerOnTheSameFolderEndsAndTheFirstGoesOn) {
   EXPECT_TRUE(client_->Upload("rows", Rows(2)).ok());
 }
 
+TEST_F(ServerProgramTest, ADataFolderOnANetworkFileSystemIsRefusedUnlessItIsAllowed) {
+  const std::vector<std::string> nfs = {"LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_TYPE=26985"};
+  Luthierd refused(LUTHIERD_PROGRAM, Arguments(), nfs);
+  EXPECT_EQ(refused.Wait(), 1);
+  EXPECT_THAT(refused.log(),
+              AllOf(HasSubstr("--data-dir: " + DataDir()), HasSubstr("(NFS)"), HasSubstr("--allow-network-disk")));
+  EXPECT_FALSE(fs::exists(DataDir() + "/luthier.db"));
+  Luthierd allowed(LUTHIERD_PROGRAM, Arguments({"--allow-network-disk"}), nfs);
+  EXPECT_TRUE(allowed.Serves()) << allowed.log();
+}
+
 TEST_F(ServerProgramTest, APortInUseIsNamedWithItsFlag) {
   Start();
   const std::string other = folder_.path() + "/other";
@@ -427,6 +446,7 @@ TEST_F(ServerProgramTest, EndsWithin10SecondsWhateverStreamsAreOpenAndSaysSoFirs
   header.mutable_header()->set_dataset_id("half");
   header.mutable_header()->add_parts()->set_part("train");
   header.mutable_header()->mutable_parts(0)->set_size_bytes(1000);
+  header.mutable_header()->mutable_parts(0)->set_sha256(Sha256Hex("never sent"));
   ASSERT_TRUE(upload->Write(header));
   // The standard health service, by its bytes: an empty request, and a response whose field 1 is 1 (SERVING) or 2
   // (NOT_SERVING).

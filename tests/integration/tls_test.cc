@@ -11,6 +11,8 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "client/cli/private_ca.h"
 #include "tests/support/captured_program.h"
 #include "tests/support/luthierd.h"
 #include "tests/support/temp_folder.h"
@@ -103,6 +105,51 @@ TEST_F(TlsTest, ACertificateThatIsReplacedCountsForNewConnectionsWithoutARestart
   for (const char* file : {"server.key", "server.pem"})
     fs::rename(Path(absl::StrCat("next/", file)), Path(absl::StrCat("tls/", file)));
   EXPECT_TRUE(WaitFor([&] { return List(*server, Authority("next")) == 0; })) << server->log();
+}
+
+// Made 900 days ago, for 825. Callers trust both authorities: only the dates are wrong.
+TEST_F(TlsTest, ACertificateThatHasExpiredIsRefusedOnBothSides) {
+  ASSERT_TRUE(WritePrivateCa(Path("old"), {}, absl::Now() - absl::Hours(24 * 900)).ok());
+  MakeCa("new");
+  std::ofstream both(Path("both.pem"));
+  for (const char* from : {"old", "new"}) both << std::ifstream(Path(absl::StrCat(from, "/ca.pem"))).rdbuf();
+  both.close();
+  const auto take = [&](const std::string& from) {
+    for (const char* file : {"server.key", "server.pem"}) {
+      fs::copy_file(Path(absl::StrCat(from, "/", file)), Path("next"));
+      fs::rename(Path("next"), Path(absl::StrCat("tls/", file)));
+    }
+  };
+  const auto caller = [&](const std::string& certificate) {
+    return Variables{{"LUTHIER_TLS_CA", Path("both.pem")},
+                     {"LUTHIER_TLS_CERT", Path(certificate + "/client.pem")},
+                     {"LUTHIER_TLS_KEY", Path(certificate + "/client.key")}};
+  };
+  take("old");
+  Luthierd refused(LUTHIER_BIN "/luthierd",
+                   {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", "--data-dir", Path("data"),
+                    "--tls-cert", Path("tls/server.pem"), "--tls-key", Path("tls/server.key")});
+  EXPECT_EQ(refused.Wait(), 1);
+  EXPECT_THAT(refused.log(), AllOf(HasSubstr(Path("tls/server.pem") + " expired at "), HasSubstr("admin tls init")));
+
+  take("new");
+  const auto server = Start(/*mutual=*/false, {"--tls-client-ca", Path("both.pem")});
+  EXPECT_EQ(List(*server, caller("new")), 0) << server->log();
+  EXPECT_EQ(List(*server, caller("old")), 6) << "the caller's has expired";
+  const auto days_left = [&] {
+    const std::string metrics = server->Metrics(), name = "\nluthier_tls_certificate_expiry_timestamp_seconds ";
+    const size_t at = metrics.find(name);
+    return at == std::string::npos
+               ? 0
+               : (std::stod(metrics.substr(at + name.size())) - absl::ToUnixSeconds(absl::Now())) / 86400;
+  };
+  EXPECT_NEAR(days_left(), 825, 1);
+  // It expires while the server runs: a new one needs no restart.
+  take("old");
+  EXPECT_TRUE(WaitFor([&] { return List(*server, caller("new")) == 6; })) << server->log();
+  EXPECT_NEAR(days_left(), 825 - 900, 1);
+  take("new");
+  EXPECT_TRUE(WaitFor([&] { return List(*server, caller("new")) == 0; })) << server->log();
 }
 
 TEST_F(TlsTest, TheSecretOfATokenIsWrittenNowhere) {

@@ -15,6 +15,8 @@
 
 #include "nlohmann/json.hpp"
 #include "tests/support/captured_program.h"
+#include "tests/support/crash_points.h"
+#include "tests/support/power_loss.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -173,6 +175,41 @@ TEST_P(KillTest, KilledAtEveryStepItEndsWithBitIdenticalWeights) {
   EXPECT_EQ(ReadText(Out("killed") + GetParam().weights), expected);
   // What was chosen on the way is chosen again.
   EXPECT_EQ(Events(last.output).back()["published_step"], Events(whole.output).back()["published_step"]);
+}
+
+// At any write, flush or rename, and then with what a power loss leaves of its folder: it goes on from a whole
+// checkpoint, or begins again, and ends with the same bytes.
+TEST_F(TrainerProgramTest, KilledAtAnyWriteOrWithoutPowerItEndsWithBitIdenticalWeights) {
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 3;
+  spec["evaluation"]["every"] = 2;
+  const std::string weights = "/adapter/adapter_model.safetensors";
+  ASSERT_EQ(Train(spec, Out("whole")).exit_code, 0);
+  const std::string expected = ReadText(Out("whole") + weights);
+  ASSERT_FALSE(expected.empty());
+
+  WriteText(Out("spec.json"), spec.dump());
+  CrashPoints points(23);
+  for (bool survived = false; !survived;) {
+    const int point = points.Next();
+    for (const bool loses_power : {false, true}) {
+      SCOPED_TRACE(points.Trace(point) + (loses_power ? " without power" : ""));
+      const TempFolder folder;
+      const std::string out = folder.path() + "/out", kept = folder.path() + "/kept";
+      std::filesystem::create_directory(kept);
+      const ProgramResult killed = RunProgram(
+          {"/usr/bin/env", "LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_KILLS_AT=" + std::to_string(point),
+           "FAULTY_DISK_KEEPS=" + kept, LUTHIER_TRAINER_PROGRAM, "run", "--spec", Out("spec.json"), "--out", out});
+      survived = killed.exit_code == 0;
+      if (survived) break;
+      ASSERT_EQ(killed.signal, SIGKILL) << killed.output;
+      if (loses_power) PowerLoss(kept, 0).LeaveOf(out);
+      const ProgramResult again = Train(spec, out);
+      ASSERT_EQ(again.exit_code, 0) << again.output;
+      EXPECT_TRUE(ReadText(out + weights) == expected);
+    }
+  }
+  EXPECT_GT(points.all(), 30);
 }
 
 INSTANTIATE_TEST_SUITE_P(

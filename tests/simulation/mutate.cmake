@@ -36,9 +36,15 @@ elseif(MUTANT STREQUAL "forgotten_quarantine")
 elseif(MUTANT STREQUAL "needless_preemption")
   # Stops what is as urgent as what waits.
   change("other->service_class > job.service_class" "other->service_class >= job.service_class")
+elseif(MUTANT STREQUAL "kept_checkpoint")
+  # Leaves the checkpoint of a job that is over.
+  change("IsTerminal(*next) && job.stored_step > 0" "false")
 elseif(MUTANT STREQUAL "leaked_device")
   # Leaves attempts with a node that is gone.
-  change("LoseAttempt(*Find(job), absl::StrCat(\"node \", id, \" was not heard of for \", absl::FormatDuration(kLease)), now)" "(void)job")
+  change("LoseAttempt(*Find(job), why, /*crashed=*/false, now)" "(void)job")
+elseif(MUTANT STREQUAL "endless_crashes")
+  # Goes on with a job whose trainer dies wherever it runs.
+  change("job.crashed_on.size() >= kMaxCrashNodes" "false")
 else()
   message(FATAL_ERROR "mutate.cmake: unknown bug '${MUTANT}'")
 endif()

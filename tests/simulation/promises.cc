@@ -15,7 +15,8 @@ constexpr absl::Duration kCancelPatience = absl::Seconds(60);
 // What survives in the record of a job.
 auto Durable(const Job& job) {
   return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.last_event, job.last_report,
-                         job.priority, job.revision, job.preemptions, job.model_version);
+                         job.priority, job.revision, job.preemptions, job.model_version, job.crashed_on,
+                         job.stored_step);
 }
 
 }  // namespace
@@ -29,6 +30,10 @@ void Simulation::CheckState() {
   for (const Job* job : jobs) {
     ++counts[job->state];
     if (job->lost_attempts > kMaxLostAttempts + 1) Violate(absl::StrCat("P4: ", job->id, " was tried again too often"));
+    if (const auto crashed = crashed_on_.find(job->id);
+        crashed != crashed_on_.end() && crashed->second.size() >= kMaxCrashNodes) {
+      Violate(absl::StrCat("P4: ", job->id, " goes on after its trainer died on ", crashed->second.size(), " nodes"));
+    }
     if (failed_by_user_.count(job->id) > 0)
       Violate(absl::StrCat("P4: ", job->id, " goes on after an error of its user"));
     if (IsWaiting(job->state) && state_->WhyItWaits(*job, ServerNow()).code == Wait::kNone) {
@@ -57,6 +62,11 @@ void Simulation::CheckAttempts() {
 
 // P6: a device is held once, by what runs, on a node that is heard of.
 void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
+  std::map<int64_t, int> of_sweep;
+  for (const Job* job : jobs) {
+    if (job->max_parallel > 0 && HoldsDevices(job->state) && ++of_sweep[job->sweep] > kParallelOfASweep)
+      Violate(absl::StrCat("P6: the sweep of ", job->id, " runs more jobs than it may"));
+  }
   std::map<std::string, std::set<int>> taken;
   for (const Job* job : jobs) {
     if (!HoldsDevices(job->state)) {
@@ -98,6 +108,26 @@ void Simulation::CheckDecisions(const Writes& writes) {
       Violate(absl::StrCat(job->id, " was stopped and nothing waits that is more urgent"));
     }
     if (ServerNow() < job->attempt_start + preempt_after_) Violate(absl::StrCat(job->id, " was stopped too soon"));
+  }
+}
+
+// P8: what is stored is the newest checkpoint of a job that is not over, written by an attempt that was current.
+void Simulation::CheckCheckpoints(const Writes& writes) {
+  for (const Writes::CheckpointChange& change : writes.checkpoints) {
+    const auto job =
+        std::find_if(writes.jobs.begin(), writes.jobs.end(), [&](const Job& j) { return j.number == change.job; });
+    if (change.payload &&
+        *change.payload != absl::StrCat("jobs/", job->id, "/attempts/", change.attempt, " step ", change.step))
+      Violate(absl::StrCat("P8: a checkpoint of ", *change.payload, " was taken for attempt ", change.attempt));
+  }
+  for (const auto& [id, checkpoint] : checkpoints_) {
+    const auto job = durable_.find(id);
+    if (job == durable_.end()) {
+      Violate(absl::StrCat("P8: ", id, " is over and has a checkpoint"));
+    } else if (job->second.stored_step != checkpoint.step) {
+      Violate(absl::StrCat("P8: ", id, " has a checkpoint of step ", checkpoint.step, " and says ",
+                           job->second.stored_step));
+    }
   }
 }
 
@@ -181,6 +211,7 @@ void Simulation::CheckRecord() {
     if (job.state == JobState::kSucceeded && job.model_version.empty())
       Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
   }
+  if (!store_->Checkpoints()->empty()) Violate("P8: checkpoints of jobs that are over are left");
   const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
   std::map<std::string, int> published;
   std::map<std::string, std::set<int>> numbers;
@@ -199,8 +230,12 @@ void Simulation::CheckRecord() {
     if (count != 1) Violate(absl::StrCat("P3: ", job, " was published ", count, " times"));
   }
   for (const auto& [model, all] : numbers) {
-    if (*all.rbegin() != static_cast<int>(all.size()))
-      Violate(absl::StrCat("P3: the versions of ", model, " have a gap"));
+    int last = 0;
+    for (const int number : all) {
+      if (number != last + 1 && number % kVersionsPerEpoch != 1)
+        Violate(absl::StrCat("P3: the versions of ", model, " have a gap before ", number));
+      last = number;
+    }
   }
 }
 

@@ -12,7 +12,6 @@ namespace {
 
 constexpr int kNodes = 4;
 constexpr int kRequests = 24;
-constexpr int kJobsOfASweep = 3;
 constexpr absl::Duration kStorm = absl::Minutes(15);
 constexpr absl::Duration kCalm = absl::Hours(12);  // long enough for every retry with its delay
 constexpr absl::Duration kTick = absl::Milliseconds(500);
@@ -23,18 +22,20 @@ bool Overlap(const std::vector<int>& a, const std::vector<int>& b) {
   return std::any_of(a.begin(), a.end(), [&](int device) { return std::count(b.begin(), b.end(), device) > 0; });
 }
 
-luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::string& event) {
+luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::string& event, int64_t step) {
   luthier::Report report;
   report.attempt = id;
   report.sequence = sequence;
   report.events.push_back({.type = event});
+  if (event == "checkpoint") report.checkpoint = {step, absl::StrCat(NameOf(id), " step ", step)};
   if (event == "started") report.input = JobInput::kTrainerStarted;
   if (event == "finished") report.input = JobInput::kTrainerFinished;
   if (event == "stored") report.input = JobInput::kArtifactStored;
   if (event == "FAILED") report.input = JobInput::kAttemptFailed;
   if (event == "STOPPED") report.input = JobInput::kAttemptStopped;
-  if (event == "LOST" || event == "FINISHED")
+  if (event == "LOST" || event == "CRASHED" || event == "FINISHED")
     report.input = JobInput::kAttemptLost;  // FINISHED after `stored` changes nothing
+  report.crashed = event == "CRASHED";
   return report;
 }
 
@@ -175,6 +176,7 @@ void Simulation::RunServerBatch() {
   if (crash_after) return CrashServer("after a commit, before it answers");
   if (outcome.written.ok()) {
     RememberCommitted(outcome.writes);
+    CheckCheckpoints(outcome.writes);
     if (!outcome.writes.empty() || ++turns_ % 20 == 0) CheckState();
     CheckDecisions(outcome.writes);
     for (const Effect& effect : outcome.effects) Send(effect);
@@ -216,6 +218,16 @@ void Simulation::RememberCommitted(const Writes& writes) {
       durable_[job.id] = job;
     }
   }
+  for (const Writes::CheckpointChange& change : writes.checkpoints) {
+    const auto job =
+        std::find_if(writes.jobs.begin(), writes.jobs.end(), [&](const Job& j) { return j.number == change.job; });
+    if (change.payload) {
+      checkpoints_[job->id] = change;
+      ++counts_.checkpoints;
+    } else {
+      checkpoints_.erase(job->id);
+    }
+  }
 }
 
 void Simulation::Send(const Effect& effect) {
@@ -225,12 +237,24 @@ void Simulation::Send(const Effect& effect) {
   const std::optional<AttemptId> id = ParseAttemptName(effect.attempt);
   switch (effect.kind) {
     case Effect::Kind::kStart:
-      Order(link, [this, id, devices = effect.devices](Agent& agent) { OnStart(agent, *id, devices); });
+      Order(link, [this, id, devices = effect.devices, step = StoredStep(effect.job)](Agent& agent) {
+        OnStart(agent, *id, devices, step);
+      });
       break;
     case Effect::Kind::kStop: Order(link, [this, name = effect.attempt](Agent& agent) { OnStop(agent, name); }); break;
     case Effect::Kind::kCheckpoint: break;
     case Effect::Kind::kReconnect: ToAgent(link, [this](Agent& agent) { Break(agent); }); break;
   }
+}
+
+// As the server reads it for the order: the newest that is on record.
+int64_t Simulation::StoredStep(int64_t job) {
+  const absl::StatusOr<std::string> payload = store_->Checkpoint(job);
+  const auto known = std::find_if(checkpoints_.begin(), checkpoints_.end(),
+                                  [&](const auto& checkpoint) { return checkpoint.second.job == job; });
+  if (payload.ok() != (known != checkpoints_.end()) || (payload.ok() && *payload != *known->second.payload))
+    Violate(absl::StrCat("P8: the record has another checkpoint of job ", job, " than was committed"));
+  return known == checkpoints_.end() ? 0 : known->second.step;
 }
 
 // --- Streams.
@@ -423,22 +447,26 @@ void Simulation::SendReports(Agent& agent) {
       const int link = agent.link;
       ToServer(agent, [this, name = name, id = attempt.id, entry, link] {
         const auto current = std::make_shared<bool>(false);
-        const bool ends =
-            entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "STOPPED" || entry.event == "FAILED";
+        const bool ends = entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "CRASHED" ||
+                          entry.event == "STOPPED" || entry.event == "FAILED";
+        const auto crashed = std::make_shared<bool>(false);
         Post(
-            [this, id, entry, current](State& state, absl::Time now) {
+            [this, id, entry, current, crashed](State& state, absl::Time now) {
               const Job* job = state.Find(id.job);
               const bool replaced = job == nullptr || job->attempt != id.attempt;
-              *current = state.Record(ReportOf(id, entry.sequence, entry.event), now);
+              // What dies after it was told to stop says nothing of its job.
+              *crashed = entry.event == "CRASHED" && job != nullptr && !IsStopping(job->state);
+              *current = state.Record(ReportOf(id, entry.sequence, entry.event, entry.step), now);
               if (*current && replaced)
                 Violate(absl::StrCat("P3: a report of ", NameOf(id), " was taken, which is not the current attempt"));
               return absl::OkStatus();
             },
-            [this, name, entry, link, current, ends](const absl::Status& status) {
+            [this, name, id, entry, link, current, crashed, ends](const absl::Status& status) {
               if (!status.ok()) {  // a later report would leave a gap
                 ToAgent(link, [this](Agent& a) { Break(a); });
                 return;
               }
+              if (*current && *crashed) crashed_on_[id.job].insert(links_[link].node);
               ToAgent(link, [this, name, entry](Agent& a) {
                 const auto found = a.attempts.find(name);
                 if (found == a.attempts.end()) return;
@@ -454,12 +482,12 @@ void Simulation::SendReports(Agent& agent) {
   }
 }
 
-void Simulation::Report(Agent& agent, Attempt& attempt, const std::string& event) {
-  attempt.reports.push_back({++attempt.last_sequence, event});
+void Simulation::Report(Agent& agent, Attempt& attempt, const std::string& event, int64_t step) {
+  attempt.reports.push_back({++attempt.last_sequence, step, event});
   if (agent.up) SendReports(agent);
 }
 
-void Simulation::OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices) {
+void Simulation::OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices, int64_t first_step) {
   const std::string name = NameOf(id);
   if (agent.attempts.count(name) > 0) return;
   // One attempt of a job is current, and it is the new one.
@@ -473,7 +501,8 @@ void Simulation::OnStart(Agent& agent, const AttemptId& id, const std::vector<in
   }
   Say(absl::StrCat(agent.node, " gets ", name));
   ++counts_.attempts;
-  agent.attempts[name] = {.id = id, .devices = devices};
+  if (first_step > 0) ++counts_.resumptions;
+  agent.attempts[name] = {.id = id, .devices = devices, .first_step = first_step};
   Begin(agent, name);
 }
 
@@ -487,7 +516,8 @@ void Simulation::Begin(Agent& agent, const std::string& name) {
   }
   agent.processes.push_back({name, found->second.devices});
   At(random_.Between(absl::Milliseconds(100), absl::Seconds(2)), [this, node = agent.node, name, life = agent.life] {
-    if (agents_[node].life == life) Train(agents_[node], name, 0);
+    Agent& a = agents_[node];
+    if (a.life == life && a.attempts.count(name) > 0) Train(a, name, a.attempts[name].first_step);
   });
 }
 
@@ -496,14 +526,14 @@ bool Simulation::Alive(const Agent& agent, const std::string& name) const {
                      [&](const Process& p) { return p.attempt == name && !p.dying; });
 }
 
-void Simulation::Train(Agent& agent, const std::string& name, int step) {
+void Simulation::Train(Agent& agent, const std::string& name, int64_t step) {
   constexpr int kSteps = 3;
   if (!Alive(agent, name)) return;
   Attempt& attempt = agent.attempts.at(name);
   const Fate& fate = fates_.at(attempt.id.job);
-  if (step == 0) Report(agent, attempt, "started");
+  if (step == attempt.first_step) Report(agent, attempt, "started");
   if (step > 0 && fate.user_error) return End(agent, name, "FAILED");
-  if (step > 0 && random_.Chance(fate.crash)) return End(agent, name, "LOST");
+  if (step > 0 && random_.Chance(fate.crash)) return End(agent, name, "CRASHED");
   if (step == kSteps) {
     trained_.insert(name);
     attempt.finished = true;
@@ -514,7 +544,7 @@ void Simulation::Train(Agent& agent, const std::string& name, int step) {
     });
     return;
   }
-  if (step > 0) Report(agent, attempt, "progress");
+  if (step > attempt.first_step) Report(agent, attempt, random_.Chance(0.7) ? "checkpoint" : "progress", step);
   At(fate.training / kSteps, [this, node = agent.node, name, step, life = agent.life] {
     if (agents_[node].life == life) Train(agents_[node], name, step + 1);
   });
@@ -607,7 +637,9 @@ void Simulation::SubmitLater() {
     for (int k = 1; k <= kJobsOfASweep; ++k) {
       fates_[request->sweep.empty() ? request->job.id : absl::StrCat(request->sweep, "-", k)] = {
           .training = random_.Between(absl::Seconds(1), absl::Minutes(2)),
-          .crash = random_.Chance(0.2) ? 0.3 : 0.0,
+          .crash = random_.Chance(0.05)  ? 1.0
+                   : random_.Chance(0.2) ? 0.3
+                                         : 0.0,
           .user_error = random_.Chance(0.1)};
     }
     requests_.push_back(request);
@@ -647,6 +679,7 @@ absl::Status Simulation::Create(State& state, const Request& request, Job& job, 
   const JobRequest identity{request.id, request.body};
   if (request.sweep.empty()) return CreateJob(state, *store_, job, identity, "spec", now);
   std::vector<Job> jobs(kJobsOfASweep, job);
+  for (Job& of_sweep : jobs) of_sweep.max_parallel = kParallelOfASweep;
   for (int k = 0; k < kJobsOfASweep; ++k) jobs[static_cast<size_t>(k)].id = absl::StrCat(request.sweep, "-", k + 1);
   Sweep sweep{.id = request.sweep, .tenant = job.tenant};
   const absl::Status status =
@@ -689,6 +722,7 @@ void Simulation::Ask(const std::string& job, const std::string& what) {
         if (what == "retry") {
           cancelled_.erase(job);
           failed_by_user_.erase(job);
+          crashed_on_.erase(job);
           return state.Retry(job, now);
         }
         if (what == "cancel") return state.Cancel(job, now);
@@ -701,6 +735,7 @@ void Simulation::Ask(const std::string& job, const std::string& what) {
         if (!status.ok()) return;
         if (what != "priority" || job.empty()) Say(absl::StrCat("user: ", what, " ", job));
         if (what == "cancel") cancelled_.try_emplace(job, now_);
+        if (what == "retry") crashed_on_.erase(job);  // what the same batch said before
       });
 }
 
@@ -750,7 +785,7 @@ void Simulation::BackUp() {
   std::filesystem::remove(path, ignored);
   if (const absl::Status copied = store_->CopyTo(path); !copied.ok()) return Violate("no backup: " + copied.ToString());
   Say("backup");
-  backup_ = Backup{durable_, cancelled_, failed_by_user_, {}};
+  backup_ = Backup{durable_, checkpoints_, cancelled_, failed_by_user_, crashed_on_, {}};
   for (const auto& request : requests_) {
     if (request->acknowledged) backup_->acknowledged.insert(request->id);
   }
@@ -767,8 +802,10 @@ void Simulation::LoseTheRecord() {
   std::filesystem::copy_file(folder_.path() + "/backup", record);
   restored_ = true;
   durable_ = backup_->durable;
+  checkpoints_ = backup_->checkpoints;
   cancelled_ = backup_->cancelled;
   failed_by_user_ = backup_->failed_by_user;
+  crashed_on_ = backup_->crashed_on;
   for (const auto& request : requests_) {
     if (!request->acknowledged || backup_->acknowledged.count(request->id) > 0) continue;
     request->acknowledged.reset();

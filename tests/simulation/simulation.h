@@ -25,6 +25,8 @@
 
 namespace luthier {
 
+inline constexpr int kJobsOfASweep = 3, kParallelOfASweep = 2;
+
 class Simulation {
  public:
   explicit Simulation(uint64_t seed);
@@ -37,7 +39,7 @@ class Simulation {
   // How much was simulated.
   struct Counts {
     int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0,
-            preemptions = 0;
+            preemptions = 0, checkpoints = 0, resumptions = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -45,12 +47,15 @@ class Simulation {
   // What an agent reports, numbered; kept until it is acknowledged.
   struct Entry {
     int64_t sequence = 0;
-    std::string event;  // "started", "progress", "finished", "stored", or how the attempt ended
+    int64_t step = 0;   // of "checkpoint"
+    std::string event;  // "started", "progress", "checkpoint" (stored), "finished", "stored", or how the attempt ended
+                        // ("CRASHED": lost by its trainer alone)
   };
   // An attempt on its node: what a crash of the agent leaves, and its process, which dies with the agent.
   struct Attempt {
     AttemptId id;
     std::vector<int> devices;
+    int64_t first_step = 0;      // that of the checkpoint which it goes on from
     std::vector<Entry> reports;  // all that are not acknowledged
     int64_t last_sequence = 0;
     bool finished = false, stored = false, ended = false;  // reported
@@ -86,7 +91,7 @@ class Simulation {
   // What a job is going to do when it runs.
   struct Fate {
     absl::Duration training;
-    double crash = 0;         // chance of an attempt to die
+    double crash = 0;         // chance of its trainer to die, at each step
     bool user_error = false;  // its first attempt that gets far enough says so
   };
   // What a user asked for and heard.
@@ -101,8 +106,10 @@ class Simulation {
   // A copy of the record, and what had been committed and heard when it was made.
   struct Backup {
     std::map<std::string, Job> durable;
+    std::map<std::string, Writes::CheckpointChange> checkpoints;
     std::map<std::string, absl::Time> cancelled;
     std::set<std::string> failed_by_user;
+    std::map<std::string, std::set<std::string>> crashed_on;
     std::set<std::string> acknowledged;  // requests
   };
   struct Timer {
@@ -141,12 +148,13 @@ class Simulation {
   void ToAgent(int link, std::function<void(Agent&)> handle);
   void Order(int link, std::function<void(Agent&)> handle);
   void SendReports(Agent& agent);
-  void OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices);
+  void OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices, int64_t first_step);
   void OnStop(Agent& agent, const std::string& name);
   void Begin(Agent& agent, const std::string& name);
-  void Train(Agent& agent, const std::string& name, int step);
+  void Train(Agent& agent, const std::string& name, int64_t step);
   void Publish(Agent& agent, const std::string& name);
-  void Report(Agent& agent, Attempt& attempt, const std::string& event);
+  void Report(Agent& agent, Attempt& attempt, const std::string& event, int64_t step = 0);
+  int64_t StoredStep(int64_t job);
   void End(Agent& agent, const std::string& name, const std::string& outcome);
   void Kill(Agent& agent, const std::string& name, absl::Duration patience);
   void Remove(Agent& agent, const std::string& name);
@@ -170,6 +178,7 @@ class Simulation {
   void CheckAttempts();
   void CheckDevices(const std::vector<const Job*>& jobs);
   void CheckDecisions(const Writes& writes);
+  void CheckCheckpoints(const Writes& writes);
   void CheckCancelled();
   void CheckRestart(const State& loaded);
   void CheckRecord();
@@ -197,8 +206,9 @@ class Simulation {
   const absl::Duration preempt_after_;
   absl::Duration clock_;  // what the server's clock is ahead
   int64_t turns_ = 0;
-  std::map<std::string, int> sessions_;  // node → link, as the server knows it
-  std::map<std::string, Job> durable_;   // jobs that are not over, as they were last committed
+  std::map<std::string, int> sessions_;                          // node → link, as the server knows it
+  std::map<std::string, Job> durable_;                           // jobs that are not over, as they were last committed
+  std::map<std::string, Writes::CheckpointChange> checkpoints_;  // of them, as they were last committed
   std::optional<Backup> backup_;
   int epoch_ = 0;
   bool restored_ = false;  // the server has not started since
@@ -210,6 +220,8 @@ class Simulation {
   std::set<std::string> trained_;                // attempts whose trainer finished
   std::map<std::string, absl::Time> cancelled_;  // jobs, and when a user heard that they are
   std::set<std::string> failed_by_user_;         // jobs whose report of a user error was recorded
+  // Nodes on which a job's trainer died, as far as the server has answered: it may know of more.
+  std::map<std::string, std::set<std::string>> crashed_on_;
   std::vector<std::shared_ptr<Request>> requests_;
 };
 

@@ -29,6 +29,8 @@ uint64_t FirstBroken(uint64_t first, uint64_t seeds, Simulation::Counts& total, 
     total.jobs += counts.jobs;
     total.attempts += counts.attempts;
     total.preemptions += counts.preemptions;
+    total.checkpoints += counts.checkpoints;
+    total.resumptions += counts.resumptions;
     if (what.empty()) continue;
     const auto& log = simulation.log();
     for (size_t i = log.size() > 60 ? log.size() - 60 : 0; i < log.size(); ++i)
@@ -54,12 +56,14 @@ TEST(SimulationTest, KeepsItsPromises) {
                         << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken << " LUTHIER_SIMULATION_SEEDS=1";
   std::printf(
       "%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
-      "%lld full disks, %lld restorations from a backup, %lld preemptions\n",
+      "%lld full disks, %lld restorations from a backup, %lld preemptions, %lld stored checkpoints, %lld attempts that "
+      "went on from one\n",
       static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first),
       static_cast<long long>(total.jobs), static_cast<long long>(total.attempts), static_cast<long long>(total.commits),
       static_cast<long long>(total.crashes), static_cast<long long>(total.breaks),
       static_cast<long long>(total.full_disks), static_cast<long long>(total.restorations),
-      static_cast<long long>(total.preemptions));
+      static_cast<long long>(total.preemptions), static_cast<long long>(total.checkpoints),
+      static_cast<long long>(total.resumptions));
 #endif
 }
 

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <atomic>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <set>
@@ -29,11 +31,12 @@ class FakeServerFiles : public BlobSource, public ArtifactSink {
   void BreakFetches(int breaks) { breaks_ = breaks; }
   void Damage(const std::string& sha256) { blobs_[sha256][0] ^= 1; }
 
-  absl::Status Fetch(const std::string& sha256, int64_t offset,
+  absl::Status Fetch(const AttemptPass& pass, const std::string& sha256, int64_t offset,
                      const std::function<absl::Status(absl::string_view)>& sink, Cancellation& cancellation) override {
     if (cancellation.cancelled()) return absl::CancelledError("cancelled");
     const std::lock_guard lock(mutex_);
     offsets.push_back(offset);
+    passes.insert({pass.attempt, pass.credential});
     if (away) return absl::UnavailableError("the server is away");
     if (blobs_.count(sha256) == 0) return absl::NotFoundError(sha256);
     const std::string rest = blobs_[sha256].substr(static_cast<size_t>(offset));
@@ -45,15 +48,26 @@ class FakeServerFiles : public BlobSource, public ArtifactSink {
     return sink(rest);
   }
 
-  absl::Status Upload(const std::string& attempt, const std::string&, const Manifest& manifest,
-                      const std::set<std::string>& stored, Cancellation& cancellation) override {
+  absl::Status Upload(const ArtifactUpload& upload, Cancellation& cancellation) override {
     if (cancellation.cancelled()) return absl::CancelledError("cancelled");
     const std::lock_guard lock(mutex_);
     ++uploads;
-    last_stored = stored;
+    passes.insert({upload.pass.attempt, upload.pass.credential});
+    last_stored = upload.stored;
     if (away) return absl::UnavailableError("the server is away");
     if (!upload_error.ok()) return upload_error;
-    uploaded[attempt] = manifest;
+    for (const ManifestFile& file : upload.manifest.files) {
+      if (upload.checkpoint && upload.stored.count(file.sha256) > blobs_.count(file.sha256))
+        return absl::FailedPreconditionError(file.path + " is not stored");
+    }
+    for (const ManifestFile& file : upload.manifest.files) {
+      if (upload.stored.count(file.sha256) > 0) continue;
+      std::ifstream stream(upload.folder + "/" + file.path, std::ios::binary);
+      blobs_[file.sha256] = std::string(std::istreambuf_iterator<char>(stream), {});
+      ++sent[file.path];
+      upload.on_sent(file.bytes);
+    }
+    (upload.checkpoint ? checkpoints : uploaded)[upload.pass.attempt] = upload.manifest;
     return absl::OkStatus();
   }
 
@@ -61,8 +75,11 @@ class FakeServerFiles : public BlobSource, public ArtifactSink {
   absl::Status upload_error;
   std::atomic<int> uploads = 0;
   std::set<std::string> last_stored;
-  std::map<std::string, Manifest> uploaded;  // by attempt
-  std::vector<int64_t> offsets;              // of every fetch
+  std::map<std::string, Manifest> uploaded;              // by attempt
+  std::map<std::string, Manifest> checkpoints;           // the newest one of each attempt
+  std::map<std::string, int> sent;                       // how often, by path
+  std::vector<int64_t> offsets;                          // of every fetch
+  std::set<std::pair<std::string, std::string>> passes;  // attempts with their credentials, as they were shown
 
  private:
   std::mutex mutex_;

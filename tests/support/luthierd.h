@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cstdint>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -86,6 +88,15 @@ class Luthierd {
   std::string log() {
     const std::lock_guard lock(mutex_);
     return log_;
+  }
+  // The most memory that it has ever had.
+  int64_t PeakBytes() const {
+    std::ifstream stream("/proc/" + std::to_string(pid_) + "/status");
+    for (std::string word; stream >> word;) {
+      int64_t kilobytes = 0;
+      if (word == "VmHWM:" && stream >> kilobytes) return kilobytes << 10;
+    }
+    return 0;
   }
   // What /metrics answers, headers included.
   std::string Metrics() {

@@ -3,8 +3,6 @@
 
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -25,6 +23,7 @@
 #include "luthier/v1/nodes.grpc.pb.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/background_program.h"
+#include "tests/support/free_port.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -32,19 +31,6 @@
 #include "tests/support/wait_for.h"
 
 namespace luthier {
-
-// A port that nobody listens on at this moment.
-inline int FreePort() {
-  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  sockaddr_in address = {};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  bind(fd, reinterpret_cast<sockaddr*>(&address), size);
-  getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  close(fd);
-  return ntohs(address.sin_port);
-}
 
 // Processes whose command line names `text`.
 inline std::vector<pid_t> ProcessesWith(const std::string& text) {

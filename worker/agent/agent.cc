@@ -52,6 +52,9 @@ Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, Artif
             .trainer = options_.trainer,
             .shared_store = options_.shared_store,
             .inventory = inventory.Read(),
+            .max_checkpoint_bytes = options_.max_checkpoint_bytes,
+            .checkpoint_bytes_per_second = options_.checkpoint_bytes_per_second,
+            .stall_after = options_.stall_after,
             .on_report =
                 [this] {
                   options_.wake_session();
@@ -151,7 +154,10 @@ void Agent::OnRegistered(const v1::Registered& registered) {
     if (const auto found = attempts.find(ack.attempt()); found != attempts.end()) found->second->Rewind(ack.sequence());
   }
   if (!leaving()) {
-    for (const auto& [name, attempt] : attempts) attempt->GoOn();
+    for (const auto& [name, attempt] : attempts) {
+      const auto found = registered.credentials().find(name);
+      attempt->GoOn(found == registered.credentials().end() ? "" : found->second);
+    }
   }
   const std::lock_guard lock(mutex_);
   said_break_ = false;
@@ -179,7 +185,8 @@ void Agent::OnStart(const v1::StartAttempt& order) {
 void Agent::OnStop(const v1::StopAttempt& order) {
   const auto grace = absl::Seconds(order.grace().seconds()) + absl::Nanoseconds(order.grace().nanos());
   const Attempts attempts = Snapshot();
-  if (const auto found = attempts.find(order.attempt()); found != attempts.end()) return found->second->Stop(grace);
+  if (const auto found = attempts.find(order.attempt()); found != attempts.end())
+    return found->second->Stop(grace, order.job_goes_on());
   {
     const std::lock_guard lock(mutex_);
     unknown_.push_back(order.attempt());

@@ -33,6 +33,10 @@ class Agent final : public Session::Peer {
     std::map<std::string, std::string> labels;  // for jobs that ask for them
     // Bytes of run folders that no attempt uses but whose job may come back; the ones longest unused go first.
     int64_t max_kept_bytes = int64_t{50} << 30;
+    // See Attempt::Node.
+    int64_t max_checkpoint_bytes = int64_t{1} << 30;
+    int64_t checkpoint_bytes_per_second = int64_t{50} << 20;
+    absl::Duration stall_after = absl::Minutes(15);
     // Called when there is a report to send.
     std::function<void()> wake_session = [] {};
     // Called when an attempt has ended: no report says so of one that the server has forgotten.

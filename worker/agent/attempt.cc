@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -19,6 +19,8 @@
 #include "lib/wire/json_wire.h"
 #include "worker/agent/backoff.h"
 #include "worker/agent/lines.h"
+#include "worker/agent/run_checkpoints.h"
+#include "worker/agent/shared_store.h"
 
 namespace luthier {
 namespace {
@@ -34,6 +36,11 @@ constexpr absl::Duration kExitPatience = absl::Seconds(10);
 constexpr int64_t kMaxBacklogBytes = int64_t{256} << 20;
 // A file of the artifact that changes under the upload is a defect of the disk, and not worth more tries.
 constexpr int kMaxRefusedUploads = 3;
+// Devices are given back only after the checkpoint of a stopped attempt is stored. Beyond this, what is lost by going
+// on from an older one is worth less than they are.
+constexpr absl::Duration kStorePatience = absl::Minutes(5);
+// After a crash the job mostly goes on where its checkpoint lies.
+constexpr absl::Duration kStorePatienceAfterLoss = absl::Seconds(10);
 
 // Inputs that are folders of files; the others are one file of rows.
 bool IsFolder(const v1::AttemptInput& input) { return input.role() == "base_model" || input.role() == "start_adapter"; }
@@ -58,15 +65,11 @@ std::string TextOf(const json& event, const char* field) {
 }
 
 bool IsLastWord(const std::string& event) { return event == "finished" || event == "failed" || event == "stopped"; }
+bool TellsOfCheckpoint(const std::string& event) { return event == "checkpoint" || event == "stopped"; }
 
-absl::Status CopyIntoStore(ArtifactStore& store, const std::string& path, const ManifestFile& file) {
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> blob, store.PutBlob(file.bytes));
-  std::ifstream stream(path, std::ios::binary);
-  std::vector<char> buffer(1 << 20);
-  while (stream.read(buffer.data(), static_cast<std::streamsize>(buffer.size())), stream.gcount() > 0) {
-    LUTHIER_RETURN_IF_ERROR(blob->Append({buffer.data(), static_cast<size_t>(stream.gcount())}));
-  }
-  return blob->Commit(file.sha256).status();
+// Whether a trainer's spec is one of full training.
+bool IsFullTraining(const std::string& spec) {
+  return TextOf(json::parse(spec, nullptr, /*allow_exceptions=*/false), "tuning") == "full";
 }
 
 v1::AttemptEnded Ended(v1::AttemptEnded::Outcome outcome, std::string message, std::string cause = "") {
@@ -80,12 +83,20 @@ v1::AttemptEnded Ended(v1::AttemptEnded::Outcome outcome, std::string message, s
 }  // namespace
 
 Attempt::Attempt(Node& node, AttemptName name, v1::StartAttempt order)
-    : node_(node), name_(std::move(name)), order_(std::move(order)) {
+    : node_(node),
+      name_(std::move(name)),
+      order_(std::move(order)),
+      pass_{name_.text(), order_.credential()},
+      upload_(UploadOptions(), node.artifacts),
+      full_model_(IsFullTraining(order_.trainer_spec_json())) {
   uses_devices_ = true;
   Begin(&Attempt::Live);
 }
 
-Attempt::Attempt(Node& node, AttemptName name) : node_(node), name_(std::move(name)) { OpenJournal(); }
+Attempt::Attempt(Node& node, AttemptName name)
+    : node_(node), name_(std::move(name)), upload_(UploadOptions(), node.artifacts), full_model_(false) {
+  OpenJournal();
+}
 
 Attempt::~Attempt() {
   Abandon();
@@ -107,6 +118,7 @@ void Attempt::OpenJournal() {
   journal->ForEach([&](const v1::AttemptReport& report) {
     if (report.has_trainer_event()) {
       json event = StructToJson(report.trainer_event());
+      if (TellsOfCheckpoint(TextOf(event, "event"))) last_checkpoint_ = CheckpointOf(event);
       if (IsLastWord(TextOf(event, "event"))) last_event_ = std::move(event);
     }
     stored_ |= report.has_artifact_stored();
@@ -132,17 +144,19 @@ v1::AttemptEnded Attempt::Work() {
   if (!run_folder.ok()) return EndAfterError(run_folder.status());
   const absl::StatusOr<InputCache::Lease> inputs = MakeInputsLocal();
   if (!inputs.ok()) return EndAfterError(inputs.status());
+  if (const absl::Status fetched = FetchCheckpoint(); !fetched.ok()) return EndAfterError(fetched);
   if (const absl::Status written = WriteSpec(*inputs); !written.ok()) return EndAfterError(written);
   v1::AttemptEnded ended = Train();
   uses_devices_ = false;
-  return ended.outcome() == v1::AttemptEnded::FINISHED ? Publish() : ended;
+  return ended.outcome() == v1::AttemptEnded::FINISHED ? Publish() : StoreLastCheckpoint(std::move(ended));
 }
 
-void Attempt::GoOn() {
+void Attempt::GoOn(const std::string& credential) {
   {
     const std::lock_guard lock(mutex_);
     if (thread_.joinable() || last_report_ > 0) return;
   }
+  pass_ = {name_.text(), credential};
   Begin(&Attempt::LiveAgain);
 }
 
@@ -155,7 +169,7 @@ v1::AttemptEnded Attempt::WorkAgain() {
   if (last_word == "finished") return Publish();
   if (last_word == "failed")
     return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
-  if (last_word == "stopped") return Ended(v1::AttemptEnded::STOPPED, "stopped");
+  if (last_word == "stopped") return StoreLastCheckpoint(Ended(v1::AttemptEnded::STOPPED, "stopped"));
   return Ended(v1::AttemptEnded::LOST, "the agent of the node died, and the trainer with it");
 }
 
@@ -182,7 +196,7 @@ absl::StatusOr<InputCache::Lease> Attempt::MakeInputsLocal() {
   for (const v1::AttemptInput& input : order_.inputs()) {
     for (const v1::ModelFile& file : input.files()) blobs.push_back({file.sha256(), file.size_bytes()});
   }
-  LUTHIER_ASSIGN_OR_RETURN(InputCache::Lease lease, node_.cache.Acquire(blobs, cancellation_));
+  LUTHIER_ASSIGN_OR_RETURN(InputCache::Lease lease, node_.cache.Acquire(pass_, blobs, cancellation_));
   node_.metrics.ObserveCache(node_.cache.bytes());
   for (const v1::AttemptInput& input : order_.inputs()) {
     if (IsFolder(input)) LUTHIER_RETURN_IF_ERROR(LinkFiles(input, lease, Folder() + "/" + input.role()));
@@ -231,7 +245,8 @@ v1::AttemptEnded Attempt::Train() {
   AttemptLog log(Folder() + "/trainer.log", {}, absl::Now());
   AgentMetrics::Training training(node_.metrics);
   TrainerProcess::Output output;
-  output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training); };
+  StallWatch watch(node_.stall_after, node_.steady_now());
+  output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training, watch); };
   output.on_log_line = [&](const std::string& line) { log.Add(line, absl::Now()); };
   absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer =
       TrainerProcess::Start({{node_.trainer, "run", "--spec", Folder() + "/spec.json", "--out",
@@ -242,9 +257,14 @@ v1::AttemptEnded Attempt::Train() {
   if (!trainer.ok()) return Ended(v1::AttemptEnded::LOST, std::string(trainer.status().message()));
 
   std::optional<absl::Time> kill_at;
-  bool listening = true;
+  bool listening = true, stalled = false;
   while (listening) {
     listening = (*trainer)->Listen(kPoll);
+    // After its last word, or once it was told to stop, it has its time anyway.
+    if (listening && wish() == Wish::kNone && last_event_.is_null() && watch.HasStalled(node_.steady_now())) {
+      stalled = true;
+      (*trainer)->Kill();  // what hangs hears nothing
+    }
     if (std::optional<v1::LogLines> lines = log.Take(); lines && journal_->backlog_bytes() < kMaxBacklogBytes) {
       v1::AttemptReport report;
       *report.mutable_log_lines() = *std::move(lines);
@@ -253,11 +273,14 @@ v1::AttemptEnded Attempt::Train() {
     const int64_t before = journal_->durable();
     journal_->Sync();
     if (journal_->durable() > before) node_.on_report();
+    ReportStoredCheckpoint();
     if (last_event_.is_null()) journal_->Compact();
     FollowWish(**trainer, kill_at);
   }
   const absl::StatusOr<TrainerProcess::Exit> exit = (*trainer)->End();
   if (!exit.ok()) return Ended(v1::AttemptEnded::LOST, std::string(exit.status().message()));
+  if (stalled && wish() == Wish::kNone && last_event_.is_null())
+    return Crashed(watch.Text() + " and was ended", "STALLED", log);
   return EndOf(*exit, kills.Happened(), log);
 }
 
@@ -277,17 +300,21 @@ void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kil
   if (absl::Now() >= *kill_at) trainer.Kill();
 }
 
-void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training) {
+void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training,
+                          StallWatch& watch) {
   json event = json::parse(line, nullptr, /*allow_exceptions=*/false);
   const std::string type = TextOf(event, "event");
   absl::StatusOr<google::protobuf::Struct> message = JsonToStruct(event);
   if (type.empty() || !message.ok()) return log.Add(line, absl::Now());
   if (!last_event_.is_null()) return;  // nothing follows a last word
+  watch.Observe(event, node_.steady_now());
+  if (type == "busy") return;  // it is said for the watch alone
   training.Observe(event);
   if (type == "progress" && journal_->backlog_bytes() >= kMaxBacklogBytes) return;
   v1::AttemptReport report;
   *report.mutable_trainer_event() = *std::move(message);
   journal_->Append(std::move(report));
+  if (TellsOfCheckpoint(type)) OnCheckpoint(event);
   if (IsLastWord(type)) last_event_ = std::move(event);
 }
 
@@ -308,25 +335,105 @@ v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_me
                  "training.micro_batch_tokens or training.max_length, or use a node with more memory",
                  "OOM");
   }
-  std::string message = exit.signal != 0 ? absl::StrCat("the trainer was ended by signal ", exit.signal, " (",
-                                                        strsignal(exit.signal), ")")
-                                         : absl::StrCat("the trainer ended with code ", exit.code, " and no last word");
+  return Crashed(exit.signal != 0
+                     ? absl::StrCat("the trainer was ended by signal ", exit.signal, " (", strsignal(exit.signal), ")")
+                     : absl::StrCat("the trainer ended with code ", exit.code, " and no last word"),
+                 "CRASHED", log);
+}
+
+// It said nothing of a reason, so what it wrote last may.
+v1::AttemptEnded Attempt::Crashed(std::string message, const std::string& cause, const AttemptLog& log) const {
   if (const std::string tail = log.Tail(); !tail.empty()) absl::StrAppend(&message, "; it said last:\n", tail);
-  return Ended(v1::AttemptEnded::LOST, std::move(message));
+  return Ended(v1::AttemptEnded::LOST, std::move(message), cause);
+}
+
+CheckpointUpload::Options Attempt::UploadOptions() const {
+  CheckpointUpload::Options options;
+  options.pass = &pass_;
+  options.checkpoints = node_.folder.RunFolder(name_.job) + "/checkpoints";
+  options.links = Folder() + "/upload";
+  options.shared_store = node_.shared_store;
+  options.bytes_per_second = node_.checkpoint_bytes_per_second;
+  for (const v1::ModelFile& file : order_.checkpoint().files()) options.stored.insert(file.sha256());
+  return options;
+}
+
+// A large one may take longer than the time to the next: it waits until the job has to move.
+void Attempt::OnCheckpoint(const json& event) {
+  last_checkpoint_ = CheckpointOf(event);
+  const auto bytes = event.find("bytes");
+  if (bytes == event.end() || !bytes->is_number()) return;
+  if (!full_model_ || bytes->get<double>() <= static_cast<double>(node_.max_checkpoint_bytes))
+    upload_.Offer(*last_checkpoint_);
+}
+
+// Before the end is reported, since the job may be on another node a moment later.
+v1::AttemptEnded Attempt::StoreLastCheckpoint(v1::AttemptEnded ended) {
+  const bool stopped = ended.outcome() == v1::AttemptEnded::STOPPED;
+  if (!stopped && ended.outcome() != v1::AttemptEnded::LOST) return ended;
+  if (stopped && last_checkpoint_) upload_.Offer(*last_checkpoint_);
+  absl::Duration patience = stopped ? kStorePatience : kStorePatienceAfterLoss;
+  if (wish() == Wish::kSuspend) {
+    const std::lock_guard lock(mutex_);
+    patience = std::max(absl::ZeroDuration(), wish_end_ - absl::Now());
+  }
+  upload_.Finish(patience);
+  if (wish() == Wish::kAbandon) return {};
+  ReportStoredCheckpoint();
+  return ended;
+}
+
+void Attempt::ReportStoredCheckpoint() {
+  std::optional<absl::StatusOr<v1::CheckpointStored>> outcome = upload_.TakeOutcome();
+  if (!outcome) return;
+  if (outcome->ok()) {
+    for (const v1::ModelFile& file : (*outcome)->files()) node_.metrics.ObserveUploaded(file.size_bytes());
+    v1::AttemptReport report;
+    *report.mutable_checkpoint_stored() = *std::move(*outcome);
+    return Report(std::move(report));
+  }
+  const std::string why(outcome->status().message());
+  if (absl::IsCancelled(outcome->status()) || std::exchange(said_of_upload_, why) == why) return;
+  ReportLine(
+      absl::StrCat("a checkpoint could not be stored on the server, so that no other node can go on from it: ", why));
+}
+
+// The job's newest stored checkpoint, unless this node has a newer one. Without it the job goes on from what is here: a
+// reason to say so, and none to fail.
+absl::Status Attempt::FetchCheckpoint() {
+  const v1::CheckpointStored& checkpoint = order_.checkpoint();
+  const std::string checkpoints = node_.folder.RunFolder(name_.job) + "/checkpoints";
+  if (checkpoint.step() <= NewestStep(checkpoints)) return absl::OkStatus();
+  const auto install = [&]() -> absl::Status {
+    std::vector<InputCache::Blob> blobs;
+    for (const v1::ModelFile& file : checkpoint.files()) blobs.push_back({file.sha256(), file.size_bytes()});
+    LUTHIER_ASSIGN_OR_RETURN(const InputCache::Lease lease, node_.cache.Acquire(pass_, blobs, cancellation_));
+    std::map<std::string, std::string> files;
+    for (const v1::ModelFile& file : checkpoint.files()) files[file.path()] = lease.Path(file.sha256());
+    return InstallCheckpoint(files, checkpoints);
+  };
+  const absl::Status installed = install();
+  node_.metrics.ObserveCache(node_.cache.bytes());
+  if (installed.ok() || absl::IsCancelled(installed)) return installed;
+  ReportLine(absl::StrCat("the stored checkpoint of step ", checkpoint.step(),
+                          " cannot be used, and the job goes on from what this node has: ", installed.message()));
+  return absl::OkStatus();
 }
 
 v1::AttemptEnded Attempt::Publish() {
   if (stored_) return Ended(v1::AttemptEnded::FINISHED, "");
+  upload_.GiveUp();
   const std::string kind = TextOf(last_event_.value("artifact", json::object()), "kind");
   const std::string folder = node_.folder.RunFolder(name_.job) + (kind == "model" ? "/model" : "/adapter");
   const absl::StatusOr<Manifest> manifest = ManifestOfFolder(folder);
   if (!manifest.ok()) return EndAfterError(manifest.status());
-  std::set<std::string> stored = StoreInSharedFolder(folder, *manifest);
+  std::set<std::string> stored = CopyIntoSharedStore(node_.shared_store, folder, *manifest);
 
   absl::Status said;  // once for each reason
   Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
   for (int refused = 0; refused < kMaxRefusedUploads;) {
-    const absl::Status uploaded = node_.artifacts.Upload(name_.text(), folder, *manifest, stored, cancellation_);
+    const ArtifactUpload upload{.pass = pass_, .folder = folder, .manifest = *manifest, .stored = stored};
+    const absl::Status uploaded = node_.artifacts.Upload(upload, cancellation_);
     if (uploaded.ok()) break;
     if (cancellation_.cancelled()) return EndAfterError(uploaded);
     if (absl::IsFailedPrecondition(uploaded)) {
@@ -357,19 +464,6 @@ v1::AttemptEnded Attempt::Publish() {
   }
   Report(std::move(report));
   return Ended(v1::AttemptEnded::FINISHED, "");
-}
-
-// The hashes that need no upload any more. What could not be written there goes through the server.
-std::set<std::string> Attempt::StoreInSharedFolder(const std::string& folder, const Manifest& manifest) {
-  std::set<std::string> stored;
-  if (node_.shared_store.empty()) return stored;
-  const absl::StatusOr<std::unique_ptr<FileArtifactStore>> store = FileArtifactStore::OpenShared(node_.shared_store);
-  if (!store.ok()) return stored;
-  for (const ManifestFile& file : manifest.files) {
-    if ((*store)->HasBlob(file.sha256) || CopyIntoStore(**store, folder + "/" + file.path, file).ok())
-      stored.insert(file.sha256);
-  }
-  return stored;
 }
 
 // How the attempt ends after something on the way to or from the trainer failed.
@@ -414,13 +508,20 @@ void Attempt::MakeWish(Wish wish, absl::Duration grace) {
     if (wish <= wish_) return;  // the stronger one counts
     wish_ = wish;
     grace_ = grace;
+    wish_end_ = absl::Now() + grace;
   }
   cancellation_.Cancel();
 }
 
-void Attempt::Stop(absl::Duration grace) { MakeWish(Wish::kStop, grace); }
+void Attempt::Stop(absl::Duration grace, bool job_goes_on) {
+  if (!job_goes_on) upload_.GiveUp();
+  MakeWish(Wish::kStop, grace);
+}
 void Attempt::Suspend(absl::Duration grace) { MakeWish(Wish::kSuspend, grace); }
-void Attempt::Abandon() { MakeWish(Wish::kAbandon, absl::ZeroDuration()); }
+void Attempt::Abandon() {
+  upload_.GiveUp();
+  MakeWish(Wish::kAbandon, absl::ZeroDuration());
+}
 
 Attempt::Wish Attempt::wish() const {
   const std::lock_guard lock(mutex_);

@@ -21,11 +21,13 @@
 #include "worker/agent/attempt_log.h"
 #include "worker/agent/attempt_name.h"
 #include "worker/agent/cancellation.h"
+#include "worker/agent/checkpoint_upload.h"
 #include "worker/agent/data_folder.h"
 #include "worker/agent/input_cache.h"
 #include "worker/agent/journal.h"
 #include "worker/agent/memory_kills.h"
 #include "worker/agent/server_files.h"
+#include "worker/agent/stall_watch.h"
 #include "worker/agent/trainer_process.h"
 
 namespace luthier {
@@ -42,6 +44,12 @@ class Attempt {
     std::string shared_store;  // empty: none
     v1::Inventory inventory;   // as the agent found it at its start
     std::vector<std::string> memory_kill_counters = MemoryKills::Counters();
+    // Bytes of a checkpoint of a full model that is stored on the server while the trainer goes on; smaller ones and
+    // those of adapters always are.
+    int64_t max_checkpoint_bytes = int64_t{1} << 30;
+    int64_t checkpoint_bytes_per_second = int64_t{50} << 20;
+    absl::Duration stall_after = absl::Minutes(15);  // of silence between steps a trainer is ended
+    std::function<absl::Time()> steady_now = SteadyNow;
     std::function<void()> on_report;  // a report is ready to be sent
     std::function<void()> on_end;     // the attempt's thread has ended
   };
@@ -53,10 +61,12 @@ class Attempt {
   ~Attempt();  // abandons it
 
   // The server still wants an attempt that was left: publishes what its trainer finished, or reports it as lost.
-  void GoOn();
+  // `credential`: as in an order.
+  void GoOn(const std::string& credential);
 
-  // The server wants it to end: checkpoint, kill after `grace`, report STOPPED.
-  void Stop(absl::Duration grace);
+  // The server wants it to end: checkpoint, kill after `grace`, report STOPPED. `job_goes_on`: the checkpoint is stored
+  // before that.
+  void Stop(absl::Duration grace, bool job_goes_on);
   // A checkpoint after the running step, if its trainer runs.
   void Checkpoint() { checkpoint_asked_ = true; }
   // The agent ends: as Stop(), but a publication is left for the next agent, unreported.
@@ -90,14 +100,19 @@ class Attempt {
   v1::AttemptEnded WorkAgain();
   absl::StatusOr<FileLock> WaitForRunFolder();
   absl::StatusOr<InputCache::Lease> MakeInputsLocal();
+  absl::Status FetchCheckpoint();
   absl::Status WriteSpec(const InputCache::Lease& inputs);
   std::vector<std::string> TrainerEnvironment() const;
   v1::AttemptEnded Train();
   void FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at);
-  void OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training);
+  void OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training, StallWatch& watch);
   v1::AttemptEnded EndOf(const TrainerProcess::Exit& exit, bool out_of_memory, const AttemptLog& log) const;
+  v1::AttemptEnded Crashed(std::string message, const std::string& cause, const AttemptLog& log) const;
   v1::AttemptEnded Publish();
-  std::set<std::string> StoreInSharedFolder(const std::string& folder, const Manifest& manifest);
+  CheckpointUpload::Options UploadOptions() const;
+  void OnCheckpoint(const nlohmann::json& event);
+  v1::AttemptEnded StoreLastCheckpoint(v1::AttemptEnded ended);
+  void ReportStoredCheckpoint();
   v1::AttemptEnded EndAfterError(const absl::Status& status) const;
   // Nothing for an end without outcome: the attempt is forgotten, or left for the next agent.
   void ReportEnd(v1::AttemptEnded ended);
@@ -110,15 +125,21 @@ class Attempt {
   Node& node_;
   const AttemptName name_;
   const v1::StartAttempt order_;
+  AttemptPass pass_;           // set before the thread begins
   Cancellation cancellation_;  // of transfers and waits
+  CheckpointUpload upload_;
+  const bool full_model_;  // and not an adapter
   std::atomic<bool> checkpoint_asked_ = false;
   mutable std::mutex mutex_;
   Wish wish_ = Wish::kNone;
   absl::Duration grace_;
-  std::shared_ptr<Journal> journal_;  // null until the thread has opened it
-  int64_t last_report_ = 0;           // number of `ended` once it is in the journal
-  nlohmann::json last_event_;         // the trainer's last word, null before; the attempt's thread only
-  bool stored_ = false;               // `artifact_stored` is reported; the attempt's thread only
+  absl::Time wish_end_ = absl::InfiniteFuture();  // when the grace is over
+  std::shared_ptr<Journal> journal_;              // null until the thread has opened it
+  int64_t last_report_ = 0;                       // number of `ended` once it is in the journal
+  nlohmann::json last_event_;                     // the trainer's last word, null before; the attempt's thread only
+  bool stored_ = false;                           // `artifact_stored` is reported; the attempt's thread only
+  std::optional<RunCheckpoint> last_checkpoint_;  // that the trainer told of; the attempt's thread only
+  std::string said_of_upload_;                    // why none could be stored; the attempt's thread only
   std::atomic<bool> done_ = true;
   std::atomic<bool> uses_devices_ = false;
   std::thread thread_;

@@ -5,7 +5,7 @@
 //   discarded/             folders that are being deleted
 //   jobs/J/run/            the trainer's --out, shared by the attempts of a job: a later attempt finds the checkpoints
 //   here jobs/J/run.lock        held by the attempt that works in `run` jobs/J/attempt-N/      journal, spec, log and
-//   links to the inputs of one attempt
+//   links to the inputs of one attempt, and to its checkpoint on the way to the server
 #pragma once
 
 #include <string>

@@ -54,7 +54,8 @@ void InputCache::Scan() {
   }
 }
 
-absl::StatusOr<InputCache::Lease> InputCache::Acquire(const std::vector<Blob>& blobs, Cancellation& cancellation) {
+absl::StatusOr<InputCache::Lease> InputCache::Acquire(const AttemptPass& pass, const std::vector<Blob>& blobs,
+                                                      Cancellation& cancellation) {
   Lease lease(this);
   for (const Blob& blob : blobs) {
     if (lease.paths_.count(blob.sha256) > 0) continue;
@@ -64,7 +65,7 @@ absl::StatusOr<InputCache::Lease> InputCache::Acquire(const std::vector<Blob>& b
       ++entries_[blob.sha256].leases;
       lease.paths_[blob.sha256] = path;
     }
-    LUTHIER_RETURN_IF_ERROR(MakeLocal(blob, cancellation));
+    LUTHIER_RETURN_IF_ERROR(MakeLocal(pass, blob, cancellation));
     const std::lock_guard lock(mutex_);
     Entry& entry = entries_[blob.sha256];
     entry.last_used = absl::Now();
@@ -78,7 +79,7 @@ absl::StatusOr<InputCache::Lease> InputCache::Acquire(const std::vector<Blob>& b
 }
 
 // One thread makes a blob local; the others that want it wait for it.
-absl::Status InputCache::MakeLocal(const Blob& blob, Cancellation& cancellation) {
+absl::Status InputCache::MakeLocal(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation) {
   {
     std::unique_lock lock(mutex_);
     Entry& entry = entries_[blob.sha256];  // stays where it is: this thread's lease keeps it
@@ -88,7 +89,7 @@ absl::Status InputCache::MakeLocal(const Blob& blob, Cancellation& cancellation)
     entry = {.leases = entry.leases, .fetching = true};
   }
   absl::StatusOr<std::string> shared_path = FindVerified(blob);
-  const absl::Status local = shared_path.ok() ? absl::OkStatus() : Fetch(blob, cancellation);
+  const absl::Status local = shared_path.ok() ? absl::OkStatus() : Fetch(pass, blob, cancellation);
   const std::lock_guard lock(mutex_);
   Entry& entry = entries_[blob.sha256];
   entry.fetching = false;
@@ -123,19 +124,19 @@ absl::StatusOr<std::string> InputCache::FindVerified(const Blob& blob) {
   return absl::NotFoundError(blob.sha256);
 }
 
-absl::Status InputCache::Fetch(const Blob& blob, Cancellation& cancellation) {
+absl::Status InputCache::Fetch(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation) {
   LUTHIER_RETURN_IF_ERROR(MakeRoom(blob));
   absl::Status status;
   for (int fetch = 1; fetch <= kMaxDamagedFetches; ++fetch) {
-    status = FetchOnce(blob, cancellation);
+    status = FetchOnce(pass, blob, cancellation);
     if (!absl::IsDataLoss(status)) return status;
   }
   return status;
 }
 
 // Goes on from where it stopped as often as the connection breaks.
-absl::Status InputCache::FetchOnce(const Blob& blob, Cancellation& cancellation) {
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> writer, store_->PutBlob(blob.bytes));
+absl::Status InputCache::FetchOnce(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> writer, store_->PutBlob(blob.sha256, blob.bytes));
   Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
   const auto sink = [&](absl::string_view bytes) {
     backoff.Reset();
@@ -143,9 +144,9 @@ absl::Status InputCache::FetchOnce(const Blob& blob, Cancellation& cancellation)
     return writer->Append(bytes);
   };
   while (true) {
-    const absl::Status fetched = source_.Fetch(blob.sha256, writer->bytes(), sink, cancellation);
+    const absl::Status fetched = source_.Fetch(pass, blob.sha256, writer->bytes(), sink, cancellation);
     if (cancellation.cancelled()) return absl::CancelledError("the attempt is not wanted any more");
-    if (fetched.ok()) return writer->Commit(blob.sha256).status();
+    if (fetched.ok()) return writer->Commit();
     if (!absl::IsUnavailable(fetched) && !absl::IsCancelled(fetched) && !absl::IsDeadlineExceeded(fetched)) {
       if (!absl::IsNotFound(fetched) && !absl::IsDataLoss(fetched)) return fetched;
       return absl::FailedPreconditionError(

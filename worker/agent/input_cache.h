@@ -15,7 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
-#include "lib/artifact/artifact_store.h"
+#include "lib/artifact/file_artifact_store.h"
 #include "worker/agent/cancellation.h"
 #include "worker/agent/server_files.h"
 
@@ -56,10 +56,10 @@ class InputCache {
   // `source` must outlive the cache.
   static absl::StatusOr<std::unique_ptr<InputCache>> Open(Options options, BlobSource& source);
 
-  // Makes every blob local and checks its hash (once a process: later uses trust the disk). Waits as long as the server
-  // is away. Errors: RESOURCE_EXHAUSTED if the blobs do not fit into the cache or on the disk; FAILED_PRECONDITION if
-  // the server lacks one or its copy is damaged; CANCELLED; those of the disk.
-  absl::StatusOr<Lease> Acquire(const std::vector<Blob>& blobs, Cancellation& cancellation);
+  // Makes every blob, inputs of one attempt, local and checks its hash (once a process: later uses trust the disk).
+  // Waits as long as the server is away. Errors: RESOURCE_EXHAUSTED if the blobs do not fit into the cache or on the
+  // disk; FAILED_PRECONDITION if the server lacks one or its copy is damaged; CANCELLED; those of the disk.
+  absl::StatusOr<Lease> Acquire(const AttemptPass& pass, const std::vector<Blob>& blobs, Cancellation& cancellation);
 
   int64_t bytes() const;
 
@@ -76,10 +76,10 @@ class InputCache {
   InputCache(Options options, std::unique_ptr<FileArtifactStore> store, BlobSource& source)
       : options_(std::move(options)), store_(std::move(store)), source_(source) {}
   void Scan();
-  absl::Status MakeLocal(const Blob& blob, Cancellation& cancellation);
+  absl::Status MakeLocal(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation);
   absl::StatusOr<std::string> FindVerified(const Blob& blob);
-  absl::Status Fetch(const Blob& blob, Cancellation& cancellation);
-  absl::Status FetchOnce(const Blob& blob, Cancellation& cancellation);
+  absl::Status Fetch(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation);
+  absl::Status FetchOnce(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation);
   bool InPlace(const Blob& blob, const std::string& shared_path) const;
   absl::Status MakeRoom(const Blob& blob);
   void Release(const std::map<std::string, std::string>& paths);

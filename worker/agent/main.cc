@@ -41,6 +41,9 @@ struct WorkerOptions {
   int shares = 1;
   uint64_t cache_limit = uint64_t{50} << 30;
   uint64_t keep_limit = uint64_t{50} << 30;
+  uint64_t checkpoint_limit = uint64_t{1} << 30;
+  uint64_t checkpoint_rate = uint64_t{50} << 20;
+  std::string stall_after = "15m";
 };
 
 absl::StatusOr<std::map<std::string, std::string>> ParseLabels(const std::vector<std::string>& texts) {
@@ -72,6 +75,11 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
     return absl::NotFoundError(
         absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
   }
+  absl::Duration stall_after;
+  if (!absl::ParseDuration(options.stall_after, &stall_after) || stall_after <= absl::ZeroDuration()) {
+    return absl::InvalidArgumentError(absl::StrCat("--stall-after: '", options.stall_after,
+                                                   "' is no duration above 0; give one such as 15m, or inf for never"));
+  }
   LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
   LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
   unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
@@ -102,6 +110,9 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   agent_options.shared_store = options.shared_store;
   LUTHIER_ASSIGN_OR_RETURN(agent_options.labels, ParseLabels(options.labels));
   agent_options.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
+  agent_options.max_checkpoint_bytes = static_cast<int64_t>(options.checkpoint_limit);
+  agent_options.checkpoint_bytes_per_second = static_cast<int64_t>(options.checkpoint_rate);
+  agent_options.stall_after = stall_after;
   agent_options.wake_session = [&] { session.Wake(); };
   agent_options.heartbeat_now = [&] { session.HeartbeatNow(); };
   Agent agent(std::move(agent_options), folder, *cache, files, metrics, inventory);
@@ -157,6 +168,21 @@ int Main(int argc, char** argv) {
   app.add_option("--keep-limit", options.keep_limit, "Bytes of checkpoints to keep for jobs that do not run here")
       ->envname("LUTHIER_KEEP_LIMIT")
       ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--checkpoint-limit", options.checkpoint_limit,
+                 "Bytes up to which checkpoints of full models are stored on the server while they train; larger ones "
+                 "only when a job has to move, those of adapters always")
+      ->envname("LUTHIER_CHECKPOINT_LIMIT")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--checkpoint-rate", options.checkpoint_rate, "Bytes a second at which they are; 0: no limit")
+      ->envname("LUTHIER_CHECKPOINT_RATE")
+      ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--stall-after", options.stall_after,
+                 "How long a trainer may say nothing between two steps before it is ended and its job tried again "
+                 "(four times as long while it loads and exports, and ten steps in any case); inf: for ever")
+      ->envname("LUTHIER_STALL_AFTER")
       ->capture_default_str();
   app.footer(
       "$LUTHIER_TOKEN, or a file that $LUTHIER_TOKEN_FILE names, holds the token of the server, if it wants one.");

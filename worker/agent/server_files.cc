@@ -23,7 +23,8 @@ absl::Status FromGrpc(const grpc::Status& status) {
 using Writer = grpc::ClientWriter<v1::UploadArtifactRequest>;
 
 // False if the server does not take more; Finish() then says why.
-absl::StatusOr<bool> SendFile(Writer& writer, const std::string& path, int index) {
+absl::StatusOr<bool> SendFile(Writer& writer, const std::string& path, int index,
+                              const std::function<void(int64_t)>& on_sent) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return absl::DataLossError(absl::StrCat(path, ": cannot be opened"));
   std::vector<char> buffer(kChunkBytes);
@@ -39,6 +40,7 @@ absl::StatusOr<bool> SendFile(Writer& writer, const std::string& path, int index
     chunk.set_data(buffer.data(), static_cast<size_t>(stream.gcount()));
     chunk.set_crc32c(Crc32c(chunk.data()));
     if (!writer.Write(request)) return false;
+    on_sent(stream.gcount());
     offset += stream.gcount();
   } while (stream);
   return true;
@@ -48,7 +50,7 @@ absl::StatusOr<bool> SendFile(Writer& writer, const std::string& path, int index
 
 ServerFiles::ServerFiles(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::WorkerService::NewStub(channel)) {}
 
-absl::Status ServerFiles::Fetch(const std::string& sha256, int64_t offset,
+absl::Status ServerFiles::Fetch(const AttemptPass& pass, const std::string& sha256, int64_t offset,
                                 const std::function<absl::Status(absl::string_view)>& sink,
                                 Cancellation& cancellation) {
   grpc::ClientContext context;
@@ -56,6 +58,8 @@ absl::Status ServerFiles::Fetch(const std::string& sha256, int64_t offset,
   v1::FetchBlobRequest request;
   request.set_sha256(sha256);
   request.set_offset(offset);
+  request.set_attempt(pass.attempt);
+  request.set_credential(pass.credential);
   const auto reader = stub_->FetchBlob(&context, request);
   v1::FetchBlobResponse response;
   absl::Status taken;
@@ -73,24 +77,26 @@ absl::Status ServerFiles::Fetch(const std::string& sha256, int64_t offset,
   return taken.ok() ? finished : taken;
 }
 
-absl::Status ServerFiles::Upload(const std::string& attempt, const std::string& folder, const Manifest& manifest,
-                                 const std::set<std::string>& stored, Cancellation& cancellation) {
+absl::Status ServerFiles::Upload(const ArtifactUpload& upload, Cancellation& cancellation) {
   grpc::ClientContext context;
   const Cancellation::Hook hook(cancellation, [&context] { context.TryCancel(); });
   v1::UploadArtifactResponse response;
   const auto writer = stub_->UploadArtifact(&context, &response);
   v1::UploadArtifactRequest request;
-  request.mutable_header()->set_attempt(attempt);
-  for (const ManifestFile& file : manifest.files) {
+  request.mutable_header()->set_attempt(upload.pass.attempt);
+  request.mutable_header()->set_credential(upload.pass.credential);
+  request.mutable_header()->set_checkpoint(upload.checkpoint);
+  const std::vector<ManifestFile>& files = upload.manifest.files;
+  for (const ManifestFile& file : files) {
     v1::ModelFile& message = *request.mutable_header()->add_files();
     message.set_path(file.path);
     message.set_size_bytes(file.bytes);
     message.set_sha256(file.sha256);
   }
   absl::StatusOr<bool> more = writer->Write(request);
-  for (size_t i = 0; i < manifest.files.size() && more.ok() && *more; ++i) {
-    const ManifestFile& file = manifest.files[i];
-    if (stored.count(file.sha256) == 0) more = SendFile(*writer, folder + "/" + file.path, static_cast<int>(i));
+  for (size_t i = 0; i < files.size() && more.ok() && *more; ++i) {
+    if (upload.stored.count(files[i].sha256) > 0) continue;
+    more = SendFile(*writer, upload.folder + "/" + files[i].path, static_cast<int>(i), upload.on_sent);
   }
   if (!more.ok()) context.TryCancel();
   writer->WritesDone();

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 
@@ -19,6 +20,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Pair;
 using ::testing::UnorderedElementsAre;
 
 namespace fs = std::filesystem;
@@ -34,7 +36,9 @@ class AttemptTest : public testing::Test {
   v1::StartAttempt Order() {
     v1::StartAttempt order;
     order.set_attempt(kName);
-    order.set_trainer_spec_json(R"({"protocol":1,"task":"chat"})");
+    order.set_credential("of the order");
+    order.set_trainer_spec_json(absl::StrCat(R"({"protocol":1,"task":"chat","tuning":")", tuning_, "\"}"));
+    *order.mutable_checkpoint() = checkpoint_;
     for (const auto& [role, path, sha256, bytes] : {std::tuple("base_model", "config.json", config_, 6),
                                                     {"start_adapter", "adapter_config.json", adapter_, 7},
                                                     {"train", "train.jsonl", input_, 4}}) {
@@ -64,6 +68,10 @@ class AttemptTest : public testing::Test {
       EXPECT_EQ(report->sequence(), static_cast<int64_t>(reports_.size()) + 1);
       if (report->has_trainer_event()) reports_.push_back(StructToJson(report->trainer_event())["event"]);
       if (report->has_artifact_stored()) reports_.push_back("stored " + report->artifact_stored().files(0).path());
+      if (report->has_checkpoint_stored()) {
+        stored_ = report->checkpoint_stored();
+        reports_.push_back(absl::StrCat("checkpoint stored ", stored_.step()));
+      }
       if (report->has_log_lines()) reports_.push_back("log " + report->log_lines().lines(0));
       if (report->has_ended()) {
         ended_ = report->ended();
@@ -97,10 +105,12 @@ class AttemptTest : public testing::Test {
                       .shared_store = "",
                       .on_report = [] {},
                       .on_end = [] {}};
-  std::string input_, config_, adapter_;
+  std::string input_, config_, adapter_, tuning_ = "lora";
+  v1::CheckpointStored checkpoint_;  // of the order
   std::unique_ptr<Attempt> attempt_;
   std::vector<std::string> reports_;
   v1::AttemptEnded ended_;
+  v1::CheckpointStored stored_;  // the newest that was reported
 };
 
 TEST_F(AttemptTest, TrainsAndPublishes) {
@@ -115,6 +125,7 @@ TEST_F(AttemptTest, TrainsAndPublishes) {
   attempt_->Acknowledge(5);
   EXPECT_TRUE(attempt_->settled());
   EXPECT_EQ(server_.uploaded[kName].files.size(), 1u);
+  EXPECT_THAT(server_.passes, ElementsAre(Pair(kName, "of the order"))) << "of what it fetched and uploaded";
 }
 
 TEST_F(AttemptTest, ATrainerThatSharesItsDeviceIsToldItsPart) {
@@ -175,6 +186,7 @@ TEST_F(AttemptTest, IsLostWithTheLastLinesWhenTheTrainerDies) {
   ASSERT_TRUE(WaitForEnd());
   Reports();
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::LOST);
+  EXPECT_EQ(ended_.cause(), "CRASHED");
   EXPECT_THAT(ended_.message(), HasSubstr("signal 6"));
   EXPECT_THAT(ended_.message(), HasSubstr("terminate called"));
 }
@@ -201,11 +213,46 @@ TEST_F(AttemptTest, IsLostWhenSomebodyElseKilledTheTrainer) {
   EXPECT_THAT(ended_.message(), HasSubstr("signal 9"));
 }
 
+// A trainer that says that it takes steps of half a second, and then nothing but log lines.
+TEST_F(AttemptTest, IsLostWhenTheTrainerStalls) {
+  std::atomic<int64_t> minutes = 0;
+  node_.steady_now = [&] { return absl::UnixEpoch() + absl::Minutes(minutes.load()); };
+  Trainer(std::string(kStarted) + R"(echo '{"event":"busy","with":"evaluation"}'
+echo '{"event":"progress","step":1,"step_seconds":0.5}'
+while :; do echo 'waiting for rank 1' >&2; sleep 0.02; done)");
+  Start();
+  ASSERT_TRUE(WaitForReport("progress"));
+  minutes = 14;
+  EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
+  minutes = 15;
+  ASSERT_TRUE(WaitForEnd());
+  const std::vector<std::string> reports = Reports();
+  EXPECT_EQ(std::count(reports.begin(), reports.end(), "busy"), 0);
+  EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::LOST);
+  EXPECT_EQ(ended_.cause(), "STALLED");
+  EXPECT_THAT(ended_.message(), HasSubstr("said nothing for 15m while it trained and was ended"));
+  EXPECT_THAT(ended_.message(), HasSubstr("waiting for rank 1"));
+}
+
+TEST_F(AttemptTest, ATrainerThatStallsWhileItStopsIsKilledAfterTheGraceAndHasNotCrashed) {
+  std::atomic<int64_t> minutes = 0;
+  node_.steady_now = [&] { return absl::UnixEpoch() + absl::Minutes(minutes.load()); };
+  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  attempt_->Stop(absl::Milliseconds(50), /*job_goes_on=*/true);
+  minutes = 600;
+  ASSERT_TRUE(WaitForEnd());
+  Reports();
+  EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::STOPPED);
+}
+
 TEST_F(AttemptTest, IsLostWhenTheTrainerCannotBeRun) {
   Start();
   ASSERT_TRUE(WaitForEnd());
   Reports();
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::LOST);
+  EXPECT_EQ(ended_.cause(), "") << "the node is at fault, not the job";
   EXPECT_THAT(ended_.message(), HasSubstr("cannot run the trainer"));
 }
 
@@ -223,7 +270,7 @@ TEST_F(AttemptTest, StopsWithACheckpointWhenAsked) {
   Trainer(std::string(kStarted) + R"(read command; echo '{"event":"stopped","step":7}')");
   Start();
   ASSERT_TRUE(WaitForReport("started"));
-  attempt_->Stop(absl::Seconds(20));
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/true);
   ASSERT_TRUE(WaitForEnd());
   EXPECT_THAT(Reports(), ElementsAre("started", "stopped", "ended STOPPED"));
 }
@@ -232,7 +279,7 @@ TEST_F(AttemptTest, KillsATrainerThatDoesNotListenAfterTheGrace) {
   Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
   Start();
   ASSERT_TRUE(WaitForReport("started"));
-  attempt_->Stop(absl::Milliseconds(50));
+  attempt_->Stop(absl::Milliseconds(50), /*job_goes_on=*/true);
   ASSERT_TRUE(WaitForEnd());
   Reports();
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::STOPPED);
@@ -262,7 +309,7 @@ TEST_F(AttemptTest, TakesLinesThatAreNoEventsForLog) {
 TEST_F(AttemptTest, KeepsTryingToUploadWhileTheServerIsAway) {
   Trainer(kFinish);
   Cancellation none;
-  ASSERT_TRUE(cache_->Acquire({{input_, 4}, {config_, 6}}, none).ok());
+  ASSERT_TRUE(cache_->Acquire({}, {{input_, 4}, {config_, 6}, {adapter_, 7}}, none).ok());
   server_.away = true;
   Start();
   ASSERT_TRUE(WaitFor([&] { return server_.uploads >= 2; }));
@@ -314,7 +361,168 @@ TEST_F(AttemptTest, WaitsUntilAnEarlierAttemptHasLeftTheRunFolder) {
   EXPECT_TRUE(WaitForEnd());
 }
 
+// --- Checkpoints that follow their job to another node.
+
+// A checkpoint of step N, and beside it the best weights, of step 1.
+std::string WriteStep(int step) {
+  return absl::StrCat("mkdir -p \"$5/checkpoints/step-", step, "\" \"$5/checkpoints/best-1\"; echo state", step,
+                      " > \"$5/checkpoints/step-", step,
+                      "/state.json\"; echo best > \"$5/checkpoints/best-1/weights\"\n");
+}
+std::string TellStep(int step) {
+  return absl::StrCat(WriteStep(step), R"(echo '{"event":"checkpoint","bytes":100,"best_step":1,"step":)", step,
+                      "}'\n");
+}
+std::string WaitForStop(int step) {
+  return absl::StrCat(R"(read command; echo '{"event":"stopped","best_step":1,"step":)", step, "}'\n");
+}
+
+TEST_F(AttemptTest, StoresEachCheckpointWhileItTrainsAndSendsNoFileTwice) {
+  Trainer(kStarted + TellStep(2) + "while [ ! -e \"$5/go\" ]; do sleep 0.02; done\n" + TellStep(4) + WaitForStop(4));
+  Start();
+  ASSERT_TRUE(WaitForReport("checkpoint stored 2"));
+  EXPECT_EQ(stored_.hash(), Sha256Hex("state2\n"));
+  ASSERT_EQ(stored_.files_size(), 2);
+  EXPECT_EQ(stored_.files(0).path(), "best-1/weights");
+  EXPECT_EQ(stored_.files(1).path(), "step-2/state.json");
+  WriteText(folder_.RunFolder("j") + "/go", "");
+  ASSERT_TRUE(WaitForReport("checkpoint stored 4"));
+  EXPECT_EQ(server_.sent["best-1/weights"], 1);
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/true);
+  ASSERT_TRUE(WaitForEnd());
+  const std::vector<std::string> reports = Reports();
+  EXPECT_EQ(std::count(reports.begin(), reports.end(), "checkpoint stored 4"), 1);
+  EXPECT_EQ(server_.sent["step-4/state.json"], 1);
+  EXPECT_FALSE(fs::exists(folder_.AttemptFolder(*AttemptName::Parse(kName)) + "/upload/4"));
+}
+
+TEST_F(AttemptTest, StoresItsLastCheckpointBeforeItsEndIsReported) {
+  Trainer(kStarted + WriteStep(7) + WaitForStop(7));
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/true);
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(), ElementsAre("started", "stopped", "checkpoint stored 7", "ended STOPPED"));
+}
+
+TEST_F(AttemptTest, ACheckpointOfAJobThatIsCancelledIsNotStored) {
+  Trainer(kStarted + WriteStep(7) + WaitForStop(7));
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/false);
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(), ElementsAre("started", "stopped", "ended STOPPED"));
+  EXPECT_EQ(server_.uploads, 0);
+}
+
+TEST_F(AttemptTest, ALargeCheckpointOfAFullModelIsStoredOnlyWhenItsJobHasToMove) {
+  node_.max_checkpoint_bytes = 99;
+  tuning_ = "full";
+  Trainer(kStarted + TellStep(2) + R"(echo '{"event":"progress","step":3}'
+)" + WaitForStop(2));
+  Start();
+  ASSERT_TRUE(WaitForReport("progress"));
+  EXPECT_EQ(server_.uploads, 0);
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/true);
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(),
+              ElementsAre("started", "checkpoint", "progress", "stopped", "checkpoint stored 2", "ended STOPPED"));
+}
+
+TEST_F(AttemptTest, AnAgentThatEndsDoesNotWaitForAServerThatIsAway) {
+  Trainer(kStarted + WriteStep(7) + WaitForStop(7));
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  server_.away = true;
+  attempt_->Suspend(absl::Milliseconds(500));
+  ASSERT_TRUE(WaitForEnd());
+  const std::vector<std::string> reports = Reports();
+  EXPECT_EQ(reports.back(), "ended STOPPED");
+  EXPECT_EQ(std::count(reports.begin(), reports.end(), "checkpoint stored 7"), 0);
+}
+
+TEST_F(AttemptTest, SaysOnceWhyItsCheckpointsCannotBeStored) {
+  server_.upload_error = absl::ResourceExhaustedError("the disk is full");
+  Trainer(kStarted + TellStep(2) + "while [ ! -e \"$5/go\" ]; do sleep 0.02; done\n" + TellStep(4) + WaitForStop(4));
+  Start();
+  ASSERT_TRUE(WaitFor([&] { return Reports().size() == 3; }));
+  EXPECT_THAT(Reports().back(), HasSubstr("no other node can go on from it: the disk is full"));
+  WriteText(folder_.RunFolder("j") + "/go", "");
+  ASSERT_TRUE(WaitFor([&] { return server_.uploads >= 2; }));
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/true);
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(),
+              ElementsAre("started", "checkpoint", HasSubstr("log "), "checkpoint", "stopped", "ended STOPPED"));
+}
+
+// The order of a job that came from another node, where `step` is the newest step.
+v1::CheckpointStored StoredAt(int64_t step, FakeServerFiles& server) {
+  v1::CheckpointStored checkpoint;
+  checkpoint.set_step(step);
+  for (const auto& [path, content] :
+       {std::pair(absl::StrCat("step-", step, "/state.json"), "there"), {std::string("best-1/weights"), "best"}}) {
+    v1::ModelFile& file = *checkpoint.add_files();
+    file.set_path(path);
+    file.set_sha256(server.Add(content));
+    file.set_size_bytes(static_cast<int64_t>(std::string(content).size()));
+  }
+  return checkpoint;
+}
+
+TEST_F(AttemptTest, GoesOnFromTheCheckpointOfAnotherNode) {
+  checkpoint_ = StoredAt(5, server_);
+  const std::string checkpoints = folder_.RunFolder("j") + "/checkpoints";
+  fs::create_directories(checkpoints + "/step-4");  // of an earlier attempt, here
+  Trainer(R"(cat "$5/checkpoints/step-5/state.json" "$5/checkpoints/best-1/weights" > "$5/found"
+)" + std::string(kFinish));
+  Start();
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_EQ(Reports().back(), "ended FINISHED");
+  std::string found;
+  std::getline(std::ifstream(folder_.RunFolder("j") + "/found"), found);
+  EXPECT_EQ(found, "therebest");
+  EXPECT_FALSE(fs::exists(checkpoints + "/step-4")) << "it does not follow from it";
+}
+
+TEST_F(AttemptTest, GoesOnFromItsOwnCheckpointIfThatIsNewer) {
+  checkpoint_ = StoredAt(5, server_);
+  const std::string checkpoints = folder_.RunFolder("j") + "/checkpoints";
+  fs::create_directories(checkpoints + "/step-9");
+  Trainer(kFinish);
+  Start();
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_TRUE(fs::exists(checkpoints + "/step-9"));
+  EXPECT_FALSE(fs::exists(checkpoints + "/step-5"));
+}
+
+TEST_F(AttemptTest, StartsAllTheSameIfTheStoredCheckpointIsGone) {
+  checkpoint_ = StoredAt(5, server_);
+  checkpoint_.mutable_files(0)->set_sha256(Sha256Hex("never stored"));
+  Trainer(kFinish);
+  Start();
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(), ElementsAre(HasSubstr("the stored checkpoint of step 5 cannot be used"), "finished",
+                                     "stored adapter_model.safetensors", "ended FINISHED"));
+}
+
 // --- After a crash of the agent.
+
+TEST_F(AttemptTest, ItsLastCheckpointIsStoredByTheNextAgentIfItsTrainerHadStopped) {
+  Trainer(kStarted + WriteStep(7) + WaitForStop(7));
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  server_.away = true;
+  attempt_->Stop(absl::Seconds(20), /*job_goes_on=*/true);
+  ASSERT_TRUE(WaitForReport("stopped"));
+  attempt_->Abandon();  // as a crash: nothing more is reported
+  ASSERT_TRUE(WaitForEnd());
+  server_.away = false;
+  StartAgain();
+  attempt_->Rewind(0);
+  attempt_->GoOn("secret");
+  ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(Reports(), ElementsAre("started", "stopped", "checkpoint stored 7", "ended STOPPED"));
+}
 
 TEST_F(AttemptTest, IsReportedAsLostByTheNextAgent) {
   Trainer(std::string(kStarted) + "while :; do sleep 1; done");
@@ -323,7 +531,7 @@ TEST_F(AttemptTest, IsReportedAsLostByTheNextAgent) {
   StartAgain();
   EXPECT_TRUE(attempt_->done());
   EXPECT_THAT(Reports(), ElementsAre("started")) << "it does not know yet whether the server wants it";
-  attempt_->GoOn();
+  attempt_->GoOn("secret");
   ASSERT_TRUE(WaitForEnd());
   EXPECT_THAT(Reports(), ElementsAre("started", "ended LOST"));
 }
@@ -339,8 +547,10 @@ TEST_F(AttemptTest, IsPublishedByTheNextAgentIfItsTrainerHadFinished) {
   server_.upload_error = absl::OkStatus();
   StartAgain();
   attempt_->Rewind(0);
-  attempt_->GoOn();
+  server_.passes.clear();
+  attempt_->GoOn("of the registration");
   ASSERT_TRUE(WaitForEnd());
+  EXPECT_THAT(server_.passes, ElementsAre(Pair(kName, "of the registration")));
   EXPECT_THAT(Reports(), ElementsAre("finished", "stored adapter_model.safetensors", "ended FINISHED"));
 }
 
@@ -349,7 +559,7 @@ TEST_F(AttemptTest, IsNotEndedTwiceByTheNextAgent) {
   Start();
   ASSERT_TRUE(WaitForEnd());
   StartAgain();
-  attempt_->GoOn();
+  attempt_->GoOn("secret");
   EXPECT_THAT(Reports(), ElementsAre("finished", "stored adapter_model.safetensors", "ended FINISHED"));
   attempt_->Acknowledge(3);
   EXPECT_TRUE(attempt_->settled());

@@ -40,7 +40,7 @@ class InputCacheTest : public testing::Test {
     std::vector<InputCache::Blob> blobs;
     for (const std::string& content : contents)
       blobs.push_back({Sha256Hex(content), static_cast<int64_t>(content.size())});
-    return cache_->Acquire(blobs, cancellation_);
+    return cache_->Acquire({"jobs/j/attempts/1", "secret"}, blobs, cancellation_);
   }
   // The content as a trainer would read it.
   std::string Read(const InputCache::Lease& lease, const std::string& content) {
@@ -146,9 +146,9 @@ TEST_F(InputCacheTest, EvictsTheLongestUnusedAndNothingThatIsLeased) {
 TEST_F(InputCacheTest, LinksWhatASharedStoreHoldsAndCopiesNothing) {
   const auto store = FileArtifactStore::Open(folder_.path() + "/shared");
   ASSERT_TRUE(store.ok());
-  auto blob = (*store)->PutBlob(0);
+  auto blob = (*store)->PutBlob(Sha256Hex("weights"), 0);
   ASSERT_TRUE((*blob)->Append("weights").ok());
-  ASSERT_TRUE((*blob)->Commit("").ok());
+  ASSERT_TRUE((*blob)->Commit().ok());
   shared_store_ = folder_.path() + "/shared";
   Open();
   const auto lease = Acquire({"weights"});

@@ -42,6 +42,18 @@ class AppTest : public testing::Test {
     const int exit_code = RunApp(arguments, context);
     return {exit_code, out.str(), err.str()};
   }
+  // The same with a person at a terminal who answers.
+  Result RunAtTerminal(std::vector<std::string> arguments, const std::string& answer) {
+    static auto* interrupts = new Interrupts();
+    std::ostringstream out, err;
+    std::istringstream in(answer);
+    const Terminal terminal{.interactive = true, .width = 80, .height = 24};
+    CommandContext context(out, terminal, err, terminal, *interrupts);
+    context.AnswersComeFrom(in);
+    arguments.insert(arguments.end(), {"--config", folder_.path() + "/config.yaml"});
+    const int exit_code = RunApp(arguments, context);
+    return {exit_code, out.str(), err.str()};
+  }
   std::vector<std::string> CompletionsOf(std::vector<std::string> words) {
     static auto* interrupts = new Interrupts();
     std::ostringstream out, err;
@@ -113,6 +125,34 @@ TEST_F(AppTest, SaysHowToStartAServerWhenNoneAnswers) {
   EXPECT_THAT(result.out, IsEmpty());
   EXPECT_THAT(result.err, AllOf(HasSubstr("no server answers at 127.0.0.1:1"),
                                 HasSubstr("luthierd --with-local-worker"), HasSubstr("LUTHIER_SERVER")));
+}
+
+TEST_F(AppTest, AsksAPersonBeforeItDestroysAnything) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"dataset", "delete", "words"},
+                                                  {"sweep", "cancel", "words"},
+                                                  {"model", "alias", "delete", "words/production"},
+                                                  {"model", "delete", "words/1"},
+                                                  {"model", "delete-base", "words"},
+                                                  {"admin", "token", "revoke", "words"}}) {
+    SCOPED_TRACE(testing::PrintToString(command));
+    const auto at_terminal = [&](const std::string& answer, const std::vector<std::string>& more = {}) {
+      std::vector<std::string> arguments = command;
+      arguments.insert(arguments.end(), more.begin(), more.end());
+      arguments.insert(arguments.end(), {"--server", "127.0.0.1:1"});  // where nobody answers: code 6 says it went on
+      return RunAtTerminal(arguments, answer);
+    };
+    for (const char* no : {"", "\n", "n\n", "yess\n"}) {
+      const Result asked = at_terminal(no);
+      EXPECT_EQ(asked.exit_code, 2) << no;
+      EXPECT_THAT(asked.err, AllOf(HasSubstr("words"), HasSubstr("? [y/N] "), HasSubstr("nothing was changed"))) << no;
+    }
+    const Result told = at_terminal("", {"--yes"});
+    EXPECT_EQ(told.exit_code, 6);
+    EXPECT_THAT(told.err, Not(HasSubstr("[y/N]")));
+  }
+  const std::vector<std::string> command = {"dataset", "delete", "words", "--server", "127.0.0.1:1"};
+  EXPECT_EQ(RunAtTerminal(command, "YES\n").exit_code, 6);
+  EXPECT_EQ(Run(command).exit_code, 6) << "nobody is asked where nobody can answer";
 }
 
 TEST_F(AppTest, AJobFileIsCheckedBeforeAServerIsNeeded) {

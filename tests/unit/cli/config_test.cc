@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
 #include "client/cli/yaml.h"
 #include "lib/text/json_file.h"
 #include "tests/support/temp_folder.h"
@@ -42,10 +46,10 @@ TEST(YamlTest, NamesTheLineOfASyntaxErrorAndOfAFieldGivenTwice) {
 TEST(YamlTest, RefusesAliasesOfAliasesBeforeTheyFillTheMemory) {
   std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 12; ++i) {
-    const std::string before = "*a" + std::to_string(i - 1);
-    bomb += "a" + std::to_string(i) + ": &a" + std::to_string(i) + " [" + before;
-    for (int j = 0; j < 9; ++j) bomb += ", " + before;
-    bomb += "]\n";
+    const std::string before = absl::StrCat("*a", i - 1);
+    absl::StrAppend(&bomb, "a", i, ": &a", i, " [", before);
+    for (int j = 0; j < 9; ++j) absl::StrAppend(&bomb, ", ", before);
+    absl::StrAppend(&bomb, "]\n");
   }
   EXPECT_EQ(ParseYaml(bomb, "f").status().code(), absl::StatusCode::kInvalidArgument);
 }
@@ -110,6 +114,27 @@ TEST(ConfigTest, NamesUnknownFieldsWithWhatWasMeant) {
   EXPECT_THAT(std::string(ParseConfig("output: xml\n", "c.yaml").status().message()), HasSubstr("output"));
   EXPECT_THAT(std::string(ParseConfig("contexts: {lab: {}}\n", "c.yaml").status().message()),
               HasSubstr("contexts.lab.server"));
+}
+
+TEST(ConfigTest, TheNearestFileOfAProjectChoosesAmongOnesOwnContextsAndMakesNone) {
+  const TempFolder folder;
+  const std::string deep = folder.path() + "/project/data/rows";
+  std::filesystem::create_directories(deep);
+  EXPECT_EQ(ReadProjectConfig(deep)->context, "");
+  std::ofstream(folder.path() + "/.luthier.yaml") << "context: lab\n";
+  std::ofstream(folder.path() + "/project/.luthier.yaml") << "context: home\noutput: json\n";
+  const auto project = ReadProjectConfig(deep);
+  ASSERT_TRUE(project.ok()) << project.status();
+  EXPECT_EQ(project->context, "home");
+  EXPECT_EQ(project->output, "json");
+  EXPECT_EQ(ReadProjectConfig(folder.path())->context, "lab");
+  EXPECT_EQ(*ChooseServer({.context_of_project = "home"}, TwoContexts()), "10.0.0.2:7070");
+  EXPECT_EQ(*ChooseServer({.context_environment = "lab", .context_of_project = "home"}, TwoContexts()), "gpu1:7070");
+  EXPECT_THAT(std::string(ChooseServer({.context_of_project = "evil"}, TwoContexts()).status().message()),
+              HasSubstr(".luthier.yaml: there is no context 'evil'"));
+  std::ofstream(folder.path() + "/project/.luthier.yaml") << "contexts: {evil: {server: 'evil:7070'}}\n";
+  EXPECT_THAT(std::string(ReadProjectConfig(deep).status().message()),
+              AllOf(HasSubstr("/project/.luthier.yaml: contexts"), HasSubstr("your own config file")));
 }
 
 }  // namespace

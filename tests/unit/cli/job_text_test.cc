@@ -94,11 +94,11 @@ TEST(JobTextTest, NamesCauseAndRemedyOfEveryKindOfFailure) {
 
 TEST(JobTextTest, ListsJobsInOneLineEachAndMoreWhenWide) {
   const std::vector<v1::FineTuningJob> jobs = {Succeeded("a"), Succeeded("b", /*full=*/true)};
-  EXPECT_EQ(JobTable(jobs, /*wide=*/false, kNow, Terminal{}),
+  EXPECT_EQ(JobTable(jobs, /*wide=*/false, kNow).Render(Terminal{}),
             "NAME  STATE      STEP  TASK            TUNING  BASE MODEL    DATASET  AGE\n"
             "a     SUCCEEDED     -  classification  lora    luthier-tiny  intents   5m\n"
             "b     SUCCEEDED     -  classification  full    luthier-tiny  intents   5m\n");
-  EXPECT_THAT(JobTable(jobs, /*wide=*/true, kNow, Terminal{}),
+  EXPECT_THAT(JobTable(jobs, /*wide=*/true, kNow).Render(Terminal{}),
               AllOf(HasSubstr("NODE"), HasSubstr("models/a/versions/1")));
 }
 

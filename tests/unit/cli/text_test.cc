@@ -5,9 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <sstream>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/progress_line.h"
+#include "client/cli/screen.h"
 #include "client/cli/table.h"
 #include "client/cli/terminal.h"
 
@@ -16,6 +19,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::Each;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Le;
 using ::testing::Not;
@@ -105,6 +109,70 @@ TEST(TableTest, FitsEveryTerminalThatIsWideEnoughForItsFixedColumns) {
     EXPECT_THAT(std::vector<std::string>(absl::StrSplit(text, '\n')), Each(ResultOf(DisplayWidth, Le(width))))
         << "width " << width;
     EXPECT_THAT(text, AllOf(HasSubstr("RUNNING"), HasSubstr("1,200/2,400"))) << "columns that may not shrink are whole";
+  }
+}
+
+TEST(TableTest, WhatARowSaysDoesNotChangeWithTime) {
+  const auto at = [](const std::string& age, const std::string& state) {
+    Table table({{"NAME"}, {"STATE"}, {"AGE", true, false, true}});
+    table.AddRow({"a", state, age});
+    return table.Content(0);
+  };
+  EXPECT_EQ(at("1s", "QUEUED"), at("2s", "QUEUED"));
+  EXPECT_NE(at("1s", "QUEUED"), at("1s", "RUNNING"));
+}
+
+// What a terminal shows that is told `output`: of its sequences, only those that Screen writes.
+std::vector<std::string> Shown(const std::string& output) {
+  std::vector<std::string> lines(1);
+  size_t row = 0, column = 0;
+  for (size_t i = 0; i < output.size(); ++i) {
+    if (output[i] == '\n') {
+      column = 0;
+      if (++row == lines.size()) lines.emplace_back();
+    } else if (output[i] != '\x1b') {
+      lines[row].resize(column);
+      lines[row] += output[i];
+      ++column;
+    } else {
+      const size_t end = output.find_first_of("AJKhl", i);
+      if (output[end] == 'A') row -= static_cast<size_t>(std::stoi(output.substr(i + 2)));
+      if (output[end] == 'K') lines[row].resize(column);
+      if (output[end] == 'J') {
+        lines.resize(row + 1);
+        lines[row].resize(column);
+      }
+      i = end;
+    }
+  }
+  return lines;
+}
+
+TEST(ScreenTest, DrawsTheNewTextInThePlaceOfTheOldOne) {
+  std::ostringstream out;
+  Screen screen(out, {.interactive = true, .width = 80, .height = 24});
+  out << "a prompt\n";
+  screen.Draw("NAME\na\nb\nc\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("a prompt", "NAME", "a", "b", "c", ""));
+  const size_t written = out.str().size();
+  screen.Draw("NAME\na\nb\nc\n");
+  EXPECT_EQ(out.str().size(), written) << "nothing has changed";
+  screen.Draw("NAME\nbb\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("a prompt", "NAME", "bb", ""));
+  screen.Leave();
+  out << "a message\n";
+  screen.Draw("NAME\nc\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("a prompt", "NAME", "bb", "a message", "NAME", "c", ""));
+}
+
+TEST(ScreenTest, StaysOnOneScreenAndSaysWhatIsLeftOut) {
+  for (int height = 4; height < 12; ++height) {
+    std::ostringstream out;
+    Screen screen(out, {.interactive = true, .width = 80, .height = height});
+    screen.Draw("1\n2\n3\n4\n5\n6\n7\n8\n");
+    const std::vector<std::string> shown = Shown(out.str());
+    EXPECT_LE(shown.size(), static_cast<size_t>(height));
+    EXPECT_EQ(shown[shown.size() - 2], height < 9 ? absl::StrCat("… and ", 8 - (height - 2), " more") : "8");
   }
 }
 

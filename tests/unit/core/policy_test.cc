@@ -28,9 +28,19 @@ struct Row {
   absl::Duration estimate;
   std::string last_node;
   int lost_here = 0;
+  std::vector<std::string> crashed_on = {};
   int64_t memory = 0;  // of each device
-  std::string selector;
+  std::string selector = {};
 };
+
+// A job that asks for more than a number of devices.
+Row Asking(const std::string& id, int devices, const std::string& expected, int64_t memory,
+           const std::string& selector = "") {
+  Row row{id, devices, expected};
+  row.memory = memory;
+  row.selector = selector;
+  return row;
+}
 
 // "making room on n1: a b" if these have to stop.
 std::string NameOf(const Decision& decision) {
@@ -85,6 +95,7 @@ class PolicyTest : public testing::Test {
       job.lost_here = row.lost_here;
       job.gpu_memory_bytes = row.memory;
       job.node_selector = row.selector;
+      job.crashed_on = row.crashed_on;
       job.create_time = kNow;
       snapshot_.waiting[static_cast<size_t>(row.service_class) - 1][row.tenant].push_back(&job);
       snapshot_.tenants[row.tenant];
@@ -114,21 +125,26 @@ TEST_F(PolicyTest, FillsTheNodeThatFitsBestAndKeepsLargeHoles) {
   Expect({{"one", 1, "small:0"}, {"wide", 8, "large:0,1,2,3,4,5,6,7"}, {"another", 1, "small:1"}, {"late", 1, "busy"}});
 }
 
+// A gang: ranks that get their devices one after the other would wait for one another.
+TEST_F(PolicyTest, AJobGetsAllOfItsDevicesOnOneNodeOrNone) {
+  AddNode("a", 2, {0, 1});
+  AddNode("b", 4, {0, 1}, {{30, 2}});
+  Expect({{"gang", 4, "busy"}, {"pair", 2, "a:0,1"}, {"another-pair", 2, "reserved"}});
+}
+
 TEST_F(PolicyTest, AJobGetsTheSmallestDevicesThatHaveTheMemoryItNeeds) {
   AddNode("n1", 3, {0, 1, 2});
   Has({80, 24, 24});
   AddNode("n2", 1, {0});
   Has({16});
-  Expect({{"small", 1, "n2:0", .memory = 10},
-          {"pair", 2, "n1:1,2", .memory = 24},
-          {"large", 1, "n1:0", .memory = 40},
-          {"larger", 1, "too large", .memory = 81}});
+  Expect({Asking("small", 1, "n2:0", 10), Asking("pair", 2, "n1:1,2", 24), Asking("large", 1, "n1:0", 40),
+          Asking("larger", 1, "too large", 81)});
 }
 
 TEST_F(PolicyTest, ADeviceThatIsFreeButTooSmallIsNoRoom) {
   AddNode("n1", 2, {1}, {{30, 1}});
   Has({80, 24});
-  Expect({{"large", 1, "busy", .memory = 40}});
+  Expect({Asking("large", 1, "busy", 40)});
 }
 
 TEST_F(PolicyTest, AnAttemptOnASmallDeviceDoesNotStopForAJobThatNeedsALargeOne) {
@@ -138,7 +154,9 @@ TEST_F(PolicyTest, AnAttemptOnASmallDeviceDoesNotStopForAJobThatNeedsALargeOne) 
   jobs_.back().held = {1};
   Runs("on-large", 1, ServiceClass::kStandard);
   jobs_.back().held = {0};
-  Expect({{"urgent", 1, "making room on n1: on-large", .service_class = ServiceClass::kInteractive, .memory = 40}});
+  Row urgent = Asking("urgent", 1, "making room on n1: on-large", 40);
+  urgent.service_class = ServiceClass::kInteractive;
+  Expect({urgent});
 }
 
 TEST_F(PolicyTest, AJobOfSeveralDevicesTakesNoPartsOfSharedOnes) {
@@ -158,9 +176,9 @@ TEST_F(PolicyTest, AJobRunsOnlyWhereTheLabelsAreThatItAsksFor) {
   Has({}, {{"gpu", "a100"}});
   AddNode("n2", 1, {0});
   Has({}, {{"gpu", "h100"}, {"zone", "b"}});
-  Expect({{"picky", 1, "n2:0", .selector = "gpu=h100,zone=b"},
-          {"pickier", 1, "no match", .selector = "gpu=h100,zone=a"},
-          {"behind", 1, "busy", .selector = "gpu=h100"},
+  Expect({Asking("picky", 1, "n2:0", 0, "gpu=h100,zone=b"),
+          Asking("pickier", 1, "no match", 0, "gpu=h100,zone=a"),
+          Asking("behind", 1, "busy", 0, "gpu=h100"),
           {"any", 1, "n1:0"}});
 }
 
@@ -175,6 +193,16 @@ TEST_F(PolicyTest, GoesBackToTheNodeWithItsCheckpointsUnlessThatLostItTwice) {
   Expect({{"back", 1, "b:0", "default", ServiceClass::kStandard, 0, {}, "b", 1},
           {"away", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", 2},
           {"nowhere-else", 1, "b:1", "default", ServiceClass::kStandard, 0, {}, "b", 2}});
+}
+
+// Of three nodes: `b` was last and lost it twice, on `a` it had died before.
+TEST_F(PolicyTest, GoesToANodeOnWhichItsTrainerHasNotDied) {
+  AddNode("a", 1, {0});
+  AddNode("b", 2, {0, 1});
+  AddNode("c", 4, {0, 1, 2, 3});
+  Expect({{"away", 1, "c:0", "default", ServiceClass::kStandard, 0, {}, "b", 2, {"a", "b"}},
+          {"wide", 3, "c:1,2,3", "default", ServiceClass::kStandard, 0, {}, "b", 2, {"a", "b"}},
+          {"nowhere-else", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", 2, {"a", "b"}}});
 }
 
 TEST_F(PolicyTest, ClassesAreStrict) {

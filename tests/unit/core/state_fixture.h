@@ -40,8 +40,9 @@ class StateTest : public testing::Test {
     state_.Heartbeat(node, "", processes, false, now_);
     EndBatch();
   }
-  bool Report(const std::string& job, int attempt, int64_t sequence, JobInput input) {
+  bool Report(const std::string& job, int attempt, int64_t sequence, JobInput input, bool crashed = false) {
     luthier::Report report;
+    report.crashed = crashed;
     report.attempt = {job, attempt};
     report.sequence = sequence;
     report.input = input;
@@ -80,6 +81,7 @@ class StateTest : public testing::Test {
     for (const Job& job : writes.jobs) record_[job.id] = job;
     for (Event& event : writes.events) events_.push_back(std::move(event));
     for (ModelVersion& version : writes.versions) versions_.push_back(std::move(version));
+    for (const auto& change : writes.checkpoints) checkpoints_.push_back(change);
     effects_ = state_.TakeEffects();
     state_.Commit();
   }
@@ -91,6 +93,7 @@ class StateTest : public testing::Test {
   std::map<std::string, Job> record_;
   std::vector<Event> events_;
   std::vector<ModelVersion> versions_;
+  std::vector<Writes::CheckpointChange> checkpoints_;
   std::vector<Effect> effects_;  // of the last batch
   std::vector<std::string> stale_;
 };

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "tests/unit/core/state_fixture.h"
 
 namespace luthier {
@@ -86,6 +87,131 @@ TEST_F(StateTest, GivesUpAfterTheLastRetry) {
   }
   Report("j", kMaxLostAttempts + 1, 1, JobInput::kAttemptLost);
   EXPECT_EQ(job("j").state, JobState::kFailed);
+}
+
+// Each row: on which node an attempt ends after the other, how, and what becomes of the job after the last one.
+TEST_F(StateTest, GivesUpAJobWhoseTrainerDiesOnThreeNodes) {
+  constexpr bool kCrashes = true;
+  constexpr JobState kFailed = JobState::kFailed, kGoesOn = JobState::kRecovering;
+  struct End {
+    std::string node;
+    bool crashed = kCrashes;
+  };
+  struct Row {
+    std::string what;
+    std::vector<End> ends;
+    JobState then;
+  };
+  const std::vector<Row> rows = {
+      {"three nodes", {{"n1"}, {"n2"}, {"n3"}}, kFailed},
+      {"two nodes", {{"n1"}, {"n2"}}, kGoesOn},
+      {"two nodes again and again", {{"n1"}, {"n1"}, {"n2"}, {"n2"}, {"n1"}}, kGoesOn},
+      {"the last retry on two nodes", {{"n1"}, {"n1"}, {"n2"}, {"n2"}, {"n1"}, {"n1"}}, kFailed},
+      {"three nodes among more attempts", {{"n1"}, {"n1"}, {"n2"}, {"n2"}, {"n3"}}, kFailed},
+      {"nodes that died, and it with them", {{"n1", false}, {"n2", false}, {"n3", false}}, kGoesOn},
+      {"one node died", {{"n1"}, {"n2", false}, {"n3"}}, kGoesOn},
+  };
+  const std::vector<std::string> nodes = {"n1", "n2", "n3"};
+  for (const std::string& node : nodes) Connect(node);
+  for (const Row& row : rows) {
+    SCOPED_TRACE(row.what);
+    const std::string id = absl::StrReplaceAll(row.what, {{" ", "-"}, {",", ""}});
+    for (size_t i = 0; i < row.ends.size(); ++i) {
+      for (const std::string& node : nodes) {
+        ASSERT_TRUE(node == row.ends[i].node ? state_.Undrain(node).ok() : state_.Drain(node, false, now_).ok());
+      }
+      if (i == 0) {
+        ASSERT_TRUE(Submit(id).ok());
+      } else {
+        Pass(RetryDelay(static_cast<int>(i)), nodes);
+      }
+      ASSERT_EQ(job(id).attempt, static_cast<int>(i) + 1);
+      ASSERT_EQ(job(id).node, row.ends[i].node);
+      Report(id, job(id).attempt, 1, JobInput::kAttemptLost, row.ends[i].crashed);
+    }
+    EXPECT_EQ(job(id).state, row.then);
+    if (row.then != kFailed) {
+      ASSERT_TRUE(state_.Cancel(id, now_).ok());
+    }
+    EndBatch();
+  }
+}
+
+TEST_F(StateTest, SaysOnWhichNodesATrainerDiedAndForgetsThemWhenAUserTriesAgain) {
+  for (const char* node : {"n1", "n2", "n3"}) {
+    Connect(node);
+    if (node == std::string("n1")) {
+      ASSERT_TRUE(Submit("j").ok());
+    }
+    ASSERT_EQ(job("j").node, node);
+    Report("j", job("j").attempt, 1, JobInput::kAttemptLost, /*crashed=*/true);
+    state_.Disconnect(node, now_);
+    Pass(kLease, {});
+  }
+  EXPECT_EQ(job("j").state, JobState::kFailed);
+  EXPECT_THAT(events_.back().message, HasSubstr("its trainer died on 3 nodes, n1, n2 and n3, giving up"));
+  EXPECT_THAT(job("j").crashed_on, ElementsAre("n1", "n2", "n3"));
+  state_.Borrow(job("j"));
+  ASSERT_TRUE(state_.Retry("j", now_).ok());
+  EndBatch();
+  EXPECT_THAT(job("j").crashed_on, IsEmpty());
+}
+
+// A trainer that a preemption, a drain or a pause ends says nothing of its job, however it ends.
+TEST_F(StateTest, ATrainerThatDiesWhileItStopsHasNotCrashed) {
+  for (const char* node : {"n1", "n2", "n3", "n4"}) Connect(node);
+  ASSERT_TRUE(Submit("j").ok());
+  for (int attempt = 1; attempt <= 3; ++attempt) {
+    const std::string node = job("j").node;
+    Report("j", attempt, 1, JobInput::kTrainerStarted);
+    ASSERT_TRUE(state_.Drain(node, /*requeue=*/true, now_).ok());
+    EndBatch();
+    Report("j", attempt, 2, JobInput::kAttemptLost, /*crashed=*/true);
+    ASSERT_NE(job("j").node, node);
+  }
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  EXPECT_THAT(job("j").crashed_on, IsEmpty());
+}
+
+TEST_F(StateTest, KeepsTheNewestStoredCheckpointOfAJobUntilItIsOver) {
+  Connect("n1");
+  Connect("n2");
+  ASSERT_TRUE(Submit("j").ok());
+  const auto store = [&](int attempt, int64_t sequence, int64_t step) {
+    luthier::Report report{.attempt = {"j", attempt}, .sequence = sequence};
+    report.checkpoint = {step, absl::StrCat("files of ", step)};
+    const bool current = state_.Record(std::move(report), now_);
+    EndBatch();
+    return current;
+  };
+  EXPECT_TRUE(store(1, 1, 10));
+  EXPECT_TRUE(store(1, 2, 20));
+  EXPECT_EQ(job("j").stored_step, 20);
+  ASSERT_EQ(checkpoints_.size(), 2u);
+  EXPECT_EQ(checkpoints_[1].attempt, 1);
+  EXPECT_EQ(checkpoints_[1].payload, "files of 20");
+  EXPECT_TRUE(store(1, 2, 20)) << "sent again";
+  EXPECT_EQ(checkpoints_.size(), 2u);
+
+  const std::string node = job("j").node;
+  ASSERT_TRUE(state_.Drain(node, /*requeue=*/true, now_).ok());
+  EndBatch();
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_TRUE(effects_[0].job_goes_on);
+  EXPECT_TRUE(store(1, 3, 25)) << "while it stops";
+  Report("j", 1, 4, JobInput::kAttemptStopped);
+  ASSERT_NE(job("j").node, node);
+  EXPECT_FALSE(store(1, 5, 30)) << "it is not current any more";
+  EXPECT_EQ(job("j").stored_step, 25);
+
+  ASSERT_TRUE(state_.Cancel("j", now_).ok());
+  EndBatch();
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_FALSE(effects_[0].job_goes_on);
+  Report("j", 2, 1, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("j").stored_step, 0);
+  ASSERT_EQ(checkpoints_.size(), 4u);
+  EXPECT_FALSE(checkpoints_[3].payload.has_value());
 }
 
 TEST_F(StateTest, TakesAnAttemptFromANodeOnlyAfterItsLease) {
@@ -344,6 +470,23 @@ TEST_F(StateTest, AnEpochEndsEveryAttemptOfBeforeAndNumbersLaterOnesApart) {
   Report("running", job("running").attempt, 1, JobInput::kAttemptLost);
   Wait(RetryDelay(1));
   EXPECT_EQ(job("running").attempt, 3 * kAttemptsPerEpoch + 2);
+}
+
+TEST_F(StateTest, AVersionOfAfterTheBackupDoesNotShareItsNumberWithALaterOne) {
+  Connect("n1");
+  const auto publish = [&](const std::string& id) {
+    EXPECT_TRUE(Submit(id, {.model = "intents"}).ok());
+    const int attempt = job(id).attempt;
+    Report(id, attempt, 1, JobInput::kTrainerStarted);
+    Report(id, attempt, 2, JobInput::kTrainerFinished);
+    Report(id, attempt, 3, JobInput::kArtifactStored);
+    return job(id).model_version;
+  };
+  EXPECT_EQ(publish("a"), "models/intents/versions/1");
+  state_.BeginEpoch(2, now_);
+  EndBatch();
+  EXPECT_EQ(publish("b"), absl::StrCat("models/intents/versions/", 2 * kVersionsPerEpoch + 1));
+  EXPECT_EQ(publish("c"), absl::StrCat("models/intents/versions/", 2 * kVersionsPerEpoch + 2));
 }
 
 TEST_F(StateTest, AnEpochThatCouldNotBeWrittenHasNotBegun) {
@@ -607,6 +750,36 @@ TEST_F(StateTest, ASweepIsCreatedWithAllOfItsJobsOrNot) {
   EXPECT_EQ(writes.sweeps[0].first_job, first[0].number);
   EXPECT_EQ(writes.sweeps[0].jobs, 3);
   EXPECT_EQ(first[2].number, first[0].number + 2);
+}
+
+// More jobs than a cycle looks at, of which two may run, and one behind them that is of no sweep.
+TEST_F(StateTest, ASweepRunsNoMoreJobsAtATimeThanItMayAndHidesNobodyBehindIt) {
+  std::vector<Job> jobs(600);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].id = absl::StrCat("s-", i + 1);
+    jobs[i].base_model = "base";
+    jobs[i].max_parallel = 2;
+  }
+  Sweep sweep{.id = "s"};
+  ASSERT_TRUE(state_.CreateSweep(sweep, jobs, {}, std::vector<std::string>(jobs.size(), "spec"), now_).ok());
+  ASSERT_TRUE(Submit("other").ok());
+  Connect("n1", 8);
+  EXPECT_EQ(job("s-1").state, JobState::kStarting);
+  EXPECT_EQ(job("s-2").state, JobState::kStarting);
+  EXPECT_EQ(job("s-3").state, JobState::kQueued);
+  EXPECT_EQ(job("other").state, JobState::kStarting);
+  EXPECT_EQ(state_.WhyItWaits(job("s-3"), now_).code, luthier::Wait::kSweepLimit);
+  EXPECT_THAT(state_.WhyItWaits(job("s-600"), now_).message, HasSubstr("its sweep runs 2 jobs at a time"));
+  Report("s-1", 1, 1, JobInput::kAttemptFailed);
+  EXPECT_EQ(job("s-3").state, JobState::kStarting);
+  EXPECT_EQ(job("s-4").state, JobState::kQueued);
+
+  State restarted;
+  for (const char* id : {"s-2", "s-3", "s-4"}) restarted.LoadJob(job(id), now_);
+  state_ = std::move(restarted);
+  Connect("n1", 8, {"jobs/s-2/attempts/1", "jobs/s-3/attempts/1"});
+  EXPECT_EQ(state_.Find("s-4")->state, JobState::kQueued);
+  EXPECT_EQ(state_.WhyItWaits(*state_.Find("s-4"), now_).code, luthier::Wait::kSweepLimit);
 }
 
 TEST_F(StateTest, QuarantinesANodeOnWhichSeveralJobsDie) {

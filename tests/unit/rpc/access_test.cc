@@ -1,6 +1,7 @@
 // Who may call what: every method with every role, and what one tenant sees of another.
 #include <gmock/gmock.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <fstream>
@@ -10,7 +11,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "lib/artifact/hash.h"
 #include "nlohmann/json.hpp"
+#include "server/rpc/admin_token.h"
+#include "server/rpc/attempt_key.h"
+#include "server/rpc/audit_log.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -100,6 +105,68 @@ class AccessTest : public ServicesTest {
     v1::GetFineTuningJobRequest request;
     request.set_name(absl::StrCat("jobs/", id));
     return CallAs(secret, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job);
+  }
+  void Revoke(const std::string& id) {
+    v1::RevokeTokenRequest request;
+    request.set_name("tokens/" + id);
+    v1::Token token;
+    const grpc::Status status = CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+  // A session that registers as `node`, or how it ended at once.
+  struct OpenSession {
+    ~OpenSession() { context.TryCancel(); }
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> stream;
+    v1::SessionResponse response;  // newest
+  };
+  std::unique_ptr<OpenSession> Register(const std::string& secret, const std::string& node) {
+    auto session = std::make_unique<OpenSession>();
+    Carry(session->context, secret);
+    session->context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    session->stream = workers_->Session(&session->context);
+    v1::SessionRequest request;
+    request.mutable_register_()->set_node_id(node);
+    request.mutable_register_()->mutable_inventory()->set_cpus(1);
+    session->stream->Write(request);
+    return session;
+  }
+  // The messages of an upload of one row.
+  static v1::UploadDatasetRequest UploadOf(const std::string& id, int message) {
+    const std::string row = ChatLine("a", "b");
+    v1::UploadDatasetRequest request;
+    if (message == 0) {
+      request.mutable_header()->set_dataset_id(id);
+      v1::DatasetPart& part = *request.mutable_header()->add_parts();
+      part.set_part("train");
+      part.set_size_bytes(static_cast<int64_t>(row.size()));
+      part.set_sha256(Sha256Hex(row));
+    } else {
+      request.mutable_chunk()->set_part("train");
+      request.mutable_chunk()->set_data(row);
+      request.mutable_chunk()->set_crc32c(Crc32c(row));
+    }
+    return request;
+  }
+  grpc::Status Fetch(const std::string& secret, const v1::FetchBlobRequest& request, std::string& bytes) {
+    grpc::ClientContext context;
+    Carry(context, secret);
+    const auto reader = workers_->FetchBlob(&context, request);
+    v1::FetchBlobResponse piece;
+    for (bytes.clear(); reader->Read(&piece);) bytes += piece.chunk().data();
+    return reader->Finish();
+  }
+  grpc::Status UploadFor(const std::string& secret, const std::string& attempt, const std::string& credential) {
+    grpc::ClientContext context;
+    Carry(context, secret);
+    v1::UploadArtifactResponse response;
+    const auto writer = workers_->UploadArtifact(&context, &response);
+    v1::UploadArtifactRequest request;
+    request.mutable_header()->set_attempt(attempt);
+    request.mutable_header()->set_credential(credential);
+    writer->Write(request);
+    writer->WritesDone();
+    return writer->Finish();
   }
   std::vector<nlohmann::json> AuditLines() {
     std::ifstream file(folder_.path() + "/audit.log");
@@ -324,6 +391,242 @@ TEST_F(AccessTest, NotesWhatChangesAndWhatIsRefusedWithoutAnySecret) {
     const std::string bytes((std::istreambuf_iterator<char>(file)), {});
     EXPECT_THAT(bytes, Not(HasSubstr(root_))) << name;
   }
+}
+
+TEST_F(AccessTest, AnAgentWithATokenForANodeIsNoOther) {
+  RequireTokens();
+  v1::CreateTokenRequest request;
+  request.set_token_id("gpu-1");
+  request.mutable_token()->set_role(v1::ROLE_AGENT);
+  request.mutable_token()->set_node("gpu-1");
+  v1::CreateTokenResponse made;
+  ASSERT_TRUE(CallAs(root_, *admin_, &v1::AdminService::Stub::CreateToken, request, made).ok());
+  EXPECT_EQ(made.token().node(), "gpu-1");
+  EXPECT_EQ((*store_->Tokens())[0].node, "gpu-1") << "a server that starts knows it, too";
+
+  const auto own = Register(made.secret(), "gpu-1");
+  EXPECT_TRUE(own->stream->Read(&own->response));
+  const auto other = Register(made.secret(), "gpu-2");
+  EXPECT_FALSE(other->stream->Read(&other->response));
+  const grpc::Status refused = other->stream->Finish();
+  EXPECT_EQ(refused.error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_THAT(refused.error_message(), AllOf(HasSubstr("register.node_id: gpu-2"), HasSubstr("--node-id gpu-1")));
+  EXPECT_EQ(AuditLines().back()["subject"], "nodes/gpu-2");
+
+  request.set_token_id("nobody");
+  request.mutable_token()->set_role(v1::ROLE_ADMIN);
+  EXPECT_EQ(CallAs(root_, *admin_, &v1::AdminService::Stub::CreateToken, request, made).error_code(),
+            StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(AccessTest, FilesOfAnAttemptNeedItsCredentialAsLongAsItIsCurrent) {
+  AddInputs();
+  RequireTokens();
+  const std::string agent = Make("agent", v1::ROLE_AGENT);
+  v1::CreateTokenRequest of_node;
+  of_node.set_token_id("n2");
+  of_node.mutable_token()->set_role(v1::ROLE_AGENT);
+  of_node.mutable_token()->set_node("n2");
+  v1::CreateTokenResponse n2;
+  ASSERT_TRUE(CallAs(root_, *admin_, &v1::AdminService::Stub::CreateToken, of_node, n2).ok());
+  v1::FineTuningJob job;
+  ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, RequestFor("j"), job).ok());
+  const auto session = Register(agent, "n1");
+  do {
+    ASSERT_TRUE(session->stream->Read(&session->response));
+  } while (!session->response.has_start_attempt());
+  const v1::StartAttempt& order = session->response.start_attempt();
+
+  v1::FetchBlobRequest fetch;
+  fetch.set_attempt(order.attempt());
+  fetch.set_credential(order.credential());
+  fetch.set_sha256(order.inputs(1).files(0).sha256());
+  std::string bytes;
+  EXPECT_TRUE(Fetch(agent, fetch, bytes).ok());
+  EXPECT_EQ(Sha256Hex(bytes), fetch.sha256());
+  EXPECT_EQ(Fetch("", fetch, bytes).error_code(), StatusCode::UNAUTHENTICATED) << "it stands beside a token";
+  EXPECT_EQ(Fetch(n2.secret(), fetch, bytes).error_code(), StatusCode::PERMISSION_DENIED) << "another node's attempt";
+  EXPECT_TRUE(UploadFor(agent, order.attempt(), order.credential()).ok());
+  EXPECT_EQ(UploadFor(n2.secret(), order.attempt(), order.credential()).error_code(), StatusCode::PERMISSION_DENIED);
+
+  v1::FetchBlobRequest wrong = fetch;
+  wrong.set_sha256(Sha256Hex("another job's model"));
+  EXPECT_EQ(Fetch(agent, wrong, bytes).error_code(), StatusCode::NOT_FOUND);
+  wrong = fetch;
+  wrong.set_attempt("jobs/j/attempts/2");
+  EXPECT_EQ(Fetch(agent, wrong, bytes).error_code(), StatusCode::PERMISSION_DENIED) << "it is no other attempt's";
+  wrong = fetch;
+  wrong.clear_credential();
+  EXPECT_EQ(Fetch(agent, wrong, bytes).error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(UploadFor(agent, order.attempt(), "").error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(UploadFor(root_, order.attempt(), std::string(64, '0')).error_code(), StatusCode::PERMISSION_DENIED);
+
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  EXPECT_EQ(Fetch(agent, fetch, bytes).error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(UploadFor(agent, order.attempt(), order.credential()).error_code(), StatusCode::FAILED_PRECONDITION)
+      << "worthless once the attempt is over";
+}
+
+TEST_F(AccessTest, AnAgentThatComesBackGetsTheCredentialsOfItsCurrentAttempts) {
+  AddInputs();
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, RequestFor("j"), job).ok());
+  Connect("n1");
+  grpc::ClientContext context;
+  const auto again = workers_->Session(&context);
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_id("n1");
+  request.mutable_register_()->add_attempts("jobs/j/attempts/1");
+  request.mutable_register_()->add_attempts("jobs/gone/attempts/1");
+  again->Write(request);
+  v1::SessionResponse response;
+  ASSERT_TRUE(again->Read(&response));
+  ASSERT_EQ(response.registered().credentials().size(), 1u);
+  EXPECT_EQ(response.registered().credentials().at("jobs/j/attempts/1"), access_.CredentialOf("jobs/j/attempts/1"));
+  context.TryCancel();
+}
+
+TEST_F(AccessTest, OpenStreamsEndSoonAfterTheirTokenIsRevoked) {
+  AddInputs();
+  RequireTokens();
+  const std::string viewer = Make("viewer", v1::ROLE_VIEWER, "default"), agent = Make("agent", v1::ROLE_AGENT),
+                    member = Make("member", v1::ROLE_MEMBER, "default");
+  v1::FineTuningJob job;
+  v1::CreateFineTuningJobRequest creation = RequestFor("j");
+  creation.set_hold(true);
+  ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, creation, job).ok());
+  const auto watch_as = [&](const std::string& secret, grpc::ClientContext& context) {
+    Carry(context, secret);
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+    v1::WatchFineTuningJobRequest request;
+    request.set_name("jobs/j");
+    auto reader = jobs_->WatchFineTuningJob(&context, request);
+    v1::WatchFineTuningJobResponse message;
+    EXPECT_TRUE(reader->Read(&message));
+    return reader;
+  };
+  grpc::ClientContext watch_context, log_context, admin_context;
+  const auto watch = watch_as(viewer, watch_context), admin = watch_as(root_, admin_context);
+  Carry(log_context, viewer);
+  v1::TailJobLogsRequest tail;
+  tail.set_name("jobs/j");
+  tail.set_follow(true);
+  const auto logs = jobs_->TailJobLogs(&log_context, tail);
+  const auto session = Register(agent, "n1");
+  ASSERT_TRUE(session->stream->Read(&session->response));
+
+  grpc::ClientContext upload_context;
+  Carry(upload_context, member);
+  v1::Dataset dataset;
+  const auto upload = datasets_->UploadDataset(&upload_context, &dataset);
+  upload->Write(UploadOf("more", 0));
+
+  for (const char* id : {"viewer", "member", "agent"}) Revoke(id);
+  v1::WatchFineTuningJobResponse message;
+  while (watch->Read(&message)) {
+  }
+  EXPECT_EQ(watch->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+  v1::TailJobLogsResponse line;
+  EXPECT_FALSE(logs->Read(&line));
+  EXPECT_EQ(logs->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+  upload->Write(UploadOf("more", 1));
+  upload->WritesDone();
+  EXPECT_EQ(upload->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+  v1::SessionRequest heartbeat;
+  heartbeat.mutable_heartbeat();
+  session->stream->Write(heartbeat);
+  while (session->stream->Read(&session->response)) {
+  }
+  EXPECT_EQ(session->stream->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+
+  v1::StartFineTuningJobRequest start;
+  start.set_name("jobs/j");
+  ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::StartFineTuningJob, start, job).ok());
+  EXPECT_TRUE(admin->Read(&message)) << "the others go on";
+  admin_context.TryCancel();
+}
+
+TEST_F(AccessTest, AStreamOfBeforeTheFirstTokenEndsOnceOneIsNeeded) {
+  Submit("j");
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  v1::WatchFineTuningJobRequest request;
+  request.set_name("jobs/j");
+  const auto watch = jobs_->WatchFineTuningJob(&context, request);
+  v1::WatchFineTuningJobResponse message;
+  ASSERT_TRUE(watch->Read(&message));
+  RequireTokens();
+  while (watch->Read(&message)) {
+  }
+  EXPECT_EQ(watch->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+}
+
+// As `luthierd admin-token` does it.
+TEST(AdminTokenTest, ALostSecretIsReplacedWhileNoServerUsesTheFolder) {
+  const TempFolder folder;
+  const absl::Time now = absl::Now();
+  EXPECT_TRUE(absl::IsNotFound(ReplaceAdminToken(folder.path(), "root", now).status()));
+  {
+    const std::unique_ptr<Store> store = *Store::Open(folder.path());
+    Writes writes;
+    writes.tokens = {{.id = "root", .sha256 = Sha256Hex("lost"), .role = Role::kAdmin, .revoke_time = now},
+                     {.id = "alice", .sha256 = Sha256Hex("a"), .role = Role::kMember, .tenant = "support"}};
+    ASSERT_TRUE(store->Commit(writes).ok());
+    EXPECT_FALSE(ReplaceAdminToken(folder.path(), "root", now).ok()) << "the folder is in use";
+  }
+  EXPECT_TRUE(absl::IsFailedPrecondition(ReplaceAdminToken(folder.path(), "alice", now).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(ReplaceAdminToken(folder.path(), "Root!", now).status()));
+  const absl::StatusOr<std::string> secret = ReplaceAdminToken(folder.path(), "root", now);
+  ASSERT_TRUE(secret.ok()) << secret.status();
+  const absl::StatusOr<std::string> another = ReplaceAdminToken(folder.path(), "second", now);
+  ASSERT_TRUE(another.ok()) << another.status();
+  const std::vector<Token> tokens = *(*Store::Open(folder.path()))->Tokens();
+  ASSERT_EQ(tokens.size(), 3u);
+  EXPECT_EQ(tokens[1].sha256, Sha256Hex(*secret));
+  EXPECT_TRUE(tokens[1].ValidAt(now)) << "also if the lost one had been revoked";
+  EXPECT_EQ(tokens[1].role, Role::kAdmin);
+  EXPECT_EQ(tokens[2].sha256, Sha256Hex(*another));
+}
+
+TEST(AttemptKeyTest, IsMadeOnceAndIsForTheServersEyesOnly) {
+  const TempFolder folder;
+  const absl::StatusOr<std::string> key = AttemptKeyOf(folder.path());
+  ASSERT_TRUE(key.ok()) << key.status();
+  EXPECT_EQ(*AttemptKeyOf(folder.path()), *key);
+  struct stat found = {};
+  ASSERT_EQ(stat((folder.path() + "/attempt-key").c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode & 0777, 0600u);
+  std::ofstream(folder.path() + "/attempt-key") << "short";
+  EXPECT_TRUE(absl::IsDataLoss(AttemptKeyOf(folder.path()).status()));
+  // RFC 4231, test case 2.
+  EXPECT_EQ(AttemptCredential("Jefe", "what do ya want for nothing?"),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+}
+
+TEST(AuditLogTest, KeepsTheNewestLinesInSoManyFilesOfSoManyBytes) {
+  const TempFolder folder;
+  const AuditLog::Options options{.path = folder.path() + "/audit.log", .max_bytes = 100, .files = 3};
+  const auto text_of = [&](const std::string& suffix) {
+    std::ifstream file(options.path + suffix);
+    return std::string((std::istreambuf_iterator<char>(file)), {});
+  };
+  for (int line = 0; line < 40; line += 20) {  // and goes on after a restart
+    AuditLog log(options);
+    for (int i = line; i < line + 20; ++i) log.Append(absl::StrCat("a line with the number ", i));
+  }
+  std::string expected;
+  const std::string kept = text_of(".2") + text_of(".1") + text_of("");
+  const auto count = std::count(kept.begin(), kept.end(), '\n');
+  EXPECT_GE(count, 7) << "two files are full";
+  for (auto i = 40 - count; i < 40; ++i) absl::StrAppend(&expected, "a line with the number ", i, "\n");
+  EXPECT_EQ(kept, expected);
+  for (const char* suffix : {"", ".1", ".2"}) {
+    EXPECT_LE(text_of(suffix).size(), 100u);
+    struct stat found = {};
+    ASSERT_EQ(stat((options.path + suffix).c_str(), &found), 0);
+    EXPECT_EQ(found.st_mode & 0777, 0600u);
+  }
+  EXPECT_FALSE(std::ifstream(options.path + ".3").is_open());
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "lib/artifact/file_artifact_store.h"
 #include "lib/wire/error_details.h"
 #include "luthier/v1/admin.grpc.pb.h"
 #include "luthier/v1/datasets.grpc.pb.h"
@@ -35,8 +36,8 @@ class ServicesTest : public testing::Test {
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path()),
         housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_,     *store_,       *artifacts_, planner_, watches_,      tasks_,
-                 planning_, housekeeping_, metrics_,    access_,  folder_.path()},
+        backend_{loop_,     *store_,  *artifacts_,   planner_, watches_, tasks_,
+                 planning_, storing_, housekeeping_, metrics_, access_,  folder_.path()},
         services_(MakeServices(backend_, sessions_)) {
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
@@ -59,7 +60,7 @@ class ServicesTest : public testing::Test {
   StateLoop::Options LoopOptions() {
     StateLoop::Options options;
     options.on_batch = [this](const State&, const Writes& writes, absl::Time) { watches_.Publish(writes.events); };
-    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, effects); };
+    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, access_, effects); };
     return options;
   }
 
@@ -148,13 +149,13 @@ class ServicesTest : public testing::Test {
   std::unique_ptr<FileArtifactStore> artifacts_;
   prometheus::Registry registry_;
   ServerMetrics metrics_;
+  Access access_{{}, {.trust_network = true, .audit = {.path = folder_.path() + "/audit.log"}}};
   Sessions sessions_;
   WatchHub watches_;
-  TaskPool tasks_{2}, planning_{2};
+  TaskPool tasks_{2}, planning_{2}, storing_{2};
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;
-  Access access_{{}, {.trust_network = true, .audit_path = folder_.path() + "/audit.log"}};
   Backend backend_;
   std::vector<std::unique_ptr<grpc::Service>> services_;
   std::unique_ptr<grpc::Server> server_;

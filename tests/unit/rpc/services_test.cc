@@ -2,6 +2,9 @@
 
 #include <gmock/gmock.h>
 
+#include <filesystem>
+#include <fstream>
+
 #include "absl/strings/str_cat.h"
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
@@ -31,6 +34,38 @@ TEST_F(ServicesTest, NamesPartAndLineOfMalformedRowsAndKeepsNothing) {
   EXPECT_THAT(status.error_message(), HasSubstr("train"));
   EXPECT_THAT(status.error_message(), HasSubstr("2"));
   EXPECT_TRUE(store_->ListResources(ResourceKind::kDataset)->empty());
+}
+
+// The API fetches nothing: a base model is a folder of the server's machine, and everything else is uploaded.
+TEST_F(ServicesTest, TakesNoAddressInPlaceOfAFolder) {
+  for (const char* address : {"http://169.254.169.254/latest/meta-data", "https://example.org/model", "file:///etc",
+                              "s3://bucket/model", "hf://owner/model", "//example.org/model"}) {
+    v1::RegisterBaseModelRequest request;
+    request.set_base_model_id("base");
+    request.set_source_path(address);
+    v1::BaseModel model;
+    const grpc::Status refused = Call(*models_, &v1::ModelService::Stub::RegisterBaseModel, request, model);
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << address;
+    EXPECT_THAT(refused.error_message(), HasSubstr("no folder on the server's machine")) << address;
+  }
+}
+
+// The store has to know the name of what it gets before the first byte.
+TEST_F(ServicesTest, RefusesAnUploadThatDoesNotSayWhatItsContentIs) {
+  for (const std::string& sha256 : {std::string(), std::string("abc")}) {
+    grpc::ClientContext context;
+    v1::Dataset dataset;
+    const auto writer = datasets_->UploadDataset(&context, &dataset);
+    v1::UploadDatasetRequest request;
+    request.mutable_header()->set_dataset_id("d");
+    request.mutable_header()->add_parts()->set_part("train");
+    request.mutable_header()->mutable_parts(0)->set_sha256(sha256);
+    writer->Write(request);
+    writer->WritesDone();
+    const grpc::Status status = writer->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr("parts.sha256"));
+  }
 }
 
 TEST_F(ServicesTest, RefusesAChunkThatWasDamagedOnTheWay) {
@@ -291,12 +326,12 @@ TEST_F(ServicesTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {
             R"({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "target_modules": ["q_proj"], "use_rslora": true})"},
         {"adapter_model.safetensors", "weights"},
         {"README.md", "words"}}) {
-    auto blob = artifacts_->PutBlob(static_cast<int64_t>(content.size()), nullptr);
-    ASSERT_TRUE(blob.ok() && (*blob)->Append(content).ok());
+    auto blob = artifacts_->PutBlob(Sha256Hex(content), static_cast<int64_t>(content.size()));
+    ASSERT_TRUE(blob.ok() && (*blob)->Append(content).ok() && (*blob)->Commit().ok());
     v1::ModelFile& file = *stored.add_files();
     file.set_path(path);
     file.set_size_bytes(static_cast<int64_t>(content.size()));
-    file.set_sha256(*(*blob)->Commit(""));
+    file.set_sha256(Sha256Hex(content));
   }
   Publish("first", stored.SerializeAsString());
 
@@ -312,7 +347,7 @@ TEST_F(ServicesTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {
   EXPECT_EQ(recipe["lora"]["rslora"], true);
   EXPECT_EQ(recipe["lora"]["target_modules"], nlohmann::json({"q_proj"}));
   EXPECT_FALSE(recipe["lora"].contains("start_from")) << "the agent gives the trainer a folder";
-  const v1::AttemptInput& input = (*plan)->start.inputs(1);
+  const v1::AttemptInput& input = (*plan)->start.inputs(0);
   EXPECT_EQ(input.role(), "start_adapter");
   EXPECT_EQ(input.files_size(), 2);
 
@@ -387,6 +422,26 @@ TEST(NewJobIdTest, IsInTheOrderOfCreationAndFitsTheRules) {
     EXPECT_EQ(id.size(), 15u);
     last = id;
   }
+}
+
+TEST_F(ServicesTest, ChecksItsDataWhileItServesAndNamesWhatIsDamaged) {
+  AddInputs();
+  Submit("j");
+  v1::CheckDataResponse found;
+  const auto check = [&] { return Call(*admin_, &v1::AdminService::Stub::CheckData, v1::CheckDataRequest(), found); };
+  ASSERT_TRUE(check().ok());
+  EXPECT_EQ(found.jobs(), 1);
+  EXPECT_GE(found.files(), 4) << "rows, and a model of several files";
+  v1::GetDatasetRequest request;
+  request.set_name("datasets/rows");
+  v1::Dataset dataset;
+  ASSERT_TRUE(Call(*datasets_, &v1::DatasetService::Stub::GetDataset, request, dataset).ok());
+  const std::string blob = FileArtifactStore::BlobPathIn(folder_.path() + "/artifacts", dataset.parts(0).sha256());
+  std::filesystem::permissions(blob, std::filesystem::perms::owner_write, std::filesystem::perm_options::add);
+  std::fstream(blob, std::ios::in | std::ios::out) << "damage";
+  const grpc::Status damaged = check();
+  EXPECT_EQ(damaged.error_code(), grpc::StatusCode::DATA_LOSS);
+  EXPECT_THAT(damaged.error_message(), HasSubstr("blob " + dataset.parts(0).sha256()));
 }
 
 }  // namespace

@@ -67,6 +67,20 @@ class SweepsTest : public ServicesTest {
   v1::Sweep sweep_;  // the last answer
 };
 
+TEST_F(SweepsTest, RunsNoMoreJobsAtATimeThanItMay) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "lora.rank", {"4", "8", "16"});
+  request.mutable_sweep()->set_max_parallel(-1);
+  EXPECT_THAT(Create(request).error_message(), HasSubstr("sweep.max_parallel: -1 is negative"));
+  request.mutable_sweep()->set_max_parallel(2);
+  ASSERT_TRUE(Create(request).ok());
+  EXPECT_EQ(sweep_.max_parallel(), 2);
+  Connect("n1", 8);
+  Get("s");
+  EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("STARTING", 2), Pair("QUEUED", 1)));
+  EXPECT_EQ(Job("s-3").pending_code(), v1::PENDING_REASON_SWEEP_LIMIT);
+}
+
 TEST_F(SweepsTest, CreatesAJobForEachCombinationOfValues) {
   v1::CreateSweepRequest request = RequestOf("s");
   (*request.mutable_sweep()->mutable_job()->mutable_labels())["team"] = "search";

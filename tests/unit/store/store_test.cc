@@ -9,6 +9,7 @@
 #include <iterator>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "server/loop/recorded_jobs.h"
 #include "tests/support/temp_folder.h"
 
@@ -67,12 +68,55 @@ TEST_F(StoreTest, BringsBackWhatWasCommitted) {
   EXPECT_EQ(job->attempt, 1);
   EXPECT_EQ(job->node, "n1");
   EXPECT_THAT(job->held, ElementsAre(0));
+  EXPECT_THAT(job->crashed_on, ElementsAre());
   EXPECT_EQ(job->model, "j");
   EXPECT_EQ(job->create_time, kNow);
   EXPECT_EQ(job->end_time, absl::InfinitePast());
   EXPECT_EQ(*store_->Spec(job->number), spec);
   EXPECT_EQ(store_->GetJob("j")->spec, spec);
   EXPECT_EQ(store_->Events(job->number, 0, 100)->size(), static_cast<size_t>(job->last_event));
+}
+
+TEST_F(StoreTest, KeepsOneCheckpointOfAJobUntilItIsOver) {
+  Open();
+  AddBase();
+  ASSERT_TRUE(Create("j").ok());
+  state_.Register(Node{.id = "n1"}, {}, kNow);
+  state_.Tick(kNow);
+  const int64_t number = state_.Find("j")->number;
+  for (const int64_t step : {10, 20}) {
+    Report report{.attempt = {"j", 1}, .sequence = step};
+    report.checkpoint = {step, absl::StrCat("files of ", step)};
+    ASSERT_TRUE(state_.Record(std::move(report), kNow));
+    Write();
+  }
+  Open();
+  EXPECT_EQ(state_.Find("j")->stored_step, 20);
+  EXPECT_EQ(*store_->Checkpoint(number), "files of 20");
+  EXPECT_THAT(*store_->Checkpoints(), ElementsAre("files of 20"));
+  ASSERT_TRUE(state_.Record({.attempt = {"j", 1}, .sequence = 21, .input = JobInput::kAttemptFailed}, kNow));
+  Write();
+  EXPECT_TRUE(absl::IsNotFound(store_->Checkpoint(number).status()));
+  EXPECT_THAT(*store_->Checkpoints(), ElementsAre());
+  EXPECT_EQ(store_->GetJob("j")->job.stored_step, 0);
+}
+
+TEST_F(StoreTest, BringsBackOnWhichNodesATrainerDied) {
+  Open();
+  AddBase();
+  ASSERT_TRUE(Create("j").ok());
+  absl::Time now = kNow;
+  for (const char* node : {"n1", "n2"}) {
+    state_.Register(Node{.id = node}, {}, now += absl::Minutes(1));
+    state_.Tick(now);
+    Report died{.attempt = {"j", state_.Find("j")->attempt}, .sequence = 1, .input = JobInput::kAttemptLost};
+    died.crashed = true;
+    ASSERT_TRUE(state_.Record(std::move(died), now));
+    state_.Disconnect(node, now);
+    Write();
+  }
+  Open();
+  EXPECT_THAT(state_.Find("j")->crashed_on, ElementsAre("n1", "n2"));
 }
 
 TEST_F(StoreTest, RemembersRequestsAndIdsOfJobsThatAreOver) {
@@ -97,6 +141,7 @@ TEST_F(StoreTest, KeepsSweepsWithTheirJobsAndTheRequestsThatMadeThem) {
   AddBase();
   const auto create = [&](const std::string& id, const JobRequest& request) {
     std::vector<Job> jobs = {{.id = id + "-1", .base_model = "base"}, {.id = id + "-2", .base_model = "base"}};
+    for (Job& job : jobs) job.max_parallel = 7;
     Sweep sweep{.id = id, .tenant = "default", .payload = "payload of " + id};
     const absl::Status status = CreateSweep(state_, *store_, sweep, jobs, request, {"spec 1", "spec 2"}, kNow);
     created_ = jobs.front().id;
@@ -114,6 +159,8 @@ TEST_F(StoreTest, KeepsSweepsWithTheirJobsAndTheRequestsThatMadeThem) {
   EXPECT_EQ(sweep->create_time, kNow);
   ASSERT_EQ(store_->JobsOf(*sweep)->size(), 2u);
   EXPECT_EQ(store_->JobsOf(*sweep)->at(1).id, "a-2");
+  EXPECT_EQ(store_->JobsOf(*sweep)->at(1).sweep, sweep->first_job);
+  EXPECT_EQ(store_->JobsOf(*sweep)->at(1).max_parallel, 7);
   EXPECT_EQ(store_->CountJobsOf(*sweep)->at(JobState::kCancelled), 1);
   EXPECT_EQ(store_->GetJob("a-2")->spec, "spec 2");
   EXPECT_EQ(store_->ListSweeps("", 0, 10)->size(), 2u);
@@ -309,6 +356,35 @@ TEST_F(StoreTest, ACopyIsOfOneMomentAndOpensAsAnyOther) {
   EXPECT_TRUE((*copy)->GetJob("before").ok());
   EXPECT_TRUE(absl::IsNotFound((*copy)->GetJob("after").status()));
   EXPECT_EQ((*copy)->LoadState(kNow)->epoch(), 4);
+}
+
+// A reader that stays, such as somebody's sqlite3 with an open transaction.
+TEST_F(StoreTest, ALogThatAReaderHeldIsEmptiedOnceTheReaderIsGone) {
+  Open();
+  AddBase();
+  const auto write_some = [&](const std::string& name) {
+    for (int i = 0; i < 200; ++i) ASSERT_TRUE(Create(absl::StrCat(name, i), {}, std::string(2000, 's')).ok());
+    Write();
+  };
+  {
+    SQLite::Database other(folder_.path() + "/luthier.db", SQLite::OPEN_READONLY);
+    const SQLite::Transaction reading(other);
+    EXPECT_EQ(other.execAndGet("SELECT count(*) FROM jobs").getInt(), 0);
+    write_some("a");
+    const int64_t held = store_->LogBytes();
+    EXPECT_GT(held, 200 * 2000);
+    const absl::Time start = absl::Now();
+    EXPECT_TRUE(store_->EmptyLog().ok());
+    EXPECT_LT(absl::Now() - start, absl::Seconds(1)) << "commits wait behind it";
+    EXPECT_EQ(store_->LogBytes(), held);
+    write_some("b");
+    EXPECT_GT(store_->LogBytes(), held);
+    EXPECT_EQ(other.execAndGet("SELECT count(*) FROM jobs").getInt(), 0) << "it reads what it began with";
+  }
+  EXPECT_TRUE(store_->EmptyLog().ok());
+  EXPECT_EQ(store_->LogBytes(), 0);
+  Open();
+  EXPECT_EQ(state_.jobs().waiting(), 400);
 }
 
 TEST_F(StoreTest, NamesTheFileWhosePagesAreDamaged) {

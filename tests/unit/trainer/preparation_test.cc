@@ -134,5 +134,47 @@ TEST_F(PreparationTest, RowsWhoseAnswersCannotBeScoredAreCountedAndNamed) {
                                                      "first: validation.jsonl:2: not this one")));
 }
 
+// A run that began on another machine, whose memory and device chose other values.
+TEST_F(PreparationTest, WhatAMachineChoseStaysWhenARunGoesOnOnAnother) {
+  const std::string out = folder_.path() + "/run";
+  const auto began_with = [&](int64_t micro_batch_tokens) {
+    TrainingState state;
+    state.step = 1;
+    state.generator_states = at::zeros({8}, at::kByte);
+    state.machine = {micro_batch_tokens, "bf16"};
+    ASSERT_TRUE(WriteCheckpoint(out, state, /*keep=*/1).ok());
+  };
+  const auto reason_of = [](const luthier::Run& run, const std::string& field) {
+    for (const ResolvedValue& value : run.plan.values) {
+      if (value.field == field) return value.reason;
+    }
+    return std::string();
+  };
+  const auto fresh = Prepare(spec_, "").value();
+  ASSERT_NE(*fresh->training().micro_batch_tokens, 77);
+
+  began_with(77);
+  const auto moved = Prepare(spec_, out).value();
+  EXPECT_EQ(moved->training().micro_batch_tokens, 77);
+  EXPECT_EQ(moved->training().precision, "bf16");
+  EXPECT_THAT(reason_of(*moved, "training.micro_batch_tokens"), HasSubstr("as the run began"));
+  EXPECT_THAT(reason_of(*moved, "training.precision"), HasSubstr("as the run began"));
+  EXPECT_NE(moved->spec_hash, fresh->spec_hash);
+
+  // What the user gives is no choice of a machine: the same goes on, another is another run.
+  spec_.recipe.training.micro_batch_tokens = 77;
+  EXPECT_EQ(Prepare(spec_, out).value()->spec_hash, moved->spec_hash);
+  spec_.recipe.training.micro_batch_tokens = 78;
+  EXPECT_NE(Prepare(spec_, out).value()->spec_hash, moved->spec_hash);
+  spec_.recipe.training.micro_batch_tokens.reset();
+
+  constexpr int64_t kTooLarge = 1'000'000'000'000;
+  began_with(kTooLarge);
+  const auto smaller = Prepare(spec_, out).value();
+  EXPECT_LT(*smaller->training().micro_batch_tokens, kTooLarge);
+  EXPECT_EQ(smaller->machine.micro_batch_tokens, kTooLarge) << "its checkpoints are still those of the first machine";
+  EXPECT_THAT(smaller->plan.warnings, Contains(HasSubstr("do not fit into the memory of this one")));
+}
+
 }  // namespace
 }  // namespace luthier

@@ -32,6 +32,7 @@ class TrainingCheckpointTest : public ::testing::Test {
     state.optimizer["m"] = at::full({3}, 0.1);
     state.generator_states = at::zeros({8}, at::kByte);
     state.spec_hash = "spec";
+    state.machine = {100 * step, "fp32"};
     return state;
   }
 
@@ -67,6 +68,15 @@ class TrainingCheckpointTest : public ::testing::Test {
   TempFolder folder_;
   std::vector<std::string> warnings_;
 };
+
+TEST_F(TrainingCheckpointTest, SaysWhatTheRunChoseByItsMachine) {
+  EXPECT_FALSE(MachineValuesOfNewest(Run("a")).has_value());
+  WriteRun("a");
+  EXPECT_EQ(MachineValuesOfNewest(Run("a"))->micro_batch_tokens, 300);
+  EXPECT_EQ(MachineValuesOfNewest(Run("a"))->precision, "fp32");
+  ChangeState(3, [](json& state) { state["machine"]["micro_batch_tokens"] = 7; });
+  EXPECT_EQ(MachineValuesOfNewest(Run("a"))->micro_batch_tokens, 200) << "what does not match its hash says nothing";
+}
 
 TEST_F(TrainingCheckpointTest, EachNamesTheOneBeforeByItsHash) {
   WriteRun("a");

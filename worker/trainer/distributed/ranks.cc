@@ -20,6 +20,17 @@ constexpr int64_t kBucketBytes = 16 << 20;
 // connections, so that this need not find it.
 constexpr std::chrono::hours kPatience{24 * 30};
 
+// Gloo would wait for the last rank as long as for anything else that a rank has to say.
+void Meet(c10d::FileStore& store, const RankPlace& place) {
+  if (store.add("here", 1) == place.size) store.set("all here", {1});
+  try {
+    store.wait({"all here"}, place.patience);
+  } catch (const std::exception&) {
+    throw LostRank(absl::StrCat("of ", place.size, " ranks ", store.add("here", 0), " have come within ",
+                                place.patience.count(), " ms"));
+  }
+}
+
 }  // namespace
 
 struct Ranks::Group {
@@ -52,6 +63,7 @@ Ranks::Ranks(const RankPlace& place) : place_(place) {
   try {
     // A file in memory that every rank opens for itself, since its lock belongs to the opening.
     const auto store = c10::make_intrusive<c10d::FileStore>(absl::StrCat("/proc/self/fd/", place.rendezvous), -1);
+    Meet(*store, place);
     auto options = c10d::ProcessGroupGloo::Options::create(kPatience);
     options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
     group_ = std::make_shared<Group>(

@@ -1,6 +1,7 @@
 // The processes that train one run together, each with a part of every step.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <stdexcept>
@@ -21,6 +22,9 @@ struct RankPlace {
   int rank = 0;
   int size = 1;
   int rendezvous = -1;  // file descriptor that all ranks inherited: where they find each other
+  // How long the first one waits for the last to come. They are started together and come within seconds, unless one
+  // hangs.
+  std::chrono::milliseconds patience = std::chrono::minutes(5);
 };
 
 // What ranks say to each other. All of them call the same functions in the same order, and what they get has the same
@@ -29,7 +33,7 @@ class Ranks {
  public:
   // One rank alone, which has nobody to talk to.
   Ranks() = default;
-  // Waits until all are there. Throws LostRank.
+  // Waits until all are there. Throws LostRank, also if one does not come in time.
   explicit Ranks(const RankPlace& place);
 
   int rank() const { return place_.rank; }

@@ -167,6 +167,38 @@ absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   return add_split("test", run.spec.test, std::move(rows.test));
 }
 
+// The plan, with what `before`, of a checkpoint, chose by another machine unless the user gives it. Micro-batches of
+// its size may be too large for this one: then smaller ones go on, which give the same up to rounding.
+absl::StatusOr<ResolvedSpec> Settle(const Recipe& given, const std::optional<MachineValues>& before,
+                                    const ModelFacts& model, const DatasetFacts& rows, const DeviceFacts& device) {
+  if (!before) return Resolve(given, model, rows, device);
+  Recipe recipe = given;
+  TrainingSpec& training = recipe.training;
+  if (!training.precision) training.precision = before->precision;
+  if (!training.micro_batch_tokens) training.micro_batch_tokens = before->micro_batch_tokens;
+  absl::StatusOr<ResolvedSpec> plan = Resolve(recipe, model, rows, device);
+  const bool too_large = absl::IsResourceExhausted(plan.status()) && !given.training.micro_batch_tokens;
+  if (too_large) {
+    training.micro_batch_tokens.reset();
+    plan = Resolve(recipe, model, rows, device);
+  }
+  if (!plan.ok()) return plan;
+  if (too_large) {
+    plan->warnings.push_back(absl::StrCat("training.micro_batch_tokens: the ", before->micro_batch_tokens,
+                                          " of the machine that this run began on do not fit into the memory of this "
+                                          "one; it goes on with ",
+                                          *plan->recipe.training.micro_batch_tokens,
+                                          ", and its result is the same up to rounding"));
+  }
+  for (ResolvedValue& value : plan->values) {
+    const bool kept =
+        (value.field == "training.precision" && !given.training.precision) ||
+        (value.field == "training.micro_batch_tokens" && !given.training.micro_batch_tokens && !too_large);
+    if (kept) value.reason = "as the run began, on this machine or another";
+  }
+  return plan;
+}
+
 absl::Status BuildModel(Run& run) {
   LUTHIER_ASSIGN_OR_RETURN(run.base_weights,
                            ReadBaseWeights(run, run.lora() ? WeightUse::kFrozen : WeightUse::kTrained));
@@ -235,6 +267,7 @@ absl::StatusOr<std::string> HashOf(const Run& run) {
   identity.erase("resources");
   identity["training"].erase("activation_checkpointing");
   if (!*run.training().optimizer_in_backward) identity["training"].erase("optimizer_in_backward");
+  identity["training"]["micro_batch_tokens"] = run.machine.micro_batch_tokens;
   identity["init"] = run.spec.init;
   if (!run.base.own_template.empty()) identity["chat_template"] = run.base.own_template;
   LUTHIER_RETURN_IF_ERROR(AddContent(run, identity));
@@ -265,13 +298,17 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   LUTHIER_ASSIGN_OR_RETURN(const at::Device device, DeviceOfRank(ranks.rank()));
   DeviceFacts facts = FactsOf(device);
   if (device.is_cpu()) facts.memory_bytes /= spec.recipe.resources.devices.value_or(1);  // ranks share it
-  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Resolve(spec.recipe, base.facts, FactsOf(spec, rows), facts));
+  const auto before = out_folder.empty() ? std::nullopt : MachineValuesOfNewest(out_folder);
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Settle(spec.recipe, before, base.facts, FactsOf(spec, rows), facts));
   LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
   LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), device, std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
   LUTHIER_RETURN_IF_ERROR(CheckTokensHaveEmbeddings(*run));
   PlanSteps(*run);
+  const TrainingSpec& training = run->training();
+  const bool keeps = before && !spec.recipe.training.micro_batch_tokens;
+  run->machine = {keeps ? before->micro_batch_tokens : *training.micro_batch_tokens, *training.precision};
   return run;
 }
 

@@ -22,6 +22,7 @@
 #include "worker/trainer/models/model.h"
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/evaluation.h"
+#include "worker/trainer/train/training_checkpoint.h"
 
 namespace luthier {
 
@@ -55,6 +56,7 @@ struct Run {
   int64_t steps_per_epoch = 0;
   int64_t total_steps = 0;
   std::string spec_hash;
+  MachineValues machine;  // of the machine that it began on: part of `spec_hash`, and of every checkpoint
 
   bool lora() const { return plan.recipe.tuning == "lora"; }
   ComputeOptions compute() const;

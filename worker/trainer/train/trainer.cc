@@ -34,6 +34,8 @@ using Clock = std::chrono::steady_clock;
 
 // Progress is told at most this often; a tiny model makes a hundred steps a second.
 constexpr double kProgressSeconds = 0.25;
+// At least this often a long evaluation says that it goes on: who listens takes a longer silence for a stall.
+constexpr double kBusySeconds = 30;
 // Answers of the test split that are kept for people to read.
 constexpr size_t kShownExamples = 3;
 // Rows with the highest losses: in the report, and in row_losses.jsonl, where more than a person can look at need not
@@ -162,6 +164,11 @@ class Trainer {
     return *run_.plan.recipe.checkpoint.publish == "best" && FindSplit("validation") != nullptr;
   }
 
+  // Of the weights that lie beside a checkpoint of now because they may become the result; 0: none.
+  int64_t KeptBestStep() const {
+    return PublishesBest() && HasBestWeights(run_.out_folder, selection_.best_step()) ? selection_.best_step() : 0;
+  }
+
   // Of all processes of this run.
   double Seconds() const { return earlier_seconds_ + SecondsSince(started_); }
 
@@ -244,7 +251,14 @@ class Trainer {
     options.context = run_.base.facts.config.max_position_embeddings;
     options.generate = *run_.plan.recipe.evaluation.metric != "loss";
     options.max_examples = name == "test" ? kShownExamples : 0;
-    options.interrupted = [this] { return control_.stop.load(); };
+    Clock::time_point told = start;
+    options.interrupted = [this, &told] {
+      if (SecondsSince(told) > kBusySeconds) {
+        events_.Write("busy", {{"step", step_}, {"with", "evaluation"}});
+        told = Clock::now();
+      }
+      return control_.stop.load();
+    };
     const std::optional<EvaluationResult> result = Evaluate(model, *split, run_.base.tokenizer, run_.stop_ids, options);
     if (!result) return std::nullopt;
     json fields = ToJson(*result);
@@ -293,6 +307,7 @@ class Trainer {
     state.optimizer = stepper_.optimizer().State();
     state.generator_states = generator_states_;
     state.spec_hash = run_.spec_hash;
+    state.machine = run_.machine;
     state.tokens = tokens_;
     state.loss = loss_;
     state.seconds = Seconds();
@@ -304,6 +319,7 @@ class Trainer {
     checkpointed_step_ = step_;
     events_.Write("checkpoint", {{"step", step_},
                                  {"path", path},
+                                 {"best_step", KeptBestStep()},
                                  {"bytes", FolderBytes(path)},
                                  {"loss", loss_},
                                  {"seconds", SecondsSince(start)}});
@@ -312,7 +328,9 @@ class Trainer {
 
   absl::Status Stop() {
     if (checkpointed_step_ != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
-    events_.Write("stopped", {{"step", step_}, {"path", absl::StrCat(run_.out_folder, "/checkpoints/step-", step_)}});
+    events_.Write("stopped", {{"step", step_},
+                              {"path", absl::StrCat(run_.out_folder, "/checkpoints/step-", step_)},
+                              {"best_step", KeptBestStep()}});
     return absl::OkStatus();
   }
 
@@ -335,6 +353,7 @@ class Trainer {
   }
 
   absl::StatusOr<std::string> Export() {
+    events_.Write("busy", {{"step", step_}, {"with", "export"}});
     // The shortest row suffices to tell whether the files compute what was trained.
     const auto shortest = std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin();
     const PackedBatch probe = Pack(run_, {static_cast<int32_t>(shortest)});

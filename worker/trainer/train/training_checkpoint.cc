@@ -170,22 +170,35 @@ fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_fold
 
 }  // namespace
 
+std::optional<MachineValues> MachineValuesOfNewest(const std::string& run_folder) {
+  for (const auto& [step, folder] : ListFolders(CheckpointsOf(run_folder), kStep)) {
+    const absl::StatusOr<json> state = ReadOrSay(folder, ReadState);
+    if (!state.ok()) continue;
+    const json machine = state->value("machine", json::object());
+    if (!machine.contains("micro_batch_tokens") || !machine.contains("precision")) return std::nullopt;
+    return MachineValues{machine["micro_batch_tokens"].get<int64_t>(), machine["precision"].get<std::string>()};
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep) {
   const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kStep, state.step);
   NamedTensors optimizer = state.optimizer;
   optimizer[kGeneratorState] = state.generator_states;
-  LUTHIER_RETURN_IF_ERROR(WriteFolder(folder,
-                                      {{"weights.safetensors", state.weights},
-                                       {"optimizer.safetensors", optimizer},
-                                       {"rows.safetensors", state.row_losses}},
-                                      {{"step", state.step},
-                                       {kPrevious, PreviousOf(folder.parent_path(), state.step)},
-                                       {"tokens", state.tokens},
-                                       {"loss", state.loss},
-                                       {"seconds", state.seconds},
-                                       {"spec_hash", state.spec_hash},
-                                       {"evaluated_step", state.evaluated_step},
-                                       {"selection", state.selection.ToJson()}}));
+  LUTHIER_RETURN_IF_ERROR(WriteFolder(
+      folder,
+      {{"weights.safetensors", state.weights},
+       {"optimizer.safetensors", optimizer},
+       {"rows.safetensors", state.row_losses}},
+      {{"step", state.step},
+       {kPrevious, PreviousOf(folder.parent_path(), state.step)},
+       {"tokens", state.tokens},
+       {"loss", state.loss},
+       {"seconds", state.seconds},
+       {"spec_hash", state.spec_hash},
+       {"machine", {{"micro_batch_tokens", state.machine.micro_batch_tokens}, {"precision", state.machine.precision}}},
+       {"evaluated_step", state.evaluated_step},
+       {"selection", state.selection.ToJson()}}));
   RemoveBeyond(keep, folder.parent_path());
   return folder.string();
 }
@@ -198,6 +211,11 @@ absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const
     if (other != step) fs::remove_all(path, ignored);
   }
   return absl::OkStatus();
+}
+
+bool HasBestWeights(const std::string& run_folder, int64_t step) {
+  std::error_code ignored;
+  return fs::exists(CheckpointsOf(run_folder) / absl::StrCat(kBest, step), ignored);
 }
 
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step) {

@@ -16,14 +16,21 @@
 
 namespace luthier {
 
+// What a run chose by the machine that it began on. It keeps that on any other, since its weights depend on it.
+struct MachineValues {
+  int64_t micro_batch_tokens = 0;
+  std::string precision;
+};
+
 // Everything that the next step depends on besides the spec. The data cursor is the step itself: batches are a pure
 // function of spec and step.
 struct TrainingState {
-  int64_t step = 0;            // optimizer steps done
-  NamedTensors weights;        // what is trained, fp32
-  NamedTensors optimizer;      // AdamW::State
-  Tensor generator_states;     // of torch's CPU generator in each rank, behind one another: dropout
-  std::string spec_hash;       // a resumed run must have the same spec
+  int64_t step = 0;         // optimizer steps done
+  NamedTensors weights;     // what is trained, fp32
+  NamedTensors optimizer;   // AdamW::State
+  Tensor generator_states;  // of torch's CPU generator in each rank, behind one another: dropout
+  std::string spec_hash;    // a resumed run must have the same spec
+  MachineValues machine;
   int64_t tokens = 0;          // processed so far, for reports
   double loss = 0;             // of the last step
   double seconds = 0;          // spent by all processes of the run so far
@@ -31,6 +38,9 @@ struct TrainingState {
   Selection selection;         // of the evaluations so far
   NamedTensors row_losses;     // RowLosses::State
 };
+
+// Of the newest checkpoint whose state.json is intact. Nothing if there is none, or if it does not hold them.
+std::optional<MachineValues> MachineValuesOfNewest(const std::string& run_folder);
 
 // Writes a checkpoint and then removes the oldest beyond `keep` and what damaged ones left: nothing is removed before a
 // newer one is on disk. Returns its folder. Errors: RESOURCE_EXHAUSTED if the disk is full; the earlier checkpoints
@@ -40,6 +50,9 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
 // Keeps the weights of step `step` as the best so far, in `<run>/checkpoints/best-N`, and removes those that were the
 // best before.
 absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights);
+
+// Whether it kept those of that step.
+bool HasBestWeights(const std::string& run_folder, int64_t step);
 
 // The weights that WriteBestWeights kept of that step. Errors: NOT_FOUND; DATA_LOSS if they are damaged.
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step);

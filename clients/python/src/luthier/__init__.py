@@ -18,10 +18,11 @@ from luthier.v1.jobs_pb2 import (
     Task,
     TrainingConfig,
 )
-from luthier.watch import JobUpdate, is_over
+from luthier.v1.sweeps_pb2 import Sweep, SweepJob
+from luthier.watch import JobUpdate, best_of, is_over, is_sweep_over
 
 __all__ = [
     "AsyncClient", "CheckpointConfig", "Client", "DatasetSelection", "Error", "EvaluationConfig", "FieldViolation",
-    "FineTuningJob", "FineTuningSpec", "FullTuning", "JobUpdate", "LoraTuning", "Resources", "RetryPolicy", "Task",
-    "Tls", "TrainingConfig", "Unreachable", "is_over",
+    "FineTuningJob", "FineTuningSpec", "FullTuning", "JobUpdate", "LoraTuning", "Resources", "RetryPolicy", "Sweep",
+    "SweepJob", "Task", "Tls", "TrainingConfig", "Unreachable", "best_of", "is_over", "is_sweep_over",
 ]

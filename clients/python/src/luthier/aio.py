@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 import grpc
 
 from luthier import calls, channel
-from luthier.calls import Call, Listing
+from luthier.calls import Call, Listing, full_name
 from luthier.client import Connection
+from luthier.errors import Error
 from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
 from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
 from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec
-from luthier.watch import JobUpdate
+from luthier.v1.sweeps_pb2 import Sweep, SweepJob
+from luthier.watch import JobUpdate, SweepCursor, best_of, is_sweep_over
 
 Reply = TypeVar("Reply")
 
@@ -126,6 +128,51 @@ class AsyncClient(Connection):
         async for update in self.watch_job(name, timeout=timeout):
             job = update.job
         return job
+
+    async def create_sweep(
+        self,
+        job: FineTuningJob | FineTuningSpec,
+        *,
+        grid: Mapping[str, Iterable[Any]] = {},
+        points: Iterable[Mapping[str, Any]] = (),
+        metric: str = "",
+        sweep_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> Sweep:
+        return await self._call(calls.create_sweep(job, grid, points, metric, sweep_id, request_id, validate_only))
+
+    async def get_sweep(self, name: str) -> Sweep:
+        return await self._call(calls.get_sweep(name))
+
+    async def list_sweeps(self, *, limit: int | None = None) -> list[Sweep]:
+        return await self._list(calls.list_sweeps(), limit)
+
+    async def cancel_sweep(self, name: str) -> Sweep:
+        return await self._call(calls.cancel_sweep(name))
+
+    async def watch_sweep(self, name: str, *, timeout: float | None = None) -> AsyncIterator[Sweep]:
+        cursor = SweepCursor(full_name("sweeps", name), timeout)
+        while True:
+            lost: Error | None = None
+            try:
+                sweep = await self.get_sweep(name)
+                if cursor.take(sweep):
+                    yield sweep
+                if is_sweep_over(sweep):
+                    return
+            except Error as error:
+                lost = error
+            await asyncio.sleep(cursor.pause_after(lost))
+
+    async def wait_sweep(self, name: str, *, timeout: float | None = None) -> Sweep:
+        sweep = Sweep()
+        async for sweep in self.watch_sweep(name, timeout=timeout):
+            pass
+        return sweep
+
+    async def best_job(self, name: str) -> SweepJob | None:
+        return best_of(await self.get_sweep(name))
 
     async def get_queue(self, limit: int = 100) -> queues_pb2.Queue:
         return await self._call(calls.get_queue(limit))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 
-from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
+from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2, sweeps_pb2
 
 Reply = TypeVar("Reply", covariant=True)
 
@@ -122,6 +123,46 @@ def explain_job(name: str) -> Call[jobs_pb2.ExplainFineTuningJobResponse]:
 
 def estimate_job(spec: jobs_pb2.FineTuningSpec) -> Call[jobs_pb2.EstimateFineTuningJobResponse]:
     return Call("jobs", "EstimateFineTuningJob", jobs_pb2.EstimateFineTuningJobRequest(spec=spec), long=True)
+
+
+def _value(value: Any) -> str:
+    """As the API takes it: JSON, or a word."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def create_sweep(
+    job: jobs_pb2.FineTuningJob | jobs_pb2.FineTuningSpec,
+    grid: Mapping[str, Iterable[Any]],
+    points: Iterable[Mapping[str, Any]],
+    metric: str,
+    sweep_id: str,
+    request_id: str,
+    validate_only: bool,
+) -> Call[sweeps_pb2.Sweep]:
+    if isinstance(job, jobs_pb2.FineTuningSpec):
+        job = jobs_pb2.FineTuningJob(spec=job)
+    sweep = sweeps_pb2.Sweep(job=job, metric=metric)
+    for field, values in grid.items():
+        sweep.grid.add(field=field, values=[_value(value) for value in values])
+    for point in points:
+        sweep.points.add(values={field: _value(value) for field, value in point.items()})
+    # The same in every try, so that one call is one sweep.
+    request = sweeps_pb2.CreateSweepRequest(
+        sweep_id=sweep_id, sweep=sweep, request_id=request_id or str(uuid.uuid4()), validate_only=validate_only
+    )
+    return Call("sweeps", "CreateSweep", request, long=True)
+
+
+def get_sweep(name: str) -> Call[sweeps_pb2.Sweep]:
+    return Call("sweeps", "GetSweep", sweeps_pb2.GetSweepRequest(name=full_name("sweeps", name)))
+
+
+def cancel_sweep(name: str) -> Call[sweeps_pb2.Sweep]:
+    return Call("sweeps", "CancelSweep", sweeps_pb2.CancelSweepRequest(name=full_name("sweeps", name)))
+
+
+def list_sweeps() -> Listing[sweeps_pb2.Sweep]:
+    return Listing("sweeps", "ListSweeps", sweeps_pb2.ListSweepsRequest(), "sweeps")
 
 
 def get_queue(limit: int) -> Call[queues_pb2.Queue]:

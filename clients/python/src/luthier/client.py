@@ -13,14 +13,16 @@ import grpc
 
 from luthier import calls, channel
 from luthier.calls import Call, Listing, full_name
+from luthier.errors import Error
 from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
 from luthier.retry import Attempts, RetryPolicy
 from luthier.v1 import (
     admin_pb2_grpc, datasets_pb2, datasets_pb2_grpc, jobs_pb2, jobs_pb2_grpc, models_pb2, models_pb2_grpc, nodes_pb2,
-    nodes_pb2_grpc, queues_pb2, queues_pb2_grpc,
+    nodes_pb2_grpc, queues_pb2, queues_pb2_grpc, sweeps_pb2_grpc,
 )
 from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec
-from luthier.watch import JobUpdate, WatchCursor
+from luthier.v1.sweeps_pb2 import Sweep, SweepJob
+from luthier.watch import JobUpdate, SweepCursor, WatchCursor, best_of, is_sweep_over
 
 Reply = TypeVar("Reply")
 
@@ -35,6 +37,7 @@ class Stubs:
         self.models = models_pb2_grpc.ModelServiceStub(to)
         self.nodes = nodes_pb2_grpc.NodeServiceStub(to)
         self.queues = queues_pb2_grpc.QueueServiceStub(to)
+        self.sweeps = sweeps_pb2_grpc.SweepServiceStub(to)
 
 
 class Connection(abc.ABC):
@@ -188,6 +191,59 @@ class Client(Connection):
         for update in self.watch_job(name, timeout=timeout):
             job = update.job
         return job
+
+    def create_sweep(
+        self,
+        job: FineTuningJob | FineTuningSpec,
+        *,
+        grid: Mapping[str, Iterable[Any]] = {},
+        points: Iterable[Mapping[str, Any]] = (),
+        metric: str = "",
+        sweep_id: str = "",
+        request_id: str = "",
+        validate_only: bool = False,
+    ) -> Sweep:
+        """A job for each combination of the values of `grid`, such as `{"lora.rank": [4, 8]}`, or for each of `points`,
+        such as `[{"lora.rank": 4, "training.epochs": 2}]`. One sweep, as with `create_job`."""
+        return self._call(calls.create_sweep(job, grid, points, metric, sweep_id, request_id, validate_only))
+
+    def get_sweep(self, name: str) -> Sweep:
+        return self._call(calls.get_sweep(name))
+
+    def list_sweeps(self, *, limit: int | None = None) -> list[Sweep]:
+        """Without their jobs, newest first."""
+        return self._list(calls.list_sweeps(), limit)
+
+    def cancel_sweep(self, name: str) -> Sweep:
+        """Cancels all of its jobs that are not over."""
+        return self._call(calls.cancel_sweep(name))
+
+    def watch_sweep(self, name: str, *, timeout: float | None = None) -> Iterator[Sweep]:
+        """The sweep whenever it has changed, until all of its jobs are over; across restarts of the server. Raises as
+        `watch_job` does."""
+        cursor = SweepCursor(full_name("sweeps", name), timeout)
+        while True:
+            lost: Error | None = None
+            try:
+                sweep = self.get_sweep(name)
+                if cursor.take(sweep):
+                    yield sweep
+                if is_sweep_over(sweep):
+                    return
+            except Error as error:
+                lost = error
+            time.sleep(cursor.pause_after(lost))
+
+    def wait_sweep(self, name: str, *, timeout: float | None = None) -> Sweep:
+        """The sweep once all of its jobs are over."""
+        sweep = Sweep()
+        for sweep in self.watch_sweep(name, timeout=timeout):
+            pass
+        return sweep
+
+    def best_job(self, name: str) -> SweepJob | None:
+        """Of the jobs of a sweep that have succeeded, by its metric; None if none of them has it."""
+        return best_of(self.get_sweep(name))
 
     def get_queue(self, limit: int = 100) -> queues_pb2.Queue:
         return self._call(calls.get_queue(limit))

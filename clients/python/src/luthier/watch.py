@@ -11,11 +11,16 @@ import grpc
 from luthier.errors import Error, from_grpc
 from luthier.retry import RetryPolicy, is_broken_stream
 from luthier.v1.jobs_pb2 import FineTuningJob, JobEvent, WatchFineTuningJobRequest, WatchFineTuningJobResponse
+from luthier.v1.sweeps_pb2 import Sweep, SweepJob
 
 _LOG = logging.getLogger("luthier")
 _TERMINAL = (FineTuningJob.SUCCEEDED, FineTuningJob.FAILED, FineTuningJob.CANCELLED)
 # Without a server after there was one.
 _LONGEST_SILENCE_SECONDS = 600.0
+
+
+# How often a sweep is looked at: it has no stream of its own.
+_LOOK_SECONDS = 1.0
 
 
 def is_over(job: FineTuningJob) -> bool:
@@ -92,3 +97,41 @@ class WatchCursor:
         if self._connected_once:
             return time.monotonic() - self._last_heard > _LONGEST_SILENCE_SECONDS
         return self._failures >= self._policy.attempts
+
+
+def is_sweep_over(sweep: Sweep) -> bool:
+    """Whether all of its jobs are."""
+    return all(job.state in _TERMINAL for job in sweep.jobs)
+
+
+def best_of(sweep: Sweep) -> SweepJob | None:
+    """Of the jobs that have succeeded; None if none of them has the metric."""
+    return next((job for job in sweep.jobs if job.job == sweep.best_job), None)
+
+
+class SweepCursor:
+    """Where a watch of a sweep is."""
+
+    def __init__(self, name: str, timeout: float | None) -> None:
+        self._name = name
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._last_heard: float | None = None
+        self._seen: Sweep | None = None
+
+    def take(self, sweep: Sweep) -> bool:
+        """Whether it is another than it was when it was last looked at."""
+        self._last_heard = time.monotonic()
+        changed = sweep != self._seen
+        self._seen = sweep
+        return changed
+
+    def pause_after(self, error: Error | None) -> float:
+        """How long to wait before the next look. Raises if there is none."""
+        if self._end is not None and time.monotonic() >= self._end:
+            raise Error(grpc.StatusCode.DEADLINE_EXCEEDED, f"{self._name} was not over in time") from error
+        if error is not None:
+            away = error.code == grpc.StatusCode.UNAVAILABLE and self._last_heard is not None
+            if not away or time.monotonic() - (self._last_heard or 0.0) > _LONGEST_SILENCE_SECONDS:
+                raise error
+            _LOG.warning("the watch of %s waits: %s", self._name, error.message)
+        return _LOOK_SECONDS if self._end is None else min(_LOOK_SECONDS, max(0.0, self._end - time.monotonic()))

@@ -1,0 +1,112 @@
+#include "client/cli/list.h"
+
+#include <map>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
+#include "client/cli/screen.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+// How often a watched list is looked at.
+constexpr absl::Duration kLook = absl::Seconds(1);
+
+void Print(CommandContext& context, const Listing& listing) {
+  if (context.ForPrograms()) return context.PrintForPrograms(listing.whole);
+  if (context.format() == OutputFormat::kName) {
+    for (const std::string& name : listing.names) context.out() << name << "\n";
+    return;
+  }
+  if (listing.names.empty()) return context.Say(listing.nothing);
+  context.out() << listing.table.Render(context.out_terminal());
+  if (!listing.note.empty()) context.Say(listing.note);
+}
+
+// What a watched list looks like where lines are not drawn again.
+class Changes {
+ public:
+  explicit Changes(CommandContext& context) : context_(context) {}
+
+  void Print(const Listing& listing) {
+    const std::vector<std::string> lines = listing.table.Lines(context_.out_terminal());
+    std::map<std::string, std::string> contents;
+    for (size_t i = 0; i < listing.names.size(); ++i) {
+      const std::string& name = listing.names[i];
+      const std::string& content = contents[name] = listing.table.Content(i);
+      if (const auto found = contents_.find(name); found != contents_.end() && found->second == content) continue;
+      Print(name, listing.values[i], lines[0], lines[i + 1]);
+    }
+    contents_ = std::move(contents);
+    context_.out() << std::flush;
+  }
+
+ private:
+  void Print(const std::string& name, const nlohmann::json& value, const std::string& heading,
+             const std::string& line) {
+    switch (context_.format()) {
+      case OutputFormat::kJson: context_.out() << value.dump() << "\n"; break;
+      case OutputFormat::kYaml: context_.out() << "---\n" << FormatJson(value, OutputFormat::kYaml); break;
+      case OutputFormat::kName: context_.out() << name << "\n"; break;
+      default: context_.out() << (std::exchange(headed_, true) ? "" : heading) << line;
+    }
+  }
+
+  CommandContext& context_;
+  bool headed_ = false;
+  std::map<std::string, std::string> contents_;  // by name, as last printed
+};
+
+absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<Listing>()>& read) {
+  const bool redraws =
+      context.out_terminal().interactive && !context.ForPrograms() && context.format() != OutputFormat::kName;
+  Screen screen(context.out(), context.out_terminal());
+  Changes changes(context);
+  bool seen = false, away = false;
+  const auto stop = std::make_shared<absl::Notification>();
+  context.interrupts().Handle([stop] { stop->Notify(); });
+  absl::Status failed;
+  do {
+    const absl::StatusOr<Listing> listing = read();
+    if (seen && absl::IsUnavailable(listing.status())) {
+      screen.Leave();
+      if (!std::exchange(away, true)) context.Say(absl::StrCat(listing.status().message(), "; waiting for it"));
+      continue;
+    }
+    failed = listing.status();
+    if (!failed.ok()) break;
+    seen = true;
+    away = false;
+    if (!redraws) {
+      changes.Print(*listing);
+    } else if (listing->names.empty()) {
+      screen.Draw(listing->nothing + "\n");
+    } else {
+      screen.Draw(listing->table.Render(context.out_terminal()));
+    }
+  } while (!stop->WaitForNotificationWithTimeout(kLook));
+  context.interrupts().Handle({});
+  return failed;
+}
+
+}  // namespace
+
+void AddWatchFlag(CLI::App& command, bool& watch) {
+  command.add_flag("-w,--watch", watch, "Show it again whenever it changes, until Ctrl-C");
+}
+
+absl::Status ShowList(CommandContext& context, bool watch, const std::function<absl::StatusOr<Listing>()>& read) {
+  if (watch) return Watch(context, read);
+  LUTHIER_ASSIGN_OR_RETURN(const Listing listing, read());
+  Print(context, listing);
+  return absl::OkStatus();
+}
+
+bool WantsWide(const CommandContext& context) {
+  return context.format() == OutputFormat::kWide || context.ForPrograms();
+}
+
+}  // namespace luthier

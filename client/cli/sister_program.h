@@ -1,0 +1,16 @@
+// Another program of Luthier, run on this machine in the place of a command.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+namespace luthier {
+
+// Runs `arguments` (the program's name first) on our own standard streams, to its end. The program is what
+// $LUTHIER_TRAINER names (for luthier-trainer), else the one beside this program, else what PATH finds. Errors:
+// INTERNAL if it failed, after it has said why.
+absl::Status RunSisterProgram(std::vector<std::string> arguments);
+
+}  // namespace luthier

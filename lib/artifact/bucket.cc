@@ -1,0 +1,168 @@
+#include "lib/artifact/bucket.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "lib/artifact/bucket_api.h"
+
+namespace luthier {
+namespace {
+
+// S3 takes parts of 5 MB to 5 GB, and 10,000 of them.
+constexpr int64_t kPartBytes = int64_t{8} << 20;
+constexpr int64_t kMostParts = 9'000;
+// Of what a server answers; the rest is XML that repeats it.
+constexpr size_t kMaxDetail = 400;
+
+std::string Take(LuthierBuffer buffer) {
+  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
+  luthier_buffer_free(buffer);
+  return text;
+}
+
+std::string OneLine(std::string text) {
+  for (char& c : text) {
+    if (absl::ascii_iscntrl(static_cast<unsigned char>(c))) c = ' ';
+  }
+  if (text.size() > kMaxDetail) text = text.substr(0, kMaxDetail) + "…";
+  return text;
+}
+
+absl::Status ErrorOf(int code, absl::string_view address, absl::string_view key, LuthierBuffer error) {
+  const std::string where = absl::StrCat(address, "/", key);
+  const std::string detail = OneLine(Take(error));
+  switch (code) {
+    case kLuthierNotFound: return absl::NotFoundError(absl::StrCat(where, ": does not exist"));
+    case kLuthierExists: return absl::AlreadyExistsError(absl::StrCat(where, ": exists"));
+    case kLuthierDenied:
+      return absl::UnavailableError(absl::StrCat(
+          where,
+          ": access is denied; give luthierd's environment AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+          "its machine a role, that may get, put, list and delete there: ",
+          detail));
+    default:
+      return absl::UnavailableError(absl::StrCat(
+          where,
+          ": the bucket does not answer as it should; check the network, and AWS_REGION, AWS_ENDPOINT_URL and "
+          "the credentials of luthierd's environment: ",
+          detail));
+  }
+}
+
+// Of a call that writes, for which only the bucket itself can be missing.
+absl::Status WriteErrorOf(int code, absl::string_view address, absl::string_view key, LuthierBuffer error) {
+  if (code != kLuthierNotFound) return ErrorOf(code, address, key, error);
+  luthier_buffer_free(error);
+  return absl::UnavailableError(absl::StrCat(address, ": the bucket does not exist; make it, or name another"));
+}
+
+bool IsPlain(absl::string_view name) {
+  return !name.empty() && name != "." && name != ".." && std::all_of(name.begin(), name.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '-' || c == '.' || c == '_';
+  });
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Bucket>> Bucket::Open(const std::string& address, const Options& options) {
+  absl::string_view rest = absl::StripSuffix(address, "/");
+  const bool s3 = absl::ConsumePrefix(&rest, "s3://");
+  const std::vector<absl::string_view> names = absl::StrSplit(rest, '/');
+  if (!s3 || !std::all_of(names.begin(), names.end(), IsPlain)) {
+    // Not repeated: somebody may have put a key into it.
+    return absl::InvalidArgumentError(
+        "is no bucket; give s3://BUCKET or s3://BUCKET/PREFIX of letters, digits, '-', '.' and '_', without "
+        "credentials, "
+        "which belong in the environment");
+  }
+  const absl::string_view bucket = names[0];
+  const absl::string_view prefix = absl::StripPrefix(rest.substr(bucket.size()), "/");
+  const LuthierBucketOptions limits = {
+      .max_retries = static_cast<uint32_t>(options.max_retries),
+      .retry_timeout_ms = static_cast<uint64_t>(absl::ToInt64Milliseconds(options.retry_timeout)),
+      .request_timeout_ms = static_cast<uint64_t>(absl::ToInt64Milliseconds(options.request_timeout))};
+  LuthierBucket* handle = nullptr;
+  LuthierBuffer error{};
+  if (luthier_bucket_open(bucket.data(), bucket.size(), prefix.data(), prefix.size(), &limits, &handle, &error) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        address, " cannot be used; check the variables AWS_… of luthierd's environment: ", OneLine(Take(error))));
+  }
+  return std::unique_ptr<Bucket>(new Bucket(absl::StrCat("s3://", rest), handle));
+}
+
+Bucket::~Bucket() { luthier_bucket_free(handle_); }
+
+absl::Status Bucket::PutNew(const std::string& key, absl::string_view text) const {
+  LuthierBuffer error{};
+  const int code = luthier_bucket_put_new(handle_, key.data(), key.size(), text.data(), text.size(), &error);
+  return code == 0 ? absl::OkStatus() : WriteErrorOf(code, address_, key, error);
+}
+
+absl::StatusOr<Bucket::Facts> Bucket::Stat(const std::string& key) const {
+  int64_t bytes = 0, modified = 0;
+  LuthierBuffer error{};
+  const int code = luthier_bucket_stat(handle_, key.data(), key.size(), &bytes, &modified, &error);
+  if (code != 0) return ErrorOf(code, address_, key, error);
+  return Facts{bytes, absl::FromUnixSeconds(modified)};
+}
+
+absl::Status Bucket::Read(const std::string& key, int64_t offset, std::span<char> buffer) const {
+  if (buffer.empty()) return absl::OkStatus();
+  LuthierBuffer error{};
+  const int code = luthier_bucket_read(handle_, key.data(), key.size(), static_cast<uint64_t>(offset), buffer.data(),
+                                       buffer.size(), &error);
+  return code == 0 ? absl::OkStatus() : ErrorOf(code, address_, key, error);
+}
+
+absl::Status Bucket::Delete(const std::string& key) const {
+  LuthierBuffer error{};
+  const int code = luthier_bucket_delete(handle_, key.data(), key.size(), &error);
+  return code == 0 ? absl::OkStatus() : ErrorOf(code, address_, key, error);
+}
+
+absl::Status Bucket::List(const std::string& folder,
+                          const std::function<void(const std::string& key, const Facts&)>& each) const {
+  const auto call = [](void* context, const char* key, size_t key_len, int64_t size, int64_t modified) {
+    const auto& function = *static_cast<const std::function<void(const std::string&, const Facts&)>*>(context);
+    function(std::string(key, key_len), Facts{size, absl::FromUnixSeconds(modified)});
+  };
+  LuthierBuffer error{};
+  void* context = const_cast<void*>(static_cast<const void*>(&each));
+  const int code = luthier_bucket_list(handle_, folder.data(), folder.size(), call, context, &error);
+  return code == 0 ? absl::OkStatus() : ErrorOf(code, address_, folder, error);
+}
+
+absl::StatusOr<std::unique_ptr<Bucket::Upload>> Bucket::Put(const std::string& key, int64_t bytes) const {
+  const int64_t part_bytes = std::max(kPartBytes, bytes / kMostParts);
+  LuthierUpload* handle = nullptr;
+  LuthierBuffer error{};
+  const int code =
+      luthier_upload_new(handle_, key.data(), key.size(), static_cast<size_t>(part_bytes), &handle, &error);
+  if (code != 0) return ErrorOf(code, address_, key, error);
+  return std::unique_ptr<Upload>(new Upload(*this, key, handle));
+}
+
+Bucket::Upload::~Upload() {
+  LuthierBuffer error{};
+  // Parts that cannot be removed now stay until the bucket's own rule for unfinished uploads takes them.
+  if (luthier_upload_free(handle_, &error) != 0) luthier_buffer_free(error);
+}
+
+absl::Status Bucket::Upload::Append(absl::string_view bytes) {
+  LuthierBuffer error{};
+  const int code = luthier_upload_write(handle_, bytes.data(), bytes.size(), &error);
+  return code == 0 ? absl::OkStatus() : WriteErrorOf(code, bucket_.address_, key_, error);
+}
+
+absl::Status Bucket::Upload::Complete() {
+  LuthierBuffer error{};
+  const int code = luthier_upload_complete(handle_, &error);
+  return code == 0 ? absl::OkStatus() : WriteErrorOf(code, bucket_.address_, key_, error);
+}
+
+}  // namespace luthier

@@ -1,0 +1,360 @@
+//! Objects of an S3 bucket behind a C interface; the C side is `lib/artifact/bucket_api.h`.
+//!
+//! Functions block, and may be called from any thread. What is asynchronous runs on one small runtime of this module and
+//! does not cross the border. Keys are names beneath the bucket's prefix, with `/` between.
+
+use std::ffi::c_void;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, ClientConfigKey, Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+    RetryConfig, WriteMultipart,
+};
+use tokio::runtime::Runtime;
+
+use crate::{guarded, text, Failure, LuthierBuffer};
+
+const NOT_FOUND: i32 = 2;
+const EXISTS: i32 = 3;
+const DENIED: i32 = 4;
+
+/// Parts of one upload that are on their way: memory is this many and the one that is being filled.
+const PARTS_UNDER_WAY: usize = 2;
+
+pub struct Bucket {
+    store: Arc<AmazonS3>,
+    prefix: Path,
+}
+
+#[repr(C)]
+pub struct LuthierBucketOptions {
+    max_retries: u32,
+    retry_timeout_ms: u64,
+    request_timeout_ms: u64,
+}
+
+/// An object being written. It appears with `luthier_upload_complete`, whole, or never.
+pub struct Upload {
+    store: Arc<AmazonS3>,
+    key: Path,
+    part_bytes: usize,
+    first_part: Vec<u8>,
+    parts: Option<WriteMultipart>, // once there is more than one
+}
+
+// What is behind an error says why it came: a certificate that nobody vouches for, a name that is not known.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let text = inner.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = inner.source();
+    }
+    message
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::NotFound { .. } => NOT_FOUND,
+            Error::AlreadyExists { .. } => EXISTS,
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => DENIED,
+            _ => 1,
+        };
+        Failure {
+            code,
+            message: with_causes(&error),
+        }
+    }
+}
+
+fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("luthier-bucket")
+            .enable_all()
+            .build()
+            .expect("the system gives no more threads")
+    })
+}
+
+/// Credentials, region and endpoint come from the environment, or from the machine's role, and from nowhere else.
+fn open(bucket: &str, prefix: &str, options: &LuthierBucketOptions) -> Result<Bucket, Failure> {
+    // An error says that one is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = AmazonS3Builder::from_env();
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key));
+    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
+    let timeout = format!("{}ms", options.request_timeout_ms);
+    let store = builder
+        .with_bucket_name(bucket)
+        .with_allow_http(plain)
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), timeout)
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_disable_bulk_delete(true) // one request an object, which every server of the protocol knows
+        .with_retry(RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(100),
+                max_backoff: Duration::from_secs(10),
+                base: 2.0,
+            },
+            max_retries: options.max_retries as usize,
+            retry_timeout: Duration::from_millis(options.retry_timeout_ms),
+        })
+        .build()?;
+    Ok(Bucket {
+        store: Arc::new(store),
+        prefix: Path::parse(prefix).map_err(|e| e.to_string())?,
+    })
+}
+
+impl Bucket {
+    unsafe fn path(&self, key: *const u8, len: usize) -> Result<Path, Failure> {
+        let key = text(key, len)?;
+        let parts = self.prefix.parts().map(|part| part.as_ref().to_string());
+        Ok(parts.chain(key.split('/').map(String::from)).collect())
+    }
+}
+
+impl Upload {
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
+        if let Some(parts) = &mut self.parts {
+            parts.wait_for_capacity(PARTS_UNDER_WAY).await?;
+            parts.write(bytes);
+            return Ok(());
+        }
+        self.first_part.extend_from_slice(bytes);
+        if self.first_part.len() > self.part_bytes {
+            let upload = self.store.put_multipart(&self.key).await?;
+            let mut parts = WriteMultipart::new_with_chunk_size(upload, self.part_bytes);
+            parts.write(&std::mem::take(&mut self.first_part));
+            self.parts = Some(parts);
+        }
+        Ok(())
+    }
+
+    /// Parts that cannot all be stored are removed again.
+    async fn complete(&mut self) -> Result<(), Error> {
+        match self.parts.take() {
+            Some(parts) => parts.finish().await?,
+            None => {
+                let whole = std::mem::take(&mut self.first_part);
+                self.store.put(&self.key, whole.into()).await?
+            }
+        };
+        Ok(())
+    }
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_open(
+    bucket: *const u8,
+    bucket_len: usize,
+    prefix: *const u8,
+    prefix_len: usize,
+    options: *const LuthierBucketOptions,
+    out: *mut *mut Bucket,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let bucket = open(
+            text(bucket, bucket_len)?,
+            text(prefix, prefix_len)?,
+            &*options,
+        )?;
+        *out = Box::into_raw(Box::new(bucket));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_free(bucket: *mut Bucket) {
+    if !bucket.is_null() {
+        drop(Box::from_raw(bucket));
+    }
+}
+
+/// Stores a small object under a key that has none (`If-None-Match: *`).
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_put_new(
+    bucket: *const Bucket,
+    key: *const u8,
+    key_len: usize,
+    data: *const u8,
+    len: usize,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let path = (*bucket).path(key, key_len)?;
+        let payload = PutPayload::from(text(data, len)?.to_string());
+        let put = (*bucket)
+            .store
+            .put_opts(&path, payload, PutMode::Create.into());
+        runtime().block_on(put)?;
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_stat(
+    bucket: *const Bucket,
+    key: *const u8,
+    key_len: usize,
+    size: *mut i64,
+    modified: *mut i64,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let path = (*bucket).path(key, key_len)?;
+        let meta = runtime().block_on((*bucket).store.head(&path))?;
+        *size = meta.size as i64;
+        *modified = meta.last_modified.timestamp();
+        Ok(())
+    })
+}
+
+/// Reads exactly `len` bytes from `offset` on.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_read(
+    bucket: *const Bucket,
+    key: *const u8,
+    key_len: usize,
+    offset: u64,
+    data: *mut u8,
+    len: usize,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let path = (*bucket).path(key, key_len)?;
+        let range = offset..offset + len as u64;
+        let bytes = runtime().block_on((*bucket).store.get_range(&path, range))?;
+        if bytes.len() != len {
+            return Err(format!("{} of {len} bytes came", bytes.len()).into());
+        }
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), data, len);
+        Ok(())
+    })
+}
+
+/// Calls `each` with every object whose key begins with the folder `folder`.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_list(
+    bucket: *const Bucket,
+    folder: *const u8,
+    folder_len: usize,
+    each: extern "C" fn(*mut c_void, *const u8, usize, i64, i64),
+    context: *mut c_void,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let folder = (*bucket).path(folder, folder_len)?;
+        let prefix = (*bucket).prefix.as_ref();
+        runtime().block_on(async {
+            let mut objects = (*bucket).store.list(Some(&folder));
+            while let Some(object) = objects.try_next().await? {
+                let path = object.location.as_ref();
+                let key = path.strip_prefix(prefix).unwrap_or(path);
+                let key = key.strip_prefix('/').unwrap_or(key);
+                let modified = object.last_modified.timestamp();
+                each(
+                    context,
+                    key.as_ptr(),
+                    key.len(),
+                    object.size as i64,
+                    modified,
+                );
+            }
+            Ok::<(), Error>(())
+        })?;
+        Ok(())
+    })
+}
+
+/// Succeeds if there is none.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_delete(
+    bucket: *const Bucket,
+    key: *const u8,
+    key_len: usize,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let path = (*bucket).path(key, key_len)?;
+        match runtime().block_on((*bucket).store.delete(&path)) {
+            Err(Error::NotFound { .. }) => Ok(()),
+            deleted => Ok(deleted?),
+        }
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_upload_new(
+    bucket: *const Bucket,
+    key: *const u8,
+    key_len: usize,
+    part_bytes: usize,
+    out: *mut *mut Upload,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        *out = Box::into_raw(Box::new(Upload {
+            store: (*bucket).store.clone(),
+            key: (*bucket).path(key, key_len)?,
+            part_bytes,
+            first_part: Vec::new(),
+            parts: None,
+        }));
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_upload_write(
+    upload: *mut Upload,
+    data: *const u8,
+    len: usize,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        if len > 0 {
+            runtime().block_on((*upload).write(std::slice::from_raw_parts(data, len)))?;
+        }
+        Ok(())
+    })
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn luthier_upload_complete(
+    upload: *mut Upload,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || Ok(runtime().block_on((*upload).complete())?))
+}
+
+/// Frees it; if it was not completed, what was sent of it is removed (AbortMultipartUpload).
+#[no_mangle]
+pub unsafe extern "C" fn luthier_upload_free(
+    upload: *mut Upload,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        if !upload.is_null() {
+            if let Some(parts) = Box::from_raw(upload).parts.take() {
+                runtime().block_on(parts.abort())?;
+            }
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,23 @@
+// The border to SQLite, which throws.
+#pragma once
+
+#include <SQLiteCpp/SQLiteCpp.h>
+
+#include "absl/status/status.h"
+
+namespace luthier {
+
+// UNAVAILABLE if the disk is full (nothing was written); DATA_LOSS if it failed: what is on it is not known any more.
+absl::Status StoreError(const SQLite::Exception& error);
+
+// Runs `work`, which returns a Status or StatusOr, and turns what SQLite throws into a status.
+template <typename Work>
+auto Guard(Work work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const SQLite::Exception& error) {
+    return StoreError(error);
+  }
+}
+
+}  // namespace luthier

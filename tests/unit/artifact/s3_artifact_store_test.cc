@@ -1,0 +1,351 @@
+// A bucket whose server fails, is slow or answers half: what is tried again, what is given up, and what is never seen.
+#include "lib/artifact/s3_artifact_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <random>
+#include <set>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "tests/support/faulty_proxy.h"
+#include "tests/support/s3_server.h"
+#include "tests/support/temp_folder.h"
+
+namespace luthier {
+namespace {
+
+using Fault = FaultyProxy::Fault;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr size_t kMega = size_t{1} << 20;
+
+class S3ArtifactStoreTest : public ::testing::Test {
+ protected:
+  static S3Server& Server() {
+    static S3Server server;
+    return server;
+  }
+
+  // The store as it is seen through a proxy with that rule.
+  void OpenThrough(FaultyProxy::Rule rule, Bucket::Options options = Quick()) {
+    store_.reset();
+    proxy_.emplace(Server().port(), std::move(rule));
+    S3Server::UseFromHere(proxy_->port());
+    auto store = S3ArtifactStore::Open(Options(options), "owner");
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+  S3ArtifactStore::Options Options(Bucket::Options options = Quick()) const {
+    return {
+        .address = "s3://bucket/" + prefix_, .cache = folder_.path() + "/cache", .cache_bytes = 10, .bucket = options};
+  }
+  static Bucket::Options Quick() {
+    return {.max_retries = 4, .retry_timeout = absl::Seconds(30), .request_timeout = absl::Seconds(20)};
+  }
+
+  absl::Status Put(const std::string& content, std::string sha256 = "") {
+    if (sha256.empty()) sha256 = Sha256Hex(content);
+    auto writer = store_->PutBlob(sha256, static_cast<int64_t>(content.size()));
+    if (!writer.ok()) return writer.status();
+    for (size_t at = 0; at < content.size(); at += kMega) {
+      const absl::Status status = (*writer)->Append(absl::string_view(content).substr(at, kMega));
+      if (!status.ok()) return status;
+    }
+    return (*writer)->Commit();
+  }
+  absl::StatusOr<std::string> Get(const std::string& sha256) {
+    auto reader = store_->OpenBlob(sha256, 0);
+    if (!reader.ok()) return reader.status();
+    std::string content;
+    std::vector<char> buffer(kMega);
+    while (true) {
+      const auto count = (*reader)->Read(std::span<char>(buffer));
+      if (!count.ok()) return count.status();
+      if (*count == 0) return content;
+      content.append(buffer.data(), *count);
+    }
+  }
+  static std::string Content(size_t size) {
+    std::string content;
+    while (content.size() < size) absl::StrAppend(&content, content.size(), " ");
+    content.resize(size);
+    return content;
+  }
+
+  static std::string NewPrefix() {
+    static int number = 0;
+    return absl::StrCat("faults-", ++number);
+  }
+
+  TempFolder folder_;
+  const std::string prefix_ = NewPrefix();
+  std::optional<FaultyProxy> proxy_;
+  std::unique_ptr<S3ArtifactStore> store_;
+};
+
+// Every request fails once.
+TEST_F(S3ArtifactStoreTest, TriesAgainWhatFailedOnTheServersSide) {
+  std::mutex mutex;
+  std::set<std::string> failed;
+  OpenThrough([&](const std::string& request) {
+    const std::lock_guard lock(mutex);
+    if (!failed.insert(request).second) return Fault::kNone;
+    return failed.size() % 2 == 0 ? Fault::kUnavailable : Fault::kInternal;
+  });
+  const std::string content = Content(18 * kMega);
+  ASSERT_TRUE(Put(content).ok());
+  const absl::StatusOr<std::string> found = Get(Sha256Hex(content));
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_TRUE(*found == content);
+  const Manifest manifest = {{{"weights", Sha256Hex(content), static_cast<int64_t>(content.size())}}};
+  ASSERT_TRUE(store_->PutManifest({"j", 1, "artifact"}, manifest).ok());
+  EXPECT_EQ(*store_->GetManifest({"j", 1, "artifact"}), manifest);
+  EXPECT_EQ(proxy_->Count("POST", "uploads"), 2);
+  EXPECT_EQ(Server().UnfinishedUploads(), 0);
+}
+
+TEST_F(S3ArtifactStoreTest, GoesOnWhereAnAnswerWasCut) {
+  std::atomic<int> cuts = 3;
+  OpenThrough([&](const std::string& request) {
+    const bool blob = absl::StartsWith(request, "GET ") && absl::StrContains(request, "/blobs/");
+    return blob && cuts-- > 0 ? Fault::kCutAnswer : Fault::kNone;
+  });
+  const std::string content = Content(5 * kMega);
+  ASSERT_TRUE(Put(content).ok());
+  const absl::StatusOr<std::string> found = Get(Sha256Hex(content));
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_TRUE(*found == content);
+  EXPECT_LE(cuts, 0);
+}
+
+TEST_F(S3ArtifactStoreTest, TriesAgainWhatIsNotAnsweredInTime) {
+  std::atomic<int> silent = 2;
+  OpenThrough(
+      [&](const std::string& request) {
+        return absl::StrContains(request, "/blobs/") && silent-- > 0 ? Fault::kSilence : Fault::kNone;
+      },
+      {.max_retries = 4, .retry_timeout = absl::Seconds(30), .request_timeout = absl::Milliseconds(700)});
+  ASSERT_TRUE(Put("rows").ok());
+  EXPECT_EQ(*Get(Sha256Hex("rows")), "rows");
+  EXPECT_LE(silent, 0);
+}
+
+// The second part never gets through: nothing of the blob is seen, and its first part does not stay either.
+TEST_F(S3ArtifactStoreTest, AnUploadThatCannotBeFinishedIsAborted) {
+  OpenThrough(
+      [&](const std::string& request) {
+        return absl::StrContains(request, "partNumber=2") ? Fault::kUnavailable : Fault::kNone;
+      },
+      {.max_retries = 2, .retry_timeout = absl::Seconds(10), .request_timeout = absl::Seconds(10)});
+  const std::string content = Content(18 * kMega);
+  const absl::Status put = Put(content);
+  EXPECT_TRUE(absl::IsUnavailable(put)) << put;
+  EXPECT_THAT(std::string(put.message()),
+              AllOf(HasSubstr("s3://bucket/" + prefix_), HasSubstr(Sha256Hex(content)), HasSubstr("503"),
+                    HasSubstr("AWS_ENDPOINT_URL"), Not(HasSubstr(S3Server::kSecret))));
+  EXPECT_EQ(proxy_->Count("POST", "uploads"), 1);
+  EXPECT_EQ(proxy_->Count("DELETE", "uploadId"), 1);
+  EXPECT_EQ(Server().UnfinishedUploads(), 0);
+  EXPECT_FALSE(store_->HasBlob(Sha256Hex(content)));
+  const Manifest manifest = {{{"weights", Sha256Hex(content), static_cast<int64_t>(content.size())}}};
+  EXPECT_TRUE(absl::IsFailedPrecondition(store_->PutManifest({"j", 1, "artifact"}, manifest)));
+}
+
+TEST_F(S3ArtifactStoreTest, AManifestWhoseAnswerWasLostIsPublishedOnce) {
+  std::atomic<int> lost = 1;
+  OpenThrough([&](const std::string& request) {
+    const bool put = absl::StartsWith(request, "PUT ") && absl::StrContains(request, "manifest.json");
+    return put && lost-- > 0 ? Fault::kLoseAnswer : Fault::kNone;
+  });
+  ASSERT_TRUE(Put("weights").ok());
+  ASSERT_TRUE(Put("others!").ok());
+  const ArtifactKey key = {"j", 1, "artifact"};
+  const Manifest manifest = {{{"a", Sha256Hex("weights"), 7}}}, other = {{{"a", Sha256Hex("others!"), 7}}};
+  const absl::Status first = store_->PutManifest(key, manifest);
+  EXPECT_TRUE(first.ok() || absl::IsUnavailable(first)) << first;
+  EXPECT_TRUE(absl::IsAlreadyExists(store_->PutManifest(key, other)));
+  EXPECT_TRUE(store_->PutManifest(key, manifest).ok());
+  EXPECT_EQ(*store_->GetManifest(key), manifest);
+}
+
+// Whatever happens on the way: a manifest that is there is whole, and so is everything that it names.
+TEST_F(S3ArtifactStoreTest, NoHalfArtifactIsEverSeen) {
+  const unsigned seed = std::random_device()();
+  std::cout << "seed " << seed << "\n";
+  std::mutex mutex;
+  std::minstd_rand random(seed);
+  std::atomic<bool> faulty = false;
+  OpenThrough(
+      [&](const std::string&) {
+        const std::lock_guard lock(mutex);
+        constexpr Fault kFaults[] = {Fault::kUnavailable, Fault::kInternal, Fault::kLoseAnswer, Fault::kCutAnswer};
+        return faulty && random() % 2 == 0 ? kFaults[random() % 4] : Fault::kNone;
+      },
+      {.max_retries = 1, .retry_timeout = absl::Seconds(10), .request_timeout = absl::Seconds(10)});
+  int published = 0;
+  for (int round = 1; round <= 20; ++round) {
+    const ArtifactKey key = {"j", round, "artifact"};
+    Manifest manifest;
+    faulty = true;
+    for (int file = 0; file < 2; ++file) {
+      const std::string content = absl::StrCat("round ", round, " file ", file);
+      (void)Put(content);
+      manifest.files.push_back({absl::StrCat("file-", file), Sha256Hex(content), static_cast<int64_t>(content.size())});
+    }
+    (void)store_->PutManifest(key, manifest);
+    faulty = false;
+    const absl::StatusOr<Manifest> found = store_->GetManifest(key);
+    if (absl::IsNotFound(found.status())) continue;
+    ++published;
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(*found, manifest);
+    for (const ManifestFile& file : found->files) EXPECT_TRUE(Get(file.sha256).ok()) << file.path;
+  }
+  EXPECT_GT(published, 0);
+  EXPECT_LT(published, 20);
+}
+
+TEST_F(S3ArtifactStoreTest, ADeniedRequestIsNotRepeatedAndSaysWhatIsMissing) {
+  std::atomic<bool> denied = false;
+  OpenThrough([&](const std::string&) { return denied ? Fault::kDenied : Fault::kNone; });
+  denied = true;
+  const size_t before = proxy_->requests().size();
+  const absl::Status put = Put("rows");
+  EXPECT_TRUE(absl::IsUnavailable(put)) << put;
+  EXPECT_THAT(std::string(put.message()),
+              AllOf(HasSubstr("access is denied"), HasSubstr("AWS_ACCESS_KEY_ID"), Not(HasSubstr(S3Server::kSecret))));
+  EXPECT_EQ(proxy_->requests().size(), before + 1);
+}
+
+TEST_F(S3ArtifactStoreTest, ABucketThatDoesNotExistIsSaidToBeMissing) {
+  S3Server::UseFromHere(Server().port());
+  S3ArtifactStore::Options options = Options();
+  options.address = "s3://another-bucket/prefix";
+  const auto store = S3ArtifactStore::Open(options, "owner");
+  EXPECT_TRUE(absl::IsUnavailable(store.status()));
+  EXPECT_THAT(std::string(store.status().message()),
+              AllOf(HasSubstr("s3://another-bucket/prefix"), HasSubstr("does not exist")));
+}
+
+TEST_F(S3ArtifactStoreTest, TwoServersNeverShareAPrefix) {
+  OpenThrough([](const std::string&) { return Fault::kNone; });
+  EXPECT_EQ(*S3ArtifactStore::OwnerOf(Options()), "owner");
+  EXPECT_TRUE(S3ArtifactStore::Open(Options(), "owner").ok());
+  const auto other = S3ArtifactStore::Open(Options(), "another");
+  EXPECT_TRUE(absl::IsFailedPrecondition(other.status()));
+  EXPECT_THAT(std::string(other.status().message()), HasSubstr("prefix of its own"));
+}
+
+TEST_F(S3ArtifactStoreTest, AnAddressWithASecretIsRefusedWithoutRepeatingIt) {
+  for (const std::string& address :
+       {std::string("s3://"), std::string("s3:///prefix"), std::string("/folder"), std::string("https://host/bucket"),
+        std::string("s3://bucket/../other"), absl::StrCat("s3://key:", S3Server::kSecret, "@bucket")}) {
+    const auto bucket = Bucket::Open(address, {});
+    EXPECT_TRUE(absl::IsInvalidArgument(bucket.status())) << address;
+    EXPECT_THAT(std::string(bucket.status().message()), Not(HasSubstr(S3Server::kSecret)));
+  }
+  EXPECT_EQ((*Bucket::Open("s3://bucket/prefix/", {}))->address(), "s3://bucket/prefix");
+}
+
+// The cache of this fixture holds 10 bytes.
+TEST_F(S3ArtifactStoreTest, TheCacheKeepsWhatIsInUseAndGivesUpTheRest) {
+  OpenThrough([](const std::string&) { return Fault::kNone; });
+  for (const char* content : {"12345678", "abcdefgh"}) ASSERT_TRUE(Put(content).ok());
+  absl::StatusOr<LocalBlob> first = store_->MakeLocal(Sha256Hex("12345678"));
+  ASSERT_TRUE(first.ok()) << first.status();
+  const std::string path = first->path;
+  const absl::Status full = store_->MakeLocal(Sha256Hex("abcdefgh")).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
+  EXPECT_THAT(std::string(full.message()), HasSubstr("--artifact-cache-limit"));
+  EXPECT_TRUE(std::filesystem::exists(path));
+  first->lease.reset();
+  EXPECT_TRUE(store_->MakeLocal(Sha256Hex("abcdefgh")).ok());
+  EXPECT_FALSE(std::filesystem::exists(path));
+}
+
+TEST_F(S3ArtifactStoreTest, AFileOfTheCacheThatChangedIsFetchedAgain) {
+  OpenThrough([](const std::string&) { return Fault::kNone; });
+  ASSERT_TRUE(Put("rows").ok());
+  const std::string path = store_->MakeLocal(Sha256Hex("rows"))->path;
+  OpenThrough([](const std::string&) { return Fault::kNone; });  // as the next process would
+  std::ofstream(path) << "cows";
+  ASSERT_TRUE(store_->MakeLocal(Sha256Hex("rows")).ok());
+  EXPECT_EQ(*Sha256OfFile(path), Sha256Hex("rows"));
+  EXPECT_EQ(proxy_->Count("GET", "/blobs/"), 1);
+}
+
+TEST_F(S3ArtifactStoreTest, ADamagedObjectIsNeverMadeLocal) {
+  OpenThrough([](const std::string&) { return Fault::kNone; });
+  const std::string sha256 = Sha256Hex("rows");
+  ASSERT_TRUE(Put("rows").ok());
+  Server().Put(prefix_ + "/blobs/sha256/" + sha256.substr(0, 2) + "/" + sha256, "cows");
+  const absl::Status local = store_->MakeLocal(sha256).status();
+  EXPECT_TRUE(absl::IsDataLoss(local)) << local;
+  EXPECT_THAT(std::string(local.message()), HasSubstr("s3://bucket/" + prefix_));
+}
+
+// Bytes of this process's memory at this moment.
+int64_t Memory() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm").ignore(100, ' ') >> pages;
+  return pages * sysconf(_SC_PAGESIZE);
+}
+
+TEST_F(S3ArtifactStoreTest, ALargeBlobTakesLittleMemory) {
+  OpenThrough([](const std::string&) { return Fault::kNone; });
+  S3Server::UseFromHere(Server().port());  // a proxy would hold whole parts, too
+  store_ = *S3ArtifactStore::Open(Options(), "owner");
+  constexpr size_t kSize = 160 * kMega;
+  const std::string piece = Content(kMega);
+  Sha256 hash;
+  for (size_t at = 0; at < kSize; at += kMega) hash.Update(absl::string_view(piece));
+  const std::string sha256 = hash.FinishHex();
+  const int64_t before = Memory();
+  int64_t most = before;
+  const auto writer = *store_->PutBlob(sha256, kSize);
+  for (size_t at = 0; at < kSize; at += kMega) {
+    ASSERT_TRUE(writer->Append(piece).ok());
+    most = std::max(most, Memory());
+  }
+  ASSERT_TRUE(writer->Commit().ok());
+  const auto reader = *store_->OpenBlob(sha256, 0);
+  std::vector<char> buffer(kMega);
+  absl::StatusOr<size_t> count = 1;
+  while (count.ok() && *count > 0) {
+    count = reader->Read(std::span<char>(buffer));
+    most = std::max(most, Memory());
+  }
+  EXPECT_TRUE(count.ok()) << count.status();
+  EXPECT_LT(most - before, int64_t{80} << 20);
+}
+
+}  // namespace
+}  // namespace luthier
+
+// GoogleTest's own main would end with 0 where nothing was tried, and ctest call that passed.
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  if (luthier::S3Server::Program() == nullptr) {
+    std::cout << "SKIPPED: LUTHIER_S3_SERVER names no S3 server; scripts/test sets it, or: "
+                 "LUTHIER_S3_SERVER=$(scripts/s3-server)\n";
+    return 77;
+  }
+  return RUN_ALL_TESTS();
+}
