@@ -27,8 +27,9 @@ int64_t NewestStep(const std::string& checkpoints);
 // Errors: NOT_FOUND if one of its folders is gone already.
 absl::Status LinkCheckpoint(const std::string& checkpoints, const RunCheckpoint& checkpoint, const std::string& links);
 
-// Makes copies of `files` (their paths beneath `checkpoints`, and where each lies) the only checkpoint of the run. What
-// was there goes: it is older, and may be of another attempt, which the trainer would take for damage.
+// Makes copies of `files` (their paths beneath `checkpoints`, and where each lies) the only checkpoint of the run,
+// whose folder is one of a run from then on. What was there goes: it is older, and may be of another attempt, which the
+// trainer would take for damage.
 absl::Status InstallCheckpoint(const std::map<std::string, std::string>& files, const std::string& checkpoints);
 
 }  // namespace luthier
