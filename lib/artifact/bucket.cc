@@ -17,7 +17,7 @@ namespace {
 constexpr int64_t kPartBytes = int64_t{8} << 20;
 constexpr int64_t kMostParts = 9'000;
 // Of what a server answers; the rest is XML that repeats it.
-constexpr size_t kMaxDetail = 400;
+constexpr size_t kMaxDetail = 600;
 
 std::string Take(LuthierBuffer buffer) {
   std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);

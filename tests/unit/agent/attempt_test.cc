@@ -482,6 +482,7 @@ TEST_F(AttemptTest, GoesOnFromTheCheckpointOfAnotherNode) {
   std::getline(std::ifstream(folder_.RunFolder("j") + "/found"), found);
   EXPECT_EQ(found, "therebest");
   EXPECT_FALSE(fs::exists(checkpoints + "/step-4")) << "it does not follow from it";
+  EXPECT_TRUE(fs::exists(folder_.RunFolder("j") + "/metrics.jsonl")) << "else the trainer refuses the folder";
 }
 
 TEST_F(AttemptTest, GoesOnFromItsOwnCheckpointIfThatIsNewer) {
