@@ -39,13 +39,6 @@ std::string ProgressText(const v1::FineTuningJob& job) {
   return absl::StrCat(FormatCount(job.progress().step()), "/", FormatCount(job.progress().total_steps()));
 }
 
-std::string LabelText(const v1::FineTuningJob& job) {
-  std::vector<std::string> labels;
-  for (const auto& [key, value] : job.labels()) labels.push_back(absl::StrCat(key, "=", value));
-  std::sort(labels.begin(), labels.end());
-  return labels.empty() ? "-" : absl::StrJoin(labels, ",");
-}
-
 Cell StateCell(v1::FineTuningJob::State state) {
   const Terminal plain;
   Cell cell(StateWord(state, plain));
@@ -140,7 +133,7 @@ Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time
       cells.emplace_back(job.node().empty() ? "-" : ShortName(job.node()));
       cells.emplace_back(absl::StrCat(job.attempt()));
       cells.emplace_back(job.model_version().empty() ? "-" : job.model_version());
-      cells.emplace_back(LabelText(job));
+      cells.emplace_back(LabelText(job.labels()));
     }
     table.AddRow(std::move(cells));
   }
@@ -166,7 +159,7 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   Field(out, terminal, "Dataset", DatasetText(job.spec().dataset()));
   Field(out, terminal, "Task",
         absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
-  if (!job.labels().empty()) Field(out, terminal, "Labels", OneLine(LabelText(job)));
+  if (!job.labels().empty()) Field(out, terminal, "Labels", OneLine(LabelText(job.labels())));
   Field(out, terminal, "Created", Times(job, now));
   if (job.has_deadline()) Field(out, terminal, "Deadline", FormatTime(job.deadline()));
   if (job.has_retention()) Field(out, terminal, "Logs kept", DurationText(ToDuration(job.retention())));

@@ -1,10 +1,8 @@
 #include <algorithm>
-#include <map>
 #include <memory>
 #include <string>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/list.h"
@@ -30,11 +28,6 @@ std::string GpuMemory(const v1::Inventory& inventory) {
     all += gpu.memory_bytes();
   }
   return all == 0 ? "-" : absl::StrCat(FormatBytes(used), " of ", FormatBytes(all));
-}
-
-std::string LabelList(const google::protobuf::Map<std::string, std::string>& labels) {
-  const std::map<std::string, std::string> sorted(labels.begin(), labels.end());
-  return absl::StrJoin(sorted, ",", absl::PairFormatter("="));
 }
 
 Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
@@ -72,7 +65,7 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
         node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
     if (wide) {
       for (const std::string& cell : {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(),
-                                      node.agent_version(), LabelList(node.labels())}) {
+                                      node.agent_version(), LabelText(node.labels())}) {
         cells.emplace_back(cell.empty() ? "-" : cell);
       }
     }

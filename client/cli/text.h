@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "google/protobuf/duration.pb.h"
+#include "google/protobuf/map.h"
 #include "google/protobuf/timestamp.pb.h"
 
 namespace luthier {
@@ -22,6 +23,9 @@ std::string FormatFraction(double number);          // four significant digits: 
 absl::Duration ToDuration(const google::protobuf::Duration& duration);
 absl::Time ToTime(const google::protobuf::Timestamp& timestamp);
 std::string FormatTime(const google::protobuf::Timestamp& timestamp);  // 2026-01-02 15:04:05, local
+
+// team=sales,zone=a: sorted by their names; - if there are none.
+std::string LabelText(const google::protobuf::Map<std::string, std::string>& labels);
 
 // Values as blocks of eight heights, newest last, scaled to their own range; the last `width` of them.
 std::string Sparkline(const std::vector<double>& values, int width);

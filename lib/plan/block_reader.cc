@@ -121,12 +121,25 @@ void BlockReader::IntegerList(const char* field, std::vector<int64_t>& target, i
   }
 }
 
+namespace {
+
+// The block in a field, whose names are the user's; null if it is absent, or none, which is then a violation. `form`:
+// of its entries.
+const json* NamedEntries(BlockReader& reader, const char* field, const char* form) {
+  const json* value = reader.Raw(field);
+  if (value == nullptr) return nullptr;
+  if (value->is_object() && value->size() <= kMaxEntries) return value;
+  reader.Violation(field, value->is_object() ? TooMany(*value)
+                                             : absl::StrCat(Shown(*value), " is not a block; give {name: ", form, "}"));
+  return nullptr;
+}
+
+}  // namespace
+
 template <typename Value, typename Read>
 void BlockReader::Map(const char* field, std::map<std::string, Value>& target, const Read& read) {
-  const json* value = Raw(field);
+  const json* value = NamedEntries(*this, field, "number");
   if (value == nullptr) return;
-  if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: number}"));
-  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
   for (const auto& [name, number] : value->items()) {
     std::vector<std::string> faults;
     std::optional<Value> parsed;
@@ -151,10 +164,8 @@ void BlockReader::NumberMap(const char* field, std::map<std::string, double>& ta
 }
 
 void BlockReader::TextMap(const char* field, std::map<std::string, std::string>& target) {
-  const json* value = Raw(field);
+  const json* value = NamedEntries(*this, field, "text");
   if (value == nullptr) return;
-  if (!value->is_object()) return Violation(field, absl::StrCat(Shown(*value), " is not a block; give {name: text}"));
-  if (value->size() > kMaxEntries) return Violation(field, TooMany(*value));
   for (const auto& [name, text] : value->items()) {
     if (!text.is_string()) return Violation(field, absl::StrCat(name, ": is not text; put it in quotes"));
     target[name] = text.get<std::string>();

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <optional>
 #include <queue>
 #include <tuple>
@@ -28,10 +27,18 @@ struct Reservation {
   int spare;  // devices that are free at `start` beyond what the job needs
 };
 
-// Devices that the job could have at once.
-int FreeFor(const Job& job, const NodeView& view) {
-  return static_cast<int>(LargeEnough(view.free, *view.node, job).size());
+bool IsLargeEnough(int device, const Node& node, const Job& job) {
+  const auto index = static_cast<size_t>(device);
+  return index >= node.memory.size() || node.memory[index] >= MemoryFor(job, node);
 }
+
+int CountLargeEnough(const std::vector<int>& devices, const Node& node, const Job& job) {
+  return static_cast<int>(
+      std::count_if(devices.begin(), devices.end(), [&](int device) { return IsLargeEnough(device, node, job); }));
+}
+
+// Devices that the job could have at once.
+int FreeFor(const Job& job, const NodeView& view) { return CountLargeEnough(view.free, *view.node, job); }
 
 // When there is room for the job on a node, and how many devices are free by then. Releases do not say which devices
 // they are: on a node whose devices differ, this may be early.
@@ -137,7 +144,8 @@ class FairOrder {
 
 // Takes devices for the job out of those that are free: the smallest that will do, so that large ones stay.
 std::vector<int> TakeFree(const Job& job, int count, NodeView& view) {
-  std::vector<int> devices = LargeEnough(view.free, *view.node, job);
+  std::vector<int> devices = view.free;
+  std::erase_if(devices, [&](int device) { return !IsLargeEnough(device, *view.node, job); });
   const std::vector<int64_t>& memory = view.node->memory;
   const auto size = [&](int device) { return static_cast<size_t>(device) < memory.size() ? memory[device] : 0; };
   std::stable_sort(devices.begin(), devices.end(), [&](int a, int b) { return size(a) < size(b); });
@@ -166,8 +174,7 @@ std::optional<std::vector<const Job*>> VictimsFor(const Job& job, const NodeView
            std::tie(a->service_class, b->priority, a->attempt_start, a->number);
   });
   const auto gain = [&](const Job& victim) {
-    return view.node->memory.empty() ? victim.devices
-                                     : static_cast<int>(LargeEnough(victim.held, *view.node, job).size());
+    return view.node->memory.empty() ? victim.devices : CountLargeEnough(victim.held, *view.node, job);
   };
   int missing = job.devices - FreeFor(job, view) - view.stopping;
   std::vector<const Job*> victims;
@@ -288,21 +295,12 @@ bool HasLabels(const Node& node, const Job& job) {
   return true;
 }
 
-std::vector<int> LargeEnough(const std::vector<int>& devices, const Node& node, const Job& job) {
-  std::vector<int> large;
-  for (const int device : devices) {
-    const auto index = static_cast<size_t>(device);
-    if (index >= node.memory.size() || node.memory[index] >= MemoryFor(job, node)) large.push_back(device);
-  }
-  return large;
-}
-
 bool CouldRun(const Job& job, const Node& node) {
   if (!HasLabels(node, job) || node.devices < job.devices) return false;
   if (node.shares > 1 && job.devices > 1) return false;  // two parts of one GPU are no two GPUs
-  std::vector<int> all(static_cast<size_t>(node.devices));
-  std::iota(all.begin(), all.end(), 0);
-  return static_cast<int>(LargeEnough(all, node, job).size()) >= job.devices;
+  int large = 0;
+  for (int device = 0; device < node.devices; ++device) large += IsLargeEnough(device, node, job) ? 1 : 0;
+  return large >= job.devices;
 }
 
 double Tenant::UsageAt(absl::Time now) const {

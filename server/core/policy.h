@@ -52,8 +52,6 @@ struct Node {
 bool HasLabels(const Node& node, const Job& job);
 // Bytes that the job needs of each device of the node.
 int64_t MemoryFor(const Job& job, const Node& node);
-// Those of the devices that have the memory the job needs.
-std::vector<int> LargeEnough(const std::vector<int>& devices, const Node& node, const Job& job);
 // Whether the job fits on the node when nothing else runs there.
 bool CouldRun(const Job& job, const Node& node);
 

@@ -1,8 +1,7 @@
 #include "server/rpc/convert.h"
 
-#include <map>
-
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <iostream>
 #include <iterator>
 #include <memory>
 #include <optional>
@@ -312,13 +311,4 @@ TEST_F(BucketTest, AnHttpsEndpointNeedsACertificateOfAnAuthorityThatIsKnown) {
 }  // namespace
 }  // namespace luthier
 
-// GoogleTest's own main would end with 0 where nothing was tried, and ctest call that passed.
-int main(int argc, char** argv) {
-  ::testing::InitGoogleTest(&argc, argv);
-  if (luthier::S3Server::Program() == nullptr) {
-    std::cout << "SKIPPED: LUTHIER_S3_SERVER names no S3 server; scripts/test sets it, or: "
-                 "LUTHIER_S3_SERVER=$(scripts/s3-server)\n";
-    return 77;
-  }
-  return RUN_ALL_TESTS();
-}
+int main(int argc, char** argv) { return luthier::RunS3Tests(argc, argv); }
