@@ -1,7 +1,7 @@
-# The one Rust crate (tokenizers, chat templates, object stores) as a static library behind a C interface. One crate only: two Rust
+# The one Rust crate (tokenizers, chat templates, object stores, Parquet) as a static library behind a C interface. One crate only: two Rust
 # static libraries in a program clash, since both carry the Rust standard library.
 find_program(CARGO cargo REQUIRED)
-# One folder for every build directory: the crate takes 6 minutes of one core, and cargo locks the folder itself.
+# One folder for every build directory: the crate takes 7 minutes of one core, and cargo locks the folder itself.
 set(LUTHIER_RUST_TARGET_DIR ${CMAKE_SOURCE_DIR}/build/rust)
 set(LUTHIER_RUST_LIBRARY ${LUTHIER_RUST_TARGET_DIR}/release/libluthier_rust.a)
 file(GLOB LUTHIER_RUST_SOURCES CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/rust/src/*.rs)
@@ -16,4 +16,4 @@ add_custom_target(luthier_rust_build DEPENDS ${LUTHIER_RUST_LIBRARY})
 add_library(luthier_rust INTERFACE)
 add_library(luthier::rust ALIAS luthier_rust)
 add_dependencies(luthier_rust luthier_rust_build)
-target_link_libraries(luthier_rust INTERFACE ${LUTHIER_RUST_LIBRARY} Threads::Threads ${CMAKE_DL_LIBS} m)
+target_link_libraries(luthier_rust INTERFACE ${LUTHIER_RUST_LIBRARY} PkgConfig::zstd Threads::Threads ${CMAKE_DL_LIBS} m)

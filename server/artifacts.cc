@@ -8,9 +8,9 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "lib/artifact/bucket_artifact_store.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/file_artifact_store.h"
-#include "lib/artifact/s3_artifact_store.h"
 #include "lib/base/status_macros.h"
 #include "nlohmann/json.hpp"
 
@@ -31,7 +31,7 @@ std::string AddressOf(const ServerOptions& options) {
   return std::string(absl::StripSuffix(options.artifact_store, "/"));
 }
 
-S3ArtifactStore::Options BucketOptions(const ServerOptions& options) {
+BucketArtifactStore::Options BucketOptions(const ServerOptions& options) {
   return {.address = AddressOf(options),
           .cache = options.data_dir + "/artifact-cache",
           .cache_bytes = options.artifact_cache_limit};
@@ -66,7 +66,7 @@ absl::StatusOr<Claim> NewClaim(const ServerOptions& options, bool adopt) {
         "; to move them, make a backup and `luthierd restore` it into a new data folder with this --artifact-store"));
   }
   if (!adopt) return Claim{NewOwner(), ""};
-  LUTHIER_ASSIGN_OR_RETURN(std::string owner, S3ArtifactStore::OwnerOf(BucketOptions(options)));
+  LUTHIER_ASSIGN_OR_RETURN(std::string owner, BucketArtifactStore::OwnerOf(BucketOptions(options)));
   return Claim{std::move(owner), ""};
 }
 
@@ -84,7 +84,7 @@ absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenBucket(const ServerOptions& o
         absl::StrCat("the files of this server are in ", claim->address, "; give that"));
   }
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<ArtifactStore> store,
-                           S3ArtifactStore::Open(BucketOptions(options), claim->owner));
+                           BucketArtifactStore::Open(BucketOptions(options), claim->owner));
   if (!claim->address.empty()) return store;
   claim->address = store->Address();
   LUTHIER_RETURN_IF_ERROR(WriteClaim(options.data_dir, *claim));
@@ -125,7 +125,7 @@ absl::StatusOr<std::unique_ptr<ArtifactStore>> OpenBucketToRead(const ServerOpti
         absl::StrCat("--artifact-store: the files of this server are in ", claim->address, "; give that"));
   }
   if (options.artifact_store.empty()) return std::unique_ptr<ArtifactStore>();
-  absl::StatusOr<std::unique_ptr<ArtifactStore>> store = S3ArtifactStore::OpenToRead(BucketOptions(options));
+  absl::StatusOr<std::unique_ptr<ArtifactStore>> store = BucketArtifactStore::OpenToRead(BucketOptions(options));
   if (!store.ok()) return OfOption(store.status());
   return store;
 }

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
 namespace luthier {
@@ -16,6 +17,7 @@ namespace {
 
 // An agent that cannot start must not keep a core busy.
 constexpr absl::Duration kPause = absl::Seconds(1);
+constexpr int kNotStarted = 127;  // of a child that is no agent, as shells say it
 
 std::vector<char*> Pointers(const std::vector<std::string>& texts) {
   std::vector<char*> pointers;
@@ -46,7 +48,13 @@ pid_t Spawn(const std::vector<std::string>& arguments, const std::vector<std::st
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
   execve(argv[0], argv.data(), envp.data());
-  _exit(127);
+  _exit(kNotStarted);
+}
+
+std::string HowItEnded(int status) {
+  if (WIFSIGNALED(status)) return absl::StrCat("was ended by signal ", WTERMSIG(status));
+  if (WEXITSTATUS(status) == kNotStarted) return "cannot be started";
+  return absl::StrCat("ended with code ", WEXITSTATUS(status));
 }
 
 }  // namespace
@@ -70,8 +78,8 @@ void LocalWorker::Supervise() {
       waitpid(pid, &status, 0);
       pid_ = 0;
       if (!stopping_) {
-        std::fprintf(stderr, "luthierd: the local agent %s ended (%d); starting it again\n", arguments_[0].c_str(),
-                     status);
+        std::fprintf(stderr, "luthierd: the local agent %s %s; starting it again\n", arguments_[0].c_str(),
+                     HowItEnded(status).c_str());
       }
     }
     for (absl::Duration left = kPause; !stopping_ && left > absl::ZeroDuration(); left -= absl::Milliseconds(100)) {

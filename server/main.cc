@@ -2,6 +2,7 @@
 #include <signal.h>
 
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <string>
 #include <variant>
@@ -27,6 +28,11 @@ int Check(const ServerOptions& options) {
   if (!bucket.ok()) return Fail(bucket.status());
   const absl::StatusOr<DataFacts> facts = CheckFolder(options.data_dir, bucket->get());
   if (!facts.ok()) return Fail(facts.status());
+  if (options.json) {
+    std::printf("{\"jobs\": %lld, \"files\": %zu, \"size_bytes\": %lld}\n", static_cast<long long>(facts->jobs),
+                facts->files.size(), static_cast<long long>(facts->bytes()));
+    return 0;
+  }
   const std::string where = facts->bucket.empty() ? "" : " in " + facts->bucket;
   std::printf("%s: %lld jobs and %zu stored files%s, %lld bytes %s, nothing is damaged\n", options.data_dir.c_str(),
               static_cast<long long>(facts->jobs), facts->files.size(), where.c_str(),
@@ -42,7 +48,7 @@ int Restore(const ServerOptions& options) {
       "%s: %lld jobs and %zu stored files as they were at %s, epoch %d; attempts of before end when their agents come "
       "back\n",
       options.data_dir.c_str(), static_cast<long long>(facts->jobs), facts->files.size(),
-      absl::FormatTime(facts->create_time).c_str(), facts->epoch);
+      absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", facts->create_time, absl::UTCTimeZone()).c_str(), facts->epoch);
   return 0;
 }
 
@@ -86,4 +92,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace luthier
 
-int main(int argc, char** argv) { return luthier::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return luthier::Main(argc, argv);
+  } catch (const std::exception& error) {  // of std::filesystem, about a folder that our user must not see
+    std::fprintf(stderr, "luthierd: %s\n", error.what());
+    return 1;
+  }
+}

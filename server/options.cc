@@ -9,9 +9,11 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/data_dir.h"
+#include "lib/base/duration_text.h"
 #include "lib/base/status_macros.h"
 #include "yaml-cpp/yaml.h"
 
@@ -56,8 +58,9 @@ absl::Status ReadFile(const std::string& path, CLI::App& app) {
 }
 
 absl::Status ParseDurationOption(const std::string& option, const std::string& text, absl::Duration& duration) {
-  if (absl::ParseDuration(text, &duration) && duration >= absl::ZeroDuration()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(option, ": '", text, "' is no duration; give one such as 30m or 24h"));
+  if (ReadDuration(text, &duration) && duration >= absl::ZeroDuration()) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(option, ": '", text, "' is no duration; give one such as 30m, 24h or 30d, or inf for ever"));
 }
 
 }  // namespace
@@ -92,7 +95,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--worker-metrics-listen", options.worker_metrics_listen,
       "Address of that agent's /metrics; port 0: any free one", "LUTHIER_WORKER_METRICS_LISTEN");
   add("--artifact-store", options.artifact_store,
-      "Bucket for datasets, models and artifacts, s3://BUCKET/PREFIX, with credentials of the environment; default: in "
+      "Bucket for datasets, models and artifacts, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX, with credentials of the "
+      "environment; default: in "
       "the data folder",
       "LUTHIER_ARTIFACT_STORE");
   app.add_option("--artifact-cache-limit", options.artifact_cache_limit,
@@ -112,6 +116,7 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
       "LUTHIER_PREEMPT_AFTER");
   CLI::App& check = *app.add_subcommand(
       "check", "Read every byte of the data folder, which no server may use, or of a backup, and end");
+  check.add_flag("--json", options.json, "Print what was found as JSON");
   CLI::App& restore =
       *app.add_subcommand("restore", "Make the data folder what a backup of `luthier admin backup` shows, and end");
   restore.add_option("--from", options.backup, "Folder of the backup")->required();
@@ -124,16 +129,21 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   for (CLI::App* action : {&check, &restore, &admin_token}) action->fallthrough();
   app.require_subcommand(0, 1);
   app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")
-      ->envname("LUTHIER_CONFIG");
+      ->envname("LUTHIERD_CONFIG");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error);
+    return app.exit(error) == 0 ? 0 : 2;  // as luthier-trainer; the codes of CLI11 are its own
   }
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--keep-unused", keep_unused, options.keep_unused));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--retention", retention, options.retention));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--preempt-after", preempt_after, options.preempt_after));
+  if (!absl::StrContains(options.listen, ':')) {
+    return absl::InvalidArgumentError(absl::StrCat("--listen: '", options.listen,
+                                                   "' is no HOST:PORT; give one such as 127.0.0.1:7070, or "
+                                                   "0.0.0.0:7070 for every address of this machine"));
+  }
   if (options.tls_cert.empty() != options.tls_key.empty()) {
     return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
   }

@@ -17,6 +17,7 @@ struct ServerOptions {
   ServerAction action = ServerAction::kServe;
   std::string backup;          // absolute: of kRestore
   std::string token = "root";  // of kAdminToken
+  bool json = false;           // what kCheck found, for programs
   std::string listen = "127.0.0.1:7070";
   std::string metrics_listen = "127.0.0.1:9464";
   std::string data_dir;  // absolute
@@ -26,7 +27,7 @@ struct ServerOptions {
   // Files; empty: no TLS, or none is wanted of callers.
   std::string tls_cert, tls_key, tls_client_ca;
   std::string worker_metrics_listen = "127.0.0.1:0";
-  std::string artifact_store;  // s3://BUCKET/PREFIX; empty: in the data folder
+  std::string artifact_store;  // s3://BUCKET/PREFIX, az://CONTAINER/PREFIX; empty: in the data folder
   int64_t artifact_cache_limit = int64_t{50} << 30;
   absl::Duration keep_unused = absl::Hours(1);
   int keep_versions = 0;  // newest versions of a model; 0: all

@@ -1,10 +1,12 @@
 #include "server/server.h"
 
 #include <signal.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <utility>
 
@@ -33,7 +35,7 @@ constexpr std::chrono::seconds kCallGrace(5);
 // Threads that stay for calls, which mostly wait for a commit together. gRPC's default of two would end and start one a
 // call.
 constexpr int kCallThreads = 64;
-// Two disks' worth of reading for watchers that are behind; they also answer submissions.
+// Two disks' worth of reading for watchers that are behind; they also take submissions that ask the record.
 constexpr int kTaskThreads = 2;
 // Each reads a dataset with one core; more at a time would take the cores from the calls that are quick.
 constexpr int kPlanningThreads = 2;
@@ -163,8 +165,8 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       housekeeping_(
           loop_, *store_, *artifacts_,
           {.keep_unused = options.keep_unused, .retention = options.retention, .keep_versions = options.keep_versions}),
-      backend_{loop_,     *store_,  *artifacts_,   planner_, watches_, tasks_,
-               planning_, storing_, housekeeping_, metrics_, access_,  options.data_dir} {}
+      backend_{loop_,    *store_,       *artifacts_, planner_, watches_,   tasks_,          planning_,
+               storing_, housekeeping_, metrics_,    access_,  transfers_, options.data_dir} {}
 
 Server::~Server() { Shutdown(); }
 
@@ -207,6 +209,12 @@ absl::Status Server::Listen(const ServerOptions& options) {
   // The agent beside the server needs no certificate: a socket in the data folder is for who owns the folder.
   const std::string socket = "unix:" + options.data_dir + "/luthierd.sock";
   const bool by_socket = !options.tls_cert.empty() && options.with_local_worker;
+  if (by_socket && socket.size() - strlen("unix:") >= sizeof(sockaddr_un::sun_path)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--data-dir: ", options.data_dir,
+                     " is too long a path for the socket of the local agent, luthierd.sock "
+                     "in it; give one of at most 90 characters"));
+  }
   if (by_socket) builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
   services_ = MakeServices(backend_, sessions_);
   for (const auto& service : services_) builder.RegisterService(service.get());

@@ -4,10 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 #include <filesystem>
-#include <thread>
 
 #include "absl/time/clock.h"
 #include "bench/service/installation.h"
@@ -21,11 +19,14 @@ constexpr absl::Duration kTime = absl::Seconds(3);
 constexpr int kSpecBytes = 2500;
 
 // Answers at once with the same messages as the server.
-class BareService final : public v1::FineTuningService::Service {
-  grpc::Status CreateFineTuningJob(grpc::ServerContext*, const v1::CreateFineTuningJobRequest* request,
-                                   v1::FineTuningJob* response) override {
+class BareService final : public v1::FineTuningService::CallbackService {
+  grpc::ServerUnaryReactor* CreateFineTuningJob(grpc::CallbackServerContext* context,
+                                                const v1::CreateFineTuningJobRequest* request,
+                                                v1::FineTuningJob* response) override {
     *response = request->job();
-    return grpc::Status::OK;
+    grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
+    reactor->Finish(grpc::Status::OK);
+    return reactor;
   }
 };
 
@@ -45,39 +46,15 @@ double BareGrpc(const BenchOptions& options) {
   close(from_child[1]);
   char address[64] = {};
   Require(read(from_child[0], address, sizeof address - 1) > 0, "the bare gRPC server does not start");
-  std::atomic<bool> done = false;
-  std::atomic<int64_t> calls = 0;
-  std::vector<std::thread> callers;
-  std::vector<std::shared_ptr<grpc::Channel>> channels;
-  for (int i = 0; i < std::min(options.callers, 8); ++i) {
-    grpc::ChannelArguments own;
-    own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-    channels.push_back(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), own));
-  }
-  for (int i = 0; i < options.callers; ++i) {
-    callers.emplace_back([&, i] {
-      const auto stub = v1::FineTuningService::NewStub(channels[static_cast<size_t>(i) % channels.size()]);
-      v1::CreateFineTuningJobRequest request;
-      request.mutable_job()->mutable_spec()->set_base_model("base");
-      while (!done) {
-        grpc::ClientContext context;
-        context.set_wait_for_ready(true);
-        v1::FineTuningJob job;
-        Require(stub->CreateFineTuningJob(&context, request, &job), "bare gRPC");
-        ++calls;
-      }
-    });
-  }
-  absl::SleepFor(absl::Milliseconds(500));
-  const int64_t before = calls;
-  absl::SleepFor(kTime);
-  const int64_t after = calls;
-  done = true;
-  for (std::thread& caller : callers) caller.join();
+  const auto channels = ConnectTo(address, options.callers);
+  v1::CreateFineTuningJobRequest request;
+  request.mutable_job()->mutable_spec()->set_base_model("base");
+  CallForAWhile(channels, request, options.callers, absl::Milliseconds(500));
+  const Submitted answered = CallForAWhile(channels, request, options.callers, kTime);
   close(to_child[1]);
   close(from_child[0]);
   waitpid(child, nullptr, 0);
-  return static_cast<double>(after - before) / absl::ToDoubleSeconds(kTime);
+  return static_cast<double>(answered.ids.size()) / answered.seconds;
 }
 
 // Rows of a job's size into two tables, one durable transaction for as many jobs as there are callers.

@@ -6,14 +6,19 @@
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
+#include "google/protobuf/arena.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/models.grpc.pb.h"
 #include "server/store/store.h"
@@ -25,6 +30,64 @@ namespace {
 
 // More connections than this only add sockets: calls of several callers share one well.
 constexpr int kConnections = 8;
+
+// Somebody who submits again as soon as his last call is answered; on gRPC's threads, so that many of them cost the
+// machine no threads of their own.
+class Caller {
+ public:
+  Caller(const std::shared_ptr<grpc::Channel>& channel, const v1::CreateFineTuningJobRequest& request, int number,
+         const std::atomic<bool>& done, absl::BlockingCounter& calling)
+      : stub_(v1::FineTuningService::NewStub(channel)),
+        request_(request),
+        number_(number),
+        done_(done),
+        calling_(calling) {}
+
+  void Call() {
+    start_ = absl::Now();
+    request_.set_request_id(RequestId());
+    context_.emplace();
+    context_->set_wait_for_ready(true);
+    arena_.Reset();
+    response_ = google::protobuf::Arena::CreateMessage<v1::FineTuningJob>(&arena_);
+    stub_->async()->CreateFineTuningJob(&*context_, &request_, response_,
+                                        [this](const grpc::Status& status) { Answered(status); });
+  }
+
+  const Latencies& latencies() const { return latencies_; }
+  const std::vector<std::string>& ids() const { return ids_; }
+
+ private:
+  void Answered(const grpc::Status& status) {
+    Require(status, "CreateFineTuningJob");
+    latencies_.Add(absl::Now() - start_);
+    ids_.emplace_back(absl::StripPrefix(response_->name(), "jobs/"));
+    if (done_) {
+      calling_.DecrementCount();
+    } else {
+      Call();
+    }
+  }
+
+  // As our clients make them: of version 7, the time first.
+  std::string RequestId() const {
+    const int64_t nanos = absl::ToUnixNanos(start_), millis = nanos / 1000000;
+    return absl::StrFormat("%08x-%04x-7%03x-8000-%08x%04x", millis >> 16, millis & 0xffff, number_ & 0xfff,
+                           nanos & 0xffffffff, getpid() & 0xffff);
+  }
+
+  const std::unique_ptr<v1::FineTuningService::Stub> stub_;
+  v1::CreateFineTuningJobRequest request_;
+  const int number_;
+  const std::atomic<bool>& done_;
+  absl::BlockingCounter& calling_;
+  absl::Time start_;
+  std::optional<grpc::ClientContext> context_;
+  google::protobuf::Arena arena_;
+  v1::FineTuningJob* response_ = nullptr;
+  Latencies latencies_;
+  std::vector<std::string> ids_;
+};
 
 }  // namespace
 
@@ -88,41 +151,39 @@ int64_t Installation::ResidentBytes() const {
   return pages * sysconf(_SC_PAGESIZE);
 }
 
-Submitted SubmitForAWhile(Installation& installation, int callers, absl::Duration time) {
+std::vector<std::shared_ptr<grpc::Channel>> ConnectTo(const std::string& address, int callers) {
+  grpc::ChannelArguments own;
+  own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   std::vector<std::shared_ptr<grpc::Channel>> channels;
-  for (int i = 0; i < std::min(callers, kConnections); ++i) channels.push_back(installation.Connect());
-  std::vector<Submitted> parts(static_cast<size_t>(callers));
+  for (int i = 0; i < std::min(callers, kConnections); ++i) {
+    channels.push_back(grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), own));
+  }
+  return channels;
+}
+
+Submitted CallForAWhile(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
+                        const v1::CreateFineTuningJobRequest& request, int callers, absl::Duration time) {
   std::atomic<bool> done = false;
-  std::vector<std::thread> threads;
+  absl::BlockingCounter calling(callers);
+  std::deque<Caller> all;
   const absl::Time start = absl::Now();
-  for (int caller = 0; caller < callers; ++caller) {
-    threads.emplace_back([&, caller] {
-      const auto stub = v1::FineTuningService::NewStub(channels[static_cast<size_t>(caller) % channels.size()]);
-      Submitted& part = parts[static_cast<size_t>(caller)];
-      v1::CreateFineTuningJobRequest request = installation.Request();
-      for (int call = 0; !done; ++call) {
-        request.set_request_id(absl::StrFormat("%08x-%04x-4000-8000-%012x", caller, getpid() & 0xffff,
-                                               absl::ToUnixNanos(absl::Now()) & 0xffffffffffff));
-        grpc::ClientContext context;
-        context.set_wait_for_ready(true);
-        v1::FineTuningJob job;
-        const absl::Time begin = absl::Now();
-        Require(stub->CreateFineTuningJob(&context, request, &job), "CreateFineTuningJob");
-        part.latencies.Add(absl::Now() - begin);
-        part.ids.push_back(job.name().substr(5));  // after "jobs/"
-      }
-    });
+  for (int i = 0; i < callers; ++i) {
+    all.emplace_back(channels[static_cast<size_t>(i) % channels.size()], request, i, done, calling).Call();
   }
   absl::SleepFor(time);
   done = true;
-  for (std::thread& thread : threads) thread.join();
-  Submitted all;
-  all.seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  for (const Submitted& part : parts) {
-    all.latencies.Merge(part.latencies);
-    all.ids.insert(all.ids.end(), part.ids.begin(), part.ids.end());
+  calling.Wait();
+  Submitted submitted;
+  submitted.seconds = absl::ToDoubleSeconds(absl::Now() - start);
+  for (const Caller& caller : all) {
+    submitted.latencies.Merge(caller.latencies());
+    submitted.ids.insert(submitted.ids.end(), caller.ids().begin(), caller.ids().end());
   }
-  return all;
+  return submitted;
+}
+
+Submitted SubmitForAWhile(Installation& installation, int callers, absl::Duration time) {
+  return CallForAWhile(ConnectTo(installation.server().address(), callers), installation.Request(), callers, time);
 }
 
 int64_t CountLost(const std::string& data_dir, const std::vector<std::string>& ids) {

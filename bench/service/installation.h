@@ -51,7 +51,11 @@ struct Submitted {
   std::vector<std::string> ids;
   double seconds = 0;
 };
-// `callers` threads submit for `time`, each as soon as its last call is answered.
+// Connections for so many callers.
+std::vector<std::shared_ptr<grpc::Channel>> ConnectTo(const std::string& address, int callers);
+// So many call CreateFineTuningJob at once for `time`, each again as soon as its last call is answered.
+Submitted CallForAWhile(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
+                        const v1::CreateFineTuningJobRequest& request, int callers, absl::Duration time);
 Submitted SubmitForAWhile(Installation& installation, int callers, absl::Duration time);
 
 // Of `ids`, those that are not on record; the server must not run.

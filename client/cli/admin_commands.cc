@@ -36,11 +36,28 @@ struct CheckArguments {
   std::string folder;  // empty: the server's, by the server
 };
 
-absl::Status Check(CommandContext& context, const CheckArguments& arguments) {
-  if (!arguments.folder.empty())
-    return RunSisterProgram({"luthierd", "check", "--data-dir", std::filesystem::absolute(arguments.folder).string()});
+// By `luthierd check`, on this machine.
+absl::StatusOr<v1::CheckDataResponse> CheckFolder(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(
+      const std::string output,
+      OutputOfSisterProgram({"luthierd", "check", "--json", "--data-dir", std::filesystem::absolute(folder).string()}));
+  const nlohmann::json facts = nlohmann::json::parse(output, nullptr, /*allow_exceptions=*/false);
+  if (!facts.is_object()) return absl::InternalError("luthierd does not say what it found; is it of this version?");
+  v1::CheckDataResponse found;
+  found.set_jobs(facts.value("jobs", int64_t{0}));
+  found.set_files(facts.value("files", int64_t{0}));
+  found.set_size_bytes(facts.value("size_bytes", int64_t{0}));
+  return found;
+}
+
+absl::StatusOr<v1::CheckDataResponse> CheckServer(CommandContext& context) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::CheckDataResponse found, client->CheckData());
+  return client->CheckData();
+}
+
+absl::Status Check(CommandContext& context, const CheckArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const v1::CheckDataResponse found,
+                           arguments.folder.empty() ? CheckServer(context) : CheckFolder(arguments.folder));
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(found));
     return absl::OkStatus();

@@ -1,11 +1,13 @@
 #include "client/cli/app.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/completion.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/help_formatter.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/man_page.h"
 #include "client/cli/suggest.h"
@@ -27,7 +29,11 @@ Exit codes: 0 ok, 1 failure, 2 cancelled, 3 wrong command line or input, 4 authe
 
 constexpr char kUnreachableRemedy[] =
     "start one with `luthierd --with-local-worker`, or name another with --server, LUTHIER_SERVER or `luthier context "
-    "use`";
+    "use`; if it is there and wants TLS, set LUTHIER_TLS_CA";
+
+constexpr char kHungUpRemedy[] =
+    "something there hangs up: try again if it was just started anew; if it wants TLS, set LUTHIER_TLS_CA (and "
+    "LUTHIER_TLS_CERT, LUTHIER_TLS_KEY) to files of its authority; if it does not, unset them";
 
 // `error: …`, with the further lines of a list of violations below.
 int Fail(CommandContext& context, const absl::Status& status) {
@@ -36,7 +42,11 @@ int Fail(CommandContext& context, const absl::Status& status) {
   context.err() << (outcome ? "" : context.err_terminal().Paint(Colour::kRed, "error: "));
   for (size_t i = 0; i < lines.size(); ++i)
     context.err() << (i > 0 && !outcome ? "       " : "") << OneLine(lines[i]) << "\n";
-  if (IsUnreachable(status)) context.err() << "       " << kUnreachableRemedy << "\n";
+  if (WasHungUpOn(status)) {
+    context.err() << "       " << kHungUpRemedy << "\n";
+  } else if (IsUnreachable(status)) {
+    context.err() << "       " << kUnreachableRemedy << "\n";
+  }
   context.err() << std::flush;
   return static_cast<int>(ExitCodeOf(status));
 }
@@ -53,8 +63,18 @@ void AddGlobalFlagsToAll(CLI::App& app, CommandContext& context) {
   context.AddGlobalFlags(app);
 }
 
+// What people try first: `luthier help job submit`, `luthier --version`.
+void TakeCommonWords(std::vector<std::string>& arguments) {
+  if (arguments.empty()) return;
+  if (arguments.front() == "--version") arguments.front() = "version";
+  if (arguments.front() != "help") return;
+  arguments.erase(arguments.begin());
+  arguments.emplace_back("--help");
+}
+
 int RunComplete(const CLI::App& app, CommandContext& context, std::vector<std::string> words) {
   if (!words.empty() && words.front() == "--") words.erase(words.begin());
+  context.TakeServerFlags(words);
   if (!context.Load().ok()) return 0;
   for (const std::string& candidate : Complete(app, context, words)) context.out() << candidate << "\n";
   return 0;
@@ -64,6 +84,7 @@ int RunComplete(const CLI::App& app, CommandContext& context, std::vector<std::s
 
 void AddCommands(CLI::App& app, CommandContext& context) {
   app.require_subcommand(0, 1);
+  app.formatter(std::make_shared<HelpFormatter>(context.out_terminal().width));  // first: commands inherit it
   AddJobCommands(app, context);
   AddSweepCommands(app, context);
   AddDatasetCommands(app, context);
@@ -94,6 +115,7 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
     context.out() << ManPage(app) << std::flush;
     return 0;
   }
+  TakeCommonWords(arguments);
   for (std::string& argument : arguments) argument = WithHyphens(std::move(argument));
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
@@ -110,7 +132,8 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
   }
   absl::Status status = context.Load();
   if (status.ok()) status = context.action()();
-  context.out() << std::flush;
+  if (!context.out().flush() && status.ok())
+    status = absl::DataLossError("the output cannot be written, so some of it is missing; is the disk full?");
   return status.ok() ? 0 : Fail(context, status);
 }
 

@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/text.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
@@ -66,6 +68,21 @@ std::vector<std::string> CommandContext::CandidatesOf(const CLI::App& command) {
   return found == candidates_.end() ? std::vector<std::string>() : found->second(*this);
 }
 
+void CommandContext::TakeServerFlags(const std::vector<std::string>& words) {
+  const std::map<std::string, std::string*> flags = {
+      {"--server", &flags_.server}, {"--context", &flags_.context}, {"--config", &flags_.config_path}};
+  for (size_t i = 0; i + 1 < words.size(); ++i) {
+    const std::pair<std::string, std::string> word = absl::StrSplit(words[i], absl::MaxSplits('=', 1));
+    const auto flag = flags.find(word.first);
+    if (flag == flags.end()) continue;
+    if (absl::StrContains(words[i], '=')) {
+      *flag->second = word.second;
+    } else if (i + 2 < words.size()) {
+      *flag->second = words[i + 1];
+    }
+  }
+}
+
 absl::Status CommandContext::Load() {
   LUTHIER_ASSIGN_OR_RETURN(config_, ReadConfig(flags_.config_path));
   std::error_code error;
@@ -79,8 +96,18 @@ absl::Status CommandContext::Load() {
   return absl::OkStatus();
 }
 
+absl::Status CommandContext::CheckConfigFile() const {
+  std::error_code error;
+  if (flags_.config_path == UsualConfigPath() || std::filesystem::exists(flags_.config_path, error))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--config (or LUTHIER_CONFIG): ", flags_.config_path,
+                   " does not exist; name another, or make it with `luthier context set NAME --server HOST:PORT`"));
+}
+
 absl::StatusOr<Client*> CommandContext::client() {
   if (client_ == nullptr) {
+    LUTHIER_RETURN_IF_ERROR(CheckConfigFile());
     Client::Options options;
     LUTHIER_ASSIGN_OR_RETURN(options.server, ChooseServer({.server_flag = flags_.server,
                                                            .context_flag = flags_.context,
@@ -88,6 +115,7 @@ absl::StatusOr<Client*> CommandContext::client() {
                                                            .context_environment = Environment("LUTHIER_CONTEXT"),
                                                            .context_of_project = project_.context},
                                                           config_));
+    LUTHIER_RETURN_IF_ERROR(CheckServerAddress(options.server));
     LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
     LUTHIER_ASSIGN_OR_RETURN(options.token, TokenFromEnvironment());
     client_ = std::make_unique<Client>(std::move(options));
@@ -96,6 +124,14 @@ absl::StatusOr<Client*> CommandContext::client() {
 }
 
 void CommandContext::Say(const std::string& message) { err_ << message << std::endl; }
+
+void CommandContext::PrintOneForPrograms(const nlohmann::json& value) {
+  if (format_ == OutputFormat::kYaml) {
+    out_ << "---\n" << FormatJson(value, format_) << std::flush;
+  } else {
+    out_ << value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << std::endl;
+  }
+}
 
 absl::Status CommandContext::Confirm(const std::string& what) {
   if (yes_ || answers_ == nullptr || !err_terminal_.interactive) return absl::OkStatus();
@@ -115,7 +151,8 @@ TransferProgress CommandContext::ShowTransfer(const std::string& what) {
     const int64_t percent = total > 0 ? done * 100 / total : 100;
     const std::string line =
         absl::StrCat(what, "  ", FormatBytes(done), " of ", FormatBytes(total), "  ", percent, "%");
-    err_ << "\r" << Ellipsize(line, err_terminal_.width - 1) << "\x1b[K" << (done >= total ? "\n" : "") << std::flush;
+    err_ << "\r" << Ellipsize(line, err_terminal_.AsItIsNow().width - 1) << "\x1b[K" << (done >= total ? "\n" : "")
+         << std::flush;
   };
 }
 

@@ -57,6 +57,9 @@ class CommandContext {
   void CompleteWith(const CLI::App& command, Candidates candidates) { candidates_[&command] = std::move(candidates); }
   std::vector<std::string> CandidatesOf(const CLI::App& command);
 
+  // For shell completion: takes which server is meant from the words of a line, of which the last is being written.
+  void TakeServerFlags(const std::vector<std::string>& words);
+
   // Reads the config files. Errors: INVALID_ARGUMENT. Call before the functions below.
   absl::Status Load();
   const Config& config() const { return config_; }
@@ -64,7 +67,8 @@ class CommandContext {
   const std::string& server_flag() const { return flags_.server; }
   OutputFormat format() const { return format_; }
   bool ForPrograms() const { return format_ == OutputFormat::kJson || format_ == OutputFormat::kYaml; }
-  // The connection, dialled by the first call. Errors: INVALID_ARGUMENT for an unknown context.
+  // The connection, dialled by the first call. Errors: INVALID_ARGUMENT for an unknown context, or for a config file
+  // that was named and does not exist.
   absl::StatusOr<Client*> client();
 
   std::ostream& out() { return out_; }
@@ -82,11 +86,16 @@ class CommandContext {
   void AddYesFlag(CLI::App& command);
   // Prints a message as -o json or yaml.
   void PrintForPrograms(const nlohmann::json& value) { out_ << FormatJson(value, format_); }
+  // One of those that come by and by: a line of JSON, or a document of YAML.
+  void PrintOneForPrograms(const nlohmann::json& value);
 
   // Draws the progress of a transfer on a terminal; in a file it says nothing.
   TransferProgress ShowTransfer(const std::string& what);
 
  private:
+  // Whoever names one means its servers: without it the command would go to another.
+  absl::Status CheckConfigFile() const;
+
   std::ostream& out_;
   const Terminal out_terminal_;
   std::ostream& err_;
@@ -129,5 +138,11 @@ std::vector<std::string> JobNames(CommandContext& context);
 std::vector<std::string> DatasetNames(CommandContext& context);
 std::vector<std::string> ModelNames(CommandContext& context);
 std::vector<std::string> BaseModelNames(CommandContext& context);
+std::vector<std::string> SweepNames(CommandContext& context);
+std::vector<std::string> NodeNames(CommandContext& context);
+std::vector<std::string> TenantNames(CommandContext& context);
+std::vector<std::string> TokenNames(CommandContext& context);
+// Of the config file.
+std::vector<std::string> ContextNames(CommandContext& context);
 
 }  // namespace luthier

@@ -1,8 +1,10 @@
 #include "client/cli/completion.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
@@ -64,14 +66,45 @@ std::vector<std::string> Subcommands(const CLI::App& command) {
   return names;
 }
 
+// Flags of which every value is known.
+const std::map<std::string, std::vector<std::string>>& KnownValues() {
+  static const auto* values = new std::map<std::string, std::vector<std::string>>{
+      {"-o", OutputFormatNames()},
+      {"--output", OutputFormatNames()},
+      {"--task", {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"}},
+      {"--tuning", {"lora", "full"}},
+      {"--class", {"interactive", "standard", "background"}},
+      {"--role", {"viewer", "member", "admin", "agent"}},
+      {"--loss-on", {"assistant", "completion", "all"}},
+      {"--training.loss-on", {"assistant", "completion", "all"}},
+      {"--too-long", {"refuse", "truncate", "keep_answer", "drop"}},
+      {"--training.too-long", {"refuse", "truncate", "keep_answer", "drop"}},
+      {"--training.schedule", {"linear", "cosine", "constant"}},
+      {"--training.precision", {"fp32", "bf16"}},
+      {"--training.order", {"shuffled", "grouped", "file"}},
+      {"--evaluation.metric", {"exact_match", "json_equality", "field_f1", "loss"}},
+      {"--checkpoint.publish", {"best", "last"}},
+  };
+  return *values;
+}
+
+std::vector<std::string> StateNames() {
+  std::vector<std::string> names;
+  for (int i = v1::FineTuningJob::State_MIN + 1; i <= v1::FineTuningJob::State_MAX; ++i)
+    names.push_back(absl::AsciiStrToLower(v1::FineTuningJob::State_Name(static_cast<v1::FineTuningJob::State>(i))));
+  return names;
+}
+
 // Values of flags that have a known set; files for all others.
 std::vector<std::string> Values(CommandContext& context, const std::string& flag) {
-  if (flag == "-o" || flag == "--output") return OutputFormatNames();
-  if (flag == "--task") return {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"};
-  if (flag == "--tuning") return {"lora", "full"};
+  if (const auto found = KnownValues().find(flag); found != KnownValues().end()) return found->second;
+  if (flag == "--state") return StateNames();
   if (flag == "--base-model") return BaseModelNames(context);
   if (flag == "--dataset") return DatasetNames(context);
   if (flag == "--model") return ModelNames(context);
+  if (flag == "--node") return NodeNames(context);
+  if (flag == "--tenant") return TenantNames(context);
+  if (flag == "--context") return ContextNames(context);
   return {};
 }
 
@@ -114,6 +147,32 @@ std::vector<std::string> ModelNames(CommandContext& context) {
 std::vector<std::string> BaseModelNames(CommandContext& context) {
   const auto client = QuickClient(context);
   return client.ok() ? Names((*client)->ListBaseModels(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> SweepNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListSweeps(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> NodeNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListNodes(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> TenantNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListTenants(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> TokenNames(CommandContext& context) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names((*client)->ListTokens()) : std::vector<std::string>();
+}
+
+std::vector<std::string> ContextNames(CommandContext& context) {
+  std::vector<std::string> names;
+  for (const auto& [name, server] : context.config().servers) names.push_back(name);
+  return names;
 }
 
 std::vector<std::string> Complete(const CLI::App& app, CommandContext& context, const std::vector<std::string>& words) {

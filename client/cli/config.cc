@@ -100,11 +100,15 @@ absl::Status WriteConfig(const Config& config, const std::string& path) {
   return WriteFileDurably(path, ToYaml(out));
 }
 
-std::string DefaultConfigPath() {
-  if (std::string path = Environment("LUTHIER_CONFIG"); !path.empty()) return path;
+std::string UsualConfigPath() {
   std::string folder = Environment("XDG_CONFIG_HOME");
   if (folder.empty()) folder = absl::StrCat(Environment("HOME"), "/.config");
   return absl::StrCat(folder, "/luthier/config.yaml");
+}
+
+std::string DefaultConfigPath() {
+  std::string path = Environment("LUTHIER_CONFIG");
+  return path.empty() ? UsualConfigPath() : path;
 }
 
 absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config) {

@@ -34,7 +34,9 @@ absl::StatusOr<Config> ReadProjectConfig(const std::string& folder);
 // Writes the file durably, and its folder if needed.
 absl::Status WriteConfig(const Config& config, const std::string& path);
 
-// $LUTHIER_CONFIG, else $XDG_CONFIG_HOME/luthier/config.yaml, else ~/.config/luthier/config.yaml.
+// $XDG_CONFIG_HOME/luthier/config.yaml, else ~/.config/luthier/config.yaml: it need not be there.
+std::string UsualConfigPath();
+// $LUTHIER_CONFIG, else the usual one.
 std::string DefaultConfigPath();
 
 // What names a server, strongest first; empty where not given.

@@ -1,10 +1,13 @@
 // `context`: names for several servers, in the config file.
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/table.h"
 #include "lib/base/status_macros.h"
+#include "lib/channel/channel.h"
 
 namespace luthier {
 namespace {
@@ -42,11 +45,23 @@ absl::Status Use(CommandContext& context, const std::string& name) {
 
 absl::Status Set(CommandContext& context, const std::string& name, const std::string& server) {
   if (server.empty()) return absl::InvalidArgumentError("--server: is missing; give HOST:PORT");
+  LUTHIER_RETURN_IF_ERROR(CheckServerAddress(server));
   Config config = context.config();
   config.servers[name] = server;
   if (config.context.empty()) config.context = name;
   LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
   context.Say(absl::StrCat(name, " is ", server, config.context == name ? ", and in use" : ""));
+  return absl::OkStatus();
+}
+
+absl::Status Delete(CommandContext& context, const std::string& name) {
+  Config config = context.config();
+  LUTHIER_RETURN_IF_ERROR(ChooseServer({.context_flag = name}, config).status());
+  config.servers.erase(name);
+  const bool used = config.context == name;
+  if (used) config.context.clear();
+  LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
+  context.Say(absl::StrCat(name, " is forgotten", used ? "; no context is in use now" : ""));
   return absl::OkStatus();
 }
 
@@ -61,16 +76,19 @@ void AddContextCommands(CLI::App& app, CommandContext& context) {
   CLI::App& use = context.AddCommand(noun, "use", "Choose the server for the commands to come",
                                      "  luthier context use lab\n", [&context, used] { return Use(context, *used); });
   use.add_option("NAME", *used, "Name of the context")->required();
-  context.CompleteWith(use, [](CommandContext& loaded) {
-    std::vector<std::string> names;
-    for (const auto& [name, server] : loaded.config().servers) names.push_back(name);
-    return names;
-  });
+  context.CompleteWith(use, ContextNames);
 
   auto name = std::make_shared<std::string>();
   CLI::App& set = context.AddCommand(noun, "set", "Name a server", "  luthier context set lab --server gpu1:7070\n",
                                      [&context, name] { return Set(context, *name, context.server_flag()); });
   set.add_option("NAME", *name, "Name of the context")->required();
+
+  auto deleted = std::make_shared<std::string>();
+  CLI::App& remove =
+      context.AddCommand(noun, "delete", "Forget a server; nothing changes there", "  luthier context delete lab\n",
+                         [&context, deleted] { return Delete(context, *deleted); });
+  remove.add_option("NAME", *deleted, "Name of the context")->required();
+  context.CompleteWith(remove, ContextNames);
 }
 
 }  // namespace luthier

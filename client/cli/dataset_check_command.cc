@@ -34,7 +34,8 @@ struct Text {
 
 absl::StatusOr<int64_t> ContextLength(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, ReadJsonObject(folder + "/config.json"));
-  return config.value("max_position_embeddings", int64_t{0});
+  const auto found = config.find("max_position_embeddings");
+  return found != config.end() && found->is_number_integer() ? found->get<int64_t>() : 0;
 }
 
 absl::StatusOr<std::unique_ptr<Text>> LoadText(const Arguments& arguments) {
@@ -71,6 +72,7 @@ void Print(CommandContext& context, const std::vector<PartReport>& parts) {
 
 absl::Status Check(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetFile> files, FindDatasetFiles(arguments.files));
+  WarnOfRowsLeftOut(context, arguments.files);
   std::unique_ptr<Text> text;
   if (!arguments.model.empty()) {
     absl::StatusOr<std::unique_ptr<Text>> loaded = LoadText(arguments);
@@ -103,7 +105,8 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context) {
       "  luthier dataset check train.jsonl --model examples/base/luthier-tiny     # also tokens and lengths\n"
       "  luthier dataset check train.jsonl --model FOLDER --max-length 512 --too-long truncate\n",
       [&context, arguments] { return Check(context, *arguments); });
-  command.add_option("PATH", arguments->files.paths, "Folder with train.jsonl, validation.jsonl, test.jsonl; or files");
+  command.add_option("PATH", arguments->files.paths,
+                     "Folder with train.jsonl, validation.jsonl, test.jsonl or .parquet; or files");
   command.add_option("--train", arguments->files.train, "File of training rows")->type_name("FILE");
   command.add_option("--validation", arguments->files.validation, "File of validation rows")->type_name("FILE");
   command.add_option("--test", arguments->files.test, "File of held-out rows")->type_name("FILE");

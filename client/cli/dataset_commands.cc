@@ -2,9 +2,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/dataset_files.h"
+#include "client/cli/each.h"
 #include "client/cli/list.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
@@ -42,10 +44,12 @@ absl::Status CheckBeforeUpload(const std::vector<DatasetFile>& files) {
 
 absl::Status Upload(CommandContext& context, const UploadArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetFile> files, FindDatasetFiles(arguments.files));
+  WarnOfRowsLeftOut(context, arguments.files);
   LUTHIER_RETURN_IF_ERROR(CheckBeforeUpload(files));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::Dataset dataset,
-                           UploadDataset(*client, ShortName(arguments.id), files, context.ShowTransfer("uploading")));
+                           UploadDataset(*client, std::string(absl::StripPrefix(arguments.id, "datasets/")), files,
+                                         context.ShowTransfer("uploading")));
   for (const v1::DatasetPart& part : dataset.parts()) {
     context.Say(absl::StrCat(part.part(), ": ", FormatCount(part.rows()), " rows, ", FormatBytes(part.size_bytes())));
   }
@@ -104,28 +108,30 @@ absl::Status Get(CommandContext& context, const std::string& id) {
 absl::Status Delete(CommandContext& context, const std::vector<std::string>& ids) {
   LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(ids, ", ") + " for good"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  for (const std::string& id : ids) {
+  return DoToEach(context, ids, [&](const std::string& id) -> absl::Status {
     const std::string name = FullName("datasets", id);
     LUTHIER_RETURN_IF_ERROR(client->DeleteDataset(name));
     context.out() << name << std::endl;
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 void AddUpload(CLI::App& dataset, CommandContext& context) {
   auto arguments = std::make_shared<UploadArguments>();
   CLI::App& command = context.AddCommand(
-      dataset, "upload", "Upload rows (JSON lines) as a dataset with the parts train, validation and test",
+      dataset, "upload", "Upload rows (JSON lines or Parquet) as a dataset with the parts train, validation and test",
       "  luthier dataset upload intents examples/tasks/classification\n"
       "  luthier dataset upload tickets --train rows.jsonl --validation held-out.jsonl\n"
+      "  luthier dataset upload corpus train-00000-of-00001.parquet\n"
       "\n"
-      "A row is a chat, a prompt with its completion, or a text:\n"
+      "A row is a chat, a prompt with its completion, or a text; in Parquet these are columns:\n"
       "  {\"messages\": [{\"role\": \"user\", \"content\": \"…\"}, {\"role\": \"assistant\", \"content\": \"…\"}]}\n"
       "  {\"prompt\": \"…\", \"completion\": \"…\"}\n"
       "  {\"text\": \"…\"}\n",
       [&context, arguments] { return Upload(context, *arguments); });
   command.add_option("NAME", arguments->id, "Name of the dataset")->required();
-  command.add_option("PATH", arguments->files.paths, "Folder with train.jsonl, validation.jsonl, test.jsonl; or files");
+  command.add_option("PATH", arguments->files.paths,
+                     "Folder with train.jsonl, validation.jsonl, test.jsonl or .parquet; or files");
   command.add_option("--train", arguments->files.train, "File of training rows")->type_name("FILE");
   command.add_option("--validation", arguments->files.validation, "File of validation rows")->type_name("FILE");
   command.add_option("--test", arguments->files.test, "File of held-out rows")->type_name("FILE");

@@ -38,7 +38,8 @@ std::string ReportTable(const std::vector<PartReport>& parts, const Terminal& te
     if (counted) {
       cells.emplace_back(FormatCount(report.tokens));
       cells.emplace_back(FormatCount(report.trained_tokens));
-      cells.emplace_back(absl::StrCat(FormatCount(report.longest_row_tokens), " (line ", report.longest_row_line, ")"));
+      cells.emplace_back(absl::StrCat(FormatCount(report.longest_row_tokens), " (", UnitName(report.unit), " ",
+                                      report.longest_row_line, ")"));
       cells.emplace_back(FormatCount(report.truncated));
       cells.emplace_back(FormatCount(report.dropped));
     }
@@ -52,7 +53,8 @@ std::string RepeatedRows(const std::vector<PartReport>& parts) {
   std::string out;
   for (const PartReport& part : parts) {
     for (const RepeatedRow& row : part.report.repeated) {
-      absl::StrAppend(&out, out.empty() ? "\n" : "", row.file, ":", row.line, " repeats line ", row.first_line, "\n");
+      absl::StrAppend(&out, out.empty() ? "\n" : "", RowPosition(row.file, row.line, row.unit), " repeats ",
+                      UnitName(row.unit), " ", row.first_line, "\n");
     }
     const int64_t more = part.report.duplicates - static_cast<int64_t>(part.report.repeated.size());
     if (more > 0) {

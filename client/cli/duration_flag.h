@@ -7,7 +7,7 @@
 
 namespace luthier {
 
-// `90s`, `10m`, `2h`, `1h30m`; empty: for ever. Errors: INVALID_ARGUMENT naming the flag.
+// `90s`, `10m`, `1h30m`, `7d`; empty: for ever. Errors: INVALID_ARGUMENT naming the flag.
 absl::StatusOr<absl::Duration> ParseDurationFlag(const std::string& flag, const std::string& value);
 
 }  // namespace luthier

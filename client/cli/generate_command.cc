@@ -38,7 +38,8 @@ absl::StatusOr<std::string> BaseFolder(CommandContext& context, const std::strin
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const absl::StatusOr<v1::BaseModel> model = client->GetBaseModel(FullName("baseModels", base));
   if (absl::IsNotFound(model.status()) || absl::IsInvalidArgument(model.status())) {
-    return absl::NotFoundError(absl::StrCat("--base: '", base, "' is neither a folder nor a registered base model"));
+    return absl::NotFoundError(absl::StrCat("--base: '", base, "' is neither a folder nor a registered base model; ",
+                                            "luthier model list names those"));
   }
   LUTHIER_RETURN_IF_ERROR(model.status());
   return CachedFolder(*client, ToRemoteFolder(*model), context.ShowTransfer("downloading the base model"));
@@ -59,7 +60,12 @@ absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& ar
     return folders;
   }
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->GetModelVersion(VersionName(arguments.model)));
+  const absl::StatusOr<v1::ModelVersion> found = client->GetModelVersion(VersionName(arguments.model));
+  if (absl::IsNotFound(found.status()) && client->GetBaseModel(FullName("baseModels", arguments.model)).ok()) {
+    return absl::NotFoundError(absl::StrCat("--model: '", arguments.model, "' is a base model; give it with --base"));
+  }
+  LUTHIER_RETURN_IF_ERROR(found.status());
+  const v1::ModelVersion& version = *found;
   LUTHIER_ASSIGN_OR_RETURN(const std::string downloaded, CachedFolder(*client, ToRemoteFolder(version),
                                                                       context.ShowTransfer("downloading the model")));
   if (version.kind() == v1::ModelVersion::FULL_MODEL) return Folders{downloaded, ""};
@@ -112,18 +118,23 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
       .add_option("--prompt", arguments->prompt, "User message; without it, one line of standard input after another")
       ->type_name("TEXT");
   command.add_option("--system", arguments->system, "System message")->type_name("TEXT");
-  command.add_option("--max-new-tokens", arguments->max_new_tokens, "Tokens to generate at most")->type_name("N");
+  command.add_option("--max-new-tokens", arguments->max_new_tokens, "Tokens to generate at most; default: 64")
+      ->type_name("N");
   command.add_option("--temperature", arguments->temperature, "0 (default) always takes the likeliest token")
       ->type_name("X");
-  command.add_option("--top-p", arguments->top_p, "Nucleus sampling")->type_name("P");
-  command.add_option("--top-k", arguments->top_k, "0 keeps all tokens")->type_name("N");
+  command
+      .add_option("--top-p", arguments->top_p,
+                  "Nucleus sampling: the likeliest tokens that have this probability together; default: 1")
+      ->type_name("P");
+  command.add_option("--top-k", arguments->top_k, "Sample from so many of the likeliest tokens; 0 (default) keeps all")
+      ->type_name("N");
   command
       .add_option("--repetition-penalty", arguments->repetition_penalty,
-                  "Above 1: tokens of prompt and answer become less likely")
+                  "Above 1 (default): tokens of prompt and answer become less likely")
       ->type_name("X");
   command.add_option("--stop", arguments->stops, "Text that ends an answer, and is no part of it; may be repeated")
       ->type_name("TEXT");
-  command.add_option("--seed", arguments->seed, "Seed of sampling")->type_name("N");
+  command.add_option("--seed", arguments->seed, "Seed of sampling; default: 1")->type_name("N");
 }
 
 }  // namespace luthier

@@ -39,7 +39,12 @@ void Interrupts::Wait() {
     sigwait(&signals, &signal);
     absl::MutexLock lock(&mutex_);
     // Nothing of a command needs undoing: what was sent is the server's, what was downloaded is resumed.
-    if (!handler_) _exit(static_cast<int>(ExitCode::kCancelled));
+    if (!handler_) {
+      // Behind a line of progress, so that the shell's prompt does not stand there.
+      if (isatty(STDERR_FILENO) && write(STDERR_FILENO, "\n", 1) < 0) {
+      }
+      _exit(static_cast<int>(ExitCode::kCancelled));
+    }
     std::exchange(handler_, {})();
   }
 }

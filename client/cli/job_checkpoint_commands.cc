@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/each.h"
 #include "client/cli/list.h"
 #include "client/cli/text.h"
 #include "lib/base/status_macros.h"
@@ -14,7 +15,7 @@ namespace {
 
 absl::Status Create(CommandContext& context, const std::vector<std::string>& jobs) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  for (const std::string& id : jobs) {
+  return DoToEach(context, jobs, [&](const std::string& id) -> absl::Status {
     const std::string name = FullName("jobs", id);
     LUTHIER_RETURN_IF_ERROR(client->CreateCheckpoint(name));
     if (context.ForPrograms()) {
@@ -24,8 +25,8 @@ absl::Status Create(CommandContext& context, const std::vector<std::string>& job
     }
     context.Say(
         absl::StrCat("ordered; once it is on its node's disk it is in: luthier job checkpoints ", ShortName(name)));
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 struct ListArguments {

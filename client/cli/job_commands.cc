@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <memory>
 
 #include "absl/strings/ascii.h"
@@ -11,6 +13,7 @@
 #include "client/cli/command.h"
 #include "client/cli/comparison.h"
 #include "client/cli/duration_flag.h"
+#include "client/cli/each.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/job_text.h"
 #include "client/cli/job_watch_command.h"
@@ -109,7 +112,7 @@ struct WatchArguments {
 
 absl::Status Watch(CommandContext& context, const WatchArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
-  const WatchStyle style = context.ForPrograms() ? WatchStyle::kJson : WatchStyle::kView;
+  const WatchStyle style = context.ForPrograms() ? WatchStyle::kPrograms : WatchStyle::kView;
   return FollowJob(context, FullName("jobs", arguments.job), style, timeout, /*to_stderr=*/false);
 }
 
@@ -118,32 +121,30 @@ struct CancelArguments {
   bool wait = false;
 };
 
-// Every job that can be cancelled is; the first error is the command's.
+void PrintCancelled(CommandContext& context, const v1::FineTuningJob& job) {
+  if (context.ForPrograms()) return context.PrintForPrograms(MessageToJson(job));
+  context.out() << job.name();
+  if (context.format() != OutputFormat::kName) context.out() << "  " << StateWord(job.state(), context.out_terminal());
+  context.out() << std::endl;
+}
+
+// All are cancelled before the first is waited for.
 absl::Status Cancel(CommandContext& context, const CancelArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  absl::Status first;
-  for (const std::string& id : arguments.jobs) {
-    const absl::StatusOr<v1::FineTuningJob> job = client->CancelJob(FullName("jobs", id));
-    if (!job.ok()) {
-      if (arguments.jobs.size() > 1) context.Say(absl::StrCat(id, ": ", job.status().message()));
-      first.Update(job.status());
-      continue;
-    }
-    if (context.ForPrograms()) {
-      context.PrintForPrograms(MessageToJson(*job));
-    } else {
-      context.out() << job->name();
-      if (context.format() != OutputFormat::kName)
-        context.out() << "  " << StateWord(job->state(), context.out_terminal());
-      context.out() << std::endl;
-    }
-    if (!arguments.wait) continue;
+  std::vector<std::string> cancelled;
+  absl::Status status = DoToEach(context, arguments.jobs, [&](const std::string& id) -> absl::Status {
+    LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CancelJob(FullName("jobs", id)));
+    PrintCancelled(context, job);
+    cancelled.push_back(job.name());
+    return absl::OkStatus();
+  });
+  if (!arguments.wait) return status;
+  status.Update(DoToEach(context, cancelled, [&](const std::string& name) {
     const absl::Status over =
-        FollowJob(context, job->name(), WatchStyle::kQuiet, absl::InfiniteDuration(), /*to_stderr=*/true);
-    // CANCELLED is what was asked for.
-    if (!absl::IsCancelled(over)) first.Update(over);
-  }
-  return first;
+        FollowJob(context, name, WatchStyle::kQuiet, absl::InfiniteDuration(), /*to_stderr=*/true);
+    return absl::IsCancelled(over) ? absl::OkStatus() : over;  // CANCELLED is what was asked for
+  }));
+  return status;
 }
 
 struct LogsArguments {
@@ -158,13 +159,25 @@ std::string LogLine(CommandContext& context, const google::protobuf::Timestamp& 
   return absl::StrCat(context.out_terminal().Paint(Colour::kFaint, clock), " [", attempt, "] ", OneLine(text), "\n");
 }
 
+// What is said when the connection breaks under `--follow`.
+std::function<void(const absl::Status&)> SaysThatItWaits(CommandContext& context) {
+  return [&context](const absl::Status& why) { context.Say(absl::StrCat(why.message(), "; waiting for it")); };
+}
+
+// Ctrl-C has ended the logs and not the job.
+absl::Status EndOfLogs(const absl::Status& status, const std::string& job) {
+  if (!absl::IsCancelled(status)) return status;
+  return absl::CancelledError(
+      absl::StrCat(job, " goes on without you; follow it again with: luthier job logs ", ShortName(job), " --follow"));
+}
+
 // The last lines only, which the server finds without reading the others.
 absl::Status TailLogs(CommandContext& context, Client& client, const std::string& job, const LogsArguments& arguments) {
   v1::TailJobLogsRequest request;
   request.set_name(job);
   request.set_lines(arguments.lines);
   request.set_follow(arguments.follow);
-  ResumedStream stream(client, job, {}, {});
+  ResumedStream stream(client, job, {}, {.on_interrupted = SaysThatItWaits(context)});
   context.interrupts().Handle([&stream] { stream.Stop(); });
   const absl::Status status = stream.Run([&](grpc::ClientContext& call) {
     const auto reader = client.jobs().TailJobLogs(&call, request);
@@ -173,23 +186,21 @@ absl::Status TailLogs(CommandContext& context, Client& client, const std::string
       stream.Heard();
       if (message.sequence() <= request.after_sequence()) continue;  // a heartbeat
       request.set_after_sequence(message.sequence());
-      context.out() << (context.ForPrograms()
-                            ? MessageToJson(message).dump() + "\n"
-                            : LogLine(context, message.create_time(), message.attempt(), message.line()))
-                    << std::flush;
+      if (context.ForPrograms()) {
+        context.PrintOneForPrograms(MessageToJson(message));
+      } else {
+        context.out() << LogLine(context, message.create_time(), message.attempt(), message.line()) << std::flush;
+      }
     }
     return reader->Finish();
   });
   context.interrupts().Handle({});
-  return status;
+  return EndOfLogs(status, job);
 }
 
-void PrintLog(CommandContext& context, const v1::JobEvent& event, bool json) {
+void PrintLog(CommandContext& context, const v1::JobEvent& event) {
   if (event.type() != "log" && event.type() != "state" && event.type() != "warning" && event.type() != "failed") return;
-  if (json) {
-    context.out() << MessageToJson(event).dump() << std::endl;
-    return;
-  }
+  if (context.ForPrograms()) return context.PrintOneForPrograms(MessageToJson(event));
   const std::string heading = event.type() == "log" ? "" : absl::StrCat(event.type(), ": ");
   const std::string state = event.type() == "state" ? v1::FineTuningJob::State_Name(event.state()) + " " : "";
   context.out() << LogLine(context, event.create_time(), event.attempt(),
@@ -199,23 +210,23 @@ void PrintLog(CommandContext& context, const v1::JobEvent& event, bool json) {
 absl::Status Logs(CommandContext& context, const LogsArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const std::string job = FullName("jobs", arguments.job);
-  const bool json = context.ForPrograms();
   if (arguments.lines > 0) return TailLogs(context, *client, job, arguments);
   if (arguments.follow) {
     JobWatchHandlers handlers;
     handlers.on_event = [&](const v1::JobEvent& event) {
-      PrintLog(context, event, json);
+      PrintLog(context, event);
       context.out() << std::flush;
     };
+    handlers.on_interrupted = SaysThatItWaits(context);
     JobWatch watch(*client, job, {}, std::move(handlers));
     context.interrupts().Handle([&watch] { watch.Stop(); });
     const absl::Status status = watch.Run().status();
     context.interrupts().Handle({});
-    return status;
+    return EndOfLogs(status, job);
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::JobEvent> events,
                            client->ListEvents(job, {"log", "state", "warning", "failed"}));
-  for (const v1::JobEvent& event : events) PrintLog(context, event, json);
+  for (const v1::JobEvent& event : events) PrintLog(context, event);
   return absl::OkStatus();
 }
 
@@ -275,7 +286,8 @@ void AddList(CLI::App& job, CommandContext& context) {
   command.add_option("--label", arguments->labels, "Only jobs with this label; may be repeated")
       ->allow_extra_args(false)
       ->type_name("KEY[=VALUE]");
-  command.add_option("--since", arguments->since, "Only jobs created so lately")->type_name("DURATION");
+  command.add_option("--since", arguments->since, "Only jobs created within this time, such as 24h or 7d")
+      ->type_name("DURATION");
   command
       .add_option("--filter", arguments->filter,
                   "Only jobs like this: comparisons of state, base_model, model, tenant, create_time, end_time or "
@@ -308,7 +320,9 @@ void AddWatch(CLI::App& job, CommandContext& context) {
       "  luthier job watch intents-1 --timeout 1h\n",
       [&context, arguments] { return Watch(context, *arguments); });
   command.add_option("JOB", arguments->job, "Name of the job")->required();
-  command.add_option("--timeout", arguments->timeout, "Stop watching after this long (exit code 8); the job goes on")
+  command
+      .add_option("--timeout", arguments->timeout,
+                  "Stop watching after this long, such as 10m (exit code 8); the job goes on")
       ->type_name("DURATION");
   context.CompleteWith(command, JobNames);
 }

@@ -43,9 +43,7 @@ class MetricsPrinter {
 
   void Print(const v1::StreamJobMetricsResponse& metrics) {
     if (context_.ForPrograms()) {
-      const nlohmann::json json = MessageToJson(metrics);
-      context_.out() << (context_.format() == OutputFormat::kJson ? json.dump() + "\n"
-                                                                  : "---\n" + FormatJson(json, OutputFormat::kYaml));
+      context_.PrintOneForPrograms(MessageToJson(metrics));
     } else {
       if (!headed_) {
         context_.out() << context_.out_terminal().Paint(
@@ -111,7 +109,8 @@ absl::Status Metrics(CommandContext& context, const Arguments& arguments) {
 void AddJobMetricsCommand(CLI::App& job, CommandContext& context) {
   auto arguments = std::make_shared<Arguments>();
   CLI::App& command = context.AddCommand(
-      job, "metrics", "Show loss, learning rate, gradient norm and speed of every step, and the evaluations",
+      job, "metrics",
+      "Show loss, learning rate, gradient norm and speed of steps, four a second at most, and the evaluations",
       "  luthier job metrics intents-1\n"
       "  luthier job metrics intents-1 --follow -o json     # every report as a line of JSON\n",
       [&context, arguments] { return Metrics(context, *arguments); });

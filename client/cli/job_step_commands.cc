@@ -7,6 +7,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/each.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
@@ -26,20 +27,13 @@ void PrintStep(CommandContext& context, const v1::FineTuningJob& job) {
   context.out() << std::endl;
 }
 
-// Every job that can take the step does; the first error is the command's.
 absl::Status TakeStep(CommandContext& context, const std::vector<std::string>& jobs, Step step) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  absl::Status first;
-  for (const std::string& id : jobs) {
-    const absl::StatusOr<v1::FineTuningJob> job = (client->*step)(FullName("jobs", id));
-    if (job.ok()) {
-      PrintStep(context, *job);
-      continue;
-    }
-    if (jobs.size() > 1) context.Say(absl::StrCat(id, ": ", job.status().message()));
-    first.Update(job.status());
-  }
-  return first;
+  return DoToEach(context, jobs, [&](const std::string& id) -> absl::Status {
+    LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, (client->*step)(FullName("jobs", id)));
+    PrintStep(context, job);
+    return absl::OkStatus();
+  });
 }
 
 // What a clone or an update sets.
@@ -130,7 +124,7 @@ absl::Status Explain(CommandContext& context, const std::string& id) {
                   << (explained.jobs_ahead() == 1 ? " job" : " jobs") << "\n"
                   << "  starts about   " << InText(explained.expected_start_time(), now) << "\n";
   } else if (waits) {
-    context.out() << "  starts about   nobody can say\n";
+    context.out() << "  starts         nobody can say when\n";
   }
   if (explained.has_late_start_time())
     context.out() << "  nine in ten by " << InText(explained.late_start_time(), now) << "\n";
@@ -158,7 +152,9 @@ void AddChanges(CLI::App& command, CommandContext& context, Changes& changes) {
   command.add_option("--label", changes.labels, "Labels in place of those it has; may be repeated")
       ->allow_extra_args(false)
       ->type_name("KEY=VALUE");
-  command.add_option("--retention", changes.retention, "How long its logs and progress are kept after it is over")
+  command
+      .add_option("--retention", changes.retention,
+                  "How long its logs and progress are kept after it is over, such as 30d")
       ->type_name("DURATION");
   command
       .add_option(
@@ -174,7 +170,9 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
   AddStep(job, context, "pause", "Stop jobs with a checkpoint until they are resumed", &Client::PauseJob);
   AddStep(job, context, "resume", "Let paused jobs go on from where they stopped", &Client::ResumeJob);
   AddStep(job, context, "start", "Release jobs that were created on hold", &Client::StartJob);
-  AddStep(job, context, "retry", "Try jobs again that failed or were cancelled, from their last checkpoint",
+  AddStep(job, context, "retry",
+          "Try jobs again that failed (from their last checkpoint, which nodes keep for a day) or were cancelled (from "
+          "the start)",
           &Client::RetryJob);
 
   auto id = std::make_shared<std::string>();

@@ -110,7 +110,9 @@ void AddJobSubmitCommand(CLI::App& job, CommandContext& context) {
                    "Check everything and show every value with its reason; create nothing");
   command.add_flag("-w,--watch", arguments->watch, "Show progress until the job is over");
   command.add_flag("--wait", arguments->wait, "Wait silently until the job is over; the exit code says how it ended");
-  command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the job goes on")
+  command
+      .add_option("--timeout", arguments->timeout,
+                  "Stop waiting after this long, such as 10m (exit code 8); the job goes on")
       ->type_name("DURATION");
   command
       .add_option("--request-id", arguments->request_id,

@@ -187,7 +187,9 @@ std::string Remedy(v1::JobFailure::Cause cause, const std::string& job) {
              "memory";
     case v1::JobFailure::NON_FINITE:
       return "lower training.learning_rate, raise training.warmup_ratio, or train in fp32";
-    case v1::JobFailure::HARDWARE: return "look at the node's device (its driver's log), then submit again";
+    case v1::JobFailure::HARDWARE:
+      return absl::StrCat("look at the node's device (its driver's log), then `luthier job retry ", job,
+                          "`, which goes on from the last checkpoint");
     case v1::JobFailure::WORKER_LOST:
       return absl::StrCat("look at `luthier node list` and `luthier job logs ", job,
                           "`: attempts died without saying why");
@@ -195,7 +197,9 @@ std::string Remedy(v1::JobFailure::Cause cause, const std::string& job) {
       return absl::StrCat("look at `luthier job logs ", job,
                           "` for what the trainer said last; try a smaller training.micro_batch_tokens, and report it "
                           "if that does not help");
-    case v1::JobFailure::STORAGE: return "free disk space where the message says, then submit again";
+    case v1::JobFailure::STORAGE:
+      return absl::StrCat("free disk space where the message says, then `luthier job retry ", job,
+                          "`, which goes on from the last checkpoint");
     default: return absl::StrCat("a defect of Luthier: report it with the output of `luthier job logs ", job, "`");
   }
 }

@@ -23,7 +23,7 @@ void SayWhatCameOut(CommandContext& context, const v1::FineTuningJob& job) {
                            "  download it:            luthier model download ", id));
 }
 
-JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle style, std::ostream& out) {
+JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle style) {
   JobWatchHandlers handlers;
   switch (style) {
     case WatchStyle::kView:
@@ -31,8 +31,8 @@ JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle
       handlers.on_interrupted = [&view](const absl::Status& why) { view.OnInterrupted(why); };
       handlers.on_resumed = [&view] { view.OnResumed(); };
       break;
-    case WatchStyle::kJson:
-      handlers.on_event = [&out](const v1::JobEvent& event) { out << MessageToJson(event).dump() << std::endl; };
+    case WatchStyle::kPrograms:
+      handlers.on_event = [&context](const v1::JobEvent& event) { context.PrintOneForPrograms(MessageToJson(event)); };
       [[fallthrough]];
     case WatchStyle::kQuiet:
       handlers.on_interrupted = [&context](const absl::Status& why) {
@@ -52,20 +52,23 @@ absl::Status FollowJob(CommandContext& context, const std::string& job, WatchSty
   WatchView view(out, to_stderr ? context.err_terminal() : context.out_terminal());
   JobWatch::Options options;
   options.deadline = absl::Now() + timeout;
-  JobWatch watch(*client, job, options, HandlersOf(context, view, style, out));
+  JobWatch watch(*client, job, options, HandlersOf(context, view, style));
   context.interrupts().Handle([&watch] { watch.Stop(); });
   const absl::StatusOr<v1::FineTuningJob> over = watch.Run();
   context.interrupts().Handle({});
   view.Finish();
   const std::string reattach = absl::StrCat("watch it again with: luthier job watch ", ShortName(job));
-  if (absl::IsCancelled(over.status()))
-    return absl::CancelledError(absl::StrCat(job, " goes on without you; ", reattach));
+  if (absl::IsCancelled(over.status())) {
+    // Not CANCELLED, which says that the job was.
+    return WithExitCode(absl::AbortedError(absl::StrCat(job, " goes on without you; ", reattach)),
+                        ExitCode::kCancelled);
+  }
   if (absl::IsDeadlineExceeded(over.status())) {
     return absl::DeadlineExceededError(
         absl::StrCat(job, " is not over after ", DurationText(timeout), " and goes on; ", reattach));
   }
   LUTHIER_RETURN_IF_ERROR(over.status());
-  if (style != WatchStyle::kJson) SayWhatCameOut(context, *over);
+  if (style != WatchStyle::kPrograms) SayWhatCameOut(context, *over);
   return OutcomeOf(*over);
 }
 

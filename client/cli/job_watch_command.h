@@ -10,13 +10,13 @@
 namespace luthier {
 
 enum class WatchStyle {
-  kView,   // a person's view
-  kJson,   // every event as one line of JSON
-  kQuiet,  // nothing until the job is over
+  kView,      // a person's view
+  kPrograms,  // every event, as a line of JSON or a document of YAML, on standard output
+  kQuiet,     // nothing until the job is over
 };
 
 // Follows the job to its end and returns its outcome (OutcomeOf). Ctrl-C leaves the job running and says how to go on.
-// Events go to `out`. Errors: as JobWatch.
+// Events go to standard error or output. Errors: as JobWatch, but ABORTED with exit code kCancelled after Ctrl-C.
 absl::Status FollowJob(CommandContext& context, const std::string& job, WatchStyle style, absl::Duration timeout,
                        bool to_stderr);
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "client/cli/screen.h"
+#include "client/cli/terminal.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -48,8 +49,8 @@ class Changes {
   void Print(const std::string& name, const nlohmann::json& value, const std::string& heading,
              const std::string& line) {
     switch (context_.format()) {
-      case OutputFormat::kJson: context_.out() << value.dump() << "\n"; break;
-      case OutputFormat::kYaml: context_.out() << "---\n" << FormatJson(value, OutputFormat::kYaml); break;
+      case OutputFormat::kJson:
+      case OutputFormat::kYaml: context_.PrintOneForPrograms(value); break;
       case OutputFormat::kName: context_.out() << name << "\n"; break;
       default: context_.out() << (std::exchange(headed_, true) ? "" : heading) << line;
     }
@@ -80,12 +81,14 @@ absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<L
     if (!failed.ok()) break;
     seen = true;
     away = false;
+    const Terminal terminal = context.out_terminal().AsItIsNow();
+    screen.Resize(terminal);
     if (!redraws) {
       changes.Print(*listing);
     } else if (listing->names.empty()) {
       screen.Draw(listing->nothing + "\n");
     } else {
-      screen.Draw(listing->table.Render(context.out_terminal()));
+      screen.Draw(listing->table.Render(terminal));
     }
   } while (!stop->WaitForNotificationWithTimeout(kLook));
   context.interrupts().Handle({});

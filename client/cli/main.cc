@@ -1,4 +1,5 @@
 // luthier: a person's terminal to a server. Wiring only.
+#include <signal.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -10,6 +11,9 @@
 #include "client/cli/app.h"
 
 int main(int argc, char** argv) {
+  // Whoever starts it may have ignored the signal: a watch would then go on after its reader, such as `head -1`, is
+  // gone.
+  signal(SIGPIPE, SIG_DFL);
   static luthier::Interrupts interrupts;  // its thread never ends
   luthier::CommandContext context(std::cout, luthier::TerminalOf(STDOUT_FILENO), std::cerr,
                                   luthier::TerminalOf(STDERR_FILENO), interrupts);

@@ -5,8 +5,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
+#include "client/cli/duration_flag.h"
+#include "client/cli/each.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/list.h"
 #include "client/cli/model_names.h"
@@ -34,7 +37,9 @@ std::string FactsText(const v1::BaseModel& model) {
 absl::Status Import(CommandContext& context, const ImportArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const std::string folder = std::filesystem::absolute(arguments.folder).lexically_normal().string();
-  LUTHIER_ASSIGN_OR_RETURN(const v1::BaseModel model, client->RegisterBaseModel(ShortName(arguments.id), folder));
+  LUTHIER_ASSIGN_OR_RETURN(
+      const v1::BaseModel model,
+      client->RegisterBaseModel(std::string(absl::StripPrefix(arguments.id, "baseModels/")), folder));
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(model));
     return absl::OkStatus();
@@ -159,7 +164,14 @@ absl::Status GetBase(CommandContext& context, const std::string& name) {
 absl::Status Get(CommandContext& context, const std::string& name) {
   if (absl::StartsWith(name, "baseModels/")) return GetBase(context, name);
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->GetModelVersion(VersionName(name)));
+  const absl::StatusOr<v1::ModelVersion> found = client->GetModelVersion(VersionName(name));
+  if (absl::IsNotFound(found.status()) && name.find_first_of("/@") == std::string::npos) {
+    // `model list` shows a base model under its short name, too.
+    const absl::Status base = GetBase(context, FullName("baseModels", name));
+    if (!absl::IsNotFound(base)) return base;
+  }
+  LUTHIER_RETURN_IF_ERROR(found.status());
+  const v1::ModelVersion& version = *found;
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(version));
     return absl::OkStatus();
@@ -199,27 +211,52 @@ absl::Status Download(CommandContext& context, const DownloadArguments& argument
   return absl::OkStatus();
 }
 
+struct UrlsArguments {
+  std::string model;
+  std::string lifetime = "1h";
+};
+
+// A file a line, the URL first, so that a shell reads them also where a name has blanks: `while read -r url file`.
+absl::Status Urls(CommandContext& context, const UrlsArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration lifetime, ParseDurationFlag("--for", arguments.lifetime));
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::SignModelVersionUrlsResponse urls,
+                           client->SignModelVersionUrls(VersionName(arguments.model), lifetime));
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(MessageToJson(urls));
+    return absl::OkStatus();
+  }
+  if (context.format() == OutputFormat::kName) {
+    context.out() << urls.name() << std::endl;
+    return absl::OkStatus();
+  }
+  context.Say(absl::StrCat(urls.name(), ", for whoever has them, until ", FormatTime(urls.expire_time())));
+  for (const v1::SignedFile& file : urls.files()) context.out() << file.url() << " " << file.file().path() << "\n";
+  context.out() << std::flush;
+  return absl::OkStatus();
+}
+
 // Versions by their number: an alias, or the newest, may be another one by the time the call arrives.
 absl::Status DeleteVersions(CommandContext& context, const std::vector<std::string>& names) {
   LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(names, ", ") + " for good"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  for (const std::string& given : names) {
+  return DoToEach(context, names, [&](const std::string& given) -> absl::Status {
     const std::string name = VersionName(given);
     LUTHIER_RETURN_IF_ERROR(client->DeleteModelVersion(name));
     context.out() << name << std::endl;
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>& names) {
   LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(names, ", ") + " for good"));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  for (const std::string& given : names) {
+  return DoToEach(context, names, [&](const std::string& given) -> absl::Status {
     const std::string name = FullName("baseModels", given);
     LUTHIER_RETURN_IF_ERROR(client->DeleteBaseModel(name));
     context.out() << name << std::endl;
-  }
-  return absl::OkStatus();
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace
@@ -248,12 +285,15 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
   AddWatchFlag(list_command, list->watch);
 
   auto name = std::make_shared<std::string>();
-  CLI::App& get = context.AddCommand(model, "get", "Show a version: what made it, its aliases, its files",
-                                     "  luthier model get intents-1                        # the newest version\n"
-                                     "  luthier model get intents/production\n"
-                                     "  luthier model get baseModels/luthier-tiny\n",
-                                     [&context, name] { return Get(context, *name); });
-  get.add_option("MODEL", *name, "Model, MODEL/VERSION or MODEL/ALIAS; or baseModels/NAME")->required();
+  CLI::App& get =
+      context.AddCommand(model, "get", "Show a version: what made it, its aliases, its files; or a base model",
+                         "  luthier model get intents-1                        # the newest version\n"
+                         "  luthier model get intents/production\n"
+                         "  luthier model get luthier-tiny                     # a base model\n",
+                         [&context, name] { return Get(context, *name); });
+  get.add_option("MODEL", *name,
+                 "Model, MODEL/VERSION or MODEL/ALIAS; or a base model, baseModels/NAME if a model has that name, too")
+      ->required();
   context.CompleteWith(get, ModelNames);
   AddModelAliasCommands(model, context);
 
@@ -268,6 +308,21 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
   download_command.add_option("--to", download->folder, "Folder to make; default: the model's name")
       ->type_name("FOLDER");
   context.CompleteWith(download_command, ModelNames);
+
+  auto urls = std::make_shared<UrlsArguments>();
+  CLI::App& urls_command =
+      context.AddCommand(model, "urls",
+                         "Show URLs with which whoever has them gets a version's files from the bucket, without a "
+                         "token, until they expire",
+                         "  luthier model urls intents-1 --for 10m |\n"
+                         "    while read -r url file; do curl -fsS --create-dirs -o \"$file\" \"$url\"; done\n"
+                         "  luthier model urls intents/production -o json\n",
+                         [&context, urls] { return Urls(context, *urls); });
+  urls_command.add_option("MODEL", urls->model, "Model, MODEL/VERSION or MODEL/ALIAS")->required();
+  urls_command.add_option("--for", urls->lifetime, "How long they work, up to 168h; nothing ends them before")
+      ->type_name("DURATION")
+      ->capture_default_str();
+  context.CompleteWith(urls_command, ModelNames);
 
   auto versions = std::make_shared<std::vector<std::string>>();
   CLI::App& delete_command = context.AddCommand(

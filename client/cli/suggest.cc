@@ -1,9 +1,14 @@
 #include "client/cli/suggest.h"
 
+#include <algorithm>
+#include <map>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "lib/base/did_you_mean.h"
 
 namespace luthier {
@@ -29,15 +34,82 @@ std::string Suggestion(const std::string& word, const std::vector<std::string>& 
   return near.empty() ? "" : absl::StrCat("; did you mean '", near, "'?");
 }
 
+// Also of a field that was given without its block: `--training.epochs` of `--epochs`.
+std::string FlagSuggestion(const std::string& flag, const std::vector<std::string>& known) {
+  const std::string ending = absl::StrCat(".", absl::StripPrefix(absl::StrReplaceAll(flag, {{"_", "-"}}), "--"));
+  std::vector<std::string> fields;
+  for (const std::string& name : known) {
+    if (absl::EndsWith(name, ending)) fields.push_back(name);
+  }
+  if (fields.empty()) return Suggestion(flag, known);
+  return absl::StrCat("; did you mean '", absl::StrJoin(fields, "' or '"), "'?");
+}
+
+// Commands of this program for words that other programs have.
+std::vector<std::string> OurWords(const std::string& word) {
+  using Words = std::map<std::string, std::vector<std::string>>;
+  static const auto* words = new Words{
+      {"add", {"import", "upload"}},
+      {"chat", {"generate"}},
+      {"create", {"submit", "upload"}},
+      {"describe", {"get"}},
+      {"export", {"download"}},
+      {"infer", {"generate"}},
+      {"info", {"get"}},
+      {"inspect", {"get"}},
+      {"kill", {"cancel"}},
+      {"log", {"logs"}},
+      {"ls", {"list"}},
+      {"new", {"create", "submit"}},
+      {"register", {"import"}},
+      {"remove", {"delete"}},
+      {"rm", {"delete"}},
+      {"run", {"submit"}},
+      {"show", {"get"}},
+      {"status", {"get"}},
+      {"stop", {"cancel"}},
+      {"tail", {"logs"}},
+      {"train", {"submit"}},
+  };
+  const auto found = words->find(word);
+  return found == words->end() ? std::vector<std::string>() : found->second;
+}
+
+// The word or one of ours for it, where it is a command below this one: `job submit` of `submit`.
+std::vector<std::string> CommandsCalled(const CLI::App& command, const std::string& word) {
+  std::vector<std::string> wanted = OurWords(word);
+  wanted.insert(wanted.begin(), word);
+  const auto all = [](const CLI::App*) { return true; };
+  std::vector<std::string> found;
+  for (const std::string& name : wanted) {
+    for (const CLI::App* child : command.get_subcommands(all)) {
+      if (child->get_name() == name) found.push_back(name);
+      for (const CLI::App* grandchild : child->get_subcommands(all)) {
+        if (grandchild->get_name() == name) found.push_back(absl::StrCat(child->get_name(), " ", name));
+      }
+    }
+  }
+  return found;
+}
+
+std::string CommandSuggestion(const CLI::App& command, const std::string& word) {
+  constexpr size_t kMost = 3;
+  std::vector<std::string> called = CommandsCalled(command, word);
+  if (called.empty()) return Suggestion(word, SubcommandsOf(command));
+  called.resize(std::min(called.size(), kMost));
+  return absl::StrCat("; did you mean '", absl::StrJoin(called, "' or '"), "'?");
+}
+
 // The first word that no command or option took.
 std::string Unexpected(const CLI::App& command, const std::string& word) {
   if (absl::StartsWith(word, "-")) {
     const std::string flag = word.substr(0, word.find('='));
-    return absl::StrCat("unknown flag ", flag, Suggestion(flag, FlagsOf(command)));
+    return absl::StrCat("unknown flag ", flag, FlagSuggestion(flag, FlagsOf(command)));
   }
-  const std::vector<std::string> subcommands = SubcommandsOf(command);
-  if (subcommands.empty()) return absl::StrCat("unexpected argument '", word, "'");
-  return absl::StrCat("unknown command '", word, "'", Suggestion(word, subcommands));
+  if (!SubcommandsOf(command).empty())
+    return absl::StrCat("unknown command '", word, "'", CommandSuggestion(command, word));
+  const bool takes_file = command.get_option_no_throw("--file") != nullptr;
+  return absl::StrCat("unexpected argument '", word, "'", takes_file ? "; a job file is given with -f" : "");
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <set>
@@ -39,6 +40,7 @@ struct Arguments {
   int max_parallel = 0;
   std::string id;
   std::string request_id;
+  bool hold = false;
   bool dry_run = false;
   bool watch = false;
   std::string timeout;
@@ -89,6 +91,7 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
   sweep.set_max_parallel(arguments.max_parallel);
   request.set_sweep_id(arguments.id);
   request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
+  request.set_hold(arguments.hold);
   request.set_validate_only(arguments.dry_run);
   return request;
 }
@@ -159,32 +162,44 @@ absl::Status OutcomeOf(const v1::Sweep& sweep) {
   return absl::OkStatus();
 }
 
-// A line whenever something has changed, until every job is over.
+// What a sweep came to. With -o name the name has been printed, or was given.
+void PrintOutcome(CommandContext& context, const v1::Sweep& sweep) {
+  if (context.ForPrograms()) return context.PrintForPrograms(MessageToJson(sweep));
+  if (context.format() != OutputFormat::kName) context.out() << JobsTable(sweep, context.out_terminal()) << std::flush;
+}
+
+// A line whenever something has changed, until every job is over; across restarts of the server.
 absl::Status Follow(CommandContext& context, const std::string& name, absl::Duration timeout) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const absl::Time deadline = absl::Now() + timeout;
   const auto stop = std::make_shared<absl::Notification>();
   context.interrupts().Handle([stop] { stop->Notify(); });
+  const std::string goes_on =
+      absl::StrCat(name, " goes on; watch it again with: luthier sweep watch ", ShortName(name));
   std::string shown;
+  bool seen = false, away = false;
   while (true) {
-    LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->GetSweep(name));
-    const std::string counts = Counts(sweep);
-    if (counts != shown && !context.ForPrograms()) {
-      context.Say(absl::StrCat(absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone()), "  ", counts));
-    }
-    shown = counts;
-    if (IsOver(sweep)) {
-      context.interrupts().Handle({});
-      if (context.ForPrograms()) {
-        context.PrintForPrograms(MessageToJson(sweep));
-      } else {
-        context.out() << JobsTable(sweep, context.out_terminal()) << std::flush;
+    const absl::StatusOr<v1::Sweep> sweep = client->GetSweep(name);
+    if (sweep.ok()) {
+      seen = true;
+      away = false;
+      const std::string counts = Counts(*sweep);
+      if (counts != shown && !context.ForPrograms()) {
+        context.Say(absl::StrCat(absl::FormatTime("%H:%M:%S", absl::Now(), absl::LocalTimeZone()), "  ", counts));
       }
-      return OutcomeOf(sweep);
+      shown = counts;
+      if (IsOver(*sweep)) {
+        context.interrupts().Handle({});
+        PrintOutcome(context, *sweep);
+        return OutcomeOf(*sweep);
+      }
+    } else if (!seen || !absl::IsUnavailable(sweep.status())) {
+      return sweep.status();
+    } else if (!std::exchange(away, true)) {
+      context.Say(absl::StrCat(sweep.status().message(), "; waiting for it"));
     }
-    const std::string goes_on =
-        absl::StrCat(name, " goes on; watch it again with: luthier sweep watch ", ShortName(name));
-    if (stop->WaitForNotificationWithTimeout(kLook)) return absl::CancelledError(goes_on);
+    if (stop->WaitForNotificationWithTimeout(std::min(kLook, deadline - absl::Now())))
+      return absl::CancelledError(goes_on);
     if (absl::Now() >= deadline) return absl::DeadlineExceededError(goes_on);
   }
 }
@@ -202,10 +217,13 @@ absl::Status Create(CommandContext& context, const Arguments& arguments) {
     context.Say("the sweep is valid; nothing was created");
     return absl::OkStatus();
   }
-  Print(context, *sweep);
+  // Programs get one document: with --watch that of the end.
+  if (arguments.dry_run || !arguments.watch || !context.ForPrograms()) Print(context, *sweep);
   if (arguments.dry_run) return absl::OkStatus();
   if (arguments.watch) return Follow(context, sweep->name(), timeout);
-  context.Say("watch it with: luthier sweep watch " + ShortName(sweep->name()));
+  context.Say(
+      absl::StrCat(arguments.hold ? "start it with: luthier sweep start " : "watch it with: luthier sweep watch ",
+                   ShortName(sweep->name())));
   return absl::OkStatus();
 }
 
@@ -239,6 +257,13 @@ absl::Status List(CommandContext& context, const ListArguments& arguments) {
     return ListingOf("sweeps", sweeps, SweepTable(sweeps),
                      "no sweeps; create one with: luthier sweep create -f job.yaml --grid lora.rank=4,8,16");
   });
+}
+
+absl::Status Start(CommandContext& context, const std::string& id) {
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::Sweep sweep, client->StartSweep(FullName("sweeps", id)));
+  Print(context, sweep);
+  return absl::OkStatus();
 }
 
 absl::Status Cancel(CommandContext& context, const std::string& id) {
@@ -297,15 +322,42 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
   command.add_option("--id", arguments->id, "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given")
       ->type_name("ID");
   AddSettingFlags(command, arguments->settings);
+  command.add_flag("--hold", arguments->hold, "Create its jobs on hold: `luthier sweep start` releases them");
   command.add_flag("--dry-run", arguments->dry_run, "Check every job; create nothing");
   command.add_flag("-w,--watch", arguments->watch, "Wait until every job is over; the exit code says how they ended");
-  command.add_option("--timeout", arguments->timeout, "Stop waiting after this long (exit code 8); the sweep goes on")
+  command
+      .add_option("--timeout", arguments->timeout,
+                  "Stop waiting after this long, such as 10m (exit code 8); the sweep goes on")
       ->type_name("DURATION");
   command
       .add_option("--request-id", arguments->request_id,
                   "Repeat an earlier command safely: the same id makes no second sweep")
       ->type_name("UUID");
   AddJobFlags(command, arguments->fields);
+}
+
+struct WatchArguments {
+  std::string sweep;
+  std::string timeout;
+};
+
+absl::Status Watch(CommandContext& context, const WatchArguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
+  return Follow(context, FullName("sweeps", arguments.sweep), timeout);
+}
+
+void AddWatch(CLI::App& sweep, CommandContext& context) {
+  auto arguments = std::make_shared<WatchArguments>();
+  CLI::App& command =
+      context.AddCommand(sweep, "watch", "Follow a sweep until all of its jobs are over; Ctrl-C leaves it running",
+                         "  luthier sweep watch seeds\n  luthier sweep watch seeds --timeout 1h\n",
+                         [&context, arguments] { return Watch(context, *arguments); });
+  command.add_option("SWEEP", arguments->sweep, "Name of the sweep")->required();
+  context.CompleteWith(command, SweepNames);
+  command
+      .add_option("--timeout", arguments->timeout,
+                  "Stop watching after this long, such as 10m (exit code 8); the sweep goes on")
+      ->type_name("DURATION");
 }
 
 using Action = absl::Status (*)(CommandContext& context, const std::string& id);
@@ -316,6 +368,7 @@ CLI::App& AddOfOne(CLI::App& sweep, CommandContext& context, const std::string& 
   CLI::App& command =
       context.AddCommand(sweep, name, help, examples, [&context, id, action] { return action(context, *id); });
   command.add_option("SWEEP", *id, "Name of the sweep")->required();
+  context.CompleteWith(command, SweepNames);
   return command;
 }
 
@@ -326,10 +379,9 @@ void AddSweepCommands(CLI::App& app, CommandContext& context) {
   AddCreate(sweep, context);
   AddOfOne(sweep, context, "get", "Show the jobs of a sweep, with their values and the metric",
            "  luthier sweep get seeds\n", Get);
-  AddOfOne(sweep, context, "watch", "Follow a sweep until all of its jobs are over; Ctrl-C leaves it running",
-           "  luthier sweep watch seeds\n", [](CommandContext& c, const std::string& id) {
-             return Follow(c, FullName("sweeps", id), absl::InfiniteDuration());
-           });
+  AddOfOne(sweep, context, "start", "Release the jobs of a sweep that was created on hold",
+           "  luthier sweep start seeds\n", Start);
+  AddWatch(sweep, context);
   AddOfOne(sweep, context, "best", "Show the best job of those that have succeeded",
            "  luthier sweep best seeds\n  luthier model download $(luthier sweep best seeds -o name)\n", Best);
   context.AddYesFlag(AddOfOne(sweep, context, "cancel", "Cancel all jobs of a sweep that are not over",

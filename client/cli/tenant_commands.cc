@@ -21,9 +21,9 @@ Table TenantTable(const std::vector<v1::Tenant>& tenants) {
   Table table({{"NAME", false, true},
                {"WEIGHT", true},
                {"DEVICES", true},
-               {"OF", true},
+               {"MAX DEVICES", true},
                {"QUEUED", true},
-               {"OF", true},
+               {"MAX QUEUED", true},
                {"RECENT DEVICE HOURS", true, false, true}});
   for (const v1::Tenant& tenant : tenants) {
     table.AddRow({ShortName(tenant.name()), FormatFraction(tenant.weight()), FormatCount(tenant.running_devices()),
@@ -88,6 +88,7 @@ void AddTenantCommands(CLI::App& app, CommandContext& context) {
                          "  luthier tenant set support --max-queued-jobs 0          # no limit any more\n",
                          [&context, limits] { return Set(context, *limits); });
   set.add_option("TENANT", limits->tenant, "Name of the tenant")->required();
+  context.CompleteWith(set, TenantNames);
   set.add_option("--weight", limits->weight, "Its share beside the others': 2 gets twice as much as 1")->type_name("X");
   set.add_option("--max-devices", limits->max_devices, "Devices at once; 0: no limit")->type_name("N");
   set.add_option("--max-queued-jobs", limits->max_queued_jobs, "Jobs that wait at once; 0: no limit")->type_name("N");

@@ -8,6 +8,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace luthier {
 namespace {
@@ -60,10 +61,13 @@ std::string Terminal::Paint(Colour colour, absl::string_view text) const {
   return absl::StrCat(Sequence(colour), text, "\x1b[0m");
 }
 
+Terminal Terminal::AsItIsNow() const { return fd < 0 ? *this : TerminalOf(fd); }
+
 Terminal TerminalOf(int fd) {
   Terminal terminal;
   const char* term = std::getenv("TERM");
   if (!isatty(fd)) return terminal;
+  terminal.fd = fd;
   const bool dumb = term != nullptr && absl::string_view(term) == "dumb";
   terminal.interactive = !dumb;
   terminal.colours = !dumb && !Set("NO_COLOR");
@@ -103,6 +107,24 @@ std::string Ellipsize(absl::string_view text, int width) {
     text = rest;
   }
   return width > 0 ? out + "…" : "";
+}
+
+std::string WrapText(absl::string_view text, int width) {
+  if (width <= 0) return std::string(text);
+  std::string out;
+  bool first = true;
+  for (absl::string_view line : absl::StrSplit(text, '\n')) {
+    absl::StrAppend(&out, first ? "" : "\n");
+    first = false;
+    int column = 0;
+    for (absl::string_view word : absl::StrSplit(line, ' ')) {
+      const int columns = DisplayWidth(word);
+      const bool fits = column == 0 || column + 1 + columns <= width;
+      absl::StrAppend(&out, column == 0 ? "" : fits ? " " : "\n", word);
+      column = (fits && column > 0 ? column + 1 : 0) + columns;
+    }
+  }
+  return out;
 }
 
 std::string OneLine(absl::string_view text) {

@@ -65,7 +65,7 @@ absl::Time ToTime(const google::protobuf::Timestamp& timestamp) {
 }
 
 std::string FormatTime(const google::protobuf::Timestamp& timestamp) {
-  return absl::FormatTime("%Y-%m-%d %H:%M:%S", ToTime(timestamp), absl::LocalTimeZone());
+  return absl::FormatTime("%Y-%m-%d %H:%M:%S %Z", ToTime(timestamp), absl::LocalTimeZone());
 }
 
 std::string LabelText(const google::protobuf::Map<std::string, std::string>& labels) {

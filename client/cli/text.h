@@ -22,7 +22,7 @@ std::string FormatFraction(double number);          // four significant digits: 
 
 absl::Duration ToDuration(const google::protobuf::Duration& duration);
 absl::Time ToTime(const google::protobuf::Timestamp& timestamp);
-std::string FormatTime(const google::protobuf::Timestamp& timestamp);  // 2026-01-02 15:04:05, local
+std::string FormatTime(const google::protobuf::Timestamp& timestamp);  // 2026-01-02 15:04:05 CET: of this machine
 
 // team=sales,zone=a: sorted by their names; - if there are none.
 std::string LabelText(const google::protobuf::Map<std::string, std::string>& labels);

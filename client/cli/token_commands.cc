@@ -53,16 +53,23 @@ std::string StateOf(const v1::Token& token) {
   return token.has_expire_time() && ToTime(token.expire_time()) <= absl::Now() ? "expired" : "valid";
 }
 
+std::string ExpiryOf(const v1::Token& token) {
+  if (!token.has_expire_time()) return "never";
+  const absl::Duration left = ToTime(token.expire_time()) - absl::Now();
+  return left > absl::ZeroDuration() ? absl::StrCat("in ", FormatAge(left)) : absl::StrCat(FormatAge(-left), " ago");
+}
+
 Table TokenTable(const std::vector<v1::Token>& tokens) {
   Table table({{"NAME", false, true},
                {"ROLE"},
                {"TENANT", false, true},
                {"NODE", false, true},
                {"STATE"},
+               {"EXPIRES", true, false, true},
                {"AGE", true, false, true}});
   for (const v1::Token& token : tokens) {
     table.AddRow({ShortName(token.name()), RoleWord(token.role()), token.tenant().empty() ? "-" : token.tenant(),
-                  token.node().empty() ? "-" : token.node(), StateOf(token),
+                  token.node().empty() ? "-" : token.node(), StateOf(token), ExpiryOf(token),
                   FormatAge(absl::Now() - ToTime(token.create_time()))});
   }
   return table;
@@ -98,7 +105,7 @@ void AddTokenCommands(CLI::App& admin, CommandContext& context) {
       context.AddCommand(token, "create", "Make a token and print its secret, which nobody can see again",
                          "  luthier admin token create root --role admin\n"
                          "  luthier admin token create alice --role member --tenant support\n"
-                         "  luthier admin token create gpu-1 --role agent --node gpu-1 --expires 720h\n",
+                         "  luthier admin token create gpu-1 --role agent --node gpu-1 --expires 30d\n",
                          [&context, wanted] { return CreateToken(context, *wanted); });
   create.add_option("TOKEN", wanted->id, "Name of the token")->required();
   create
@@ -113,7 +120,10 @@ void AddTokenCommands(CLI::App& admin, CommandContext& context) {
       .add_option("--node", wanted->node,
                   "The only node that an agent with it may be; without it, any that it says it is")
       ->type_name("NODE");
-  create.add_option("--expires", wanted->expires, "It is worthless after this long")->type_name("DURATION");
+  create
+      .add_option("--expires", wanted->expires,
+                  "It is worthless after this long, such as 30d; default: it never expires")
+      ->type_name("DURATION");
   auto watch = std::make_shared<bool>(false);
   CLI::App& list =
       context.AddCommand(token, "list", "List tokens, without their secrets", "  luthier admin token list\n",
@@ -124,6 +134,7 @@ void AddTokenCommands(CLI::App& admin, CommandContext& context) {
       context.AddCommand(token, "revoke", "Make a token worthless at once", "  luthier admin token revoke alice\n",
                          [&context, id] { return RevokeToken(context, *id); });
   revoke.add_option("TOKEN", *id, "Name of the token")->required();
+  context.CompleteWith(revoke, TokenNames);
   context.AddYesFlag(revoke);
 }
 

@@ -39,9 +39,11 @@ std::string Text(const v1::JobEvent& event, const char* field) {
 
 std::string StartedText(const v1::JobEvent& event) {
   const auto count = [&](const char* field) { return FormatCount(static_cast<int64_t>(Number(event, field))); };
+  const bool resumed = Number(event, "resumed_step") > 0;
   return absl::StrCat(Text(event, "device"), " ", Text(event, "precision"), ", trains ", count("trainable_parameters"),
                       " of ", count("base_parameters"), " parameters on ", count("train_rows"), " rows, ",
-                      count("total_steps"), " steps");
+                      count("total_steps"), " steps",
+                      resumed ? absl::StrCat(", goes on behind step ", count("resumed_step")) : "");
 }
 
 std::string CheckpointText(const v1::JobEvent& event) {
@@ -71,6 +73,7 @@ void WatchView::OnEvent(const v1::JobEvent& event) {
   if (event.type() == "progress") {
     OnProgress(event);
   } else if (event.type() == "state") {
+    Erase();  // what was drawn said how far an attempt is that may be gone, and when it would end
     Line(time, StateWord(event.state(), terminal_), event.message());
   } else if (event.type() == "started") {
     Line(time, "started", StartedText(event));
@@ -102,6 +105,7 @@ void WatchView::OnProgress(const v1::JobEvent& event) {
 
 void WatchView::OnInterrupted(const absl::Status& why) {
   interrupted_ = true;
+  Erase();  // nobody knows how far it is
   Line(absl::Now(), terminal_.Paint(Colour::kYellow, "waiting"),
        absl::StrCat(why.message(), "; the job goes on, and so does this watch once the server is back"));
 }
@@ -125,7 +129,7 @@ void WatchView::Line(absl::Time time, const std::string& heading, const std::str
 
 // A carriage return and the line, so that nothing scrolls; the last column stays free, since some terminals wrap there.
 void WatchView::Redraw() {
-  live_ = ProgressLine(progress_, losses_, terminal_.width - 1);
+  live_ = ProgressLine(progress_, losses_, terminal_.AsItIsNow().width - 1);
   out_ << "\r" << live_ << "\x1b[K" << std::flush;
 }
 

@@ -202,6 +202,12 @@ absl::StatusOr<std::vector<v1::Sweep>> Client::ListSweeps(int limit) {
               [](v1::ListSweepsResponse& response) { return response.mutable_sweeps(); });
 }
 
+absl::StatusOr<v1::Sweep> Client::StartSweep(const std::string& name) {
+  v1::StartSweepRequest request;
+  request.set_name(name);
+  return Call(options_, options_.timeout, *sweeps_, &v1::SweepService::Stub::StartSweep, request);
+}
+
 absl::StatusOr<v1::Sweep> Client::CancelSweep(const std::string& name) {
   v1::CancelSweepRequest request;
   request.set_name(name);
@@ -287,6 +293,14 @@ absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name
   return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::GetModelVersion, request);
 }
 
+absl::StatusOr<v1::SignModelVersionUrlsResponse> Client::SignModelVersionUrls(const std::string& name,
+                                                                              absl::Duration lifetime) {
+  v1::SignModelVersionUrlsRequest request;
+  request.set_name(name);
+  request.mutable_lifetime()->set_seconds(absl::ToInt64Seconds(lifetime));
+  return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::SignModelVersionUrls, request);
+}
+
 absl::StatusOr<v1::ModelVersion> Client::PromoteModelVersion(const v1::PromoteModelVersionRequest& request) {
   return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::PromoteModelVersion, request);
 }
@@ -348,8 +362,9 @@ absl::StatusOr<v1::Token> Client::RevokeToken(const std::string& name) {
 
 std::string RandomRequestId() {
   absl::BitGen random;
+  const int64_t millis = absl::ToUnixMillis(absl::Now());
   const auto high = absl::Uniform<uint64_t>(random), low = absl::Uniform<uint64_t>(random);
-  return absl::StrFormat("%08x-%04x-4%03x-%04x-%012x", high >> 32, high >> 16 & 0xffff, high & 0xfff,
+  return absl::StrFormat("%08x-%04x-7%03x-%04x-%012x", millis >> 16, millis & 0xffff, high & 0xfff,
                          (low >> 48 & 0x3fff) | 0x8000, low & 0xffffffffffff);
 }
 

@@ -63,6 +63,7 @@ class Client {
   absl::StatusOr<v1::Sweep> CreateSweep(v1::CreateSweepRequest request);
   absl::StatusOr<v1::Sweep> GetSweep(const std::string& name);
   absl::StatusOr<std::vector<v1::Sweep>> ListSweeps(int limit);
+  absl::StatusOr<v1::Sweep> StartSweep(const std::string& name);
   absl::StatusOr<v1::Sweep> CancelSweep(const std::string& name);
   // Oldest first, of the types given (all if none), after `after_sequence`.
   absl::StatusOr<std::vector<v1::JobEvent>> ListEvents(const std::string& job, const std::vector<std::string>& types);
@@ -79,6 +80,8 @@ class Client {
   absl::StatusOr<std::vector<v1::Model>> ListModels(int limit);
   absl::StatusOr<std::vector<v1::ModelVersion>> ListModelVersions(const std::string& model, int limit);
   absl::StatusOr<v1::ModelVersion> GetModelVersion(const std::string& name);
+  absl::StatusOr<v1::SignModelVersionUrlsResponse> SignModelVersionUrls(const std::string& name,
+                                                                        absl::Duration lifetime);
   absl::StatusOr<v1::ModelVersion> PromoteModelVersion(const v1::PromoteModelVersionRequest& request);
   absl::Status DeleteModelAlias(const std::string& name);
 
@@ -111,7 +114,8 @@ class Client {
   std::unique_ptr<v1::AdminService::Stub> admin_;
 };
 
-// A UUID4 for `request_id`.
+// A UUID for `request_id`, of version 7 (RFC 9562): it begins with the time, so that the server's index of requests
+// grows at its end.
 std::string RandomRequestId();
 
 }  // namespace luthier

@@ -1,5 +1,6 @@
 #include "client/lib/grpc_status.h"
 
+#include "absl/strings/cord.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
@@ -7,6 +8,9 @@ namespace luthier {
 namespace {
 
 constexpr char kUnreachable[] = "luthier/unreachable";
+
+// What gRPC says where an answer has the form of HTTP and not its own: a proxy, or another server.
+constexpr char kHttpError[] = "Received http2 header with status";
 
 // gRPC has one code for its own transport errors and for a server that says UNAVAILABLE; only the words differ.
 bool IsTransportError(const std::string& message) {
@@ -28,6 +32,10 @@ absl::Status FromGrpc(const grpc::Status& status, const std::string& server) {
     unreachable.SetPayload(kUnreachable, absl::Cord(status.error_message()));
     return unreachable;
   }
+  if (code == absl::StatusCode::kUnimplemented && absl::StrContains(status.error_message(), kHttpError)) {
+    return absl::FailedPreconditionError(absl::StrCat("what answers at ", server, " is no luthierd (",
+                                                      status.error_message(), "); give its address with --server"));
+  }
   if (code == absl::StatusCode::kDeadlineExceeded) {
     return absl::DeadlineExceededError(absl::StrCat("the server at ", server, " did not answer in time"));
   }
@@ -35,5 +43,16 @@ absl::Status FromGrpc(const grpc::Status& status, const std::string& server) {
 }
 
 bool IsUnreachable(const absl::Status& status) { return status.GetPayload(kUnreachable).has_value(); }
+
+bool WasHungUpOn(const absl::Status& status) {
+  const auto said = status.GetPayload(kUnreachable);
+  if (!said) return false;
+  // gRPC's words for a connection that nobody looked after while the call waited for its next try: they say nothing.
+  if (absl::StrContains(std::string(*said), "tcp handshaker shutdown")) return false;
+  for (const char* words : {"ocket closed", "onnection reset", "ndpoint read failed", "andshake", "SSL"}) {
+    if (absl::StrContains(std::string(*said), words)) return true;
+  }
+  return false;
+}
 
 }  // namespace luthier

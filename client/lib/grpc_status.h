@@ -15,4 +15,7 @@ absl::Status FromGrpc(const grpc::Status& status, const std::string& server);
 // now.
 bool IsUnreachable(const absl::Status& status);
 
+// Whether something took such a connection and ended it, as one does that wants TLS, or none, or another certificate.
+bool WasHungUpOn(const absl::Status& status);
+
 }  // namespace luthier

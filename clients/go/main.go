@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"flag"
@@ -85,7 +86,7 @@ func run(ctx context.Context, server string, spec *pb.FineTuningSpec, grid, to s
 
 // The same request id in every try: an answer that was lost on the way is no second job.
 func submit(ctx context.Context, jobs pb.FineTuningServiceClient, spec *pb.FineTuningSpec) (*pb.FineTuningJob, error) {
-	request := &pb.CreateFineTuningJobRequest{Job: &pb.FineTuningJob{Spec: spec}, RequestId: uuid4()}
+	request := &pb.CreateFineTuningJobRequest{Job: &pb.FineTuningJob{Spec: spec}, RequestId: newRequestID()}
 	for tries := 1; ; tries++ {
 		job, err := jobs.CreateFineTuningJob(ctx, request)
 		if status.Code(err) != codes.Unavailable || tries == 4 {
@@ -193,9 +194,11 @@ func fetch(ctx context.Context, models pb.ModelServiceClient, version string, fi
 	return out.Sync()
 }
 
-func uuid4() string {
+// A UUID of version 7 (RFC 9562), which begins with the time: the server's index of requests grows at its end.
+func newRequestID() string {
 	var b [16]byte
-	rand.Read(b[:])
-	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	rand.Read(b[6:])
+	binary.BigEndian.PutUint64(b[:8], uint64(time.Now().UnixMilli())<<16|uint64(binary.BigEndian.Uint16(b[6:8])))
+	b[6], b[8] = b[6]&0x0f|0x70, b[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
 }

@@ -39,7 +39,7 @@ func runSweep(ctx context.Context, sweeps pb.SweepServiceClient, spec *pb.FineTu
 
 // The same request id in every try: an answer that was lost on the way is no second sweep.
 func createSweep(ctx context.Context, sweeps pb.SweepServiceClient, sweep *pb.Sweep) (*pb.Sweep, error) {
-	request := &pb.CreateSweepRequest{Sweep: sweep, RequestId: uuid4()}
+	request := &pb.CreateSweepRequest{Sweep: sweep, RequestId: newRequestID()}
 	for tries := 1; ; tries++ {
 		created, err := sweeps.CreateSweep(ctx, request)
 		if status.Code(err) != codes.Unavailable || tries == 4 {

@@ -1,7 +1,7 @@
 // Where datasets, base models and artifacts lie: blobs named by their content, and manifests that give them paths.
 // An artifact exists once its manifest does; the manifest is written last, so a half-published artifact is never seen.
 //
-// file_artifact_store.h keeps them in a folder, s3_artifact_store.h in a bucket, under the same names: blobs as
+// file_artifact_store.h keeps them in a folder, bucket_artifact_store.h in a bucket, under the same names: blobs as
 // `blobs/sha256/ab/<hex>`, manifests as `jobs/<job>/attempt-<N>/<name>/manifest.json`.
 #pragma once
 
@@ -90,7 +90,7 @@ struct Garbage {
 class ArtifactStore {
  public:
   virtual ~ArtifactStore() = default;
-  // Where the files lie if not on this machine: `s3://…`. They are in no backup then.
+  // Where the files lie if not on this machine: `s3://…`, `az://…`. They are in no backup then.
   virtual std::string Address() const = 0;
 
   // `sha256` is what the content must have. `pins`, which must outlive the writer, holds the blob from its commit on;
@@ -103,6 +103,9 @@ class ArtifactStore {
   virtual absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) = 0;
   // Errors: as OpenBlob; RESOURCE_EXHAUSTED if there is no room for it here.
   virtual absl::StatusOr<LocalBlob> MakeLocal(const std::string& sha256) = 0;
+  // A URL with which whoever has it may get the blob until `lifetime` is over; whether there is such a blob is not
+  // looked at. Errors: INVALID_ARGUMENT; FAILED_PRECONDITION if the place has no such URLs.
+  virtual absl::StatusOr<std::string> SignBlob(absl::string_view sha256, absl::Duration lifetime) = 0;
   absl::StatusOr<int64_t> BlobSize(absl::string_view sha256);
   bool HasBlob(absl::string_view sha256) { return BlobSize(sha256).ok(); }
   // Removes a blob that nothing refers to any more; succeeds if there is none.

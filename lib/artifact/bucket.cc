@@ -1,6 +1,7 @@
 #include "lib/artifact/bucket.h"
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "absl/strings/ascii.h"
@@ -13,16 +14,30 @@
 namespace luthier {
 namespace {
 
-// S3 takes parts of 5 MB to 5 GB, and 10,000 of them.
+// S3 takes parts of 5 MB to 5 GB, and 10,000 of them; Azure more and larger ones.
 constexpr int64_t kPartBytes = int64_t{8} << 20;
 constexpr int64_t kMostParts = 9'000;
 // Of what a server answers; the rest is XML that repeats it.
 constexpr size_t kMaxDetail = 600;
 
-std::string Take(LuthierBuffer buffer) {
-  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
-  luthier_buffer_free(buffer);
-  return text;
+// What luthierd's environment says about a cloud, for messages.
+struct Cloud {
+  absl::string_view scheme;
+  absl::string_view credentials;
+  absl::string_view place;
+};
+constexpr std::array kClouds = {
+    Cloud{"s3", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "AWS_REGION, AWS_ENDPOINT_URL"},
+    Cloud{"az", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+          "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT"},
+};
+
+// Null if there is none.
+const Cloud* CloudOf(absl::string_view address) {
+  const auto* const found = std::find_if(kClouds.begin(), kClouds.end(), [&](const Cloud& cloud) {
+    return absl::StartsWith(address, absl::StrCat(cloud.scheme, "://"));
+  });
+  return found == kClouds.end() ? nullptr : &*found;
 }
 
 std::string OneLine(std::string text) {
@@ -35,22 +50,19 @@ std::string OneLine(std::string text) {
 
 absl::Status ErrorOf(int code, absl::string_view address, absl::string_view key, LuthierBuffer error) {
   const std::string where = absl::StrCat(address, "/", key);
-  const std::string detail = OneLine(Take(error));
+  const std::string detail = OneLine(TakeText(error));
+  const Cloud& cloud = *CloudOf(address);
   switch (code) {
     case kLuthierNotFound: return absl::NotFoundError(absl::StrCat(where, ": does not exist"));
     case kLuthierExists: return absl::AlreadyExistsError(absl::StrCat(where, ": exists"));
     case kLuthierDenied:
-      return absl::UnavailableError(absl::StrCat(
-          where,
-          ": access is denied; give luthierd's environment AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
-          "its machine a role, that may get, put, list and delete there: ",
-          detail));
+      return absl::UnavailableError(
+          absl::StrCat(where, ": access is denied; give luthierd's environment ", cloud.credentials,
+                       ", or its machine a role, that may get, put, list and delete there: ", detail));
     default:
-      return absl::UnavailableError(absl::StrCat(
-          where,
-          ": the bucket does not answer as it should; check the network, and AWS_REGION, AWS_ENDPOINT_URL and "
-          "the credentials of luthierd's environment: ",
-          detail));
+      return absl::UnavailableError(
+          absl::StrCat(where, ": the bucket does not answer as it should; check the network, and ", cloud.place,
+                       " and the credentials of luthierd's environment: ", detail));
   }
 }
 
@@ -70,29 +82,31 @@ bool IsPlain(absl::string_view name) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Bucket>> Bucket::Open(const std::string& address, const Options& options) {
-  absl::string_view rest = absl::StripSuffix(address, "/");
-  const bool s3 = absl::ConsumePrefix(&rest, "s3://");
+  const std::string given(absl::StripSuffix(address, "/"));
+  const Cloud* const cloud = CloudOf(given);
+  const absl::string_view rest = absl::string_view(given).substr(cloud == nullptr ? 0 : cloud->scheme.size() + 3);
   const std::vector<absl::string_view> names = absl::StrSplit(rest, '/');
-  if (!s3 || !std::all_of(names.begin(), names.end(), IsPlain)) {
+  if (cloud == nullptr || !std::all_of(names.begin(), names.end(), IsPlain)) {
     // Not repeated: somebody may have put a key into it.
     return absl::InvalidArgumentError(
-        "is no bucket; give s3://BUCKET or s3://BUCKET/PREFIX of letters, digits, '-', '.' and '_', without "
-        "credentials, "
-        "which belong in the environment");
+        "is no bucket; give s3://BUCKET/PREFIX or az://CONTAINER/PREFIX of letters, digits, '-', '.' and '_', without "
+        "credentials, which belong in the environment");
   }
-  const absl::string_view bucket = names[0];
-  const absl::string_view prefix = absl::StripPrefix(rest.substr(bucket.size()), "/");
+  const absl::string_view name = names[0];
+  const absl::string_view prefix = absl::StripPrefix(rest.substr(name.size()), "/");
   const LuthierBucketOptions limits = {
       .max_retries = static_cast<uint32_t>(options.max_retries),
       .retry_timeout_ms = static_cast<uint64_t>(absl::ToInt64Milliseconds(options.retry_timeout)),
       .request_timeout_ms = static_cast<uint64_t>(absl::ToInt64Milliseconds(options.request_timeout))};
   LuthierBucket* handle = nullptr;
   LuthierBuffer error{};
-  if (luthier_bucket_open(bucket.data(), bucket.size(), prefix.data(), prefix.size(), &limits, &handle, &error) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        address, " cannot be used; check the variables AWS_… of luthierd's environment: ", OneLine(Take(error))));
+  if (luthier_bucket_open(cloud->scheme.data(), cloud->scheme.size(), name.data(), name.size(), prefix.data(),
+                          prefix.size(), &limits, &handle, &error) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(given, " cannot be used; check ", cloud->place, " and ",
+                                                   cloud->credentials,
+                                                   " of luthierd's environment: ", OneLine(TakeText(error))));
   }
-  return std::unique_ptr<Bucket>(new Bucket(absl::StrCat("s3://", rest), handle));
+  return std::unique_ptr<Bucket>(new Bucket(given, handle));
 }
 
 Bucket::~Bucket() { luthier_bucket_free(handle_); }
@@ -135,6 +149,15 @@ absl::Status Bucket::List(const std::string& folder,
   void* context = const_cast<void*>(static_cast<const void*>(&each));
   const int code = luthier_bucket_list(handle_, folder.data(), folder.size(), call, context, &error);
   return code == 0 ? absl::OkStatus() : ErrorOf(code, address_, folder, error);
+}
+
+absl::StatusOr<std::string> Bucket::Sign(const std::string& key, absl::Duration lifetime) const {
+  LuthierBuffer url{}, error{};
+  const auto lifetime_ms = static_cast<uint64_t>(absl::ToInt64Milliseconds(lifetime));
+  if (luthier_bucket_sign(handle_, key.data(), key.size(), lifetime_ms, &url, &error) == 0) return TakeText(url);
+  return absl::FailedPreconditionError(absl::StrCat(
+      address_, ": the credentials of luthierd's environment sign no URLs; download through the server, or give it ",
+      CloudOf(address_)->credentials, ": ", OneLine(TakeText(error))));
 }
 
 absl::StatusOr<std::unique_ptr<Bucket::Upload>> Bucket::Put(const std::string& key, int64_t bytes) const {

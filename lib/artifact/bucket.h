@@ -1,4 +1,5 @@
-// Objects of an S3 bucket, through the Rust crate `object_store`: retries, multipart uploads, conditional puts.
+// Objects of a bucket of S3 or Azure, through the Rust crate `object_store`: retries, multipart uploads, conditional
+// puts, signed URLs.
 #pragma once
 
 #include <cstdint>
@@ -41,6 +42,8 @@ class Bucket {
    public:
     ~Upload();
     absl::Status Append(absl::string_view bytes);
+    // Errors: ALREADY_EXISTS if another upload of the same object, or an earlier try of this one, was completed
+    // meanwhile, by which Azure forgets the parts.
     absl::Status Complete();
 
    private:
@@ -52,9 +55,10 @@ class Bucket {
     LuthierUpload* const handle_;
   };
 
-  // `address`: `s3://bucket` or `s3://bucket/prefix`. Endpoint, region and credentials come from the environment
-  // (`AWS_…`) or the machine's role, and from nowhere else; plain HTTP is used only if the endpoint says so. Contacts
-  // nobody. Errors: INVALID_ARGUMENT for the address, or for what the environment says.
+  // `address`: `s3://bucket` or `az://container`, with or without `/prefix`. Endpoint, region, account and credentials
+  // come from the environment (`AWS_…`, `AZURE_…`) or the machine's role, and from nowhere else; plain HTTP is used
+  // only if the endpoint says so. Contacts nobody. Errors: INVALID_ARGUMENT for the address, or for what the
+  // environment says.
   static absl::StatusOr<std::unique_ptr<Bucket>> Open(const std::string& address, const Options& options);
   ~Bucket();
 
@@ -70,6 +74,10 @@ class Bucket {
   // All whose key begins with `folder` and a slash, in the bucket's order.
   absl::Status List(const std::string& folder,
                     const std::function<void(const std::string& key, const Facts&)>& each) const;
+  // A URL with which whoever has it may get the object until `lifetime` is over, or the credentials are, if they are
+  // for a time only. Whether there is such an object is not looked at. Errors: FAILED_PRECONDITION if the credentials
+  // cannot sign.
+  absl::StatusOr<std::string> Sign(const std::string& key, absl::Duration lifetime) const;
   // `bytes`: how many it will be, at most; decides the size of the parts. The bucket must outlive the upload.
   absl::StatusOr<std::unique_ptr<Upload>> Put(const std::string& key, int64_t bytes) const;
 

@@ -20,8 +20,10 @@ struct LuthierBucketOptions {
   uint64_t request_timeout_ms;
 };
 
-int luthier_bucket_open(const char* bucket, size_t bucket_len, const char* prefix, size_t prefix_len,
-                        const LuthierBucketOptions* options, LuthierBucket** out, LuthierBuffer* error);
+// `scheme`: of the address, `s3` or `az`.
+int luthier_bucket_open(const char* scheme, size_t scheme_len, const char* name, size_t name_len, const char* prefix,
+                        size_t prefix_len, const LuthierBucketOptions* options, LuthierBucket** out,
+                        LuthierBuffer* error);
 void luthier_bucket_free(LuthierBucket* bucket);
 int luthier_bucket_put_new(const LuthierBucket* bucket, const char* key, size_t key_len, const char* text, size_t len,
                            LuthierBuffer* error);
@@ -33,10 +35,13 @@ int luthier_bucket_list(const LuthierBucket* bucket, const char* folder, size_t 
                         void (*each)(void* context, const char* key, size_t key_len, int64_t size, int64_t modified),
                         void* context, LuthierBuffer* error);
 int luthier_bucket_delete(const LuthierBucket* bucket, const char* key, size_t key_len, LuthierBuffer* error);
+int luthier_bucket_sign(const LuthierBucket* bucket, const char* key, size_t key_len, uint64_t lifetime_ms,
+                        LuthierBuffer* out, LuthierBuffer* error);
 
 int luthier_upload_new(const LuthierBucket* bucket, const char* key, size_t key_len, size_t part_bytes,
                        LuthierUpload** out, LuthierBuffer* error);
 int luthier_upload_write(LuthierUpload* upload, const char* data, size_t len, LuthierBuffer* error);
+// kLuthierExists: another upload of the same object was completed meanwhile, and this one is lost by that.
 int luthier_upload_complete(LuthierUpload* upload, LuthierBuffer* error);
 int luthier_upload_free(LuthierUpload* upload, LuthierBuffer* error);
 

@@ -32,7 +32,9 @@ absl::Status FileError(const std::string& path, absl::string_view action, int er
     case ENOENT: return absl::NotFoundError(what);
     case EACCES:
     case EPERM:
-    case EROFS: return absl::PermissionDeniedError(what);
+    case EROFS:
+      return absl::PermissionDeniedError(
+          absl::StrCat(what, "; let the user of this program do that, or give another place"));
     default: return absl::DataLossError(what);
   }
 }
@@ -87,7 +89,8 @@ absl::Status WriteFileDurably(const std::string& path, absl::string_view content
 }
 
 absl::Status CreateFolders(const std::string& folder) {
-  if (folder.empty() || std::filesystem::is_directory(folder)) return absl::OkStatus();
+  std::error_code hidden;  // below a folder that may not be read: mkdir says why
+  if (folder.empty() || std::filesystem::is_directory(folder, hidden)) return absl::OkStatus();
   const std::string parent = FolderOf(folder);
   if (parent != folder) LUTHIER_RETURN_IF_ERROR(CreateFolders(parent));
   if (mkdir(folder.c_str(), 0755) != 0 && errno != EEXIST) return FileError(folder, "create", errno);

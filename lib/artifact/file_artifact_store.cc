@@ -150,6 +150,12 @@ absl::StatusOr<LocalBlob> FileArtifactStore::MakeLocal(const std::string& sha256
   return LocalBlob{*BlobPath(sha256), nullptr};
 }
 
+absl::StatusOr<std::string> FileArtifactStore::SignBlob(absl::string_view, absl::Duration) {
+  return absl::FailedPreconditionError(
+      "the files of this server are in a folder of its machine, to which there are no links; download through the "
+      "server (`luthier model download`), or run luthierd with a bucket (--artifact-store)");
+}
+
 absl::Status FileArtifactStore::AddFrom(FileArtifactStore& other, const std::string& sha256) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string from, other.BlobPath(sha256));
   LUTHIER_ASSIGN_OR_RETURN(const std::string to, BlobPath(sha256));

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "lib/artifact/artifact_store.h"
 
 namespace luthier {
@@ -28,6 +29,7 @@ class FileArtifactStore : public ArtifactStore {
                                                       BlobPins* pins = nullptr) override;
   absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) override;
   absl::StatusOr<LocalBlob> MakeLocal(const std::string& sha256) override;
+  absl::StatusOr<std::string> SignBlob(absl::string_view sha256, absl::Duration lifetime) override;
 
   // Makes a blob of another store this one's too: a link where both are on one disk, else a copy. Every byte is read
   // and checked, and a damaged blob of this store is replaced. Errors: NOT_FOUND; DATA_LOSS if it is damaged there;

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 
 extern "C" {
 
@@ -14,3 +15,14 @@ struct LuthierBuffer {
 void luthier_buffer_free(LuthierBuffer buffer);
 
 }  // extern "C"
+
+namespace luthier {
+
+// The text of the buffer, which is freed.
+inline std::string TakeText(LuthierBuffer buffer) {
+  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
+  luthier_buffer_free(buffer);
+  return text;
+}
+
+}  // namespace luthier

@@ -1,5 +1,6 @@
 #include "lib/channel/channel.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -7,7 +8,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_interceptor.h"
@@ -76,6 +80,15 @@ absl::StatusOr<std::optional<grpc::SslCredentialsOptions>> TlsFromEnvironment() 
   return options;
 }
 
+// gRPC aborts the process over a header that holds anything else, such as the `…` of an example or a `\r`.
+absl::StatusOr<std::string> CheckToken(const char* variable, absl::string_view text) {
+  const absl::string_view token = absl::StripAsciiWhitespace(text);
+  if (std::all_of(token.begin(), token.end(), [](unsigned char c) { return absl::ascii_isgraph(c); }))
+    return std::string(token);
+  return absl::InvalidArgumentError(
+      absl::StrCat(variable, ": holds characters that no token has; copy it again as `admin token create` printed it"));
+}
+
 std::shared_ptr<grpc::ChannelCredentials> Credentials() {
   const auto tls = TlsFromEnvironment();
   if (!tls.ok()) return nullptr;
@@ -85,6 +98,17 @@ std::shared_ptr<grpc::ChannelCredentials> Credentials() {
 }  // namespace
 
 absl::Status CheckTlsFiles() { return TlsFromEnvironment().status(); }
+
+absl::Status CheckServerAddress(absl::string_view address) {
+  absl::string_view rest = address;
+  if (absl::ConsumePrefix(&rest, "http://") || absl::ConsumePrefix(&rest, "https://")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("server: '", address, "' is a URL; give HOST:PORT, such as ", rest.substr(0, rest.find('/'))));
+  }
+  if (absl::StrContains(address, ':')) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("server: '", address, "' names no port; give HOST:PORT, such as ", address, ":7070"));
+}
 
 std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token,
                                              const grpc::ChannelArguments& arguments) {
@@ -96,14 +120,15 @@ std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const s
 }
 
 absl::StatusOr<std::string> TokenFromEnvironment() {
-  if (std::string token = Environment("LUTHIER_TOKEN"); !token.empty()) return token;
+  LUTHIER_ASSIGN_OR_RETURN(const std::string given, CheckToken("LUTHIER_TOKEN", Environment("LUTHIER_TOKEN")));
+  if (!given.empty()) return given;
   const std::string path = Environment("LUTHIER_TOKEN_FILE");
   if (path.empty()) return std::string();
   std::ifstream file(path);
   std::string token;
   if (!(file >> token))
     return absl::InvalidArgumentError(absl::StrCat("LUTHIER_TOKEN_FILE: ", path, " holds no token, or cannot be read"));
-  return token;
+  return CheckToken("LUTHIER_TOKEN_FILE", token);
 }
 
 }  // namespace luthier

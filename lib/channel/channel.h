@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "grpcpp/channel.h"
 #include "grpcpp/support/channel_arguments.h"
 
@@ -19,8 +20,11 @@ std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const s
 // Errors: INVALID_ARGUMENT.
 absl::Status CheckTlsFiles();
 
+// Errors: INVALID_ARGUMENT for what gRPC would look for elsewhere or nowhere: a URL, and a host without a port.
+absl::Status CheckServerAddress(absl::string_view address);
+
 // $LUTHIER_TOKEN, else what the file $LUTHIER_TOKEN_FILE holds; empty if neither is set. Errors: INVALID_ARGUMENT for a
-// file that cannot be read.
+// file that cannot be read and for what can be no token.
 absl::StatusOr<std::string> TokenFromEnvironment();
 
 }  // namespace luthier

@@ -209,6 +209,7 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
   }
   LUTHIER_RETURN_IF_ERROR(example.status());
   example->line = row.line;
+  example->unit = row.unit;
   if (!example->trained.empty()) example->trained[0] = 0;
   if (example->TrainedTokens() == 0) return Refuse(WhyNothingIsTrained(row));
   const auto length = static_cast<int64_t>(example->ids.size());

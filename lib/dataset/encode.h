@@ -24,6 +24,7 @@ struct Example {
   int64_t line = 0;              // in its file, 1-based
   int64_t full_length = 0;       // tokens before a cut at max_length
   int32_t file = 0;              // index among the files that were loaded together
+  RowUnit unit = RowUnit::kLine;
 
   int64_t TrainedTokens() const;
 };

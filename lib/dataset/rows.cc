@@ -17,8 +17,6 @@ namespace {
 // Objects that keep the order of their keys are searched from the front: a million keys would take hours.
 constexpr int64_t kMaxKeys = 10'000;
 
-absl::Status Invalid(std::string_view message) { return absl::InvalidArgumentError(std::string(message)); }
-
 // Length of the well-formed UTF-8 character at the start of `text`, 0 if there is none (overlong
 // forms, surrogates and numbers above U+10FFFF are not well-formed).
 size_t Utf8Length(std::string_view text) {
@@ -36,6 +34,24 @@ size_t Utf8Length(std::string_view text) {
     return in_range && continues(1) && continues(2) && continues(3) ? 4 : 0;
   }
   return 0;
+}
+
+// Whole characters up to about `most` bytes: what is quoted of a row may be megabytes long, and the parser quotes it up
+// to a byte in the middle of a character. A status has to fit into a header, and its text into JSON.
+std::string Shortened(std::string_view text, size_t most) {
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    if (out.size() >= most) return out + "…";
+    const size_t length = Utf8Length(text.substr(i));
+    out.append(length > 0 ? text.substr(i, length) : std::string_view("…"));
+    i += std::max<size_t>(length, 1);
+  }
+  return out;
+}
+
+absl::Status Invalid(std::string_view message) {
+  constexpr size_t kMost = 500;
+  return absl::InvalidArgumentError(Shortened(message, kMost));
 }
 
 absl::Status CheckBytes(std::string_view line) {
@@ -63,16 +79,27 @@ absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
   return absl::OkStatus();
 }
 
+// For lines of files that usually come up: JSON that is no JSON lines, and what an editor has made of quotes.
+const char* Remedy(std::string_view line, std::string_view fault) {
+  if (line.starts_with('[')) return "; is the file one array? Write each of its elements on a line of its own";
+  if (line.find("“") != std::string_view::npos && fault.find("invalid literal") != std::string_view::npos)
+    return "; are its quotes typographic (“ ”)? JSON has plain ones";
+  if (fault.find("unexpected end of input") != std::string_view::npos) return "; a row must be whole on its line";
+  return "";
+}
+
 absl::StatusOr<OrderedJson> ParseObject(std::string_view line) {
   try {
     OrderedJson json = OrderedJson::parse(line);
-    if (!json.is_object()) return Invalid(absl::StrCat("a row must be a JSON object, this is: ", json.type_name()));
-    return json;
+    if (json.is_object()) return json;
+    return Invalid(absl::StrCat("a row must be a JSON object, this is: ", json.type_name(), Remedy(line, "")));
   } catch (const OrderedJson::exception& error) {
     const std::string_view what = error.what();
+    constexpr size_t kMost = 300;  // leaves room for the remedy
     const size_t detail = what.find("column ");
-    return Invalid(
-        absl::StrCat("malformed JSON at ", std::string(detail == std::string_view::npos ? what : what.substr(detail))));
+    return Invalid(absl::StrCat("malformed JSON at ",
+                                Shortened(detail == std::string_view::npos ? what : what.substr(detail), kMost),
+                                Remedy(line, what)));
   }
 }
 
@@ -83,6 +110,14 @@ absl::StatusOr<std::string> StringField(const OrderedJson& row, const char* key)
     return Invalid(absl::StrCat("`", key, "` must be a string, this is: ", found->type_name()));
   }
   return found->get<std::string>();
+}
+
+// What a string of JSON stands for; discarded if it is none.
+absl::StatusOr<OrderedJson> ParseText(const std::string& text, const std::string& where, const RowLimits& limits) {
+  if (const absl::Status status = CheckShape(text, limits); !status.ok()) {
+    return Invalid(absl::StrCat(where, ": ", status.message()));
+  }
+  return OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
 }
 
 // OpenAI writes `arguments` as a string of JSON, templates expect the object.
@@ -98,11 +133,8 @@ absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where, 
     }
     const auto arguments = function.find("arguments");
     if (arguments == function.end() || !arguments->is_string()) continue;
-    const std::string text = arguments->get<std::string>();
-    if (const absl::Status status = CheckShape(text, limits); !status.ok()) {
-      return Invalid(absl::StrCat(where, ".tool_calls: `arguments`: ", status.message()));
-    }
-    OrderedJson parsed = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
+    LUTHIER_ASSIGN_OR_RETURN(OrderedJson parsed, ParseText(arguments->get<std::string>(),
+                                                           absl::StrCat(where, ".tool_calls: `arguments`"), limits));
     if (parsed.is_object()) *arguments = std::move(parsed);
   }
   return absl::OkStatus();
@@ -144,6 +176,10 @@ absl::StatusOr<ChatRow> ParseChat(OrderedJson& row, const RowLimits& limits) {
   }
   if (!has_answer) return Invalid("no message has the role `assistant`, so there is nothing to learn from this row");
   if (row.contains("tools")) chat.tools = std::move(row["tools"]);
+  if (chat.tools.is_string()) {
+    LUTHIER_ASSIGN_OR_RETURN(OrderedJson parsed, ParseText(chat.tools.get<std::string>(), "`tools`", limits));
+    if (parsed.is_array()) chat.tools = std::move(parsed);
+  }
   if (!chat.tools.is_null() && !chat.tools.is_array()) return Invalid("`tools` must be an array");
   if (row.contains("chat_template_kwargs")) chat.variables = std::move(row["chat_template_kwargs"]);
   if (!chat.variables.is_null() && !chat.variables.is_object()) {
@@ -213,6 +249,13 @@ std::string Keys(const OrderedJson& row) {
 
 }  // namespace
 
+std::string UnitName(RowUnit unit) { return unit == RowUnit::kRow ? "row" : "line"; }
+
+std::string RowPosition(std::string_view file, int64_t number, RowUnit unit) {
+  const std::string name(file);
+  return unit == RowUnit::kRow ? absl::StrCat(name, ", row ", number) : absl::StrCat(name, ":", number);
+}
+
 absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits) {
   LUTHIER_RETURN_IF_ERROR(CheckBytes(line));
   LUTHIER_RETURN_IF_ERROR(CheckShape(line, limits));
@@ -245,7 +288,9 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
 }
 
 absl::StatusOr<RowReader> RowReader::Open(const std::string& path, std::string name, RowLimits limits) {
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<TextSource> source, TextSource::Open(path, limits.max_expansion));
+  const TextSource::Limits source_limits = {.max_expansion = limits.max_expansion,
+                                            .max_line_bytes = limits.max_line_bytes};
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<TextSource> source, TextSource::Open(path, source_limits));
   if (name.empty()) name = std::filesystem::path(path).filename().string();
   return RowReader(std::move(source), std::move(name), limits);
 }
@@ -281,7 +326,7 @@ absl::StatusOr<bool> RowReader::ReadLine() {
 }
 
 absl::Status RowReader::LineError(std::string_view message) const {
-  return absl::InvalidArgumentError(absl::StrCat(name_, ":", line_number_, ": ", std::string(message)));
+  return absl::InvalidArgumentError(absl::StrCat(RowPosition(name_, line_number_, unit()), ": ", std::string(message)));
 }
 
 absl::StatusOr<std::optional<Row>> RowReader::Next() {
@@ -289,13 +334,16 @@ absl::StatusOr<std::optional<Row>> RowReader::Next() {
     LUTHIER_ASSIGN_OR_RETURN(const bool found, ReadLine());
     if (!found) return std::optional<Row>();
     if (too_long_) {
-      return LineError(absl::StrCat("the line is longer than ", limits_.max_line_bytes,
-                                    " bytes; is the file JSON lines, one row on each line?"));
+      const char* const hint =
+          unit() == RowUnit::kLine ? "; is the file JSON lines, one row on each line?" : " of JSON";
+      return LineError(
+          absl::StrCat("the ", UnitName(unit()), " is longer than ", limits_.max_line_bytes, " bytes", hint));
     }
     const bool blank = std::all_of(line_.begin(), line_.end(), [](char c) { return c == ' ' || c == '\t'; });
     if (blank) continue;
     absl::StatusOr<Row> row = ParseRow(line_, line_number_, limits_);
     if (!row.ok()) return LineError(std::string(row.status().message()));
+    row->unit = unit();
     return std::optional<Row>(*std::move(row));
   }
 }

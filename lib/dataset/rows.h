@@ -1,4 +1,4 @@
-// Rows of a JSON-lines file, read one at a time with bounded memory.
+// Rows of a file of JSON lines or Parquet, read one at a time with bounded memory.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,8 @@
 namespace luthier {
 
 // {"messages": [{"role": …, "content": …}, …], "tools": […]}. `arguments` of tool calls that are a
-// string of JSON, as OpenAI writes them, are objects here. An assistant message with "weight": 0 is
+// string of JSON, as OpenAI writes them, are objects here, and so are `tools`, which columns of a table
+// have no other form for if each has parameters of its own. An assistant message with "weight": 0 is
 // context only.
 struct ChatRow {
   OrderedJson messages;
@@ -41,21 +42,27 @@ struct TokenRow {
 
 struct Row {
   std::variant<ChatRow, CompletionRow, TextRow, TokenRow> content;
-  int64_t line = 0;  // 1-based
+  int64_t line = 0;  // 1-based; in a Parquet file the number of the row
+  RowUnit unit = RowUnit::kLine;
 };
 
 struct RowLimits {
-  int64_t max_line_bytes = 16 << 20;  // a longer line is a file that is not JSON lines
+  int64_t max_line_bytes = 16 << 20;  // a longer line is a file that is not JSON lines; a row of Parquet counts as JSON
   int max_depth = 64;                 // of nested arrays and objects; deeper ones are attacks, not data
   int64_t max_expansion = 256;        // of a compressed file; rows that repeat each other reach a fifth of it
 };
+
+// `line` or `row`.
+std::string UnitName(RowUnit unit);
+// Where a row is, for messages: `train.jsonl:17`, or `train.parquet, row 17`.
+std::string RowPosition(std::string_view file, int64_t number, RowUnit unit);
 
 // Turns one line (without its newline) into a row. INVALID_ARGUMENT says what is wrong, without
 // file and line.
 absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits = {});
 
-// Reads a file from start to end, also one compressed by gzip or zstd. Empty lines are skipped; a UTF-8 byte order mark
-// at the start is too.
+// Reads a file from start to end: JSON lines, also compressed by gzip or zstd, or Parquet, whose rows are read as the
+// lines that have the same fields. Empty lines are skipped; a UTF-8 byte order mark at the start is too.
 class RowReader {
  public:
   // `name` is what messages call the file; default: the last part of `path`. NOT_FOUND if it cannot
@@ -63,14 +70,15 @@ class RowReader {
   static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "", RowLimits limits = {});
 
   // The next row; nullopt at the end of the file. INVALID_ARGUMENT `train.jsonl:17: …` for a line
-  // that is no row: calling again goes on behind it; so for compressed data that are damaged, behind which the file
-  // ends. DATA_LOSS if the file cannot be read on.
+  // that is no row: calling again goes on behind it; so for compressed data and Parquet that are damaged, behind which
+  // the file ends. DATA_LOSS if the file cannot be read on.
   absl::StatusOr<std::optional<Row>> Next();
 
   // Number and text of the line that the last Next() looked at.
   int64_t line_number() const { return line_number_; }
   std::string_view line() const { return line_; }
   const std::string& name() const { return name_; }
+  RowUnit unit() const { return input_->unit(); }
 
  private:
   RowReader(std::unique_ptr<TextSource> input, std::string name, RowLimits limits)

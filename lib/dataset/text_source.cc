@@ -11,13 +11,14 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "lib/dataset/parquet_source.h"
 
 namespace luthier {
 namespace {
 
 constexpr size_t kPieceBytes = 64 << 10;
 constexpr int64_t kFreeBytes = 16 << 20;
-constexpr std::string_view kGzipStart = "\x1F\x8B", kZstdStart = "\x28\xB5\x2F\xFD";
+constexpr std::string_view kGzipStart = "\x1F\x8B", kZstdStart = "\x28\xB5\x2F\xFD", kParquetStart = "PAR1";
 
 class PlainFile : public TextSource {
  public:
@@ -139,7 +140,7 @@ class ZstdFile : public CompressedFile {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<TextSource>> TextSource::Open(const std::string& path, int64_t max_expansion) {
+absl::StatusOr<std::unique_ptr<TextSource>> TextSource::Open(const std::string& path, Limits limits) {
   std::ifstream file(path, std::ios::binary);
   if (!file || std::filesystem::is_directory(path)) {
     return absl::NotFoundError(absl::StrCat("cannot open ", path, ": no such file, or it may not be read"));
@@ -147,11 +148,12 @@ absl::StatusOr<std::unique_ptr<TextSource>> TextSource::Open(const std::string& 
   char first[4] = {};
   file.read(first, sizeof(first));
   const std::string_view start(first, static_cast<size_t>(file.gcount()));
+  if (start == kParquetStart) return OpenParquet(path, limits);
   file.clear();
   file.seekg(0);
   std::unique_ptr<TextSource> plain = std::make_unique<PlainFile>(std::move(file));
-  if (start.starts_with(kGzipStart)) return std::make_unique<GzipFile>(std::move(plain), max_expansion);
-  if (start.starts_with(kZstdStart)) return std::make_unique<ZstdFile>(std::move(plain), max_expansion);
+  if (start.starts_with(kGzipStart)) return std::make_unique<GzipFile>(std::move(plain), limits.max_expansion);
+  if (start.starts_with(kZstdStart)) return std::make_unique<ZstdFile>(std::move(plain), limits.max_expansion);
   return plain;
 }
 

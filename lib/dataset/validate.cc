@@ -17,7 +17,7 @@ namespace {
 void AddViolation(ValidationReport& report, const std::string& file, int64_t line, std::string_view message) {
   ++report.violation_count;
   if (report.violations.size() < ValidationReport::kMaxViolations) {
-    report.violations.push_back({file, line, std::string(message)});
+    report.violations.push_back({file, line, std::string(message), report.unit});
   }
 }
 
@@ -35,7 +35,7 @@ void CountRepeated(const RowReader& reader, RepeatedLines& lines, ValidationRepo
   if (!first) return;
   ++report.duplicates;
   if (report.repeated.size() < ValidationReport::kMaxRepeatedRows) {
-    report.repeated.push_back({reader.name(), reader.line_number(), *first});
+    report.repeated.push_back({reader.name(), reader.line_number(), *first, reader.unit()});
   }
 }
 
@@ -45,6 +45,7 @@ absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::str
                                          absl::FunctionRef<absl::Status(const Row&, ValidationReport&)> use) {
   LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path, name));
   ValidationReport report;
+  report.unit = reader.unit();
   RepeatedLines lines;
   while (true) {
     absl::StatusOr<std::optional<Row>> row = reader.Next();
@@ -52,7 +53,7 @@ absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::str
     if (absl::IsDataLoss(row.status())) return row.status();
     report.bytes += static_cast<int64_t>(reader.line().size()) + 1;
     absl::Status status = row.status();
-    const std::string prefix = absl::StrCat(reader.name(), ":", reader.line_number(), ": ");
+    const std::string prefix = absl::StrCat(RowPosition(reader.name(), reader.line_number(), reader.unit()), ": ");
     if (status.ok()) status = use(**row, report);
     if (status.ok()) {
       CountKind(report, **row);
@@ -122,7 +123,11 @@ void ForEachCount(Report& report, const Visit& visit) {
 }
 
 std::string Where(const Violation& violation) {
-  return violation.line == 0 ? violation.file : absl::StrCat(violation.file, ":", violation.line);
+  return violation.line == 0 ? violation.file : RowPosition(violation.file, violation.line, violation.unit);
+}
+
+RowUnit UnitOf(const OrderedJson& json) {
+  return json.value("unit", std::string()) == UnitName(RowUnit::kRow) ? RowUnit::kRow : RowUnit::kLine;
 }
 
 }  // namespace
@@ -161,15 +166,20 @@ void ValidationReport::Merge(const ValidationReport& other) {
 OrderedJson ToJson(const ValidationReport& report) {
   OrderedJson json;
   ForEachCount(report, [&](const char* name, int64_t count) { json[name] = count; });
+  json["unit"] = UnitName(report.unit);
   json["duplicates_at_least"] = report.duplicates_at_least;
   json["repeated"] = OrderedJson::array();
   for (const RepeatedRow& row : report.repeated) {
-    json["repeated"].push_back({{"file", row.file}, {"line", row.line}, {"first_line", row.first_line}});
+    json["repeated"].push_back(
+        {{"file", row.file}, {"line", row.line}, {"first_line", row.first_line}, {"unit", UnitName(row.unit)}});
   }
   json["length_histogram"] = report.length_histogram;
   json["violations"] = OrderedJson::array();
   for (const Violation& violation : report.violations) {
-    json["violations"].push_back({{"file", violation.file}, {"line", violation.line}, {"message", violation.message}});
+    json["violations"].push_back({{"file", violation.file},
+                                  {"line", violation.line},
+                                  {"message", violation.message},
+                                  {"unit", UnitName(violation.unit)}});
   }
   return json;
 }
@@ -179,16 +189,17 @@ absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& jso
   try {
     // A report that an older version has stored lacks what was counted later.
     ForEachCount(report, [&](const char* name, int64_t& count) { count = json.value(name, int64_t{0}); });
+    report.unit = UnitOf(json);
     report.duplicates_at_least = json.value("duplicates_at_least", false);
     const OrderedJson repeated = json.value("repeated", OrderedJson::array());
     for (const OrderedJson& row : repeated) {
-      report.repeated.push_back(
-          {row.at("file").get<std::string>(), row.at("line").get<int64_t>(), row.at("first_line").get<int64_t>()});
+      report.repeated.push_back({row.at("file").get<std::string>(), row.at("line").get<int64_t>(),
+                                 row.at("first_line").get<int64_t>(), UnitOf(row)});
     }
     report.length_histogram = json.at("length_histogram").get<std::vector<int64_t>>();
     for (const OrderedJson& violation : json.at("violations")) {
       report.violations.push_back({violation.at("file").get<std::string>(), violation.at("line").get<int64_t>(),
-                                   violation.at("message").get<std::string>()});
+                                   violation.at("message").get<std::string>(), UnitOf(violation)});
     }
   } catch (const OrderedJson::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat("not a validation report: ", error.what()));

@@ -16,12 +16,14 @@ struct Violation {
   std::string file;
   int64_t line = 0;  // 1-based; 0: the file as a whole
   std::string message;
+  RowUnit unit = RowUnit::kLine;  // of `line`
 };
 
 // A row whose line is equal to an earlier one.
 struct RepeatedRow {
   std::string file;
   int64_t line = 0, first_line = 0;
+  RowUnit unit = RowUnit::kLine;
 };
 
 struct ValidationReport {
@@ -31,7 +33,8 @@ struct ValidationReport {
 
   int64_t rows = 0;  // that are in order
   int64_t chat_rows = 0, completion_rows = 0, text_rows = 0, token_rows = 0;
-  int64_t bytes = 0;
+  RowUnit unit = RowUnit::kLine;      // of a report of one file: what its numbers of lines count
+  int64_t bytes = 0;                  // of lines; those of Parquet count as JSON
   int64_t duplicates = 0;             // rows whose line is equal to an earlier one of their file
   bool duplicates_at_least = false;   // a file had more rows than are kept for comparison: there may be more
   std::vector<RepeatedRow> repeated;  // the first kMaxRepeatedRows
@@ -56,9 +59,9 @@ struct ValidationReport {
 OrderedJson ToJson(const ValidationReport& report);
 absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json);
 
-// Checks that every line is a row; needs no model. `name`: what messages call the file (default:
-// its last part). The status is an error only if the file cannot be read; what is wrong with the
-// data is in the report.
+// Checks that every line or row of Parquet is a row of ours; needs no model. `name`: what messages call the file
+// (default: its last part). The status is an error only if the file cannot be read; what is wrong with the data is in
+// the report.
 absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name = "");
 
 // Encodes every row as training would, and keeps the numbers only.

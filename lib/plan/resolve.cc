@@ -253,6 +253,13 @@ void WarnAboutData(const Recipe& recipe, const DatasetFacts& dataset, std::vecto
   }
 }
 
+// Epochs that were chosen for few rows end before the steps that were asked for.
+void WarnAboutSteps(const TrainingSpec& training, int64_t steps, std::vector<std::string>& warnings) {
+  if (!training.max_steps || *training.max_steps <= steps) return;
+  warnings.push_back(absl::StrCat("training.max_steps: ", *training.max_steps, " are not reached: ", *training.epochs,
+                                  " epochs are ", steps, " steps; give more training.epochs to take more"));
+}
+
 // Fields without effect. A value that would be chosen anyway is no wish of the user's: a server settles every value of
 // a spec before a trainer reads it.
 void WarnAboutEvaluation(const Recipe& given, const DatasetFacts& dataset, int64_t steps,
@@ -411,6 +418,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
 
   if (!inputs.full) WarnAboutCapacity(dataset, inputs.adapter_parameters, resolved.warnings);
   WarnAboutData(resolved.recipe, dataset, resolved.warnings);
+  WarnAboutSteps(training, steps, resolved.warnings);
   WarnAboutEvaluation(recipe, dataset, steps, resolved.warnings);
   return resolved;
 }

@@ -12,12 +12,6 @@
 namespace luthier {
 namespace {
 
-std::string Take(LuthierBuffer buffer) {
-  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
-  luthier_buffer_free(buffer);
-  return text;
-}
-
 // The variables bos_token, eos_token, … as plain strings.
 OrderedJson SpecialTokenVariables(const OrderedJson& config) {
   OrderedJson variables = OrderedJson::object();
@@ -29,6 +23,13 @@ OrderedJson SpecialTokenVariables(const OrderedJson& config) {
   return variables;
 }
 
+// Empty for what is no text: nlohmann's `value` throws there, and a base model is somebody else's file.
+std::string TextOf(const OrderedJson& object, const char* field) {
+  if (!object.is_object()) return "";
+  const auto found = object.find(field);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
 // `chat_template` is one source, or a list of {name, template}.
 std::string TemplateOfConfig(const OrderedJson& config) {
   const auto found = config.find("chat_template");
@@ -36,7 +37,7 @@ std::string TemplateOfConfig(const OrderedJson& config) {
   if (found->is_string()) return found->get<std::string>();
   if (!found->is_array()) return "";
   for (const OrderedJson& entry : *found) {
-    if (entry.is_object() && entry.value("name", "") == "default") return entry.value("template", "");
+    if (TextOf(entry, "name") == "default") return TextOf(entry, "template");
   }
   return "";
 }
@@ -124,7 +125,7 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, co
   bool has_generation_tag = false;
   if (luthier_template_new(source.data(), source.size(), variables.data(), variables.size(), &handle,
                            &has_generation_tag, &error) != 0) {
-    return absl::InvalidArgumentError(Take(error));
+    return absl::InvalidArgumentError(TakeText(error));
   }
   ChatTemplate compiled(handle);
   compiled.has_generation_tag_ = has_generation_tag;
@@ -145,7 +146,7 @@ absl::StatusOr<RenderedChat> ChatTemplate::RenderRequest(std::string_view reques
   LuthierRendered raw{};
   LuthierBuffer error{};
   if (luthier_template_render(handle_.get(), request_json.data(), request_json.size(), &raw, &error) != 0) {
-    return absl::InvalidArgumentError(Take(error));
+    return absl::InvalidArgumentError(TakeText(error));
   }
   RenderedChat rendered;
   rendered.text.assign(reinterpret_cast<const char*>(raw.text.data), raw.text.len);

@@ -13,13 +13,6 @@
 namespace luthier {
 namespace {
 
-// Moves a buffer of the Rust side into a string.
-std::string Take(LuthierBuffer buffer) {
-  std::string text(reinterpret_cast<const char*>(buffer.data), buffer.len);
-  luthier_buffer_free(buffer);
-  return text;
-}
-
 // tokenizer_config.json writes a token as its text, or as an object with `content`.
 std::string TokenText(const OrderedJson& config, const char* key) {
   const auto found = config.find(key);
@@ -51,7 +44,7 @@ absl::StatusOr<Tokenizer> Tokenizer::LoadFile(const std::string& path) {
   LuthierTokenizer* handle = nullptr;
   LuthierBuffer error{};
   if (luthier_tokenizer_new(json.data(), json.size(), &handle, &error) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is no tokenizer: ", Take(error)));
+    return absl::InvalidArgumentError(absl::StrCat(path, " is no tokenizer: ", TakeText(error)));
   }
   return Tokenizer(handle);
 }
@@ -99,7 +92,7 @@ absl::StatusOr<Encoding> Tokenizer::Encode(std::string_view text, bool with_spec
   LuthierEncoding raw{};
   LuthierBuffer error{};
   if (luthier_tokenizer_encode(handle_.get(), text.data(), text.size(), with_special_tokens, &raw, &error) != 0) {
-    return absl::InvalidArgumentError(Take(error));
+    return absl::InvalidArgumentError(TakeText(error));
   }
   Encoding encoding;
   encoding.ids.assign(raw.ids, raw.ids + raw.len);
@@ -115,9 +108,9 @@ absl::StatusOr<std::string> Tokenizer::Decode(absl::Span<const int32_t> ids, boo
   }
   LuthierBuffer text{}, error{};
   if (luthier_tokenizer_decode(handle_.get(), ids.data(), ids.size(), skip_special_tokens, &text, &error) != 0) {
-    return absl::InvalidArgumentError(Take(error));
+    return absl::InvalidArgumentError(TakeText(error));
   }
-  return Take(text);
+  return TakeText(text);
 }
 
 int64_t Tokenizer::vocab_size() const { return luthier_tokenizer_vocab_size(handle_.get()); }
@@ -131,7 +124,7 @@ std::optional<int32_t> Tokenizer::TokenToId(std::string_view token) const {
 std::optional<std::string> Tokenizer::IdToToken(int32_t id) const {
   LuthierBuffer token{};
   if (!luthier_tokenizer_id_to_token(handle_.get(), id, &token)) return std::nullopt;
-  return Take(token);
+  return TakeText(token);
 }
 
 bool Tokenizer::IsSpecial(int32_t id) const { return luthier_tokenizer_is_special(handle_.get(), id); }

@@ -1,4 +1,4 @@
-//! Objects of an S3 bucket behind a C interface; the C side is `lib/artifact/bucket_api.h`.
+//! Objects of a bucket (S3, Azure) behind a C interface; the C side is `lib/artifact/bucket_api.h`.
 //!
 //! Functions block, and may be called from any thread. What is asynchronous runs on one small runtime of this module and
 //! does not cross the border. Keys are names beneath the bucket's prefix, with `/` between.
@@ -8,25 +8,35 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use object_store::path::Path;
+use object_store::signer::{Method, Signer};
 use object_store::{
     BackoffConfig, ClientConfigKey, Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
     RetryConfig, WriteMultipart,
 };
 use tokio::runtime::Runtime;
 
-use crate::{guarded, text, Failure, LuthierBuffer};
+use crate::{buffer, guarded, text, Failure, LuthierBuffer};
 
 const NOT_FOUND: i32 = 2;
 const EXISTS: i32 = 3;
 const DENIED: i32 = 4;
 
+/// Azure's word for parts that it no longer has, since an upload of the same object was completed meanwhile: another one,
+/// or an earlier try of this one whose answer was lost.
+const PARTS_FORGOTTEN: &str = "InvalidBlockList";
+
 /// Parts of one upload that are on their way: memory is this many and the one that is being filled.
 const PARTS_UNDER_WAY: usize = 2;
 
+/// What a cloud's client can do here.
+trait Cloud: ObjectStore + Signer {}
+impl<T: ObjectStore + Signer> Cloud for T {}
+
 pub struct Bucket {
-    store: Arc<AmazonS3>,
+    store: Arc<dyn Cloud>,
     prefix: Path,
 }
 
@@ -39,7 +49,7 @@ pub struct LuthierBucketOptions {
 
 /// An object being written. It appears with `luthier_upload_complete`, whole, or never.
 pub struct Upload {
-    store: Arc<AmazonS3>,
+    store: Arc<dyn Cloud>,
     key: Path,
     part_bytes: usize,
     first_part: Vec<u8>,
@@ -88,34 +98,75 @@ fn runtime() -> &'static Runtime {
     })
 }
 
-/// Credentials, region and endpoint come from the environment, or from the machine's role, and from nowhere else.
-fn open(bucket: &str, prefix: &str, options: &LuthierBucketOptions) -> Result<Bucket, Failure> {
-    // An error says that one is there already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = AmazonS3Builder::from_env();
-    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
-        .iter()
-        .find_map(|key| builder.get_config_value(key));
-    let plain = endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"));
-    let timeout = format!("{}ms", options.request_timeout_ms);
-    let store = builder
-        .with_bucket_name(bucket)
-        .with_allow_http(plain)
-        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), timeout)
-        .with_conditional_put(S3ConditionalPut::ETagMatch)
-        .with_disable_bulk_delete(true) // one request an object, which every server of the protocol knows
-        .with_retry(RetryConfig {
+impl LuthierBucketOptions {
+    fn retry(&self) -> RetryConfig {
+        RetryConfig {
             backoff: BackoffConfig {
                 init_backoff: Duration::from_millis(100),
                 max_backoff: Duration::from_secs(10),
                 base: 2.0,
             },
-            max_retries: options.max_retries as usize,
-            retry_timeout: Duration::from_millis(options.retry_timeout_ms),
-        })
+            max_retries: self.max_retries as usize,
+            retry_timeout: Duration::from_millis(self.retry_timeout_ms),
+        }
+    }
+
+    fn timeout(&self) -> String {
+        format!("{}ms", self.request_timeout_ms)
+    }
+}
+
+/// Without TLS only where the endpoint says so.
+fn is_plain(endpoint: Option<String>) -> bool {
+    endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
+}
+
+fn open_s3(bucket: &str, options: &LuthierBucketOptions) -> Result<Arc<dyn Cloud>, Error> {
+    let builder = AmazonS3Builder::from_env();
+    let endpoint = [AmazonS3ConfigKey::S3Endpoint, AmazonS3ConfigKey::Endpoint]
+        .iter()
+        .find_map(|key| builder.get_config_value(key));
+    let timeout = AmazonS3ConfigKey::Client(ClientConfigKey::Timeout);
+    let store = builder
+        .with_bucket_name(bucket)
+        .with_allow_http(is_plain(endpoint))
+        .with_config(timeout, options.timeout())
+        .with_conditional_put(S3ConditionalPut::ETagMatch)
+        .with_disable_bulk_delete(true) // one request an object, which every server of the protocol knows
+        .with_retry(options.retry())
         .build()?;
+    Ok(Arc::new(store))
+}
+
+fn open_azure(container: &str, options: &LuthierBucketOptions) -> Result<Arc<dyn Cloud>, Error> {
+    let builder = MicrosoftAzureBuilder::from_env();
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    let timeout = AzureConfigKey::Client(ClientConfigKey::Timeout);
+    let store = builder
+        .with_container_name(container)
+        .with_allow_http(is_plain(endpoint))
+        .with_config(timeout, options.timeout())
+        .with_retry(options.retry())
+        .build()?;
+    Ok(Arc::new(store))
+}
+
+/// Credentials, region and endpoint come from the environment, or from the machine's role, and from nowhere else.
+fn open(
+    scheme: &str,
+    name: &str,
+    prefix: &str,
+    options: &LuthierBucketOptions,
+) -> Result<Bucket, Failure> {
+    // An error says that one is there already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let store = match scheme {
+        "s3" => open_s3(name, options)?,
+        "az" => open_azure(name, options)?,
+        _ => return Err(format!("there is no client for {scheme}://").into()),
+    };
     Ok(Bucket {
-        store: Arc::new(store),
+        store,
         prefix: Path::parse(prefix).map_err(|e| e.to_string())?,
     })
 }
@@ -146,22 +197,30 @@ impl Upload {
     }
 
     /// Parts that cannot all be stored are removed again.
-    async fn complete(&mut self) -> Result<(), Error> {
-        match self.parts.take() {
-            Some(parts) => parts.finish().await?,
-            None => {
-                let whole = std::mem::take(&mut self.first_part);
-                self.store.put(&self.key, whole.into()).await?
-            }
+    async fn complete(&mut self) -> Result<(), Failure> {
+        let Some(parts) = self.parts.take() else {
+            let whole = std::mem::take(&mut self.first_part);
+            self.store.put(&self.key, whole.into()).await?;
+            return Ok(());
         };
-        Ok(())
+        let Err(error) = parts.finish().await else {
+            return Ok(());
+        };
+        let failure = Failure::from(error);
+        let forgotten = failure.message.contains(PARTS_FORGOTTEN);
+        Err(Failure {
+            code: if forgotten { EXISTS } else { failure.code },
+            ..failure
+        })
     }
 }
 
 #[no_mangle]
 pub unsafe extern "C" fn luthier_bucket_open(
-    bucket: *const u8,
-    bucket_len: usize,
+    scheme: *const u8,
+    scheme_len: usize,
+    name: *const u8,
+    name_len: usize,
     prefix: *const u8,
     prefix_len: usize,
     options: *const LuthierBucketOptions,
@@ -170,7 +229,8 @@ pub unsafe extern "C" fn luthier_bucket_open(
 ) -> i32 {
     guarded(error, || {
         let bucket = open(
-            text(bucket, bucket_len)?,
+            text(scheme, scheme_len)?,
+            text(name, name_len)?,
             text(prefix, prefix_len)?,
             &*options,
         )?;
@@ -299,6 +359,25 @@ pub unsafe extern "C" fn luthier_bucket_delete(
     })
 }
 
+/// Makes a URL with which anybody may get the object for a while. Whether there is one is not looked at.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_bucket_sign(
+    bucket: *const Bucket,
+    key: *const u8,
+    key_len: usize,
+    lifetime_ms: u64,
+    out: *mut LuthierBuffer,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        let path = (*bucket).path(key, key_len)?;
+        let lifetime = Duration::from_millis(lifetime_ms);
+        let signed = (*bucket).store.signed_url(Method::GET, &path, lifetime);
+        *out = buffer(runtime().block_on(signed)?.into());
+        Ok(())
+    })
+}
+
 #[no_mangle]
 pub unsafe extern "C" fn luthier_upload_new(
     bucket: *const Bucket,
@@ -340,10 +419,11 @@ pub unsafe extern "C" fn luthier_upload_complete(
     upload: *mut Upload,
     error: *mut LuthierBuffer,
 ) -> i32 {
-    guarded(error, || Ok(runtime().block_on((*upload).complete())?))
+    guarded(error, || runtime().block_on((*upload).complete()))
 }
 
-/// Frees it; if it was not completed, what was sent of it is removed (AbortMultipartUpload).
+/// Frees it; if it was not completed, what was sent of it is removed (S3: AbortMultipartUpload), or will be (Azure, after a
+/// week).
 #[no_mangle]
 pub unsafe extern "C" fn luthier_upload_free(
     upload: *mut Upload,

@@ -1,17 +1,23 @@
-//! Tokenizers, chat templates and object stores behind a C interface; the C side is `lib/text/rust_api.h` and
-//! `lib/artifact/bucket_api.h`.
+//! Tokenizers, chat templates, object stores and Parquet behind a C interface; the C side is `lib/text/rust_api.h`,
+//! `lib/artifact/bucket_api.h` and `lib/dataset/parquet_api.h`.
 //!
 //! Every function returns 0, or a code of `Failure` with a message in `error`. No panic crosses the border. Texts come in
 //! as UTF-8 with a length and go out as buffers that the caller gives back to `luthier_buffer_free`.
 
 mod bucket;
+mod columns;
+mod pages;
+mod parquet_rows;
 mod python;
 mod render;
 mod source;
+mod thrift;
 mod values;
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::Once;
 
 use render::ChatTemplate;
 
@@ -99,6 +105,27 @@ unsafe fn guarded(error: *mut LuthierBuffer, body: impl FnOnce() -> Result<(), F
     };
     *error = buffer(failure.message);
     failure.code
+}
+
+thread_local! {
+    static PANICS_QUIETLY: Cell<bool> = const { Cell::new(false) };
+}
+
+/// None if `body` panicked. It writes nothing to stderr then: whoever sends damaged files would fill the server's log.
+fn caught_quietly<T>(body: impl FnOnce() -> T) -> Option<T> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !PANICS_QUIETLY.get() {
+                usual(panic);
+            }
+        }));
+    });
+    PANICS_QUIETLY.set(true);
+    let value = catch_unwind(AssertUnwindSafe(body)).ok();
+    PANICS_QUIETLY.set(false);
+    value
 }
 
 #[no_mangle]

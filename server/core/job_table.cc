@@ -15,6 +15,9 @@ bool CanMissDeadline(const Job& job) {
          job.state != JobState::kPublishing;
 }
 
+bool MayPublish(const Job& job) { return !IsTerminal(job.state); }
+bool PublishesUnderItsId(const Job& job) { return job.model == job.id; }
+
 }  // namespace
 
 const Job* JobTable::Find(absl::string_view id) const {
@@ -22,10 +25,9 @@ const Job* JobTable::Find(absl::string_view id) const {
   return found == jobs_.end() ? nullptr : found->second.get();
 }
 
-Job& JobTable::Add(Job&& job) {
-  auto owned = std::make_unique<Job>(std::move(job));
-  Job& mine = *owned;
-  jobs_.emplace(mine.id, std::move(owned));
+Job& JobTable::Add(std::unique_ptr<Job> job) {
+  Job& mine = *job;
+  jobs_.emplace(mine.id, std::move(job));
   Index(mine);
   CountUses(mine, 1);
   return mine;
@@ -38,13 +40,13 @@ void JobTable::Remove(const Job& job) {
 
 void JobTable::Borrow(Job job) {
   AddFinished(job.state, -1);  // it is counted while it is here
-  Job& mine = Add(std::move(job));
-  before_.try_emplace(mine.number, Before{&mine, mine});
+  Job& mine = Add(std::make_unique<Job>(std::move(job)));
+  before_.try_emplace(mine.number, Before{&mine, std::make_unique<Job>(mine)});
 }
 
 const Job& JobTable::Insert(Job job) {
-  Job& mine = Add(std::move(job));
-  before_.try_emplace(mine.number, Before{&mine, std::nullopt});
+  Job& mine = Add(std::make_unique<Job>(std::move(job)));
+  before_.try_emplace(mine.number, Before{&mine, nullptr});
   return mine;
 }
 
@@ -124,6 +126,12 @@ std::string JobTable::AUserOf(const std::string& resource) const {
   return "";
 }
 
+const std::string* JobTable::PublisherOf(const std::string& model) const {
+  if (const auto found = publishers_.find(model); found != publishers_.end()) return &found->second.tenant;
+  const Job* job = Find(model);
+  return job != nullptr && PublishesUnderItsId(*job) && MayPublish(*job) ? &job->tenant : nullptr;
+}
+
 JobTable::Load JobTable::LoadOf(const std::string& tenant) const {
   const auto found = loads_.find(tenant);
   return found == loads_.end() ? Load{} : found->second;
@@ -142,6 +150,10 @@ bool JobTable::RunsLessUrgentThan(ServiceClass service_class) const {
 void JobTable::Index(const Job& job) {
   ++counts_[static_cast<size_t>(job.state)];
   if (CanMissDeadline(job)) deadlines_.insert(&job);
+  if (MayPublish(job) && !PublishesUnderItsId(job)) {
+    Publishers& publishers = publishers_[job.model];
+    if (publishers.jobs++ == 0) publishers.tenant = job.tenant;
+  }
   if (IsWaiting(job.state)) {
     // Mostly the newest, and a million of them when the server starts: the hint spares the search for the place.
     by_age_.insert(by_age_.end(), &job);
@@ -164,6 +176,10 @@ void JobTable::Index(const Job& job) {
 void JobTable::Unindex(const Job& job) {
   --counts_[static_cast<size_t>(job.state)];
   if (CanMissDeadline(job)) deadlines_.erase(&job);
+  if (MayPublish(job) && !PublishesUnderItsId(job)) {
+    const auto publishers = publishers_.find(job.model);
+    if (--publishers->second.jobs == 0) publishers_.erase(publishers);
+  }
   if (IsWaiting(job.state)) {
     by_age_.erase(&job);
     --loads_[job.tenant].waiting;

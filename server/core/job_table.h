@@ -43,13 +43,13 @@ class JobTable {
   // Room for so many jobs.
   void Reserve(size_t jobs) { jobs_.reserve(jobs); }
   // As Insert, for a job that is on record already.
-  void LoadJob(Job&& job) { Add(std::move(job)); }
+  void LoadJob(std::unique_ptr<Job> job) { Add(std::move(job)); }
   // As Insert, for a job that is over; it leaves again at the end of the batch unless it is not over any more.
   void Borrow(Job job);
   template <typename Change>
   const Job& Update(const Job& job, Change change) {
     Job& mine = *jobs_.at(job.id);
-    if (before_.count(mine.number) == 0) before_.emplace(mine.number, Before{&mine, mine});
+    if (before_.count(mine.number) == 0) before_.emplace(mine.number, Before{&mine, std::make_unique<Job>(mine)});
     Unindex(mine);
     change(mine);
     Index(mine);
@@ -77,6 +77,8 @@ class JobTable {
   int64_t UsesOf(const std::string& resource) const;
   // The id of one of them. Walks the jobs: for the message of an error only. Requires: UsesOf(resource) > 0.
   std::string AUserOf(const std::string& resource) const;
+  // The tenant whose jobs that are not over publish under a model; null if none does.
+  const std::string* PublisherOf(const std::string& model) const;
   // Of a terminal state: how many ended so, in all.
   int64_t count(JobState state) const { return counts_[static_cast<size_t>(state)]; }
   void AddFinished(JobState state, int64_t jobs) { counts_[static_cast<size_t>(state)] += jobs; }
@@ -108,11 +110,15 @@ class JobTable {
       return std::tie(a->deadline, a->number) < std::tie(b->deadline, b->number);
     }
   };
+  struct Publishers {
+    std::string tenant;
+    int64_t jobs = 0;
+  };
   struct Before {
     Job* now;
-    std::optional<Job> job;  // none: it did not exist
+    std::unique_ptr<Job> job;  // null: it did not exist
   };
-  Job& Add(Job&& job);
+  Job& Add(std::unique_ptr<Job> job);
   void Remove(const Job& job);
   void Index(const Job& job);
   void Unindex(const Job& job);
@@ -129,10 +135,12 @@ class JobTable {
   std::set<const Job*, DeadlineOrder> deadlines_;  // that have one and can miss it
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;
   absl::flat_hash_map<std::string, int64_t> uses_of_base_models_, uses_of_datasets_;  // by what Job has
-  absl::flat_hash_map<std::string, Load> loads_;                                      // by tenant
-  absl::flat_hash_map<int64_t, int> running_of_sweep_;                                // as RunningOf says; none is 0
-  std::array<int64_t, 16> counts_ = {};                                               // by state
-  std::array<int64_t, kServiceClasses.size() + 1> running_ = {};                      // that hold devices, by class
+  // By model, of jobs that publish under another name than their id: most do not, and cost no entry.
+  absl::flat_hash_map<std::string, Publishers> publishers_;
+  absl::flat_hash_map<std::string, Load> loads_;                  // by tenant
+  absl::flat_hash_map<int64_t, int> running_of_sweep_;            // as RunningOf says; none is 0
+  std::array<int64_t, 16> counts_ = {};                           // by state
+  std::array<int64_t, kServiceClasses.size() + 1> running_ = {};  // that hold devices, by class
 };
 
 }  // namespace luthier

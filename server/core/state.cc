@@ -74,6 +74,24 @@ const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>
   return first;
 }
 
+// The words are the same whoever has the name.
+absl::Status ModelTaken(const Job& job) {
+  const std::string taken =
+      job.model.empty() || job.model == job.id
+          ? absl::StrCat("job_id: '", job.id,
+                         "' is taken as the name of a model; choose another one, or give an output_model")
+          : absl::StrCat("output_model: '", job.model, "' is taken; choose another one");
+  return WithReason(absl::AlreadyExistsError(taken), "MODEL_NAME_TAKEN");
+}
+
+// A batch that could not be written is undone, but the clock stays where it is: then they are moved once more.
+void MoveDelays(JobTable& jobs, std::vector<std::function<void()>>& undo, absl::Duration by) {
+  for (const Job* job : jobs.Delayed()) {
+    jobs.Update(*job, [&](Job& j) { j.not_before += by; });
+  }
+  undo.push_back([&jobs, &undo, by] { MoveDelays(jobs, undo, by); });
+}
+
 }  // namespace
 
 absl::Status JobExists(const std::string& id) {
@@ -101,15 +119,24 @@ absl::Status CheckReplay(const JobRequest& repeated, const JobRequest& first, co
                     "REQUEST_ID_REUSED");
 }
 
-void State::LoadJob(Job job, absl::Time now) {
-  if (HoldsDevices(job.state)) {
-    Node& node = nodes_[job.node];
-    node.id = job.node;
+void State::LoadJob(std::unique_ptr<Job> job, absl::Time now) {
+  if (HoldsDevices(job->state)) {
+    Node& node = nodes_[job->node];
+    node.id = job->node;
     node.deadline = now + kLease;
   }
-  job.waiting_since = job.attempt == 0 ? job.create_time : now;
-  last_number_ = std::max(last_number_, job.number);
+  job->waiting_since = job->attempt == 0 ? job->create_time : now;
+  last_number_ = std::max(last_number_, job->number);
   jobs_.LoadJob(std::move(job));
+}
+
+// If the clock was set back while the server was away, it lasts no longer than any other.
+void State::LoadQuarantine(const Quarantine& quarantine, absl::Time now) {
+  if (quarantine.end <= now) return;
+  Node& node = nodes_[quarantine.node];
+  node.id = quarantine.node;
+  node.quarantine_end = std::min(quarantine.end, now + kQuarantine);
+  for (const std::string& job : quarantine.jobs) node.losses[job] = node.quarantine_end - kQuarantine;
 }
 
 void State::BeginEpoch(int epoch, absl::Time now) {
@@ -144,6 +171,7 @@ absl::StatusOr<const Job*> State::CreatedBy(const JobRequest& request) const {
 
 absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
   if (Find(job.id) != nullptr) return JobExists(job.id);
+  if (IsOfAnother(job.model.empty() ? job.id : job.model, job.tenant)) return ModelTaken(job);
   if (jobs_.size() + static_cast<size_t>(jobs) > options_.max_live_jobs) {
     return WithReason(
         absl::ResourceExhaustedError(absl::StrCat("the queue holds ", jobs_.size(), " jobs; try again later")),
@@ -167,20 +195,31 @@ bool State::Exists(const std::string& name) const {
   return absl::StartsWith(name, "models/") ? deleted_versions_.count(name) == 0 : resources_.count(name) > 0;
 }
 
-void State::AddNew(Job& job, const JobRequest& request, std::string spec, absl::Time now) {
+bool State::IsOfAnother(const std::string& model, const std::string& tenant) const {
+  const auto published = models_.find(model);
+  if (published != models_.end() && published->second.latest > 0 && published->second.tenant != tenant) return true;
+  const std::string* publisher = jobs_.PublisherOf(model);
+  return publisher != nullptr && *publisher != tenant;
+}
+
+void State::AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now) {
   job.number = ++last_number_;
   job.create_time = job.waiting_since = now;
   if (job.model.empty()) job.model = job.id;
   if (!request.id.empty()) fresh_requests_[request.id] = {request, job.id};
+  job.last_event = 1;
   writes_.new_jobs.push_back({job.number, request, std::move(spec)});
-  Event event{.type = "state",
-              .message = job.state == JobState::kHeld ? "created on hold" : "queued",
-              .state = static_cast<int>(job.state)};
-  job = AddEvent(jobs_.Insert(job), std::move(event), now);
+  writes_.events.push_back({.job = job.number,
+                            .sequence = job.last_event,
+                            .time = now,
+                            .type = "state",
+                            .message = job.state == JobState::kHeld ? "created on hold" : "queued",
+                            .state = static_cast<int>(job.state)});
+  jobs_.Insert(job);
   unsettled_ = true;
 }
 
-absl::Status State::Create(Job& job, const JobRequest& request, std::string spec, absl::Time now) {
+absl::Status State::Create(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now) {
   const absl::StatusOr<const Job*> earlier = CreatedBy(request);
   if (!earlier.ok()) return earlier.status();
   if (*earlier != nullptr) {
@@ -193,7 +232,7 @@ absl::Status State::Create(Job& job, const JobRequest& request, std::string spec
 }
 
 absl::Status State::CreateSweep(Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
-                                std::vector<std::string> specs, absl::Time now) {
+                                std::vector<SpecBytes> specs, absl::Time now) {
   const absl::StatusOr<const Job*> earlier = CreatedBy(request);
   if (!earlier.ok()) return earlier.status();
   if (*earlier != nullptr) {
@@ -253,9 +292,14 @@ absl::Status State::StartHeld(const std::string& id, absl::Time now) {
              "released by a user", "only a job that is HELD can be started", now);
 }
 
-absl::Status State::Retry(const std::string& id, absl::Time now) {
+absl::Status State::Retry(const std::string& id, absl::Time now, bool inputs_remain) {
   const Job* job = Find(id);
   if (job == nullptr) return DoesNotExist("jobs/" + id);
+  const auto ask = [&] {
+    return Ask(id, JobInput::kRetryRequested, {}, "retried by a user",
+               "only a job that failed or was cancelled can be tried again", now);
+  };
+  if (!NextState(job->state, JobInput::kRetryRequested)) return ask();  // whatever else it lacks would not help it
   for (const std::string& name : ResourcesOf(*job)) {
     if (!Exists(name)) {
       return WithReason(
@@ -263,17 +307,27 @@ absl::Status State::Retry(const std::string& id, absl::Time now) {
           "INPUT_DELETED");
     }
   }
+  if (!inputs_remain) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("jobs/", id,
+                                                   " cannot be tried again: its dataset or base model was deleted, and "
+                                                   "the name is that of another one; clone the job to take that")),
+        "INPUT_DELETED");
+  }
+  // While it was over, the name was free.
+  if (IsOfAnother(job->model, job->tenant)) {
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat("output_model: '", job->model, "' is taken by now, so jobs/", id,
+                                                   " cannot be tried again; clone it with another one")),
+        "MODEL_NAME_TAKEN");
+  }
   if (job->deadline <= now) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat("deadline: that of jobs/", id,
                                                                  " is over; give it another one (`luthier job update ",
                                                                  id, " --deadline`) and try again")),
                       "DEADLINE_OVER");
   }
-  if (absl::Status status = Ask(id, JobInput::kRetryRequested, {}, "retried by a user",
-                                "only a job that failed or was cancelled can be tried again", now);
-      !status.ok()) {
-    return status;
-  }
+  if (absl::Status status = ask(); !status.ok()) return status;
   jobs_.Update(*job, [&](Job& j) {
     j.lost_attempts = j.lost_here = 0;
     j.crashed_on.clear();
@@ -377,6 +431,7 @@ absl::Status State::Undrain(const std::string& id) {
   if (node == nodes_.end() && drained_.count(id) == 0) return DoesNotExist("nodes/" + id);
   if (node != nodes_.end()) {
     undo_.push_back([this, before = node->second] { nodes_[before.id] = before; });
+    if (node->second.IsQuarantined()) writes_.quarantines.push_back({.node = id});
     node->second.draining = false;
     node->second.losses.clear();
     node->second.quarantine_end = absl::InfinitePast();
@@ -390,17 +445,17 @@ absl::Status State::Undrain(const std::string& id) {
 }
 
 absl::Status State::SetAlias(Alias alias) {
-  const auto latest = latest_.find(alias.model);
+  const auto model = models_.find(alias.model);
   const std::string name = NameOfVersion(alias.model, alias.version);
-  if (latest == latest_.end() || alias.version > latest->second || !Exists(name)) return DoesNotExist(name);
+  if (model == models_.end() || alias.version > model->second.latest || !Exists(name)) return DoesNotExist(name);
   writes_.aliases.push_back(std::move(alias));
   return absl::OkStatus();
 }
 
 absl::Status State::DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases) {
   const std::string name = NameOfVersion(model, version);
-  const auto latest = latest_.find(model);
-  if (latest == latest_.end() || version > latest->second || !Exists(name)) return DoesNotExist(name);
+  const auto found = models_.find(model);
+  if (found == models_.end() || version > found->second.latest || !Exists(name)) return DoesNotExist(name);
   for (const std::vector<Alias>& list : {aliases, writes_.aliases}) {
     for (const Alias& alias : list) {
       if (alias.model != model || alias.version != version) continue;
@@ -546,11 +601,13 @@ bool State::Record(Report report, absl::Time now) {
 }
 
 void State::Publish(const Job& job, std::string payload, absl::Time now) {
-  int& latest = latest_[job.model];
-  undo_.push_back([this, model = job.model, before = latest] { latest_[model] = before; });
+  Model& model = models_[job.model];
+  undo_.push_back([this, name = job.model, before = model] { models_[name] = before; });
+  model = {job.tenant, std::max(model.latest, epoch_ * kVersionsPerEpoch) + 1};
   ModelVersion version{.model = job.model,
-                       .version = latest = std::max(latest, epoch_ * kVersionsPerEpoch) + 1,
+                       .version = model.latest,
                        .job = job.id,
+                       .tenant = job.tenant,
                        .attempt = job.attempt,
                        .base_model = job.base_model,
                        .create_time = now,
@@ -566,6 +623,10 @@ void State::Suspect(const std::string& id, const std::string& job, absl::Time no
   const auto found = nodes_.find(id);
   if (found == nodes_.end()) return;
   Node& node = found->second;
+  undo_.push_back([this, id, losses = node.losses, end = node.quarantine_end] {
+    nodes_[id].losses = losses;
+    nodes_[id].quarantine_end = end;
+  });
   for (auto loss = node.losses.begin(); loss != node.losses.end();) {
     loss = loss->second + kQuarantineWindow < now ? node.losses.erase(loss) : std::next(loss);
   }
@@ -577,7 +638,11 @@ void State::Suspect(const std::string& id, const std::string& job, absl::Time no
   const auto connected = absl::c_count_if(nodes_, [](const auto& other) { return other.second.ready; });
   const auto quarantined =
       absl::c_count_if(nodes_, [](const auto& other) { return other.second.ready && other.second.IsQuarantined(); });
-  if (quarantined + 1 <= std::max<int64_t>(1, connected / 2)) node.quarantine_end = now + kQuarantine;
+  if (quarantined + 1 > std::max<int64_t>(1, connected / 2)) return;
+  node.quarantine_end = now + kQuarantine;
+  Quarantine quarantine{.node = id, .end = node.quarantine_end};
+  for (const auto& [lost, time] : node.losses) quarantine.jobs.push_back(lost);
+  writes_.quarantines.push_back(std::move(quarantine));
 }
 
 void State::LoseAttempt(const Job& job, const std::string& why, bool crashed, absl::Time now) {
@@ -615,9 +680,7 @@ void State::ClockJumped(absl::Duration by) {
     for (auto& [job, time] : node.losses) time += by;
   }
   next_lease_check_ = next_preemption_ = absl::InfinitePast();
-  for (const Job* job : jobs_.Delayed()) {
-    jobs_.Update(*job, [&](Job& j) { j.not_before += by; });
-  }
+  MoveDelays(jobs_, undo_, by);
 }
 
 void State::Tick(absl::Time now) {
@@ -637,7 +700,9 @@ void State::ExpireLeases(absl::Time now) {
   next_lease_check_ = now + kLeaseCheck;
   for (auto& [id, node] : nodes_) {
     if (node.IsQuarantined() && node.quarantine_end <= now) {
+      undo_.push_back([this, id = id, end = node.quarantine_end] { nodes_[id].quarantine_end = end; });
       node.quarantine_end = absl::InfinitePast();
+      writes_.quarantines.push_back({.node = id});
       unsettled_ = true;
     }
     if (now < node.deadline) continue;
@@ -886,9 +951,9 @@ void State::Commit() {
 }
 
 void State::Rollback() {
-  for (auto step = undo_.rbegin(); step != undo_.rend(); ++step) (*step)();
-  undo_.clear();
   jobs_.Rollback();
+  const std::vector<std::function<void()>> undo = std::exchange(undo_, {});  // a step may leave one for the next batch
+  for (auto step = undo.rbegin(); step != undo.rend(); ++step) (*step)();
   fresh_requests_.clear();
   writes_ = {};
   effects_.clear();

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -67,6 +68,7 @@ struct ModelVersion {
   std::string model;
   int version = 0;
   std::string job;
+  std::string tenant;  // of the job
   int attempt = 0;
   std::string base_model;
   absl::Time create_time;
@@ -111,15 +113,28 @@ struct Sweep {
   std::string payload;  // what was asked for, bytes of the layer above
 };
 
+// A node that gets nothing until `end`, since attempts of these jobs died there.
+struct Quarantine {
+  std::string node;
+  std::vector<std::string> jobs;
+  absl::Time end = absl::InfinitePast();  // InfinitePast: it has none any more
+};
+
 // ALREADY_EXISTS.
 absl::Status JobExists(const std::string& id);
+
+// What a job is to do, as bytes of the layer above. Jobs of one plan share most of it, which is on record once.
+struct SpecBytes {
+  std::shared_ptr<const std::string> plan;  // null: all of it is in `own`
+  std::string own;
+};
 
 // What one batch of decisions has to write, in one transaction.
 struct Writes {
   struct NewJob {
     int64_t number = 0;
     JobRequest request;
-    std::string spec;  // bytes of the layer above
+    SpecBytes spec;
   };
   struct ResourceChange {
     ResourceKind kind;
@@ -149,12 +164,13 @@ struct Writes {
   std::vector<ResourceChange> resources;
   std::vector<Tenant> tenants;                        // changed ones
   std::vector<std::pair<std::string, bool>> drained;  // node, whether it is drained from now on
+  std::vector<Quarantine> quarantines;
   std::vector<Alias> aliases;
   std::optional<std::pair<int, absl::Time>> epoch;  // that begins, and when
   std::vector<Token> tokens;                        // new and changed ones
   bool empty() const {
     return jobs.empty() && expired.empty() && resources.empty() && tenants.empty() && drained.empty() &&
-           deleted_versions.empty() && aliases.empty() && !epoch && tokens.empty();
+           quarantines.empty() && deleted_versions.empty() && aliases.empty() && !epoch && tokens.empty();
   }
 };
 
@@ -217,17 +233,21 @@ class State {
   explicit State(Options options) : options_(options) {}
 
   // Reloading after a start. Jobs that are not over; running attempts wait one lease for their agents.
-  void LoadJob(Job job, absl::Time now);
+  void LoadJob(std::unique_ptr<Job> job, absl::Time now);
   void LoadFinished(JobState state, int64_t jobs) { jobs_.AddFinished(state, jobs); }
   void Reserve(size_t jobs) { jobs_.Reserve(jobs); }
   void LoadLastNumber(int64_t number) { last_number_ = number; }
   // Of the job that was created last.
   int64_t last_number() const { return last_number_; }
-  void LoadVersion(const std::string& model, int version) { latest_[model] = version; }
+  // The newest one of a model.
+  void LoadVersion(const std::string& model, int version, const std::string& tenant) {
+    models_[model] = {tenant, version};
+  }
   void LoadDeletedVersion(const std::string& name) { deleted_versions_.insert(name); }
   void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
   void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }
   void LoadDrained(const std::string& node) { drained_.insert(node); }
+  void LoadQuarantine(const Quarantine& quarantine, absl::Time now);
   void LoadEpoch(int epoch) { epoch_ = epoch; }
 
   // The record was brought back from a backup: every attempt of before is over, without counting as lost, and attempts
@@ -236,13 +256,15 @@ class State {
   int epoch() const { return epoch_; }
 
   // Adds a job, or finds the one that the same request created earlier in this batch (`job` is then replaced by it).
-  // Whether the record knows request or id is for the caller to see (server/loop/create_job). Errors: ALREADY_EXISTS,
-  // NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
-  absl::Status Create(Job& job, const JobRequest& request, std::string spec, absl::Time now);
+  // Whether the record knows request or id is for the caller to see (server/loop/recorded_jobs). Errors: ALREADY_EXISTS
+  // (also if another tenant has the name of its model), NOT_FOUND (base model or dataset), RESOURCE_EXHAUSTED.
+  absl::Status Create(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now);
   // Adds all jobs of a sweep, or none. The request is that of the first job, which is replaced if the request is a
   // repeated one. Requires: one job or more, all of the sweep's tenant, and as many specs. Errors: as Create.
   absl::Status CreateSweep(Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
-                           std::vector<std::string> specs, absl::Time now);
+                           std::vector<SpecBytes> specs, absl::Time now);
+  // Whether this job can be added with so many in all, it among them. Errors: as Create.
+  absl::Status CheckNew(const Job& job, int64_t jobs) const;
   // What users ask of a job. Asking again for what has happened succeeds, so that a client may repeat itself.
   // Errors: NOT_FOUND if no job that is not over has the id (see Borrow); FAILED_PRECONDITION in a state without such a
   // step.
@@ -251,8 +273,9 @@ class State {
   absl::Status Resume(const std::string& id, absl::Time now);
   absl::Status StartHeld(const std::string& id, absl::Time now);
   // A job that failed or was cancelled waits again, with all its retries, and goes on from its last checkpoint. Errors
-  // also: FAILED_PRECONDITION if what it is made from was deleted, or its deadline is over.
-  absl::Status Retry(const std::string& id, absl::Time now);
+  // also: FAILED_PRECONDITION if what it is made from was deleted, or its name is other content's (not
+  // `inputs_remain`), its deadline is over, or the name of its model has become another tenant's.
+  absl::Status Retry(const std::string& id, absl::Time now, bool inputs_remain = true);
   // Errors also: ABORTED if the revision is another by now.
   absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
   // A checkpoint after the running step. Errors: FAILED_PRECONDITION if it does not run.
@@ -323,9 +346,7 @@ class State {
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
   // The job that the same request created earlier in this batch; null if there is none. Errors: ALREADY_EXISTS.
   absl::StatusOr<const Job*> CreatedBy(const JobRequest& request) const;
-  // Whether so many jobs like this can be added. Errors: as Create.
-  absl::Status CheckNew(const Job& job, int64_t jobs) const;
-  void AddNew(Job& job, const JobRequest& request, std::string spec, absl::Time now);
+  void AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now);
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);
   // The job waits for another attempt, or has had enough of them.
@@ -342,6 +363,8 @@ class State {
   Tenant& ChangeTenant(const std::string& id);
   void Send(Effect::Kind kind, const Job& job);
   bool Exists(const std::string& resource) const;
+  // A model is one tenant's: that of its versions, deleted ones too, and of the jobs that are going to publish some.
+  bool IsOfAnother(const std::string& model, const std::string& tenant) const;
   // Errors: FAILED_PRECONDITION while a job that is not over uses it.
   absl::Status CheckUnused(const std::string& resource) const;
   void CancelOverdue(absl::Time now);
@@ -349,10 +372,15 @@ class State {
   void Schedule(absl::Time now);
   std::vector<NodeView> NodeViews(absl::Time now) const;
 
+  struct Model {
+    std::string tenant;
+    int latest = 0;  // version; 0: it has none
+  };
+
   Options options_;
   JobTable jobs_;
-  std::map<std::string, Node> nodes_;       // in memory only: agents say what they are
-  std::map<std::string, int> latest_;       // version of each model
+  std::map<std::string, Node> nodes_;       // in memory only but for quarantines: agents say what they are
+  std::map<std::string, Model> models_;     // that have versions
   std::set<std::string> deleted_versions_;  // names
   std::set<std::string> resources_;         // names
   std::set<std::string> drained_;           // nodes

@@ -26,7 +26,7 @@ absl::Status CheckFree(Store& store, const std::string& id) {
 
 }  // namespace
 
-absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, std::string spec,
+absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, SpecBytes spec,
                        absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, CreatedBy(store, request));
   if (earlier) {
@@ -38,7 +38,7 @@ absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& r
 }
 
 absl::Status CreateSweep(State& state, Store& store, Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
-                         std::vector<std::string> specs, absl::Time now) {
+                         std::vector<SpecBytes> specs, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, CreatedBy(store, request));
   if (earlier) {
     jobs.front() = *std::move(earlier);
@@ -46,6 +46,14 @@ absl::Status CreateSweep(State& state, Store& store, Sweep& sweep, std::vector<J
   }
   for (const Job& job : jobs) LUTHIER_RETURN_IF_ERROR(CheckFree(store, job.id));
   return state.CreateSweep(sweep, jobs, request, std::move(specs), now);
+}
+
+absl::Status CheckJobs(const State& state, Store& store, const std::vector<Job>& jobs) {
+  for (const Job& job : jobs) {
+    LUTHIER_RETURN_IF_ERROR(CheckFree(store, job.id));
+    LUTHIER_RETURN_IF_ERROR(state.CheckNew(job, static_cast<int64_t>(jobs.size())));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status BringIn(State& state, Store& store, const std::string& id) {

@@ -133,7 +133,8 @@ void StateLoop::Turn(const std::vector<Command>& commands, const std::vector<Don
 
 absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now) {
   const absl::Status written = store_.Commit(writes);
-  if (options_.on_commit_time) options_.on_commit_time(Now() - now, batch);
+  // Not Now(): a jump that it found here would change the state between what is on disk and Commit().
+  if (options_.on_commit_time) options_.on_commit_time(clock_base_ + MonotonicClock() - now, batch);
   if (!absl::IsDataLoss(written)) return written;
   Fail(written);
   return failure_;

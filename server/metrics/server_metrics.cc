@@ -31,8 +31,7 @@ const Buckets& StepTimes() {
 }  // namespace
 
 ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& version)
-    : jobs_(BuildGauge().Name("luthier_jobs").Help("Jobs by state").Register(registry)),
-      queue_depth_(
+    : queue_depth_(
           BuildGauge().Name("luthier_queue_depth").Help("Jobs that wait for a node").Register(registry).Add({})),
       oldest_queued_(BuildGauge()
                          .Name("luthier_oldest_queued_job_age_seconds")
@@ -42,10 +41,8 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
       agents_(BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry)),
       submissions_(
           BuildCounter().Name("luthier_job_submissions_total").Help("Submissions by result").Register(registry)),
-      transitions_(BuildCounter()
-                       .Name("luthier_job_transitions_total")
-                       .Help("Changes of state by new state")
-                       .Register(registry)),
+      accepted_(submissions_.Add({{"result", "accepted"}})),
+      refused_(submissions_.Add({{"result", "refused"}})),
       queue_wait_(BuildHistogram()
                       .Name("luthier_job_queue_wait_seconds")
                       .Help("Time between the start of waiting and the placement on a node")
@@ -91,14 +88,31 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
                        .Name("luthier_db_backup_last_success_timestamp_seconds")
                        .Help("When the newest backup since the start was complete")
                        .Register(registry)) {
+  auto& jobs = BuildGauge().Name("luthier_jobs").Help("Jobs by state").Register(registry);
+  auto& transitions =
+      BuildCounter().Name("luthier_job_transitions_total").Help("Changes of state by new state").Register(registry);
+  for (const JobState state : kAllStates) {
+    const std::string name = absl::AsciiStrToLower(StateName(state));
+    jobs_[state] = &jobs.Add({{"state", name}});
+    transitions_[state] = &transitions.Add({{"to", name}});
+  }
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
 
-void ServerMetrics::ObserveCall(absl::string_view method, absl::string_view code, absl::Duration duration) {
-  const std::string name(method);
-  handled_.Add({{"method", name}, {"code", std::string(code)}}).Increment();
-  handling_seconds_.Add({{"method", name}}, Latency()).Observe(absl::ToDoubleSeconds(duration));
-  if (name == "CreateFineTuningJob") submissions_.Add({{"result", code == "OK" ? "accepted" : "refused"}}).Increment();
+void ServerMetrics::ObserveCall(absl::string_view method, absl::StatusCode code, absl::Duration duration) {
+  const std::lock_guard lock(mutex_);
+  auto found = methods_.find(method);
+  if (found == methods_.end()) {
+    auto& seconds = handling_seconds_.Add({{"method", std::string(method)}}, Latency());
+    found = methods_.emplace(method, Method{seconds}).first;
+  }
+  prometheus::Counter*& handled = found->second.handled[code];
+  if (handled == nullptr) {
+    handled = &handled_.Add({{"method", std::string(method)}, {"code", absl::StatusCodeToString(code)}});
+  }
+  handled->Increment();
+  found->second.seconds.Observe(absl::ToDoubleSeconds(duration));
+  if (method == "CreateFineTuningJob") (code == absl::StatusCode::kOk ? accepted_ : refused_).Increment();
 }
 
 void ServerMetrics::ObserveBackup(absl::Time now) {
@@ -118,9 +132,7 @@ void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl:
   for (const Event& event : writes.events) {
     if (event.state != 0) ObserveTransition(*changed.at(event.job), event);
   }
-  for (const JobState name : kAllStates) {
-    jobs_.Add({{"state", absl::AsciiStrToLower(StateName(name))}}).Set(static_cast<double>(state.jobs().count(name)));
-  }
+  for (const auto& [name, jobs] : jobs_) jobs->Set(static_cast<double>(state.jobs().count(name)));
   queue_depth_.Set(static_cast<double>(state.jobs().waiting()));
   oldest_queued_.Set(state.jobs().waiting() == 0 ? 0 : absl::ToDoubleSeconds(now - state.jobs().OldestWaiting()));
   std::map<std::string, int> agents = {{"ready", 0}, {"lost", 0}, {"quarantined", 0}};
@@ -131,7 +143,7 @@ void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl:
 
 void ServerMetrics::ObserveTransition(const Job& job, const Event& event) {
   const auto to = static_cast<JobState>(event.state);
-  transitions_.Add({{"to", absl::AsciiStrToLower(StateName(to))}}).Increment();
+  transitions_.at(to)->Increment();
   if (to == JobState::kStarting) queue_wait_.Observe(absl::ToDoubleSeconds(event.time - job.waiting_since));
   const std::lock_guard lock(mutex_);
   if (to == JobState::kRunning) {

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "prometheus/counter.h"
@@ -31,8 +33,8 @@ class ServerMetrics {
   // `registry` must outlive the metrics.
   ServerMetrics(prometheus::Registry& registry, const std::string& version);
 
-  // `code` is the name of a gRPC code, such as `NOT_FOUND`.
-  void ObserveCall(absl::string_view method, absl::string_view code, absl::Duration duration);
+  // `method` must outlive the metrics.
+  void ObserveCall(absl::string_view method, absl::StatusCode code, absl::Duration duration);
   void ObserveCommit(absl::Duration duration, size_t batch);
   // How much the database's log holds.
   void ObserveLog(int64_t bytes);
@@ -48,15 +50,22 @@ class ServerMetrics {
     double tokens_per_second = 0;
     int64_t tokens = 0;
   };
+  // What one method counts. The library makes a metric anew for each look at its name, so they are looked up once.
+  struct Method {
+    prometheus::Histogram& seconds;
+    std::map<absl::StatusCode, prometheus::Counter*> handled = {};
+  };
   void ObserveTransition(const Job& job, const Event& event);
   void ShowTokenRate();
 
-  prometheus::Family<prometheus::Gauge>& jobs_;
+  std::map<JobState, prometheus::Gauge*> jobs_;
   prometheus::Gauge& queue_depth_;
   prometheus::Gauge& oldest_queued_;
   prometheus::Family<prometheus::Gauge>& agents_;
   prometheus::Family<prometheus::Counter>& submissions_;
-  prometheus::Family<prometheus::Counter>& transitions_;
+  prometheus::Counter& accepted_;
+  prometheus::Counter& refused_;
+  std::map<JobState, prometheus::Counter*> transitions_;
   prometheus::Histogram& queue_wait_;
   prometheus::Family<prometheus::Counter>& handled_;
   prometheus::Family<prometheus::Histogram>& handling_seconds_;
@@ -72,6 +81,7 @@ class ServerMetrics {
 
   std::mutex mutex_;                          // of what follows
   std::map<std::string, Progress> progress_;  // of running attempts, by job
+  absl::flat_hash_map<absl::string_view, Method> methods_;
 };
 
 }  // namespace luthier

@@ -109,8 +109,13 @@ class AdminService final : public v1::AdminService::Service {
                        "without '..' or a slash at its end"));
     }
     const auto paused = backend_.housekeeping.Pause();
-    LUTHIER_ASSIGN_OR_RETURN(const DataFacts facts, MakeBackup(backend_.store, backend_.artifacts, path, absl::Now(),
-                                                               [&] { return context.IsCancelled(); }));
+    const absl::StatusOr<DataFacts> made =
+        MakeBackup(backend_.store, backend_.artifacts, path, absl::Now(), [&] { return context.IsCancelled(); });
+    // The disk's word on our user, which says nothing about the caller's token.
+    if (absl::IsPermissionDenied(made.status()))
+      return absl::InvalidArgumentError(absl::StrCat("path: ", made.status().message()));
+    LUTHIER_RETURN_IF_ERROR(made.status());
+    const DataFacts& facts = *made;
     backend_.metrics.ObserveBackup(absl::Now());
     response.set_path(path);
     *response.mutable_create_time() = ToProto(facts.create_time);

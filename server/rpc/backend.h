@@ -8,6 +8,7 @@
 #include "server/rpc/housekeeping.h"
 #include "server/rpc/planner.h"
 #include "server/rpc/task_pool.h"
+#include "server/rpc/transfers.h"
 #include "server/rpc/watch_hub.h"
 #include "server/store/store.h"
 
@@ -25,6 +26,7 @@ struct Backend {
   Housekeeping& housekeeping;
   ServerMetrics& metrics;
   Access& access;
+  Transfers& transfers;
   const std::string data_dir;
 };
 

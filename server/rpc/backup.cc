@@ -348,7 +348,8 @@ int64_t DataFacts::bytes() const {
 
 absl::StatusOr<DataFacts> MakeBackup(Store& store, ArtifactStore& artifacts, const std::string& to, absl::Time now,
                                      const std::function<bool()>& cancelled) {
-  if (fs::exists(to))
+  std::error_code hidden;  // below a folder that may not be read: what makes the folders says why
+  if (fs::exists(to, hidden))
     return absl::AlreadyExistsError(absl::StrCat("path: ", to, " exists; give a folder that does not"));
   LUTHIER_RETURN_IF_ERROR(CreateFolders(fs::path(to).parent_path()));
   RemoveUnfinished(to);

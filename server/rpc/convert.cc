@@ -1,6 +1,7 @@
 #include "server/rpc/convert.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <string>
@@ -20,17 +21,21 @@ using nlohmann::json;
 
 google::protobuf::Duration Seconds(double seconds) {
   google::protobuf::Duration duration;
-  const auto nanos = static_cast<int64_t>(std::clamp(seconds, 0.0, 1e9) * 1e9);
+  const auto nanos = static_cast<int64_t>((seconds > 0 ? std::min(seconds, 1e9) : 0.0) * 1e9);
   duration.set_seconds(nanos / 1000000000);
   duration.set_nanos(static_cast<int32_t>(nanos % 1000000000));
   return duration;
 }
 
-// An absent or null field of a trainer's event reads as zero.
-double Number(const json& event, const char* field) {
-  return event.contains(field) && event[field].is_number() ? event[field].get<double>() : 0.0;
+// Of a trainer's event. A message can hold what no JSON can: that counts as no number.
+std::optional<double> NumberIn(const json& event, const char* field) {
+  if (!event.contains(field) || !event[field].is_number()) return std::nullopt;
+  const double number = event[field].get<double>();
+  return std::isfinite(number) ? std::optional(number) : std::nullopt;
 }
-int64_t Count(const json& event, const char* field) { return static_cast<int64_t>(Number(event, field)); }
+// What is absent or null reads as zero.
+double Number(const json& event, const char* field) { return NumberIn(event, field).value_or(0.0); }
+int64_t Count(const json& event, const char* field) { return CountOf(Number(event, field)); }
 std::string Text(const json& event, const char* field) {
   return event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
 }
@@ -57,11 +62,12 @@ v1::Evaluation EvaluationOf(const json& event) {
   evaluation.set_split(Text(event, "split"));
   evaluation.set_model(Text(event, "model"));
   evaluation.set_rows(Count(event, "rows"));
-  if (event.contains("loss")) evaluation.set_loss(Number(event, "loss"));
-  if (event.contains("token_accuracy")) evaluation.set_token_accuracy(Number(event, "token_accuracy"));
-  if (event.contains("exact_match")) evaluation.set_exact_match(Number(event, "exact_match"));
-  if (event.contains("json_equality")) evaluation.set_json_equality(Number(event, "json_equality"));
-  if (event.contains("field_f1")) evaluation.set_field_f1(Number(event, "field_f1"));
+  if (const auto figure = NumberIn(event, "loss")) evaluation.set_loss(*figure);
+  if (const auto figure = NumberIn(event, "token_accuracy")) evaluation.set_token_accuracy(*figure);
+  if (const auto figure = NumberIn(event, "exact_match")) evaluation.set_exact_match(*figure);
+  if (const auto figure = NumberIn(event, "json_equality")) evaluation.set_json_equality(*figure);
+  if (const auto figure = NumberIn(event, "field_f1")) evaluation.set_field_f1(*figure);
+  evaluation.set_best(event.contains("best") && event["best"] == true);
   for (const json& row : event.value("examples", json::array())) {
     v1::EvaluationExample& example = *evaluation.add_examples();
     example.set_prompt(Text(row, "prompt"));
@@ -105,7 +111,11 @@ void SetSummary(v1::FineTuningJob& report, const json& event) {
   *summary.mutable_step_duration() = Seconds(Number(event, "step_seconds"));
   *summary.mutable_duration() = Seconds(Number(event, "seconds"));
   summary.set_train_loss(Number(event, "train_loss"));
+  summary.set_published_step(Count(event, "published_step"));
   report.set_stop_reason(Text(event, "stop_reason"));
+  // Jobs are compared by what they publish, which need not be what was evaluated last.
+  if (report.has_best_validation() && report.best_validation().step() == summary.published_step())
+    Replace(report, report.best_validation());
 }
 
 v1::JobFailure::Cause CauseOf(const std::string& name) {
@@ -133,7 +143,10 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     if (const double eta = Number(event, "eta_seconds"); eta > 0) report.time_left = absl::Seconds(eta);
   } else if (type == "evaluation") {
     *payload.mutable_evaluation() = EvaluationOf(event);
-    read.update = [evaluation = payload.evaluation()](v1::FineTuningJob& job) { Replace(job, evaluation); };
+    read.update = [evaluation = payload.evaluation()](v1::FineTuningJob& job) {
+      Replace(job, evaluation);
+      if (evaluation.best()) *job.mutable_best_validation() = evaluation;
+    };
   } else if (type == "started") {
     report.input = JobInput::kTrainerStarted;
     report.message = absl::StrCat("training on ", Text(event, "device"), " from step ", Count(event, "resumed_step"));
@@ -181,6 +194,11 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
 
 google::protobuf::Duration ToProto(absl::Duration duration) { return Seconds(absl::ToDoubleSeconds(duration)); }
 
+int64_t CountOf(double number) {
+  constexpr double kMost = 9e18;  // what an int64_t holds is a little more
+  return static_cast<int64_t>(number > 0 ? std::min(number, kMost) : 0.0);
+}
+
 bool ParseEtag(const std::string& etag, int& revision) {
   return absl::StartsWith(etag, "r") && absl::SimpleAtoi(absl::string_view(etag).substr(1), &revision) && revision > 0;
 }
@@ -195,20 +213,22 @@ std::string DeterministicBytes(const google::protobuf::Message& message) {
   return bytes;
 }
 
-std::string Serialize(const StoredSpec& spec) {
-  return JoinStoredSpec(spec.job.SerializeAsString(), spec.start.SerializeAsString());
-}
-
 std::string JoinStoredSpec(const std::string& job, const std::string& start) {
   return absl::StrCat(job.size(), ":", job, start);
 }
 
-StoredSpec ParseStoredSpec(const std::string& bytes) {
+StoredSpec ParseStoredSpec(const SpecBytes& bytes) {
+  absl::string_view joined = bytes.plan != nullptr ? *bytes.plan : bytes.own;
   StoredSpec spec;
-  const size_t colon = bytes.find(':');
-  const size_t size = std::stoul(bytes.substr(0, colon));
-  spec.job.ParseFromString(bytes.substr(colon + 1, size));
-  spec.start.ParseFromString(bytes.substr(colon + 1 + size));
+  const size_t colon = joined.find(':');
+  uint64_t size = 0;
+  // Bytes that were damaged on the disk are read by the loop too, and must not end it.
+  if (colon == absl::string_view::npos || !absl::SimpleAtoi(joined.substr(0, colon), &size)) return spec;
+  const absl::string_view job = joined.substr(colon + 1, size);
+  const absl::string_view start = joined.substr(colon + 1 + job.size());
+  spec.job.ParseFromArray(job.data(), static_cast<int>(job.size()));
+  spec.start.ParseFromArray(start.data(), static_cast<int>(start.size()));
+  if (bytes.plan != nullptr) spec.job.MergeFromString(bytes.own);
   return spec;
 }
 

@@ -1,6 +1,7 @@
 // Between the core's plain structs and the messages of the API.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -19,6 +20,9 @@ namespace luthier {
 google::protobuf::Timestamp ToProto(absl::Time time);
 google::protobuf::Duration ToProto(absl::Duration duration);
 
+// A number that somebody else gave, as a count: 0 if it is negative or no number.
+int64_t CountOf(double number);
+
 // The etag of a job is its revision. False if `etag` is none.
 bool ParseEtag(const std::string& etag, int& revision);
 
@@ -31,10 +35,10 @@ struct StoredSpec {
   v1::FineTuningJob job;   // uid, spec, labels, resolved, warnings
   v1::StartAttempt start;  // inputs, trainer spec
 };
-std::string Serialize(const StoredSpec& spec);
-// The same of bytes of the two messages; several messages behind each other are one that merges them.
+// Of bytes of the two messages. The part that jobs of one plan share is SpecBytes::plan, and what a job has besides
+// (uid, labels, sweep) are bytes of a FineTuningJob, SpecBytes::own; in old records all of it is there.
 std::string JoinStoredSpec(const std::string& job, const std::string& start);
-StoredSpec ParseStoredSpec(const std::string& bytes);
+StoredSpec ParseStoredSpec(const SpecBytes& bytes);
 
 // `spec`: StoredSpec::job.
 v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec);

@@ -25,10 +25,8 @@ class Handling {
   // Once, on any thread.
   grpc::Status Finish(const absl::Status& result) {
     if (admitted_.ok()) backend_.access.Note(method_, call_, result);
-    grpc::Status status = ToGrpcStatus(result);
-    backend_.metrics.ObserveCall(method_, absl::StatusCodeToString(static_cast<absl::StatusCode>(status.error_code())),
-                                 absl::Now() - start_);
-    return status;
+    backend_.metrics.ObserveCall(method_, result.code(), absl::Now() - start_);
+    return ToGrpcStatus(result);
   }
 
  private:

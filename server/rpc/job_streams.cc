@@ -101,7 +101,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   void OnCancel() override { End(absl::CancelledError("the client went away")); }
   void OnDone() override {
     if (watched_ > 0) backend_.watches.Remove(watched_, self_);
-    backend_.metrics.ObserveCall(kind_.method, absl::StatusCodeToString(end_->code()), absl::Now() - start_);
+    backend_.metrics.ObserveCall(kind_.method, end_->code(), absl::Now() - start_);
     const std::shared_ptr<JobStream> last = std::move(self_);
   }
 

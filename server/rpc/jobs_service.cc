@@ -21,6 +21,7 @@
 #include "server/rpc/job_filter.h"
 #include "server/rpc/job_streams.h"
 #include "server/rpc/services.h"
+#include "server/rpc/stored_files.h"
 #include "server/rpc/submission.h"
 #include "server/rpc/validate.h"
 
@@ -50,7 +51,7 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
 
 // Streams use the callback API, since thousands of them mostly wait, and so do submissions, of which many wait for one
 // commit: a thread to wake for each cost more than the rest of its work. The other calls take a thread for a moment.
-using JobsBase = v1::FineTuningService::WithCallbackMethod_CreateFineTuningJob<
+using JobsBase = v1::FineTuningService::WithRawCallbackMethod_CreateFineTuningJob<
     v1::FineTuningService::WithCallbackMethod_WatchFineTuningJob<
         v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
             v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>>;
@@ -59,27 +60,33 @@ using JobsBase = v1::FineTuningService::WithCallbackMethod_CreateFineTuningJob<
 struct Creation {
   Call& call;
   const v1::CreateFineTuningJobRequest& request;
-  v1::FineTuningJob& response;
   std::shared_ptr<const Plan> known_plan;  // null: it has to be made
   JobRequest identity;
   Submission made;
-  int64_t newest = 0;  // number of the last job before this one was recorded
+  int64_t newest = 0;    // number of the last job before this one was recorded
+  std::string response;  // bytes of a v1::FineTuningJob
 };
 
 // A call of CreateFineTuningJob. gRPC's thread admits it, a planning thread plans it if its spec is new, the loop
-// records it, and a task answers it; one of them has it at a time.
+// records and answers it; a task answers a repeated one. One of them has it at a time.
 struct CreationCall {
-  CreationCall(const Backend& backend, grpc::CallbackServerContext& context,
-               const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response)
+  CreationCall(const Backend& backend, grpc::CallbackServerContext& context, grpc::ByteBuffer& response)
       : handling(backend, context, "CreateFineTuningJob"),
         reactor(*context.DefaultReactor()),
-        creation{handling.call(), request, response} {}
+        response(response),
+        creation{handling.call(), request} {}
 
   // Nothing of the call may be touched afterwards.
-  void Finish(const absl::Status& status) { reactor.Finish(handling.Finish(status)); }
+  void Finish(const absl::Status& status) {
+    const grpc::Slice bytes(creation.response);
+    response = grpc::ByteBuffer(&bytes, 1);
+    reactor.Finish(handling.Finish(status));
+  }
 
+  v1::CreateFineTuningJobRequest request;
   Handling handling;
   grpc::ServerUnaryReactor& reactor;
+  grpc::ByteBuffer& response;
   Creation creation;
 };
 
@@ -87,19 +94,26 @@ class JobsService final : public JobsBase {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
 
-  grpc::ServerUnaryReactor* CreateFineTuningJob(grpc::CallbackServerContext* context,
-                                                const v1::CreateFineTuningJobRequest* request,
-                                                v1::FineTuningJob* response) override {
-    const auto call = std::make_shared<CreationCall>(backend_, *context, *request, *response);
+  // In bytes, since most of what it answers was serialized with the plan.
+  grpc::ServerUnaryReactor* CreateFineTuningJob(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                                grpc::ByteBuffer* response) override {
+    const auto call = std::make_shared<CreationCall>(backend_, *context, *response);
     if (!call->handling.admitted().ok()) {
       call->Finish(call->handling.admitted());
       return &call->reactor;
     }
-    call->creation.known_plan = backend_.planner.KnownPlanOf(request->job().spec());
+    grpc::ByteBuffer bytes = *request;  // shares its slices
+    if (!grpc::SerializationTraits<v1::CreateFineTuningJobRequest>::Deserialize(&bytes, &call->request).ok()) {
+      call->Finish(absl::InvalidArgumentError("the request is no luthier.v1.CreateFineTuningJobRequest"));
+      return &call->reactor;
+    }
+    call->creation.known_plan = backend_.planner.KnownPlanOf(call->request.job().spec());
     if (call->creation.known_plan == nullptr) {
       backend_.planning.Post([this, call] { Create(call); });  // reads the dataset
-    } else if (!call->handling.call().tenant.empty()) {
-      backend_.tasks.Post([this, call] { Create(call); });  // looks up in the record what the tenant may name
+    } else if (!call->handling.call().tenant.empty() || call->request.validate_only() ||
+               !call->request.job().spec().lora().start_from().empty()) {
+      // Looks up in the record what the tenant may name or the job goes on from, or waits for the loop.
+      backend_.tasks.Post([this, call] { Create(call); });
     } else {
       Create(call);
     }
@@ -138,7 +152,7 @@ class JobsService final : public JobsBase {
   grpc::Status RetryFineTuningJob(grpc::ServerContext* context, const v1::RetryFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
     return Handle(backend_, *context, "RetryFineTuningJob",
-                  [&](Call& call) { return Step(call, request->name(), &State::Retry, *response); });
+                  [&](Call& call) { return Retry(call, request->name(), *response); });
   }
   grpc::Status UpdateFineTuningJob(grpc::ServerContext* context, const v1::UpdateFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
@@ -200,18 +214,29 @@ class JobsService final : public JobsBase {
       return;
     }
     backend_.loop.Post(RecordCreation(call->creation), [this, call](const absl::Status& recorded) {
-      backend_.tasks.Post(
-          [this, call, recorded] { call->Finish(recorded.ok() ? AnswerCreation(call->creation) : recorded); });
+      const auto answer = [this, call, recorded] {
+        call->Finish(recorded.ok() ? AnswerCreation(call->creation) : recorded);
+      };
+      const bool asks_the_record = recorded.ok() && IsRepeated(call->creation);
+      const bool is_audited = !call->handling.call().token.empty();
+      if (asks_the_record || is_audited) {
+        backend_.tasks.Post(answer);
+      } else {
+        answer();
+      }
     });
   }
 
   // The same for a call that waits.
   absl::Status Create(Call& call, const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    Creation creation{call, request, response};
+    Creation creation{call, request};
     LUTHIER_ASSIGN_OR_RETURN(const bool to_record, PrepareCreation(creation));
-    if (!to_record) return absl::OkStatus();
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(RecordCreation(creation)));
-    return AnswerCreation(creation);
+    if (to_record) {
+      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(RecordCreation(creation)));
+      LUTHIER_RETURN_IF_ERROR(AnswerCreation(creation));
+    }
+    response.ParseFromString(creation.response);
+    return absl::OkStatus();
   }
 
   // Returns whether a job has to be recorded; if not, the response is there.
@@ -229,33 +254,45 @@ class JobsService final : public JobsBase {
     if (!made.ok()) {
       if (request.validate_only()) return made.status();
       LUTHIER_ASSIGN_OR_RETURN(const RecordedJob earlier, EarlierOf(backend_, call, creation.identity, made.status()));
-      LUTHIER_RETURN_IF_ERROR(Answer(earlier, creation.response));
+      v1::FineTuningJob answer;
+      LUTHIER_RETURN_IF_ERROR(Answer(earlier, answer));
+      creation.response = answer.SerializeAsString();
       return false;
     }
     creation.made = *std::move(made);
     if (request.hold()) creation.made.job.state = JobState::kHeld;
     if (request.validate_only()) {
+      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
+          [&](State& state, absl::Time) { return CheckJobs(state, backend_.store, {creation.made.job}); }));
       creation.made.job.create_time = absl::Now();
-      creation.response = creation.made.ToProto();
+      creation.response = creation.made.Bytes();
     }
     return !request.validate_only();
   }
 
   // `creation` outlives the command.
   Command RecordCreation(Creation& creation) {
-    return [this, &creation, bytes = creation.made.SpecBytes()](State& state, absl::Time now) mutable {
+    return [this, &creation, bytes = creation.made.Spec()](State& state, absl::Time now) mutable {
       creation.newest = state.last_number();
       return WithoutOthers(
           creation.call, CreateJob(state, backend_.store, creation.made.job, creation.identity, std::move(bytes), now));
     };
   }
 
+  // A request with the same id was first: the job is that one's.
+  static bool IsRepeated(const Creation& creation) { return creation.made.job.number <= creation.newest; }
+
+  // Waits for the loop if the creation is a repeated one.
   absl::Status AnswerCreation(Creation& creation) {
     const Job& job = creation.made.job;
-    // A request with the same id was first: the job is that one's.
-    if (job.number <= creation.newest) return Get(creation.call, "jobs/" + job.id, creation.response);
+    if (IsRepeated(creation)) {
+      v1::FineTuningJob earlier;
+      LUTHIER_RETURN_IF_ERROR(Get(creation.call, "jobs/" + job.id, earlier));
+      creation.response = earlier.SerializeAsString();
+      return absl::OkStatus();
+    }
     creation.call.subject = "jobs/" + job.id;
-    creation.response = creation.made.ToProto();
+    creation.response = creation.made.Bytes();
     return absl::OkStatus();
   }
 
@@ -348,6 +385,14 @@ class JobsService final : public JobsBase {
                     v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
     LUTHIER_RETURN_IF_ERROR(Change(call, id, [&](State& state, absl::Time now) { return (state.*step)(id, now); }));
+    return Get(call, name, response);
+  }
+
+  absl::Status Retry(Call& call, const std::string& name, v1::FineTuningJob& response) {
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, name));
+    LUTHIER_ASSIGN_OR_RETURN(const bool inputs_remain, HasItsInputs(backend_.store, job));
+    LUTHIER_RETURN_IF_ERROR(Change(
+        call, job.job.id, [&](State& state, absl::Time now) { return state.Retry(job.job.id, now, inputs_remain); }));
     return Get(call, name, response);
   }
 
@@ -499,10 +544,10 @@ class JobsService final : public JobsBase {
         return fields.count(field) ? fields.at(field).number_value() : 0.0;
       };
       v1::Checkpoint& checkpoint = *response.add_checkpoints();
-      checkpoint.set_step(static_cast<int64_t>(number("step")));
+      checkpoint.set_step(CountOf(number("step")));
       checkpoint.set_name(absl::StrCat("jobs/", job.job.id, "/checkpoints/", checkpoint.step()));
       checkpoint.set_attempt(event.attempt);
-      checkpoint.set_size_bytes(static_cast<int64_t>(number("bytes")));
+      checkpoint.set_size_bytes(CountOf(number("bytes")));
       checkpoint.set_loss(number("loss"));
       *checkpoint.mutable_create_time() = message.create_time();
       if (event.attempt == job.job.attempt && !job.job.node.empty()) checkpoint.set_node("nodes/" + job.job.node);

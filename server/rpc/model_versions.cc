@@ -9,11 +9,7 @@ namespace luthier {
 
 absl::StatusOr<std::vector<ModelVersion>> VersionsOf(Store& store, const Call& call, const std::string& model) {
   LUTHIER_ASSIGN_OR_RETURN(std::vector<ModelVersion> versions, store.Versions(model));
-  if (call.tenant.empty()) return versions;
-  std::erase_if(versions, [&](const ModelVersion& version) {
-    const absl::StatusOr<RecordedJob> job = store.GetJob(version.job);
-    return !job.ok() || !call.Sees(job->job.tenant);
-  });
+  std::erase_if(versions, [&](const ModelVersion& version) { return !call.Sees(version.tenant); });
   return versions;
 }
 

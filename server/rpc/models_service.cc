@@ -12,6 +12,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_facts.h"
 #include "lib/wire/json_wire.h"
@@ -30,6 +31,8 @@ namespace {
 
 namespace fs = std::filesystem;
 constexpr size_t kChunkBytes = 1 << 20;
+// The longest is what S3 signs.
+constexpr absl::Duration kUrlLifetime = absl::Hours(1), kLongestUrlLifetime = absl::Hours(7 * 24);
 
 // What a trainer reads. Other files of a folder (READMEs, pickles of other engines) are left behind.
 bool BelongsToModel(const std::string& name) {
@@ -51,6 +54,15 @@ absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins
   file.set_size_bytes(blob->bytes());
   LUTHIER_RETURN_IF_ERROR(blob->Commit());
   return file;
+}
+
+absl::StatusOr<absl::Duration> LifetimeOf(const v1::SignModelVersionUrlsRequest& request) {
+  if (!request.has_lifetime()) return kUrlLifetime;
+  const absl::Duration lifetime =
+      absl::Seconds(request.lifetime().seconds()) + absl::Nanoseconds(request.lifetime().nanos());
+  if (lifetime >= absl::Seconds(1) && lifetime <= kLongestUrlLifetime) return lifetime;
+  return absl::InvalidArgumentError(
+      absl::StrCat("lifetime: ", absl::FormatDuration(lifetime), " is out of its range; give 1 second to 7 days"));
 }
 
 bool SameFiles(const v1::BaseModel& a, const v1::BaseModel& b) {
@@ -126,8 +138,14 @@ class ModelsService final : public v1::ModelService::Service {
     return Handle(backend_, *context, "DownloadModelVersion", [&](Call& call) -> absl::Status {
       call.subject = request->name();
       LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request->name()));
+      const Transfers::Watched watched(backend_.transfers, *context, call);
       return SendFiles(call, *request, version.files(), *writer);
     });
+  }
+  grpc::Status SignModelVersionUrls(grpc::ServerContext* context, const v1::SignModelVersionUrlsRequest* request,
+                                    v1::SignModelVersionUrlsResponse* response) override {
+    return Handle(backend_, *context, "SignModelVersionUrls",
+                  [&](Call& call) { return SignUrls(call, *request, *response); });
   }
   grpc::Status DownloadBaseModel(grpc::ServerContext* context, const v1::DownloadBaseModelRequest* request,
                                  grpc::ServerWriter<v1::DownloadBaseModelResponse>* writer) override {
@@ -135,6 +153,7 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
       v1::BaseModel model;
       LUTHIER_RETURN_IF_ERROR(Load(id, model));
+      const Transfers::Watched watched(backend_.transfers, *context, call);
       return SendFiles(call, *request, model.files(), *writer);
     });
   }
@@ -179,10 +198,14 @@ class ModelsService final : public v1::ModelService::Service {
   absl::Status RegisterModel(Call& call, const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
     call.subject = "baseModels/" + request.base_model_id();
     LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
-    if (!absl::StartsWith(request.source_path(), "/") || !fs::is_directory(request.source_path())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("source_path: '", request.source_path(),
-                       "' is no folder on the server's machine; give an absolute path there"));
+    // The folder may be one that our user must not see: no call below may throw for it.
+    std::error_code error;
+    const fs::directory_iterator files(request.source_path(), error);
+    if (!absl::StartsWith(request.source_path(), "/") || error) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "source_path: '", request.source_path(), "' is no folder on the server's machine that luthierd can read",
+          error ? absl::StrCat(" (", error.message(), ")") : "",
+          "; give the absolute path of one there, of which its user may read every file"));
     }
     const absl::StatusOr<ModelFacts> facts = ReadModelFacts(request.source_path());
     if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
@@ -196,8 +219,8 @@ class ModelsService final : public v1::ModelService::Service {
     response.set_context_length(static_cast<int32_t>(facts->config.max_position_embeddings));
     LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(*facts)));
     BlobPins pins(backend_.artifacts);
-    for (const fs::directory_entry& entry : fs::directory_iterator(request.source_path())) {
-      if (!entry.is_regular_file() || !BelongsToModel(entry.path().filename())) continue;
+    for (const fs::directory_entry& entry : files) {
+      if (!entry.is_regular_file(error) || !BelongsToModel(entry.path().filename())) continue;
       LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, pins, entry.path()));
     }
     v1::BaseModel stored;
@@ -209,11 +232,34 @@ class ModelsService final : public v1::ModelService::Service {
       response = stored;
       return absl::OkStatus();
     }
+    LUTHIER_RETURN_IF_ERROR(CheckAdaptersAreOf(request.base_model_id(), response));
     const absl::Time now = absl::Now();
     *response.mutable_create_time() = ToProto(now);
     return backend_.loop.Run([&](State& state, absl::Time) {
       return state.AddResource(ResourceKind::kBaseModel, {request.base_model_id(), now, response.SerializeAsString()});
     });
+  }
+
+  // An adapter names its base. On another one of that name it would answer nonsense, and nothing would say why.
+  absl::Status CheckAdaptersAreOf(const std::string& id, const v1::BaseModel& model) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend_.store.Versions(""));
+    for (const ModelVersion& version : versions) {
+      if (version.base_model != id) continue;
+      const v1::ModelVersion published = ToProto(version);
+      if (published.kind() != v1::ModelVersion::ADAPTER) continue;
+      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job));
+      const StoredSpec spec = ParseStoredSpec(job.spec);
+      for (const v1::AttemptInput& input : spec.start.inputs()) {
+        v1::BaseModel before;
+        *before.mutable_files() = input.files();
+        if (input.role() != "base_model" || SameFiles(before, model)) continue;
+        return WithReason(absl::AlreadyExistsError(absl::StrCat(
+                              "base_model_id: ", published.name(), " is an adapter of other content that was ",
+                              model.name(), "; choose another id, or delete what was tuned from that one")),
+                          "HAS_ADAPTERS");
+      }
+    }
+    return absl::OkStatus();
   }
 
   // What the job measured of the tuned model on the test part.
@@ -292,6 +338,21 @@ class ModelsService final : public v1::ModelService::Service {
         [&](State& state, absl::Time) { return state.DeleteResource(ResourceKind::kBaseModel, id); }));
     backend_.planner.Forget();
     backend_.housekeeping.Soon();
+    return absl::OkStatus();
+  }
+
+  absl::Status SignUrls(Call& call, const v1::SignModelVersionUrlsRequest& request,
+                        v1::SignModelVersionUrlsResponse& response) {
+    call.subject = request.name();
+    LUTHIER_ASSIGN_OR_RETURN(const absl::Duration lifetime, LifetimeOf(request));
+    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request.name()));
+    response.set_name(version.name());
+    *response.mutable_expire_time() = ToProto(absl::Now() + lifetime);
+    for (const v1::ModelFile& file : version.files()) {
+      v1::SignedFile& signed_file = *response.add_files();
+      *signed_file.mutable_file() = file;
+      LUTHIER_ASSIGN_OR_RETURN(*signed_file.mutable_url(), backend_.artifacts.SignBlob(file.sha256(), lifetime));
+    }
     return absl::OkStatus();
   }
 

@@ -1,6 +1,7 @@
 #include "server/rpc/planner.h"
 
 #include <algorithm>
+#include <exception>
 #include <optional>
 #include <utility>
 
@@ -46,6 +47,9 @@ namespace {
 constexpr size_t kPlans = 256;
 constexpr size_t kRows = 4096;
 constexpr size_t kModels = 2;
+
+// Whatever speed an agent reports: a tenant is charged for what its jobs are expected to take.
+constexpr absl::Duration kLongestJob = absl::Hours(24 * 365);
 
 EncodeOptions EncodingOf(const Recipe& recipe, int64_t context) {
   return EncodeOptionsOf(LossOnBeforeRowsAreKnown(recipe), recipe.training.too_long.value_or("refuse"),
@@ -125,6 +129,18 @@ void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::Es
   memory.set_total_bytes(resolved.memory.total);
 }
 
+// Libraries below a plan throw where nobody thought of an error. That ends the plan: not the server, nor the waiting of
+// those who want the same one.
+template <typename Make>
+absl::StatusOr<Plan> WithoutExceptions(Make make) {
+  try {
+    return make();
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat(
+        "spec: cannot be planned, by a fault of the server or of its disk: ", error.what(), "; tell who runs it"));
+  }
+}
+
 }  // namespace
 
 std::string KindOf(const v1::FineTuningSpec& spec) {
@@ -171,7 +187,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
     planning_.insert(key);
     forgotten = forgotten_;
   }
-  absl::StatusOr<Plan> made = MakePlan(spec, device, today);
+  absl::StatusOr<Plan> made = WithoutExceptions([&] { return MakePlan(spec, device, today); });
   const std::lock_guard lock(mutex_);
   planning_.erase(key);
   planned_.notify_all();
@@ -233,7 +249,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.datasets = absl::StrJoin(datasets, ",");
   plan.model = spec.output_model;
   plan.job_bytes = plan.job.SerializeAsString();
-  plan.start_bytes = plan.start.SerializeAsString();
+  plan.record = std::make_shared<const std::string>(JoinStoredSpec(plan.job_bytes, plan.start.SerializeAsString()));
   plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
   plan.cpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCpu, device, spec.recipe, model->facts, rows);
   plan.gpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCuda, device, spec.recipe, model->facts, rows);
@@ -402,7 +418,7 @@ std::optional<absl::Duration> Planner::DurationOf(const Plan& plan) {
   const std::lock_guard lock(mutex_);
   const auto speed = speeds_.find(plan.kind);
   if (speed == speeds_.end()) return std::nullopt;
-  return absl::Seconds(static_cast<double>(plan.work_tokens) / speed->second);
+  return std::min(absl::Seconds(static_cast<double>(plan.work_tokens) / speed->second), kLongestJob);
 }
 
 void Planner::ObserveSpeed(const std::string& kind, double tokens_per_second) {

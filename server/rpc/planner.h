@@ -38,7 +38,8 @@ struct Plan {
   v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
   v1::FineTuningJob job;                       // `spec`, `resolved`, `warnings`
   v1::StartAttempt start;                      // inputs and trainer spec
-  std::string job_bytes, start_bytes;          // the two, as the record takes them
+  std::string job_bytes;                       // of `job`
+  std::shared_ptr<const std::string> record;   // both, as the record takes them
 };
 
 // What the job asks of its node.

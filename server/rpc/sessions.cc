@@ -39,7 +39,7 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access,
     message.mutable_checkpoint_attempt()->set_attempt(effect.attempt);
     return message;
   }
-  const absl::StatusOr<std::string> spec = store.Spec(effect.job);
+  const absl::StatusOr<SpecBytes> spec = store.Spec(effect.job);
   if (!spec.ok()) return std::nullopt;
   v1::StartAttempt& start = *message.mutable_start_attempt();
   start = ParseStoredSpec(*spec).start;
@@ -156,7 +156,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
           },
           [](const absl::Status&) {});
     }
-    backend_.metrics.ObserveCall("Session", absl::StatusCodeToString(end_->code()), absl::Now() - start_);
+    backend_.metrics.ObserveCall("Session", end_->code(), absl::Now() - start_);
     const std::shared_ptr<Session> last = std::move(self_);
   }
 
@@ -392,7 +392,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     const v1::JobProgress& progress = *read.progress;
     auto [kind, first] = kinds_.try_emplace(job);
     if (first) {
-      const absl::StatusOr<std::string> spec = backend_.store.Spec(job);
+      const absl::StatusOr<SpecBytes> spec = backend_.store.Spec(job);
       if (spec.ok()) kind->second = KindOf(ParseStoredSpec(*spec).job.spec());
     }
     backend_.planner.ObserveSpeed(kind->second, progress.tokens_per_second());

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "lib/wire/error_details.h"
 #include "server/core/reason.h"
 
@@ -11,11 +12,22 @@ namespace {
 // Long enough for a queue of thousands to empty, or a server to start again.
 constexpr absl::Duration kRetryDelay = absl::Seconds(1);
 
+// A status travels in headers, of which clients take 256 kB: as it is, in its details, and line by line in them.
+constexpr size_t kMostBytes = 32 << 10;
+
+// The message up to the last whole character that fits: a value that it quotes may be megabytes long.
+std::string Fitting(absl::string_view message) {
+  if (message.size() <= kMostBytes) return std::string(message);
+  size_t end = kMostBytes;
+  while (end > 0 && (static_cast<unsigned char>(message[end]) & 0xC0) == 0x80) --end;
+  return absl::StrCat(message.substr(0, end), "…");
+}
+
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  const std::string message(status.message());
+  const std::string message = Fitting(status.message());
   ErrorDetails details;
   details.reason = ReasonOf(status);
   if (details.reason.empty()) details.reason = absl::StatusCodeToString(status.code());

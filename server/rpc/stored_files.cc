@@ -12,6 +12,7 @@
 #include "lib/base/status_macros.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/worker.pb.h"
+#include "server/rpc/convert.h"
 
 namespace luthier {
 namespace {
@@ -76,6 +77,17 @@ absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store) {
     for (const v1::ModelFile& file : model.files()) used.blobs.insert(file.sha256());
   }
   return used;
+}
+
+absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job) {
+  LUTHIER_ASSIGN_OR_RETURN(const ArtifactStore::References used, ReferencesOf(store));
+  const StoredSpec spec = ParseStoredSpec(job.spec);
+  for (const v1::AttemptInput& input : spec.start.inputs()) {
+    for (const v1::ModelFile& file : input.files()) {
+      if (used.blobs.count(file.sha256()) == 0) return false;
+    }
+  }
+  return true;
 }
 
 std::string TenantOf(const Resource& resource) {

@@ -13,6 +13,10 @@ namespace luthier {
 // Of datasets, base models, published versions and checkpoints, and the attempts that published versions.
 absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store);
 
+// Whether all that a job was given to learn from is still named by something. A name may be other content's by now, and
+// what only the job knows is not kept.
+absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job);
+
 // Whose a dataset is.
 std::string TenantOf(const Resource& dataset);
 

@@ -48,30 +48,12 @@ absl::Status SettleStart(Backend& backend, const Call& call, v1::LoraTuning& lor
   return absl::OkStatus();
 }
 
-// A model has one tenant: nobody publishes beside another's versions.
-absl::Status CheckModel(Backend& backend, const Call& call, const std::string& model) {
-  if (call.tenant.empty()) return absl::OkStatus();
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, backend.store.Versions(model));
-  for (const ModelVersion& version : versions) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend.store.GetJob(version.job));
-    if (!call.Sees(job.job.tenant)) {
-      return absl::AlreadyExistsError(absl::StrCat("output_model: '", model, "' is taken; choose another one"));
-    }
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-std::string Submission::SpecBytes() const {
-  return JoinStoredSpec(plan->job_bytes + own.SerializeAsString(), plan->start_bytes);
-}
+SpecBytes Submission::Spec() const { return {plan->record, own.SerializeAsString()}; }
 
-v1::FineTuningJob Submission::ToProto() const {
-  v1::FineTuningJob message = luthier::ToProto(job, plan->job);
-  message.MergeFrom(own);
-  return message;
-}
+// Messages that lie one behind the other are read as one: the plan's part was serialized when it was made.
+std::string Submission::Bytes() const { return ToProto(job, own).SerializeAsString() + plan->job_bytes; }
 
 void CheckPriority(int priority, std::vector<std::string>& violations) {
   if (std::abs(priority) <= kMaxPriority) return;
@@ -152,7 +134,6 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   job.base_model = made.plan->base_model;
   job.datasets = made.plan->datasets;
   job.model = made.plan->model;
-  LUTHIER_RETURN_IF_ERROR(CheckModel(backend, call, job.model.empty() ? job.id : job.model));
   SetNeeds(*made.plan, job);
   job.priority = wanted.priority();
   job.retention = RetentionOf(wanted);

@@ -8,7 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "luthier/v1/jobs.pb.h"
-#include "server/core/job.h"
+#include "server/core/state.h"
 #include "server/rpc/backend.h"
 
 namespace luthier {
@@ -20,8 +20,9 @@ struct Submission {
   v1::FineTuningJob own;  // what it has beside the plan: uid, labels
 
   // For State::Create.
-  std::string SpecBytes() const;
-  v1::FineTuningJob ToProto() const;
+  SpecBytes Spec() const;
+  // Of the v1::FineTuningJob that the caller gets.
+  std::string Bytes() const;
 };
 
 void CheckPriority(int priority, std::vector<std::string>& violations);
@@ -46,7 +47,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call
                                                     std::shared_ptr<const Plan> known = nullptr);
 
 // Requires: CheckJob() found nothing. `known`: the plan of its spec, where it was looked up already. Errors: as
-// PlanFor(); PERMISSION_DENIED for another tenant; ALREADY_EXISTS if its model is another tenant's.
+// PlanFor(); PERMISSION_DENIED for another tenant.
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& job,
                                    const std::string& id, std::shared_ptr<const Plan> known = nullptr);
 

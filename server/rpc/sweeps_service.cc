@@ -158,16 +158,23 @@ class SweepsService final : public v1::SweepService::Service {
   }
   grpc::Status CancelSweep(grpc::ServerContext* context, const v1::CancelSweepRequest* request,
                            v1::Sweep* response) override {
-    return Handle(backend_, *context, "CancelSweep",
-                  [&](Call& call) { return Cancel(call, request->name(), *response); });
+    return Handle(backend_, *context, "CancelSweep", [&](Call& call) {
+      return Step(call, request->name(), JobInput::kCancelRequested, &State::Cancel, *response);
+    });
+  }
+  grpc::Status StartSweep(grpc::ServerContext* context, const v1::StartSweepRequest* request,
+                          v1::Sweep* response) override {
+    return Handle(backend_, *context, "StartSweep", [&](Call& call) {
+      return Step(call, request->name(), JobInput::kStartRequested, &State::StartHeld, *response);
+    });
   }
 
  private:
   absl::Status Create(Call& call, const v1::CreateSweepRequest& request, v1::Sweep& response) {
     call.subject = "sweeps/" + request.sweep_id();
-    const JobRequest identity{
-        request.request_id(),
-        Sha256Hex(absl::StrCat("sweep\n", request.sweep_id(), "\n", DeterministicBytes(request.sweep()), call.tenant))};
+    const JobRequest identity{request.request_id(),
+                              Sha256Hex(absl::StrCat("sweep\n", request.sweep_id(), request.hold() ? "\nheld\n" : "\n",
+                                                     DeterministicBytes(request.sweep()), call.tenant))};
     LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
     const std::string id = !request.sweep_id().empty()
                                ? request.sweep_id()
@@ -186,14 +193,17 @@ class SweepsService final : public v1::SweepService::Service {
     asked.set_max_parallel(request.sweep().max_parallel());
     asked.set_metric(request.sweep().metric().empty() ? kDefaultMetric : request.sweep().metric());
     std::vector<Job> jobs;
-    std::vector<std::string> specs;
+    std::vector<SpecBytes> specs;
     for (const Submission& submission : *made) {
       jobs.push_back(submission.job);
       jobs.back().max_parallel = request.sweep().max_parallel();
-      specs.push_back(submission.SpecBytes());
+      if (request.hold()) jobs.back().state = JobState::kHeld;
+      specs.push_back(submission.Spec());
     }
     Sweep sweep{.id = id, .tenant = jobs.front().tenant, .payload = asked.SerializeAsString()};
     if (request.validate_only()) {
+      LUTHIER_RETURN_IF_ERROR(
+          backend_.loop.Run([&](State& state, absl::Time) { return CheckJobs(state, backend_.store, jobs); }));
       sweep.create_time = absl::Now();
       return Describe(sweep, jobs, response);
     }
@@ -258,13 +268,15 @@ class SweepsService final : public v1::SweepService::Service {
     return absl::OkStatus();
   }
 
-  absl::Status Cancel(Call& call, const std::string& name, v1::Sweep& response) {
+  // What a user asks of all jobs of a sweep that `input` changes, in one batch.
+  absl::Status Step(Call& call, const std::string& name, JobInput input,
+                    absl::Status (State::*step)(const std::string&, absl::Time), v1::Sweep& response) {
     LUTHIER_ASSIGN_OR_RETURN(const Sweep sweep, Find(call, name));
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       for (int i = 0; i < sweep.jobs; ++i) {
         const Job* job = state.Find(JobId(sweep.id, static_cast<size_t>(i)));
-        if (job == nullptr || !NextState(job->state, JobInput::kCancelRequested)) continue;
-        LUTHIER_RETURN_IF_ERROR(state.Cancel(job->id, now));
+        if (job == nullptr || !NextState(job->state, input)) continue;
+        LUTHIER_RETURN_IF_ERROR((state.*step)(job->id, now));
       }
       return absl::OkStatus();
     }));

@@ -32,7 +32,8 @@ absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view
     return std::string(id);
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(field, ": '", name.substr(0, 80), "' is no name; give ", collection, "/{id}"));
+      absl::StrCat(field, ": '", name.substr(0, 80), "' is no name; give ", collection,
+                   "/{id}, of which the id is 1 to 63 characters a-z, 0-9, '-', '.', a letter first"));
 }
 
 absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token) {

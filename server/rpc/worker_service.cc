@@ -28,7 +28,10 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   }
   grpc::Status FetchBlob(grpc::ServerContext* context, const v1::FetchBlobRequest* request,
                          grpc::ServerWriter<v1::FetchBlobResponse>* writer) override {
-    return Handle(backend_, *context, "FetchBlob", [&](Call& call) { return SendBlob(call, *request, *writer); });
+    return Handle(backend_, *context, "FetchBlob", [&](Call& call) {
+      const Transfers::Watched watched(backend_.transfers, *context, call);
+      return SendBlob(call, *request, *writer);
+    });
   }
   grpc::Status UploadArtifact(grpc::ServerContext* context, grpc::ServerReader<v1::UploadArtifactRequest>* reader,
                               v1::UploadArtifactResponse*) override {
@@ -88,7 +91,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
 
   // Loop thread.
   absl::Status CheckInput(const Job& job, const std::string& sha256) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::string spec, backend_.store.Spec(job.number));
+    LUTHIER_ASSIGN_OR_RETURN(const SpecBytes spec, backend_.store.Spec(job.number));
     const StoredSpec stored = ParseStoredSpec(spec);
     for (const v1::AttemptInput& input : stored.start.inputs()) {
       for (const v1::ModelFile& file : input.files()) {

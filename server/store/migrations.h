@@ -107,6 +107,20 @@ ALTER TABLE jobs ADD COLUMN max_parallel INTEGER NOT NULL DEFAULT 0;
     R"sql(
 ALTER TABLE tokens ADD COLUMN node TEXT NOT NULL DEFAULT '';
 )sql",
+    // 12: what the jobs of one plan share of their specs, which made a page of the log of each.
+    R"sql(
+CREATE TABLE plans (plan_number INTEGER PRIMARY KEY, sha256 TEXT NOT NULL UNIQUE, bytes BLOB NOT NULL) STRICT;
+ALTER TABLE job_specs ADD COLUMN plan INTEGER REFERENCES plans (plan_number);  -- null: all of it is in `spec`
+)sql",
+    // 13: whose a version is: else whoever looks at many of them looks at the job of each.
+    R"sql(
+ALTER TABLE model_versions ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+UPDATE model_versions SET tenant = (SELECT jobs.tenant FROM jobs WHERE jobs.id = model_versions.job);
+)sql",
+    // 14: nodes in quarantine, and jobs whose attempts died there, separated by commas.
+    R"sql(
+CREATE TABLE quarantined_nodes (id TEXT PRIMARY KEY, jobs TEXT NOT NULL, end_time INTEGER NOT NULL) STRICT;
+)sql",
 };
 
 }  // namespace luthier

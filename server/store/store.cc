@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <limits>
 
@@ -16,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "server/core/reason.h"
 #include "server/store/connection.h"
@@ -44,6 +46,9 @@ constexpr char kJobColumns[] =
     "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
     "preemptions, lost_here, crashed_on, stored_step";
 constexpr int kAttemptColumns = 13;
+// What ReadRecordedJob() reads after the columns of the job, and the tables that have it.
+constexpr char kSpecColumns[] = "spec, labels, bytes";
+constexpr char kSpecTables[] = "job_specs LEFT JOIN plans ON plan_number = plan";
 // A request and the number of the job that it created; a job has an `id` as well.
 constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
 
@@ -174,10 +179,38 @@ Job ReadJob(Query& row) {
   return job;
 }
 
+std::shared_ptr<const std::string> ReadPlan(Query& row) {
+  return row.NextIsNull() ? nullptr : std::make_shared<const std::string>(row.Blob());
+}
+
+// The jobs that `sql` selects between two numbers. Reading a million of them takes two seconds and indexing them one:
+// the newer half is read beside the older one, on a connection of its own.
+void LoadJobs(Connection& connection, const std::string& path, const std::string& sql, int64_t last, State& state,
+              absl::Time now) {
+  const int64_t middle = last / 2;
+  std::future<std::vector<std::unique_ptr<Job>>> newer = std::async(std::launch::async, [&] {
+    Connection other(path, SQLite::OPEN_READONLY);
+    Query rows = other.Prepare(sql);
+    rows.Bind(middle + 1, last);
+    std::vector<std::unique_ptr<Job>> jobs;
+    while (rows.Step()) jobs.push_back(std::make_unique<Job>(ReadJob(rows)));
+    return jobs;
+  });
+  Query rows = connection.Prepare(sql);
+  rows.Bind(int64_t{0}, middle);
+  while (rows.Step()) state.LoadJob(std::make_unique<Job>(ReadJob(rows)), now);
+  for (std::unique_ptr<Job>& job : newer.get()) state.LoadJob(std::move(job), now);
+}
+
 RecordedJob ReadRecordedJob(Query& row) {
-  RecordedJob recorded{ReadJob(row), "", std::nullopt};
-  recorded.spec = row.Blob();
-  if (!row.NextIsNull()) recorded.labels = row.Blob();
+  RecordedJob recorded{ReadJob(row), {}, std::nullopt};
+  recorded.spec.own = row.Blob();
+  if (row.NextIsNull()) {
+    row.Skip(1);
+  } else {
+    recorded.labels = row.Blob();
+  }
+  recorded.spec.plan = ReadPlan(row);
   return recorded;
 }
 
@@ -229,6 +262,17 @@ void WriteAlias(Connection& connection, const Alias& alias) {
   }
 }
 
+void WriteQuarantine(Connection& connection, const Quarantine& quarantine) {
+  if (quarantine.end == absl::InfinitePast()) {
+    connection.Prepare("DELETE FROM quarantined_nodes WHERE id = ?").Bind(quarantine.node).Run();
+  } else {
+    const std::string jobs = absl::StrJoin(quarantine.jobs, ",");
+    connection.Prepare("REPLACE INTO quarantined_nodes VALUES (?, ?, ?)")
+        .Bind(quarantine.node, jobs, quarantine.end)
+        .Run();
+  }
+}
+
 void WriteCheckpoint(Connection& connection, const Writes::CheckpointChange& change) {
   if (!change.payload) {
     connection.Prepare("DELETE FROM checkpoints WHERE job = ?").Bind(change.job).Run();
@@ -270,17 +314,39 @@ void ExpireEvents(Connection& connection, int64_t job) {
   connection.Prepare("UPDATE jobs SET expired = 1 WHERE number = ?").Bind(job).Run();
 }
 
-void WriteAll(Connection& connection, const Writes& writes) {
-  std::set<int64_t> added;
-  for (const Writes::NewJob& job : writes.new_jobs) added.insert(job.number);
-  for (const Job& job : writes.jobs) WriteJob(connection, job, added.count(job.number) > 0);
-  for (const Writes::NewJob& job : writes.new_jobs) {
-    connection.Prepare("INSERT INTO job_specs (job, spec) VALUES (?, ?)").Bind(job.number, Bytes{job.spec}).Run();
+// The number of the row that holds it, which is made if there is none.
+int64_t PlanNumber(Connection& connection, const std::string& plan) {
+  const std::string sha256 = Sha256Hex(plan);
+  connection.Prepare("INSERT OR IGNORE INTO plans (sha256, bytes) VALUES (?, ?)").Bind(sha256, Bytes{plan}).Run();
+  Query query = connection.Prepare("SELECT plan_number FROM plans WHERE sha256 = ?");
+  query.Bind(sha256).Step();
+  return query.Int();
+}
+
+void WriteNewJobs(Connection& connection, const std::vector<Writes::NewJob>& jobs) {
+  std::map<const std::string*, int64_t> plans;  // a batch mostly has one
+  for (const Writes::NewJob& job : jobs) {
+    std::optional<int64_t> plan;
+    if (job.spec.plan != nullptr) {
+      const auto [known, first] = plans.try_emplace(job.spec.plan.get());
+      if (first) known->second = PlanNumber(connection, *job.spec.plan);
+      plan = known->second;
+    }
+    connection.Prepare("INSERT INTO job_specs (job, spec, plan) VALUES (?, ?, ?)")
+        .Bind(job.number, Bytes{job.spec.own}, plan)
+        .Run();
     if (job.request.id.empty()) continue;
     connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)")
         .Bind(job.request.id, job.request.body_sha256, job.number)
         .Run();
   }
+}
+
+void WriteAll(Connection& connection, const Writes& writes) {
+  std::set<int64_t> added;
+  for (const Writes::NewJob& job : writes.new_jobs) added.insert(job.number);
+  for (const Job& job : writes.jobs) WriteJob(connection, job, added.count(job.number) > 0);
+  WriteNewJobs(connection, writes.new_jobs);
   for (const Sweep& sweep : writes.sweeps) {
     connection.Prepare("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?)")
         .Bind(sweep.id, sweep.tenant, sweep.first_job, int64_t{sweep.jobs}, sweep.create_time, Bytes{sweep.payload})
@@ -298,9 +364,9 @@ void WriteAll(Connection& connection, const Writes& writes) {
   for (const Writes::CheckpointChange& change : writes.checkpoints) WriteCheckpoint(connection, change);
   for (const int64_t job : writes.expired) ExpireEvents(connection, job);
   for (const ModelVersion& version : writes.versions) {
-    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0)")
+    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?)")
         .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
-              version.create_time, Bytes{version.payload})
+              version.create_time, Bytes{version.payload}, version.tenant)
         .Run();
   }
   for (const auto& [model, version] : writes.deleted_versions) {
@@ -320,6 +386,7 @@ void WriteAll(Connection& connection, const Writes& writes) {
         .Bind(node)
         .Run();
   }
+  for (const Quarantine& quarantine : writes.quarantines) WriteQuarantine(connection, quarantine);
   for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
   for (const Token& token : writes.tokens) {
     connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
@@ -426,13 +493,15 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     }
     state.Reserve(static_cast<size_t>(live));
     // The index is for the few among many; where most are wanted, one walk through the table takes half the time.
-    Query jobs = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, " FROM jobs", live > over ? " NOT INDEXED" : "",
-                                               " WHERE state IN (", LiveStates(), ")"));
-    while (jobs.Step()) state.LoadJob(ReadJob(jobs), now);
-    Query latest = writer_->Prepare("SELECT model, max(version) FROM model_versions GROUP BY model");
+    const std::string jobs = absl::StrCat("SELECT ", kJobColumns, " FROM jobs", live > over ? " NOT INDEXED" : "",
+                                          " WHERE state IN (", LiveStates(), ") AND number BETWEEN ? AND ?");
+    LoadJobs(*writer_, path_, jobs, state.last_number(), state, now);
+    // With max(), SQLite takes the other columns from the row that has it.
+    Query latest = writer_->Prepare("SELECT model, max(version), tenant FROM model_versions GROUP BY model");
     while (latest.Step()) {
       const std::string model = latest.Text();
-      state.LoadVersion(model, static_cast<int>(latest.Int()));
+      const int version = static_cast<int>(latest.Int());
+      state.LoadVersion(model, version, latest.Text());
     }
     Query deleted = writer_->Prepare("SELECT model, version FROM model_versions WHERE deleted = 1");
     while (deleted.Step()) {
@@ -453,6 +522,13 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     if (epoch.Step()) state.LoadEpoch(static_cast<int>(epoch.Int()));
     Query drained = writer_->Prepare("SELECT id FROM drained_nodes");
     while (drained.Step()) state.LoadDrained(drained.Text());
+    Query quarantined = writer_->Prepare("SELECT id, jobs, end_time FROM quarantined_nodes");
+    while (quarantined.Step()) {
+      Quarantine quarantine{.node = quarantined.Text()};
+      quarantine.jobs = absl::StrSplit(quarantined.Text(), ',', absl::SkipEmpty());
+      quarantine.end = quarantined.Time();
+      state.LoadQuarantine(quarantine, now);
+    }
     for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
       Query ids = writer_->Prepare(absl::StrCat("SELECT id FROM ", Table(kind)));
       while (ids.Step()) state.LoadResource(kind, ids.Text());
@@ -463,8 +539,9 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
 
 absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> Store::FindRequest(const std::string& id) {
   return Guard([&]() -> absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> {
-    Query query = writer_->Prepare(
-        absl::StrCat("SELECT body_sha256, ", kJobColumns, " FROM (", kRequest, ") JOIN jobs ON number = created"));
+    static const std::string sql =
+        absl::StrCat("SELECT body_sha256, ", kJobColumns, " FROM (", kRequest, ") JOIN jobs ON number = created");
+    Query query = writer_->Prepare(sql);
     if (!query.Bind(id).Step()) return std::nullopt;
     const JobRequest request{id, query.Text()};
     return std::make_pair(request, ReadJob(query));
@@ -473,17 +550,20 @@ absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> Store::FindRequest(con
 
 absl::StatusOr<std::optional<Job>> Store::FindJob(const std::string& id) {
   return Guard([&]() -> absl::StatusOr<std::optional<Job>> {
-    Query query = writer_->Prepare(absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE id = ?"));
+    static const std::string sql = absl::StrCat("SELECT ", kJobColumns, " FROM jobs WHERE id = ?");
+    Query query = writer_->Prepare(sql);
     if (!query.Bind(id).Step()) return std::nullopt;
     return ReadJob(query);
   });
 }
 
-absl::StatusOr<std::string> Store::Spec(int64_t job) {
-  return Guard([&]() -> absl::StatusOr<std::string> {
-    Query query = writer_->Prepare("SELECT spec FROM job_specs WHERE job = ?");
+absl::StatusOr<SpecBytes> Store::Spec(int64_t job) {
+  return Guard([&]() -> absl::StatusOr<SpecBytes> {
+    Query query = writer_->Prepare(absl::StrCat("SELECT spec, bytes FROM ", kSpecTables, " WHERE job = ?"));
     if (!query.Bind(job).Step()) return absl::NotFoundError(absl::StrCat("job number ", job, " has no spec"));
-    return query.Blob();
+    SpecBytes spec{.own = query.Blob()};
+    spec.plan = ReadPlan(query);
+    return spec;
   });
 }
 
@@ -508,8 +588,8 @@ absl::StatusOr<std::vector<std::string>> Store::Checkpoints() {
 absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<RecordedJob> {
-    Query query = reader_->Prepare(
-        absl::StrCat("SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE id = ?"));
+    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", ", kSpecColumns, " FROM jobs JOIN ",
+                                                kSpecTables, " WHERE job = number AND id = ?"));
     if (!query.Bind(id).Step()) return DoesNotExist("jobs/" + id);
     return ReadRecordedJob(query);
   });
@@ -546,8 +626,8 @@ absl::StatusOr<JobPage> Store::ListJobs(const JobQuery& wanted) {
       page.next = wanted.oldest_first ? high : low;
     }
     for (const int64_t number : numbers) {
-      Query query = reader_->Prepare(absl::StrCat(
-          "SELECT ", kJobColumns, ", spec, labels FROM jobs JOIN job_specs ON job = number WHERE number = ?"));
+      Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", ", kSpecColumns, " FROM jobs JOIN ",
+                                                  kSpecTables, " WHERE job = number AND number = ?"));
       if (query.Bind(number).Step()) page.jobs.push_back(ReadRecordedJob(query));
     }
     return page;
@@ -557,8 +637,9 @@ absl::StatusOr<JobPage> Store::ListJobs(const JobQuery& wanted) {
 absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> Store::ReplayedRequest(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::optional<std::pair<JobRequest, RecordedJob>>> {
-    Query query = reader_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, ", spec, labels FROM (", kRequest,
-                                                ") JOIN jobs ON number = created JOIN job_specs ON job = number"));
+    Query query =
+        reader_->Prepare(absl::StrCat("SELECT body_sha256, ", kJobColumns, ", ", kSpecColumns, " FROM (", kRequest,
+                                      ") JOIN jobs ON number = created JOIN ", kSpecTables, " WHERE job = number"));
     if (!query.Bind(id).Step()) return std::nullopt;
     const JobRequest request{id, query.Text()};
     return std::make_pair(request, ReadRecordedJob(query));
@@ -667,7 +748,7 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
     Query query = reader_->Prepare(
-        "SELECT model, version, job, attempt, base_model, create_time, payload FROM model_versions "
+        "SELECT model, version, job, attempt, base_model, create_time, payload, tenant FROM model_versions "
         "WHERE (?1 = '' OR model = ?1) AND deleted = 0 ORDER BY create_time DESC, version DESC");
     query.Bind(model);
     std::vector<ModelVersion> versions;
@@ -679,6 +760,7 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
       version.base_model = query.Text();
       version.create_time = query.Time();
       version.payload = query.Blob();
+      version.tenant = query.Text();
       versions.push_back(std::move(version));
     }
     return versions;

@@ -24,7 +24,7 @@ class Connection;
 // A job as it is on record. `job.waiting_since` is not set.
 struct RecordedJob {
   Job job;
-  std::string spec;                   // bytes given to State::Create
+  SpecBytes spec;                     // given to State::Create
   std::optional<std::string> labels;  // bytes given to State::Update; none: those of the spec
 };
 
@@ -67,7 +67,7 @@ class Store {
   // The request of that id and the job it created.
   absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> FindRequest(const std::string& id);
   absl::StatusOr<std::optional<Job>> FindJob(const std::string& id);
-  absl::StatusOr<std::string> Spec(int64_t job);
+  absl::StatusOr<SpecBytes> Spec(int64_t job);
   // Files of a job's stored checkpoint, bytes given to State::Record. Errors: NOT_FOUND.
   absl::StatusOr<std::string> Checkpoint(int64_t job);
 

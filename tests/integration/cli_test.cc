@@ -11,6 +11,7 @@
 #include <regex>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -85,9 +86,10 @@ class Server {
     log_.join();
   }
   std::string address() const { return absl::StrCat("127.0.0.1:", port_); }
-  // Methods of the API that were called since it started, and did not fail.
+  // Methods of the API that were called since it started, and were done or refused for the state of things.
   std::set<std::string> MethodsCalled() const {
-    static const std::regex handled(R"re(luthier_grpc_server_handled_total\{code="OK",method="(\w+)"\})re");
+    static const std::regex handled(
+        R"re(luthier_grpc_server_handled_total\{code="(?:OK|FAILED_PRECONDITION)",method="(\w+)"\})re");
     const std::string metrics = HttpGet(metrics_port_, "/metrics");
     std::set<std::string> methods;
     for (std::sregex_iterator found(metrics.begin(), metrics.end(), handled), end; found != end; ++found)
@@ -315,6 +317,26 @@ TEST_F(CliTest, CtrlCLeavesTheJobRunningAndSaysHowToComeBack) {
   EXPECT_EQ(watch.exit_code, 2);
   EXPECT_THAT(watch.err, AllOf(HasSubstr("goes on without you"), HasSubstr("luthier job watch j")));
   EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "QUEUED");
+  const CapturedResult logs = Cli({"job", "logs", "j", "--follow"}, options);
+  EXPECT_EQ(logs.exit_code, 2);
+  EXPECT_THAT(logs.err, AllOf(HasSubstr("goes on without you"), HasSubstr("luthier job logs j --follow")));
+}
+
+TEST_F(CliTest, AWatchEndsWithTheReaderOfItsOutput) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  bool seen = false;
+  CaptureOptions options;
+  options.folder = folder_.path();
+  options.environment = {{"LUTHIER_SERVER", server_->address()}, {"XDG_CONFIG_HOME", folder_.path() + "/config"}};
+  options.on_output = [&](const CapturedResult&, pid_t) {
+    if (std::exchange(seen, true)) return;
+    for (const char* step : {"pause", "resume", "pause"}) Ok({"job", step, "j"});  // events that nobody reads
+  };
+  const CapturedResult watch = RunCaptured(
+      {"/bin/bash", "-c", LUTHIER_BIN "/luthier job watch j -o json | head -1; echo ${PIPESTATUS[0]}"}, options);
+  EXPECT_THAT(watch.out, testing::EndsWith("\n141\n")) << "ended by SIGPIPE";
+  EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "PAUSED");
 }
 
 TEST_F(CliTest, ATimeoutLeavesTheJobAndSaysSo) {
@@ -358,6 +380,19 @@ TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
   EXPECT_THAT(Ok({"job", "list"}), AllOf(HasSubstr("running"), Not(HasSubstr("CANCELLING"))));
 }
 
+TEST_F(CliTest, CtrlCWhileACancelledJobEndsIsNoSuccess) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  agent.TakeAttempt();
+  CaptureOptions options;
+  options.on_output = [](const CapturedResult& result, pid_t pid) {
+    if (absl::StrContains(result.out, "CANCELLING")) kill(pid, SIGINT);
+  };
+  EXPECT_EQ(Cli({"job", "cancel", "j", "--wait"}, options).exit_code, 2);
+  EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "CANCELLING");
+}
+
 TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
   AddInputs();
   std::thread training([&] {
@@ -388,12 +423,36 @@ TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
   EXPECT_THAT(wrong.err, HasSubstr("lora.rank: 999 is out of range"));
 }
 
+TEST_F(CliTest, AWatchedSweepGoesOnAfterARestartOfTheServer) {
+  AddInputs();
+  const std::vector<std::string> create = {"sweep", "create", "-f",     "job.yaml",
+                                           "--id",  "s",      "--grid", "training.seed=1"};
+  Ok(create);
+  EXPECT_EQ(Cli({"sweep", "watch", "s", "--timeout", "100ms"}).exit_code, 8);
+  enum { kRuns, kGone, kIsBack } stage = kRuns;
+  CaptureOptions options;
+  options.on_output = [&](const CapturedResult& result, pid_t) {
+    if (stage == kRuns && absl::StrContains(result.err, "1 QUEUED")) {
+      stage = kGone;
+      server_->Kill();
+    } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
+      stage = kIsBack;
+      server_->Start();
+      Ok({"sweep", "cancel", "s"});
+    }
+  };
+  const CapturedResult watch = Cli({"sweep", "watch", "s"}, options);
+  EXPECT_EQ(watch.exit_code, 2) << watch.err;
+  EXPECT_THAT(watch.err, HasSubstr("sweeps/s was cancelled"));
+}
+
 TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
   AddInputs();
   Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--label", "team=support"});
   EXPECT_EQ(Ok({"job", "pause", "j"}), "jobs/j  PAUSED\n");
   EXPECT_THAT(Ok({"job", "explain", "j"}),
-              AllOf(StartsWith("jobs/j  PAUSED\n"), HasSubstr("waits because  paused; resume it")));
+              AllOf(StartsWith("jobs/j  PAUSED\n"), HasSubstr("waits because  paused; resume it"),
+                    HasSubstr("starts         nobody can say when\n")));
   EXPECT_EQ(Ok({"job", "resume", "j", "-o", "name"}), "jobs/j\n");
   EXPECT_THAT(Ok({"job", "explain", "j"}),
               AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default uses 0 devices")));
@@ -420,7 +479,8 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
 
   const CapturedResult both = Cli({"job", "retry", "j", "k"});
   EXPECT_EQ(both.exit_code, 1);
-  EXPECT_THAT(both.err, AllOf(HasSubstr("j: jobs/j is QUEUED"), HasSubstr("k: jobs/k is QUEUED")));
+  EXPECT_THAT(both.err, AllOf(HasSubstr("j: jobs/j is QUEUED"), HasSubstr("k: jobs/k is QUEUED"),
+                              HasSubstr("error: 2 of 2 could not be done")));
   Ok({"job", "cancel", "k"});
   EXPECT_EQ(Ok({"job", "retry", "k"}), "jobs/k  QUEUED\n");
 }
@@ -482,8 +542,21 @@ TEST_F(CliTest, DeletesADatasetThatNoJobUses) {
   Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
   EXPECT_THAT(Cli({"dataset", "delete", "words"}).err, HasSubstr("jobs/j"));
   Ok({"job", "cancel", "j"});
-  EXPECT_EQ(Ok({"dataset", "delete", "words"}), "datasets/words\n");
+  const CapturedResult several = Cli({"dataset", "delete", "none", "words"});
+  EXPECT_EQ(several.exit_code, 5) << "that of the one that failed";
+  EXPECT_EQ(several.out, "datasets/words\n") << "the other is deleted";
   EXPECT_EQ(Ok({"dataset", "list", "-o", "name"}), "");
+}
+
+TEST_F(CliTest, TakesParquetAsADatasetAndPlansAJobWithIt) {
+  const std::string fixtures = std::filesystem::absolute("tests/fixtures/parquet/").string();
+  Ok({"model", "import", "tiny", "base"});
+  Ok({"dataset", "upload", "table", fixtures + "completion.parquet"});
+  EXPECT_THAT(Ok({"dataset", "get", "table"}), HasSubstr("40"));
+  Ok({"job", "submit", "--base-model", "tiny", "--dataset", "table", "--id", "of-a-table"});
+  const CapturedResult wrong = Cli({"dataset", "upload", "wrong", fixtures + "chat.parquet"});
+  EXPECT_EQ(wrong.exit_code, 3);
+  EXPECT_THAT(wrong.err, HasSubstr("chat.parquet, row 7: messages[1].content is missing"));
 }
 
 // Bad input: the message names what is wrong and what to do, the exit code is 3, and nothing is left behind.
@@ -539,6 +612,7 @@ TEST_F(CliTest, RefusesBaseModelsThatAreMissingUnsupportedOrBroken) {
     EXPECT_THAT(result.err, HasSubstr(why)) << folder;
   };
   refused("nowhere", "nowhere");
+  refused(std::string(300, 'x'), "File name too long");  // as a folder that the server's user must not see
   WriteTinyModel(folder_.path() + "/missing", /*shape_fault=*/false, /*missing=*/true);
   refused("missing", "model.layers.1.mlp.up_proj.weight");
   WriteTinyModel(folder_.path() + "/misshapen", /*shape_fault=*/true);
@@ -550,6 +624,22 @@ TEST_F(CliTest, RefusesBaseModelsThatAreMissingUnsupportedOrBroken) {
   WriteText(folder_.path() + "/strange/config.json", config.dump());
   refused("strange", "ystery");
   EXPECT_EQ(Ok({"model", "list", "-o", "name"}), "");
+}
+
+TEST_F(CliTest, GenerateSaysHowTheTrainerEnded) {
+  const std::string trainer = folder_.path() + "/trainer";
+  const auto exit_code = [&](const std::string& script) {
+    WriteText(trainer, absl::StrCat("#!/bin/sh\n", script, "\n"));
+    std::filesystem::permissions(trainer, std::filesystem::perms::owner_all);
+    CaptureOptions options;
+    options.environment = {{"LUTHIER_TRAINER", trainer}};
+    return Cli({"generate", "--base", "base", "--prompt", "x"}, options).exit_code;
+  };
+  EXPECT_EQ(exit_code("exit 0"), 0);
+  EXPECT_EQ(exit_code("exit 1"), 1);
+  EXPECT_EQ(exit_code("exit 2"), 3) << "it was used wrongly";
+  EXPECT_EQ(exit_code("exec env --default-signal=INT /bin/sh -c 'kill -INT $$'"), 2);
+  EXPECT_EQ(exit_code("kill -SEGV $$"), 1);
 }
 
 TEST_F(CliTest, NamesWhatDoesNotExist) {
@@ -569,6 +659,17 @@ TEST_F(CliTest, NamesWhatDoesNotExist) {
   }
 }
 
+TEST_F(CliTest, ANewNameIsTakenAsItIsOrRefused) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"model", "import", "meta/tiny", "base"},
+                                                  {"dataset", "upload", "meta/words", "rows"}}) {
+    const CapturedResult result = Cli(command);
+    EXPECT_EQ(result.exit_code, 3) << testing::PrintToString(command);
+    EXPECT_THAT(result.err, HasSubstr(command[2])) << "a name without its first half would be another one";
+  }
+  EXPECT_EQ(Ok({"model", "import", "baseModels/tiny", "base"}), "baseModels/tiny\n");
+  EXPECT_EQ(Ok({"dataset", "upload", "datasets/words", "rows"}), "datasets/words\n");
+}
+
 TEST_F(CliTest, SaysHowToStartAServerThatIsNotRunning) {
   server_->Kill();
   for (const std::vector<std::string>& command :
@@ -585,6 +686,18 @@ TEST_F(CliTest, CompletesNamesThatTheServerKnows) {
   EXPECT_EQ(Ok({"__complete", "--", "job", "get", "int"}), "intents-1\n");
   EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--dataset", ""}), "words\n");
   EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--base-model", "t"}), "tiny\n");
+  ScriptedAgent agent(server_->address());
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "seeds", "--grid", "training.seed=1"});
+  EXPECT_EQ(Ok({"__complete", "--", "sweep", "watch", "s"}), "seeds\n");
+  EXPECT_EQ(Ok({"__complete", "--", "node", "drain", ""}), "n1\n");
+  EXPECT_EQ(Ok({"__complete", "--", "tenant", "set", ""}), "default\n");
+  Ok({"context", "set", "lab", "--server", "gpu1:7070"});
+  EXPECT_EQ(Ok({"__complete", "--", "job", "list", "--context", "l"}), "lab\n");
+  CaptureOptions elsewhere;
+  elsewhere.environment = {{"LUTHIER_SERVER", "127.0.0.1:1"}};
+  EXPECT_EQ(Cli({"__complete", "--", "--server", server_->address(), "job", "get", "int"}, elsewhere).out,
+            "intents-1\n")
+      << "the server of the line is asked";
   for (const char* shell : {"bash", "zsh", "fish"})
     EXPECT_THAT(Ok({"completion", shell}), HasSubstr("luthier __complete"));
   const CapturedResult in_bash =
@@ -611,6 +724,13 @@ TEST_F(CliTest, OnceThereIsATokenEveryCallNeedsOneAndSeesItsTenantOnly) {
   EXPECT_THAT(refused.err, HasSubstr("LUTHIER_TOKEN"));
   const CaptureOptions root = with(created.out);
   EXPECT_EQ(Cli({"job", "list"}, root).exit_code, 0);
+  CaptureOptions written_on_windows, of_the_docs;
+  written_on_windows.environment = {{"LUTHIER_TOKEN", root.environment[0].second + "\r\n"}};
+  EXPECT_EQ(Cli({"job", "list"}, written_on_windows).exit_code, 0);
+  of_the_docs.environment = {{"LUTHIER_TOKEN", "…"}};
+  const CapturedResult no_token = Cli({"job", "list"}, of_the_docs);
+  EXPECT_EQ(no_token.exit_code, 3);
+  EXPECT_THAT(no_token.err, HasSubstr("LUTHIER_TOKEN: holds characters that no token has"));
   const CaptureOptions alice =
       with(Cli({"admin", "token", "create", "alice", "--role", "member", "--tenant", "support"}, root).out);
 
@@ -675,6 +795,8 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_EQ(json::parse(Ok({"job", "logs", "j", "--lines", "1", "-o", "json"}))["line"], "a line of the trainer");
   Ok({"job", "watch", "j"});
   Ok({"job", "logs", "j"});
+  for (const char* command : {"watch", "logs"})
+    EXPECT_THAT(Ok({"job", command, "j", "-o", "yaml"}), AllOf(StartsWith("---\n"), HasSubstr("\nstate: QUEUED\n")));
   Ok({"job", "get", "j"});
   Ok({"job", "list"});
 
@@ -683,7 +805,8 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   for (const char* step : {"pause", "resume", "explain", "cancel", "retry", "cancel"}) Ok({"job", step, "k"});
   Ok({"job", "clone", "j", "--id", "l", "--hold"});
   Ok({"job", "update", "l", "--priority", "1"});
-  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1,2"});
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1,2", "--hold"});
+  EXPECT_EQ(Ok({"sweep", "start", "s"}), "sweeps/s  2 QUEUED\n");
   Ok({"sweep", "get", "s"});
   Ok({"sweep", "list"});
   Ok({"sweep", "cancel", "s"});
@@ -691,6 +814,8 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_THAT(Ok({"dataset", "get", "words"}), AllOf(StartsWith("datasets/words"), HasSubstr("validation")));
   Ok({"dataset", "list"});
   EXPECT_THAT(Ok({"model", "get", "baseModels/tiny"}), HasSubstr("model.safetensors"));
+  EXPECT_EQ(Ok({"model", "get", "tiny"}), Ok({"model", "get", "baseModels/tiny"}));
+  EXPECT_EQ(Cli({"model", "get", "tiny/1"}).exit_code, 5);
   EXPECT_THAT(Ok({"model", "get", "j"}), AllOf(StartsWith("models/j/versions/1\n"), HasSubstr("of jobs/j"),
                                                HasSubstr("adapter_model.safetensors")));
   EXPECT_THAT(Cli({"model", "alias", "list"}).err, HasSubstr("no aliases"));
@@ -703,6 +828,10 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_EQ(Ok({"model", "alias", "list", "j", "-o", "name"}), "models/j/versions/production\n");
   EXPECT_THAT(Ok({"model", "list"}), testing::ContainsRegex("j/1 +adapter +production"));
   EXPECT_EQ(Ok({"model", "download", "j/production", "--to", "p"}), "p\n");
+  const CapturedResult urls = Cli({"model", "urls", "j/production"});
+  EXPECT_EQ(urls.exit_code, 1) << "its files are in no bucket";
+  EXPECT_THAT(urls.err, AllOf(HasSubstr("luthier model download"), HasSubstr("--artifact-store")));
+  EXPECT_EQ(Cli({"model", "urls", "j", "--for", "soon"}).exit_code, 3);
   EXPECT_EQ(Ok({"model", "alias", "delete", "j/production"}), "models/j/versions/production\n");
   EXPECT_EQ(Cli({"model", "alias", "delete", "j/production"}).exit_code, 5);
   CaptureOptions no_trainer;
@@ -717,6 +846,7 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   Ok({"queue", "show"});
   Ok({"node", "list"});
   Ok({"admin", "backup", "--to", "backup"});
+  EXPECT_THAT(Cli({"admin", "backup", "--to", std::string(300, 'x')}).err, HasSubstr("File name too long"));
   EXPECT_EQ(json::parse(Ok({"admin", "check", "-o", "json"}))["jobs"], "5");
   EXPECT_EQ(Ok({"admin", "check", "-o", "name"}), "ok\n");
   Ok({"job", "cancel", "l"});
@@ -727,8 +857,10 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   CaptureOptions root;
   root.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(
                                             Ok({"admin", "token", "create", "root", "--role", "admin"})))}};
-  Cli({"admin", "token", "create", "n1", "--role", "agent", "--node", "n1"}, root);
-  EXPECT_THAT(Cli({"admin", "token", "list"}, root).out, testing::ContainsRegex("\nn1 +agent +- +n1 +valid"));
+  Cli({"admin", "token", "create", "n1", "--role", "agent", "--node", "n1", "--expires", "3d"}, root);
+  EXPECT_THAT(Cli({"admin", "token", "list"}, root).out,
+              AllOf(testing::ContainsRegex("\nn1 +agent +- +n1 +valid +in 2d"),
+                    testing::ContainsRegex("\nroot +admin +- +- +valid +never")));
   EXPECT_EQ(Cli({"admin", "token", "revoke", "n1"}, root).exit_code, 0);
 
   EXPECT_THAT(server_->MethodsCalled(), testing::IsSupersetOf(PublicMethods()));
@@ -837,13 +969,21 @@ TEST_F(CliTest, AWatchedListGoesOnAfterARestartOfTheServer) {
 
 TEST_F(CliTest, DataIsCheckedWithAndWithoutItsServer) {
   AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
   EXPECT_THAT(Cli({"admin", "check"}).err, HasSubstr("nothing is damaged"));
+  const json served = json::parse(Ok({"admin", "check", "-o", "json"}));
   const CapturedResult busy = Cli({"admin", "check", "--data-dir", "server"});
   EXPECT_EQ(busy.exit_code, 1) << "a server uses it";
   server_->Kill();
   const CapturedResult offline = Cli({"admin", "check", "--data-dir", "server"});
   EXPECT_EQ(offline.exit_code, 0) << offline.err;
-  EXPECT_THAT(offline.out, HasSubstr("nothing is damaged"));
+  EXPECT_EQ(offline.out, "ok\n");
+  EXPECT_THAT(offline.err, AllOf(HasSubstr("1 jobs and "), HasSubstr("nothing is damaged")));
+  const json found = json::parse(Ok({"admin", "check", "--data-dir", "server", "-o", "json"}));
+  EXPECT_EQ(found["jobs"], "1");
+  EXPECT_EQ(found["files"], served["files"]);
+  EXPECT_EQ(Ok({"admin", "check", "--data-dir", "server", "-o", "name"}), "ok\n");
+  EXPECT_THAT(Ok({"admin", "check", "--data-dir", "server", "-o", "yaml"}), HasSubstr("jobs: "));
 }
 
 TEST_F(CliTest, ALostSecretOfAnAdminIsReplacedOnTheServersMachine) {

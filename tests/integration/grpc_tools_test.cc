@@ -177,6 +177,7 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   Call("ModelService.PromoteModelVersion", {{{"name", "models/j/versions/1"}, {"alias", "production"}}});
   Call("ModelService.DeleteModelAlias", {{{"name", "models/j/versions/production"}}});
   EXPECT_THAT(Call("ModelService.DownloadModelVersion", {version}), HasSubstr(absl::Base64Escape("weights")));
+  Call("ModelService.SignModelVersionUrls", {version}, grpc::StatusCode::FAILED_PRECONDITION);  // no bucket
 
   // What agents call.
   EXPECT_THAT(Call("WorkerService.Session", {{{"register", {{"node_id", "n2"}, {"inventory", {{"cpus", 1}}}}}}}),
@@ -196,9 +197,12 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   EXPECT_EQ(CallForJson("AdminService.CreateBackup", {{"path", folder_.path() + "/backup"}})["jobs"], "2");
   EXPECT_EQ(CallForJson("AdminService.CheckData")["jobs"], "2");
   const json grid = {{"field", "training.seed"}, {"values", json::array({"1", "2"})}}, s = {{"name", "sweeps/s"}};
-  EXPECT_THAT(CallForJson("SweepService.CreateSweep",
-                          {{"sweep_id", "s"}, {"sweep", {{"job", Job()}, {"grid", json::array({grid})}}}})["jobs"],
-              SizeIs(2));
+  EXPECT_THAT(
+      CallForJson(
+          "SweepService.CreateSweep",
+          {{"sweep_id", "s"}, {"hold", true}, {"sweep", {{"job", Job()}, {"grid", json::array({grid})}}}})["jobs"],
+      SizeIs(2));
+  EXPECT_EQ(CallForJson("SweepService.StartSweep", s)["job_counts"].count("HELD"), 0u);
   EXPECT_EQ(CallForJson("SweepService.GetSweep", s)["jobs"][1]["values"]["training.seed"], "2");
   EXPECT_THAT(CallForJson("SweepService.ListSweeps")["sweeps"], SizeIs(1));
   EXPECT_EQ(CallForJson("SweepService.CancelSweep", s)["job_counts"]["CANCELLED"], 2);

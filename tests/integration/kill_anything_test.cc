@@ -186,7 +186,9 @@ TEST_F(KillAnythingTest, AnAttemptWhoseAgentHungBeyondTheLeaseIsEndedAndPublishe
       << service_.Job("j").DebugString();
   kill(service_.agent.pid(), SIGCONT);
   EXPECT_TRUE(WaitFor([&] { return Trainers().empty(); })) << "the first attempt's trainer still runs";
-  EXPECT_TRUE(WaitFor([&] { return !std::filesystem::exists(service_.AgentFolder() + "/jobs/j/attempt-1"); }));
+  // Its agent may first have to find out, by pings, that its connection is dead.
+  EXPECT_TRUE(WaitFor([&] { return !std::filesystem::exists(service_.AgentFolder() + "/jobs/j/attempt-1"); },
+                      std::chrono::seconds(90)));
   ASSERT_TRUE(WaitFor([&] { return service_.Job("j").end_time().seconds() > 0; }, std::chrono::seconds(240)));
   EXPECT_EQ(service_.Job("j").state(), State::SUCCEEDED) << service_.Job("j").DebugString();
   EXPECT_EQ(service_.Job("j").attempt(), 2);

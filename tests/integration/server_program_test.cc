@@ -373,11 +373,34 @@ TEST_F(ServerProgramTest, FlagsBeatTheEnvironmentAndThatTheFile) {
   }
   {
     Luthierd server(LUTHIERD_PROGRAM, {"--data-dir", folder("of-flag")},
-                    {"LUTHIER_DATA_DIR=" + folder("of-environment"), "LUTHIER_CONFIG=" + config});
+                    {"LUTHIER_DATA_DIR=" + folder("of-environment"), "LUTHIERD_CONFIG=" + config,
+                     "LUTHIER_CONFIG=" + folder_.path() + "/of-the-command-line.yaml"});
     EXPECT_TRUE(server.Serves()) << server.log();
     EXPECT_THAT(server.log(), HasSubstr(folder("of-flag")));
   }
   EXPECT_TRUE(fs::exists(folder("of-flag") + "/luthier.db"));
+}
+
+TEST_F(ServerProgramTest, AFolderThatCannotBeLookedAtIsAnErrorAndNoCrash) {
+  const std::string folder = folder_.path() + "/" + std::string(300, 'x');
+  for (const std::vector<std::string>& action : {std::vector<std::string>{}, {"check"}, {"admin-token"}}) {
+    std::vector<std::string> arguments = {"--data-dir", folder};
+    arguments.insert(arguments.end(), action.begin(), action.end());
+    Luthierd server(LUTHIERD_PROGRAM, arguments);
+    EXPECT_EQ(server.Wait(), 1) << server.log();
+    EXPECT_THAT(server.log(), HasSubstr("File name too long"));
+  }
+}
+
+TEST_F(ServerProgramTest, AWrongCommandLineHasAnExitCodeOfItsOwn) {
+  Luthierd wrong(LUTHIERD_PROGRAM, Arguments({"--lisen", "127.0.0.1:0"}));
+  EXPECT_EQ(wrong.Wait(), 2);
+  EXPECT_THAT(wrong.log(), HasSubstr("--lisen"));
+  Luthierd portless(LUTHIERD_PROGRAM, {"--listen", "7070", "--data-dir", DataDir()});
+  EXPECT_EQ(portless.Wait(), 1);
+  EXPECT_THAT(portless.log(), HasSubstr("--listen: '7070' is no HOST:PORT"));
+  Luthierd help(LUTHIERD_PROGRAM, {"--help"});
+  EXPECT_EQ(help.Wait(), 0);
 }
 
 TEST_F(ServerProgramTest, SaysWhatIsWrongWithAConfigurationFile) {
@@ -385,7 +408,8 @@ TEST_F(ServerProgramTest, SaysWhatIsWrongWithAConfigurationFile) {
   for (const auto& [text, message] : std::vector<std::pair<std::string, std::string>>{
            {"lisen: 127.0.0.1:0\n", "'lisen' is unknown; known are listen,"},
            {"listen: [\n", "cannot be read"},
-           {"keep-unused: soon\n", "'soon' is no duration"}}) {
+           {"keep-unused: soon\n", "'soon' is no duration"},
+           {"retention: 30 days\n", "give one such as 30m, 24h or 30d"}}) {
     std::ofstream(config) << text;
     Luthierd server(LUTHIERD_PROGRAM, Arguments({"--config", config}));
     EXPECT_EQ(server.Wait(), 1) << text;
@@ -394,6 +418,15 @@ TEST_F(ServerProgramTest, SaysWhatIsWrongWithAConfigurationFile) {
   Luthierd server(LUTHIERD_PROGRAM, Arguments({"--config", folder_.path() + "/absent.yaml"}));
   EXPECT_EQ(server.Wait(), 1);
   EXPECT_THAT(server.log(), HasSubstr("absent.yaml"));
+}
+
+TEST_F(ServerProgramTest, SaysHowItsAgentEndedAndStartsItAgain) {
+  Luthierd server(LUTHIERD_PROGRAM, Arguments({"--with-local-worker", "--worker-metrics-listen", "127.0.0.1:0"}),
+                  {"LUTHIER_TRAINER=/nonexistent"});  // with which no agent starts
+  ASSERT_TRUE(server.Serves()) << server.log();
+  EXPECT_TRUE(WaitFor([&] {
+    return server.log().find("luthier-worker ended with code 1; starting it again") != std::string::npos;
+  })) << server.log();
 }
 
 TEST_F(ServerProgramTest, ASecondServerOnTheSameFolderEndsAndTheFirstGoesOn) {

@@ -83,10 +83,20 @@ TEST_F(TlsTest, TakesEncryptedConnectionsOnlyAndCallersKnowTheServer) {
   EXPECT_EQ(List(*server, Authority()), 0);
   EXPECT_EQ(List(*server, {}), 6) << "plain text";
   EXPECT_EQ(List(*server, Authority("foreign")), 6) << "somebody else's server";
+  for (const Variables& wrong : {Variables(), Authority("foreign")})
+    EXPECT_THAT(Cli({"job", "list", "--server", server->address()}, wrong).err, HasSubstr("set LUTHIER_TLS_CA"));
   const CapturedResult unreadable =
       Cli({"job", "list", "--server", server->address()}, {{"LUTHIER_TLS_CA", Path("nowhere.pem")}});
   EXPECT_EQ(unreadable.exit_code, 3);
   EXPECT_THAT(unreadable.err, HasSubstr("LUTHIER_TLS_CA"));
+}
+
+TEST_F(TlsTest, AFolderWithoutRoomForTheSocketOfTheAgentIsNamed) {
+  Luthierd server(LUTHIER_BIN "/luthierd", {"--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0",
+                                            "--with-local-worker", "--data-dir", Path(std::string(120, 'd')),
+                                            "--tls-cert", Path("tls/server.pem"), "--tls-key", Path("tls/server.key")});
+  EXPECT_EQ(server.Wait(), 1);
+  EXPECT_THAT(server.log(), HasSubstr("is too long a path for the socket"));
 }
 
 TEST_F(TlsTest, WantsACertificateOfItsAuthorityIfItIsToldSo) {

@@ -375,7 +375,9 @@ TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished
   int64_t best_step = 0;
   double best = INFINITY;
   for (const json& event : events) {
-    if (event["event"] != "evaluation" || event["loss"] >= best) continue;
+    if (event["event"] != "evaluation") continue;
+    EXPECT_EQ(event["best"], event["loss"] < best) << "so far";
+    if (event["loss"] >= best) continue;
     best = event["loss"];
     best_step = event["step"];
   }
@@ -390,6 +392,24 @@ TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished
 
   spec["checkpoint"]["publish"] = "last";
   EXPECT_EQ(Events(Train(spec, Out("last")).output).back()["published_step"], finished["step"]);
+}
+
+TEST_F(TrainerProgramTest, RowsOfAParquetFileTrainAsTheLinesWithTheSameRows) {
+  std::vector<std::vector<double>> losses;
+  for (const char* name : {"completion.jsonl", "completion.parquet"}) {
+    json spec = LoraSpec();
+    spec["dataset"] = {{"train", std::filesystem::absolute("tests/fixtures/parquet/").string() + name}};
+    spec.erase("task");
+    spec["training"]["max_steps"] = 2;
+    const ProgramResult run = Train(spec, Out(name));
+    ASSERT_EQ(run.exit_code, 0) << run.output;
+    losses.emplace_back();
+    for (const json& event : Events(run.output)) {
+      if (event["event"] == "progress") losses.back().push_back(event["loss"].get<double>());
+    }
+  }
+  EXPECT_FALSE(losses[0].empty());
+  EXPECT_EQ(losses[1], losses[0]);
 }
 
 TEST_F(TrainerProgramTest, WhatAnEvaluationCannotTellIsWarnedAbout) {

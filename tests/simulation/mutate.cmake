@@ -45,6 +45,9 @@ elseif(MUTANT STREQUAL "leaked_device")
 elseif(MUTANT STREQUAL "endless_crashes")
   # Goes on with a job whose trainer dies wherever it runs.
   change("job.crashed_on.size() >= kMaxCrashNodes" "false")
+elseif(MUTANT STREQUAL "shared_name")
+  # Lets two tenants publish under one name.
+  change("IsOfAnother(job.model.empty() ? job.id : job.model, job.tenant)" "false")
 else()
   message(FATAL_ERROR "mutate.cmake: unknown bug '${MUTANT}'")
 endif()

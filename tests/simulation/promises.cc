@@ -215,10 +215,14 @@ void Simulation::CheckRecord() {
   const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
   std::map<std::string, int> published;
   std::map<std::string, std::set<int>> numbers;
+  std::map<std::string, std::string> tenants;
   for (const ModelVersion& version : *versions) {
     ++published[version.job];
     numbers[version.model].insert(version.version);
     const absl::StatusOr<RecordedJob> job = store_->GetJob(version.job);
+    if (tenants.try_emplace(version.model, job->job.tenant).first->second != job->job.tenant ||
+        version.tenant != job->job.tenant)
+      Violate(absl::StrCat("versions of ", version.model, " are of two tenants"));
     if (job->job.state != JobState::kSucceeded)
       Violate(absl::StrCat("P3: ", version.job, " has a version and is ", StateName(job->job.state)));
     if (job->job.attempt != version.attempt)

@@ -658,6 +658,7 @@ void Simulation::Submit(const std::shared_ptr<Request>& request) {
       const auto job = std::make_shared<Job>(request->job);
       Post([this, request, job](State& state, absl::Time now) { return Create(state, *request, *job, now); },
            [this, request, job](const absl::Status& status) {
+             if (absl::IsAlreadyExists(status)) request->job.model.clear();  // another tenant's: the user takes another
              if (!status.ok()) return;
              if (!calm_ && random_.Chance(0.1)) return;  // the answer is lost
              At(random_.Between(absl::Milliseconds(1), absl::Milliseconds(200)),
@@ -677,13 +678,13 @@ void Simulation::Submit(const std::shared_ptr<Request>& request) {
 
 absl::Status Simulation::Create(State& state, const Request& request, Job& job, absl::Time now) {
   const JobRequest identity{request.id, request.body};
-  if (request.sweep.empty()) return CreateJob(state, *store_, job, identity, "spec", now);
+  if (request.sweep.empty()) return CreateJob(state, *store_, job, identity, {.own = "spec"}, now);
   std::vector<Job> jobs(kJobsOfASweep, job);
   for (Job& of_sweep : jobs) of_sweep.max_parallel = kParallelOfASweep;
   for (int k = 0; k < kJobsOfASweep; ++k) jobs[static_cast<size_t>(k)].id = absl::StrCat(request.sweep, "-", k + 1);
   Sweep sweep{.id = request.sweep, .tenant = job.tenant};
   const absl::Status status =
-      CreateSweep(state, *store_, sweep, jobs, identity, std::vector<std::string>(kJobsOfASweep, "spec"), now);
+      CreateSweep(state, *store_, sweep, jobs, identity, std::vector<SpecBytes>(kJobsOfASweep), now);
   job = jobs.front();
   return status;
 }

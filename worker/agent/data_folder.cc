@@ -63,7 +63,8 @@ FileLock::~FileLock() {
 
 absl::StatusOr<DataFolder> DataFolder::Open(const std::string& root) {
   // What is in there is deleted, so it must be an agent's.
-  if (!fs::exists(root + "/lock") && fs::exists(root + "/discarded")) {
+  std::error_code hidden;  // below a folder that may not be read: what makes the folders says why
+  if (!fs::exists(root + "/lock", hidden) && fs::exists(root + "/discarded", hidden)) {
     return absl::FailedPreconditionError(absl::StrCat("--data-dir: ", root,
                                                       " holds a folder `discarded` and is no agent's; "
                                                       "give an empty folder, or one that a luthier-worker made"));

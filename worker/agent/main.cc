@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -16,6 +17,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "lib/base/data_dir.h"
+#include "lib/base/duration_text.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
 #include "prometheus/exposer.h"
@@ -76,10 +78,11 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
         absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
   }
   absl::Duration stall_after;
-  if (!absl::ParseDuration(options.stall_after, &stall_after) || stall_after <= absl::ZeroDuration()) {
+  if (!ReadDuration(options.stall_after, &stall_after) || stall_after <= absl::ZeroDuration()) {
     return absl::InvalidArgumentError(absl::StrCat("--stall-after: '", options.stall_after,
                                                    "' is no duration above 0; give one such as 15m, or inf for never"));
   }
+  LUTHIER_RETURN_IF_ERROR(CheckServerAddress(options.server));
   LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
   LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
   unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
@@ -186,7 +189,11 @@ int Main(int argc, char** argv) {
       ->capture_default_str();
   app.footer(
       "$LUTHIER_TOKEN, or a file that $LUTHIER_TOKEN_FILE names, holds the token of the server, if it wants one.");
-  CLI11_PARSE(app, argc, argv);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;  // as luthier-trainer; the codes of CLI11 are its own
+  }
 
   // Blocked before any thread exists, so that only sigwait sees them.
   sigset_t signals;
@@ -206,4 +213,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace luthier
 
-int main(int argc, char** argv) { return luthier::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return luthier::Main(argc, argv);
+  } catch (const std::exception& error) {  // of std::filesystem, about a folder that our user must not see
+    std::fprintf(stderr, "luthier-worker: %s\n", error.what());
+    return 1;
+  }
+}

@@ -112,6 +112,13 @@ def test_errors_name_every_field_that_is_wrong(client: Client, spec: FineTuningS
         client.get_job("nowhere")
 
 
+def test_urls_are_signed_for_a_version_and_a_time_that_exist(client: Client) -> None:
+    with pytest.raises(luthier.Error, match="INVALID_ARGUMENT.*lifetime"):
+        client.sign_model_version_urls("m/versions/1", lifetime=0.5)
+    with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/1"):
+        client.sign_model_version_urls("m/versions/1")
+
+
 def test_without_a_server_calls_and_watches_fail_soon_and_say_so(server: Server, client: Client) -> None:
     server.kill()
     impatient = Client(server.address, retry=RetryPolicy(attempts=2, initial_pause=0.01))

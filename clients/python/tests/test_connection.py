@@ -29,6 +29,23 @@ def test_a_token_goes_with_every_call(
     monkeypatch.setenv("LUTHIER_TOKEN_FILE", str(tmp_path / "token"))
     with Client() as root:
         assert root.list_jobs() == []
+    monkeypatch.setenv("LUTHIER_TOKEN", f" {secret}\r\n")
+    with Client() as root:
+        assert root.list_jobs() == []
+
+
+def test_what_can_be_no_token_is_refused_before_a_call(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="token: holds characters that no token has"):
+        Client(token="…")
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("LUTHIER_TOKEN_FILE", str(tmp_path / "token"))
+    with pytest.raises(ValueError, match="LUTHIER_TOKEN_FILE: holds characters"):
+        Client()
+    monkeypatch.setenv("LUTHIER_TOKEN", "a\nb")
+    with pytest.raises(ValueError, match="LUTHIER_TOKEN: holds characters"):
+        Client()
 
 
 def test_an_encrypted_server_is_known_by_its_authority(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,11 +18,12 @@ from luthier import AsyncClient, Client, DatasetSelection, FineTuningJob, FineTu
 def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: FineTuningSpec) -> None:
     with Client(server.address) as client:
         grid = client.create_sweep(
-            spec, grid={"lora.rank": [4, 8], "training.schedule": ["cosine"]}, metric="test.loss", sweep_id="g"
+            spec, grid={"lora.rank": [4, 8], "training.schedule": ["cosine"]}, metric="test.loss", sweep_id="g",
+            max_parallel=1,
         )
         assert [job.job for job in grid.jobs] == ["jobs/g-1", "jobs/g-2"]
         assert dict(grid.jobs[1].values) == {"lora.rank": "8", "training.schedule": "cosine"}
-        assert grid.metric == "test.loss"
+        assert grid.metric == "test.loss" and grid.max_parallel == 1
         points = client.create_sweep(
             FineTuningJob(spec=spec, labels={"team": "support"}),
             points=[{"lora.target_modules": ["q_proj"], "training.seed": 3}, {"lora.rank": 2}],
@@ -37,6 +38,14 @@ def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: Fine
         assert len(client.list_sweeps(limit=1)) == 1
         with pytest.raises(luthier.Error, match="NOT_FOUND"):
             client.get_sweep("none")
+
+
+def test_a_sweep_on_hold_starts_as_one(server: Server, spec: FineTuningSpec) -> None:
+    with Client(server.address) as client:
+        held = client.create_sweep(spec, grid={"training.seed": [1, 2]}, sweep_id="s", hold=True)
+        assert dict(held.job_counts) == {"HELD": 2}
+        client.cancel_job("s-1")
+        assert dict(client.start_sweep("s").job_counts) == {"CANCELLED": 1, "QUEUED": 1}
 
 
 def test_a_sweep_whose_answer_is_lost_is_made_once(server: Server, spec: FineTuningSpec) -> None:
@@ -78,8 +87,9 @@ def test_a_watch_goes_on_over_a_restart_until_every_job_is_over(server: Server, 
 def test_the_asyncio_client_does_the_same(server: Server, spec: FineTuningSpec) -> None:
     async def scenario() -> None:
         async with AsyncClient(server.address) as client:
-            created = await client.create_sweep(spec, grid={"training.seed": [1, 2, 3]}, sweep_id="s")
+            created = await client.create_sweep(spec, grid={"training.seed": [1, 2, 3]}, sweep_id="s", hold=True)
             assert len(created.jobs) == 3
+            assert (await client.start_sweep("s")).job_counts["QUEUED"] == 3
             watching = asyncio.create_task(client.wait_sweep("s", timeout=25))
             await asyncio.sleep(0)
             assert (await client.cancel_sweep("s")).job_counts["CANCELLED"] == 3

@@ -1,4 +1,4 @@
-// What every artifact store promises, in a folder and in a bucket of a real S3 server.
+// What every artifact store promises, in a folder and in buckets of real servers of S3's and Azure's protocols.
 #include "lib/artifact/artifact_store.h"
 
 #include <gmock/gmock.h>
@@ -19,9 +19,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "lib/artifact/bucket_artifact_store.h"
 #include "lib/artifact/file_artifact_store.h"
-#include "lib/artifact/s3_artifact_store.h"
-#include "tests/support/s3_server.h"
+#include "tests/support/cloud_server.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -56,24 +56,21 @@ class Folder : public Place {
   TempFolder folder_;
 };
 
+template <typename Server>
 class BucketPrefix : public Place {
  public:
   absl::StatusOr<std::unique_ptr<ArtifactStore>> Open() override {
-    S3Server::UseFromHere(Server().port());
-    return S3ArtifactStore::Open({.address = "s3://bucket/" + prefix_, .cache = folder_.path()}, "owner");
+    const Server& server = Started<Server>();
+    server.UseFromHere(server.port());
+    return BucketArtifactStore::Open({.address = server.Address(prefix_), .cache = folder_.path()}, "owner");
   }
   void Overwrite(const std::string& path, const std::string& content) override {
-    Server().Put(prefix_ + "/" + path, content);
+    Started<Server>().Put(prefix_ + "/" + path, content);
   }
-  bool HasUnfinished() override { return Server().UnfinishedUploads() > 0; }
+  bool HasUnfinished() override { return Started<Server>().UnfinishedUploads() > 0; }
   int Rounds() const override { return 50; }
 
  private:
-  // One for all tests, since it takes seconds to start.
-  static S3Server& Server() {
-    static S3Server server;
-    return server;
-  }
   static std::string NewPrefix() {
     static int number = 0;
     return absl::StrCat("tests/prefix-", ++number);
@@ -88,9 +85,11 @@ using MakePlace = std::unique_ptr<Place> (*)();
 class ArtifactStoreTest : public ::testing::TestWithParam<std::pair<const char*, MakePlace>> {
  protected:
   void SetUp() override {
-    if (std::string_view(GetParam().first) == "Bucket" && S3Server::Program() == nullptr) {
-      GTEST_SKIP() << "SKIPPED: LUTHIER_S3_SERVER is not set (scripts/s3-server); buckets were not tested";
-    }
+    const std::string_view place = GetParam().first;
+    if (place == "S3" && S3Server::Program() == nullptr)
+      GTEST_SKIP() << "SKIPPED: LUTHIER_S3_SERVER is not set (scripts/s3-server); buckets of S3 were not tested";
+    if (place == "Azure" && AzureServer::Program() == nullptr)
+      GTEST_SKIP() << "SKIPPED: LUTHIER_AZURE_SERVER is not set (scripts/azure-server); those of Azure were not tested";
     place_ = GetParam().second();
     OpenAgain();
   }
@@ -144,9 +143,11 @@ class ArtifactStoreTest : public ::testing::TestWithParam<std::pair<const char*,
 
 INSTANTIATE_TEST_SUITE_P(
     Places, ArtifactStoreTest,
-    ::testing::Values(std::pair<const char*, MakePlace>("Folder", [] { return std::unique_ptr<Place>(new Folder); }),
-                      std::pair<const char*, MakePlace>("Bucket",
-                                                        [] { return std::unique_ptr<Place>(new BucketPrefix); })),
+    ::testing::Values(
+        std::pair<const char*, MakePlace>("Folder", [] { return std::unique_ptr<Place>(new Folder); }),
+        std::pair<const char*, MakePlace>("S3", [] { return std::unique_ptr<Place>(new BucketPrefix<S3Server>); }),
+        std::pair<const char*, MakePlace>("Azure",
+                                          [] { return std::unique_ptr<Place>(new BucketPrefix<AzureServer>); })),
     [](const auto& param_info) { return param_info.param.first; });
 
 TEST_P(ArtifactStoreTest, ReadsBackWhatWasStoredAlsoFromTheMiddle) {
@@ -235,6 +236,13 @@ TEST_P(ArtifactStoreTest, ABlobBecomesAFileForWhoNeedsOne) {
     EXPECT_EQ(*Sha256OfFile(blob->path), sha256);
   }
   EXPECT_TRUE(absl::IsNotFound(store_->MakeLocal(Sha256Hex("never stored")).status()));
+}
+
+TEST(FileArtifactStoreTest, ThereAreNoUrlsIntoAFolder) {
+  Folder folder;
+  const absl::Status url = (*folder.Open())->SignBlob(Sha256Hex("weights"), absl::Hours(1)).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(url)) << url;
+  EXPECT_THAT(std::string(url.message()), HasSubstr("--artifact-store"));
 }
 
 TEST(FileArtifactStoreTest, MoreThanTheDiskHoldsIsRefusedBeforeWriting) {

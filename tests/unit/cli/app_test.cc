@@ -4,15 +4,19 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <functional>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "client/cli/completion.h"
 #include "client/cli/dataset_files.h"
 #include "client/cli/model_names.h"
 #include "client/cli/suggest.h"
+#include "client/cli/terminal.h"
+#include "lib/channel/channel.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
 
@@ -34,6 +38,7 @@ struct Result {
 
 class AppTest : public testing::Test {
  protected:
+  AppTest() { WriteText(folder_.path() + "/config.yaml", "{}\n"); }
   Result Run(std::vector<std::string> arguments) {
     static auto* interrupts = new Interrupts();  // its thread never ends
     std::ostringstream out, err;
@@ -77,10 +82,24 @@ TEST_F(AppTest, SuggestsTheCommandThatWasMeant) {
                               HasSubstr("luthier job --help")));
 }
 
+TEST_F(AppTest, SuggestsTheCommandForTheWordsOfOtherPrograms) {
+  EXPECT_THAT(Run({"submit", "-f", "job.yaml"}).err, HasSubstr("unknown command 'submit'; did you mean 'job submit'?"));
+  EXPECT_THAT(Run({"job", "status", "j"}).err, HasSubstr("unknown command 'status'; did you mean 'get'?"));
+  EXPECT_THAT(Run({"ls"}).err, HasSubstr("did you mean 'job list' or 'sweep list' or 'dataset list'?"));
+  EXPECT_THAT(Run({"admin", "create"}).err, HasSubstr("did you mean 'token create'?"));
+  EXPECT_THAT(Run({"job", "submit", "job.yaml"}).err,
+              HasSubstr("unexpected argument 'job.yaml'; a job file is given with -f"));
+  EXPECT_THAT(Run({"job", "watch", "j", "k"}).err, HasSubstr("unexpected argument 'k'\n"));
+}
+
 TEST_F(AppTest, SuggestsTheFlagThatWasMeant) {
   const Result result = Run({"job", "submit", "--lora.rnk", "8"});
   EXPECT_EQ(result.exit_code, 3);
   EXPECT_THAT(result.err, AllOf(HasSubstr("unknown flag --lora.rnk"), HasSubstr("did you mean '--lora.rank'?")));
+  EXPECT_THAT(Run({"job", "submit", "--learning_rate", "1e-4"}).err,
+              HasSubstr("unknown flag --learning_rate; did you mean '--training.learning-rate'?"));
+  EXPECT_THAT(Run({"job", "submit", "--every=5"}).err,
+              HasSubstr("did you mean '--evaluation.every' or '--checkpoint.every'?"));
 }
 
 TEST_F(AppTest, NamesAMissingArgument) {
@@ -111,6 +130,21 @@ TEST_F(AppTest, EveryCommandHasHelpAndAnExample) {
   EXPECT_GE(commands, 28);
 }
 
+TEST_F(AppTest, HelpFitsTheTerminalAndIsWholeInAFile) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "submit", "--help"},
+                                                  {"job", "list", "--help"},
+                                                  {"job"},
+                                                  {"sweep", "create", "--help"},
+                                                  {"admin", "token", "create", "--help"}}) {
+    const std::string help = RunAtTerminal(command, "").out;
+    for (const absl::string_view line : absl::StrSplit(help.substr(0, help.find("Examples:")), '\n'))
+      EXPECT_LE(DisplayWidth(line), 80) << line;
+  }
+  EXPECT_THAT(
+      Run({"job", "list", "--help"}).out,
+      HasSubstr("comparisons of state, base_model, model, tenant, create_time, end_time or labels.KEY, joined"));
+}
+
 TEST_F(AppTest, ANounAloneShowsItsCommands) {
   const Result result = Run({"dataset"});
   EXPECT_EQ(result.exit_code, 0);
@@ -119,12 +153,41 @@ TEST_F(AppTest, ANounAloneShowsItsCommands) {
   EXPECT_THAT(Run({"--help"}).out, AllOf(HasSubstr("Start here"), HasSubstr("Exit codes")));
 }
 
+TEST_F(AppTest, UnderstandsWhatIsTriedFirst) {
+  const Result help = Run({"help", "job", "watch"});
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_EQ(help.out, Run({"job", "watch", "--help"}).out);
+  EXPECT_EQ(Run({"help"}).out, Run({"--help"}).out);
+  EXPECT_EQ(Run({"--version"}).out, Run({"version"}).out);
+}
+
 TEST_F(AppTest, SaysHowToStartAServerWhenNoneAnswers) {
   const Result result = Run({"job", "list", "--server", "127.0.0.1:1"});
   EXPECT_EQ(result.exit_code, 6);
   EXPECT_THAT(result.out, IsEmpty());
   EXPECT_THAT(result.err, AllOf(HasSubstr("no server answers at 127.0.0.1:1"),
                                 HasSubstr("luthierd --with-local-worker"), HasSubstr("LUTHIER_SERVER")));
+}
+
+TEST_F(AppTest, RefusesAServerThatIsNoHostAndPort) {
+  const Result url = Run({"job", "list", "--server", "http://gpu1:7070/v1"});
+  EXPECT_EQ(url.exit_code, 3);
+  EXPECT_THAT(url.err, HasSubstr("'http://gpu1:7070/v1' is a URL; give HOST:PORT, such as gpu1:7070"));
+  const Result portless = Run({"context", "set", "lab", "--server", "gpu1"});
+  EXPECT_EQ(portless.exit_code, 3);
+  EXPECT_THAT(portless.err, HasSubstr("'gpu1' names no port; give HOST:PORT, such as gpu1:7070"));
+  for (const char* address :
+       {"127.0.0.1:7070", "[::1]:7070", "gpu1:7070", "dns:///gpu1:7070", "unix:/run/luthierd.sock"})
+    EXPECT_TRUE(CheckServerAddress(address).ok()) << address;
+}
+
+TEST_F(AppTest, OutputThatCannotBeWrittenIsAFailure) {
+  static auto* interrupts = new Interrupts();
+  std::ostringstream out, err;
+  out.setstate(std::ios::badbit);
+  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+  EXPECT_EQ(RunApp({"version", "--config", folder_.path() + "/config.yaml"}, context), 1);
+  EXPECT_THAT(err.str(), HasSubstr("the output cannot be written"));
 }
 
 TEST_F(AppTest, AsksAPersonBeforeItDestroysAnything) {
@@ -227,6 +290,20 @@ TEST_F(AppTest, KeepsContextsInTheConfigFile) {
   EXPECT_EQ(Run({"context", "use", "home"}).exit_code, 0);
   EXPECT_THAT(Run({"job", "list"}).err, HasSubstr("no server answers at 127.0.0.1:1"));
   EXPECT_EQ(Run({"context", "use", "labb"}).exit_code, 3);
+  EXPECT_EQ(Run({"context", "delete", "labb"}).exit_code, 3);
+  EXPECT_THAT(Run({"context", "delete", "home"}).err, HasSubstr("no context is in use now"));
+  EXPECT_EQ(Run({"context", "list", "-o", "name"}).out, "lab\n");
+}
+
+TEST_F(AppTest, AConfigFileThatIsNamedIsThereOrMade) {
+  std::filesystem::remove(folder_.path() + "/config.yaml");
+  const Result missing = Run({"job", "list", "--server", "127.0.0.1:1"});
+  EXPECT_EQ(missing.exit_code, 3);
+  EXPECT_THAT(missing.err,
+              HasSubstr(absl::StrCat("--config (or LUTHIER_CONFIG): ", folder_.path(), "/config.yaml does not exist")));
+  EXPECT_EQ(Run({"version"}).exit_code, 0) << "it needs no server";
+  EXPECT_EQ(Run({"context", "set", "lab", "--server", "127.0.0.1:1"}).exit_code, 0);
+  EXPECT_THAT(Run({"job", "list"}).err, HasSubstr("no server answers at 127.0.0.1:1"));
 }
 
 // `visit` is called for a command and all below it.
@@ -266,13 +343,15 @@ TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
   EXPECT_THAT(CompletionsOf({"job", "submit", "--lora.r"}), IsSupersetOf({"--lora.rank", "--lora.rslora"}));
   EXPECT_THAT(CompletionsOf({"job", "list", "-o", "j"}), ElementsAre("json"));
   EXPECT_THAT(CompletionsOf({"-o", "json", "no"}), ElementsAre("node"));
+  EXPECT_THAT(CompletionsOf({"job", "list", "--state", "pa"}), ElementsAre("pausing", "paused"));
+  EXPECT_THAT(CompletionsOf({"job", "submit", "--training.schedule", "co"}), ElementsAre("cosine", "constant"));
   EXPECT_THAT(CompletionsOf({"completion", ""}), ElementsAre("bash", "zsh", "fish"));
   EXPECT_THAT(CompletionsOf({"job", "submit", "-f", ""}), IsEmpty()) << "names of files are the shell's";
 }
 
 TEST(DatasetFilesTest, FindsThePartsOfAFolderAndNamesWhatIsAmbiguous) {
   const TempFolder folder;
-  for (const char* name : {"train.jsonl", "test.jsonl", "rows.jsonl", "train-2.jsonl"})
+  for (const char* name : {"train.jsonl", "test.jsonl", "rows.jsonl", "train-2.jsonl", "val.parquet", "README.md"})
     WriteText(folder.path() + "/" + name, "{}");
   const auto files = FindDatasetFiles({.paths = {folder.path()}});
   ASSERT_TRUE(files.ok()) << files.status();
@@ -285,8 +364,21 @@ TEST(DatasetFilesTest, FindsThePartsOfAFolderAndNamesWhatIsAmbiguous) {
   const auto unclear = FindDatasetFiles({.paths = {folder.path() + "/train.jsonl", folder.path() + "/rows.jsonl"}});
   EXPECT_THAT(std::string(unclear.status().message()), HasSubstr("is it train, validation or test?"));
   EXPECT_FALSE(FindDatasetFiles({}).ok());
+  EXPECT_THAT(
+      RowsLeftOut({.paths = {folder.path()}}),
+      ElementsAre(folder.path() + "/rows.jsonl", folder.path() + "/train-2.jsonl", folder.path() + "/val.parquet"));
+  EXPECT_THAT(RowsLeftOut({.paths = {folder.path() + "/rows.jsonl"}}), IsEmpty());
+  WriteText(folder.path() + "/testimonials.jsonl", "{}");
+  EXPECT_EQ(FindDatasetFiles({.paths = {folder.path() + "/testimonials.jsonl"}})->at(0).part, "train");
+  EXPECT_THAT(std::string(FindDatasetFiles({.paths = {"/dev/null"}}).status().message()),
+              HasSubstr("/dev/null: is no regular file"));
   WriteText(folder.path() + "/validation.jsonl.zst", "compressed");
   EXPECT_EQ(FindDatasetFiles({.paths = {folder.path()}})->at(1).part, "validation");
+  WriteText(folder.path() + "/train.parquet", "a table");
+  EXPECT_THAT(std::string(FindDatasetFiles({.paths = {folder.path()}}).status().message()),
+              HasSubstr("train.parquet: train is given already by"));
+  std::filesystem::remove(folder.path() + "/train.jsonl");
+  EXPECT_THAT(FindDatasetFiles({.paths = {folder.path()}})->at(0).path, HasSubstr("train.parquet"));
 }
 
 TEST(ModelNamesTest, UnderstandsShortAndLongForms) {

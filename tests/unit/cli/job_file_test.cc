@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "client/cli/job_flags.h"
+#include "lib/plan/resolve.h"
 #include "lib/wire/job_spec_wire.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -151,6 +153,34 @@ absl::StatusOr<JobSpec> SpecOf(const FieldValues& values) {
     if (absl::Status status = SetField(file, field, value); !status.ok()) return status;
   }
   return ParseJobFile(file);
+}
+
+// What the help calls the default is what a job without the field gets.
+TEST(JobFlagsTest, HelpSaysTheDefaultOfEveryFieldThatIsSettled) {
+  ModelFacts model;
+  model.config.model_type = "llama";
+  model.config.vocab_size = 4096;
+  model.config.hidden_size = 256;
+  model.config.num_layers = 4;
+  model.config.num_heads = 4;
+  model.config.num_kv_heads = 2;
+  model.config.head_dim = 64;
+  model.config.intermediate_size = 704;
+  model.config.max_position_embeddings = 1024;
+  model.config.tie_word_embeddings = true;
+  model.parameters = 3'000'000;
+  const DatasetFacts rows{100, 5000, 1000, 90, "messages"};
+  const DeviceFacts cpu{DeviceFacts::Kind::kCpu, int64_t{8} << 30, 2, false};
+  const auto resolved = Resolve(Recipe{}, model, rows, cpu);
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  std::map<std::string, std::string> help;
+  for (const JobFlag& flag : JobFlagList()) help[flag.field] = flag.help;
+  for (const ResolvedValue& value : resolved->values) {
+    const bool chosen = value.reason.rfind("default", 0) != 0 || value.field == "training.activation_checkpointing";
+    const auto is_named = testing::AnyOf(HasSubstr(value.value + " (default)"), HasSubstr("default: " + value.value));
+    EXPECT_THAT(help[value.field], testing::AnyOf(is_named, HasSubstr(chosen ? "default: auto" : "never")))
+        << value.field;
+  }
 }
 
 // A field of the job file without a flag, or a flag without a field, breaks this.

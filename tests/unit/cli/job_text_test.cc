@@ -207,13 +207,34 @@ TEST(WatchViewTest, OnATerminalOneLineIsRedrawnBelowTheEvents) {
   WatchView view(out, {.interactive = true, .colours = false, .width = 80});
   view.OnEvent(ProgressEvent(1, 1, 10, 100));
   view.OnEvent(ProgressEvent(2, 2, 10, 100));
-  view.OnEvent(StateEvent(v1::FineTuningJob::PUBLISHING, "training is done"));
+  v1::JobEvent warning;
+  warning.set_type("warning");
+  warning.set_message("the disk is nearly full");
+  view.OnEvent(warning);
   view.Finish();
   const std::string text = out.str();
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1) << "only the event is a line that stays";
   EXPECT_THAT(text, AllOf(HasSubstr("\rstep 1/10"), HasSubstr("\rstep 2/10"), HasSubstr("\r\x1b[K"),
-                          HasSubstr("PUBLISHING training is done\n")));
+                          HasSubstr("warning    the disk is nearly full\n\rstep 2/10")));
   EXPECT_EQ(text.substr(text.size() - 4), "\r\x1b[K") << "nothing is left of the redrawn line";
+}
+
+TEST(WatchViewTest, OnATerminalNoProgressIsShownOfAJobThatDoesNotTrainOrCannotBeSeen) {
+  for (const bool interrupted : {false, true}) {
+    std::ostringstream out;
+    WatchView view(out, {.interactive = true, .colours = false, .width = 80});
+    view.OnEvent(ProgressEvent(1, 1, 10, 100));
+    if (interrupted) {
+      view.OnInterrupted(absl::UnavailableError("no server answers at gpu1:7070"));
+    } else {
+      view.OnEvent(StateEvent(v1::FineTuningJob::RECOVERING, "the node was lost"));
+    }
+    const std::string shown = out.str().substr(out.str().rfind("\r\x1b[K"));
+    EXPECT_THAT(shown,
+                AllOf(HasSubstr(interrupted ? "no server answers" : "the node was lost"), testing::EndsWith("\n")));
+    view.OnEvent(ProgressEvent(2, 2, 10, 101));
+    EXPECT_THAT(out.str().substr(out.str().rfind('\r')), HasSubstr("\rstep 2/10")) << "it trains again";
+  }
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/duration_flag.h"
 #include "client/cli/progress_line.h"
 #include "client/cli/screen.h"
 #include "client/cli/table.h"
@@ -52,6 +53,29 @@ TEST(TextTest, WritesDurationsWithTheTwoLargestUnits) {
   EXPECT_EQ(DurationText(absl::Hours(49)), "2d 01h");
 }
 
+TEST(TextTest, ATimeSaysItsZone) {
+  google::protobuf::Timestamp time;
+  time.set_seconds(1'800'000'000);
+  const std::string zone = absl::FormatTime("%Z", ToTime(time), absl::LocalTimeZone());
+  EXPECT_THAT(FormatTime(time), AllOf(StartsWith("2027-01-1"), testing::EndsWith(absl::StrCat(" ", zone))));
+}
+
+TEST(TextTest, ReadsDurationsWithDaysAndRefusesWhatIsNone) {
+  EXPECT_EQ(*ParseDurationFlag("--since", "90s"), absl::Seconds(90));
+  EXPECT_EQ(*ParseDurationFlag("--since", "1h30m"), absl::Minutes(90));
+  EXPECT_EQ(*ParseDurationFlag("--since", "7d"), absl::Hours(7 * 24));
+  EXPECT_EQ(*ParseDurationFlag("--since", "1d12h"), absl::Hours(36));
+  EXPECT_EQ(*ParseDurationFlag("--since", ""), absl::InfiniteDuration());
+  for (const std::string wrong :
+       {"0", "0d", "d", "5", "-1d", "1d-2h", "1d2", "1.5d", "1d2d", "9999999999d", "inf", "1dinf", "soon"}) {
+    const absl::Status status = ParseDurationFlag("--since", wrong).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << wrong;
+    EXPECT_THAT(std::string(status.message()),
+                AllOf(HasSubstr(absl::StrCat("--since: '", wrong, "'")), HasSubstr("7d")))
+        << wrong;
+  }
+}
+
 TEST(TextTest, DrawsACurveOverItsOwnRangeAndSurvivesValuesThatAreNotFinite) {
   EXPECT_EQ(Sparkline({1, 2, 3, 4, 5, 6, 7, 8}, 8), "▁▂▃▄▅▆▇█");
   EXPECT_EQ(Sparkline({5, 5, 5}, 8), "▁▁▁");
@@ -74,6 +98,15 @@ TEST(TerminalTest, CutsTextAtACharacterAndSaysSo) {
   EXPECT_EQ(Ellipsize("abcdef", 4), "abc…");
   EXPECT_EQ(Ellipsize("日本語", 4), "日…");
   EXPECT_EQ(Ellipsize("abc", 0), "");
+}
+
+TEST(TerminalTest, BreaksTextAtSpaces) {
+  EXPECT_EQ(WrapText("one two three", 7), "one two\nthree");
+  EXPECT_EQ(WrapText("one two three", 3), "one\ntwo\nthree");
+  EXPECT_EQ(WrapText("a\nb c", 80), "a\nb c");
+  EXPECT_EQ(WrapText("one line\n", 4), "one\nline\n");
+  EXPECT_EQ(WrapText("one two", 0), "one two");
+  EXPECT_EQ(WrapText("", 10), "");
 }
 
 TEST(TerminalTest, TextOfOthersCannotSteerTheTerminal) {
@@ -135,7 +168,8 @@ std::vector<std::string> Shown(const std::string& output) {
       lines[row] += output[i];
       ++column;
     } else {
-      const size_t end = output.find_first_of("AJKhl", i);
+      const size_t end = output.find_first_of("AHJKhl", i);
+      if (output[end] == 'H') row = column = 0;
       if (output[end] == 'A') row -= static_cast<size_t>(std::stoi(output.substr(i + 2)));
       if (output[end] == 'K') lines[row].resize(column);
       if (output[end] == 'J') {
@@ -163,6 +197,26 @@ TEST(ScreenTest, DrawsTheNewTextInThePlaceOfTheOldOne) {
   out << "a message\n";
   screen.Draw("NAME\nc\n");
   EXPECT_THAT(Shown(out.str()), ElementsAre("a prompt", "NAME", "bb", "a message", "NAME", "c", ""));
+}
+
+TEST(ScreenTest, FollowsATerminalWhoseSizeChanges) {
+  std::ostringstream out;
+  Screen screen(out, {.interactive = true, .width = 80, .height = 24});
+  out << "a prompt\n";
+  screen.Draw("1\n2\n3\n4\n5\n");
+  screen.Resize({.interactive = true, .width = 80, .height = 4});
+  screen.Draw("1\n2\n3\n4\n5\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("1", "2", "… and 3 more", "")) << "drawn again, where it surely fits";
+  screen.Resize({.interactive = true, .width = 80, .height = 4});
+  const size_t written = out.str().size();
+  screen.Draw("1\n2\n3\n4\n5\n");
+  EXPECT_EQ(out.str().size(), written) << "the size is the same";
+  screen.Draw("one\n");
+  screen.Leave();
+  out << "a message\n";
+  screen.Resize({.interactive = true, .width = 80, .height = 24});
+  screen.Draw("two\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("one", "a message", "two", "")) << "below what is not ours";
 }
 
 TEST(ScreenTest, StaysOnOneScreenAndSaysWhatIsLeftOut) {

@@ -203,7 +203,7 @@ TEST_F(ClientTest, RepeatsASubmitUnderTheSameRequestId) {
   ASSERT_THAT(jobs_.request_ids, SizeIs(3));
   EXPECT_EQ(std::set<std::string>(jobs_.request_ids.begin(), jobs_.request_ids.end()).size(), 1u);
   EXPECT_THAT(jobs_.request_ids[0],
-              testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+              testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
 }
 
 TEST_F(ClientTest, ReadsEveryPageOfAListUpToItsLimit) {
@@ -381,10 +381,27 @@ TEST(GrpcStatusTest, TellsAServerThatIsNotThereFromOneThatCannotServe) {
       FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "failed to connect to all addresses"), "host:1");
   EXPECT_TRUE(IsUnreachable(gone));
   EXPECT_THAT(std::string(gone.message()), HasSubstr("no server answers at host:1"));
+  EXPECT_FALSE(WasHungUpOn(gone));
+  EXPECT_TRUE(WasHungUpOn(FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE,
+                                                "failed to connect to all addresses; last error: UNKNOWN: "
+                                                "ipv4:127.0.0.1:1: Ssl handshake failed"),
+                                   "host:1")));
+  EXPECT_FALSE(WasHungUpOn(FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE,
+                                                 "failed to connect to all addresses; last error: UNKNOWN: "
+                                                 "ipv4:127.0.0.1:1: tcp handshaker shutdown"),
+                                    "host:1")))
+      << "what gRPC says after a connect that took too long";
   const absl::Status busy =
       FromGrpc(grpc::Status(grpc::StatusCode::UNAVAILABLE, "cannot write the record; free disk space"), "host:1");
   EXPECT_FALSE(IsUnreachable(busy));
   EXPECT_EQ(busy.message(), "cannot write the record; free disk space");
+}
+
+TEST(GrpcStatusTest, SaysThatAnotherServerAnswers) {
+  const absl::Status other =
+      FromGrpc(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "Received http2 header with status: 404"), "host:1");
+  EXPECT_THAT(std::string(other.message()), HasSubstr("what answers at host:1 is no luthierd"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(other));
 }
 
 }  // namespace

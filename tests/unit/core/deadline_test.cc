@@ -78,6 +78,10 @@ TEST_F(DeadlineTest, AJobIsTriedAgainOnlyWithADeadlineToCome) {
   EXPECT_TRUE(state_.Retry("j", now_).ok());
   EndBatch();
   EXPECT_EQ(job("j").state, JobState::kQueued);
+  update.deadline = now_ - absl::Hours(1);
+  ASSERT_TRUE(state_.Update("j", update, now_).ok());
+  EXPECT_THAT(std::string(state_.Retry("j", now_).message()), HasSubstr("jobs/j is QUEUED"))
+      << "another deadline would not help";
 }
 
 TEST_F(DeadlineTest, ABatchThatCouldNotBeWrittenLeavesItAsItWas) {

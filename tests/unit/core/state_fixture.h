@@ -25,7 +25,7 @@ class StateTest : public testing::Test {
   absl::Status Submit(const std::string& id, Job job = {}) {
     job.id = id;
     job.base_model = "base";
-    const absl::Status status = state_.Create(job, {}, "spec", now_);
+    const absl::Status status = state_.Create(job, {}, {.own = "spec"}, now_);
     EndBatch();
     return status;
   }

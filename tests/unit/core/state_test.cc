@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "server/core/reason.h"
 #include "tests/unit/core/state_fixture.h"
 
 namespace luthier {
@@ -232,8 +233,10 @@ TEST_F(StateTest, TakesAnAttemptFromANodeOnlyAfterItsLease) {
 }
 
 TEST_F(StateTest, AdoptsARunningAttemptAfterARestartOfTheServer) {
-  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7},
-                 now_);
+  state_.LoadJob(
+      std::make_unique<Job>(
+          Job{.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7}),
+      now_);
   Connect("n1", 0, {"jobs/j/attempts/3", "jobs/j/attempts/2"});
   EXPECT_THAT(stale_, ElementsAre("jobs/j/attempts/2"));
   EXPECT_EQ(state_.Find("j")->state, JobState::kRunning);
@@ -241,8 +244,10 @@ TEST_F(StateTest, AdoptsARunningAttemptAfterARestartOfTheServer) {
 }
 
 TEST_F(StateTest, RecoversAnAttemptThatItsAgentNoLongerHolds) {
-  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7},
-                 now_);
+  state_.LoadJob(
+      std::make_unique<Job>(
+          Job{.number = 1, .id = "j", .state = JobState::kRunning, .attempt = 3, .node = "n1", .last_report = 7}),
+      now_);
   Connect("n1");
   EXPECT_EQ(job("j").state, JobState::kRecovering);
   Wait(absl::Seconds(1));
@@ -250,7 +255,9 @@ TEST_F(StateTest, RecoversAnAttemptThatItsAgentNoLongerHolds) {
 }
 
 TEST_F(StateTest, SendsAStartAgainThatMayNeverHaveArrived) {
-  state_.LoadJob({.number = 1, .id = "j", .state = JobState::kStarting, .attempt = 1, .node = "n1"}, now_);
+  state_.LoadJob(
+      std::make_unique<Job>(Job{.number = 1, .id = "j", .state = JobState::kStarting, .attempt = 1, .node = "n1"}),
+      now_);
   Connect("n1");
   EXPECT_EQ(state_.Find("j")->attempt, 1);
   EXPECT_EQ(effects_.size(), 1u);
@@ -298,10 +305,10 @@ TEST_F(StateTest, AnswersARequestThatIsRepeatedWithinABatchWithTheFirstJobAndRef
   const JobRequest request{"request", "body"};
   Job first{.id = "a", .base_model = "base"}, again{.id = "b", .base_model = "base"},
       other{.id = "c", .base_model = "base"};
-  ASSERT_TRUE(state_.Create(first, request, "spec", now_).ok());
-  ASSERT_TRUE(state_.Create(again, request, "spec", now_).ok());
+  ASSERT_TRUE(state_.Create(first, request, {.own = "spec"}, now_).ok());
+  ASSERT_TRUE(state_.Create(again, request, {.own = "spec"}, now_).ok());
   EXPECT_EQ(again.id, "a");
-  EXPECT_TRUE(absl::IsAlreadyExists(state_.Create(other, {"request", "another body"}, "spec", now_)));
+  EXPECT_TRUE(absl::IsAlreadyExists(state_.Create(other, {"request", "another body"}, {.own = "spec"}, now_)));
   EXPECT_EQ(state_.TakeWrites().new_jobs.size(), 1u);
 }
 
@@ -317,7 +324,8 @@ TEST_F(StateTest, NumbersTheEventsOfAJobWithoutGaps) {
 TEST_F(StateTest, RefusesAJobWhoseDatasetOrBaseModelIsGone) {
   Job job{.id = "j", .base_model = "base", .datasets = "a,b"};
   ASSERT_TRUE(state_.AddResource(ResourceKind::kDataset, {.id = "a"}).ok());
-  EXPECT_THAT(std::string(state_.Create(job, {}, "spec", now_).message()), HasSubstr("datasets/b does not exist"));
+  EXPECT_THAT(std::string(state_.Create(job, {}, {.own = "spec"}, now_).message()),
+              HasSubstr("datasets/b does not exist"));
 }
 
 TEST_F(StateTest, KeepsADatasetWhileAJobThatIsNotOverUsesIt) {
@@ -354,7 +362,7 @@ TEST_F(StateTest, ADeviceThatAnAttemptHoldsIsNotGivenAwayAfterARestart) {
   ASSERT_THAT(job("c").held, ElementsAre(2));
 
   State restarted;
-  for (const char* id : {"b", "c"}) restarted.LoadJob(job(id), now_);
+  for (const char* id : {"b", "c"}) restarted.LoadJob(std::make_unique<Job>(job(id)), now_);
   restarted.LoadResource(ResourceKind::kBaseModel, "base");
   state_ = std::move(restarted);
   ASSERT_TRUE(Submit("wide", {.devices = 2}).ok());
@@ -421,7 +429,7 @@ TEST_F(StateTest, RollsBackABatchThatCouldNotBeWritten) {
   ASSERT_TRUE(Submit("waiting-for-a-node-with-a-long-name").ok());
 
   Job fresh{.id = "fresh", .base_model = "base"};
-  ASSERT_TRUE(state_.Create(fresh, {"request", "body"}, "spec", now_).ok());
+  ASSERT_TRUE(state_.Create(fresh, {"request", "body"}, {.own = "spec"}, now_).ok());
   ASSERT_TRUE(state_.Cancel("waiting-for-a-node-with-a-long-name", now_).ok());
   ASSERT_TRUE(state_.AddResource(ResourceKind::kDataset, {.id = "d"}).ok());
   state_.SetTenant({.id = "new-tenant"}, now_);
@@ -548,6 +556,26 @@ TEST_F(StateTest, AClockThatWasSetEndsNoLeaseAndNoDelay) {
   EXPECT_EQ(job("lost").attempt, 2);
 }
 
+TEST_F(StateTest, AClockThatWasSetStaysSetThoughBatchesCannotBeWritten) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("lost").ok());
+  Report("lost", 1, 1, JobInput::kAttemptLost);
+  const absl::Duration jump = -absl::Hours(1);
+  const absl::Time start = job("lost").not_before + jump;
+  now_ += jump;
+  state_.ClockJumped(jump);
+  for (int failed = 0; failed < 2; ++failed) {
+    state_.Tick(now_);
+    state_.Rollback();
+    EXPECT_EQ(state_.Find("lost")->not_before, start);
+  }
+  EndBatch();
+  EXPECT_EQ(job("lost").not_before, start) << "on record too";
+  EXPECT_EQ(job("lost").state, JobState::kRecovering);
+  Wait(RetryDelay(1));
+  EXPECT_EQ(job("lost").attempt, 2);
+}
+
 TEST_F(StateTest, StartsMoreJobsAtOnceThanOneCycleLooksAt) {
   for (int i = 0; i < 1200; ++i) ASSERT_TRUE(Submit(absl::StrCat("j", i)).ok());
   Connect("n1", 1200);
@@ -615,6 +643,16 @@ TEST_F(StateTest, TriesAJobAgainThatFailed) {
   EXPECT_EQ(job("j").attempt, 2);
   EXPECT_EQ(job("j").end_time, absl::InfinitePast());
   EXPECT_EQ(state_.jobs().count(JobState::kFailed), 0);
+}
+
+TEST_F(StateTest, DoesNotTryAJobAgainWhoseInputsAreGoneThoughTheirNamesAreThere) {
+  ASSERT_TRUE(Submit("j").ok());
+  ASSERT_TRUE(state_.Cancel("j", now_).ok());
+  EndBatch();
+  state_.Borrow(job("j"));
+  const absl::Status refused = state_.Retry("j", now_, /*inputs_remain=*/false);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused));
+  EXPECT_EQ(ReasonOf(refused), "INPUT_DELETED");
 }
 
 TEST_F(StateTest, ABorrowedJobLeavesAgainAfterItsLabelsWereChanged) {
@@ -731,7 +769,7 @@ TEST_F(StateTest, ASweepIsCreatedWithAllOfItsJobsOrNot) {
     }
     Sweep sweep{.id = id};
     const absl::Status status =
-        state_.CreateSweep(sweep, jobs, request, std::vector<std::string>(static_cast<size_t>(count), "spec"), now_);
+        state_.CreateSweep(sweep, jobs, request, std::vector<SpecBytes>(static_cast<size_t>(count)), now_);
     if (created != nullptr) *created = jobs;
     return status;
   };
@@ -761,7 +799,7 @@ TEST_F(StateTest, ASweepRunsNoMoreJobsAtATimeThanItMayAndHidesNobodyBehindIt) {
     jobs[i].max_parallel = 2;
   }
   Sweep sweep{.id = "s"};
-  ASSERT_TRUE(state_.CreateSweep(sweep, jobs, {}, std::vector<std::string>(jobs.size(), "spec"), now_).ok());
+  ASSERT_TRUE(state_.CreateSweep(sweep, jobs, {}, std::vector<SpecBytes>(jobs.size()), now_).ok());
   ASSERT_TRUE(Submit("other").ok());
   Connect("n1", 8);
   EXPECT_EQ(job("s-1").state, JobState::kStarting);
@@ -775,7 +813,7 @@ TEST_F(StateTest, ASweepRunsNoMoreJobsAtATimeThanItMayAndHidesNobodyBehindIt) {
   EXPECT_EQ(job("s-4").state, JobState::kQueued);
 
   State restarted;
-  for (const char* id : {"s-2", "s-3", "s-4"}) restarted.LoadJob(job(id), now_);
+  for (const char* id : {"s-2", "s-3", "s-4"}) restarted.LoadJob(std::make_unique<Job>(job(id)), now_);
   state_ = std::move(restarted);
   Connect("n1", 8, {"jobs/s-2/attempts/1", "jobs/s-3/attempts/1"});
   EXPECT_EQ(state_.Find("s-4")->state, JobState::kQueued);
@@ -865,6 +903,42 @@ TEST_F(StateTest, AQuarantinedNodeGetsNothingUntilItEndsOrIsEnded) {
   EXPECT_FALSE(IsQuarantined("n1")) << "what was before is forgiven";
 }
 
+TEST_F(StateTest, AQuarantineThatCouldNotBeWrittenBeginsWhenItsReportComesAgain) {
+  Connect("n1");
+  for (const char* id : {"a", "b"}) {
+    RunOne(id, "n1", JobInput::kAttemptLost);
+    Pass(kIncident, {"n1"});
+  }
+  ASSERT_TRUE(Submit("c").ok());
+  const luthier::Report lost{.attempt = {"c", 1}, .sequence = 1, .input = JobInput::kAttemptLost};
+  ASSERT_TRUE(state_.Record(lost, now_));
+  EXPECT_TRUE(IsQuarantined("n1"));
+  state_.Rollback();
+  EXPECT_FALSE(IsQuarantined("n1"));
+  ASSERT_TRUE(state_.Record(lost, now_));
+  EXPECT_TRUE(IsQuarantined("n1"));
+  EXPECT_THAT(state_.TakeWrites().quarantines.at(0).jobs, ElementsAre("a", "b", "c"));
+}
+
+TEST_F(StateTest, TheEndOfAQuarantineThatCouldNotBeWrittenIsWrittenLater) {
+  Connect("n1");
+  for (const char* id : {"a", "b", "c"}) {
+    RunOne(id, "n1", JobInput::kAttemptLost);
+    Pass(kIncident, {"n1"});
+  }
+  ASSERT_TRUE(IsQuarantined("n1"));
+  now_ += kQuarantine;
+  state_.Tick(now_);
+  EXPECT_FALSE(IsQuarantined("n1"));
+  state_.Rollback();
+  now_ += absl::Seconds(1);
+  state_.Tick(now_);
+  EXPECT_FALSE(IsQuarantined("n1"));
+  const Writes writes = state_.TakeWrites();
+  ASSERT_EQ(writes.quarantines.size(), 1u);
+  EXPECT_EQ(writes.quarantines[0].end, absl::InfinitePast());
+}
+
 TEST_F(StateTest, AtMostHalfOfTheNodesAreQuarantined) {
   for (const char* node : {"n1", "n2", "n3"}) Connect(node);
   for (const char* node : {"n1", "n2"}) {
@@ -909,7 +983,7 @@ TEST_F(StateTest, ChargesATenantForWhatItUsed) {
 
 TEST_F(StateTest, AnAliasNeedsAVersion) {
   EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 1})));
-  state_.LoadVersion("intents", 2);
+  state_.LoadVersion("intents", 2, "default");
   EXPECT_TRUE(state_.SetAlias({"intents", "production", 2}).ok());
   EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 3})));
   EXPECT_EQ(state_.TakeWrites().aliases.size(), 1u);

@@ -11,7 +11,7 @@ using ::testing::HasSubstr;
 
 class VersionTest : public StateTest {
  protected:
-  VersionTest() { state_.LoadVersion("intents", 2); }
+  VersionTest() { state_.LoadVersion("intents", 2, "default"); }
   absl::Status Delete(int version, const std::vector<Alias>& aliases = {}) {
     return state_.DeleteVersion("intents", version, aliases);
   }

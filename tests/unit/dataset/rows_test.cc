@@ -39,6 +39,8 @@ TEST_P(RowFaultTest, IsReportedWithItsLineAndReadingGoesOn) {
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_THAT(std::string(status.message()), HasSubstr("train.jsonl:2: "));
   EXPECT_THAT(std::string(status.message()), HasSubstr(GetParam().message));
+  EXPECT_LT(status.message().size(), 600u);
+  EXPECT_NO_THROW(static_cast<void>(OrderedJson(std::string(status.message())).dump())) << "it is UTF-8";
   EXPECT_EQ(reader.Next().value()->line, 3);
   EXPECT_FALSE(reader.Next()->has_value());
 }
@@ -55,7 +57,15 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values(
         Fault{"malformed", R"({"text": "a",})", "malformed JSON at column 14"},
         Fault{"unfinished", R"({"text": "a)", "malformed JSON"},
+        Fault{"unfinished_and_long", R"({"text": ")" + std::string(1'000'000, 'a'), "malformed JSON"},
+        Fault{"a_long_role", R"({"messages": [{"role": ")" + std::string(1'000'000, 'a') + R"(", "content": ""}]})",
+              "messages[0].role is"},
+        Fault{"text_before_it", "é", "malformed JSON at column 1"},
+        Fault{"typographic_quotes", "{“text”: \"a\"}", "are its quotes typographic"},
         Fault{"not_an_object", "[1, 2]", "a row must be a JSON object"},
+        Fault{"whole_array", R"([{"text": "a"}])", "Write each of its elements on a line of its own"},
+        Fault{"start_of_an_array", "[", "Write each of its elements on a line of its own"},
+        Fault{"start_of_an_object", "{", "a row must be whole on its line"},
         Fault{"nul", std::string("{\"text\": \"a\0b\"}", 15), "NUL byte at byte 12"},
         Fault{"bad_utf8", "{\"text\": \"a\xC3(\"}", "invalid UTF-8 at byte 12"},
         Fault{"overlong_utf8", "{\"text\": \"\xC0\xAF\"}", "invalid UTF-8"},
@@ -97,8 +107,10 @@ INSTANTIATE_TEST_SUITE_P(
               "`labels[0]` is 2 where `input_ids` has 1"},
         Fault{"padded", R"({"input_ids": [1, 2], "attention_mask": [1, 0]})", "remove the padding"},
         Fault{"labels_alone", R"({"labels": [1]})", "a row needs"},
-        Fault{"bad_tools", R"({"tools": "x", "messages": [{"role": "assistant", "content": "a"}]})",
-              "`tools` must be"}),
+        Fault{"bad_tools", R"({"tools": "x", "messages": [{"role": "assistant", "content": "a"}]})", "`tools` must be"},
+        Fault{"deep_tools",
+              R"({"messages": [{"role": "assistant", "content": "a"}], "tools": ")" + std::string(300'000, '[') + "\"}",
+              "`tools`: JSON is nested deeper than 64"}),
     [](const auto& info) { return std::string(info.param.name); });
 
 TEST(RowReaderTest, SkipsTheByteOrderMarkEmptyLinesAndCarriageReturns) {
@@ -215,6 +227,12 @@ TEST(ParseRowTest, TrainsTheTokensThatHaveALabel) {
   EXPECT_THAT(trained(R"({"input_ids": [7, 8, 9], "labels": [-100, 8, -100], "attention_mask": [1, 1, 1]})"),
               ElementsAre(0, 1, 0));
   EXPECT_THAT(trained(R"({"input_ids": [7, 8]})"), ElementsAre(1, 1));
+}
+
+TEST(ParseRowTest, TakesToolsThatAreAStringOfJson) {
+  const Row row =
+      ParseRow(R"({"tools": "[{\"name\": \"f\"}]", "messages": [{"role": "assistant", "content": "a"}]})", 1).value();
+  EXPECT_EQ(std::get<ChatRow>(row.content).tools.dump(), R"([{"name":"f"}])");
 }
 
 TEST(ParseRowTest, TurnsArgumentsOfToolCallsIntoObjects) {

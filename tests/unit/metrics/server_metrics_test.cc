@@ -19,7 +19,7 @@ class ServerMetricsTest : public testing::Test {
   ServerMetricsTest() { EXPECT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {.id = "base"}).ok()); }
   void Submit(const std::string& id) {
     Job job{.id = id, .base_model = "base"};
-    ASSERT_TRUE(state_.Create(job, {}, "spec", kStart).ok());
+    ASSERT_TRUE(state_.Create(job, {}, {.own = "spec"}, kStart).ok());
     state_.Tick(kStart);
   }
   void Connect(const std::string& node, absl::Time now) {
@@ -93,8 +93,8 @@ TEST_F(ServerMetricsTest, AddsUpTheTokenRatesOfRunningAttemptsAndForgetsThemWhen
 }
 
 TEST_F(ServerMetricsTest, NamesCallsByMethodAndCodeAndSubmissionsByResult) {
-  metrics_.ObserveCall("CreateFineTuningJob", "OK", absl::Milliseconds(1));
-  metrics_.ObserveCall("CreateFineTuningJob", "INVALID_ARGUMENT", absl::Milliseconds(1));
+  metrics_.ObserveCall("CreateFineTuningJob", absl::StatusCode::kOk, absl::Milliseconds(1));
+  metrics_.ObserveCall("CreateFineTuningJob", absl::StatusCode::kInvalidArgument, absl::Milliseconds(1));
   EXPECT_THAT(
       Text(),
       HasSubstr("luthier_grpc_server_handled_total{code=\"INVALID_ARGUMENT\",method=\"CreateFineTuningJob\"} 1"));

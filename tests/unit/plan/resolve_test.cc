@@ -144,6 +144,15 @@ TEST(ResolveTest, EveryValueIsSettledWithAReason) {
   for (const ResolvedValue& value : resolved.values) EXPECT_FALSE(value.reason.empty()) << value.field;
 }
 
+TEST(ResolveTest, SaysThatTheEpochsEndBeforeTheStepsThatWereAskedFor) {
+  Recipe recipe;
+  recipe.training.max_steps = 1'000'000;
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings,
+              Contains(HasSubstr("training.max_steps: 1000000 are not reached")));
+  recipe.training.max_steps = 5;
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings, Not(Contains(HasSubstr("max_steps"))));
+}
+
 TEST(ResolveTest, GivenValuesAreNeverChanged) {
   Recipe recipe;
   recipe.lora.rank = 3;

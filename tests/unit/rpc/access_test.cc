@@ -16,6 +16,7 @@
 #include "server/rpc/admin_token.h"
 #include "server/rpc/attempt_key.h"
 #include "server/rpc/audit_log.h"
+#include "tests/support/wait_for.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -258,6 +259,14 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
     return CallAs(other, *models_, &v1::ModelService::Stub::GetModelVersion, request, found);
   };
   hidden(version("j"), version("zz"));
+  const auto urls = [&](const std::string& secret, const std::string& model) {
+    v1::SignModelVersionUrlsRequest request;
+    request.set_name(absl::StrCat("models/", model, "/versions/1"));
+    v1::SignModelVersionUrlsResponse signed_urls;
+    return CallAs(secret, *models_, &v1::ModelService::Stub::SignModelVersionUrls, request, signed_urls);
+  };
+  EXPECT_TRUE(urls(mine, "j").ok()) << "it has no files, so nothing was to be signed";
+  hidden(urls(other, "j"), urls(other, "zz"));
   const auto dataset = [&](const std::string& secret, const std::string& id) {
     v1::GetDatasetRequest request;
     request.set_name(absl::StrCat("datasets/", id));
@@ -288,6 +297,8 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
   };
   hidden(of_sweep(&Sweeps::GetSweep, v1::GetSweepRequest(), "j"),
          of_sweep(&Sweeps::GetSweep, v1::GetSweepRequest(), "zz"));
+  hidden(of_sweep(&Sweeps::StartSweep, v1::StartSweepRequest(), "j"),
+         of_sweep(&Sweeps::StartSweep, v1::StartSweepRequest(), "zz"));
   hidden(of_sweep(&Sweeps::CancelSweep, v1::CancelSweepRequest(), "j"),
          of_sweep(&Sweeps::CancelSweep, v1::CancelSweepRequest(), "zz"));
   v1::ListSweepsResponse sweeps;
@@ -318,6 +329,72 @@ TEST_F(AccessTest, AMemberSubmitsForItsOwnTenantOnly) {
   v1::FineTuningJob job;
   EXPECT_EQ(CallAs(mine, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_code(),
             StatusCode::PERMISSION_DENIED);
+}
+
+TEST_F(AccessTest, TwoTenantsDoNotPublishUnderOneName) {
+  AddInputs();
+  RequireTokens();
+  const std::string mine = Make("mine", v1::ROLE_MEMBER, "default"), other = Make("other", v1::ROLE_MEMBER, "b");
+  std::string rows;
+  for (int i = 0; i < 24; ++i) absl::StrAppend(&rows, ChatLine(absl::StrCat("row ", i), i % 2 == 0 ? "even" : "odd"));
+  v1::Dataset dataset;
+  grpc::ClientContext upload;
+  Carry(upload, other);
+  ASSERT_TRUE(UploadRows(*datasets_, upload, "theirs", rows, dataset).ok());
+
+  using Jobs = v1::FineTuningService::Stub;
+  v1::FineTuningJob job;
+  v1::CreateFineTuningJobRequest first = RequestFor("j");
+  first.mutable_job()->mutable_spec()->set_output_model("intents");
+  ASSERT_TRUE(CallAs(mine, *jobs_, &Jobs::CreateFineTuningJob, first, job).ok());
+  const auto refused = [](const grpc::Status& status, const std::string& message) {
+    EXPECT_EQ(status.error_code(), StatusCode::ALREADY_EXISTS);
+    EXPECT_EQ(status.error_message(), message);
+    EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "MODEL_NAME_TAKEN");
+  };
+  const std::string taken = "output_model: 'intents' is taken; choose another one";
+  v1::CreateFineTuningJobRequest second = RequestFor("k");
+  second.mutable_job()->mutable_spec()->mutable_dataset()->set_dataset("theirs");
+  ASSERT_TRUE(CallAs(other, *jobs_, &Jobs::CreateFineTuningJob, second, job).ok());
+  second.set_job_id("l");
+  second.mutable_job()->mutable_spec()->set_output_model("intents");
+  for (const bool validate_only : {true, false}) {
+    second.set_validate_only(validate_only);
+    refused(CallAs(other, *jobs_, &Jobs::CreateFineTuningJob, second, job), taken);
+  }
+  v1::CreateFineTuningJobRequest by_id = second;
+  by_id.set_job_id("intents");
+  by_id.mutable_job()->mutable_spec()->clear_output_model();
+  refused(CallAs(other, *jobs_, &Jobs::CreateFineTuningJob, by_id, job),
+          "job_id: 'intents' is taken as the name of a model; choose another one, or give an output_model");
+  v1::CreateFineTuningJobRequest for_them = second;
+  for_them.mutable_job()->set_tenant("b");
+  refused(CallAs(root_, *jobs_, &Jobs::CreateFineTuningJob, for_them, job), taken);
+  v1::CloneFineTuningJobRequest clone;
+  clone.set_name("jobs/k");
+  *clone.mutable_job() = second.job();
+  clone.mutable_update_mask()->add_paths("spec.output_model");
+  refused(CallAs(other, *jobs_, &Jobs::CloneFineTuningJob, clone, job), taken);
+  v1::CreateSweepRequest sweep;
+  *sweep.mutable_sweep()->mutable_job() = second.job();
+  sweep.mutable_sweep()->add_grid()->set_field("training.seed");
+  sweep.mutable_sweep()->mutable_grid(0)->add_values("1");
+  v1::Sweep created;
+  for (const bool validate_only : {true, false}) {
+    sweep.set_validate_only(validate_only);
+    refused(CallAs(other, *sweeps_, &v1::SweepService::Stub::CreateSweep, sweep, created), taken);
+  }
+
+  // Nobody publishes under it any more: whoever comes first has it.
+  v1::CancelFineTuningJobRequest cancel;
+  cancel.set_name("jobs/j");
+  ASSERT_TRUE(CallAs(mine, *jobs_, &Jobs::CancelFineTuningJob, cancel, job).ok());
+  ASSERT_TRUE(CallAs(other, *jobs_, &Jobs::CreateFineTuningJob, second, job).ok());
+  v1::RetryFineTuningJobRequest retry;
+  retry.set_name("jobs/j");
+  const grpc::Status too_late = CallAs(mine, *jobs_, &Jobs::RetryFineTuningJob, retry, job);
+  EXPECT_EQ(too_late.error_code(), StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(too_late.error_message(), HasSubstr("output_model: 'intents' is taken by now"));
 }
 
 TEST_F(AccessTest, TheFirstTokenIsAnAdminsAndTheLastAdminStays) {
@@ -544,6 +621,35 @@ TEST_F(AccessTest, OpenStreamsEndSoonAfterTheirTokenIsRevoked) {
   ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::StartFineTuningJob, start, job).ok());
   EXPECT_TRUE(admin->Read(&message)) << "the others go on";
   admin_context.TryCancel();
+}
+
+// In one process nothing is sent before it is read.
+TEST_F(AccessTest, ADownloadThatNobodyReadsEndsSoonAfterItsTokenIsRevoked) {
+  AddInputs();
+  RequireTokens();
+  const std::string viewer = Make("viewer", v1::ROLE_VIEWER, "default");
+  const auto begin = [&](const std::string& secret, grpc::ClientContext& context) {
+    Carry(context, secret);
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
+    v1::DownloadBaseModelRequest request;
+    request.set_name("baseModels/base");
+    auto download = models_->DownloadBaseModel(&context, request);
+    v1::DownloadBaseModelResponse message;
+    EXPECT_TRUE(download->Read(&message));
+    return download;
+  };
+  grpc::ClientContext revoked_context, admin_context;
+  const auto revoked = begin(viewer, revoked_context), admin = begin(root_, admin_context);
+  EXPECT_EQ(transfers_.open(), 2u);
+  Revoke("viewer");
+  EXPECT_TRUE(WaitFor([&] { return transfers_.open() == 1; }));
+  v1::DownloadBaseModelResponse message;
+  while (revoked->Read(&message)) {
+  }
+  EXPECT_FALSE(revoked->Finish().ok());
+  while (admin->Read(&message)) {
+  }
+  EXPECT_TRUE(admin->Finish().ok()) << "the others go on";
 }
 
 TEST_F(AccessTest, AStreamOfBeforeTheFirstTokenEndsOnceOneIsNeeded) {

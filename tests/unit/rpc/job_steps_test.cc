@@ -1,6 +1,8 @@
 // What users do with jobs, nodes, tenants and versions through the API.
 #include <gmock/gmock.h>
 
+#include <fstream>
+
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -452,6 +454,47 @@ TEST_F(JobStepsTest, ABaseModelGoesWhenNoJobUsesItAndItsNameIsFreeAgain) {
   EXPECT_EQ(remove().error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_TRUE(RegisterBase("base").ok());
   Create(RequestFor("again"));
+}
+
+TEST_F(JobStepsTest, NoOtherModelGetsTheNameOfABaseThatHasAdapters) {
+  Create(RequestFor("j"));
+  v1::ArtifactStored adapter;
+  adapter.set_kind(v1::ModelVersion::ADAPTER);
+  Publish("j", adapter.SerializeAsString());
+  google::protobuf::Empty nothing;
+  v1::DeleteBaseModelRequest remove_base;
+  remove_base.set_name("baseModels/base");
+  const auto remove = [&] { return Call(*models_, &v1::ModelService::Stub::DeleteBaseModel, remove_base, nothing); };
+  ASSERT_TRUE(remove().ok());
+  EXPECT_TRUE(RegisterBase("base").ok()) << "the same content may come back";
+  ASSERT_TRUE(remove().ok());
+
+  std::ofstream(folder_.path() + "/model/generation_config.json") << R"({"do_sample": false})";
+  const grpc::Status refused = RegisterBase("base");
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+  EXPECT_EQ(ReasonOf(refused), "HAS_ADAPTERS");
+  EXPECT_THAT(refused.error_message(), HasSubstr("models/j/versions/1 is an adapter of other content"));
+  EXPECT_TRUE(RegisterBase("another").ok());
+
+  v1::DeleteModelVersionRequest remove_version;
+  remove_version.set_name("models/j/versions/1");
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelVersion, remove_version, nothing).ok());
+  EXPECT_TRUE(RegisterBase("base").ok()) << "nothing was tuned from the other one any more";
+}
+
+TEST_F(JobStepsTest, AJobIsNotTriedAgainWithOtherRowsOfTheSameName) {
+  Create(RequestFor("j"));
+  EXPECT_TRUE(Step(&Jobs::CancelFineTuningJob, "j").ok());
+  v1::DeleteDatasetRequest remove;
+  remove.set_name("datasets/rows");
+  google::protobuf::Empty nothing;
+  ASSERT_TRUE(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, remove, nothing).ok());
+  v1::Dataset dataset;
+  ASSERT_TRUE(Upload("rows", ChatLine("another row", "odd"), dataset).ok());
+  const grpc::Status refused = Step(&Jobs::RetryFineTuningJob, "j");
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(ReasonOf(refused), "INPUT_DELETED");
+  EXPECT_THAT(refused.error_message(), HasSubstr("clone the job"));
 }
 
 TEST_F(JobStepsTest, ADeadlineIsATimeToComeAndCanBeMoved) {

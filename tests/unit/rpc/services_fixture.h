@@ -36,8 +36,8 @@ class ServicesTest : public testing::Test {
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path()),
         housekeeping_(loop_, *store_, *artifacts_, {}),
-        backend_{loop_,     *store_,  *artifacts_,   planner_, watches_, tasks_,
-                 planning_, storing_, housekeeping_, metrics_, access_,  folder_.path()},
+        backend_{loop_,    *store_,       *artifacts_, planner_, watches_,   tasks_,        planning_,
+                 storing_, housekeeping_, metrics_,    access_,  transfers_, folder_.path()},
         services_(MakeServices(backend_, sessions_)) {
     grpc::ServerBuilder builder;
     for (const auto& service : services_) builder.RegisterService(service.get());
@@ -130,7 +130,7 @@ class ServicesTest : public testing::Test {
                     .Run([&](State& state, absl::Time now) {
                       (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
                       Job job{.id = id, .base_model = "base"};
-                      return state.Create(job, {}, Serialize(StoredSpec{}), now);
+                      return state.Create(job, {}, {.own = JoinStoredSpec("", "")}, now);
                     })
                     .ok());
   }
@@ -150,6 +150,7 @@ class ServicesTest : public testing::Test {
   prometheus::Registry registry_;
   ServerMetrics metrics_;
   Access access_{{}, {.trust_network = true, .audit = {.path = folder_.path() + "/audit.log"}}};
+  Transfers transfers_{access_};
   Sessions sessions_;
   WatchHub watches_;
   TaskPool tasks_{2}, planning_{2}, storing_{2};

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
+#include "server/rpc/status.h"
 #include "server/rpc/validate.h"
 #include "tests/unit/rpc/services_fixture.h"
 
@@ -18,6 +19,14 @@ using ::testing::HasSubstr;
 
 constexpr char kRow[] = R"({"prompt": "a", "completion": "b"})"
                         "\n";
+
+TEST(StatusTest, AMessageThatFitsIntoNoHeaderIsCutBehindAWholeCharacter) {
+  std::string message;
+  for (int i = 0; i < 50'000; ++i) message += "é";
+  const grpc::Status status = ToGrpcStatus(absl::InvalidArgumentError(absl::StrCat(".", message)));
+  EXPECT_THAT(status.error_message(), testing::EndsWith("éé…"));
+  EXPECT_LT(status.error_message().size() + status.error_details().size(), size_t{200} << 10);
+}
 
 TEST_F(ServicesTest, StoresADatasetOnceAndRefusesOtherContentUnderItsName) {
   v1::Dataset dataset;
@@ -411,6 +420,33 @@ TEST_F(ServicesTest, PlansWithAJobsOwnTemplateAndPinsItsDate) {
   EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("give its text"));
   spec.set_chat_template("{% if %}");
   EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("chat_template: "));
+}
+
+// The exception is one of std::filesystem, which finds a loop where it looks for the model's folder.
+TEST_F(ServicesTest, APlanThatThrowsIsAnErrorAndHoldsUpNobodyWhoWantsTheSame) {
+  AddInputs();
+  const std::string base_models = folder_.path() + "/base_models";
+  std::filesystem::create_symlink(base_models, base_models);
+  const auto create = [&] {
+    v1::FineTuningJob job;
+    return Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, RequestFor("j"), job);
+  };
+  for (int again = 0; again < 2; ++again) {
+    const grpc::Status refused = create();
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::INTERNAL);
+    EXPECT_THAT(refused.error_message(), HasSubstr("cannot be planned"));
+  }
+  std::filesystem::remove(base_models);
+  const grpc::Status created = create();
+  EXPECT_TRUE(created.ok()) << created.error_message();
+}
+
+TEST_F(ServicesTest, ASpeedThatNoMachineHasMakesNoJobLastForEver) {
+  AddInputs();
+  const auto plan = planner_.PlanOf(RequestFor("j").job().spec());
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  planner_.ObserveSpeed((*plan)->kind, 1e-300);
+  EXPECT_LE(planner_.DurationOf(**plan).value(), absl::Hours(24 * 365));
 }
 
 TEST(NewJobIdTest, IsInTheOrderOfCreationAndFitsTheRules) {

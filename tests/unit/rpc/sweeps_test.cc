@@ -1,7 +1,10 @@
 // Sweeps through the API.
 #include <gmock/gmock.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
+#include "lib/wire/json_wire.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -62,6 +65,19 @@ class SweepsTest : public ServicesTest {
     }
     Report(job, 1, 2, JobInput::kTrainerFinished);
     Report(job, 1, 3, JobInput::kArtifactStored);
+  }
+
+  // An event of the trainer of a job's first attempt.
+  void Tell(const std::string& job, int64_t sequence, const nlohmann::json& event) {
+    v1::AttemptReport message;
+    message.set_attempt(absl::StrCat("jobs/", job, "/attempts/1"));
+    message.set_sequence(sequence);
+    *message.mutable_trainer_event() = *JsonToStruct(event);
+    const absl::StatusOr<AgentReport> read = ReadReport(message);
+    ASSERT_TRUE(read.ok()) << read.status();
+    Do([&](State& state, absl::Time now) {
+      EXPECT_TRUE(state.Record(CompleteReport(*read, state.Find(job)->report), now));
+    });
   }
 
   v1::Sweep sweep_;  // the last answer
@@ -191,6 +207,77 @@ TEST_F(SweepsTest, TheBestHasTheLowestLossOfThoseThatSucceeded) {
   EXPECT_EQ(sweep_.jobs(1).model_version(), "models/s-2/versions/1");
   EXPECT_FALSE(sweep_.jobs(3).has_metric());
   EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("SUCCEEDED", 2), Pair("FAILED", 1), Pair("STARTING", 1)));
+}
+
+// One job publishes the weights of its second evaluation, the other its last ones though an earlier evaluation was
+// better than any.
+TEST_F(SweepsTest, AMetricIsOfTheWeightsThatArePublished) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "training.seed", {"1", "2"});
+  ASSERT_TRUE(Create(request).ok());
+  Connect("n1", 2);
+  const auto train = [&](const std::string& job, const std::vector<double>& losses) {
+    Tell(job, 1, {{"event", "started"}, {"device", "cpu"}});
+    double best = 1e9;
+    for (size_t i = 0; i < losses.size(); ++i) {
+      const auto step = static_cast<int64_t>(i) + 1;
+      Tell(job, step + 1,
+           {{"event", "evaluation"},
+            {"step", step},
+            {"split", "validation"},
+            {"model", "tuned"},
+            {"loss", losses[i]},
+            {"best", losses[i] < best}});
+      best = std::min(best, losses[i]);
+    }
+  };
+  train("s-1", {1.0, 0.5, 2.0});
+  train("s-2", {0.25, 1.5, 1.75});
+  Get("s");
+  EXPECT_EQ(sweep_.jobs(0).metric(), 2.0) << "so far";
+  EXPECT_EQ(Job("s-1").best_validation().step(), 2);
+  Tell("s-1", 5, {{"event", "finished"}, {"published_step", 2}});
+  Tell("s-2", 5, {{"event", "finished"}, {"published_step", 3}});
+  for (const char* job : {"s-1", "s-2"}) Report(job, 1, 6, JobInput::kArtifactStored);
+  Get("s");
+  EXPECT_EQ(sweep_.jobs(0).metric(), 0.5);
+  EXPECT_EQ(sweep_.jobs(1).metric(), 1.75);
+  EXPECT_EQ(sweep_.best_job(), "jobs/s-1");
+  const v1::FineTuningJob first = Job("s-1");
+  ASSERT_EQ(first.evaluations_size(), 1);
+  EXPECT_EQ(first.evaluations(0).step(), first.summary().published_step());
+}
+
+TEST_F(SweepsTest, OnHoldStartsAsOne) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  request.set_request_id("0c5e3c5e-0000-4000-8000-000000000001");
+  request.set_hold(true);
+  AddField(request, "training.seed", {"1", "2", "3"});
+  request.set_validate_only(true);
+  ASSERT_TRUE(Create(request).ok());
+  EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("HELD", 3)));
+  request.set_validate_only(false);
+  Connect("n1", 2);
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(Create(request).ok());
+    EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("HELD", 3)));
+  }
+  v1::CreateSweepRequest other = request;
+  other.set_hold(false);
+  EXPECT_EQ(Create(other).error_code(), grpc::StatusCode::ALREADY_EXISTS) << "that is another request";
+
+  v1::CancelFineTuningJobRequest cancel;
+  cancel.set_name("jobs/s-1");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, cancel, job).ok());
+  v1::StartSweepRequest start;
+  start.set_name("sweeps/s");
+  for (int again = 0; again < 2; ++again) {
+    ASSERT_TRUE(Call(*sweeps_, &Sweeps::StartSweep, start, sweep_).ok());
+    EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("CANCELLED", 1), Pair("STARTING", 2)));
+  }
+  start.set_name("sweeps/nobody");
+  EXPECT_EQ(Call(*sweeps_, &Sweeps::StartSweep, start, sweep_).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
 TEST_F(SweepsTest, IsCancelledAsOne) {

@@ -40,7 +40,7 @@ class StoreTest : public testing::Test {
     ASSERT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {"base", kNow, "payload"}).ok());
     Write();
   }
-  absl::Status Create(const std::string& id, const JobRequest& request = {}, const std::string& spec = "spec") {
+  absl::Status Create(const std::string& id, const JobRequest& request = {}, const SpecBytes& spec = {.own = "spec"}) {
     Job job{.id = id, .base_model = "base"};
     const absl::Status status = CreateJob(state_, *store_, job, request, spec, kNow);
     created_ = job.id;
@@ -58,7 +58,7 @@ TEST_F(StoreTest, BringsBackWhatWasCommitted) {
   AddBase();
   state_.Register(Node{.id = "n1", .devices = 2, .gpus = true}, {}, kNow);
   const std::string spec("spec\0bytes", 10);
-  ASSERT_TRUE(Create("j", {"r", "b"}, spec).ok());
+  ASSERT_TRUE(Create("j", {"r", "b"}, {.own = spec}).ok());
   state_.Tick(kNow);
   Write();
   Open();
@@ -72,9 +72,33 @@ TEST_F(StoreTest, BringsBackWhatWasCommitted) {
   EXPECT_EQ(job->model, "j");
   EXPECT_EQ(job->create_time, kNow);
   EXPECT_EQ(job->end_time, absl::InfinitePast());
-  EXPECT_EQ(*store_->Spec(job->number), spec);
-  EXPECT_EQ(store_->GetJob("j")->spec, spec);
+  EXPECT_EQ(store_->Spec(job->number)->own, spec);
+  EXPECT_EQ(store_->GetJob("j")->spec.own, spec);
+  EXPECT_EQ(store_->GetJob("j")->spec.plan, nullptr);
   EXPECT_EQ(store_->Events(job->number, 0, 100)->size(), static_cast<size_t>(job->last_event));
+}
+
+TEST_F(StoreTest, KeepsOnceWhatJobsOfOnePlanShare) {
+  Open();
+  AddBase();
+  const auto plan_of = [](char c) { return std::make_shared<const std::string>(100000, c); };
+  ASSERT_TRUE(Create("a", {}, {plan_of('p'), "own of a"}).ok());
+  ASSERT_TRUE(Create("b", {}, {plan_of('p'), "own of b"}).ok());
+  Write();
+  ASSERT_TRUE(Create("c", {}, {plan_of('p'), "own of c"}).ok());
+  ASSERT_TRUE(Create("d", {}, {plan_of('q'), "own of d"}).ok());
+  Write();
+  Open();
+  for (const char* id : {"a", "b", "c", "d"}) {
+    const absl::StatusOr<RecordedJob> job = store_->GetJob(id);
+    ASSERT_TRUE(job.ok()) << job.status();
+    EXPECT_EQ(job->spec.own, absl::StrCat("own of ", id));
+    ASSERT_NE(job->spec.plan, nullptr);
+    EXPECT_EQ(*job->spec.plan, *plan_of(*id == 'd' ? 'q' : 'p'));
+    EXPECT_EQ(*store_->Spec(job->job.number)->plan, *job->spec.plan);
+  }
+  ASSERT_TRUE(store_->EmptyLog().ok());
+  EXPECT_LT(std::filesystem::file_size(folder_.path() + "/luthier.db"), 4 * 100000);
 }
 
 TEST_F(StoreTest, KeepsOneCheckpointOfAJobUntilItIsOver) {
@@ -143,7 +167,8 @@ TEST_F(StoreTest, KeepsSweepsWithTheirJobsAndTheRequestsThatMadeThem) {
     std::vector<Job> jobs = {{.id = id + "-1", .base_model = "base"}, {.id = id + "-2", .base_model = "base"}};
     for (Job& job : jobs) job.max_parallel = 7;
     Sweep sweep{.id = id, .tenant = "default", .payload = "payload of " + id};
-    const absl::Status status = CreateSweep(state_, *store_, sweep, jobs, request, {"spec 1", "spec 2"}, kNow);
+    const absl::Status status =
+        CreateSweep(state_, *store_, sweep, jobs, request, {{.own = "spec 1"}, {.own = "spec 2"}}, kNow);
     created_ = jobs.front().id;
     return status;
   };
@@ -162,7 +187,7 @@ TEST_F(StoreTest, KeepsSweepsWithTheirJobsAndTheRequestsThatMadeThem) {
   EXPECT_EQ(store_->JobsOf(*sweep)->at(1).sweep, sweep->first_job);
   EXPECT_EQ(store_->JobsOf(*sweep)->at(1).max_parallel, 7);
   EXPECT_EQ(store_->CountJobsOf(*sweep)->at(JobState::kCancelled), 1);
-  EXPECT_EQ(store_->GetJob("a-2")->spec, "spec 2");
+  EXPECT_EQ(store_->GetJob("a-2")->spec.own, "spec 2");
   EXPECT_EQ(store_->ListSweeps("", 0, 10)->size(), 2u);
   EXPECT_EQ(store_->ListSweeps("", 0, 10)->at(0).id, "b") << "newest first";
   EXPECT_EQ(store_->ListSweeps("", store_->ListSweeps("", 0, 1)->at(0).first_job, 10)->at(0).id, "a");
@@ -238,7 +263,7 @@ TEST_F(StoreTest, AListLooksAtSoManyJobsAndGoesOnWhereItStopped) {
   for (int64_t i = 1; i <= kJobs; ++i) {
     Job job{.id = absl::StrCat("j", i), .base_model = "base"};
     job.model = i == 3 || i == kJobs - 3 ? "rare" : "";
-    ASSERT_TRUE(state_.Create(job, {}, "", kNow).ok());
+    ASSERT_TRUE(state_.Create(job, {}, {}, kNow).ok());
   }
   Write();
   for (const bool oldest_first : {false, true}) {
@@ -276,12 +301,13 @@ TEST_F(StoreTest, TakesOverADatabaseOfVersion1WithEverythingInIt) {
     EXPECT_EQ(waiting->service_class, ServiceClass::kStandard);
     EXPECT_EQ(waiting->priority, 0);
     EXPECT_EQ(waiting->revision, 1);
-    EXPECT_EQ(store_->GetJob("done")->spec, "spec 1");
+    EXPECT_EQ(store_->GetJob("done")->spec.own, "spec 1");
     EXPECT_FALSE(store_->GetJob("done")->labels.has_value());
     EXPECT_EQ(store_->GetJob("done")->job.model_version, "models/intents/versions/1");
     EXPECT_EQ((*store_->ReplayedRequest("request-1"))->second.job.id, "done");
     EXPECT_EQ(store_->Events(1, 0, 10)->size(), 2u);
-    EXPECT_EQ(store_->Versions("intents")->size(), 1u);
+    ASSERT_EQ(store_->Versions("intents")->size(), 1u);
+    EXPECT_EQ(store_->Versions("intents")->at(0).tenant, "default");
     EXPECT_EQ(store_->GetResource(ResourceKind::kDataset, "rows")->payload, "\x02");
   }
   // The attempt that ran on is adopted, costs its tenant what it took and no more, and what is new can be written.
@@ -314,7 +340,7 @@ TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {
   job.priority = -4;
   job.estimate = absl::Minutes(7);
   job.state = JobState::kHeld;
-  ASSERT_TRUE(CreateJob(state_, *store_, job, {}, "spec", kNow).ok());
+  ASSERT_TRUE(CreateJob(state_, *store_, job, {}, {.own = "spec"}, kNow).ok());
   state_.Register(Node{.id = "n1"}, {}, kNow);
   ASSERT_TRUE(state_.Drain("n1", false, kNow).ok());
   Write();
@@ -337,6 +363,52 @@ TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {
   ASSERT_TRUE(state_.Undrain("n1").ok());
   state_.Tick(kNow);
   EXPECT_EQ(state_.Find("j")->state, JobState::kStarting);
+}
+
+TEST_F(StoreTest, AQuarantineOutlivesTheServer) {
+  Open();
+  AddBase();
+  absl::Time now = kNow - kQuarantine / 2;  // the server starts again, at kNow, in the middle of it
+  state_.Register(Node{.id = "n1"}, {}, now);
+  for (const char* id : {"a", "b", "c"}) {
+    ASSERT_TRUE(Create(id).ok());
+    state_.Tick(now);
+    ASSERT_TRUE(state_.Record({.attempt = {id, 1}, .sequence = 1, .input = JobInput::kAttemptLost}, now));
+    ASSERT_TRUE(state_.Cancel(id, now).ok());
+    Write();
+    now += kIncident;
+  }
+  const absl::Time end = state_.nodes().at("n1").quarantine_end;
+  ASSERT_GT(end, kNow);
+  ASSERT_TRUE(Create("d").ok());
+  Write();
+  Open();
+  EXPECT_EQ(state_.nodes().at("n1").quarantine_end, end);
+  EXPECT_EQ(state_.nodes().at("n1").losses.size(), 3u);
+  state_.Register(Node{.id = "n1"}, {}, kNow);
+  state_.Tick(kNow);
+  EXPECT_EQ(state_.WhyItWaits(*state_.Find("d"), kNow).code, Wait::kQuarantined);
+  state_.Register(Node{.id = "n1"}, {}, end);
+  state_.Tick(end);
+  EXPECT_EQ(state_.Find("d")->state, JobState::kStarting);
+  EXPECT_EQ(state_.TakeWrites().quarantines.at(0).node, "n1") << "it is over";
+}
+
+TEST_F(StoreTest, AQuarantineThatAnOperatorEndedDoesNotComeBackAndNoClockMakesOneLonger) {
+  Open();
+  Writes writes;
+  writes.quarantines = {{.node = "n1", .jobs = {"a", "b", "c"}, .end = kNow + kQuarantine},
+                        {.node = "n2", .jobs = {"a"}, .end = kNow + absl::Hours(5)},
+                        {.node = "n3", .jobs = {"a"}, .end = kNow}};
+  ASSERT_TRUE(store_->Commit(writes).ok());
+  Open();
+  EXPECT_EQ(state_.nodes().at("n2").quarantine_end, kNow + kQuarantine);
+  EXPECT_EQ(state_.nodes().count("n3"), 0u);
+  ASSERT_TRUE(state_.Undrain("n1").ok());
+  Write();
+  Open();
+  EXPECT_EQ(state_.nodes().count("n1"), 0u);
+  EXPECT_EQ(state_.nodes().count("n2"), 1u);
 }
 
 TEST_F(StoreTest, ACopyIsOfOneMomentAndOpensAsAnyOther) {
@@ -363,7 +435,8 @@ TEST_F(StoreTest, ALogThatAReaderHeldIsEmptiedOnceTheReaderIsGone) {
   Open();
   AddBase();
   const auto write_some = [&](const std::string& name) {
-    for (int i = 0; i < 200; ++i) ASSERT_TRUE(Create(absl::StrCat(name, i), {}, std::string(2000, 's')).ok());
+    for (int i = 0; i < 200; ++i)
+      ASSERT_TRUE(Create(absl::StrCat(name, i), {}, SpecBytes{.own = std::string(2000, 's')}).ok());
     Write();
   };
   {
@@ -390,7 +463,8 @@ TEST_F(StoreTest, ALogThatAReaderHeldIsEmptiedOnceTheReaderIsGone) {
 TEST_F(StoreTest, NamesTheFileWhosePagesAreDamaged) {
   Open();
   AddBase();
-  for (int i = 0; i < 200; ++i) ASSERT_TRUE(Create(absl::StrCat("job-", i), {}, std::string(2000, 's')).ok());
+  for (int i = 0; i < 200; ++i)
+    ASSERT_TRUE(Create(absl::StrCat("job-", i), {}, SpecBytes{.own = std::string(2000, 's')}).ok());
   Write();
   store_.reset();
   {
@@ -416,7 +490,7 @@ TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
             .gpu_memory_bytes = 7,
             .node_selector = "gpu=h100",
             .deadline = kNow + absl::Hours(1)};
-    ASSERT_TRUE(CreateJob(state_, *store_, job, {}, "spec", kNow).ok());
+    ASSERT_TRUE(CreateJob(state_, *store_, job, {}, {.own = "spec"}, kNow).ok());
     state_.Tick(kNow);
     ASSERT_EQ(state_.Find(id)->state, JobState::kStarting);
     for (const JobInput input : {JobInput::kTrainerStarted, JobInput::kTrainerFinished, JobInput::kArtifactStored}) {
@@ -447,6 +521,31 @@ TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
   EXPECT_TRUE(absl::IsNotFound(state_.DeleteVersion("intents", 2, {})));
   ASSERT_TRUE(state_.SetAlias({"intents", "production", 1}).ok());
   EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 3}))) << "its number is still known";
+}
+
+// While its job waits, and once it is published.
+TEST_F(StoreTest, TheNameOfAModelIsOneTenantsAfterARestart) {
+  Open();
+  AddBase();
+  Job job{.id = "j", .base_model = "base", .model = "intents", .tenant = "owner"};
+  ASSERT_TRUE(CreateJob(state_, *store_, job, {}, {.own = "spec"}, kNow).ok());
+  Write();
+  for (const bool published : {false, true}) {
+    Open();
+    Job other{.id = "k", .base_model = "base", .model = "intents", .tenant = "other"};
+    EXPECT_TRUE(absl::IsAlreadyExists(CheckJobs(state_, *store_, {other})));
+    EXPECT_TRUE(absl::IsAlreadyExists(CreateJob(state_, *store_, other, {}, {.own = "spec"}, kNow)));
+    if (published) continue;
+    state_.Register(Node{.id = "n1"}, {}, kNow);
+    state_.Tick(kNow);
+    for (const JobInput input : {JobInput::kTrainerStarted, JobInput::kTrainerFinished, JobInput::kArtifactStored}) {
+      ASSERT_TRUE(
+          state_.Record({.attempt = {"j", 1}, .sequence = static_cast<int64_t>(input) + 1, .input = input}, kNow));
+    }
+    Write();
+    EXPECT_EQ(state_.Find("j"), nullptr);
+    EXPECT_EQ(store_->Versions("intents")->at(0).tenant, "owner");
+  }
 }
 
 TEST_F(StoreTest, RefusesAFileOfAnEarlyDevelopmentVersion) {

@@ -126,6 +126,15 @@ TEST(ChatTemplateTest, StopsATemplateWhoseOutputHasNoEnd) {
               HasSubstr("INVALID_ARGUMENT"));
 }
 
+TEST(ChatTemplateTest, AConfigurationWithoutTextsHasNoTemplate) {
+  for (const char* entries : {R"([5, {}, {"name": 5, "template": "x"}])", R"([{"name": "default", "template": 7}])",
+                              R"({"default": "x"})", "7", "null"}) {
+    const TempFolder folder;
+    std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"chat_template": )" << entries << "}";
+    EXPECT_TRUE(absl::IsNotFound(ChatTemplate::Load(folder.path()).status())) << entries;
+  }
+}
+
 TEST(ChatTemplateTest, PrefersTheFileToTheConfiguration) {
   const TempFolder folder;
   EXPECT_TRUE(absl::IsNotFound(ChatTemplate::Load(folder.path()).status()));

@@ -87,8 +87,8 @@ absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::st
     if (absl::IsNotFound(prompt.status())) continue;  // a text row: it has a loss and no answer
     if (!prompt.ok()) {
       if (split.unscored++ == 0) {
-        split.why_unscored = absl::StrCat(std::filesystem::path(path).filename().string(), ":", row.line, ": ",
-                                          prompt.status().message());
+        const std::string file = std::filesystem::path(path).filename().string();
+        split.why_unscored = absl::StrCat(RowPosition(file, row.line, row.unit), ": ", prompt.status().message());
       }
       continue;
     }

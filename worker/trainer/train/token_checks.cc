@@ -60,7 +60,7 @@ absl::Status CheckTokensHaveEmbeddings(const Run& run) {
         std::find_if(example.ids.begin(), example.ids.end(), [&](int32_t id) { return id >= embeddings; });
     if (unknown == example.ids.end()) continue;
     return absl::InvalidArgumentError(absl::StrCat(
-        run.spec.train[static_cast<size_t>(example.file)].path, ":", example.line, ": token '",
+        RowPosition(run.spec.train[static_cast<size_t>(example.file)].path, example.line, example.unit), ": token '",
         run.base.tokenizer.IdToToken(*unknown).value_or("?"), "' has the number ", *unknown, ", and the model has ",
         embeddings, " embeddings (config.json: vocab_size); give the tokenizer.json that belongs to the model"));
   }

@@ -238,11 +238,10 @@ class Trainer {
     return nullptr;
   }
 
-  // Nothing if a stop cut it short, or if the dataset has no such split.
-  std::optional<EvaluationResult> EvaluateSplit(const std::string& name, const std::string& label,
-                                                const DecoderModel& model) {
+  // False if a stop cut it short, or if the dataset has no such split.
+  bool EvaluateSplit(const std::string& name, const std::string& label, const DecoderModel& model) {
     const EvaluationSplit* split = FindSplit(name);
-    if (split == nullptr) return std::nullopt;
+    if (split == nullptr) return false;
     const Clock::time_point start = Clock::now();
     EvaluationOptions options;
     options.task = ParseTaskType(run_.plan.recipe.task).value_or(TaskType::kChat);
@@ -260,15 +259,16 @@ class Trainer {
       return control_.stop.load();
     };
     const std::optional<EvaluationResult> result = Evaluate(model, *split, run_.base.tokenizer, run_.stop_ids, options);
-    if (!result) return std::nullopt;
+    if (!result) return false;
     json fields = ToJson(*result);
     fields["step"] = step_;
     fields["split"] = name;
     fields["model"] = label;
+    if (name == "validation") fields["best"] = selection_.Add(step_, *result, *run_.plan.recipe.evaluation.metric);
     seconds_per_evaluated_row_ = SecondsSince(start) / static_cast<double>(split->examples.size());
     evaluations_[name + "/" + label] = fields;
     events_.Write("evaluation", std::move(fields));
-    return result;
+    return true;
   }
 
   absl::Status EvaluateValidation() {
@@ -276,10 +276,9 @@ class Trainer {
       evaluated_step_ = step_;
       return absl::OkStatus();
     }
-    const std::optional<EvaluationResult> result = EvaluateSplit("validation", "tuned", *run_.model);
-    if (!result) return absl::OkStatus();
+    if (!EvaluateSplit("validation", "tuned", *run_.model)) return absl::OkStatus();
     evaluated_step_ = step_;
-    const bool best = selection_.Add(step_, *result, *run_.plan.recipe.evaluation.metric);
+    const bool best = selection_.best_step() == step_;
     // The last weights are in memory when they are wanted.
     if (!best || !PublishesBest() || step_ == run_.total_steps) return absl::OkStatus();
     return WriteBestWeights(run_.out_folder, step_, run_.trained);

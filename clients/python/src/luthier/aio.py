@@ -138,15 +138,22 @@ class AsyncClient(Connection):
         metric: str = "",
         sweep_id: str = "",
         request_id: str = "",
+        max_parallel: int = 0,
+        hold: bool = False,
         validate_only: bool = False,
     ) -> Sweep:
-        return await self._call(calls.create_sweep(job, grid, points, metric, sweep_id, request_id, validate_only))
+        return await self._call(
+            calls.create_sweep(job, grid, points, metric, sweep_id, request_id, max_parallel, hold, validate_only)
+        )
 
     async def get_sweep(self, name: str) -> Sweep:
         return await self._call(calls.get_sweep(name))
 
     async def list_sweeps(self, *, limit: int | None = None) -> list[Sweep]:
         return await self._list(calls.list_sweeps(), limit)
+
+    async def start_sweep(self, name: str) -> Sweep:
+        return await self._call(calls.start_sweep(name))
 
     async def cancel_sweep(self, name: str) -> Sweep:
         return await self._call(calls.cancel_sweep(name))
@@ -218,6 +225,11 @@ class AsyncClient(Connection):
     async def download_model(self, version: str, to: Path) -> pathlib.Path:
         found = await self.get_model_version(version)
         return await self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
+
+    async def sign_model_version_urls(
+        self, name: str, *, lifetime: float = 3600.0
+    ) -> models_pb2.SignModelVersionUrlsResponse:
+        return await self._call(calls.sign_model_version_urls(name, lifetime))
 
     async def download_base_model(self, name: str, to: Path) -> pathlib.Path:
         found = await self.get_base_model(name)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, Generic, TypeVar
@@ -52,13 +54,20 @@ def full_name(collection: str, name: str) -> str:
     return name if name.startswith(collection + "/") else f"{collection}/{name}"
 
 
+def new_request_id() -> str:
+    """A UUID of version 7 (RFC 9562). It begins with the time, so that the server's index of requests grows at its end."""
+    number = time.time_ns() // 1_000_000 << 80 | int.from_bytes(os.urandom(10), "big")
+    number = number & ~(0xF << 76) | 7 << 76
+    return str(uuid.UUID(int=number & ~(3 << 62) | 2 << 62))
+
+
 def create_job(
     job: jobs_pb2.FineTuningJob | jobs_pb2.FineTuningSpec, job_id: str, request_id: str, hold: bool, validate_only: bool
 ) -> Call[jobs_pb2.FineTuningJob]:
     if isinstance(job, jobs_pb2.FineTuningSpec):
         job = jobs_pb2.FineTuningJob(spec=job)
     # The same in every try, so that one submit is one job.
-    request_id = request_id or str(uuid.uuid4())
+    request_id = request_id or new_request_id()
     request = jobs_pb2.CreateFineTuningJobRequest(
         job_id=job_id, job=job, request_id=request_id, hold=hold, validate_only=validate_only
     )
@@ -69,7 +78,7 @@ def clone_job(
     name: str, changes: jobs_pb2.FineTuningJob | None, fields: Iterable[str], job_id: str, request_id: str, hold: bool
 ) -> Call[jobs_pb2.FineTuningJob]:
     request = jobs_pb2.CloneFineTuningJobRequest(
-        name=full_name("jobs", name), job=changes, job_id=job_id, request_id=request_id or str(uuid.uuid4()), hold=hold
+        name=full_name("jobs", name), job=changes, job_id=job_id, request_id=request_id or new_request_id(), hold=hold
     )
     request.update_mask.paths.extend(fields)
     return Call("jobs", "CloneFineTuningJob", request, long=True)
@@ -137,24 +146,31 @@ def create_sweep(
     metric: str,
     sweep_id: str,
     request_id: str,
+    max_parallel: int,
+    hold: bool,
     validate_only: bool,
 ) -> Call[sweeps_pb2.Sweep]:
     if isinstance(job, jobs_pb2.FineTuningSpec):
         job = jobs_pb2.FineTuningJob(spec=job)
-    sweep = sweeps_pb2.Sweep(job=job, metric=metric)
+    sweep = sweeps_pb2.Sweep(job=job, metric=metric, max_parallel=max_parallel)
     for field, values in grid.items():
         sweep.grid.add(field=field, values=[_value(value) for value in values])
     for point in points:
         sweep.points.add(values={field: _value(value) for field, value in point.items()})
     # The same in every try, so that one call is one sweep.
+    request_id = request_id or new_request_id()
     request = sweeps_pb2.CreateSweepRequest(
-        sweep_id=sweep_id, sweep=sweep, request_id=request_id or str(uuid.uuid4()), validate_only=validate_only
+        sweep_id=sweep_id, sweep=sweep, request_id=request_id, hold=hold, validate_only=validate_only
     )
     return Call("sweeps", "CreateSweep", request, long=True)
 
 
 def get_sweep(name: str) -> Call[sweeps_pb2.Sweep]:
     return Call("sweeps", "GetSweep", sweeps_pb2.GetSweepRequest(name=full_name("sweeps", name)))
+
+
+def start_sweep(name: str) -> Call[sweeps_pb2.Sweep]:
+    return Call("sweeps", "StartSweep", sweeps_pb2.StartSweepRequest(name=full_name("sweeps", name)))
 
 
 def cancel_sweep(name: str) -> Call[sweeps_pb2.Sweep]:
@@ -190,6 +206,12 @@ def get_base_model(name: str) -> Call[models_pb2.BaseModel]:
 
 def get_model_version(name: str) -> Call[models_pb2.ModelVersion]:
     return Call("models", "GetModelVersion", models_pb2.GetModelVersionRequest(name=full_name("models", name)))
+
+
+def sign_model_version_urls(name: str, lifetime: float) -> Call[models_pb2.SignModelVersionUrlsResponse]:
+    request = models_pb2.SignModelVersionUrlsRequest(name=full_name("models", name))
+    request.lifetime.FromMilliseconds(round(lifetime * 1000))
+    return Call("models", "SignModelVersionUrls", request)
 
 
 def drain_node(name: str, requeue: bool) -> Call[nodes_pb2.Node]:

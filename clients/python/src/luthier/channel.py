@@ -53,14 +53,25 @@ def server_from_environment() -> str:
 
 def token_from_environment() -> str:
     """Empty: none."""
-    if token := os.environ.get("LUTHIER_TOKEN"):
+    if token := checked_token(os.environ.get("LUTHIER_TOKEN", ""), "LUTHIER_TOKEN"):
         return token
     content = _read("LUTHIER_TOKEN_FILE")
     if content is None:
         return ""
     if not content.split():
         raise ValueError(f"LUTHIER_TOKEN_FILE: {os.environ['LUTHIER_TOKEN_FILE']} holds no token")
-    return content.split()[0].decode()
+    return checked_token(content.split()[0].decode(errors="replace"), "LUTHIER_TOKEN_FILE")
+
+
+def checked_token(token: str, given_by: str) -> str:
+    """Without the blanks and the end of line that come along when it is copied. gRPC says nothing useful of a header that
+    holds anything else."""
+    token = token.strip()
+    if not all("!" <= character <= "~" for character in token):
+        raise ValueError(
+            f"{given_by}: holds characters that no token has; copy it again as `luthier admin token create` printed it"
+        )
+    return token
 
 
 def _read(variable: str) -> bytes | None:

@@ -62,7 +62,7 @@ class Connection(abc.ABC):
         read or hash files before they answer."""
         self.server = server or channel.server_from_environment()
         self.retry = retry
-        token = channel.token_from_environment() if token is None else token
+        token = channel.token_from_environment() if token is None else channel.checked_token(token, "token")
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
         self._timeout = timeout
         self._long_timeout = long_timeout
@@ -107,7 +107,7 @@ class Client(Connection):
         hold: bool = False,
         validate_only: bool = False,
     ) -> FineTuningJob:
-        """Creates one job, however often the answer is lost on the way. Give a `request_id` (UUID4) of your own if this
+        """Creates one job, however often the answer is lost on the way. Give a `request_id` (a UUID) of your own if this
         program may be started again: the same id is the same job."""
         return self._call(calls.create_job(job, job_id, request_id, hold, validate_only))
 
@@ -201,11 +201,16 @@ class Client(Connection):
         metric: str = "",
         sweep_id: str = "",
         request_id: str = "",
+        max_parallel: int = 0,
+        hold: bool = False,
         validate_only: bool = False,
     ) -> Sweep:
         """A job for each combination of the values of `grid`, such as `{"lora.rank": [4, 8]}`, or for each of `points`,
-        such as `[{"lora.rank": 4, "training.epochs": 2}]`. One sweep, as with `create_job`."""
-        return self._call(calls.create_sweep(job, grid, points, metric, sweep_id, request_id, validate_only))
+        such as `[{"lora.rank": 4, "training.epochs": 2}]`. One sweep, as with `create_job`. `max_parallel`: how many of
+        its jobs run at once; 0: no limit."""
+        return self._call(
+            calls.create_sweep(job, grid, points, metric, sweep_id, request_id, max_parallel, hold, validate_only)
+        )
 
     def get_sweep(self, name: str) -> Sweep:
         return self._call(calls.get_sweep(name))
@@ -213,6 +218,10 @@ class Client(Connection):
     def list_sweeps(self, *, limit: int | None = None) -> list[Sweep]:
         """Without their jobs, newest first."""
         return self._list(calls.list_sweeps(), limit)
+
+    def start_sweep(self, name: str) -> Sweep:
+        """Releases all of its jobs that are on hold."""
+        return self._call(calls.start_sweep(name))
 
     def cancel_sweep(self, name: str) -> Sweep:
         """Cancels all of its jobs that are not over."""
@@ -294,6 +303,13 @@ class Client(Connection):
         interrupted goes on where it was; one that is done is not made again."""
         found = self.get_model_version(version)
         return self._download(FolderDownload(found.name, found.files, to, self.retry, self.server))
+
+    def sign_model_version_urls(
+        self, name: str, *, lifetime: float = 3600.0
+    ) -> models_pb2.SignModelVersionUrlsResponse:
+        """URLs with which whoever has them gets the version's files from the server's bucket for `lifetime` seconds,
+        without a token."""
+        return self._call(calls.sign_model_version_urls(name, lifetime))
 
     def download_base_model(self, name: str, to: Path) -> pathlib.Path:
         found = self.get_base_model(name)

@@ -1,4 +1,4 @@
-// Artifacts in an S3 bucket, or in what speaks its protocol.
+// Artifacts in a bucket of S3, of what speaks its protocol, or of Azure.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "lib/artifact/artifact_store.h"
 #include "lib/artifact/blob_cache.h"
 #include "lib/artifact/bucket.h"
@@ -18,19 +19,19 @@ namespace luthier {
 
 // Uploads go there in parts as they come, and appear under their hash once that is checked; downloads come in pieces.
 // Both hold some MB of memory each. A blob that is needed as a file goes through a cache.
-class S3ArtifactStore : public ArtifactStore {
+class BucketArtifactStore : public ArtifactStore {
  public:
   struct Options {
-    std::string address;  // s3://BUCKET/PREFIX
+    std::string address;  // s3://BUCKET/PREFIX, az://CONTAINER/PREFIX
     std::string cache;    // folder
     int64_t cache_bytes = int64_t{50} << 30;
     Bucket::Options bucket;
   };
   // Makes the prefix `owner`'s. Errors: INVALID_ARGUMENT for the address; FAILED_PRECONDITION if it is another owner's;
   // UNAVAILABLE.
-  static absl::StatusOr<std::unique_ptr<S3ArtifactStore>> Open(Options options, const std::string& owner);
+  static absl::StatusOr<std::unique_ptr<BucketArtifactStore>> Open(Options options, const std::string& owner);
   // Whoever owns it, to look only. Nothing becomes local then.
-  static absl::StatusOr<std::unique_ptr<S3ArtifactStore>> OpenToRead(const Options& options);
+  static absl::StatusOr<std::unique_ptr<BucketArtifactStore>> OpenToRead(const Options& options);
   // Whose the prefix is. Errors: NOT_FOUND if it is nobody's.
   static absl::StatusOr<std::string> OwnerOf(const Options& options);
 
@@ -39,9 +40,10 @@ class S3ArtifactStore : public ArtifactStore {
                                                       BlobPins* pins = nullptr) override;
   absl::StatusOr<std::unique_ptr<BlobReader>> OpenBlob(absl::string_view sha256, int64_t offset) override;
   absl::StatusOr<LocalBlob> MakeLocal(const std::string& sha256) override;
+  absl::StatusOr<std::string> SignBlob(absl::string_view sha256, absl::Duration lifetime) override;
 
  private:
-  S3ArtifactStore(std::unique_ptr<Bucket> bucket, std::unique_ptr<BlobCache> cache)
+  BucketArtifactStore(std::unique_ptr<Bucket> bucket, std::unique_ptr<BlobCache> cache)
       : bucket_(std::move(bucket)), cache_(std::move(cache)) {}
   absl::StatusOr<File> Stat(const std::string& path) override;
   absl::StatusOr<std::string> ReadText(const std::string& path) override;

@@ -1,4 +1,4 @@
-#include "lib/artifact/s3_artifact_store.h"
+#include "lib/artifact/bucket_artifact_store.h"
 
 #include <algorithm>
 #include <cstring>
@@ -22,36 +22,9 @@ absl::StatusOr<std::string> ReadObject(const Bucket& bucket, const std::string& 
   return text;
 }
 
-class S3BlobWriter : public BlobWriter {
+class BucketBlobReader : public CheckedReader {
  public:
-  S3BlobWriter(std::unique_ptr<Bucket::Upload> upload, std::string sha256, BlobPins* pins)
-      : upload_(std::move(upload)), sha256_(std::move(sha256)), pins_(pins) {}
-
-  absl::Status Append(absl::string_view bytes) override {
-    hash_.Update(bytes);
-    bytes_ += static_cast<int64_t>(bytes.size());
-    return upload_->Append(bytes);
-  }
-
-  absl::Status Commit() override {
-    LUTHIER_RETURN_IF_ERROR(CheckReceived(hash_.FinishHex(), sha256_, bytes_));
-    if (pins_ != nullptr) pins_->Add(sha256_);  // before the object appears
-    return upload_->Complete();
-  }
-
-  int64_t bytes() const override { return bytes_; }
-
- private:
-  const std::unique_ptr<Bucket::Upload> upload_;
-  const std::string sha256_;
-  BlobPins* pins_;
-  Sha256 hash_;
-  int64_t bytes_ = 0;
-};
-
-class S3BlobReader : public CheckedReader {
- public:
-  S3BlobReader(const Bucket& bucket, std::string key, std::string sha256, int64_t size)
+  BucketBlobReader(const Bucket& bucket, std::string key, std::string sha256, int64_t size)
       : CheckedReader(std::move(sha256), size, absl::StrCat(bucket.address(), "/", key)),
         bucket_(bucket),
         key_(std::move(key)) {}
@@ -80,9 +53,52 @@ class S3BlobReader : public CheckedReader {
   int64_t begin_ = 0;  // of the piece
 };
 
+// Reads all of it. Errors: DATA_LOSS; UNAVAILABLE.
+absl::Status CheckObject(const Bucket& bucket, const std::string& key, const std::string& sha256, int64_t size) {
+  BucketBlobReader reader(bucket, key, sha256, size);
+  std::vector<char> buffer(size_t{1} << 20);
+  while (true) {
+    LUTHIER_ASSIGN_OR_RETURN(const size_t count, reader.Read(std::span<char>(buffer)));
+    if (count == 0) return absl::OkStatus();
+  }
+}
+
+class BucketBlobWriter : public BlobWriter {
+ public:
+  BucketBlobWriter(const Bucket& bucket, std::string key, std::unique_ptr<Bucket::Upload> upload, std::string sha256,
+                   BlobPins* pins)
+      : bucket_(bucket), key_(std::move(key)), upload_(std::move(upload)), sha256_(std::move(sha256)), pins_(pins) {}
+
+  absl::Status Append(absl::string_view bytes) override {
+    hash_.Update(bytes);
+    bytes_ += static_cast<int64_t>(bytes.size());
+    return upload_->Append(bytes);
+  }
+
+  absl::Status Commit() override {
+    LUTHIER_RETURN_IF_ERROR(CheckReceived(hash_.FinishHex(), sha256_, bytes_));
+    if (pins_ != nullptr) pins_->Add(sha256_);  // before the object appears
+    const absl::Status stored = upload_->Complete();
+    // The same name is the same content.
+    return absl::IsAlreadyExists(stored) ? CheckObject(bucket_, key_, sha256_, bytes_) : stored;
+  }
+
+  int64_t bytes() const override { return bytes_; }
+
+ private:
+  const Bucket& bucket_;
+  const std::string key_;
+  const std::unique_ptr<Bucket::Upload> upload_;
+  const std::string sha256_;
+  BlobPins* pins_;
+  Sha256 hash_;
+  int64_t bytes_ = 0;
+};
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<S3ArtifactStore>> S3ArtifactStore::Open(Options options, const std::string& owner) {
+absl::StatusOr<std::unique_ptr<BucketArtifactStore>> BucketArtifactStore::Open(Options options,
+                                                                               const std::string& owner) {
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Bucket> bucket, Bucket::Open(options.address, options.bucket));
   const absl::Status taken = bucket->PutNew(kOwner, owner);
   if (!taken.ok() && !absl::IsAlreadyExists(taken)) return taken;
@@ -96,55 +112,62 @@ absl::StatusOr<std::unique_ptr<S3ArtifactStore>> S3ArtifactStore::Open(Options o
     }
   }
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobCache> cache, BlobCache::Open(options.cache, options.cache_bytes));
-  return std::unique_ptr<S3ArtifactStore>(new S3ArtifactStore(std::move(bucket), std::move(cache)));
+  return std::unique_ptr<BucketArtifactStore>(new BucketArtifactStore(std::move(bucket), std::move(cache)));
 }
 
-absl::StatusOr<std::unique_ptr<S3ArtifactStore>> S3ArtifactStore::OpenToRead(const Options& options) {
+absl::StatusOr<std::unique_ptr<BucketArtifactStore>> BucketArtifactStore::OpenToRead(const Options& options) {
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Bucket> bucket, Bucket::Open(options.address, options.bucket));
-  return std::unique_ptr<S3ArtifactStore>(new S3ArtifactStore(std::move(bucket), nullptr));
+  return std::unique_ptr<BucketArtifactStore>(new BucketArtifactStore(std::move(bucket), nullptr));
 }
 
-absl::StatusOr<std::string> S3ArtifactStore::OwnerOf(const Options& options) {
+absl::StatusOr<std::string> BucketArtifactStore::OwnerOf(const Options& options) {
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Bucket> bucket, Bucket::Open(options.address, options.bucket));
   return ReadObject(*bucket, kOwner);
 }
 
-absl::StatusOr<std::unique_ptr<BlobWriter>> S3ArtifactStore::PutBlob(const std::string& sha256, int64_t expected_bytes,
-                                                                     BlobPins* pins) {
+absl::StatusOr<std::unique_ptr<BlobWriter>> BucketArtifactStore::PutBlob(const std::string& sha256,
+                                                                         int64_t expected_bytes, BlobPins* pins) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string path, PathOfBlob(sha256));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Bucket::Upload> upload, bucket_->Put(path, expected_bytes));
-  return std::make_unique<S3BlobWriter>(std::move(upload), sha256, pins);
+  return std::make_unique<BucketBlobWriter>(*bucket_, path, std::move(upload), sha256, pins);
 }
 
-absl::StatusOr<std::unique_ptr<BlobReader>> S3ArtifactStore::OpenBlob(absl::string_view sha256, int64_t offset) {
+absl::StatusOr<std::unique_ptr<BlobReader>> BucketArtifactStore::OpenBlob(absl::string_view sha256, int64_t offset) {
   LUTHIER_ASSIGN_OR_RETURN(std::string path, PathOfBlob(sha256));
   LUTHIER_ASSIGN_OR_RETURN(const int64_t size, BlobSize(sha256));
   if (offset < 0 || offset > size)
     return absl::OutOfRangeError(absl::StrCat("offset ", offset, " of a blob of ", size, " bytes"));
-  auto reader = std::make_unique<S3BlobReader>(*bucket_, std::move(path), std::string(sha256), size);
+  auto reader = std::make_unique<BucketBlobReader>(*bucket_, std::move(path), std::string(sha256), size);
   LUTHIER_RETURN_IF_ERROR(reader->Skip(offset));
   return reader;
 }
 
-absl::StatusOr<LocalBlob> S3ArtifactStore::MakeLocal(const std::string& sha256) {
+absl::StatusOr<LocalBlob> BucketArtifactStore::MakeLocal(const std::string& sha256) {
   if (cache_ == nullptr) return absl::FailedPreconditionError(absl::StrCat(Address(), " was opened to read only"));
   return cache_->Get(*this, sha256);
 }
 
-absl::StatusOr<ArtifactStore::File> S3ArtifactStore::Stat(const std::string& path) {
+absl::StatusOr<std::string> BucketArtifactStore::SignBlob(absl::string_view sha256, absl::Duration lifetime) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string path, PathOfBlob(sha256));
+  return bucket_->Sign(path, lifetime);
+}
+
+absl::StatusOr<ArtifactStore::File> BucketArtifactStore::Stat(const std::string& path) {
   LUTHIER_ASSIGN_OR_RETURN(const Bucket::Facts facts, bucket_->Stat(path));
   return File{path, facts.bytes, facts.time};
 }
 
-absl::StatusOr<std::string> S3ArtifactStore::ReadText(const std::string& path) { return ReadObject(*bucket_, path); }
+absl::StatusOr<std::string> BucketArtifactStore::ReadText(const std::string& path) {
+  return ReadObject(*bucket_, path);
+}
 
-absl::Status S3ArtifactStore::WriteNew(const std::string& path, const std::string& text) {
+absl::Status BucketArtifactStore::WriteNew(const std::string& path, const std::string& text) {
   return bucket_->PutNew(path, text);
 }
 
-absl::Status S3ArtifactStore::Remove(const std::string& path) { return bucket_->Delete(path); }
+absl::Status BucketArtifactStore::Remove(const std::string& path) { return bucket_->Delete(path); }
 
-absl::StatusOr<std::vector<ArtifactStore::File>> S3ArtifactStore::List(const std::string& folder) {
+absl::StatusOr<std::vector<ArtifactStore::File>> BucketArtifactStore::List(const std::string& folder) {
   std::vector<File> files;
   LUTHIER_RETURN_IF_ERROR(bucket_->List(folder, [&](const std::string& key, const Bucket::Facts& facts) {
     files.push_back({key, facts.bytes, facts.time});
