@@ -1,7 +1,6 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
@@ -106,14 +105,8 @@ absl::Status Get(CommandContext& context, const std::string& id) {
 }
 
 absl::Status Delete(CommandContext& context, const std::vector<std::string>& ids) {
-  LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(ids, ", ") + " for good"));
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  return DoToEach(context, ids, [&](const std::string& id) -> absl::Status {
-    const std::string name = FullName("datasets", id);
-    LUTHIER_RETURN_IF_ERROR(client->DeleteDataset(name));
-    context.out() << name << std::endl;
-    return absl::OkStatus();
-  });
+  return DeleteEach(
+      context, ids, [](const std::string& id) { return FullName("datasets", id); }, &Client::DeleteDataset);
 }
 
 void AddUpload(CLI::App& dataset, CommandContext& context) {

@@ -15,4 +15,9 @@ namespace luthier {
 absl::Status DoToEach(CommandContext& context, const std::vector<std::string>& names,
                       const std::function<absl::Status(const std::string& name)>& act);
 
+// Asks first, then deletes each and prints its name. `full_name`: what a name of the command line stands for.
+absl::Status DeleteEach(CommandContext& context, const std::vector<std::string>& names,
+                        const std::function<std::string(const std::string& name)>& full_name,
+                        absl::Status (Client::*remove)(const std::string& full_name));
+
 }  // namespace luthier

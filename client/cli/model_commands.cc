@@ -238,25 +238,12 @@ absl::Status Urls(CommandContext& context, const UrlsArguments& arguments) {
 
 // Versions by their number: an alias, or the newest, may be another one by the time the call arrives.
 absl::Status DeleteVersions(CommandContext& context, const std::vector<std::string>& names) {
-  LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(names, ", ") + " for good"));
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  return DoToEach(context, names, [&](const std::string& given) -> absl::Status {
-    const std::string name = VersionName(given);
-    LUTHIER_RETURN_IF_ERROR(client->DeleteModelVersion(name));
-    context.out() << name << std::endl;
-    return absl::OkStatus();
-  });
+  return DeleteEach(context, names, VersionName, &Client::DeleteModelVersion);
 }
 
 absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>& names) {
-  LUTHIER_RETURN_IF_ERROR(context.Confirm("delete " + absl::StrJoin(names, ", ") + " for good"));
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  return DoToEach(context, names, [&](const std::string& given) -> absl::Status {
-    const std::string name = FullName("baseModels", given);
-    LUTHIER_RETURN_IF_ERROR(client->DeleteBaseModel(name));
-    context.out() << name << std::endl;
-    return absl::OkStatus();
-  });
+  return DeleteEach(
+      context, names, [](const std::string& id) { return FullName("baseModels", id); }, &Client::DeleteBaseModel);
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "lib/base/json_shape.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/utf8.h"
 
 namespace luthier {
 namespace {
@@ -17,32 +18,13 @@ namespace {
 // Objects that keep the order of their keys are searched from the front: a million keys would take hours.
 constexpr int64_t kMaxKeys = 10'000;
 
-// Length of the well-formed UTF-8 character at the start of `text`, 0 if there is none (overlong
-// forms, surrogates and numbers above U+10FFFF are not well-formed).
-size_t Utf8Length(std::string_view text) {
-  const auto byte = [&](size_t i) { return i < text.size() ? static_cast<unsigned char>(text[i]) : 0u; };
-  const auto continues = [&](size_t i) { return (byte(i) & 0xC0) == 0x80; };
-  const unsigned first = byte(0), second = byte(1);
-  if (first < 0x80) return 1;
-  if (first >= 0xC2 && first <= 0xDF) return continues(1) ? 2 : 0;
-  if (first >= 0xE0 && first <= 0xEF) {
-    const bool in_range = !(first == 0xE0 && second < 0xA0) && !(first == 0xED && second > 0x9F);
-    return in_range && continues(1) && continues(2) ? 3 : 0;
-  }
-  if (first >= 0xF0 && first <= 0xF4) {
-    const bool in_range = !(first == 0xF0 && second < 0x90) && !(first == 0xF4 && second > 0x8F);
-    return in_range && continues(1) && continues(2) && continues(3) ? 4 : 0;
-  }
-  return 0;
-}
-
 // Whole characters up to about `most` bytes: what is quoted of a row may be megabytes long, and the parser quotes it up
 // to a byte in the middle of a character. A status has to fit into a header, and its text into JSON.
 std::string Shortened(std::string_view text, size_t most) {
   std::string out;
   for (size_t i = 0; i < text.size();) {
     if (out.size() >= most) return out + "…";
-    const size_t length = Utf8Length(text.substr(i));
+    const size_t length = CharacterBytes(text.substr(i));
     out.append(length > 0 ? text.substr(i, length) : std::string_view("…"));
     i += std::max<size_t>(length, 1);
   }
@@ -60,7 +42,7 @@ absl::Status CheckBytes(std::string_view line) {
   }
   for (size_t i = 0; i < line.size();) {
     if (line[i] == '\0') return Invalid(absl::StrCat("NUL byte at byte ", i + 1, "; the file must be UTF-8 text"));
-    const size_t length = Utf8Length(line.substr(i));
+    const size_t length = CharacterBytes(line.substr(i));
     if (length == 0) return Invalid(absl::StrCat("invalid UTF-8 at byte ", i + 1, "; save the file as UTF-8"));
     i += length;
   }

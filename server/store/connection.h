@@ -71,7 +71,12 @@ class Query {
   absl::Time Time() { return FromMicros(Int()); }
   double Real() { return sqlite3_column_double(statement_, column_++); }
   void Skip(int columns) { column_ += columns; }
-  bool NextIsNull() const { return sqlite3_column_type(statement_, column_) == SQLITE_NULL; }
+  // Whether the next column is null; it is then behind us.
+  bool TakeNull() {
+    if (sqlite3_column_type(statement_, column_) != SQLITE_NULL) return false;
+    ++column_;
+    return true;
+  }
 
   // Runs a statement without rows; returns how many rows it changed.
   int Run() {

@@ -49,6 +49,11 @@ constexpr int kAttemptColumns = 13;
 // What ReadRecordedJob() reads after the columns of the job, and the tables that have it.
 constexpr char kSpecColumns[] = "spec, labels, bytes";
 constexpr char kSpecTables[] = "job_specs LEFT JOIN plans ON plan_number = plan";
+// What ReadRecordedJob() reads, of the job that a condition names.
+std::string RecordedJobWhere(absl::string_view condition) {
+  return absl::StrCat("SELECT ", kJobColumns, ", ", kSpecColumns, " FROM jobs JOIN ", kSpecTables,
+                      " WHERE job = number AND ", condition);
+}
 // A request and the number of the job that it created; a job has an `id` as well.
 constexpr char kRequest[] = "SELECT body_sha256, job AS created FROM requests WHERE id = ?";
 
@@ -148,16 +153,8 @@ Job ReadJob(Query& row) {
   job.priority = static_cast<int>(row.Int());
   job.estimate = absl::Microseconds(row.Int());
   job.revision = static_cast<int>(row.Int());
-  if (row.NextIsNull()) {
-    row.Skip(1);
-  } else {
-    job.retention = absl::Microseconds(row.Int());
-  }
-  if (row.NextIsNull()) {
-    row.Skip(1);
-  } else {
-    job.deadline = row.Time();
-  }
+  if (!row.TakeNull()) job.retention = absl::Microseconds(row.Int());
+  if (!row.TakeNull()) job.deadline = row.Time();
   job.sweep = row.Int();
   job.max_parallel = static_cast<int>(row.Int());
   if (job.attempt == 0) {
@@ -180,7 +177,7 @@ Job ReadJob(Query& row) {
 }
 
 std::shared_ptr<const std::string> ReadPlan(Query& row) {
-  return row.NextIsNull() ? nullptr : std::make_shared<const std::string>(row.Blob());
+  return row.TakeNull() ? nullptr : std::make_shared<const std::string>(row.Blob());
 }
 
 // The jobs that `sql` selects between two numbers. Reading a million of them takes two seconds and indexing them one:
@@ -205,11 +202,7 @@ void LoadJobs(Connection& connection, const std::string& path, const std::string
 RecordedJob ReadRecordedJob(Query& row) {
   RecordedJob recorded{ReadJob(row), {}, std::nullopt};
   recorded.spec.own = row.Blob();
-  if (row.NextIsNull()) {
-    row.Skip(1);
-  } else {
-    recorded.labels = row.Blob();
-  }
+  if (!row.TakeNull()) recorded.labels = row.Blob();
   recorded.spec.plan = ReadPlan(row);
   return recorded;
 }
@@ -588,8 +581,7 @@ absl::StatusOr<std::vector<std::string>> Store::Checkpoints() {
 absl::StatusOr<RecordedJob> Store::GetJob(const std::string& id) {
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<RecordedJob> {
-    Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", ", kSpecColumns, " FROM jobs JOIN ",
-                                                kSpecTables, " WHERE job = number AND id = ?"));
+    Query query = reader_->Prepare(RecordedJobWhere("id = ?"));
     if (!query.Bind(id).Step()) return DoesNotExist("jobs/" + id);
     return ReadRecordedJob(query);
   });
@@ -626,8 +618,7 @@ absl::StatusOr<JobPage> Store::ListJobs(const JobQuery& wanted) {
       page.next = wanted.oldest_first ? high : low;
     }
     for (const int64_t number : numbers) {
-      Query query = reader_->Prepare(absl::StrCat("SELECT ", kJobColumns, ", ", kSpecColumns, " FROM jobs JOIN ",
-                                                  kSpecTables, " WHERE job = number AND number = ?"));
+      Query query = reader_->Prepare(RecordedJobWhere("number = ?"));
       if (query.Bind(number).Step()) page.jobs.push_back(ReadRecordedJob(query));
     }
     return page;

@@ -1,0 +1,13 @@
+// Texts of others, which may be no UTF-8.
+#pragma once
+
+#include <cstddef>
+#include <string_view>
+
+namespace luthier {
+
+// Bytes of the well-formed UTF-8 character at the start of `text`; 0 if there is none (Unicode 15, table 3-7: overlong
+// forms, surrogates and numbers above U+10FFFF are not well-formed).
+size_t CharacterBytes(std::string_view text);
+
+}  // namespace luthier
