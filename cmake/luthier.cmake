@@ -68,3 +68,10 @@ function(luthier_test_again name argument)
   endif()
   set_tests_properties(${name}_${argument} PROPERTIES TIMEOUT ${timeout} SKIP_RETURN_CODE 77 LABELS "${labels}")
 endfunction()
+
+# The long variant of a test (`ctest -L long`): the same program with more of what the variable <setting> (NAME=VALUE) counts.
+# The rest is arguments of the program.
+function(luthier_long_variant name program setting)
+  add_test(NAME ${name} COMMAND ${program} ${ARGN} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 14400 LABELS long ENVIRONMENT "${setting}")
+endfunction()

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -7,6 +8,7 @@
 #include "client/cli/command.h"
 #include "client/cli/list.h"
 #include "client/cli/text.h"
+#include "lib/base/did_you_mean.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -49,6 +51,16 @@ struct Limits {
   std::optional<int64_t> max_queued_jobs;
 };
 
+// A mistyped name makes a tenant, whose limits then limit nobody: what was made is said, and what was meant perhaps.
+std::string WhatBecameOf(const std::string& name, const std::vector<v1::Tenant>& before) {
+  std::vector<std::string> names;
+  for (const v1::Tenant& tenant : before) names.push_back(ShortName(tenant.name()));
+  if (std::count(names.begin(), names.end(), ShortName(name)) > 0) return absl::StrCat("updated ", name);
+  const std::string near = DidYouMean(ShortName(name), names);
+  return absl::StrCat("created ", name, ", which was not there before",
+                      near.empty() ? "" : absl::StrCat("; did you mean ", near, "?"));
+}
+
 absl::Status Set(CommandContext& context, const Limits& limits) {
   v1::UpdateTenantRequest request;
   v1::Tenant& tenant = *request.mutable_tenant();
@@ -62,7 +74,9 @@ absl::Status Set(CommandContext& context, const Limits& limits) {
   if (request.update_mask().paths().empty())
     return absl::InvalidArgumentError("nothing to set: give --weight, --max-devices or --max-queued-jobs");
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Tenant> before, client->ListTenants(kMostListed));
   LUTHIER_ASSIGN_OR_RETURN(const v1::Tenant now, client->UpdateTenant(request));
+  context.Say(WhatBecameOf(now.name(), before));
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(now));
   } else if (context.format() == OutputFormat::kName) {

@@ -10,11 +10,11 @@
 #include "google/protobuf/duration.pb.h"
 #include "google/protobuf/map.h"
 #include "google/protobuf/timestamp.pb.h"
+#include "lib/base/bytes_text.h"
 
 namespace luthier {
 
 std::string FormatCount(int64_t count);             // 3,812,096
-std::string FormatBytes(int64_t bytes);             // 7.6 MB, powers of 1000 as disks and downloads are counted
 std::string DurationText(absl::Duration duration);  // 1h 02m, 2m 05s, 3.2s, 45ms (absl has a FormatDuration)
 std::string FormatAge(absl::Duration age);          // 3d, 5h, 12m, 8s
 std::string FormatPercent(double fraction);         // 96.5 %

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "lib/base/bytes_text.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -87,9 +88,9 @@ absl::Status BlobCache::MakeRoom(int64_t bytes) {
     checked_.erase(path.filename().string());
   }
   if (total > max_bytes_) {
-    return absl::ResourceExhaustedError(absl::StrCat("what is in use of stored files needs ", total,
-                                                     " bytes on the server's machine, and ",
-                                                     "--artifact-cache-limit is ", max_bytes_, "; raise it"));
+    return absl::ResourceExhaustedError(absl::StrCat("what is in use of stored files needs ", FormatBytes(total),
+                                                     " on the server's machine, and ", "--artifact-cache-limit is ",
+                                                     FormatBytes(max_bytes_), "; raise it"));
   }
   coming_ += bytes;
   return absl::OkStatus();

@@ -17,6 +17,7 @@
 #include "lib/artifact/checked_blob.h"
 #include "lib/artifact/descriptor.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/base/bytes_text.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -125,9 +126,9 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(const std
   LUTHIER_ASSIGN_OR_RETURN(std::string path, BlobPath(sha256));
   LUTHIER_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(root_));
   if (free - kReserveBytes < expected_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(root_, ": ", free, " bytes are free, ", expected_bytes,
-                                                     " and a reserve of ", kReserveBytes,
-                                                     " are needed; free space on that disk and try again"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat(root_, ": ", FormatBytes(free), " are free, ", FormatBytes(expected_bytes), " and a reserve of ",
+                     FormatBytes(kReserveBytes), " are needed; free space on that disk and try again"));
   }
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(root_ + "/incoming/blob"));
   return std::make_unique<FileBlobWriter>(std::move(file), std::move(path), sha256, pins);

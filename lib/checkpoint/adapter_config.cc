@@ -44,6 +44,12 @@ constexpr const char* kUnsupported[] = {"use_qalora",
                                         "monteclora_config",
                                         "velora_config"};
 
+// Whether an adapter with this `init_lora_weights` belongs to the base as it is. The others (pissa, olora, corda,
+// loftq, …) subtract from the base what A and B begin with, and PEFT does so again when it loads them.
+bool KeepsTheBase(const json& init) {
+  return init.is_null() || init.is_boolean() || init == "gaussian" || init == "eva" || init == "orthogonal";
+}
+
 // A conversion of what is not in the range of its type is undefined.
 bool HoldsWholeNumbersOnly(const json& value) {
   if (value.is_structured()) return std::all_of(value.begin(), value.end(), HoldsWholeNumbersOnly);
@@ -101,6 +107,12 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
   for (const char* field : kUnsupported) {
     if (json.contains(field) && !IsUnset(json[field]))
       violation(field, absl::StrCat(json[field].dump(), " is not supported"));
+  }
+  if (const nlohmann::json init = json.value("init_lora_weights", nlohmann::json()); !KeepsTheBase(init)) {
+    violation("init_lora_weights",
+              absl::StrCat(init.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
+                           " may change the base's weights, which is not supported; convert the "
+                           "adapter to plain LoRA (PEFT: path_initial_model_for_weight_conversion)"));
   }
   for (const char* field : {"r", "rank_pattern", "layers_to_transform"}) {
     if (json.contains(field) && !HoldsWholeNumbersOnly(json[field]))

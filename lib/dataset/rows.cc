@@ -132,6 +132,8 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where, const 
   if (*role != "system" && *role != "user" && *role != "assistant" && *role != "tool") {
     return Invalid(absl::StrCat(where, ".role is ", role->dump(), "; use system, user, assistant or tool"));
   }
+  if (const auto call = message.find("function_call"); call != message.end() && !call->empty())
+    return Invalid(absl::StrCat(where, ".function_call is an older form, which templates do not know; use tool_calls"));
   const auto content = message.find("content");
   const bool has_content = content != message.end() && !content->is_null();
   if (has_content && !content->is_string() && !content->is_array()) {
@@ -157,6 +159,8 @@ absl::StatusOr<ChatRow> ParseChat(OrderedJson& row, const RowLimits& limits) {
     has_answer |= chat.messages[i]["role"] == "assistant";
   }
   if (!has_answer) return Invalid("no message has the role `assistant`, so there is nothing to learn from this row");
+  if (row.contains("functions") && !row["functions"].empty())
+    return Invalid("`functions` is an older form, which templates do not know; use `tools`");
   if (row.contains("tools")) chat.tools = std::move(row["tools"]);
   if (chat.tools.is_string()) {
     LUTHIER_ASSIGN_OR_RETURN(OrderedJson parsed, ParseText(chat.tools.get<std::string>(), "`tools`", limits));

@@ -30,21 +30,31 @@ std::string TextOf(const OrderedJson& object, const char* field) {
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
-// `chat_template` is one source, or a list of {name, template}.
-std::string TemplateOfConfig(const OrderedJson& config) {
+constexpr char kDefault[] = "default", kToolUse[] = "tool_use";
+
+// `chat_template` is one source, the default, or a list of {name, template}.
+std::string TemplateOfConfig(const OrderedJson& config, std::string_view name) {
   const auto found = config.find("chat_template");
   if (found == config.end()) return "";
-  if (found->is_string()) return found->get<std::string>();
+  if (found->is_string()) return name == kDefault ? found->get<std::string>() : "";
   if (!found->is_array()) return "";
   for (const OrderedJson& entry : *found) {
-    if (TextOf(entry, "name") == "default") return TextOf(entry, "template");
+    if (TextOf(entry, "name") == name) return TextOf(entry, "template");
   }
   return "";
 }
 
+// With the special tokens that only special_tokens_map.json names, as the tokenizer has them.
 absl::StatusOr<OrderedJson> TokenizerConfig(const std::string& folder) {
   absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
-  if (absl::IsNotFound(config.status())) return OrderedJson::object();
+  if (absl::IsNotFound(config.status())) config = OrderedJson::object();
+  LUTHIER_RETURN_IF_ERROR(config.status());
+  const absl::StatusOr<OrderedJson> tokens = ReadJsonObject(folder + "/special_tokens_map.json");
+  if (absl::IsNotFound(tokens.status())) return config;
+  LUTHIER_RETURN_IF_ERROR(tokens.status());
+  for (const auto& [name, token] : tokens->items()) {
+    if (name.ends_with("_token") && !config->contains(name)) (*config)[name] = token;
+  }
   return config;
 }
 
@@ -63,7 +73,7 @@ std::string PinnedDate(const std::string& source) {
 absl::StatusOr<std::string> ReadTemplateSource(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
   absl::StatusOr<std::string> source = ReadTextFile(folder + "/chat_template.jinja");
-  if (absl::IsNotFound(source.status())) source = TemplateOfConfig(config);
+  if (absl::IsNotFound(source.status())) source = TemplateOfConfig(config, kDefault);
   LUTHIER_RETURN_IF_ERROR(source.status());
   if (!source->empty()) return source;
   return absl::NotFoundError(absl::StrCat(folder,
@@ -82,11 +92,18 @@ void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const { luthier_t
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string source, ReadTemplateSource(folder));
   LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
-  absl::StatusOr<ChatTemplate> compiled = Compile(source, SpecialTokenVariables(config));
-  if (!compiled.ok()) {
+  const auto compile = [&](const std::string& of) -> absl::StatusOr<ChatTemplate> {
+    absl::StatusOr<ChatTemplate> compiled = Compile(of, SpecialTokenVariables(config));
+    if (compiled.ok()) return compiled;
     return absl::InvalidArgumentError(absl::StrCat(folder, ": ", compiled.status().message()));
-  }
-  return compiled;
+  };
+  LUTHIER_ASSIGN_OR_RETURN(ChatTemplate loaded, compile(source));
+  // A file takes the place of the whole list.
+  const std::string tool_use = TemplateOfConfig(config, kToolUse);
+  if (tool_use.empty() || source != TemplateOfConfig(config, kDefault)) return loaded;
+  LUTHIER_ASSIGN_OR_RETURN(ChatTemplate with_tools, compile(tool_use));
+  loaded.with_tools_ = std::make_unique<ChatTemplate>(std::move(with_tools));
+  return loaded;
 }
 
 absl::StatusOr<std::optional<ChatTemplate>> ChatTemplate::OfJob(const std::string& folder, const std::string& source,
@@ -139,7 +156,8 @@ absl::StatusOr<RenderedChat> ChatTemplate::Render(const OrderedJson& messages, c
                                {"documents", nullptr},        {"add_generation_prompt", options.add_generation_prompt},
                                {"kwargs", options.variables}, {"now", now_},
                                {"api", "apply_chat_template"}};
-  return RenderRequest(request.dump());
+  const ChatTemplate& chosen = with_tools_ != nullptr && !options.tools.is_null() ? *with_tools_ : *this;
+  return chosen.RenderRequest(request.dump());
 }
 
 absl::StatusOr<RenderedChat> ChatTemplate::RenderRequest(std::string_view request_json) const {

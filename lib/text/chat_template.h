@@ -36,9 +36,9 @@ class ChatTemplate {
     OrderedJson variables;  // object of further variables, such as {"enable_thinking": false}, or null
   };
 
-  // Reads `folder`/chat_template.jinja, else `chat_template` of tokenizer_config.json (the one
-  // named "default" if there are several). NOT_FOUND if the base model has none; INVALID_ARGUMENT
-  // with file and line if it does not compile.
+  // Reads `folder`/chat_template.jinja, else `chat_template` of tokenizer_config.json (of several the one
+  // named "default", and for conversations with tools the one named "tool_use"). NOT_FOUND if the base model has none;
+  // INVALID_ARGUMENT with file and line if it does not compile.
   static absl::StatusOr<ChatTemplate> Load(const std::string& folder);
   // The template that a job renders with: `source` if it has one of its own, with the folder's special tokens, else the
   // folder's; nothing if there is neither. `date` (YYYY-MM-DD): what `strftime_now` says; empty: 2024-07-26.
@@ -58,7 +58,7 @@ class ChatTemplate {
 
   // True if the source marks the assistant's turns with {% generation %}.
   bool has_generation_tag() const { return has_generation_tag_; }
-  // Whether what is rendered may depend on the date.
+  // Whether what is rendered may depend on the date, but for a template for tools.
   bool uses_date() const { return uses_date_; }
 
  private:
@@ -68,6 +68,7 @@ class ChatTemplate {
   explicit ChatTemplate(LuthierTemplate* handle) : handle_(handle) {}
 
   std::unique_ptr<LuthierTemplate, Free> handle_;
+  std::unique_ptr<ChatTemplate> with_tools_;  // renders conversations with tools; null: this one does
   bool has_generation_tag_ = false;
   bool uses_date_ = false;
   // What `strftime_now` says. Pinned, so that a dataset is the same text on every day.

@@ -41,6 +41,13 @@ std::string SerializeErrorDetails(int code, absl::string_view message, const Err
     retry.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(*details.retry_delay));
     status.add_details()->PackFrom(retry);
   }
+  if (!details.quota_subject.empty()) {
+    google::rpc::QuotaFailure quota;
+    google::rpc::QuotaFailure::Violation& violation = *quota.add_violations();
+    violation.set_subject(details.quota_subject);
+    violation.set_description(std::string(message));
+    status.add_details()->PackFrom(quota);
+  }
   return status.SerializeAsString();
 }
 
@@ -52,6 +59,7 @@ ErrorDetails ParseErrorDetails(absl::string_view bytes) {
     google::rpc::ErrorInfo info;
     google::rpc::BadRequest request;
     google::rpc::RetryInfo retry;
+    google::rpc::QuotaFailure quota;
     if (detail.UnpackTo(&info)) {
       details.reason = info.reason();
     } else if (detail.UnpackTo(&request)) {
@@ -60,6 +68,8 @@ ErrorDetails ParseErrorDetails(absl::string_view bytes) {
     } else if (detail.UnpackTo(&retry)) {
       details.retry_delay =
           absl::Seconds(retry.retry_delay().seconds()) + absl::Nanoseconds(retry.retry_delay().nanos());
+    } else if (detail.UnpackTo(&quota) && quota.violations_size() > 0) {
+      details.quota_subject = quota.violations(0).subject();
     }
   }
   return details;

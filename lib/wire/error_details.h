@@ -20,6 +20,7 @@ struct ErrorDetails {
   std::string reason;                         // ErrorInfo, with the domain `luthier`
   std::vector<FieldViolation> violations;     // BadRequest
   std::optional<absl::Duration> retry_delay;  // RetryInfo
+  std::string quota_subject = {};             // QuotaFailure: whose limit was reached; empty: none was
 };
 
 // One violation a line of `message`: "field: what is wrong".

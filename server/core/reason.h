@@ -19,6 +19,19 @@ inline absl::Status WithReason(absl::Status status, absl::string_view reason) {
   return status;
 }
 
+inline constexpr absl::string_view kQuotaPayload = "luthier.quota";
+
+// Says that the error is a limit that was reached (google.rpc.QuotaFailure); `subject`: whose, such as
+// `tenants/default`.
+inline absl::Status WithQuota(absl::Status status, absl::string_view subject) {
+  status.SetPayload(kQuotaPayload, absl::Cord(subject));
+  return status;
+}
+inline std::string QuotaSubjectOf(const absl::Status& status) {
+  const auto subject = status.GetPayload(kQuotaPayload);
+  return subject ? std::string(*subject) : "";
+}
+
 // Empty if none was given.
 inline std::string ReasonOf(const absl::Status& status) {
   const auto reason = status.GetPayload(kReasonPayload);

@@ -4,6 +4,9 @@
 // Commands are decided in batches. After a batch: TakeWrites(), write them in one transaction, then Commit() and
 // TakeEffects(); or Rollback() if they could not be written. Jobs that are over leave the state with Commit(): from
 // then on only the record (server/store) knows them.
+//
+// state.cc has loading, time and batches; state_jobs.cc, state_nodes.cc, state_resources.cc and state_scheduling.cc
+// have what their names say.
 #pragma once
 
 #include <cstdint>
@@ -317,6 +320,8 @@ class State {
   bool Record(Report report, absl::Time now);
   // The wall clock was set, or the machine slept: what is left of leases and delays stays as it is.
   void ClockJumped(absl::Duration by);
+  // The server did not run for so long (it was stopped, or its disk hung), and heard nobody: no lease ends by that.
+  void StoodStill(absl::Duration duration);
   // Leases that ran out, and placement. Called once a batch and at least twice a second.
   void Tick(absl::Time now);
 

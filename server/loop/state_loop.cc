@@ -15,6 +15,8 @@ namespace {
 constexpr size_t kIdleCapacity = 65536;
 // Smaller steps of the wall clock are left to NTP's slewing and cost a lease nothing that matters.
 constexpr absl::Duration kClockJump = absl::Seconds(2);
+// A loop that comes round so late was stopped, or its disk hung. What agents sent meanwhile has not been read yet.
+constexpr absl::Duration kStandstill = absl::Seconds(5);
 // A log that a reader made grow goes on being written from its start, but never becomes smaller by itself.
 constexpr absl::Duration kEmptyLogEvery = absl::Minutes(1);
 
@@ -32,6 +34,7 @@ StateLoop::StateLoop(Store& store, State state, Options options)
       state_(std::move(state)),
       options_(std::move(options)),
       clock_base_(absl::Now() - MonotonicClock()),
+      last_turn_(MonotonicClock()),
       next_emptying_(MonotonicClock() + kEmptyLogEvery),
       thread_([this] { Loop(); }) {}
 
@@ -84,7 +87,7 @@ void StateLoop::PostIdly(Command command) {
 void StateLoop::Loop() {
   std::unique_lock lock(mutex_);
   while (true) {
-    work_.wait_for(lock, absl::ToChronoMilliseconds(options_.tick), [&] { return stopping_ || !queue_.empty(); });
+    WaitForWork(lock);
     if (stopping_ && queue_.empty()) return;
     const std::deque<Command> idle = std::exchange(idle_, {});
     std::vector<Command> commands;
@@ -96,13 +99,29 @@ void StateLoop::Loop() {
     }
     lock.unlock();
     const absl::Time now = Now();
+    const absl::Duration turn = MonotonicClock(), away = turn - std::exchange(last_turn_, turn);
+    if (away >= kStandstill) state_.StoodStill(away);
     for (const Command& command : idle) (void)command(state_, now);
     Turn(commands, dones, now);
     KeepLogShort();
+    if (!commands.empty()) awake_until_ = MonotonicClock() + options_.stay_awake;
     commands.clear();
     dones.clear();
     lock.lock();
   }
+}
+
+// Sleeping costs the caller of the next command more than the wait itself: an idle core of a virtual machine is given
+// to others, and is back a tenth of a millisecond later. yield() leaves the core to every thread that has something to
+// do.
+void StateLoop::WaitForWork(std::unique_lock<std::mutex>& lock) {
+  const auto has_work = [&] { return stopping_ || !queue_.empty(); };
+  while (!has_work() && MonotonicClock() < awake_until_) {
+    lock.unlock();
+    std::this_thread::yield();
+    lock.lock();
+  }
+  work_.wait_for(lock, absl::ToChronoMilliseconds(options_.tick), has_work);
 }
 
 // Wall time that only moves with the monotonic clock. A wall clock that was set (or a machine that slept) shifts both,

@@ -24,6 +24,9 @@ class StateLoop {
     size_t queue_capacity = 32768;  // a thousand agents that come back at once, each with reports to send
     size_t batch = 512;             // bounds how long the first of a batch waits
     absl::Duration tick = absl::Milliseconds(500);
+    // How long after a batch the thread looks for the next one before it sleeps: a caller that sends one request after
+    // another needs less between its answer and its next request.
+    absl::Duration stay_awake = absl::Microseconds(500);
     // All on the loop thread, after the commit of a batch. `on_batch`: what it wrote. `send`: what agents have to be
     // told.
     std::function<void(const State&, const Writes&, absl::Time now)> on_batch;
@@ -56,6 +59,7 @@ class StateLoop {
     Done done;
   };
   void Loop();
+  void WaitForWork(std::unique_lock<std::mutex>& lock);
   void Turn(const std::vector<Command>& commands, const std::vector<Done>& dones, absl::Time now);
   absl::Status Write(const Writes& writes, size_t batch, absl::Time now);
   void KeepLogShort();
@@ -67,7 +71,9 @@ class StateLoop {
   State state_;  // loop thread only, as what follows
   Options options_;
   absl::Time clock_base_;         // wall time when the monotonic clock read zero
+  absl::Duration last_turn_;      // when it began, by the monotonic clock
   absl::Duration next_emptying_;  // of the store's log, by the monotonic clock
+  absl::Duration awake_until_;    // by the monotonic clock
   absl::Status failure_;          // sticky
 
   std::mutex mutex_;  // of what follows

@@ -38,7 +38,6 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
                          .Help("Age of the oldest job that waits; 0 if none does")
                          .Register(registry)
                          .Add({})),
-      agents_(BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry)),
       submissions_(
           BuildCounter().Name("luthier_job_submissions_total").Help("Submissions by result").Register(registry)),
       accepted_(submissions_.Add({{"result", "accepted"}})),
@@ -96,6 +95,8 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
     jobs_[state] = &jobs.Add({{"state", name}});
     transitions_[state] = &transitions.Add({{"to", name}});
   }
+  auto& agents = BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry);
+  for (const char* state : {"ready", "lost", "quarantined"}) agents_[state] = &agents.Add({{"state", state}});
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
 
@@ -135,10 +136,10 @@ void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl:
   for (const auto& [name, jobs] : jobs_) jobs->Set(static_cast<double>(state.jobs().count(name)));
   queue_depth_.Set(static_cast<double>(state.jobs().waiting()));
   oldest_queued_.Set(state.jobs().waiting() == 0 ? 0 : absl::ToDoubleSeconds(now - state.jobs().OldestWaiting()));
-  std::map<std::string, int> agents = {{"ready", 0}, {"lost", 0}, {"quarantined", 0}};
+  std::map<absl::string_view, int> agents;
   for (const auto& [id, node] : state.nodes())
     ++agents[!node.ready ? "lost" : node.IsQuarantined() ? "quarantined" : "ready"];
-  for (const auto& [name, count] : agents) agents_.Add({{"state", name}}).Set(count);
+  for (const auto& [name, gauge] : agents_) gauge->Set(agents[name]);
 }
 
 void ServerMetrics::ObserveTransition(const Job& job, const Event& event) {

@@ -61,7 +61,7 @@ class ServerMetrics {
   std::map<JobState, prometheus::Gauge*> jobs_;
   prometheus::Gauge& queue_depth_;
   prometheus::Gauge& oldest_queued_;
-  prometheus::Family<prometheus::Gauge>& agents_;
+  std::map<absl::string_view, prometheus::Gauge*> agents_;  // by state, in literals
   prometheus::Family<prometheus::Counter>& submissions_;
   prometheus::Counter& accepted_;
   prometheus::Counter& refused_;

@@ -30,8 +30,8 @@ std::optional<Need> NeedOf(absl::string_view method) {
 bool Allows(Role role, Need need) {
   switch (role) {
     case Role::kAdmin: return true;
-    case Role::kMember: return need == Need::kRead || need == Need::kWrite;
-    case Role::kViewer: return need == Need::kRead;
+    case Role::kMember: return need == Need::kRead || need == Need::kShare || need == Need::kWrite;
+    case Role::kViewer: return need == Need::kRead || need == Need::kShare;
     case Role::kAgent: return need == Need::kAgent;
   }
   return false;
@@ -138,7 +138,8 @@ absl::StatusOr<Call> Access::Admit(const grpc::ServerContextBase& context, absl:
 void Access::Note(absl::string_view method, const Call& call, const absl::Status& status) {
   const bool refused = absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status);
   // Of a server without tokens a line a job would tell nobody who it was.
-  const bool noted = call.need == Need::kAdmin || (call.need == Need::kWrite && !call.token.empty());
+  const bool with_token = (call.need == Need::kShare || call.need == Need::kWrite) && !call.token.empty();
+  const bool noted = call.need == Need::kAdmin || with_token;
   if (!refused && !noted) return;
   const nlohmann::json line = {{"time", absl::FormatTime(absl::RFC3339_full, absl::Now(), absl::UTCTimeZone())},
                                {"method", std::string(method)},

@@ -22,7 +22,8 @@ namespace luthier {
 
 enum class Need {
   kRead,   // viewer, member, admin
-  kWrite,  // member, admin: noted in the audit log, as what follows
+  kShare,  // viewer, member, admin, for what works without a token: noted in the audit log, as what follows
+  kWrite,  // member, admin
   kAdmin,  // admin
   kAgent,  // agent, admin: not noted, since agents call all the time
 };
@@ -71,7 +72,7 @@ inline constexpr std::array kMethodNeeds = {
     MethodNeed{"DeleteBaseModel", Need::kAdmin},
     MethodNeed{"DownloadModelVersion", Need::kRead},
     MethodNeed{"DownloadBaseModel", Need::kRead},
-    MethodNeed{"SignModelVersionUrls", Need::kRead},
+    MethodNeed{"SignModelVersionUrls", Need::kShare},
     MethodNeed{"ListNodes", Need::kRead},
     MethodNeed{"DrainNode", Need::kAdmin},
     MethodNeed{"UndrainNode", Need::kAdmin},
@@ -116,7 +117,7 @@ class Access {
   // Whether a call that goes on would be admitted now. Errors: UNAUTHENTICATED once its token was revoked or has
   // expired, or the first token was made.
   absl::Status StillAdmits(const Call& call);
-  // One line of the audit log, for what the bearer of a token changes, what admins do, and what was refused.
+  // One line of the audit log, for what the bearer of a token changes or shares, what admins do, and what was refused.
   void Note(absl::string_view method, const Call& call, const absl::Status& status);
 
   // A token that is on record by now, new or revoked.

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "lib/base/steady_now.h"
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/status.h"
@@ -94,7 +95,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   void OnWriteDone(bool ok) override {
     const std::lock_guard lock(mutex_);
     writing_ = nullptr;
-    last_write_ = absl::Now();
+    last_write_ = SteadyNow();
     if (!ok && !end_) end_ = absl::CancelledError("the client went away");
     Advance();
   }
@@ -231,7 +232,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   bool busy_ = false;  // a task is under way
   std::deque<Message> pending_;
   Message writing_;
-  absl::Time last_write_ = absl::Now();
+  absl::Time last_write_ = SteadyNow();
   std::optional<absl::Status> end_;
 };
 

@@ -38,6 +38,16 @@ constexpr size_t kForecastCandidates = 300;
 // Jobs whose labels a call looks at, which takes some 30 ms: the record does not know labels.
 constexpr int kLabelCandidates = 1000;
 
+// Leaves of `states` (empty: all) those that are asked for (none: all). False if none is left.
+bool Narrow(const google::protobuf::RepeatedField<int>& asked, std::set<JobState>& states) {
+  std::set<JobState> both;
+  for (const int state : asked) {
+    if (const auto each = static_cast<JobState>(state); states.empty() || states.count(each) > 0) both.insert(each);
+  }
+  if (!asked.empty()) states = both;
+  return asked.empty() || !both.empty();
+}
+
 absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   std::vector<std::string> violations;
   if (!request.job_id().empty()) {
@@ -348,7 +358,7 @@ class JobsService final : public JobsBase {
     }
     const int size = page.second;
     JobQuery& query = filter.query;
-    for (const int state : request.states()) query.states.insert(static_cast<JobState>(state));
+    if (!Narrow(request.states(), query.states)) return absl::OkStatus();
     query.tenant = call.tenant;
     query.cursor = page.first;
     query.limit = filter.labels.empty() ? size : std::max(size, kLabelCandidates);

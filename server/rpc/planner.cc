@@ -163,21 +163,21 @@ Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir)
       models_(kModels) {}
 Planner::~Planner() = default;
 
-std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today) const {
-  return absl::StrCat(today, ":", static_cast<int>(device.kind), ":", device.memory_bytes, ":",
-                      DeterministicBytes(spec));
+std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today) const {
+  return absl::StrCat(today, ":", static_cast<int>(limits.device.kind), ":", limits.device.memory_bytes, ":",
+                      limits.devices, ":", DeterministicBytes(spec));
 }
 
 std::shared_ptr<const Plan> Planner::KnownPlanOf(const v1::FineTuningSpec& spec) {
-  const std::string key = KeyOf(spec, LargestDevice(), Today());
+  const std::string key = KeyOf(spec, LimitsOfNodes(), Today());
   const std::lock_guard lock(mutex_);
   return plans_.Find(key).value_or(nullptr);
 }
 
 absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {
-  const DeviceFacts device = LargestDevice();
+  const Limits limits = LimitsOfNodes();
   const std::string today = Today();
-  const std::string key = KeyOf(spec, device, today);
+  const std::string key = KeyOf(spec, limits, today);
   int64_t forgotten;
   {
     std::unique_lock lock(mutex_);
@@ -187,7 +187,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
     planning_.insert(key);
     forgotten = forgotten_;
   }
-  absl::StatusOr<Plan> made = WithoutExceptions([&] { return MakePlan(spec, device, today); });
+  absl::StatusOr<Plan> made = WithoutExceptions([&] { return MakePlan(spec, limits, today); });
   const std::lock_guard lock(mutex_);
   planning_.erase(key);
   planned_.notify_all();
@@ -197,8 +197,9 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
   return plan;
 }
 
-absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const DeviceFacts& device,
+absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const Limits& limits,
                                        const std::string& today) {
+  const DeviceFacts& device = limits.device;
   v1::FineTuningJob request;
   *request.mutable_spec() = message;
   LUTHIER_ASSIGN_OR_RETURN(JobSpec spec, JobFromProto(request));
@@ -225,6 +226,8 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
     settled.set_reason(value.reason);
   }
   for (const std::string& warning : resolved.warnings) plan.job.add_warnings(warning);
+  plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
+  WarnAboutDevices(plan.devices, limits, plan.job);
   WarnAboutSharedRows(parts, plan.job);
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
   v1::AttemptInput& base = *plan.start.add_inputs();
@@ -250,7 +253,6 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.model = spec.output_model;
   plan.job_bytes = plan.job.SerializeAsString();
   plan.record = std::make_shared<const std::string>(JoinStoredSpec(plan.job_bytes, plan.start.SerializeAsString()));
-  plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
   plan.cpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCpu, device, spec.recipe, model->facts, rows);
   plan.gpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCuda, device, spec.recipe, model->facts, rows);
   plan.node_selector = LabelText(spec.recipe.resources.node_selector);
@@ -349,6 +351,13 @@ absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelec
   return parts;
 }
 
+// No reason to refuse: a node with more may come.
+void Planner::WarnAboutDevices(int wanted, const Limits& limits, v1::FineTuningJob& job) {
+  if (limits.devices == 0 || wanted <= limits.devices) return;
+  job.add_warnings(absl::StrCat("resources.devices: ", wanted, " is more than any node has, of which the largest has ",
+                                limits.devices, "; the job waits until one with so many is connected"));
+}
+
 void Planner::WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job) {
   for (const Part& held_out : parts) {
     for (const Part& train : parts) {
@@ -392,8 +401,10 @@ absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const 
 }
 
 void Planner::SetNode(const std::string& node, const v1::Inventory& inventory) {
-  DeviceFacts largest;
+  Limits limits;
+  DeviceFacts& largest = limits.device;
   const int shares = std::max(1, inventory.shares());
+  limits.devices = std::max(1, inventory.gpus_size()) * shares;
   if (inventory.gpus().empty()) largest.memory_bytes = inventory.memory_bytes() / shares;
   for (const v1::Gpu& gpu : inventory.gpus()) {
     largest.kind = DeviceFacts::Kind::kCuda;
@@ -401,17 +412,19 @@ void Planner::SetNode(const std::string& node, const v1::Inventory& inventory) {
     largest.memory_bytes = std::max<int64_t>(largest.memory_bytes, gpu.memory_bytes() / shares);
   }
   const std::lock_guard lock(mutex_);
-  devices_[node] = largest;
+  nodes_[node] = limits;
 }
 
-DeviceFacts Planner::LargestDevice() {
+Planner::Limits Planner::LimitsOfNodes() {
   const std::lock_guard lock(mutex_);
-  DeviceFacts largest;
-  for (const auto& [node, device] : devices_) {
+  Limits most;
+  for (const auto& [id, node] : nodes_) {
     // A GPU before any CPU, however much memory that has.
-    if (std::pair(device.kind, device.memory_bytes) > std::pair(largest.kind, largest.memory_bytes)) largest = device;
+    if (std::pair(node.device.kind, node.device.memory_bytes) > std::pair(most.device.kind, most.device.memory_bytes))
+      most.device = node.device;
+    most.devices = std::max(most.devices, node.devices);
   }
-  return largest;
+  return most;
 }
 
 std::optional<absl::Duration> Planner::DurationOf(const Plan& plan) {

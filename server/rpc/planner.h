@@ -64,7 +64,7 @@ class Planner {
   // A progress report of a job.
   void ObserveSpeed(const std::string& kind, double tokens_per_second);
 
-  // What a node has: the largest device decides what cannot fit.
+  // What a node has: the largest device decides what cannot fit, the most devices what has to wait for another node.
   void SetNode(const std::string& node, const v1::Inventory& inventory);
   // A dataset or base model was deleted; its name may come to mean something else.
   void Forget();
@@ -72,17 +72,23 @@ class Planner {
  private:
   struct Part;
   struct LoadedModel;
-  absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today);
+  // The most that a node has, of those that were seen.
+  struct Limits {
+    DeviceFacts device;
+    int devices = 0;  // 0: none was seen
+  };
+  absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today);
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
   absl::StatusOr<v1::AttemptInput> StartAdapter(const std::string& base_model, LoraSpec& lora);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
+  static void WarnAboutDevices(int wanted, const Limits& limits, v1::FineTuningJob& job);
   static void WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job);
   absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const Recipe& recipe,
                                          const std::vector<Part>& parts);
-  DeviceFacts LargestDevice();
+  Limits LimitsOfNodes();
   // What a plan is made of besides what the server holds.
-  std::string KeyOf(const v1::FineTuningSpec& spec, const DeviceFacts& device, const std::string& today) const;
+  std::string KeyOf(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today) const;
 
   Store& store_;
   ArtifactStore& artifacts_;
@@ -96,9 +102,9 @@ class Planner {
   RecentlyUsed<std::shared_ptr<const Plan>> plans_;
   RecentlyUsed<DatasetFacts> rows_;
   RecentlyUsed<std::shared_ptr<const LoadedModel>> models_;
-  int64_t forgotten_ = 0;                       // what was planned before a Forget() is not kept
-  std::map<std::string, DeviceFacts> devices_;  // largest of each node
-  std::map<std::string, double> speeds_;        // tokens a second, by kind
+  int64_t forgotten_ = 0;                 // what was planned before a Forget() is not kept
+  std::map<std::string, Limits> nodes_;   // by id
+  std::map<std::string, double> speeds_;  // tokens a second, by kind
 };
 
 }  // namespace luthier

@@ -20,6 +20,8 @@ namespace {
 
 // Long enough for a checkpoint of a large model; the agent kills what is left afterwards.
 constexpr int kStopGraceSeconds = 30;
+// 30 s after a cancellation nothing of the job runs: what hears nothing is killed, which takes a while, too.
+constexpr int kCancelGraceSeconds = 20;
 // Reports of one agent that wait for their commit. An agent that was alone for an hour sends them by the thousand.
 constexpr int kOutstandingReports = 16;
 // A failed job may be retried from its checkpoints for this long; then its node forgets them.
@@ -31,7 +33,8 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access,
   v1::SessionResponse message;
   if (effect.kind == Effect::Kind::kStop) {
     message.mutable_stop_attempt()->set_attempt(effect.attempt);
-    message.mutable_stop_attempt()->mutable_grace()->set_seconds(kStopGraceSeconds);
+    message.mutable_stop_attempt()->mutable_grace()->set_seconds(effect.job_goes_on ? kStopGraceSeconds
+                                                                                    : kCancelGraceSeconds);
     message.mutable_stop_attempt()->set_job_goes_on(effect.job_goes_on);
     return message;
   }

@@ -33,6 +33,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (details.reason.empty()) details.reason = absl::StatusCodeToString(status.code());
   if (absl::IsInvalidArgument(status)) details.violations = ViolationsIn(message);
   if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) details.retry_delay = kRetryDelay;
+  details.quota_subject = QuotaSubjectOf(status);
   const int code = static_cast<int>(status.code());  // both are google.rpc.Code
   return grpc::Status(static_cast<grpc::StatusCode>(code), message, SerializeErrorDetails(code, message, details));
 }

@@ -65,6 +65,15 @@ absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
   return points;
 }
 
+// Two jobs that train the same are a slip, and cost a node twice. Errors: INVALID_ARGUMENT.
+absl::Status RefuseSameJob(const v1::Sweep& sweep, const std::vector<Point>& points, size_t first, size_t second) {
+  const auto text = [&](size_t i) {
+    return absl::StrCat(i + 1, " (", absl::StrJoin(points[i], ", ", absl::PairFormatter(": ")), ")");
+  };
+  return absl::InvalidArgumentError(absl::StrCat(sweep.grid().empty() ? "points" : "grid", ": points ", text(first),
+                                                 " and ", text(second), " are the same job; leave one of them out"));
+}
+
 // JSON, or a word.
 json ValueOf(const std::string& text) {
   json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
@@ -222,10 +231,13 @@ class SweepsService final : public v1::SweepService::Service {
     LUTHIER_ASSIGN_OR_RETURN(const JobSpec common, JobFromProto(sweep.job()));
     const json file = ToJson(common);
     std::vector<Submission> made;
+    std::map<std::string, size_t> known;  // points by what they train: `8` and `8.0`, or a value left out, may be equal
     for (size_t i = 0; i < points.size(); ++i) {
       const std::string job_id = JobId(id, i);
       const absl::StatusOr<v1::FineTuningJob> job = JobAt(points[i], file, sweep.job());
       if (!job.ok()) return AboutJob(job.status(), "jobs/" + job_id);
+      const auto [same, first] = known.try_emplace(DeterministicBytes(job->spec()), i);
+      if (!first) return RefuseSameJob(sweep, points, same->second, i);
       absl::StatusOr<Submission> submission = Prepare(backend_, call, *job, job_id);
       if (!submission.ok()) return AboutJob(submission.status(), "jobs/" + job_id);
       submission->own.set_sweep("sweeps/" + id);

@@ -13,6 +13,12 @@
 #include "absl/strings/strip.h"
 
 namespace luthier {
+namespace {
+
+// Where no list goes; what is added to a position must not overflow.
+constexpr int64_t kFarthest = int64_t{1} << 60;
+
+}  // namespace
 
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
   const auto allowed = [&](char c) {
@@ -40,7 +46,7 @@ absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::stri
   int64_t first = 0;
   if (page_size < 0)
     return absl::InvalidArgumentError(absl::StrCat("page_size: ", page_size, " is negative; give 0 to 1000"));
-  if (!page_token.empty() && (!absl::SimpleAtoi(page_token, &first) || first < 0)) {
+  if (!page_token.empty() && (!absl::SimpleAtoi(page_token, &first) || first < 0 || first > kFarthest)) {
     return absl::InvalidArgumentError(
         "page_token: not a token of this server; give next_page_token of the page before");
   }

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "lib/base/steady_now.h"
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
 
@@ -78,9 +78,10 @@ std::vector<std::shared_ptr<JobWatcher>> WatchHub::AllWatchers() {
 
 void WatchHub::Work() {
   std::unique_lock lock(mutex_);
-  absl::Time next_tick = absl::Now() + absl::Seconds(1);
+  absl::Time next_tick = SteadyNow() + absl::Seconds(1);
   while (!stopping_) {
-    work_.wait_until(lock, absl::ToChronoTime(next_tick), [this] { return stopping_ || !events_.empty(); });
+    work_.wait_for(lock, absl::ToChronoNanoseconds(next_tick - SteadyNow()),
+                   [this] { return stopping_ || !events_.empty(); });
     while (!events_.empty()) {
       const Event event = std::move(events_.front());
       events_.pop_front();
@@ -93,7 +94,7 @@ void WatchHub::Work() {
       for (const auto& watcher : watchers) watcher->OnEvent(message);
       lock.lock();
     }
-    const absl::Time now = absl::Now();
+    const absl::Time now = SteadyNow();
     if (now < next_tick) continue;
     next_tick = now + absl::Seconds(1);
     const std::vector<std::shared_ptr<JobWatcher>> watchers = AllWatchers();

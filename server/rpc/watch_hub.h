@@ -24,7 +24,7 @@ class JobWatcher {
   virtual ~JobWatcher() = default;
   // An event of the job, shared with its other watchers.
   virtual void OnEvent(const std::shared_ptr<const v1::WatchFineTuningJobResponse>& event) = 0;
-  // Once a second.
+  // Once a second, whatever the wall clock is set to: `now` is SteadyNow().
   virtual void OnTick(absl::Time now) = 0;
   // The server is shutting down.
   virtual void OnClose() = 0;

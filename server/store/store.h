@@ -2,6 +2,9 @@
 // power loss. One connection, owned by the loop's thread, does every write and every checkpoint: SQLite before 3.51.3
 // can corrupt a WAL database that two connections write (sqlite.org/wal.html, WAL-reset bug). A second one, read-only,
 // serves the handlers.
+//
+// store.cc opens and keeps the database, store_load.cc reads the state, store_jobs.cc and store_resources.cc the rest,
+// and writes.cc has what a commit writes.
 #pragma once
 
 #include <map>

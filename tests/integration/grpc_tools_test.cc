@@ -234,7 +234,8 @@ TEST_F(GrpcToolsTest, GrpcurlPrintsWhatAnErrorSaysToPrograms) {
        {{{"tenant", {{"name", "tenants/default"}, {"weight", 1}, {"max_queued_jobs", 1}}}}});
   Call("FineTuningService.CreateFineTuningJob", {{{"job", Job()}}});
   EXPECT_THAT(error("FineTuningService.CreateFineTuningJob", {{"job", Job()}}),
-              AllOf(HasSubstr("google.rpc.RetryInfo"), HasSubstr("\"1s\"")));
+              AllOf(HasSubstr("google.rpc.RetryInfo"), HasSubstr("\"1s\""), HasSubstr("google.rpc.QuotaFailure"),
+                    HasSubstr("\"subject\": \"tenants/default\"")));
 }
 
 TEST_F(GrpcToolsTest, GhzSubmitsAndReadsJobsWithoutAnError) {

@@ -172,6 +172,20 @@ TEST_F(KillAnythingTest, ALocalWorkerGoesOnAfterItsServerWasKilled) {
   EXPECT_THAT(ProcessesWith(folder_.path()), IsEmpty());
 }
 
+// Its machine was moved, or a person pressed Ctrl-Z: what agents said meanwhile is heard before any lease ends.
+TEST_F(KillAnythingTest, AServerThatWasStoppedForLongerThanALeaseLosesNoAttempt) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("j", LongJob());
+  ASSERT_TRUE(WaitFor([&] { return Count("j", "checkpoint") > 0; }, std::chrono::seconds(120)));
+  kill(service_.server.pid(), SIGSTOP);
+  std::this_thread::sleep_for(std::chrono::seconds(35));  // a lease is 30 s, and nobody can be asked meanwhile
+  kill(service_.server.pid(), SIGCONT);
+  ExpectPublishedOnce("j", /*resumed=*/false);
+  EXPECT_EQ(service_.Job("j").lost_attempts(), 0);
+}
+
 // An agent that hangs for longer than the lease, while its trainer trains: the job goes to another node, and when the
 // agent wakes up, what it holds is of no use any more.
 TEST_F(KillAnythingTest, AnAttemptWhoseAgentHungBeyondTheLeaseIsEndedAndPublishesNothing) {

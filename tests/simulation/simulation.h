@@ -25,6 +25,8 @@
 
 namespace luthier {
 
+inline constexpr int kNodes = 4;
+inline constexpr absl::Duration kStorm = absl::Minutes(15);
 inline constexpr int kJobsOfASweep = 3, kParallelOfASweep = 2;
 
 class Simulation {

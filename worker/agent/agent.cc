@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "lib/base/steady_now.h"
 #include "worker/agent/trainer_process.h"
 
 namespace luthier {
@@ -103,9 +104,9 @@ void Agent::Leave(Session& session, absl::Duration grace, absl::Duration patienc
   };
   // Every attempt ends by itself: its trainer is killed after the grace.
   while (any([](const Attempt& attempt) { return !attempt.done(); })) absl::SleepFor(kLeavePoll);
-  const absl::Time deadline = absl::Now() + patience;
+  const absl::Time deadline = SteadyNow() + patience;
   while (any([](const Attempt& attempt) { return attempt.backlog() > 0; }) && session.connected() &&
-         absl::Now() < deadline) {
+         SteadyNow() < deadline) {
     absl::SleepFor(kLeavePoll);
   }
 }

@@ -13,7 +13,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
@@ -242,12 +241,12 @@ std::vector<std::string> Attempt::TrainerEnvironment() const {
 
 v1::AttemptEnded Attempt::Train() {
   const MemoryKills kills(node_.memory_kill_counters);
-  AttemptLog log(Folder() + "/trainer.log", {}, absl::Now());
+  AttemptLog log(Folder() + "/trainer.log", {}, node_.steady_now());
   AgentMetrics::Training training(node_.metrics);
   TrainerProcess::Output output;
   StallWatch watch(node_.stall_after, node_.steady_now());
   output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training, watch); };
-  output.on_log_line = [&](const std::string& line) { log.Add(line, absl::Now()); };
+  output.on_log_line = [&](const std::string& line) { log.Add(line, node_.steady_now()); };
   absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer =
       TrainerProcess::Start({{node_.trainer, "run", "--spec", Folder() + "/spec.json", "--out",
                               node_.folder.RunFolder(name_.job), "--die-with-parent"},
@@ -295,9 +294,9 @@ void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kil
   if (!kill_at) {
     if (last_event_.is_null()) trainer.AskToStop();
     const std::lock_guard lock(mutex_);
-    kill_at = absl::Now() + (wish == Wish::kNone ? kExitPatience : grace_);
+    kill_at = wish == Wish::kNone ? node_.steady_now() + kExitPatience : wish_end_;
   }
-  if (absl::Now() >= *kill_at) trainer.Kill();
+  if (node_.steady_now() >= *kill_at) trainer.Kill();
 }
 
 void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training,
@@ -305,7 +304,7 @@ void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics
   json event = json::parse(line, nullptr, /*allow_exceptions=*/false);
   const std::string type = TextOf(event, "event");
   absl::StatusOr<google::protobuf::Struct> message = JsonToStruct(event);
-  if (type.empty() || !message.ok()) return log.Add(line, absl::Now());
+  if (type.empty() || !message.ok()) return log.Add(line, node_.steady_now());
   if (!last_event_.is_null()) return;  // nothing follows a last word
   watch.Observe(event, node_.steady_now());
   if (type == "busy") return;  // it is said for the watch alone
@@ -375,7 +374,7 @@ v1::AttemptEnded Attempt::StoreLastCheckpoint(v1::AttemptEnded ended) {
   absl::Duration patience = stopped ? kStorePatience : kStorePatienceAfterLoss;
   if (wish() == Wish::kSuspend) {
     const std::lock_guard lock(mutex_);
-    patience = std::max(absl::ZeroDuration(), wish_end_ - absl::Now());
+    patience = std::max(absl::ZeroDuration(), wish_end_ - node_.steady_now());
   }
   upload_.Finish(patience);
   if (wish() == Wish::kAbandon) return {};
@@ -507,8 +506,7 @@ void Attempt::MakeWish(Wish wish, absl::Duration grace) {
     const std::lock_guard lock(mutex_);
     if (wish <= wish_) return;  // the stronger one counts
     wish_ = wish;
-    grace_ = grace;
-    wish_end_ = absl::Now() + grace;
+    wish_end_ = node_.steady_now() + grace;
   }
   cancellation_.Cancel();
 }

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "lib/base/steady_now.h"
 #include "luthier/v1/worker.pb.h"
 #include "nlohmann/json.hpp"
 #include "worker/agent/agent_metrics.h"
@@ -132,7 +133,6 @@ class Attempt {
   std::atomic<bool> checkpoint_asked_ = false;
   mutable std::mutex mutex_;
   Wish wish_ = Wish::kNone;
-  absl::Duration grace_;
   absl::Time wish_end_ = absl::InfiniteFuture();  // when the grace is over
   std::shared_ptr<Journal> journal_;              // null until the thread has opened it
   int64_t last_report_ = 0;                       // number of `ended` once it is in the journal

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/bytes_text.h"
 #include "lib/base/status_macros.h"
 #include "worker/agent/backoff.h"
 
@@ -171,8 +172,8 @@ absl::Status InputCache::MakeRoom(const Blob& blob) {
     entries_.erase(next->second);
   }
   if (total > options_.max_bytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("the inputs of the running attempts need ", total,
-                                                     " bytes and --cache-limit is ", options_.max_bytes,
+    return absl::ResourceExhaustedError(absl::StrCat("the inputs of the running attempts need ", FormatBytes(total),
+                                                     " and --cache-limit is ", FormatBytes(options_.max_bytes),
                                                      "; raise it on this node"));
   }
   entries_[blob.sha256].bytes = blob.bytes;  // taken, though not yet there

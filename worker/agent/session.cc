@@ -4,7 +4,7 @@
 #include <random>
 #include <utility>
 
-#include "absl/time/clock.h"
+#include "lib/base/steady_now.h"
 #include "lib/channel/channel.h"
 #include "worker/agent/backoff.h"
 
@@ -140,12 +140,13 @@ void Session::Send(grpc::ClientContext& context, Stream& stream) {
   }
   std::minstd_rand random{std::random_device()()};
   const auto jittered = [&] { return heartbeat_interval_ * std::uniform_real_distribution(0.8, 1.0)(random); };
-  absl::Time heartbeat_at = absl::Now() + jittered();
+  // By the wall clock, one that is set back would end the heartbeats, and with them the lease.
+  absl::Time heartbeat_at = SteadyNow() + jittered();
   while (const std::optional<bool> heartbeat = WaitForWork(heartbeat_at)) {
     v1::SessionRequest request;
     if (*heartbeat) {
       *request.mutable_heartbeat() = peer_->NextHeartbeat();
-      heartbeat_at = absl::Now() + jittered();
+      heartbeat_at = SteadyNow() + jittered();
     } else if (std::optional<v1::AttemptReport> report = peer_->NextReport()) {
       *request.mutable_report() = *std::move(report);
       Wake();  // there may be more
@@ -158,10 +159,10 @@ void Session::Send(grpc::ClientContext& context, Stream& stream) {
 
 std::optional<bool> Session::WaitForWork(absl::Time heartbeat_at) {
   std::unique_lock lock(mutex_);
-  changed_.wait_until(lock, absl::ToChronoTime(heartbeat_at),
-                      [this] { return over_ || closed_ || reports_ || heartbeat_now_; });
+  changed_.wait_for(lock, absl::ToChronoNanoseconds(heartbeat_at - SteadyNow()),
+                    [this] { return over_ || closed_ || reports_ || heartbeat_now_; });
   if (over_ || closed_) return std::nullopt;
-  const bool heartbeat = std::exchange(heartbeat_now_, false) || absl::Now() >= heartbeat_at;
+  const bool heartbeat = std::exchange(heartbeat_now_, false) || SteadyNow() >= heartbeat_at;
   if (!heartbeat) reports_ = false;
   return heartbeat;
 }

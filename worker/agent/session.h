@@ -57,7 +57,7 @@ class Session {
   bool Converse();
   void Dispatch(const v1::SessionResponse& response);
   void Send(grpc::ClientContext& context, Stream& stream);
-  // Waits for something to do: nothing if the session is over, else whether it is time to heartbeat.
+  // Waits for something to do: nothing if the session is over, else whether it is time to heartbeat (SteadyNow).
   std::optional<bool> WaitForWork(absl::Time heartbeat_at);
 
   const std::unique_ptr<v1::WorkerService::Stub> stub_;

@@ -1,7 +1,6 @@
 #include "worker/agent/stall_watch.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 
@@ -14,10 +13,6 @@ constexpr int kLongPhase = 4;
 constexpr int kSlowSteps = 10;
 
 }  // namespace
-
-absl::Time SteadyNow() {
-  return absl::UnixEpoch() + absl::FromChrono(std::chrono::steady_clock::now().time_since_epoch());
-}
 
 void StallWatch::Observe(const nlohmann::json& event, absl::Time now) {
   heard_ = now;

@@ -9,9 +9,6 @@
 
 namespace luthier {
 
-// Goes on while the wall clock is set, and stands still while the machine sleeps: neither is a trainer's silence.
-absl::Time SteadyNow();
-
 class StallWatch {
  public:
   // `patience` with silence between two steps; InfiniteDuration: without end.

@@ -20,6 +20,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/steady_now.h"
 
 namespace luthier {
 namespace {
@@ -117,12 +118,12 @@ Image MakeImage(const TrainerProcess::Options& options) {
 }  // namespace
 
 absl::Status EndMarkedProcesses(const std::string& mark, absl::Duration patience) {
-  const absl::Time deadline = absl::Now() + patience;
+  const absl::Time deadline = SteadyNow() + patience;
   while (true) {
     const std::vector<pid_t> left = MarkedProcesses(mark);
     if (left.empty()) return absl::OkStatus();
     for (const pid_t pid : left) kill(pid, SIGKILL);
-    if (absl::Now() > deadline) {
+    if (SteadyNow() > deadline) {
       return absl::DeadlineExceededError(absl::StrCat("process ", left[0], " of ", mark, " does not die"));
     }
     absl::SleepFor(kScanPause);
@@ -197,14 +198,14 @@ bool TrainerProcess::Listen(absl::Duration patience) {
     patience = kDrain;
   }
   if (output_ < 0 && error_ < 0) patience = std::min(patience, kScanPause);  // nothing to hear but its death
-  const absl::Time deadline = absl::Now() + patience;
+  const absl::Time deadline = SteadyNow() + patience;
   do {
     pollfd waits[2] = {{output_, POLLIN, 0}, {error_, POLLIN, 0}};  // a negative one is ignored
-    const auto left = absl::ToInt64Milliseconds(std::max(deadline - absl::Now(), absl::ZeroDuration()));
+    const auto left = absl::ToInt64Milliseconds(std::max(deadline - SteadyNow(), absl::ZeroDuration()));
     if (poll(waits, 2, static_cast<int>(left)) <= 0) break;
     if (waits[0].revents != 0) Drain(output_, event_lines_, on_event_line_);
     if (waits[1].revents != 0) Drain(error_, log_lines_, on_log_line_);
-  } while (dead && (output_ >= 0 || error_ >= 0) && absl::Now() < deadline);
+  } while (dead && (output_ >= 0 || error_ >= 0) && SteadyNow() < deadline);
   return !dead;
 }
 

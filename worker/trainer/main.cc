@@ -213,7 +213,7 @@ absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std:
   LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {}));
   for (const NamedFolder& adapter : adapters) {
     loaded->names.push_back(adapter.name);
-    LUTHIER_ASSIGN_OR_RETURN(Adapter read, ReadAdapter(adapter.folder, facts.config));
+    LUTHIER_ASSIGN_OR_RETURN(Adapter read, ReadAdapter(adapter.folder, facts.config, &loaded->weights));
     LUTHIER_ASSIGN_OR_RETURN(loaded->models.emplace_back(), MakeTunedModel(loaded->config, loaded->weights, {&read}));
     loaded->adapters.push_back(std::move(read));
   }

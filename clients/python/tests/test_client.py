@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import datetime
 import pathlib
 import time
 
@@ -110,6 +111,28 @@ def test_errors_name_every_field_that_is_wrong(client: Client, spec: FineTuningS
     assert {violation.field for violation in failure.value.violations} == {"lora.rank", "training.learning_rate"}
     with pytest.raises(luthier.Error, match="NOT_FOUND.*nowhere"):
         client.get_job("nowhere")
+
+
+def test_an_error_has_a_reason_for_programs(client: Client, spec: FineTuningSpec) -> None:
+    client.create_job(spec, job_id="j")
+    with pytest.raises(luthier.Error) as failure:
+        client.create_job(spec, job_id="j")
+    assert (failure.value.code, failure.value.reason) == (grpc.StatusCode.ALREADY_EXISTS, "JOB_ID_TAKEN")
+
+
+def test_a_list_is_filtered_and_ordered(client: Client, spec: FineTuningSpec) -> None:
+    for name in ("a", "b", "c"):
+        client.create_job(FineTuningJob(spec=spec, labels={"team": "support" if name == "c" else "search"}), job_id=name)
+    found = client.list_jobs([FineTuningJob.QUEUED], matching='labels.team = "search"', order_by="create_time")
+    assert [job.name for job in found] == ["jobs/a", "jobs/b"]
+
+
+def test_retention_and_deadline_can_be_changed(client: Client, spec: FineTuningSpec) -> None:
+    client.create_job(spec, job_id="j")
+    late = datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)
+    job = client.update_job("j", retention=datetime.timedelta(days=7), deadline=late)
+    assert job.retention.ToTimedelta() == datetime.timedelta(days=7)
+    assert job.deadline.ToDatetime(datetime.UTC) == late
 
 
 def test_urls_are_signed_for_a_version_and_a_time_that_exist(client: Client) -> None:

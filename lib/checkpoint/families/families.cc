@@ -137,7 +137,10 @@ void ReadQwenWindows(FieldReader& fields, ModelConfig& config) {
   if (!fields.FlagOr("use_sliding_window", false)) window.reset();
   // 0 is a layer number, not a size.
   const nlohmann::json& first = fields.Raw("max_window_layers");
-  const int64_t first_sliding = first.is_number_integer() ? first.get<int64_t>() : kDefaultFirst;
+  const bool given = first.is_number_integer() && first.get<int64_t>() >= 0;
+  if (!first.is_null() && !given)
+    fields.Violation("max_window_layers", absl::StrCat(first.dump(), " is not a whole number from 0"));
+  const int64_t first_sliding = given ? first.get<int64_t>() : kDefaultFirst;
   ReadSlidingLayers(fields, config, window, [&](int64_t layer) { return window && layer >= first_sliding; });
 }
 

@@ -18,6 +18,11 @@ void Read(FieldReader& fields, ModelConfig& config) {
   if (rope.type != RopeConfig::Type::kDefault && rope.type != RopeConfig::Type::kLongrope) {
     fields.Violation("rope_scaling", "the type is not supported for model_type phi3; supported: default, longrope");
   }
+  // transformers takes 4096 where it is missing, and never what the block says.
+  if (rope.type == RopeConfig::Type::kLongrope && !fields.Has("original_max_position_embeddings")) {
+    fields.Violation("original_max_position_embeddings",
+                     "is missing, and longrope needs it beside rope_scaling; give the length of pre-training");
+  }
   config.ropes = {rope};
 }
 

@@ -31,6 +31,11 @@ void ReadExperts(FieldReader& fields, ModelConfig& config) {
 
   const int64_t every = fields.SizeOr("decoder_sparse_step", 1);
   const nlohmann::json& dense = fields.Raw("mlp_only_layers");
+  const bool numbers = dense.is_array() && std::all_of(dense.begin(), dense.end(), [](const nlohmann::json& layer) {
+                         return layer.is_number_integer();
+                       });
+  if (!dense.is_null() && !numbers)
+    fields.Violation("mlp_only_layers", absl::StrCat(dense.dump(), " is not a list of layer numbers"));
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     const bool listed = dense.is_array() && std::find(dense.begin(), dense.end(), layer) != dense.end();
     config.layers[static_cast<size_t>(layer)].experts = !listed && (layer + 1) % every == 0;

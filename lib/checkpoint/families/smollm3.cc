@@ -14,6 +14,11 @@ void ReadRotatingLayers(FieldReader& fields, ModelConfig& config) {
     fields.Violation("no_rope_layers", absl::StrCat(rotates.dump(), " is not a list with one number a layer"));
     return;
   }
+  for (const nlohmann::json& rotated : rotates) {
+    if (rotated == 0 || rotated == 1) continue;
+    fields.Violation("no_rope_layers", absl::StrCat(rotated.dump(), " is neither 0 nor 1"));
+    return;
+  }
   for (size_t layer = 0; layer < config.layers.size(); ++layer) {
     const bool plain = rotates.is_null() ? (static_cast<int64_t>(layer) + 1) % interval == 0 : rotates[layer] == 0;
     if (plain) config.layers[layer].rope.reset();

@@ -90,7 +90,13 @@ class AttemptTest : public testing::Test {
     return WaitFor([&] { return attempt_->done(); });
   }
 
+  // From here on an attempt's waiting is measured in `minutes_`.
+  void SetTheClock() {
+    node_.steady_now = [this] { return absl::UnixEpoch() + absl::Minutes(minutes_.load()); };
+  }
+
   static constexpr char kName[] = "jobs/j/attempts/1";
+  std::atomic<int64_t> minutes_ = 0;
   TempFolder temp_;
   DataFolder folder_ = *DataFolder::Open(temp_.path() + "/data");
   FakeServerFiles server_;
@@ -215,16 +221,15 @@ TEST_F(AttemptTest, IsLostWhenSomebodyElseKilledTheTrainer) {
 
 // A trainer that says that it takes steps of half a second, and then nothing but log lines.
 TEST_F(AttemptTest, IsLostWhenTheTrainerStalls) {
-  std::atomic<int64_t> minutes = 0;
-  node_.steady_now = [&] { return absl::UnixEpoch() + absl::Minutes(minutes.load()); };
+  SetTheClock();
   Trainer(std::string(kStarted) + R"(echo '{"event":"busy","with":"evaluation"}'
 echo '{"event":"progress","step":1,"step_seconds":0.5}'
 while :; do echo 'waiting for rank 1' >&2; sleep 0.02; done)");
   Start();
   ASSERT_TRUE(WaitForReport("progress"));
-  minutes = 14;
+  minutes_ = 14;
   EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
-  minutes = 15;
+  minutes_ = 15;
   ASSERT_TRUE(WaitForEnd());
   const std::vector<std::string> reports = Reports();
   EXPECT_EQ(std::count(reports.begin(), reports.end(), "busy"), 0);
@@ -235,13 +240,12 @@ while :; do echo 'waiting for rank 1' >&2; sleep 0.02; done)");
 }
 
 TEST_F(AttemptTest, ATrainerThatStallsWhileItStopsIsKilledAfterTheGraceAndHasNotCrashed) {
-  std::atomic<int64_t> minutes = 0;
-  node_.steady_now = [&] { return absl::UnixEpoch() + absl::Minutes(minutes.load()); };
+  SetTheClock();
   Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
   Start();
   ASSERT_TRUE(WaitForReport("started"));
   attempt_->Stop(absl::Milliseconds(50), /*job_goes_on=*/true);
-  minutes = 600;
+  minutes_ = 600;
   ASSERT_TRUE(WaitForEnd());
   Reports();
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::STOPPED);
@@ -280,6 +284,21 @@ TEST_F(AttemptTest, KillsATrainerThatDoesNotListenAfterTheGrace) {
   Start();
   ASSERT_TRUE(WaitForReport("started"));
   attempt_->Stop(absl::Milliseconds(50), /*job_goes_on=*/true);
+  ASSERT_TRUE(WaitForEnd());
+  Reports();
+  EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::STOPPED);
+  EXPECT_THAT(ended_.message(), HasSubstr("killed"));
+}
+
+// By the wall clock, setting that back would let a cancelled trainer run for as long.
+TEST_F(AttemptTest, TheGraceIsOverWhateverTheWallClockIsSetTo) {
+  SetTheClock();
+  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);
+  EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
+  minutes_ = 10;
   ASSERT_TRUE(WaitForEnd());
   Reports();
   EXPECT_EQ(ended_.outcome(), v1::AttemptEnded::STOPPED);

@@ -139,7 +139,7 @@ TEST_F(InputCacheTest, EvictsTheLongestUnusedAndNothingThatIsLeased) {
   ASSERT_TRUE(held.ok());
   const absl::Status full = Acquire({"dddd"}).status();
   EXPECT_TRUE(absl::IsResourceExhausted(full));
-  EXPECT_THAT(std::string(full.message()), HasSubstr("--cache-limit"));
+  EXPECT_THAT(std::string(full.message()), HasSubstr(" B and --cache-limit is "));
   EXPECT_EQ(Read(*held, "aaaa"), "aaaa");
 }
 

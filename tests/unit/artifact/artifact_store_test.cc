@@ -248,9 +248,10 @@ TEST(FileArtifactStoreTest, ThereAreNoUrlsIntoAFolder) {
 TEST(FileArtifactStoreTest, MoreThanTheDiskHoldsIsRefusedBeforeWriting) {
   Folder folder;
   const auto store = folder.Open();
-  const auto writer = (*store)->PutBlob(Sha256Hex(""), std::numeric_limits<int64_t>::max());
+  const auto writer = (*store)->PutBlob(Sha256Hex(""), int64_t{5} << 60);
   EXPECT_EQ(writer.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(writer.status().message()), HasSubstr("free space"));
+  EXPECT_THAT(std::string(writer.status().message()),
+              HasSubstr(" are free, 5764607.5 TB and a reserve of 67.1 MB are needed; free space"));
 }
 
 TEST(FileArtifactStoreTest, UnfinishedFilesOfADeadProcessAreRemovedAtOpen) {

@@ -347,7 +347,7 @@ TEST_F(BucketArtifactStoreTest, TheCacheKeepsWhatIsInUseAndGivesUpTheRest) {
   const std::string path = first->path;
   const absl::Status full = store_->MakeLocal(Sha256Hex("abcdefgh")).status();
   EXPECT_TRUE(absl::IsResourceExhausted(full)) << full;
-  EXPECT_THAT(std::string(full.message()), HasSubstr("--artifact-cache-limit"));
+  EXPECT_THAT(std::string(full.message()), HasSubstr("--artifact-cache-limit is 10 B; raise it"));
   EXPECT_TRUE(std::filesystem::exists(path));
   first->lease.reset();
   EXPECT_TRUE(store_->MakeLocal(Sha256Hex("abcdefgh")).ok());

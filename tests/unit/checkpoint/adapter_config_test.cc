@@ -138,6 +138,14 @@ TEST(AdapterConfigTest, AnAlphaThatIsNoInt64IsWrittenAsItIs) {
   EXPECT_EQ(ToJson(MustParse(file))["lora_alpha"], 1e300);
 }
 
+TEST(AdapterConfigTest, InitialisationsThatLeaveTheBaseAloneAreNoRefusal) {
+  for (const json& init : {json(true), json(false), json(nullptr), json("gaussian"), json("eva"), json("orthogonal")}) {
+    json file = Minimal();
+    file["init_lora_weights"] = init;
+    EXPECT_TRUE(ParseAdapterConfig(file).ok()) << init;
+  }
+}
+
 TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
   const std::pair<const char*, json> changes[] = {
       {"peft_type", "IA3"},
@@ -148,6 +156,11 @@ TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
       {"layers_to_transform", {1, -1}},
       {"use_qalora", true},
       {"bias", "all"},
+      {"init_lora_weights", "pissa"},
+      {"init_lora_weights", "pissa_niter_16"},
+      {"init_lora_weights", "olora"},
+      {"init_lora_weights", "loftq"},
+      {"init_lora_weights", 7},
       {"fan_in_fan_out", true},
       {"lora_bias", true},
       {"ensure_weight_tying", true},

@@ -112,6 +112,10 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
         {"original_max_position_embeddings", 1}}},
       {"phi3", "rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0}}, {"long_factor", {1.0, 2.0}}}},
       {"smollm3", "no_rope_layers", {1, 0}},
+      {"smollm3", "no_rope_layers", {true, true, true, false}},
+      {"qwen2", "max_window_layers", "2"},
+      {"qwen3_moe", "mlp_only_layers", 1},
+      {"qwen3_moe", "mlp_only_layers", {"1"}},
       {"granite", "query_pre_attn_scalar", 64},
       {"granite", "logits_scaling", 1e-320},
       {"olmo2", "mlp_bias", true},
@@ -286,10 +290,11 @@ TEST(ModelConfigTest, AttentionFactorsAreSettled) {
       rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}}).attention_factor,
       0.1 * std::log(4.0) + 1);
   EXPECT_DOUBLE_EQ(rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"attention_factor", 1.5}}).attention_factor, 1.5);
-  const RopeConfig longrope = rope("phi3", {{"type", "longrope"},
-                                            {"short_factor", {1.0, 1.0}},
-                                            {"long_factor", {2.0, 4.0}},
-                                            {"original_max_position_embeddings", 16}});
+  json phi = Config(
+      "phi3", {{"rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}, {"long_factor", {2.0, 4.0}}}}});
+  EXPECT_THAT(std::string(ParseModelConfig(phi).status().message()), HasSubstr("original_max_position_embeddings"));
+  phi["original_max_position_embeddings"] = 16;
+  const RopeConfig longrope = MustParse(phi).ropes[0];
   EXPECT_DOUBLE_EQ(longrope.attention_factor, std::sqrt(1 + std::log(4.0) / std::log(16.0)));
   EXPECT_THAT(longrope.long_factors, ElementsAre(2.0, 4.0));
 }

@@ -84,6 +84,22 @@ TEST_F(DeadlineTest, AJobIsTriedAgainOnlyWithADeadlineToCome) {
       << "another deadline would not help";
 }
 
+TEST_F(DeadlineTest, AJobThatSucceededGetsNoOtherAndKeepsItsLabelsChangeable) {
+  Connect("n1");
+  RunOne("j", "n1", JobInput::kTrainerFinished);
+  ASSERT_EQ(job("j").state, JobState::kSucceeded);
+  state_.Borrow(job("j"));
+  JobUpdate update;
+  update.deadline = now_ + absl::Hours(1);
+  const absl::Status refused = state_.Update("j", update, now_);
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("deadline: jobs/j is SUCCEEDED; only labels and retention"));
+  JobUpdate harmless;
+  harmless.labels = "labels";
+  harmless.retention = absl::Hours(1);
+  EXPECT_TRUE(state_.Update("j", harmless, now_).ok());
+}
+
 TEST_F(DeadlineTest, ABatchThatCouldNotBeWrittenLeavesItAsItWas) {
   ASSERT_TRUE(Submit("j", {.deadline = deadline_}).ok());
   now_ += absl::Hours(1);

@@ -576,6 +576,17 @@ TEST_F(StateTest, AClockThatWasSetStaysSetThoughBatchesCannotBeWritten) {
   EXPECT_EQ(job("lost").attempt, 2);
 }
 
+TEST_F(StateTest, NoLeaseRunsOutWhileTheServerStandsStill) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  now_ += absl::Minutes(5);
+  state_.StoodStill(absl::Minutes(5));
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  Wait(kLease);
+  EXPECT_EQ(job("j").state, JobState::kRecovering) << "the lease goes on where it was";
+}
+
 TEST_F(StateTest, StartsMoreJobsAtOnceThanOneCycleLooksAt) {
   for (int i = 0; i < 1200; ++i) ASSERT_TRUE(Submit(absl::StrCat("j", i)).ok());
   Connect("n1", 1200);

@@ -52,6 +52,11 @@ TEST_F(ServerMetricsTest, CountsJobsByStateAndHowLongTheyWaited) {
   EXPECT_THAT(Text(), HasSubstr("luthier_job_transitions_total{to=\"starting\"} 1"));
 }
 
+TEST_F(ServerMetricsTest, HasEveryStateOfNodesBeforeTheFirstBatch) {
+  for (const char* state : {"ready", "lost", "quarantined"})
+    EXPECT_THAT(Text(), HasSubstr(absl::StrCat("luthier_agents{state=\"", state, "\"} 0")));
+}
+
 TEST_F(ServerMetricsTest, CountsNodesThatAreReadyLostAndQuarantined) {
   absl::Time now = kStart;
   Connect("bad", now);

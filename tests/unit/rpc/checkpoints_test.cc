@@ -139,7 +139,9 @@ TEST_F(CheckpointsTest, FollowTheirJobToAnotherNodeAndGoWhenItIsOver) {
   EXPECT_THAT(stored(), UnorderedElementsAre(Sha256Hex("best"), Sha256Hex("state 20")));
 
   ASSERT_TRUE(loop_.Run([](State& state, absl::Time now) { return state.Cancel("j", now); }).ok());
-  EXPECT_FALSE(there.TakeStop().job_goes_on());
+  const v1::StopAttempt stop = there.TakeStop();
+  EXPECT_FALSE(stop.job_goes_on());
+  EXPECT_LE(stop.grace().seconds(), 20) << "30 s after a cancellation no process is left";
   there.ReportStopped();
   EXPECT_THAT(stored(), IsEmpty());
 }

@@ -113,6 +113,18 @@ TEST_F(JobListTest, PagesHoldNoMoreThanAskedForAndMissNothing) {
   }
 }
 
+TEST_F(JobListTest, WhatIsListedIsInOneOfTheStatesAndPassesTheFilter) {
+  v1::ListFineTuningJobsRequest request;
+  request.set_filter("state = QUEUED");
+  request.add_states(v1::FineTuningJob::CANCELLED);
+  v1::ListFineTuningJobsResponse page;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListFineTuningJobs, request, page).ok());
+  EXPECT_EQ(page.jobs_size(), 0);
+  request.add_states(v1::FineTuningJob::QUEUED);
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListFineTuningJobs, request, page).ok());
+  EXPECT_EQ(page.jobs_size(), 3);
+}
+
 TEST_F(JobListTest, ATokenIsOfOneList) {
   v1::ListFineTuningJobsRequest request;
   request.set_page_size(1);

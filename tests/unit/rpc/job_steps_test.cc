@@ -325,6 +325,17 @@ TEST_F(JobStepsTest, DrainsANode) {
   EXPECT_EQ(Call(*nodes_, &v1::NodeService::Stub::DrainNode, request, node).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(JobStepsTest, ATokenThatNoListGaveIsRefused) {
+  for (const char* token : {"-1", "later", "9223372036854775807"}) {
+    v1::ListNodesRequest request;
+    request.set_page_token(token);
+    v1::ListNodesResponse page;
+    const grpc::Status status = Call(*nodes_, &v1::NodeService::Stub::ListNodes, request, page);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << token;
+    EXPECT_THAT(status.error_message(), testing::HasSubstr("page_token")) << token;
+  }
+}
+
 TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
   v1::UpdateTenantRequest update;
   update.mutable_tenant()->set_name("tenants/research");
@@ -339,6 +350,7 @@ TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
   const grpc::Status full = Call(*jobs_, &Jobs::CreateFineTuningJob, request, job_);
   EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ReasonOf(full), "TENANT_QUEUE_FULL");
+  EXPECT_EQ(ParseErrorDetails(full.error_details()).quota_subject, "tenants/research");
   request = RequestFor("urgent");
   request.mutable_job()->set_service_class(v1::SERVICE_CLASS_INTERACTIVE);
   Create(request);

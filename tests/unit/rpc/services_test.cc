@@ -324,6 +324,38 @@ TEST_F(ServicesTest, WarnsAtSubmissionOfHeldOutRowsThatAreTrainedOn) {
   EXPECT_THAT(warnings(), testing::Contains(shared));
 }
 
+TEST_F(ServicesTest, WarnsOfMoreDevicesThanAnyNodeHas) {
+  AddInputs();
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.mutable_job()->mutable_spec()->mutable_resources()->set_devices(99);
+  v1::EstimateFineTuningJobRequest question;
+  *question.mutable_spec() = request.job().spec();
+  v1::EstimateFineTuningJobResponse estimate;
+  using Jobs = v1::FineTuningService::Stub;
+  const auto warning = testing::Contains(
+      testing::HasSubstr("resources.devices: 99 is more than any node has, of which the largest has 2"));
+  ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, question, estimate).ok());
+  EXPECT_THAT(estimate.warnings(), testing::Not(warning)) << "no node was seen, so nobody can say";
+  v1::Inventory inventory;
+  inventory.set_shares(2);
+  planner_.SetNode("n1", inventory);
+  ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, question, estimate).ok());
+  EXPECT_THAT(estimate.warnings(), warning);
+  v1::FineTuningJob job;
+  request.set_validate_only(true);
+  ASSERT_TRUE(Call(*jobs_, &Jobs::CreateFineTuningJob, request, job).ok());
+  EXPECT_THAT(job.warnings(), warning);
+  request.set_validate_only(false);
+  Connect("n1", 2);
+  ASSERT_TRUE(Call(*jobs_, &Jobs::CreateFineTuningJob, request, job).ok());
+  EXPECT_THAT(job.warnings(), warning);
+  v1::ExplainFineTuningJobRequest why;
+  why.set_name("jobs/j");
+  v1::ExplainFineTuningJobResponse explained;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, why, explained).ok());
+  EXPECT_EQ(explained.pending_reason(), "the job asks for 99 devices and the largest connected node has 2");
+}
+
 TEST_F(ServicesTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {
   AddInputs();
   Submit("first");

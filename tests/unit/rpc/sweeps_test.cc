@@ -166,6 +166,14 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
          AddField(r, "lora.rank", {"8"});
        },
        "lora.rank is there twice"},
+      {"a value twice", [](auto& r) { AddField(r, "lora.rank", {"4", "8", "4"}); },
+       "grid: points 1 (lora.rank: 4) and 3 (lora.rank: 4) are the same job"},
+      {"a point twice",
+       [](auto& r) {
+         for (const char* rate : {"1e-4", "0.0001"})
+           (*r.mutable_sweep()->add_points()->mutable_values())["training.learning_rate"] = rate;
+       },
+       "points: points 1 (training.learning_rate: 1e-4) and 2 (training.learning_rate: 0.0001) are the same job"},
       {"nothing to try", [](auto&) {}, "give either a grid or points"},
       {"too many",
        [](auto& r) {

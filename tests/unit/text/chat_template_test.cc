@@ -135,6 +135,34 @@ TEST(ChatTemplateTest, AConfigurationWithoutTextsHasNoTemplate) {
   }
 }
 
+// Without it a template would put no BOS where the tokenizer knows one.
+TEST(ChatTemplateTest, SpecialTokensMayStandInAFileOfTheirOwn) {
+  const TempFolder folder;
+  std::ofstream(folder.path() + "/chat_template.jinja") << "{{ bos_token }}{{ eos_token }}";
+  std::ofstream(folder.path() + "/special_tokens_map.json")
+      << R"({"bos_token": {"content": "<s>"}, "eos_token": "no"})";
+  const auto render = [&] { return ChatTemplate::Load(folder.path())->Render(OrderedJson::array(), {})->text; };
+  EXPECT_EQ(render(), "<s>no");
+  std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>"})";
+  EXPECT_EQ(render(), "<s></s>");
+}
+
+// As transformers chooses; the default of such a list often leaves the tools out.
+TEST(ChatTemplateTest, AConversationWithToolsIsRenderedByTheTemplateForThem) {
+  const TempFolder folder;
+  std::ofstream(folder.path() + "/tokenizer_config.json")
+      << R"({"chat_template": [{"name": "default", "template": "plain"},)"
+      << R"({"name": "tool_use", "template": "{{ tools | length }} tools, {{ strftime_now('%F') }}"}]})";
+  const auto render = [&](const OrderedJson& tools) {
+    const auto chat_template = ChatTemplate::OfJob(folder.path(), "", "2026-11-29").value();
+    return chat_template->Render(OrderedJson::array(), ChatTemplate::RenderOptions{.tools = tools})->text;
+  };
+  EXPECT_EQ(render(nullptr), "plain");
+  EXPECT_EQ(render(OrderedJson::array({OrderedJson::object()})), "1 tools, 2026-11-29");
+  std::ofstream(folder.path() + "/chat_template.jinja") << "file {{ strftime_now('%F') }}";
+  EXPECT_EQ(render(OrderedJson::array({OrderedJson::object()})), "file 2026-11-29");
+}
+
 TEST(ChatTemplateTest, PrefersTheFileToTheConfiguration) {
   const TempFolder folder;
   EXPECT_TRUE(absl::IsNotFound(ChatTemplate::Load(folder.path()).status()));

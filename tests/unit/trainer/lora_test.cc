@@ -340,6 +340,27 @@ TEST(LoraTest, EveryTensorThatDoesNotFitIsReported) {
               HasSubstr("wrong shape: base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight is [16, 3]"));
 }
 
+// PEFT saves it without being asked when the head is targeted.
+TEST(LoraTest, TheBasesHeadBesideItsAdapterIsLeftOutIfItIsThatOfTheBase) {
+  const std::string head = "base_model.model.lm_head.base_layer.weight";
+  for (const bool tied : {false, true}) {
+    const ModelConfig config = TinyConfig(tied);
+    const NamedTensors weights = RandomWeights(config, 3);
+    AdapterConfig lora;
+    lora.target_modules = {"lm_head"};
+    Adapter adapter = MakeFilled(lora, config, weights);
+    adapter.tensors[head] = weights.at(tied ? "model.embed_tokens.weight" : "lm_head.weight");
+    const TempFolder folder;
+    ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+    const auto read = ReadAdapter(folder.path(), config, &weights);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->tensors.size(), 2u);
+    const NamedTensors others = RandomWeights(config, 4);
+    EXPECT_THAT(std::string(ReadAdapter(folder.path(), config, &others).status().message()),
+                HasSubstr("unexpected: " + head));
+  }
+}
+
 TEST(LoraTest, AMergeThatIsNotFiniteIsRefused) {
   const ModelConfig config = TinyConfig();
   const NamedTensors weights = RandomWeights(config, 3);

@@ -1,5 +1,5 @@
 // What is on disk, and what is made of it. That runs go on from checkpoints exactly:
-// tests/integration/trainer_program_test.
+// tests/integration/trainer_resume_test.cc.
 #include "worker/trainer/train/training_checkpoint.h"
 
 #include <gmock/gmock.h>

@@ -12,14 +12,17 @@ using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
 TEST(ErrorDetailsTest, ComeBackAsTheyWereSent) {
-  const std::string bytes = SerializeErrorDetails(
-      3, "two things",
-      {"INVALID", {{"lora.rank", "0 is out of range"}, {"", "a line without a field"}}, absl::Seconds(90)});
+  const std::string bytes = SerializeErrorDetails(3, "two things",
+                                                  {"INVALID",
+                                                   {{"lora.rank", "0 is out of range"}, {"", "a line without a field"}},
+                                                   absl::Seconds(90),
+                                                   "tenants/t"});
   const ErrorDetails details = ParseErrorDetails(bytes);
   EXPECT_EQ(details.reason, "INVALID");
   EXPECT_THAT(details.violations, ElementsAre(FieldViolation{"lora.rank", "0 is out of range"},
                                               FieldViolation{"", "a line without a field"}));
   EXPECT_EQ(details.retry_delay, absl::Seconds(90));
+  EXPECT_EQ(details.quota_subject, "tenants/t");
 }
 
 // As google/rpc/status.proto and error_details.proto number their fields; written out by hand once.

@@ -354,8 +354,8 @@ absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& 
 absl::Status CheckLora(const Case& c, Report& report) {
   LUTHIER_ASSIGN_OR_RETURN(NamedTensors weights,
                            LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kFrozen));
-  LUTHIER_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.config));
-  LUTHIER_ASSIGN_OR_RETURN(Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.config));
+  LUTHIER_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.config, &weights));
+  LUTHIER_ASSIGN_OR_RETURN(Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.config, &weights));
   for (NamedTensors* tensors : {&weights, &adapter.tensors, &final_adapter.tensors}) MoveTo(setting.device, *tensors);
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeTunedModel(c.config, weights, {&adapter}));
   LUTHIER_ASSIGN_OR_RETURN(const auto final_model, MakeTunedModel(c.config, weights, {&final_adapter}));
@@ -420,7 +420,7 @@ absl::Status WriteLogits(const LogitsArguments& arguments) {
   std::vector<const Adapter*> adapters;
   Adapter adapter;
   if (!arguments.adapter.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(adapter, ReadAdapter(arguments.adapter, config));
+    LUTHIER_ASSIGN_OR_RETURN(adapter, ReadAdapter(arguments.adapter, config, &weights));
     adapters.push_back(&adapter);
   }
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeTunedModel(config, weights, adapters));

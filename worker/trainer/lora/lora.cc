@@ -45,6 +45,13 @@ const Tensor& BaseWeight(const ModelConfig& model, const NamedTensors& base, con
   return base.at(tied_head ? kEmbedding : module + ".weight");
 }
 
+// Whether the stored tensor is the base's head, as PEFT adds it to a file that adapts the head.
+bool IsHeadOfBase(const TensorView& stored, const ModelConfig& model, const NamedTensors& base) {
+  if (stored.name != absl::StrCat(kPrefix, "lm_head.base_layer.weight")) return false;
+  const Tensor head_VD = BaseWeight(model, base, "lm_head").to(at::kCPU);
+  return at::equal(ToTensor(stored, head_VD.scalar_type()), head_VD);
+}
+
 LoraWeights WeightsOf(const Adapter& adapter, const LinearLayer& linear) {
   const auto a = adapter.tensors.find(NameA(linear));
   if (a == adapter.tensors.end()) return {};
@@ -102,7 +109,7 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
   return adapter;
 }
 
-absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model) {
+absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model, const NamedTensors* base) {
   LUTHIER_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(folder));
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/" + kAdapterWeightsFile));
   const auto expected = ExpectedTensors(config, model);
@@ -117,7 +124,8 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
     }
   }
   for (const auto& [name, view] : file.tensors()) {
-    if (!expected.contains(name)) faults.push_back(absl::StrCat("unexpected: ", name));
+    if (expected.contains(name) || (base != nullptr && IsHeadOfBase(view, model, *base))) continue;
+    faults.push_back(absl::StrCat("unexpected: ", name));
   }
   if (expected.empty()) faults.push_back("target_modules matches no linear layer of the base");
   if (!faults.empty()) {
@@ -125,7 +133,7 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
         absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
   }
   Adapter adapter{std::move(config), {}};
-  for (const auto& [name, view] : file.tensors()) adapter.tensors[name] = ToTensor(view, at::kFloat);
+  for (const auto& [name, shape] : expected) adapter.tensors[name] = ToTensor(file.tensors().at(name), at::kFloat);
   return adapter;
 }
 

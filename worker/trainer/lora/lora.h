@@ -31,8 +31,10 @@ struct Adapter {
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
                                     uint64_t seed);
 
-// Reads a PEFT folder in fp32. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
-absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model);
+// Reads a PEFT folder in fp32. Beside an adapter on the head PEFT stores the base's head; it is left out if it equals
+// that of `base`. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
+absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model,
+                                    const NamedTensors* base = nullptr);
 
 // Writes adapter_config.json and adapter_model.safetensors (fp32, contiguous) durably into an existing folder.
 absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder,

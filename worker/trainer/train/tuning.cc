@@ -34,7 +34,7 @@ nlohmann::json ShapeOf(const AdapterConfig& config) {
 // An adapter to go on from. What the job says of ranks and targets must be what the adapter has.
 absl::StatusOr<Adapter> StartFrom(const std::string& folder, const AdapterConfig& wanted, const ModelConfig& config,
                                   const NamedTensors& base) {
-  LUTHIER_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(folder, config));
+  LUTHIER_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(folder, config, &base));
   LUTHIER_ASSIGN_OR_RETURN(const Adapter fresh, MakeAdapter(wanted, config, base, /*seed=*/0));
   std::vector<std::string> differences;
   const nlohmann::json found = ShapeOf(adapter.config), asked = ShapeOf(wanted);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import pathlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from types import TracebackType
@@ -57,9 +58,14 @@ class AsyncClient(Connection):
         return await self._call(calls.get_job(name))
 
     async def list_jobs(
-        self, states: Iterable[FineTuningJob.State] = (), *, limit: int | None = None
+        self,
+        states: Iterable[FineTuningJob.State] = (),
+        *,
+        matching: str = "",
+        order_by: str = "",
+        limit: int | None = None,
     ) -> list[FineTuningJob]:
-        return await self._list(calls.list_jobs(states), limit)
+        return await self._list(calls.list_jobs(states, matching, order_by), limit)
 
     async def cancel_job(self, name: str) -> FineTuningJob:
         return await self._call(calls.cancel_job(name))
@@ -77,9 +83,16 @@ class AsyncClient(Connection):
         return await self._call(calls.retry_job(name))
 
     async def update_job(
-        self, name: str, *, priority: int | None = None, labels: Mapping[str, str] | None = None, etag: str = ""
+        self,
+        name: str,
+        *,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        retention: datetime.timedelta | None = None,
+        deadline: datetime.datetime | None = None,
+        etag: str = "",
     ) -> FineTuningJob:
-        return await self._call(calls.update_job(name, priority, labels, etag))
+        return await self._call(calls.update_job(name, priority, labels, retention, deadline, etag))
 
     async def clone_job(
         self,

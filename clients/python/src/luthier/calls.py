@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 import time
@@ -85,7 +86,12 @@ def clone_job(
 
 
 def update_job(
-    name: str, priority: int | None, labels: Mapping[str, str] | None, etag: str
+    name: str,
+    priority: int | None,
+    labels: Mapping[str, str] | None,
+    retention: datetime.timedelta | None,
+    deadline: datetime.datetime | None,
+    etag: str,
 ) -> Call[jobs_pb2.FineTuningJob]:
     request = jobs_pb2.UpdateFineTuningJobRequest()
     request.job.name = full_name("jobs", name)
@@ -96,6 +102,12 @@ def update_job(
     if labels is not None:
         request.job.labels.update(labels)
         request.update_mask.paths.append("labels")
+    if retention is not None:
+        request.job.retention.FromTimedelta(retention)
+        request.update_mask.paths.append("retention")
+    if deadline is not None:
+        request.job.deadline.FromDatetime(deadline)
+        request.update_mask.paths.append("deadline")
     # A second try would find the etag changed by the first.
     return Call("jobs", "UpdateFineTuningJob", request, repeatable=not etag)
 
@@ -222,8 +234,11 @@ def undrain_node(name: str) -> Call[nodes_pb2.Node]:
     return Call("nodes", "UndrainNode", nodes_pb2.UndrainNodeRequest(name=full_name("nodes", name)))
 
 
-def list_jobs(states: Iterable[jobs_pb2.FineTuningJob.State]) -> Listing[jobs_pb2.FineTuningJob]:
-    return Listing("jobs", "ListFineTuningJobs", jobs_pb2.ListFineTuningJobsRequest(states=states), "jobs")
+def list_jobs(
+    states: Iterable[jobs_pb2.FineTuningJob.State], matching: str, order_by: str
+) -> Listing[jobs_pb2.FineTuningJob]:
+    request = jobs_pb2.ListFineTuningJobsRequest(states=states, filter=matching, order_by=order_by)
+    return Listing("jobs", "ListFineTuningJobs", request, "jobs")
 
 
 def list_job_events(name: str, types: Iterable[str]) -> Listing[jobs_pb2.JobEvent]:

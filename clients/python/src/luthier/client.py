@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import datetime
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -114,9 +115,17 @@ class Client(Connection):
     def get_job(self, name: str) -> FineTuningJob:
         return self._call(calls.get_job(name))
 
-    def list_jobs(self, states: Iterable[FineTuningJob.State] = (), *, limit: int | None = None) -> list[FineTuningJob]:
-        """Newest first."""
-        return self._list(calls.list_jobs(states), limit)
+    def list_jobs(
+        self,
+        states: Iterable[FineTuningJob.State] = (),
+        *,
+        matching: str = "",
+        order_by: str = "",
+        limit: int | None = None,
+    ) -> list[FineTuningJob]:
+        """Newest first, or as `order_by` says (`create_time`). `matching`: comparisons joined by AND, such as
+        `base_model = tiny AND labels.team = "search"`."""
+        return self._list(calls.list_jobs(states, matching, order_by), limit)
 
     def cancel_job(self, name: str) -> FineTuningJob:
         return self._call(calls.cancel_job(name))
@@ -135,9 +144,17 @@ class Client(Connection):
         return self._call(calls.retry_job(name))
 
     def update_job(
-        self, name: str, *, priority: int | None = None, labels: Mapping[str, str] | None = None, etag: str = ""
+        self,
+        name: str,
+        *,
+        priority: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        retention: datetime.timedelta | None = None,
+        deadline: datetime.datetime | None = None,
+        etag: str = "",
     ) -> FineTuningJob:
-        return self._call(calls.update_job(name, priority, labels, etag))
+        """Changes what is given. A `deadline` without a time zone is one of UTC."""
+        return self._call(calls.update_job(name, priority, labels, retention, deadline, etag))
 
     def clone_job(
         self,

@@ -25,13 +25,17 @@ class FieldViolation:
 
 
 class Error(Exception):
-    """A call failed. `message` names field, value and remedy; `violations` lists all that is wrong with a request."""
+    """A call failed. `message` names field, value and remedy; `violations` lists all that is wrong with a request;
+    `reason`, such as `TENANT_QUEUE_FULL`, is for programs, and empty if it was not the server that refused."""
 
-    def __init__(self, code: grpc.StatusCode, message: str, violations: tuple[FieldViolation, ...] = ()) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, message: str, violations: tuple[FieldViolation, ...] = (), reason: str = ""
+    ) -> None:
         super().__init__(f"{code.name}: {message}")
         self.code = code
         self.message = message
         self.violations = violations
+        self.reason = reason
 
 
 class Unreachable(Error):
@@ -50,16 +54,20 @@ def from_grpc(error: grpc.RpcError, server: str) -> Error:
         return Unreachable(code, f"no server answers at {server} ({message})")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return Error(code, f"the server at {server} did not answer in time")
-    return Error(code, message, _violations_of(call))
+    violations, reason = _details_of(call)
+    return Error(code, message, violations, reason)
 
 
-def _violations_of(call: grpc.Call) -> tuple[FieldViolation, ...]:
+def _details_of(call: grpc.Call) -> tuple[tuple[FieldViolation, ...], str]:
     violations: list[FieldViolation] = []
+    reason = ""
     for key, value in call.trailing_metadata() or ():
         if key != "grpc-status-details-bin":
             continue
         for detail in status_pb2.Status.FromString(cast(bytes, value)).details:
-            bad_request = error_details_pb2.BadRequest()
+            bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+            if detail.Unpack(info):
+                reason = info.reason
             if detail.Unpack(bad_request):
                 violations += [FieldViolation(each.field, each.description) for each in bad_request.field_violations]
-    return tuple(violations)
+    return tuple(violations), reason

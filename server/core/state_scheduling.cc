@@ -1,0 +1,236 @@
+// Which waiting jobs start now, and what the others hear of why they wait. The policy decides from a snapshot
+// (server/core/policy.h); here it is made, and what was decided is done.
+#include <algorithm>
+#include <utility>
+
+#include "absl/algorithm/container.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "server/core/state.h"
+
+namespace luthier {
+namespace {
+
+// A head of the queue that fits nowhere must not make every cycle walk through a million jobs behind it.
+constexpr size_t kCandidates = 500;
+// Nor those of sweeps that run as many jobs as they may.
+constexpr size_t kLooks = 10000;
+
+std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.1f GB", static_cast<double>(bytes) / 1e9); }
+
+// With the most that a node it may run on has of what is missing.
+std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes) {
+  int devices = 0;
+  int64_t memory = 0, needed = 0;
+  for (const auto& [id, node] : nodes) {
+    if (!node.TakesWork() || !HasLabels(node, job)) continue;
+    devices = std::max(devices, node.devices);
+    for (const int64_t bytes : node.memory) {
+      if (bytes > memory) needed = MemoryFor(job, node);
+      memory = std::max(memory, bytes);
+    }
+  }
+  if (devices < job.devices) {
+    return absl::StrCat("the job asks for ", job.devices, " devices and the largest connected node has ", devices);
+  }
+  return absl::StrCat("the job needs ", Gigabytes(needed), " on ",
+                      job.devices == 1 ? "a device" : absl::StrCat("each of ", job.devices, " devices"),
+                      " and no connected node has that; the largest device has ", Gigabytes(memory));
+}
+
+std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
+  const Job& job = *decision.job;
+  int ready = 0;
+  for (const auto& [id, node] : nodes) ready += node.TakesWork() ? 1 : 0;
+  switch (decision.wait) {
+    case Wait::kNoNode:
+      return nodes.empty() ? "no node is connected; start luthier-worker on a machine"
+                           : "no node is connected that takes jobs";
+    case Wait::kTooLarge: return TooLargeFor(job, nodes);
+    case Wait::kNoMatch:
+      return absl::StrCat(
+          "no connected node has the labels ", job.node_selector,
+          "; start a worker with them (`luthier-worker --label`), or give another resources.node_selector");
+    case Wait::kBusy:
+      return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
+    case Wait::kReserved: return "the free devices are kept for a job that comes before it";
+    case Wait::kMakingRoom:
+      return absl::StrCat("node ", decision.node, " will have room: less urgent attempts are stopping there");
+    case Wait::kTenantLimit: return absl::StrCat("tenant ", job.tenant, " runs as much as it may");
+    default: return "it is about to start";
+  }
+}
+
+// If the job would fit on a node that is quarantined: the one that is released first.
+const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>& nodes) {
+  const Node* first = nullptr;
+  for (const auto& [id, node] : nodes) {
+    if (!node.ready || node.draining || !node.IsQuarantined() || !CouldRun(job, node)) continue;
+    if (first == nullptr || node.quarantine_end < first->quarantine_end) first = &node;
+  }
+  return first;
+}
+
+}  // namespace
+
+// When a running attempt may first be preempted is told by time alone.
+bool State::LookForPreemption(absl::Time now) {
+  next_preemption_ = absl::InfiniteFuture();
+  const ServiceClass most_urgent = jobs_.queues().begin()->first.first;
+  if (!jobs_.RunsLessUrgentThan(most_urgent)) return false;
+  bool any = false;
+  for (const auto& [id, node] : nodes_) {
+    for (const std::string& job_id : jobs_.OnNode(id)) {
+      const Job& job = *Find(job_id);
+      if (job.service_class <= most_urgent || !NextState(job.state, JobInput::kPreempted)) continue;
+      const absl::Time first = job.attempt_start + options_.preempt_after;
+      any |= first <= now;
+      if (first > now) next_preemption_ = std::min(next_preemption_, first);
+    }
+  }
+  return any;
+}
+
+// 1. Is there anything to decide?  2. Is there any room?  3. What the policy says of the first of the queue.  4. Do it.
+void State::Schedule(absl::Time now) {
+  if (jobs_.EndDelays(now) || next_preemption_ <= now) unsettled_ = true;
+  if (!unsettled_) return;
+  unsettled_ = false;
+  decisions_.reset();
+  if (jobs_.queues().empty()) return;
+
+  const bool preempts = LookForPreemption(now);
+  const std::vector<NodeView> nodes = NodeViews(now);
+  if (!preempts && absl::c_all_of(nodes, [](const NodeView& view) { return view.free.empty(); })) return;
+
+  size_t started = 0, waiting = 0;
+  std::vector<Decision> decisions = Decide(TakeSnapshot(now, kCandidates));
+  decisions_.emplace();
+  for (Decision& decision : decisions) {
+    const int64_t number = decision.job->number;
+    (decision.wait == Wait::kNone ? started : waiting) += 1;
+    if (decision.wait == Wait::kNone) {
+      Start(decision, now);
+    } else {
+      for (const Job* job : decision.preempted) {
+        Preempt(*job, absl::StrCat("node ", decision.node, " is needed for a more urgent job"), now);
+      }
+      decisions_->emplace(number, std::move(decision));
+    }
+  }
+  // There may be room for some of those behind: go on with the next batch.
+  unsettled_ = started > 0 && started + waiting >= kCandidates;
+}
+
+void State::Start(const Decision& decision, absl::Time now) {
+  const Job& job = jobs_.Update(*decision.job, [&](Job& j) {
+    j.attempt = std::max(j.attempt, epoch_ * kAttemptsPerEpoch) + 1;
+    j.last_report = 0;
+    if (j.node != decision.node) j.lost_here = 0;
+    j.node = decision.node;
+    j.held = decision.devices;
+    j.not_before = absl::InfinitePast();
+    j.attempt_start = now;
+    j.expected_end = absl::InfiniteFuture();
+    if (j.start_time == absl::InfinitePast()) j.start_time = now;
+  });
+  // Now rather than at the end: a tenant that has used little must not take every node in one cycle.
+  Charge(job.tenant, absl::ToDoubleSeconds(ExpectedDuration(job)) * static_cast<double>(job.held.size()), now);
+  Apply(job, JobInput::kPlaced, absl::StrCat("attempt ", job.attempt, " on node ", decision.node), now);
+  Send(Effect::Kind::kStart, job);
+}
+
+Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
+  Snapshot snapshot{.now = now, .nodes = NodeViews(now)};
+  const size_t share = std::max<size_t>(1, candidates / std::max<size_t>(1, jobs_.queues().size()));
+  std::map<int64_t, int> room;  // jobs that may start, of each sweep with a limit
+  for (const auto& [key, queue] : jobs_.queues()) {
+    const auto& [service_class, tenant] = key;
+    std::vector<const Job*>& jobs = snapshot.waiting[static_cast<size_t>(service_class) - 1][tenant];
+    size_t looks = 0;
+    for (auto job = queue.begin(); job != queue.end() && jobs.size() < share && ++looks <= kLooks; ++job) {
+      const int limit = (*job)->max_parallel;
+      if (limit > 0 && room.try_emplace((*job)->sweep, limit - jobs_.RunningOf((*job)->sweep)).first->second-- <= 0)
+        continue;
+      jobs.push_back(*job);
+    }
+    TenantView& view = snapshot.tenants[tenant];
+    view.running_devices = jobs_.LoadOf(tenant).running_devices;
+    const auto known = tenants_.find(tenant);
+    if (known == tenants_.end()) continue;
+    view.usage = known->second.UsageAt(now);
+    view.weight = known->second.weight;
+    view.max_devices = known->second.max_devices;
+  }
+  return snapshot;
+}
+
+std::vector<NodeView> State::NodeViews(absl::Time now) const {
+  std::vector<NodeView> views;
+  for (const auto& [id, node] : nodes_) {
+    if (!node.TakesWork()) continue;
+    NodeView view{&node};
+    std::set<int> held;
+    for (const std::string& job_id : jobs_.OnNode(id)) {
+      const Job& job = *Find(job_id);
+      held.insert(job.held.begin(), job.held.end());
+      const int devices = static_cast<int>(job.held.size());
+      if (IsStopping(job.state)) {
+        view.stopping += devices;
+        continue;
+      }
+      const absl::Time end =
+          job.expected_end != absl::InfiniteFuture() ? job.expected_end : job.attempt_start + ExpectedDuration(job);
+      const bool preemptible =
+          NextState(job.state, JobInput::kPreempted) && job.attempt_start + options_.preempt_after <= now;
+      view.releases.push_back({end, devices, preemptible ? &job : nullptr});
+    }
+    // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be
+    // planned with.
+    for (const auto& [attempt, devices] : node.processes) held.insert(devices.begin(), devices.end());
+    for (int device = 0; device < node.devices; ++device) {
+      if (held.count(device) == 0) view.free.push_back(device);
+    }
+    views.push_back(std::move(view));
+  }
+  return views;
+}
+
+WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
+  if (job.state == JobState::kHeld) return {Wait::kHeld, "created on hold; start it when it may run"};
+  if (job.state == JobState::kPaused) return {Wait::kPaused, "paused; resume it when it may go on"};
+  if (!IsWaiting(job.state)) return {};
+  if (now < job.not_before) {
+    return {Wait::kBackoff,
+            absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
+                         absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s")};
+  }
+  if (job.max_parallel > 0 && jobs_.RunningOf(job.sweep) >= job.max_parallel) {
+    return {Wait::kSweepLimit,
+            absl::StrCat("its sweep runs ", job.max_parallel, job.max_parallel == 1 ? " job" : " jobs", " at a time")};
+  }
+  if (!decisions_) {
+    decisions_.emplace();
+    for (Decision& decision : Decide(TakeSnapshot(now, kCandidates))) {
+      const int64_t number = decision.job->number;
+      decisions_->emplace(number, std::move(decision));
+    }
+  }
+  const auto decided = decisions_->find(job.number);
+  if (decided == decisions_->end()) {
+    return {Wait::kBehindOthers, absl::StrCat("others come first; ", jobs_.waiting(), " jobs wait in all")};
+  }
+  if (const Wait wait = decided->second.wait;
+      wait == Wait::kNoNode || wait == Wait::kTooLarge || wait == Wait::kNoMatch) {
+    if (const Node* node = QuarantinedNodeFor(job, nodes_)) {
+      return {Wait::kQuarantined,
+              absl::StrCat("node ", node->id, " is quarantined for another ",
+                           absl::ToInt64Seconds(absl::Ceil(node->quarantine_end - now, absl::Seconds(1))),
+                           " s, since attempts of several jobs died there; `luthier node undrain ", node->id,
+                           "` ends that")};
+    }
+  }
+  return {decided->second.wait, MessageOf(decided->second, nodes_)};
+}
+
+}  // namespace luthier

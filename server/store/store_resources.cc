@@ -1,0 +1,105 @@
+// What is on record beside jobs: versions of models and their aliases, datasets and base models, tokens.
+#include <mutex>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/core/reason.h"
+#include "server/store/connection.h"
+#include "server/store/rows.h"
+#include "server/store/store.h"
+#include "server/store/store_error.h"
+
+namespace luthier {
+namespace {
+
+Resource ReadResource(Query& row) {
+  Resource resource;
+  resource.id = row.Text();
+  resource.create_time = row.Time();
+  resource.payload = row.Blob();
+  return resource;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& model) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
+    Query query = reader_->Prepare(
+        "SELECT model, version, job, attempt, base_model, create_time, payload, tenant FROM model_versions "
+        "WHERE (?1 = '' OR model = ?1) AND deleted = 0 ORDER BY create_time DESC, version DESC");
+    query.Bind(model);
+    std::vector<ModelVersion> versions;
+    while (query.Step()) {
+      ModelVersion version{.model = query.Text()};
+      version.version = static_cast<int>(query.Int());
+      version.job = query.Text();
+      version.attempt = static_cast<int>(query.Int());
+      version.base_model = query.Text();
+      version.create_time = query.Time();
+      version.payload = query.Blob();
+      version.tenant = query.Text();
+      versions.push_back(std::move(version));
+    }
+    return versions;
+  });
+}
+
+absl::StatusOr<std::vector<Alias>> Store::Aliases(const std::string& model) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Alias>> {
+    Query query = reader_->Prepare("SELECT name, version FROM model_aliases WHERE model = ? ORDER BY name");
+    query.Bind(model);
+    std::vector<Alias> aliases;
+    while (query.Step()) {
+      Alias alias{.model = model, .name = query.Text()};
+      alias.version = static_cast<int>(query.Int());
+      aliases.push_back(std::move(alias));
+    }
+    return aliases;
+  });
+}
+
+absl::StatusOr<std::vector<Resource>> Store::ListResources(ResourceKind kind) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Resource>> {
+    Query query = reader_->Prepare(
+        absl::StrCat("SELECT id, create_time, payload FROM ", TableOf(kind), " ORDER BY create_time DESC, id"));
+    std::vector<Resource> resources;
+    while (query.Step()) resources.push_back(ReadResource(query));
+    return resources;
+  });
+}
+
+absl::StatusOr<Resource> Store::GetResource(ResourceKind kind, const std::string& id) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<Resource> {
+    Query query =
+        reader_->Prepare(absl::StrCat("SELECT id, create_time, payload FROM ", TableOf(kind), " WHERE id = ?"));
+    if (!query.Bind(id).Step()) return DoesNotExist(ResourceName(kind, id));
+    return ReadResource(query);
+  });
+}
+
+absl::StatusOr<std::vector<Token>> Store::Tokens() {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<std::vector<Token>> {
+    Query query = reader_->Prepare(
+        "SELECT id, sha256, role, tenant, create_time, expire_time, revoke_time, node FROM tokens ORDER BY id");
+    std::vector<Token> tokens;
+    while (query.Step()) {
+      Token token{.id = query.Text()};
+      token.sha256 = query.Text();
+      token.role = static_cast<Role>(query.Int());
+      token.tenant = query.Text();
+      token.create_time = query.Time();
+      token.expire_time = query.Time();
+      token.revoke_time = query.Time();
+      token.node = query.Text();
+      tokens.push_back(std::move(token));
+    }
+    return tokens;
+  });
+}
+
+}  // namespace luthier

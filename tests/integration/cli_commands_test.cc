@@ -1,0 +1,230 @@
+// What holds for all commands: every method of the API has one, every list every format, every name completes.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/str_split.h"
+#include "luthier/v1/admin.pb.h"
+#include "luthier/v1/datasets.pb.h"
+#include "luthier/v1/jobs.pb.h"
+#include "luthier/v1/models.pb.h"
+#include "luthier/v1/nodes.pb.h"
+#include "luthier/v1/queues.pb.h"
+#include "luthier/v1/sweeps.pb.h"
+#include "nlohmann/json.hpp"
+#include "tests/integration/cli_fixture.h"
+#include "tests/support/captured_program.h"
+#include "tests/support/scripted_agent.h"
+#include "tests/support/text_fixture.h"
+
+namespace luthier {
+namespace {
+
+using ::nlohmann::json;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+TEST_F(CliTest, CompletesNamesThatTheServerKnows) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "intents-1"});
+  EXPECT_EQ(Ok({"__complete", "--", "job", "get", "int"}), "intents-1\n");
+  EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--dataset", ""}), "words\n");
+  EXPECT_EQ(Ok({"__complete", "--", "job", "submit", "--base-model", "t"}), "tiny\n");
+  ScriptedAgent agent(server_->address());
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "seeds", "--grid", "training.seed=1"});
+  EXPECT_EQ(Ok({"__complete", "--", "sweep", "watch", "s"}), "seeds\n");
+  EXPECT_EQ(Ok({"__complete", "--", "node", "drain", ""}), "n1\n");
+  EXPECT_EQ(Ok({"__complete", "--", "tenant", "set", ""}), "default\n");
+  Ok({"context", "set", "lab", "--server", "gpu1:7070"});
+  EXPECT_EQ(Ok({"__complete", "--", "job", "list", "--context", "l"}), "lab\n");
+  CaptureOptions elsewhere;
+  elsewhere.environment = {{"LUTHIER_SERVER", "127.0.0.1:1"}};
+  EXPECT_EQ(Cli({"__complete", "--", "--server", server_->address(), "job", "get", "int"}, elsewhere).out,
+            "intents-1\n")
+      << "the server of the line is asked";
+  for (const char* shell : {"bash", "zsh", "fish"})
+    EXPECT_THAT(Ok({"completion", shell}), HasSubstr("luthier __complete"));
+  const CapturedResult in_bash =
+      RunCaptured({"/bin/bash", "-c",
+                   "source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN "/luthier \"$@\"; }; "
+                   "COMP_WORDS=(luthier job wat); COMP_CWORD=2; _luthier; echo \"${COMPREPLY[@]}\""});
+  EXPECT_EQ(in_bash.out, "watch\n") << in_bash.err;
+}
+
+// Every method of every service that is not for agents only.
+std::set<std::string> PublicMethods() {
+  std::set<std::string> methods;
+  for (const google::protobuf::FileDescriptor* file :
+       {v1::Backup::descriptor()->file(), v1::FineTuningJob::descriptor()->file(), v1::Dataset::descriptor()->file(),
+        v1::ModelVersion::descriptor()->file(), v1::Node::descriptor()->file(), v1::Queue::descriptor()->file(),
+        v1::Sweep::descriptor()->file()}) {
+    for (int s = 0; s < file->service_count(); ++s) {
+      for (int m = 0; m < file->service(s)->method_count(); ++m) methods.insert(file->service(s)->method(m)->name());
+    }
+  }
+  return methods;
+}
+
+TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
+  AddInputs();
+  EXPECT_THAT(Ok({"job", "estimate", "-f", "job.yaml"}),
+              AllOf(HasSubstr("rows      2\n"), testing::ContainsRegex("memory    [0-9.]+ .?B a device: weights "),
+                    HasSubstr("takes     unknown (no "), HasSubstr("fits on   no node that is connected now\n")));
+  EXPECT_EQ(json::parse(Ok({"job", "estimate", "-f", "job.yaml", "-o", "json"}))["train_rows"], "2");
+  EXPECT_THAT(Cli({"job", "estimate", "--base-model", "tiny", "--dataset", "none"}).err, HasSubstr("none"));
+
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--hold"});
+  EXPECT_EQ(Cli({"job", "checkpoint", "j"}).exit_code, 1) << "it does not run";
+  Ok({"job", "start", "j"});
+  EXPECT_EQ(agent.TakeAttempt(), "jobs/j/attempts/1");
+  agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 4}, {"resumed_step", 0}});
+  EXPECT_EQ(Ok({"job", "checkpoint", "j"}), "jobs/j\n");
+  EXPECT_THAT(Cli({"job", "checkpoints", "j"}).err, HasSubstr("jobs/j has reported no checkpoint"));
+  EXPECT_EQ(Ok({"job", "estimate", "-f", "job.yaml", "-o", "name"}), "nodes/n1\n");
+  TrainWhatWasTaken(agent);
+  EXPECT_THAT(Ok({"job", "checkpoints", "j"}), testing::ContainsRegex("STEP +ATTEMPT.*\n +4 +1 +0.1 +1.0 kB +n1"));
+  EXPECT_EQ(Ok({"job", "checkpoints", "j", "-o", "name"}), "jobs/j/checkpoints/4\n");
+  const std::string metrics = Ok({"job", "metrics", "j"});
+  EXPECT_THAT(metrics, AllOf(testing::ContainsRegex("STEP +LOSS"), testing::ContainsRegex("\n +4/4 +0 .*1,234\n"),
+                             HasSubstr("test, tuned: exact match 100.0 %")));
+  EXPECT_EQ(Ok({"job", "metrics", "j", "--follow"}), metrics) << "the stream says the same";
+  EXPECT_EQ(Ok({"job", "metrics", "j", "-o", "json"}), Ok({"job", "metrics", "j", "--follow", "-o", "json"}));
+  EXPECT_THAT(Ok({"job", "logs", "j", "--lines", "1"}), testing::EndsWith("[1] a line of the trainer\n"));
+  EXPECT_EQ(json::parse(Ok({"job", "logs", "j", "--lines", "1", "-o", "json"}))["line"], "a line of the trainer");
+  Ok({"job", "watch", "j"});
+  Ok({"job", "logs", "j"});
+  for (const char* command : {"watch", "logs"})
+    EXPECT_THAT(Ok({"job", command, "j", "-o", "yaml"}), AllOf(StartsWith("---\n"), HasSubstr("\nstate: QUEUED\n")));
+  Ok({"job", "get", "j"});
+  Ok({"job", "list"});
+
+  Ok({"node", "drain", "n1"});  // what follows waits
+  Ok({"job", "clone", "j", "--id", "k"});
+  for (const char* step : {"pause", "resume", "explain", "cancel", "retry", "cancel"}) Ok({"job", step, "k"});
+  Ok({"job", "clone", "j", "--id", "l", "--hold"});
+  Ok({"job", "update", "l", "--priority", "1"});
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1,2", "--hold"});
+  EXPECT_EQ(Ok({"sweep", "start", "s"}), "sweeps/s  2 QUEUED\n");
+  Ok({"sweep", "get", "s"});
+  Ok({"sweep", "list"});
+  Ok({"sweep", "cancel", "s"});
+
+  EXPECT_THAT(Ok({"dataset", "get", "words"}), AllOf(StartsWith("datasets/words"), HasSubstr("validation")));
+  Ok({"dataset", "list"});
+  EXPECT_THAT(Ok({"model", "get", "baseModels/tiny"}), HasSubstr("model.safetensors"));
+  EXPECT_EQ(Ok({"model", "get", "tiny"}), Ok({"model", "get", "baseModels/tiny"}));
+  EXPECT_EQ(Cli({"model", "get", "tiny/1"}).exit_code, 5);
+  EXPECT_THAT(Ok({"model", "get", "j"}), AllOf(StartsWith("models/j/versions/1\n"), HasSubstr("of jobs/j"),
+                                               HasSubstr("adapter_model.safetensors")));
+  EXPECT_THAT(Cli({"model", "alias", "list"}).err, HasSubstr("no aliases"));
+  EXPECT_EQ(Ok({"model", "promote", "j", "--as", "production", "--minimum", "exact_match=0.9"}),
+            "models/j/versions/1  production\n");
+  const CapturedResult not_good_enough = Cli({"model", "promote", "j", "--as", "best", "--minimum", "field_f1=0.9"});
+  EXPECT_EQ(not_good_enough.exit_code, 1);
+  EXPECT_EQ(Cli({"model", "promote", "j", "--as", "best", "--minimum", "good"}).exit_code, 3);
+  EXPECT_THAT(Ok({"model", "alias", "list"}), testing::ContainsRegex("\nj +production +1 +j\n"));
+  EXPECT_EQ(Ok({"model", "alias", "list", "j", "-o", "name"}), "models/j/versions/production\n");
+  EXPECT_THAT(Ok({"model", "list"}), testing::ContainsRegex("j/1 +adapter +production"));
+  EXPECT_EQ(Ok({"model", "download", "j/production", "--to", "p"}), "p\n");
+  const CapturedResult urls = Cli({"model", "urls", "j/production"});
+  EXPECT_EQ(urls.exit_code, 1) << "its files are in no bucket";
+  EXPECT_THAT(urls.err, AllOf(HasSubstr("luthier model download"), HasSubstr("--artifact-store")));
+  EXPECT_EQ(Cli({"model", "urls", "j", "--for", "soon"}).exit_code, 3);
+  EXPECT_EQ(Ok({"model", "alias", "delete", "j/production"}), "models/j/versions/production\n");
+  EXPECT_EQ(Cli({"model", "alias", "delete", "j/production"}).exit_code, 5);
+  CaptureOptions no_trainer;
+  no_trainer.environment = {{"LUTHIER_TRAINER", "/bin/true"}};
+  EXPECT_EQ(Cli({"generate", "--base", "tiny", "--prompt", "x"}, no_trainer).exit_code, 0);
+
+  EXPECT_THAT(Ok({"tenant", "set", "default", "--weight", "2", "--max-devices", "3"}),
+              testing::ContainsRegex("\ndefault +2 +0 +3 +[0-9]+ +no limit"));
+  EXPECT_EQ(json::parse(Ok({"tenant", "list", "-o", "json"}))["tenants"][0]["max_devices"], 3);
+  EXPECT_THAT(Cli({"tenant", "set", "default", "--weight", "2"}).err, HasSubstr("updated tenants/default\n"));
+  EXPECT_THAT(Cli({"tenant", "set", "defualt", "--weight", "2"}).err,
+              HasSubstr("created tenants/defualt, which was not there before; did you mean default?"));
+  EXPECT_EQ(Cli({"tenant", "set", "default"}).exit_code, 3);
+  EXPECT_THAT(Cli({"tenant", "set", "default", "--weight", "0"}).err, HasSubstr("tenant.weight: 0 is out of range"));
+  Ok({"queue", "show"});
+  Ok({"node", "list"});
+  Ok({"admin", "backup", "--to", "backup"});
+  EXPECT_THAT(Cli({"admin", "backup", "--to", std::string(300, 'x')}).err, HasSubstr("File name too long"));
+  EXPECT_EQ(json::parse(Ok({"admin", "check", "-o", "json"}))["jobs"], "5");
+  EXPECT_EQ(Ok({"admin", "check", "-o", "name"}), "ok\n");
+  Ok({"job", "cancel", "l"});
+  Ok({"dataset", "delete", "words"});
+  EXPECT_EQ(Ok({"model", "delete", "j/1"}), "models/j/versions/1\n");
+  EXPECT_EQ(Ok({"model", "delete-base", "tiny"}), "baseModels/tiny\n");
+  Ok({"node", "undrain", "n1"});
+  CaptureOptions root;
+  root.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(
+                                            Ok({"admin", "token", "create", "root", "--role", "admin"})))}};
+  Cli({"admin", "token", "create", "n1", "--role", "agent", "--node", "n1", "--expires", "3d"}, root);
+  EXPECT_THAT(Cli({"admin", "token", "list"}, root).out,
+              AllOf(testing::ContainsRegex("\nn1 +agent +- +n1 +valid +in 2d"),
+                    testing::ContainsRegex("\nroot +admin +- +- +valid +never")));
+  EXPECT_EQ(Cli({"admin", "token", "revoke", "n1"}, root).exit_code, 0);
+
+  EXPECT_THAT(server_->MethodsCalled(), testing::IsSupersetOf(PublicMethods()));
+}
+
+TEST_F(CliTest, EveryListIsThereInEveryFormat) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1"});
+  Train(agent);
+  Ok({"model", "promote", "s-1", "--as", "production"});
+  Ok({"node", "drain", "n1"});
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "waits"});
+  Ok({"admin", "token", "create", "root", "--role", "admin", "-o", "json"});
+  server_->Kill();
+  const std::string secret =
+      RunCaptured({LUTHIER_BIN "/luthierd", "admin-token", "--data-dir", folder_.path() + "/server"}).out;
+  server_->Start();
+  CaptureOptions root;
+  root.environment = {{"LUTHIER_TOKEN", std::string(absl::StripAsciiWhitespace(secret))}};
+  for (const std::vector<std::string>& list : {std::vector<std::string>{"job", "list"},
+                                               {"job", "checkpoints", "s-1"},
+                                               {"sweep", "list"},
+                                               {"dataset", "list"},
+                                               {"model", "list"},
+                                               {"model", "alias", "list"},
+                                               {"tenant", "list"},
+                                               {"queue", "show"},
+                                               {"admin", "token", "list"}}) {
+    const auto as = [&](const std::string& format) {
+      std::vector<std::string> command = list;
+      command.insert(command.end(), {"-o", format});
+      const CapturedResult result = Cli(command, root);
+      EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(command) << result.err;
+      return result.out;
+    };
+    SCOPED_TRACE(testing::PrintToString(list));
+    EXPECT_THAT(as("table"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
+    EXPECT_THAT(as("wide"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
+    EXPECT_THAT(as("yaml"), testing::ContainsRegex("[a-z_]+:\n"));
+    EXPECT_TRUE(json::parse(as("json"), nullptr, /*allow_exceptions=*/false).is_object());
+    for (const auto& line : absl::StrSplit(as("name"), '\n', absl::SkipEmpty()))
+      EXPECT_THAT(std::string(line), testing::MatchesRegex("[a-zA-Z]+/[a-zA-Z0-9./-]+"));
+  }
+}
+
+TEST_F(CliTest, TheFileOfAProjectSaysHowItsCommandsPrint) {
+  AddInputs();
+  WriteText(folder_.path() + "/.luthier.yaml", "output: name\n");
+  EXPECT_EQ(Ok({"dataset", "list"}), "datasets/words\n");
+  EXPECT_THAT(Ok({"dataset", "list", "-o", "table"}), StartsWith("NAME")) << "flags win";
+}
+
+TEST_F(CliTest, ShowsItsVersion) {
+  EXPECT_THAT(Ok({"version"}), StartsWith("luthier "));
+  EXPECT_TRUE(json::parse(Ok({"version", "-o", "json"})).contains("version"));
+}
+
+}  // namespace
+}  // namespace luthier

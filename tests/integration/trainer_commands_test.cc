@@ -1,0 +1,177 @@
+// The commands beside `run`: plan, export and generate.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <iterator>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "tests/integration/trainer_program_fixture.h"
+#include "tests/support/captured_program.h"
+#include "tests/support/program.h"
+#include "tests/support/text_fixture.h"
+
+namespace luthier {
+namespace {
+
+using nlohmann::json;
+using ::testing::HasSubstr;
+
+// The plan is the run's own: the same values and steps, without weights being read.
+TEST_F(TrainerProgramTest, PlanSaysBeforehandWhatARunDoes) {
+  WriteText(Out("spec.json"), LoraSpec().dump());
+  const auto plan = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {LUTHIER_TRAINER_PROGRAM, "plan", "--spec", Out("spec.json")};
+    command.insert(command.end(), more.begin(), more.end());
+    return RunCaptured(command);
+  };
+  const CapturedResult planned = plan({"--output", "json"});
+  ASSERT_EQ(planned.exit_code, 0) << planned.err;
+  const json report = json::parse(planned.out);
+  const std::vector<json> events = Events(Train(LoraSpec(), Out("run")).output);
+  const json& started = *Find(events, "started");
+  EXPECT_EQ(report["total_steps"], started["total_steps"]);
+  EXPECT_EQ(report["resolved"], started["resolved"]);
+  EXPECT_EQ(report["rows"], started["train_rows"]);
+  EXPECT_EQ(report["tokens"], started["train_tokens"]);
+  EXPECT_LE(report["largest_micro_batch"], 200);
+  EXPECT_GT(report["time"]["seconds"], 0);
+
+  const json measured = json::parse(plan({"--output", "json", "--measure"}).out);
+  EXPECT_THAT(measured["time"]["reason"].get<std::string>(), HasSubstr("2 steps were timed here"));
+  const double peak = measured["memory_bytes"]["measured"], estimate = measured["memory_bytes"]["total"];
+  EXPECT_GT(peak, 0.5 * estimate);
+  EXPECT_LT(peak, 2 * estimate);
+  const std::string text = plan({}).out;
+  for (const char* part : {"memory   about", "rows     24 of", "steps    ", "time     about", "lora.rank", "given"})
+    EXPECT_THAT(text, HasSubstr(part));
+
+  json bad = LoraSpec();
+  bad["lora"]["rank"] = 0;
+  WriteText(Out("spec.json"), bad.dump());
+  const CapturedResult refused = plan({});
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, HasSubstr("lora.rank"));
+}
+
+// `export --out BASE` once deleted the base's weights.
+TEST_F(TrainerProgramTest, ExportAndRunNeverTouchWhatTheyRead) {
+  ASSERT_EQ(Train(LoraSpec(), Out("run")).exit_code, 0);
+  std::filesystem::copy(base_, Out("base"));
+  const std::string adapter = Out("run") + "/adapter", weights = ReadText(Out("base") + "/model.safetensors");
+  const auto export_to = [&](const std::string& format, const std::string& place) {
+    return RunCaptured({LUTHIER_TRAINER_PROGRAM, "export", "--base", Out("base"), "--adapter", adapter, "--format",
+                        format, "--out", place});
+  };
+  std::filesystem::create_directory(Out("notes"));
+  WriteText(Out("notes") + "/thesis.txt", "mine");
+  for (const std::string& place :
+       {Out("base"), Out("base") + "/merged", folder_.path(), adapter, Out("run"), Out("notes")}) {
+    const CapturedResult refused = export_to("merged", place);
+    EXPECT_EQ(refused.exit_code, 1) << place;
+    EXPECT_THAT(refused.err, HasSubstr("--out: " + place)) << place;
+  }
+  EXPECT_EQ(export_to("gguf", Out("base") + "/model.safetensors").exit_code, 1);
+  EXPECT_EQ(export_to("gguf", Out("notes") + "/thesis.txt").exit_code, 1);
+  EXPECT_EQ(ReadText(Out("base") + "/model.safetensors"), weights);
+  EXPECT_EQ(ReadText(Out("notes") + "/thesis.txt"), "mine");
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(export_to("merged", Out("merged")).exit_code, 0);
+    EXPECT_EQ(export_to("gguf", Out("adapter.gguf")).exit_code, 0);
+  }
+
+  json spec = LoraSpec();
+  spec["base_model"] = Out("base");
+  for (const std::string& out : {Out("base"), Out("base") + "/run"}) {
+    WriteText(Out("spec.json"), spec.dump());
+    const ProgramResult refused =
+        RunProgram({LUTHIER_TRAINER_PROGRAM, "run", "--spec", Out("spec.json"), "--out", out});
+    EXPECT_EQ(refused.exit_code, 1);
+    const std::vector<json> events = Events(refused.output);
+    EXPECT_EQ(events.back()["cause"], "CONFIG");
+    EXPECT_EQ(events.back()["attempt"], "jobs/j/attempts/1");
+    EXPECT_THAT(events.back()["message"].get<std::string>(), HasSubstr("base_model"));
+  }
+  WriteText(Out("notes") + "/report.json", "mine");
+  EXPECT_EQ(Train(spec, Out("notes")).exit_code, 1);
+  EXPECT_EQ(ReadText(Out("notes") + "/report.json"), "mine");
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(Out("base")), {}),
+            std::distance(std::filesystem::directory_iterator(base_), {}));
+}
+
+// Several tasks on one base: which adapter answers is said for all questions, or for each.
+TEST_F(TrainerProgramTest, GenerateChoosesAdaptersAndStopsAtStrings) {
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 2;
+  ASSERT_EQ(Train(spec, Out("run")).exit_code, 0);
+  const std::string adapter = Out("run") + "/adapter";
+  const auto generate = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> command = {
+        LUTHIER_TRAINER_PROGRAM, "generate",  "--base",       base_,           "--adapter",
+        "a=" + adapter,          "--adapter", "b=" + adapter, "--temperature", "1",
+        "--max-new-tokens",      "24",        "-o",           "json"};
+    command.insert(command.end(), more.begin(), more.end());
+    return RunCaptured(command);
+  };
+  const std::vector<json> both = Events(generate({"--prompt", "row 1"}).out);
+  ASSERT_EQ(both.size(), 2u);
+  const std::vector<json> one = Events(generate({"--prompt", "row 1", "--use", "b"}).out);
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_EQ(one[0]["model"], "b");
+  EXPECT_EQ(one[0]["answer"], both[1]["answer"]);
+  EXPECT_THAT(generate({"--prompt", "row 1", "--use", "c"}).err,
+              HasSubstr("'c' is not loaded; give one of base, a, b"));
+
+  WriteText(Out("questions"), R"({"prompt": "row 1", "adapter": "b"}
+{"prompt": "row 1", "adapter": "base"}
+{"prompt": "row 2"}
+{"prompt": "row 1", "adaptor": "b"}
+)");
+  const CapturedResult lines =
+      RunCaptured({"/bin/sh", "-c",
+                   std::string(LUTHIER_TRAINER_PROGRAM) + " generate --base " + base_ + " --adapter a=" + adapter +
+                       " --adapter b=" + adapter +
+                       " --temperature 1 --max-new-tokens 24 -o json --use a --input json < " + Out("questions")});
+  const std::vector<json> answers = Events(lines.out);
+  ASSERT_EQ(answers.size(), 3u) << lines.err;
+  EXPECT_EQ(answers[0], one[0]);
+  EXPECT_EQ(answers[1]["model"], "base");
+  EXPECT_EQ(answers[2]["model"], "a");
+  EXPECT_THAT(lines.err, HasSubstr("line 4"));
+  EXPECT_THAT(lines.err, HasSubstr("adaptor"));
+
+  const std::string whole = one[0]["answer"];
+  ASSERT_GT(whole.size(), 8u);
+  const std::string stop = whole.substr(3, 4);  // lies across tokens, which are bytes here
+  ASSERT_EQ(stop.find('\0'), std::string::npos);
+  const std::vector<json> stopped =
+      Events(generate({"--prompt", "row 1", "--use", "b", "--stop", "never", "--stop", stop}).out);
+  EXPECT_EQ(stopped[0]["answer"], whole.substr(0, whole.find(stop)));
+}
+
+TEST_F(TrainerProgramTest, GenerateRefusesFlagsByNameAndValueWithARemedy) {
+  const std::pair<const char*, const char*> flags[] = {
+      {"--top-p", "0"},  {"--top-p", "1.5"}, {"--temperature", "nan"},  {"--temperature", "-1"},
+      {"--top-k", "-5"}, {"--seed", "-1"},   {"--max-new-tokens", "0"}, {"--repetition-penalty", "0"},
+      {"--stop", ""}};
+  for (const auto& [flag, value] : flags) {
+    const CapturedResult refused =
+        RunCaptured({LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_, "--prompt", "x", flag, value});
+    EXPECT_EQ(refused.exit_code, 2) << flag << " " << value;
+    EXPECT_THAT(refused.err, HasSubstr(std::string(flag) + ": " + value)) << flag << " " << value;
+    EXPECT_THAT(refused.err, HasSubstr("; give")) << flag << " " << value;
+  }
+  for (const auto& [first, second] : {std::pair("x", "y"), std::pair("a=x", "a=y"), std::pair("b=x", "base=y")}) {
+    const CapturedResult refused = RunCaptured({LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_, "--prompt", "x",
+                                                "--adapter", first, "--adapter", second});
+    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_THAT(refused.err, HasSubstr(std::string("--adapter: ") + second)) << first;
+    EXPECT_THAT(refused.err, HasSubstr("NAME=FOLDER")) << first;
+  }
+}
+
+}  // namespace
+}  // namespace luthier
