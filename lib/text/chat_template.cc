@@ -68,10 +68,8 @@ std::string PinnedDate(const std::string& source) {
   return pinned ? source.substr(kStart, kDate) : "";
 }
 
-}  // namespace
-
-absl::StatusOr<std::string> ReadTemplateSource(const std::string& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+// `config`: that of the folder.
+absl::StatusOr<std::string> SourceOf(const std::string& folder, const OrderedJson& config) {
   absl::StatusOr<std::string> source = ReadTextFile(folder + "/chat_template.jinja");
   if (absl::IsNotFound(source.status())) source = TemplateOfConfig(config, kDefault);
   LUTHIER_RETURN_IF_ERROR(source.status());
@@ -79,6 +77,13 @@ absl::StatusOr<std::string> ReadTemplateSource(const std::string& folder) {
   return absl::NotFoundError(absl::StrCat(folder,
                                           " has no chat template: neither chat_template.jinja nor "
                                           "`chat_template` in tokenizer_config.json"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ReadTemplateSource(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+  return SourceOf(folder, config);
 }
 
 std::string WithPinnedDate(const std::string& source, const std::string& date) {
@@ -90,8 +95,8 @@ std::string WithPinnedDate(const std::string& source, const std::string& date) {
 void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const { luthier_template_free(compiled); }
 
 absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(const std::string source, ReadTemplateSource(folder));
   LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string source, SourceOf(folder, config));
   const auto compile = [&](const std::string& of) -> absl::StatusOr<ChatTemplate> {
     absl::StatusOr<ChatTemplate> compiled = Compile(of, SpecialTokenVariables(config));
     if (compiled.ok()) return compiled;

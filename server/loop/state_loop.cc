@@ -1,11 +1,10 @@
 #include "server/loop/state_loop.h"
 
-#include <time.h>
-
 #include <utility>
 
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
+#include "lib/base/steady_now.h"
 #include "server/core/reason.h"
 
 namespace luthier {
@@ -17,15 +16,11 @@ constexpr size_t kIdleCapacity = 65536;
 constexpr absl::Duration kClockJump = absl::Seconds(2);
 // A loop that comes round so late was stopped, or its disk hung. What agents sent meanwhile has not been read yet.
 constexpr absl::Duration kStandstill = absl::Seconds(5);
+// How long after a batch the thread looks for the next one before it sleeps: a caller that sends one request after
+// another needs less between its answer and its next request.
+constexpr absl::Duration kStayAwake = absl::Microseconds(500);
 // A log that a reader made grow goes on being written from its start, but never becomes smaller by itself.
 constexpr absl::Duration kEmptyLogEvery = absl::Minutes(1);
-
-// Does not advance while the machine sleeps, and never jumps.
-absl::Duration MonotonicClock() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return absl::DurationFromTimespec(now);
-}
 
 }  // namespace
 
@@ -33,9 +28,9 @@ StateLoop::StateLoop(Store& store, State state, Options options)
     : store_(store),
       state_(std::move(state)),
       options_(std::move(options)),
-      clock_base_(absl::Now() - MonotonicClock()),
-      last_turn_(MonotonicClock()),
-      next_emptying_(MonotonicClock() + kEmptyLogEvery),
+      wall_ahead_(absl::Now() - SteadyNow()),
+      last_turn_(SteadyNow()),
+      next_emptying_(SteadyNow() + kEmptyLogEvery),
       thread_([this] { Loop(); }) {}
 
 StateLoop::~StateLoop() {
@@ -99,12 +94,13 @@ void StateLoop::Loop() {
     }
     lock.unlock();
     const absl::Time now = Now();
-    const absl::Duration turn = MonotonicClock(), away = turn - std::exchange(last_turn_, turn);
+    const absl::Time turn = SteadyNow();
+    const absl::Duration away = turn - std::exchange(last_turn_, turn);
     if (away >= kStandstill) state_.StoodStill(away);
     for (const Command& command : idle) (void)command(state_, now);
     Turn(commands, dones, now);
     KeepLogShort();
-    if (!commands.empty()) awake_until_ = MonotonicClock() + options_.stay_awake;
+    if (!commands.empty()) awake_until_ = SteadyNow() + kStayAwake;
     commands.clear();
     dones.clear();
     lock.lock();
@@ -116,7 +112,7 @@ void StateLoop::Loop() {
 // do.
 void StateLoop::WaitForWork(std::unique_lock<std::mutex>& lock) {
   const auto has_work = [&] { return stopping_ || !queue_.empty(); };
-  while (!has_work() && MonotonicClock() < awake_until_) {
+  while (!has_work() && SteadyNow() < awake_until_) {
     lock.unlock();
     std::this_thread::yield();
     lock.lock();
@@ -127,13 +123,13 @@ void StateLoop::WaitForWork(std::unique_lock<std::mutex>& lock) {
 // Wall time that only moves with the monotonic clock. A wall clock that was set (or a machine that slept) shifts both,
 // so that no lease runs out or lasts longer because of it.
 absl::Time StateLoop::Now() {
-  const absl::Duration monotonic = MonotonicClock();
-  const absl::Duration jump = absl::Now() - (clock_base_ + monotonic);
+  const absl::Time steady = SteadyNow();
+  const absl::Duration jump = absl::Now() - (steady + wall_ahead_);
   if (absl::AbsDuration(jump) >= kClockJump) {
-    clock_base_ += jump;
+    wall_ahead_ += jump;
     state_.ClockJumped(jump);
   }
-  return clock_base_ + monotonic;
+  return steady + wall_ahead_;
 }
 
 void StateLoop::Turn(const std::vector<Command>& commands, const std::vector<Done>& dones, absl::Time now) {
@@ -153,15 +149,15 @@ void StateLoop::Turn(const std::vector<Command>& commands, const std::vector<Don
 absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now) {
   const absl::Status written = store_.Commit(writes);
   // Not Now(): a jump that it found here would change the state between what is on disk and Commit().
-  if (options_.on_commit_time) options_.on_commit_time(clock_base_ + MonotonicClock() - now, batch);
+  if (options_.on_commit_time) options_.on_commit_time(SteadyNow() + wall_ahead_ - now, batch);
   if (!absl::IsDataLoss(written)) return written;
   Fail(written);
   return failure_;
 }
 
 void StateLoop::KeepLogShort() {
-  if (failure_.ok() && MonotonicClock() >= next_emptying_) {
-    next_emptying_ = MonotonicClock() + kEmptyLogEvery;
+  if (failure_.ok() && SteadyNow() >= next_emptying_) {
+    next_emptying_ = SteadyNow() + kEmptyLogEvery;
     if (const absl::Status emptied = store_.EmptyLog(); absl::IsDataLoss(emptied)) Fail(emptied);
   }
   if (options_.on_log_bytes) options_.on_log_bytes(store_.LogBytes());

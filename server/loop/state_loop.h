@@ -24,9 +24,6 @@ class StateLoop {
     size_t queue_capacity = 32768;  // a thousand agents that come back at once, each with reports to send
     size_t batch = 512;             // bounds how long the first of a batch waits
     absl::Duration tick = absl::Milliseconds(500);
-    // How long after a batch the thread looks for the next one before it sleeps: a caller that sends one request after
-    // another needs less between its answer and its next request.
-    absl::Duration stay_awake = absl::Microseconds(500);
     // All on the loop thread, after the commit of a batch. `on_batch`: what it wrote. `send`: what agents have to be
     // told.
     std::function<void(const State&, const Writes&, absl::Time now)> on_batch;
@@ -70,11 +67,11 @@ class StateLoop {
   Store& store_;
   State state_;  // loop thread only, as what follows
   Options options_;
-  absl::Time clock_base_;         // wall time when the monotonic clock read zero
-  absl::Duration last_turn_;      // when it began, by the monotonic clock
-  absl::Duration next_emptying_;  // of the store's log, by the monotonic clock
-  absl::Duration awake_until_;    // by the monotonic clock
-  absl::Status failure_;          // sticky
+  absl::Duration wall_ahead_;  // of SteadyNow(), which is what the following are by
+  absl::Time last_turn_;       // when it began
+  absl::Time next_emptying_;   // of the store's log
+  absl::Time awake_until_ = absl::InfinitePast();
+  absl::Status failure_;  // sticky
 
   std::mutex mutex_;  // of what follows
   std::condition_variable work_;
