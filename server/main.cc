@@ -1,5 +1,7 @@
-// luthierd: starts the server, waits for the signal to end, ends it; or checks, restores or opens its data.
+// luthierd: starts the server, waits for the signal to end, ends it; or checks, restores or opens its data, or
+// checks rows for a server.
 #include <signal.h>
+#include <sys/resource.h>
 
 #include <cstdio>
 #include <exception>
@@ -11,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "server/artifacts.h"
 #include "server/options.h"
+#include "server/rows/row_check.h"
 #include "server/rpc/admin_token.h"
 #include "server/rpc/backup.h"
 #include "server/server.h"
@@ -61,7 +64,18 @@ int MakeAdminToken(const ServerOptions& options) {
   return 0;
 }
 
+// Every connection is a file, and gRPC stops listening for good when there are none left: as many as we may have, not
+// the 1,024 that a login shell gives.
+void TakeAllFiles() {
+  rlimit files = {};
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;
+  files.rlim_cur = files.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
+
 int Main(int argc, char** argv) {
+  // What a server starts, not a user: it is in no help.
+  if (argc == 3 && std::string(argv[1]) == "check-rows") return AnswerRowCheck(argv[2]);
   const absl::StatusOr<std::variant<ServerOptions, int>> read = ReadOptions(argc, argv);
   if (!read.ok()) return Fail(read.status());
   if (const int* exit_code = std::get_if<int>(&*read)) return *exit_code;
@@ -70,6 +84,7 @@ int Main(int argc, char** argv) {
   if (options.action == ServerAction::kRestore) return Restore(options);
   if (options.action == ServerAction::kAdminToken) return MakeAdminToken(options);
 
+  TakeAllFiles();
   // Debian builds Abseil with its search for deadlocks, which gRPC then pays for at each of its locks.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   // Blocked before any thread exists, so that only sigwait sees them.

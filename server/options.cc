@@ -26,7 +26,8 @@ std::vector<CLI::Option*> FileOptions(CLI::App& app) {
   for (const char* name :
        {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
         "--keep-versions", "--preempt-after", "--retention", "--trust-network", "--allow-network-disk", "--tls-cert",
-        "--tls-key", "--tls-client-ca", "--artifact-store", "--artifact-cache-limit"}) {
+        "--tls-key", "--tls-client-ca", "--artifact-store", "--artifact-cache-limit", "--max-dataset-size",
+        "--tenant-watchers"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -95,14 +96,25 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   add("--worker-metrics-listen", options.worker_metrics_listen,
       "Address of that agent's /metrics; port 0: any free one", "LUTHIER_WORKER_METRICS_LISTEN");
   add("--artifact-store", options.artifact_store,
-      "Bucket for datasets, models and artifacts, s3://BUCKET/PREFIX or az://CONTAINER/PREFIX, with credentials of the "
-      "environment; default: in "
-      "the data folder",
+      "Bucket for datasets, models and artifacts, s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX, "
+      "with "
+      "credentials of the environment; default: in the data folder",
       "LUTHIER_ARTIFACT_STORE");
   app.add_option("--artifact-cache-limit", options.artifact_cache_limit,
                  "Bytes of a bucket's datasets to keep in the data folder, such as 200GB")
       ->envname("LUTHIER_ARTIFACT_CACHE_LIMIT")
       ->transform(CLI::AsSizeValue(false))
+      ->capture_default_str();
+  app.add_option("--max-dataset-size", options.max_dataset_size,
+                 "Bytes that the files of a dataset may have in all, such as 20GB")
+      ->envname("LUTHIER_MAX_DATASET_SIZE")
+      ->transform(CLI::AsSizeValue(false))
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--tenant-watchers", options.tenant_watchers,
+                 "Watches of jobs, of their logs and of their metrics that one tenant may have open, of 20000 in all")
+      ->envname("LUTHIER_TENANT_WATCHERS")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
   add("--retention", retention,
@@ -112,7 +124,9 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
       ->check(CLI::NonNegativeNumber)
       ->envname("LUTHIER_KEEP_VERSIONS")
       ->capture_default_str();
-  add("--preempt-after", preempt_after, "How long an attempt runs before it may be stopped for a more urgent job",
+  add("--preempt-after", preempt_after,
+      "How long an attempt runs before it may be stopped for a more urgent job, or for one that wants back what its "
+      "tenant lent",
       "LUTHIER_PREEMPT_AFTER");
   CLI::App& check = *app.add_subcommand(
       "check", "Read every byte of the data folder, which no server may use, or of a backup, and end");

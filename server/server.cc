@@ -43,6 +43,9 @@ constexpr int kPlanningThreads = 2;
 constexpr int kStoringThreads = 2;
 constexpr unsigned kCertificateRefreshSeconds = 1;
 constexpr int kStreamsAConnection = 1000;
+// From a connection's first byte to the first settings of HTTP/2. A slow link needs one or two; whoever says nothing
+// holds a file as long.
+constexpr int kHandshakeMilliseconds = 10000;
 
 // The binary's own folder, where its sister programs lie.
 std::string BinFolder() { return std::filesystem::read_symlink("/proc/self/exe").parent_path(); }
@@ -95,6 +98,7 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const ServerOptions& option
 void SetChannelArguments(grpc::ServerBuilder& builder) {
   // Without this two servers would share a port, each getting half of the connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMilliseconds);
   // A peer that vanished without a word is noticed within half a minute; its streams would otherwise stay for hours.
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 20000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 10000);
@@ -157,16 +161,18 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
       access_(std::move(tokens), {.trust_network = options.trust_network,
                                   .audit = {.path = options.data_dir + "/audit.log"},
                                   .attempt_key = std::move(attempt_key)}),
+      watches_(static_cast<size_t>(options.tenant_watchers)),
       tasks_(kTaskThreads),
       planning_(kPlanningThreads),
       storing_(kStoringThreads),
       loop_(*store_, std::move(state), LoopOptions()),
-      planner_(*store_, *artifacts_, options.data_dir),
+      planner_(*store_, *artifacts_, options.data_dir, "/proc/self/exe"),
       housekeeping_(
           loop_, *store_, *artifacts_,
           {.keep_unused = options.keep_unused, .retention = options.retention, .keep_versions = options.keep_versions}),
-      backend_{loop_,    *store_,       *artifacts_, planner_, watches_,   tasks_,          planning_,
-               storing_, housekeeping_, metrics_,    access_,  transfers_, options.data_dir} {}
+      backend_{loop_,    *store_,       *artifacts_, planner_, watches_,   tasks_,           planning_,
+               storing_, housekeeping_, metrics_,    access_,  transfers_, options.data_dir, options.max_dataset_size} {
+}
 
 Server::~Server() { Shutdown(); }
 

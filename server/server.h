@@ -39,7 +39,7 @@ class Server {
   std::shared_ptr<prometheus::Registry> registry_;
   ServerMetrics metrics_;
   Access access_;
-  Transfers transfers_{access_};
+  Transfers transfers_{access_, {}};
   Sessions sessions_;
   WatchHub watches_;
   TaskPool tasks_, planning_, storing_;

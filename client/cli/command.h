@@ -122,6 +122,7 @@ void AddDatasetCommands(CLI::App& app, CommandContext& context);
 void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context);
 void AddModelCommands(CLI::App& app, CommandContext& context);
 void AddModelAliasCommands(CLI::App& model, CommandContext& context);
+void AddModelExportCommand(CLI::App& model, CommandContext& context);
 void AddNodeCommands(CLI::App& app, CommandContext& context);
 void AddQueueCommands(CLI::App& app, CommandContext& context);
 void AddTenantCommands(CLI::App& app, CommandContext& context);

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "client/cli/job_text.h"
 #include "client/cli/output.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
@@ -36,7 +37,10 @@ bool SameFigures(const v1::Evaluation& a, const v1::Evaluation& b) {
          a.json_equality() == b.json_equality() && a.field_f1() == b.field_f1();
 }
 
-std::string Tuning(const v1::FineTuningJob& job) { return job.spec().has_full() ? "full" : "LoRA"; }
+std::string Tuning(const v1::FineTuningJob& job) {
+  const std::string word = TuningWord(job.spec());
+  return word == "lora" ? "LoRA" : word;
+}
 
 // Two jobs that start from the same base on the same rows share its column.
 std::vector<Subject> Subjects(const std::vector<v1::FineTuningJob>& jobs,
@@ -86,6 +90,8 @@ const std::vector<Figure>& Figures() {
        })},
       {"field F1",
        evaluated([](const v1::Evaluation& e) { return e.has_field_f1() ? FormatPercent(e.field_f1()) : kNone; })},
+      {"answers compared",
+       evaluated([](const v1::Evaluation& e) { return e.scored_rows() > 0 ? FormatCount(e.scored_rows()) : kNone; })},
       {"loss", evaluated([](const v1::Evaluation& e) { return e.has_loss() ? FormatFraction(e.loss()) : kNone; })},
       {"held-out rows", evaluated([](const v1::Evaluation& e) { return FormatCount(e.rows()); })},
       {"trained parameters", measured(Parameters)},
@@ -173,7 +179,7 @@ nlohmann::json ComparisonJson(const std::vector<v1::FineTuningJob>& jobs) {
   nlohmann::json list = nlohmann::json::array();
   for (const v1::FineTuningJob& job : jobs) {
     nlohmann::json entry = {{"job", job.name()},
-                            {"tuning", job.spec().has_full() ? "full" : "lora"},
+                            {"tuning", TuningWord(job.spec())},
                             {"base_model", FullName("baseModels", job.spec().base_model())},
                             {"model_version", job.model_version()}};
     if (const v1::Evaluation* base = Find(job, "base")) entry["base"] = MessageToJson(*base);

@@ -66,9 +66,19 @@ absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& ar
   }
   LUTHIER_RETURN_IF_ERROR(found.status());
   const v1::ModelVersion& version = *found;
+  if (version.kind() == v1::ModelVersion::GGUF_ADAPTER) {
+    return absl::InvalidArgumentError(absl::StrCat("--model: ", version.name(),
+                                                   " is an adapter for llama.cpp, which is downloaded with: luthier "
+                                                   "model download; give the version that it was exported from"));
+  }
   LUTHIER_ASSIGN_OR_RETURN(const std::string downloaded, CachedFolder(*client, ToRemoteFolder(version),
                                                                       context.ShowTransfer("downloading the model")));
   if (version.kind() == v1::ModelVersion::FULL_MODEL) return Folders{downloaded, ""};
+  if (arguments.base.empty() && absl::IsNotFound(client->GetBaseModel(version.base_model()).status())) {
+    return absl::NotFoundError(absl::StrCat("--model: ", version.name(), " is an adapter for ", version.base_model(),
+                                            ", which is not registered any more; import it again (luthier model "
+                                            "import), or give its folder with --base"));
+  }
   LUTHIER_ASSIGN_OR_RETURN(folders.base,
                            BaseFolder(context, arguments.base.empty() ? version.base_model() : arguments.base));
   folders.adapter = downloaded;

@@ -179,6 +179,7 @@ absl::Status TailLogs(CommandContext& context, Client& client, const std::string
   request.set_follow(arguments.follow);
   ResumedStream stream(client, job, {}, {.on_interrupted = SaysThatItWaits(context)});
   context.interrupts().Handle([&stream] { stream.Stop(); });
+  bool any = false;
   const absl::Status status = stream.Run([&](grpc::ClientContext& call) {
     const auto reader = client.jobs().TailJobLogs(&call, request);
     v1::TailJobLogsResponse message;
@@ -186,6 +187,7 @@ absl::Status TailLogs(CommandContext& context, Client& client, const std::string
       stream.Heard();
       if (message.sequence() <= request.after_sequence()) continue;  // a heartbeat
       request.set_after_sequence(message.sequence());
+      any = true;
       if (context.ForPrograms()) {
         context.PrintOneForPrograms(MessageToJson(message));
       } else {
@@ -195,6 +197,9 @@ absl::Status TailLogs(CommandContext& context, Client& client, const std::string
     return reader->Finish();
   });
   context.interrupts().Handle({});
+  if (status.ok() && !any)
+    context.Say(absl::StrCat("the trainer of ", job,
+                             " has written nothing; its changes of state are in: luthier job logs ", ShortName(job)));
   return EndOfLogs(status, job);
 }
 
@@ -262,6 +267,10 @@ absl::Status Compare(CommandContext& context, const CompareArguments& arguments)
       context.Say(absl::StrCat(job.name(), " has no held-out rows; give its dataset a test part to compare on"));
     }
   }
+  const bool any = std::any_of(jobs.begin(), jobs.end(), [](const v1::FineTuningJob& job) {
+    return job.has_summary() || job.evaluations_size() > 0;
+  });
+  if (!any) return absl::FailedPreconditionError("nothing to compare: no figures are there");
   context.out() << ComparisonTable(jobs, base_parameters, context.out_terminal());
   const std::string examples = ComparisonExamples(jobs, arguments.examples, context.out_terminal());
   if (!examples.empty()) context.out() << "\nHeld-out rows, before and after\n" << examples;
@@ -347,7 +356,8 @@ void AddLogs(CLI::App& job, CommandContext& context) {
                          [&context, arguments] { return Logs(context, *arguments); });
   command.add_option("JOB", arguments->job, "Name of the job")->required();
   command.add_flag("--follow", arguments->follow, "Go on until the job is over");
-  command.add_option("--lines", arguments->lines, "Begin so many lines of the trainer before the end")
+  command
+      .add_option("--lines", arguments->lines, "The last so many lines of the trainer only, without changes of state")
       ->check(CLI::Range(1, 10'000))
       ->type_name("N");
   context.CompleteWith(command, JobNames);

@@ -34,6 +34,16 @@ std::string DatasetText(const v1::DatasetSelection& dataset) {
   return absl::StrJoin(parts, " + ");
 }
 
+// What an export writes in which form.
+std::string ExportText(const v1::ModelExport& wanted) {
+  return absl::StrCat(wanted.model_version(),
+                      wanted.format() == v1::ModelExport::MERGED ? ", merged into its base" : ", as a GGUF adapter");
+}
+
+std::string SourceText(const v1::FineTuningSpec& spec) {
+  return spec.has_model_export() ? spec.model_export().model_version() : DatasetText(spec.dataset());
+}
+
 std::string ProgressText(const v1::FineTuningJob& job) {
   if (!job.has_progress()) return "-";
   return absl::StrCat(FormatCount(job.progress().step()), "/", FormatCount(job.progress().total_steps()));
@@ -95,10 +105,13 @@ std::string ResultText(const v1::FineTuningJob& job) {
   if (!job.has_summary()) return out;
   const v1::RunSummary& summary = job.summary();
   absl::StrAppend(&out, "  size        ", FormatBytes(summary.artifact_bytes()), "\n");
-  absl::StrAppend(&out, "  trained     ", FormatCount(summary.trainable_parameters()), " parameters, final loss ",
-                  FormatFraction(summary.train_loss()), "\n");
-  absl::StrAppend(&out, "  took        ", DurationText(ToDuration(summary.duration())), ", ",
-                  DurationText(ToDuration(summary.step_duration())), " a step, peak memory ",
+  std::string steps;
+  if (!job.spec().has_model_export()) {
+    absl::StrAppend(&out, "  trained     ", FormatCount(summary.trainable_parameters()), " parameters, final loss ",
+                    FormatFraction(summary.train_loss()), "\n");
+    steps = absl::StrCat(DurationText(ToDuration(summary.step_duration())), " a step, ");
+  }
+  absl::StrAppend(&out, "  took        ", DurationText(ToDuration(summary.duration())), ", ", steps, "peak memory ",
                   FormatBytes(summary.peak_memory_bytes()), "\n");
   return out;
 }
@@ -120,14 +133,11 @@ Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time
   }
   Table table(columns);
   for (const v1::FineTuningJob& job : jobs) {
-    std::vector<Cell> cells = {ShortName(job.name()),
-                               StateCell(job.state()),
-                               ProgressText(job),
-                               TaskWord(job.spec().task()),
-                               job.spec().has_full() ? "full" : "lora",
-                               ShortName(job.spec().base_model()),
-                               DatasetText(job.spec().dataset()),
-                               FormatAge(now - ToTime(job.create_time()))};
+    std::vector<Cell> cells = {
+        ShortName(job.name()),  StateCell(job.state()),
+        ProgressText(job),      job.spec().has_model_export() ? "-" : TaskWord(job.spec().task()),
+        TuningWord(job.spec()), ShortName(job.spec().base_model()),
+        SourceText(job.spec()), FormatAge(now - ToTime(job.create_time()))};
     if (wide) {
       cells.emplace_back(job.has_progress() ? FormatFraction(job.progress().loss()) : "-");
       cells.emplace_back(job.node().empty() ? "-" : ShortName(job.node()));
@@ -138,6 +148,10 @@ Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time
     table.AddRow(std::move(cells));
   }
   return table;
+}
+
+std::string TuningWord(const v1::FineTuningSpec& spec) {
+  return spec.has_model_export() ? "export" : spec.has_full() ? "full" : "lora";
 }
 
 std::string ResolvedTable(const v1::FineTuningJob& job, const Terminal& terminal) {
@@ -157,8 +171,12 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   Field(out, terminal, "Waits because", OneLine(job.pending_reason()));
   Field(out, terminal, "Base model", ShortName(job.spec().base_model()));
   Field(out, terminal, "Dataset", DatasetText(job.spec().dataset()));
-  Field(out, terminal, "Task",
-        absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
+  if (job.spec().has_model_export()) {
+    Field(out, terminal, "Export", ExportText(job.spec().model_export()));
+  } else {
+    Field(out, terminal, "Task",
+          absl::StrCat(TaskWord(job.spec().task()), ", ", job.spec().has_full() ? "full training" : "LoRA"));
+  }
   if (!job.labels().empty()) Field(out, terminal, "Labels", OneLine(LabelText(job.labels())));
   Field(out, terminal, "Created", Times(job, now));
   if (job.has_deadline()) Field(out, terminal, "Deadline", FormatTime(job.deadline()));

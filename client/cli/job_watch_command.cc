@@ -1,13 +1,13 @@
 #include "client/cli/job_watch_command.h"
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
 #include "client/lib/job_watch.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/steady_now.h"
 #include "lib/wire/json_wire.h"
 
 namespace luthier {
@@ -51,7 +51,7 @@ absl::Status FollowJob(CommandContext& context, const std::string& job, WatchSty
   std::ostream& out = to_stderr ? context.err() : context.out();
   WatchView view(out, to_stderr ? context.err_terminal() : context.out_terminal());
   JobWatch::Options options;
-  options.deadline = absl::Now() + timeout;
+  options.deadline = SteadyNow() + timeout;
   JobWatch watch(*client, job, options, HandlersOf(context, view, style));
   context.interrupts().Handle([&watch] { watch.Stop(); });
   const absl::StatusOr<v1::FineTuningJob> over = watch.Run();

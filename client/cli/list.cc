@@ -5,9 +5,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/synchronization/notification.h"
 #include "client/cli/screen.h"
 #include "client/cli/terminal.h"
+#include "client/lib/stop_signal.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -67,7 +67,7 @@ absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<L
   Screen screen(context.out(), context.out_terminal());
   Changes changes(context);
   bool seen = false, away = false;
-  const auto stop = std::make_shared<absl::Notification>();
+  const auto stop = std::make_shared<StopSignal>();
   context.interrupts().Handle([stop] { stop->Notify(); });
   absl::Status failed;
   do {
@@ -90,7 +90,7 @@ absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<L
     } else {
       screen.Draw(listing->table.Render(terminal));
     }
-  } while (!stop->WaitForNotificationWithTimeout(kLook));
+  } while (!stop->WaitFor(kLook));
   context.interrupts().Handle({});
   return failed;
 }

@@ -114,8 +114,10 @@ void AddModelAliasCommands(CLI::App& model, CommandContext& context) {
   promote.add_option("MODEL", wanted->model, "Model, MODEL/VERSION or MODEL/ALIAS")->required();
   promote.add_option("--as", wanted->alias, "The alias")->required()->type_name("ALIAS");
   promote
-      .add_option("--minimum", wanted->minimum,
-                  "Only if its job reached this on the test part: exact_match, field_f1 or token_accuracy, from 0 to 1")
+      .add_option(
+          "--minimum", wanted->minimum,
+          "Only if its job reached this on the test part: exact_match, json_equality, field_f1 or token_accuracy, "
+          "from 0 to 1")
       ->type_name("METRIC=VALUE");
   context.CompleteWith(promote, ModelNames);
 

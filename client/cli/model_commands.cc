@@ -10,12 +10,11 @@
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
 #include "client/cli/each.h"
-#include "client/cli/exit_code.h"
 #include "client/cli/list.h"
+#include "client/cli/model_files.h"
 #include "client/cli/model_names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
-#include "client/lib/model_download.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -55,12 +54,6 @@ struct ListArguments {
   bool watch = false;
 };
 
-int64_t Size(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files) {
-  int64_t bytes = 0;
-  for (const v1::ModelFile& file : files) bytes += file.size_bytes();
-  return bytes;
-}
-
 // Every version of every tuned model, newest model first.
 absl::StatusOr<std::vector<v1::ModelVersion>> AllVersions(Client& client) {
   std::vector<v1::ModelVersion> all;
@@ -71,10 +64,6 @@ absl::StatusOr<std::vector<v1::ModelVersion>> AllVersions(Client& client) {
     all.insert(all.end(), versions.begin(), versions.end());
   }
   return all;
-}
-
-std::string KindWord(v1::ModelVersion::Kind kind) {
-  return kind == v1::ModelVersion::FULL_MODEL ? "full model" : "adapter";
 }
 
 std::string AliasText(const v1::ModelVersion& version) {
@@ -100,7 +89,7 @@ Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::
                                absl::StrCat("base, ", base.model_type()),
                                "-",
                                "-",
-                               FormatBytes(Size(base.files())),
+                               FormatBytes(BytesOf(base.files())),
                                age(base)};
     if (wide) {
       for (const std::string& cell :
@@ -110,8 +99,12 @@ Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::
     table.AddRow(std::move(cells));
   }
   for (const v1::ModelVersion& version : versions) {
-    std::vector<Cell> cells = {ShortVersion(version),           KindWord(version.kind()),           AliasText(version),
-                               ShortName(version.base_model()), FormatBytes(Size(version.files())), age(version)};
+    std::vector<Cell> cells = {ShortVersion(version),
+                               KindWord(version.kind()),
+                               AliasText(version),
+                               ShortName(version.base_model()),
+                               FormatBytes(BytesOf(version.files())),
+                               age(version)};
     if (wide) {
       for (const std::string& cell : {std::string("-"), std::string("-"), ShortName(version.job())})
         cells.emplace_back(cell);
@@ -192,23 +185,7 @@ struct DownloadArguments {
 
 absl::Status Download(CommandContext& context, const DownloadArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->GetModelVersion(VersionName(arguments.model)));
-  const std::string model = version.name().substr(0, version.name().find("/versions/"));
-  const std::string folder = arguments.folder.empty() ? ShortName(model) : arguments.folder;
-  absl::Status status = DownloadFolder(*client, ToRemoteFolder(version), folder, context.ShowTransfer("downloading"));
-  // PERMISSION_DENIED comes from the local folder here, not from the server.
-  if (absl::IsPermissionDenied(status)) status = WithExitCode(status, ExitCode::kFailure);
-  LUTHIER_RETURN_IF_ERROR(status);
-  if (context.ForPrograms()) {
-    nlohmann::json out = MessageToJson(version);
-    out["folder"] = folder;
-    context.PrintForPrograms(out);
-    return absl::OkStatus();
-  }
-  context.Say(absl::StrCat(version.name(), ", ", KindWord(version.kind()), " for ", ShortName(version.base_model()),
-                           ", ", FormatBytes(Size(version.files())), ", verified"));
-  context.out() << folder << std::endl;
-  return absl::OkStatus();
+  return DownloadVersion(context, *client, VersionName(arguments.model), arguments.folder);
 }
 
 struct UrlsArguments {
@@ -249,7 +226,8 @@ absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>
 }  // namespace
 
 void AddModelCommands(CLI::App& app, CommandContext& context) {
-  CLI::App& model = context.AddNoun(app, "model", "Register base models; list, promote and download tuned ones");
+  CLI::App& model =
+      context.AddNoun(app, "model", "Register base models; list, promote, download and export tuned ones");
 
   auto import = std::make_shared<ImportArguments>();
   CLI::App& import_command = context.AddCommand(
@@ -295,6 +273,8 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
   download_command.add_option("--to", download->folder, "Folder to make; default: the model's name")
       ->type_name("FOLDER");
   context.CompleteWith(download_command, ModelNames);
+
+  AddModelExportCommand(model, context);
 
   auto urls = std::make_shared<UrlsArguments>();
   CLI::App& urls_command =

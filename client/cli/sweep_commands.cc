@@ -8,7 +8,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
@@ -21,7 +20,9 @@
 #include "client/cli/watch_view.h"
 #include "client/cli/yaml.h"
 #include "client/lib/job_watch.h"
+#include "client/lib/stop_signal.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/steady_now.h"
 #include "lib/wire/job_spec_wire.h"
 #include "lib/wire/json_wire.h"
 
@@ -71,7 +72,11 @@ absl::Status AddPoint(const std::string& flag, v1::Sweep& sweep) {
     return absl::InvalidArgumentError(
         absl::StrCat("--point: '", flag, "' is no point; give 'FIELD: VALUE, FIELD: VALUE'"));
   v1::SweepPoint& added = *sweep.add_points();
-  for (const auto& [field, value] : point.value.items()) (*added.mutable_values())[field] = ValueText(value);
+  for (const auto& [field, value] : point.value.items()) {
+    if (value.is_null())  // as YAML has it, a field that nothing follows: the job would have the default, unseen
+      return absl::InvalidArgumentError(absl::StrCat("--point: ", field, " has no value; give one, or leave it out"));
+    (*added.mutable_values())[field] = ValueText(value);
+  }
   return absl::OkStatus();
 }
 
@@ -171,8 +176,8 @@ void PrintOutcome(CommandContext& context, const v1::Sweep& sweep) {
 // A line whenever something has changed, until every job is over; across restarts of the server.
 absl::Status Follow(CommandContext& context, const std::string& name, absl::Duration timeout) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  const absl::Time deadline = absl::Now() + timeout;
-  const auto stop = std::make_shared<absl::Notification>();
+  const absl::Time deadline = SteadyNow() + timeout;
+  const auto stop = std::make_shared<StopSignal>();
   context.interrupts().Handle([stop] { stop->Notify(); });
   const std::string goes_on =
       absl::StrCat(name, " goes on; watch it again with: luthier sweep watch ", ShortName(name));
@@ -198,9 +203,8 @@ absl::Status Follow(CommandContext& context, const std::string& name, absl::Dura
     } else if (!std::exchange(away, true)) {
       context.Say(absl::StrCat(sweep.status().message(), "; waiting for it"));
     }
-    if (stop->WaitForNotificationWithTimeout(std::min(kLook, deadline - absl::Now())))
-      return absl::CancelledError(goes_on);
-    if (absl::Now() >= deadline) return absl::DeadlineExceededError(goes_on);
+    if (stop->WaitFor(std::min(kLook, deadline - SteadyNow()))) return absl::CancelledError(goes_on);
+    if (SteadyNow() >= deadline) return absl::DeadlineExceededError(goes_on);
   }
 }
 

@@ -17,20 +17,27 @@ namespace {
 
 constexpr int kMostListed = 10000;
 
-std::string LimitText(int64_t limit) { return limit == 0 ? "no limit" : FormatCount(limit); }
+constexpr char kNoLimit[] = "no limit";
+std::string LimitText(int64_t limit) { return limit == 0 ? kNoLimit : FormatCount(limit); }
 
 Table TenantTable(const std::vector<v1::Tenant>& tenants) {
   Table table({{"NAME", false, true},
                {"WEIGHT", true},
                {"DEVICES", true},
+               {"GUARANTEED", true},
                {"MAX DEVICES", true},
                {"QUEUED", true},
                {"MAX QUEUED", true},
+               {"STORED", true},
+               {"MAX STORED", true},
                {"RECENT DEVICE HOURS", true, false, true}});
   for (const v1::Tenant& tenant : tenants) {
     table.AddRow({ShortName(tenant.name()), FormatFraction(tenant.weight()), FormatCount(tenant.running_devices()),
-                  LimitText(tenant.max_devices()), FormatCount(tenant.queued_jobs()),
-                  LimitText(tenant.max_queued_jobs()), FormatFraction(tenant.usage_device_seconds() / 3600)});
+                  FormatCount(tenant.guaranteed_devices()), LimitText(tenant.max_devices()),
+                  FormatCount(tenant.queued_jobs()), LimitText(tenant.max_queued_jobs()),
+                  FormatBytes(tenant.storage_bytes()),
+                  tenant.max_storage_bytes() == 0 ? kNoLimit : FormatBytes(tenant.max_storage_bytes()),
+                  FormatFraction(tenant.usage_device_seconds() / 3600)});
   }
   return table;
 }
@@ -47,8 +54,8 @@ absl::Status List(CommandContext& context, bool watch) {
 struct Limits {
   std::string tenant;
   std::optional<double> weight;
-  std::optional<int> max_devices;
-  std::optional<int64_t> max_queued_jobs;
+  std::optional<int> guaranteed_devices, max_devices;
+  std::optional<int64_t> max_queued_jobs, max_storage_bytes;
 };
 
 // A mistyped name makes a tenant, whose limits then limit nobody: what was made is said, and what was meant perhaps.
@@ -66,17 +73,23 @@ absl::Status Set(CommandContext& context, const Limits& limits) {
   v1::Tenant& tenant = *request.mutable_tenant();
   tenant.set_name(FullName("tenants", limits.tenant));
   tenant.set_weight(limits.weight.value_or(0));
+  tenant.set_guaranteed_devices(limits.guaranteed_devices.value_or(0));
   tenant.set_max_devices(limits.max_devices.value_or(0));
   tenant.set_max_queued_jobs(limits.max_queued_jobs.value_or(0));
+  tenant.set_max_storage_bytes(limits.max_storage_bytes.value_or(0));
   if (limits.weight) request.mutable_update_mask()->add_paths("weight");
+  if (limits.guaranteed_devices) request.mutable_update_mask()->add_paths("guaranteed_devices");
   if (limits.max_devices) request.mutable_update_mask()->add_paths("max_devices");
   if (limits.max_queued_jobs) request.mutable_update_mask()->add_paths("max_queued_jobs");
+  if (limits.max_storage_bytes) request.mutable_update_mask()->add_paths("max_storage_bytes");
   if (request.update_mask().paths().empty())
-    return absl::InvalidArgumentError("nothing to set: give --weight, --max-devices or --max-queued-jobs");
+    return absl::InvalidArgumentError(
+        "nothing to set: give --weight, --guaranteed-devices, --max-devices, --max-queued-jobs or --max-storage");
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Tenant> before, client->ListTenants(kMostListed));
   LUTHIER_ASSIGN_OR_RETURN(const v1::Tenant now, client->UpdateTenant(request));
   context.Say(WhatBecameOf(now.name(), before));
+  for (const std::string& warning : now.warnings()) context.Say(absl::StrCat("warning: ", OneLine(warning)));
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(now));
   } else if (context.format() == OutputFormat::kName) {
@@ -99,13 +112,21 @@ void AddTenantCommands(CLI::App& app, CommandContext& context) {
   CLI::App& set =
       context.AddCommand(tenant, "set", "Set share and limits of a tenant; one that does not exist comes to be",
                          "  luthier tenant set support --weight 2 --max-devices 4\n"
+                         "  luthier tenant set support --guaranteed-devices 2 --max-storage 500GB\n"
                          "  luthier tenant set support --max-queued-jobs 0          # no limit any more\n",
                          [&context, limits] { return Set(context, *limits); });
   set.add_option("TENANT", limits->tenant, "Name of the tenant")->required();
   context.CompleteWith(set, TenantNames);
   set.add_option("--weight", limits->weight, "Its share beside the others': 2 gets twice as much as 1")->type_name("X");
+  set.add_option("--guaranteed-devices", limits->guaranteed_devices,
+                 "Devices that are its own when it wants them, and others' while it does not; 0: none")
+      ->type_name("N");
   set.add_option("--max-devices", limits->max_devices, "Devices at once; 0: no limit")->type_name("N");
   set.add_option("--max-queued-jobs", limits->max_queued_jobs, "Jobs that wait at once; 0: no limit")->type_name("N");
+  set.add_option("--max-storage", limits->max_storage_bytes,
+                 "Bytes of its datasets, versions of models and checkpoints, such as 500GB; 0: no limit")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
+      ->type_name("SIZE");
 }
 
 }  // namespace luthier

@@ -39,6 +39,8 @@ std::string Text(const v1::JobEvent& event, const char* field) {
 
 std::string StartedText(const v1::JobEvent& event) {
   const auto count = [&](const char* field) { return FormatCount(static_cast<int64_t>(Number(event, field))); };
+  if (const std::string form = Text(event, "export"); !form.empty())
+    return absl::StrCat(Text(event, "device"), ", exports the adapter as ", form);
   const bool resumed = Number(event, "resumed_step") > 0;
   return absl::StrCat(Text(event, "device"), " ", Text(event, "precision"), ", trains ", count("trainable_parameters"),
                       " of ", count("base_parameters"), " parameters on ", count("train_rows"), " rows, ",
@@ -62,6 +64,9 @@ std::string EvaluationText(const v1::Evaluation& evaluation) {
   if (evaluation.has_exact_match()) parts.push_back("exact match " + FormatPercent(evaluation.exact_match()));
   if (evaluation.has_json_equality()) parts.push_back("JSON equality " + FormatPercent(evaluation.json_equality()));
   if (evaluation.has_field_f1()) parts.push_back("field F1 " + FormatPercent(evaluation.field_f1()));
+  const bool of_some = evaluation.scored_rows() > 0 && evaluation.scored_rows() < evaluation.rows();
+  if (!parts.empty() && of_some)
+    absl::StrAppend(&parts.back(), " (", FormatCount(evaluation.scored_rows()), " answers)");
   if (evaluation.has_loss()) parts.push_back("loss " + FormatFraction(evaluation.loss()));
   if (evaluation.has_token_accuracy()) parts.push_back("token accuracy " + FormatPercent(evaluation.token_accuracy()));
   return absl::StrCat(evaluation.split(), ", ", evaluation.model(), ": ", absl::StrJoin(parts, ", "), " (",

@@ -5,6 +5,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "lib/base/json_shape.h"
 #include "yaml-cpp/yaml.h"
 
 namespace luthier {
@@ -135,7 +136,11 @@ void Emit(const json& value, int indent, std::string& out) {
 absl::StatusOr<YamlDocument> ParseYaml(const std::string& text, const std::string& name) {
   if (text.size() > kMostBytes)
     return absl::InvalidArgumentError(absl::StrCat(name, ": is too large for a settings file"));
-  if (json::accept(text)) return YamlDocument{json::parse(text), {}};
+  if (json::accept(text)) {
+    if (ShapeOfJson(text).depth > kDeepest)
+      return absl::InvalidArgumentError(absl::StrCat(name, ": is nested too deeply for a settings file"));
+    return YamlDocument{json::parse(text), {}};
+  }
   try {
     Converter converter(name);
     json value = converter.Convert(YAML::Load(text), "", 0);

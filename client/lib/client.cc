@@ -6,7 +6,9 @@
 #include "absl/random/random.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "client/lib/call_deadline.h"
 #include "client/lib/grpc_status.h"
+#include "lib/base/steady_now.h"
 #include "lib/channel/channel.h"
 
 namespace luthier {
@@ -37,16 +39,16 @@ using Method = grpc::Status (Stub::*)(grpc::ClientContext*, const Request&, Resp
 template <typename Stub, typename Request, typename Response>
 absl::StatusOr<Response> Call(const Client::Options& options, absl::Duration timeout, Stub& stub,
                               Method<Stub, Request, Response> method, const Request& request) {
-  const absl::Time deadline = absl::Now() + timeout;
+  const absl::Time deadline = SteadyNow() + timeout;
   for (int failures = 1;; ++failures) {
     grpc::ClientContext context;
-    context.set_deadline(absl::ToChronoTime(deadline));
+    SetCallDeadline(context, deadline);
     Response response;
     const grpc::Status status = (stub.*method)(&context, request, &response);
     if (status.ok()) return response;
     const absl::Duration pause = RetryPause(options.retry, failures, RandomFraction());
     if (status.error_code() != grpc::StatusCode::UNAVAILABLE || failures >= options.retry.attempts ||
-        absl::Now() + pause >= deadline) {
+        SteadyNow() + pause >= deadline) {
       return FromGrpc(status, options.server);
     }
     absl::SleepFor(pause);
@@ -144,6 +146,11 @@ absl::StatusOr<v1::FineTuningJob> Client::CloneJob(v1::CloneFineTuningJobRequest
   return Call(options_, options_.long_timeout, *jobs_, &v1::FineTuningService::Stub::CloneFineTuningJob, request);
 }
 
+absl::StatusOr<v1::FineTuningJob> Client::ExportModelVersion(v1::ExportModelVersionRequest request) {
+  if (request.request_id().empty()) request.set_request_id(RandomRequestId());
+  return Call(options_, options_.long_timeout, *jobs_, &v1::FineTuningService::Stub::ExportModelVersion, request);
+}
+
 absl::StatusOr<v1::ExplainFineTuningJobResponse> Client::ExplainJob(const std::string& name) {
   v1::ExplainFineTuningJobRequest request;
   request.set_name(name);
@@ -165,10 +172,8 @@ absl::Status Client::CreateCheckpoint(const std::string& job) {
 absl::StatusOr<std::vector<v1::Checkpoint>> Client::ListCheckpoints(const std::string& job) {
   v1::ListJobCheckpointsRequest request;
   request.set_parent(job);
-  const absl::StatusOr<v1::ListJobCheckpointsResponse> response =
-      Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ListJobCheckpoints, request);
-  if (!response.ok()) return response.status();
-  return std::vector<v1::Checkpoint>(response->checkpoints().begin(), response->checkpoints().end());
+  return List(options_, *jobs_, &v1::FineTuningService::Stub::ListJobCheckpoints, request, INT32_MAX,
+              [](v1::ListJobCheckpointsResponse& response) { return response.mutable_checkpoints(); });
 }
 
 absl::StatusOr<v1::Queue> Client::GetQueue(int limit) {

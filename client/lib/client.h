@@ -50,6 +50,8 @@ class Client {
   absl::StatusOr<v1::FineTuningJob> UpdateJob(const v1::UpdateFineTuningJobRequest& request);
   // As CreateJob.
   absl::StatusOr<v1::FineTuningJob> CloneJob(v1::CloneFineTuningJobRequest request);
+  // As CreateJob.
+  absl::StatusOr<v1::FineTuningJob> ExportModelVersion(v1::ExportModelVersionRequest request);
   absl::StatusOr<v1::ExplainFineTuningJobResponse> ExplainJob(const std::string& name);
   absl::StatusOr<v1::EstimateFineTuningJobResponse> EstimateJob(const v1::FineTuningSpec& spec);
   absl::Status CreateCheckpoint(const std::string& job);

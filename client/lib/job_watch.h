@@ -30,7 +30,7 @@ class JobWatch {
  public:
   struct Options {
     int64_t after_sequence = 0;                          // events up to here are left out
-    absl::Time deadline = absl::InfiniteFuture();        // then DEADLINE_EXCEEDED
+    absl::Time deadline = absl::InfiniteFuture();        // of SteadyNow(); then DEADLINE_EXCEEDED
     absl::Duration longest_silence = absl::Minutes(10);  // without a server: then UNAVAILABLE
   };
   JobWatch(Client& client, std::string job, Options options, JobWatchHandlers handlers);

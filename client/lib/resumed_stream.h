@@ -10,6 +10,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "client/lib/client.h"
+#include "client/lib/stop_signal.h"
 #include "grpcpp/client_context.h"
 
 namespace luthier {
@@ -18,7 +19,7 @@ namespace luthier {
 class ResumedStream {
  public:
   struct Options {
-    absl::Time deadline = absl::InfiniteFuture();        // then DEADLINE_EXCEEDED
+    absl::Time deadline = absl::InfiniteFuture();        // of SteadyNow(); then DEADLINE_EXCEEDED
     absl::Duration longest_silence = absl::Minutes(10);  // without a server: then UNAVAILABLE
   };
   // On the thread of Run(). Unset functions are not called.
@@ -48,7 +49,7 @@ class ResumedStream {
   bool Begin(grpc::ClientContext& context) ABSL_LOCKS_EXCLUDED(mutex_);
   void End() ABSL_LOCKS_EXCLUDED(mutex_);
   // Whether Stop() was called, before or during the pause.
-  bool PauseOrStopped(absl::Duration pause) ABSL_LOCKS_EXCLUDED(mutex_);
+  bool PauseOrStopped(absl::Duration pause) { return stop_.WaitFor(pause); }
 
   const Client& client_;
   const std::string subject_;
@@ -60,8 +61,8 @@ class ResumedStream {
   bool interrupted_ = false;
   absl::Time last_heard_;
 
+  StopSignal stop_;
   absl::Mutex mutex_;
-  bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   grpc::ClientContext* context_ ABSL_GUARDED_BY(mutex_) = nullptr;  // of the stream that is open
 };
 

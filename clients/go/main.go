@@ -123,6 +123,8 @@ func watch(ctx context.Context, jobs pb.FineTuningServiceClient, name string) (*
 	for {
 		err := read()
 		switch over := job.GetEndTime() != nil; {
+		case ctx.Err() != nil: // Ctrl-C: the job goes on
+			return nil, fmt.Errorf("%s goes on; see `luthier job watch`", name)
 		case errors.Is(err, io.EOF) && over:
 			return job, nil
 		case !errors.Is(err, io.EOF) && !isBroken(err), time.Since(heard) > longestSilence:
@@ -151,6 +153,9 @@ func download(ctx context.Context, models pb.ModelServiceClient, version, to str
 		return fmt.Errorf("%s exists; give another folder", to)
 	}
 	partial := to + ".partial"
+	if err := os.RemoveAll(partial); err != nil { // of another version, of which no file may stay
+		return err
+	}
 	for _, file := range found.Files {
 		if !filepath.IsLocal(file.Path) {
 			return fmt.Errorf("%s: is no path inside the folder", file.Path)

@@ -90,7 +90,7 @@ struct Garbage {
 class ArtifactStore {
  public:
   virtual ~ArtifactStore() = default;
-  // Where the files lie if not on this machine: `s3://…`, `az://…`. They are in no backup then.
+  // Where the files lie if not on this machine: `s3://…`, `az://…`, `gs://…`. They are in no backup then.
   virtual std::string Address() const = 0;
 
   // `sha256` is what the content must have. `pins`, which must outlive the writer, holds the blob from its commit on;

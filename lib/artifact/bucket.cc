@@ -14,7 +14,7 @@
 namespace luthier {
 namespace {
 
-// S3 takes parts of 5 MB to 5 GB, and 10,000 of them; Azure more and larger ones.
+// S3 and Google take parts of 5 MB to 5 GB, and 10,000 of them; Azure more and larger ones.
 constexpr int64_t kPartBytes = int64_t{8} << 20;
 constexpr int64_t kMostParts = 9'000;
 // Of what a server answers; the rest is XML that repeats it.
@@ -30,6 +30,7 @@ constexpr std::array kClouds = {
     Cloud{"s3", "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "AWS_REGION, AWS_ENDPOINT_URL"},
     Cloud{"az", "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
           "AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT"},
+    Cloud{"gs", "GOOGLE_APPLICATION_CREDENTIALS (a service account's key file)", "GOOGLE_BASE_URL"},
 };
 
 // Null if there is none.
@@ -89,8 +90,8 @@ absl::StatusOr<std::unique_ptr<Bucket>> Bucket::Open(const std::string& address,
   if (cloud == nullptr || !std::all_of(names.begin(), names.end(), IsPlain)) {
     // Not repeated: somebody may have put a key into it.
     return absl::InvalidArgumentError(
-        "is no bucket; give s3://BUCKET/PREFIX or az://CONTAINER/PREFIX of letters, digits, '-', '.' and '_', without "
-        "credentials, which belong in the environment");
+        "is no bucket; give s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX of letters, digits, '-', "
+        "'.' and '_', without credentials, which belong in the environment");
   }
   const absl::string_view name = names[0];
   const absl::string_view prefix = absl::StripPrefix(rest.substr(name.size()), "/");

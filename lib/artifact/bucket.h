@@ -1,5 +1,5 @@
-// Objects of a bucket of S3 or Azure, through the Rust crate `object_store`: retries, multipart uploads, conditional
-// puts, signed URLs.
+// Objects of a bucket of S3, Azure or Google Cloud Storage, through the Rust crate `object_store`: retries, multipart
+// uploads, conditional puts, signed URLs.
 #pragma once
 
 #include <cstdint>
@@ -42,8 +42,8 @@ class Bucket {
    public:
     ~Upload();
     absl::Status Append(absl::string_view bytes);
-    // Errors: ALREADY_EXISTS if another upload of the same object, or an earlier try of this one, was completed
-    // meanwhile, by which Azure forgets the parts.
+    // Errors: ALREADY_EXISTS if the bucket no longer has the parts, since an earlier try of this upload, or (Azure)
+    // another one of the same object, was completed meanwhile; or because it gave the upload up.
     absl::Status Complete();
 
    private:
@@ -55,10 +55,10 @@ class Bucket {
     LuthierUpload* const handle_;
   };
 
-  // `address`: `s3://bucket` or `az://container`, with or without `/prefix`. Endpoint, region, account and credentials
-  // come from the environment (`AWS_…`, `AZURE_…`) or the machine's role, and from nowhere else; plain HTTP is used
-  // only if the endpoint says so. Contacts nobody. Errors: INVALID_ARGUMENT for the address, or for what the
-  // environment says.
+  // `address`: `s3://bucket`, `az://container` or `gs://bucket`, with or without `/prefix`. Endpoint, region, account
+  // and credentials come from the environment (`AWS_…`, `AZURE_…`, `GOOGLE_…`) or the machine's role, and (Google) from
+  // where `gcloud` leaves a user's; plain HTTP is used only if the endpoint says so. Contacts nobody. Errors:
+  // INVALID_ARGUMENT for the address, or for what the environment says.
   static absl::StatusOr<std::unique_ptr<Bucket>> Open(const std::string& address, const Options& options);
   ~Bucket();
 

@@ -20,7 +20,7 @@ struct LuthierBucketOptions {
   uint64_t request_timeout_ms;
 };
 
-// `scheme`: of the address, `s3` or `az`.
+// `scheme`: of the address, `s3`, `az` or `gs`.
 int luthier_bucket_open(const char* scheme, size_t scheme_len, const char* name, size_t name_len, const char* prefix,
                         size_t prefix_len, const LuthierBucketOptions* options, LuthierBucket** out,
                         LuthierBuffer* error);
@@ -41,7 +41,7 @@ int luthier_bucket_sign(const LuthierBucket* bucket, const char* key, size_t key
 int luthier_upload_new(const LuthierBucket* bucket, const char* key, size_t key_len, size_t part_bytes,
                        LuthierUpload** out, LuthierBuffer* error);
 int luthier_upload_write(LuthierUpload* upload, const char* data, size_t len, LuthierBuffer* error);
-// kLuthierExists: another upload of the same object was completed meanwhile, and this one is lost by that.
+// kLuthierExists: the bucket no longer has the parts, most likely since the object is complete.
 int luthier_upload_complete(LuthierUpload* upload, LuthierBuffer* error);
 int luthier_upload_free(LuthierUpload* upload, LuthierBuffer* error);
 

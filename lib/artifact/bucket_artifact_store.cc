@@ -79,8 +79,14 @@ class BucketBlobWriter : public BlobWriter {
     LUTHIER_RETURN_IF_ERROR(CheckReceived(hash_.FinishHex(), sha256_, bytes_));
     if (pins_ != nullptr) pins_->Add(sha256_);  // before the object appears
     const absl::Status stored = upload_->Complete();
+    if (!absl::IsAlreadyExists(stored)) return stored;
     // The same name is the same content.
-    return absl::IsAlreadyExists(stored) ? CheckObject(bucket_, key_, sha256_, bytes_) : stored;
+    const absl::Status found = CheckObject(bucket_, key_, sha256_, bytes_);
+    if (!absl::IsNotFound(found)) return found;
+    return absl::UnavailableError(
+        absl::StrCat(bucket_.address(), "/", key_,
+                     ": the bucket gave the upload up before it was complete; if that happens again, let its rule for "
+                     "unfinished uploads wait longer"));
   }
 
   int64_t bytes() const override { return bytes_; }

@@ -1,4 +1,4 @@
-// Artifacts in a bucket of S3, of what speaks its protocol, or of Azure.
+// Artifacts in a bucket of S3, of what speaks its protocol, of Azure or of Google Cloud Storage.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +22,7 @@ namespace luthier {
 class BucketArtifactStore : public ArtifactStore {
  public:
   struct Options {
-    std::string address;  // s3://BUCKET/PREFIX, az://CONTAINER/PREFIX
+    std::string address;  // s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX
     std::string cache;    // folder
     int64_t cache_bytes = int64_t{50} << 30;
     Bucket::Options bucket;

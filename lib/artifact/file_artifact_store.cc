@@ -5,12 +5,15 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <span>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -28,15 +31,46 @@ namespace fs = std::filesystem;
 // Kept free so that the server's database, on the same disk by default, can still record what happens.
 constexpr int64_t kReserveBytes = int64_t{64} << 20;
 
+// What a blob on its way will still take of the disk. Without it many at once would each find room for themselves.
+class ComingBytes {
+ public:
+  ComingBytes(std::shared_ptr<std::atomic<int64_t>> of_all, int64_t bytes)
+      : of_all_(std::move(of_all)), left_(bytes), others_(of_all_->fetch_add(bytes)) {}
+  ComingBytes(ComingBytes&& other) noexcept
+      : of_all_(std::move(other.of_all_)), left_(std::exchange(other.left_, 0)), others_(other.others_) {}
+  ~ComingBytes() {
+    if (of_all_ != nullptr) Arrived(left_);
+  }
+
+  // Of those that were on their way before.
+  int64_t others() const { return others_; }
+  void Arrived(int64_t bytes) {
+    bytes = std::min(bytes, left_);
+    left_ -= bytes;
+    of_all_->fetch_sub(bytes);
+  }
+
+ private:
+  std::shared_ptr<std::atomic<int64_t>> of_all_;
+  int64_t left_;
+  const int64_t others_;
+};
+
 class FileBlobWriter : public BlobWriter {
  public:
-  FileBlobWriter(DurableFile file, std::string path, std::string sha256, BlobPins* pins)
-      : file_(std::move(file)), path_(std::move(path)), sha256_(std::move(sha256)), pins_(pins) {}
+  FileBlobWriter(DurableFile file, ComingBytes coming, std::string path, std::string sha256, BlobPins* pins)
+      : file_(std::move(file)),
+        coming_(std::move(coming)),
+        path_(std::move(path)),
+        sha256_(std::move(sha256)),
+        pins_(pins) {}
 
   absl::Status Append(absl::string_view bytes) override {
     hash_.Update(bytes);
     bytes_ += static_cast<int64_t>(bytes.size());
-    return file_.Append({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
+    LUTHIER_RETURN_IF_ERROR(file_.Append({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
+    coming_.Arrived(static_cast<int64_t>(bytes.size()));
+    return absl::OkStatus();
   }
 
   absl::Status Commit() override {
@@ -50,6 +84,7 @@ class FileBlobWriter : public BlobWriter {
 
  private:
   DurableFile file_;
+  ComingBytes coming_;
   const std::string path_, sha256_;
   BlobPins* pins_;
   Sha256 hash_;
@@ -125,13 +160,19 @@ absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(const std
                                                                        int64_t expected_bytes, BlobPins* pins) {
   LUTHIER_ASSIGN_OR_RETURN(std::string path, BlobPath(sha256));
   LUTHIER_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(root_));
-  if (free - kReserveBytes < expected_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(root_, ": ", FormatBytes(free), " are free, ", FormatBytes(expected_bytes), " and a reserve of ",
-                     FormatBytes(kReserveBytes), " are needed; free space on that disk and try again"));
-  }
+  const auto refuse = [&](const std::string& others) {
+    return absl::ResourceExhaustedError(absl::StrCat(root_, ": ", FormatBytes(free), " are free, ",
+                                                     FormatBytes(expected_bytes), others, " and a reserve of ",
+                                                     FormatBytes(kReserveBytes),
+                                                     " are needed; free space on that disk and try "
+                                                     "again"));
+  };
+  if (free - kReserveBytes < expected_bytes) return refuse("");
+  ComingBytes coming(coming_, std::max<int64_t>(expected_bytes, 0));
+  if (free - kReserveBytes - coming.others() < expected_bytes)
+    return refuse(absl::StrCat(", ", FormatBytes(coming.others()), " for what is on its way"));
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(root_ + "/incoming/blob"));
-  return std::make_unique<FileBlobWriter>(std::move(file), std::move(path), sha256, pins);
+  return std::make_unique<FileBlobWriter>(std::move(file), std::move(coming), std::move(path), sha256, pins);
 }
 
 absl::StatusOr<std::unique_ptr<BlobReader>> FileArtifactStore::OpenBlob(absl::string_view sha256, int64_t offset) {

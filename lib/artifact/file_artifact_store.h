@@ -1,6 +1,7 @@
 // Artifacts in a folder.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -51,6 +52,8 @@ class FileArtifactStore : public ArtifactStore {
   absl::StatusOr<std::vector<File>> List(const std::string& folder) override;
 
   const std::string root_;
+  // Bytes that the blobs on their way will still take. Shared with their writers, which may outlive the store.
+  const std::shared_ptr<std::atomic<int64_t>> coming_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
 // Bytes that an unprivileged process may still write to the disk of `folder`.

@@ -35,8 +35,8 @@ struct AdapterConfig {
   std::vector<std::string> modules_to_save;  // trained whole and stored whole: names, or ends of names, of modules
   std::string base_model_name;
 
-  // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer` (-1: the head), gets an
-  // adapter.
+  // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer` (-1: head and embedding),
+  // gets an adapter.
   bool Targets(absl::string_view module, int layer) const;
   // Whether the module is trained whole.
   bool Saves(absl::string_view module) const;

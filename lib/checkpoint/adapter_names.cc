@@ -20,7 +20,7 @@ bool IsEndOf(const std::string& name, const std::string& module) {
 }
 
 std::string WhatExists(const ModelConfig& model) {
-  return absl::StrCat(absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head");
+  return absl::StrCat(absl::StrJoin(LinearLayerNames(model), ", "), ", lm_head, embed_tokens");
 }
 
 absl::Status Refuse(const char* field, absl::string_view value, absl::string_view what) {
@@ -108,13 +108,14 @@ absl::Status ExplainNothing(const AdapterConfig& adapter, const ModelConfig& mod
   without.layers_to_transform.clear();
   if (!TargetedLayers(without, model).empty()) {
     return Refuse("layers", absl::StrCat("[", absl::StrJoin(adapter.layers_to_transform, ", "), "]"),
-                  "leaves none of the targeted layers; the head (lm_head) lies in no layer");
+                  "leaves none of the targeted layers; head (lm_head) and embedding (embed_tokens) lie in no layer");
   }
   without.exclude_modules.clear();
   without.exclude_regex.reset();
   if (!TargetedLayers(without, model).empty()) {
-    return Refuse("exclude_modules", absl::StrCat("[", absl::StrJoin(adapter.exclude_modules, ", "), "]"),
-                  absl::StrCat("leaves no linear layer to adapt; leave one of ", WhatExists(model)));
+    const std::string leave = absl::StrCat("leaves no linear layer to adapt; leave one of ", WhatExists(model));
+    if (adapter.exclude_regex) return Refuse("exclude_pattern", absl::StrCat("'", *adapter.exclude_regex, "'"), leave);
+    return Refuse("exclude_modules", absl::StrCat("[", absl::StrJoin(adapter.exclude_modules, ", "), "]"), leave);
   }
   return Refuse("modules_to_save", absl::StrCat("[", absl::StrJoin(adapter.modules_to_save, ", "), "]"),
                 absl::StrCat("trains whole what would get an adapter, and nothing is left to adapt; target others of ",

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
-#include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/durable_file.h"
@@ -188,24 +188,24 @@ absl::StatusOr<GgufFile> ReadGguf(const std::string& path) {
   GgufFile file;
   for (uint64_t i = 0; i < values && reader.fault().empty(); ++i) {
     const std::string key = reader.Text();
-    file.metadata[key] = reader.Value(key);
+    if (!file.metadata.emplace(key, reader.Value(key)).second)
+      reader.Fail(absl::StrCat("has the key '", key, "' twice"));
   }
   std::vector<TensorEntry> entries;
   for (uint64_t i = 0; i < tensors && reader.fault().empty(); ++i) entries.push_back(ReadEntry(reader));
   const uint64_t data = Aligned(reader.position());
+  uint64_t offset = 0;  // tensors lie one behind the other: what the file holds is also what it can ask for
   for (const TensorEntry& entry : entries) {
+    if (entry.offset != offset)
+      reader.Fail(absl::StrCat("tensor '", entry.name, "' leaves a hole or overlaps another at byte ", offset));
+    const uint64_t bytes = entry.elements * sizeof(float);
+    const char* from = reader.At(data + offset, bytes);
     if (!reader.fault().empty()) break;
-    const char* from = entry.offset > std::numeric_limits<uint32_t>::max() * uint64_t{1024}
-                           ? nullptr
-                           : reader.At(data + entry.offset, entry.elements * sizeof(float));
-    if (from == nullptr) {
-      reader.Fail("a tensor reaches beyond the end");
-      break;
-    }
-    GgufTensor& tensor = file.tensors[entry.name];
-    tensor.shape = entry.shape;
-    tensor.values.resize(entry.elements);
-    std::memcpy(tensor.values.data(), from, entry.elements * sizeof(float));
+    GgufTensor tensor{entry.shape, std::vector<float>(entry.elements)};
+    std::memcpy(tensor.values.data(), from, bytes);
+    if (!file.tensors.emplace(entry.name, std::move(tensor)).second)
+      reader.Fail(absl::StrCat("has the tensor '", entry.name, "' twice"));
+    offset = Aligned(offset + bytes);
   }
   if (!reader.fault().empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": ", reader.fault()));
   return file;

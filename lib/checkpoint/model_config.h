@@ -82,8 +82,6 @@ struct ModelConfig {
   std::optional<ExpertsConfig> experts;
 
   std::string dtype = "float32";  // of the stored weights, as config.json names it
-  int64_t bos_token_id = -1;      // -1: none
-  std::vector<int64_t> eos_token_ids;
 
   int64_t q_size() const { return num_heads * head_dim; }
   int64_t kv_size() const { return num_kv_heads * head_dim; }

@@ -15,6 +15,7 @@ namespace {
 constexpr size_t kMaxReported = 50;
 
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr char kEmbeddingModule[] = "model.embed_tokens";
 constexpr char kHead[] = "lm_head.weight";
 
 // The family is known: ParseModelConfig makes no config of another one.
@@ -34,9 +35,16 @@ std::vector<LinearLayer> LinearLayers(const ModelConfig& config) { return TableO
 
 LinearLayer HeadLayer(const ModelConfig& config) { return {"lm_head", -1, config.hidden_size, config.vocab_size}; }
 
+LinearLayer EmbeddingLayer(const ModelConfig& config) {
+  return {kEmbeddingModule, -1, config.vocab_size, config.hidden_size};
+}
+
+bool IsEmbedding(const LinearLayer& layer) { return layer.module == kEmbeddingModule; }
+
 std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config) {
   std::vector<LinearLayer> layers = LinearLayers(config);
   layers.push_back(HeadLayer(config));
+  layers.push_back(EmbeddingLayer(config));
   return layers;
 }
 

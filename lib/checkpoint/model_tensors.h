@@ -23,11 +23,16 @@ std::vector<LinearLayer> LinearLayers(const ModelConfig& config);
 // The head, which carries an adapter only where it is named. Its `layer` is -1.
 LinearLayer HeadLayer(const ModelConfig& config);
 
+// The embedding, as a linear layer whose input is 1 at the token's number and 0 elsewhere: V inputs, D outputs. Its
+// weight is stored the other way round, [V, D]. It carries an adapter only where it is named. Its `layer` is -1.
+LinearLayer EmbeddingLayer(const ModelConfig& config);
+bool IsEmbedding(const LinearLayer& layer);
+
 // The stored tensor of that name; null if there is none. A tied model's one matrix may be stored under the head's name.
 const TensorView* FindStored(const ModelConfig& config, const std::map<std::string, TensorView>& stored,
                              const std::string& name);
 
-// The linear layers and, last, the head.
+// The linear layers and, last, the head and the embedding.
 std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config);
 
 // The last parts of the linear layers' names, each once: "down_proj", "gate_proj", …

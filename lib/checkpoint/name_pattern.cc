@@ -2,6 +2,7 @@
 
 #include <re2/re2.h>
 
+#include <cstdint>
 #include <map>
 #include <memory>
 
@@ -14,13 +15,18 @@ constexpr size_t kLongestPattern = 1000;
 // Compiled patterns that a thread keeps: a model has hundreds of names, and compiling takes a hundred times as long as
 // matching.
 constexpr size_t kKept = 256;
+// Bytes that one of them may take, of which its program gets a sixth: enough for 10,000 instructions, and a letter is
+// one.
+constexpr int64_t kMaxMemory = 1 << 20;
 
 const RE2& Compiled(const std::string& pattern) {
   thread_local std::map<std::string, std::unique_ptr<const RE2>> kept;
   const auto found = kept.find(pattern);
   if (found != kept.end()) return *found->second;
   if (kept.size() >= kKept) kept.clear();
-  return *(kept[pattern] = std::make_unique<const RE2>(pattern, RE2::Quiet));
+  RE2::Options options(RE2::Quiet);
+  options.set_max_mem(kMaxMemory);
+  return *(kept[pattern] = std::make_unique<const RE2>(pattern, options));
 }
 
 bool FullMatch(const std::string& pattern, absl::string_view name) {

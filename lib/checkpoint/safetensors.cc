@@ -202,7 +202,10 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
   const int map_error = errno;
   close(fd);
-  if (address == MAP_FAILED) return absl::InternalError(absl::StrCat(path, ": mmap: ", std::strerror(map_error)));
+  if (address == MAP_FAILED) {
+    const std::string what = absl::StrCat(path, ": mmap: ", std::strerror(map_error));
+    return map_error == ENOMEM ? absl::UnavailableError(what) : absl::InvalidArgumentError(what);
+  }
 
   SafetensorsFile file;
   file.mapping_ = std::make_shared<Mapping>(address, size);

@@ -48,7 +48,7 @@ class SafetensorsFile {
  public:
   // Maps the file and checks its whole header before anything is allocated from it: length, JSON depth, duplicate keys,
   // number formats, overflow of shapes, and offsets that cover the buffer in order without hole or overlap.
-  // Errors: NOT_FOUND; INVALID_ARGUMENT naming file and fault.
+  // Errors: NOT_FOUND; INVALID_ARGUMENT naming file and fault; UNAVAILABLE if there is no memory to map it.
   static absl::StatusOr<SafetensorsFile> Open(const std::string& path);
 
   // By name, sorted.

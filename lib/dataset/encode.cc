@@ -108,6 +108,19 @@ void AppendEos(const Tokenizer& tokenizer, std::vector<int32_t>& ids) {
   if (eos && (ids.empty() || ids.back() != *eos)) ids.push_back(*eos);
 }
 
+// Where a token holds the end of a prompt and the start of an answer, the two are encoded apart, as the model will be
+// given the prompt alone. Refuses that if it stands for another text: some tokenizers put a space in front of each
+// part.
+absl::Status CheckSameText(const Tokenizer& tokenizer, const std::vector<int32_t>& whole,
+                           const std::vector<int32_t>& parts) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::string whole_text, tokenizer.Decode(whole, /*skip_special_tokens=*/false));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string parts_text, tokenizer.Decode(parts, /*skip_special_tokens=*/false));
+  if (whole_text == parts_text) return absl::OkStatus();
+  return Refuse(
+      "the first token of an answer holds the end of the prompt as well; start the answer with another character, or "
+      "end the prompt differently");
+}
+
 // Ends a span at the token that closes the turn: the line break that many templates put behind it
 // is not the model's to say.
 TextSpan UpToEndOfTurn(const Tokenizer& tokenizer, const Encoding& encoding, std::string_view text, TextSpan span) {
@@ -135,7 +148,7 @@ void CutToAnswer(int64_t max_length, bool has_bos, Example& example) {
   const int64_t end = std::min(begin + room, static_cast<int64_t>(trained.size()));
   example.ids.assign(example.ids.begin() + begin, example.ids.begin() + end);
   example.trained.assign(example.trained.begin() + begin, example.trained.begin() + end);
-  example.trained[0] = 0;  // what it would be predicted from is cut away
+  if (begin > kept_in_front) example.trained[0] = 0;  // what it would be predicted from is cut away
   if (has_bos) {
     example.ids.insert(example.ids.begin(), first_id);
     example.trained.insert(example.trained.begin(), 0);
@@ -212,24 +225,29 @@ absl::StatusOr<Example> RowEncoder::Encode(const Row& row) const {
   example->unit = row.unit;
   if (!example->trained.empty()) example->trained[0] = 0;
   if (example->TrainedTokens() == 0) return Refuse(WhyNothingIsTrained(row));
-  const auto length = static_cast<int64_t>(example->ids.size());
-  example->full_length = length;
-  if (options_.max_length == 0 || length <= options_.max_length) return example;
+  example->full_length = static_cast<int64_t>(example->ids.size());
+  LUTHIER_RETURN_IF_ERROR(Shorten(*example));
+  return example;
+}
+
+absl::Status RowEncoder::Shorten(Example& example) const {
+  const auto length = static_cast<int64_t>(example.ids.size());
+  if (options_.max_length == 0 || length <= options_.max_length) return absl::OkStatus();
   switch (options_.too_long) {
     case EncodeOptions::TooLong::kRefuse:
       return absl::OutOfRangeError(
           absl::StrCat("the row has ", length, " tokens, training.max_length is ", options_.max_length,
                        "; raise max_length, shorten the row, or set training.too_long: truncate, keep_answer or drop"));
     case EncodeOptions::TooLong::kTruncate:
-      example->ids.resize(options_.max_length);
-      example->trained.resize(options_.max_length);
+      example.ids.resize(options_.max_length);
+      example.trained.resize(options_.max_length);
       break;
     case EncodeOptions::TooLong::kKeepAnswer:
-      CutToAnswer(options_.max_length, tokenizer_.bos_id() == example->ids[0], *example);
+      CutToAnswer(options_.max_length, tokenizer_.bos_id() == example.ids[0], example);
       break;
-    case EncodeOptions::TooLong::kDrop: std::fill(example->trained.begin(), example->trained.end(), 0); break;
+    case EncodeOptions::TooLong::kDrop: std::fill(example.trained.begin(), example.trained.end(), 0); break;
   }
-  return example;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Example> RowEncoder::EncodeText(const TextRow& row) const {
@@ -262,8 +280,10 @@ absl::StatusOr<Example> RowEncoder::EncodeCompletion(const CompletionRow& row) c
       example.ids.size() > prompt.size() && std::equal(prompt.begin(), prompt.end(), example.ids.begin());
   if (!prompt_survives) {
     LUTHIER_ASSIGN_OR_RETURN(const Encoding completion, tokenizer_.Encode(row.completion, false));
-    example.ids = prompt;
-    example.ids.insert(example.ids.end(), completion.ids.begin(), completion.ids.end());
+    std::vector<int32_t> parts = prompt;
+    parts.insert(parts.end(), completion.ids.begin(), completion.ids.end());
+    LUTHIER_RETURN_IF_ERROR(CheckSameText(tokenizer_, example.ids, parts));
+    example.ids = std::move(parts);
   }
   AppendEos(tokenizer_, example.ids);
   example.trained.assign(example.ids.size(), 1);
@@ -422,8 +442,6 @@ absl::StatusOr<Encoding> RowEncoder::EncodeAround(std::string_view text, const s
     if (straddled) cuts.push_back(span.begin);
   }
   if (cuts.size() == 1) return whole;
-  // A token holds the end of the prompt and the start of the answer. The model will be given the
-  // prompt alone, so the text is cut there, if the tokenizer gives the same text back.
   cuts.push_back(static_cast<int64_t>(text.size()));
   Encoding parts;
   for (size_t i = 0; i + 1 < cuts.size(); ++i) {
@@ -431,14 +449,7 @@ absl::StatusOr<Encoding> RowEncoder::EncodeAround(std::string_view text, const s
     parts.ids.insert(parts.ids.end(), part.ids.begin(), part.ids.end());
     for (const TextSpan offset : part.offsets) parts.offsets.push_back({offset.begin + cuts[i], offset.end + cuts[i]});
   }
-  LUTHIER_ASSIGN_OR_RETURN(const std::string whole_text, tokenizer_.Decode(whole.ids, false));
-  LUTHIER_ASSIGN_OR_RETURN(const std::string parts_text, tokenizer_.Decode(parts.ids, false));
-  if (whole_text != parts_text) {
-    return Refuse(
-        "the first token of an answer holds the end of the prompt as well; start the answer with "
-        "another "
-        "character, or end the prompt differently");
-  }
+  LUTHIER_RETURN_IF_ERROR(CheckSameText(tokenizer_, whole.ids, parts.ids));
   return parts;
 }
 

@@ -70,6 +70,9 @@ class RowEncoder {
   // cannot be told apart, no token is trained, or the row is too long (OUT_OF_RANGE). A row that is too long may come
   // back without a trained token: the caller drops and counts it.
   absl::StatusOr<Example> Encode(const Row& row) const;
+  // What Encode does last to an example that is longer than options().max_length. Errors: OUT_OF_RANGE if such rows are
+  // refused.
+  absl::Status Shorten(Example& example) const;
 
   // For scoring by generation: everything before the last assistant turn, or the prompt of a
   // prompt/completion row. NOT_FOUND if the row has no question and answer (text, input_ids);

@@ -1,6 +1,8 @@
 #include "lib/dataset/score.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -37,10 +39,23 @@ std::string_view Unwrap(std::string_view text) {
   return open_name == close_name ? Trim(text.substr(open_end + 1, close - open_end - 1)) : text;
 }
 
+// Whole numbers that JSON spells as others, such as 1.0 and 1e0, become whole: fields are compared as text.
+void SpellNumbersAlike(Json& json) {
+  if (json.is_structured()) {
+    for (Json& child : json) SpellNumbersAlike(child);
+    return;
+  }
+  constexpr double kAllExact = 9007199254740992;  // 2^53
+  if (!json.is_number_float()) return;
+  const double number = json.get<double>();
+  if (std::abs(number) < kAllExact && number == std::trunc(number)) json = static_cast<int64_t>(number);
+}
+
 std::optional<Json> ParseJson(std::string_view text) {
   if (ShapeOfJson(text).depth > kMaxJsonDepth) return std::nullopt;
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (json.is_discarded()) return std::nullopt;
+  SpellNumbersAlike(json);
   return json;
 }
 

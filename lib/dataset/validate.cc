@@ -82,6 +82,11 @@ void CountTokens(const Example& example, ValidationReport& report) {
   ++report.length_histogram[bucket];
 }
 
+void CheckSomethingIsLeft(const std::string& name, ValidationReport& report) {
+  if (!report.ok() || report.dropped < report.rows) return;
+  AddViolation(report, name, 0, "no row within training.max_length has a trained token; raise it");
+}
+
 absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEncoder& encoder, const std::string& name,
                                            absl::FunctionRef<void(Example)> keep) {
   const auto encode = [&](const Row& row, ValidationReport& report) {
@@ -96,10 +101,15 @@ absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEnc
     return absl::OkStatus();
   };
   LUTHIER_ASSIGN_OR_RETURN(ValidationReport report, ReadAll(path, name, encode));
-  if (report.ok() && report.dropped == report.rows) {
-    AddViolation(report, name.empty() ? std::filesystem::path(path).filename().string() : name, 0,
-                 "no row within training.max_length has a trained token; raise it");
-  }
+  CheckSomethingIsLeft(name.empty() ? std::filesystem::path(path).filename().string() : name, report);
+  return report;
+}
+
+// Without what CountTokens and `dropped` count.
+ValidationReport WithoutTokens(ValidationReport report) {
+  report.tokens = report.trained_tokens = report.longest_row_tokens = report.longest_row_line = 0;
+  report.truncated = report.dropped = 0;
+  report.length_histogram.clear();
   return report;
 }
 
@@ -239,6 +249,28 @@ absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& path
   }
   LUTHIER_RETURN_IF_ERROR(loaded.report.ToStatus());
   return loaded;
+}
+
+absl::StatusOr<LoadedExamples> ShortenExamples(LoadedExamples loaded, const RowEncoder& encoder,
+                                               const std::vector<std::string>& names) {
+  LoadedExamples shortened;
+  for (const ValidationReport& report : loaded.file_reports) shortened.file_reports.push_back(WithoutTokens(report));
+  for (Example& example : loaded.examples) {
+    LUTHIER_RETURN_IF_ERROR(encoder.Shorten(example));
+    ValidationReport& report = shortened.file_reports[static_cast<size_t>(example.file)];
+    if (example.TrainedTokens() == 0) {
+      ++report.dropped;
+      continue;
+    }
+    CountTokens(example, report);
+    shortened.examples.push_back(std::move(example));
+  }
+  for (size_t i = 0; i < names.size(); ++i) {
+    CheckSomethingIsLeft(names[i], shortened.file_reports[i]);
+    shortened.report.Merge(shortened.file_reports[i]);
+  }
+  LUTHIER_RETURN_IF_ERROR(shortened.report.ToStatus());
+  return shortened;
 }
 
 }  // namespace luthier

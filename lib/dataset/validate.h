@@ -80,5 +80,10 @@ struct LoadedExamples {
 // of their paths). INVALID_ARGUMENT with the violations if there are any.
 absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder,
                                             const std::vector<std::string>& names = {});
+// What LoadExamples would give with `encoder`, made of what it gave with one that has no max_length and is like it
+// otherwise: encoding again would double a short start. `names` as there, and needed. Errors: INVALID_ARGUMENT;
+// OUT_OF_RANGE, which names no line, if rows that are too long are refused.
+absl::StatusOr<LoadedExamples> ShortenExamples(LoadedExamples loaded, const RowEncoder& encoder,
+                                               const std::vector<std::string>& names);
 
 }  // namespace luthier

@@ -15,6 +15,7 @@ AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model) {
   adapter.rslora = *lora.rslora;
   adapter.dora = lora.dora.value_or(false);
   adapter.exclude_modules = lora.exclude_modules;
+  if (!lora.exclude_pattern.empty()) adapter.exclude_regex = lora.exclude_pattern;
   adapter.layers_to_transform.assign(lora.layers.begin(), lora.layers.end());
   adapter.rank_pattern = lora.rank_pattern;
   adapter.alpha_pattern = lora.alpha_pattern;
@@ -39,6 +40,7 @@ void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora) {
   lora.target_modules = adapter.target_modules;
   lora.target_pattern = adapter.target_regex.value_or("");
   lora.exclude_modules = adapter.exclude_modules;
+  lora.exclude_pattern = adapter.exclude_regex.value_or("");
   lora.layers.assign(adapter.layers_to_transform.begin(), adapter.layers_to_transform.end());
   lora.rank_pattern = adapter.rank_pattern;
   lora.alpha_pattern = adapter.alpha_pattern;

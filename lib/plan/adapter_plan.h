@@ -15,6 +15,10 @@ AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model);
 // Lets a block ask for an adapter of the same shape as one that exists: all but dropout and learning rates.
 void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora);
 
+// Peak learning rate of an adapter on the embedding where LoRA+ is asked for: the default of PEFT's
+// create_loraplus_optimizer (loraplus_lr_embedding).
+inline constexpr double kPlusEmbeddingRate = 1e-6;
+
 // Numbers that an adapter trains: A and B, DoRA's lengths, modules that are trained whole.
 int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model);
 

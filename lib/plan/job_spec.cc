@@ -67,6 +67,7 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
   reader.Number("plus_ratio", lora.plus_ratio, kPlusRatio);
   reader.Text("target_pattern", lora.target_pattern);
   reader.TextList("exclude_modules", lora.exclude_modules);
+  reader.Text("exclude_pattern", lora.exclude_pattern);
   reader.IntegerList("layers", lora.layers, 0, kMaxLayer);
   reader.IntegerMap("rank_pattern", lora.rank_pattern, 1, kMaxRank);
   reader.NumberMap("alpha_pattern", lora.alpha_pattern, kAlpha);
@@ -89,6 +90,7 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
     if (absl::Status status = CheckPattern(pattern); !status.ok()) reader.Violation(field, status.message());
   };
   check("target_pattern", lora.target_pattern);
+  check("exclude_pattern", lora.exclude_pattern);
   for (const auto& [pattern, rank] : lora.rank_pattern) check("rank_pattern", pattern);
   for (const auto& [pattern, alpha] : lora.alpha_pattern) check("alpha_pattern", pattern);
   if (!lora.target_pattern.empty() && (!lora.target_modules.empty() || !lora.layers.empty())) {
@@ -96,10 +98,14 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
         "target_pattern",
         "excludes target_modules and layers; a pattern can name layers itself, as in .*\\.[0-7]\\..*q_proj");
   }
+  if (!lora.exclude_pattern.empty() && !lora.exclude_modules.empty()) {
+    reader.Violation("exclude_pattern",
+                     "excludes exclude_modules; a pattern can name several, as in .*\\.(k_proj|v_proj)");
+  }
   reader.Text("start_from", lora.start_from);
   if (!lora.start_from.empty()) {
     for (const char* field : {"rank", "alpha", "rslora", "dora", "target_modules", "target_pattern", "exclude_modules",
-                              "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
+                              "exclude_pattern", "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
       if (block.contains(field) && block[field] != "auto")
         reader.Violation(field, "is that of the adapter in lora.start_from; leave it out");
     }
@@ -279,6 +285,7 @@ json LoraJson(const LoraSpec& lora) {
   Put(block, "plus_ratio", lora.plus_ratio);
   if (!lora.target_pattern.empty()) block["target_pattern"] = lora.target_pattern;
   PutFilled(block, "exclude_modules", lora.exclude_modules);
+  if (!lora.exclude_pattern.empty()) block["exclude_pattern"] = lora.exclude_pattern;
   PutFilled(block, "layers", lora.layers);
   PutFilled(block, "rank_pattern", lora.rank_pattern);
   PutFilled(block, "alpha_pattern", lora.alpha_pattern);

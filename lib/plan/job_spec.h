@@ -19,18 +19,20 @@ struct LoraSpec {
   std::optional<int64_t> rank;  // 1 to 256
   std::optional<double> alpha;  // numerator of the scale alpha / rank, above 0
   // Which linear layers get an adapter: names (or ends of names), or one regular expression for whole names; neither:
-  // all except the head. Then without those that are excluded.
+  // all except the head. The embedding counts as one where it is named. Then without those that are excluded.
   std::vector<std::string> target_modules;
   std::string target_pattern;
   std::vector<std::string> exclude_modules;
+  std::string exclude_pattern;
   std::vector<int64_t> layers;  // numbers of the layers; empty: all
   std::map<std::string, int64_t>
       rank_pattern;  // other ranks and alphas for layers whose name ends so (regular expressions)
   std::map<std::string, double> alpha_pattern;
-  std::optional<double> dropout;             // [0, 1)
-  std::optional<bool> rslora;                // scale alpha / sqrt(rank), arXiv:2312.03732
-  std::optional<bool> dora;                  // lengths of the weights' rows are trained too, arXiv:2402.09353
-  std::optional<double> plus_ratio;          // LoRA+: learning rate of B over that of A, arXiv:2402.12354; 1 or more
+  std::optional<double> dropout;     // [0, 1)
+  std::optional<bool> rslora;        // scale alpha / sqrt(rank), arXiv:2312.03732
+  std::optional<bool> dora;          // lengths of the weights' rows are trained too, arXiv:2402.09353
+  std::optional<double> plus_ratio;  // LoRA+: learning rate of B over that of A, arXiv:2402.12354; 1 or more. As with
+                                     // PEFT, an adapter on the embedding then learns at 1e-6
   std::vector<std::string> modules_to_save;  // modules that are trained whole beside the adapters
   std::string start_from;  // model version whose adapter training goes on from; empty: a fresh adapter
 };

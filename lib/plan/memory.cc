@@ -15,7 +15,7 @@ constexpr int64_t kCudaWorkspace = 700 * kMiB;
 constexpr int64_t kCpuWorkspace = 150 * kMiB;
 // Holes in the heap, which keeps its pages, and what is too small to count. Measured on a CPU: docs/performance.md,
 // "Estimates".
-constexpr double kFragmentation = 1.05;
+constexpr double kFragmentation = 1.08;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
 // inputs that are kept.
 constexpr double kLayersComputedAgain = 3.5;
@@ -119,6 +119,17 @@ MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& input
   estimate.workspace = inputs.cuda ? kCudaWorkspace : kCpuWorkspace + (inputs.bf16 ? kBf16Workspace : 0);
   const int64_t sum = estimate.weights + estimate.training_state + estimate.activations + estimate.head;
   estimate.total = static_cast<int64_t>(kFragmentation * static_cast<double>(sum)) + estimate.workspace;
+  return estimate;
+}
+
+MemoryEstimate EstimateExportMemory(const ModelFacts& model, bool merged, int64_t adapter_bytes) {
+  // All is fp32. A merged model lies beside its base, and is read again beside both; of an adapter that are its
+  // weights, the numbers of its file, and these read again as numbers and as weights.
+  const int64_t copies_of_base = merged ? 3 : 1, copies_of_adapter = merged ? 1 : 4;
+  MemoryEstimate estimate;
+  estimate.weights = copies_of_base * 4 * model.parameters + copies_of_adapter * adapter_bytes;
+  estimate.workspace = kCpuWorkspace;
+  estimate.total = static_cast<int64_t>(kFragmentation * static_cast<double>(estimate.weights)) + estimate.workspace;
   return estimate;
 }
 

@@ -22,6 +22,9 @@ struct MemoryInputs {
   std::optional<int64_t> trained_tokens;  // of the micro-batch; absent: all of them
 };
 
+// Of a device's memory; the rest is for what the estimates do not see.
+inline constexpr double kUsableMemory = 0.92;
+
 // Bytes. The parts, with 5 % for holes in the heap, and the workspace add up to `total`.
 struct MemoryEstimate {
   int64_t weights = 0;
@@ -36,6 +39,9 @@ struct MemoryEstimate {
 MemoryInputs MemoryInputsOf(const Recipe& recipe, const ModelConfig& config);
 
 MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& inputs);
+
+// Of writing an adapter with `adapter_bytes` of weights in another form, on a CPU.
+MemoryEstimate EstimateExportMemory(const ModelFacts& model, bool merged, int64_t adapter_bytes);
 
 // Parameters of adapters of `rank` on every linear layer except the head: rank · Σ(in + out).
 int64_t AdapterParameters(const ModelConfig& config, int64_t rank);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_names.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "lib/plan/adapter_plan.h"
 
 namespace luthier {
@@ -31,7 +33,6 @@ constexpr int64_t kMediumDataset = 5000;
 constexpr int64_t kWantedSteps = 200;  // fewer leave warm-up and decay no room; more cost time on small data
 constexpr int64_t kMinimumSteps = 100;
 constexpr int64_t kMaximumAutoEpochs = 20;  // beyond it a handful of rows is only memorised
-constexpr double kUsableMemory = 0.92;      // the rest is for what the estimate does not see
 
 // Default 32: Tinker's; a small dataset does not fill it, so half of it below 1,000 rows.
 Choice<int64_t> ChooseRank(const DatasetFacts& dataset) {
@@ -215,6 +216,15 @@ void WarnAboutCapacity(const DatasetFacts& dataset, int64_t adapter_parameters, 
                       capacity / 1e6, bits / 1e6));
 }
 
+void WarnAboutPlusRatio(const LoraSpec& lora, const ModelConfig& model, std::vector<std::string>& warnings) {
+  const LinearLayer embedding = EmbeddingLayer(model);
+  if (!lora.plus_ratio || !AdapterConfigOf(lora, model).Targets(embedding.module, embedding.layer)) return;
+  warnings.push_back(absl::StrCat("lora.plus_ratio: with it the adapter on the embedding learns at ",
+                                  kPlusEmbeddingRate,
+                                  " whatever training.learning_rate is, as with PEFT; leave lora.plus_ratio out if it "
+                                  "is to learn like the others"));
+}
+
 const char* FateOfLongRows(const std::string& too_long) {
   if (too_long == "truncate") return "cut at their end";
   if (too_long == "keep_answer") return "cut in front of their last answer";
@@ -296,6 +306,11 @@ absl::Status CheckMetric(const Recipe& recipe) {
 
 absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const DatasetFacts& dataset) {
   if (dataset.rows <= 0) return absl::InvalidArgumentError("dataset: has no rows; give at least one");
+  constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();  // lib/dataset/batches.h counts so far
+  if (dataset.rows > kMaxRows) {
+    return absl::InvalidArgumentError(absl::StrCat("dataset: an epoch has ", dataset.rows, " rows; give at most ",
+                                                   kMaxRows, ", by smaller weights or fewer rows"));
+  }
   if (!dataset.has_validation && (recipe.evaluation.patience || recipe.checkpoint.publish == "best")) {
     return absl::InvalidArgumentError(
         absl::StrCat(recipe.evaluation.patience ? "evaluation.patience: " : "checkpoint.publish: best ",
@@ -416,7 +431,10 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   settler.Settle("resources.devices", resolved.recipe.resources.devices, {1, "default"});
   settler.Settle("resources.threads", resolved.recipe.resources.threads, {device.threads, "the CPUs of the device"});
 
-  if (!inputs.full) WarnAboutCapacity(dataset, inputs.adapter_parameters, resolved.warnings);
+  if (!inputs.full) {
+    WarnAboutCapacity(dataset, inputs.adapter_parameters, resolved.warnings);
+    WarnAboutPlusRatio(resolved.recipe.lora, model.config, resolved.warnings);
+  }
   WarnAboutData(resolved.recipe, dataset, resolved.warnings);
   WarnAboutSteps(training, steps, resolved.warnings);
   WarnAboutEvaluation(recipe, dataset, steps, resolved.warnings);

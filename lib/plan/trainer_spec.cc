@@ -65,6 +65,21 @@ void ParseDataset(const json* block, TrainerSpec& spec, std::vector<std::string>
   reader.Finish();
 }
 
+// An export reads a base and an adapter. Whatever else a spec can say would have no effect.
+void CheckExport(const json& object, const TrainerSpec& spec, BlockReader& reader) {
+  if (spec.start_adapter.empty())
+    reader.Violation("start_adapter", "is missing; give the folder of the adapter to export");
+  std::vector<std::string> fields = RecipeFields();
+  fields.insert(fields.end(), {"dataset", "init"});
+  for (const std::string& field : fields) {
+    reader.Ignore(field.c_str());
+    if (field != "resources" && object.contains(field)) reader.Violation(field.c_str(), kNoEffectOnExport);
+  }
+  if (const int64_t devices = spec.recipe.resources.devices.value_or(1); devices != 1) {
+    reader.Violation("resources.devices", absl::StrCat(devices, " is more than an export uses; leave it out"));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
@@ -82,8 +97,13 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   reader.Text("base_model_name", spec.base_model_name);
   reader.Choice("init", spec.init, {"pretrained", "random"});
   reader.Text("start_adapter", spec.start_adapter);
-  ParseDataset(reader.Raw("dataset"), spec, violations);
+  reader.Choice("export", spec.export_as, {"merged", "gguf"});
   spec.recipe = ParseRecipe(json, violations);
+  if (spec.exports()) {
+    CheckExport(json, spec, reader);
+  } else {
+    ParseDataset(reader.Raw("dataset"), spec, violations);
+  }
   if (!spec.recipe.lora.start_from.empty()) {
     reader.Violation("lora.start_from",
                      "names a version that a server holds; give the adapter's folder as start_adapter");
@@ -115,12 +135,17 @@ absl::StatusOr<TrainerSpec> ReadTrainerSpec(const std::string& path) {
 
 json ToJson(const TrainerSpec& spec) {
   json out = ToJson(spec.recipe);
+  if (spec.exports()) {
+    const json resources = out.value("resources", json::object());
+    out = {{"export", spec.export_as}, {"resources", resources}};
+  }
   out["protocol"] = spec.protocol;
   out["attempt"] = spec.attempt;
   out["base_model"] = spec.base_model;
   out["base_model_name"] = spec.base_model_name;
-  out["init"] = spec.init;
   if (!spec.start_adapter.empty()) out["start_adapter"] = spec.start_adapter;
+  if (spec.exports()) return out;
+  out["init"] = spec.init;
   out["dataset"]["train"] = json::array();
   for (const TrainFile& file : spec.train) {
     out["dataset"]["train"].push_back({{"path", file.path}, {"weight", file.weight}, {"name", file.name}});

@@ -12,6 +12,9 @@ namespace luthier {
 
 inline constexpr int kTrainerProtocol = 1;
 
+// What is wrong with a field that says how to train, where an adapter is only written in another form.
+inline constexpr char kNoEffectOnExport[] = "has no effect on an export, which trains nothing; leave it out";
+
 // A file of training rows. Its rows come up `weight` times an epoch on average.
 struct TrainFile {
   std::string path;
@@ -25,11 +28,14 @@ struct TrainerSpec {
   std::string base_model;           // folder in Hugging Face format
   std::string base_model_name;      // base_model_name_or_path of the adapter; the folder if not given
   std::string init = "pretrained";  // pretrained, random
-  std::string start_adapter;        // folder of an adapter to go on from; empty: a fresh one
-  std::vector<TrainFile> train;     // one or more
+  std::string start_adapter;        // folder of an adapter to go on from, or to export; empty: a fresh one
+  std::string export_as;            // merged, gguf: nothing is trained, `start_adapter` gets that form; empty: trains
+  std::vector<TrainFile> train;     // one or more; of an export none
   std::string validation;           // file; empty: none
   std::string test;                 // file; empty: none
-  Recipe recipe;
+  Recipe recipe;                    // of an export `resources` only
+
+  bool exports() const { return !export_as.empty(); }
 };
 
 // Errors: INVALID_ARGUMENT with one line for every violation, as ParseJobSpec.

@@ -30,7 +30,7 @@ std::string TextOf(const OrderedJson& object, const char* field) {
   return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
-constexpr char kDefault[] = "default", kToolUse[] = "tool_use";
+constexpr char kDefault[] = "default";
 
 // `chat_template` is one source, the default, or a list of {name, template}.
 std::string TemplateOfConfig(const OrderedJson& config, std::string_view name) {
@@ -68,22 +68,36 @@ std::string PinnedDate(const std::string& source) {
   return pinned ? source.substr(kStart, kDate) : "";
 }
 
-// `config`: that of the folder.
-absl::StatusOr<std::string> SourceOf(const std::string& folder, const OrderedJson& config) {
-  absl::StatusOr<std::string> source = ReadTextFile(folder + "/chat_template.jinja");
-  if (absl::IsNotFound(source.status())) source = TemplateOfConfig(config, kDefault);
-  LUTHIER_RETURN_IF_ERROR(source.status());
-  if (!source->empty()) return source;
-  return absl::NotFoundError(absl::StrCat(folder,
-                                          " has no chat template: neither chat_template.jinja nor "
-                                          "`chat_template` in tokenizer_config.json"));
+absl::StatusOr<std::string> TextIfThere(const std::string& path) {
+  absl::StatusOr<std::string> text = ReadTextFile(path);
+  if (absl::IsNotFound(text.status())) return "";
+  return text;
+}
+
+// `config`: that of the folder. As in transformers, files take the place of everything that it has.
+absl::StatusOr<TemplateSources> SourcesOf(const std::string& folder, const OrderedJson& config) {
+  LUTHIER_ASSIGN_OR_RETURN(TemplateSources files, ReadTemplateFiles(folder));
+  if (!files.chat.empty() || !files.tool_use.empty()) return files;
+  return TemplateSources(TemplateOfConfig(config, kDefault), TemplateOfConfig(config, kToolUse));
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> ReadTemplateSource(const std::string& folder) {
+absl::StatusOr<TemplateSources> ReadTemplateFiles(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(std::string chat, TextIfThere(absl::StrCat(folder, "/", kTemplateFile)));
+  LUTHIER_ASSIGN_OR_RETURN(std::string tool_use,
+                           TextIfThere(absl::StrCat(folder, "/", kNamedTemplates, "/", kToolUse, ".jinja")));
+  return TemplateSources(std::move(chat), std::move(tool_use));
+}
+
+absl::StatusOr<TemplateSources> ReadTemplateSources(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
-  return SourceOf(folder, config);
+  return SourcesOf(folder, config);
+}
+
+bool AsksForDate(const TemplateSources& sources) {
+  const auto asks = [](const std::string& source) { return source.find("strftime_now") != std::string::npos; };
+  return !sources.empty() && (asks(sources.chat) || asks(sources.tool_use));
 }
 
 std::string WithPinnedDate(const std::string& source, const std::string& date) {
@@ -94,37 +108,30 @@ std::string WithPinnedDate(const std::string& source, const std::string& date) {
 
 void ChatTemplate::Free::operator()(LuthierTemplate* compiled) const { luthier_template_free(compiled); }
 
-absl::StatusOr<ChatTemplate> ChatTemplate::Load(const std::string& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
-  LUTHIER_ASSIGN_OR_RETURN(const std::string source, SourceOf(folder, config));
-  const auto compile = [&](const std::string& of) -> absl::StatusOr<ChatTemplate> {
-    absl::StatusOr<ChatTemplate> compiled = Compile(of, SpecialTokenVariables(config));
-    if (compiled.ok()) return compiled;
-    return absl::InvalidArgumentError(absl::StrCat(folder, ": ", compiled.status().message()));
-  };
-  LUTHIER_ASSIGN_OR_RETURN(ChatTemplate loaded, compile(source));
-  // A file takes the place of the whole list.
-  const std::string tool_use = TemplateOfConfig(config, kToolUse);
-  if (tool_use.empty() || source != TemplateOfConfig(config, kDefault)) return loaded;
-  LUTHIER_ASSIGN_OR_RETURN(ChatTemplate with_tools, compile(tool_use));
-  loaded.with_tools_ = std::make_unique<ChatTemplate>(std::move(with_tools));
-  return loaded;
+absl::StatusOr<ChatTemplate> ChatTemplate::CompileAll(const TemplateSources& sources,
+                                                      const OrderedJson& special_tokens) {
+  LUTHIER_ASSIGN_OR_RETURN(ChatTemplate compiled, Compile(sources.chat, special_tokens));
+  if (sources.tool_use.empty()) return compiled;
+  LUTHIER_ASSIGN_OR_RETURN(ChatTemplate with_tools, Compile(sources.tool_use, special_tokens));
+  compiled.with_tools_ = std::make_unique<ChatTemplate>(std::move(with_tools));
+  return compiled;
 }
 
-absl::StatusOr<std::optional<ChatTemplate>> ChatTemplate::OfJob(const std::string& folder, const std::string& source,
+absl::StatusOr<std::optional<ChatTemplate>> ChatTemplate::OfJob(const std::string& folder, const TemplateSources& own,
                                                                 const std::string& date) {
-  absl::StatusOr<ChatTemplate> loaded = absl::NotFoundError("");
-  if (source.empty()) {
-    loaded = Load(folder);
-  } else {
-    LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
-    loaded = Compile(source, SpecialTokenVariables(config));
-    if (!loaded.ok()) return absl::InvalidArgumentError(absl::StrCat("chat_template: ", loaded.status().message()));
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+  TemplateSources sources = own;
+  if (own.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(sources, SourcesOf(folder, config));
   }
-  if (absl::IsNotFound(loaded.status())) return std::optional<ChatTemplate>();
-  LUTHIER_RETURN_IF_ERROR(loaded.status());
-  if (!date.empty()) loaded->now_ = absl::StrCat(date, "T12:34:56");
-  return std::optional<ChatTemplate>(*std::move(loaded));
+  if (sources.empty()) return std::optional<ChatTemplate>();
+  absl::StatusOr<ChatTemplate> compiled = CompileAll(sources, SpecialTokenVariables(config));
+  if (!compiled.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(own.empty() ? folder : "chat_template", ": ", compiled.status().message()));
+  }
+  if (!date.empty()) compiled->now_ = absl::StrCat(date, "T12:34:56");
+  return std::optional<ChatTemplate>(*std::move(compiled));
 }
 
 absl::StatusOr<std::string> TemplateSource(const std::string& text_or_path) {
@@ -151,7 +158,6 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Compile(const std::string& source, co
   }
   ChatTemplate compiled(handle);
   compiled.has_generation_tag_ = has_generation_tag;
-  compiled.uses_date_ = source.find("strftime_now") != std::string::npos;
   if (const std::string date = PinnedDate(source); !date.empty()) compiled.now_ = absl::StrCat(date, "T12:34:56");
   return compiled;
 }

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "lib/text/json.h"
+#include "lib/text/template_source.h"
 #include "lib/text/tokenizer.h"
 
 struct LuthierTemplate;  // owned by the Rust crate, see rust/src/lib.rs
@@ -36,13 +37,11 @@ class ChatTemplate {
     OrderedJson variables;  // object of further variables, such as {"enable_thinking": false}, or null
   };
 
-  // Reads `folder`/chat_template.jinja, else `chat_template` of tokenizer_config.json (of several the one
-  // named "default", and for conversations with tools the one named "tool_use"). NOT_FOUND if the base model has none;
-  // INVALID_ARGUMENT with file and line if it does not compile.
-  static absl::StatusOr<ChatTemplate> Load(const std::string& folder);
-  // The template that a job renders with: `source` if it has one of its own, with the folder's special tokens, else the
-  // folder's; nothing if there is neither. `date` (YYYY-MM-DD): what `strftime_now` says; empty: 2024-07-26.
-  static absl::StatusOr<std::optional<ChatTemplate>> OfJob(const std::string& folder, const std::string& source,
+  // The template that a job renders with: `own` if it has one, with the folder's special tokens, else the folder's
+  // (ReadTemplateSources), of which that for tools renders conversations with tools; nothing if there is neither.
+  // `date` (YYYY-MM-DD): what `strftime_now` says; empty: 2024-07-26. INVALID_ARGUMENT naming field or folder, and the
+  // line, if a template does not compile.
+  static absl::StatusOr<std::optional<ChatTemplate>> OfJob(const std::string& folder, const TemplateSources& own,
                                                            const std::string& date);
   // `special_tokens`: object of the variables bos_token, eos_token, … that the template may use.
   static absl::StatusOr<ChatTemplate> Compile(const std::string& source, const OrderedJson& special_tokens);
@@ -58,19 +57,17 @@ class ChatTemplate {
 
   // True if the source marks the assistant's turns with {% generation %}.
   bool has_generation_tag() const { return has_generation_tag_; }
-  // Whether what is rendered may depend on the date, but for a template for tools.
-  bool uses_date() const { return uses_date_; }
 
  private:
   struct Free {
     void operator()(LuthierTemplate* compiled) const;
   };
   explicit ChatTemplate(LuthierTemplate* handle) : handle_(handle) {}
+  static absl::StatusOr<ChatTemplate> CompileAll(const TemplateSources& sources, const OrderedJson& special_tokens);
 
   std::unique_ptr<LuthierTemplate, Free> handle_;
   std::unique_ptr<ChatTemplate> with_tools_;  // renders conversations with tools; null: this one does
   bool has_generation_tag_ = false;
-  bool uses_date_ = false;
   // What `strftime_now` says. Pinned, so that a dataset is the same text on every day.
   std::string now_ = "2024-07-26T12:34:56";
 };

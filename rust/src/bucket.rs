@@ -1,4 +1,4 @@
-//! Objects of a bucket (S3, Azure) behind a C interface; the C side is `lib/artifact/bucket_api.h`.
+//! Objects of a bucket (S3, Azure, Google Cloud Storage) behind a C interface; the C side is `lib/artifact/bucket_api.h`.
 //!
 //! Functions block, and may be called from any thread. What is asynchronous runs on one small runtime of this module and
 //! does not cross the border. Keys are names beneath the bucket's prefix, with `/` between.
@@ -10,6 +10,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::path::Path;
 use object_store::signer::{Method, Signer};
 use object_store::{
@@ -24,9 +25,9 @@ const NOT_FOUND: i32 = 2;
 const EXISTS: i32 = 3;
 const DENIED: i32 = 4;
 
-/// Azure's word for parts that it no longer has, since an upload of the same object was completed meanwhile: another one,
-/// or an earlier try of this one whose answer was lost.
-const PARTS_FORGOTTEN: &str = "InvalidBlockList";
+/// The words of Azure, and of the others, for parts that they no longer have, since an upload was completed meanwhile: an
+/// earlier try of this one whose answer was lost, or (Azure) another one of the same object.
+const PARTS_FORGOTTEN: [&str; 2] = ["InvalidBlockList", "NoSuchUpload"];
 
 /// Parts of one upload that are on their way: memory is this many and the one that is being filled.
 const PARTS_UNDER_WAY: usize = 2;
@@ -151,6 +152,27 @@ fn open_azure(container: &str, options: &LuthierBucketOptions) -> Result<Arc<dyn
     Ok(Arc::new(store))
 }
 
+fn open_gcs(bucket: &str, options: &LuthierBucketOptions) -> Result<Arc<dyn Cloud>, Failure> {
+    let builder = GoogleCloudStorageBuilder::from_env();
+    let key = builder.get_config_value(&GoogleConfigKey::ServiceAccountKey);
+    if key.is_some_and(|key| !key.trim_start().starts_with('{')) {
+        // The parser's message would repeat it where it stands in quotes.
+        let reason = "GOOGLE_SERVICE_ACCOUNT_KEY is not the content of a key file";
+        return Err(reason.to_string().into());
+    }
+    // This builder, unlike the others, allows plain HTTP unless it is told not to.
+    let plain = is_plain(builder.get_config_value(&GoogleConfigKey::BaseUrl));
+    let allow_http = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+    let timeout = GoogleConfigKey::Client(ClientConfigKey::Timeout);
+    let store = builder
+        .with_bucket_name(bucket)
+        .with_config(allow_http, plain.to_string())
+        .with_config(timeout, options.timeout())
+        .with_retry(options.retry())
+        .build()?;
+    Ok(Arc::new(store))
+}
+
 /// Credentials, region and endpoint come from the environment, or from the machine's role, and from nowhere else.
 fn open(
     scheme: &str,
@@ -163,6 +185,7 @@ fn open(
     let store = match scheme {
         "s3" => open_s3(name, options)?,
         "az" => open_azure(name, options)?,
+        "gs" => open_gcs(name, options)?,
         _ => return Err(format!("there is no client for {scheme}://").into()),
     };
     Ok(Bucket {
@@ -207,7 +230,9 @@ impl Upload {
             return Ok(());
         };
         let failure = Failure::from(error);
-        let forgotten = failure.message.contains(PARTS_FORGOTTEN);
+        let forgotten = PARTS_FORGOTTEN
+            .iter()
+            .any(|word| failure.message.contains(word));
         Err(Failure {
             code: if forgotten { EXISTS } else { failure.code },
             ..failure
@@ -246,7 +271,7 @@ pub unsafe extern "C" fn luthier_bucket_free(bucket: *mut Bucket) {
     }
 }
 
-/// Stores a small object under a key that has none (`If-None-Match: *`).
+/// Stores a small object under a key that has none (`If-None-Match: *`; Google: `x-goog-if-generation-match: 0`).
 #[no_mangle]
 pub unsafe extern "C" fn luthier_bucket_put_new(
     bucket: *const Bucket,
@@ -422,8 +447,8 @@ pub unsafe extern "C" fn luthier_upload_complete(
     guarded(error, || runtime().block_on((*upload).complete()))
 }
 
-/// Frees it; if it was not completed, what was sent of it is removed (S3: AbortMultipartUpload), or will be (Azure, after a
-/// week).
+/// Frees it; if it was not completed, what was sent of it is removed (S3, Google: AbortMultipartUpload), or will be
+/// (Azure, after a week).
 #[no_mangle]
 pub unsafe extern "C" fn luthier_upload_free(
     upload: *mut Upload,

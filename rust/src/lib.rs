@@ -1,8 +1,9 @@
 //! Tokenizers, chat templates, object stores and Parquet behind a C interface; the C side is `lib/text/rust_api.h`,
 //! `lib/artifact/bucket_api.h` and `lib/dataset/parquet_api.h`.
 //!
-//! Every function returns 0, or a code of `Failure` with a message in `error`. No panic crosses the border. Texts come in
-//! as UTF-8 with a length and go out as buffers that the caller gives back to `luthier_buffer_free`.
+//! Functions return 0, or a code of `Failure` with a message in `error`; those that look a token up return what they found,
+//! or nothing. No panic crosses the border. Texts come in as UTF-8 with a length and go out as buffers that the caller gives
+//! back to `luthier_buffer_free`.
 
 mod bucket;
 mod columns;
@@ -105,6 +106,11 @@ unsafe fn guarded(error: *mut LuthierBuffer, body: impl FnOnce() -> Result<(), F
     };
     *error = buffer(failure.message);
     failure.code
+}
+
+/// For what has no message to give: `otherwise` if `body` panicked.
+fn guarded_or<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
 }
 
 thread_local! {
@@ -222,8 +228,10 @@ pub unsafe extern "C" fn luthier_tokenizer_decode(
 /// One more than the highest id, so that it bounds every id.
 #[no_mangle]
 pub unsafe extern "C" fn luthier_tokenizer_vocab_size(tokenizer: *const Tokenizer) -> i64 {
-    let highest = (*tokenizer).inner.get_vocab(true).into_values().max();
-    highest.map_or(0, |id| id as i64 + 1)
+    guarded_or(0, || {
+        let highest = (*tokenizer).inner.get_vocab(true).into_values().max();
+        highest.map_or(0, |id| id as i64 + 1)
+    })
 }
 
 /// -1 if there is no such token.
@@ -233,10 +241,12 @@ pub unsafe extern "C" fn luthier_tokenizer_token_to_id(
     data: *const u8,
     len: usize,
 ) -> i64 {
-    let id = text(data, len)
-        .ok()
-        .and_then(|token| (*tokenizer).inner.token_to_id(token));
-    id.map_or(-1, i64::from)
+    guarded_or(-1, || {
+        let id = text(data, len)
+            .ok()
+            .and_then(|token| (*tokenizer).inner.token_to_id(token));
+        id.map_or(-1, i64::from)
+    })
 }
 
 /// False if there is no such id.
@@ -246,10 +256,12 @@ pub unsafe extern "C" fn luthier_tokenizer_id_to_token(
     id: i32,
     out: *mut LuthierBuffer,
 ) -> bool {
-    let token = u32::try_from(id)
-        .ok()
-        .and_then(|id| (*tokenizer).inner.id_to_token(id));
-    token.map(|token| *out = buffer(token)).is_some()
+    guarded_or(false, || {
+        let token = u32::try_from(id)
+            .ok()
+            .and_then(|id| (*tokenizer).inner.id_to_token(id));
+        token.map(|token| *out = buffer(token)).is_some()
+    })
 }
 
 #[no_mangle]
@@ -257,7 +269,9 @@ pub unsafe extern "C" fn luthier_tokenizer_is_special(
     tokenizer: *const Tokenizer,
     id: i32,
 ) -> bool {
-    u32::try_from(id).is_ok_and(|id| (*tokenizer).special.contains(&id))
+    guarded_or(false, || {
+        u32::try_from(id).is_ok_and(|id| (*tokenizer).special.contains(&id))
+    })
 }
 
 /// `special_tokens`: a JSON object of variables such as `eos_token`.

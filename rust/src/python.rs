@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use minijinja::value::{Kwargs, ObjectRepr, Rest, Value, ValueKind};
 use minijinja::{filters, Environment, Error, ErrorKind, State};
 
-use crate::source::ITERATE;
+use crate::source::{ITERATE, KEPT};
 use crate::values::{is_generator, is_scalar, str_of, type_error, Generator, JsonStyle};
 
 pub fn install(env: &mut Environment<'static>) {
@@ -64,6 +64,7 @@ fn add_text_filters(env: &mut Environment<'static>) {
 
 fn add_sequence_filters(env: &mut Environment<'static>) {
     env.add_filter(ITERATE, |v: Value| iterate(&v));
+    env.add_filter(KEPT, kept);
     env.add_filter("length", length);
     env.add_filter("count", length);
     env.add_filter("list", |v: Value| {
@@ -164,6 +165,55 @@ fn length(value: Value) -> Result<usize, Error> {
             value.kind()
         ))),
     }
+}
+
+/// A row's data is nested 64 levels deep at most, and a template wraps little around it.
+const DEEPEST: usize = 100;
+/// What looking at a value may take. Without it a list that is added to itself forty times is looked at for hours.
+const MOST_ITEMS: usize = 1_000_000;
+
+/// A namespace is what carries a value from one turn of a loop to the next. Whoever prints, compares or frees a value calls itself
+/// once a level: of `{% set ns.x = [ns.x] %}` in a long loop the process would die, and of `{% set ns.x = ns %}` at once.
+fn kept(value: Value) -> Result<Value, Error> {
+    let mut items_left = MOST_ITEMS;
+    if is_shallow(&value, DEEPEST, &mut items_left) {
+        return Ok(value);
+    }
+    Err(type_error(format!(
+        "a namespace takes no value that is nested deeper than {DEEPEST} levels or has more than {MOST_ITEMS} items, and no namespace"
+    )))
+}
+
+/// `items_left`: how many more may be looked at.
+fn is_shallow(value: &Value, levels: usize, items_left: &mut usize) -> bool {
+    if is_generator(value) {
+        return true; // looking would use it up
+    }
+    let kind = value.kind();
+    if !matches!(kind, ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
+        return true;
+    }
+    let is_namespace = value
+        .as_object()
+        .is_some_and(|object| object.type_name().ends_with("::Namespace"));
+    if levels == 0 || is_namespace {
+        return false;
+    }
+    let Ok(mut items) = value.try_iter() else {
+        return true;
+    };
+    items.all(|item| {
+        if *items_left == 0 {
+            return false;
+        }
+        *items_left -= 1;
+        if kind != ValueKind::Map {
+            return is_shallow(&item, levels - 1, items_left);
+        }
+        value
+            .get_item(&item)
+            .map_or(true, |item| is_shallow(&item, levels - 1, items_left))
+    })
 }
 
 fn is_python_space(c: char) -> bool {

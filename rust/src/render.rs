@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::io;
 
+use minijinja::machinery::{tokenize, Token, WhitespaceConfig};
+use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
 use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value as Json};
@@ -12,8 +14,13 @@ use crate::{python, values};
 
 /// A conversation of a few megabytes takes well below a million instructions; a template that loops for ever stops here.
 const FUEL: u64 = 50_000_000;
-/// Longer than any context: a template that multiplies its input is stopped before memory is.
+/// Longer than any context. It bounds what is written, not the values that a template keeps: those can take all memory, or
+/// a stack that is too deep to free them, and that ends the process. So luthierd renders in one of its own (`server/rows`).
 const MAX_OUTPUT_BYTES: usize = 64 << 20;
+
+/// minijinja's parser and compiler call themselves for each operator of an expression and for each `elif`, without a limit, so
+/// that fifty thousand `not`s end the process. Of 279 published templates none has more than 55 parts in a tag, or 22 `elif`s.
+const MOST_PARTS: usize = 1000;
 
 const NAME: &str = "chat_template";
 
@@ -76,6 +83,7 @@ impl ChatTemplate {
             _ => return Err("special tokens are not a JSON object".into()),
         };
         let rewritten = rewrite(source);
+        check_parts(&rewritten.source)?;
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -138,6 +146,36 @@ impl ChatTemplate {
         }
         Value::from_serialize(Json::Object(variables))
     }
+}
+
+/// What the lexer does not take is reported by the parser, which comes to it after what is counted here.
+fn check_parts(source: &str) -> Result<(), String> {
+    let (mut parts, mut branches) = (0, 0);
+    let tokens = tokenize(
+        source,
+        false,
+        SyntaxConfig::default(),
+        WhitespaceConfig::default(),
+    );
+    for (token, span) in tokens.map_while(Result::ok) {
+        match token {
+            Token::VariableStart | Token::BlockStart => parts = 0,
+            Token::Ident("elif") => branches += 1,
+            _ => parts += 1,
+        }
+        if parts.max(branches) > MOST_PARTS {
+            return Err(format!(
+                "chat template, line {}: has more than {MOST_PARTS} {}; make it simpler",
+                span.start_line,
+                if parts > MOST_PARTS {
+                    "parts in one tag"
+                } else {
+                    "`elif`s"
+                }
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Null keys removed, and a model's reasoning under each of the names that templates know it by.

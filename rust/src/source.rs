@@ -5,6 +5,9 @@ pub const GENERATION: &str = "__luthier_generation";
 /// Filter that refuses what Python cannot iterate, see `python.rs`.
 pub const ITERATE: &str = "__luthier_iterate";
 
+/// Filter that refuses what a namespace must not keep, see `python.rs`.
+pub const KEPT: &str = "__luthier_kept";
+
 pub struct Rewritten {
     pub source: String,
     pub has_generation: bool,
@@ -14,7 +17,8 @@ pub struct Rewritten {
 /// - `{% generation %}…{% endgeneration %}` becomes a filter block inside `with`, so that a `set` does not leak, as in Jinja2;
 ///   the tag's own `-` and `+` stay on the outer edges, so white space is controlled as before;
 /// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`;
-/// - `{% set ns.x = EXPR %}` also reads `ns`: minijinja's macros see only outer variables that they read.
+/// - `{% set ns.x = EXPR %}` becomes `{% set ns.x = ((EXPR)|kept) if ns is defined %}`: minijinja's macros see only outer
+///   variables that they read.
 pub fn rewrite(source: &str) -> Rewritten {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() + 64);
@@ -133,7 +137,10 @@ fn visible_set(code: &str) -> String {
         .trim()
         .split_once('.')
     {
-        Some((namespace, _)) => format!("{target}= ({}) if {namespace} is defined ", value.trim()),
+        Some((namespace, _)) => format!(
+            "{target}= (({})|{KEPT}) if {namespace} is defined ",
+            value.trim()
+        ),
         None => code.to_string(),
     }
 }

@@ -4,6 +4,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 
@@ -64,6 +65,12 @@ std::string CrashText(const Job& job) {
 
 std::string LabelText(const std::map<std::string, std::string>& labels) {
   return absl::StrJoin(labels, ",", absl::PairFormatter("="));
+}
+
+std::string SizeText(int64_t bytes) {
+  const auto size = static_cast<double>(bytes);
+  if (bytes < 1'000'000) return absl::StrFormat("%.1f kB", size / 1e3);
+  return bytes < 1'000'000'000 ? absl::StrFormat("%.1f MB", size / 1e6) : absl::StrFormat("%.1f GB", size / 1e9);
 }
 
 std::string AttemptName(const Job& job) { return absl::StrCat("jobs/", job.id, "/attempts/", job.attempt); }

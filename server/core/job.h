@@ -159,7 +159,7 @@ struct Job {
   int64_t number = 0;  // in the order of creation; names its rows in the record
   std::string id;
   std::string base_model;  // id
-  std::string datasets;    // ids, separated by commas; and the name of the version whose adapter it goes on from
+  std::string datasets;    // ids, separated by commas; and the version whose adapter it goes on from or exports
   std::string model;       // under which the result is published
   int devices = 1;         // that an attempt needs
   int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // that it needs of each, if that is a CPU node or a GPU
@@ -188,7 +188,8 @@ struct Job {
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
   std::string model_version;
-  int64_t stored_step = 0;  // of its newest checkpoint in the store, from which another node can go on; 0: none
+  int64_t stored_step = 0;   // of its newest checkpoint in the store, from which another node can go on; 0: none
+  int64_t stored_bytes = 0;  // of that
   int64_t last_event = 0;
   int64_t last_report = 0;  // highest sequence of the current attempt that was recorded
   std::string report;       // newest progress, evaluations, failure: bytes of the layer above
@@ -205,6 +206,9 @@ std::string LabelText(const std::map<std::string, std::string>& labels);
 
 // "its trainer died on 3 nodes, n1, n2 and n3". Requires: it crashed on several.
 std::string CrashText(const Job& job);
+
+// "24.0 GB", "3.1 MB", "0.5 kB".
+std::string SizeText(int64_t bytes);
 
 // `jobs/J/attempts/N`.
 std::string AttemptName(const Job& job);

@@ -132,6 +132,17 @@ const std::string* JobTable::PublisherOf(const std::string& model) const {
   return job != nullptr && PublishesUnderItsId(*job) && MayPublish(*job) ? &job->tenant : nullptr;
 }
 
+absl::Time JobTable::OldestWaiting() const {
+  absl::Time oldest = absl::InfiniteFuture();
+  for (const auto& [tenant, waiting] : by_age_) oldest = std::min(oldest, (*waiting.begin())->create_time);
+  return oldest;
+}
+
+absl::Time JobTable::OldestWaitingOf(const std::string& tenant) const {
+  const auto found = by_age_.find(tenant);
+  return found == by_age_.end() ? absl::InfiniteFuture() : (*found->second.begin())->create_time;
+}
+
 JobTable::Load JobTable::LoadOf(const std::string& tenant) const {
   const auto found = loads_.find(tenant);
   return found == loads_.end() ? Load{} : found->second;
@@ -156,7 +167,8 @@ void JobTable::Index(const Job& job) {
   }
   if (IsWaiting(job.state)) {
     // Mostly the newest, and a million of them when the server starts: the hint spares the search for the place.
-    by_age_.insert(by_age_.end(), &job);
+    std::set<const Job*, AgeOrder>& waiting = by_age_[job.tenant];
+    waiting.insert(waiting.end(), &job);
     ++loads_[job.tenant].waiting;
     if (job.not_before == absl::InfinitePast()) {
       Queue& queue = queues_[{job.service_class, job.tenant}];
@@ -168,7 +180,9 @@ void JobTable::Index(const Job& job) {
   if (HoldsDevices(job.state)) {
     on_node_[job.node].insert(job.id);
     ++running_[static_cast<size_t>(job.service_class)];
-    loads_[job.tenant].running_devices += static_cast<int>(job.held.size());
+    Load& load = loads_[job.tenant];
+    load.running_devices += static_cast<int>(job.held.size());
+    if (IsStopping(job.state)) load.stopping_devices += static_cast<int>(job.held.size());
     if (job.max_parallel > 0) ++running_of_sweep_[job.sweep];
   }
 }
@@ -181,7 +195,9 @@ void JobTable::Unindex(const Job& job) {
     if (--publishers->second.jobs == 0) publishers_.erase(publishers);
   }
   if (IsWaiting(job.state)) {
-    by_age_.erase(&job);
+    const auto waiting = by_age_.find(job.tenant);
+    waiting->second.erase(&job);
+    if (waiting->second.empty()) by_age_.erase(waiting);
     --loads_[job.tenant].waiting;
     const auto queue = queues_.find({job.service_class, job.tenant});
     if (queue != queues_.end() && queue->second.erase(&job) > 0) {
@@ -195,7 +211,9 @@ void JobTable::Unindex(const Job& job) {
     found->second.erase(job.id);
     if (found->second.empty()) on_node_.erase(found);
     --running_[static_cast<size_t>(job.service_class)];
-    loads_[job.tenant].running_devices -= static_cast<int>(job.held.size());
+    Load& load = loads_[job.tenant];
+    load.running_devices -= static_cast<int>(job.held.size());
+    if (IsStopping(job.state)) load.stopping_devices -= static_cast<int>(job.held.size());
     if (job.max_parallel > 0 && --running_of_sweep_[job.sweep] == 0) running_of_sweep_.erase(job.sweep);
   }
 }

@@ -34,6 +34,8 @@ class JobTable {
   struct Load {
     int64_t waiting = 0;
     int running_devices = 0;
+    int stopping_devices = 0;  // of those, of attempts that were told to stop
+    int kept_devices() const { return running_devices - stopping_devices; }
   };
 
   // Null if there is none. A job that became terminal is here until Commit().
@@ -84,10 +86,9 @@ class JobTable {
   void AddFinished(JobState state, int64_t jobs) { counts_[static_cast<size_t>(state)] += jobs; }
   int64_t waiting() const { return count(JobState::kQueued) + count(JobState::kRecovering); }
   size_t size() const { return jobs_.size(); }
-  // When the job that waits longest was created; InfiniteFuture if none waits.
-  absl::Time OldestWaiting() const {
-    return by_age_.empty() ? absl::InfiniteFuture() : (*by_age_.begin())->create_time;
-  }
+  // When the job that waits longest was created, of all and of a tenant; InfiniteFuture if none waits.
+  absl::Time OldestWaiting() const;
+  absl::Time OldestWaitingOf(const std::string& tenant) const;
   Load LoadOf(const std::string& tenant) const;
   // Jobs that hold devices, of a sweep with a limit of them.
   int RunningOf(int64_t sweep) const;
@@ -129,8 +130,8 @@ class JobTable {
   struct AgeOrder {
     bool operator()(const Job* a, const Job* b) const { return a->number < b->number; }
   };
-  Queues queues_;                          // none of them empty
-  std::set<const Job*, AgeOrder> by_age_;  // all that wait
+  Queues queues_;                                                            // none of them empty
+  absl::flat_hash_map<std::string, std::set<const Job*, AgeOrder>> by_age_;  // all that wait, by tenant; none is empty
   std::set<const Job*, DelayOrder> delayed_;
   std::set<const Job*, DeadlineOrder> deadlines_;  // that have one and can miss it
   absl::flat_hash_map<std::string, std::set<std::string>> on_node_;

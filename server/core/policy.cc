@@ -4,6 +4,7 @@
 #include <cmath>
 #include <optional>
 #include <queue>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -155,32 +156,45 @@ std::vector<int> TakeFree(const Job& job, int count, NodeView& view) {
   return devices;
 }
 
+// What was decided in this cycle stops for nobody.
+void AddRelease(const Job& job, absl::Time end, NodeView& view) {
+  view.releases.push_back({end, job.devices, nullptr, job.tenant});
+}
+
 void Take(NodeView& view, const Job& job, absl::Time now, Decision& decision) {
   decision.node = view.node->id;
   decision.devices = TakeFree(job, job.devices, view);
-  view.releases.push_back({now + ExpectedDuration(job), job.devices});
+  AddRelease(job, now + ExpectedDuration(job), view);
 }
 
-// What has to stop on a node for the job, besides what stops already: the least urgent, then the newest, which has
-// least to lose. None if that is not enough.
-std::optional<std::vector<const Job*>> VictimsFor(const Job& job, const NodeView& view) {
-  std::vector<const Job*> candidates;
-  for (const Release& release : view.releases) {
-    const Job* other = release.preemptible;
-    if (other != nullptr && other->service_class > job.service_class) candidates.push_back(other);
-  }
-  std::sort(candidates.begin(), candidates.end(), [](const Job* a, const Job* b) {
-    return std::tie(b->service_class, a->priority, b->attempt_start, b->number) <
-           std::tie(a->service_class, b->priority, a->attempt_start, a->number);
-  });
+using Tenants = std::map<std::string, TenantView>;
+
+// Whether an attempt may be stopped for the job, when its tenant loses `taken` devices already. `own`: the job is
+// within the guarantee of its tenant. What another tenant has within its guarantee is never taken: the two would stop
+// one another in turn.
+bool MayStopFor(const Job& job, bool own, const Job& other, const Tenants& tenants, int taken = 0) {
+  const bool more_urgent = other.service_class > job.service_class;
+  if (other.tenant == job.tenant) return more_urgent;
+  if (!more_urgent && !own) return false;
+  const auto theirs = tenants.find(other.tenant);
+  return theirs == tenants.end() || theirs->second.Borrows(taken + other.devices);
+}
+
+// As many of the candidates, in their order, as make room for the job on their node besides what stops already. None if
+// that is not enough.
+std::optional<std::vector<const Job*>> EnoughOf(const std::vector<const Job*>& candidates, const Job& job, bool own,
+                                                const NodeView& view, const Tenants& tenants) {
   const auto gain = [&](const Job& victim) {
     return view.node->memory.empty() ? victim.devices : CountLargeEnough(victim.held, *view.node, job);
   };
   int missing = job.devices - FreeFor(job, view) - view.stopping;
   std::vector<const Job*> victims;
+  std::map<std::string, int> taken;  // devices, by tenant
   for (const Job* candidate : candidates) {
     if (missing <= 0) break;
-    if (gain(*candidate) == 0) continue;
+    int& lost = taken[candidate->tenant];
+    if (gain(*candidate) == 0 || !MayStopFor(job, own, *candidate, tenants, lost)) continue;
+    lost += candidate->devices;
     victims.push_back(candidate);
     missing -= gain(*candidate);
   }
@@ -194,6 +208,26 @@ std::optional<std::vector<const Job*>> VictimsFor(const Job& job, const NodeView
   return victims;
 }
 
+// What has to stop on a node for the job: the least urgent, then the newest, which has least to lose. None if that is
+// not enough.
+std::optional<std::vector<const Job*>> VictimsFor(const Job& job, bool own, const NodeView& view,
+                                                  const Tenants& tenants) {
+  std::vector<const Job*> candidates;
+  for (const Release& release : view.releases) {
+    const Job* other = release.preemptible;
+    if (other != nullptr && MayStopFor(job, own, *other, tenants)) candidates.push_back(other);
+  }
+  std::sort(candidates.begin(), candidates.end(), [](const Job* a, const Job* b) {
+    return std::tie(b->service_class, a->priority, b->attempt_start, b->number) <
+           std::tie(a->service_class, b->priority, a->attempt_start, a->number);
+  });
+  if (auto victims = EnoughOf(candidates, job, own, view, tenants)) return victims;
+  // A small one may leave its tenant too little for a large one to go that would have been enough alone.
+  std::stable_sort(candidates.begin(), candidates.end(),
+                   [](const Job* a, const Job* b) { return a->devices > b->devices; });
+  return EnoughOf(candidates, job, own, view, tenants);
+}
+
 // A node that will have room for a job, once what has to stop for it has stopped.
 struct Room {
   NodeView* view;
@@ -201,8 +235,8 @@ struct Room {
 };
 
 // The one where the least urgent stop, and the fewest.
-std::optional<Room> CheapestRoom(const Job& job, std::vector<NodeView>& nodes,
-                                 const std::optional<Reservation>& reservation, absl::Time now) {
+std::optional<Room> CheapestRoom(const Job& job, bool own, Snapshot& snapshot,
+                                 const std::optional<Reservation>& reservation) {
   std::optional<Room> best;
   const auto cost = [](const Room& room) {
     ServiceClass most_urgent = ServiceClass::kBackground;
@@ -213,9 +247,9 @@ std::optional<Room> CheapestRoom(const Job& job, std::vector<NodeView>& nodes,
     }
     return std::make_tuple(-static_cast<int>(most_urgent), devices, room.victims.size(), room.view->node->id);
   };
-  for (NodeView& view : nodes) {
-    if (!CouldRun(job, *view.node) || !LeavesReservation(job, view, reservation, now)) continue;
-    std::optional<std::vector<const Job*>> victims = VictimsFor(job, view);
+  for (NodeView& view : snapshot.nodes) {
+    if (!CouldRun(job, *view.node) || !LeavesReservation(job, view, reservation, snapshot.now)) continue;
+    std::optional<std::vector<const Job*>> victims = VictimsFor(job, own, view, snapshot.tenants);
     if (!victims) continue;
     Room room{&view, *std::move(victims)};
     if (!best || cost(room) < cost(*best)) best = std::move(room);
@@ -224,10 +258,11 @@ std::optional<Room> CheapestRoom(const Job& job, std::vector<NodeView>& nodes,
 }
 
 // Keeps the room for the job: nothing that comes behind it may have it.
-void Promise(const Room& room, const Job& job, absl::Time now) {
+void Promise(const Room& room, const Job& job, Snapshot& snapshot) {
   NodeView& view = *room.view;
   for (const Job* victim : room.victims) {
     view.stopping += victim->devices;
+    snapshot.tenants[victim->tenant].kept_devices -= victim->devices;
     view.releases.erase(std::find_if(view.releases.begin(), view.releases.end(),
                                      [&](const Release& release) { return release.preemptible == victim; }));
   }
@@ -235,10 +270,12 @@ void Promise(const Room& room, const Job& job, absl::Time now) {
   view.stopping -= from_stopping;
   // Fewer may be free of that size than counted, if what stops gives back others.
   TakeFree(job, std::min(job.devices - from_stopping, FreeFor(job, view)), view);
-  view.releases.push_back({now + ExpectedDuration(job), job.devices});
+  AddRelease(job, snapshot.now + ExpectedDuration(job), view);
 }
 
-void Charge(TenantView& tenant, const Job& job) {
+// `devices`: those of the tenant that the job adds to, at once or when room is made.
+void Charge(TenantView& tenant, const Job& job, int& devices) {
+  devices += job.devices;
   tenant.running_devices += job.devices;
   tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(job)) * job.devices;
 }
@@ -252,8 +289,9 @@ NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
 void StartIn(const Decision& decision, double slower, Snapshot& snapshot) {
   NodeView& view = ViewOf(decision.node, snapshot);
   for (const int device : decision.devices) view.free.erase(std::find(view.free.begin(), view.free.end(), device));
-  view.releases.push_back({snapshot.now + ExpectedDuration(*decision.job) * slower, decision.job->devices});
-  Charge(snapshot.tenants[decision.job->tenant], *decision.job);
+  AddRelease(*decision.job, snapshot.now + ExpectedDuration(*decision.job) * slower, view);
+  TenantView& tenant = snapshot.tenants[decision.job->tenant];
+  Charge(tenant, *decision.job, tenant.kept_devices);
   for (auto& waiting : snapshot.waiting) {
     for (auto& [id, jobs] : waiting) jobs.erase(std::remove(jobs.begin(), jobs.end(), decision.job), jobs.end());
   }
@@ -262,7 +300,9 @@ void StartIn(const Decision& decision, double slower, Snapshot& snapshot) {
 // What was preempted may come back later than this says.
 void StopIn(const Job& victim, NodeView& view, absl::Time now) {
   for (Release& release : view.releases) {
-    if (release.preemptible == &victim) release = {now, release.devices};
+    if (release.preemptible != &victim) continue;
+    release.end = now;
+    release.preemptible = nullptr;
   }
 }
 
@@ -275,11 +315,123 @@ void ReleaseUntil(absl::Time time, Snapshot& snapshot) {
         ++release;
         continue;
       }
+      if (const auto tenant = snapshot.tenants.find(release->tenant); tenant != snapshot.tenants.end()) {
+        tenant->second.running_devices -= release->devices;
+        tenant->second.kept_devices -= release->devices;
+      }
       for (int i = 0; i < release->devices; ++i) view.free.push_back(view.free.empty() ? 0 : view.free.back() + 1);
       release = view.releases.erase(release);
     }
   }
 }
+
+bool HasGuarantees(const Snapshot& snapshot) {
+  return std::any_of(snapshot.tenants.begin(), snapshot.tenants.end(),
+                     [](const auto& tenant) { return tenant.second.guaranteed_devices > 0; });
+}
+
+// One look at everything that waits. What is decided for a job changes what those behind it can have.
+class Cycle {
+ public:
+  using Jobs = std::set<const Job*>;
+
+  // `passed_over`: jobs that are known to get nothing, and hold up none within the guarantee of their tenant.
+  Cycle(Snapshot snapshot, const Jobs& passed_over) : snapshot_(std::move(snapshot)), passed_over_(passed_over) {}
+
+  // Jobs within the guarantee of their tenant come first, so that nobody borrows again what was taken back for them.
+  // One that would go beyond it waits among the others. It holds up none behind it that is within, unless that is less
+  // urgent: what it stops of its own tenant would else come before it, and have the same devices again.
+  std::vector<Decision> Run() {
+    for (const bool own : {true, false}) {
+      if (own && !HasGuarantees(snapshot_)) continue;
+      for (const auto& waiting : snapshot_.waiting) LookAt(waiting, own);
+    }
+    return std::move(decisions_);
+  }
+  // Of the jobs beyond the guarantee that held up others within it, those that got nothing all the same.
+  Jobs HeldUpForNothing(const std::vector<Decision>& decisions) const {
+    Jobs jobs;
+    for (const Decision& decision : decisions) {
+      const bool got_nothing = decision.wait != Wait::kNone && decision.wait != Wait::kMakingRoom;
+      if (got_nothing && beyond_.count(decision.job) > 0 && held_up_.count(decision.job->tenant) > 0)
+        jobs.insert(decision.job);
+    }
+    return jobs;
+  }
+
+ private:
+  void LookAt(const std::map<std::string, std::vector<const Job*>>& waiting, bool own) {
+    FairOrder order(waiting, snapshot_.tenants);
+    while (const Job* job = order.Next()) {
+      if (own ? ComesFirst(*job) : decided_.count(job) == 0) {
+        if (own) decided_.insert(job);
+        decisions_.push_back(DecisionFor(*job, own));
+      }
+      order.Return();
+    }
+  }
+
+  bool IsAtLimit(const Job& job) {
+    const TenantView& tenant = snapshot_.tenants[job.tenant];
+    return tenant.max_devices > 0 && tenant.running_devices + job.devices > tenant.max_devices;
+  }
+  bool IsOwn(const Job& job) { return snapshot_.tenants[job.tenant].Guarantees(job.devices) && !IsAtLimit(job); }
+  // Whether the job is within the guarantee of its tenant, and behind nothing more urgent beyond it. Requires that
+  // classes are looked at from the most urgent on.
+  bool ComesFirst(const Job& job) {
+    if (!IsOwn(job)) {
+      if (passed_over_.count(&job) > 0) return false;
+      beyond_.insert(&job);
+      most_urgent_beyond_.try_emplace(job.tenant, job.service_class);
+      return false;
+    }
+    const auto beyond = most_urgent_beyond_.find(job.tenant);
+    if (beyond == most_urgent_beyond_.end() || beyond->second == job.service_class) return true;
+    held_up_.insert(job.tenant);
+    return false;
+  }
+
+  Decision DecisionFor(const Job& job, bool own) {
+    Decision decision{&job};
+    TenantView& tenant = snapshot_.tenants[job.tenant];
+    if (IsAtLimit(job)) {
+      decision.wait = Wait::kTenantLimit;
+    } else if (!own && awaited_.count(job.tenant) > 0) {
+      // What the tenant borrowed now would be its own when the room is there, and the job that waits for it no more.
+      decision.wait = WhyNot(job, snapshot_.nodes);
+    } else if (NodeView* view = BestNode(job, snapshot_.nodes, reservation_, snapshot_.now)) {
+      if (reservation_ && reservation_->node == view && snapshot_.now + ExpectedDuration(job) > reservation_->start) {
+        reservation_->spare -= job.devices;
+      }
+      Take(*view, job, snapshot_.now, decision);
+      Charge(tenant, job, tenant.kept_devices);
+    } else if (const auto room = CheapestRoom(job, own, snapshot_, reservation_)) {
+      Promise(*room, job, snapshot_);
+      Charge(tenant, job, tenant.promised_devices);
+      if (own) awaited_.insert(job.tenant);
+      decision.wait = Wait::kMakingRoom;
+      decision.node = room->view->node->id;
+      decision.preempted = room->victims;
+    } else {
+      decision.wait = WhyNot(job, snapshot_.nodes);
+      if (!reservation_) {
+        reservation_ = Reserve(job, snapshot_.nodes, snapshot_.now);
+        if (reservation_) decision.not_before = reservation_->start;
+      }
+    }
+    return decision;
+  }
+
+  Snapshot snapshot_;
+  const Jobs& passed_over_;
+  std::optional<Reservation> reservation_;                  // of the first that can have nothing
+  Jobs decided_;                                            // within the guarantee of their tenants
+  Jobs beyond_;                                             // those that may hold up less urgent ones within it
+  std::map<std::string, ServiceClass> most_urgent_beyond_;  // by tenant, of those
+  std::set<std::string> held_up_;                           // tenants of which a job is held up so
+  std::set<std::string> awaited_;                           // tenants for whose own room is made
+  std::vector<Decision> decisions_;
+};
 
 }  // namespace
 
@@ -325,40 +477,19 @@ bool ComesBefore(const Job& a, const Job& b) {
   return key(a) < key(b);
 }
 
+// A job beyond the guarantee of its tenant holds up what is less urgent and within it only if it gets something. That
+// turns out at the end of a cycle, so there is another one in which those that got nothing hold up none; most often it
+// is the last.
 std::vector<Decision> Decide(Snapshot snapshot) {
-  std::vector<Decision> decisions;
-  std::optional<Reservation> reservation;
-  for (const auto& waiting : snapshot.waiting) {
-    FairOrder order(waiting, snapshot.tenants);
-    while (const Job* job = order.Next()) {
-      Decision decision{job};
-      TenantView& tenant = snapshot.tenants[job->tenant];
-      if (tenant.max_devices > 0 && tenant.running_devices + job->devices > tenant.max_devices) {
-        decision.wait = Wait::kTenantLimit;
-      } else if (NodeView* view = BestNode(*job, snapshot.nodes, reservation, snapshot.now)) {
-        if (reservation && reservation->node == view && snapshot.now + ExpectedDuration(*job) > reservation->start) {
-          reservation->spare -= job->devices;
-        }
-        Take(*view, *job, snapshot.now, decision);
-        Charge(tenant, *job);
-      } else if (const auto room = CheapestRoom(*job, snapshot.nodes, reservation, snapshot.now)) {
-        Promise(*room, *job, snapshot.now);
-        Charge(tenant, *job);
-        decision.wait = Wait::kMakingRoom;
-        decision.node = room->view->node->id;
-        decision.preempted = room->victims;
-      } else {
-        decision.wait = WhyNot(*job, snapshot.nodes);
-        if (!reservation) {
-          reservation = Reserve(*job, snapshot.nodes, snapshot.now);
-          if (reservation) decision.not_before = reservation->start;
-        }
-      }
-      decisions.push_back(std::move(decision));
-      order.Return();
-    }
+  Cycle::Jobs passed_over;
+  if (!HasGuarantees(snapshot)) return Cycle(std::move(snapshot), passed_over).Run();
+  while (true) {
+    Cycle cycle(snapshot, passed_over);
+    std::vector<Decision> decisions = cycle.Run();
+    const Cycle::Jobs for_nothing = cycle.HeldUpForNothing(decisions);
+    if (for_nothing.empty()) return decisions;
+    passed_over.insert(for_nothing.begin(), for_nothing.end());
   }
-  return decisions;
 }
 
 std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot) {

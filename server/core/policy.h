@@ -1,9 +1,10 @@
 // Which waiting job starts where, and why the others wait. Pure functions of a snapshot.
 //
-// Order: service classes strictly; within a class the tenant that has used least for its weight; within a tenant
-// priority, where a point is worth an hour of waiting. What fits nowhere has attempts of less urgent classes stop for
-// it where that costs least (preemption). The first job that cannot have even that gets a reservation, and what comes
-// after it starts only where it does not delay it (EASY backfill).
+// Order: what is within the guarantee of its tenant before what borrows; then service classes strictly; within a class
+// the tenant that has used least for its weight; within a tenant priority, where a point is worth an hour of waiting.
+// What fits nowhere has other attempts stop for it where that costs least (preemption): those of less urgent classes,
+// and, if it is within the guarantee of its tenant, those of tenants above theirs. The first job that cannot have even
+// that gets a reservation, and what comes after it starts only where it does not delay it (EASY backfill).
 #pragma once
 
 #include <array>
@@ -58,10 +59,13 @@ bool CouldRun(const Job& job, const Node& node);
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
 struct Tenant {
   std::string id;
-  double weight = 1;            // of its share, above 0
-  int max_devices = 0;          // at once; 0: no limit
-  int64_t max_queued_jobs = 0;  // 0: no limit
-  double usage = 0;             // at `usage_time`
+  double weight = 1;              // of its share, above 0
+  int max_devices = 0;            // at once; 0: no limit
+  int64_t max_queued_jobs = 0;    // 0: no limit
+  int guaranteed_devices = 0;     // that are its own when it wants them; others borrow them while it does not
+  int64_t max_storage_bytes = 0;  // 0: no limit
+  int64_t storage_bytes = 0;      // of its datasets, versions and stored checkpoints, each counted in full
+  double usage = 0;               // at `usage_time`
   absl::Time usage_time = absl::InfinitePast();
 
   double UsageAt(absl::Time now) const;
@@ -76,7 +80,8 @@ absl::Duration ExpectedDuration(const Job& job);
 struct Release {
   absl::Time end;
   int devices = 0;
-  const Job* preemptible = nullptr;  // its job, if it may be stopped for a more urgent one
+  const Job* preemptible = nullptr;  // its job, if it may be stopped for another one
+  std::string tenant = {};           // whose it is
 };
 
 // A node that can take attempts, and what of it is free.
@@ -92,12 +97,22 @@ struct TenantView {
   double weight = 1;
   int max_devices = 0;
   int running_devices = 0;
+  int guaranteed_devices = 0;
+  int kept_devices = 0;      // of those that run, without attempts that were told to stop
+  int promised_devices = 0;  // for which room is made in this cycle
+
+  // Whether so many more devices are its own.
+  bool Guarantees(int devices) const {
+    return guaranteed_devices > 0 && kept_devices + promised_devices + devices <= guaranteed_devices;
+  }
+  // Whether it can lose so many and has as many as are its own all the same.
+  bool Borrows(int devices) const { return guaranteed_devices == 0 || kept_devices - devices >= guaranteed_devices; }
 };
 
 struct Snapshot {
   absl::Time now;
   std::vector<NodeView> nodes;
-  std::map<std::string, TenantView> tenants;
+  std::map<std::string, TenantView> tenants;  // those with waiting jobs, and those with a guarantee
   // Waiting jobs by class (in the order of kServiceClasses) and tenant, in the tenant's order.
   std::array<std::map<std::string, std::vector<const Job*>>, kServiceClasses.size()> waiting;
 };

@@ -95,11 +95,13 @@ const Job& State::Apply(const Job& job, JobInput input, const std::string& messa
     unsettled_ = true;
   }
   if (IsWaiting(*next)) unsettled_ = true;
-  if (IsTerminal(*next) && job.stored_step > 0)
+  if (IsTerminal(*next) && job.stored_step > 0) {
     writes_.checkpoints.push_back({job.number, job.attempt, job.stored_step, std::nullopt});
+    CountStored(job.tenant, -job.stored_bytes);
+  }
   jobs_.Update(job, [&](Job& j) {
     j.state = *next;
-    if (IsTerminal(*next)) j.stored_step = 0;
+    if (IsTerminal(*next)) j.stored_step = j.stored_bytes = 0;
     if (!HoldsDevices(*next)) j.held.clear();
     if (IsWaiting(*next)) j.waiting_since = now;
     if (IsTerminal(*next)) j.end_time = now;

@@ -52,8 +52,14 @@ inline constexpr absl::Duration kQuarantine = absl::Minutes(10);
 // What dies within so little time died together, with its agent or its machine, and says as much as one.
 inline constexpr absl::Duration kIncident = absl::Seconds(5);
 
-// Delay before the attempt that follows the `lost`-th lost one (from 1): 1 s, then 10 s doubling up to 10 min.
+// Delay before the attempt that follows the `lost`-th lost one (from 1), at most: 1 s, then 10 s doubling up to 10 min.
+// The first loss is mostly an agent that was started again, or a node that was silent for a lease already: ten seconds
+// more would help nobody who has that node only. The pauses are for a fault that stays, and the second loss is its
+// first sign.
 absl::Duration RetryDelay(int lost);
+// That of a job which has just lost its attempt: up to a quarter shorter, for jobs that were lost together not to load
+// their inputs and checkpoints at one moment. By number and attempt, so that a run can be repeated.
+absl::Duration RetryDelayOf(const Job& job);
 
 // A line of a job's history; `payload` is bytes of the layer above.
 struct Event {
@@ -76,6 +82,7 @@ struct ModelVersion {
   std::string base_model;
   absl::Time create_time;
   std::string payload;  // kind and files, bytes of the layer above
+  int64_t bytes = 0;    // of its files
 };
 
 // "models/m/versions/1".
@@ -94,6 +101,13 @@ struct Resource {
   std::string id;
   absl::Time create_time;
   std::string payload;
+  std::string tenant;  // whose storage it takes; empty: nobody's (base models are everybody's)
+  int64_t bytes = 0;   // of its files
+};
+// Whose storage something takes, and how much of it.
+struct Stored {
+  std::string tenant;  // empty: nobody's
+  int64_t bytes = 0;
 };
 // "datasets/d" or "baseModels/b".
 std::string ResourceName(ResourceKind kind, const std::string& id);
@@ -193,6 +207,7 @@ struct Effect {
 struct StoredCheckpoint {
   int64_t step = 0;
   std::string payload;  // bytes of the layer above
+  int64_t bytes = 0;    // of its files
 };
 
 // What an attempt reported, already understood by the layer above.
@@ -205,6 +220,7 @@ struct Report {
   std::string message;                      // of the change of state
   std::optional<absl::Duration> time_left;  // as a progress report says
   std::string version_payload;              // for kArtifactStored
+  int64_t version_bytes = 0;
   std::optional<StoredCheckpoint> checkpoint;
   bool blames_node = false;  // of kAttemptFailed: by a fault of the node's hardware or disk
   bool crashed = false;      // of kAttemptLost: the trainer died of itself, not with agent or node
@@ -229,7 +245,7 @@ class State {
  public:
   struct Options {
     size_t max_live_jobs = 2000000;  // about 1 GB
-    // An attempt is not stopped for a more urgent job before it has run for so long: it has to get somewhere.
+    // An attempt is not stopped for another job before it has run for so long: it has to get somewhere.
     absl::Duration preempt_after = absl::Minutes(10);
   };
   State() = default;
@@ -247,7 +263,9 @@ class State {
     models_[model] = {tenant, version};
   }
   void LoadDeletedVersion(const std::string& name) { deleted_versions_.insert(name); }
-  void LoadResource(ResourceKind kind, const std::string& id) { resources_.insert(ResourceName(kind, id)); }
+  void LoadResource(ResourceKind kind, const std::string& id, Stored stored = {}) {
+    resources_[ResourceName(kind, id)] = std::move(stored);
+  }
   void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }
   void LoadDrained(const std::string& node) { drained_.insert(node); }
   void LoadQuarantine(const Quarantine& quarantine, absl::Time now);
@@ -290,8 +308,9 @@ class State {
   // Takes a job that is over from the record for a change within this batch.
   void Borrow(Job job);
 
-  // Weight and limits of a tenant; a tenant exists once it is named. Its usage stays.
-  void SetTenant(const Tenant& tenant, absl::Time now);
+  // Weight, limits and guarantee of a tenant; a tenant exists once it is named. Its usage and what it stores stay.
+  // Errors: INVALID_ARGUMENT for a guarantee above its limit.
+  absl::Status SetTenant(const Tenant& tenant, absl::Time now);
   // A drained node gets no attempts; `requeue`: those it has are stopped with a checkpoint and wait for another node.
   // Errors: NOT_FOUND for a node that was never connected.
   absl::Status Drain(const std::string& node, bool requeue, absl::Time now);
@@ -299,14 +318,17 @@ class State {
   absl::Status Undrain(const std::string& node);
   // Errors: NOT_FOUND for a version that does not exist.
   absl::Status SetAlias(Alias alias);
-  // `aliases`: of the model, as they are on record. Errors: NOT_FOUND; FAILED_PRECONDITION while one of them points to
-  // it, or a job that is not over goes on from it.
-  absl::Status DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases);
+  // `aliases`: of the model, as they are on record; `bytes`: that its files are counted with. Errors: NOT_FOUND;
+  // FAILED_PRECONDITION while one of them points to it, or a job that is not over goes on from it.
+  absl::Status DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases, int64_t bytes);
   // Only passed on to the record: who may call is not the state's business.
   void PutToken(Token token) { writes_.tokens.push_back(std::move(token)); }
 
-  // Errors: ALREADY_EXISTS.
+  // Errors: as CheckResource.
   absl::Status AddResource(ResourceKind kind, Resource resource);
+  // Whether it could be added now, before its bytes are sent. Errors: ALREADY_EXISTS; RESOURCE_EXHAUSTED if its tenant
+  // would store more than it may.
+  absl::Status CheckResource(ResourceKind kind, const Resource& resource) const;
   // Errors: NOT_FOUND; FAILED_PRECONDITION while a job that is not over uses it.
   absl::Status DeleteResource(ResourceKind kind, const std::string& id);
 
@@ -315,7 +337,7 @@ class State {
   // `leaving`: its agent is about to end. What an attempt that is not current any more still uses is given to nobody
   // until a heartbeat or the next Register no longer names it.
   void Heartbeat(const std::string& node, std::string inventory, Processes processes, bool leaving, absl::Time now);
-  void Disconnect(const std::string& node, absl::Time now);
+  void Disconnect(const std::string& node);
   // Records a report once. False if the attempt is not current: the agent has to end it.
   bool Record(Report report, absl::Time now);
   // The wall clock was set, or the machine slept: what is left of leases and delays stays as it is.
@@ -336,6 +358,8 @@ class State {
   std::vector<Tenant> tenants() const;
   // One with the default weight and no limits if it was never named.
   Tenant TenantOf(const std::string& id) const;
+  // Devices that are guaranteed to tenants, and those of the nodes that take work.
+  std::pair<int64_t, int64_t> GuaranteedAndThere() const;
   // What a tenant uses and may use, for people.
   std::string SummaryOf(const std::string& tenant, absl::Time now) const;
   const std::map<std::string, Node>& nodes() const { return nodes_; }
@@ -360,12 +384,19 @@ class State {
   void Preempt(const Job& job, const std::string& why, absl::Time now);
   // Whether something that waits may stop something that runs, for all that can be said without looking closer.
   bool LookForPreemption(absl::Time now);
+  // Whether a tenant has jobs waiting and less than is guaranteed to it.
+  bool SomeoneWantsItsOwn() const;
   // An attempt of the job died on the node for no reason of the job's.
   void Suspect(const std::string& node, const std::string& job, absl::Time now);
-  void Publish(const Job& job, std::string payload, absl::Time now);
+  void Publish(const Job& job, Report report, absl::Time now);
   void Start(const Decision& decision, absl::Time now);
   void Charge(const std::string& tenant, double device_seconds, absl::Time now);
   Tenant& ChangeTenant(const std::string& id);
+  // Counts bytes, below 0 for some that go. What a job that runs has to store is always taken, also beyond the limit of
+  // its tenant: only what users add is refused.
+  void CountStored(const std::string& tenant, int64_t bytes);
+  // RESOURCE_EXHAUSTED if the tenant may not store so much more; above 0.
+  absl::Status CheckStorage(const std::string& tenant, int64_t bytes) const;
   void Send(Effect::Kind kind, const Job& job);
   bool Exists(const std::string& resource) const;
   // A model is one tenant's: that of its versions, deleted ones too, and of the jobs that are going to publish some.
@@ -376,6 +407,7 @@ class State {
   void ExpireLeases(absl::Time now);
   void Schedule(absl::Time now);
   std::vector<NodeView> NodeViews(absl::Time now) const;
+  TenantView ViewOf(const std::string& tenant, absl::Time now) const;
 
   struct Model {
     std::string tenant;
@@ -384,11 +416,11 @@ class State {
 
   Options options_;
   JobTable jobs_;
-  std::map<std::string, Node> nodes_;       // in memory only but for quarantines: agents say what they are
-  std::map<std::string, Model> models_;     // that have versions
-  std::set<std::string> deleted_versions_;  // names
-  std::set<std::string> resources_;         // names
-  std::set<std::string> drained_;           // nodes
+  std::map<std::string, Node> nodes_;        // in memory only but for quarantines: agents say what they are
+  std::map<std::string, Model> models_;      // that have versions
+  std::set<std::string> deleted_versions_;   // names
+  std::map<std::string, Stored> resources_;  // by name
+  std::set<std::string> drained_;            // nodes
   std::map<std::string, Tenant> tenants_;
   std::set<std::string> changed_tenants_;
   // Of the last cycle, by number; none if it decided without looking at each job.

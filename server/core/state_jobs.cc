@@ -57,6 +57,7 @@ absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
                                                                         "; wait for one, or cancel one"));
     return WithQuota(WithReason(full, "TENANT_QUEUE_FULL"), "tenants/" + job.tenant);
   }
+  if (absl::Status status = CheckStorage(job.tenant, 1); !status.ok()) return status;
   for (const std::string& name : ResourcesOf(job)) {
     if (!Exists(name)) return DoesNotExist(name);
   }

@@ -1,5 +1,6 @@
 // Nodes, the attempts that they hold and what these report: sessions, leases, drains, quarantines and lost attempts.
 #include <algorithm>
+#include <cstdint>
 #include <iterator>
 #include <utility>
 
@@ -13,12 +14,27 @@ namespace {
 
 // Walking all nodes more often would find leases that ran out no sooner than anybody notices.
 constexpr absl::Duration kLeaseCheck = absl::Milliseconds(250);
+// Enough to spread jobs over seconds that were lost together; the pause stays what it is for.
+constexpr double kJitter = 0.25;
+
+// From 0 to 1, the same for the same seed: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+double Draw(uint64_t seed) {
+  uint64_t z = seed + 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
+}
 
 }  // namespace
 
 absl::Duration RetryDelay(int lost) {
   if (lost <= 1) return absl::Seconds(1);
   return std::min(absl::Minutes(10), absl::Seconds(10) * (1 << std::min(lost - 2, 10)));
+}
+
+absl::Duration RetryDelayOf(const Job& job) {
+  const double draw = Draw(static_cast<uint64_t>(job.number) << 20 ^ static_cast<uint64_t>(job.attempt));
+  return RetryDelay(job.lost_attempts) * (1 - kJitter * draw);
 }
 
 std::vector<std::string> State::Register(Node node, const std::vector<std::string>& attempts, absl::Time now) {
@@ -79,11 +95,12 @@ void State::Heartbeat(const std::string& id, std::string inventory, Processes pr
   }
 }
 
-void State::Disconnect(const std::string& node, absl::Time now) {
+// The lease goes on from when the agent was heard last. One that hangs is noticed by pings about when its lease ends:
+// with another lease from then on it would keep a job from going on elsewhere for twice as long.
+void State::Disconnect(const std::string& node) {
   const auto found = nodes_.find(node);
   if (found == nodes_.end()) return;
   found->second.ready = found->second.leaving = false;
-  found->second.deadline = now + kLease;
 }
 
 void State::ExpireLeases(absl::Time now) {
@@ -160,7 +177,11 @@ bool State::Record(Report report, absl::Time now) {
     job = &AddEvent(*job, std::move(event), now);
   }
   if (report.checkpoint) {
-    job = &jobs_.Update(*job, [&](Job& j) { j.stored_step = report.checkpoint->step; });
+    CountStored(job->tenant, report.checkpoint->bytes - job->stored_bytes);
+    job = &jobs_.Update(*job, [&](Job& j) {
+      j.stored_step = report.checkpoint->step;
+      j.stored_bytes = report.checkpoint->bytes;
+    });
     writes_.checkpoints.push_back(
         {job->number, job->attempt, report.checkpoint->step, std::move(report.checkpoint->payload)});
   }
@@ -174,7 +195,7 @@ bool State::Record(Report report, absl::Time now) {
   if (*report.input == JobInput::kAttemptLost) {
     LoseAttempt(*job, report.message, report.crashed, now);
   } else if (*report.input == JobInput::kArtifactStored) {
-    if (job->state == JobState::kPublishing) Publish(*job, std::move(report.version_payload), now);
+    if (job->state == JobState::kPublishing) Publish(*job, std::move(report), now);
   } else {
     Apply(*job, *report.input, report.message, now);
   }
@@ -225,7 +246,7 @@ void State::LoseAttempt(const Job& job, const std::string& why, bool crashed, ab
     Apply(job, JobInput::kRetriesExhausted, absl::StrCat(why, "; lost ", job.lost_attempts, " times, giving up"), now);
     return;
   }
-  jobs_.Update(job, [&](Job& j) { j.not_before = now + RetryDelay(j.lost_attempts); });
+  jobs_.Update(job, [&](Job& j) { j.not_before = now + RetryDelayOf(j); });
   Apply(job, JobInput::kAttemptLost, absl::StrCat("attempt ", job.attempt, " lost: ", why), now);
 }
 

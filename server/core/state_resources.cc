@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "server/core/reason.h"
 #include "server/core/state.h"
 
@@ -18,17 +19,47 @@ std::string ResourceName(ResourceKind kind, const std::string& id) {
   return absl::StrCat(kind == ResourceKind::kDataset ? "datasets/" : "baseModels/", id);
 }
 
-void State::SetTenant(const Tenant& tenant, absl::Time now) {
+absl::Status State::SetTenant(const Tenant& tenant, absl::Time now) {
+  if (tenant.max_devices > 0 && tenant.guaranteed_devices > tenant.max_devices) {
+    return absl::InvalidArgumentError(absl::StrCat("tenant.guaranteed_devices: ", tenant.guaranteed_devices,
+                                                   " are more than tenant.max_devices lets it use, ",
+                                                   tenant.max_devices, "; give that many at most, or raise the limit"));
+  }
   Tenant& mine = ChangeTenant(tenant.id);
   Tenant changed = tenant;
   changed.usage = mine.UsageAt(now);
   changed.usage_time = now;
+  changed.storage_bytes = mine.storage_bytes;
   mine = changed;
   unsettled_ = true;
+  return absl::OkStatus();
+}
+
+std::pair<int64_t, int64_t> State::GuaranteedAndThere() const {
+  int64_t guaranteed = 0, there = 0;
+  for (const auto& [id, tenant] : tenants_) guaranteed += tenant.guaranteed_devices;
+  for (const auto& [id, node] : nodes_) there += node.TakesWork() ? node.devices : 0;
+  return {guaranteed, there};
 }
 
 void State::Charge(const std::string& tenant, double device_seconds, absl::Time now) {
   ChangeTenant(tenant).Charge(device_seconds, now);
+}
+
+void State::CountStored(const std::string& tenant, int64_t bytes) {
+  if (!tenant.empty() && bytes != 0) ChangeTenant(tenant).storage_bytes += bytes;
+}
+
+absl::Status State::CheckStorage(const std::string& id, int64_t bytes) const {
+  const auto tenant = tenants_.find(id);
+  if (tenant == tenants_.end() || tenant->second.max_storage_bytes == 0) return absl::OkStatus();
+  const int64_t limit = tenant->second.max_storage_bytes, stored = tenant->second.storage_bytes;
+  if (bytes <= limit - stored) return absl::OkStatus();
+  const absl::Status full = absl::ResourceExhaustedError(
+      absl::StrCat("tenant ", id, " stores ", SizeText(stored), " and may store ", SizeText(limit),
+                   bytes > 1 ? absl::StrCat(", so that ", SizeText(bytes), " more do not fit") : "",
+                   "; delete datasets or versions of models that nobody needs"));
+  return WithQuota(WithReason(full, "TENANT_STORAGE_FULL"), "tenants/" + id);
 }
 
 Tenant& State::ChangeTenant(const std::string& id) {
@@ -56,11 +87,14 @@ Tenant State::TenantOf(const std::string& id) const {
 std::string State::SummaryOf(const std::string& id, absl::Time now) const {
   const Tenant tenant = TenantOf(id);
   const JobTable::Load load = jobs_.LoadOf(id);
-  std::string text = absl::StrCat("tenant ", id, " uses ", load.running_devices,
-                                  tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "",
-                                  " devices and has ", load.waiting, " jobs waiting; ");
-  absl::StrAppend(&text, "it used ", static_cast<int64_t>(tenant.UsageAt(now) / 3600),
-                  " device-hours lately, with weight ", tenant.weight);
+  std::string text =
+      absl::StrFormat("tenant %s: devices in use %d%s, jobs waiting %d, device-hours used lately %.1f, weight %g", id,
+                      load.running_devices, tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "",
+                      load.waiting, tenant.UsageAt(now) / 3600, tenant.weight);
+  if (tenant.guaranteed_devices > 0) absl::StrAppend(&text, ", devices guaranteed ", tenant.guaranteed_devices);
+  if (tenant.max_storage_bytes > 0) {
+    absl::StrAppend(&text, ", stored ", SizeText(tenant.storage_bytes), " of ", SizeText(tenant.max_storage_bytes));
+  }
   return text;
 }
 
@@ -75,10 +109,18 @@ bool State::IsOfAnother(const std::string& model, const std::string& tenant) con
   return publisher != nullptr && *publisher != tenant;
 }
 
-absl::Status State::AddResource(ResourceKind kind, Resource resource) {
+absl::Status State::CheckResource(ResourceKind kind, const Resource& resource) const {
   const std::string name = ResourceName(kind, resource.id);
-  if (!resources_.insert(name).second) return absl::AlreadyExistsError(name + " exists");
+  if (resources_.count(name) > 0) return absl::AlreadyExistsError(name + " exists");
+  return CheckStorage(resource.tenant, resource.bytes);
+}
+
+absl::Status State::AddResource(ResourceKind kind, Resource resource) {
+  if (absl::Status status = CheckResource(kind, resource); !status.ok()) return status;
+  const std::string name = ResourceName(kind, resource.id);
+  resources_[name] = {resource.tenant, resource.bytes};
   undo_.push_back([this, name] { resources_.erase(name); });
+  CountStored(resource.tenant, resource.bytes);
   const std::string id = resource.id;
   writes_.resources.push_back({kind, id, std::move(resource)});
   return absl::OkStatus();
@@ -95,10 +137,13 @@ absl::Status State::CheckUnused(const std::string& name) const {
 
 absl::Status State::DeleteResource(ResourceKind kind, const std::string& id) {
   const std::string name = ResourceName(kind, id);
-  if (resources_.count(name) == 0) return DoesNotExist(name);
+  const auto found = resources_.find(name);
+  if (found == resources_.end()) return DoesNotExist(name);
   if (absl::Status status = CheckUnused(name); !status.ok()) return status;
-  resources_.erase(name);
-  undo_.push_back([this, name] { resources_.insert(name); });
+  const Stored stored = found->second;
+  resources_.erase(found);
+  undo_.push_back([this, name, stored] { resources_[name] = stored; });
+  CountStored(stored.tenant, -stored.bytes);
   writes_.resources.push_back({kind, id, std::nullopt});
   return absl::OkStatus();
 }
@@ -111,7 +156,8 @@ absl::Status State::SetAlias(Alias alias) {
   return absl::OkStatus();
 }
 
-absl::Status State::DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases) {
+absl::Status State::DeleteVersion(const std::string& model, int version, const std::vector<Alias>& aliases,
+                                  int64_t bytes) {
   const std::string name = NameOfVersion(model, version);
   const auto found = models_.find(model);
   if (found == models_.end() || version > found->second.latest || !Exists(name)) return DoesNotExist(name);
@@ -127,11 +173,12 @@ absl::Status State::DeleteVersion(const std::string& model, int version, const s
   if (absl::Status status = CheckUnused(name); !status.ok()) return status;
   deleted_versions_.insert(name);
   undo_.push_back([this, name] { deleted_versions_.erase(name); });
+  CountStored(found->second.tenant, -bytes);
   writes_.deleted_versions.emplace_back(model, version);
   return absl::OkStatus();
 }
 
-void State::Publish(const Job& job, std::string payload, absl::Time now) {
+void State::Publish(const Job& job, Report report, absl::Time now) {
   Model& model = models_[job.model];
   undo_.push_back([this, name = job.model, before = model] { models_[name] = before; });
   model = {job.tenant, std::max(model.latest, epoch_ * kVersionsPerEpoch) + 1};
@@ -142,8 +189,10 @@ void State::Publish(const Job& job, std::string payload, absl::Time now) {
                        .attempt = job.attempt,
                        .base_model = job.base_model,
                        .create_time = now,
-                       .payload = std::move(payload)};
+                       .payload = std::move(report.version_payload),
+                       .bytes = report.version_bytes};
   const std::string name = NameOfVersion(version.model, version.version);
+  CountStored(version.tenant, version.bytes);
   writes_.versions.push_back(std::move(version));
   jobs_.Update(job, [&](Job& j) { j.model_version = name; });
   AddEvent(job, Event{.attempt = job.attempt, .type = "published", .message = name}, now);

@@ -5,7 +5,6 @@
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "server/core/state.h"
 
 namespace luthier {
@@ -15,8 +14,6 @@ namespace {
 constexpr size_t kCandidates = 500;
 // Nor those of sweeps that run as many jobs as they may.
 constexpr size_t kLooks = 10000;
-
-std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.1f GB", static_cast<double>(bytes) / 1e9); }
 
 // With the most that a node it may run on has of what is missing.
 std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes) {
@@ -33,9 +30,9 @@ std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes
   if (devices < job.devices) {
     return absl::StrCat("the job asks for ", job.devices, " devices and the largest connected node has ", devices);
   }
-  return absl::StrCat("the job needs ", Gigabytes(needed), " on ",
+  return absl::StrCat("the job needs ", SizeText(needed), " on ",
                       job.devices == 1 ? "a device" : absl::StrCat("each of ", job.devices, " devices"),
-                      " and no connected node has that; the largest device has ", Gigabytes(memory));
+                      " and no connected node has that; the largest device has ", SizeText(memory));
 }
 
 std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
@@ -55,10 +52,18 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
       return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
     case Wait::kReserved: return "the free devices are kept for a job that comes before it";
     case Wait::kMakingRoom:
-      return absl::StrCat("node ", decision.node, " will have room: less urgent attempts are stopping there");
+      return absl::StrCat("node ", decision.node, " will have room: attempts are stopping there for it");
     case Wait::kTenantLimit: return absl::StrCat("tenant ", job.tenant, " runs as much as it may");
     default: return "it is about to start";
   }
+}
+
+// For whoever reads the history of a job that was stopped, and may know nothing of the other's tenant.
+std::string WhyPreempted(const Job& job, const Decision& decision) {
+  const bool more_urgent = job.service_class > decision.job->service_class;
+  return more_urgent ? absl::StrCat("node ", decision.node, " is needed for a more urgent job")
+                     : absl::StrCat("it borrowed devices of node ", decision.node,
+                                    ", which a tenant wants back to which they are guaranteed");
 }
 
 // If the job would fit on a node that is quarantined: the one that is released first.
@@ -73,16 +78,27 @@ const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>
 
 }  // namespace
 
+bool State::SomeoneWantsItsOwn() const {
+  return absl::c_any_of(tenants_, [&](const auto& tenant) {
+    const int guaranteed = tenant.second.guaranteed_devices;
+    if (guaranteed == 0) return false;
+    const JobTable::Load load = jobs_.LoadOf(tenant.first);
+    return load.waiting > 0 && load.kept_devices() < guaranteed;
+  });
+}
+
 // When a running attempt may first be preempted is told by time alone.
 bool State::LookForPreemption(absl::Time now) {
   next_preemption_ = absl::InfiniteFuture();
   const ServiceClass most_urgent = jobs_.queues().begin()->first.first;
-  if (!jobs_.RunsLessUrgentThan(most_urgent)) return false;
+  const bool reclaims = SomeoneWantsItsOwn();
+  if (!reclaims && !jobs_.RunsLessUrgentThan(most_urgent)) return false;
   bool any = false;
   for (const auto& [id, node] : nodes_) {
     for (const std::string& job_id : jobs_.OnNode(id)) {
       const Job& job = *Find(job_id);
-      if (job.service_class <= most_urgent || !NextState(job.state, JobInput::kPreempted)) continue;
+      if (job.service_class <= most_urgent && !reclaims) continue;
+      if (!NextState(job.state, JobInput::kPreempted)) continue;
       const absl::Time first = job.attempt_start + options_.preempt_after;
       any |= first <= now;
       if (first > now) next_preemption_ = std::min(next_preemption_, first);
@@ -112,9 +128,7 @@ void State::Schedule(absl::Time now) {
     if (decision.wait == Wait::kNone) {
       Start(decision, now);
     } else {
-      for (const Job* job : decision.preempted) {
-        Preempt(*job, absl::StrCat("node ", decision.node, " is needed for a more urgent job"), now);
-      }
+      for (const Job* job : decision.preempted) Preempt(*job, WhyPreempted(*job, decision), now);
       decisions_->emplace(number, std::move(decision));
     }
   }
@@ -154,15 +168,25 @@ Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
         continue;
       jobs.push_back(*job);
     }
-    TenantView& view = snapshot.tenants[tenant];
-    view.running_devices = jobs_.LoadOf(tenant).running_devices;
-    const auto known = tenants_.find(tenant);
-    if (known == tenants_.end()) continue;
-    view.usage = known->second.UsageAt(now);
-    view.weight = known->second.weight;
-    view.max_devices = known->second.max_devices;
+    snapshot.tenants[tenant] = ViewOf(tenant, now);
+  }
+  // Of what these have within it nothing may be taken, also while none of their jobs waits.
+  for (const auto& [id, tenant] : tenants_) {
+    if (tenant.guaranteed_devices > 0) snapshot.tenants[id] = ViewOf(id, now);
   }
   return snapshot;
+}
+
+TenantView State::ViewOf(const std::string& id, absl::Time now) const {
+  const JobTable::Load load = jobs_.LoadOf(id);
+  TenantView view{.running_devices = load.running_devices, .kept_devices = load.kept_devices()};
+  const auto known = tenants_.find(id);
+  if (known == tenants_.end()) return view;
+  view.usage = known->second.UsageAt(now);
+  view.weight = known->second.weight;
+  view.max_devices = known->second.max_devices;
+  view.guaranteed_devices = known->second.guaranteed_devices;
+  return view;
 }
 
 std::vector<NodeView> State::NodeViews(absl::Time now) const {
@@ -183,7 +207,7 @@ std::vector<NodeView> State::NodeViews(absl::Time now) const {
           job.expected_end != absl::InfiniteFuture() ? job.expected_end : job.attempt_start + ExpectedDuration(job);
       const bool preemptible =
           NextState(job.state, JobInput::kPreempted) && job.attempt_start + options_.preempt_after <= now;
-      view.releases.push_back({end, devices, preemptible ? &job : nullptr});
+      view.releases.push_back({end, devices, preemptible ? &job : nullptr, job.tenant});
     }
     // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be
     // planned with.

@@ -17,6 +17,13 @@ const Buckets& Latency() {
   return buckets;
 }
 
+// Ready is one that takes work: a queue beside a node that an operator wants empty does not stand still.
+absl::string_view StateOf(const Node& node) {
+  if (!node.ready) return "lost";
+  if (node.IsQuarantined()) return "quarantined";
+  return node.draining ? "drained" : "ready";
+}
+
 // Seconds to half a day: queues and jobs.
 const Buckets& LongWaits() {
   static const Buckets buckets = {1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 43200, 86400};
@@ -96,7 +103,8 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
     transitions_[state] = &transitions.Add({{"to", name}});
   }
   auto& agents = BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry);
-  for (const char* state : {"ready", "lost", "quarantined"}) agents_[state] = &agents.Add({{"state", state}});
+  for (const char* state : {"ready", "drained", "lost", "quarantined"})
+    agents_[state] = &agents.Add({{"state", state}});
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
 
@@ -137,8 +145,7 @@ void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl:
   queue_depth_.Set(static_cast<double>(state.jobs().waiting()));
   oldest_queued_.Set(state.jobs().waiting() == 0 ? 0 : absl::ToDoubleSeconds(now - state.jobs().OldestWaiting()));
   std::map<absl::string_view, int> agents;
-  for (const auto& [id, node] : state.nodes())
-    ++agents[!node.ready ? "lost" : node.IsQuarantined() ? "quarantined" : "ready"];
+  for (const auto& [id, node] : state.nodes()) ++agents[StateOf(node)];
   for (const auto& [name, gauge] : agents_) gauge->Set(agents[name]);
 }
 

@@ -44,6 +44,7 @@ inline constexpr std::array kMethodNeeds = {
     MethodNeed{"StartFineTuningJob", Need::kWrite},
     MethodNeed{"RetryFineTuningJob", Need::kWrite},
     MethodNeed{"CloneFineTuningJob", Need::kWrite},
+    MethodNeed{"ExportModelVersion", Need::kWrite},
     MethodNeed{"EstimateFineTuningJob", Need::kRead},
     MethodNeed{"ExplainFineTuningJob", Need::kRead},
     MethodNeed{"CreateJobCheckpoint", Need::kWrite},

@@ -19,6 +19,13 @@ AuditLog::~AuditLog() {
   if (fd_ >= 0) close(fd_);
 }
 
+void AuditLog::SayIfLost(bool lost) {
+  if (std::exchange(losing_, lost) == lost) return;
+  std::fprintf(
+      stderr, "luthierd: %s %s\n", options_.path.c_str(),
+      lost ? "cannot be written: what callers change is not noted; see to its disk and its owner" : "is written again");
+}
+
 // Who does what is nobody else's business.
 void AuditLog::Open() {
   fd_ = open(options_.path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
@@ -29,10 +36,15 @@ void AuditLog::Open() {
 void AuditLog::Append(absl::string_view line) {
   const std::string text = absl::StrCat(line, "\n");
   const std::lock_guard lock(mutex_);
-  if (fd_ < 0) return;
+  if (options_.path.empty()) return;
+  if (fd_ < 0) Open();  // a start or a rotation at a bad moment must not end the log
   if (bytes_ > 0 && bytes_ + static_cast<int64_t>(text.size()) > options_.max_bytes) Rotate();
-  // Whole or not at all, as far as the kernel can: readers see lines.
-  if (const ssize_t written = write(fd_, text.data(), text.size()); written > 0) bytes_ += written;
+  const ssize_t written = fd_ < 0 ? -1 : write(fd_, text.data(), text.size());
+  const bool whole = written == static_cast<ssize_t>(text.size());
+  if (whole) bytes_ += written;
+  // Whole or not at all: the next line would go on behind a half one.
+  if (written > 0 && !whole && ftruncate(fd_, bytes_) != 0) bytes_ += written;
+  SayIfLost(!whole);
 }
 
 void AuditLog::Rotate() {

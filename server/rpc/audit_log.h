@@ -23,17 +23,19 @@ class AuditLog {
   ~AuditLog();
   AuditLog(const AuditLog&) = delete;
 
-  // Writes the line and a newline. A line that the disk does not take is lost: calls go on.
+  // Writes the line and a newline. A line that the disk does not take is lost, which is said once: calls go on.
   void Append(absl::string_view line);
 
  private:
   void Open();
   void Rotate();
+  void SayIfLost(bool lost);
 
   const Options options_;
   std::mutex mutex_;  // of what follows
   int fd_ = -1;
   int64_t bytes_ = 0;
+  bool losing_ = false;  // as was said
 };
 
 }  // namespace luthier

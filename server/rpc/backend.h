@@ -1,6 +1,9 @@
 // What the handlers work on.
 #pragma once
 
+#include <cstdint>
+#include <string>
+
 #include "lib/artifact/artifact_store.h"
 #include "server/loop/state_loop.h"
 #include "server/metrics/server_metrics.h"
@@ -28,6 +31,7 @@ struct Backend {
   Access& access;
   Transfers& transfers;
   const std::string data_dir;
+  int64_t max_dataset_bytes = int64_t{100} << 30;
 };
 
 }  // namespace luthier

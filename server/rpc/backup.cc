@@ -385,11 +385,12 @@ absl::StatusOr<DataFacts> CheckServing(Store& store, ArtifactStore& artifacts, c
 absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::string& data_dir,
                                         const OpenStore& open_store, absl::Time now) {
   LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, ReadFacts(backup));
-  if (fs::exists(data_dir + kDatabase)) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--data-dir: ", data_dir,
-                     " holds a database; stop its server and move luthier.db "
-                     "and what is beside it with that name away, or give another folder"));
+  // SQLite would take the log of another database, left behind alone, for that of the restored one.
+  for (const char* suffix : {"", "-wal", "-journal"}) {
+    if (!fs::exists(absl::StrCat(data_dir, kDatabase, suffix))) continue;
+    return absl::FailedPreconditionError(absl::StrCat("--data-dir: ", data_dir, " holds a database (luthier.db", suffix,
+                                                      "); stop its server and move luthier.db and what is beside it "
+                                                      "with that name away, or give another folder"));
   }
   const std::string restoring = data_dir + kRestoring;
   std::error_code error;

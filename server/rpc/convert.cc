@@ -62,6 +62,7 @@ v1::Evaluation EvaluationOf(const json& event) {
   evaluation.set_split(Text(event, "split"));
   evaluation.set_model(Text(event, "model"));
   evaluation.set_rows(Count(event, "rows"));
+  evaluation.set_scored_rows(Count(event, "scored_rows"));
   if (const auto figure = NumberIn(event, "loss")) evaluation.set_loss(*figure);
   if (const auto figure = NumberIn(event, "token_accuracy")) evaluation.set_token_accuracy(*figure);
   if (const auto figure = NumberIn(event, "exact_match")) evaluation.set_exact_match(*figure);
@@ -118,6 +119,16 @@ void SetSummary(v1::FineTuningJob& report, const json& event) {
     Replace(report, report.best_validation());
 }
 
+// `stored`: an ArtifactStored or a CheckpointStored. An agent may say anything: what is wrong of it is refused when it
+// is compared with the store, and must not overflow before.
+template <typename Stored>
+int64_t BytesOf(const Stored& stored) {
+  constexpr int64_t kMostOfAFile = int64_t{1} << 45;
+  int64_t bytes = 0;
+  for (const v1::ModelFile& file : stored.files()) bytes += std::clamp<int64_t>(file.size_bytes(), 0, kMostOfAFile);
+  return bytes;
+}
+
 v1::JobFailure::Cause CauseOf(const std::string& name) {
   v1::JobFailure::Cause cause = v1::JobFailure::INTERNAL;
   if (name == "NAN") return v1::JobFailure::NON_FINITE;
@@ -149,11 +160,13 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     };
   } else if (type == "started") {
     report.input = JobInput::kTrainerStarted;
-    report.message = absl::StrCat("training on ", Text(event, "device"), " from step ", Count(event, "resumed_step"));
+    report.message = event.contains("export") ? absl::StrCat("exporting on ", Text(event, "device"))
+                                              : absl::StrCat("training on ", Text(event, "device"), " from step ",
+                                                             Count(event, "resumed_step"));
   } else if (type == "finished") {
     read.update = [event](v1::FineTuningJob& job) { SetSummary(job, event); };
     report.input = JobInput::kTrainerFinished;
-    report.message = "training is done; storing the result";
+    report.message = absl::StrCat(event.contains("export") ? "the export" : "training", " is done; storing the result");
   } else if (type == "failed") {
     read.update = [cause = Text(event, "cause"), text = Text(event, "message")](v1::FineTuningJob& job) {
       SetFailure(job, cause, text);
@@ -357,10 +370,11 @@ absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
     case v1::AttemptReport::kArtifactStored:
       read.report.input = JobInput::kArtifactStored;
       read.report.version_payload = message.artifact_stored().SerializeAsString();
+      read.report.version_bytes = BytesOf(message.artifact_stored());
       break;
     case v1::AttemptReport::kCheckpointStored: {
       const v1::CheckpointStored& stored = message.checkpoint_stored();
-      read.report.checkpoint = {stored.step(), stored.SerializeAsString()};
+      read.report.checkpoint = {stored.step(), stored.SerializeAsString(), BytesOf(stored)};
       read.report.events.push_back(
           {.type = "checkpoint_stored",
            .message = absl::StrCat("from step ", stored.step(), " the job can go on on any node")});

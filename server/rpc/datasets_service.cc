@@ -1,4 +1,6 @@
 #include <memory>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -17,13 +19,18 @@
 namespace luthier {
 namespace {
 
+constexpr int64_t kMostPartBytes = int64_t{1} << 46;  // 70 TB: the sum of as many as a message holds is a number
+
 class DatasetsService final : public v1::DatasetService::Service {
  public:
   explicit DatasetsService(Backend& backend) : backend_(backend) {}
 
   grpc::Status UploadDataset(grpc::ServerContext* context, grpc::ServerReader<v1::UploadDatasetRequest>* reader,
                              v1::Dataset* response) override {
-    return Handle(backend_, *context, "UploadDataset", [&](Call& call) { return Upload(call, *reader, *response); });
+    return Handle(backend_, *context, "UploadDataset", [&](Call& call) -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
+      return Upload(call, *transfer, *reader, *response);
+    });
   }
   grpc::Status GetDataset(grpc::ServerContext* context, const v1::GetDatasetRequest* request,
                           v1::Dataset* response) override {
@@ -73,33 +80,54 @@ class DatasetsService final : public v1::DatasetService::Service {
   absl::Status CheckHeader(const v1::UploadDatasetHeader& header) {
     LUTHIER_RETURN_IF_ERROR(CheckId("dataset_id", header.dataset_id()));
     if (header.parts().empty()) return absl::InvalidArgumentError("parts: none given; give at least `train`");
+    std::set<std::string> seen;
+    int64_t left = backend_.max_dataset_bytes;
     for (const v1::DatasetPart& part : header.parts()) {
       if (part.part() != "train" && part.part() != "validation" && part.part() != "test") {
         return absl::InvalidArgumentError(
             absl::StrCat("parts.part: '", part.part(), "' is unknown; give train, validation or test"));
+      }
+      if (part.size_bytes() < 0 || part.size_bytes() > kMostPartBytes) {
+        return absl::InvalidArgumentError(absl::StrCat("parts.size_bytes: ", part.size_bytes(), " of ", part.part(),
+                                                       " is out of range; give the size of the content"));
       }
       if (!IsSha256Hex(part.sha256())) {
         return absl::InvalidArgumentError(
             absl::StrCat("parts.sha256: '", part.sha256().substr(0, 80), "' of ", part.part(),
                          " is no SHA-256; give that of the content, 64 lower-case hexadecimal digits"));
       }
+      if (!seen.insert(part.part()).second) {
+        return absl::InvalidArgumentError(absl::StrCat("parts.part: ", part.part(), " is given twice; give it once"));
+      }
+      if (part.size_bytes() > left) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "parts.size_bytes: the parts are larger than the ", backend_.max_dataset_bytes,
+            " bytes that a dataset may have on this server (--max-dataset-size of luthierd); give it in several"));
+      }
+      left -= part.size_bytes();
     }
     return absl::OkStatus();
   }
 
   // Chunks of one part, until as many bytes as announced are there.
-  absl::Status ReceivePart(const Call& call, grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins,
+  absl::Status ReceivePart(const Call& call, Transfers::Transfer& transfer,
+                           grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins,
                            const v1::DatasetPart& part) {
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob,
                              backend_.artifacts.PutBlob(part.sha256(), part.size_bytes(), &pins));
     v1::UploadDatasetRequest message;
     while (blob->bytes() < part.size_bytes()) {
-      if (!reader.Read(&message)) return absl::CancelledError("the upload broke off; upload again");
+      if (!transfer.Read(reader, message)) return absl::CancelledError("the upload broke off; upload again");
       LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
       const v1::DatasetChunk& chunk = message.chunk();
       if (chunk.part() != part.part() || chunk.offset() != blob->bytes()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk: expected ", part.part(), " at byte ", blob->bytes(),
                                                        ", got ", chunk.part(), " at byte ", chunk.offset()));
+      }
+      // What was announced is what was allowed.
+      if (static_cast<int64_t>(chunk.data().size()) > part.size_bytes() - blob->bytes()) {
+        return absl::InvalidArgumentError(absl::StrCat("chunk.data: ", part.part(), " has more than the ",
+                                                       part.size_bytes(), " bytes that parts.size_bytes says"));
       }
       if (Crc32c(chunk.data()) != chunk.crc32c()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk.crc32c: ", part.part(), " at byte ", chunk.offset(),
@@ -113,6 +141,12 @@ class DatasetsService final : public v1::DatasetService::Service {
         absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
   }
 
+  static Resource ResourceOf(const std::string& id, const Call& call, const v1::Dataset& dataset) {
+    Resource resource{.id = id, .tenant = call.tenant.empty() ? Job().tenant : call.tenant};
+    for (const v1::DatasetPart& part : dataset.parts()) resource.bytes += part.size_bytes();
+    return resource;
+  }
+
   absl::Status CheckPart(v1::DatasetPart& part) {
     LUTHIER_ASSIGN_OR_RETURN(const LocalBlob rows, backend_.artifacts.MakeLocal(part.sha256()));
     LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(rows.path, part.part()));
@@ -122,25 +156,34 @@ class DatasetsService final : public v1::DatasetService::Service {
     return absl::OkStatus();
   }
 
-  absl::Status Upload(Call& call, grpc::ServerReader<v1::UploadDatasetRequest>& reader, v1::Dataset& response) {
+  absl::Status Upload(Call& call, Transfers::Transfer& transfer, grpc::ServerReader<v1::UploadDatasetRequest>& reader,
+                      v1::Dataset& response) {
     v1::UploadDatasetRequest message;
-    if (!reader.Read(&message) || !message.has_header()) {
+    if (!transfer.Read(reader, message) || !message.has_header()) {
       return absl::InvalidArgumentError("header: the first message of an upload must carry it");
     }
     const v1::UploadDatasetHeader header = message.header();
     call.subject = "datasets/" + header.dataset_id();
     LUTHIER_RETURN_IF_ERROR(CheckHeader(header));
     *response.mutable_parts() = header.parts();
+    // Before anything is sent that could not be kept.
+    const Resource announced = ResourceOf(header.dataset_id(), call, response);
+    const absl::Status room = backend_.loop.Run(
+        [&](State& state, absl::Time) { return state.CheckResource(ResourceKind::kDataset, announced); });
+    if (!room.ok() && !absl::IsAlreadyExists(room)) return room;
     BlobPins pins(backend_.artifacts);
-    for (const v1::DatasetPart& part : response.parts()) LUTHIER_RETURN_IF_ERROR(ReceivePart(call, reader, pins, part));
+    for (const v1::DatasetPart& part : response.parts())
+      LUTHIER_RETURN_IF_ERROR(ReceivePart(call, transfer, reader, pins, part));
     for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(CheckPart(part));
     const absl::Time now = absl::Now();
     response.set_name(call.subject);
     response.set_tenant(call.tenant);
     *response.mutable_create_time() = ToProto(now);
-    const absl::Status added = backend_.loop.Run([&](State& state, absl::Time) {
-      return state.AddResource(ResourceKind::kDataset, {header.dataset_id(), now, response.SerializeAsString()});
-    });
+    Resource resource = ResourceOf(header.dataset_id(), call, response);
+    resource.create_time = now;
+    resource.payload = response.SerializeAsString();
+    const absl::Status added = backend_.loop.Run(
+        [&](State& state, absl::Time) { return state.AddResource(ResourceKind::kDataset, std::move(resource)); });
     if (!absl::IsAlreadyExists(added)) return added;
     v1::Dataset stored;
     if (absl::IsNotFound(Get(call, response.name(), stored)))

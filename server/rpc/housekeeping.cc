@@ -84,7 +84,8 @@ absl::Status RemoveVersion(StateLoop& loop, Store& store, const std::string& mod
   return loop.Run([&](State& state, absl::Time) -> absl::Status {
     // Read here: an alias that was set meanwhile is on record, or among what this batch writes.
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, store.Aliases(model));
-    return state.DeleteVersion(model, version, aliases);
+    LUTHIER_ASSIGN_OR_RETURN(const int64_t bytes, store.VersionBytes(model, version));
+    return state.DeleteVersion(model, version, aliases, bytes);
   });
 }
 

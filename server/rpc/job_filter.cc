@@ -81,12 +81,15 @@ class Reader {
 };
 
 absl::StatusOr<std::vector<Comparison>> Split(const std::string& filter) {
-  if (filter.size() > kMaxFilter) return Wrong(absl::StrCat("has ", filter.size(), " characters"));
+  if (filter.size() > kMaxFilter)
+    return Wrong(absl::StrCat("has ", filter.size(), " characters, and may have ", kMaxFilter));
   std::vector<Comparison> comparisons;
   for (Reader reader(filter); !reader.AtEnd();) {
     if (!comparisons.empty() && reader.Word() != "AND") return Wrong("comparisons are joined by AND only");
     Comparison& next = comparisons.emplace_back();
-    if (reader.AtEnd() || comparisons.size() > kMaxComparisons) return Wrong("does not end with a comparison");
+    if (reader.AtEnd()) return Wrong("does not end with a comparison");
+    if (comparisons.size() > kMaxComparisons)
+      return Wrong(absl::StrCat("has more than ", kMaxComparisons, " comparisons"));
     next.field = reader.Field();
     (void)reader.AtEnd();
     next.op = reader.Operator();
@@ -146,7 +149,10 @@ absl::Status Apply(const Comparison& comparison, JobFilter& filter) {
   const char* const prefixes[] = {"baseModels/", "models/", "tenants/"};
   for (size_t i = 0; i < 3; ++i) {
     if (comparison.field != names[i]) continue;
-    *texts[i] = std::string(absl::StripPrefix(comparison.value, prefixes[i]));
+    const std::string value(absl::StripPrefix(comparison.value, prefixes[i]));
+    if (value.empty()) return Wrong(absl::StrCat(names[i], ": is compared with nothing"));
+    if (!texts[i]->empty() && *texts[i] != value) return Wrong(absl::StrCat(names[i], ": a job has one"));
+    *texts[i] = value;
     return absl::OkStatus();
   }
   return Wrong(absl::StrCat("'", comparison.field,

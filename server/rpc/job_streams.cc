@@ -155,7 +155,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
     absl::StatusOr<RecordedJob> job = id.ok() ? backend_.store.GetJob(*id) : id.status();
     if (job.ok() && !call_->Sees(job->job.tenant)) job = DoesNotExist(name_);
     if (job.ok()) {
-      const absl::Status added = backend_.watches.Add(job->job.number, this->shared_from_this());
+      const absl::Status added = backend_.watches.Add(job->job.number, call_->tenant, this->shared_from_this());
       watched_ = added.ok() ? job->job.number : 0;
       // Read again: what was committed before the hub knew this watcher is on record now.
       job = added.ok() ? backend_.store.GetJob(*id) : added;

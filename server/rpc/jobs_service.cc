@@ -121,8 +121,8 @@ class JobsService final : public JobsBase {
     if (call->creation.known_plan == nullptr) {
       backend_.planning.Post([this, call] { Create(call); });  // reads the dataset
     } else if (!call->handling.call().tenant.empty() || call->request.validate_only() ||
-               !call->request.job().spec().lora().start_from().empty()) {
-      // Looks up in the record what the tenant may name or the job goes on from, or waits for the loop.
+               NamesVersion(call->request.job().spec())) {
+      // Looks up in the record what the tenant may name, or a version, or waits for the loop.
       backend_.tasks.Post([this, call] { Create(call); });
     } else {
       Create(call);
@@ -174,6 +174,11 @@ class JobsService final : public JobsBase {
     return Handle(backend_, *context, "CloneFineTuningJob",
                   [&](Call& call) { return Clone(call, *request, *response); });
   }
+  grpc::Status ExportModelVersion(grpc::ServerContext* context, const v1::ExportModelVersionRequest* request,
+                                  v1::FineTuningJob* response) override {
+    return Handle(backend_, *context, "ExportModelVersion",
+                  [&](Call& call) { return Export(call, *request, *response); });
+  }
   grpc::Status EstimateFineTuningJob(grpc::ServerContext* context, const v1::EstimateFineTuningJobRequest* request,
                                      v1::EstimateFineTuningJobResponse* response) override {
     return Handle(backend_, *context, "EstimateFineTuningJob",
@@ -188,6 +193,12 @@ class JobsService final : public JobsBase {
                                    v1::CreateJobCheckpointResponse*) override {
     return Handle(backend_, *context, "CreateJobCheckpoint", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("parent", "jobs", request->parent()));
+      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request->parent()));
+      if (ParseStoredSpec(job.spec).job.spec().has_model_export()) {
+        return WithReason(
+            absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is an export, which writes no checkpoints")),
+            "NO_CHECKPOINTS");
+      }
       return Change(call, id, [&](State& state, absl::Time) { return state.Checkpoint(id); });
     });
   }
@@ -476,6 +487,22 @@ class JobsService final : public JobsBase {
     return Create(call, creation, response);
   }
 
+  // What the request names stays as it is in the job that is asked for: repeated, it is the same one whatever an alias
+  // points to by then.
+  absl::Status Export(Call& call, const v1::ExportModelVersionRequest& request, v1::FineTuningJob& response) {
+    v1::CreateFineTuningJobRequest creation;
+    *creation.mutable_job() = request.job();
+    v1::FineTuningSpec& spec = *creation.mutable_job()->mutable_spec();
+    spec.mutable_model_export()->set_model_version(request.name());
+    spec.mutable_model_export()->set_format(request.format());
+    if (!request.output_model().empty()) spec.set_output_model(request.output_model());
+    creation.set_job_id(request.job_id());
+    creation.set_request_id(request.request_id());
+    creation.set_validate_only(request.validate_only());
+    creation.set_hold(request.hold());
+    return Create(call, creation, response);
+  }
+
   absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request,
                         v1::EstimateFineTuningJobResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanFor(backend_, call, request.spec()));
@@ -484,7 +511,8 @@ class JobsService final : public JobsBase {
     *response.mutable_warnings() = plan->job.warnings();
     if (const std::optional<absl::Duration> duration = backend_.planner.DurationOf(*plan)) {
       *response.mutable_duration() = ToProto(*duration);
-      response.set_duration_reason(absl::StrCat("from the speed of other ", plan->kind, " jobs"));
+      response.set_duration_reason(plan->duration ? "from the size of the model"
+                                                  : absl::StrCat("from the speed of other ", plan->kind, " jobs"));
     } else {
       response.set_duration_reason(
           absl::StrCat("no ", plan->kind, " job has reported its speed to this server since it started"));
@@ -545,8 +573,9 @@ class JobsService final : public JobsBase {
   absl::Status ListCheckpoints(Call& call, const v1::ListJobCheckpointsRequest& request,
                                v1::ListJobCheckpointsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
+    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
-                             backend_.store.Events(job.job.number, 0, 1000000, {"checkpoint"}));
+                             backend_.store.Events(job.job.number, page.first, page.second, {"checkpoint"}));
     for (const Event& event : events) {
       const v1::JobEvent message = ToProto(event);
       const auto& fields = message.data().fields();
@@ -562,6 +591,9 @@ class JobsService final : public JobsBase {
       *checkpoint.mutable_create_time() = message.create_time();
       if (event.attempt == job.job.attempt && !job.job.node.empty()) checkpoint.set_node("nodes/" + job.job.node);
     }
+    // The token is the last sequence sent.
+    if (static_cast<int>(events.size()) == page.second)
+      response.set_next_page_token(absl::StrCat(events.back().sequence));
     return absl::OkStatus();
   }
 

@@ -15,6 +15,7 @@
 #include "absl/time/time.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_facts.h"
+#include "lib/text/template_source.h"
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/models.grpc.pb.h"
 #include "server/core/reason.h"
@@ -39,9 +40,27 @@ bool BelongsToModel(const std::string& name) {
   return absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".json") || absl::EndsWith(name, ".jinja");
 }
 
-absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins, const fs::path& path) {
+// Paths inside `folder`; `error` is set if it cannot be listed.
+std::vector<fs::path> FilesOfModel(const fs::path& folder, std::error_code& error) {
+  std::vector<fs::path> paths;
+  std::error_code none;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
+    if (entry.is_regular_file(none) && BelongsToModel(entry.path().filename()))
+      paths.push_back(entry.path().filename());
+  }
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder / kNamedTemplates, none)) {
+    std::error_code unknown;
+    if (entry.is_regular_file(unknown) && entry.path().extension() == ".jinja")
+      paths.push_back(fs::path(kNamedTemplates) / entry.path().filename());
+  }
+  return paths;
+}
+
+absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins, const fs::path& folder,
+                                        const fs::path& name) {
+  const fs::path path = folder / name;
   v1::ModelFile file;
-  file.set_path(path.filename());
+  file.set_path(name.string());
   // Read twice: a store that is far away has to know the name before the first byte.
   LUTHIER_ASSIGN_OR_RETURN(*file.mutable_sha256(), Sha256OfFile(path));
   const auto size = static_cast<int64_t>(fs::file_size(path));
@@ -138,8 +157,8 @@ class ModelsService final : public v1::ModelService::Service {
     return Handle(backend_, *context, "DownloadModelVersion", [&](Call& call) -> absl::Status {
       call.subject = request->name();
       LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request->name()));
-      const Transfers::Watched watched(backend_.transfers, *context, call);
-      return SendFiles(call, *request, version.files(), *writer);
+      LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
+      return SendFiles(call, *transfer, *request, version.files(), *writer);
     });
   }
   grpc::Status SignModelVersionUrls(grpc::ServerContext* context, const v1::SignModelVersionUrlsRequest* request,
@@ -153,8 +172,8 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "baseModels", request->name()));
       v1::BaseModel model;
       LUTHIER_RETURN_IF_ERROR(Load(id, model));
-      const Transfers::Watched watched(backend_.transfers, *context, call);
-      return SendFiles(call, *request, model.files(), *writer);
+      LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
+      return SendFiles(call, *transfer, *request, model.files(), *writer);
     });
   }
   grpc::Status PromoteModelVersion(grpc::ServerContext* context, const v1::PromoteModelVersionRequest* request,
@@ -200,7 +219,7 @@ class ModelsService final : public v1::ModelService::Service {
     LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
     // The folder may be one that our user must not see: no call below may throw for it.
     std::error_code error;
-    const fs::directory_iterator files(request.source_path(), error);
+    const std::vector<fs::path> files = FilesOfModel(request.source_path(), error);
     if (!absl::StartsWith(request.source_path(), "/") || error) {
       return absl::InvalidArgumentError(absl::StrCat(
           "source_path: '", request.source_path(), "' is no folder on the server's machine that luthierd can read",
@@ -219,9 +238,8 @@ class ModelsService final : public v1::ModelService::Service {
     response.set_context_length(static_cast<int32_t>(facts->config.max_position_embeddings));
     LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(*facts)));
     BlobPins pins(backend_.artifacts);
-    for (const fs::directory_entry& entry : files) {
-      if (!entry.is_regular_file(error) || !BelongsToModel(entry.path().filename())) continue;
-      LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, pins, entry.path()));
+    for (const fs::path& name : files) {
+      LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, pins, request.source_path(), name));
     }
     v1::BaseModel stored;
     if (Load(request.base_model_id(), stored).ok()) {
@@ -246,7 +264,7 @@ class ModelsService final : public v1::ModelService::Service {
     for (const ModelVersion& version : versions) {
       if (version.base_model != id) continue;
       const v1::ModelVersion published = ToProto(version);
-      if (published.kind() != v1::ModelVersion::ADAPTER) continue;
+      if (published.kind() != v1::ModelVersion::ADAPTER && published.kind() != v1::ModelVersion::GGUF_ADAPTER) continue;
       LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job));
       const StoredSpec spec = ParseStoredSpec(job.spec);
       for (const v1::AttemptInput& input : spec.start.inputs()) {
@@ -272,6 +290,12 @@ class ModelsService final : public v1::ModelService::Service {
     }
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job().substr(5)));  // after "jobs/"
     const v1::FineTuningJob measured = ToProto(job);
+    if (measured.spec().has_model_export()) {
+      return WithReason(absl::FailedPreconditionError(absl::StrCat(
+                            "minimum: ", version.name(), " is an export, of which nothing was measured; ask ",
+                            measured.spec().model_export().model_version(), ", from which it was made, for it")),
+                        "NOT_EVALUATED");
+    }
     for (const v1::Evaluation& evaluation : measured.evaluations()) {
       if (evaluation.split() != "test" || evaluation.model() != "tuned") continue;
       const std::optional<double> value = MetricOf(evaluation, metric);
@@ -358,7 +382,7 @@ class ModelsService final : public v1::ModelService::Service {
 
   // The files that the request asks for: all, or one of them from a byte on.
   template <typename Request, typename Files, typename Message>
-  absl::Status SendFiles(const Call& call, const Request& request, const Files& files,
+  absl::Status SendFiles(const Call& call, Transfers::Transfer& transfer, const Request& request, const Files& files,
                          grpc::ServerWriter<Message>& writer) {
     if (request.path().empty() && request.offset() != 0) {
       return absl::InvalidArgumentError("offset: is a position in one file; give `path` too");
@@ -367,19 +391,19 @@ class ModelsService final : public v1::ModelService::Service {
     for (const v1::ModelFile& file : files) {
       if (!request.path().empty() && file.path() != request.path()) continue;
       found = true;
-      LUTHIER_RETURN_IF_ERROR(SendFile(call, file, request.offset(), writer));
+      LUTHIER_RETURN_IF_ERROR(SendFile(call, transfer, file, request.offset(), writer));
     }
     if (found) return absl::OkStatus();
     return absl::NotFoundError(absl::StrCat(request.name(), " has no file '", request.path().substr(0, 80), "'"));
   }
 
   template <typename Message>
-  absl::Status SendFile(const Call& call, const v1::ModelFile& file, int64_t offset,
+  absl::Status SendFile(const Call& call, Transfers::Transfer& transfer, const v1::ModelFile& file, int64_t offset,
                         grpc::ServerWriter<Message>& writer) {
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, backend_.artifacts.OpenBlob(file.sha256(), offset));
     Message message;
     *message.mutable_file() = file;
-    if (!writer.Write(message)) return absl::CancelledError("the client went away");
+    if (!transfer.Write(writer, message)) return absl::CancelledError("the client went away");
     std::vector<char> buffer(kChunkBytes);
     while (true) {
       LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
@@ -389,7 +413,7 @@ class ModelsService final : public v1::ModelService::Service {
       chunk.set_offset(offset);
       chunk.set_data(buffer.data(), size);
       chunk.set_crc32c(Crc32c(chunk.data()));
-      if (!writer.Write(message)) return absl::CancelledError("the client went away");
+      if (!transfer.Write(writer, message)) return absl::CancelledError("the client went away");
       offset += static_cast<int64_t>(size);
     }
   }

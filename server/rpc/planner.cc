@@ -5,21 +5,25 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_config.h"
-#include "lib/dataset/dataset_facts.h"
 #include "lib/plan/adapter_plan.h"
 #include "lib/plan/trainer_spec.h"
+#include "lib/text/template_source.h"
 #include "lib/wire/job_spec_wire.h"
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/models.pb.h"
+#include "server/rows/row_check.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/model_versions.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
 
@@ -38,15 +42,14 @@ struct Planner::LoadedModel {
   v1::BaseModel message;
   ModelFacts facts;
   std::string folder;
-  std::optional<Tokenizer> tokenizer;
 };
 
 namespace {
 
-// Plans are some KB, row facts some bytes; a tokenizer of a large vocabulary takes tens of MB.
+// Plans and models are some KB, row facts some bytes.
 constexpr size_t kPlans = 256;
 constexpr size_t kRows = 4096;
-constexpr size_t kModels = 2;
+constexpr size_t kModels = 64;
 
 // Whatever speed an agent reports: a tenant is charged for what its jobs are expected to take.
 constexpr absl::Duration kLongestJob = absl::Hours(24 * 365);
@@ -71,14 +74,16 @@ void LeaveDeviceValuesOpen(const Recipe& given, ResolvedSpec& resolved) {
 std::string Today() { return absl::FormatCivilTime(absl::ToCivilDay(absl::Now(), absl::UTCTimeZone())); }
 
 // A template that asks for the date gets the day of submission, which stays with the job: rows that are rendered again
-// after a night are the same. Returns whether it was chosen here.
+// after a night are the same. Returns whether it was chosen here. Nothing is parsed here: see server/rows/row_check.h.
 absl::StatusOr<bool> ChooseTemplateDate(const std::string& base_folder, const std::string& today, Recipe& recipe) {
   if (!recipe.chat_template.empty() && recipe.chat_template.find('{') == std::string::npos) {
     return absl::InvalidArgumentError("chat_template: is no template; give its text");  // never a path of this machine
   }
-  LUTHIER_ASSIGN_OR_RETURN(const std::optional<ChatTemplate> chat_template,
-                           ChatTemplate::OfJob(base_folder, recipe.chat_template, ""));
-  if (!recipe.template_date.empty() || !chat_template || !chat_template->uses_date()) return false;
+  TemplateSources sources = recipe.chat_template;
+  if (sources.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(sources, ReadTemplateSources(base_folder));
+  }
+  if (!recipe.template_date.empty() || !AsksForDate(sources)) return false;
   recipe.template_date = today;
   return true;
 }
@@ -104,10 +109,11 @@ int64_t LeastMemory(DeviceFacts::Kind kind, const DeviceFacts& largest, const Re
   return kind == largest.kind && largest.memory_bytes > 0 ? std::min(enough, largest.memory_bytes) : enough;
 }
 
-// Agents add the paths of their machine.
-std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe) {
+// Agents add the paths of their machine. `export_as`: as in TrainerSpec.
+std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe, const std::string& export_as = "") {
   TrainerSpec spec;
   spec.base_model_name = base_model;
+  spec.export_as = export_as;
   spec.recipe = recipe;
   spec.recipe.lora.start_from.clear();  // an input of the attempt
   nlohmann::json json = ToJson(spec);
@@ -115,19 +121,120 @@ std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe)
   return json.dump();
 }
 
+v1::MemoryEstimate ToProto(const MemoryEstimate& estimate) {
+  v1::MemoryEstimate memory;
+  memory.set_weights_bytes(estimate.weights);
+  memory.set_training_state_bytes(estimate.training_state);
+  memory.set_activations_bytes(estimate.activations);
+  memory.set_head_bytes(estimate.head);
+  memory.set_workspace_bytes(estimate.workspace);
+  memory.set_total_bytes(estimate.total);
+  return memory;
+}
+
 void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::EstimateFineTuningJobResponse& estimate) {
   estimate.set_train_rows(rows.rows);
   estimate.set_train_tokens(rows.tokens);
   estimate.set_trained_tokens(rows.trained_tokens);
   estimate.set_total_steps(resolved.total_steps);
-  v1::MemoryEstimate& memory = *estimate.mutable_memory();
-  memory.set_weights_bytes(resolved.memory.weights);
-  memory.set_training_state_bytes(resolved.memory.training_state);
-  memory.set_activations_bytes(resolved.memory.activations);
-  memory.set_head_bytes(resolved.memory.head);
-  memory.set_workspace_bytes(resolved.memory.workspace);
-  memory.set_total_bytes(resolved.memory.total);
+  *estimate.mutable_memory() = ToProto(resolved.memory);
 }
+
+void AddResolved(const std::string& field, const std::string& value, const std::string& reason,
+                 v1::FineTuningJob& job) {
+  v1::ResolvedValue& settled = *job.add_resolved();
+  settled.set_field(field);
+  settled.set_value(value);
+  settled.set_reason(reason);
+}
+
+void AddBaseModel(const v1::BaseModel& model, v1::StartAttempt& start) {
+  v1::AttemptInput& base = *start.add_inputs();
+  base.set_role("base_model");
+  *base.mutable_files() = model.files();
+}
+
+// The forms in which the record and answers take what a plan says.
+void Serialize(Plan& plan) {
+  plan.job_bytes = plan.job.SerializeAsString();
+  plan.record = std::make_shared<const std::string>(JoinStoredSpec(plan.job_bytes, plan.start.SerializeAsString()));
+}
+
+// What is read of an export's spec: where it may run. Errors: INVALID_ARGUMENT with every field that has no effect.
+absl::StatusOr<Recipe> RecipeOfExport(const v1::FineTuningSpec& spec) {
+  std::vector<std::string> violations;
+  const auto refuse = [&](const char* field, bool given) {
+    if (given) violations.push_back(absl::StrCat(field, ": ", kNoEffectOnExport));
+  };
+  refuse("dataset", spec.has_dataset());
+  refuse("task", spec.task() != v1::TASK_UNSPECIFIED);
+  refuse("training", spec.has_training());
+  refuse("evaluation", spec.has_evaluation());
+  refuse("checkpoint", spec.has_checkpoint());
+  refuse("chat_template", !spec.chat_template().empty());
+  refuse("template_date", !spec.template_date().empty());
+  const v1::ModelExport::Format format = spec.model_export().format();
+  if (format != v1::ModelExport::MERGED && format != v1::ModelExport::GGUF_ADAPTER)
+    violations.emplace_back("model_export.format: is missing or unknown; give MERGED or GGUF_ADAPTER");
+  if (absl::Status name = CheckId("output_model", spec.output_model(), /*dots=*/true); !name.ok())
+    violations.emplace_back(name.message());
+  nlohmann::json blocks = nlohmann::json::object();
+  if (spec.has_resources()) blocks["resources"] = MessageToJson(spec.resources());
+  Recipe recipe = ParseRecipe(blocks, violations);
+  if (const int64_t devices = recipe.resources.devices.value_or(1); devices != 1) {
+    violations.push_back(
+        absl::StrCat("resources.devices: ", devices, " is more than an export uses; leave it out, or give 1"));
+  }
+  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  return recipe;
+}
+
+// Errors: INVALID_ARGUMENT unless the version is an adapter that the spec can export.
+absl::Status CheckExportable(const v1::ModelVersion& version, const v1::FineTuningSpec& spec) {
+  const auto refuse = [&](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat("model_export.model_version: ", version.name(), " ", why));
+  };
+  if (version.kind() == v1::ModelVersion::FULL_MODEL)
+    return refuse("is a whole model already; download it as it is (GGUF of whole models is not supported)");
+  if (version.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
+  if (absl::StripPrefix(version.base_model(), "baseModels/") == absl::StripPrefix(spec.base_model(), "baseModels/"))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("base_model: ", spec.base_model(), " is not that of ", version.name(),
+                                                 ", ", version.base_model(), "; leave it out"));
+}
+
+// The files of an adapter that an export reads, its chat templates among them. Errors: INVALID_ARGUMENT if one lacks.
+absl::StatusOr<v1::AttemptInput> AdapterToExport(const v1::ModelVersion& version) {
+  v1::AttemptInput input;
+  input.set_role("start_adapter");
+  int needed = 2;
+  for (const v1::ModelFile& file : version.files()) {
+    const bool of_adapter = file.path() == kAdapterConfigFile || file.path() == kAdapterWeightsFile;
+    if (of_adapter) --needed;
+    if (of_adapter || absl::EndsWith(file.path(), ".jinja")) *input.add_files() = file;
+  }
+  if (needed == 0) return input;
+  return absl::InvalidArgumentError(
+      absl::StrCat("model_export.model_version: ", version.name(), " lacks its configuration or its weights"));
+}
+
+// Of a trainer's start, and of reading, merging, writing, reading again and comparing: some passes over the weights by
+// one disk and a few cores. 86 million parameters took 7 s on two; a wrong one only makes a forecast wrong.
+absl::Duration DurationOfExport(const ModelFacts& model) {
+  constexpr int64_t kBytesPerSecond = 200'000'000;
+  return absl::Seconds(5) + absl::Seconds(4 * model.parameters / kBytesPerSecond);
+}
+
+// One of the few at a time; waits for it.
+class Turn {
+ public:
+  explicit Turn(std::counting_semaphore<>& semaphore) : semaphore_(semaphore) { semaphore_.acquire(); }
+  Turn(const Turn&) = delete;
+  ~Turn() { semaphore_.release(); }
+
+ private:
+  std::counting_semaphore<>& semaphore_;
+};
 
 // Libraries below a plan throw where nobody thought of an error. That ends the plan: not the server, nor the waiting of
 // those who want the same one.
@@ -144,7 +251,8 @@ absl::StatusOr<Plan> WithoutExceptions(Make make) {
 }  // namespace
 
 std::string KindOf(const v1::FineTuningSpec& spec) {
-  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", spec.has_full() ? "full" : "lora");
+  const char* tuning = spec.has_model_export() ? "export" : spec.has_full() ? "full" : "lora";
+  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", tuning);
 }
 
 void SetNeeds(const Plan& plan, Job& job) {
@@ -154,10 +262,11 @@ void SetNeeds(const Plan& plan, Job& job) {
   job.node_selector = plan.node_selector;
 }
 
-Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir)
+Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir, std::string luthierd)
     : store_(store),
       artifacts_(artifacts),
       data_dir_(std::move(data_dir)),
+      luthierd_(std::move(luthierd)),
       plans_(kPlans),
       rows_(kRows),
       models_(kModels) {}
@@ -200,6 +309,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
 absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const Limits& limits,
                                        const std::string& today) {
   const DeviceFacts& device = limits.device;
+  if (message.has_model_export()) return MakeExportPlan(message, device);
   v1::FineTuningJob request;
   *request.mutable_spec() = message;
   LUTHIER_ASSIGN_OR_RETURN(JobSpec spec, JobFromProto(request));
@@ -211,7 +321,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Part> parts, FindParts(spec.dataset));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
-  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, CheckRows(*model, spec.recipe, parts));
+  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts));
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, Resolve(spec.recipe, model->facts, rows, device));
   LeaveDeviceValuesOpen(spec.recipe, resolved);
   for (ResolvedValue& value : resolved.values) {
@@ -219,20 +329,13 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   }
 
   *plan.job.mutable_spec() = message;
-  for (const ResolvedValue& value : resolved.values) {
-    v1::ResolvedValue& settled = *plan.job.add_resolved();
-    settled.set_field(value.field);
-    settled.set_value(value.value);
-    settled.set_reason(value.reason);
-  }
+  for (const ResolvedValue& value : resolved.values) AddResolved(value.field, value.value, value.reason, plan.job);
   for (const std::string& warning : resolved.warnings) plan.job.add_warnings(warning);
   plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
   WarnAboutDevices(plan.devices, limits, plan.job);
   WarnAboutSharedRows(parts, plan.job);
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
-  v1::AttemptInput& base = *plan.start.add_inputs();
-  base.set_role("base_model");
-  *base.mutable_files() = model->message.files();
+  AddBaseModel(model->message, plan.start);
   std::set<std::string> datasets;
   for (const Part& part : parts) {
     datasets.insert(part.dataset);
@@ -251,11 +354,50 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   if (!resolved.recipe.lora.start_from.empty()) datasets.insert(resolved.recipe.lora.start_from);
   plan.datasets = absl::StrJoin(datasets, ",");
   plan.model = spec.output_model;
-  plan.job_bytes = plan.job.SerializeAsString();
-  plan.record = std::make_shared<const std::string>(JoinStoredSpec(plan.job_bytes, plan.start.SerializeAsString()));
+  Serialize(plan);
   plan.cpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCpu, device, spec.recipe, model->facts, rows);
   plan.gpu_memory_bytes = LeastMemory(DeviceFacts::Kind::kCuda, device, spec.recipe, model->facts, rows);
   plan.node_selector = LabelText(spec.recipe.resources.node_selector);
+  return plan;
+}
+
+absl::StatusOr<Plan> Planner::MakeExportPlan(const v1::FineTuningSpec& spec, const DeviceFacts& device) {
+  LUTHIER_ASSIGN_OR_RETURN(const Recipe recipe, RecipeOfExport(spec));
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version,
+                           FindVersion(store_, Call(), spec.model_export().model_version()));
+  LUTHIER_RETURN_IF_ERROR(CheckExportable(version, spec));
+  const bool merged = spec.model_export().format() == v1::ModelExport::MERGED;
+  Plan plan;
+  plan.base_model = std::string(absl::StripPrefix(version.base_model(), "baseModels/"));
+  plan.datasets = version.name();
+  plan.model = spec.output_model();
+  plan.kind = KindOf(spec);
+  plan.node_selector = LabelText(recipe.resources.node_selector);
+  LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
+  LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(), AdapterToExport(version));
+  int64_t adapter_bytes = 0;
+  for (const v1::ModelFile& file : plan.start.inputs(0).files()) adapter_bytes += file.size_bytes();
+  AddBaseModel(model->message, plan.start);
+  plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, recipe, merged ? "merged" : "gguf"));
+
+  const MemoryEstimate memory = EstimateExportMemory(model->facts, merged, adapter_bytes);
+  *plan.estimate.mutable_memory() = ToProto(memory);
+  // On a node with GPUs, too, it computes on the CPUs, whose memory is asked of no job there.
+  plan.cpu_memory_bytes = static_cast<int64_t>(static_cast<double>(memory.total) / kUsableMemory);
+  if (device.kind == DeviceFacts::Kind::kCpu && device.memory_bytes > 0 &&
+      plan.cpu_memory_bytes > device.memory_bytes) {
+    return absl::ResourceExhaustedError(
+        absl::StrFormat("the export needs about %.2f GB and the largest node has %.2f GB; connect one with more memory",
+                        static_cast<double>(memory.total) / 1e9, static_cast<double>(device.memory_bytes) / 1e9));
+  }
+  plan.duration = DurationOfExport(model->facts);
+
+  *plan.job.mutable_spec() = spec;
+  AddResolved("base_model", plan.base_model, "that of the adapter", plan.job);
+  AddResolved("model_export.model_version", version.name(), "given", plan.job);
+  AddResolved("model_export.format", merged ? "MERGED" : "GGUF_ADAPTER", "given", plan.job);
+  AddResolved("resources.devices", "1", "an export computes on the CPUs of its node", plan.job);
+  Serialize(plan);
   return plan;
 }
 
@@ -275,7 +417,6 @@ absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(c
     LUTHIER_RETURN_IF_ERROR(MakeModelFolder(artifacts_, model->message, model->folder));
   }
   LUTHIER_ASSIGN_OR_RETURN(model->facts, ReadModelFacts(model->folder));
-  LUTHIER_ASSIGN_OR_RETURN(model->tokenizer, Tokenizer::Load(model->folder));
   const std::lock_guard lock(mutex_);
   models_.Put(resource.payload, model);
   return std::shared_ptr<const LoadedModel>(model);
@@ -370,31 +511,30 @@ void Planner::WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuning
 }
 
 // Encodes every part as training will; what is wrong with any of them is refused now.
-absl::StatusOr<DatasetFacts> Planner::CheckRows(const LoadedModel& model, const Recipe& recipe,
-                                                const std::vector<Part>& parts) {
-  const EncodeOptions encoding = EncodingOf(recipe, model.facts.config.max_position_embeddings);
-  std::string key = absl::StrCat(model.fingerprint, static_cast<int>(encoding.loss_on), ":",
-                                 static_cast<int>(encoding.too_long), ":", encoding.max_length);
+absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, const Recipe& recipe,
+                                                  const std::vector<Part>& parts) {
+  RowCheck check{.base_model = model.folder,
+                 .chat_template = recipe.chat_template,
+                 .template_date = recipe.template_date,
+                 .encoding = EncodingOf(recipe, model.facts.config.max_position_embeddings)};
+  std::string key = absl::StrCat(model.fingerprint, static_cast<int>(check.encoding.loss_on), ":",
+                                 static_cast<int>(check.encoding.too_long), ":", check.encoding.max_length);
   absl::StrAppend(&key, ":", recipe.template_date, ":", recipe.chat_template);
   for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
   {
     const std::lock_guard lock(mutex_);
     if (const auto known = rows_.Find(key)) return *known;
   }
-  LUTHIER_ASSIGN_OR_RETURN(const std::optional<ChatTemplate> chat_template,
-                           ChatTemplate::OfJob(model.folder, recipe.chat_template, recipe.template_date));
-  const RowEncoder encoder(*model.tokenizer, chat_template ? &*chat_template : nullptr, encoding);
-  std::vector<ReportedFile> files;
-  ValidationReport all;
+  std::vector<LocalBlob> blobs;  // stay where they are until the rows are checked
+  int64_t bytes = 0;
   for (const Part& part : parts) {
-    LUTHIER_ASSIGN_OR_RETURN(const LocalBlob rows, artifacts_.MakeLocal(part.file.sha256()));
-    ReportedFile& file =
-        files.emplace_back(ReportedFile{.part = part.role, .name = part.name(), .weight = part.weight});
-    LUTHIER_ASSIGN_OR_RETURN(file.report, Validate(rows.path, encoder, file.name));
-    all.Merge(file.report);
+    LUTHIER_ASSIGN_OR_RETURN(LocalBlob rows, artifacts_.MakeLocal(part.file.sha256()));
+    check.files.push_back({.part = part.role, .name = part.name(), .path = rows.path, .weight = part.weight});
+    blobs.push_back(std::move(rows));
+    bytes += part.file.size_bytes();
   }
-  LUTHIER_RETURN_IF_ERROR(all.ToStatus());
-  const DatasetFacts facts = FactsOf(files);
+  const Turn turn(checks_);
+  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts facts, CheckRowsInChild(luthierd_, check, LimitsOf(bytes)));
   const std::lock_guard lock(mutex_);
   rows_.Put(key, facts);
   return facts;
@@ -428,6 +568,7 @@ Planner::Limits Planner::LimitsOfNodes() {
 }
 
 std::optional<absl::Duration> Planner::DurationOf(const Plan& plan) {
+  if (plan.duration) return plan.duration;
   const std::lock_guard lock(mutex_);
   const auto speed = speeds_.find(plan.kind);
   if (speed == speeds_.end()) return std::nullopt;

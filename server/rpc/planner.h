@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <semaphore>
 #include <set>
 #include <string>
 #include <vector>
@@ -22,7 +23,7 @@
 
 namespace luthier {
 
-// `base_model` with `lora` or `full`.
+// `base_model` with `lora`, `full` or `export`.
 std::string KindOf(const v1::FineTuningSpec& spec);
 
 // What a spec comes to, whoever submits it.
@@ -35,6 +36,7 @@ struct Plan {
   std::string node_selector;
   std::string kind;                            // whose speeds can be compared: base model and tuning
   int64_t work_tokens = 0;                     // that training processes in all
+  std::optional<absl::Duration> duration;      // of an export, whose speed nobody reports
   v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
   v1::FineTuningJob job;                       // `spec`, `resolved`, `warnings`
   v1::StartAttempt start;                      // inputs and trainer spec
@@ -49,8 +51,9 @@ void SetNeeds(const Plan& plan, Job& job);
 // were seen lately are not read again. Any thread.
 class Planner {
  public:
-  // `store` and `artifacts` must outlive the planner.
-  Planner(Store& store, ArtifactStore& artifacts, std::string data_dir);
+  // `store` and `artifacts` must outlive the planner. `luthierd`: the program, which checks rows in processes of their
+  // own (server/rows).
+  Planner(Store& store, ArtifactStore& artifacts, std::string data_dir, std::string luthierd);
   ~Planner();
 
   // Errors: INVALID_ARGUMENT with every violation; NOT_FOUND for base model or dataset; RESOURCE_EXHAUSTED if it cannot
@@ -59,7 +62,7 @@ class Planner {
   // What PlanOf() would answer at once; null where it would read the dataset, or wait for who does.
   std::shared_ptr<const Plan> KnownPlanOf(const v1::FineTuningSpec& spec);
 
-  // How long a plan takes, if jobs of its kind have reported their speed since the server started.
+  // How long a plan takes, if jobs of its kind have reported their speed since the server started, or it is an export.
   std::optional<absl::Duration> DurationOf(const Plan& plan);
   // A progress report of a job.
   void ObserveSpeed(const std::string& kind, double tokens_per_second);
@@ -78,21 +81,26 @@ class Planner {
     int devices = 0;  // 0: none was seen
   };
   absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today);
+  absl::StatusOr<Plan> MakeExportPlan(const v1::FineTuningSpec& spec, const DeviceFacts& device);
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
   absl::StatusOr<v1::AttemptInput> StartAdapter(const std::string& base_model, LoraSpec& lora);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
   static void WarnAboutDevices(int wanted, const Limits& limits, v1::FineTuningJob& job);
   static void WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job);
-  absl::StatusOr<DatasetFacts> CheckRows(const LoadedModel& model, const Recipe& recipe,
-                                         const std::vector<Part>& parts);
+  absl::StatusOr<DatasetFacts> FactsOfRows(const LoadedModel& model, const Recipe& recipe,
+                                           const std::vector<Part>& parts);
   Limits LimitsOfNodes();
   // What a plan is made of besides what the server holds.
   std::string KeyOf(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today) const;
 
   Store& store_;
   ArtifactStore& artifacts_;
-  const std::string data_dir_;
+  const std::string data_dir_, luthierd_;
+
+  // Each check of rows takes a core and may take gigabytes.
+  static constexpr int kChecksAtOnce = 2;
+  std::counting_semaphore<> checks_{kChecksAtOnce};
 
   std::mutex making_folder_;  // of a base model: one at a time
 

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <iterator>
 #include <set>
 #include <string>
 #include <vector>
@@ -17,6 +18,19 @@ namespace {
 
 constexpr int kDefaultEntries = 50, kMaxEntries = 500;
 
+// What clients may set of a tenant.
+constexpr const char* kTenantFields[] = {"weight", "guaranteed_devices", "max_devices", "max_queued_jobs",
+                                         "max_storage_bytes"};
+
+// Nodes come and go, so more may be guaranteed than is there at the moment; the operator should know.
+void AddWarnings(const State& state, v1::Tenant& message) {
+  const auto [guaranteed, there] = state.GuaranteedAndThere();
+  if (guaranteed <= there) return;
+  message.add_warnings(absl::StrCat(guaranteed,
+                                    " devices are guaranteed to tenants in all, and the connected nodes have ", there,
+                                    ": not all can have what is guaranteed to them at once"));
+}
+
 v1::Tenant TenantToProto(const Tenant& tenant, const State& state, absl::Time now) {
   v1::Tenant message;
   message.set_name("tenants/" + tenant.id);
@@ -26,7 +40,32 @@ v1::Tenant TenantToProto(const Tenant& tenant, const State& state, absl::Time no
   message.set_usage_device_seconds(tenant.UsageAt(now));
   message.set_running_devices(state.jobs().LoadOf(tenant.id).running_devices);
   message.set_queued_jobs(state.jobs().LoadOf(tenant.id).waiting);
+  message.set_guaranteed_devices(tenant.guaranteed_devices);
+  message.set_max_storage_bytes(tenant.max_storage_bytes);
+  message.set_storage_bytes(tenant.storage_bytes);
+  if (tenant.guaranteed_devices > 0) AddWarnings(state, message);
   return message;
+}
+
+std::vector<std::string> ViolationsOf(const v1::Tenant& wanted, const std::set<std::string>& fields) {
+  std::vector<std::string> violations;
+  for (const std::string& field : fields) {
+    if (std::find(std::begin(kTenantFields), std::end(kTenantFields), field) != std::end(kTenantFields)) continue;
+    violations.push_back(
+        absl::StrCat("update_mask: '", field, "' cannot be set; give ", absl::StrJoin(kTenantFields, ", ")));
+  }
+  if (fields.count("weight") > 0 && !(wanted.weight() > 0 && wanted.weight() <= 1e6)) {
+    violations.push_back(
+        absl::StrCat("tenant.weight: ", wanted.weight(), " is out of range; give a number above 0, at most a million"));
+  }
+  const auto check = [&](absl::string_view field, int64_t value, absl::string_view nothing) {
+    if (value < 0) violations.push_back(absl::StrCat("tenant.", field, ": is negative; give 0 for ", nothing));
+  };
+  check("guaranteed_devices", wanted.guaranteed_devices(), "no guarantee");
+  check("max_devices", wanted.max_devices(), "no limit");
+  check("max_queued_jobs", wanted.max_queued_jobs(), "no limit");
+  check("max_storage_bytes", wanted.max_storage_bytes(), "no limit");
+  return violations;
 }
 
 class QueueService final : public v1::QueueService::Service {
@@ -86,36 +125,29 @@ class QueueService final : public v1::QueueService::Service {
       entry.set_pending_reason(reason.message);
       *entry.mutable_create_time() = ToProto(job.create_time);
     }
-    queue.set_depth(state.jobs().waiting());
-    if (queue.depth() > 0) *queue.mutable_oldest_create_time() = ToProto(state.jobs().OldestWaiting());
+    const JobTable& jobs = state.jobs();
+    queue.set_depth(call.tenant.empty() ? jobs.waiting() : jobs.LoadOf(call.tenant).waiting);
+    if (queue.depth() == 0) return;
+    *queue.mutable_oldest_create_time() =
+        ToProto(call.tenant.empty() ? jobs.OldestWaiting() : jobs.OldestWaitingOf(call.tenant));
   }
 
   absl::Status Update(Call& call, const v1::UpdateTenantRequest& request, v1::Tenant& response) {
     call.subject = request.tenant().name();
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("tenant.name", "tenants", request.tenant().name()));
     std::set<std::string> fields(request.update_mask().paths().begin(), request.update_mask().paths().end());
-    if (fields.empty()) fields = {"weight", "max_devices", "max_queued_jobs"};
+    if (fields.empty()) fields = std::set<std::string>(std::begin(kTenantFields), std::end(kTenantFields));
     const v1::Tenant& wanted = request.tenant();
-    std::vector<std::string> violations;
-    for (const std::string& field : fields) {
-      if (field != "weight" && field != "max_devices" && field != "max_queued_jobs") {
-        violations.push_back(
-            absl::StrCat("update_mask: '", field, "' cannot be set; give weight, max_devices or max_queued_jobs"));
-      }
-    }
-    if (fields.count("weight") > 0 && !(wanted.weight() > 0 && wanted.weight() <= 1e6)) {
-      violations.push_back(absl::StrCat("tenant.weight: ", wanted.weight(),
-                                        " is out of range; give a number above 0, at most a million"));
-    }
-    if (wanted.max_devices() < 0) violations.push_back("tenant.max_devices: is negative; give 0 for no limit");
-    if (wanted.max_queued_jobs() < 0) violations.push_back("tenant.max_queued_jobs: is negative; give 0 for no limit");
+    const std::vector<std::string> violations = ViolationsOf(wanted, fields);
     if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-    return backend_.loop.Run([&](State& state, absl::Time now) {
+    return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       Tenant tenant = state.TenantOf(id);
       if (fields.count("weight") > 0) tenant.weight = wanted.weight();
+      if (fields.count("guaranteed_devices") > 0) tenant.guaranteed_devices = wanted.guaranteed_devices();
       if (fields.count("max_devices") > 0) tenant.max_devices = wanted.max_devices();
       if (fields.count("max_queued_jobs") > 0) tenant.max_queued_jobs = wanted.max_queued_jobs();
-      state.SetTenant(tenant, now);
+      if (fields.count("max_storage_bytes") > 0) tenant.max_storage_bytes = wanted.max_storage_bytes();
+      LUTHIER_RETURN_IF_ERROR(state.SetTenant(tenant, now));
       response = TenantToProto(state.TenantOf(id), state, now);
       return absl::OkStatus();
     });

@@ -153,8 +153,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   void OnDone() override {
     if (!node_.empty() && sessions_.Remove(node_, self_)) {
       backend_.loop.Post(
-          [node = node_](State& state, absl::Time now) {
-            state.Disconnect(node, now);
+          [node = node_](State& state, absl::Time) {
+            state.Disconnect(node);
             return absl::OkStatus();
           },
           [](const absl::Status&) {});

@@ -109,7 +109,9 @@ absl::Status MakeModelFolder(ArtifactStore& artifacts, const v1::BaseModel& mode
     LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobReader> blob, artifacts.OpenBlob(file.sha256(), 0));
     const bool weights = absl::EndsWith(file.path(), ".safetensors");
     LUTHIER_ASSIGN_OR_RETURN(const std::string bytes, weights ? ReadHeader(*blob) : ReadAll(*blob));
-    LUTHIER_ASSIGN_OR_RETURN(DurableFile copy, DurableFile::Create(absl::StrCat(partial, "/", file.path())));
+    const fs::path place = fs::path(partial) / file.path();
+    LUTHIER_RETURN_IF_ERROR(CreateFolders(place.parent_path()));
+    LUTHIER_ASSIGN_OR_RETURN(DurableFile copy, DurableFile::Create(place));
     LUTHIER_RETURN_IF_ERROR(copy.Append({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
     if (weights) LUTHIER_RETURN_IF_ERROR(copy.ExtendTo(blob->size()));
     LUTHIER_RETURN_IF_ERROR(copy.Commit());

@@ -37,14 +37,34 @@ absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuni
   return absl::OkStatus();
 }
 
+// The version that a field names. Errors: those of FindVersion, about the field.
+absl::StatusOr<v1::ModelVersion> VersionIn(absl::string_view field, Backend& backend, const Call& call,
+                                           const std::string& name) {
+  absl::StatusOr<v1::ModelVersion> version = FindVersion(backend.store, call, name);
+  if (version.ok()) return version;
+  return absl::Status(version.status().code(),
+                      absl::StrCat(field, ": ", absl::StripPrefix(version.status().message(), "name: ")));
+}
+
 // Puts the number of a version in the place of an alias, which may point to another one tomorrow.
 absl::Status SettleStart(Backend& backend, const Call& call, v1::LoraTuning& lora) {
-  const absl::StatusOr<v1::ModelVersion> version = FindVersion(backend.store, call, lora.start_from());
-  if (!version.ok()) {
-    return absl::Status(version.status().code(),
-                        absl::StrCat("lora.start_from: ", absl::StripPrefix(version.status().message(), "name: ")));
-  }
-  lora.set_start_from(version->name());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version,
+                           VersionIn("lora.start_from", backend, call, lora.start_from()));
+  lora.set_start_from(version.name());
+  return absl::OkStatus();
+}
+
+// The same for an export, whose base model and output follow from its version.
+absl::Status SettleExport(Backend& backend, const Call& call, v1::FineTuningSpec& spec) {
+  v1::ModelExport& wanted = *spec.mutable_model_export();
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version,
+                           VersionIn("model_export.model_version", backend, call, wanted.model_version()));
+  wanted.set_model_version(version.name());
+  if (spec.base_model().empty()) spec.set_base_model(version.base_model());
+  if (!spec.output_model().empty()) return absl::OkStatus();
+  LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version.name()));
+  const char* suffix = wanted.format() == v1::ModelExport::GGUF_ADAPTER ? "-gguf" : "-merged";
+  spec.set_output_model(absl::StrCat(name.model, suffix));
   return absl::OkStatus();
 }
 
@@ -108,14 +128,17 @@ absl::Status WithoutOthers(const Call& call, absl::Status status) {
                     "REQUEST_ID_REUSED");
 }
 
+bool NamesVersion(const v1::FineTuningSpec& spec) {
+  return spec.has_model_export() || !spec.lora().start_from().empty();
+}
+
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
                                                     std::shared_ptr<const Plan> known) {
   LUTHIER_RETURN_IF_ERROR(CheckVisible(backend, call, spec));
-  if (!spec.has_lora() || spec.lora().start_from().empty()) {
-    return known != nullptr ? known : backend.planner.PlanOf(spec);
-  }
+  if (!NamesVersion(spec)) return known != nullptr ? known : backend.planner.PlanOf(spec);
   v1::FineTuningSpec settled = spec;
-  LUTHIER_RETURN_IF_ERROR(SettleStart(backend, call, *settled.mutable_lora()));
+  LUTHIER_RETURN_IF_ERROR(spec.has_model_export() ? SettleExport(backend, call, settled)
+                                                  : SettleStart(backend, call, *settled.mutable_lora()));
   return backend.planner.PlanOf(settled);
 }
 

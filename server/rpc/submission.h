@@ -42,6 +42,9 @@ void CheckRequestId(const std::string& id, std::vector<std::string>& violations)
 // The words of another tenant's job are not for the caller.
 absl::Status WithoutOthers(const Call& call, absl::Status status);
 
+// Whether it goes on from a version of a model, or exports one.
+bool NamesVersion(const v1::FineTuningSpec& spec);
+
 // Checks what a spec names for the caller, and plans it unless its plan is `known` already. Errors: as Planner::PlanOf.
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
                                                     std::shared_ptr<const Plan> known = nullptr);

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/json_shape.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/job_spec.h"
 #include "lib/wire/job_spec_wire.h"
@@ -80,9 +82,18 @@ json ValueOf(const std::string& text) {
   return value.is_discarded() ? json(text) : value;
 }
 
+// Each level takes a call of whoever prints or copies the value: of a million the server would die.
+absl::Status CheckDepth(const std::string& field, const std::string& value) {
+  if (std::count(field.begin(), field.end(), '.') <= kMaxJsonDepth && ShapeOfJson(value).depth <= kMaxJsonDepth)
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field.substr(0, 80), ": is nested deeper than ", kMaxJsonDepth, " levels"));
+}
+
 // The job at a point. `file`: the job file of what all have in common.
 absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1::FineTuningJob& common) {
   for (const auto& [field, value] : point) {
+    LUTHIER_RETURN_IF_ERROR(CheckDepth(field, value));
     json* target = &file;
     const std::vector<std::string> path = absl::StrSplit(field, '.');
     for (size_t i = 0; i + 1 < path.size(); ++i) {
@@ -106,6 +117,15 @@ absl::Status AboutJob(const absl::Status& status, const std::string& job) {
   const std::string suffix = absl::StrCat(" (", job, ")");
   std::string message = absl::StrCat(absl::StrReplaceAll(status.message(), {{"\n", suffix + "\n"}}), suffix);
   absl::Status about(status.code(), message);
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { about.SetPayload(url, payload); });
+  return about;
+}
+
+// Names of a sweep's jobs follow from its own, which is what the caller can choose.
+absl::Status AboutSweepId(const absl::Status& status) {
+  absl::string_view message = status.message();
+  if (!absl::ConsumePrefix(&message, "job_id: ")) return status;
+  absl::Status about(status.code(), absl::StrCat("sweep_id: ", message));
   status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { about.SetPayload(url, payload); });
   return about;
 }
@@ -137,6 +157,10 @@ absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
                                       " characters a-z, 0-9, '-', a letter first"));
   }
   CheckRequestId(request.request_id(), violations);
+  if (request.sweep().job().spec().has_model_export()) {
+    violations.emplace_back(
+        "sweep.job.spec.model_export: has no values to vary; export the best version once the sweep is over");
+  }
   CheckJob(request.sweep().job(), violations);
   if (request.sweep().max_parallel() < 0) {
     violations.push_back(absl::StrCat("sweep.max_parallel: ", request.sweep().max_parallel(),
@@ -211,17 +235,17 @@ class SweepsService final : public v1::SweepService::Service {
     }
     Sweep sweep{.id = id, .tenant = jobs.front().tenant, .payload = asked.SerializeAsString()};
     if (request.validate_only()) {
-      LUTHIER_RETURN_IF_ERROR(
-          backend_.loop.Run([&](State& state, absl::Time) { return CheckJobs(state, backend_.store, jobs); }));
+      LUTHIER_RETURN_IF_ERROR(AboutSweepId(
+          backend_.loop.Run([&](State& state, absl::Time) { return CheckJobs(state, backend_.store, jobs); })));
       sweep.create_time = absl::Now();
       return Describe(sweep, jobs, response);
     }
     int64_t newest = 0;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
+    LUTHIER_RETURN_IF_ERROR(AboutSweepId(backend_.loop.Run([&](State& state, absl::Time now) {
       newest = state.last_number();
       return WithoutOthers(call,
                            luthier::CreateSweep(state, backend_.store, sweep, jobs, identity, std::move(specs), now));
-    }));
+    })));
     if (jobs.front().number <= newest) return GetOf(call, jobs.front(), response);
     return Get(call, "sweeps/" + id, response);
   }

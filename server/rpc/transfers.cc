@@ -1,17 +1,40 @@
 #include "server/rpc/transfers.h"
 
+#include <algorithm>
+#include <string>
 #include <utility>
 
-#include "absl/time/time.h"
+#include "absl/strings/str_cat.h"
+#include "server/core/reason.h"
 
 namespace luthier {
 namespace {
 
 constexpr absl::Duration kLook = absl::Seconds(1);
 
+bool IsOfAgent(const Call& call) { return call.need == Need::kAgent; }
+
+absl::Status TooMany(const Call& call, size_t most) {
+  const std::string what =
+      absl::StrCat(most, " uploads and downloads are under way, as many as may be at once; try again later");
+  return WithReason(IsOfAgent(call) ? absl::UnavailableError(what) : absl::ResourceExhaustedError(what),
+                    "TOO_MANY_TRANSFERS");
+}
+
+absl::Status TooManyOf(const std::string& tenant, size_t most) {
+  const std::string name = absl::StrCat("tenants/", tenant);
+  return WithQuota(
+      WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                     name, " has ", most,
+                     " uploads and downloads under way, as many as a tenant may; try again when some are done")),
+                 "TOO_MANY_TRANSFERS"),
+      name);
+}
+
 }  // namespace
 
-Transfers::Transfers(Access& access) : access_(access), thread_([this] { Work(); }) {}
+Transfers::Transfers(Access& access, Options options)
+    : access_(access), options_(options), thread_([this] { Work(); }) {}
 
 Transfers::~Transfers() {
   {
@@ -22,15 +45,31 @@ Transfers::~Transfers() {
   thread_.join();
 }
 
-Transfers::Watched::Watched(Transfers& transfers, const grpc::ServerContextBase& context, const Call& call)
-    : transfers_(transfers) {
-  const std::lock_guard lock(transfers_.mutex_);
-  open_ = transfers_.open_.insert(transfers_.open_.end(), Open{context, call});
+absl::StatusOr<std::unique_ptr<Transfers::Transfer>> Transfers::Begin(const grpc::ServerContextBase& context,
+                                                                      const Call& call) {
+  const std::lock_guard lock(mutex_);
+  const auto count = [&](auto condition) {
+    return static_cast<size_t>(
+        std::count_if(open_.begin(), open_.end(), [&](const Open& other) { return condition(other.call); }));
+  };
+  if (count([&](const Call& other) { return IsOfAgent(other) == IsOfAgent(call); }) >= options_.most) {
+    return TooMany(call, options_.most);
+  }
+  if (!call.tenant.empty() &&
+      count([&](const Call& other) { return other.tenant == call.tenant; }) >= options_.most_of_tenant) {
+    return TooManyOf(call.tenant, options_.most_of_tenant);
+  }
+  return std::make_unique<Transfer>(*this, open_.insert(open_.end(), Open{context, call}));
 }
 
-Transfers::Watched::~Watched() {
+Transfers::Transfer::~Transfer() {
   const std::lock_guard lock(transfers_.mutex_);
   transfers_.open_.erase(open_);
+}
+
+void Transfers::Transfer::SetWaitsSince(absl::Time time) {
+  const std::lock_guard lock(transfers_.mutex_);
+  open_->waits_since = time;
 }
 
 size_t Transfers::open() {
@@ -38,13 +77,16 @@ size_t Transfers::open() {
   return open_.size();
 }
 
-// One that moves ends by itself within a piece, and says why. So only what is still there at the second look is cut.
+// One that moves ends by itself within a piece, and says why. So one whose token is worth nothing any more is cut only
+// if it is still there at the second look.
 void Transfers::Work() {
   std::unique_lock lock(mutex_);
   while (!work_.wait_for(lock, absl::ToChronoMilliseconds(kLook), [this] { return stopping_; })) {
+    const absl::Time now = SteadyNow();
     for (Open& transfer : open_) {
       const bool refused = !access_.StillAdmits(transfer.call).ok();
-      if (std::exchange(transfer.refused, refused) && refused) transfer.context.TryCancel();
+      const bool stands_still = std::exchange(transfer.refused, refused) && refused;
+      if (stands_still || now - transfer.waits_since > options_.longest_silence) transfer.context.TryCancel();
     }
   }
 }

@@ -1,14 +1,18 @@
-// Downloads under way. Each has a thread, which sends as fast as the other side reads; where that reads nothing the
-// thread stands still and cannot look at the token itself.
+// Uploads and downloads under way. Each has a thread of gRPC's, so there are only so many; where the other side neither
+// sends nor reads, the thread stands still and cannot look at token or clock itself.
 #pragma once
 
 #include <condition_variable>
 #include <cstddef>
 #include <list>
+#include <memory>
 #include <mutex>
 #include <thread>
 
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "grpcpp/server_context.h"
+#include "lib/base/steady_now.h"
 #include "server/rpc/access.h"
 
 namespace luthier {
@@ -17,25 +21,56 @@ class Transfers {
   struct Open {
     const grpc::ServerContextBase& context;
     const Call& call;
-    bool refused = false;  // at the last look
+    bool refused = false;                             // at the last look
+    absl::Time waits_since = absl::InfiniteFuture();  // for the other side; else it is our turn
   };
 
  public:
+  struct Options {
+    // Of users; agents have as many for themselves, so that nobody keeps them from publishing. Each is a thread, an
+    // open file, and with a bucket up to 24 MB.
+    size_t most = 256;
+    size_t most_of_tenant = 64;
+    absl::Duration longest_silence = absl::Minutes(5);
+  };
   // `access` must outlive it.
-  explicit Transfers(Access& access);
+  Transfers(Access& access, Options options);
   ~Transfers();
 
-  // A download, from its first byte to its last. Context and call must outlive it.
-  class Watched {
+  // One transfer, from its first byte to its last.
+  class Transfer {
    public:
-    Watched(Transfers& transfers, const grpc::ServerContextBase& context, const Call& call);
-    Watched(const Watched&) = delete;
-    ~Watched();
+    Transfer(Transfers& transfers, std::list<Open>::iterator open) : transfers_(transfers), open_(open) {}
+    Transfer(const Transfer&) = delete;
+    ~Transfer();
+
+    // As the reader's and the writer's own; the call is cancelled if that takes longer than it may.
+    template <typename Reader, typename Message>
+    bool Read(Reader& reader, Message& message) {
+      return Await([&] { return reader.Read(&message); });
+    }
+    template <typename Writer, typename Message>
+    bool Write(Writer& writer, const Message& message) {
+      return Await([&] { return writer.Write(message); });
+    }
 
    private:
+    template <typename Step>
+    bool Await(Step step) {
+      SetWaitsSince(SteadyNow());
+      const bool done = step();
+      SetWaitsSince(absl::InfiniteFuture());
+      return done;
+    }
+    void SetWaitsSince(absl::Time time);
+
     Transfers& transfers_;
-    std::list<Open>::iterator open_;
+    const std::list<Open>::iterator open_;
   };
+
+  // Context and call must outlive what it returns. Errors: RESOURCE_EXHAUSTED if too many are under way, in all or of
+  // the caller's tenant; UNAVAILABLE in its place for agents, which try that again.
+  absl::StatusOr<std::unique_ptr<Transfer>> Begin(const grpc::ServerContextBase& context, const Call& call);
 
   size_t open();
 
@@ -43,6 +78,7 @@ class Transfers {
   void Work();
 
   Access& access_;
+  const Options options_;
   std::mutex mutex_;  // of what follows
   std::condition_variable work_;
   std::list<Open> open_;

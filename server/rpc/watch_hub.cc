@@ -3,6 +3,7 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "lib/base/steady_now.h"
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
@@ -13,9 +14,18 @@ namespace {
 // Each costs some 20 KB in gRPC and here.
 constexpr size_t kMaxWatchers = 20000;
 
+absl::Status TooManyOf(const std::string& tenant, size_t watching) {
+  const std::string name = absl::StrCat("tenants/", tenant);
+  return WithQuota(WithReason(absl::ResourceExhaustedError(absl::StrCat(
+                                  name, " has ", watching,
+                                  " watches open, as many as a tenant may; close some, or try again later")),
+                              "TOO_MANY_WATCHERS"),
+                   name);
+}
+
 }  // namespace
 
-WatchHub::WatchHub() : thread_([this] { Work(); }) {}
+WatchHub::WatchHub(size_t most_of_tenant) : most_of_tenant_(most_of_tenant), thread_([this] { Work(); }) {}
 
 WatchHub::~WatchHub() {
   Close();
@@ -27,13 +37,19 @@ WatchHub::~WatchHub() {
   thread_.join();
 }
 
-absl::Status WatchHub::Add(int64_t job, std::shared_ptr<JobWatcher> watcher) {
+absl::Status WatchHub::Add(int64_t job, const std::string& tenant, std::shared_ptr<JobWatcher> watcher) {
   const std::lock_guard lock(mutex_);
   if (closed_) return WithReason(absl::UnavailableError("the server is shutting down; watch again"), "SHUTTING_DOWN");
   if (count_ >= kMaxWatchers) {
     return WithReason(absl::ResourceExhaustedError("too many watch at once; try again later"), "TOO_MANY_WATCHERS");
   }
-  if (by_job_[job].insert(std::move(watcher)).second) ++count_;
+  if (!tenant.empty()) {
+    size_t& watching = by_tenant_[tenant];
+    if (watching >= most_of_tenant_) return TooManyOf(tenant, watching);
+    ++watching;
+  }
+  by_job_[job].emplace(std::move(watcher), tenant);
+  ++count_;
   return absl::OkStatus();
 }
 
@@ -41,7 +57,11 @@ void WatchHub::Remove(int64_t job, const std::shared_ptr<JobWatcher>& watcher) {
   const std::lock_guard lock(mutex_);
   const auto found = by_job_.find(job);
   if (found == by_job_.end()) return;
-  count_ -= found->second.erase(watcher);
+  const auto removed = found->second.extract(watcher);
+  if (removed.empty()) return;
+  --count_;
+  const auto tenant = by_tenant_.find(removed.mapped());
+  if (tenant != by_tenant_.end() && --tenant->second == 0) by_tenant_.erase(tenant);
   if (found->second.empty()) by_job_.erase(found);
 }
 
@@ -70,9 +90,19 @@ size_t WatchHub::watchers() {
   return count_;
 }
 
+std::vector<std::shared_ptr<JobWatcher>> WatchHub::Of(const Watchers& watchers) {
+  std::vector<std::shared_ptr<JobWatcher>> all;
+  all.reserve(watchers.size());
+  for (const auto& [watcher, tenant] : watchers) all.push_back(watcher);
+  return all;
+}
+
 std::vector<std::shared_ptr<JobWatcher>> WatchHub::AllWatchers() {
   std::vector<std::shared_ptr<JobWatcher>> all;
-  for (const auto& [job, watchers] : by_job_) all.insert(all.end(), watchers.begin(), watchers.end());
+  all.reserve(count_);
+  for (const auto& [job, watchers] : by_job_) {
+    for (const auto& [watcher, tenant] : watchers) all.push_back(watcher);
+  }
   return all;
 }
 
@@ -87,7 +117,7 @@ void WatchHub::Work() {
       events_.pop_front();
       const auto found = by_job_.find(event.job);
       if (found == by_job_.end()) continue;
-      const std::vector<std::shared_ptr<JobWatcher>> watchers(found->second.begin(), found->second.end());
+      const std::vector<std::shared_ptr<JobWatcher>> watchers = Of(found->second);
       lock.unlock();
       auto message = std::make_shared<v1::WatchFineTuningJobResponse>();
       *message->mutable_event() = ToProto(event);

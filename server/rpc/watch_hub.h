@@ -3,15 +3,18 @@
 #pragma once
 
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
-#include <set>
+#include <string>
 #include <thread>
 #include <unordered_map>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 #include "luthier/v1/jobs.pb.h"
 #include "server/core/state.h"
@@ -32,12 +35,14 @@ class JobWatcher {
 
 class WatchHub {
  public:
-  WatchHub();
+  // A quarter of all watchers that there may be.
+  static constexpr size_t kMostOfTenant = 5000;
+  explicit WatchHub(size_t most_of_tenant = kMostOfTenant);
   ~WatchHub();
 
-  // RESOURCE_EXHAUSTED if too many watch. A watcher that is added sees every event committed afterwards; it must be
-  // removed.
-  absl::Status Add(int64_t job, std::shared_ptr<JobWatcher> watcher);
+  // `tenant`: whose token it watches with; empty: nobody's in particular. RESOURCE_EXHAUSTED if too many watch, in all
+  // or of that tenant. A watcher that is added sees every event committed afterwards; it must be removed.
+  absl::Status Add(int64_t job, const std::string& tenant, std::shared_ptr<JobWatcher> watcher);
   void Remove(int64_t job, const std::shared_ptr<JobWatcher>& watcher);
   // Events of one commit. Costs nothing if nobody watches their jobs.
   void Publish(const std::vector<Event>& events);
@@ -46,13 +51,16 @@ class WatchHub {
   size_t watchers();
 
  private:
-  using Watchers = std::set<std::shared_ptr<JobWatcher>>;
+  using Watchers = std::map<std::shared_ptr<JobWatcher>, std::string>;  // with their tenants
   void Work();
+  static std::vector<std::shared_ptr<JobWatcher>> Of(const Watchers& watchers);
   std::vector<std::shared_ptr<JobWatcher>> AllWatchers();
 
+  const size_t most_of_tenant_;
   std::mutex mutex_;
   std::condition_variable work_;
   std::unordered_map<int64_t, Watchers> by_job_;
+  std::unordered_map<std::string, size_t> by_tenant_;  // none is 0
   size_t count_ = 0;
   std::deque<Event> events_;
   bool closed_ = false, stopping_ = false;

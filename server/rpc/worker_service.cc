@@ -28,18 +28,21 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   }
   grpc::Status FetchBlob(grpc::ServerContext* context, const v1::FetchBlobRequest* request,
                          grpc::ServerWriter<v1::FetchBlobResponse>* writer) override {
-    return Handle(backend_, *context, "FetchBlob", [&](Call& call) {
-      const Transfers::Watched watched(backend_.transfers, *context, call);
-      return SendBlob(call, *request, *writer);
+    return Handle(backend_, *context, "FetchBlob", [&](Call& call) -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
+      return SendBlob(call, *transfer, *request, *writer);
     });
   }
   grpc::Status UploadArtifact(grpc::ServerContext* context, grpc::ServerReader<v1::UploadArtifactRequest>* reader,
                               v1::UploadArtifactResponse*) override {
-    return Handle(backend_, *context, "UploadArtifact", [&](Call& call) { return Receive(call, *reader); });
+    return Handle(backend_, *context, "UploadArtifact", [&](Call& call) -> absl::Status {
+      LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
+      return Receive(call, *transfer, *reader);
+    });
   }
 
  private:
-  absl::Status SendBlob(Call& call, const v1::FetchBlobRequest& request,
+  absl::Status SendBlob(Call& call, Transfers::Transfer& transfer, const v1::FetchBlobRequest& request,
                         grpc::ServerWriter<v1::FetchBlobResponse>& writer) {
     LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, request.attempt(), request.credential(),
                                          [&](const Job& job) { return CheckInput(job, request.sha256()); }));
@@ -54,7 +57,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       message.mutable_chunk()->set_offset(offset);
       message.mutable_chunk()->set_data(buffer.data(), size);
       message.mutable_chunk()->set_crc32c(Crc32c(message.chunk().data()));
-      if (!writer.Write(message)) return absl::CancelledError("the agent went away");
+      if (!transfer.Write(writer, message)) return absl::CancelledError("the agent went away");
       offset += static_cast<int64_t>(size);
     }
   }
@@ -106,9 +109,10 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     return absl::NotFoundError(absl::StrCat("sha256: '", sha256, "' is no input of jobs/", job.id));
   }
 
-  absl::Status Receive(Call& call, grpc::ServerReader<v1::UploadArtifactRequest>& reader) {
+  absl::Status Receive(Call& call, Transfers::Transfer& transfer,
+                       grpc::ServerReader<v1::UploadArtifactRequest>& reader) {
     v1::UploadArtifactRequest message;
-    if (!reader.Read(&message) || !message.has_header()) {
+    if (!transfer.Read(reader, message) || !message.has_header()) {
       return absl::InvalidArgumentError("header: the first message of an upload must carry it");
     }
     const v1::UploadArtifactHeader header = message.header();
@@ -118,7 +122,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     for (const v1::ModelFile& file : header.files()) pins.Add(file.sha256());
     int open = -1;
     std::unique_ptr<BlobWriter> blob;
-    while (reader.Read(&message)) {
+    while (transfer.Read(reader, message)) {
       LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
       const v1::ArtifactChunk& chunk = message.chunk();
       if (chunk.file_index() < 0 || chunk.file_index() >= header.files_size()) {

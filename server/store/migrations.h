@@ -121,6 +121,20 @@ UPDATE model_versions SET tenant = (SELECT jobs.tenant FROM jobs WHERE jobs.id =
     R"sql(
 CREATE TABLE quarantined_nodes (id TEXT PRIMARY KEY, jobs TEXT NOT NULL, end_time INTEGER NOT NULL) STRICT;
 )sql",
+    // 15: what is guaranteed to tenants, and what they store. The sums stand beside what they are of, so that a start
+    // reads
+    // no list of files. What was stored before counts for nothing.
+    R"sql(
+ALTER TABLE tenants ADD COLUMN guaranteed_devices INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tenants ADD COLUMN max_storage_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE tenants ADD COLUMN storage_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE datasets ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+ALTER TABLE datasets ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE base_models ADD COLUMN tenant TEXT NOT NULL DEFAULT '';
+ALTER TABLE base_models ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE model_versions ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN stored_bytes INTEGER NOT NULL DEFAULT 0;
+)sql",
 };
 
 }  // namespace luthier

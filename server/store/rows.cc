@@ -16,7 +16,7 @@ namespace luthier {
 namespace {
 
 // The last ones of kJobColumns, which say something only once a job has had an attempt.
-constexpr int kAttemptColumns = 13;
+constexpr int kAttemptColumns = 14;
 
 std::optional<int64_t> DeadlineMicros(absl::Time deadline) {
   return deadline == absl::InfiniteFuture() ? std::nullopt : std::optional(absl::ToUnixMicros(deadline));
@@ -56,7 +56,8 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
               absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, RetentionMicros(job.retention),
               DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel}, int64_t{job.lost_attempts}, job.node,
               held, job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report},
-              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step)
+              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step,
+              job.stored_bytes)
         .Run();
     return;
   }
@@ -66,12 +67,14 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
           "?, "
           "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
           "?, "
-          "preemptions = ?, lost_here = ?, crashed_on = ?, stored_step = ?, revision = ?, retention = ?, deadline = ?, "
+          "preemptions = ?, lost_here = ?, crashed_on = ?, stored_step = ?, stored_bytes = ?, revision = ?, retention "
+          "= ?, deadline = ?, "
           "expired = 0 WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
             job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority},
             job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step,
-            int64_t{job.revision}, RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.number)
+            job.stored_bytes, int64_t{job.revision}, RetentionMicros(job.retention), DeadlineMicros(job.deadline),
+            job.number)
       .Run();
 }
 
@@ -111,7 +114,7 @@ Job ReadJob(Query& row) {
   job.preemptions = static_cast<int>(row.Int());
   job.lost_here = static_cast<int>(row.Int());
   job.crashed_on = absl::StrSplit(row.Text(), ',', absl::SkipEmpty());
-  job.stored_step = row.Int();
+  for (int64_t* count : {&job.stored_step, &job.stored_bytes}) *count = row.Int();
   return job;
 }
 

@@ -15,7 +15,7 @@ inline constexpr char kJobColumns[] =
     "service_class, "
     "priority, estimate, revision, retention, deadline, sweep, max_parallel, "
     "lost_attempts, node, held, not_before, start_time, model_version, last_report, report, attempt_start, "
-    "preemptions, lost_here, crashed_on, stored_step";
+    "preemptions, lost_here, crashed_on, stored_step, stored_bytes";
 
 // A changed job rewrites its row but not the columns that never change, nor their index.
 void WriteJob(Connection& connection, const Job& job, bool is_new);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <limits>
@@ -67,7 +68,11 @@ std::string Store::SqliteVersion() { return sqlite3_libversion(); }
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) {
   const std::string lock_path = data_dir + "/lock";
   const int lock = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (lock < 0) return absl::ErrnoToStatus(errno, absl::StrCat("cannot write to the data folder ", data_dir));
+  if (lock < 0) {
+    const std::string why = std::strerror(errno);
+    return absl::FailedPreconditionError(absl::StrCat("--data-dir: ", data_dir, " cannot be written to: ", why,
+                                                      "; let luthierd's user write there, or give another folder"));
+  }
   if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
     close(lock);
     return absl::FailedPreconditionError(absl::StrCat("another luthierd uses the data folder ", data_dir,
@@ -102,25 +107,25 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
 }
 
 absl::Status Store::Commit(const Writes& writes) {
-  return Guard([&] {
+  try {
     SQLite::Transaction transaction(writer_->database(), SQLite::TransactionBehavior::IMMEDIATE);
     WriteAll(*writer_, writes);
     transaction.commit();
     return absl::OkStatus();
-  });
+  } catch (const SQLite::Exception& error) {
+    return WriteError(error, path_);
+  }
 }
 
 // A reader that stays makes every commit add to the log: pages can go into the database only once nobody needs what was
 // there before.
 absl::Status Store::EmptyLog() {
-  return Guard([&]() -> absl::Status {
-    sqlite3* const database = writer_->database().getHandle();
-    sqlite3_busy_timeout(database, 0);
-    const int code = sqlite3_wal_checkpoint_v2(database, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
-    sqlite3_busy_timeout(database, Connection::kBusyMilliseconds);
-    if (code != SQLITE_OK && code != SQLITE_BUSY) throw SQLite::Exception(database, code);
-    return absl::OkStatus();
-  });
+  sqlite3* const database = writer_->database().getHandle();
+  sqlite3_busy_timeout(database, 0);
+  const int code = sqlite3_wal_checkpoint_v2(database, nullptr, SQLITE_CHECKPOINT_TRUNCATE, nullptr, nullptr);
+  sqlite3_busy_timeout(database, Connection::kBusyMilliseconds);
+  if (code == SQLITE_OK || code == SQLITE_BUSY) return absl::OkStatus();
+  return WriteError(SQLite::Exception(database, code), path_);
 }
 
 int64_t Store::LogBytes() const {

@@ -97,6 +97,8 @@ class Store {
   absl::StatusOr<int64_t> CursorBefore(int64_t job, const std::string& type, int64_t lines);
   // Newest version first; `model` empty: of all models.
   absl::StatusOr<std::vector<ModelVersion>> Versions(const std::string& model);
+  // That the files of a version are counted with; 0 if there is none.
+  absl::StatusOr<int64_t> VersionBytes(const std::string& model, int version);
   absl::StatusOr<std::vector<Alias>> Aliases(const std::string& model);
   // Newest first.
   absl::StatusOr<std::vector<Resource>> ListResources(ResourceKind kind);

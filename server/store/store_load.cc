@@ -77,7 +77,9 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
       const std::string model = deleted.Text();
       state.LoadDeletedVersion(NameOfVersion(model, static_cast<int>(deleted.Int())));
     }
-    Query tenants = writer_->Prepare("SELECT id, weight, max_devices, max_queued_jobs, usage, usage_time FROM tenants");
+    Query tenants = writer_->Prepare(
+        "SELECT id, weight, max_devices, max_queued_jobs, usage, usage_time, guaranteed_devices, max_storage_bytes, "
+        "storage_bytes FROM tenants");
     while (tenants.Step()) {
       Tenant tenant{.id = tenants.Text()};
       tenant.weight = tenants.Real();
@@ -85,6 +87,9 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
       tenant.max_queued_jobs = tenants.Int();
       tenant.usage = tenants.Real();
       tenant.usage_time = tenants.Time();
+      tenant.guaranteed_devices = static_cast<int>(tenants.Int());
+      tenant.max_storage_bytes = tenants.Int();
+      tenant.storage_bytes = tenants.Int();
       state.LoadTenant(std::move(tenant));
     }
     Query epoch = writer_->Prepare("SELECT ifnull(max(number), 0) FROM epochs");
@@ -99,8 +104,13 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
       state.LoadQuarantine(quarantine, now);
     }
     for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
-      Query ids = writer_->Prepare(absl::StrCat("SELECT id FROM ", TableOf(kind)));
-      while (ids.Step()) state.LoadResource(kind, ids.Text());
+      Query rows = writer_->Prepare(absl::StrCat("SELECT id, tenant, bytes FROM ", TableOf(kind)));
+      while (rows.Step()) {
+        const std::string id = rows.Text();
+        Stored stored{.tenant = rows.Text()};
+        stored.bytes = rows.Int();
+        state.LoadResource(kind, id, std::move(stored));
+      }
     }
     return state;
   });

@@ -26,7 +26,7 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
   const std::lock_guard lock(reader_mutex_);
   return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
     Query query = reader_->Prepare(
-        "SELECT model, version, job, attempt, base_model, create_time, payload, tenant FROM model_versions "
+        "SELECT model, version, job, attempt, base_model, create_time, payload, tenant, bytes FROM model_versions "
         "WHERE (?1 = '' OR model = ?1) AND deleted = 0 ORDER BY create_time DESC, version DESC");
     query.Bind(model);
     std::vector<ModelVersion> versions;
@@ -39,9 +39,18 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
       version.create_time = query.Time();
       version.payload = query.Blob();
       version.tenant = query.Text();
+      version.bytes = query.Int();
       versions.push_back(std::move(version));
     }
     return versions;
+  });
+}
+
+absl::StatusOr<int64_t> Store::VersionBytes(const std::string& model, int version) {
+  const std::lock_guard lock(reader_mutex_);
+  return Guard([&]() -> absl::StatusOr<int64_t> {
+    Query query = reader_->Prepare("SELECT bytes FROM model_versions WHERE model = ? AND version = ?");
+    return query.Bind(model, int64_t{version}).Step() ? query.Int() : 0;
   });
 }
 

@@ -22,8 +22,9 @@ void WriteResource(Connection& connection, const Writes::ResourceChange& change)
     connection.Prepare(absl::StrCat("DELETE FROM ", TableOf(change.kind), " WHERE id = ?")).Bind(change.id).Run();
     return;
   }
-  connection.Prepare(absl::StrCat("INSERT INTO ", TableOf(change.kind), " VALUES (?, ?, ?)"))
-      .Bind(change.id, change.resource->create_time, Bytes{change.resource->payload})
+  connection.Prepare(absl::StrCat("INSERT INTO ", TableOf(change.kind), " VALUES (?, ?, ?, ?, ?)"))
+      .Bind(change.id, change.resource->create_time, Bytes{change.resource->payload}, change.resource->tenant,
+            change.resource->bytes)
       .Run();
 }
 
@@ -71,7 +72,8 @@ void ExpireEvents(Connection& connection, int64_t job) {
   connection.Prepare("UPDATE jobs SET expired = 1 WHERE number = ?").Bind(job).Run();
 }
 
-// The number of the row that holds it, which is made if there is none.
+// The number of the row that holds it, which is made if there is none, in one transaction with the spec that names it.
+// No row is ever without such a spec: these stay, as jobs do, to be shown, cloned and tried again.
 int64_t PlanNumber(Connection& connection, const std::string& plan) {
   const std::string sha256 = Sha256Hex(plan);
   connection.Prepare("INSERT OR IGNORE INTO plans (sha256, bytes) VALUES (?, ?)").Bind(sha256, Bytes{plan}).Run();
@@ -123,9 +125,9 @@ void WriteAll(Connection& connection, const Writes& writes) {
   for (const Writes::CheckpointChange& change : writes.checkpoints) WriteCheckpoint(connection, change);
   for (const int64_t job : writes.expired) ExpireEvents(connection, job);
   for (const ModelVersion& version : writes.versions) {
-    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?)")
+    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)")
         .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
-              version.create_time, Bytes{version.payload}, version.tenant)
+              version.create_time, Bytes{version.payload}, version.tenant, version.bytes)
         .Run();
   }
   for (const auto& [model, version] : writes.deleted_versions) {
@@ -135,9 +137,9 @@ void WriteAll(Connection& connection, const Writes& writes) {
   }
   for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
   for (const Tenant& tenant : writes.tenants) {
-    connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?)")
+    connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
         .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage,
-              tenant.usage_time)
+              tenant.usage_time, int64_t{tenant.guaranteed_devices}, tenant.max_storage_bytes, tenant.storage_bytes)
         .Run();
   }
   for (const auto& [node, drained] : writes.drained) {

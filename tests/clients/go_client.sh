@@ -56,7 +56,18 @@ grep -q 'training.learning_rate:0.001\|training.learning_rate:1e-3' "$work/out"
 (cd "$work" && "$bin/luthier" --server "$address" model download "$job" --to best-of-ours)
 diff -r "$work/best-of-ours" "$work/best"
 
-# Ctrl-C cancels all of it.
+# Ctrl-C ends the watch and leaves the job.
+"$work/example" --server "$address" --steps 100000 --to "$work/none" >"$work/out" 2>&1 &
+example=$!
+until grep -qs started "$work/out"; do kill -0 "$example"; sleep 0.05; done
+kill -INT "$example"
+if wait "$example"; then exit 1; fi
+job=$(head -1 "$work/out")
+grep -q "$job goes on" "$work/out"
+[[ $("$bin/luthier" --server "$address" job get "$job") == *RUNNING* ]]
+"$bin/luthier" --server "$address" job cancel "$job" --wait
+
+# Of a sweep it cancels all of it.
 "$work/example" --server "$address" --dataset pairs --steps 100000 --grid training.seed=1,2 --to "$work/none" >"$work/out" 2>&1 &
 example=$!
 until grep -qs RUNNING "$work/out"; do kill -0 "$example"; sleep 0.05; done

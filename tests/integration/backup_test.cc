@@ -220,6 +220,12 @@ TEST_F(BackupTest, RefusesWhatWouldOverwriteAndLeavesIt) {
   EXPECT_THAT(taken.err, HasSubstr("holds a database"));
   EXPECT_EQ(Check("server").exit_code, 0);
   EXPECT_EQ(Check("backup").exit_code, 0);
+  // Of a server that was killed: somebody moved luthier.db away and left its log.
+  fs::create_directory(Path("left"));
+  WriteText(Path("left/luthier.db-wal"), "of another database");
+  const CapturedResult mixed = Restore("left");
+  EXPECT_EQ(mixed.exit_code, 1);
+  EXPECT_THAT(mixed.err, HasSubstr("luthier.db-wal"));
 }
 
 TEST_F(BackupTest, FindsADamagedByteAndRefusesToRestoreIt) {

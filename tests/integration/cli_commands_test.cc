@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/str_split.h"
 #include "luthier/v1/admin.pb.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/jobs.pb.h"
@@ -109,6 +108,11 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   for (const char* step : {"pause", "resume", "explain", "cancel", "retry", "cancel"}) Ok({"job", step, "k"});
   Ok({"job", "clone", "j", "--id", "l", "--hold"});
   Ok({"job", "update", "l", "--priority", "1"});
+  EXPECT_THAT(Cli({"job", "logs", "l", "--lines", "1"}).err, HasSubstr("the trainer of jobs/l has written nothing"));
+  const CapturedResult no_figures = Cli({"job", "compare", "l"});
+  EXPECT_EQ(no_figures.exit_code, 1);
+  EXPECT_EQ(no_figures.out, "");
+  EXPECT_THAT(no_figures.err, AllOf(HasSubstr("jobs/l is HELD"), HasSubstr("nothing to compare")));
   Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1,2", "--hold"});
   EXPECT_EQ(Ok({"sweep", "start", "s"}), "sweeps/s  2 QUEUED\n");
   Ok({"sweep", "get", "s"});
@@ -136,6 +140,14 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_EQ(urls.exit_code, 1) << "its files are in no bucket";
   EXPECT_THAT(urls.err, AllOf(HasSubstr("luthier model download"), HasSubstr("--artifact-store")));
   EXPECT_EQ(Cli({"model", "urls", "j", "--for", "soon"}).exit_code, 3);
+  EXPECT_THAT(Ok({"model", "export", "j/production", "--format", "merged", "--dry-run"}),
+              testing::ContainsRegex("model_export.model_version +models/j/versions/1 +given"));
+  EXPECT_EQ(
+      json::parse(Ok({"model", "export", "j", "--format", "gguf", "--dry-run", "-o", "json"}))["spec"]["output_model"],
+      "j-gguf");
+  EXPECT_EQ(Cli({"model", "export", "j", "--format", "onnx"}).exit_code, 3);
+  EXPECT_THAT(Cli({"model", "export", "j", "--format", "gguf", "--hold", "--to", "x"}).err,
+              HasSubstr("--to: there is nothing to download"));
   EXPECT_EQ(Ok({"model", "alias", "delete", "j/production"}), "models/j/versions/production\n");
   EXPECT_EQ(Cli({"model", "alias", "delete", "j/production"}).exit_code, 5);
   CaptureOptions no_trainer;
@@ -143,8 +155,16 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_EQ(Cli({"generate", "--base", "tiny", "--prompt", "x"}, no_trainer).exit_code, 0);
 
   EXPECT_THAT(Ok({"tenant", "set", "default", "--weight", "2", "--max-devices", "3"}),
-              testing::ContainsRegex("\ndefault +2 +0 +3 +[0-9]+ +no limit"));
+              testing::ContainsRegex("\ndefault +2 +0 +0 +3 +[0-9]+ +no limit"));
+  const CapturedResult guaranteed =
+      Cli({"tenant", "set", "default", "--guaranteed-devices", "3", "--max-storage", "2GB"});
+  EXPECT_THAT(guaranteed.out,
+              testing::ContainsRegex("\ndefault +2 +0 +3 +3 +[0-9]+ +no limit +[0-9.]+ [kMG]?B +2.0 GB"));
+  EXPECT_THAT(guaranteed.err, HasSubstr("warning: 3 devices are guaranteed to tenants in all"));
+  EXPECT_THAT(Cli({"tenant", "set", "default", "--guaranteed-devices", "4"}).err,
+              HasSubstr("tenant.guaranteed_devices: 4 are more than tenant.max_devices lets it use, 3"));
   EXPECT_EQ(json::parse(Ok({"tenant", "list", "-o", "json"}))["tenants"][0]["max_devices"], 3);
+  Ok({"tenant", "set", "default", "--guaranteed-devices", "0", "--max-storage", "0"});
   EXPECT_THAT(Cli({"tenant", "set", "default", "--weight", "2"}).err, HasSubstr("updated tenants/default\n"));
   EXPECT_THAT(Cli({"tenant", "set", "defualt", "--weight", "2"}).err,
               HasSubstr("created tenants/defualt, which was not there before; did you mean default?"));
@@ -181,6 +201,8 @@ TEST_F(CliTest, EveryListIsThereInEveryFormat) {
   Ok({"model", "promote", "s-1", "--as", "production"});
   Ok({"node", "drain", "n1"});
   Ok({"job", "submit", "-f", "job.yaml", "--id", "waits"});
+  Ok({"context", "set", "lab", "--server", server_->address()});
+  ExpectInEveryFormat({"node", "list"});  // while the agent is there
   Ok({"admin", "token", "create", "root", "--role", "admin", "-o", "json"});
   server_->Kill();
   const std::string secret =
@@ -194,23 +216,11 @@ TEST_F(CliTest, EveryListIsThereInEveryFormat) {
                                                {"dataset", "list"},
                                                {"model", "list"},
                                                {"model", "alias", "list"},
+                                               {"context", "list"},
                                                {"tenant", "list"},
                                                {"queue", "show"},
                                                {"admin", "token", "list"}}) {
-    const auto as = [&](const std::string& format) {
-      std::vector<std::string> command = list;
-      command.insert(command.end(), {"-o", format});
-      const CapturedResult result = Cli(command, root);
-      EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(command) << result.err;
-      return result.out;
-    };
-    SCOPED_TRACE(testing::PrintToString(list));
-    EXPECT_THAT(as("table"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
-    EXPECT_THAT(as("wide"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
-    EXPECT_THAT(as("yaml"), testing::ContainsRegex("[a-z_]+:\n"));
-    EXPECT_TRUE(json::parse(as("json"), nullptr, /*allow_exceptions=*/false).is_object());
-    for (const auto& line : absl::StrSplit(as("name"), '\n', absl::SkipEmpty()))
-      EXPECT_THAT(std::string(line), testing::MatchesRegex("[a-zA-Z]+/[a-zA-Z0-9./-]+"));
+    ExpectInEveryFormat(list, root);
   }
 }
 

@@ -22,6 +22,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "lib/checkpoint/model_config.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
@@ -141,6 +142,27 @@ class CliTest : public testing::Test {
     const CapturedResult result = Cli(arguments);
     EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(arguments) << "\n" << result.err;
     return result.out;
+  }
+  // That a command prints something for people and for programs.
+  void ExpectInEveryFormat(const std::vector<std::string>& list, const CaptureOptions& options = {}) {
+    const auto as = [&](const std::string& format) {
+      std::vector<std::string> command = list;
+      command.insert(command.end(), {"-o", format});
+      const CapturedResult result = Cli(command, options);
+      EXPECT_EQ(result.exit_code, 0) << testing::PrintToString(command) << result.err;
+      return result.out;
+    };
+    SCOPED_TRACE(testing::PrintToString(list));
+    EXPECT_THAT(as("table"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
+    EXPECT_THAT(as("wide"), testing::ContainsRegex("^[A-Z].*\n.*\n"));
+    EXPECT_THAT(as("yaml"), testing::ContainsRegex("[a-z_]+:\n"));
+    EXPECT_TRUE(nlohmann::json::parse(as("json"), nullptr, /*allow_exceptions=*/false).is_object());
+    // Contexts are names of this machine and no resources of a server.
+    const std::string name = list[0] == "context" ? "[a-z]+" : "[a-zA-Z]+/[a-zA-Z0-9./-]+";
+    const std::string names = as("name");
+    EXPECT_NE(names, "");
+    for (const auto& line : absl::StrSplit(names, '\n', absl::SkipEmpty()))
+      EXPECT_THAT(std::string(line), testing::MatchesRegex(name));
   }
   void AddInputs() {
     EXPECT_EQ(Ok({"model", "import", "tiny", "base"}), "baseModels/tiny\n");

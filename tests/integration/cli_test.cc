@@ -76,6 +76,11 @@ TEST_F(CliTest, TakesAJobFromInputsToComparisonAndDownload) {
   const CapturedResult taken = Cli({"model", "download", "j"});
   EXPECT_EQ(taken.exit_code, 1);
   EXPECT_THAT(taken.err, HasSubstr("give another folder"));
+
+  Ok({"model", "delete-base", "tiny", "--yes"});
+  const CapturedResult alone = Cli({"generate", "--model", "j", "--prompt", "x"});
+  EXPECT_EQ(alone.exit_code, 5);
+  EXPECT_THAT(alone.err, AllOf(HasSubstr("baseModels/tiny, which is not registered any more"), HasSubstr("import")));
 }
 
 TEST_F(CliTest, ADownloadGoesOnFromTheBytesThatAreThere) {
@@ -134,6 +139,10 @@ TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
   EXPECT_THAT(Ok({"sweep", "cancel", "t"}), StartsWith("sweeps/t  "));
   EXPECT_EQ(Cli({"sweep", "best", "t"}).exit_code, 5);
   EXPECT_EQ(Ok({"sweep", "list", "-o", "name"}), "sweeps/t\nsweeps/s\n");
+  const CapturedResult forgotten =
+      Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--point", "lora.rank: 4, training.epochs"});
+  EXPECT_EQ(forgotten.exit_code, 3);
+  EXPECT_THAT(forgotten.err, HasSubstr("--point: training.epochs has no value"));
   const CapturedResult wrong =
       Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--grid", "lora.rank=4,999", "--dry-run"});
   EXPECT_EQ(wrong.exit_code, 3);
@@ -149,7 +158,7 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
                     HasSubstr("starts         nobody can say when\n")));
   EXPECT_EQ(Ok({"job", "resume", "j", "-o", "name"}), "jobs/j\n");
   EXPECT_THAT(Ok({"job", "explain", "j"}),
-              AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default uses 0 devices")));
+              AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default: devices in use 0")));
   EXPECT_EQ(json::parse(Ok({"job", "explain", "j", "-o", "json"}))["pending_code"], "PENDING_REASON_NO_NODE");
 
   EXPECT_EQ(Ok({"job", "clone", "j", "--id", "k", "--hold", "--priority", "3"}), "jobs/k  HELD\n");

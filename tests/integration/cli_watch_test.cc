@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "luthier/v1/worker.pb.h"
 #include "nlohmann/json.hpp"
@@ -98,6 +100,25 @@ TEST_F(CliTest, ATimeoutLeavesTheJobAndSaysSo) {
   EXPECT_EQ(result.exit_code, 8);
   EXPECT_THAT(result.err, HasSubstr("luthier job watch j"));
   EXPECT_THAT(Ok({"job", "get", "j"}), AllOf(HasSubstr("QUEUED"), HasSubstr("Waits because")));
+}
+
+// A day of the wall clock is no time that anybody waited.
+TEST_F(CliTest, AWatchEndsInTimeThoughTheClockIsSetBackMeanwhile) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  Ok({"sweep", "create", "-f", "job.yaml", "--id", "s", "--grid", "training.seed=1"});
+  for (const std::vector<std::string>& watch :
+       {std::vector<std::string>{"job", "watch", "j", "--timeout", "2s"}, {"sweep", "watch", "s", "--timeout", "2s"}}) {
+    const std::string now = absl::StrCat(folder_.path(), "/set-back-", watch[0]);
+    CaptureOptions options;
+    options.environment = {{"LD_PRELOAD", LUTHIER_STEPPED_CLOCK}, {"STEPPED_CLOCK_IF", now}};
+    options.on_output = [&](const CapturedResult&, pid_t) { WriteText(now, ""); };
+    const auto begin = std::chrono::steady_clock::now();
+    const CapturedResult result = Cli(watch, options);
+    EXPECT_EQ(result.exit_code, 8) << result.err;
+    EXPECT_TRUE(std::filesystem::exists(now)) << "it was set while the command ran";
+    EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(60));
+  }
 }
 
 TEST_F(CliTest, ExitCodesSayHowAJobEnded) {

@@ -159,7 +159,7 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
     agent.Report({{"event", "checkpoint"}, {"step", 1}, {"bytes", 1000}, {"loss", 0.5}});
     agent.Log("a line of the trainer");
     agent.Report({{"event", "finished"}, {"stop_reason", "COMPLETED"}});
-    agent.Publish({{"adapter_model.safetensors", "weights"}});
+    agent.Publish({{"adapter_config.json", "{}"}, {"adapter_model.safetensors", "weights"}});
     agent.End(v1::AttemptEnded::FINISHED);
     EXPECT_THAT(CallForJson("NodeService.ListNodes")["nodes"], SizeIs(1));
   }
@@ -173,7 +173,11 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   EXPECT_THAT(CallForJson("FineTuningService.ListJobCheckpoints", {{"parent", "jobs/j"}})["checkpoints"], SizeIs(1));
   EXPECT_THAT(CallForJson("ModelService.ListModels")["models"], SizeIs(1));
   EXPECT_THAT(CallForJson("ModelService.ListModelVersions", {{"parent", "models/j"}})["model_versions"], SizeIs(1));
-  EXPECT_EQ(CallForJson("ModelService.GetModelVersion", version)["files"][0]["sha256"], Sha256Hex("weights"));
+  EXPECT_EQ(CallForJson("ModelService.GetModelVersion", version)["files"][1]["sha256"], Sha256Hex("weights"));
+  EXPECT_EQ(CallForJson("FineTuningService.ExportModelVersion", {{"name", "models/j/versions/latest"},
+                                                                 {"format", "MERGED"},
+                                                                 {"validate_only", true}})["spec"]["output_model"],
+            "j-merged");
   Call("ModelService.PromoteModelVersion", {{{"name", "models/j/versions/1"}, {"alias", "production"}}});
   Call("ModelService.DeleteModelAlias", {{{"name", "models/j/versions/production"}}});
   EXPECT_THAT(Call("ModelService.DownloadModelVersion", {version}), HasSubstr(absl::Base64Escape("weights")));

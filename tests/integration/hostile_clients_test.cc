@@ -5,17 +5,34 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <deque>
+#include <filesystem>
 #include <fstream>
+#include <future>
+#include <iterator>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "lib/wire/error_details.h"
+#include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
+#include "luthier/v1/models.grpc.pb.h"
 #include "luthier/v1/queues.grpc.pb.h"
+#include "tests/support/hostile_templates.h"
 #include "tests/support/luthierd.h"
 #include "tests/support/temp_folder.h"
+#include "tests/support/tiny_model.h"
+#include "tests/support/upload_rows.h"
+#include "tests/support/wait_for.h"
 
 namespace luthier {
 namespace {
@@ -48,15 +65,49 @@ std::string CallHeaders(const std::string& te) {
          ("\x0f\x10" + text("application/grpc")) + (std::string(1, '\0') + text("te") + text(te));
 }
 
+// A socket that is connected to the server.
+int Connect(const std::string& address) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in where = {};
+  where.sin_family = AF_INET;
+  where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  where.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
+  EXPECT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&where), sizeof where), 0) << strerror(errno);
+  return fd;
+}
+
+// Whether the server has closed a connection; what it said before is read.
+bool IsClosed(int fd) {
+  char buffer[4096];
+  ssize_t count = 0;
+  while ((count = recv(fd, buffer, sizeof buffer, MSG_DONTWAIT)) > 0) {
+  }
+  return count == 0 || errno != EAGAIN;
+}
+
+// As many files as this process may open, until it goes.
+class SoftFileLimit {
+ public:
+  explicit SoftFileLimit(rlim_t files) {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    const rlimit set = {std::min(files, before_.rlim_max), before_.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &set);
+  }
+  ~SoftFileLimit() { setrlimit(RLIMIT_NOFILE, &before_); }
+  static rlim_t Most() {
+    rlimit files = {};
+    getrlimit(RLIMIT_NOFILE, &files);
+    return files.rlim_max;
+  }
+
+ private:
+  rlimit before_;
+};
+
 // A connection on which a test writes what it likes.
 class RawHttp2 {
  public:
-  explicit RawHttp2(const std::string& address) : fd_(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_in where = {};
-    where.sin_family = AF_INET;
-    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    where.sin_port = htons(static_cast<uint16_t>(std::stoi(address.substr(address.rfind(':') + 1))));
-    EXPECT_EQ(connect(fd_, reinterpret_cast<sockaddr*>(&where), sizeof where), 0);
+  explicit RawHttp2(const std::string& address) : fd_(Connect(address)) {
     Send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + Frame(kSettings, 0, 0, ""));
   }
   ~RawHttp2() { close(fd_); }
@@ -107,6 +158,94 @@ class HostileClientsTest : public testing::Test {
     ASSERT_TRUE(server_->Serves()) << server_->log();
   }
   void SetUp() override { Start(); }
+  // A change of the record.
+  grpc::Status SetWeight(double weight) {
+    v1::UpdateTenantRequest request;
+    request.mutable_tenant()->set_name("tenants/default");
+    request.mutable_tenant()->set_weight(weight);
+    request.mutable_update_mask()->add_paths("weight");
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    v1::Tenant tenant;
+    return v1::QueueService::NewStub(server_->channel())->UpdateTenant(&context, request, &tenant);
+  }
+  // What is on record, as a reader sees it.
+  double Weight() {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    v1::ListTenantsResponse tenants;
+    const grpc::Status status =
+        v1::QueueService::NewStub(server_->channel())->ListTenants(&context, v1::ListTenantsRequest(), &tenants);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return tenants.tenants_size() == 1 ? tenants.tenants(0).weight() : 0;
+  }
+  grpc::Status Upload(const std::string& id) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    v1::Dataset dataset;
+    return UploadRows(*v1::DatasetService::NewStub(server_->channel()), context, id,
+                      ChatLine("a", "b") + ChatLine("c", "d"), dataset);
+  }
+  grpc::Status RegisterBase(const std::string& id, const std::string& folder) {
+    v1::RegisterBaseModelRequest request;
+    request.set_base_model_id(id);
+    request.set_source_path(folder);
+    v1::BaseModel model;
+    grpc::ClientContext context;
+    return v1::ModelService::NewStub(server_->channel())->RegisterBaseModel(&context, request, &model);
+  }
+  // What a job needs.
+  void AddInputs() {
+    ASSERT_TRUE(WriteTinyModel(folder_.path() + "/model").ok());
+    ASSERT_TRUE(RegisterBase("base", folder_.path() + "/model").ok());
+    ASSERT_TRUE(Upload("rows").ok());
+  }
+  grpc::Status SubmitJob(const std::string& id) {
+    v1::CreateFineTuningJobRequest request;
+    request.set_job_id(id);
+    request.set_request_id("request-of-" + id);
+    request.mutable_job()->mutable_spec()->set_base_model("base");
+    request.mutable_job()->mutable_spec()->mutable_dataset()->set_dataset("rows");
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(30));
+    v1::FineTuningJob job;
+    return v1::FineTuningService::NewStub(server_->channel())->CreateFineTuningJob(&context, request, &job);
+  }
+  grpc::Status SubmitWithTemplate(const std::string& base_model, const std::string& chat_template) {
+    v1::CreateFineTuningJobRequest request;
+    request.mutable_job()->mutable_spec()->set_base_model(base_model);
+    request.mutable_job()->mutable_spec()->mutable_dataset()->set_dataset("rows");
+    request.mutable_job()->mutable_spec()->set_chat_template(chat_template);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
+    v1::FineTuningJob job;
+    return v1::FineTuningService::NewStub(server_->channel())->CreateFineTuningJob(&context, request, &job);
+  }
+  // The other client's calls are answered all the while, each at once.
+  void ExpectRefusalOfTemplate(const std::string& base_model, const std::string& chat_template,
+                               const std::string& words) {
+    auto refusal = std::async(std::launch::async, [&] { return SubmitWithTemplate(base_model, chat_template); });
+    do {
+      const auto begin = std::chrono::steady_clock::now();
+      ExpectThatItServes();
+      EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
+    } while (refusal.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready);
+    const grpc::Status status = refusal.get();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << status.error_message();
+    EXPECT_THAT(status.error_message(), HasSubstr(words));
+  }
+  grpc::StatusCode GetJob(const std::string& id) {
+    v1::GetFineTuningJobRequest request;
+    request.set_name("jobs/" + id);
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
+    v1::FineTuningJob job;
+    return v1::FineTuningService::NewStub(server_->channel())->GetFineTuningJob(&context, request, &job).error_code();
+  }
+  int Threads() const {
+    const auto folder = std::filesystem::directory_iterator(absl::StrCat("/proc/", server_->pid(), "/task"));
+    return static_cast<int>(std::distance(begin(folder), end(folder)));
+  }
 
   // Another client's call, on the connection that it had before.
   void ExpectThatItServes() {
@@ -215,32 +354,160 @@ TEST_F(HostileClientsTest, HeadersThatMakeNoSenseEndTheirCallOnly) {
   ExpectThatItServes();
 }
 
+TEST_F(HostileClientsTest, AChatTemplateThatEndsWhateverRendersOrParsesItIsRefused) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer ends a program in its own way";
+#endif
+  AddInputs();
+  for (const HostileTemplate& one : HostileTemplates()) {
+    SCOPED_TRACE(one.name);
+    ExpectRefusalOfTemplate("base", one.source,
+                            "chat_template: checking the rows with it needs more than 4.3 GB of memory, or a deeper "
+                            "stack than there is; give a template that ");
+  }
+  for (const HostileTemplate& one : RefusedTemplates()) {
+    SCOPED_TRACE(one.name);
+    ExpectRefusalOfTemplate("base", one.source, "chat template, line 1: ");
+  }
+  const std::string hostile = folder_.path() + "/hostile";
+  ASSERT_TRUE(WriteTinyModel(hostile).ok());
+  WriteText(hostile + "/chat_template.jinja", HostileTemplates().back().source);
+  ASSERT_TRUE(RegisterBase("hostile", hostile).ok());
+  ExpectRefusalOfTemplate("hostile", "",
+                          "chat_template: checking the rows with that of the base model needs more than ");
+  EXPECT_TRUE(SubmitJob("good").ok());
+  ExpectThatItServes();
+  EXPECT_LT(server_->PeakBytes(), int64_t{1} << 30) << "what the templates built was in no memory of the server";
+}
+
+// Each holds a thread: there are only so many, and the calls of others find theirs.
+TEST_F(HostileClientsTest, HundredsOfUploadsThatDoNotEndHinderNobody) {
+  constexpr int kUploads = 500, kAtOnce = 256;
+  struct SlowUpload {
+    grpc::ClientContext context;
+    v1::Dataset dataset;
+    std::unique_ptr<grpc::ClientWriter<v1::UploadDatasetRequest>> writer;
+  };
+  const int threads_before = Threads();
+  const auto datasets = v1::DatasetService::NewStub(server_->channel());
+  std::deque<SlowUpload> uploads(kUploads);
+  for (SlowUpload& upload : uploads) {
+    upload.writer = datasets->UploadDataset(&upload.context, &upload.dataset);
+    v1::UploadDatasetRequest request;
+    request.mutable_header()->set_dataset_id("slow");
+    v1::DatasetPart& part = *request.mutable_header()->add_parts();
+    part.set_part("train");
+    part.set_size_bytes(1000);
+    part.set_sha256(Sha256Hex("what never comes"));
+    upload.writer->Write(request);
+  }
+  const std::string refused =
+      absl::StrCat("luthier_grpc_server_handled_total{code=\"RESOURCE_EXHAUSTED\",method=\"UploadDataset\"} ",
+                   kUploads - kAtOnce, "\n");
+  EXPECT_TRUE(WaitFor([&] { return server_->Metrics().find(refused) != std::string::npos; })) << server_->Metrics();
+  EXPECT_TRUE(WaitFor([&] { return Threads() - threads_before < kAtOnce + 100; })) << Threads();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20; ++i) ExpectThatItServes();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(10));
+  const grpc::Status more = Upload("one-more");
+  EXPECT_EQ(more.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(ParseErrorDetails(more.error_details()).reason, "TOO_MANY_TRANSFERS");
+  EXPECT_TRUE(ParseErrorDetails(more.error_details()).retry_delay.has_value());
+  for (SlowUpload& upload : uploads) upload.context.TryCancel();
+  EXPECT_TRUE(WaitFor([&] { return Upload("one-more").ok(); })) << "there is room again";
+}
+
+// Every connection is a file, and with the last one the server would be deaf for ever.
+TEST_F(HostileClientsTest, ThousandsOfHandshakesThatAreNeverFinishedAreShed) {
+  const auto connections = static_cast<int>(std::min<rlim_t>(5000, SoftFileLimit::Most() / 2));
+  server_->End(SIGTERM);
+  {
+    const SoftFileLimit of_a_login_shell(1024);
+    Start();
+  }
+  const SoftFileLimit many(SoftFileLimit::Most());
+  std::vector<int> open;
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < connections; ++i) {
+    open.push_back(Connect(server_->address()));
+    // Every other one begins the greeting of HTTP/2.
+    if (i % 2 == 0) {
+      EXPECT_EQ(send(open.back(), "PRI * HT", 8, MSG_NOSIGNAL), 8);
+    }
+  }
+  ExpectThatItServes();
+  grpc::ChannelArguments own;
+  own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  const auto later = grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), own);
+  EXPECT_TRUE(later->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(10)))
+      << "somebody who comes meanwhile is let in";
+  EXPECT_TRUE(WaitFor(
+      [&] {
+        std::erase_if(open, [](int fd) { return IsClosed(fd) && close(fd) == 0; });
+        return open.empty();
+      },
+      std::chrono::seconds(60)))
+      << open.size() << " of " << connections << " are still open";
+  std::printf("%d connections were open for %.1f s at most\n", connections,
+              std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  for (const int fd : open) close(fd);
+  ExpectThatItServes();
+}
+
 // After a failed fsync nobody knows what is on the disk, so nothing more may be acknowledged.
 TEST_F(HostileClientsTest, ADiskThatFailsEndsTheServerAndWhatWasAcknowledgedBeforeIsThere) {
-  server_->End(SIGTERM);
   const std::string fault = folder_.path() + "/fault";
-  const auto set_weight = [&](double weight) {
-    v1::UpdateTenantRequest request;
-    request.mutable_tenant()->set_name("tenants/default");
-    request.mutable_tenant()->set_weight(weight);
-    request.mutable_update_mask()->add_paths("weight");
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(10));
-    v1::Tenant tenant;
-    return v1::QueueService::NewStub(server_->channel())->UpdateTenant(&context, request, &tenant);
-  };
-  Start({"LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_FAILS_SYNCS_IF=" + fault});
-  ASSERT_TRUE(set_weight(2).ok());
+  const std::vector<std::string> faulty = {"LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_FAILS_SYNCS_IF=" + fault};
+  AddInputs();
+  server_->End(SIGTERM);
+  Start(faulty);
+  ASSERT_TRUE(SetWeight(2).ok());
   std::ofstream(fault) << "now";
-  EXPECT_FALSE(set_weight(3).ok());
+  EXPECT_FALSE(SetWeight(3).ok());
   EXPECT_EQ(server_->Wait(), 1) << server_->log();
   EXPECT_THAT(server_->log(), HasSubstr("ending"));
 
+  std::filesystem::remove(fault);
+  Start(faulty);
+  EXPECT_GE(Weight(), 2);
+  ASSERT_TRUE(SubmitJob("before").ok());
+  std::ofstream(fault) << "now";
+  EXPECT_FALSE(SubmitJob("during").ok()) << "what may be lost is not acknowledged";
+  EXPECT_FALSE(SubmitJob("after").ok());
+  EXPECT_EQ(server_->Wait(), 1) << server_->log();
+
   Start();
-  grpc::ClientContext context;
-  v1::ListTenantsResponse tenants;
-  ASSERT_TRUE(v1::QueueService::NewStub(server_->channel())->ListTenants(&context, {}, &tenants).ok());
-  EXPECT_GE(tenants.tenants(0).weight(), 2);
+  EXPECT_EQ(GetJob("before"), grpc::StatusCode::OK);
+  EXPECT_EQ(GetJob("after"), grpc::StatusCode::NOT_FOUND);
+  EXPECT_TRUE(SubmitJob("during").ok()) << "the same request, whether it had arrived or not";
+}
+
+// A write that is refused leaves nothing in doubt.
+TEST_F(HostileClientsTest, ADiskThatBecomesReadOnlyRefusesWhatIsNewAndReadsGoOn) {
+  AddInputs();
+  server_->End(SIGTERM);
+  const std::string fault = folder_.path() + "/fault";
+  Start({"LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_READ_ONLY_IF=" + fault});
+  ASSERT_TRUE(SubmitJob("before").ok());
+  ASSERT_TRUE(SetWeight(2).ok());
+  std::ofstream(fault) << "now";
+  for (int i = 0; i < 3; ++i) {
+    const grpc::Status refused = SubmitJob("during");
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_EQ(ParseErrorDetails(refused.error_details()).reason, "DISK_READ_ONLY");
+    EXPECT_THAT(refused.error_message(), HasSubstr("--data-dir is read-only"));
+    EXPECT_EQ(SetWeight(3).error_code(), grpc::StatusCode::UNAVAILABLE);
+    EXPECT_FALSE(Upload("more").ok());
+    EXPECT_EQ(GetJob("before"), grpc::StatusCode::OK);
+    EXPECT_EQ(GetJob("during"), grpc::StatusCode::NOT_FOUND);
+    EXPECT_EQ(Weight(), 2);
+  }
+  std::filesystem::remove(fault);
+  EXPECT_TRUE(SubmitJob("during").ok()) << "it heals by itself";
+  EXPECT_TRUE(Upload("more").ok());
+  EXPECT_EQ(server_->End(SIGTERM), 0) << server_->log();
+  Start();
+  for (const char* job : {"before", "during"}) EXPECT_EQ(GetJob(job), grpc::StatusCode::OK) << job;
 }
 
 }  // namespace

@@ -105,5 +105,21 @@ INSTANTIATE_TEST_SUITE_P(
                       Combination{"Gemma2Lora", kGemma2, "lora", 512, 1024, {}}),
     [](const auto& info) { return std::string(info.param.name); });
 
+// The Python baseline calls both by these names, and computes something else under the other one.
+TEST(BenchTrainTest, AFormatThatIsNotTheBaselinesIsRefusedWithTheOneThatIs) {
+  const TempFolder folder;
+  WriteText(folder.path() + "/rows.jsonl", LongRows());
+  const auto bench = [&](const std::string& method, const std::string& dtype) {
+    return RunCaptured({LUTHIER_BENCH_TRAIN_PROGRAM, "--model", "examples/base/luthier-tiny", "--data",
+                        folder.path() + "/rows.jsonl", "--method", method, "--dtype", dtype, "--max-length", "64",
+                        "--micro-batch-tokens", "64", "--steps", "3", "--json"});
+  };
+  EXPECT_THAT(bench("lora", "amp").err, ::testing::HasSubstr("give bf16"));
+  EXPECT_THAT(bench("full", "bf16").err, ::testing::HasSubstr("give amp"));
+  const CapturedResult mixed = bench("full", "amp");
+  ASSERT_EQ(mixed.exit_code, 0) << mixed.err;
+  EXPECT_EQ(json::parse(mixed.out)["dtype"], "amp");
+}
+
 }  // namespace
 }  // namespace luthier

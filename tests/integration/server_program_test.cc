@@ -381,6 +381,14 @@ TEST_F(ServerProgramTest, FlagsBeatTheEnvironmentAndThatTheFile) {
   EXPECT_TRUE(fs::exists(folder("of-flag") + "/luthier.db"));
 }
 
+TEST_F(ServerProgramTest, TakesNoDatasetLargerThanItIsTold) {
+  Start({"--max-dataset-size", "1KB"});
+  EXPECT_TRUE(client_->Upload("small", Rows(2)).ok());
+  const grpc::Status refused = client_->Upload("large", Rows(100));
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), HasSubstr("--max-dataset-size"));
+}
+
 TEST_F(ServerProgramTest, AFolderThatCannotBeLookedAtIsAnErrorAndNoCrash) {
   const std::string folder = folder_.path() + "/" + std::string(300, 'x');
   for (const std::vector<std::string>& action : {std::vector<std::string>{}, {"check"}, {"admin-token"}}) {
@@ -539,15 +547,28 @@ TEST_F(ServerProgramTest, CostsLittleWhileIdle) {
 }
 
 // A disk of 100 MB, filled while a job runs.
+struct Unmount {
+  std::string path;
+  ~Unmount() { umount2(path.c_str(), MNT_DETACH); }
+};
+
+TEST_F(ServerProgramTest, AReadOnlyDiskIsNamedAtTheStart) {
+  fs::create_directories(DataDir());
+  if (mount("tmpfs", DataDir().c_str(), "tmpfs", MS_RDONLY, "size=1m") != 0) {
+    GTEST_SKIP() << "SKIPPED: mounting a tmpfs needs root; a read-only disk was not tested";
+  }
+  const Unmount unmount{DataDir()};
+  Luthierd refused(LUTHIERD_PROGRAM, Arguments());
+  EXPECT_EQ(refused.Wait(), 1);
+  EXPECT_THAT(refused.log(), AllOf(HasSubstr("--data-dir: " + DataDir()), HasSubstr("Read-only file system")));
+}
+
 TEST_F(ServerProgramTest, AFullDiskRefusesNewWorkAndLosesNothing) {
   fs::create_directories(DataDir());
   if (mount("tmpfs", DataDir().c_str(), "tmpfs", 0, "size=100m") != 0) {
     GTEST_SKIP() << "SKIPPED: mounting a tmpfs needs root; a full disk was not tested";
   }
-  struct Unmount {
-    std::string path;
-    ~Unmount() { umount2(path.c_str(), MNT_DETACH); }
-  } unmount{DataDir()};
+  const Unmount unmount{DataDir()};
   Start();
   AddInputs();
   Submit(JobRequestFor("running"));

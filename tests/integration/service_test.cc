@@ -1,7 +1,21 @@
 // The whole service with real programs: luthierd, luthier-worker, luthier-trainer.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <stdlib.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "lib/text/json_file.h"
+#include "tests/support/captured_program.h"
 #include "tests/support/service.h"
 
 namespace luthier {
@@ -41,6 +55,18 @@ class ServiceTest : public testing::Test {
         step = static_cast<int64_t>(event.data().fields().at("resumed_step").number_value());
     }
     return step;
+  }
+  // Of the events of a type, in their order.
+  std::vector<int64_t> StepsOf(const std::string& job, const std::string& type) {
+    std::vector<int64_t> steps;
+    for (const v1::JobEvent& event : service_.Events(job)) {
+      if (event.type() == type) steps.push_back(static_cast<int64_t>(event.data().fields().at("step").number_value()));
+    }
+    return steps;
+  }
+  static std::string ReadText(const std::string& path) {
+    std::ifstream stream(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
   }
   // Of the trainers of this test.
   std::vector<pid_t> Trainers() const { return ProcessesWith(service_.AgentFolder() + "/jobs/"); }
@@ -84,6 +110,78 @@ TEST_F(ServiceTest, AJobGoesOnFromTheAdapterThatAnotherPublished) {
   EXPECT_LT(first.back(), first.front() - 0.05);
   EXPECT_LT(second.front(), first.back() + 0.01);
   EXPECT_EQ(service_.Job("second").spec().lora().start_from(), "models/first/versions/1");
+}
+
+TEST_F(ServiceTest, APublishedAdapterIsExportedOnANodeAndDownloaded) {
+  const std::string bin = LUTHIER_BIN_FOLDER;
+  service_.StartServer({"--with-local-worker"});
+  service_.AddInputs();
+  service_.Submit("tuned", Steps(5));
+  ASSERT_TRUE(WaitForState("tuned", State::SUCCEEDED)) << service_.Job("tuned").DebugString();
+  const auto luthier = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {bin + "/luthier", "--server", service_.Address()});
+    return RunCaptured(arguments);
+  };
+  const auto text = [&](const std::string& file) { return *ReadTextFile(folder_.path() + "/" + file); };
+  const std::string adapter = folder_.path() + "/adapter", merged = folder_.path() + "/merged",
+                    gguf = folder_.path() + "/gguf";
+  ASSERT_EQ(luthier({"model", "download", "tuned", "--to", adapter}).exit_code, 0);
+
+  const CapturedResult whole =
+      luthier({"model", "export", "tuned@1", "--format", "merged", "--id", "whole", "--to", merged});
+  ASSERT_EQ(whole.exit_code, 0) << whole.err;
+  EXPECT_EQ(whole.out, merged + "\n");
+  EXPECT_EQ(service_.Job("whole").model_version(), "models/tuned-merged/versions/1");
+  EXPECT_EQ(service_.Job("whole").stop_reason(), "COMPLETED");
+  EXPECT_GT(service_.Job("whole").summary().artifact_bytes(), 0);
+  const CapturedResult part = luthier({"model", "export", "tuned", "--format", "gguf", "--id", "part", "--to", gguf});
+  ASSERT_EQ(part.exit_code, 0) << part.err;
+  EXPECT_EQ(text("gguf/adapter.gguf").substr(0, 4), "GGUF");
+
+  // What the trainer writes where the files lie is the same.
+  for (const auto& [form, place] : {std::pair("merged", "/here"), std::pair("gguf", "/here.gguf")}) {
+    ASSERT_EQ(RunProgram({bin + "/luthier-trainer", "export", "--base", folder_.path() + "/made/model", "--adapter",
+                          adapter, "--format", form, "--out", folder_.path() + place})
+                  .exit_code,
+              0);
+  }
+  for (const char* file : {"model.safetensors", "config.json", "tokenizer.json"})
+    EXPECT_EQ(text(absl::StrCat("merged/", file)), text(absl::StrCat("here/", file))) << file;
+  EXPECT_EQ(text("gguf/adapter.gguf"), text("here.gguf"));
+
+  EXPECT_EQ(luthier({"model", "export", "tuned", "--format", "merged", "--wait"}).exit_code, 0);
+  EXPECT_EQ(service_.Versions("tuned-merged"), 2);
+  const CapturedResult again = luthier({"model", "export", "tuned-merged", "--format", "gguf"});
+  EXPECT_EQ(again.exit_code, 3);
+  EXPECT_THAT(again.err, HasSubstr("is a whole model already"));
+  EXPECT_THAT(luthier({"model", "list"}).out, HasSubstr("GGUF adapter"));
+  EXPECT_THAT(luthier({"job", "get", "whole"}).out, HasSubstr("models/tuned/versions/1, merged into its base"));
+  EXPECT_THAT(luthier({"job", "watch", "part"}).out + luthier({"job", "watch", "part"}).err,
+              HasSubstr("exports the adapter as gguf"));
+  const CapturedResult generated = luthier({"generate", "--model", "tuned-gguf", "--prompt", "row 1"});
+  EXPECT_EQ(generated.exit_code, 3);
+  EXPECT_THAT(generated.err, HasSubstr("is an adapter for llama.cpp"));
+}
+
+TEST_F(ServiceTest, AnExportThatWaitsCanBeCancelled) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  service_.Submit("tuned", Steps(5));
+  ASSERT_TRUE(WaitForState("tuned", State::SUCCEEDED)) << service_.Job("tuned").DebugString();
+  service_.Submit("busy", Steps(100000));
+  ASSERT_TRUE(WaitForState("busy", State::RUNNING));
+  v1::ExportModelVersionRequest request;
+  request.set_name("models/tuned/versions/latest");
+  request.set_format(v1::ModelExport::MERGED);
+  request.set_job_id("x");
+  v1::FineTuningJob job;
+  service_.Call(
+      [&](grpc::ClientContext& context) { return service_.jobs->ExportModelVersion(&context, request, &job); });
+  EXPECT_EQ(service_.Job("x").state(), State::QUEUED);
+  service_.Cancel("x");
+  EXPECT_EQ(service_.Job("x").state(), State::CANCELLED);
+  service_.Cancel("busy");
 }
 
 TEST_F(ServiceTest, TwoJobsShareTheCpusOfANodeThatIsSaidToBeShared) {
@@ -143,6 +241,7 @@ TEST_F(ServiceTest, AJobThatFinishesWhileTheServerIsAwayIsPublishedWhenItComesBa
   service_.AddInputs();
   service_.Submit("j", Steps(400));
   ASSERT_TRUE(WaitForEvent("j", "checkpoint"));
+  const size_t before = StepsOf("j", "checkpoint").size();
   service_.server.End(SIGKILL);
   ASSERT_TRUE(WaitFor([&] { return std::filesystem::exists(service_.AgentFolder() + "/jobs/j/run/report.json"); },
                       std::chrono::seconds(120)));
@@ -152,6 +251,56 @@ TEST_F(ServiceTest, AJobThatFinishesWhileTheServerIsAwayIsPublishedWhenItComesBa
   EXPECT_EQ(service_.Job("j").attempt(), 1);
   EXPECT_EQ(service_.Job("j").progress().step(), 400);
   EXPECT_EQ(service_.Versions("j"), 1);
+  // What happened meanwhile is all there, once and in order.
+  const std::vector<v1::JobEvent> events = service_.Events("j");
+  for (size_t i = 0; i < events.size(); ++i) EXPECT_EQ(events[i].sequence(), static_cast<int64_t>(i) + 1);
+  const std::vector<int64_t> checkpoints = StepsOf("j", "checkpoint"), progress = StepsOf("j", "progress");
+  EXPECT_GE(checkpoints.size(), 39u);
+  EXPECT_GT(checkpoints.size(), before) << "none came while the server was away";
+  for (size_t i = 0; i < checkpoints.size(); ++i) EXPECT_EQ(checkpoints[i], 10 * (static_cast<int64_t>(i) + 1));
+  EXPECT_EQ(std::adjacent_find(progress.begin(), progress.end(), std::greater_equal<int64_t>()), progress.end());
+}
+
+// Of a token in the environment, as units and containers give it.
+TEST_F(ServiceTest, TheTokenOfAnAgentIsInNoFileNoLogNoAnswerAndNoTrainer) {
+  const std::string secret = "5ec2e7" + std::string(58, '7'), log = folder_.path() + "/log";
+  ASSERT_EQ(setenv("LUTHIER_TOKEN", secret.c_str(), 1), 0);
+  const int err = dup(STDERR_FILENO), to = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  dup2(to, STDERR_FILENO);
+  service_.StartServer();
+  service_.StartAgent();
+  dup2(err, STDERR_FILENO);
+  close(err);
+  close(to);
+  service_.AddInputs();
+  service_.Submit("j", Steps(400));
+  ASSERT_TRUE(WaitForEvent("j", "checkpoint"));
+  const std::vector<pid_t> trainers = Trainers();
+  EXPECT_THAT(trainers, SizeIs(1));
+  for (const pid_t pid : trainers)
+    EXPECT_THAT(ReadText(absl::StrCat("/proc/", pid, "/environ")), Not(HasSubstr(secret)));
+  ASSERT_TRUE(WaitForState("j", State::SUCCEEDED)) << service_.Job("j").DebugString();
+  for (const v1::JobEvent& event : service_.Events("j")) EXPECT_THAT(event.DebugString(), Not(HasSubstr(secret)));
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "get", "j", "-o", "json"},
+                                                  {"job", "logs", "j"},
+                                                  {"node", "list", "-o", "wide"}}) {
+    std::vector<std::string> line = {LUTHIER_BIN_FOLDER "/luthier", "--server", service_.Address()};
+    line.insert(line.end(), command.begin(), command.end());
+    const CapturedResult said = RunCaptured(line);
+    EXPECT_EQ(said.exit_code, 0) << said.err;
+    EXPECT_THAT(said.out + said.err, Not(HasSubstr(secret)));
+  }
+  unsetenv("LUTHIER_TOKEN");
+  service_.agent.End(SIGTERM);
+  service_.server.End(SIGTERM);
+  EXPECT_THAT(ReadText(log), HasSubstr("serves on"));
+  int files = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(folder_.path())) {
+    if (!entry.is_regular_file()) continue;
+    EXPECT_THAT(ReadText(entry.path()), Not(HasSubstr(secret))) << entry.path();
+    ++files;
+  }
+  EXPECT_GT(files, 10);
 }
 
 // SIGTERM is how service managers and machines that shut down end an agent: nothing that was trained is lost.

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -205,6 +206,12 @@ TEST_F(TlsTest, ServesWhileHundredsOfConnectionsSayNothing) {
     ASSERT_EQ(connect(silent.back(), reinterpret_cast<sockaddr*>(&where), sizeof where), 0) << i;
   }
   EXPECT_EQ(List(*server, Authority()), 0);
+  // Each holds a file of the server's until its time is over.
+  const auto is_closed = [](int fd) {
+    char byte;
+    return recv(fd, &byte, 1, MSG_DONTWAIT) == 0;
+  };
+  EXPECT_TRUE(WaitFor([&] { return std::all_of(silent.begin(), silent.end(), is_closed); })) << server->log();
   for (const int fd : silent) close(fd);
 }
 

@@ -102,6 +102,63 @@ TEST_F(TrainerProgramTest, ExportAndRunNeverTouchWhatTheyRead) {
             std::distance(std::filesystem::directory_iterator(base_), {}));
 }
 
+// As the agent asks for it. A job's own template, its date in it, goes with both forms.
+TEST_F(TrainerProgramTest, ARunExportsAnAdapterAsTheCommandDoes) {
+  json spec = LoraSpec();
+  spec["training"]["max_steps"] = 2;
+  spec["chat_template"] =
+      "{{ strftime_now('%d %B %Y') }}"
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  spec["template_date"] = "2025-01-31";
+  const ProgramResult trained = Train(spec, Out("run"));
+  ASSERT_EQ(trained.exit_code, 0) << trained.output;
+  const std::string adapter = Out("run") + "/adapter", own_template = ReadText(adapter + "/chat_template.jinja");
+  ASSERT_THAT(own_template, HasSubstr("2025"));
+  const auto run_export = [&](const std::string& form) {
+    const json exported = {{"protocol", 1},
+                           {"attempt", "jobs/x/attempts/1"},
+                           {"base_model", base_},
+                           {"start_adapter", adapter},
+                           {"export", form}};
+    return Train(exported, Out(form));
+  };
+  const auto command = [&](const std::string& form, const std::string& place) {
+    EXPECT_EQ(RunProgram({LUTHIER_TRAINER_PROGRAM, "export", "--base", base_, "--adapter", adapter, "--format", form,
+                          "--out", place})
+                  .exit_code,
+              0);
+  };
+
+  command("merged", Out("by-command"));
+  command("gguf", Out("by-command.gguf"));
+  for (int attempt = 0; attempt < 2; ++attempt) {  // the second finds what the first left
+    const ProgramResult merged = run_export("merged");
+    ASSERT_EQ(merged.exit_code, 0) << merged.output;
+    const std::vector<json> events = Events(merged.output);
+    EXPECT_EQ((*Find(events, "started"))["export"], "merged");
+    EXPECT_EQ(events.back()["event"], "finished");
+    EXPECT_EQ(events.back()["artifact"]["kind"], "model");
+    EXPECT_GT(events.back()["artifact"]["bytes"], 0);
+    for (const char* file : {"model.safetensors", "config.json", "generation_config.json", "tokenizer.json",
+                             "tokenizer_config.json", "chat_template.jinja"}) {
+      EXPECT_EQ(ReadText(Out("merged") + "/model/" + file), ReadText(Out("by-command") + "/" + file)) << file;
+    }
+    EXPECT_EQ(ReadText(Out("merged") + "/model/chat_template.jinja"), own_template);
+
+    const ProgramResult gguf = run_export("gguf");
+    ASSERT_EQ(gguf.exit_code, 0) << gguf.output;
+    EXPECT_EQ(Events(gguf.output).back()["artifact"]["kind"], "gguf_adapter");
+    const std::string bytes = ReadText(Out("gguf") + "/gguf_adapter/adapter.gguf");
+    EXPECT_EQ(bytes.substr(0, 4), "GGUF");
+    EXPECT_EQ(bytes, ReadText(Out("by-command.gguf")));
+    EXPECT_EQ(ReadText(Out("gguf") + "/gguf_adapter/chat_template.jinja"), own_template);
+  }
+  const CapturedResult plan = RunCaptured({LUTHIER_TRAINER_PROGRAM, "plan", "--spec", Out("gguf") + ".spec.json"});
+  EXPECT_EQ(plan.exit_code, 1);
+  EXPECT_THAT(plan.err, HasSubstr("export: takes no steps"));
+}
+
 // Several tasks on one base: which adapter answers is said for all questions, or for each.
 TEST_F(TrainerProgramTest, GenerateChoosesAdaptersAndStopsAtStrings) {
   json spec = LoraSpec();

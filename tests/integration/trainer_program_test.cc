@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <set>
 #include <sstream>
@@ -110,6 +111,39 @@ TEST_F(TrainerProgramTest, TheWeightsThatWereBestOnTheValidationPartArePublished
 
   spec["checkpoint"]["publish"] = "last";
   EXPECT_EQ(Events(Train(spec, Out("last")).output).back()["published_step"], finished["step"]);
+}
+
+// The base has a token without numbers, which no training row has.
+TEST_F(TrainerProgramTest, AValidationLossThatIsNoNumberEndsTheRun) {
+  WriteTinyBase(Out("empty"), {{"tie_word_embeddings", false}});
+  json making = LoraSpec();
+  making.update(json{{"base_model", Out("empty")}, {"init", "random"}, {"tuning", "full"}});
+  making.erase("lora");
+  making["training"]["max_steps"] = 1;
+  const ProgramResult made = Train(making, Out("made"));
+  ASSERT_EQ(made.exit_code, 0) << made.output;
+  const std::string weights = Out("made") + "/model/model.safetensors";
+  std::string bytes = ReadText(weights);
+  uint64_t header_bytes;
+  std::memcpy(&header_bytes, bytes.data(), sizeof header_bytes);
+  const json embedding = json::parse(bytes.substr(8, header_bytes))["model.embed_tokens.weight"];
+  ASSERT_EQ(embedding["dtype"], "F32");
+  const size_t token = 'Q' + 3, row_bytes = embedding["shape"][1].get<size_t>() * sizeof(float);
+  const size_t row = 8 + header_bytes + embedding["data_offsets"][0].get<size_t>() + token * row_bytes;
+  const float no_number = NAN;
+  std::memcpy(bytes.data() + row, &no_number, sizeof no_number);
+  WriteText(weights, bytes);
+
+  json spec = LoraSpec();
+  spec["base_model"] = Out("made") + "/model";
+  WriteText(Out("validation.jsonl"), ChatLine("row 1", "Q"));
+  spec["dataset"]["validation"] = Out("validation.jsonl");
+  const ProgramResult run = Train(spec, Out("run"));
+  EXPECT_EQ(run.exit_code, 1);
+  const json last = Events(run.output).back();
+  ASSERT_EQ(last["event"], "failed") << last;
+  EXPECT_EQ(last["cause"], "NAN");
+  EXPECT_THAT(last["message"].get<std::string>(), HasSubstr("loss of the tuned model on the validation part is"));
 }
 
 TEST_F(TrainerProgramTest, RowsOfAParquetFileTrainAsTheLinesWithTheSameRows) {

@@ -1,4 +1,13 @@
-"""Further cases for shared/reference/models/generate.py --set: options of the families that the stored cases leave out."""
+"""Further reference cases: options of families and of adapters that the stored cases leave out. Written, and then checked, by
+
+    python tests/reference/more_cases.py ../shared/reference/models/generate.py OUT [NAME ...]
+    build/release/bin/reference-check models OUT/*
+
+with the Python of scripts/reference-python.
+"""
+import sys
+from pathlib import Path
+
 ATTN = ["q_proj", "k_proj", "v_proj", "o_proj"]
 MLP = ["gate_proj", "up_proj", "down_proj"]
 ROPE = dict(rope_type="default", rope_theta=10000.0)
@@ -9,6 +18,7 @@ def case(name, family, lora, rope=ROPE, dtype="f32", style="v4", shard=None, ext
     return dict(dict(name=name, pins=name, config=dict(sizes, model_type=family), style=style, dtype=dtype, shard=shard,
                 rows=list(rows), micro=[[(24, 4), (30, 12)], [(40, 2)], [(20, 9), (16, 5)]], packed=[(26, 6), (22, 3)],
                 lora=lora, toggles=[]), **(extra or {}))
+
 CASES = [
     case("x_qwen2_sliding", "qwen2", dict(r=3, lora_alpha=7, target_modules="all-linear"), use_sliding_window=True, sliding_window=9,
          max_window_layers=1, num_key_value_heads=1, style="v5"),
@@ -41,6 +51,39 @@ CASES = [
     case("x_moe_sparse2", "qwen3_moe", dict(r=4, lora_alpha=8, target_modules="all-linear"), moe_intermediate_size=24, num_experts=5, num_experts_per_tok=3,
          norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[], output_router_logits=False, tie_word_embeddings=True, attention_bias=True,
          use_sliding_window=True, sliding_window=20, head_dim=20),
+    # On the embedding. Where a head is tied to it, PEFT's merge moves both, so it is not here.
+    case("x_llama_embedding", "llama", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "lm_head", *ATTN])),
+    case("x_gemma3_embedding", "gemma3_text", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", *MLP], rank_pattern=dict(embed_tokens=6)),
+         head_dim=12, query_pre_attn_scalar=7, sliding_window=6,
+         rope=dict(full_attention=dict(rope_type="default", rope_theta=700000.0), sliding_attention=dict(rope_type="default", rope_theta=3000.0))),
     case("x_mistral_long_window", "mistral", dict(r=32, lora_alpha=8, target_modules=ATTN + MLP, use_rslora=True), sliding_window=200, rows=((400, 100), (210, 3)),
          hidden_size=48, num_attention_heads=6, num_key_value_heads=3, dtype="bf16", shard="100KB"),
+    # Adapters: DoRA, modules trained whole, the head of a tied base, patterns of ranks and alphas, rsLoRA, and several of them at once.
+    case("x_lora_dora_qwen2", "qwen2", dict(r=4, lora_alpha=6, target_modules="all-linear", use_dora=True, use_rslora=True),
+         use_sliding_window=False, tie_word_embeddings=True),
+    case("x_lora_dora_gemma2", "gemma2", dict(r=3, lora_alpha=8, target_modules=ATTN, use_dora=True, layers_to_transform=[0, 2]),
+         head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=30, sliding_window=7),
+    case("x_lora_saved_head", "llama", dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])),
+    case("x_lora_saved_head_tied", "qwen2", dict(r=4, lora_alpha=8, target_modules=MLP, modules_to_save=["lm_head"]),
+         use_sliding_window=False, tie_word_embeddings=True),
+    case("x_lora_saved_embedding_dora", "gemma3_text", dict(r=4, lora_alpha=8, target_modules=ATTN, modules_to_save=["embed_tokens"], use_dora=True),
+         head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=7, sliding_window=6, style="v5",
+         rope=dict(full_attention=dict(rope_type="default", rope_theta=700000.0), sliding_attention=dict(rope_type="default", rope_theta=3000.0))),
+    case("x_lora_tied_head", "qwen2", dict(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj", "lm_head"]),
+         use_sliding_window=False, tie_word_embeddings=True),
+    case("x_lora_tied_head_capped", "gemma2", dict(r=3, lora_alpha=5, target_modules=["o_proj", "lm_head"], use_dora=True),
+         head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=30, sliding_window=7, final_logit_softcapping=6.0),
+    case("x_lora_patterns", "mistral", dict(r=4, lora_alpha=8, target_modules=ATTN + MLP, use_rslora=True,
+                                            rank_pattern={"q_proj": 2, "layers.1.mlp.down_proj": 7, "up_proj": 1},
+                                            alpha_pattern={"v_proj": 3, "layers.2.self_attn.o_proj": 12}), sliding_window=13),
+    case("x_lora_patterns_dora", "granite", dict(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj", "gate_proj"], use_dora=True,
+                                                 rank_pattern={"v_proj": 5}, alpha_pattern={"gate_proj": 2}),
+         embedding_multiplier=5, attention_multiplier=0.2, residual_multiplier=0.3, logits_scaling=2),
 ]
+
+if __name__ == "__main__":
+    from peft_options import load
+    generate, out, names = load(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    for one in CASES:
+        if not names or one["name"] in names:
+            generate.build_case(one, 99, out)

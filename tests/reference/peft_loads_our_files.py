@@ -20,23 +20,28 @@ def difference(model, ids, path):
     return (model(ids).logits[0] - load_file(path)["logits"]).abs().max().item()
 
 
-def main():
-  family, base, adapter, merged, tokens, full_logits, lora_logits = sys.argv[1:]
-  ids = torch.tensor([[int(token) for token in tokens.split(",")]])
-  torch.set_num_threads(1)
-  model = load(base)
-  plain = difference(model, ids, full_logits)
-  tuned = PeftModel.from_pretrained(model, adapter)
-  with_adapter = difference(tuned, ids, lora_logits)
-  # The adapter must matter, or equality would prove nothing.
-  effect = difference(tuned, ids, full_logits)
-  in_one = difference(load(merged), ids, lora_logits)
-  print(f"{family}: full model {plain:.2e}, adapter {with_adapter:.2e}, merged {in_one:.2e}, tolerance {TOLERANCE:.0e}; "
-        f"the adapter moves logits by {effect:.2f}")
+def check_adapter(folder, name, ids):
+  """Whether adapter and merged model compute what our engine wrote; and the adapter must matter, or equality would prove nothing."""
+  of_adapter, of_base = f"{folder}/{name}/logits.safetensors", f"{folder}/full.safetensors"
+  tuned = PeftModel.from_pretrained(load(f"{folder}/full/model"), f"{folder}/{name}/adapter").eval()
+  with_adapter, effect = difference(tuned, ids, of_adapter), difference(tuned, ids, of_base)
+  merged = f"{folder}/{name}/merged"
+  in_one = difference(load(merged), ids, of_adapter)
+  print(f"  {name}: adapter {with_adapter:.2e}, merged {in_one:.2e}; it moves logits by {effect:.2f}")
   # The template's end of turn must end generation.
   ends = json.load(open(f"{merged}/generation_config.json"))["eos_token_id"]
   assert ends == 2 or 2 in ends, ends
-  return 0 if max(plain, with_adapter, in_one) <= TOLERANCE and effect > 100 * TOLERANCE else 1
+  return max(with_adapter, in_one) <= TOLERANCE and effect > 100 * TOLERANCE
+
+
+def main():
+  folder, tokens, *adapters = sys.argv[1:]
+  ids = torch.tensor([[int(token) for token in tokens.split(",")]])
+  torch.set_num_threads(1)
+  plain = difference(load(f"{folder}/full/model"), ids, f"{folder}/full.safetensors")
+  print(f"{folder.split('/')[-1]}: full model {plain:.2e}, tolerance {TOLERANCE:.0e}")
+  agree = [check_adapter(folder, name, ids) for name in adapters]
+  return 0 if plain <= TOLERANCE and all(agree) else 1
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::strin
   report.attempt = id;
   report.sequence = sequence;
   report.events.push_back({.type = event});
-  if (event == "checkpoint") report.checkpoint = {step, absl::StrCat(NameOf(id), " step ", step)};
+  if (event == "checkpoint")
+    report.checkpoint = {step, absl::StrCat(NameOf(id), " step ", step), step * kCheckpointBytesAStep};
+  if (event == "stored") report.version_bytes = kVersionBytes;
   if (event == "started") report.input = JobInput::kTrainerStarted;
   if (event == "finished") report.input = JobInput::kTrainerFinished;
   if (event == "stored") report.input = JobInput::kArtifactStored;

@@ -35,7 +35,19 @@ elseif(MUTANT STREQUAL "forgotten_quarantine")
   change("if (!node.TakesWork()) continue;\n    NodeView view" "if (!node.ready) continue;\n    NodeView view")
 elseif(MUTANT STREQUAL "needless_preemption")
   # Stops what is as urgent as what waits.
-  change("other->service_class > job.service_class" "other->service_class >= job.service_class")
+  change("other.service_class > job.service_class" "other.service_class >= job.service_class")
+elseif(MUTANT STREQUAL "endless_preemption")
+  # Gives what was stopped its devices back before the more urgent job that they were taken for.
+  change("beyond->second == job.service_class" "true")
+elseif(MUTANT STREQUAL "robbed_guarantee")
+  # Takes from a tenant that has no more than is its own.
+  change("theirs->second.Borrows(taken + other.devices)" "theirs->second.Borrows(taken)")
+elseif(MUTANT STREQUAL "borrowed_first")
+  # Gives what was taken back to whoever is next.
+  change("for (const bool own : {true, false})" "for (const bool own : {false})")
+elseif(MUTANT STREQUAL "uncounted_storage")
+  # Counts the checkpoints that were replaced, too.
+  change("report.checkpoint->bytes - job->stored_bytes" "report.checkpoint->bytes")
 elseif(MUTANT STREQUAL "kept_checkpoint")
   # Leaves the checkpoint of a job that is over.
   change("IsTerminal(*next) && job.stored_step > 0" "false")

@@ -92,22 +92,83 @@ void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
   }
 }
 
-// What was decided in a batch: nothing starts where nothing may start, and nothing but a drain stops what runs unless
-// something more urgent waits.
+// What was decided in a batch: nothing starts where nothing may start, or before what is within the guarantee of
+// another tenant, and nothing but a drain stops what runs unless something waits that may stop it.
 void Simulation::CheckDecisions(const Writes& writes) {
   for (const Event& event : writes.events) {
     const auto job =
         std::find_if(writes.jobs.begin(), writes.jobs.end(), [&](const Job& j) { return j.number == event.job; });
-    if (event.state == static_cast<int>(JobState::kStarting) && !state_->nodes().at(job->node).TakesWork()) {
-      Violate(absl::StrCat(job->id, " was started on ", job->node, ", which gets nothing"));
+    if (event.state == static_cast<int>(JobState::kStarting)) {
+      const Node& node = state_->nodes().at(job->node);
+      if (!node.TakesWork()) Violate(absl::StrCat(job->id, " was started on ", job->node, ", which gets nothing"));
+      CheckBorrower(*job, writes);
     }
     if (event.state != static_cast<int>(JobState::kPreempting) || absl::EndsWith(event.message, "drained")) continue;
     ++counts_.preemptions;
-    const auto& queues = state_->jobs().queues();
-    if (queues.empty() || queues.begin()->first.first >= job->service_class) {
-      Violate(absl::StrCat(job->id, " was stopped and nothing waits that is more urgent"));
-    }
+    if (absl::StrContains(event.message, "borrowed")) ++counts_.reclaims;
+    if (!IsWantedBack(*job, writes)) Violate(absl::StrCat(job->id, " was stopped and nothing waits that may stop it"));
     if (ServerNow() < job->attempt_start + preempt_after_) Violate(absl::StrCat(job->id, " was stopped too soon"));
+  }
+}
+
+// Whether something waits that may stop the job, which was just told to stop: of its own tenant what is more urgent; of
+// another, if the tenant has as much without it as is guaranteed to it, also what is within a guarantee.
+bool Simulation::IsWantedBack(const Job& job, const Writes& writes) {
+  const int guaranteed = state_->TenantOf(job.tenant).guaranteed_devices;
+  int kept = state_->jobs().LoadOf(job.tenant).kept_devices();
+  for (const Job& other : writes.jobs) {  // the job may have been the first of them
+    if (other.tenant == job.tenant && other.number != job.number && other.state == JobState::kPreempting)
+      kept += other.devices;
+  }
+  const bool borrowed = guaranteed == 0 || kept >= guaranteed;
+  for (const auto& [key, queue] : state_->jobs().queues()) {
+    const auto& [service_class, tenant] = key;
+    const bool more_urgent = service_class < job.service_class;
+    if (more_urgent && (borrowed || tenant == job.tenant)) return true;
+    if (!borrowed || tenant == job.tenant) continue;
+    const int own = state_->TenantOf(tenant).guaranteed_devices - state_->jobs().LoadOf(tenant).kept_devices();
+    if (std::any_of(queue.begin(), queue.end(), [&](const Job* waits) { return waits->devices <= own; })) return true;
+  }
+  return false;
+}
+
+// A job of a tenant without a guarantee starts only where nothing that waits could have started of a tenant that has
+// one, and has it for all of its jobs that wait.
+void Simulation::CheckBorrower(const Job& job, const Writes& writes) {
+  if (state_->TenantOf(job.tenant).guaranteed_devices > 0) return;
+  std::map<std::string, std::vector<const Job*>> waiting;
+  for (const auto& [key, queue] : state_->jobs().queues()) {
+    std::vector<const Job*>& of_tenant = waiting[key.second];
+    of_tenant.insert(of_tenant.end(), queue.begin(), queue.end());
+  }
+  for (const auto& [tenant, jobs] : waiting) {
+    int wanted = state_->jobs().LoadOf(tenant).kept_devices();
+    for (const Job* waits : jobs) wanted += waits->devices;
+    // What it keeps is less than when this was decided if some of its own was stopped.
+    const bool stopped = std::any_of(writes.jobs.begin(), writes.jobs.end(), [&, id = tenant](const Job& other) {
+      return other.tenant == id && other.state == JobState::kPreempting;
+    });
+    if (stopped || wanted > state_->TenantOf(tenant).guaranteed_devices) continue;
+    for (const Job* waits : jobs) {
+      if (waits->max_parallel == 0 && waits->devices <= job.devices)
+        Violate(absl::StrCat(job.id, " borrowed what is guaranteed to the tenant of ", waits->id, ", which waits"));
+    }
+  }
+}
+
+// What a tenant is said to store is what the record has of it.
+void Simulation::CheckStorage(const State& state) {
+  std::map<std::string, int64_t> stored;
+  const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
+  for (const ModelVersion& version : *versions) stored[version.tenant] += kVersionBytes;
+  for (const auto& [id, checkpoint] : checkpoints_) {
+    const auto job = durable_.find(id);
+    if (job != durable_.end()) stored[job->second.tenant] += checkpoint.step * kCheckpointBytesAStep;
+  }
+  for (const Tenant& tenant : state.tenants()) {
+    if (tenant.storage_bytes != stored[tenant.id])
+      Violate(absl::StrCat("tenant ", tenant.id, " stores ", stored[tenant.id], " bytes, and ", tenant.storage_bytes,
+                           " are counted"));
   }
 }
 
@@ -159,6 +220,7 @@ void Simulation::CheckRestart(const State& loaded) {
   });
   if (live != durable_.size())
     Violate(absl::StrCat("P1: ", durable_.size(), " jobs were committed, ", live, " came back"));
+  CheckStorage(loaded);
 }
 
 std::string Simulation::Unsettled() const {
@@ -211,6 +273,7 @@ void Simulation::CheckRecord() {
     if (job.state == JobState::kSucceeded && job.model_version.empty())
       Violate(absl::StrCat("P3: ", job.id, " succeeded without a version"));
   }
+  CheckStorage(*state_);
   if (!store_->Checkpoints()->empty()) Violate("P8: checkpoints of jobs that are over are left");
   const absl::StatusOr<std::vector<ModelVersion>> versions = store_->Versions("");
   std::map<std::string, int> published;

@@ -28,6 +28,7 @@ namespace luthier {
 inline constexpr int kNodes = 4;
 inline constexpr absl::Duration kStorm = absl::Minutes(15);
 inline constexpr int kJobsOfASweep = 3, kParallelOfASweep = 2;
+inline constexpr int64_t kVersionBytes = 1000, kCheckpointBytesAStep = 10;
 
 class Simulation {
  public:
@@ -41,7 +42,7 @@ class Simulation {
   // How much was simulated.
   struct Counts {
     int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0,
-            preemptions = 0, checkpoints = 0, resumptions = 0;
+            preemptions = 0, reclaims = 0, checkpoints = 0, resumptions = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -180,6 +181,9 @@ class Simulation {
   void CheckAttempts();
   void CheckDevices(const std::vector<const Job*>& jobs);
   void CheckDecisions(const Writes& writes);
+  bool IsWantedBack(const Job& job, const Writes& writes);
+  void CheckBorrower(const Job& job, const Writes& writes);
+  void CheckStorage(const State& state);
   void CheckCheckpoints(const Writes& writes);
   void CheckCancelled();
   void CheckRestart(const State& loaded);

@@ -29,6 +29,7 @@ uint64_t FirstBroken(uint64_t first, uint64_t seeds, Simulation::Counts& total, 
     total.jobs += counts.jobs;
     total.attempts += counts.attempts;
     total.preemptions += counts.preemptions;
+    total.reclaims += counts.reclaims;
     total.checkpoints += counts.checkpoints;
     total.resumptions += counts.resumptions;
     if (what.empty()) continue;
@@ -56,14 +57,15 @@ TEST(SimulationTest, KeepsItsPromises) {
                         << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken << " LUTHIER_SIMULATION_SEEDS=1";
   std::printf(
       "%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
-      "%lld full disks, %lld restorations from a backup, %lld preemptions, %lld stored checkpoints, %lld attempts that "
+      "%lld full disks, %lld restorations from a backup, %lld preemptions (%lld to reclaim what was borrowed), %lld "
+      "stored checkpoints, %lld attempts that "
       "went on from one\n",
       static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first),
       static_cast<long long>(total.jobs), static_cast<long long>(total.attempts), static_cast<long long>(total.commits),
       static_cast<long long>(total.crashes), static_cast<long long>(total.breaks),
       static_cast<long long>(total.full_disks), static_cast<long long>(total.restorations),
-      static_cast<long long>(total.preemptions), static_cast<long long>(total.checkpoints),
-      static_cast<long long>(total.resumptions));
+      static_cast<long long>(total.preemptions), static_cast<long long>(total.reclaims),
+      static_cast<long long>(total.checkpoints), static_cast<long long>(total.resumptions));
 #endif
 }
 

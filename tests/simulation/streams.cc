@@ -50,8 +50,8 @@ void Simulation::Break(Agent& agent) {
     if (session == sessions_.end() || session->second != id) return;  // a newer one replaced it
     sessions_.erase(session);
     Post(
-        [node](State& state, absl::Time now) {
-          state.Disconnect(node, now);
+        [node](State& state, absl::Time) {
+          state.Disconnect(node);
           return absl::OkStatus();
         },
         [](const absl::Status&) {});

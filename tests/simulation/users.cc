@@ -88,9 +88,9 @@ absl::Status Simulation::Create(State& state, const Request& request, Job& job, 
 void Simulation::AskSomething() {
   if (!calm_) {
     const std::string job = requests_[static_cast<size_t>(random_.Below(kRequests))]->job.id;
-    static constexpr const char* kWishes[] = {"cancel", "pause",    "resume", "start",
-                                              "retry",  "priority", "drain",  "undrain"};
-    Ask(job, kWishes[random_.Below(8)]);
+    static constexpr const char* kWishes[] = {"cancel",   "pause", "resume",  "start",    "retry",
+                                              "priority", "drain", "undrain", "guarantee"};
+    Ask(job, kWishes[random_.Below(9)]);
     At(random_.Between(absl::Seconds(2), absl::Seconds(20)), [this] { AskSomething(); });
     return;
   }
@@ -114,6 +114,9 @@ void Simulation::Ask(const std::string& job, const std::string& what) {
         if (what == "undrain") {
           for (int i = 0; i < kNodes; ++i) (void)state.Undrain(absl::StrCat("n", i));
           return absl::OkStatus();
+        }
+        if (what == "guarantee") {
+          return state.SetTenant({.id = std::string(1, requeue ? 'a' : 'b'), .guaranteed_devices = priority}, now);
         }
         if (absl::Status status = BringIn(state, *store_, job); !status.ok()) return status;
         if (what == "retry") {

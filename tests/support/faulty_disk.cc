@@ -2,6 +2,7 @@
 // to a file: programs also wake their threads and log with it.
 //
 // FAULTY_DISK_FAILS_SYNCS_IF=FILE: from the moment that FILE exists, every flush fails as that of a broken disk.
+// FAULTY_DISK_READ_ONLY_IF=FILE: as long as FILE exists, every such call but a flush is refused as on a read-only disk.
 // FAULTY_DISK_KILLS_AT=N: the program is killed in place of its N-th call.
 // FAULTY_DISK_KEEPS=FOLDER: what is certainly on the disk is kept there, see tests/support/power_loss.h.
 // FAULTY_DISK_TYPE=NUMBER: what statfs() says of every file system.
@@ -31,10 +32,19 @@ void CountCall() {
   pause();
 }
 
+// Whether the disk is read-only now; errno then says so.
+bool IsReadOnly() {
+  static const char* const read_only_if = std::getenv("FAULTY_DISK_READ_ONLY_IF");
+  const int error = errno;
+  const bool read_only = read_only_if != nullptr && syscall(SYS_access, read_only_if, F_OK) == 0;
+  errno = read_only ? EROFS : error;
+  return read_only;
+}
+
 template <typename... Arguments>
-auto Counted(long call, Arguments... arguments) {
+long Counted(long call, Arguments... arguments) {
   CountCall();
-  return syscall(call, arguments...);
+  return IsReadOnly() ? -1 : syscall(call, arguments...);
 }
 
 // The names in a folder: `d` or `f`, key, name, a line each.
@@ -103,17 +113,24 @@ int fsync(int fd) { return Sync(SYS_fsync, fd); }
 int fdatasync(int fd) { return Sync(SYS_fdatasync, fd); }
 ssize_t write(int fd, const void* data, size_t size) {
   const int error = errno;
-  if (IsFile(fd)) CountCall();
+  const bool file = IsFile(fd);
+  if (file) CountCall();
   errno = error;
-  return syscall(SYS_write, fd, data, size);
+  return file && IsReadOnly() ? -1 : syscall(SYS_write, fd, data, size);
 }
 ssize_t pwrite64(int fd, const void* data, size_t size, off64_t at) {
   return Counted(SYS_pwrite64, fd, data, size, at);
 }
 int ftruncate64(int fd, off64_t size) noexcept { return static_cast<int>(Counted(SYS_ftruncate, fd, size)); }
 int rename(const char* from, const char* to) noexcept { return static_cast<int>(Counted(SYS_rename, from, to)); }
+int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned int flags) noexcept {
+  return static_cast<int>(Counted(SYS_renameat2, from_folder, from, to_folder, to, flags));
+}
 int link(const char* from, const char* to) noexcept { return static_cast<int>(Counted(SYS_link, from, to)); }
 int unlink(const char* path) noexcept { return static_cast<int>(Counted(SYS_unlink, path)); }
+int access(const char* path, int mode) noexcept {
+  return (mode & W_OK) != 0 && IsReadOnly() ? -1 : static_cast<int>(syscall(SYS_access, path, mode));
+}
 int statfs(const char* path, struct statfs* info) noexcept {
   static const char* const type = std::getenv("FAULTY_DISK_TYPE");
   const int result = static_cast<int>(syscall(SYS_statfs, path, info));

@@ -17,6 +17,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "tests/support/http_get.h"
 
 namespace luthier {
 
@@ -31,7 +32,7 @@ class FaultyProxy {
     kCutAnswer,    // the connection breaks in the middle of the answer's body
     kSilence,      // nothing comes, until the proxy ends
   };
-  // `METHOD /target`, as the request's first line has it.
+  // `METHOD /target` of the request's first line, without its percent signs.
   using Rule = std::function<Fault(const std::string& request)>;
 
   FaultyProxy(int server_port, Rule rule) : server_port_(server_port), rule_(std::move(rule)) {
@@ -103,7 +104,7 @@ class FaultyProxy {
         whole = head + 4 + BodySize(request.substr(0, head));
     }
     const std::vector<std::string> words = absl::StrSplit(request.substr(0, request.find('\r')), ' ');
-    const std::string line = words[0] + " " + words[1];
+    const std::string line = absl::StrCat(words[0], " ", PercentDecode(words[1]));
     {
       const std::lock_guard lock(mutex_);
       requests_.push_back(line);

@@ -20,10 +20,10 @@ inline std::vector<std::string> FixtureFamilies() {
   return names;
 }
 
-// One family's base model and its trained adapter.
+// One family's base model and its trained adapter, or a case of another folder.
 struct ModelFixture {
-  explicit ModelFixture(const std::string& family)
-      : folder("tests/fixtures/models/" + family),
+  explicit ModelFixture(const std::string& family, const std::string& cases = "tests/fixtures/models/")
+      : folder(cases + family),
         config_json(*ReadConfigJson(folder + "/base")),
         config(*ReadModelConfig(folder + "/base")),
         base(*LoadWeights(folder + "/base", config, at::kFloat, WeightUse::kFrozen)),

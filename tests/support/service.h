@@ -24,6 +24,7 @@
 #include "nlohmann/json.hpp"
 #include "tests/support/background_program.h"
 #include "tests/support/free_port.h"
+#include "tests/support/processes.h"
 #include "tests/support/program.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -31,19 +32,6 @@
 #include "tests/support/wait_for.h"
 
 namespace luthier {
-
-// Processes whose command line names `text`.
-inline std::vector<pid_t> ProcessesWith(const std::string& text) {
-  std::vector<pid_t> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename();
-    if (name.find_first_not_of("0123456789") != std::string::npos || name == std::to_string(getpid())) continue;
-    std::ifstream stream(entry.path() / "cmdline", std::ios::binary);
-    const std::string command((std::istreambuf_iterator<char>(stream)), {});
-    if (command.find(text) != std::string::npos) found.push_back(std::stoi(name));
-  }
-  return found;
-}
 
 class Service {
  public:

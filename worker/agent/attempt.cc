@@ -71,6 +71,17 @@ bool IsFullTraining(const std::string& spec) {
   return TextOf(json::parse(spec, nullptr, /*allow_exceptions=*/false), "tuning") == "full";
 }
 
+// What a trainer left, by the word in its `finished` event.
+struct ArtifactForm {
+  const char* folder;  // of the run
+  v1::ModelVersion::Kind kind;
+};
+ArtifactForm FormOfArtifact(const std::string& word) {
+  if (word == "model") return {"model", v1::ModelVersion::FULL_MODEL};
+  if (word == "gguf_adapter") return {"gguf_adapter", v1::ModelVersion::GGUF_ADAPTER};
+  return {"adapter", v1::ModelVersion::ADAPTER};
+}
+
 v1::AttemptEnded Ended(v1::AttemptEnded::Outcome outcome, std::string message, std::string cause = "") {
   v1::AttemptEnded ended;
   ended.set_outcome(outcome);
@@ -422,8 +433,8 @@ absl::Status Attempt::FetchCheckpoint() {
 v1::AttemptEnded Attempt::Publish() {
   if (stored_) return Ended(v1::AttemptEnded::FINISHED, "");
   upload_.GiveUp();
-  const std::string kind = TextOf(last_event_.value("artifact", json::object()), "kind");
-  const std::string folder = node_.folder.RunFolder(name_.job) + (kind == "model" ? "/model" : "/adapter");
+  const ArtifactForm form = FormOfArtifact(TextOf(last_event_.value("artifact", json::object()), "kind"));
+  const std::string folder = absl::StrCat(node_.folder.RunFolder(name_.job), "/", form.folder);
   const absl::StatusOr<Manifest> manifest = ManifestOfFolder(folder);
   if (!manifest.ok()) return EndAfterError(manifest.status());
   std::set<std::string> stored = CopyIntoSharedStore(node_.shared_store, folder, *manifest);
@@ -453,7 +464,7 @@ v1::AttemptEnded Attempt::Publish() {
 
   v1::AttemptReport report;
   v1::ArtifactStored& message = *report.mutable_artifact_stored();
-  message.set_kind(kind == "model" ? v1::ModelVersion::FULL_MODEL : v1::ModelVersion::ADAPTER);
+  message.set_kind(form.kind);
   for (const ManifestFile& file : manifest->files) {
     v1::ModelFile& entry = *message.add_files();
     entry.set_path(file.path);

@@ -21,12 +21,10 @@
 #include "lib/dataset/encode.h"
 #include "lib/plan/block_reader.h"
 #include "lib/plan/trainer_spec.h"
-#include "lib/text/json_file.h"
+#include "lib/text/template_source.h"
 #include "worker/trainer/distributed/rank_processes.h"
-#include "worker/trainer/export/export.h"
+#include "worker/trainer/export/conversion.h"
 #include "worker/trainer/export/export_place.h"
-#include "worker/trainer/export/gguf_adapter.h"
-#include "worker/trainer/export/template_file.h"
 #include "worker/trainer/generate/generator.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
@@ -48,7 +46,10 @@ int Fail(const absl::Status& status) {
 absl::Status CheckOut(const TrainerSpec& spec, const std::string& out) {
   std::vector<ExportInput> inputs = {{"base_model", spec.base_model}};
   if (!spec.start_adapter.empty()) inputs.emplace_back("start_adapter", spec.start_adapter);
-  return CheckRunFolder(out, spec.recipe.tuning == "lora" ? "adapter" : "model", inputs);
+  const std::string artifact = spec.exports()                 ? PlaceOfExport(spec)
+                               : spec.recipe.tuning == "lora" ? "adapter"
+                                                              : "model";
+  return CheckRunFolder(out, artifact, inputs);
 }
 
 // More threads than CPUs only wait for each other; that few are let through everywhere keeps specs portable.
@@ -140,6 +141,7 @@ struct PlanArguments {
 
 absl::Status PlanJob(const PlanArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const TrainerSpec spec, ReadTrainerSpec(arguments.spec));
+  if (spec.exports()) return absl::InvalidArgumentError("export: takes no steps, so there is nothing to plan; run it");
   LUTHIER_RETURN_IF_ERROR(UseThreads(spec.recipe.resources, /*ranks=*/1));
   LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json report, MakePlanReport(spec, arguments.measure));
   std::cout << (arguments.output == "json"
@@ -158,7 +160,7 @@ struct Loaded {
   std::vector<std::string> names;
   std::vector<Adapter> adapters;  // one less
   std::vector<std::unique_ptr<DecoderModel>> models;
-  std::string own_template;  // that the adapters were trained with, if it is not the base model's
+  TemplateSources own_template;  // that the adapters were trained with, if it is not the base model's
 
   const ChatTemplate* template_or_null() const { return chat_template ? &*chat_template : nullptr; }
 };
@@ -190,18 +192,18 @@ absl::StatusOr<std::vector<NamedFolder>> ParseAdapters(const std::vector<std::st
 }
 
 // A job's own template lies with its adapter. Prompts are rendered once for all adapters, so they have to agree.
-absl::StatusOr<std::string> TemplateOfAdapters(const std::vector<NamedFolder>& adapters) {
-  std::string source;
+absl::StatusOr<TemplateSources> TemplateOfAdapters(const std::vector<NamedFolder>& adapters) {
+  TemplateSources sources;
   for (const NamedFolder& adapter : adapters) {
-    const std::string of_adapter = ReadTextFile(adapter.folder + "/chat_template.jinja").value_or("");
-    if (of_adapter != source && &adapter != &adapters.front()) {
+    LUTHIER_ASSIGN_OR_RETURN(TemplateSources of_adapter, ReadTemplateFiles(adapter.folder));
+    if (of_adapter != sources && &adapter != &adapters.front()) {
       return absl::InvalidArgumentError(absl::StrCat("--adapter: ", adapter.name,
                                                      " was trained with another chat template than ",
                                                      adapters.front().name, "; load them one at a time"));
     }
-    source = of_adapter;
+    sources = std::move(of_adapter);
   }
-  return source;
+  return sources;
 }
 
 absl::StatusOr<std::unique_ptr<Loaded>> Load(const std::string& base, const std::vector<NamedFolder>& adapters) {
@@ -411,40 +413,10 @@ absl::Status EvaluateFile(const EvaluateArguments& arguments) {
   return absl::OkStatus();
 }
 
-struct ExportArguments {
-  std::string base;
-  std::string adapter;
-  std::string format;
-  std::string out;
-};
-
-// Something to compare logits with where there is no row of a dataset: any tokens will do.
-PackedBatch ProbeTokens(const ModelConfig& config) {
-  constexpr int64_t kTokens = 24;
-  Example document;
-  for (int64_t i = 0; i < kTokens; ++i) {
-    document.ids.push_back(static_cast<int32_t>((i * i * 7919 + 1) % config.vocab_size));
-    document.trained.push_back(1);
-  }
-  return MakePackedBatch({&document}, at::kCPU);
-}
-
-// An adapter in another form: merged into its base, or as llama.cpp reads it.
-absl::Status Export(const ExportArguments& arguments) {
+absl::Status Export(const Conversion& conversion) {
   LUTHIER_RETURN_IF_ERROR(
-      CheckExportPlace("--out", arguments.out, {{"--base", arguments.base}, {"--adapter", arguments.adapter}}));
-  LUTHIER_ASSIGN_OR_RETURN(const auto loaded, Load(arguments.base, {{"tuned", arguments.adapter}}));
-  LUTHIER_ASSIGN_OR_RETURN(const nlohmann::json config_json, ReadConfigJson(arguments.base));
-  const Adapter& adapter = loaded->adapters[0];
-  const PackedBatch probe = ProbeTokens(loaded->config);
-  const TrainedModel trained{*loaded->models[1], probe};
-  if (arguments.format == "gguf")
-    return ExportGgufAdapter(adapter, loaded->weights, loaded->config, trained, arguments.out);
-  LUTHIER_ASSIGN_OR_RETURN(const MergedModel merged, MergeAdapter(loaded->config, loaded->weights, adapter));
-  const std::vector<int32_t> end_ids = RowEncoder(loaded->tokenizer, loaded->template_or_null(), {}).stop_ids();
-  LUTHIER_RETURN_IF_ERROR(ExportModel({merged.weights, MergedConfig(config_json, merged), arguments.base, end_ids},
-                                      trained, arguments.out));
-  return ExportTemplate(loaded->own_template, /*date=*/"", arguments.base, arguments.out);
+      CheckExportPlace("--out", conversion.place, {{"--base", conversion.base}, {"--adapter", conversion.adapter}}));
+  return Convert(conversion);
 }
 
 int Main(int argc, char** argv) {
@@ -455,7 +427,7 @@ int Main(int argc, char** argv) {
   RunArguments run;
   CLI::App* run_command =
       app.add_subcommand("run",
-                         "Train one attempt; JSON lines on standard output (docs/trainer-protocol.md). "
+                         "Train one attempt, or export; JSON lines on standard output (docs/trainer-protocol.md). "
                          "Started again with the same --out it goes on from the last checkpoint.");
   run_command->add_option("--spec", run.spec, "Spec file (JSON)")->required()->check(CLI::ExistingFile);
   run_command->add_option("--out", run.out, "Folder for checkpoints, metrics and the artifact")->required();
@@ -504,18 +476,18 @@ int Main(int argc, char** argv) {
       ->check(WholeNumber(1, kMostTokens))
       ->capture_default_str();
 
-  ExportArguments exporting;
+  Conversion exporting;
   CLI::App* export_command =
       app.add_subcommand("export", "Write a tuned model in another form; the files are read again and compared.");
   export_command->add_option("--base", exporting.base, "Base model folder")->required();
   export_command->add_option("--adapter", exporting.adapter, "Adapter folder in PEFT format")->required();
   export_command
-      ->add_option("--format", exporting.format,
+      ->add_option("--format", exporting.form,
                    "merged: a model folder in Hugging Face format; gguf: an adapter for llama.cpp")
       ->required()
       ->check(CLI::IsMember({"merged", "gguf"}));
   export_command
-      ->add_option("--out", exporting.out,
+      ->add_option("--out", exporting.place,
                    "Folder (merged) or file (gguf) to write; replaced only if it is an earlier export")
       ->required();
 

@@ -142,6 +142,11 @@ def test_urls_are_signed_for_a_version_and_a_time_that_exist(client: Client) -> 
         client.sign_model_version_urls("m/versions/1")
 
 
+def test_what_is_exported_is_a_version_that_exists(client: Client) -> None:
+    with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/latest"):
+        client.export_model_version("m/versions/latest", luthier.ModelExport.MERGED, validate_only=True)
+
+
 def test_without_a_server_calls_and_watches_fail_soon_and_say_so(server: Server, client: Client) -> None:
     server.kill()
     impatient = Client(server.address, retry=RetryPolicy(attempts=2, initial_pause=0.01))
@@ -178,6 +183,7 @@ def test_every_step_of_a_job_can_be_taken(client: Client, spec: FineTuningSpec) 
     assert client.retry_job("a").state == FineTuningJob.QUEUED
     assert [job.name for job in client.list_jobs([FineTuningJob.QUEUED])] == ["jobs/b", "jobs/a"]
     assert [job.name for job in client.list_jobs(limit=1)] == ["jobs/b"]
+    assert client.list_jobs(limit=0) == []
     assert [event.type for event in client.list_job_events("b")] == ["state"]
     with pytest.raises(luthier.Error, match="FAILED_PRECONDITION"):
         client.delete_dataset("rows")

@@ -20,26 +20,24 @@ const std::vector<Family>& Families() {
 // Ten times the deepest published model: a table of all tensors is built from it, so it bounds memory.
 constexpr int64_t kMaxLayers = 2000;
 
-std::vector<int64_t> ReadTokenIds(FieldReader& fields, const char* field) {
-  std::vector<int64_t> ids;
+// Exports write such a field on; what begins and ends a text is the tokenizer's.
+void CheckTokenIds(FieldReader& fields, const char* field) {
   const nlohmann::json& value = fields.Raw(field);
-  if (value.is_null()) return ids;
+  if (value.is_null()) return;
   for (const nlohmann::json& id : value.is_array() ? value : nlohmann::json::array({value})) {
-    if (id.is_number_integer() && id.get<int64_t>() >= 0) {
-      ids.push_back(id.get<int64_t>());
-    } else {
+    if (!id.is_number_integer() || id.get<int64_t>() < 0)
       fields.Violation(field, absl::StrCat(id.dump(), " is no token id"));
-    }
   }
-  return ids;
 }
 
 void ReadHeads(FieldReader& fields, ModelConfig& config) {
   config.num_heads = fields.Size("num_attention_heads");
-  config.num_kv_heads = fields.SizeOr("num_key_value_heads", config.num_heads);
+  const int64_t if_absent = config.num_kv_heads > 0 ? config.num_kv_heads : config.num_heads;
+  config.num_kv_heads = fields.NullableSize("num_key_value_heads", if_absent).value_or(config.num_heads);
   if (config.num_heads % config.num_kv_heads != 0) {
     fields.Violation("num_key_value_heads",
-                     absl::StrCat(config.num_kv_heads, " does not divide num_attention_heads ", config.num_heads));
+                     absl::StrCat(fields.Has("num_key_value_heads") ? "" : "is missing, which means ",
+                                  config.num_kv_heads, " and does not divide num_attention_heads ", config.num_heads));
   }
   if (config.head_dim == 0 && !fields.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
     fields.Violation("num_attention_heads", absl::StrCat(config.num_heads, " does not divide hidden_size ",
@@ -92,8 +90,8 @@ void ReadDecoder(FieldReader& fields, ModelConfig& config) {
   config.tie_word_embeddings = fields.FlagOr("tie_word_embeddings", config.tie_word_embeddings);
   config.attention_dropout = fields.FractionOr("attention_dropout", 0);
   config.dtype = fields.TextOr("dtype", fields.TextOr("torch_dtype", "float32"));
-  config.eos_token_ids = ReadTokenIds(fields, "eos_token_id");
-  if (const auto bos = ReadTokenIds(fields, "bos_token_id"); !bos.empty()) config.bos_token_id = bos[0];
+  CheckTokenIds(fields, "eos_token_id");
+  CheckTokenIds(fields, "bos_token_id");
   config.layers.resize(static_cast<size_t>(config.num_layers));
 }
 

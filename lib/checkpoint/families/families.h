@@ -35,7 +35,7 @@ const Family* FindFamily(const std::string& model_type);
 // All families' model types, for messages.
 std::vector<std::string> FamilyNames();
 
-// What every family has: sizes, norms, tying, activation, dropout, token ids. Defaults of a family stand in `config`
+// What every family has: sizes, norms, tying, dropout. Defaults of a family that are not Llama's stand in `config`
 // before; afterwards each layer sees every token and rotates as the first of `config.ropes`, which the family still has
 // to read.
 void ReadDecoder(FieldReader& fields, ModelConfig& config);

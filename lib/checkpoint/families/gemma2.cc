@@ -8,6 +8,7 @@ namespace luthier {
 namespace {
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 4;
   config.head_dim = 256;
   config.max_position_embeddings = 8192;
   config.tie_word_embeddings = true;

@@ -48,6 +48,7 @@ void ReadRopes(FieldReader& fields, ModelConfig& config) {
 }
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 4;
   config.head_dim = 256;
   config.max_position_embeddings = 131'072;
   config.tie_word_embeddings = true;

@@ -6,6 +6,8 @@ namespace luthier {
 namespace {
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 8;
+  config.max_position_embeddings = 131'072;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   const std::optional<int64_t> window = fields.NullableSize("sliding_window", 4096);

@@ -6,6 +6,8 @@ namespace luthier {
 namespace {
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 32;
+  config.max_position_embeddings = 32'768;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   ReadQwenWindows(fields, config);

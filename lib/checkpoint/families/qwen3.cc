@@ -6,7 +6,9 @@ namespace luthier {
 namespace {
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 32;
   config.head_dim = 128;
+  config.max_position_embeddings = 32'768;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   config.attention_bias = fields.FlagOr("attention_bias", false);

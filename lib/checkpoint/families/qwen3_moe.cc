@@ -43,6 +43,8 @@ void ReadExperts(FieldReader& fields, ModelConfig& config) {
 }
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 4;
+  config.max_position_embeddings = 32'768;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   config.attention_bias = fields.FlagOr("attention_bias", false);

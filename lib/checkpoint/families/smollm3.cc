@@ -26,6 +26,7 @@ void ReadRotatingLayers(FieldReader& fields, ModelConfig& config) {
 }
 
 void Read(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 4;
   config.tie_word_embeddings = true;
   config.max_position_embeddings = 32'768;
   ReadDecoder(fields, config);

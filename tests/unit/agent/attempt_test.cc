@@ -134,6 +134,21 @@ TEST_F(AttemptTest, TrainsAndPublishes) {
   EXPECT_THAT(server_.passes, ElementsAre(Pair(kName, "of the order"))) << "of what it fetched and uploaded";
 }
 
+TEST_F(AttemptTest, PublishesAnExportAsWhatItIs) {
+  Trainer(std::string(kStarted) + R"(mkdir -p "$5/gguf_adapter"; echo GGUF > "$5/gguf_adapter/adapter.gguf"
+echo '{"event":"finished","export":"gguf","artifact":{"kind":"gguf_adapter","path":"elsewhere","bytes":5}}'
+)");
+  Start();
+  ASSERT_TRUE(WaitForEnd());
+  v1::ArtifactStored stored;
+  while (const std::optional<v1::AttemptReport> report = attempt_->NextReport()) {
+    if (report->has_artifact_stored()) stored = report->artifact_stored();
+  }
+  EXPECT_EQ(stored.kind(), v1::ModelVersion::GGUF_ADAPTER);
+  ASSERT_EQ(stored.files_size(), 1);
+  EXPECT_EQ(stored.files(0).path(), "adapter.gguf");
+}
+
 TEST_F(AttemptTest, ATrainerThatSharesItsDeviceIsToldItsPart) {
   node_.inventory.set_shares(4);
   node_.inventory.set_cpus(10);

@@ -1,4 +1,4 @@
-// What every artifact store promises, in a folder and in buckets of real servers of S3's and Azure's protocols.
+// What every artifact store promises, in a folder and in buckets of servers of S3's, Azure's and Google's protocols.
 #include "lib/artifact/artifact_store.h"
 
 #include <gmock/gmock.h>
@@ -90,6 +90,8 @@ class ArtifactStoreTest : public ::testing::TestWithParam<std::pair<const char*,
       GTEST_SKIP() << "SKIPPED: LUTHIER_S3_SERVER is not set (scripts/s3-server); buckets of S3 were not tested";
     if (place == "Azure" && AzureServer::Program() == nullptr)
       GTEST_SKIP() << "SKIPPED: LUTHIER_AZURE_SERVER is not set (scripts/azure-server); those of Azure were not tested";
+    if (place == "Google" && GoogleServer::Program() == nullptr)
+      GTEST_SKIP() << "SKIPPED: LUTHIER_GCS_SERVER is not set (scripts/test); those of Google were not tested";
     place_ = GetParam().second();
     OpenAgain();
   }
@@ -147,7 +149,9 @@ INSTANTIATE_TEST_SUITE_P(
         std::pair<const char*, MakePlace>("Folder", [] { return std::unique_ptr<Place>(new Folder); }),
         std::pair<const char*, MakePlace>("S3", [] { return std::unique_ptr<Place>(new BucketPrefix<S3Server>); }),
         std::pair<const char*, MakePlace>("Azure",
-                                          [] { return std::unique_ptr<Place>(new BucketPrefix<AzureServer>); })),
+                                          [] { return std::unique_ptr<Place>(new BucketPrefix<AzureServer>); }),
+        std::pair<const char*, MakePlace>("Google",
+                                          [] { return std::unique_ptr<Place>(new BucketPrefix<GoogleServer>); })),
     [](const auto& param_info) { return param_info.param.first; });
 
 TEST_P(ArtifactStoreTest, ReadsBackWhatWasStoredAlsoFromTheMiddle) {
@@ -252,6 +256,22 @@ TEST(FileArtifactStoreTest, MoreThanTheDiskHoldsIsRefusedBeforeWriting) {
   EXPECT_EQ(writer.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(writer.status().message()),
               HasSubstr(" are free, 5764607.5 TB and a reserve of 67.1 MB are needed; free space"));
+}
+
+// Each alone would fit, and together they would take what is kept free for the record.
+TEST(FileArtifactStoreTest, BlobsOnTheirWayTakeTheirRoomBeforeTheyAreThere) {
+  const TempFolder folder;
+  const auto store = *FileArtifactStore::Open(folder.path());
+  const int64_t most = *FreeBytes(folder.path()) / 10 * 6;
+  const std::string sha256(64, 'a');
+  absl::StatusOr<std::unique_ptr<BlobWriter>> first = store->PutBlob(sha256, most);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const absl::Status second = store->PutBlob(sha256, most).status();
+  EXPECT_TRUE(absl::IsResourceExhausted(second)) << second;
+  EXPECT_THAT(std::string(second.message()), HasSubstr(" for what is on its way and a reserve of "));
+  EXPECT_TRUE(store->PutBlob(sha256, 1000).ok()) << "what fits beside it is taken";
+  first->reset();
+  EXPECT_TRUE(store->PutBlob(sha256, most).ok()) << "one that was given up takes nothing";
 }
 
 TEST(FileArtifactStoreTest, UnfinishedFilesOfADeadProcessAreRemovedAtOpen) {

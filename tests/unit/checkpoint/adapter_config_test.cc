@@ -5,6 +5,9 @@
 
 #include <cmath>
 #include <filesystem>
+#include <string>
+
+#include "lib/checkpoint/name_pattern.h"
 
 namespace luthier {
 namespace {
@@ -48,6 +51,13 @@ TEST(AdapterConfigTest, APatternCannotKeepTheServerBusy) {
   EXPECT_FALSE(MustParse(file).Targets("model.layers.3.self_attn.v_proj", 3));
 }
 
+// A thread keeps hundreds of patterns that it has compiled.
+TEST(AdapterConfigTest, APatternCannotTakeTheServersMemory) {
+  EXPECT_TRUE(CheckPattern(".*\\.(1[0-9]|2[0-3])\\.self_attn\\.[qkv]_proj").ok());
+  EXPECT_TRUE(CheckPattern(std::string(1000, 'x')).ok());
+  EXPECT_FALSE(CheckPattern("[^a]{1000}[^b]{1000}[^c]{1000}[^d]{1000}[^e]{1000}[^f]{1000}[^g]{1000}[^h]{1000}").ok());
+}
+
 TEST(AdapterConfigTest, LayersOutsideTheListGetNone) {
   json file = Minimal();
   file["layers_to_transform"] = {0, 2};
@@ -67,15 +77,19 @@ TEST(AdapterConfigTest, ExcludedLayersGetNoneInBothForms) {
   EXPECT_TRUE(MustParse(file).Targets("model.layers.4.self_attn.q_proj", 4));
 }
 
-// PEFT adapts the output embedding only where it is named.
-TEST(AdapterConfigTest, TheHeadIsTargetedByNameOnly) {
-  json file = Minimal();
-  file["target_modules"] = "all-linear";
-  EXPECT_FALSE(MustParse(file).Targets("lm_head", -1));
-  file["target_modules"] = {"lm_head"};
-  EXPECT_TRUE(MustParse(file).Targets("lm_head", -1));
-  file["layers_to_transform"] = {0};
-  EXPECT_FALSE(MustParse(file).Targets("lm_head", -1));
+// PEFT adapts head and embedding only where they are named.
+TEST(AdapterConfigTest, HeadAndEmbeddingAreTargetedByNameOnly) {
+  for (const std::string module : {"lm_head", "model.embed_tokens"}) {
+    json file = Minimal();
+    file["target_modules"] = "all-linear";
+    EXPECT_FALSE(MustParse(file).Targets(module, -1));
+    file["target_modules"] = "lm_head|.*embed_tokens";
+    EXPECT_TRUE(MustParse(file).Targets(module, -1));
+    file["target_modules"] = {"lm_head", "embed_tokens"};
+    EXPECT_TRUE(MustParse(file).Targets(module, -1));
+    file["layers_to_transform"] = {0};
+    EXPECT_FALSE(MustParse(file).Targets(module, -1));
+  }
 }
 
 TEST(AdapterConfigTest, WhatIsTrainedWholeCarriesNoAdapter) {

@@ -89,6 +89,28 @@ TEST_F(GgufTest, TheBytesAreThoseOfTheSpecification) {
   EXPECT_EQ(NumberAt<float>(bytes, data + 32), 9.0f);
 }
 
+// A file of some megabytes whose tensors all name the same bytes would ask for terabytes.
+TEST_F(GgufTest, TensorsThatShareBytesOrNamesAreRefused) {
+  GgufFile file;
+  file.metadata = {{"k", true}, {"l", true}};
+  file.tensors["t"] = {{2}, {1, 2}};
+  file.tensors["u"] = {{2}, {3, 4}};
+  ASSERT_TRUE(WriteGguf(path_, file).ok());
+  const std::string whole = Bytes();
+  const auto refusal = [&](size_t position, char byte) {
+    std::string changed = whole;
+    changed[position] = byte;
+    std::ofstream(path_, std::ios::binary) << changed;
+    return std::string(ReadGguf(path_).status().message());
+  };
+  const size_t key = whole.find('l'), name = whole.find('u'), offset = name + 1 + 4 + 8 + 4;
+  ASSERT_EQ(NumberAt<uint64_t>(whole, offset), 32u);
+  EXPECT_THAT(refusal(offset, 0), HasSubstr("tensor 'u' leaves a hole or overlaps another at byte 32"));
+  EXPECT_THAT(refusal(name, 't'), HasSubstr("has the tensor 't' twice"));
+  EXPECT_THAT(refusal(key, 'k'), HasSubstr("has the key 'k' twice"));
+  EXPECT_EQ(refusal(key, 'm'), "");
+}
+
 TEST_F(GgufTest, DamagedFilesAreRefused) {
   ASSERT_TRUE(WriteGguf(path_, Sample()).ok());
   const std::string whole = Bytes();

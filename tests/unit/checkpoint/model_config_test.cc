@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <fstream>
 
 #include "lib/checkpoint/families/families.h"
 #include "lib/checkpoint/model_tensors.h"
@@ -330,6 +331,69 @@ TEST(ModelConfigTest, SmolLm3RotatesWhereTheListSaysOne) {
   EXPECT_FALSE(by_list.layers[0].rope.has_value());
   EXPECT_TRUE(by_list.layers[3].rope.has_value());
   EXPECT_TRUE(by_list.tie_word_embeddings);
+}
+
+// What a layer sees and how it rotates, with 0 for no window and for no rotation.
+std::vector<double> PerLayer(const json& values) {
+  std::vector<double> numbers;
+  for (const json& value : values) numbers.push_back(value.is_null() ? 0 : value.get<double>());
+  return numbers;
+}
+
+void ExpectExperts(const ModelConfig& config, const json& expected) {
+  ASSERT_EQ(config.experts.has_value(), !expected.is_null());
+  if (expected.is_null()) return;
+  EXPECT_EQ(config.experts->count, expected.at("count"));
+  EXPECT_EQ(config.experts->per_token, expected.at("per_token"));
+  EXPECT_EQ(config.experts->intermediate_size, expected.at("intermediate_size"));
+  EXPECT_EQ(config.experts->normalize, expected.at("normalize"));
+  for (size_t i = 0; i < config.layers.size(); ++i) EXPECT_EQ(config.layers[i].experts, expected.at("layers").at(i));
+}
+
+// tests/reference/config_defaults.py asked transformers.
+TEST(ModelConfigTest, WhatAConfigLeavesOutIsWhatTransformersTakes) {
+  std::ifstream file("tests/fixtures/config_defaults.json");
+  const json defaults = json::parse(file);
+  ASSERT_EQ(defaults.at("families").size(), FamilyNames().size());
+  for (const std::string& family : FamilyNames()) {
+    SCOPED_TRACE(family);
+    json given = defaults.at("given");
+    given["model_type"] = family;
+    const ModelConfig config = MustParse(given);
+    const json& expected = defaults.at("families").at(family);
+    EXPECT_EQ(config.num_kv_heads, expected.at("num_key_value_heads"));
+    EXPECT_EQ(config.head_dim, expected.at("head_dim"));
+    EXPECT_EQ(config.max_position_embeddings, expected.at("max_position_embeddings"));
+    EXPECT_EQ(config.rms_norm_eps, expected.at("rms_norm_eps"));
+    EXPECT_EQ(config.tie_word_embeddings, expected.at("tie_word_embeddings"));
+    EXPECT_EQ(config.attention_bias, expected.at("attention_bias"));
+    EXPECT_EQ(config.mlp_bias, expected.at("mlp_bias"));
+    EXPECT_EQ(config.activation, expected.at("activation").get<std::string>());
+    EXPECT_DOUBLE_EQ(config.attention_scale, expected.at("attention_scale").get<double>());
+    EXPECT_EQ(config.attention_softcap, expected.at("attention_softcap"));
+    EXPECT_EQ(config.attention_dropout, expected.at("attention_dropout"));
+    EXPECT_DOUBLE_EQ(config.embedding_scale, expected.at("embedding_scale").get<double>());
+    EXPECT_EQ(config.residual_scale, expected.at("residual_scale"));
+    EXPECT_EQ(config.logit_scale, expected.at("logit_scale"));
+    EXPECT_EQ(config.logit_softcap, expected.at("logit_softcap"));
+    std::vector<double> windows, thetas;
+    for (const LayerConfig& layer : config.layers) {
+      windows.push_back(static_cast<double>(layer.window.value_or(0)));
+      thetas.push_back(layer.rope ? config.ropes.at(*layer.rope).theta : 0);
+    }
+    EXPECT_EQ(windows, PerLayer(expected.at("windows")));
+    EXPECT_EQ(thetas, PerLayer(expected.at("thetas")));
+    ExpectExperts(config, expected.at("experts"));
+  }
+}
+
+// transformers takes a family's number where the field is missing, and every head where it is null.
+TEST(ModelConfigTest, KeyHeadsThatAreNullAreAsManyAsTheOthersAndAMissingNumberThatCannotBeIsNamed) {
+  EXPECT_EQ(MustParse(Config("mistral", {{"num_key_value_heads", nullptr}})).num_kv_heads, 2);
+  json without = Config("mistral");
+  without.erase("num_key_value_heads");
+  EXPECT_THAT(std::string(ParseModelConfig(without).status().message()),
+              HasSubstr("num_key_value_heads: is missing, which means 8"));
 }
 
 TEST(ModelConfigTest, TheHeadIsTiedAsTheFamilysDefaultSays) {

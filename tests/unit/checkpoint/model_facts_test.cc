@@ -238,6 +238,7 @@ void ExpectReadAsTransformersReadsThem(const std::filesystem::path& root) {
 
 TEST(ReferenceModelsTest, TheFixturesAreReadAsTransformersReadsThem) {
   ExpectReadAsTransformersReadsThem("tests/fixtures/models");
+  ExpectReadAsTransformersReadsThem("tests/fixtures/adapters");
 }
 
 // Absent outside the development machines.

@@ -83,6 +83,8 @@ TEST_F(JobFileTest, SaysWhatAFileThatIsNoJobFileShouldHold) {
   EXPECT_THAT(Message("just text"), HasSubstr("base_model: NAME"));
   EXPECT_THAT(Message(""), HasSubstr("base_model: NAME"));
   EXPECT_THAT(Message("a: [1\n"), HasSubstr("job.yaml:"));
+  EXPECT_THAT(Message(R"({"base_model": )" + std::string(200'000, '[') + std::string(200'000, ']') + "}"),
+              HasSubstr("job.yaml: is nested too deeply"));
   EXPECT_THAT(std::string(ReadJobFile(folder_.path() + "/none.yaml").status().message()), HasSubstr("none.yaml"));
 }
 
@@ -215,8 +217,9 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
                         {"training.activation_checkpointing", "true"},
                         {"evaluation.metric", "loss"},
                         {"checkpoint.publish", "last"}};
-  const std::set<std::string> alone = {"dataset",         "dataset.mixture", "lora.target_pattern",
-                                       "lora.start_from", "training.freeze", "training.optimizer_in_backward"};
+  const std::set<std::string> alone = {
+      "dataset",         "dataset.mixture", "lora.target_pattern",           "lora.exclude_pattern",
+      "lora.start_from", "training.freeze", "training.optimizer_in_backward"};
   // exclude others
   for (const std::string& flag : flags) {  // the rest are numbers; 0.5 and 1 are valid for all of them
     const bool is_set =
@@ -231,7 +234,10 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
   std::set<std::string> fields;
   AddFields(ToJson(*spec), fields);
   for (const FieldValues& more :
-       {FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.target_pattern", ".*q_proj"}},
+       {FieldValues{{"base_model", "b"},
+                    {"dataset", "d"},
+                    {"lora.target_pattern", ".*q_proj"},
+                    {"lora.exclude_pattern", ".*0.*"}},
         FieldValues{{"base_model", "b"}, {"dataset", "d"}, {"lora.start_from", "m@2"}, {"lora.dropout", "0.1"}},
         FieldValues{{"base_model", "b"}, {"dataset.mixture", "[{dataset: a, weight: 2}, {dataset: c}]"}},
         FieldValues{{"base_model", "b"},

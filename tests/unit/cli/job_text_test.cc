@@ -139,6 +139,16 @@ TEST(ComparisonTest, PutsLoraBesideFullTrainingAndTheBaseOnce) {
             "training time                       -            2m 00s             2m 00s\n");
 }
 
+// An exact match of 4 answers is not one of 200 rows.
+TEST(ComparisonTest, SaysOfHowManyAnswersAScoreIs) {
+  v1::FineTuningJob job = Succeeded("a");
+  for (v1::Evaluation& evaluation : *job.mutable_evaluations()) evaluation.set_scored_rows(4);
+  EXPECT_THAT(ComparisonTable({job}, {}, Terminal{}), HasSubstr("answers compared"));
+  EXPECT_EQ(EvaluationText(job.evaluations(1)), "test, tuned: exact match 96.5 % (4 answers), loss 0.0123 (200 rows)");
+  job.mutable_evaluations(1)->set_scored_rows(200);
+  EXPECT_EQ(EvaluationText(job.evaluations(1)), "test, tuned: exact match 96.5 %, loss 0.0123 (200 rows)");
+}
+
 TEST(ComparisonTest, GivesDifferentBasesColumnsOfTheirOwn) {
   v1::FineTuningJob other = Succeeded("b");
   other.mutable_evaluations(0)->set_exact_match(0.5);

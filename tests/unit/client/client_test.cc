@@ -15,6 +15,7 @@
 #include "client/lib/job_watch.h"
 #include "client/lib/model_download.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/steady_now.h"
 #include "lib/text/json_file.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -269,7 +270,7 @@ TEST_F(ClientTest, AWatchCanBeStoppedFromAnotherThread) {
 
 TEST_F(ClientTest, AWatchEndsAtItsDeadline) {
   jobs_.never_ends = true;
-  JobWatch watch(*client_, "jobs/a", {.deadline = absl::Now() + absl::Milliseconds(200)}, {});
+  JobWatch watch(*client_, "jobs/a", {.deadline = SteadyNow() + absl::Milliseconds(200)}, {});
   EXPECT_EQ(watch.Run().status().code(), absl::StatusCode::kDeadlineExceeded);
 }
 

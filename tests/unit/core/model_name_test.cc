@@ -112,7 +112,7 @@ TEST_F(ModelNameTest, StaysWithWhoPublishedThoughTheVersionIsDeleted) {
   EXPECT_EQ(versions_[0].tenant, "owner");
   ExpectTaken(SubmitFor("other", "k", "intents"), "output_model");
   ExpectTaken(SubmitFor("other", "intents"), "job_id");
-  ASSERT_TRUE(state_.DeleteVersion("intents", 1, {}).ok());
+  ASSERT_TRUE(state_.DeleteVersion("intents", 1, {}, /*bytes=*/0).ok());
   EndBatch();
   ExpectTaken(SubmitFor("other", "k", "intents"), "output_model");
   EXPECT_TRUE(SubmitFor("owner", "k", "intents").ok());

@@ -77,6 +77,15 @@ class PolicyTest : public testing::Test {
     job.attempt_start = kNow - absl::Minutes(minutes);
     snapshot_.nodes.back().releases.push_back({kNow + absl::Hours(1), devices, &job});
   }
+  // The same, of a tenant.
+  void RunsOf(const std::string& tenant, const std::string& id, int devices,
+              ServiceClass service_class = ServiceClass::kStandard, int minutes = 30) {
+    Runs(id, devices, service_class, /*priority=*/0, minutes);
+    jobs_.back().tenant = snapshot_.nodes.back().releases.back().tenant = tenant;
+    snapshot_.tenants[tenant].running_devices += devices;
+    snapshot_.tenants[tenant].kept_devices += devices;
+  }
+  void Guarantee(const std::string& tenant, int devices) { snapshot_.tenants[tenant].guaranteed_devices = devices; }
   void AddTenant(const std::string& id, double usage, double weight = 1, int max_devices = 0, int running = 0) {
     snapshot_.tenants[id] = {usage, weight, max_devices, running};
   }
@@ -333,6 +342,165 @@ TEST_F(PolicyTest, RoomIsNotMadeWhereAReservationIs) {
   Expect({{"wide", 4, "busy", "default", kInteractive},
           {"long", 1, "busy", "default", kInteractive, 0, absl::Hours(9)},
           {"short", 1, "making room on n: running", "default", kInteractive, 0, absl::Minutes(20)}});
+}
+
+TEST_F(PolicyTest, ATenantTakesBackWhatIsGuaranteedToItAndNoMore) {
+  AddNode("n", 2, {});
+  RunsOf("borrower", "old", 1, kStandard, /*minutes=*/60);
+  RunsOf("borrower", "new", 1, kStandard, /*minutes=*/11);
+  Guarantee("owner", 1);
+  Expect({{"own", 1, "making room on n: new", "owner"},
+          {"beyond", 1, "busy", "owner"},
+          {"of-borrower", 1, "busy", "borrower"}});
+}
+
+TEST_F(PolicyTest, OfWhatWasBorrowedTheLeastUrgentStopsFirstWhateverWaits) {
+  AddNode("n", 3, {});
+  RunsOf("borrower", "interactive", 1, kInteractive);
+  RunsOf("borrower", "standard", 1, kStandard);
+  RunsOf("borrower", "background", 1, kBackground);
+  Guarantee("owner", 3);
+  Expect({{"1", 1, "making room on n: background", "owner", kBackground},
+          {"2", 1, "making room on n: standard", "owner", kBackground},
+          {"3", 1, "making room on n: interactive", "owner", kBackground}});
+}
+
+TEST_F(PolicyTest, NothingStopsThatIsWithinTheGuaranteeOfAnotherTenant) {
+  AddNode("n", 4, {});
+  RunsOf("other", "new", 1, kBackground, /*minutes=*/11);
+  RunsOf("other", "old", 1, kBackground, /*minutes=*/60);
+  RunsOf("other", "urgent", 1, kInteractive);
+  RunsOf("owner", "running", 1);
+  Guarantee("other", 2);
+  Guarantee("owner", 4);
+  Expect({{"1", 1, "making room on n: new", "owner"},
+          {"2", 1, "busy", "owner"},
+          {"more-urgent", 1, "busy", "third", kInteractive}});
+}
+
+TEST_F(PolicyTest, AmongTheJobsOfATenantTheGuaranteeDoesNotMatter) {
+  AddNode("n", 1, {});
+  RunsOf("owner", "background", 1, kBackground);
+  Guarantee("owner", 1);
+  Expect({{"urgent", 1, "making room on n: background", "owner", kInteractive},
+          {"standard", 1, "busy", "owner", kStandard}});
+}
+
+TEST_F(PolicyTest, AnAttemptOfSeveralDevicesStopsIfAllOfThemWereBorrowed) {
+  AddNode("n", 4, {});
+  RunsOf("other", "wide", 3, kStandard, /*minutes=*/60);
+  RunsOf("other", "small-and-new", 1, kStandard, /*minutes=*/11);
+  Guarantee("other", 1);
+  Guarantee("owner", 3);
+  Expect({{"gang", 3, "making room on n: wide", "owner"}});
+}
+
+TEST_F(PolicyTest, AnAttemptOfSeveralDevicesStaysIfOneOfThemIsItsOwn) {
+  AddNode("n", 4, {});
+  RunsOf("other", "wide", 3);
+  RunsOf("other", "small", 1);
+  Guarantee("other", 2);
+  Guarantee("owner", 3);
+  Expect({{"gang", 3, "busy", "owner"}});
+}
+
+TEST_F(PolicyTest, AJobBeyondTheGuaranteeOfItsTenantHoldsUpNoneWithinIt) {
+  AddNode("n", 2, {});
+  RunsOf("borrower", "old", 1, kStandard, /*minutes=*/60);
+  RunsOf("borrower", "new", 1, kStandard, /*minutes=*/11);
+  Guarantee("owner", 1);
+  Expect({{"wide", 2, "busy", "owner"}, {"one", 1, "making room on n: new", "owner"}});
+}
+
+// Else what was taken back would be borrowed again at once, and taken back again ten minutes later.
+TEST_F(PolicyTest, WhatIsWithinAGuaranteeComesBeforeWhatBorrows) {
+  AddNode("n", 1, {0});
+  Guarantee("owner", 1);
+  Expect({{"urgent", 1, "busy", "other", kInteractive}, {"own", 1, "n:0", "owner", kBackground}});
+}
+
+// Else `background`, which stopped for `wide` and is within the guarantee again, would have its device back at once and
+// stop again, without an end.
+TEST_F(PolicyTest, WhatStoppedForAMoreUrgentJobOfItsTenantComesBehindItThoughItIsWithinTheGuarantee) {
+  AddNode("n", 4, {1, 2, 3});
+  RunsOf("owner", "background-too", 1, kBackground);
+  Guarantee("owner", 2);
+  Expect({{"background", 1, "busy", "owner", kBackground},
+          {"wide", 4, "making room on n: background-too", "owner", kInteractive}});
+}
+
+TEST_F(PolicyTest, AMoreUrgentJobThatStoppedOthersOfItsTenantGetsTheirDevices) {
+  AddNode("n", 4, {0, 1, 2, 3});
+  Guarantee("owner", 2);
+  Expect({{"background", 1, "busy", "owner", kBackground}, {"wide", 4, "n:0,1,2,3", "owner", kInteractive}});
+}
+
+// `wide` fits nowhere, and `borrows` may not stop what is as urgent: neither keeps the tenant from what is its own.
+TEST_F(PolicyTest, AMoreUrgentJobThatGetsNothingHoldsUpNoneWithinTheGuarantee) {
+  AddNode("n", 2, {});
+  RunsOf("other", "old", 1, kInteractive, /*minutes=*/60);
+  RunsOf("other", "new", 1, kInteractive, /*minutes=*/11);
+  Guarantee("owner", 1);
+  Expect({{"wide", 4, "too large", "owner", kInteractive},
+          {"borrows", 2, "busy", "owner", kInteractive},
+          {"own", 1, "making room on n: new", "owner", kBackground},
+          {"of-other", 1, "busy", "other", kInteractive}});
+}
+
+TEST_F(PolicyTest, NoMoreIsTakenBackThanStopsAlready) {
+  AddNode("n", 2, {});
+  RunsOf("borrower", "running", 1);
+  snapshot_.nodes.back().stopping = 1;
+  Guarantee("owner", 1);
+  Expect({{"own", 1, "making room on n:", "owner"}});
+}
+
+TEST_F(PolicyTest, ATenantBorrowsNothingWhileRoomIsMadeForWhatIsItsOwn) {
+  AddNode("a", 2, {0, 1});
+  AddNode("b", 3, {});
+  RunsOf("borrower", "running", 3);
+  Guarantee("owner", 3);
+  Expect({{"own", 3, "making room on b: running", "owner"},
+          {"beyond", 1, "reserved", "owner"},
+          {"of-another", 1, "a:0", "borrower"}});
+}
+
+// When `background` stops for `urgent`, `standard` is all that their tenant has until `urgent` runs.
+TEST_F(PolicyTest, WhatRoomIsMadeForDoesNotCountAsThereYet) {
+  AddNode("n", 3, {});
+  RunsOf("other", "standard", 1, kStandard);
+  RunsOf("other", "background", 1, kBackground);
+  Guarantee("other", 1);
+  Guarantee("owner", 1);
+  snapshot_.nodes.back().stopping = 1;
+  Expect({{"own", 1, "making room on n:", "owner"},
+          {"urgent", 1, "making room on n: background", "other", kInteractive},
+          {"more-urgent", 1, "busy", "third", kInteractive}});
+}
+
+TEST_F(PolicyTest, AGuaranteeLiftsNoLimit) {
+  AddNode("n", 2, {});
+  RunsOf("borrower", "running", 1);
+  AddTenant("owner", 0, 1, /*max_devices=*/1, /*running=*/1);  // which stops, and keeps nothing
+  Guarantee("owner", 1);
+  Expect({{"own", 1, "tenant limit", "owner"}});
+}
+
+TEST_F(PolicyTest, ForecastsThatWhatWasBorrowedIsGivenBack) {
+  AddNode("n", 1, {});
+  RunsOf("borrower", "running", 1);
+  Guarantee("owner", 1);
+  Wait({{"borrows", 1, "", "borrower"}, {"own", 1, "", "owner"}});
+  EXPECT_EQ(ForecastOf(2, snapshot_).start, kNow);
+  EXPECT_EQ(ForecastOf(1, snapshot_).start, kNow + absl::Hours(1));
+}
+
+TEST_F(PolicyTest, ForecastsWhenATenantIsBelowItsLimitAgain) {
+  AddNode("n", 2, {1});
+  AddTenant("limited", 0, 1, /*max_devices=*/1);
+  RunsOf("limited", "running", 1);
+  Wait({{"next", 1, "", "limited"}});
+  EXPECT_EQ(ForecastOf(1, snapshot_).start, kNow + absl::Hours(1));
 }
 
 TEST(OrderTest, APriorityPointIsWorthAnHourOfWaiting) {

@@ -13,7 +13,7 @@ class VersionTest : public StateTest {
  protected:
   VersionTest() { state_.LoadVersion("intents", 2, "default"); }
   absl::Status Delete(int version, const std::vector<Alias>& aliases = {}) {
-    return state_.DeleteVersion("intents", version, aliases);
+    return state_.DeleteVersion("intents", version, aliases, /*bytes=*/0);
   }
 };
 

@@ -317,6 +317,54 @@ TEST_F(BosTest, PutsItInFrontOnce) {
   EXPECT_EQ(CountBos(kChatMl, R"({"prompt": "a\n", "completion": "\nb"})"), 1);
 }
 
+// Nothing is cut away between BOS and the first token, which is still predicted from it.
+TEST_F(BosTest, TheFirstTokenOfATextThatIsCutAtItsEndIsTrained) {
+  const Tokenizer tokenizer = Tokenizer::Load(folder_.path()).value();
+  const Row row = ParseRow(R"({"text": "one two three four"})", 1).value();
+  const Example whole = RowEncoder(tokenizer, nullptr, {}).Encode(row).value();
+  ASSERT_GT(whole.ids.size(), 3u);
+  const EncodeOptions keep_answer{.too_long = EncodeOptions::TooLong::kKeepAnswer, .max_length = 3};
+  const Example cut = RowEncoder(tokenizer, nullptr, keep_answer).Encode(row).value();
+  EXPECT_THAT(cut.ids, ElementsAre(whole.ids[0], whole.ids[1], whole.ids[2]));
+  EXPECT_THAT(cut.trained, ElementsAre(0, 1, 1));
+}
+
+// As Llama 2's: what is encoded apart gets a space in front, which the row does not have.
+TEST(MetaspaceTest, ACompletionThatWouldGetASpaceIsRefused) {
+  const TempFolder folder;
+  const OrderedJson space = {
+      {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "always"}, {"split", true}};
+  const OrderedJson vocabulary = {{"▁", 0}, {"a", 1}, {"b", 2}, {"ab", 3}, {"c", 4}, {"</s>", 5}};
+  const OrderedJson model = {{"type", "BPE"},
+                             {"dropout", nullptr},
+                             {"unk_token", nullptr},
+                             {"continuing_subword_prefix", nullptr},
+                             {"end_of_word_suffix", nullptr},
+                             {"fuse_unk", false},
+                             {"byte_fallback", false},
+                             {"ignore_merges", false},
+                             {"vocab", vocabulary},
+                             {"merges", OrderedJson::array({"a b"})}};
+  const OrderedJson json = {{"version", "1.0"},
+                            {"truncation", nullptr},
+                            {"padding", nullptr},
+                            {"added_tokens", OrderedJson::array()},
+                            {"normalizer", nullptr},
+                            {"pre_tokenizer", space},
+                            {"post_processor", nullptr},
+                            {"decoder", space},
+                            {"model", model}};
+  std::ofstream(folder.path() + "/tokenizer.json") << json;
+  std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>"})";
+  const Tokenizer tokenizer = Tokenizer::Load(folder.path()).value();
+  const RowEncoder encoder(tokenizer, nullptr, {});
+  const auto encode = [&](const char* line) { return encoder.Encode(ParseRow(line, 1).value()); };
+  EXPECT_THAT(std::string(encode(R"({"prompt": "a", "completion": "b"})").status().message()),
+              HasSubstr("holds the end of the prompt as well"));
+  EXPECT_THAT(encode(R"({"prompt": "a", "completion": " b"})")->ids, ElementsAre(0, 1, 0, 2, 5));
+  EXPECT_THAT(encode(R"({"prompt": "a", "completion": "c"})")->ids, ElementsAre(0, 1, 4, 5));
+}
+
 TEST(MaskOfSpansTest, FollowsTransformersWhereSpansHaveNoToken) {
   const Encoding encoding{.ids = {1, 2, 3}, .offsets = {{0, 2}, {2, 4}, {6, 8}}};
   EXPECT_THAT(MaskOfSpans(encoding, {{2, 4}}), ElementsAre(0, 1, 0));

@@ -25,6 +25,8 @@ TEST(ScoreTest, CountsExactAnswersAndFields) {
       {TaskType::kExtraction, R"({"a": 1, "b": "x"})", R"({"b":"x","a":1})", false, 2, 2, 2},
       {TaskType::kExtraction, R"({"a": 1, "b": "x"})", R"({"a": 1, "b": "y"})", false, 2, 2, 1},
       {TaskType::kExtraction, R"({"a": {"b": 1, "c": 2}})", R"({"a": {"b": 1}})", false, 2, 1, 1},
+      {TaskType::kExtraction, R"({"a": 1, "b": [{"c": 20}]})", R"({"a": 1.0, "b": [{"c": 2e1}]})", false, 2, 2, 2},
+      {TaskType::kExtraction, R"({"a": 1.5, "b": -0.0})", R"({"a": 15e-1, "b": 0})", false, 2, 2, 2},
       {TaskType::kExtraction, R"({"a": 1})", "the value is 1", false, 1, 0, 0},
       {TaskType::kNer, R"({"PER": ["Ann", "Bo"]})", R"({"PER": ["Bo", "Cy", "Ann"]})", false, 2, 3, 2},
       {TaskType::kNer, R"({"PER": ["Ann", "Ann"]})", R"({"PER": ["Ann"]})", false, 2, 1, 1},

@@ -180,5 +180,41 @@ TEST_F(ValidateTest, SurvivesJson) {
   EXPECT_TRUE(absl::IsInvalidArgument(ValidationReportFromJson(OrderedJson::object()).status()));
 }
 
+std::string Everything(const LoadedExamples& loaded) {
+  OrderedJson all = OrderedJson::array();
+  for (const Example& example : loaded.examples) {
+    all.push_back({{"ids", example.ids}, {"trained", example.trained}, {"line", example.line}});
+    all.push_back({example.full_length, example.file});
+  }
+  for (const ValidationReport& report : loaded.file_reports) all.push_back(ToJson(report));
+  all.push_back(ToJson(loaded.report));
+  return all.dump();
+}
+
+// A run encodes its rows before it knows how long they may be.
+TEST_F(ValidateTest, RowsThatAreShortenedLaterAreThoseThatAreEncodedShort) {
+  const std::string first =
+      Write(std::string(kChat) + "\n{\"text\": \"a long row of plain text, to be cut\"}\n" + kChat + "\n");
+  const std::string second = Write(
+      "{\"prompt\": \"a longer question than others\", \"completion\": \"b\"}\n"
+      "{\"text\": \"abc\"}\n",
+      "more.jsonl");
+  const std::vector<std::string> names = {"train.jsonl", "more.jsonl"};
+  const LoadedExamples whole = LoadExamples({first, second}, Encoder(), names).value();
+  for (const auto too_long :
+       {EncodeOptions::TooLong::kTruncate, EncodeOptions::TooLong::kKeepAnswer, EncodeOptions::TooLong::kDrop}) {
+    for (const int64_t max_length : {1, 2, 4, 8, 16, 1000}) {
+      const RowEncoder encoder = Encoder({.too_long = too_long, .max_length = max_length});
+      const auto expected = LoadExamples({first, second}, encoder, names);
+      const auto shortened = ShortenExamples(whole, encoder, names);
+      EXPECT_EQ(shortened.status(), expected.status()) << max_length;
+      if (!expected.ok() || !shortened.ok()) continue;
+      EXPECT_EQ(Everything(*shortened), Everything(*expected)) << max_length;
+    }
+  }
+  const RowEncoder refusing = Encoder({.max_length = 8});
+  EXPECT_TRUE(absl::IsOutOfRange(ShortenExamples(whole, refusing, names).status()));
+}
+
 }  // namespace
 }  // namespace luthier

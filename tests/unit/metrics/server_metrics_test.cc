@@ -53,11 +53,11 @@ TEST_F(ServerMetricsTest, CountsJobsByStateAndHowLongTheyWaited) {
 }
 
 TEST_F(ServerMetricsTest, HasEveryStateOfNodesBeforeTheFirstBatch) {
-  for (const char* state : {"ready", "lost", "quarantined"})
+  for (const char* state : {"ready", "drained", "lost", "quarantined"})
     EXPECT_THAT(Text(), HasSubstr(absl::StrCat("luthier_agents{state=\"", state, "\"} 0")));
 }
 
-TEST_F(ServerMetricsTest, CountsNodesThatAreReadyLostAndQuarantined) {
+TEST_F(ServerMetricsTest, CountsNodesThatAreReadyDrainedLostAndQuarantined) {
   absl::Time now = kStart;
   Connect("bad", now);
   for (const char* id : {"a", "b", "c"}) {
@@ -70,9 +70,12 @@ TEST_F(ServerMetricsTest, CountsNodesThatAreReadyLostAndQuarantined) {
   }
   Connect("good", now);
   Connect("gone", now);
-  state_.Disconnect("gone", now);
+  state_.Disconnect("gone");
+  Connect("emptied", now);
+  ASSERT_TRUE(state_.Drain("emptied", /*requeue=*/false, now).ok());
   Observe(now);
   EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"ready\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"drained\"} 1"));
   EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"lost\"} 1"));
   EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"quarantined\"} 1"));
 }

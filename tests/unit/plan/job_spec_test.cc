@@ -71,6 +71,11 @@ TEST(JobSpecTest, APatternExcludesNamesAndLayers) {
   EXPECT_EQ(ToJson(*ParseJobSpec(file))["lora"]["target_pattern"], ".*q_proj");
   file["lora"]["layers"] = {0};
   EXPECT_THAT(std::string(ParseJobSpec(file).status().message()), HasSubstr("lora.target_pattern: excludes"));
+  file["lora"] = {{"exclude_pattern", ".*k_proj"}};
+  EXPECT_EQ(ParseJobSpec(file)->recipe.lora.exclude_pattern, ".*k_proj");
+  EXPECT_EQ(ToJson(*ParseJobSpec(file))["lora"]["exclude_pattern"], ".*k_proj");
+  file["lora"]["exclude_modules"] = {"v_proj"};
+  EXPECT_THAT(std::string(ParseJobSpec(file).status().message()), HasSubstr("lora.exclude_pattern: excludes"));
 }
 
 TEST(JobSpecTest, FullTrainingFreezesByName) {
@@ -134,6 +139,7 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/lora/alpha_pattern", {{"q_proj", "big"}}, "lora.alpha_pattern: q_proj: \"big\" is not a number"},
         BadField{"/lora/rank_pattern", {{"(", 4}}, "lora.rank_pattern: '(' is no regular expression"},
         BadField{"/lora/target_pattern", "([", "; give one in RE2's syntax, such as .*\\.q_proj"},
+        BadField{"/lora/exclude_pattern", "([", "lora.exclude_pattern: '([' is no regular expression"},
         BadField{"/lora/modules_to_save", {""}, "lora.modules_to_save: \"\" is not a name"},
         BadField{"/training/freeze", {"model.embed_tokens"}, "training.freeze: has values, but tuning is lora"},
         BadField{"/lora/rnak", 8, "lora.rnak: unknown field; did you mean 'rank'?"},

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "lib/checkpoint/model_tensors.h"
+#include "lib/plan/adapter_plan.h"
 #include "lib/plan/flops.h"
 
 namespace luthier {
@@ -259,6 +260,8 @@ TEST(ResolveTest, WarnsWhenTheAdapterCannotHoldTheData) {
 
 TEST(ResolveTest, RefusesWhatTheModelCannotDo) {
   EXPECT_THAT(std::string(Resolve({}, Tiny(), Rows(0), Cpu()).status().message()), HasSubstr("dataset: has no rows"));
+  EXPECT_THAT(std::string(Resolve({}, Tiny(), Rows(int64_t{1} << 31), Cpu()).status().message()),
+              HasSubstr("an epoch has 2147483648 rows; give at most 2147483647"));
   Recipe recipe;
   recipe.training.max_length = 2000;
   EXPECT_THAT(std::string(Resolve(recipe, Tiny(), Rows(10), Cpu()).status().message()), HasSubstr("give at most 1024"));
@@ -363,6 +366,9 @@ TEST(ResolveTest, NamesThatMatchNothingAreRefusedByFieldAndValue) {
          r.lora.target_modules = {"q_proj", "v_proj"};
          r.lora.exclude_modules = {"q_proj", "v_proj"};
        }},
+      {"lora.exclude_pattern: '.*' leaves no linear layer", [](Recipe& r) { r.lora.exclude_pattern = ".*"; }},
+      {"lora.target_modules: 'embed_token' is no linear layer",
+       [](Recipe& r) { r.lora.target_modules = {"embed_token"}; }},
       {"training.freeze: 'model.embed_token' matches no weight",
        [](Recipe& r) {
          r.tuning = "full";
@@ -382,6 +388,57 @@ TEST(ResolveTest, NamesThatMatchNothingAreRefusedByFieldAndValue) {
   recipe.lora.modules_to_save = {"model.norm", "embed_tokens", "lm_head"};
   recipe.lora.exclude_modules = {"down_proj"};
   MustResolve(recipe, Tiny(), Rows(600), Cpu());
+}
+
+TEST(ResolveTest, AnEmbeddingThatIsNamedGetsAnAdapter) {
+  Recipe recipe;
+  recipe.lora.rank = 4;
+  recipe.lora.target_modules = {"q_proj"};
+  const auto parameters = [&] {
+    const ResolvedSpec resolved = MustResolve(recipe, Tiny(), Rows(600), Cpu());
+    return TrainedParameters(AdapterConfigOf(resolved.recipe.lora, Tiny().config), Tiny().config);
+  };
+  const int64_t without = parameters();
+  recipe.lora.target_modules = {"q_proj", "embed_tokens"};
+  EXPECT_EQ(parameters() - without, 4 * (4096 + 256));  // [rank, vocabulary] and [hidden, rank]
+  recipe.lora.target_modules.clear();
+  const int64_t all_linear = parameters();
+  recipe.lora.target_pattern = ".*_proj|.*embed_tokens";
+  EXPECT_EQ(parameters() - all_linear, 4 * (4096 + 256));
+}
+
+TEST(ResolveTest, LoraPlusBesideAnEmbeddingIsWarnedAbout) {
+  Recipe recipe;
+  recipe.lora.plus_ratio = 4;
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings, Not(Contains(HasSubstr("lora.plus_ratio"))));
+  recipe.lora.target_modules = {"q_proj", "embed_tokens"};
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings,
+              Contains(HasSubstr("lora.plus_ratio: with it the adapter on the embedding learns at 1e-06")));
+}
+
+// What a warm start forgot would be trained anew, or not at all.
+TEST(AdapterPlanTest, AWarmStartAsksForEverythingThatShapesTheAdapter) {
+  const ModelConfig model = Tiny().config;
+  AdapterConfig lists;
+  lists.rank = 4;
+  lists.alpha = 6;
+  lists.rslora = true;
+  lists.dora = true;
+  lists.target_modules = {"q_proj", "v_proj"};
+  lists.exclude_modules = {"layers.1.self_attn.q_proj"};
+  lists.layers_to_transform = {0, 1};
+  lists.rank_pattern = {{"q_proj", 2}};
+  lists.alpha_pattern = {{"v_proj", 3}};
+  lists.modules_to_save = {"lm_head"};
+  AdapterConfig patterns;
+  patterns.target_regex = ".*_proj";
+  patterns.exclude_regex = R"(.*\.[0-1]\..*)";
+  for (const AdapterConfig& adapter : {lists, patterns}) {
+    LoraSpec lora;
+    lora.dropout = 0;
+    TakeShapeOf(adapter, lora);
+    EXPECT_EQ(ToJson(AdapterConfigOf(lora, model)), ToJson(adapter));
+  }
 }
 
 TEST(ResolveTest, AMetricThatTheTaskLacksIsRefused) {

@@ -104,6 +104,38 @@ TEST(TrainerSpecTest, AVersionIsForTheServerToLookUp) {
   EXPECT_THAT(std::string(spec.status().message()), HasSubstr("lora.start_from: names a version that a server holds"));
 }
 
+TEST(TrainerSpecTest, AnExportNeedsAnAdapterAndNothingThatSaysHowToTrain) {
+  const json least = {{"protocol", 1},
+                      {"base_model", "m"},
+                      {"start_adapter", "a"},
+                      {"export", "gguf"},
+                      {"resources", {{"threads", 2}}}};
+  const auto spec = ParseTrainerSpec(least);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_TRUE(spec->exports());
+  const auto again = ParseTrainerSpec(ToJson(*spec));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->export_as, "gguf");
+  EXPECT_EQ(again->start_adapter, "a");
+  EXPECT_EQ(again->recipe.resources.threads, 2);
+
+  json much = least;
+  much["export"] = "onnx";
+  EXPECT_THAT(std::string(ParseTrainerSpec(much).status().message()), HasSubstr("give one of: merged, gguf"));
+  much["export"] = "merged";
+  much.erase("start_adapter");
+  much["dataset"] = {{"train", "a.jsonl"}};
+  much["init"] = "random";
+  much["lora"] = {{"rank", 8}};
+  much["template_date"] = "2026-11-29";
+  much["resources"]["devices"] = 2;
+  const std::string message(ParseTrainerSpec(much).status().message());
+  for (const char* field : {"dataset", "init", "lora", "template_date"})
+    EXPECT_THAT(message, HasSubstr(std::string(field) + ": has no effect on an export"));
+  EXPECT_THAT(message, HasSubstr("start_adapter: is missing"));
+  EXPECT_THAT(message, HasSubstr("resources.devices: 2"));
+}
+
 TEST(TrainerSpecTest, NamesTheFileThatCannotBeRead) {
   TempFolder folder;
   EXPECT_EQ(ReadTrainerSpec(folder.path() + "/absent.json").status().code(), absl::StatusCode::kNotFound);

@@ -1,9 +1,13 @@
 // Who may call what: every method with every role, and what one tenant sees of another.
 #include <gmock/gmock.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <csignal>
+#include <deque>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <set>
@@ -260,6 +264,13 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
     return CallAs(other, *models_, &v1::ModelService::Stub::GetModelVersion, request, found);
   };
   hidden(version("j"), version("zz"));
+  const auto exported = [&](const std::string& model) {
+    v1::ExportModelVersionRequest request;
+    request.set_name(absl::StrCat("models/", model, "/versions/1"));
+    request.set_format(v1::ModelExport::MERGED);
+    return CallAs(other, *jobs_, &Stub::ExportModelVersion, request, job);
+  };
+  hidden(exported("j"), exported("zz"));
   const auto urls = [&](const std::string& secret, const std::string& model) {
     v1::SignModelVersionUrlsRequest request;
     request.set_name(absl::StrCat("models/", model, "/versions/1"));
@@ -476,6 +487,19 @@ TEST_F(AccessTest, NotesWhatChangesAndWhatIsRefusedWithoutAnySecret) {
   }
 }
 
+// Else a thousand calls would push every other line out of the files that are kept.
+TEST_F(AccessTest, ACallerCannotFillTheAuditLogWithALongName) {
+  RequireTokens();
+  v1::RevokeTokenRequest request;
+  request.set_name("tokens/" + std::string(1'000'000, 'a'));
+  v1::Token token;
+  EXPECT_EQ(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).error_code(),
+            StatusCode::INVALID_ARGUMENT);
+  const nlohmann::json last = AuditLines().back();
+  EXPECT_EQ(last["method"], "RevokeToken");
+  EXPECT_EQ(last["subject"].get<std::string>().size(), 1024u);
+}
+
 TEST_F(AccessTest, AnAgentWithATokenForANodeIsNoOther) {
   RequireTokens();
   v1::CreateTokenRequest request;
@@ -629,6 +653,71 @@ TEST_F(AccessTest, OpenStreamsEndSoonAfterTheirTokenIsRevoked) {
   admin_context.TryCancel();
 }
 
+TEST_F(AccessTest, OneTenantCannotTakeAllWatches) {
+  RequireTokens();
+  const std::string viewer = Make("viewer", v1::ROLE_VIEWER, "default");
+  Submit("j");
+  struct Watch {
+    grpc::ClientContext context;
+    std::unique_ptr<grpc::ClientReader<v1::WatchFineTuningJobResponse>> reader;
+  };
+  std::deque<Watch> watches;
+  const auto watch = [&](const std::string& secret) {
+    Watch& added = watches.emplace_back();
+    Carry(added.context, secret);
+    added.context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+    v1::WatchFineTuningJobRequest request;
+    request.set_name("jobs/j");
+    added.reader = jobs_->WatchFineTuningJob(&added.context, request);
+    v1::WatchFineTuningJobResponse message;
+    return added.reader->Read(&message);
+  };
+  for (size_t i = 0; i < kWatchersOfTenant; ++i) EXPECT_TRUE(watch(viewer)) << i;
+  EXPECT_FALSE(watch(viewer));
+  const grpc::Status refused = watches.back().reader->Finish();
+  EXPECT_EQ(refused.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  const ErrorDetails details = ParseErrorDetails(refused.error_details());
+  EXPECT_EQ(details.reason, "TOO_MANY_WATCHERS");
+  EXPECT_EQ(details.quota_subject, "tenants/default");
+  EXPECT_TRUE(details.retry_delay.has_value());
+  EXPECT_TRUE(watch(root_)) << "the others watch on";
+  EXPECT_EQ(watches_.watchers(), kWatchersOfTenant + 1);
+
+  watches.front().context.TryCancel();
+  ASSERT_TRUE(WaitFor([&] { return watches_.watchers() == kWatchersOfTenant; }));
+  EXPECT_TRUE(watch(viewer)) << "there is room again";
+  for (Watch& open : watches) open.context.TryCancel();
+}
+
+TEST_F(AccessTest, TheQueueOfATenantIsItsOwn) {
+  RequireTokens();
+  const std::string a = Make("a", v1::ROLE_MEMBER, "a"), b = Make("b", v1::ROLE_VIEWER, "b"),
+                    c = Make("c", v1::ROLE_VIEWER, "c");
+  const auto queue_of = [&](const std::string& secret) {
+    v1::Queue queue;
+    EXPECT_TRUE(CallAs(secret, *queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
+    return queue;
+  };
+  Do([](State& state, absl::Time now) {
+    (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
+    int minutes = 0;
+    for (const auto& [id, tenant] : {std::pair("a1", "a"), std::pair("b1", "b"), std::pair("b2", "b")}) {
+      Job job{.id = id, .base_model = "base"};
+      job.tenant = tenant;
+      ASSERT_TRUE(state.Create(job, {}, {.own = JoinStoredSpec("", "")}, now + absl::Minutes(minutes++)).ok());
+    }
+  });
+  const v1::Queue all = queue_of(root_), of_a = queue_of(a), of_b = queue_of(b), of_c = queue_of(c);
+  EXPECT_EQ(all.depth(), 3);
+  EXPECT_EQ(of_a.depth(), 1);
+  EXPECT_EQ(of_b.depth(), 2);
+  EXPECT_EQ(of_b.entries_size(), 2);
+  EXPECT_EQ(of_c.depth(), 0);
+  EXPECT_FALSE(of_c.has_oldest_create_time());
+  EXPECT_EQ(all.oldest_create_time().seconds(), of_a.oldest_create_time().seconds());
+  EXPECT_EQ(of_b.oldest_create_time().seconds(), of_a.oldest_create_time().seconds() + 60);
+}
+
 // In one process nothing is sent before it is read.
 TEST_F(AccessTest, ADownloadThatNobodyReadsEndsSoonAfterItsTokenIsRevoked) {
   AddInputs();
@@ -739,6 +828,35 @@ TEST(AuditLogTest, KeepsTheNewestLinesInSoManyFilesOfSoManyBytes) {
     EXPECT_EQ(found.st_mode & 0777, 0600u);
   }
   EXPECT_FALSE(std::ifstream(options.path + ".3").is_open());
+}
+
+TEST(AuditLogTest, GoesOnOnceItCanBeOpened) {
+  const TempFolder folder;
+  AuditLog log({.path = folder.path() + "/later/audit.log"});
+  log.Append("lost");
+  std::filesystem::create_directory(folder.path() + "/later");
+  log.Append("kept");
+  std::ifstream file(folder.path() + "/later/audit.log");
+  EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "kept\n");
+}
+
+// A file that may not grow stands for a disk that is full in the middle of a line.
+TEST(AuditLogTest, ALineThatTheDiskTookHalfOfIsNotThere) {
+  const TempFolder folder;
+  AuditLog log({.path = folder.path() + "/audit.log"});
+  log.Append("a whole line");
+  struct rlimit before = {};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  const auto ignored = signal(SIGXFSZ, SIG_IGN);
+  struct rlimit full = before;
+  full.rlim_cur = 20;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
+  log.Append("one that the disk has no room for");
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+  signal(SIGXFSZ, ignored);
+  log.Append("another");
+  std::ifstream file(folder.path() + "/audit.log");
+  EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "a whole line\nanother\n");
 }
 
 }  // namespace

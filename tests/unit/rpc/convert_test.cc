@@ -58,8 +58,11 @@ TEST(ConvertTest, NumbersOfAnAgentThatAreNoneReadAsZeroAndHugeOnesAsTheMost) {
 
 // As zero, a loss that is no number would be the best of its sweep.
 TEST(ConvertTest, AnEvaluationHasOnlyTheFiguresThatAreNumbers) {
-  const v1::FineTuningJob job = JobAfter(EventOf("evaluation", {{"loss", kNan}, {"token_accuracy", 0.5}}));
+  const v1::FineTuningJob job =
+      JobAfter(EventOf("evaluation", {{"loss", kNan}, {"token_accuracy", 0.5}, {"rows", 200}, {"scored_rows", 4}}));
   ASSERT_EQ(job.evaluations_size(), 1);
+  EXPECT_EQ(job.evaluations(0).rows(), 200);
+  EXPECT_EQ(job.evaluations(0).scored_rows(), 4) << "an exact match of 4 answers is not one of 200 rows";
   EXPECT_FALSE(job.evaluations(0).has_loss());
   EXPECT_FALSE(MetricOf(job.evaluations(0), "loss").has_value());
   EXPECT_EQ(MetricOf(job.evaluations(0), "token_accuracy"), 0.5);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -30,7 +31,12 @@ TEST(ParseJobFilterTest, RefusesWhatItDoesNotKnowAndSaysWhat) {
       {"create_time > yesterday", "'yesterday' is no time such as"},
       {"labels.team > 3", "labels.team: is compared with = or :* only"},
       {"labels.team = \"open", "'labels.team' is not followed by"},
-      {std::string(5000, 'a'), "has 5000 characters"},
+      {std::string(5000, 'a'), "has 5000 characters, and may have 4096"},
+      {"model = \"\"", "model: is compared with nothing"},
+      {"base_model = baseModels/", "base_model: is compared with nothing"},
+      {"model = a AND model = b", "model: a job has one"},
+      {"tenant = a AND tenant = tenants/b", "tenant: a job has one"},
+      {absl::StrJoin(std::vector<std::string>(33, "model = a"), " AND "), "has more than 32 comparisons"},
   };
   for (const Row& row : rows) {
     const absl::Status status = ParseJobFilter(row.filter, "").status();

@@ -206,7 +206,8 @@ TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {
   EXPECT_EQ(explained.pending_code(), v1::PENDING_REASON_BUSY);
   EXPECT_EQ(explained.jobs_ahead(), 1);
   EXPECT_GT(explained.late_start_time().seconds(), explained.expected_start_time().seconds());
-  EXPECT_THAT(explained.tenant_summary(), HasSubstr("tenant default uses 1 devices"));
+  EXPECT_THAT(explained.tenant_summary(),
+              HasSubstr("tenant default: devices in use 1, jobs waiting 2, device-hours used lately 1.0, weight 1"));
   request.set_name("jobs/first");
   ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
   EXPECT_EQ(explained.state(), v1::FineTuningJob::STARTING);
@@ -309,6 +310,41 @@ TEST_F(JobStepsTest, StreamsMetricsAndLogsFromACursor) {
   EXPECT_TRUE(stream->Finish().ok());
 }
 
+TEST_F(JobStepsTest, ListsCheckpointsInPages) {
+  Connect("n1");
+  Create(RequestFor("j"));
+  for (int i = 1; i <= 5; ++i) {
+    Do([&](State& state, absl::Time now) {
+      v1::JobEvent checkpoint;
+      (*checkpoint.mutable_data()->mutable_fields())["step"].set_number_value(i);
+      luthier::Report report;
+      report.attempt = {"j", 1};
+      report.sequence = i;
+      report.events = {{.type = "log", .message = "between"},
+                       {.type = "checkpoint", .payload = checkpoint.SerializeAsString()}};
+      state.Record(std::move(report), now);
+    });
+  }
+  v1::ListJobCheckpointsRequest request;
+  request.set_parent("jobs/j");
+  request.set_page_size(2);
+  std::vector<int64_t> steps;
+  int pages = 0;
+  do {
+    v1::ListJobCheckpointsResponse page;
+    ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobCheckpoints, request, page).ok());
+    EXPECT_LE(page.checkpoints_size(), 2);
+    for (const v1::Checkpoint& checkpoint : page.checkpoints()) steps.push_back(checkpoint.step());
+    request.set_page_token(page.next_page_token());
+    ++pages;
+  } while (!request.page_token().empty());
+  EXPECT_THAT(steps, ElementsAre(1, 2, 3, 4, 5));
+  EXPECT_EQ(pages, 3);
+  request.set_page_size(-1);
+  v1::ListJobCheckpointsResponse page;
+  EXPECT_EQ(Call(*jobs_, &Jobs::ListJobCheckpoints, request, page).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(JobStepsTest, DrainsANode) {
   Connect("n1");
   v1::DrainNodeRequest request;
@@ -363,11 +399,96 @@ TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
   EXPECT_EQ(queue.entries(1).pending_code(), v1::PENDING_REASON_NO_NODE);
   v1::ListTenantsResponse tenants;
   ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::ListTenants, v1::ListTenantsRequest(), tenants).ok());
-  ASSERT_EQ(tenants.tenants_size(), 1);
-  EXPECT_EQ(tenants.tenants(0).queued_jobs(), 1);
+  ASSERT_EQ(tenants.tenants_size(), 2);
+  EXPECT_EQ(tenants.tenants(0).name(), "tenants/default");
+  EXPECT_GT(tenants.tenants(0).storage_bytes(), 0) << "the rows that its jobs learn from";
+  EXPECT_EQ(tenants.tenants(1).queued_jobs(), 1);
   update.mutable_tenant()->set_weight(-1);
   EXPECT_EQ(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(JobStepsTest, MoreMayBeGuaranteedThanIsThereAndTheOperatorIsTold) {
+  Connect("n1", 4);
+  v1::UpdateTenantRequest update;
+  update.mutable_tenant()->set_name("tenants/research");
+  update.mutable_tenant()->set_guaranteed_devices(4);
+  update.mutable_update_mask()->add_paths("guaranteed_devices");
+  v1::Tenant tenant;
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
+  EXPECT_EQ(tenant.guaranteed_devices(), 4);
+  EXPECT_EQ(tenant.weight(), 1) << "what the mask does not name stays";
+  EXPECT_EQ(tenant.warnings_size(), 0);
+  update.mutable_tenant()->set_name("tenants/support");
+  update.mutable_tenant()->set_guaranteed_devices(2);
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
+  ASSERT_EQ(tenant.warnings_size(), 1);
+  EXPECT_THAT(tenant.warnings(0),
+              HasSubstr("6 devices are guaranteed to tenants in all, and the connected nodes have 4"));
+
+  update.mutable_tenant()->set_max_devices(1);
+  update.mutable_update_mask()->add_paths("max_devices");
+  const grpc::Status refused = Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), HasSubstr("tenant.guaranteed_devices: 2 are more than tenant.max_devices"));
+  v1::ExplainFineTuningJobRequest request;
+  v1::CreateFineTuningJobRequest wide = RequestFor("wide");
+  wide.mutable_job()->set_tenant("support");
+  Create(wide);
+  request.set_name("jobs/wide");
+  v1::ExplainFineTuningJobResponse explained;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
+  EXPECT_THAT(explained.tenant_summary(), HasSubstr("devices guaranteed 2"));
+}
+
+// What its jobs have published and stored counts, and is never refused; what users add is.
+TEST_F(JobStepsTest, ATenantThatStoresAsMuchAsItMayAddsNothingMoreAndLosesNothing) {
+  v1::UpdateTenantRequest update;
+  update.mutable_tenant()->set_name("tenants/default");
+  update.mutable_update_mask()->add_paths("max_storage_bytes");
+  v1::Tenant tenant;
+  const auto limit = [&](int64_t bytes) {
+    update.mutable_tenant()->set_max_storage_bytes(bytes);
+    ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
+  };
+  limit(0);
+  const int64_t rows = tenant.storage_bytes();
+  ASSERT_GT(rows, 0);
+  limit(rows + 1000);
+  Connect("n1");
+  Create(RequestFor("j"));
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  Report("j", 1, 2, JobInput::kTrainerFinished);
+  Do([](State& state, absl::Time now) {
+    luthier::Report stored{.attempt = {"j", 1}, .sequence = 3, .input = JobInput::kArtifactStored};
+    stored.version_bytes = 5000;
+    EXPECT_TRUE(state.Record(std::move(stored), now));
+  });
+  limit(rows + 1000);
+  EXPECT_EQ(tenant.storage_bytes(), rows + 5000) << "beyond its limit, and published";
+
+  const grpc::Status job = Call(*jobs_, &Jobs::CreateFineTuningJob, RequestFor("k"), job_);
+  EXPECT_EQ(job.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(ReasonOf(job), "TENANT_STORAGE_FULL");
+  EXPECT_EQ(ParseErrorDetails(job.error_details()).quota_subject, "tenants/default");
+  v1::Dataset dataset;
+  const grpc::Status upload = Upload("more", ChatLine("a", "b"), dataset);
+  EXPECT_EQ(upload.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(upload.error_message(), HasSubstr("more do not fit"));
+
+  v1::DeleteModelVersionRequest old;
+  old.set_name("models/j/versions/1");
+  google::protobuf::Empty nothing;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelVersion, old, nothing).ok());
+  limit(rows + 1000);
+  EXPECT_EQ(tenant.storage_bytes(), rows);
+  Create(RequestFor("k"));
+  ASSERT_TRUE(Upload("more", ChatLine("a", "b"), dataset).ok());
+  v1::DeleteDatasetRequest unused;
+  unused.set_name("datasets/more");
+  ASSERT_TRUE(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, unused, nothing).ok());
+  limit(0);
+  EXPECT_EQ(tenant.storage_bytes(), rows);
 }
 
 TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {

@@ -29,12 +29,13 @@ namespace luthier {
 
 class ServicesTest : public testing::Test {
  protected:
-  ServicesTest()
+  explicit ServicesTest(Transfers::Options transfers = {})
       : store_(*Store::Open(folder_.path())),
         artifacts_(*FileArtifactStore::Open(folder_.path() + "/artifacts")),
         metrics_(registry_, "test"),
+        transfers_(access_, transfers),
         loop_(*store_, State(), LoopOptions()),
-        planner_(*store_, *artifacts_, folder_.path()),
+        planner_(*store_, *artifacts_, folder_.path(), LUTHIERD_PROGRAM),
         housekeeping_(loop_, *store_, *artifacts_, {}),
         backend_{loop_,    *store_,       *artifacts_, planner_, watches_,   tasks_,        planning_,
                  storing_, housekeeping_, metrics_,    access_,  transfers_, folder_.path()},
@@ -150,9 +151,10 @@ class ServicesTest : public testing::Test {
   prometheus::Registry registry_;
   ServerMetrics metrics_;
   Access access_{{}, {.trust_network = true, .audit = {.path = folder_.path() + "/audit.log"}}};
-  Transfers transfers_{access_};
+  Transfers transfers_;
   Sessions sessions_;
-  WatchHub watches_;
+  static constexpr size_t kWatchersOfTenant = 8;
+  WatchHub watches_{kWatchersOfTenant};
   TaskPool tasks_{2}, planning_{2}, storing_{2};
   StateLoop loop_;
   Planner planner_;

@@ -454,6 +454,49 @@ TEST_F(ServicesTest, PlansWithAJobsOwnTemplateAndPinsItsDate) {
   EXPECT_THAT(std::string(planner_.PlanOf(spec).status().message()), testing::HasSubstr("chat_template: "));
 }
 
+// The program is gone, as no server's is, to show who asks for it.
+TEST_F(ServicesTest, StartsAProcessForRowsThatItHasNotSeenLatelyAndForNoOthers) {
+  AddInputs();
+  const std::string program = folder_.path() + "/luthierd";
+  std::filesystem::create_symlink(LUTHIERD_PROGRAM, program);
+  Planner planner(*store_, *artifacts_, folder_.path(), program);
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  ASSERT_TRUE(planner.PlanOf(spec).ok());
+  std::filesystem::remove(program);
+  for (const double rate : {1e-4, 2e-4, 3e-4}) {
+    spec.mutable_training()->set_learning_rate(rate);
+    EXPECT_TRUE(planner.PlanOf(spec).ok()) << "the same rows in another plan";
+  }
+  spec.set_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}");
+  EXPECT_TRUE(absl::IsUnavailable(planner.PlanOf(spec).status())) << "the rows are other tokens";
+}
+
+// Only conversations with tools ask for the date here, and their template is a file in a folder of its own.
+TEST_F(ServicesTest, ABasesTemplateForToolsIsRegisteredAndAsksForTheDay) {
+  AddInputs();
+  const std::string folder = folder_.path() + "/model";
+  std::ofstream(folder + "/chat_template.jinja")
+      << "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  std::filesystem::create_directory(folder + "/additional_chat_templates");
+  std::ofstream(folder + "/additional_chat_templates/tool_use.jinja") << "{{ strftime_now('%F') }}";
+  std::ofstream(folder + "/additional_chat_templates/README.md") << "not a template";
+  ASSERT_TRUE(RegisterBase("tools").ok());
+  v1::GetBaseModelRequest request;
+  request.set_name("baseModels/tools");
+  v1::BaseModel model;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetBaseModel, request, model).ok());
+  std::vector<std::string> paths;
+  for (const v1::ModelFile& file : model.files()) paths.push_back(file.path());
+  EXPECT_THAT(paths, testing::Contains("additional_chat_templates/tool_use.jinja"));
+  EXPECT_THAT(paths, testing::Not(testing::Contains("additional_chat_templates/README.md")));
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  spec.set_base_model("tools");
+  const auto plan = planner_.PlanOf(spec);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_TRUE(nlohmann::json::parse((*plan)->start.trainer_spec_json()).contains("template_date"));
+}
+
 // The exception is one of std::filesystem, which finds a loop where it looks for the model's folder.
 TEST_F(ServicesTest, APlanThatThrowsIsAnErrorAndHoldsUpNobodyWhoWantsTheSame) {
   AddInputs();

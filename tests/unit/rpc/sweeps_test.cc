@@ -149,6 +149,18 @@ TEST_F(SweepsTest, ARepeatedRequestMakesNoSecondSweep) {
             grpc::StatusCode::ALREADY_EXISTS);
 }
 
+TEST_F(SweepsTest, SaysOfATakenNameThatItIsTheSweeps) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "training.seed", {"1"});
+  ASSERT_TRUE(Create(request).ok());
+  for (const bool only_validated : {false, true}) {
+    request.set_validate_only(only_validated);
+    const grpc::Status status = Create(request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS);
+    EXPECT_THAT(status.error_message(), HasSubstr("sweep_id: jobs/s-1 exists; choose another one"));
+  }
+}
+
 TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
   struct Row {
     std::string what;
@@ -174,6 +186,16 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
            (*r.mutable_sweep()->add_points()->mutable_values())["training.learning_rate"] = rate;
        },
        "points: points 1 (training.learning_rate: 1e-4) and 2 (training.learning_rate: 0.0001) are the same job"},
+      {"a value that would end the server",
+       [](auto& r) { AddField(r, "lora.rank", {std::string(1'000'000, '[') + std::string(1'000'000, ']')}); },
+       "lora.rank: is nested deeper than 64 levels"},
+      {"a field that would end the server",
+       [](auto& r) {
+         std::string field = "lora.rank_pattern";
+         for (int i = 0; i < 1'000'000; ++i) field += ".a";
+         AddField(r, field, {"1"});
+       },
+       "lora.rank_pattern.a.a"},
       {"nothing to try", [](auto&) {}, "give either a grid or points"},
       {"too many",
        [](auto& r) {

@@ -125,6 +125,40 @@ TEST_F(StoreTest, KeepsOneCheckpointOfAJobUntilItIsOver) {
   EXPECT_EQ(store_->GetJob("j")->job.stored_step, 0);
 }
 
+TEST_F(StoreTest, BringsBackWhatATenantStoresAndWhatItIsMadeOf) {
+  Open();
+  AddBase();
+  const auto stored = [&] { return state_.TenantOf("default").storage_bytes; };
+  ASSERT_TRUE(state_
+                  .AddResource(ResourceKind::kDataset,
+                               {.id = "d", .create_time = kNow, .payload = "p", .tenant = "default", .bytes = 100})
+                  .ok());
+  state_.Register(Node{.id = "n1", .devices = 2, .gpus = true}, {}, kNow);
+  for (const char* id : {"publishes", "trains"}) ASSERT_TRUE(Create(id).ok());
+  state_.Tick(kNow);
+  Report checkpoint{.attempt = {"trains", 1}, .sequence = 1};
+  checkpoint.checkpoint = {10, "files", 30};
+  ASSERT_TRUE(state_.Record(std::move(checkpoint), kNow));
+  int64_t sequence = 0;
+  for (const JobInput input : {JobInput::kTrainerStarted, JobInput::kTrainerFinished, JobInput::kArtifactStored}) {
+    Report report{.attempt = {"publishes", 1}, .sequence = ++sequence, .input = input};
+    report.version_bytes = 500;
+    ASSERT_TRUE(state_.Record(std::move(report), kNow));
+  }
+  Write();
+  Open();
+  EXPECT_EQ(stored(), 630);
+  EXPECT_EQ(state_.Find("trains")->stored_bytes, 30);
+  EXPECT_EQ(store_->Versions("publishes")->at(0).bytes, 500);
+  EXPECT_EQ(*store_->VersionBytes("publishes", 1), 500);
+  EXPECT_EQ(*store_->VersionBytes("publishes", 2), 0);
+  ASSERT_TRUE(state_.Record({.attempt = {"trains", 1}, .sequence = 2, .input = JobInput::kAttemptFailed}, kNow));
+  ASSERT_TRUE(state_.DeleteResource(ResourceKind::kDataset, "d").ok());
+  Write();
+  Open();
+  EXPECT_EQ(stored(), 500);
+}
+
 TEST_F(StoreTest, BringsBackOnWhichNodesATrainerDied) {
   Open();
   AddBase();
@@ -136,7 +170,7 @@ TEST_F(StoreTest, BringsBackOnWhichNodesATrainerDied) {
     Report died{.attempt = {"j", state_.Find("j")->attempt}, .sequence = 1, .input = JobInput::kAttemptLost};
     died.crashed = true;
     ASSERT_TRUE(state_.Record(std::move(died), now));
-    state_.Disconnect(node, now);
+    state_.Disconnect(node);
     Write();
   }
   Open();
@@ -333,7 +367,13 @@ TEST_F(StoreTest, TakesOverADatabaseOfVersion1WithEverythingInIt) {
 TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {
   Open();
   AddBase();
-  state_.SetTenant({.id = "research", .weight = 2.5, .max_devices = 3, .max_queued_jobs = 9}, kNow);
+  const Tenant research{.id = "research",
+                        .weight = 2.5,
+                        .max_devices = 3,
+                        .max_queued_jobs = 9,
+                        .guaranteed_devices = 2,
+                        .max_storage_bytes = 5'000'000'000'000};
+  ASSERT_TRUE(state_.SetTenant(research, kNow).ok());
   Job job{.id = "j", .base_model = "base"};
   job.tenant = "research";
   job.service_class = ServiceClass::kBackground;
@@ -356,6 +396,8 @@ TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {
   EXPECT_EQ(tenant.weight, 2.5);
   EXPECT_EQ(tenant.max_devices, 3);
   EXPECT_EQ(tenant.max_queued_jobs, 9);
+  EXPECT_EQ(tenant.guaranteed_devices, 2);
+  EXPECT_EQ(tenant.max_storage_bytes, 5'000'000'000'000);
   ASSERT_TRUE(state_.StartHeld("j", kNow).ok());
   state_.Register(Node{.id = "n1"}, {}, kNow);
   state_.Tick(kNow);
@@ -506,7 +548,7 @@ TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
   JobUpdate update;
   update.deadline = kNow + absl::Hours(2);
   ASSERT_TRUE(state_.Update("waits", update, kNow).ok());
-  ASSERT_TRUE(state_.DeleteVersion("intents", 2, {}).ok());
+  ASSERT_TRUE(state_.DeleteVersion("intents", 2, {}, /*bytes=*/0).ok());
   Write();
   Open();
   const Job first = store_->GetJob("first")->job;
@@ -518,7 +560,7 @@ TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {
   const auto versions = store_->Versions("intents");
   ASSERT_EQ(versions->size(), 1u);
   EXPECT_EQ(versions->at(0).version, 1);
-  EXPECT_TRUE(absl::IsNotFound(state_.DeleteVersion("intents", 2, {})));
+  EXPECT_TRUE(absl::IsNotFound(state_.DeleteVersion("intents", 2, {}, /*bytes=*/0)));
   ASSERT_TRUE(state_.SetAlias({"intents", "production", 1}).ok());
   EXPECT_TRUE(absl::IsNotFound(state_.SetAlias({"intents", "production", 3}))) << "its number is still known";
 }

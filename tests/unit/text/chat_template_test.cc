@@ -1,5 +1,6 @@
 #include "lib/text/chat_template.h"
 
+#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -20,6 +21,11 @@ std::string Render(const std::string& source, const OrderedJson& variables) {
   const absl::StatusOr<RenderedChat> rendered =
       compiled->Render(OrderedJson::array(), ChatTemplate::RenderOptions{.variables = variables});
   return rendered.ok() ? rendered->text : rendered.status().ToString();
+}
+
+std::string RenderWithoutMessages(const std::string& folder) {
+  const auto chat_template = ChatTemplate::OfJob(folder, {}, "").value();
+  return chat_template ? chat_template->Render(OrderedJson::array(), {})->text : "none";
 }
 
 TEST(ChatTemplateTest, PrintsJsonAsPythonDoesAndKeepsTheOrderOfKeys) {
@@ -47,7 +53,7 @@ TEST(ChatTemplateTest, AJobsOwnTemplateHasTheFoldersTokensAndItsDate) {
   EXPECT_EQ(render("", ""), "base 2024-07-26");
   EXPECT_EQ(render("", "2026-11-25"), "base 2026-11-25");
   EXPECT_EQ(render("{{ bos_token }}own {{ strftime_now('%A') }}", "2026-11-25"), "<s>own Wednesday");
-  EXPECT_THAT(std::string(ChatTemplate::OfJob(folder.path(), "{% if %}", "").status().message()),
+  EXPECT_THAT(std::string(ChatTemplate::OfJob(folder.path(), {"{% if %}"}, "").status().message()),
               HasSubstr("chat_template: "));
 }
 
@@ -114,6 +120,42 @@ TEST(ChatTemplateTest, ReportsTheLineOfASyntaxError) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("line 2"));
 }
 
+std::string Repeated(const std::string& text, int times) {
+  std::string all;
+  for (int i = 0; i < times; ++i) all += text;
+  return all;
+}
+
+// Each of these ended the process that read it.
+TEST(ChatTemplateTest, RefusesATemplateThatTheParserCouldNotComeBackFrom) {
+  for (const std::string& source : {"{{ " + Repeated("not ", 50'000) + "1 }}", "{{ " + Repeated("-", 200'000) + "1 }}",
+                                    "{{ " + Repeated("1+", 100'000) + "1 }}", "{{ " + Repeated("a~", 100'000) + "a }}",
+                                    "{{ a" + Repeated("[0]", 80'000) + " }}", "{{ a" + Repeated("()", 100'000) + " }}",
+                                    "{{ " + Repeated("1 if 1 else ", 15'000) + "1 }}",
+                                    "{% if a %}" + Repeated("{% elif a %}", 20'000) + "{% endif %}"}) {
+    EXPECT_THAT(Render(source, nullptr), HasSubstr("line 1: has more than 1000 ")) << source.substr(0, 20);
+  }
+  EXPECT_EQ(Render("{{ " + Repeated("1+", 400) + "1 }}", nullptr), "401");
+}
+
+TEST(ChatTemplateTest, ANamespaceKeepsNothingThatIsNestedWithoutEnd) {
+  const std::string deep = "{% set ns = namespace(x=[]) %}{% for i in range(99999) %}{% set ns.x = ";
+  const std::string end = " %}{% endfor %}{{ ns.x }}";
+  for (const char* value : {"[ns.x]", "{'a': ns.x}", "[1, [ns.x]]"}) {
+    EXPECT_THAT(Render(deep + value + end, nullptr), HasSubstr("nested deeper than 100 levels")) << value;
+  }
+  for (const char* value : {"ns", "[ns]", "{'a': ns}"}) {
+    EXPECT_THAT(Render(deep + value + end, nullptr), HasSubstr("no namespace")) << value;
+  }
+  EXPECT_THAT(Render("{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+                     nullptr),
+              HasSubstr("more than 1000000 items"));
+  EXPECT_EQ(Render("{% set ns = namespace(x=[]) %}{% for i in range(3) %}{% set ns.x = ns.x + [[i]] %}{% endfor %}"
+                   "{{ ns.x | tojson }}",
+                   nullptr),
+            "[[0], [1], [2]]");
+}
+
 TEST(ChatTemplateTest, StopsATemplateThatNeverEnds) {
   EXPECT_THAT(Render("{% for i in range(9999) %}{% for j in range(99999) %}{% set x = i * j %}{% "
                      "endfor %}{% endfor %}",
@@ -131,7 +173,7 @@ TEST(ChatTemplateTest, AConfigurationWithoutTextsHasNoTemplate) {
                               R"({"default": "x"})", "7", "null"}) {
     const TempFolder folder;
     std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"chat_template": )" << entries << "}";
-    EXPECT_TRUE(absl::IsNotFound(ChatTemplate::Load(folder.path()).status())) << entries;
+    EXPECT_FALSE(ChatTemplate::OfJob(folder.path(), {}, "").value().has_value()) << entries;
   }
 }
 
@@ -141,7 +183,7 @@ TEST(ChatTemplateTest, SpecialTokensMayStandInAFileOfTheirOwn) {
   std::ofstream(folder.path() + "/chat_template.jinja") << "{{ bos_token }}{{ eos_token }}";
   std::ofstream(folder.path() + "/special_tokens_map.json")
       << R"({"bos_token": {"content": "<s>"}, "eos_token": "no"})";
-  const auto render = [&] { return ChatTemplate::Load(folder.path())->Render(OrderedJson::array(), {})->text; };
+  const auto render = [&] { return RenderWithoutMessages(folder.path()); };
   EXPECT_EQ(render(), "<s>no");
   std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>"})";
   EXPECT_EQ(render(), "<s></s>");
@@ -154,22 +196,33 @@ TEST(ChatTemplateTest, AConversationWithToolsIsRenderedByTheTemplateForThem) {
       << R"({"chat_template": [{"name": "default", "template": "plain"},)"
       << R"({"name": "tool_use", "template": "{{ tools | length }} tools, {{ strftime_now('%F') }}"}]})";
   const auto render = [&](const OrderedJson& tools) {
-    const auto chat_template = ChatTemplate::OfJob(folder.path(), "", "2026-11-29").value();
+    const auto chat_template = ChatTemplate::OfJob(folder.path(), {}, "2026-11-29").value();
     return chat_template->Render(OrderedJson::array(), ChatTemplate::RenderOptions{.tools = tools})->text;
   };
+  const OrderedJson one_tool = OrderedJson::array({OrderedJson::object()});
   EXPECT_EQ(render(nullptr), "plain");
-  EXPECT_EQ(render(OrderedJson::array({OrderedJson::object()})), "1 tools, 2026-11-29");
-  std::ofstream(folder.path() + "/chat_template.jinja") << "file {{ strftime_now('%F') }}";
-  EXPECT_EQ(render(OrderedJson::array({OrderedJson::object()})), "file 2026-11-29");
+  EXPECT_EQ(render(one_tool), "1 tools, 2026-11-29");
+  EXPECT_TRUE(AsksForDate(*ReadTemplateSources(folder.path())));
+  // Files take the place of the whole list; those with another name are for who asks by it.
+  std::ofstream(folder.path() + "/chat_template.jinja") << "file";
+  EXPECT_EQ(render(one_tool), "file");
+  EXPECT_FALSE(AsksForDate(*ReadTemplateSources(folder.path())));
+  std::filesystem::create_directory(folder.path() + "/additional_chat_templates");
+  std::ofstream(folder.path() + "/additional_chat_templates/rag.jinja") << "rag";
+  EXPECT_EQ(render(one_tool), "file");
+  std::ofstream(folder.path() + "/additional_chat_templates/tool_use.jinja") << "{{ strftime_now('%d') }}th";
+  EXPECT_EQ(render(one_tool), "29th");
+  EXPECT_EQ(render(nullptr), "file");
+  EXPECT_TRUE(AsksForDate(*ReadTemplateSources(folder.path())));
 }
 
 TEST(ChatTemplateTest, PrefersTheFileToTheConfiguration) {
   const TempFolder folder;
-  EXPECT_TRUE(absl::IsNotFound(ChatTemplate::Load(folder.path()).status()));
+  EXPECT_FALSE(ChatTemplate::OfJob(folder.path(), {}, "").value().has_value());
   std::ofstream(folder.path() + "/tokenizer_config.json")
       << R"({"bos_token": {"content": "<s>"}, "chat_template": [{"name": "tool_use", "template": "no"},)"
       << R"({"name": "default", "template": "{{ bos_token }}config"}]})";
-  const auto render = [&] { return ChatTemplate::Load(folder.path())->Render(OrderedJson::array(), {})->text; };
+  const auto render = [&] { return RenderWithoutMessages(folder.path()); };
   EXPECT_EQ(render(), "<s>config");
   std::ofstream(folder.path() + "/chat_template.jinja") << "{{ bos_token }}file\n";
   EXPECT_EQ(render(), "<s>file");

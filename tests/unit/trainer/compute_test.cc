@@ -64,6 +64,25 @@ TEST(ComputeTest, AnAdapterLearnsThroughRecomputedLayersOverAFrozenBase) {
   }
 }
 
+// It lies in front of the layers, so its gradient comes through all of them.
+TEST(ComputeTest, AnEmbeddingsAdapterLearnsThroughRecomputedLayers) {
+  const auto gradients = [](bool recompute) {
+    const ModelFixture fixture("gemma3_embedding", "tests/fixtures/adapters/");
+    for (const auto& [name, tensor] : fixture.adapter.tensors) tensor.set_requires_grad(true);
+    fixture.tuned->Configure({std::nullopt, recompute});
+    SumLoss(*fixture.tuned, Batch()).backward();
+    NamedTensors result;
+    for (const auto& [name, tensor] : fixture.adapter.tensors) result[name] = tensor.grad();
+    return result;
+  };
+  const NamedTensors kept = gradients(false), again = gradients(true);
+  for (const auto& [name, gradient] : kept) {
+    ASSERT_TRUE(gradient.defined() && again.at(name).defined()) << name;
+    EXPECT_GT(gradient.abs().max().item<double>(), 0) << name;
+    EXPECT_LT(RelativeDifference(again.at(name), gradient), 1e-6) << name;
+  }
+}
+
 // bf16 has 8 bits: a layer rounds by 0.4 %. Experts are left out, since rounding may choose others. Not with Batch():
 // there the gradients of Gemma 2's first q_proj and k_proj are small differences of large numbers, and transformers +
 // PEFT with a bf16 base under autocast are 0.50 and 0.37 away from fp32 (here 0.39 and 0.31).

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <set>
@@ -14,8 +15,11 @@
 #include "tests/support/model_fixture.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
+#include "tests/support/tiny_model.h"
+#include "worker/trainer/export/conversion.h"
 #include "worker/trainer/export/export_place.h"
 #include "worker/trainer/export/gguf_adapter.h"
+#include "worker/trainer/export/template_file.h"
 
 namespace luthier {
 namespace {
@@ -65,6 +69,79 @@ TEST_F(ExportTest, AGgufAdapterOfEveryFamilyComputesWhatWasTrained) {
                                                   {*fixture.tuned, probe_}, Out(family + ".gguf"));
     EXPECT_TRUE(status.ok()) << family << ": " << status;
   }
+}
+
+TEST_F(ExportTest, AnAdapterOnAnEmbeddingComputesWhatWasTrainedInEveryForm) {
+  for (const std::string name : {"llama_embedding", "gemma3_embedding", "gemma2_embedding_dora"}) {
+    const ModelFixture fixture(name, "tests/fixtures/adapters/");
+    const TrainedModel trained{*fixture.tuned, probe_};
+    const absl::Status adapter =
+        ExportAdapter(fixture.adapter, fixture.base, fixture.config, trained, Out(name + ".adapter"));
+    EXPECT_TRUE(adapter.ok()) << name << ": " << adapter;
+    const auto merged = MergeAdapter(fixture.config, fixture.base, fixture.adapter);
+    ASSERT_TRUE(merged.ok()) << name << ": " << merged.status();
+    const json config_json = WithDtype(MergedConfig(fixture.config_json, *merged), "float32");
+    const absl::Status model =
+        ExportModel({merged->weights, config_json, fixture.folder + "/base", {2}}, trained, Out(name));
+    EXPECT_TRUE(model.ok()) << name << ": " << model;
+    if (fixture.adapter.config.dora) continue;
+    const absl::Status gguf =
+        ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, trained, Out(name + ".gguf"));
+    EXPECT_TRUE(gguf.ok()) << name << ": " << gguf;
+  }
+}
+
+TEST_F(ExportTest, AMergedEmbeddingLeavesTheHeadThatItWasTiedTo) {
+  const ModelFixture fixture("gemma3_text");
+  ASSERT_TRUE(fixture.config.tie_word_embeddings);
+  AdapterConfig config;
+  config.target_modules = {"embed_tokens"};
+  Adapter adapter = *MakeAdapter(config, fixture.config, fixture.base, 1);
+  at::manual_seed(5);
+  for (auto& [name, tensor] : adapter.tensors) tensor.normal_(0, 0.3);
+  const auto tuned = *MakeTunedModel(fixture.config, fixture.base, {&adapter});
+  const auto merged = MergeAdapter(fixture.config, fixture.base, adapter);
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  const json config_json = WithDtype(MergedConfig(fixture.config_json, *merged), "float32");
+  EXPECT_EQ(config_json["tie_word_embeddings"], false);
+  const absl::Status status =
+      ExportModel({merged->weights, config_json, fixture.folder + "/base", {2}}, {*tuned, probe_}, Out("m"));
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+// llama.cpp looks a token up in a row of A, which PEFT holds as a column.
+TEST_F(ExportTest, TheGgufAdapterOfAnEmbeddingIsTurned) {
+  const ModelFixture fixture("llama_embedding", "tests/fixtures/adapters/");
+  ASSERT_TRUE(
+      ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out("a.gguf")).ok());
+  const auto file = ReadGguf(Out("a.gguf"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const GgufTensor& a = file->tensors.at("token_embd.weight.lora_a");
+  EXPECT_THAT(a.shape, ElementsAre(40, 2));
+  EXPECT_THAT(file->tensors.at("token_embd.weight.lora_b").shape, ElementsAre(16, 2));
+  const Tensor& trained = fixture.adapter.tensors.at("base_model.model.model.embed_tokens.lora_embedding_A");
+  EXPECT_TRUE(at::equal(at::tensor(at::ArrayRef<float>(a.values), at::kFloat).view(a.shape), trained.t()));
+}
+
+TEST_F(ExportTest, AnExportThatIsStoppedSaysSoAndLeavesNothing) {
+  ASSERT_TRUE(WriteTinyModel(Out("base")).ok());
+  TrainerSpec spec;
+  spec.base_model = Out("base");
+  spec.start_adapter = Out("adapter");
+  spec.export_as = "merged";
+  RunControl control;
+  control.stop = true;
+  std::FILE* const output = std::fopen(Out("events").c_str(), "w");
+  ASSERT_NE(output, nullptr);
+  EventWriter events(output, spec.attempt, "");
+  const absl::Status status = RunExport(spec, Out("run"), events, control);
+  std::fclose(output);
+  EXPECT_TRUE(status.ok()) << status;
+  std::vector<std::string> said;
+  std::ifstream lines(Out("events"));
+  for (std::string line; std::getline(lines, line);) said.push_back(json::parse(line)["event"]);
+  EXPECT_THAT(said, ElementsAre("started", "busy", "stopped"));
+  EXPECT_FALSE(std::filesystem::exists(Out("run") + "/model"));
 }
 
 // llama.cpp multiplies by alpha / rank and knows neither rsLoRA nor patterns; its Llama holds rows of a head in pairs.
@@ -122,7 +199,9 @@ TEST_F(ExportTest, WhatAGgufAdapterCannotHoldIsRefused) {
   EXPECT_THAT(export_with(config), HasSubstr("modules_to_save"));
   config.modules_to_save = {};
   config.target_modules = {"lm_head"};
-  EXPECT_THAT(export_with(config), HasSubstr("target_modules"));
+  EXPECT_THAT(export_with(config), HasSubstr("target_modules: a GGUF adapter cannot hold an adapter on a head"));
+  config.target_modules = {"embed_tokens"};
+  EXPECT_THAT(export_with(config), HasSubstr("target_modules: a GGUF adapter cannot hold an adapter on an embedding"));
   EXPECT_FALSE(std::filesystem::exists(Out("a.gguf")));
 }
 
@@ -171,6 +250,52 @@ TEST_F(ExportTest, ABitThatIsWrongInAFileIsNoticed) {
   file.put(static_cast<char>(last ^ 1));
   file.close();
   EXPECT_EQ(CompareWeights(fixture.base, at::kHalf, Out("m")).code(), absl::StatusCode::kInternal);
+}
+
+// A bit of a matrix that the probe's tokens hardly touch moves no logit, and is not what was trained all the same.
+TEST_F(ExportTest, AnAdapterIsComparedBitForBitInFp32) {
+  const ModelFixture fixture("llama");
+  ASSERT_TRUE(ExportAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out("a")).ok());
+  EXPECT_TRUE(CompareAdapter(fixture.adapter, Out("a")).ok());
+  std::fstream file(Out("a/adapter_model.safetensors"), std::ios::in | std::ios::out | std::ios::binary);
+  file.seekg(-4, std::ios::end);  // the lowest byte of the last number
+  const int low = file.get();
+  file.seekp(-4, std::ios::end);
+  file.put(static_cast<char>(low ^ 1));
+  file.close();
+  EXPECT_EQ(CompareAdapter(fixture.adapter, Out("a")).code(), absl::StatusCode::kInternal);
+
+  std::vector<Tensor> halves;
+  std::vector<TensorToWrite> stored;
+  for (const auto& [name, tensor] : fixture.adapter.tensors) {
+    halves.push_back(tensor.to(at::kBFloat16).contiguous());
+    stored.push_back(ToWrite(name, halves.back()));
+  }
+  ASSERT_TRUE(WriteSafetensors(Out("a/adapter_model.safetensors"), stored, {}).ok());
+  EXPECT_THAT(std::string(CompareAdapter(fixture.adapter, Out("a")).message()), HasSubstr("F32"));
+}
+
+TEST_F(ExportTest, ExportsAreComparedOnAShortAMiddlingAndTheLongestRow) {
+  EXPECT_THAT(ProbeRows({7}), ElementsAre(0));
+  EXPECT_THAT(ProbeRows({9, 7}), ElementsAre(1, 0));
+  EXPECT_THAT(ProbeRows({5, 90, 30, 4, 60}), ElementsAre(3, 2, 1));
+  EXPECT_THAT(ProbeRows({5000, 4000, 3000}), ElementsAre(0));  // the longest is trained on as a whole
+  EXPECT_THAT(ProbeRows({5000, 4000, 10}), ElementsAre(2, 0));
+}
+
+// Another window computes the same for a row that fits into it.
+TEST_F(ExportTest, OnALongRowAConfigThatReadsAsAnotherModelIsNoticed) {
+  const ModelFixture fixture("mistral");
+  const auto plain = *MakeModel(fixture.config, fixture.base, {});
+  json config_json = WithDtype(fixture.config_json, "float32");
+  config_json["sliding_window"] = 1000;
+  const auto export_with = [&](const PackedBatch& probe) {
+    return ExportModel({fixture.base, config_json, fixture.folder + "/base", {2}}, {*plain, probe}, Out("m")).code();
+  };
+  std::vector<std::vector<int32_t>> rows = {{1, 5, 30}, std::vector<int32_t>(600, 7)};
+  for (size_t i = 0; i < rows[1].size(); ++i) rows[1][i] = static_cast<int32_t>(i * 11 % 40);
+  EXPECT_EQ(export_with(BatchOf({rows[0]})), absl::StatusCode::kOk);
+  EXPECT_EQ(export_with(BatchOf(rows)), absl::StatusCode::kInternal);
 }
 
 TEST_F(ExportTest, NothingButAnEarlierExportIsReplaced) {
@@ -273,12 +398,51 @@ TEST_F(ExportTest, TokenizerAndTemplateComeAlong) {
   const ModelFixture fixture("llama");
   const auto plain = *MakeModel(fixture.config, fixture.base, {});
   std::filesystem::copy(fixture.folder + "/base", Out("base"));
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"})
-    WriteText(Out("base/") + name, name);
-  ASSERT_TRUE(ExportModel({fixture.base, fixture.config_json, Out("base"), {2}}, {*plain, probe_}, Out("m")).ok());
-  for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
-    EXPECT_TRUE(std::filesystem::exists(Out("m/") + name)) << name;
+  const auto names = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+                      "additional_chat_templates/tool_use.jinja"};
+  std::filesystem::create_directory(Out("base/additional_chat_templates"));
+  for (const char* name : names) WriteText(Out("base/") + name, name);
+  for (int again = 0; again < 2; ++again) {  // the second takes the place of the first
+    const absl::Status status =
+        ExportModel({fixture.base, fixture.config_json, Out("base"), {2}}, {*plain, probe_}, Out("m"));
+    ASSERT_TRUE(status.ok()) << status;
+    for (const char* name : names) EXPECT_TRUE(std::filesystem::exists(Out("m/") + name)) << name;
   }
+  WriteText(Out("m/additional_chat_templates/notes.txt"), "mine");
+  EXPECT_EQ(ExportModel({fixture.base, fixture.config_json, Out("base"), {2}}, {*plain, probe_}, Out("m")).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+// A base with a template for tools had only the other one exported with a date.
+TEST_F(ExportTest, ADateIsPinnedInBothTemplatesOfABase) {
+  std::filesystem::create_directories(Out("base"));
+  std::filesystem::create_directories(Out("model"));
+  std::filesystem::create_directories(Out("adapter"));
+  WriteText(Out("base/tokenizer_config.json"), R"({"chat_template": [{"name": "default", "template": "plain"},
+                                                   {"name": "tool_use", "template": "tools"}]})");
+  std::filesystem::copy(Out("base/tokenizer_config.json"), Out("model"));
+  const TemplateSources pinned("{# template_date: 2026-11-29 #}\nplain", "{# template_date: 2026-11-29 #}\ntools");
+  for (const char* folder : {"model", "adapter"}) {
+    ASSERT_TRUE(ExportTemplate({}, "2026-11-29", Out("base"), Out(folder)).ok());
+    EXPECT_TRUE(*ReadTemplateFiles(Out(folder)) == pinned) << folder;
+  }
+  const json config = ReadJson(Out("model/tokenizer_config.json"))["chat_template"];
+  EXPECT_EQ(config, json::array({{{"name", "default"}, {"template", pinned.chat}},
+                                 {{"name", "tool_use"}, {"template", pinned.tool_use}}}));
+  // An adapter's go with the model that it is merged into.
+  ASSERT_TRUE(ExportTemplate(*ReadTemplateFiles(Out("adapter")), "", Out("base"), Out("model")).ok());
+  EXPECT_TRUE(*ReadTemplateFiles(Out("model")) == pinned);
+}
+
+// The base model's template for tools would render what the job trained with its own.
+TEST_F(ExportTest, AJobsOwnTemplateLeavesNoneOfTheBase) {
+  std::filesystem::create_directories(Out("model/additional_chat_templates"));
+  WriteText(Out("model/additional_chat_templates/tool_use.jinja"), "tools of the base");
+  WriteText(Out("model/tokenizer_config.json"),
+            R"({"chat_template": [{"name": "tool_use", "template": "of the base"}]})");
+  ASSERT_TRUE(ExportTemplate({"own"}, "", Out("model"), Out("model")).ok());
+  EXPECT_TRUE(*ReadTemplateSources(Out("model")) == TemplateSources("own"));
+  EXPECT_EQ(ReadJson(Out("model/tokenizer_config.json"))["chat_template"], "own");
 }
 
 }  // namespace

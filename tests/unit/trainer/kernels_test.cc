@@ -126,6 +126,23 @@ TEST_P(RowLength, AdamWMovesEachParameterAsTheFormulaSays) {
   }
 }
 
+// In fp32, 1 - 0.999 is off by 1.3e-5 of it, which torch.optim.AdamW is not.
+TEST(KernelsTest, AdamWTakesWhatIsLeftOfABetaExactly) {
+  const float gradient = 1;
+  float parameter = 0, m = 0, v = 0;
+  AdamW({0, 1, 0.99, 0.999, 1e-8f, 1, 1}, &gradient, 1, &parameter, &m, &v);
+  EXPECT_FLOAT_EQ(m, 0.01f);
+  EXPECT_FLOAT_EQ(v, 0.001f);
+}
+
+// In fp32 it is 1, and what is kept would be divided by 0.
+TEST(KernelsTest, DropoutOfAlmostAllStaysFinite) {
+  const std::vector<float> ones(1000, 1.0f);
+  std::vector<float> y(ones.size());
+  Dropout(ones.data(), 1000, 42, 0, 0.99999999, y.data());
+  for (const float value : y) EXPECT_TRUE(std::isfinite(value));
+}
+
 TEST(KernelsTest, DropoutDropsItsShareAndTheSameOnesEveryTime) {
   constexpr int64_t kSize = 1000, kRows = 200;
   const std::vector<float> ones(kSize, 1.0f);

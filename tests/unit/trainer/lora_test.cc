@@ -5,9 +5,14 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
+#include <optional>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "tests/support/temp_folder.h"
+#include "worker/trainer/models/common/embedding.h"
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/batch.h"
 
@@ -84,6 +89,27 @@ TEST(LoraTest, EachSliceGoesThroughItsOwnAdapter) {
   EXPECT_LT(MaxDiff(h.slice(0, 5), expected), 1e-5);
 }
 
+TEST(LoraTest, EachSliceIsLookedUpInItsOwnAdapter) {
+  at::NoGradGuard no_grad;
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"embed_tokens"};
+  const Adapter embedding = MakeFilled(lora, config, weights), linears = MakeFilled(AllLinear(), config, weights, 5);
+  const auto both = *MakeTunedModel(config, weights, {&embedding, &linears});
+  const Example document{{1, 2, 3, 4, 5}, {0, 1, 1, 1, 1}};
+  const PackedBatch together = MakePackedBatch({&document, &document}, at::kCPU),
+                    alone = MakePackedBatch({&document}, at::kCPU);
+  const Tensor h = both->Forward(together.tokens_T, together.positions_T, together.lengths_T,
+                                 std::make_shared<DocumentAttention>(together.documents), {{0, 0, 5}, {1, 5, 10}});
+  for (const auto& [adapter, begin] : {std::pair(&embedding, 0), std::pair(&linears, 5)}) {
+    const auto model = *MakeTunedModel(config, weights, {adapter});
+    const Tensor expected = model->Forward(alone.tokens_T, alone.positions_T, alone.lengths_T,
+                                           std::make_shared<DocumentAttention>(alone.documents), {{0, 0, 5}});
+    EXPECT_LT(MaxDiff(h.slice(0, begin, begin + 5), expected), 1e-5) << begin;
+  }
+}
+
 TEST(LoraTest, AFreshAdapterLeavesTheModelAsItIs) {
   at::NoGradGuard no_grad;
   const ModelConfig config = TinyConfig();
@@ -92,6 +118,13 @@ TEST(LoraTest, AFreshAdapterLeavesTheModelAsItIs) {
   AdapterConfig lora = AllLinear();
   const Adapter plain = *MakeAdapter(lora, config, weights, 4);
   EXPECT_TRUE(at::equal(Logits(**MakeTunedModel(config, weights, {&plain}), Batch()), expected));
+  AdapterConfig lookup;
+  lookup.target_modules = {"embed_tokens"};
+  const Adapter embedding = *MakeAdapter(lookup, config, weights, 4);
+  EXPECT_TRUE(at::equal(Logits(**MakeTunedModel(config, weights, {&embedding}), Batch()), expected));
+  // B of an embedding is what differs from 0: else A, which a token sees, would have no gradient.
+  const Tensor b_DR = embedding.tensors.at("base_model.model.model.embed_tokens.lora_embedding_B");
+  EXPECT_NEAR(b_DR.std().item<double>(), 1, 0.3);
   lora.dora = true;
   lora.modules_to_save = {"embed_tokens", "lm_head"};
   const Adapter everything = *MakeAdapter(lora, config, weights, 4);
@@ -179,12 +212,50 @@ TEST_F(LinearTest, DoraWithDropoutEqualsPeftsFormula) {
   });
 }
 
+// The embedding: forward and gradients against PEFT's formula in recorded autograd.
+TEST(LoraTest, AnAdapterOnAnEmbeddingEqualsPeftsFormula) {
+  const Tensor weight = at::randn({7, 5});
+  const Tensor tokens = at::tensor(std::vector<int64_t>{3, 0, 3, 6}, at::kLong), upstream = at::randn({4, 5});
+  const Tensor a = at::randn({2, 7}).set_requires_grad(true), b = at::randn({5, 2}).set_requires_grad(true);
+  const Tensor magnitude = at::rand({5}).add_(0.5).set_requires_grad(true);
+  constexpr double kScale = 0.7, kEmbeddingScale = 3;
+  for (const bool dora : {false, true}) {
+    const LoraWeights lora = {a, b, kScale, /*dropout=*/0.5, dora ? magnitude : Tensor()};  // nothing is dropped
+    const Embedding embedding(weight, kEmbeddingScale, {lora});
+    const auto formula = [&] {
+      const Tensor change = at::mm(at::embedding(a.t(), tokens), b.t()) * kScale;
+      const Tensor sum = (at::embedding(weight, tokens) + change) * kEmbeddingScale;
+      return dora ? sum * (magnitude / (weight.t() + kScale * at::mm(b, a)).norm(2, 1).detach()) : sum;
+    };
+    const auto gradients = [&](const Tensor& output) {
+      (output * upstream).sum().backward();
+      std::vector<Tensor> result;
+      for (const Tensor& input : {a, b, magnitude}) {
+        // The optimizer and the sum over ranks take gradients as one piece of memory.
+        EXPECT_TRUE(!input.grad().defined() || input.grad().is_contiguous());
+        result.push_back(input.grad().defined() ? input.grad().clone() : at::zeros_like(input));
+        input.mutable_grad() = Tensor();
+      }
+      return result;
+    };
+    const Tensor got = embedding(tokens, {{0, 0, 4}}, std::nullopt), expected = formula();
+    EXPECT_LT(MaxDiff(got, expected), 1e-5) << dora;
+    const auto got_gradients = gradients(got), expected_gradients = gradients(expected);
+    for (size_t i = 0; i < 3; ++i) EXPECT_LT(MaxDiff(got_gradients[i], expected_gradients[i]), 2e-5) << dora << i;
+    EXPECT_EQ(got_gradients[0].select(1, 1).abs().max().item<double>(), 0) << "token 1 is not there";
+
+    const Tensor rounded = embedding(tokens, {{0, 0, 4}}, at::kBFloat16);
+    EXPECT_EQ(rounded.scalar_type(), at::kBFloat16);
+    EXPECT_LT(MaxDiff(rounded.to(at::kFloat), expected), 0.02 * expected.abs().max().item<double>());
+  }
+}
+
 TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {
   at::NoGradGuard no_grad;
   for (const bool tied : {true, false}) {
     const ModelConfig config = TinyConfig(tied);
     const NamedTensors weights = RandomWeights(config, 3);
-    std::vector<std::pair<std::string, AdapterConfig>> options(8, {"", AllLinear()});
+    std::vector<std::pair<std::string, AdapterConfig>> options(11, {"", AllLinear()});
     options[0].first = "plain";
     options[1] = {"rslora", AllLinear()};
     options[1].second.rslora = true;
@@ -201,6 +272,12 @@ TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {
     options[6].second.modules_to_save = {"embed_tokens"};
     options[7] = {"saved both and a norm", AllLinear()};
     options[7].second.modules_to_save = {"embed_tokens", "lm_head", "post_attention_layernorm"};
+    options[8] = {"embedding", AdapterConfig{}};
+    options[8].second.target_modules = {"embed_tokens", "v_proj"};
+    options[9] = {"embedding with dora", options[8].second};
+    options[9].second.dora = true;
+    options[10] = {"embedding and head", AdapterConfig{}};
+    options[10].second.target_modules = {"embed_tokens", "lm_head"};
     for (const auto& [name, lora] : options) {
       const Adapter adapter = MakeFilled(lora, config, weights);
       const Tensor adapted = Logits(**MakeTunedModel(config, weights, {&adapter}), Batch());
@@ -208,7 +285,8 @@ TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {
       ASSERT_TRUE(merged.ok()) << merged.status();
       EXPECT_LT(MaxDiff(Logits(**MakeMergedModel(config, *merged), Batch()), adapted), 1e-4) << name;
       EXPECT_GT(MaxDiff(Logits(**MakeModel(config, weights, {}), Batch()), adapted), 1e-2) << name << " does nothing";
-      const bool moves_one_of_two = name.starts_with("head") || name.starts_with("saved");
+      const bool moves_one_of_two =
+          name.starts_with("head") || name.starts_with("saved") || name.starts_with("embedding");
       EXPECT_EQ(merged->untied, tied && moves_one_of_two) << name;
     }
   }
@@ -234,6 +312,19 @@ TEST(LoraTest, AnAdapterOnATiedHeadLeavesTheEmbeddingAlone) {
   const auto merged = *MergeAdapter(config, weights, adapter);
   EXPECT_TRUE(at::equal(merged.weights.at("model.embed_tokens.weight"), weights.at("model.embed_tokens.weight")));
   EXPECT_GT(MaxDiff(merged.weights.at("lm_head.weight"), weights.at("model.embed_tokens.weight")), 0.01);
+}
+
+TEST(LoraTest, AnAdapterOnATiedEmbeddingLeavesTheHeadAlone) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"embed_tokens"};
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  const auto merged = *MergeAdapter(config, weights, adapter);
+  EXPECT_TRUE(merged.untied);
+  ASSERT_TRUE(merged.weights.contains("lm_head.weight"));
+  EXPECT_TRUE(at::equal(merged.weights.at("lm_head.weight"), weights.at("model.embed_tokens.weight")));
+  EXPECT_GT(MaxDiff(merged.weights.at("model.embed_tokens.weight"), weights.at("model.embed_tokens.weight")), 0.01);
 }
 
 TEST(LoraTest, TheLossOfAnAdaptedHeadIsThatOfItsLogits) {
@@ -280,6 +371,30 @@ TEST(LoraTest, WhatIsWrittenReadsBack) {
   EXPECT_TRUE(again->tensors.contains("base_model.model.lm_head.weight"));
   EXPECT_TRUE(again->tensors.contains("base_model.model.model.layers.1.mlp.up_proj.lora_magnitude_vector"));
   EXPECT_FALSE(again->tensors.contains("base_model.model.model.layers.0.mlp.up_proj.lora_A.weight"));
+}
+
+TEST(LoraTest, AnEmbeddingsAdapterHasPeftsNamesAndShapes) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_regex = R"(model\.embed_tokens)";
+  lora.rank_pattern = {{"embed_tokens", 3}};
+  lora.dora = true;
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+  const auto again = ReadAdapter(folder.path(), config);
+  ASSERT_TRUE(again.ok()) << again.status();
+  const std::string prefix = "base_model.model.model.embed_tokens.";
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const auto& [name, tensor] : again->tensors) {
+    EXPECT_TRUE(at::equal(tensor, adapter.tensors.at(name))) << name;
+    shapes[name] = tensor.sizes().vec();
+  }
+  const std::map<std::string, std::vector<int64_t>> expected = {{prefix + "lora_embedding_A", {3, 31}},
+                                                                {prefix + "lora_embedding_B", {16, 3}},
+                                                                {prefix + "lora_magnitude_vector", {16}}};
+  EXPECT_EQ(shapes, expected);
 }
 
 TEST(LoraTest, AModuleThatIsSavedWholeIsTrainedWhole) {
@@ -340,24 +455,26 @@ TEST(LoraTest, EveryTensorThatDoesNotFitIsReported) {
               HasSubstr("wrong shape: base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight is [16, 3]"));
 }
 
-// PEFT saves it without being asked when the head is targeted.
-TEST(LoraTest, TheBasesHeadBesideItsAdapterIsLeftOutIfItIsThatOfTheBase) {
-  const std::string head = "base_model.model.lm_head.base_layer.weight";
-  for (const bool tied : {false, true}) {
-    const ModelConfig config = TinyConfig(tied);
-    const NamedTensors weights = RandomWeights(config, 3);
-    AdapterConfig lora;
-    lora.target_modules = {"lm_head"};
-    Adapter adapter = MakeFilled(lora, config, weights);
-    adapter.tensors[head] = weights.at(tied ? "model.embed_tokens.weight" : "lm_head.weight");
-    const TempFolder folder;
-    ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
-    const auto read = ReadAdapter(folder.path(), config, &weights);
-    ASSERT_TRUE(read.ok()) << read.status();
-    EXPECT_EQ(read->tensors.size(), 2u);
-    const NamedTensors others = RandomWeights(config, 4);
-    EXPECT_THAT(std::string(ReadAdapter(folder.path(), config, &others).status().message()),
-                HasSubstr("unexpected: " + head));
+// PEFT saves it without being asked when head or embedding are targeted.
+TEST(LoraTest, TheBasesMatrixBesideItsAdapterIsLeftOutIfItIsThatOfTheBase) {
+  for (const std::string module : {"lm_head", "model.embed_tokens"}) {
+    for (const bool tied : {false, true}) {
+      const ModelConfig config = TinyConfig(tied);
+      const NamedTensors weights = RandomWeights(config, 3);
+      AdapterConfig lora;
+      lora.target_modules = {module};
+      Adapter adapter = MakeFilled(lora, config, weights);
+      const std::string of_base = absl::StrCat("base_model.model.", module, ".base_layer.weight");
+      adapter.tensors[of_base] = weights.at(tied ? "model.embed_tokens.weight" : module + ".weight");
+      const TempFolder folder;
+      ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+      const auto read = ReadAdapter(folder.path(), config, &weights);
+      ASSERT_TRUE(read.ok()) << read.status();
+      EXPECT_EQ(read->tensors.size(), 2u);
+      const NamedTensors others = RandomWeights(config, 4);
+      EXPECT_THAT(std::string(ReadAdapter(folder.path(), config, &others).status().message()),
+                  HasSubstr("unexpected: " + of_base));
+    }
   }
 }
 

@@ -79,5 +79,17 @@ TEST_F(TokenChecksTest, ATokenWithoutAnEmbeddingIsRefusedByLineAndName) {
               AllOf(HasSubstr("train.jsonl:2: token '"), HasSubstr("has the number 243, and the model has 200")));
 }
 
+// Else a run of hours would end at its first evaluation.
+TEST_F(TokenChecksTest, SoIsOneOfAPartThatIsOnlyEvaluated) {
+  WriteBase({{"vocab_size", 200}});
+  WriteText(folder_.path() + "/train.jsonl", ChatLine("one", "two"));
+  for (std::string TrainerSpec::* part : {&TrainerSpec::validation, &TrainerSpec::test}) {
+    spec_.validation = spec_.test = "";
+    spec_.*part = folder_.path() + "/other.jsonl";
+    WriteText(spec_.*part, ChatLine("three", "four \xF0\x9F\x98\x80"));
+    EXPECT_THAT(Warnings(), AllOf(HasSubstr("other.jsonl:1: token '"), HasSubstr("the model has 200")));
+  }
+}
+
 }  // namespace
 }  // namespace luthier

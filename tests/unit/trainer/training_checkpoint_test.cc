@@ -5,9 +5,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/inotify.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <set>
 
 #include "nlohmann/json.hpp"
 #include "tests/support/file_size_limit.h"
@@ -22,6 +27,28 @@ using nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+
+// What a process has no memory for any more, but for some `room`.
+class AddressSpaceLimit {
+ public:
+  explicit AddressSpaceLimit(rlim_t room) {
+    rlim_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    getrlimit(RLIMIT_AS, &before_);
+    const rlimit lowered = {pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + room, before_.rlim_max};
+    setrlimit(RLIMIT_AS, &lowered);
+  }
+  ~AddressSpaceLimit() { setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_;
+};
+
+EvaluationResult Loss(double loss) {
+  EvaluationResult result;
+  result.loss = loss;
+  return result;
+}
 
 class TrainingCheckpointTest : public ::testing::Test {
  protected:
@@ -144,6 +171,70 @@ TEST_F(TrainingCheckpointTest, OneThatCannotBeFinishedLeavesTheOneBefore) {
   EXPECT_TRUE(at::equal((*newest)->weights.at("w"), before.weights.at("w")));
   ASSERT_TRUE(WriteCheckpoint(Run("a"), after, /*keep=*/1).ok());
   EXPECT_EQ(Newest(), 2);
+}
+
+// A run that ended in its last evaluation writes its last step once more when it has gone on. With keep: 1 there is no
+// other checkpoint.
+TEST_F(TrainingCheckpointTest, TheSameStepOnceMoreIsNeverRemovedBeforeItsSuccessor) {
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), StateAt(2), /*keep=*/1).ok());
+  const int watch = inotify_init1(IN_NONBLOCK | IN_CLOEXEC);
+  ASSERT_GE(inotify_add_watch(watch, (Run("a") + "/checkpoints").c_str(), IN_DELETE), 0);
+  TrainingState again = StateAt(2);
+  again.tokens = 7;
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), again, /*keep=*/1).ok());
+  alignas(inotify_event) char events[4096];
+  const ssize_t size = read(watch, events, sizeof events);
+  close(watch);
+  std::set<std::string> removed;
+  for (ssize_t at = 0; at < size;) {
+    const auto* event = reinterpret_cast<const inotify_event*>(events + at);
+    removed.insert(event->name);
+    at += static_cast<ssize_t>(sizeof(inotify_event) + event->len);
+  }
+  EXPECT_EQ(removed.count("step-2"), 0u);
+  EXPECT_EQ(Newest(), 2);
+  EXPECT_EQ(json::parse(std::ifstream(Step("a", 2) + "/state.json"))["tokens"], 7);
+}
+
+// A run that is killed here goes on from step 1, and may be told to evaluate at other steps than before.
+TEST_F(TrainingCheckpointTest, TheBestWeightsStayAsLongAsACheckpointNamesThem) {
+  TrainingState state = StateAt(1);
+  state.selection.Add(1, Loss(2), "loss");
+  ASSERT_TRUE(WriteBestWeights(Run("a"), 1, state.weights).ok());
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), state, /*keep=*/1).ok());
+  ASSERT_TRUE(WriteBestWeights(Run("a"), 2, StateAt(2).weights).ok());
+  ASSERT_TRUE(HasBestWeights(Run("a"), 1));
+  EXPECT_TRUE(at::equal(ReadBestWeights(Run("a"), 1)->at("w"), state.weights.at("w")));
+  TrainingState next = StateAt(2);
+  next.selection = state.selection;
+  next.selection.Add(2, Loss(1), "loss");
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), next, /*keep=*/1).ok());
+  EXPECT_FALSE(HasBestWeights(Run("a"), 1));
+  EXPECT_TRUE(HasBestWeights(Run("a"), 2));
+}
+
+// To go back for that to the one before would throw intact ones away, one after the other.
+TEST_F(TrainingCheckpointTest, ACheckpointThatMemoryDoesNotSufficeForIsNotDamaged) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "sanitizers take more address space than there is";
+#endif
+  TrainingState large = StateAt(2);
+  large.weights["w"] = at::zeros({int64_t{12} << 20});  // 48 MB
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), StateAt(1), /*keep=*/2).ok());
+  ASSERT_TRUE(WriteCheckpoint(Run("a"), large, /*keep=*/2).ok());
+  {
+    const AddressSpaceLimit limit(rlim_t{24} << 20);
+    const auto newest =
+        ReadNewestCheckpoint(Run("a"), "spec", [](const std::string& warning) { ADD_FAILURE() << warning; });
+    EXPECT_EQ(newest.status().code(), absl::StatusCode::kUnavailable) << newest.status();
+  }
+  EXPECT_EQ(Newest(), 2);
+}
+
+TEST_F(TrainingCheckpointTest, CheckpointsThatCannotBeListedAreNotTakenForNone) {
+  fs::create_directories(Run("a"));
+  WriteText(Run("a") + "/checkpoints", "no folder");
+  EXPECT_FALSE(ReadNewestCheckpoint(Run("a"), "spec", [](const std::string&) {}).ok());
 }
 
 }  // namespace

@@ -4,7 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 
+#include "lib/plan/adapter_plan.h"
 #include "tests/support/model_fixture.h"
 #include "tests/support/temp_folder.h"
 #include "worker/trainer/train/adamw.h"
@@ -133,6 +135,64 @@ TEST(TuningTest, LoraPlusMovesBFasterThanA) {
     EXPECT_LT((plus.at(name) - factor * move).abs().max().item<double>(), 1e-6) << name;
     EXPECT_GT(move.abs().max().item<double>(), 1e-4) << name;
   }
+}
+
+// The rates of PEFT's create_loraplus_optimizer for the same adapter (0.21.2).
+TEST(TuningTest, LoraPlusGivesEachTensorTheRateThatPeftGivesIt) {
+  const ModelFixture fixture("llama");
+  Recipe recipe = Settled("lora");
+  recipe.lora.target_modules = {"embed_tokens", "q_proj"};
+  recipe.lora.modules_to_save = {"model.norm", "lm_head"};
+  recipe.lora.dora = true;
+  recipe.lora.plus_ratio = 4;
+  recipe.training.learning_rate = 2e-3;
+  const Tuning tuning = MustMake(recipe, fixture);
+  const std::map<std::string, double> factors = LearningRateFactors(recipe, tuning.trained);
+  const std::map<std::string, double> rates = {
+      {"model.layers.0.self_attn.q_proj.lora_A.weight", 2e-3},
+      {"model.layers.0.self_attn.q_proj.lora_B.weight", 8e-3},
+      {"model.layers.0.self_attn.q_proj.lora_magnitude_vector", 8e-3},
+      {"model.embed_tokens.lora_embedding_A", 1e-6},
+      {"model.embed_tokens.lora_embedding_B", 1e-6},
+      {"model.embed_tokens.lora_magnitude_vector", 8e-3},
+      {"model.norm.weight", 8e-3},
+      {"lm_head.weight", 2e-3},
+  };
+  for (const auto& [name, rate] : rates) {
+    const std::string stored = "base_model.model." + name;
+    ASSERT_TRUE(tuning.trained.contains(stored)) << name;
+    const auto factor = factors.find(stored);
+    EXPECT_DOUBLE_EQ(2e-3 * (factor == factors.end() ? 1 : factor->second), rate) << name;
+  }
+}
+
+TEST(TuningTest, AnEmbeddingLearnsAndGoesOnWhereItEnded) {
+  const ModelFixture fixture("llama_embedding", "tests/fixtures/adapters/");
+  Recipe recipe = Settled("lora");
+  recipe.lora.rslora = true;
+  recipe.lora.target_modules = {"embed_tokens", "q_proj", "lm_head"};
+  const Tuning tuning = MustMake(recipe, fixture, fixture.folder + "/adapter_final");
+  {
+    at::NoGradGuard no_grad;
+    EXPECT_TRUE(at::equal(Logits(*tuning.model, Batch()), Logits(*fixture.tuned, Batch())));
+  }
+  SumLoss(*tuning.model, Batch()).backward();
+  for (const auto& [name, tensor] : tuning.trained) EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << name;
+}
+
+TEST(TuningTest, AWarmStartKeepsAPatternThatExcludes) {
+  const ModelFixture fixture("llama");
+  Recipe recipe = Settled("lora");
+  recipe.lora.exclude_pattern = R"(.*\.layers\.0\..*)";
+  const Tuning first = MustMake(recipe, fixture);
+  EXPECT_FALSE(first.trained.contains("base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"));
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(first.adapter, folder.path()).ok());
+  Recipe again = Settled("lora");
+  TakeShapeOf(*ReadAdapterConfig(folder.path()), again.lora);
+  const Tuning second = MustMake(again, fixture, folder.path());
+  EXPECT_EQ(second.adapter.config.exclude_regex, recipe.lora.exclude_pattern);
+  EXPECT_EQ(second.trained.size(), first.trained.size());
 }
 
 }  // namespace

@@ -40,6 +40,17 @@ TEST(JobSpecWireTest, FullTrainingAndSeparatePartsSurviveToo) {
   EXPECT_EQ(back->recipe.training.freeze, std::vector<std::string>{"model.norm"});
 }
 
+TEST(JobSpecWireTest, PatternsSurviveToo) {
+  const auto file = nlohmann::json::parse(
+      R"({"base_model": "b", "dataset": "d", "lora": {"target_pattern": ".*_proj", "exclude_pattern": ".*k_proj"}})");
+  const absl::StatusOr<v1::FineTuningJob> message = JobToProto(*ParseJobSpec(file));
+  ASSERT_TRUE(message.ok()) << message.status();
+  const absl::StatusOr<JobSpec> back = JobFromProto(*message);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->recipe.lora.target_pattern, ".*_proj");
+  EXPECT_EQ(back->recipe.lora.exclude_pattern, ".*k_proj");
+}
+
 TEST(JobSpecWireTest, AMixtureAndATemplateSurviveToo) {
   const auto file = nlohmann::json::parse(
       R"({"base_model": "b", "dataset": {"mixture": [{"dataset": "a/train", "weight": 2.5}, {"dataset": "c"}]},

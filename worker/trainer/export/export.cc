@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
+#include <set>
 #include <span>
 
 #include "absl/strings/str_cat.h"
@@ -10,6 +12,7 @@
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/safetensors.h"
+#include "lib/text/template_source.h"
 #include "worker/trainer/device.h"
 #include "worker/trainer/export/export_place.h"
 #include "worker/trainer/models/weights.h"
@@ -82,6 +85,14 @@ absl::Status CopyTextFiles(const fs::path& from, const fs::path& to) {
     fs::copy_file(from / name, to / name, error);
     if (error) return absl::ResourceExhaustedError(absl::StrCat((to / name).string(), ": ", error.message()));
   }
+  std::error_code error;
+  for (const fs::directory_entry& entry : fs::directory_iterator(from / kNamedTemplates, error)) {
+    if (entry.path().extension() != ".jinja") continue;
+    LUTHIER_RETURN_IF_ERROR(CreateFolders(to / kNamedTemplates));
+    const fs::path copy = to / kNamedTemplates / entry.path().filename();
+    fs::copy_file(entry.path(), copy, error);
+    if (error) return absl::ResourceExhaustedError(absl::StrCat(copy.string(), ": ", error.message()));
+  }
   return absl::OkStatus();
 }
 
@@ -103,20 +114,59 @@ absl::Status WriteGenerationConfig(const ModelToExport& model, const std::string
   return WriteFileDurably(folder + "/generation_config.json", generation.dump(2) + "\n");
 }
 
-double SpreadOfLogits(const TrainedModel& trained) {
-  at::NoGradGuard no_grad;
-  const Tensor logits = Logits(trained.model, trained.probe);
-  return (logits.max() - logits.min()).item<double>();
+// Whether `stored` holds these tensors as `type`, bit for bit.
+absl::Status CompareBits(const NamedTensors& tensors, at::ScalarType type,
+                         const std::map<std::string, TensorView>& stored, const std::string& path) {
+  for (const auto& [name, tensor] : tensors) {
+    const Tensor expected = tensor.detach().to(at::kCPU, type).contiguous();
+    const std::span<const std::byte> bytes = ToWrite(name, expected).bytes;
+    const auto found = stored.find(name);
+    if (found == stored.end() || found->second.dtype != ToDtype(type) ||
+        found->second.shape != expected.sizes().vec() || !std::ranges::equal(found->second.bytes, bytes)) {
+      return absl::InternalError(absl::StrCat(path, ": ", name, " is not the trained one in ", DtypeName(ToDtype(type)),
+                                              ", as it was written; the export is not published"));
+    }
+    ReleasePages(found->second);
+  }
+  return absl::OkStatus();
+}
+
+// At most kComparedTokens of `tokens`, spread evenly.
+Tensor ComparedRows(int64_t tokens, at::Device device) {
+  if (tokens <= kComparedTokens) return at::arange(tokens, at::kLong).to(device);
+  const Tensor steps = at::arange(kComparedTokens, at::kLong) * (tokens - 1);
+  return at::floor_divide(steps, kComparedTokens - 1).to(device);
 }
 
 }  // namespace
 
-absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance,
-                           const std::string& path) {
+std::vector<int32_t> ProbeRows(const std::vector<int32_t>& lengths) {
+  std::vector<int32_t> by_length(lengths.size());
+  std::iota(by_length.begin(), by_length.end(), 0);
+  std::ranges::stable_sort(by_length, {}, [&](int32_t row) { return lengths[static_cast<size_t>(row)]; });
+  std::vector<int32_t> rows;
+  int64_t tokens = 0;
+  const size_t last = lengths.size() - 1;
+  for (const size_t place : std::set<size_t>{0, last / 2, last}) {
+    const int32_t row = by_length[place];
+    tokens += lengths[static_cast<size_t>(row)];
+    if (place == last || tokens <= kProbeTokens) rows.push_back(row);
+  }
+  return rows;
+}
+
+TrainedModel::TrainedModel(const DecoderModel& model, const PackedBatch& probe)
+    : model_(model), probe_(probe), rows_N_(ComparedRows(probe.size(), model.device())) {
   at::NoGradGuard no_grad;
-  reloaded.Configure(trained.model.compute());
-  const Tensor expected = Logits(trained.model, trained.probe);
-  const double difference = (Logits(reloaded, trained.probe) - expected).abs().max().item<double>();
+  logits_NV_ = Logits(model, probe, rows_N_);
+}
+
+double TrainedModel::spread() const { return (logits_NV_.max() - logits_NV_.min()).item<double>(); }
+
+absl::Status TrainedModel::Compare(DecoderModel& reloaded, double tolerance, const std::string& path) const {
+  at::NoGradGuard no_grad;
+  reloaded.Configure(model_.compute());
+  const double difference = (Logits(reloaded, probe_, rows_N_) - logits_NV_).abs().max().item<double>();
   if (difference <= tolerance) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(path,
                                           ": reloaded, the export computes other logits than the trained model (by ",
@@ -125,19 +175,12 @@ absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, 
 
 absl::Status CompareWeights(const NamedTensors& weights, at::ScalarType stored_as, const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const WeightFolder files, WeightFolder::Open(folder));
-  for (const auto& [name, tensor] : weights) {
-    const Tensor expected = tensor.detach().to(at::kCPU, stored_as).contiguous();
-    const auto stored = files.tensors().find(name);
-    const std::span<const std::byte> bytes = ToWrite(name, expected).bytes;
-    if (stored != files.tensors().end() && stored->second.dtype == ToDtype(stored_as) &&
-        stored->second.shape == expected.sizes().vec() && std::ranges::equal(stored->second.bytes, bytes)) {
-      ReleasePages(stored->second);
-      continue;
-    }
-    return absl::InternalError(
-        absl::StrCat(folder, ": ", name, " is not the trained one as it was written; the export is not published"));
-  }
-  return absl::OkStatus();
+  return CompareBits(weights, stored_as, files.tensors(), folder);
+}
+
+absl::Status CompareAdapter(const Adapter& adapter, const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/" + kAdapterWeightsFile));
+  return CompareBits(adapter.tensors, at::kFloat, file.tensors(), folder);
 }
 
 absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
@@ -145,10 +188,11 @@ absl::Status ExportAdapter(const Adapter& adapter, const NamedTensors& base, con
   return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
     LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
     LUTHIER_RETURN_IF_ERROR(WriteAdapter(adapter, unfinished, SafetensorsMetadata()));
+    LUTHIER_RETURN_IF_ERROR(CompareAdapter(adapter, unfinished));
     LUTHIER_ASSIGN_OR_RETURN(Adapter again, ReadAdapter(unfinished, config));
-    MoveTo(trained.model.device(), again.tensors);
+    MoveTo(trained.device(), again.tensors);
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
-    return CompareLogits(trained, *reloaded, kExactTolerance, folder);
+    return trained.Compare(*reloaded, kExactTolerance, folder);
   });
 }
 
@@ -156,10 +200,10 @@ absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained
                          int64_t max_shard_bytes) {
   LUTHIER_ASSIGN_OR_RETURN(const ModelConfig config, ParseModelConfig(model.config_json));
   const at::ScalarType type = StoredType(config.dtype);
-  const double spread = SpreadOfLogits(trained), reordered = std::max(kExactTolerance, kReorderedTolerance * spread);
+  const double spread = trained.spread(), reordered = std::max(kExactTolerance, kReorderedTolerance * spread);
   {
     LUTHIER_ASSIGN_OR_RETURN(const auto unrounded, MakeModel(config, model.weights, {}));
-    LUTHIER_RETURN_IF_ERROR(CompareLogits(trained, *unrounded, reordered, folder));
+    LUTHIER_RETURN_IF_ERROR(trained.Compare(*unrounded, reordered, folder));
   }
   return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
     LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
@@ -171,9 +215,9 @@ absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained
     LUTHIER_RETURN_IF_ERROR(CompareWeights(model.weights, type, unfinished));
     LUTHIER_ASSIGN_OR_RETURN(const ModelConfig written, ReadModelConfig(unfinished));
     LUTHIER_ASSIGN_OR_RETURN(NamedTensors again, LoadWeights(unfinished, written, at::kFloat, WeightUse::kFrozen));
-    MoveTo(trained.model.device(), again);
+    MoveTo(trained.device(), again);
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(written, again, {}));
-    return CompareLogits(trained, *reloaded, type == at::kFloat ? reordered : kRoundedTolerance * spread, folder);
+    return trained.Compare(*reloaded, type == at::kFloat ? reordered : kRoundedTolerance * spread, folder);
   });
 }
 

@@ -1,6 +1,6 @@
 // What a run leaves behind: an adapter in PEFT format, or a whole model in Hugging Face format. Each function writes
-// beside its place, reads again, compares the logits of `probe` with those of the trained model, and only then takes
-// the place, of which it replaces nothing but an earlier export (export_place.h).
+// beside its place, reads again, compares bits and logits with those of the trained model, and only then takes the
+// place, of which it replaces nothing but an earlier export (export_place.h).
 #pragma once
 
 #include <cstdint>
@@ -28,10 +28,36 @@ inline constexpr const char* kTextFiles[] = {"tokenizer.json",
                                              "vocab.json",
                                              "merges.txt"};
 
-// What an exported model is compared with.
-struct TrainedModel {
-  const DecoderModel& model;
-  const PackedBatch& probe;
+// Of a probe's tokens, the logits of so many are compared: as many rows of a vocabulary of 256,000 take 256 MB.
+constexpr int64_t kComparedTokens = 256;
+// Besides the longest row, a probe has no more tokens than this.
+constexpr int64_t kProbeTokens = 2048;
+
+// Rows to compare exports on, by number: a short one, one of middling length, and the longest at the end. The longest
+// is taken whole, since windows and stretched positions act on no other; it was trained whole, so a pass over it fits.
+// Requires at least one row.
+std::vector<int32_t> ProbeRows(const std::vector<int32_t>& lengths);
+
+// What an export is compared with: the logits of a model for tokens that are spread evenly over `probe`, the first and
+// the last among them.
+class TrainedModel {
+ public:
+  // Borrows both.
+  TrainedModel(const DecoderModel& model, const PackedBatch& probe);
+
+  // Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits.
+  // `path` is for the message. Errors: INTERNAL.
+  absl::Status Compare(DecoderModel& reloaded, double tolerance, const std::string& path) const;
+
+  // Between the highest and the lowest logit.
+  double spread() const;
+  at::Device device() const { return model_.device(); }
+
+ private:
+  const DecoderModel& model_;
+  const PackedBatch& probe_;
+  Tensor rows_N_;  // int64, of the probe
+  Tensor logits_NV_;
 };
 
 // Errors, here and below: INTERNAL if the files do not compute what was trained; INVALID_ARGUMENT if something else is
@@ -59,14 +85,11 @@ nlohmann::json MergedConfig(nlohmann::json config_json, const MergedModel& merge
 // Whether the files in `folder` hold these weights as `stored_as`, bit for bit. Errors: INTERNAL naming a tensor that
 // differs.
 absl::Status CompareWeights(const NamedTensors& weights, at::ScalarType stored_as, const std::string& folder);
+// The same of an adapter, whose files are fp32: a bit that moves no logit of the probe is found too.
+absl::Status CompareAdapter(const Adapter& adapter, const std::string& folder);
 
 // Bytes of all files in a folder.
 int64_t FolderBytes(const std::string& folder);
-
-// Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits. `path`
-// is for the message.
-absl::Status CompareLogits(const TrainedModel& trained, DecoderModel& reloaded, double tolerance,
-                           const std::string& path);
 
 // An exact copy computes the same logits up to the order of sums.
 constexpr double kExactTolerance = 1e-4;

@@ -10,6 +10,7 @@
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/safetensors.h"
+#include "lib/text/template_source.h"
 #include "worker/trainer/export/export.h"
 #include "worker/trainer/train/events.h"
 
@@ -47,10 +48,17 @@ bool IsExportedFile(const fs::directory_entry& entry) {
   return producer != file->metadata().end() && producer->second == kProducer;
 }
 
+bool HoldsNothingButTemplates(const fs::path& folder) {
+  return std::all_of(fs::directory_iterator(folder), fs::directory_iterator(), [](const fs::directory_entry& entry) {
+    return !entry.is_symlink() && entry.is_regular_file() && entry.path().extension() == ".jinja";
+  });
+}
+
 bool IsExportedFolder(const fs::path& folder) {
   bool weights = false;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    if (!IsExportedFile(entry)) return false;
+    const bool templates = entry.path().filename() == kNamedTemplates && !entry.is_symlink() && entry.is_directory();
+    if (templates ? !HoldsNothingButTemplates(entry) : !IsExportedFile(entry)) return false;
     weights = weights || entry.path().extension() == ".safetensors";
   }
   return weights;

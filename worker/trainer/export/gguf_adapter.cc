@@ -1,6 +1,8 @@
 #include "worker/trainer/export/gguf_adapter.h"
 
+#include <algorithm>
 #include <map>
+#include <span>
 #include <variant>
 #include <vector>
 
@@ -27,14 +29,14 @@ const std::map<std::string, std::string>& BlockNames() {
 }
 
 std::string GgufName(const LinearLayer& linear) {
+  if (IsEmbedding(linear)) return "token_embd.weight";
   if (linear.layer < 0) return "output.weight";
   const std::string prefix = absl::StrCat("model.layers.", linear.layer, ".");
   return absl::StrCat("blk.", linear.layer, ".", BlockNames().at(linear.module.substr(prefix.size())), ".weight");
 }
 
-std::string PeftName(const LinearLayer& linear, const char* which) {
-  return absl::StrCat("base_model.model.", linear.module, ".lora_", which, ".weight");
-}
+// From A to what the file holds, and back: llama.cpp looks tokens up in rows of what belongs to the embedding.
+Tensor Turned(const LinearLayer& linear, const Tensor& a) { return IsEmbedding(linear) ? a.t() : a; }
 
 // Heads whose rows llama.cpp reorders in the weight of this layer; 0: none.
 int64_t PermutedHeads(const LinearLayer& linear, const ModelConfig& config) {
@@ -69,8 +71,11 @@ absl::Status CheckRepresentable(const Adapter& adapter, const ModelConfig& confi
   };
   if (adapter.config.dora) return refuse("use_dora", "magnitudes");
   if (!adapter.config.modules_to_save.empty()) return refuse("modules_to_save", "whole modules");
-  if (config.tie_word_embeddings && adapter.tensors.contains(PeftName(HeadLayer(config), "A"))) {
-    return refuse("target_modules", "an adapter on a head that is tied to the embedding");
+  // llama.cpp finds what belongs to a weight by its name, which tied matrices share.
+  for (const LinearLayer& layer : {HeadLayer(config), EmbeddingLayer(config)}) {
+    if (!config.tie_word_embeddings || !adapter.tensors.contains(LoraName(layer, "A"))) continue;
+    return refuse("target_modules", IsEmbedding(layer) ? "an adapter on an embedding that is tied to the head"
+                                                       : "an adapter on a head that is tied to the embedding");
   }
   return absl::OkStatus();
 }
@@ -84,17 +89,30 @@ GgufFile ToGgufFile(const Adapter& adapter, const ModelConfig& config) {
                    {"adapter.type", std::string("lora")},
                    {kAlphaKey, static_cast<float>(adapter.config.alpha)}};
   for (const LinearLayer& linear : AdaptableLayers(config)) {
-    const auto a = adapter.tensors.find(PeftName(linear, "A"));
+    const auto a = adapter.tensors.find(LoraName(linear, "A"));
     if (a == adapter.tensors.end()) continue;
     const auto rank = static_cast<double>(a->second.size(0));
     // 1 exactly where the scale is alpha / rank already.
     const double folded = adapter.config.ScaleOf(linear.module) * rank / adapter.config.alpha;
-    Tensor b_OR = adapter.tensors.at(PeftName(linear, "B")) * folded;
+    Tensor b_OR = adapter.tensors.at(LoraName(linear, "B")) * folded;
     if (const int64_t heads = PermutedHeads(linear, config); heads > 0) b_OR = Interleave(b_OR, heads);
-    file.tensors[GgufName(linear) + ".lora_a"] = ToGguf(a->second);
+    file.tensors[GgufName(linear) + ".lora_a"] = ToGguf(Turned(linear, a->second));
     file.tensors[GgufName(linear) + ".lora_b"] = ToGguf(b_OR);
   }
   return file;
+}
+
+// Whether the file at `path` holds the tensors of `file`, bit for bit.
+absl::Status CompareTensors(const GgufFile& file, const std::string& path) {
+  LUTHIER_ASSIGN_OR_RETURN(const GgufFile written, ReadGguf(path));
+  for (const auto& [name, tensor] : file.tensors) {
+    const auto found = written.tensors.find(name);
+    if (found == written.tensors.end() || found->second.shape != tensor.shape ||
+        !std::ranges::equal(std::as_bytes(std::span(found->second.values)), std::as_bytes(std::span(tensor.values)))) {
+      return absl::InternalError(absl::StrCat(path, ": ", name, " is not as it was written; it is not published"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -120,15 +138,16 @@ absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConf
   for (const LinearLayer& linear : AdaptableLayers(config)) {
     const auto a = file.tensors.find(GgufName(linear) + ".lora_a"), b = file.tensors.find(GgufName(linear) + ".lora_b");
     if (a == file.tensors.end() || b == file.tensors.end()) continue;
-    const int64_t rank = a->second.shape.empty() ? 0 : a->second.shape[0];
-    if (a->second.shape != std::vector<int64_t>{rank, linear.in} ||
-        b->second.shape != std::vector<int64_t>{linear.out, rank}) {
+    const int64_t rank = b->second.shape.size() < 2 ? 0 : b->second.shape[1];
+    std::vector<int64_t> shape_of_a = {rank, linear.in};
+    if (IsEmbedding(linear)) std::reverse(shape_of_a.begin(), shape_of_a.end());
+    if (a->second.shape != shape_of_a || b->second.shape != std::vector<int64_t>{linear.out, rank}) {
       return absl::InvalidArgumentError(absl::StrCat(path, ": ", GgufName(linear), " does not fit this base model"));
     }
     Tensor b_OR = ToTensor(b->second);
     if (const int64_t heads = PermutedHeads(linear, config); heads > 0) b_OR = Deinterleave(b_OR, heads);
-    adapter.tensors[PeftName(linear, "A")] = ToTensor(a->second);
-    adapter.tensors[PeftName(linear, "B")] = b_OR;
+    adapter.tensors[LoraName(linear, "A")] = Turned(linear, ToTensor(a->second)).contiguous();
+    adapter.tensors[LoraName(linear, "B")] = b_OR;
     adapter.config.target_modules.push_back(linear.module);
     if (used == 0) adapter.config.rank = rank;
     if (rank != adapter.config.rank) adapter.config.rank_pattern[linear.module] = rank;
@@ -145,10 +164,12 @@ absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base,
                                const TrainedModel& trained, const std::string& path) {
   LUTHIER_RETURN_IF_ERROR(CheckRepresentable(adapter, config));
   return WriteExport(path, [&](const std::string& unfinished) -> absl::Status {
-    LUTHIER_RETURN_IF_ERROR(WriteGguf(unfinished, ToGgufFile(adapter, config)));
+    const GgufFile file = ToGgufFile(adapter, config);
+    LUTHIER_RETURN_IF_ERROR(WriteGguf(unfinished, file));
+    LUTHIER_RETURN_IF_ERROR(CompareTensors(file, unfinished));
     LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadGgufAdapter(unfinished, config));
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
-    return CompareLogits(trained, *reloaded, kExactTolerance, path);
+    return trained.Compare(*reloaded, kExactTolerance, path);
   });
 }
 

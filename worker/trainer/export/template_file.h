@@ -4,12 +4,13 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "lib/text/template_source.h"
 
 namespace luthier {
 
-// Writes the template that was trained with into `folder`, unless it is simply the base model's: the job's own
-// `source`, or one that was rendered with a `date`. Both may be empty.
-absl::Status ExportTemplate(const std::string& source, const std::string& date, const std::string& base_folder,
+// Writes the template that was trained with into `folder`, unless it is simply the base model's: the job's `own`, or
+// one that was rendered with a `date`. Both may be empty. What the folder has of the base model's gives way.
+absl::Status ExportTemplate(const TemplateSources& own, const std::string& date, const std::string& base_folder,
                             const std::string& folder);
 
 }  // namespace luthier

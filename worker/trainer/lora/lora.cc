@@ -20,8 +20,8 @@ constexpr char kPrefix[] = "base_model.model.";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 
-std::string NameA(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_A.weight"); }
-std::string NameB(const LinearLayer& linear) { return absl::StrCat(kPrefix, linear.module, ".lora_B.weight"); }
+std::string NameA(const LinearLayer& linear) { return LoraName(linear, "A"); }
+std::string NameB(const LinearLayer& linear) { return LoraName(linear, "B"); }
 std::string NameMagnitude(const LinearLayer& linear) {
   return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector");
 }
@@ -39,17 +39,26 @@ std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig&
   return expected;
 }
 
-// The base's weight of a linear layer, the head's included.
-const Tensor& BaseWeight(const ModelConfig& model, const NamedTensors& base, const std::string& module) {
-  const bool tied_head = model.tie_word_embeddings && module == "lm_head";
-  return base.at(tied_head ? kEmbedding : module + ".weight");
+// The base's weight of a layer as it is stored, the head's included.
+const Tensor& StoredWeight(const ModelConfig& model, const NamedTensors& base, const LinearLayer& linear) {
+  const bool tied_head = model.tie_word_embeddings && linear.module == "lm_head";
+  return base.at(tied_head ? kEmbedding : linear.module + ".weight");
 }
 
-// Whether the stored tensor is the base's head, as PEFT adds it to a file that adapts the head.
-bool IsHeadOfBase(const TensorView& stored, const ModelConfig& model, const NamedTensors& base) {
-  if (stored.name != absl::StrCat(kPrefix, "lm_head.base_layer.weight")) return false;
-  const Tensor head_VD = BaseWeight(model, base, "lm_head").to(at::kCPU);
-  return at::equal(ToTensor(stored, head_VD.scalar_type()), head_VD);
+// The same as the layer multiplies by it, [O, I].
+Tensor BaseWeight(const ModelConfig& model, const NamedTensors& base, const LinearLayer& linear) {
+  const Tensor& stored = StoredWeight(model, base, linear);
+  return IsEmbedding(linear) ? stored.t() : stored;
+}
+
+// Whether the stored tensor is the base's head or embedding, as PEFT adds it to a file that adapts it.
+bool IsOfBase(const TensorView& stored, const ModelConfig& model, const NamedTensors& base) {
+  for (const LinearLayer& layer : {HeadLayer(model), EmbeddingLayer(model)}) {
+    if (stored.name != absl::StrCat(kPrefix, layer.module, ".base_layer.weight")) continue;
+    const Tensor weight_VD = StoredWeight(model, base, layer).to(at::kCPU);
+    return at::equal(ToTensor(stored, weight_VD.scalar_type()), weight_VD);
+  }
+  return false;
 }
 
 LoraWeights WeightsOf(const Adapter& adapter, const LinearLayer& linear) {
@@ -72,20 +81,30 @@ LoraLayers CollectLayers(const ModelConfig& model, const std::vector<const Adapt
   return layers;
 }
 
-// Puts the modules that the adapter replaces into `weights`. Returns whether head and embedding are two matrices from
-// here on.
+// Puts a tensor into `weights`. Returns whether head and embedding are two matrices from here on: of a tied model, the
+// other one stays what both were.
+bool Replace(const ModelConfig& model, const std::string& name, const Tensor& tensor, NamedTensors& weights) {
+  const bool untied = model.tie_word_embeddings && (name == kHead || name == kEmbedding);
+  if (untied) weights.emplace(kHead, weights.at(kEmbedding));
+  weights[name] = tensor;
+  return untied;
+}
+
+// The same for the modules that the adapter replaces.
 bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, NamedTensors& weights) {
   bool untied = false;
-  const auto saved = SavedTensors(adapter.config, model);
-  if (model.tie_word_embeddings && (saved.contains(kHead) || saved.contains(kEmbedding))) {
-    weights[kHead] = weights.at(kEmbedding);
-    untied = true;
+  for (const auto& [name, shape] : SavedTensors(adapter.config, model)) {
+    if (Replace(model, name, adapter.tensors.at(kPrefix + name), weights)) untied = true;
   }
-  for (const auto& [name, shape] : saved) weights[name] = adapter.tensors.at(kPrefix + name);
   return untied;
 }
 
 }  // namespace
+
+std::string LoraName(const LinearLayer& layer, absl::string_view which) {
+  return IsEmbedding(layer) ? absl::StrCat(kPrefix, layer.module, ".lora_embedding_", which)
+                            : absl::StrCat(kPrefix, layer.module, ".lora_", which, ".weight");
+}
 
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
                                     uint64_t seed) {
@@ -94,12 +113,17 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
   Adapter adapter{config, {}};
   for (const LinearLayer& linear : TargetedLayers(config, model)) {
     const int64_t rank = config.RankOf(linear.module);
-    const double bound = 1 / std::sqrt(static_cast<double>(linear.in));
-    adapter.tensors[NameA(linear)] = at::empty({rank, linear.in}).uniform_(-bound, bound, generator);
-    adapter.tensors[NameB(linear)] = at::zeros({linear.out, rank});
+    Tensor a_RI = at::zeros({rank, linear.in}), b_OR = at::zeros({linear.out, rank});
+    if (IsEmbedding(linear)) {
+      b_OR.normal_(0, 1, generator);
+    } else {
+      const double bound = 1 / std::sqrt(static_cast<double>(linear.in));
+      a_RI.uniform_(-bound, bound, generator);
+    }
+    adapter.tensors[NameA(linear)] = a_RI;
+    adapter.tensors[NameB(linear)] = b_OR;
     if (config.dora)
-      adapter.tensors[NameMagnitude(linear)] =
-          at::norm(BaseWeight(model, base, linear.module).to(at::kFloat), 2, /*dim=*/1);
+      adapter.tensors[NameMagnitude(linear)] = at::norm(BaseWeight(model, base, linear).to(at::kFloat), 2, /*dim=*/1);
   }
   for (const auto& [name, shape] : SavedTensors(config, model)) {
     const bool tied_head = model.tie_word_embeddings && name == kHead;
@@ -124,7 +148,7 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
     }
   }
   for (const auto& [name, view] : file.tensors()) {
-    if (expected.contains(name) || (base != nullptr && IsHeadOfBase(view, model, *base))) continue;
+    if (expected.contains(name) || (base != nullptr && IsOfBase(view, model, *base))) continue;
     faults.push_back(absl::StrCat("unexpected: ", name));
   }
   if (expected.empty()) faults.push_back("target_modules matches no linear layer of the base");
@@ -171,7 +195,7 @@ absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTe
   merged.untied = ReplaceSavedModules(model, adapter, merged.weights);
   for (const LinearLayer& linear : TargetedLayers(adapter.config, model)) {
     const LoraWeights lora = WeightsOf(adapter, linear);
-    const Tensor& weight_OI = BaseWeight(model, base, linear.module);
+    const Tensor weight_OI = BaseWeight(model, base, linear);
     Tensor adapted_OI = weight_OI.to(at::kFloat) + lora.scale * at::mm(lora.b_OR, lora.a_RI);
     if (lora.magnitude_O.defined()) adapted_OI = adapted_OI * DoraFactors(weight_OI, lora).unsqueeze(1);
     if (!adapted_OI.isfinite().all().item<bool>()) {
@@ -179,9 +203,8 @@ absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTe
                                                 ".weight: is not finite after merging; the adapter holds NaN or "
                                                 "values too large"));
     }
-    const std::string name = linear.module + ".weight";
-    if (name == kHead && model.tie_word_embeddings) merged.untied = true;
-    merged.weights[name] = adapted_OI;
+    const Tensor stored = IsEmbedding(linear) ? adapted_OI.t().contiguous() : adapted_OI;
+    if (Replace(model, linear.module + ".weight", stored, merged.weights)) merged.untied = true;
   }
   return merged;
 }

@@ -9,8 +9,10 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "lib/checkpoint/adapter_config.h"
 #include "lib/checkpoint/model_config.h"
+#include "lib/checkpoint/tensor_table.h"
 #include "worker/trainer/models/model.h"
 
 namespace luthier {
@@ -18,6 +20,7 @@ namespace luthier {
 // Tensors by PEFT's names:
 //   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
 //   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]   with DoRA
+//   base_model.model.model.embed_tokens.lora_embedding_A [R, V], ….lora_embedding_B [D, R]
 //   base_model.model.lm_head.weight                                        a module that is trained whole
 //   (modules_to_save)
 struct Adapter {
@@ -25,14 +28,17 @@ struct Adapter {
   NamedTensors tensors;
 };
 
+// The name of a layer's `which`: A or B.
+std::string LoraName(const LinearLayer& layer, absl::string_view which);
+
 // A fresh adapter as PEFT initialises it: A uniform in ±1/sqrt(in) (kaiming with a = sqrt 5), B zero, magnitudes the
-// lengths of the base's rows, whole modules copies of the base's. It computes what the base does. Errors:
-// INVALID_ARGUMENT if a name of `config` matches nothing in the model.
+// lengths of the base's rows, whole modules copies of the base's; of an embedding A is zero and B normal. It computes
+// what the base does. Errors: INVALID_ARGUMENT if a name of `config` matches nothing in the model.
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
                                     uint64_t seed);
 
-// Reads a PEFT folder in fp32. Beside an adapter on the head PEFT stores the base's head; it is left out if it equals
-// that of `base`. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
+// Reads a PEFT folder in fp32. Beside an adapter on head or embedding PEFT stores the base's; it is left out if it
+// equals that of `base`. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model,
                                     const NamedTensors* base = nullptr);
 

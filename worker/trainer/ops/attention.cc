@@ -83,7 +83,7 @@ Tensor ToFloats(const Tensor& x) { return x.to(at::kFloat).contiguous(); }
 
 // The dropout of attention weights: a row of the mask for each head and query.
 struct WeightDropout {
-  float drop;
+  double drop;
   uint64_t seed;
   int64_t tokens;
 
@@ -100,7 +100,7 @@ struct Setting {
 
   std::optional<WeightDropout> dropout(int64_t tokens) const {
     if (form.dropout == 0) return std::nullopt;
-    return WeightDropout{static_cast<float>(form.dropout), static_cast<uint64_t>(seed), tokens};
+    return WeightDropout{form.dropout, static_cast<uint64_t>(seed), tokens};
   }
 };
 

@@ -39,7 +39,7 @@ Tensor Dropped(const Tensor& x_TI, int64_t seed, double drop) {
     InputRows in_row(in_TI);
     OutputRows out_row(out_TI);
     for (int64_t t = begin; t < end; ++t) {
-      kernels::Dropout(in_row(t), size, static_cast<uint64_t>(seed), t, static_cast<float>(drop), out_row(t));
+      kernels::Dropout(in_row(t), size, static_cast<uint64_t>(seed), t, drop, out_row(t));
       out_row.Done(t);
     }
   });

@@ -200,14 +200,15 @@ LUTHIER_EVERY_CPU void Multiply(const float* x, int64_t n, float* y) {
 
 // Each row has two keys of its own; a position is mixed with them by Wellons' lowbias32, whose output bits are as good
 // as random and which needs 32-bit arithmetic only, so that it is vectorised.
-LUTHIER_EVERY_CPU void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, float drop, float* y) {
+LUTHIER_EVERY_CPU void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, double drop, float* y) {
   uint64_t mixed = seed + 0x9E3779B97F4A7C15u * (static_cast<uint64_t>(row) + 1);  // SplitMix64
   mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
   mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBu;
   mixed ^= mixed >> 31;
   const auto key = static_cast<uint32_t>(mixed), second_key = static_cast<uint32_t>(mixed >> 32);
-  const auto threshold = static_cast<uint32_t>(static_cast<double>(drop) * 4294967296.0);
-  const float kept = 1.0f / (1.0f - drop);
+  // In double: the largest shares below 1 are 1 in fp32, and nothing may be divided by 0.
+  const auto threshold = static_cast<uint32_t>(drop * 4294967296.0);
+  const auto kept = static_cast<float>(1 / (1 - drop));
   const auto count = static_cast<uint32_t>(n);
 #pragma omp simd
   for (uint32_t i = 0; i < count; ++i) {
@@ -229,11 +230,14 @@ LUTHIER_EVERY_CPU float Dot(const float* x, const float* y, int64_t n) {
 LUTHIER_EVERY_CPU void AdamW(const AdamStep& step, const float* gradient, int64_t n, float* parameter, float* m,
                              float* v) {
   const AdamStep s = step;  // locals: the loop's stores cannot change them
+  // Of the betas as they were given: 1 - 0.999f is 0.001 but for 1.3e-5 of it.
+  const auto beta2 = static_cast<float>(s.beta2);
+  const auto share1 = static_cast<float>(1 - s.beta1), share2 = static_cast<float>(1 - s.beta2);
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const float g = gradient[i] * s.gradient_scale;
-    m[i] += (g - m[i]) * (1.0f - s.beta1);
-    v[i] = v[i] * s.beta2 + g * g * (1.0f - s.beta2);
+    m[i] += (g - m[i]) * share1;
+    v[i] = v[i] * beta2 + g * g * share2;
     parameter[i] = parameter[i] * s.decay - s.rate * m[i] / (std::sqrt(v[i]) / s.root + s.eps);
   }
 }

@@ -46,13 +46,15 @@ void Multiply(const float* x, int64_t n, float* y);
 
 // y = 0 with probability `drop`, else x / (1 - drop). Which ones fall is a function of seed, row and position alone, so
 // that the mask need not be kept for the backward pass.
-void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, float drop, float* y);
+void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, double drop, float* y);
 
 float Dot(const float* x, const float* y, int64_t n);
 // One AdamW step of n parameters; `rate` = learning rate / (1 - beta1^t), `root` = sqrt(1 - beta2^t), `decay` = 1 -
 // learning rate · weight decay. Gradients are multiplied by `gradient_scale` on the way.
 struct AdamStep {
-  float rate, root, beta1, beta2, eps, decay, gradient_scale;
+  float rate, root;
+  double beta1, beta2;
+  float eps, decay, gradient_scale;
 };
 void AdamW(const AdamStep& step, const float* gradient, int64_t n, float* parameter, float* m, float* v);
 

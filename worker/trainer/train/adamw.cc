@@ -111,8 +111,8 @@ void AdamW::Move(const NamedTensors& parameters, double learning_rate, double gr
     const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
     const double decay = options_.no_decay.contains(name) ? 1 : 1 - rate * options_.weight_decay;
     moved.push_back({{static_cast<float>(rate / correction1), static_cast<float>(std::sqrt(correction2)),
-                      static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
-                      static_cast<float>(options_.eps), static_cast<float>(decay), static_cast<float>(gradient_scale)},
+                      options_.beta1, options_.beta2, static_cast<float>(options_.eps), static_cast<float>(decay),
+                      static_cast<float>(gradient_scale)},
                      parameter.mutable_data_ptr<float>(),
                      first_moments_.at(name).mutable_data_ptr<float>(),
                      second_moments_.at(name).mutable_data_ptr<float>()});

@@ -54,6 +54,10 @@ TokenScore ScoreTrainedTokens(const DecoderModel& model, const PackedBatch& batc
   return score;
 }
 
+Tensor Logits(const DecoderModel& model, const PackedBatch& batch, const Tensor& rows_N) {
+  return model.head().Logits(HiddenStates(model, batch).index_select(0, rows_N), /*adapter=*/0);
+}
+
 Tensor Logits(const DecoderModel& model, const PackedBatch& batch) {
   return model.head().Logits(HiddenStates(model, batch), /*adapter=*/0);
 }

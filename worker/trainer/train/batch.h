@@ -38,7 +38,8 @@ struct TokenScore {
 };
 TokenScore ScoreTrainedTokens(const DecoderModel& model, const PackedBatch& batch);
 
-// Logits of every token, [T, V], for checks and short prompts only.
+// Logits of the tokens at `rows_N` (int64), [N, V]; for checks and short prompts also of every token, [T, V].
+Tensor Logits(const DecoderModel& model, const PackedBatch& batch, const Tensor& rows_N);
 Tensor Logits(const DecoderModel& model, const PackedBatch& batch);
 
 }  // namespace luthier

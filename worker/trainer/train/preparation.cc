@@ -57,13 +57,16 @@ std::vector<TrainFile> FilesOf(const std::string& path) {
   return {{.path = path, .name = std::filesystem::path(path).filename().string()}};
 }
 
+std::vector<std::string> NamesOf(const std::vector<TrainFile>& files) {
+  std::vector<std::string> names;
+  for (const TrainFile& file : files) names.push_back(file.name);
+  return names;
+}
+
 absl::StatusOr<LoadedExamples> EncodePart(const std::vector<TrainFile>& files, const RowEncoder& encoder) {
-  std::vector<std::string> paths, names;
-  for (const TrainFile& file : files) {
-    paths.push_back(file.path);
-    names.push_back(file.name);
-  }
-  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder, names);
+  std::vector<std::string> paths;
+  for (const TrainFile& file : files) paths.push_back(file.path);
+  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder, NamesOf(files));
   if (!loaded.ok()) return UserData(loaded.status());
   return loaded;
 }
@@ -96,9 +99,8 @@ DatasetFacts FactsOf(const TrainerSpec& spec, const UnlimitedRows& rows) {
   return FactsOf(files);
 }
 
-// Whether the settled options give the same tokens and marks.
-bool IsEncodedAs(const ValidationReport& report, const EncodeOptions& encoded, const EncodeOptions& settled) {
-  if (report.longest_row_tokens > settled.max_length) return false;
+// Whether the settled options mark the same tokens.
+bool IsMarkedAs(const ValidationReport& report, const EncodeOptions& encoded, const EncodeOptions& settled) {
   if (settled.loss_on == encoded.loss_on || report.text_rows + report.token_rows == report.rows) return true;
   // `completion` and `assistant` differ in conversations only.
   using LossOn = EncodeOptions::LossOn;
@@ -133,14 +135,25 @@ absl::Status WarnAboutSharedRows(const TrainerSpec& spec, std::vector<std::strin
   return absl::OkStatus();
 }
 
+// `part`, which was encoded as `encoded` says, as `encoder` gives it. Mostly it is right as it is or has to be cut
+// only, and encoding twice would be half of a short start. What is refused is encoded again to be named by its line.
+absl::StatusOr<LoadedExamples> Settled(const std::vector<TrainFile>& files, LoadedExamples part,
+                                       const EncodeOptions& encoded, const RowEncoder& encoder) {
+  const EncodeOptions& options = encoder.options();
+  const bool too_long = part.report.longest_row_tokens > options.max_length;
+  const bool refused = too_long && options.too_long == EncodeOptions::TooLong::kRefuse;
+  if (refused || !IsMarkedAs(part.report, encoded, options)) return EncodePart(files, encoder);
+  if (!too_long) return part;
+  absl::StatusOr<LoadedExamples> shortened = ShortenExamples(std::move(part), encoder, NamesOf(files));
+  if (!shortened.ok()) return UserData(shortened.status());
+  return shortened;
+}
+
 absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   const RowEncoder encoder(run.base.tokenizer, run.base.template_or_null(), EncodingOf(run.training()));
-  // Mostly the first encoding is right, and encoding twice would be half of a short start.
   const auto settle = [&](const std::string& name, const std::vector<TrainFile>& files,
                           LoadedExamples part) -> absl::StatusOr<std::vector<Example>> {
-    if (!IsEncodedAs(part.report, rows.options, encoder.options())) {
-      LUTHIER_ASSIGN_OR_RETURN(part, EncodePart(files, encoder));
-    }
+    LUTHIER_ASSIGN_OR_RETURN(part, Settled(files, std::move(part), rows.options, encoder));
     AddReports(name, files, part, run.files);
     return std::move(part.examples);
   };

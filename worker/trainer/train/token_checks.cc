@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "lib/base/status_macros.h"
 
 namespace luthier {
 namespace {
@@ -55,14 +56,20 @@ bool IsTrained(const Run& run, const std::string& module) {
 
 absl::Status CheckTokensHaveEmbeddings(const Run& run) {
   const int64_t embeddings = run.base.facts.config.vocab_size;
-  for (const Example& example : run.examples) {
+  const auto check = [&](const std::string& path, const Example& example) -> absl::Status {
     const auto unknown =
         std::find_if(example.ids.begin(), example.ids.end(), [&](int32_t id) { return id >= embeddings; });
-    if (unknown == example.ids.end()) continue;
+    if (unknown == example.ids.end()) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
-        RowPosition(run.spec.train[static_cast<size_t>(example.file)].path, example.line, example.unit), ": token '",
+        RowPosition(path, example.line, example.unit), ": token '",
         run.base.tokenizer.IdToToken(*unknown).value_or("?"), "' has the number ", *unknown, ", and the model has ",
         embeddings, " embeddings (config.json: vocab_size); give the tokenizer.json that belongs to the model"));
+  };
+  for (const Example& example : run.examples)
+    LUTHIER_RETURN_IF_ERROR(check(run.spec.train[static_cast<size_t>(example.file)].path, example));
+  for (const EvaluationSplit& split : run.splits) {
+    const std::string& path = split.name == "test" ? run.spec.test : run.spec.validation;
+    for (const Example& example : split.examples) LUTHIER_RETURN_IF_ERROR(check(path, example));
   }
   return absl::OkStatus();
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <optional>
 #include <string>
@@ -238,8 +239,9 @@ class Trainer {
     return nullptr;
   }
 
-  // False if a stop cut it short, or if the dataset has no such split.
-  bool EvaluateSplit(const std::string& name, const std::string& label, const DecoderModel& model) {
+  // False if a stop cut it short, or if the dataset has no such split. OUT_OF_RANGE if the loss is not finite: nobody
+  // can choose by it, and a model that has no losses is not published.
+  absl::StatusOr<bool> EvaluateSplit(const std::string& name, const std::string& label, const DecoderModel& model) {
     const EvaluationSplit* split = FindSplit(name);
     if (split == nullptr) return false;
     const Clock::time_point start = Clock::now();
@@ -260,6 +262,11 @@ class Trainer {
     };
     const std::optional<EvaluationResult> result = Evaluate(model, *split, run_.base.tokenizer, run_.stop_ids, options);
     if (!result) return false;
+    if (!std::isfinite(result->loss)) {
+      return absl::OutOfRangeError(absl::StrCat("step ", step_, ": the loss of the ", label, " model on the ", name,
+                                                " part is ", result->loss, "; lower training.learning_rate (now ",
+                                                *run_.training().learning_rate, ") or check the rows of that part"));
+    }
     json fields = ToJson(*result);
     fields["step"] = step_;
     fields["split"] = name;
@@ -276,7 +283,8 @@ class Trainer {
       evaluated_step_ = step_;
       return absl::OkStatus();
     }
-    if (!EvaluateSplit("validation", "tuned", *run_.model)) return absl::OkStatus();
+    LUTHIER_ASSIGN_OR_RETURN(const bool evaluated, EvaluateSplit("validation", "tuned", *run_.model));
+    if (!evaluated) return absl::OkStatus();
     evaluated_step_ = step_;
     const bool best = selection_.best_step() == step_;
     // The last weights are in memory when they are wanted.
@@ -294,8 +302,7 @@ class Trainer {
     }
     LUTHIER_ASSIGN_OR_RETURN(const auto base, MakeModel(run_.base.facts.config, weights, {}));
     base->Configure(run_.compute());
-    EvaluateSplit("test", "base", *base);
-    return absl::OkStatus();
+    return EvaluateSplit("test", "base", *base).status();
   }
 
   absl::Status Checkpoint() {
@@ -353,9 +360,7 @@ class Trainer {
 
   absl::StatusOr<std::string> Export() {
     events_.Write("busy", {{"step", step_}, {"with", "export"}});
-    // The shortest row suffices to tell whether the files compute what was trained.
-    const auto shortest = std::min_element(run_.lengths.begin(), run_.lengths.end()) - run_.lengths.begin();
-    const PackedBatch probe = Pack(run_, {static_cast<int32_t>(shortest)});
+    const PackedBatch probe = Pack(run_, ProbeRows(run_.lengths));
     const std::string artifact = run_.out_folder + (run_.lora() ? "/adapter" : "/model");
     if (run_.lora()) {
       LUTHIER_RETURN_IF_ERROR(
@@ -376,7 +381,7 @@ class Trainer {
     // What follows may replace the last weights, and a stop must still find them.
     if (PublishesBest() && selection_.best_step() != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
     const int64_t published_step = TakePublishedWeights();
-    EvaluateSplit("test", "tuned", *run_.model);
+    LUTHIER_RETURN_IF_ERROR(EvaluateSplit("test", "tuned", *run_.model).status());
     if (control_.stop) return Stop();
     LUTHIER_ASSIGN_OR_RETURN(const std::string artifact, Export());
     json evaluations = json::array();

@@ -1,9 +1,15 @@
 #include "worker/trainer/train/training_checkpoint.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
+#include <cerrno>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <set>
+#include <stdexcept>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -76,13 +82,27 @@ std::string HashOf(json state) {
   return Sha256Hex(state.dump(-1, ' ', false, json::error_handler_t::replace));
 }
 
+// Names a complete folder. Of the same step, written by the run that this one resumed, there may be one already, and no
+// other: so the two change places, and the old one goes only when the new one is on disk.
+absl::Status GiveName(const fs::path& unfinished, const fs::path& folder) {
+  const bool replaces = renameat2(AT_FDCWD, unfinished.c_str(), AT_FDCWD, folder.c_str(), RENAME_EXCHANGE) == 0;
+  std::error_code error;
+  if (!replaces) {
+    if (errno == EINVAL || errno == ENOSYS) fs::remove_all(folder, error);  // a disk that cannot do that
+    fs::rename(unfinished, folder, error);
+    if (error) return FileError(folder.string(), "rename", error.value());
+  }
+  LUTHIER_RETURN_IF_ERROR(SyncFolder(folder.parent_path()));
+  if (replaces) fs::remove_all(unfinished, error);
+  return absl::OkStatus();
+}
+
 // Writes files and state.json with their hashes into a folder that gets its name when all is on disk.
 absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, NamedTensors>& files, json state) {
   const fs::path unfinished = folder.parent_path() / (kUnfinished + folder.filename().string());
-  std::error_code error;
-  fs::remove_all(unfinished, error);
-  fs::create_directories(unfinished, error);
-  if (error) return absl::ResourceExhaustedError(absl::StrCat(unfinished.string(), ": ", error.message()));
+  std::error_code ignored;
+  fs::remove_all(unfinished, ignored);
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
   for (const auto& [name, tensors] : files) {
     LUTHIER_RETURN_IF_ERROR(WriteTensors(unfinished / name, tensors));
     LUTHIER_ASSIGN_OR_RETURN(state["sha256"][name], Sha256OfFile(unfinished / name));
@@ -90,18 +110,18 @@ absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, Nam
   state[kHash] = HashOf(state);
   LUTHIER_RETURN_IF_ERROR(
       WriteFileDurably(unfinished / "state.json", state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
-  fs::remove_all(folder, error);  // the same step, written by the run that this one resumed
-  fs::rename(unfinished, folder, error);
-  if (error) return absl::DataLossError(absl::StrCat(folder.string(), ": rename: ", error.message()));
-  return SyncFolder(folder.parent_path());
+  return GiveName(unfinished, folder);
 }
 
-// Whatever is wrong with the folder is a status: what is damaged may be its JSON too.
+// Whatever is wrong with the folder is a status: what is damaged may be its JSON too. That there is no memory to read
+// it with (LibTorch's exception, or the C++ library's) says nothing about it, and goes on.
 template <typename Read>
 auto ReadOrSay(const fs::path& folder, const Read& read) -> decltype(read(folder)) {
   try {
     return read(folder);
-  } catch (const std::exception& error) {
+  } catch (const json::exception& error) {
+    return absl::DataLossError(error.what());
+  } catch (const std::out_of_range& error) {  // a tensor that is not there
     return absl::DataLossError(error.what());
   }
 }
@@ -166,6 +186,23 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   return state;
 }
 
+// Removes best weights but those of `step` and those that a checkpoint names: a run that goes on from it may have to
+// publish them.
+void RemoveOtherBestWeights(int64_t step, const fs::path& parent) {
+  std::set<int64_t> needed = {step};
+  for (const auto& [unused, folder] : ListFolders(parent, kStep)) {
+    const absl::StatusOr<int64_t> named = ReadOrSay(folder, [](const fs::path& of) -> absl::StatusOr<int64_t> {
+      LUTHIER_ASSIGN_OR_RETURN(const json state, ReadState(of));
+      return Selection::FromJson(state.at("selection")).best_step();
+    });
+    if (named.ok()) needed.insert(*named);
+  }
+  for (const auto& [other, folder] : ListFolders(parent, kBest)) {
+    std::error_code ignored;
+    if (!needed.contains(other)) fs::remove_all(folder, ignored);
+  }
+}
+
 fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_folder) / "checkpoints"; }
 
 }  // namespace
@@ -200,16 +237,14 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
        {"evaluated_step", state.evaluated_step},
        {"selection", state.selection.ToJson()}}));
   RemoveBeyond(keep, folder.parent_path());
+  RemoveOtherBestWeights(state.selection.best_step(), folder.parent_path());
   return folder.string();
 }
 
 absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights) {
   const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kBest, step);
   LUTHIER_RETURN_IF_ERROR(WriteFolder(folder, {{"weights.safetensors", weights}}, {{"step", step}}));
-  for (const auto& [other, path] : ListFolders(folder.parent_path(), kBest)) {
-    std::error_code ignored;
-    if (other != step) fs::remove_all(path, ignored);
-  }
+  RemoveOtherBestWeights(step, folder.parent_path());
   return absl::OkStatus();
 }
 
@@ -221,7 +256,9 @@ bool HasBestWeights(const std::string& run_folder, int64_t step) {
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step) {
   return ReadOrSay(CheckpointsOf(run_folder) / absl::StrCat(kBest, step),
                    [](const fs::path& folder) -> absl::StatusOr<NamedTensors> {
-                     if (!fs::exists(folder)) return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
+                     std::error_code ignored;
+                     if (!fs::exists(folder, ignored))
+                       return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
                      LUTHIER_RETURN_IF_ERROR(VerifiedState(folder).status());
                      return ReadTensors(folder / "weights.safetensors");
                    });
@@ -230,8 +267,14 @@ absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int6
 absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder,
                                                                   const std::string& spec_hash,
                                                                   const std::function<void(std::string)>& warn) {
-  for (const auto& [step, folder] : ListFolders(CheckpointsOf(run_folder), kStep)) {
+  const fs::path parent = CheckpointsOf(run_folder);
+  std::error_code error;
+  fs::directory_iterator(parent, error);
+  // Not as if there were none: the run would begin anew without a word.
+  if (error && error != std::errc::no_such_file_or_directory) return FileError(parent.string(), "list", error.value());
+  for (const auto& [step, folder] : ListFolders(parent, kStep)) {
     absl::StatusOr<TrainingState> state = ReadOrSay(folder, ReadCheckpoint);
+    if (absl::IsUnavailable(state.status())) return state.status();  // no memory to read it with: it may be intact
     if (!state.ok()) {
       std::error_code ignored;
       fs::rename(folder, folder.parent_path() / (kDamaged + folder.filename().string()), ignored);

@@ -47,8 +47,8 @@ std::optional<MachineValues> MachineValuesOfNewest(const std::string& run_folder
 // stay.
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep);
 
-// Keeps the weights of step `step` as the best so far, in `<run>/checkpoints/best-N`, and removes those that were the
-// best before.
+// Keeps the weights of step `step` as the best so far, in `<run>/checkpoints/best-N`. Those that were the best before
+// stay as long as a checkpoint names them.
 absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights);
 
 // Whether it kept those of that step.
@@ -58,9 +58,9 @@ bool HasBestWeights(const std::string& run_folder, int64_t step);
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step);
 
 // The newest checkpoint that verifies and follows the one before, if that is still there; none if there is no usable
-// one. Each damaged one is renamed to
-// `.damaged-step-N`, so that it never counts as one to keep, and `warn` is called.
-// Errors: FAILED_PRECONDITION if the newest intact checkpoint belongs to another spec.
+// one. Each damaged one is renamed to `.damaged-step-N`, so that it never counts as one to keep, and `warn` is called.
+// Errors: FAILED_PRECONDITION if the newest intact checkpoint belongs to another spec; UNAVAILABLE if memory does not
+// suffice to read one; as FileError if they cannot be listed. LibTorch throws if memory ends later.
 absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder,
                                                                   const std::string& spec_hash,
                                                                   const std::function<void(std::string)>& warn);

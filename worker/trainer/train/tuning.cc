@@ -90,8 +90,11 @@ std::map<std::string, double> LearningRateFactors(const Recipe& recipe, const Na
   std::map<std::string, double> factors;
   if (!recipe.lora.plus_ratio) return factors;
   for (const auto& [name, tensor] : trained) {
-    if (absl::StrContains(name, ".lora_B.") || absl::EndsWith(name, ".lora_magnitude_vector"))
+    if (absl::StrContains(name, ".lora_embedding_")) {
+      factors[name] = kPlusEmbeddingRate / *recipe.training.learning_rate;
+    } else if (absl::StrContains(name, ".lora_B.") || tensor.dim() == 1) {
       factors[name] = *recipe.lora.plus_ratio;
+    }
   }
   return factors;
 }

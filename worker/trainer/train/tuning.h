@@ -25,8 +25,9 @@ struct Tuning {
 absl::StatusOr<Tuning> MakeTuning(const Recipe& recipe, const ModelConfig& config, const NamedTensors& base,
                                   const std::string& base_name, const std::string& start_adapter);
 
-// What the learning rate of each trained tensor is multiplied by, where that is not 1. LoRA+ moves B, and the lengths
-// that DoRA trains, faster than A (PEFT's optimizers/loraplus.py).
+// What the learning rate of each trained tensor is multiplied by, where that is not 1. LoRA+ moves B, and whatever has
+// one dimension, faster than A, and an adapter on the embedding at a rate of its own (PEFT's optimizers/loraplus.py).
+// Requires: a settled `recipe`.
 std::map<std::string, double> LearningRateFactors(const Recipe& recipe, const NamedTensors& trained);
 
 }  // namespace luthier

@@ -14,6 +14,7 @@ from luthier.v1.jobs_pb2 import (
     FineTuningSpec,
     FullTuning,
     LoraTuning,
+    ModelExport,
     Resources,
     Task,
     TrainingConfig,
@@ -23,6 +24,7 @@ from luthier.watch import JobUpdate, best_of, is_over, is_sweep_over
 
 __all__ = [
     "AsyncClient", "CheckpointConfig", "Client", "DatasetSelection", "Error", "EvaluationConfig", "FieldViolation",
-    "FineTuningJob", "FineTuningSpec", "FullTuning", "JobUpdate", "LoraTuning", "Resources", "RetryPolicy", "Sweep",
-    "SweepJob", "Task", "Tls", "TrainingConfig", "Unreachable", "best_of", "is_over", "is_sweep_over",
+    "FineTuningJob", "FineTuningSpec", "FullTuning", "JobUpdate", "LoraTuning", "ModelExport", "Resources",
+    "RetryPolicy", "Sweep", "SweepJob", "Task", "Tls", "TrainingConfig", "Unreachable", "best_of", "is_over",
+    "is_sweep_over",
 ]

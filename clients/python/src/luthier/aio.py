@@ -17,7 +17,7 @@ from luthier.client import Connection
 from luthier.errors import Error
 from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
 from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
-from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec
+from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec, ModelExport
 from luthier.v1.sweeps_pb2 import Sweep, SweepJob
 from luthier.watch import JobUpdate, SweepCursor, best_of, is_sweep_over
 
@@ -105,6 +105,22 @@ class AsyncClient(Connection):
         hold: bool = False,
     ) -> FineTuningJob:
         return await self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold))
+
+    async def export_model_version(
+        self,
+        name: str,
+        form: ModelExport.Format,
+        *,
+        output_model: str = "",
+        job: FineTuningJob | None = None,
+        job_id: str = "",
+        request_id: str = "",
+        hold: bool = False,
+        validate_only: bool = False,
+    ) -> FineTuningJob:
+        return await self._call(
+            calls.export_model_version(name, form, output_model, job, job_id, request_id, hold, validate_only)
+        )
 
     async def explain_job(self, name: str) -> jobs_pb2.ExplainFineTuningJobResponse:
         return await self._call(calls.explain_job(name))
@@ -270,13 +286,14 @@ class AsyncClient(Connection):
     async def _list(self, listing: Listing[Reply], limit: int | None) -> list[Reply]:
         found: list[Reply] = []
         request = listing.request
-        while True:
+        while limit is None or len(found) < limit:
             request.page_size = calls.page_size(limit, len(found))
             response: Any = await self._call(Call(listing.service, listing.method, request))
             found.extend(getattr(response, listing.items))
             request.page_token = response.next_page_token
-            if not request.page_token or len(found) == limit:
-                return found
+            if not request.page_token:
+                break
+        return found
 
     async def _download(self, download: FolderDownload) -> pathlib.Path:
         if download.is_there():

@@ -85,6 +85,29 @@ def clone_job(
     return Call("jobs", "CloneFineTuningJob", request, long=True)
 
 
+def export_model_version(
+    name: str,
+    form: jobs_pb2.ModelExport.Format,
+    output_model: str,
+    job: jobs_pb2.FineTuningJob | None,
+    job_id: str,
+    request_id: str,
+    hold: bool,
+    validate_only: bool,
+) -> Call[jobs_pb2.FineTuningJob]:
+    request = jobs_pb2.ExportModelVersionRequest(
+        name=full_name("models", name),
+        format=form,
+        output_model=output_model,
+        job=job,
+        job_id=job_id,
+        request_id=request_id or new_request_id(),
+        hold=hold,
+        validate_only=validate_only,
+    )
+    return Call("jobs", "ExportModelVersion", request, long=True)
+
+
 def update_job(
     name: str,
     priority: int | None,

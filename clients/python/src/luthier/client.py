@@ -21,7 +21,7 @@ from luthier.v1 import (
     admin_pb2_grpc, datasets_pb2, datasets_pb2_grpc, jobs_pb2, jobs_pb2_grpc, models_pb2, models_pb2_grpc, nodes_pb2,
     nodes_pb2_grpc, queues_pb2, queues_pb2_grpc, sweeps_pb2_grpc,
 )
-from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec
+from luthier.v1.jobs_pb2 import FineTuningJob, FineTuningSpec, ModelExport
 from luthier.v1.sweeps_pb2 import Sweep, SweepJob
 from luthier.watch import JobUpdate, SweepCursor, WatchCursor, best_of, is_sweep_over
 
@@ -168,6 +168,25 @@ class Client(Connection):
     ) -> FineTuningJob:
         """A new job with the spec of another, and the `fields` (such as `spec.training.epochs`) of `changes`."""
         return self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold))
+
+    def export_model_version(
+        self,
+        name: str,
+        form: ModelExport.Format,
+        *,
+        output_model: str = "",
+        job: FineTuningJob | None = None,
+        job_id: str = "",
+        request_id: str = "",
+        hold: bool = False,
+        validate_only: bool = False,
+    ) -> FineTuningJob:
+        """A job that writes the adapter of a version in another form, and publishes that as a version of
+        `output_model` (default: the model's name with `-merged` or `-gguf`). `job`: what it has besides, such as its
+        priority. One job, as with `create_job`."""
+        return self._call(
+            calls.export_model_version(name, form, output_model, job, job_id, request_id, hold, validate_only)
+        )
 
     def explain_job(self, name: str) -> jobs_pb2.ExplainFineTuningJobResponse:
         """Why it waits, what is ahead of it, when it is expected to start."""
@@ -354,13 +373,14 @@ class Client(Connection):
     def _list(self, listing: Listing[Reply], limit: int | None) -> list[Reply]:
         found: list[Reply] = []
         request = listing.request
-        while True:
+        while limit is None or len(found) < limit:
             request.page_size = calls.page_size(limit, len(found))
             response: Any = self._call(Call(listing.service, listing.method, request))
             found.extend(getattr(response, listing.items))
             request.page_token = response.next_page_token
-            if not request.page_token or len(found) == limit:
-                return found
+            if not request.page_token:
+                break
+        return found
 
     def _download(self, download: FolderDownload) -> pathlib.Path:
         if download.is_there():

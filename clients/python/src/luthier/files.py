@@ -179,5 +179,11 @@ def _files(folder: pathlib.Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
 
 
+def _hash(path: pathlib.Path) -> str:
+    """Piece by piece: a file of weights may be larger than the memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _hashes(folder: pathlib.Path) -> dict[str, str]:
-    return {path: hashlib.sha256((folder / path).read_bytes()).hexdigest() for path in _files(folder)}
+    return {path: _hash(folder / path) for path in _files(folder)}

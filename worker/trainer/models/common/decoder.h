@@ -7,13 +7,20 @@
 
 #include "absl/strings/str_cat.h"
 #include "worker/trainer/models/common/builder.h"
+#include "worker/trainer/models/common/embedding.h"
 #include "worker/trainer/models/common/pass.h"
 #include "worker/trainer/models/common/rotary.h"
 #include "worker/trainer/models/model.h"
 
 namespace luthier {
 
-// A tied head is the embedding itself.
+inline Embedding MakeEmbedding(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
+  const auto adapters = lora.find("model.embed_tokens");
+  return {weights.at("model.embed_tokens.weight"), config.embedding_scale,
+          adapters == lora.end() ? std::vector<LoraWeights>() : adapters->second};
+}
+
+// A tied head is the embedding itself, without the adapters that it carries.
 inline OutputHead MakeHead(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
   const Tensor& weight_VD = weights.at(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
   const auto adapters = lora.find("lm_head");
@@ -27,12 +34,11 @@ template <class Layer, class Norm>
 class Decoder : public DecoderModel {
  public:
   Decoder(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora)
-      : embedding_VD_(weights.at("model.embed_tokens.weight")),
-        embedding_scale_(config.embedding_scale),
+      : embedding_(MakeEmbedding(config, weights, lora)),
         norm_(Builder(weights, lora), "model.norm", config.rms_norm_eps),
         head_(MakeHead(config, weights, lora)) {
     for (const RopeConfig& rope : config.ropes) {
-      rotary_.emplace_back(rope, embedding_VD_.device());
+      rotary_.emplace_back(rope, embedding_.device());
       rotary_switch_length_ = std::max(rotary_switch_length_, rotary_.back().switch_length());
     }
     for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -44,9 +50,7 @@ class Decoder : public DecoderModel {
                  const std::shared_ptr<Attention>& attention, const AdapterSlices& slices) const override {
     const auto pass = std::make_shared<Pass>(Pass{{}, attention, slices});
     for (const RotaryEmbedding& rotary : rotary_) pass->rotary.push_back(rotary(positions_T, lengths_T));
-    Tensor x_TD = at::embedding(embedding_VD_, tokens_T);
-    if (compute_.type) x_TD = x_TD.to(*compute_.type);
-    if (embedding_scale_ != 1) x_TD = x_TD * embedding_scale_;
+    Tensor x_TD = embedding_(tokens_T, slices, compute_.type);
     for (const Layer& layer : layers_) {
       x_TD = compute_.recompute_layers
                  ? ops::Recomputed([&layer, pass](const Tensor& x) { return layer(x, *pass); }, x_TD)
@@ -56,12 +60,11 @@ class Decoder : public DecoderModel {
   }
 
   const OutputHead& head() const override { return head_; }
-  at::Device device() const override { return embedding_VD_.device(); }
+  at::Device device() const override { return embedding_.device(); }
   int64_t rotary_switch_length() const override { return rotary_switch_length_; }
 
  private:
-  Tensor embedding_VD_;
-  double embedding_scale_;
+  Embedding embedding_;
   std::vector<RotaryEmbedding> rotary_;
   int64_t rotary_switch_length_ = 0;
   std::vector<Layer> layers_;

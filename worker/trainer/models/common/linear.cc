@@ -17,12 +17,7 @@ Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const {
 }
 
 Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) const {
-  if (slices.size() == 1) return Adapted(x_TI, adapters_[slices[0].adapter]);
-  std::vector<Tensor> parts;
-  for (const AdapterSlice& slice : slices) {
-    parts.push_back(Adapted(x_TI.slice(0, slice.begin, slice.end), adapters_[slice.adapter]));
-  }
-  return at::cat(parts);
+  return InSlices(x_TI, slices, [&](const Tensor& x, size_t adapter) { return Adapted(x, adapters_[adapter]); });
 }
 
 Tensor LoraLinear::Adapted(const Tensor& x_TI, const LoraWeights& lora) const {

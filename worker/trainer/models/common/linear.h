@@ -18,6 +18,15 @@ struct AdapterSlice {
 };
 using AdapterSlices = std::vector<AdapterSlice>;
 
+// adapted(tokens of a slice, number of its adapter) of every slice, end to end. `x` holds a row, or a number, a token.
+template <typename Adapted>
+Tensor InSlices(const Tensor& x, const AdapterSlices& slices, const Adapted& adapted) {
+  if (slices.size() == 1) return adapted(x, slices[0].adapter);
+  std::vector<Tensor> parts;
+  for (const AdapterSlice& slice : slices) parts.push_back(adapted(x.slice(0, slice.begin, slice.end), slice.adapter));
+  return at::cat(parts);
+}
+
 // x_TI → y_TO.
 class Linear {
  public:

@@ -1,0 +1,45 @@
+#include "client/cli/model_files.h"
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/output.h"
+#include "client/cli/text.h"
+#include "client/lib/model_download.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/json_wire.h"
+
+namespace luthier {
+
+int64_t BytesOf(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files) {
+  int64_t bytes = 0;
+  for (const v1::ModelFile& file : files) bytes += file.size_bytes();
+  return bytes;
+}
+
+std::string KindWord(v1::ModelVersion::Kind kind) {
+  if (kind == v1::ModelVersion::FULL_MODEL) return "full model";
+  return kind == v1::ModelVersion::GGUF_ADAPTER ? "GGUF adapter" : "adapter";
+}
+
+absl::Status DownloadVersion(CommandContext& context, Client& client, const std::string& name,
+                             const std::string& wanted_folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client.GetModelVersion(name));
+  const std::string model = version.name().substr(0, version.name().find("/versions/"));
+  const std::string folder = wanted_folder.empty() ? ShortName(model) : wanted_folder;
+  absl::Status status = DownloadFolder(client, ToRemoteFolder(version), folder, context.ShowTransfer("downloading"));
+  // PERMISSION_DENIED comes from the local folder here, not from the server.
+  if (absl::IsPermissionDenied(status)) status = WithExitCode(status, ExitCode::kFailure);
+  LUTHIER_RETURN_IF_ERROR(status);
+  if (context.ForPrograms()) {
+    nlohmann::json out = MessageToJson(version);
+    out["folder"] = folder;
+    context.PrintForPrograms(out);
+    return absl::OkStatus();
+  }
+  context.Say(absl::StrCat(version.name(), ", ", KindWord(version.kind()), " for ", ShortName(version.base_model()),
+                           ", ", FormatBytes(BytesOf(version.files())), ", verified"));
+  context.out() << folder << std::endl;
+  return absl::OkStatus();
+}
+
+}  // namespace luthier

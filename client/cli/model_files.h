@@ -1,0 +1,25 @@
+// The files of a published version, for the commands that show or download them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "client/cli/command.h"
+#include "client/lib/client.h"
+#include "google/protobuf/repeated_ptr_field.h"
+#include "luthier/v1/models.pb.h"
+
+namespace luthier {
+
+int64_t BytesOf(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files);
+
+// What they are, for people.
+std::string KindWord(v1::ModelVersion::Kind kind);
+
+// Downloads a version (`name` as VersionName() writes it) into `wanted_folder`, or one with the model's name if that is
+// empty, and prints where.
+absl::Status DownloadVersion(CommandContext& context, Client& client, const std::string& name,
+                             const std::string& wanted_folder);
+
+}  // namespace luthier
