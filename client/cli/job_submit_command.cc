@@ -5,11 +5,9 @@
 #include "client/cli/duration_flag.h"
 #include "client/cli/job_file.h"
 #include "client/cli/job_flags.h"
-#include "client/cli/job_text.h"
-#include "client/cli/job_watch_command.h"
+#include "client/cli/new_job.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/job_spec_wire.h"
-#include "lib/wire/json_wire.h"
 
 namespace luthier {
 namespace {
@@ -34,14 +32,7 @@ constexpr char kExamples[] =
 struct Arguments {
   std::string file;
   JobFlagValues fields;
-  std::string id;
-  std::string request_id;
-  SettingFlags settings;
-  bool hold = false;
-  bool dry_run = false;
-  bool watch = false;
-  bool wait = false;
-  std::string timeout;
+  NewJobFlags job;
 };
 
 absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& arguments, JobFile& file) {
@@ -52,43 +43,26 @@ absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& argu
   LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
   v1::CreateFineTuningJobRequest request;
   LUTHIER_ASSIGN_OR_RETURN(*request.mutable_job(), JobToProto(spec));
-  request.set_job_id(arguments.id);
-  request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
-  request.set_validate_only(arguments.dry_run);
-  request.set_hold(arguments.hold);
-  LUTHIER_RETURN_IF_ERROR(ApplySettingFlags(arguments.settings, *request.mutable_job()));
+  LUTHIER_RETURN_IF_ERROR(ApplyNewJobFlags(arguments.job, request));
   return request;
 }
 
-void PrintJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run) {
-  if (context.ForPrograms()) {
-    context.PrintForPrograms(MessageToJson(job));
-  } else if (dry_run) {
-    context.out() << ResolvedTable(job, context.out_terminal());
-  } else {
-    context.out() << job.name() << std::endl;
-  }
-}
-
 absl::Status Submit(CommandContext& context, const Arguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
   JobFile file;
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateFineTuningJobRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   // Printed before the call: after a break the same id makes sure that there is one job.
-  if (!arguments.dry_run) context.Say("request id " + request.request_id());
+  if (!arguments.job.dry_run) context.Say("request id " + request.request_id());
   const absl::StatusOr<v1::FineTuningJob> job = client->CreateJob(request);
   if (!job.ok()) return WithLines(job.status(), file);
   for (const std::string& warning : job->warnings()) context.Say("warning: " + OneLine(warning));
-  PrintJob(context, *job, arguments.dry_run);
-  if (arguments.dry_run) {
+  PrintNewJob(context, *job, arguments.job.dry_run);
+  if (arguments.job.dry_run) {
     context.Say("the job is valid; nothing was created");
     return absl::OkStatus();
   }
-  if (arguments.watch || arguments.wait) {
-    const WatchStyle style = arguments.watch ? WatchStyle::kView : WatchStyle::kQuiet;
-    return FollowJob(context, job->name(), style, timeout, /*to_stderr=*/true);
-  }
+  if (arguments.job.follows()) return FollowNewJob(context, job->name(), arguments.job, timeout);
   const std::string id = ShortName(job->name());
   context.Say(absl::StrCat("watch it with: luthier job watch ", id, "\nwhy each value: luthier job get ", id));
   return absl::OkStatus();
@@ -102,22 +76,12 @@ void AddJobSubmitCommand(CLI::App& job, CommandContext& context) {
       context.AddCommand(job, "submit", "Submit a fine-tuning job from a file, from flags, or both (flags win)",
                          kExamples, [&context, arguments] { return Submit(context, *arguments); });
   command.add_option("-f,--file", arguments->file, "Job file, YAML or JSON; - is standard input")->type_name("FILE");
-  command.add_option("--id", arguments->id, "Name of the job, and of the model it publishes; chosen if not given")
-      ->type_name("ID");
-  AddSettingFlags(command, arguments->settings);
-  command.add_flag("--hold", arguments->hold, "Create it on hold: `luthier job start` releases it");
-  command.add_flag("--dry-run", arguments->dry_run,
-                   "Check everything and show every value with its reason; create nothing");
-  command.add_flag("-w,--watch", arguments->watch, "Show progress until the job is over");
-  command.add_flag("--wait", arguments->wait, "Wait silently until the job is over; the exit code says how it ended");
-  command
-      .add_option("--timeout", arguments->timeout,
-                  "Stop waiting after this long, such as 10m (exit code 8); the job goes on")
-      ->type_name("DURATION");
-  command
-      .add_option("--request-id", arguments->request_id,
-                  "Repeat an earlier submit safely: the same id makes no second job")
-      ->type_name("UUID");
+  AddNewJobFlags(command,
+                 {.id = "Name of the job, and of the model it publishes; chosen if not given",
+                  .dry_run = "Check everything and show every value with its reason; create nothing",
+                  .watch = "Show progress until the job is over",
+                  .request_id = "Repeat an earlier submit safely: the same id makes no second job"},
+                 arguments->job);
   AddJobFlags(command, arguments->fields);
 }
 

@@ -25,7 +25,7 @@ struct MemoryInputs {
 // Of a device's memory; the rest is for what the estimates do not see.
 inline constexpr double kUsableMemory = 0.92;
 
-// Bytes. The parts, with 5 % for holes in the heap, and the workspace add up to `total`.
+// Bytes. The parts, with 8 % for holes in the heap, and the workspace add up to `total`.
 struct MemoryEstimate {
   int64_t weights = 0;
   int64_t training_state = 0;  // gradients, masters, Adam's moments of what is trained

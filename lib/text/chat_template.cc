@@ -1,6 +1,9 @@
 #include "lib/text/chat_template.h"
 
 #include <algorithm>
+#include <filesystem>
+#include <string>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -88,6 +91,17 @@ absl::StatusOr<TemplateSources> ReadTemplateFiles(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(std::string tool_use,
                            TextIfThere(absl::StrCat(folder, "/", kNamedTemplates, "/", kToolUse, ".jinja")));
   return TemplateSources(std::move(chat), std::move(tool_use));
+}
+
+std::vector<std::string> NamedTemplateFiles(const std::string& folder) {
+  std::vector<std::string> files;
+  std::error_code none;
+  for (const auto& entry : std::filesystem::directory_iterator(absl::StrCat(folder, "/", kNamedTemplates), none)) {
+    std::error_code unknown;
+    if (entry.is_regular_file(unknown) && entry.path().extension() == ".jinja")
+      files.push_back(absl::StrCat(kNamedTemplates, "/", entry.path().filename().string()));
+  }
+  return files;
 }
 
 absl::StatusOr<TemplateSources> ReadTemplateSources(const std::string& folder) {

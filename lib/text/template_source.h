@@ -3,6 +3,7 @@
 
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 
@@ -26,8 +27,10 @@ struct TemplateSources {
 
 // The files of `folder`: chat_template.jinja and additional_chat_templates/tool_use.jinja, as far as they are there.
 absl::StatusOr<TemplateSources> ReadTemplateFiles(const std::string& folder);
-// Those, or where there is neither `chat_template` of tokenizer_config.json, of several the ones named "default" and
-// "tool_use". Empty if there is none.
+// All of them that are named, by their paths inside `folder`: additional_chat_templates/NAME.jinja.
+std::vector<std::string> NamedTemplateFiles(const std::string& folder);
+// Those that are read, or where there is neither `chat_template` of tokenizer_config.json, of several the ones named
+// "default" and "tool_use". Empty if there is none.
 absl::StatusOr<TemplateSources> ReadTemplateSources(const std::string& folder);
 
 // Whether what they render may depend on the date.

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "lib/artifact/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/steady_now.h"
 
@@ -22,20 +23,6 @@ namespace luthier {
 namespace {
 
 constexpr size_t kMostOutput = size_t{1} << 20;
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd = -1) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  ~Descriptor() { Close(); }
-  int get() const { return fd_; }
-  void Close() {
-    if (fd_ >= 0) close(std::exchange(fd_, -1));
-  }
-
- private:
-  int fd_;
-};
 
 absl::Status CannotStart(absl::string_view what, int error) {
   return absl::UnavailableError(
@@ -104,7 +91,7 @@ absl::StatusOr<ChildEnd> RunChild(const std::vector<std::string>& command, const
   const Descriptor output(ends[0]);
   Descriptor output_of_child(ends[1]);
   LUTHIER_ASSIGN_OR_RETURN(const pid_t pid, Spawn(command, file.get(), output_of_child.get()));
-  output_of_child.Close();
+  close(output_of_child.release());  // else its end would never be seen
   ChildEnd end;
   if (!ReadOutput(output.get(), SteadyNow() + time, end)) kill(pid, SIGKILL);
   int status = 0;

@@ -48,11 +48,7 @@ std::vector<fs::path> FilesOfModel(const fs::path& folder, std::error_code& erro
     if (entry.is_regular_file(none) && BelongsToModel(entry.path().filename()))
       paths.push_back(entry.path().filename());
   }
-  for (const fs::directory_entry& entry : fs::directory_iterator(folder / kNamedTemplates, none)) {
-    std::error_code unknown;
-    if (entry.is_regular_file(unknown) && entry.path().extension() == ".jinja")
-      paths.push_back(fs::path(kNamedTemplates) / entry.path().filename());
-  }
+  for (const std::string& name : NamedTemplateFiles(folder)) paths.emplace_back(name);
   return paths;
 }
 

@@ -112,22 +112,24 @@ absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1:
   return job;
 }
 
+// The error in other words, with what it carries.
+absl::Status InWords(const absl::Status& status, absl::string_view message) {
+  absl::Status same(status.code(), message);
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { same.SetPayload(url, payload); });
+  return same;
+}
+
 // Says of every line which job it is about; the field stays in front.
 absl::Status AboutJob(const absl::Status& status, const std::string& job) {
   const std::string suffix = absl::StrCat(" (", job, ")");
-  std::string message = absl::StrCat(absl::StrReplaceAll(status.message(), {{"\n", suffix + "\n"}}), suffix);
-  absl::Status about(status.code(), message);
-  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { about.SetPayload(url, payload); });
-  return about;
+  return InWords(status, absl::StrCat(absl::StrReplaceAll(status.message(), {{"\n", suffix + "\n"}}), suffix));
 }
 
 // Names of a sweep's jobs follow from its own, which is what the caller can choose.
 absl::Status AboutSweepId(const absl::Status& status) {
   absl::string_view message = status.message();
   if (!absl::ConsumePrefix(&message, "job_id: ")) return status;
-  absl::Status about(status.code(), absl::StrCat("sweep_id: ", message));
-  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) { about.SetPayload(url, payload); });
-  return about;
+  return InWords(status, absl::StrCat("sweep_id: ", message));
 }
 
 struct Metric {

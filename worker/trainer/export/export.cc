@@ -79,19 +79,15 @@ absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int6
 }
 
 absl::Status CopyTextFiles(const fs::path& from, const fs::path& to) {
+  std::vector<std::string> names = NamedTemplateFiles(from);
+  if (!names.empty()) LUTHIER_RETURN_IF_ERROR(CreateFolders(to / kNamedTemplates));
   for (const char* name : kTextFiles) {
+    if (fs::exists(from / name)) names.emplace_back(name);
+  }
+  for (const std::string& name : names) {
     std::error_code error;
-    if (!fs::exists(from / name)) continue;
     fs::copy_file(from / name, to / name, error);
     if (error) return absl::ResourceExhaustedError(absl::StrCat((to / name).string(), ": ", error.message()));
-  }
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::directory_iterator(from / kNamedTemplates, error)) {
-    if (entry.path().extension() != ".jinja") continue;
-    LUTHIER_RETURN_IF_ERROR(CreateFolders(to / kNamedTemplates));
-    const fs::path copy = to / kNamedTemplates / entry.path().filename();
-    fs::copy_file(entry.path(), copy, error);
-    if (error) return absl::ResourceExhaustedError(absl::StrCat(copy.string(), ": ", error.message()));
   }
   return absl::OkStatus();
 }

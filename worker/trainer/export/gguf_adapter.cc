@@ -102,9 +102,8 @@ GgufFile ToGgufFile(const Adapter& adapter, const ModelConfig& config) {
   return file;
 }
 
-// Whether the file at `path` holds the tensors of `file`, bit for bit.
-absl::Status CompareTensors(const GgufFile& file, const std::string& path) {
-  LUTHIER_ASSIGN_OR_RETURN(const GgufFile written, ReadGguf(path));
+// Whether `written`, the file at `path`, holds the tensors of `file`, bit for bit.
+absl::Status CompareTensors(const GgufFile& file, const GgufFile& written, const std::string& path) {
   for (const auto& [name, tensor] : file.tensors) {
     const auto found = written.tensors.find(name);
     if (found == written.tensors.end() || found->second.shape != tensor.shape ||
@@ -115,10 +114,8 @@ absl::Status CompareTensors(const GgufFile& file, const std::string& path) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config) {
-  LUTHIER_ASSIGN_OR_RETURN(const GgufFile file, ReadGguf(path));
+// `path` is for messages.
+absl::StatusOr<Adapter> AdapterOf(const GgufFile& file, const ModelConfig& config, const std::string& path) {
   const auto text = [&](const char* key) {
     const auto found = file.metadata.find(key);
     const auto* value = found == file.metadata.end() ? nullptr : std::get_if<std::string>(&found->second);
@@ -160,14 +157,22 @@ absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConf
   return adapter;
 }
 
+}  // namespace
+
+absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config) {
+  LUTHIER_ASSIGN_OR_RETURN(const GgufFile file, ReadGguf(path));
+  return AdapterOf(file, config, path);
+}
+
 absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
                                const TrainedModel& trained, const std::string& path) {
   LUTHIER_RETURN_IF_ERROR(CheckRepresentable(adapter, config));
   return WriteExport(path, [&](const std::string& unfinished) -> absl::Status {
     const GgufFile file = ToGgufFile(adapter, config);
     LUTHIER_RETURN_IF_ERROR(WriteGguf(unfinished, file));
-    LUTHIER_RETURN_IF_ERROR(CompareTensors(file, unfinished));
-    LUTHIER_ASSIGN_OR_RETURN(const Adapter again, ReadGgufAdapter(unfinished, config));
+    LUTHIER_ASSIGN_OR_RETURN(const GgufFile written, ReadGguf(unfinished));
+    LUTHIER_RETURN_IF_ERROR(CompareTensors(file, written, unfinished));
+    LUTHIER_ASSIGN_OR_RETURN(const Adapter again, AdapterOf(written, config, unfinished));
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeTunedModel(config, base, {&again}));
     return trained.Compare(*reloaded, kExactTolerance, path);
   });
