@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "lib/plan/adapter_plan.h"
 #include "lib/plan/flops.h"
 #include "lib/plan/memory.h"
 #include "nlohmann/json.hpp"
@@ -121,10 +122,9 @@ Totals Sum(const std::vector<Timed>& steps, size_t begin) {
 }
 
 double NominalFlops(const Run& run, const Totals& totals) {
-  int64_t adapters = 0;
-  for (const auto& [name, tensor] : run.adapter.tensors) adapters += tensor.numel();
-  return TrainingFlops(run.base.facts.config, !run.lora(), adapters, static_cast<double>(totals.tokens),
-                       totals.squared_lengths);
+  const ModelConfig& config = run.base.facts.config;
+  return TrainingFlops(config, !run.lora(), ParametersOfAToken(run.adapter.config, config),
+                       static_cast<double>(totals.tokens), totals.squared_lengths);
 }
 
 // The baseline's formats are those of weights as well as of products: `bf16` holds bf16 weights, `amp` fp32 ones, and

@@ -64,8 +64,7 @@ int MakeAdminToken(const ServerOptions& options) {
   return 0;
 }
 
-// Every connection is a file, and gRPC stops listening for good when there are none left: as many as we may have, not
-// the 1,024 that a login shell gives.
+// Every connection is a file (server/accept.cc): as many as we may have, not the 1,024 that a login shell gives.
 void TakeAllFiles() {
   rlimit files = {};
   if (getrlimit(RLIMIT_NOFILE, &files) != 0) return;

@@ -27,7 +27,7 @@ std::vector<CLI::Option*> FileOptions(CLI::App& app) {
        {"--listen", "--metrics-listen", "--data-dir", "--with-local-worker", "--worker-metrics-listen", "--keep-unused",
         "--keep-versions", "--preempt-after", "--retention", "--trust-network", "--allow-network-disk", "--tls-cert",
         "--tls-key", "--tls-client-ca", "--artifact-store", "--artifact-cache-limit", "--max-dataset-size",
-        "--tenant-watchers"}) {
+        "--tenant-watchers", "--idle-timeout"}) {
     options.push_back(app.get_option(name));
   }
   return options;
@@ -69,7 +69,7 @@ absl::Status ParseDurationOption(const std::string& option, const std::string& t
 absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
   ServerOptions options;
   options.data_dir = DefaultDataDir("server");
-  std::string config, keep_unused = "1h", preempt_after = "10m", retention = "inf";
+  std::string config, keep_unused = "1h", preempt_after = "10m", retention = "inf", idle_timeout = "5m";
   CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
   app.set_version_flag("--version", LUTHIER_VERSION);
   const auto add = [&](const std::string& name, std::string& value, const std::string& help,
@@ -103,19 +103,21 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   app.add_option("--artifact-cache-limit", options.artifact_cache_limit,
                  "Bytes of a bucket's datasets to keep in the data folder, such as 200GB")
       ->envname("LUTHIER_ARTIFACT_CACHE_LIMIT")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app.add_option("--max-dataset-size", options.max_dataset_size,
                  "Bytes that the files of a dataset may have in all, such as 20GB")
       ->envname("LUTHIER_MAX_DATASET_SIZE")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   app.add_option("--tenant-watchers", options.tenant_watchers,
                  "Watches of jobs, of their logs and of their metrics that one tenant may have open, of 20000 in all")
       ->envname("LUTHIER_TENANT_WATCHERS")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
+  add("--idle-timeout", idle_timeout, "How long a connection on which nothing is called stays open",
+      "LUTHIER_IDLE_TIMEOUT");
   add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
   add("--retention", retention,
       "How long logs and progress of jobs that are over are kept, unless a job says otherwise", "LUTHIER_RETENTION");
@@ -153,6 +155,11 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--keep-unused", keep_unused, options.keep_unused));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--retention", retention, options.retention));
   LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--preempt-after", preempt_after, options.preempt_after));
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--idle-timeout", idle_timeout, options.idle_timeout));
+  if (options.idle_timeout < absl::Seconds(1)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--idle-timeout: '", idle_timeout, "' leaves no time for a call; give one such as 5m, or inf for ever"));
+  }
   if (!absl::StrContains(options.listen, ':')) {
     return absl::InvalidArgumentError(absl::StrCat("--listen: '", options.listen,
                                                    "' is no HOST:PORT; give one such as 127.0.0.1:7070, or "

@@ -36,6 +36,7 @@ struct ServerOptions {
   int keep_versions = 0;  // newest versions of a model; 0: all
   absl::Duration preempt_after = absl::Minutes(10);
   absl::Duration retention = absl::InfiniteDuration();
+  absl::Duration idle_timeout = absl::Minutes(5);
 };
 
 // The options, or the exit code of a run that is over already (--help, --version, a wrong flag), after its text was

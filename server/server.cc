@@ -4,7 +4,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
+#include <climits>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -25,6 +28,7 @@
 #include "server/artifacts.h"
 #include "server/certificate.h"
 #include "server/rpc/attempt_key.h"
+#include "server/rpc/stored_files.h"
 #include "server/store/network_disk.h"
 
 namespace luthier {
@@ -95,7 +99,7 @@ std::shared_ptr<grpc::ServerCredentials> Credentials(const ServerOptions& option
   return TlsServerCredentials(tls);
 }
 
-void SetChannelArguments(grpc::ServerBuilder& builder) {
+void SetChannelArguments(grpc::ServerBuilder& builder, absl::Duration idle_timeout) {
   // Without this two servers would share a port, each getting half of the connections.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMilliseconds);
@@ -107,6 +111,10 @@ void SetChannelArguments(grpc::ServerBuilder& builder) {
   // abuse.
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 5000);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  // Pings are answered by programs that have forgotten their connection, too. Streams keep theirs, and who calls again
+  // is back in milliseconds.
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS,
+                             static_cast<int>(std::min<int64_t>(absl::ToInt64Milliseconds(idle_timeout), INT_MAX)));
   // What one connection can have the server work on, or keep for streams that it does not read. Its further calls wait
   // on the client's side.
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kStreamsAConnection);
@@ -141,6 +149,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (!options.tls_cert.empty()) LUTHIER_RETURN_IF_ERROR(CheckCertificate(options.tls_cert, absl::Now()));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<ArtifactStore> artifacts, OpenArtifacts(options));
+  LUTHIER_RETURN_IF_ERROR(CountOlderFiles(*store));
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now(), {.preempt_after = options.preempt_after}));
   LUTHIER_ASSIGN_OR_RETURN(std::vector<Token> tokens, store->Tokens());
   const bool any_tokens = !tokens.empty();
@@ -185,6 +194,10 @@ StateLoop::Options Server::LoopOptions() {
   options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, access_, effects); };
   options.on_commit_time = [this](absl::Duration duration, size_t batch) { metrics_.ObserveCommit(duration, batch); };
   options.on_log_bytes = [this](int64_t bytes) { metrics_.ObserveLog(bytes); };
+  options.on_refusal = [](const absl::Status& status) {
+    const std::string what = status.ok() ? "new things are recorded again" : std::string(status.message());
+    std::fprintf(stderr, "luthierd: %s\n", what.c_str());
+  };
   options.on_failure = [this](const absl::Status& status) {
     std::fprintf(stderr, "luthierd: ending: %s\n", std::string(status.message()).c_str());
     failed_ = true;
@@ -207,7 +220,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  SetChannelArguments(builder);
+  SetChannelArguments(builder, options.idle_timeout);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, kCallThreads);
   int port = 0;

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/completion.h"
@@ -29,11 +31,24 @@ Exit codes: 0 ok, 1 failure, 2 cancelled, 3 wrong command line or input, 4 authe
 
 constexpr char kUnreachableRemedy[] =
     "start one with `luthierd --with-local-worker`, or name another with --server, LUTHIER_SERVER or `luthier context "
-    "use`; if it is there and wants TLS, set LUTHIER_TLS_CA";
+    "use`; if it is there and wants TLS, set LUTHIER_TLS_CA (and LUTHIER_TLS_CERT and LUTHIER_TLS_KEY if it wants a "
+    "certificate of its callers)";
 
 constexpr char kHungUpRemedy[] =
     "something there hangs up: try again if it was just started anew; if it wants TLS, set LUTHIER_TLS_CA (and "
     "LUTHIER_TLS_CERT, LUTHIER_TLS_KEY) to files of its authority; if it does not, unset them";
+
+// The command that lists what there is of the kind that was not found; empty if there is none.
+std::string WhereToLook(const absl::Status& status) {
+  static constexpr std::pair<absl::string_view, absl::string_view> kLists[] = {
+      {"jobs/", "job list"},         {"sweeps/", "sweep list"}, {"datasets/", "dataset list"},
+      {"baseModels/", "model list"}, {"models/", "model list"}, {"nodes/", "node list"}};
+  if (!absl::IsNotFound(status) || !absl::EndsWith(status.message(), " does not exist")) return "";
+  for (const auto& [collection, command] : kLists) {
+    if (absl::StrContains(status.message(), collection)) return absl::StrCat("see: luthier ", command);
+  }
+  return "";
+}
 
 // `error: …`, with the further lines of a list of violations below.
 int Fail(CommandContext& context, const absl::Status& status) {
@@ -46,6 +61,8 @@ int Fail(CommandContext& context, const absl::Status& status) {
     context.err() << "       " << kHungUpRemedy << "\n";
   } else if (IsUnreachable(status)) {
     context.err() << "       " << kUnreachableRemedy << "\n";
+  } else if (const std::string list = WhereToLook(status); !list.empty()) {
+    context.err() << "       " << list << "\n";
   }
   context.err() << std::flush;
   return static_cast<int>(ExitCodeOf(status));

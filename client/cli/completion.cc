@@ -14,9 +14,17 @@ namespace {
 
 constexpr char kBash[] = R"(# luthier completion for bash: source <(luthier completion bash)
 _luthier() {
-  local IFS=$'\n'
-  COMPREPLY=($(luthier __complete -- "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
-  [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "${COMP_WORDS[COMP_CWORD]}"))
+  local IFS=$'\n' line=${COMP_LINE:0:COMP_POINT} piece words=()
+  # bash also divides words at : and =. What nothing stands between in the line is one: --server HOST:PORT.
+  for piece in "${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+    if [[ ${#words[@]} -gt 0 && $line != [[:space:]]* ]]; then words[-1]+=$piece; else words+=("$piece"); fi
+    line=${line#"${line%%[![:space:]]*}"}
+    line=${line#"$piece"}
+  done
+  COMPREPLY=($(luthier __complete -- "${words[@]:1}" 2>/dev/null))
+  [[ $piece == *[!:=]* ]] || piece=
+  COMPREPLY=("${COMPREPLY[@]#"${words[-1]%"$piece"}"}")  # it goes behind the last : or =
+  [ ${#COMPREPLY[@]} -gt 0 ] || COMPREPLY=($(compgen -f -- "$piece"))
 }
 complete -o filenames -F _luthier luthier
 )";
@@ -74,6 +82,7 @@ const std::map<std::string, std::vector<std::string>>& KnownValues() {
       {"--task", {"classification", "ner", "extraction", "qa", "tool_calling", "chat", "text"}},
       {"--tuning", {"lora", "full"}},
       {"--class", {"interactive", "standard", "background"}},
+      {"--format", {"merged", "gguf"}},
       {"--role", {"viewer", "member", "admin", "agent"}},
       {"--loss-on", {"assistant", "completion", "all"}},
       {"--training.loss-on", {"assistant", "completion", "all"}},
@@ -188,6 +197,9 @@ std::vector<std::string> Complete(const CLI::App& app, CommandContext& context, 
   std::vector<std::string> candidates;
   if (!flag.empty()) {
     candidates = Values(context, flag);
+  } else if (const size_t equals = partial.find('='); absl::StartsWith(partial, "-") && equals != std::string::npos) {
+    for (const std::string& value : Values(context, partial.substr(0, equals)))
+      candidates.push_back(absl::StrCat(partial.substr(0, equals + 1), value));
   } else if (absl::StartsWith(partial, "-")) {
     candidates = Flags(*command);
   } else {

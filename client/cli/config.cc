@@ -51,13 +51,16 @@ absl::StatusOr<Config> Parse(const std::string& text, const std::string& path, b
   BlockReader reader(document.value, "", violations);
   reader.Text("context", config.context);
   reader.Choice("output", config.output, {"table", "wide", "json", "yaml", "name"});
-  const json* const contexts = reader.Raw("contexts");
-  if (of_project && contexts != nullptr) {
-    reader.Violation("contexts",
-                     "stand in your own config file, so that no project chooses where your token is sent; "
-                     "make one with `luthier context set`");
+  if (of_project) {
+    for (const char* field : {"contexts", "server"}) {
+      if (!document.value.contains(field)) continue;
+      reader.Ignore(field);
+      reader.Violation(field,
+                       "servers stand in your own config file, so that no project chooses where your token is sent; "
+                       "make one with `luthier context set`");
+    }
   } else {
-    config.servers = ParseContexts(contexts, violations);
+    config.servers = ParseContexts(reader.Raw("contexts"), violations);
   }
   reader.Finish();
   if (!violations.empty()) {
@@ -111,17 +114,21 @@ std::string DefaultConfigPath() {
   return path.empty() ? UsualConfigPath() : path;
 }
 
+absl::StatusOr<std::string> ServerOf(const std::string& context, const char* given_by, const Config& config) {
+  if (const auto found = config.servers.find(context); found != config.servers.end()) return found->second;
+  std::vector<std::string> known;
+  for (const auto& [name, server] : config.servers) known.push_back(name);
+  const std::string near = DidYouMean(context, known);
+  return absl::InvalidArgumentError(absl::StrCat(given_by, ": there is no context '", context, "'; ",
+                                                 known.empty()
+                                                     ? "make it with `luthier context set NAME --server HOST:PORT`"
+                                                 : near.empty() ? absl::StrCat("known: ", absl::StrJoin(known, ", "))
+                                                                : absl::StrCat("did you mean '", near, "'?")));
+}
+
 absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config) {
-  const auto of_context = [&](const std::string& context, const char* given_by) -> absl::StatusOr<std::string> {
-    if (const auto found = config.servers.find(context); found != config.servers.end()) return found->second;
-    std::vector<std::string> known;
-    for (const auto& [name, server] : config.servers) known.push_back(name);
-    const std::string near = DidYouMean(context, known);
-    return absl::InvalidArgumentError(absl::StrCat(given_by, ": there is no context '", context, "'; ",
-                                                   known.empty()
-                                                       ? "make it with `luthier context set NAME --server HOST:PORT`"
-                                                   : near.empty() ? absl::StrCat("known: ", absl::StrJoin(known, ", "))
-                                                                  : absl::StrCat("did you mean '", near, "'?")));
+  const auto of_context = [&](const std::string& context, const char* given_by) {
+    return ServerOf(context, given_by, config);
   };
   if (!sources.server_flag.empty()) return sources.server_flag;
   if (!sources.context_flag.empty()) return of_context(sources.context_flag, "--context");

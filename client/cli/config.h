@@ -49,6 +49,8 @@ struct ServerSources {
 };
 
 // The server's address. Errors: INVALID_ARGUMENT for a context that the config does not have, listing those it has.
+// `given_by`: what named the context.
+absl::StatusOr<std::string> ServerOf(const std::string& context, const char* given_by, const Config& config);
 absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config);
 
 }  // namespace luthier

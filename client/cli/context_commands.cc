@@ -36,7 +36,7 @@ absl::Status List(CommandContext& context) {
 
 absl::Status Use(CommandContext& context, const std::string& name) {
   Config config = context.config();
-  LUTHIER_RETURN_IF_ERROR(ChooseServer({.context_flag = name}, config).status());
+  LUTHIER_RETURN_IF_ERROR(ServerOf(name, "NAME", config).status());
   config.context = name;
   LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
   context.Say(absl::StrCat("commands go to ", name, " at ", config.servers[name]));
@@ -56,7 +56,7 @@ absl::Status Set(CommandContext& context, const std::string& name, const std::st
 
 absl::Status Delete(CommandContext& context, const std::string& name) {
   Config config = context.config();
-  LUTHIER_RETURN_IF_ERROR(ChooseServer({.context_flag = name}, config).status());
+  LUTHIER_RETURN_IF_ERROR(ServerOf(name, "NAME", config).status());
   config.servers.erase(name);
   const bool used = config.context == name;
   if (used) config.context.clear();

@@ -113,7 +113,7 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context) {
   command.add_option("--model", arguments->model, "Model folder: counts tokens with its tokenizer and chat template")
       ->type_name("FOLDER");
   command.add_option("--max-length", arguments->max_length, "Tokens of a row at most; default: the model's context")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(2, 1 << 24))
       ->type_name("N");
   command.add_option("--chat-template", arguments->chat_template, "Jinja template in place of the model's")
       ->type_name("FILE");

@@ -1,3 +1,5 @@
+#include <atomic>
+#include <cstdint>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -9,6 +11,7 @@
 #include "client/cli/list.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
+#include "client/cli/waiting_line.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/validate.h"
 #include "lib/wire/json_wire.h"
@@ -32,10 +35,14 @@ struct UploadArguments {
 };
 
 // The server checks the same again; here a fault is found before anything is sent, and named with the local file.
-absl::Status CheckBeforeUpload(const std::vector<DatasetFile>& files) {
+absl::Status CheckBeforeUpload(CommandContext& context, const std::vector<DatasetFile>& files) {
   ValidationReport all;
+  std::atomic<int64_t> rows = 0;
+  const WaitingLine line(context.err(), context.err_terminal(),
+                         [&] { return absl::StrCat("checking  ", FormatCount(rows), " rows"); });
   for (const DatasetFile& file : files) {
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(file.path, file.path));
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
+                             CheckStructure(file.path, file.path, [&](const Row&) { ++rows; }));
     all.Merge(report);
   }
   return all.ToStatus();
@@ -44,7 +51,7 @@ absl::Status CheckBeforeUpload(const std::vector<DatasetFile>& files) {
 absl::Status Upload(CommandContext& context, const UploadArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetFile> files, FindDatasetFiles(arguments.files));
   WarnOfRowsLeftOut(context, arguments.files);
-  LUTHIER_RETURN_IF_ERROR(CheckBeforeUpload(files));
+  LUTHIER_RETURN_IF_ERROR(CheckBeforeUpload(context, files));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::Dataset dataset,
                            UploadDataset(*client, std::string(absl::StripPrefix(arguments.id, "datasets/")), files,

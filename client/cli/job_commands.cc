@@ -56,15 +56,20 @@ absl::StatusOr<std::vector<v1::FineTuningJob::State>> ParseStates(const std::vec
   return states;
 }
 
+// Text as a filter takes it, whatever is in it.
+std::string Quoted(const std::string& text) {
+  return absl::StrCat("\"", absl::StrReplaceAll(text, {{"\\", "\\\\"}, {"\"", "\\\""}}), "\"");
+}
+
 // The filter of the API: what the flags say, joined.
 absl::StatusOr<std::string> FilterOf(const ListArguments& arguments) {
   std::vector<std::string> comparisons;
   if (!arguments.filter.empty()) comparisons.push_back(arguments.filter);
   for (const std::string& label : arguments.labels) {
     const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
-    const std::string value = absl::StrReplaceAll(pair.second, {{"\\", "\\\\"}, {"\"", "\\\""}});
-    comparisons.push_back(absl::StrContains(label, '=') ? absl::StrCat("labels.", pair.first, " = \"", value, "\"")
-                                                        : absl::StrCat("labels.", label, ":*"));
+    const std::string key = absl::StrCat("labels.", Quoted(pair.first));
+    comparisons.push_back(absl::StrContains(label, '=') ? absl::StrCat(key, " = ", Quoted(pair.second))
+                                                        : absl::StrCat(key, ":*"));
   }
   if (!arguments.since.empty()) {
     LUTHIER_ASSIGN_OR_RETURN(const absl::Duration since, ParseDurationFlag("--since", arguments.since));
@@ -246,6 +251,11 @@ absl::Status Compare(CommandContext& context, const CompareArguments& arguments)
   std::map<std::string, int64_t> base_parameters;
   for (const std::string& id : arguments.jobs) {
     LUTHIER_ASSIGN_OR_RETURN(jobs.emplace_back(), client->GetJob(FullName("jobs", id)));
+    if (const v1::FineTuningSpec& spec = jobs.back().spec(); spec.has_model_export()) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          jobs.back().name(), " is an export, which trains and evaluates nothing; compare the job that made ",
+          spec.model_export().model_version(), " (`luthier model get` names it)"));
+    }
     const std::string base = FullName("baseModels", jobs.back().spec().base_model());
     // Only for the percentage.
     if (const auto model = client->GetBaseModel(base); model.ok()) base_parameters[base] = model->parameters();

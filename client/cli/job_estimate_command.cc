@@ -28,13 +28,15 @@ std::string MemoryText(const v1::MemoryEstimate& memory) {
                       ", the runtime ", FormatBytes(memory.workspace_bytes()));
 }
 
-std::string FitsText(const v1::EstimateFineTuningJobResponse& estimate) {
+std::string FitsText(const v1::EstimateFineTuningJobResponse& estimate, const v1::FineTuningSpec& spec) {
   std::vector<std::string> nodes;
   for (const std::string& node : estimate.fitting_nodes()) nodes.push_back(ShortName(node));
-  return nodes.empty() ? "no node that is connected now" : absl::StrJoin(nodes, ", ");
+  if (!nodes.empty()) return absl::StrJoin(nodes, ", ");
+  return spec.resources().nodes() > 1 ? "too few of the nodes that are connected now" : "no node that is connected now";
 }
 
-std::string EstimateText(const v1::EstimateFineTuningJobResponse& estimate, const Terminal& terminal) {
+std::string EstimateText(const v1::EstimateFineTuningJobResponse& estimate, const v1::FineTuningSpec& spec,
+                         const Terminal& terminal) {
   std::string out;
   const auto line = [&](absl::string_view heading, const std::string& text) {
     absl::StrAppend(&out, terminal.Paint(Colour::kFaint, heading), std::string(10 - heading.size(), ' '), OneLine(text),
@@ -47,7 +49,7 @@ std::string EstimateText(const v1::EstimateFineTuningJobResponse& estimate, cons
   line("memory", MemoryText(estimate.memory()));
   line("takes", absl::StrCat(estimate.has_duration() ? DurationText(ToDuration(estimate.duration())) : "unknown", " (",
                              estimate.duration_reason(), ")"));
-  line("fits on", FitsText(estimate));
+  line("fits on", FitsText(estimate, spec));
   return out;
 }
 
@@ -72,7 +74,7 @@ absl::Status Estimate(CommandContext& context, const Arguments& arguments) {
     return absl::OkStatus();
   }
   for (const std::string& warning : estimate->warnings()) context.Say("warning: " + OneLine(warning));
-  context.out() << EstimateText(*estimate, context.out_terminal());
+  context.out() << EstimateText(*estimate, job.spec(), context.out_terminal());
   if (context.format() == OutputFormat::kWide) {
     *job.mutable_resolved() = estimate->resolved();
     context.out() << "\n" << ResolvedTable(job, context.out_terminal());

@@ -40,6 +40,8 @@ const std::vector<JobFlag>& JobFlagList() {
       {"lora.dora", "BOOL", "Train the lengths of the weights' rows too; default: false"},
       {"lora.plus_ratio", "X", "LoRA+: learning rate of B over that of A"},
       {"lora.target_pattern", "REGEX", "Whole names of the targeted layers, instead of --lora.target-modules"},
+      {"lora.target_parameters", "LIST",
+       "Experts' weights that get adapters: [mlp.experts.gate_up_proj, mlp.experts.down_proj]"},
       {"lora.exclude_modules", "LIST", "Targeted layers that get no adapter"},
       {"lora.exclude_pattern", "REGEX", "Whole names of such layers, instead of --lora.exclude-modules"},
       {"lora.layers", "LIST", "Numbers of the layers that get adapters: [0, 1]; all by default"},
@@ -78,8 +80,9 @@ const std::vector<JobFlag>& JobFlagList() {
       {"checkpoint.every", "N", "Steps between two checkpoints; default: auto"},
       {"checkpoint.keep", "N", "Checkpoints kept on the node; default: 2"},
       {"checkpoint.publish", "NAME", "Weights that become the result: best (on validation) or last; default: auto"},
-      {"resources.devices", "N", "GPUs, or 1 on a CPU node; default: 1"},
-      {"resources.node_selector", "MAP", "Labels that the node must have: {gpu: h100}"},
+      {"resources.nodes", "N", "Nodes that train together, 1 to 64, which it gets at once or not at all; default: 1"},
+      {"resources.devices", "N", "GPUs of each node, or 1 on a CPU node; default: 1"},
+      {"resources.node_selector", "MAP", "Labels that each node must have: {gpu: h100}"},
       {"resources.threads", "N", "CPU threads of the trainer; default: auto"},
   };
   return *flags;

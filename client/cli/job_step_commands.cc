@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/each.h"
@@ -128,8 +129,10 @@ absl::Status Explain(CommandContext& context, const std::string& id) {
   }
   if (explained.has_late_start_time())
     context.out() << "  nine in ten by " << InText(explained.late_start_time(), now) << "\n";
-  if (!explained.tenant_summary().empty())
-    context.out() << "  its tenant     " << OneLine(explained.tenant_summary()) << "\n";
+  if (!explained.tenant_summary().empty()) {
+    const std::string summary = OneLine(explained.tenant_summary());
+    context.out() << "  its tenant     " << absl::StripPrefix(summary, "tenant ") << "\n";
+  }
   context.out() << std::flush;
   return absl::OkStatus();
 }

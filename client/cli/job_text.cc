@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
+#include "client/cli/model_names.h"
 #include "client/cli/output.h"
 #include "client/cli/progress_line.h"
 #include "client/cli/table.h"
@@ -69,12 +70,40 @@ void Section(std::string& out, const Terminal& terminal, const std::string& head
   if (!body.empty()) absl::StrAppend(&out, "\n", terminal.Paint(Colour::kBold, heading), "\n", body);
 }
 
+// `n1`, or `n1 (leads), n2`.
+std::string NodesText(const v1::FineTuningJob& job) {
+  std::string text = ShortName(job.node());
+  if (job.other_nodes_size() > 0) absl::StrAppend(&text, " (leads)");
+  for (const std::string& node : job.other_nodes()) absl::StrAppend(&text, ", ", ShortName(node));
+  return text;
+}
+
+// Why it ended, where its state does not say it.
+std::string EndText(const v1::FineTuningJob& job) {
+  if (job.stop_reason() == "DEADLINE") return "its deadline was over";
+  if (job.stop_reason() == "MAX_STEPS") return "it has done the steps of training.max_steps";
+  if (job.stop_reason() == "NO_GAIN") return "it has not got better for as long as evaluation.patience says";
+  return "";
+}
+
+// `background, priority -3`; nothing where both are what they are by default.
+std::string UrgencyText(const v1::FineTuningJob& job) {
+  const bool standard =
+      job.service_class() == v1::SERVICE_CLASS_UNSPECIFIED || job.service_class() == v1::SERVICE_CLASS_STANDARD;
+  if (standard && job.priority() == 0) return "";
+  const std::string word =
+      absl::AsciiStrToLower(absl::StripPrefix(v1::ServiceClass_Name(job.service_class()), "SERVICE_CLASS_"));
+  return absl::StrCat(standard ? "standard" : word, ", priority ", job.priority());
+}
+
 std::string Times(const v1::FineTuningJob& job, absl::Time now) {
   std::string text =
       absl::StrCat(FormatTime(job.create_time()), " (", FormatAge(now - ToTime(job.create_time())), " ago)");
   if (job.has_start_time()) {
     const absl::Time end = job.has_end_time() ? ToTime(job.end_time()) : now;
-    absl::StrAppend(&text, job.has_end_time() ? ", ran " : ", running ", DurationText(end - ToTime(job.start_time())));
+    const std::string since = DurationText(end - ToTime(job.start_time()));
+    absl::StrAppend(&text,
+                    job.has_end_time() ? absl::StrCat(", ran ", since) : absl::StrCat(", began ", since, " ago"));
   }
   return text;
 }
@@ -140,7 +169,7 @@ Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time
         SourceText(job.spec()), FormatAge(now - ToTime(job.create_time()))};
     if (wide) {
       cells.emplace_back(job.has_progress() ? FormatFraction(job.progress().loss()) : "-");
-      cells.emplace_back(job.node().empty() ? "-" : ShortName(job.node()));
+      cells.emplace_back(job.node().empty() ? "-" : NodesText(job));
       cells.emplace_back(absl::StrCat(job.attempt()));
       cells.emplace_back(job.model_version().empty() ? "-" : job.model_version());
       cells.emplace_back(LabelText(job.labels()));
@@ -169,6 +198,10 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   Field(out, terminal, "Job", terminal.Paint(Colour::kBold, job.name()));
   Field(out, terminal, "State", StateWord(job.state(), terminal));
   Field(out, terminal, "Waits because", OneLine(job.pending_reason()));
+  Field(out, terminal, "Ended because", EndText(job));
+  Field(out, terminal, "Urgency", UrgencyText(job));
+  Field(out, terminal, "Tenant", job.tenant() == "default" ? "" : job.tenant());
+  Field(out, terminal, "Sweep", ShortName(job.sweep()));
   Field(out, terminal, "Base model", ShortName(job.spec().base_model()));
   Field(out, terminal, "Dataset", DatasetText(job.spec().dataset()));
   if (job.spec().has_model_export()) {
@@ -183,7 +216,7 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   if (job.has_retention()) Field(out, terminal, "Logs kept", DurationText(ToDuration(job.retention())));
   if (job.attempt() > 0) {
     const std::string lost = job.lost_attempts() > 0 ? absl::StrCat(", ", job.lost_attempts(), " lost") : "";
-    Field(out, terminal, "Attempt", absl::StrCat(job.attempt(), " on ", ShortName(job.node()), lost));
+    Field(out, terminal, "Attempt", absl::StrCat(job.attempt(), " on ", NodesText(job), lost));
   }
   if (job.has_progress() && !over) Field(out, terminal, "Progress", PlainProgressLine(job.progress()));
   for (const std::string& warning : job.warnings()) Field(out, terminal, "Warning", OneLine(warning));
@@ -191,6 +224,21 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   Section(out, terminal, "Result", ResultText(job));
   Section(out, terminal, "Evaluations", EvaluationLines(job));
   Section(out, terminal, "Values", ResolvedTable(job, terminal));
+  return out;
+}
+
+std::string WhatCameOut(const v1::FineTuningJob& job) {
+  const std::string id = ShortName(job.name());
+  const v1::FineTuningSpec& spec = job.spec();
+  // The model may have another name than the job, and versions of other jobs.
+  const std::string version = ShortVersionName(job.model_version());
+  std::string out =
+      absl::StrCat(job.name(), " succeeded after ", DurationText(ToTime(job.end_time()) - ToTime(job.create_time())),
+                   " and published ", job.model_version());
+  if (!spec.has_model_export()) absl::StrAppend(&out, "\n  compare with the base:  luthier job compare ", id);
+  if (spec.model_export().format() != v1::ModelExport::GGUF_ADAPTER)  // that is for llama.cpp
+    absl::StrAppend(&out, "\n  try it:                 luthier generate --model ", version, " --prompt TEXT");
+  absl::StrAppend(&out, "\n  download it:            luthier model download ", version);
   return out;
 }
 
@@ -216,8 +264,9 @@ std::string Remedy(v1::JobFailure::Cause cause, const std::string& job) {
                           "` for what the trainer said last; try a smaller training.micro_batch_tokens, and report it "
                           "if that does not help");
     case v1::JobFailure::STORAGE:
-      return absl::StrCat("free disk space where the message says, then `luthier job retry ", job,
-                          "`, which goes on from the last checkpoint");
+      return absl::StrCat(
+          "free disk space, or bring back what is damaged, where the message says; then `luthier job retry ", job,
+          "`, which goes on from the last checkpoint");
     default: return absl::StrCat("a defect of Luthier: report it with the output of `luthier job logs ", job, "`");
   }
 }

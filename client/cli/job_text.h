@@ -18,6 +18,9 @@ Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time
 // failure.
 std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const Terminal& terminal);
 
+// What a job has published, and what can be done with it. Requires: it has succeeded.
+std::string WhatCameOut(const v1::FineTuningJob& job);
+
 // How it makes its result: lora, full or export.
 std::string TuningWord(const v1::FineTuningSpec& spec);
 

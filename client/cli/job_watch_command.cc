@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/job_text.h"
 #include "client/cli/output.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
@@ -12,16 +13,6 @@
 
 namespace luthier {
 namespace {
-
-void SayWhatCameOut(CommandContext& context, const v1::FineTuningJob& job) {
-  if (job.state() != v1::FineTuningJob::SUCCEEDED) return;
-  const std::string id = ShortName(job.name());
-  const absl::Duration took = ToTime(job.end_time()) - ToTime(job.create_time());
-  context.Say(absl::StrCat(job.name(), " succeeded after ", DurationText(took), " and published ", job.model_version(),
-                           "\n", "  compare with the base:  luthier job compare ", id, "\n",
-                           "  try it:                 luthier generate --model ", id, " --prompt TEXT\n",
-                           "  download it:            luthier model download ", id));
-}
 
 JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle style) {
   JobWatchHandlers handlers;
@@ -68,7 +59,7 @@ absl::Status FollowJob(CommandContext& context, const std::string& job, WatchSty
         absl::StrCat(job, " is not over after ", DurationText(timeout), " and goes on; ", reattach));
   }
   LUTHIER_RETURN_IF_ERROR(over.status());
-  if (style != WatchStyle::kPrograms) SayWhatCameOut(context, *over);
+  if (style != WatchStyle::kPrograms && over->state() == v1::FineTuningJob::SUCCEEDED) context.Say(WhatCameOut(*over));
   return OutcomeOf(*over);
 }
 

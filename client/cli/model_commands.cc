@@ -1,5 +1,6 @@
 #include <filesystem>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -15,6 +16,7 @@
 #include "client/cli/model_names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
+#include "client/cli/waiting_line.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -36,9 +38,13 @@ std::string FactsText(const v1::BaseModel& model) {
 absl::Status Import(CommandContext& context, const ImportArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const std::string folder = std::filesystem::absolute(arguments.folder).lexically_normal().string();
-  LUTHIER_ASSIGN_OR_RETURN(
-      const v1::BaseModel model,
-      client->RegisterBaseModel(std::string(absl::StripPrefix(arguments.id, "baseModels/")), folder));
+  absl::StatusOr<v1::BaseModel> registered;
+  {
+    const WaitingLine line(context.err(), context.err_terminal(),
+                           [&] { return absl::StrCat("importing  the server reads and stores ", OneLine(folder)); });
+    registered = client->RegisterBaseModel(std::string(absl::StripPrefix(arguments.id, "baseModels/")), folder);
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const v1::BaseModel model, std::move(registered));
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(model));
     return absl::OkStatus();
@@ -70,11 +76,6 @@ std::string AliasText(const v1::ModelVersion& version) {
   return version.aliases().empty() ? "-" : absl::StrJoin(version.aliases(), ",");
 }
 
-std::string ShortVersion(const v1::ModelVersion& version) {
-  return absl::StrCat(ShortName(version.name().substr(0, version.name().find("/versions/"))), "/",
-                      ShortName(version.name()));
-}
-
 Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions, bool wide) {
   std::vector<Column> columns = {{"NAME", false, true},       {"KIND"},       {"ALIASES", false, true},
                                  {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true, false, true}};
@@ -99,7 +100,7 @@ Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::
     table.AddRow(std::move(cells));
   }
   for (const v1::ModelVersion& version : versions) {
-    std::vector<Cell> cells = {ShortVersion(version),
+    std::vector<Cell> cells = {ShortVersionName(version.name()),
                                KindWord(version.kind()),
                                AliasText(version),
                                ShortName(version.base_model()),

@@ -9,4 +9,7 @@ namespace luthier {
 // `models/m/versions/3` of `m/3`, `m@3`, `models/m/versions/3`; the latest version of `m` and `models/m`.
 std::string VersionName(absl::string_view given);
 
+// `m/3` of `models/m/versions/3`.
+std::string ShortVersionName(absl::string_view name);
+
 }  // namespace luthier

@@ -6,18 +6,19 @@
 
 namespace luthier {
 
-void AddNewJobFlags(CLI::App& command, const NewJobHelp& help, NewJobFlags& flags) {
+void AddCreationFlags(CLI::App& command, const CreationHelp& help, CreationFlags& flags) {
   command.add_option("--id", flags.id, help.id)->type_name("ID");
   AddSettingFlags(command, flags.settings);
-  command.add_flag("--hold", flags.hold, "Create it on hold: `luthier job start` releases it");
+  command.add_flag("--hold", flags.hold, help.hold);
   command.add_flag("--dry-run", flags.dry_run, help.dry_run);
-  command.add_flag("-w,--watch", flags.watch, help.watch);
-  command.add_flag("--wait", flags.wait, "Wait silently until the job is over; the exit code says how it ended");
-  command
-      .add_option("--timeout", flags.timeout,
-                  "Stop waiting after this long, such as 10m (exit code 8); the job goes on")
-      ->type_name("DURATION");
   command.add_option("--request-id", flags.request_id, help.request_id)->type_name("UUID");
+  command.add_flag("-w,--watch", flags.watch, help.watch);
+  command.add_option("--timeout", flags.timeout, help.timeout)->type_name("DURATION");
+}
+
+void AddNewJobFlags(CLI::App& command, const CreationHelp& help, NewJobFlags& flags) {
+  AddCreationFlags(command, help, flags);
+  command.add_flag("--wait", flags.wait, "Wait silently until the job is over; the exit code says how it ended");
 }
 
 void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run) {

@@ -1,4 +1,4 @@
-// What the commands that create a job have in common.
+// What the commands that create jobs have in common.
 #pragma once
 
 #include <string>
@@ -14,38 +14,52 @@
 
 namespace luthier {
 
-struct NewJobFlags {
+// Of one job or of many.
+struct CreationFlags {
   std::string id;
   std::string request_id;
   SettingFlags settings;
   bool hold = false;
   bool dry_run = false;
   bool watch = false;
-  bool wait = false;
   std::string timeout;
+};
+
+// Of one job.
+struct NewJobFlags : CreationFlags {
+  bool wait = false;
 
   bool follows() const { return watch || wait; }
 };
 
 // What their help says of one command.
-struct NewJobHelp {
+struct CreationHelp {
   const char* id;
+  const char* hold = "Create it on hold: `luthier job start` releases it";
   const char* dry_run;
   const char* watch;
+  const char* timeout = "Stop waiting after this long, such as 10m (exit code 8); the job goes on";
   const char* request_id;
 };
 
 // `flags` must outlive the parse.
-void AddNewJobFlags(CLI::App& command, const NewJobHelp& help, NewJobFlags& flags);
+void AddCreationFlags(CLI::App& command, const CreationHelp& help, CreationFlags& flags);
+void AddNewJobFlags(CLI::App& command, const CreationHelp& help, NewJobFlags& flags);
 
-// `request`: a CreateFineTuningJobRequest or an ExportModelVersionRequest. Errors: INVALID_ARGUMENT naming the flag.
+// `request`: any that creates; `job`: the one in it. Errors: INVALID_ARGUMENT naming the flag.
 template <typename Request>
-absl::Status ApplyNewJobFlags(const NewJobFlags& flags, Request& request) {
-  request.set_job_id(flags.id);
+absl::Status ApplyCreationFlags(const CreationFlags& flags, Request& request, v1::FineTuningJob& job) {
   request.set_request_id(flags.request_id.empty() ? RandomRequestId() : flags.request_id);
   request.set_validate_only(flags.dry_run);
   request.set_hold(flags.hold);
-  return ApplySettingFlags(flags.settings, *request.mutable_job());
+  return ApplySettingFlags(flags.settings, job);
+}
+
+// `request`: a CreateFineTuningJobRequest or an ExportModelVersionRequest. Errors: as above.
+template <typename Request>
+absl::Status ApplyNewJobFlags(const NewJobFlags& flags, Request& request) {
+  request.set_job_id(flags.id);
+  return ApplyCreationFlags(flags, request, *request.mutable_job());
 }
 
 // Its name; of a dry run every value with its reason.

@@ -40,7 +40,8 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
                                  {"HEARD", true, false, true}};
   if (wide) {
     columns.push_back({"GPU MEMORY", false, true, true});
-    for (const char* heading : {"CPU", "HOST", "AGENT", "LABELS"}) columns.push_back({heading, false, true});
+    for (const char* heading : {"CPU", "HOST", "AGENT", "GANG ADDRESS", "LABELS"})
+      columns.push_back({heading, false, true});
   }
   const bool reasons =
       std::any_of(nodes.begin(), nodes.end(), [](const v1::Node& n) { return !n.state_reason().empty(); });
@@ -65,7 +66,7 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
         node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
     if (wide) {
       for (const std::string& cell : {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(),
-                                      node.agent_version(), LabelText(node.labels())}) {
+                                      node.agent_version(), node.gang_address(), LabelText(node.labels())}) {
         cells.emplace_back(cell.empty() ? "-" : cell);
       }
     }

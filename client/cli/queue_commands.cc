@@ -28,12 +28,13 @@ Table QueueTable(const v1::Queue& queue) {
                {"TENANT", false, true},
                {"CLASS"},
                {"PRIORITY", true},
+               {"NODES", true},
                {"DEVICES", true},
                {"AGE", true, false, true},
                {"WAITS BECAUSE", false, true}});
   for (const v1::QueueEntry& entry : queue.entries()) {
     table.AddRow({ShortName(entry.job()), entry.tenant(), ClassWord(entry.service_class()),
-                  absl::StrCat(entry.priority()), absl::StrCat(entry.devices()),
+                  absl::StrCat(entry.priority()), absl::StrCat(entry.nodes()), absl::StrCat(entry.devices()),
                   FormatAge(absl::Now() - ToTime(entry.create_time())), entry.pending_reason()});
   }
   return table;

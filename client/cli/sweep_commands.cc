@@ -15,6 +15,7 @@
 #include "client/cli/job_file.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/list.h"
+#include "client/cli/new_job.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
@@ -35,16 +36,10 @@ constexpr absl::Duration kLook = absl::Seconds(1);
 struct Arguments {
   std::string file;
   JobFlagValues fields;
-  SettingFlags settings;
   std::vector<std::string> grid, points;
   std::string metric;
   int max_parallel = 0;
-  std::string id;
-  std::string request_id;
-  bool hold = false;
-  bool dry_run = false;
-  bool watch = false;
-  std::string timeout;
+  CreationFlags creation;
 };
 
 // As the API takes it: JSON, or a word.
@@ -89,15 +84,17 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
   v1::CreateSweepRequest request;
   v1::Sweep& sweep = *request.mutable_sweep();
   LUTHIER_ASSIGN_OR_RETURN(*sweep.mutable_job(), JobToProto(spec));
-  LUTHIER_RETURN_IF_ERROR(ApplySettingFlags(arguments.settings, *sweep.mutable_job()));
+  LUTHIER_RETURN_IF_ERROR(ApplyCreationFlags(arguments.creation, request, *sweep.mutable_job()));
   for (const std::string& field : arguments.grid) LUTHIER_RETURN_IF_ERROR(AddField(field, sweep));
   for (const std::string& point : arguments.points) LUTHIER_RETURN_IF_ERROR(AddPoint(point, sweep));
+  // An error of a field that the sweep sets is not one of the line that the file has for it.
+  for (const v1::SweepField& field : sweep.grid()) file.lines.erase(field.field());
+  for (const v1::SweepPoint& point : sweep.points()) {
+    for (const auto& [field, value] : point.values()) file.lines.erase(field);
+  }
   sweep.set_metric(arguments.metric);
   sweep.set_max_parallel(arguments.max_parallel);
-  request.set_sweep_id(arguments.id);
-  request.set_request_id(arguments.request_id.empty() ? RandomRequestId() : arguments.request_id);
-  request.set_hold(arguments.hold);
-  request.set_validate_only(arguments.dry_run);
+  request.set_sweep_id(arguments.creation.id);
   return request;
 }
 
@@ -209,25 +206,25 @@ absl::Status Follow(CommandContext& context, const std::string& name, absl::Dura
 }
 
 absl::Status Create(CommandContext& context, const Arguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.creation.timeout));
   JobFile file;
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateSweepRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  if (!arguments.dry_run) context.Say("request id " + request.request_id());
+  const CreationFlags& flags = arguments.creation;
+  if (!flags.dry_run) context.Say("request id " + request.request_id());
   const absl::StatusOr<v1::Sweep> sweep = client->CreateSweep(request);
   if (!sweep.ok()) return WithLines(sweep.status(), file);
-  if (arguments.dry_run && !context.ForPrograms()) {
+  if (flags.dry_run && !context.ForPrograms()) {
     context.out() << JobsTable(*sweep, context.out_terminal()) << std::flush;
     context.Say("the sweep is valid; nothing was created");
     return absl::OkStatus();
   }
   // Programs get one document: with --watch that of the end.
-  if (arguments.dry_run || !arguments.watch || !context.ForPrograms()) Print(context, *sweep);
-  if (arguments.dry_run) return absl::OkStatus();
-  if (arguments.watch) return Follow(context, sweep->name(), timeout);
-  context.Say(
-      absl::StrCat(arguments.hold ? "start it with: luthier sweep start " : "watch it with: luthier sweep watch ",
-                   ShortName(sweep->name())));
+  if (flags.dry_run || !flags.watch || !context.ForPrograms()) Print(context, *sweep);
+  if (flags.dry_run) return absl::OkStatus();
+  if (flags.watch) return Follow(context, sweep->name(), timeout);
+  context.Say(absl::StrCat(flags.hold ? "start it with: luthier sweep start " : "watch it with: luthier sweep watch ",
+                           ShortName(sweep->name())));
   return absl::OkStatus();
 }
 
@@ -321,22 +318,16 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
                   "token_accuracy, exact_match, json_equality or field_f1")
       ->type_name("METRIC");
   command.add_option("--max-parallel", arguments->max_parallel, "So many of its jobs run at a time")
-      ->check(CLI::PositiveNumber)
+      ->check(CLI::Range(1, 1'000'000))
       ->type_name("N");
-  command.add_option("--id", arguments->id, "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given")
-      ->type_name("ID");
-  AddSettingFlags(command, arguments->settings);
-  command.add_flag("--hold", arguments->hold, "Create its jobs on hold: `luthier sweep start` releases them");
-  command.add_flag("--dry-run", arguments->dry_run, "Check every job; create nothing");
-  command.add_flag("-w,--watch", arguments->watch, "Wait until every job is over; the exit code says how they ended");
-  command
-      .add_option("--timeout", arguments->timeout,
-                  "Stop waiting after this long, such as 10m (exit code 8); the sweep goes on")
-      ->type_name("DURATION");
-  command
-      .add_option("--request-id", arguments->request_id,
-                  "Repeat an earlier command safely: the same id makes no second sweep")
-      ->type_name("UUID");
+  AddCreationFlags(command,
+                   {.id = "Name of the sweep; its jobs are ID-1, ID-2, …; chosen if not given",
+                    .hold = "Create its jobs on hold: `luthier sweep start` releases them",
+                    .dry_run = "Check every job; create nothing",
+                    .watch = "Wait until every job is over; the exit code says how they ended",
+                    .timeout = "Stop waiting after this long, such as 10m (exit code 8); the sweep goes on",
+                    .request_id = "Repeat an earlier command safely: the same id makes no second sweep"},
+                   arguments->creation);
   AddJobFlags(command, arguments->fields);
 }
 

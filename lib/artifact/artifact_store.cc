@@ -65,7 +65,7 @@ absl::Status ArtifactStore::PutManifest(const ArtifactKey& key, const Manifest& 
           absl::StrCat("'", file.path, "' is not stored with ", file.bytes, " bytes; upload it first"));
     }
   }
-  const absl::Status written = WriteNew(path, ToJson(manifest).dump(2) + "\n");
+  absl::Status written = WriteNew(path, ToJson(manifest).dump(2) + "\n");
   if (!absl::IsAlreadyExists(written)) return written;
   // By somebody else, or by a try of ours whose answer was lost.
   LUTHIER_ASSIGN_OR_RETURN(const Manifest existing, GetManifest(key));
@@ -117,7 +117,7 @@ absl::StatusOr<Garbage> ArtifactStore::CollectGarbage(const std::function<absl::
     }
     return absl::OkStatus();
   };
-  const absl::Status status = collect();
+  absl::Status status = collect();
   {
     const std::lock_guard lock(mutex_);
     touched_.reset();

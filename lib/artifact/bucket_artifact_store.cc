@@ -24,16 +24,19 @@ absl::StatusOr<std::string> ReadObject(const Bucket& bucket, const std::string& 
 
 class BucketBlobReader : public CheckedReader {
  public:
-  BucketBlobReader(const Bucket& bucket, std::string key, std::string sha256, int64_t size)
+  // `beginnings`: which are told of what was read; null: none.
+  BucketBlobReader(const Bucket& bucket, std::string key, std::string sha256, int64_t size, BlobBeginnings* beginnings)
       : CheckedReader(std::move(sha256), size, absl::StrCat(bucket.address(), "/", key)),
         bucket_(bucket),
-        key_(std::move(key)) {}
+        key_(std::move(key)),
+        beginnings_(beginnings) {}
 
  private:
   absl::StatusOr<size_t> ReadSome(int64_t position, std::span<char> buffer) override {
     if (position >= size()) return 0;
     const auto end = begin_ + static_cast<int64_t>(piece_.size());
     if (position < begin_ || position >= end) {
+      if (beginnings_ != nullptr) beginnings_->Put(sha256(), position, hash());
       piece_.resize(static_cast<size_t>(std::min(kPieceBytes, size() - position)));
       begin_ = position;
       if (absl::Status status = bucket_.Read(key_, position, std::span<char>(piece_)); !status.ok()) {
@@ -49,13 +52,14 @@ class BucketBlobReader : public CheckedReader {
 
   const Bucket& bucket_;
   const std::string key_;
+  BlobBeginnings* const beginnings_;
   std::string piece_;
   int64_t begin_ = 0;  // of the piece
 };
 
 // Reads all of it. Errors: DATA_LOSS; UNAVAILABLE.
 absl::Status CheckObject(const Bucket& bucket, const std::string& key, const std::string& sha256, int64_t size) {
-  BucketBlobReader reader(bucket, key, sha256, size);
+  BucketBlobReader reader(bucket, key, sha256, size, nullptr);
   std::vector<char> buffer(size_t{1} << 20);
   while (true) {
     LUTHIER_ASSIGN_OR_RETURN(const size_t count, reader.Read(std::span<char>(buffer)));
@@ -143,8 +147,11 @@ absl::StatusOr<std::unique_ptr<BlobReader>> BucketArtifactStore::OpenBlob(absl::
   LUTHIER_ASSIGN_OR_RETURN(const int64_t size, BlobSize(sha256));
   if (offset < 0 || offset > size)
     return absl::OutOfRangeError(absl::StrCat("offset ", offset, " of a blob of ", size, " bytes"));
-  auto reader = std::make_unique<BucketBlobReader>(*bucket_, std::move(path), std::string(sha256), size);
-  LUTHIER_RETURN_IF_ERROR(reader->Skip(offset));
+  const std::string name(sha256);
+  auto reader = std::make_unique<BucketBlobReader>(*bucket_, std::move(path), name, size, &beginnings_);
+  BlobBeginnings::Beginning known = beginnings_.Longest(name, offset);
+  reader->Begin(known.bytes, std::move(known.hash));
+  LUTHIER_RETURN_IF_ERROR(reader->SkipTo(offset));
   return reader;
 }
 

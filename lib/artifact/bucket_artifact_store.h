@@ -12,6 +12,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "lib/artifact/artifact_store.h"
+#include "lib/artifact/blob_beginnings.h"
 #include "lib/artifact/blob_cache.h"
 #include "lib/artifact/bucket.h"
 
@@ -53,6 +54,7 @@ class BucketArtifactStore : public ArtifactStore {
 
   const std::unique_ptr<Bucket> bucket_;
   const std::unique_ptr<BlobCache> cache_;  // null: opened to read
+  BlobBeginnings beginnings_{4096};         // pieces: some 300 bytes each, and 16 GB of what was read last
 };
 
 }  // namespace luthier

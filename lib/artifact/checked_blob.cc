@@ -1,6 +1,7 @@
 #include "lib/artifact/checked_blob.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -36,13 +37,18 @@ absl::StatusOr<size_t> CheckedReader::Read(std::span<char> buffer) {
   return count;
 }
 
-absl::Status CheckedReader::Skip(int64_t offset) {
+void CheckedReader::Begin(int64_t bytes, Sha256 hash) {
+  position_ = bytes;
+  hash_ = std::move(hash);
+}
+
+absl::Status CheckedReader::SkipTo(int64_t offset) {
   std::vector<char> buffer(kReadChunk);
-  while (offset > 0) {
-    const size_t wanted = static_cast<size_t>(std::min<int64_t>(offset, static_cast<int64_t>(buffer.size())));
+  while (position_ < offset) {
+    const size_t wanted =
+        static_cast<size_t>(std::min<int64_t>(offset - position_, static_cast<int64_t>(buffer.size())));
     LUTHIER_ASSIGN_OR_RETURN(const size_t count, Read({buffer.data(), wanted}));
     if (count == 0) return absl::DataLossError(absl::StrCat("blob ", sha256_, " became shorter"));
-    offset -= static_cast<int64_t>(count);
   }
   return absl::OkStatus();
 }

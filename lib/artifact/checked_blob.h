@@ -24,8 +24,15 @@ class CheckedReader : public BlobReader {
   absl::StatusOr<size_t> Read(std::span<char> buffer) final;
   int64_t size() const final { return size_; }
 
-  // Reads and hashes the first `offset` bytes.
-  absl::Status Skip(int64_t offset);
+  // Goes on as if the first `bytes` had been read, of which this is the hash. Requires: nothing was read yet.
+  void Begin(int64_t bytes, Sha256 hash);
+  // Reads and hashes all up to `offset`.
+  absl::Status SkipTo(int64_t offset);
+
+ protected:
+  // Of what was read so far. Not at the end.
+  const Sha256& hash() const { return hash_; }
+  const std::string& sha256() const { return sha256_; }
 
  private:
   // Reads up to `buffer.size()` bytes, of which there is one, from `position` on; 0 at the end.

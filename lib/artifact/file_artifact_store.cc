@@ -183,7 +183,7 @@ absl::StatusOr<std::unique_ptr<BlobReader>> FileArtifactStore::OpenBlob(absl::st
   Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return FileError(path, "open", errno);
   auto reader = std::make_unique<FileBlobReader>(std::move(file), std::string(sha256), path, size);
-  LUTHIER_RETURN_IF_ERROR(reader->Skip(offset));
+  LUTHIER_RETURN_IF_ERROR(reader->SkipTo(offset));
   return reader;
 }
 

@@ -21,4 +21,15 @@ size_t CharacterBytes(std::string_view text) {
   return 0;
 }
 
+std::string WellFormed(std::string_view text) {
+  std::string result;
+  result.reserve(text.size());
+  while (!text.empty()) {
+    const size_t bytes = CharacterBytes(text);
+    result += bytes == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, bytes);
+    text.remove_prefix(bytes == 0 ? 1 : bytes);
+  }
+  return result;
+}
+
 }  // namespace luthier

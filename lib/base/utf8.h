@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 namespace luthier {
@@ -9,5 +10,8 @@ namespace luthier {
 // Bytes of the well-formed UTF-8 character at the start of `text`; 0 if there is none (Unicode 15, table 3-7: overlong
 // forms, surrogates and numbers above U+10FFFF are not well-formed).
 size_t CharacterBytes(std::string_view text);
+
+// `text` with U+FFFD for each byte that belongs to no character: what protobuf takes as text.
+std::string WellFormed(std::string_view text);
 
 }  // namespace luthier

@@ -10,6 +10,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "grpcpp/create_channel.h"
@@ -105,9 +106,16 @@ absl::Status CheckServerAddress(absl::string_view address) {
     return absl::InvalidArgumentError(
         absl::StrCat("server: '", address, "' is a URL; give HOST:PORT, such as ", rest.substr(0, rest.find('/'))));
   }
-  if (absl::StrContains(address, ':')) return absl::OkStatus();
+  if (!absl::StrContains(address, ':')) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("server: '", address, "' names no port; give HOST:PORT, such as ", address, ":7070"));
+  }
+  int port = 0;
+  const bool is_socket = absl::StartsWith(address, "unix");  // of this machine, with a path
+  if (is_socket || (absl::SimpleAtoi(address.substr(address.rfind(':') + 1), &port) && port >= 1 && port <= 65535))
+    return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat("server: '", address, "' names no port; give HOST:PORT, such as ", address, ":7070"));
+      absl::StrCat("server: '", address, "' does not end with a port; give HOST:PORT with one from 1 to 65535"));
 }
 
 std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token,

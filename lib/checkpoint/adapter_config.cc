@@ -17,9 +17,9 @@ namespace {
 using nlohmann::json;
 
 template <typename T>
-T PatternValue(const std::map<std::string, T>& patterns, absl::string_view module, T fallback) {
+T PatternValue(const std::map<std::string, T>& patterns, absl::string_view name, T fallback) {
   for (const auto& [key, value] : patterns) {
-    if (MatchesEnd(key, module)) return value;
+    if (MatchesEnd(key, name)) return value;
   }
   return fallback;
 }
@@ -34,7 +34,6 @@ constexpr const char* kUnsupported[] = {"use_qalora",
                                         "lora_bias",
                                         "fan_in_fan_out",
                                         "ensure_weight_tying",
-                                        "target_parameters",
                                         "trainable_token_indices",
                                         "layer_replication",
                                         "use_bdlora",
@@ -56,10 +55,10 @@ bool HoldsWholeNumbersOnly(const json& value) {
   return value.is_null() || (value.is_number_integer() && value >= 0 && value <= std::numeric_limits<int>::max());
 }
 
-// Names match a whole module name or its end at a dot.
-bool EndsWithAny(absl::string_view module, const std::vector<std::string>& names) {
+// Names match a whole name or its end at a dot.
+bool EndsWithAny(absl::string_view whole, const std::vector<std::string>& names) {
   return std::any_of(names.begin(), names.end(),
-                     [&](const std::string& name) { return module == name || absl::EndsWith(module, "." + name); });
+                     [&](const std::string& name) { return whole == name || absl::EndsWith(whole, "." + name); });
 }
 
 // `name` as a run of whole components of a dotted path.
@@ -84,17 +83,21 @@ bool AdapterConfig::Targets(absl::string_view module, int layer) const {
   return target_regex ? MatchesWhole(*target_regex, module) : EndsWithAny(module, target_modules);
 }
 
+bool AdapterConfig::TargetsParameter(absl::string_view parameter) const {
+  return EndsWithAny(parameter, target_parameters);
+}
+
 bool AdapterConfig::Saves(absl::string_view module) const {
   return std::any_of(modules_to_save.begin(), modules_to_save.end(),
                      [&](const std::string& name) { return absl::EndsWith(module, name); });
 }
 
-int64_t AdapterConfig::RankOf(absl::string_view module) const { return PatternValue(rank_pattern, module, rank); }
+int64_t AdapterConfig::RankOf(absl::string_view name) const { return PatternValue(rank_pattern, name, rank); }
 
-double AdapterConfig::ScaleOf(absl::string_view module) const {
-  const double module_alpha = PatternValue(alpha_pattern, module, alpha);
-  const auto r = static_cast<double>(RankOf(module));
-  return rslora ? module_alpha / std::sqrt(r) : module_alpha / r;
+double AdapterConfig::ScaleOf(absl::string_view name) const {
+  const double its_alpha = PatternValue(alpha_pattern, name, alpha);
+  const auto r = static_cast<double>(RankOf(name));
+  return rslora ? its_alpha / std::sqrt(r) : its_alpha / r;
 }
 
 absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
@@ -146,6 +149,12 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     } else if (!excluded.is_null()) {
       config.exclude_modules = excluded.get<std::vector<std::string>>();
     }
+    const nlohmann::json parameters = json.value("target_parameters", nlohmann::json());
+    if (parameters.is_array()) {
+      config.target_parameters = parameters.get<std::vector<std::string>>();
+    } else if (!parameters.is_null()) {
+      violation("target_parameters", "must be a list of names");
+    }
     const nlohmann::json targets = json.value("target_modules", nlohmann::json());
     if (targets.is_array()) {
       config.target_modules = targets.get<std::vector<std::string>>();
@@ -155,11 +164,16 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
       config.target_regex = targets.get<std::string>();
       if (!config.layers_to_transform.empty())
         violation("layers_to_transform", "goes with a list of target_modules or all-linear only");
-    } else {
+    } else if (!targets.is_null() || config.target_parameters.empty()) {
       violation("target_modules", "must be a list of names, a regular expression or all-linear");
     }
   } catch (const nlohmann::json::exception& error) {
     violation("fields", error.what());
+  }
+  if (!config.target_parameters.empty()) {
+    if (config.dora) violation("use_dora", "true goes with no target_parameters, as in PEFT");
+    if (config.dropout != 0) violation("lora_dropout", "goes with no target_parameters, as in PEFT; must be 0");
+    if (config.all_linear) violation("target_modules", "all-linear goes with no target_parameters; must be a list");
   }
   // The layers of every family are called "layers".
   if (json.contains("layers_pattern") && !IsUnset(json["layers_pattern"]) && json["layers_pattern"] != "layers" &&
@@ -220,6 +234,7 @@ json ToJson(const AdapterConfig& config) {
   if (config.exclude_regex) out["exclude_modules"] = *config.exclude_regex;
   if (config.target_regex) out["target_modules"] = *config.target_regex;
   if (config.all_linear) out["target_modules"] = "all-linear";
+  if (!config.target_parameters.empty()) out["target_parameters"] = config.target_parameters;
   if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
   if (!config.layers_to_transform.empty()) out["layers_to_transform"] = config.layers_to_transform;
   return out;

@@ -31,6 +31,9 @@ struct AdapterConfig {
   std::optional<std::string> exclude_regex;
   std::map<std::string, int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;
+  // The same for weights that are no modules, such as those of experts: names or ends of names. What is excluded and
+  // `layers_to_transform` do not act on them, and neither DoRA nor dropout goes with them.
+  std::vector<std::string> target_parameters;
   std::vector<int> layers_to_transform;      // empty: all
   std::vector<std::string> modules_to_save;  // trained whole and stored whole: names, or ends of names, of modules
   std::string base_model_name;
@@ -38,11 +41,14 @@ struct AdapterConfig {
   // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer` (-1: head and embedding),
   // gets an adapter.
   bool Targets(absl::string_view module, int layer) const;
+  // Whether the weight `parameter` ("model.layers.0.mlp.experts.down_proj") gets one.
+  bool TargetsParameter(absl::string_view parameter) const;
   // Whether the module is trained whole.
   bool Saves(absl::string_view module) const;
-  int64_t RankOf(absl::string_view module) const;
+  // By LinearLayer::name().
+  int64_t RankOf(absl::string_view name) const;
   // alpha / r, or alpha / sqrt(r) with rsLoRA, after both patterns.
-  double ScaleOf(absl::string_view module) const;
+  double ScaleOf(absl::string_view name) const;
 };
 
 // Reads the fields that matter and refuses by name what changes the mathematics and is not implemented (bias, …).

@@ -6,6 +6,7 @@
 #include <map>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
@@ -28,7 +29,7 @@ absl::Status Refuse(const char* field, absl::string_view value, absl::string_vie
 }
 
 absl::Status CheckLinearNames(const char* field, const std::vector<std::string>& names, const ModelConfig& model) {
-  const std::vector<LinearLayer> linears = AdaptableLayers(model);
+  const std::vector<LinearLayer> linears = ModuleLayers(model);
   for (const std::string& name : names) {
     const bool exists = std::any_of(linears.begin(), linears.end(),
                                     [&](const LinearLayer& linear) { return IsEndOf(name, linear.module); });
@@ -39,14 +40,47 @@ absl::Status CheckLinearNames(const char* field, const std::vector<std::string>&
   return absl::OkStatus();
 }
 
-// PEFT would adapt the experts too, which carry no adapters here: training only the other layers is less than was asked
-// for.
+// PEFT makes parameters of them, and of gate_proj and up_proj one with twice the rank.
 absl::Status CheckExperts(const std::vector<std::string>& names, const ModelConfig& model) {
   const std::set<std::string> of_experts = {"gate_proj", "up_proj", "down_proj"};
   for (const std::string& name : names) {
     if (!model.experts || !of_experts.contains(name)) continue;
     return Refuse("target_modules", absl::StrCat("'", name, "'"),
-                  "names experts, which cannot carry adapters; give q_proj, k_proj, v_proj, o_proj, or all-linear");
+                  "names experts, which are parameters; give lora.target_parameters: [mlp.experts.gate_up_proj, "
+                  "mlp.experts.down_proj], and the layers of attention here");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckParameterNames(const std::vector<std::string>& names, const ModelConfig& model) {
+  const std::vector<LinearLayer> layers = ParameterLayers(model);
+  std::set<std::string> existing;  // without the layers' numbers
+  for (const LinearLayer& layer : layers) {
+    existing.insert(layer.parameter.substr(absl::StrCat("model.layers.", layer.layer, ".").size()));
+  }
+  for (const std::string& name : names) {
+    const auto is_named = [&](const LinearLayer& layer) { return IsEndOf(name, layer.parameter); };
+    // Every weight's name ends so, also of those that take no adapter.
+    if (name != "weight" && std::any_of(layers.begin(), layers.end(), is_named)) continue;
+    return Refuse("target_parameters", absl::StrCat("'", name, "'"),
+                  absl::StrCat("is no parameter that takes an adapter; ",
+                               existing.empty() ? "the model has no experts: name its layers in lora.target_modules"
+                                                : absl::StrCat("give ", absl::StrJoin(existing, ", "))));
+  }
+  return absl::OkStatus();
+}
+
+// What PEFT refuses beside adapters on parameters.
+absl::Status CheckBesideParameters(const AdapterConfig& adapter, const std::vector<LinearLayer>& targeted) {
+  if (adapter.target_parameters.empty()) return absl::OkStatus();
+  constexpr absl::string_view kRemedy = "goes with no lora.target_parameters, as in PEFT; leave one of them out";
+  if (adapter.dora) return Refuse("dora", "true", kRemedy);
+  if (adapter.dropout != 0) return Refuse("dropout", absl::StrCat(adapter.dropout), kRemedy);
+  for (const LinearLayer& layer : targeted) {
+    if (layer.parameter.empty() || !adapter.Saves(layer.module)) continue;
+    return Refuse("modules_to_save", absl::StrCat("[", absl::StrJoin(adapter.modules_to_save, ", "), "]"),
+                  absl::StrCat("trains whole what lora.target_parameters adapts, ", layer.parameter,
+                               "; leave it out of one of them"));
   }
   return absl::OkStatus();
 }
@@ -62,6 +96,10 @@ absl::Status CheckSavedNames(const std::vector<std::string>& names, const ModelC
     if (saved.empty()) return Refuse("modules_to_save", value, absl::StrCat("is no module of the model; ", kRemedy));
     for (const auto& [tensor, shape] : saved) {
       const std::string module = tensor.substr(0, tensor.rfind('.'));
+      if (absl::StrContains(module, ".experts.")) {
+        return Refuse("modules_to_save", value,
+                      "names experts, which are no modules of their own in PEFT; give lora.target_parameters");
+      }
       if (IsEndOf(name, module)) continue;
       return Refuse("modules_to_save", value,
                     absl::StrCat("is also the end of ", module, ", which PEFT would train too; ", kRemedy));
@@ -75,11 +113,11 @@ absl::Status CheckPatternKeys(const char* field, const std::map<std::string, Val
                               const std::vector<LinearLayer>& targeted) {
   for (const auto& [pattern, value] : patterns) {
     const bool matches = std::any_of(targeted.begin(), targeted.end(), [&, &key = pattern](const LinearLayer& linear) {
-      return MatchesEnd(key, linear.module);
+      return MatchesEnd(key, linear.name());
     });
     if (matches) continue;
     return Refuse(field, absl::StrCat("'", pattern, "'"),
-                  absl::StrCat("matches none of the layers that get an adapter; they are like ", targeted[0].module));
+                  absl::StrCat("matches none of the layers that get an adapter; they are like ", targeted[0].name()));
   }
   return absl::OkStatus();
 }
@@ -126,18 +164,30 @@ absl::Status ExplainNothing(const AdapterConfig& adapter, const ModelConfig& mod
 
 std::vector<LinearLayer> TargetedLayers(const AdapterConfig& adapter, const ModelConfig& model) {
   std::vector<LinearLayer> targeted = AdaptableLayers(model);
-  std::erase_if(targeted, [&](const LinearLayer& linear) { return !adapter.Targets(linear.module, linear.layer); });
+  std::erase_if(targeted, [&](const LinearLayer& linear) {
+    return linear.parameter.empty() ? !adapter.Targets(linear.module, linear.layer)
+                                    : !adapter.TargetsParameter(linear.parameter);
+  });
   return targeted;
+}
+
+std::string StoredUnder(const AdapterConfig& adapter, const LinearLayer& targeted) {
+  if (targeted.experts == 0) return targeted.module;
+  const std::string experts = targeted.module.substr(0, targeted.module.rfind('.'));
+  const bool deeper = IsEndOf("gate_up_proj", targeted.module) && adapter.TargetsParameter(experts + ".down_proj");
+  return deeper ? experts + ".base_layer" : experts;
 }
 
 absl::Status CheckAdapterNames(const AdapterConfig& adapter, const ModelConfig& model) {
   LUTHIER_RETURN_IF_ERROR(CheckExperts(adapter.target_modules, model));
   LUTHIER_RETURN_IF_ERROR(CheckLinearNames("target_modules", adapter.target_modules, model));
   LUTHIER_RETURN_IF_ERROR(CheckLinearNames("exclude_modules", adapter.exclude_modules, model));
+  LUTHIER_RETURN_IF_ERROR(CheckParameterNames(adapter.target_parameters, model));
   LUTHIER_RETURN_IF_ERROR(CheckLayerNumbers(adapter.layers_to_transform, model));
   LUTHIER_RETURN_IF_ERROR(CheckSavedNames(adapter.modules_to_save, model));
   const std::vector<LinearLayer> targeted = TargetedLayers(adapter, model);
   if (targeted.empty()) return ExplainNothing(adapter, model);
+  LUTHIER_RETURN_IF_ERROR(CheckBesideParameters(adapter, targeted));
   LUTHIER_RETURN_IF_ERROR(CheckPatternKeys("rank_pattern", adapter.rank_pattern, targeted));
   return CheckPatternKeys("alpha_pattern", adapter.alpha_pattern, targeted);
 }

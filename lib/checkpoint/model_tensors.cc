@@ -33,6 +33,8 @@ std::map<std::string, std::vector<int64_t>> CheckpointTensors(const ModelConfig&
 
 std::vector<LinearLayer> LinearLayers(const ModelConfig& config) { return TableOf(config).linears(); }
 
+std::vector<LinearLayer> ParameterLayers(const ModelConfig& config) { return TableOf(config).parameters(); }
+
 LinearLayer HeadLayer(const ModelConfig& config) { return {"lm_head", -1, config.hidden_size, config.vocab_size}; }
 
 LinearLayer EmbeddingLayer(const ModelConfig& config) {
@@ -41,10 +43,16 @@ LinearLayer EmbeddingLayer(const ModelConfig& config) {
 
 bool IsEmbedding(const LinearLayer& layer) { return layer.module == kEmbeddingModule; }
 
-std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config) {
+std::vector<LinearLayer> ModuleLayers(const ModelConfig& config) {
   std::vector<LinearLayer> layers = LinearLayers(config);
   layers.push_back(HeadLayer(config));
   layers.push_back(EmbeddingLayer(config));
+  return layers;
+}
+
+std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config) {
+  std::vector<LinearLayer> layers = ModuleLayers(config), parameters = ParameterLayers(config);
+  layers.insert(layers.end(), parameters.begin(), parameters.end());
   return layers;
 }
 

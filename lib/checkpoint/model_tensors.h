@@ -17,8 +17,11 @@ namespace luthier {
 // Name → shape of every tensor that a checkpoint of this config holds. A tied head has no tensor of its own.
 std::map<std::string, std::vector<int64_t>> CheckpointTensors(const ModelConfig& config);
 
-// Every linear layer except the head, in forward order. Experts and their router are none: PEFT adapts neither.
+// Every linear layer except the head that PEFT targets as a module, in forward order.
 std::vector<LinearLayer> LinearLayers(const ModelConfig& config);
+
+// What it targets as a parameter: the experts of each layer, their router, and the MLPs of such a model's other layers.
+std::vector<LinearLayer> ParameterLayers(const ModelConfig& config);
 
 // The head, which carries an adapter only where it is named. Its `layer` is -1.
 LinearLayer HeadLayer(const ModelConfig& config);
@@ -32,7 +35,10 @@ bool IsEmbedding(const LinearLayer& layer);
 const TensorView* FindStored(const ModelConfig& config, const std::map<std::string, TensorView>& stored,
                              const std::string& name);
 
-// The linear layers and, last, the head and the embedding.
+// The linear layers, the head and the embedding.
+std::vector<LinearLayer> ModuleLayers(const ModelConfig& config);
+
+// The same and, last, the parameters.
 std::vector<LinearLayer> AdaptableLayers(const ModelConfig& config);
 
 // The last parts of the linear layers' names, each once: "down_proj", "gate_proj", …

@@ -55,9 +55,9 @@ void ReadLlama3(FieldReader& fields, RopeConfig& rope) {
 }
 
 // Phi-3 keeps the length of pre-training beside the block, and there it counts.
-int64_t OriginalLength(FieldReader& top, FieldReader& block, const ModelConfig& config) {
+int64_t OriginalLength(FieldReader* beside, FieldReader& block, const ModelConfig& config) {
   const int64_t in_block = block.SizeOr("original_max_position_embeddings", config.max_position_embeddings);
-  return top.SizeOr("original_max_position_embeddings", in_block);
+  return beside == nullptr ? in_block : beside->SizeOr("original_max_position_embeddings", in_block);
 }
 
 bool Same(const RopeConfig& a, const RopeConfig& b) {
@@ -81,7 +81,8 @@ void RefuseUnread(const FieldReader& fields, FieldReader& reporting) {
 }  // namespace
 
 RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader& top, const ModelConfig& config,
-                         double theta) {
+                         double theta, bool length_beside) {
+  FieldReader* const beside = length_beside ? &top : nullptr;
   FieldReader fields(block, absl::StrCat("config.json: ", name, "."), top.violations());
   RopeConfig rope;
   rope.theta = fields.PositiveOr("rope_theta", theta);
@@ -113,17 +114,17 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
       rope.original_max_position_embeddings = config.max_position_embeddings;
       break;
     case Type::kYarn:
-      rope.original_max_position_embeddings = OriginalLength(top, fields, config);
+      rope.original_max_position_embeddings = OriginalLength(beside, fields, config);
       rope.factor = fields.PositiveOr("factor", context / static_cast<double>(rope.original_max_position_embeddings));
       ReadYarn(fields, rope);
       break;
     case Type::kLongrope:
-      rope.original_max_position_embeddings = OriginalLength(top, fields, config);
+      rope.original_max_position_embeddings = OriginalLength(beside, fields, config);
       rope.factor = fields.PositiveOr("factor", context / static_cast<double>(rope.original_max_position_embeddings));
       ReadLongrope(fields, rope);
       break;
     case Type::kLlama3:
-      rope.original_max_position_embeddings = OriginalLength(top, fields, config);
+      rope.original_max_position_embeddings = OriginalLength(beside, fields, config);
       rope.factor = fields.Positive("factor");
       ReadLlama3(fields, rope);
       break;
@@ -145,13 +146,15 @@ RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double defau
     if (block.is_object() && !block.empty()) blocks.emplace_back(name, &block);
   }
   if (blocks.empty()) blocks.emplace_back("rope_parameters", &no_block);
-  const RopeConfig rope = ReadRopeBlock(*blocks.back().second, blocks.back().first, fields, config, theta);
+  const RopeConfig rope = ReadRopeBlock(*blocks.back().second, blocks.back().first, fields, config, theta,
+                                        /*length_beside=*/true);
   if (fields.Has("rope_theta") && rope.theta != theta) {
     fields.Violation("rope_theta", absl::StrCat(theta, " is not the rope_theta of ", blocks.back().first, ", ",
                                                 rope.theta, "; remove the one that is wrong"));
   }
   if (blocks.size() == 2 &&
-      !Same(ReadRopeBlock(*blocks[0].second, blocks[0].first, fields, config, rope.theta), rope)) {
+      !Same(ReadRopeBlock(*blocks[0].second, blocks[0].first, fields, config, rope.theta, /*length_beside=*/true),
+            rope)) {
     fields.Violation("rope_scaling",
                      absl::StrCat(blocks[0].second->dump(), " says something else than rope_parameters ",
                                   blocks[1].second->dump(), "; remove the one that is wrong"));

@@ -12,8 +12,10 @@ namespace luthier {
 RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double default_theta);
 
 // Reads one block of settings. `name` is the block's field, for messages; `theta` holds where the block does not say.
+// `length_beside`: whether `original_max_position_embeddings` beside the block counts for it, which it does not where
+// kinds of layers have a block each.
 RopeConfig ReadRopeBlock(const nlohmann::json& block, const std::string& name, FieldReader& fields,
-                         const ModelConfig& config, double theta);
+                         const ModelConfig& config, double theta, bool length_beside = false);
 
 // For families that rotate whole heads only.
 void RequireWholeHeads(const ModelConfig& config, FieldReader& fields);

@@ -335,6 +335,7 @@ void ReleasePages(const TensorView& tensor) {
   const auto begin = reinterpret_cast<uintptr_t>(tensor.bytes.data());
   // Whole pages only: those at the ends also hold a neighbour.
   const uintptr_t first = (begin + page - 1) / page * page, last = (begin + tensor.bytes.size()) / page * page;
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the address of a page is a number that is rounded.
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED);
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "lib/base/json_shape.h"
 #include "nlohmann/json.hpp"
 
@@ -103,7 +104,7 @@ std::optional<std::vector<Json>> ParseCalls(std::string_view text) {
 
 void CollectFields(const Json& value, const std::string& path, Fields& fields) {
   if (value.is_object()) {
-    for (const auto& [key, child] : value.items()) CollectFields(child, path + "." + key, fields);
+    for (const auto& [key, child] : value.items()) CollectFields(child, absl::StrCat(path, ".", key), fields);
   } else if (value.is_array()) {
     for (const Json& element : value) ++fields[{path + "[]", element.dump()}];
   } else {

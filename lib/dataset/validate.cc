@@ -6,7 +6,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/repeated_lines.h"
@@ -217,22 +216,30 @@ absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& jso
   return report;
 }
 
-absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name) {
-  return ReadAll(path, name, [](const Row&, ValidationReport&) { return absl::OkStatus(); });
+absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name,
+                                                absl::FunctionRef<void(const Row&)> on_row) {
+  return ReadAll(path, name, [&](const Row& row, ValidationReport&) {
+    on_row(row);
+    return absl::OkStatus();
+  });
 }
 
 absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name) {
-  return EncodeAll(path, encoder, name, [](Example) {});
+  return EncodeAll(path, encoder, name, [](const Example&) {});
 }
 
-absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path) {
-  std::vector<Row> rows;
-  LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, ReadAll(path, "", [&](const Row& row, ValidationReport&) {
-                             rows.push_back(row);
-                             return absl::OkStatus();
-                           }));
-  LUTHIER_RETURN_IF_ERROR(report.ToStatus());
-  return rows;
+absl::Status ForEachPrompt(const std::string& path, const RowEncoder& encoder, int64_t most,
+                           absl::FunctionRef<void(const Row&, absl::StatusOr<Prompt>)> use) {
+  LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path));
+  for (int64_t prompts = 0; prompts < most;) {
+    LUTHIER_ASSIGN_OR_RETURN(const std::optional<Row> row, reader.Next());
+    if (!row) break;
+    absl::StatusOr<Prompt> prompt = encoder.EncodePrompt(*row);
+    if (absl::IsNotFound(prompt.status())) continue;  // a text row: it has a loss and no answer
+    prompts += prompt.ok();
+    use(*row, std::move(prompt));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder,

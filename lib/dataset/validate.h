@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "lib/dataset/encode.h"
@@ -61,15 +62,20 @@ absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& jso
 
 // Checks that every line or row of Parquet is a row of ours; needs no model. `name`: what messages call the file
 // (default: its last part). The status is an error only if the file cannot be read; what is wrong with the data is in
-// the report.
-absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name = "");
+// the report. `on_row`: called for each row that is one.
+absl::StatusOr<ValidationReport> CheckStructure(
+    const std::string& path, const std::string& name = "",
+    absl::FunctionRef<void(const Row&)> on_row = [](const Row&) {});
 
 // Encodes every row as training would, and keeps the numbers only.
 absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder,
                                           const std::string& name = "");
 
-// The rows of a file in their order, for evaluation by generation.
-absl::StatusOr<std::vector<Row>> LoadRows(const std::string& path);
+// Asks the rows of a file in their order, as an evaluation by generation does, until there are `most` prompts. `use`
+// gets each row that has an answer, with its prompt or why the template makes none of it. Errors: of a row that cannot
+// be read.
+absl::Status ForEachPrompt(const std::string& path, const RowEncoder& encoder, int64_t most,
+                           absl::FunctionRef<void(const Row&, absl::StatusOr<Prompt>)> use);
 
 struct LoadedExamples {
   std::vector<Example> examples;  // in file order, dropped rows left out

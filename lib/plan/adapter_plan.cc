@@ -6,6 +6,20 @@
 #include "lib/checkpoint/model_tensors.h"
 
 namespace luthier {
+namespace {
+
+// With so many experts of each layer that has them.
+int64_t CountParameters(const AdapterConfig& adapter, const ModelConfig& model, int64_t experts) {
+  int64_t parameters = 0;
+  for (const LinearLayer& linear : TargetedLayers(adapter, model)) {
+    const int64_t ranks = adapter.RankOf(linear.name()) * (linear.experts > 0 ? experts : 1);
+    parameters += ranks * (linear.in + linear.out) + (adapter.dora ? linear.out : 0);
+  }
+  for (const auto& [name, shape] : SavedTensors(adapter, model)) parameters += NumElements(shape);
+  return parameters;
+}
+
+}  // namespace
 
 AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model) {
   AdapterConfig adapter;
@@ -20,14 +34,14 @@ AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model) {
   adapter.rank_pattern = lora.rank_pattern;
   adapter.alpha_pattern = lora.alpha_pattern;
   adapter.modules_to_save = lora.modules_to_save;
+  adapter.target_parameters = lora.target_parameters;
   if (!lora.target_pattern.empty()) {
     adapter.target_regex = lora.target_pattern;
-  } else if (!lora.target_modules.empty()) {
+  } else if (!lora.target_modules.empty() || !lora.target_parameters.empty()) {
     adapter.target_modules = lora.target_modules;
-  } else if (model.experts) {
-    adapter.all_linear = true;  // by names PEFT would also adapt the experts
   } else {
-    adapter.target_modules = LinearLayerNames(model);  // every reader knows lists, not every one `all-linear`
+    // Not every reader knows `all-linear`, and PEFT takes it for experts and their router, too.
+    adapter.target_modules = LinearLayerNames(model);
   }
   return adapter;
 }
@@ -39,6 +53,7 @@ void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora) {
   lora.dora = adapter.dora;
   lora.target_modules = adapter.target_modules;
   lora.target_pattern = adapter.target_regex.value_or("");
+  lora.target_parameters = adapter.target_parameters;
   lora.exclude_modules = adapter.exclude_modules;
   lora.exclude_pattern = adapter.exclude_regex.value_or("");
   lora.layers.assign(adapter.layers_to_transform.begin(), adapter.layers_to_transform.end());
@@ -48,13 +63,11 @@ void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora) {
 }
 
 int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model) {
-  int64_t parameters = 0;
-  const std::vector<LinearLayer> targeted = TargetedLayers(adapter, model);
-  for (const LinearLayer& linear : targeted) {
-    parameters += adapter.RankOf(linear.module) * (linear.in + linear.out) + (adapter.dora ? linear.out : 0);
-  }
-  for (const auto& [name, shape] : SavedTensors(adapter, model)) parameters += NumElements(shape);
-  return parameters;
+  return CountParameters(adapter, model, model.experts ? model.experts->count : 0);
+}
+
+int64_t ParametersOfAToken(const AdapterConfig& adapter, const ModelConfig& model) {
+  return CountParameters(adapter, model, model.experts ? model.experts->per_token : 0);
 }
 
 }  // namespace luthier

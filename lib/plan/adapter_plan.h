@@ -22,4 +22,7 @@ inline constexpr double kPlusEmbeddingRate = 1e-6;
 // Numbers that an adapter trains: A and B, DoRA's lengths, modules that are trained whole.
 int64_t TrainedParameters(const AdapterConfig& adapter, const ModelConfig& model);
 
+// Those of them that a token meets: of experts only the ones that it goes through.
+int64_t ParametersOfAToken(const AdapterConfig& adapter, const ModelConfig& model);
+
 }  // namespace luthier

@@ -5,6 +5,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -27,6 +28,7 @@ constexpr NumberRange kAlpha = {0, 65'536, false, true, "a number above 0 and at
 constexpr NumberRange kPlusRatio = {1, 1000, true, true, "a number from 1 to 1000"};
 constexpr int64_t kMaxLayer = 9999;
 constexpr NumberRange kWeightDecay = {0, 10, true, true, "a number from 0 to 10"};
+constexpr int64_t kMaxNodes = 64;
 constexpr NumberRange kClipNorm = {0, 1e6, false, true, "a number above 0 and at most 1000000"};
 
 constexpr size_t kMaxLabels = 16;
@@ -66,6 +68,7 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
   reader.Flag("dora", lora.dora);
   reader.Number("plus_ratio", lora.plus_ratio, kPlusRatio);
   reader.Text("target_pattern", lora.target_pattern);
+  reader.TextList("target_parameters", lora.target_parameters);
   reader.TextList("exclude_modules", lora.exclude_modules);
   reader.Text("exclude_pattern", lora.exclude_pattern);
   reader.IntegerList("layers", lora.layers, 0, kMaxLayer);
@@ -86,6 +89,11 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
       }
     }
   }
+  if (block.value("target_modules", json()) == "all-linear" && !lora.target_parameters.empty()) {
+    reader.Violation("target_modules",
+                     "all-linear goes with no lora.target_parameters; give a list of layer names, or leave it out for "
+                     "adapters on the parameters alone");
+  }
   const auto check = [&](const char* field, const std::string& pattern) {
     if (absl::Status status = CheckPattern(pattern); !status.ok()) reader.Violation(field, status.message());
   };
@@ -104,8 +112,9 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
   }
   reader.Text("start_from", lora.start_from);
   if (!lora.start_from.empty()) {
-    for (const char* field : {"rank", "alpha", "rslora", "dora", "target_modules", "target_pattern", "exclude_modules",
-                              "exclude_pattern", "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
+    for (const char* field :
+         {"rank", "alpha", "rslora", "dora", "target_modules", "target_pattern", "target_parameters", "exclude_modules",
+          "exclude_pattern", "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
       if (block.contains(field) && block[field] != "auto")
         reader.Violation(field, "is that of the adapter in lora.start_from; leave it out");
     }
@@ -173,6 +182,7 @@ CheckpointSpec ParseCheckpoint(const json& block, std::vector<std::string>& viol
 ResourceSpec ParseResources(const json& block, std::vector<std::string>& violations) {
   ResourceSpec resources;
   BlockReader reader(block, "resources.", violations);
+  reader.Integer("nodes", resources.nodes, 1, kMaxNodes);
   reader.Integer("devices", resources.devices, 1, 1024);
   reader.Integer("threads", resources.threads, 1, 1024);
   reader.TextMap("node_selector", resources.node_selector);
@@ -238,6 +248,12 @@ DatasetSelection ParseDataset(BlockReader& file, std::vector<std::string>& viola
   return dataset;
 }
 
+// A line break or a terminal's command in a label would be one in every list that shows it.
+bool HasControlCharacter(absl::string_view text) {
+  return std::any_of(text.begin(), text.end(),
+                     [](char c) { return absl::ascii_iscntrl(static_cast<unsigned char>(c)); });
+}
+
 std::map<std::string, std::string> ParseLabels(const json& block, std::vector<std::string>& violations) {
   std::map<std::string, std::string> labels;
   for (const auto& [key, value] : block.items()) {
@@ -284,6 +300,7 @@ json LoraJson(const LoraSpec& lora) {
   Put(block, "dora", lora.dora);
   Put(block, "plus_ratio", lora.plus_ratio);
   if (!lora.target_pattern.empty()) block["target_pattern"] = lora.target_pattern;
+  PutFilled(block, "target_parameters", lora.target_parameters);
   PutFilled(block, "exclude_modules", lora.exclude_modules);
   if (!lora.exclude_pattern.empty()) block["exclude_pattern"] = lora.exclude_pattern;
   PutFilled(block, "layers", lora.layers);
@@ -375,6 +392,12 @@ std::vector<std::string> LabelViolations(const std::map<std::string, std::string
   for (const auto& [key, value] : labels) {
     if (key.empty() || key.size() > kMaxLabelKey) {
       violations.push_back(absl::StrCat("labels: a key of ", key.size(), " characters; give 1 to ", kMaxLabelKey));
+    } else if (HasControlCharacter(key)) {
+      violations.push_back(
+          absl::StrCat("labels: the key '", absl::CHexEscape(key), "' has a control character; remove it"));
+    } else if (HasControlCharacter(value)) {
+      violations.push_back(absl::StrCat("labels.", key, ": '", absl::CHexEscape(value.substr(0, kMaxLabelKey)),
+                                        "' has a control character; remove it"));
     } else if (value.size() > kMaxLabelValue) {
       violations.push_back(
           absl::StrCat("labels.", key, ": ", value.size(), " characters; give at most ", kMaxLabelValue));
@@ -416,6 +439,7 @@ json ToJson(const Recipe& recipe) {
   Put(checkpoint, "publish", recipe.checkpoint.publish);
   PutBlock(out, "checkpoint", checkpoint);
   json resources = json::object();
+  Put(resources, "nodes", recipe.resources.nodes);
   Put(resources, "devices", recipe.resources.devices);
   Put(resources, "threads", recipe.resources.threads);
   PutFilled(resources, "node_selector", recipe.resources.node_selector);

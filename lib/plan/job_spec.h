@@ -19,12 +19,14 @@ struct LoraSpec {
   std::optional<int64_t> rank;  // 1 to 256
   std::optional<double> alpha;  // numerator of the scale alpha / rank, above 0
   // Which linear layers get an adapter: names (or ends of names), or one regular expression for whole names; neither:
-  // all except the head. The embedding counts as one where it is named. Then without those that are excluded.
+  // all except the head, or none where target_parameters are given. The embedding counts as one where it is named. Then
+  // without those that are excluded.
   std::vector<std::string> target_modules;
   std::string target_pattern;
+  std::vector<std::string> target_parameters;  // names, or ends of names, of experts' weights that get adapters
   std::vector<std::string> exclude_modules;
   std::string exclude_pattern;
-  std::vector<int64_t> layers;  // numbers of the layers; empty: all
+  std::vector<int64_t> layers;  // numbers of the layers whose modules get adapters; empty: all
   std::map<std::string, int64_t>
       rank_pattern;  // other ranks and alphas for layers whose name ends so (regular expressions)
   std::map<std::string, double> alpha_pattern;
@@ -80,11 +82,12 @@ struct CheckpointSpec {
   std::optional<std::string> publish;  // which weights become the result: best (on the validation part), last
 };
 
-// What the job needs of a node.
+// What the job needs of its nodes.
 struct ResourceSpec {
-  std::optional<int64_t> devices;
+  std::optional<int64_t> nodes;    // 1 to 64; all of them or none
+  std::optional<int64_t> devices;  // of each node
   std::optional<int64_t> threads;
-  std::map<std::string, std::string> node_selector;  // labels that the node must have
+  std::map<std::string, std::string> node_selector;  // labels that each node must have
 };
 
 // How to train: everything in a job file that does not say which model, which data or whose job.

@@ -225,6 +225,14 @@ void WarnAboutPlusRatio(const LoraSpec& lora, const ModelConfig& model, std::vec
                                   "is to learn like the others"));
 }
 
+// As with PEFT, parameters of all layers are adapted then.
+void WarnAboutLayers(const LoraSpec& lora, std::vector<std::string>& warnings) {
+  if (lora.layers.empty() || lora.target_parameters.empty()) return;
+  warnings.emplace_back(
+      "lora.layers: does not act on lora.target_parameters; name layers there too, as in "
+      "layers.0.mlp.experts.down_proj, if only these are meant");
+}
+
 const char* FateOfLongRows(const std::string& too_long) {
   if (too_long == "truncate") return "cut at their end";
   if (too_long == "keep_answer") return "cut in front of their last answer";
@@ -326,17 +334,21 @@ absl::Status CheckInputs(const Recipe& recipe, const ModelConfig& config, const 
 
 std::string Gigabytes(int64_t bytes) { return absl::StrFormat("%.2f GB", static_cast<double>(bytes) / 1e9); }
 
-void SettleLora(LoraSpec& lora, const DatasetFacts& dataset, Settler& settler) {
+void SettleLora(LoraSpec& lora, const ModelConfig& model, const DatasetFacts& dataset, Settler& settler) {
   if (!lora.start_from.empty()) settler.Record("lora.start_from", lora.start_from, "given");
   settler.Settle("lora.rank", lora.rank, ChooseRank(dataset));
   settler.Settle("lora.alpha", lora.alpha, ChooseAlpha());
   if (!lora.target_pattern.empty()) {
     settler.Record("lora.target_pattern", lora.target_pattern, "given");
-  } else if (lora.target_modules.empty()) {
-    settler.Record("lora.target_modules", "all-linear", "attention alone learns less at equal size");
-  } else {
+  } else if (!lora.target_modules.empty()) {
     settler.Record("lora.target_modules", absl::StrJoin(lora.target_modules, ", "), "given");
+  } else if (lora.target_parameters.empty()) {
+    settler.Record("lora.target_modules", "all-linear",
+                   model.experts ? "experts have adapters only where lora.target_parameters names them"
+                                 : "attention alone learns less at equal size");
   }
+  if (!lora.target_parameters.empty())
+    settler.Record("lora.target_parameters", absl::StrJoin(lora.target_parameters, ", "), "given");
   settler.Settle("lora.dropout", lora.dropout, Choice<double>{0, "default"});
   settler.Settle("lora.rslora", lora.rslora, Choice<bool>{false, "default"});
   settler.Settle("lora.dora", lora.dora, Choice<bool>{false, "default"});
@@ -361,7 +373,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   if (!recipe.chat_template.empty()) settler.Record("chat_template", "the job's own", "given");
   if (!recipe.template_date.empty()) settler.Record("template_date", recipe.template_date, "given");
   if (recipe.tuning == "lora") {
-    SettleLora(resolved.recipe.lora, dataset, settler);
+    SettleLora(resolved.recipe.lora, model.config, dataset, settler);
     LUTHIER_RETURN_IF_ERROR(CheckAdapterNames(AdapterConfigOf(resolved.recipe.lora, model.config), model.config));
   } else {
     LUTHIER_RETURN_IF_ERROR(CheckFrozenNames(recipe.training.freeze, model.config));
@@ -420,7 +432,8 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   EvaluationSpec& evaluation = resolved.recipe.evaluation;
   settler.Settle("evaluation.every", evaluation.every, ChooseEvaluationEvery(steps));
   settler.Settle("evaluation.metric", evaluation.metric, ChooseMetric(recipe.task, dataset));
-  settler.Settle("evaluation.max_rows", evaluation.max_rows, {200, "default: the figure is good to about 7 points"});
+  settler.Settle("evaluation.max_rows", evaluation.max_rows,
+                 {kScoredRows, "default: the figure is good to about 7 points"});
   settler.Settle("evaluation.max_new_tokens", evaluation.max_new_tokens, ChooseNewTokens(recipe.task));
   if (evaluation.patience) settler.Record("evaluation.patience", Text(*evaluation.patience), "given");
   CheckpointSpec& checkpoint = resolved.recipe.checkpoint;
@@ -428,12 +441,14 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
   settler.Settle("checkpoint.keep", checkpoint.keep,
                  {2, "default: one more than is needed, in case the newest is damaged"});
   settler.Settle("checkpoint.publish", checkpoint.publish, ChoosePublished(dataset));
+  settler.Settle("resources.nodes", resolved.recipe.resources.nodes, {1, "default"});
   settler.Settle("resources.devices", resolved.recipe.resources.devices, {1, "default"});
   settler.Settle("resources.threads", resolved.recipe.resources.threads, {device.threads, "the CPUs of the device"});
 
   if (!inputs.full) {
     WarnAboutCapacity(dataset, inputs.adapter_parameters, resolved.warnings);
     WarnAboutPlusRatio(resolved.recipe.lora, model.config, resolved.warnings);
+    WarnAboutLayers(resolved.recipe.lora, resolved.warnings);
   }
   WarnAboutData(resolved.recipe, dataset, resolved.warnings);
   WarnAboutSteps(training, steps, resolved.warnings);

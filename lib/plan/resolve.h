@@ -26,6 +26,9 @@ struct DatasetFacts {
   int64_t truncated = 0, dropped = 0;  // rows of all parts that max_length cuts or leaves out, where that is known
 };
 
+// Rows of a part whose answers are generated and scored, where the job does not say: evaluation.max_rows.
+inline constexpr int64_t kScoredRows = 200;
+
 // `loss_on` to encode rows with before their kind is known: what Resolve will choose for conversations.
 std::string LossOnBeforeRowsAreKnown(const Recipe& recipe);
 

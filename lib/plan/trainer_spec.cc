@@ -3,10 +3,12 @@
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/block_reader.h"
 
@@ -66,7 +68,8 @@ void ParseDataset(const json* block, TrainerSpec& spec, std::vector<std::string>
 }
 
 // An export reads a base and an adapter. Whatever else a spec can say would have no effect.
-void CheckExport(const json& object, const TrainerSpec& spec, BlockReader& reader) {
+void CheckExport(const json& object, const TrainerSpec& spec, BlockReader& reader,
+                 std::vector<std::string>& violations) {
   if (spec.start_adapter.empty())
     reader.Violation("start_adapter", "is missing; give the folder of the adapter to export");
   std::vector<std::string> fields = RecipeFields();
@@ -75,12 +78,20 @@ void CheckExport(const json& object, const TrainerSpec& spec, BlockReader& reade
     reader.Ignore(field.c_str());
     if (field != "resources" && object.contains(field)) reader.Violation(field.c_str(), kNoEffectOnExport);
   }
-  if (const int64_t devices = spec.recipe.resources.devices.value_or(1); devices != 1) {
-    reader.Violation("resources.devices", absl::StrCat(devices, " is more than an export uses; leave it out"));
-  }
+  RefuseSeveralRanks(spec.recipe.resources, violations);
 }
 
 }  // namespace
+
+void RefuseSeveralRanks(const ResourceSpec& resources, std::vector<std::string>& violations) {
+  const auto refuse = [&](absl::string_view field, const std::optional<int64_t>& value) {
+    if (value.value_or(1) == 1) return;
+    violations.push_back(
+        absl::StrCat("resources.", field, ": ", *value, " is more than an export uses; leave it out, or give 1"));
+  };
+  refuse("nodes", resources.nodes);
+  refuse("devices", resources.devices);
+}
 
 absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   if (!json.is_object()) return absl::InvalidArgumentError("a trainer spec is one JSON object");
@@ -100,7 +111,7 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
   reader.Choice("export", spec.export_as, {"merged", "gguf"});
   spec.recipe = ParseRecipe(json, violations);
   if (spec.exports()) {
-    CheckExport(json, spec, reader);
+    CheckExport(json, spec, reader, violations);
   } else {
     ParseDataset(reader.Raw("dataset"), spec, violations);
   }

@@ -15,6 +15,9 @@ inline constexpr int kTrainerProtocol = 1;
 // What is wrong with a field that says how to train, where an adapter is only written in another form.
 inline constexpr char kNoEffectOnExport[] = "has no effect on an export, which trains nothing; leave it out";
 
+// An export is one process. Appends a line for each field that asks for more.
+void RefuseSeveralRanks(const ResourceSpec& resources, std::vector<std::string>& violations);
+
 // A file of training rows. Its rows come up `weight` times an epoch on average.
 struct TrainFile {
   std::string path;

@@ -13,9 +13,10 @@ namespace {
 
 using nlohmann::json;
 
-// The enums of the API are the words of the job file in capitals behind a prefix.
+// The enums of the API are the words of the job file in capitals behind a prefix. A number that this server has no name
+// for stays one, which the job file's parser refuses.
 void EnumToWord(json& object, const char* field, const char* prefix) {
-  if (!object.contains(field)) return;
+  if (!object.contains(field) || !object[field].is_string()) return;
   const std::string name = object[field].get<std::string>();
   object[field] = absl::AsciiStrToLower(absl::StripPrefix(name, prefix));
 }
@@ -60,7 +61,13 @@ absl::StatusOr<JobSpec> JobFromProto(const v1::FineTuningJob& job) {
   json fields = MessageToJson(job.spec());
   if (!fields.is_object()) fields = json::object();
   const v1::DatasetSelection& dataset = job.spec().dataset();
-  if (!dataset.dataset().empty() && dataset.train().empty()) fields["dataset"] = dataset.dataset();
+  if (!dataset.dataset().empty()) {
+    if (fields["dataset"].size() > 1) {
+      return absl::InvalidArgumentError(
+          "dataset.dataset: excludes train, validation, test and mixture; give either the one or the others");
+    }
+    fields["dataset"] = dataset.dataset();
+  }
   fields["tuning"] = job.spec().has_full() ? "full" : "lora";
   fields.erase("full");
   EnumToWord(fields, "task", "TASK_");

@@ -7,11 +7,13 @@
 
 mod bucket;
 mod columns;
+mod numbers;
 mod pages;
 mod parquet_rows;
 mod python;
 mod render;
 mod source;
+mod text;
 mod thrift;
 mod values;
 

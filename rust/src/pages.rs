@@ -321,8 +321,10 @@ impl Pages {
         column: &ColumnChunkMetaData,
         values_of_row: Arc<AtomicUsize>,
     ) -> Result<Self> {
+        // Some writers say 0 where there is none; a page cannot lie there.
         let first = column
             .dictionary_page_offset()
+            .filter(|&offset| offset != 0)
             .unwrap_or_else(|| column.data_page_offset());
         let start = u64::try_from(first).ok();
         let length = u64::try_from(column.compressed_size()).ok();

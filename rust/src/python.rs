@@ -5,8 +5,10 @@ use std::borrow::Cow;
 use minijinja::value::{Kwargs, ObjectRepr, Rest, Value, ValueKind};
 use minijinja::{filters, Environment, Error, ErrorKind, State};
 
-use crate::source::{ITERATE, KEPT};
+use crate::source::{ITERATE, KEPT, SLICE};
+use crate::text::{capitalized, count_words, is_space, title_words};
 use crate::values::{is_generator, is_scalar, str_of, type_error, Generator, JsonStyle};
+use crate::{numbers, text};
 
 pub fn install(env: &mut Environment<'static>) {
     env.set_formatter(|out, _state, value| {
@@ -15,8 +17,10 @@ pub fn install(env: &mut Environment<'static>) {
     });
     env.set_unknown_method_callback(method);
     env.add_filter("tojson", tojson);
+    env.add_function("dict", dict);
     add_text_filters(env);
     add_sequence_filters(env);
+    numbers::install(env);
     env.add_test("iterable", |v: Value| !is_scalar(&v));
     env.add_test("sequence", |v: Value| !is_generator(&v) && !is_scalar(&v));
     env.add_test("number", |v: Value| {
@@ -32,24 +36,32 @@ fn add_text_filters(env: &mut Environment<'static>) {
     env.add_filter("string", |v: Value| str_of(&v));
     env.add_filter("upper", |v: Value| str_of(&v).to_uppercase());
     env.add_filter("lower", |v: Value| str_of(&v).to_lowercase());
-    env.add_filter("title", |v: Value| title(&str_of(&v)));
-    env.add_filter("wordcount", |v: Value| {
-        str_of(&v).split_whitespace().count()
-    });
-    env.add_filter("replace", |v: Value, from: Value, to: Value| {
-        str_of(&v).replace(&str_of(&from), &str_of(&to))
-    });
+    env.add_filter("title", |v: Value| title_words(&str_of(&v)));
+    env.add_filter("capitalize", |v: Value| capitalized(&str_of(&v)));
+    env.add_filter("wordcount", |v: Value| count_words(&str_of(&v)));
+    env.add_filter(
+        "replace",
+        |v: Value, from: Value, to: Value, count: Option<i64>| {
+            let (text, from, to) = (str_of(&v), str_of(&from), str_of(&to));
+            match count.and_then(|count| usize::try_from(count).ok()) {
+                Some(count) => text.replacen(&from, &to, count),
+                None => text.replace(&from, &to),
+            }
+        },
+    );
     env.add_filter("trim", |v: Value, characters: Option<String>| {
         let text = str_of(&v);
         match characters {
             Some(characters) => text.trim_matches(|c| characters.contains(c)).to_string(),
-            None => text.trim_matches(is_python_space).to_string(),
+            None => text.trim_matches(is_space).to_string(),
         }
     });
     env.add_filter(
         "join",
         |v: Value, separator: Option<String>, kwargs: Kwargs| {
             let attribute: Option<String> = kwargs.get("attribute")?;
+            let separator = separator.or(kwargs.get("d")?);
+            kwargs.assert_all_used()?;
             let mut parts = Vec::new();
             for item in iterate(&v)?.try_iter()? {
                 let item = attribute
@@ -65,6 +77,12 @@ fn add_text_filters(env: &mut Environment<'static>) {
 fn add_sequence_filters(env: &mut Environment<'static>) {
     env.add_filter(ITERATE, |v: Value| iterate(&v));
     env.add_filter(KEPT, kept);
+    env.add_filter(SLICE, slice);
+    env.add_filter("items", |v: Value| match v.is_undefined() {
+        true => Ok(Vec::<Value>::new().into()),
+        false => filters::items(&v),
+    });
+    env.add_filter("last", last);
     env.add_filter("length", length);
     env.add_filter("count", length);
     env.add_filter("list", |v: Value| {
@@ -127,7 +145,7 @@ fn add_sequence_filters(env: &mut Environment<'static>) {
 }
 
 /// What Python iterates: not None, not numbers; strings by character.
-fn iterate(value: &Value) -> Result<Value, Error> {
+pub fn iterate(value: &Value) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::None => Err(type_error("'NoneType' object is not iterable")),
         ValueKind::Bool => Err(type_error("'bool' object is not iterable")),
@@ -216,24 +234,6 @@ fn is_shallow(value: &Value, levels: usize, items_left: &mut usize) -> bool {
     })
 }
 
-fn is_python_space(c: char) -> bool {
-    c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)
-}
-
-fn title(text: &str) -> String {
-    let mut inside_word = false;
-    let mut out = String::new();
-    for c in text.chars() {
-        match (c.is_alphabetic(), inside_word) {
-            (true, true) => out.extend(c.to_lowercase()),
-            (true, false) => out.extend(c.to_uppercase()),
-            (false, _) => out.push(c),
-        }
-        inside_word = c.is_alphabetic();
-    }
-    out
-}
-
 /// `tojson(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)` of transformers.
 fn tojson(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
     let argument = |position: usize, name: &str| -> Result<Option<Value>, Error> {
@@ -265,54 +265,95 @@ fn tojson(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Err
     style.dump(&value)
 }
 
-/// Methods that `minijinja_contrib::pycompat` does not have, then those it has.
+/// Methods that `minijinja_contrib::pycompat` has otherwise or not at all, then those it has.
 fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Value, Error> {
     if let Some(text) = value.as_str() {
-        if let Some(result) = text_method(text, name, args)? {
+        if let Some(result) = text::method(text, name, args)? {
             return Ok(result);
         }
     }
-    if value.kind() == ValueKind::Seq && name == "index" {
-        let position = value
-            .try_iter()?
-            .position(|item| Some(&item) == args.first());
-        return position
-            .map(Value::from)
-            .ok_or_else(|| type_error("value is not in list"));
+    match (value.kind(), name) {
+        (ValueKind::Seq | ValueKind::Iterable, "index") if !is_generator(value) => {
+            let position = value
+                .try_iter()?
+                .position(|item| Some(&item) == args.first());
+            position
+                .map(Value::from)
+                .ok_or_else(|| type_error("value is not in list"))
+        }
+        (ValueKind::Seq | ValueKind::Map, "copy") if args.is_empty() => Ok(value.clone()),
+        _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args)
 }
 
-fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
-    let argument = args.first().and_then(Value::as_str).unwrap_or("");
-    let three =
-        |a: &str, b: &str, c: &str| Value::from(vec![a.to_string(), b.to_string(), c.to_string()]);
-    Ok(Some(match name {
-        "rsplit" if !argument.is_empty() => {
-            let limit = args.get(1).and_then(|n| usize::try_from(n.clone()).ok());
-            let mut parts: Vec<String> = match limit {
-                Some(limit) => text
-                    .rsplitn(limit + 1, argument)
-                    .map(str::to_string)
-                    .collect(),
-                None => text.rsplit(argument).map(str::to_string).collect(),
-            };
-            parts.reverse();
-            Value::from(parts)
+/// `dict(mapping or pairs, name=value, …)`
+fn dict(value: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let mut pairs = Vec::new();
+    if let Some(value) = value {
+        for item in iterate(&value)?.try_iter()? {
+            pairs.push(match value.kind() {
+                ValueKind::Map => (item.clone(), value.get_item(&item)?),
+                _ => (item.get_item_by_index(0)?, item.get_item_by_index(1)?),
+            });
         }
-        "partition" | "rpartition" if argument.is_empty() => {
-            return Err(type_error("empty separator"))
-        }
-        "partition" => match text.split_once(argument) {
-            Some((before, behind)) => three(before, argument, behind),
-            None => three(text, "", ""),
-        },
-        "rpartition" => match text.rsplit_once(argument) {
-            Some((before, behind)) => three(before, argument, behind),
-            None => three("", "", text),
-        },
-        "removeprefix" => Value::from(text.strip_prefix(argument).unwrap_or(text)),
-        "removesuffix" => Value::from(text.strip_suffix(argument).unwrap_or(text)),
-        _ => return Ok(None),
-    }))
+    }
+    for name in kwargs.args() {
+        pairs.push((Value::from(name), kwargs.peek::<Value>(name)?));
+    }
+    Ok(pairs.into_iter().collect())
+}
+
+/// Of a mapping it is the last key.
+fn last(value: Value) -> Result<Value, Error> {
+    if value.kind() == ValueKind::Map {
+        return Ok(value.try_iter()?.last().unwrap_or_default());
+    }
+    filters::last(value)
+}
+
+/// `value[start:stop:step]`, where minijinja fails for an empty value if `step` is negative, and takes the element at 0 along if
+/// `stop` is 0.
+fn slice(
+    value: Value,
+    start: Option<i64>,
+    stop: Option<i64>,
+    step: Option<i64>,
+) -> Result<Value, Error> {
+    let step = step.unwrap_or(1);
+    if step == 0 {
+        return Err(type_error("slice step cannot be zero"));
+    }
+    if is_generator(&value) || value.kind() == ValueKind::Map {
+        return Err(type_error(format!("a {} has no slices", value.kind())));
+    }
+    let items: Vec<Value> = iterate(&value)?.try_iter()?.collect();
+    let length = items.len() as i64;
+    let (lowest, highest) = if step > 0 {
+        (0, length)
+    } else {
+        (-1, length - 1)
+    };
+    let place = |index: i64| {
+        let index = if index < 0 {
+            index.saturating_add(length)
+        } else {
+            index
+        };
+        index.clamp(lowest, highest)
+    };
+    let (first, end) = if step > 0 {
+        (lowest, highest)
+    } else {
+        (highest, lowest)
+    };
+    let (mut at, end) = (start.map_or(first, place), stop.map_or(end, place));
+    let mut taken = Vec::new();
+    while if step > 0 { at < end } else { at > end } {
+        taken.push(items[at as usize].clone());
+        at = at.saturating_add(step);
+    }
+    Ok(match value.as_str() {
+        Some(_) => taken.iter().map(str_of).collect::<String>().into(),
+        None => taken.into(),
+    })
 }

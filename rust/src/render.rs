@@ -274,6 +274,27 @@ impl Moment {
         (year + year / 4 - year / 100 + year / 400 + self.day_of_year()) % 7
     }
 
+    /// Year and week of ISO 8601: a week belongs to the year of its Thursday.
+    fn iso_week(&self) -> (i64, i64) {
+        let days = |year: i64| {
+            let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+            365 + i64::from(leap)
+        };
+        let thursday = self.day_of_year() - 1 - (self.weekday() + 6) % 7 + 3;
+        if thursday < 0 {
+            return (self.year - 1, (thursday + days(self.year - 1)) / 7 + 1);
+        }
+        if thursday >= days(self.year) {
+            return (self.year + 1, 1);
+        }
+        (self.year, thursday / 7 + 1)
+    }
+
+    /// Weeks that have begun since the first day of the year that is `first` (0 is Sunday).
+    fn week(&self, first: i64) -> i64 {
+        (self.day_of_year() + 6 - (self.weekday() + 7 - first) % 7) / 7
+    }
+
     /// C's `strftime` in the C locale, with glibc's `%-d`.
     fn format(&self, format: &str) -> String {
         let mut out = String::new();
@@ -341,7 +362,26 @@ impl Moment {
             'S' => format!("{:02}", self.second),
             'p' => (if self.hour < 12 { "AM" } else { "PM" }).into(),
             'F' => format!("{}-{:02}-{:02}", self.year, self.month, self.day),
-            'T' => format!("{:02}:{:02}:{:02}", self.hour, self.minute, self.second),
+            'T' | 'X' => format!("{:02}:{:02}:{:02}", self.hour, self.minute, self.second),
+            'R' => format!("{:02}:{:02}", self.hour, self.minute),
+            'D' | 'x' => format!("{:02}/{:02}/{:02}", self.month, self.day, self.year % 100),
+            'c' => self.format("%a %b %e %T %Y"),
+            'r' => self.format("%I:%M:%S %p"),
+            'C' => format!("{:02}", self.year / 100),
+            'G' => self.iso_week().0.to_string(),
+            'g' => format!("{:02}", self.iso_week().0 % 100),
+            'V' => format!("{:02}", self.iso_week().1),
+            'U' => format!("{:02}", self.week(0)),
+            'W' => format!("{:02}", self.week(1)),
+            'u' => ((self.weekday() + 6) % 7 + 1).to_string(),
+            'k' => format!("{:2}", self.hour),
+            'l' => format!("{hour:2}"),
+            'P' => (if self.hour < 12 { "am" } else { "pm" }).into(),
+            'f' => "000000".into(),
+            'n' => "\n".into(),
+            't' => "\t".into(),
+            // Of a time without a zone.
+            'z' | 'Z' => String::new(),
             '%' => "%".into(),
             other => format!("%{other}"),
         }

@@ -7,6 +7,8 @@ pub const ITERATE: &str = "__luthier_iterate";
 
 /// Filter that refuses what a namespace must not keep, see `python.rs`.
 pub const KEPT: &str = "__luthier_kept";
+/// Filter that slices with a step, see `python.rs`.
+pub const SLICE: &str = "__luthier_slice";
 
 pub struct Rewritten {
     pub source: String,
@@ -17,6 +19,9 @@ pub struct Rewritten {
 /// - `{% generation %}…{% endgeneration %}` becomes a filter block inside `with`, so that a `set` does not leak, as in Jinja2;
 ///   the tag's own `-` and `+` stay on the outer edges, so white space is controlled as before;
 /// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`;
+/// - `X[a:b:c]` becomes `(X|slice(a, b, c))`;
+/// - escapes in strings become those that minijinja reads as Python does;
+/// - `{% raw %}` becomes `{% raw +%}`: a line end behind it stays;
 /// - `{% set ns.x = EXPR %}` becomes `{% set ns.x = ((EXPR)|kept) if ns is defined %}`: minijinja's macros see only outer
 ///   variables that they read.
 pub fn rewrite(source: &str) -> Rewritten {
@@ -35,6 +40,10 @@ pub fn rewrite(source: &str) -> Rewritten {
         };
         let (tag, behind) = rest.split_at(end);
         rest = behind;
+        if tag.starts_with("{{") && tag.ends_with("}}") && tag.len() >= 4 {
+            out.push_str(&format!("{{{{{}}}}}", expression(&tag[2..tag.len() - 2])));
+            continue;
+        }
         if !tag.starts_with("{%") || !tag.ends_with("%}") || tag.len() < 4 {
             out.push_str(tag);
             continue;
@@ -44,10 +53,12 @@ pub fn rewrite(source: &str) -> Rewritten {
         let left = &inner[..inner.len() - body.len()];
         let code = body.trim_end_matches(['-', '+']);
         let right = &body[code.len()..];
+        let code = expression(code);
         match code.split_whitespace().next() {
             Some("raw") => {
                 let end = end_of_raw(rest);
-                out.push_str(tag);
+                let right = if right.is_empty() { "+" } else { right };
+                out.push_str(&format!("{{%{left}{code}{right}%}}"));
                 out.push_str(&rest[..end]);
                 rest = &rest[end..];
             }
@@ -60,9 +71,9 @@ pub fn rewrite(source: &str) -> Rewritten {
             Some("endgeneration") => {
                 out.push_str(&format!("{{%{left} endfilter %}}{{% endwith {right}%}}"))
             }
-            Some("for") => out.push_str(&format!("{{%{left}{}{right}%}}", checked_for(code))),
-            Some("set") => out.push_str(&format!("{{%{left}{}{right}%}}", visible_set(code))),
-            _ => out.push_str(tag),
+            Some("for") => out.push_str(&format!("{{%{left}{}{right}%}}", checked_for(&code))),
+            Some("set") => out.push_str(&format!("{{%{left}{}{right}%}}", visible_set(&code))),
+            _ => out.push_str(&format!("{{%{left}{code}{right}%}}")),
         }
     }
     out.push_str(rest);
@@ -107,6 +118,157 @@ fn end_of_raw(text: &str) -> usize {
         from = at + 2;
     }
     text.len()
+}
+
+/// What stands inside a tag, with Python's strings and slices.
+fn expression(code: &str) -> String {
+    sliced(&with_python_strings(code))
+}
+
+fn with_python_strings(code: &str) -> String {
+    let bytes = code.as_bytes();
+    let mut out = String::with_capacity(code.len());
+    let (mut i, mut copied) = (0, 0);
+    while i < bytes.len() {
+        if !matches!(bytes[i], b'\'' | b'"') {
+            i += 1;
+            continue;
+        }
+        let end = string_end(bytes, i);
+        out.push_str(&code[copied..i]);
+        out.push_str(&with_python_escapes(&code[i..end]));
+        (i, copied) = (end, end);
+    }
+    out + &code[copied..]
+}
+
+/// minijinja does not know `\a`, `\v`, `\U0001F600` and a line that goes on, and takes `\/` for an escape.
+fn with_python_escapes(literal: &str) -> String {
+    let mut out = String::with_capacity(literal.len());
+    let mut rest = literal;
+    while let Some(at) = rest.find('\\') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        let Some(escape) = rest.chars().next() else {
+            out.push('\\');
+            break;
+        };
+        let code_point = rest.get(1..9).filter(|_| escape == 'U');
+        let code_point = code_point.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        match (escape, code_point.and_then(char::from_u32)) {
+            ('U', Some(c)) => {
+                if matches!(c, '\'' | '"' | '\\') {
+                    out.push('\\');
+                }
+                out.push(c);
+                rest = &rest[9..];
+                continue;
+            }
+            ('\n', _) => {}
+            ('a', _) => out.push_str("\\x07"),
+            ('v', _) => out.push_str("\\x0b"),
+            ('/', _) => out.push_str("\\\\/"),
+            _ => out.extend(['\\', escape]),
+        }
+        rest = &rest[escape.len_utf8()..];
+    }
+    out + rest
+}
+
+/// An open bracket. Places are those in what is written.
+struct Bracket {
+    at: usize,
+    /// Where the operand begins that the bracket belongs to: of a call, an item, a slice.
+    operand: Option<usize>,
+    colons: Vec<usize>,
+}
+
+/// A tag with as many has more parts than `render.rs` takes, and rewriting a million of them would have no end.
+const MOST_SLICES: usize = 100;
+
+/// Slices with a step, as calls of a filter.
+fn sliced(code: &str) -> String {
+    let bytes = code.as_bytes();
+    let mut out = String::with_capacity(code.len());
+    let mut open: Vec<Bracket> = Vec::new();
+    let mut slices = 0;
+    // Where the operand begins that has just ended, and where the one begins that a dot goes on with.
+    let (mut operand, mut dotted) = (None, None);
+    let mut i = 0;
+    while i < bytes.len() {
+        let start = i;
+        let begin = out.len();
+        i += 1;
+        match bytes[start] {
+            b'\'' | b'"' => {
+                i = string_end(bytes, start);
+                operand = operand.or(Some(begin));
+            }
+            c if is_part_of_word(c) => {
+                while i < bytes.len() && is_part_of_word(bytes[i]) {
+                    i += 1;
+                }
+                let word = &code[start..i];
+                operand = dotted.take().or(Some(begin).filter(|_| !is_operator(word)));
+            }
+            b'.' => dotted = operand.take(),
+            b'(' | b'[' | b'{' => open.push(Bracket {
+                at: begin,
+                operand: operand.take(),
+                colons: Vec::new(),
+            }),
+            b':' => {
+                operand = None;
+                if let Some(bracket) = open.last_mut() {
+                    bracket.colons.push(begin);
+                }
+            }
+            b')' | b']' | b'}' => {
+                operand = Some(begin);
+                if let Some(bracket) = open.pop() {
+                    operand = bracket.operand.or(Some(bracket.at));
+                    if let (b']', Some(operand), &[first, second], 0..MOST_SLICES) = (
+                        bytes[start],
+                        bracket.operand,
+                        bracket.colons.as_slice(),
+                        slices,
+                    ) {
+                        slices += 1;
+                        let part = |from: usize, to: usize| match out[from + 1..to].trim() {
+                            "" => "none",
+                            part => part,
+                        };
+                        let call = format!(
+                            "({}|{SLICE}({}, {}, {}))",
+                            &out[operand..bracket.at],
+                            part(bracket.at, first),
+                            part(first, second),
+                            part(second, begin)
+                        );
+                        out.truncate(operand);
+                        out.push_str(&call);
+                        continue;
+                    }
+                }
+            }
+            b' ' | b'\t' | b'\n' => {}
+            _ => (operand, dotted) = (None, None),
+        }
+        out.push_str(&code[start..i]);
+    }
+    out
+}
+
+fn is_part_of_word(byte: u8) -> bool {
+    byte == b'_' || byte.is_ascii_alphanumeric() || !byte.is_ascii()
+}
+
+/// Words behind which a bracket begins an operand of its own.
+fn is_operator(word: &str) -> bool {
+    matches!(
+        word,
+        "in" | "not" | "and" | "or" | "is" | "if" | "elif" | "else" | "recursive"
+    )
 }
 
 fn checked_for(code: &str) -> String {

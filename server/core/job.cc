@@ -49,6 +49,26 @@ absl::string_view InputName(JobInput input) {
   return "unknown";
 }
 
+int HeldDevices(const Job& job) {
+  size_t devices = job.held.size();
+  for (const Place& place : job.others) devices += place.devices.size();
+  return static_cast<int>(devices);
+}
+
+const std::vector<int>* HeldOn(const Job& job, absl::string_view node) {
+  if (node == job.node) return &job.held;
+  for (const Place& place : job.others) {
+    if (node == place.node) return &place.devices;
+  }
+  return nullptr;
+}
+
+std::vector<Place> PlacesOf(const Job& job) {
+  std::vector<Place> places = {{job.node, job.held}};
+  places.insert(places.end(), job.others.begin(), job.others.end());
+  return places;
+}
+
 std::vector<std::string> ResourcesOf(const Job& job) {
   std::vector<std::string> names = {absl::StrCat("baseModels/", job.base_model)};
   for (const absl::string_view id : absl::StrSplit(job.datasets, ',', absl::SkipEmpty())) {
@@ -73,7 +93,9 @@ std::string SizeText(int64_t bytes) {
   return bytes < 1'000'000'000 ? absl::StrFormat("%.1f MB", size / 1e6) : absl::StrFormat("%.1f GB", size / 1e9);
 }
 
-std::string AttemptName(const Job& job) { return absl::StrCat("jobs/", job.id, "/attempts/", job.attempt); }
+std::string AttemptName(const AttemptId& id) { return absl::StrCat("jobs/", id.job, "/attempts/", id.attempt); }
+
+std::string AttemptName(const Job& job) { return AttemptName(AttemptId{job.id, job.attempt}); }
 
 std::optional<AttemptId> ParseAttemptName(absl::string_view name) {
   const std::vector<std::string> parts = absl::StrSplit(name, '/');

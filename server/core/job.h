@@ -130,7 +130,9 @@ constexpr bool IsWaiting(JobState state) { return state == JobState::kQueued || 
 constexpr bool IsStopping(JobState state) {
   return state == JobState::kCancelling || state == JobState::kPausing || state == JobState::kPreempting;
 }
-// An attempt of the job holds devices of its node.
+// An attempt needs all of its nodes: later only the leading one has something to do.
+constexpr bool NeedsAllNodes(JobState state) { return state == JobState::kStarting || state == JobState::kRunning; }
+// An attempt of the job holds devices of its nodes.
 constexpr bool HoldsDevices(JobState state) {
   return state == JobState::kStarting || state == JobState::kRunning || state == JobState::kPublishing ||
          IsStopping(state);
@@ -154,6 +156,13 @@ inline constexpr std::array kServiceClasses = {ServiceClass::kInteractive, Servi
 
 inline constexpr int kMaxPriority = 100;  // and -100 at least
 
+// What an attempt was given of a node.
+struct Place {
+  std::string node;
+  std::vector<int> devices;  // of one that does not lead: none any more once its agent said that its part ended
+  bool operator==(const Place&) const = default;
+};
+
 // What the server decides with. A queued job should stay small: a million of them lie in memory.
 struct Job {
   int64_t number = 0;  // in the order of creation; names its rows in the record
@@ -161,7 +170,8 @@ struct Job {
   std::string base_model;  // id
   std::string datasets;    // ids, separated by commas; and the version whose adapter it goes on from or exports
   std::string model;       // under which the result is published
-  int devices = 1;         // that an attempt needs
+  int devices = 1;         // of each node that an attempt needs
+  int nodes = 1;           // that it needs: with several it is a gang, whose ranks are on all of them or on none
   int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // that it needs of each, if that is a CPU node or a GPU
   std::string node_selector;  // labels that its node must have, as LabelText() writes them; empty: any
   std::string tenant = "default";
@@ -181,8 +191,9 @@ struct Job {
   int lost_here = 0;                    // attempts lost one after the other on `node`
   std::vector<std::string> crashed_on;  // nodes on which its trainer died of itself, since a user last had it retried
   int revision = 1;                     // counts what users changed, for `etag`
-  std::string node;                     // of the current attempt, or of the last one, where its checkpoints lie
+  std::string node;                     // of the current attempt, or of the last one, where its checkpoints lie; leads
   std::vector<int> held;                // devices of `node` that the current attempt holds
+  std::vector<Place> others;            // the other nodes of the current attempt, in the order of their ranks
   absl::Time attempt_start = absl::InfinitePast();  // of the current attempt, or of the last one
   absl::Time not_before = absl::InfinitePast();     // of the next attempt
   absl::Time start_time = absl::InfinitePast();
@@ -198,6 +209,15 @@ struct Job {
   absl::Time expected_end = absl::InfiniteFuture();  // of the current attempt, from its newest progress
 };
 
+// Devices of all nodes that an attempt needs.
+inline int AllDevices(const Job& job) { return job.nodes * job.devices; }
+// Devices that the current attempt holds, on all of its nodes.
+int HeldDevices(const Job& job);
+// Those of one node. Null if no part of the current attempt is there.
+const std::vector<int>* HeldOn(const Job& job, absl::string_view node);
+// Where the current attempt is, by the rank of its nodes: the leading one first.
+std::vector<Place> PlacesOf(const Job& job);
+
 // Names of what it is made from: `baseModels/B`, `datasets/D`, `models/M/versions/1`.
 std::vector<std::string> ResourcesOf(const Job& job);
 
@@ -210,13 +230,13 @@ std::string CrashText(const Job& job);
 // "24.0 GB", "3.1 MB", "0.5 kB".
 std::string SizeText(int64_t bytes);
 
-// `jobs/J/attempts/N`.
-std::string AttemptName(const Job& job);
-
 struct AttemptId {
   std::string job;
   int attempt = 0;
 };
+// `jobs/J/attempts/N`.
+std::string AttemptName(const AttemptId& id);
+std::string AttemptName(const Job& job);
 // Empty if `name` is no attempt name.
 std::optional<AttemptId> ParseAttemptName(absl::string_view name);
 

@@ -179,11 +179,10 @@ void JobTable::Index(const Job& job) {
   }
   if (HoldsDevices(job.state)) {
     on_node_[job.node].insert(job.id);
-    ++running_[static_cast<size_t>(job.service_class)];
-    Load& load = loads_[job.tenant];
-    load.running_devices += static_cast<int>(job.held.size());
-    if (IsStopping(job.state)) load.stopping_devices += static_cast<int>(job.held.size());
-    if (job.max_parallel > 0) ++running_of_sweep_[job.sweep];
+    for (const Place& place : job.others) {
+      if (!place.devices.empty()) on_node_[place.node].insert(job.id);
+    }
+    CountHeld(job, 1);
   }
 }
 
@@ -207,15 +206,26 @@ void JobTable::Unindex(const Job& job) {
     }
   }
   if (HoldsDevices(job.state)) {
-    const auto found = on_node_.find(job.node);
-    found->second.erase(job.id);
-    if (found->second.empty()) on_node_.erase(found);
-    --running_[static_cast<size_t>(job.service_class)];
-    Load& load = loads_[job.tenant];
-    load.running_devices -= static_cast<int>(job.held.size());
-    if (IsStopping(job.state)) load.stopping_devices -= static_cast<int>(job.held.size());
-    if (job.max_parallel > 0 && --running_of_sweep_[job.sweep] == 0) running_of_sweep_.erase(job.sweep);
+    const auto leave = [&](const std::string& node) {
+      const auto found = on_node_.find(node);
+      found->second.erase(job.id);
+      if (found->second.empty()) on_node_.erase(found);
+    };
+    leave(job.node);
+    for (const Place& place : job.others) {
+      if (!place.devices.empty()) leave(place.node);
+    }
+    CountHeld(job, -1);
   }
+}
+
+void JobTable::CountHeld(const Job& job, int by) {
+  running_[static_cast<size_t>(job.service_class)] += by;
+  Load& load = loads_[job.tenant];
+  const int held = by * HeldDevices(job);
+  load.running_devices += held;
+  if (IsStopping(job.state)) load.stopping_devices += held;
+  if (job.max_parallel > 0 && (running_of_sweep_[job.sweep] += by) == 0) running_of_sweep_.erase(job.sweep);
 }
 
 }  // namespace luthier

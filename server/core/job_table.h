@@ -73,7 +73,7 @@ class JobTable {
   std::vector<const Job*> Delayed() const { return {delayed_.begin(), delayed_.end()}; }
   // A job whose deadline is over; null if there is none.
   const Job* Overdue(absl::Time now) const;
-  // Jobs that hold devices of a node, by id.
+  // Jobs that hold devices of a node, by id: those of a gang on each of its nodes.
   const std::set<std::string>& OnNode(const std::string& node) const;
   // Jobs that are not over and use a dataset or base model, given as `datasets/{id}` or `baseModels/{id}`.
   int64_t UsesOf(const std::string& resource) const;
@@ -124,6 +124,8 @@ class JobTable {
   void Index(const Job& job);
   void Unindex(const Job& job);
   void CountUses(const Job& job, int by);
+  // What the job holds, added to or taken out of what is counted.
+  void CountHeld(const Job& job, int by);
 
   absl::flat_hash_map<absl::string_view, std::unique_ptr<Job>> jobs_;  // keys are views of Job::id
   std::map<int64_t, Before> before_;

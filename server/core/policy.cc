@@ -1,6 +1,7 @@
 #include "server/core/policy.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <optional>
 #include <queue>
@@ -21,11 +22,14 @@ constexpr int kLostHereLimit = 2;
 // One in ten jobs takes more than this many times as long as expected.
 constexpr double kLateFactor = 1.8;
 
-// The place that is kept for the first job that fits nowhere.
+// The nodes that are kept for the first job that fits nowhere.
 struct Reservation {
-  const NodeView* node;
+  struct Kept {
+    const NodeView* view;
+    int spare;  // devices that are free at `start` beyond what the job needs
+  };
+  std::vector<Kept> nodes;
   absl::Time start;
-  int spare;  // devices that are free at `start` beyond what the job needs
 };
 
 bool IsLargeEnough(int device, const Node& node, const Job& job) {
@@ -41,74 +45,126 @@ int CountLargeEnough(const std::vector<int>& devices, const Node& node, const Jo
 // Devices that the job could have at once.
 int FreeFor(const Job& job, const NodeView& view) { return CountLargeEnough(view.free, *view.node, job); }
 
-// When there is room for the job on a node, and how many devices are free by then. Releases do not say which devices
-// they are: on a node whose devices differ, this may be early.
-std::pair<absl::Time, int> FreeAt(const NodeView& view, const Job& job, absl::Time now) {
-  const int devices = job.devices;
-  int free = FreeFor(job, view) + view.stopping;
-  absl::Time time = now;
-  std::vector<Release> releases = view.releases;
-  std::sort(releases.begin(), releases.end(),
-            [](const Release& a, const Release& b) { return std::tie(a.end, a.devices) < std::tie(b.end, b.devices); });
-  for (const Release& release : releases) {
-    if (free >= devices) break;
-    time = std::max(now, release.end);
-    free += release.devices;
-  }
-  return {free >= devices ? time : absl::InfiniteFuture(), free};
-}
+using Views = std::vector<NodeView*>;
 
-// The node where the job can start first. None if it fits on no node at all.
-std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& nodes, absl::Time now) {
-  std::optional<Reservation> best;
-  for (const NodeView& view : nodes) {
-    if (!CouldRun(job, *view.node)) continue;
-    const auto [start, free] = FreeAt(view, job, now);
-    if (start == absl::InfiniteFuture()) continue;
-    if (!best || start < best->start) best = Reservation{&view, start, free - job.devices};
+// The `count` that come first of those with GPUs, or of those without: whichever `better` prefers. Empty if there are
+// fewer of either. An item is about its `view`.
+template <typename Item, typename Before, typename Better>
+std::vector<Item> FirstOfOneKind(std::vector<Item> items, int count, Before before, Better better) {
+  const auto cpus = std::partition(items.begin(), items.end(), [](const Item& item) { return item.view->node->gpus; });
+  std::vector<Item> best;
+  for (const auto& [begin, end] : {std::pair(items.begin(), cpus), std::pair(cpus, items.end())}) {
+    if (end - begin < count) continue;
+    std::partial_sort(begin, begin + count, end, before);
+    std::vector<Item> first(begin, begin + count);
+    if (best.empty() || better(first, best)) best = std::move(first);
   }
   return best;
+}
+
+// When there is room for the job on a node; InfiniteFuture: nobody can say. Releases do not say which devices they are:
+// on a node whose devices differ, this may be early.
+absl::Time RoomAt(const NodeView& view, const Job& job, absl::Time now) {
+  int missing = job.devices - FreeFor(job, view) - view.stopping;
+  if (missing <= 0) return now;
+  std::vector<std::pair<absl::Time, int>> releases;
+  for (const Release& release : view.releases) releases.emplace_back(release.end, release.devices);
+  std::sort(releases.begin(), releases.end());
+  for (const auto& [end, devices] : releases) {
+    missing -= devices;
+    if (missing <= 0) return std::max(now, end);
+  }
+  return absl::InfiniteFuture();
+}
+
+// Devices that the job could have at `time` if nothing else starts.
+int FreeAt(absl::Time time, const NodeView& view, const Job& job) {
+  int free = FreeFor(job, view) + view.stopping;
+  for (const Release& release : view.releases) free += release.end <= time ? release.devices : 0;
+  return free;
+}
+
+// The nodes where the job can start first: that is when the last of them has room. None if it never can.
+std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& nodes, absl::Time now) {
+  struct Opening {
+    const NodeView* view;
+    absl::Time time;
+  };
+  std::vector<Opening> openings;
+  for (const NodeView& view : nodes) {
+    if (!CouldRun(job, *view.node)) continue;
+    const absl::Time time = RoomAt(view, job, now);
+    if (time != absl::InfiniteFuture()) openings.push_back({&view, time});
+  }
+  const auto earlier = [](const Opening& a, const Opening& b) {
+    return std::tie(a.time, a.view->node->id) < std::tie(b.time, b.view->node->id);
+  };
+  const std::vector<Opening> first =
+      FirstOfOneKind(std::move(openings), job.nodes, earlier,
+                     [&](const auto& a, const auto& b) { return earlier(a.back(), b.back()); });
+  if (first.empty()) return std::nullopt;
+  Reservation reservation{{}, first.back().time};
+  for (const Opening& opening : first) {
+    reservation.nodes.push_back({opening.view, FreeAt(reservation.start, *opening.view, job) - job.devices});
+  }
+  return reservation;
 }
 
 // Whether the job may take devices of a node without delaying the reservation.
 bool LeavesReservation(const Job& job, const NodeView& view, const std::optional<Reservation>& reservation,
                        absl::Time now) {
-  if (!reservation || reservation->node != &view) return true;
-  return now + ExpectedDuration(job) <= reservation->start || job.devices <= reservation->spare;
+  if (!reservation || now + ExpectedDuration(job) <= reservation->start) return true;
+  return std::all_of(reservation->nodes.begin(), reservation->nodes.end(),
+                     [&](const Reservation::Kept& kept) { return kept.view != &view || job.devices <= kept.spare; });
 }
 
-// The node that fits best, so that large holes stay for large jobs; the job's last node before any other, because its
-// checkpoints lie there, and those where its trainer died after all others.
-NodeView* BestNode(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
-                   absl::Time now) {
-  NodeView* best = nullptr;
-  const auto rank = [&](const NodeView& view) {
-    const bool last = view.node->id == job.node;
-    const bool goes_back = last && job.lost_here < kLostHereLimit;
-    const bool avoids = last || std::count(job.crashed_on.begin(), job.crashed_on.end(), view.node->id) > 0;
-    const int preference = goes_back ? 0 : avoids ? 2 : 1;
-    return std::make_tuple(preference, view.free.size(), view.node->id);
+// The nodes that fit best, so that large holes stay for large jobs, and GPUs for those that compute on them; the job's
+// last node before any other, because its checkpoints lie there, and those where its trainer died after all others. The
+// first is to lead. Empty if there are not enough.
+Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
+                absl::Time now) {
+  struct Candidate {
+    NodeView* view;
+    int preference;
+    bool idles_gpus;
   };
+  std::vector<Candidate> candidates;
   for (NodeView& view : nodes) {
     if (!CouldRun(job, *view.node) || FreeFor(job, view) < job.devices) continue;
     if (!LeavesReservation(job, view, reservation, now)) continue;
-    if (best == nullptr || rank(view) < rank(*best)) best = &view;
+    const bool last = view.node->id == job.node;
+    const bool goes_back = last && job.lost_here < kLostHereLimit;
+    const bool avoids = last || std::count(job.crashed_on.begin(), job.crashed_on.end(), view.node->id) > 0;
+    candidates.push_back({&view, goes_back ? 0 : avoids ? 2 : 1, view.node->gpus && ComputesOnCpus(job)});
+  }
+  const auto before = [](const Candidate& a, const Candidate& b) {
+    return std::forward_as_tuple(a.preference, a.idles_gpus, a.view->free.size(), a.view->node->id) <
+           std::forward_as_tuple(b.preference, b.idles_gpus, b.view->free.size(), b.view->node->id);
+  };
+  Views best;
+  for (const Candidate& candidate :
+       FirstOfOneKind(std::move(candidates), job.nodes, before,
+                      [&](const auto& a, const auto& b) { return before(a.front(), b.front()); })) {
+    best.push_back(candidate.view);
   }
   return best;
 }
 
 Wait WhyNot(const Job& job, const std::vector<NodeView>& nodes) {
   if (nodes.empty()) return Wait::kNoNode;
-  bool matches = false, fits = false, free = false;
+  bool matches = false;
+  std::array<int, 2> fit = {}, free = {};  // nodes, without GPUs and with them
   for (const NodeView& view : nodes) {
     if (!HasLabels(*view.node, job)) continue;
     matches = true;
     if (!CouldRun(job, *view.node)) continue;
-    fits = true;
-    free |= FreeFor(job, view) >= job.devices;
+    const size_t kind = view.node->gpus ? 1 : 0;
+    ++fit[kind];
+    if (FreeFor(job, view) >= job.devices) ++free[kind];
   }
   if (!matches) return Wait::kNoMatch;
-  return free ? Wait::kReserved : fits ? Wait::kBusy : Wait::kTooLarge;
+  const auto enough = [&](const std::array<int, 2>& of) { return std::max(of[0], of[1]) >= job.nodes; };
+  return enough(free) ? Wait::kReserved : enough(fit) ? Wait::kBusy : Wait::kTooLarge;
 }
 
 // Tenants in the order of what they have used for their weight; ties by name, so that a run can be repeated.
@@ -161,10 +217,18 @@ void AddRelease(const Job& job, absl::Time end, NodeView& view) {
   view.releases.push_back({end, job.devices, nullptr, job.tenant});
 }
 
-void Take(NodeView& view, const Job& job, absl::Time now, Decision& decision) {
-  decision.node = view.node->id;
-  decision.devices = TakeFree(job, job.devices, view);
-  AddRelease(job, now + ExpectedDuration(job), view);
+// The first one leads.
+void AddPlace(Place place, Decision& decision) {
+  if (!decision.node.empty()) return decision.others.push_back(std::move(place));
+  decision.node = std::move(place.node);
+  decision.devices = std::move(place.devices);
+}
+
+void Take(const Views& views, const Job& job, absl::Time now, Decision& decision) {
+  for (NodeView* view : views) {
+    AddPlace({view->node->id, TakeFree(job, job.devices, *view)}, decision);
+    AddRelease(job, now + ExpectedDuration(job), *view);
+  }
 }
 
 using Tenants = std::map<std::string, TenantView>;
@@ -177,107 +241,160 @@ bool MayStopFor(const Job& job, bool own, const Job& other, const Tenants& tenan
   if (other.tenant == job.tenant) return more_urgent;
   if (!more_urgent && !own) return false;
   const auto theirs = tenants.find(other.tenant);
-  return theirs == tenants.end() || theirs->second.Borrows(taken + other.devices);
+  return theirs == tenants.end() || theirs->second.Borrows(taken + AllDevices(other));
 }
 
-// As many of the candidates, in their order, as make room for the job on their node besides what stops already. None if
-// that is not enough.
-std::optional<std::vector<const Job*>> EnoughOf(const std::vector<const Job*>& candidates, const Job& job, bool own,
-                                                const NodeView& view, const Tenants& tenants) {
-  const auto gain = [&](const Job& victim) {
-    return view.node->memory.empty() ? victim.devices : CountLargeEnough(victim.held, *view.node, job);
-  };
+// Nodes that will have room for a job, once what has to stop for it has stopped.
+struct Room {
+  Views views;                      // the leading one first
+  std::vector<const Job*> victims;  // each once, on however many of the nodes it runs
+};
+
+// Devices of use to the job that an attempt gives back on a node when it stops.
+int Gain(const Job& victim, const NodeView& view, const Job& job) {
+  const std::vector<int>* held = HeldOn(victim, view.node->id);
+  return held == nullptr ? 0 : CountLargeEnough(*held, *view.node, job);
+}
+
+// Devices that the job still lacks on a node when all victims have stopped; 0 or less: none.
+int Missing(const std::vector<const Job*>& victims, const NodeView& view, const Job& job) {
   int missing = job.devices - FreeFor(job, view) - view.stopping;
-  std::vector<const Job*> victims;
+  for (const Job* victim : victims) missing -= Gain(*victim, view, job);
+  return missing;
+}
+
+// The room with one node more, on which as many of the candidates stop, in their order, as are needed besides what
+// stops already. None if that is not enough.
+std::optional<Room> EnoughOf(const std::vector<const Job*>& candidates, const Job& job, bool own, Room room,
+                             NodeView& view, const Tenants& tenants) {
   std::map<std::string, int> taken;  // devices, by tenant
+  for (const Job* victim : room.victims) taken[victim->tenant] += AllDevices(*victim);
+  int missing = Missing(room.victims, view, job);
   for (const Job* candidate : candidates) {
     if (missing <= 0) break;
     int& lost = taken[candidate->tenant];
-    if (gain(*candidate) == 0 || !MayStopFor(job, own, *candidate, tenants, lost)) continue;
-    lost += candidate->devices;
-    victims.push_back(candidate);
-    missing -= gain(*candidate);
+    const int gain = Gain(*candidate, view, job);
+    if (gain == 0 || !MayStopFor(job, own, *candidate, tenants, lost)) continue;
+    lost += AllDevices(*candidate);
+    room.victims.push_back(candidate);
+    missing -= gain;
   }
   if (missing > 0) return std::nullopt;
+  room.views.push_back(&view);
   // Some may not be needed beside larger ones behind them; the dearest are spared first.
-  for (size_t i = victims.size(); i-- > 0;) {
-    if (gain(*victims[i]) > -missing) continue;
-    missing += gain(*victims[i]);
-    victims.erase(victims.begin() + static_cast<int64_t>(i));
+  for (size_t i = room.victims.size(); i-- > 0;) {
+    const bool needed = std::any_of(room.views.begin(), room.views.end(), [&](const NodeView* other) {
+      return Missing(room.victims, *other, job) + Gain(*room.victims[i], *other, job) > 0;
+    });
+    if (!needed) room.victims.erase(room.victims.begin() + static_cast<int64_t>(i));
   }
-  return victims;
+  return room;
 }
 
-// What has to stop on a node for the job: the least urgent, then the newest, which has least to lose. None if that is
+// The room with one node more, where the least urgent stop, then the newest, which have least to lose. None if that is
 // not enough.
-std::optional<std::vector<const Job*>> VictimsFor(const Job& job, bool own, const NodeView& view,
-                                                  const Tenants& tenants) {
+std::optional<Room> WithNode(const Job& job, bool own, const Room& room, NodeView& view, const Tenants& tenants) {
   std::vector<const Job*> candidates;
   for (const Release& release : view.releases) {
     const Job* other = release.preemptible;
-    if (other != nullptr && MayStopFor(job, own, *other, tenants)) candidates.push_back(other);
+    if (other == nullptr || !MayStopFor(job, own, *other, tenants)) continue;
+    if (std::count(room.victims.begin(), room.victims.end(), other) == 0) candidates.push_back(other);
   }
   std::sort(candidates.begin(), candidates.end(), [](const Job* a, const Job* b) {
     return std::tie(b->service_class, a->priority, b->attempt_start, b->number) <
            std::tie(a->service_class, b->priority, a->attempt_start, a->number);
   });
-  if (auto victims = EnoughOf(candidates, job, own, view, tenants)) return victims;
+  if (auto larger = EnoughOf(candidates, job, own, room, view, tenants)) return larger;
   // A small one may leave its tenant too little for a large one to go that would have been enough alone.
   std::stable_sort(candidates.begin(), candidates.end(),
-                   [](const Job* a, const Job* b) { return a->devices > b->devices; });
-  return EnoughOf(candidates, job, own, view, tenants);
+                   [](const Job* a, const Job* b) { return AllDevices(*a) > AllDevices(*b); });
+  return EnoughOf(candidates, job, own, room, view, tenants);
 }
 
-// A node that will have room for a job, once what has to stop for it has stopped.
-struct Room {
-  NodeView* view;
-  std::vector<const Job*> victims;
-};
+// First the least urgent, then the fewest.
+auto CostOf(const Room& room) {
+  ServiceClass most_urgent = ServiceClass::kBackground;
+  int devices = 0;
+  for (const Job* victim : room.victims) {
+    most_urgent = std::min(most_urgent, victim->service_class);
+    devices += AllDevices(*victim);
+  }
+  return std::make_tuple(-static_cast<int>(most_urgent), devices, room.victims.size(), room.views.back()->node->id);
+}
 
-// The one where the least urgent stop, and the fewest.
+// As many of the nodes as the job needs, one after the other that which costs least beside those before it. That may
+// miss one attempt that would make room on several of them alone: `widest_first` begins where such a one stops.
+std::optional<Room> RoomOn(const Views& views, const Job& job, bool own, bool widest_first, const Tenants& tenants) {
+  const auto cost = [&](const Room& room) {
+    int most_nodes = 1;
+    for (const Job* victim : room.victims) most_nodes = std::max(most_nodes, victim->nodes);
+    return std::make_pair(widest_first ? -most_nodes : 0, CostOf(room));
+  };
+  Room room;
+  while (static_cast<int>(room.views.size()) < job.nodes) {
+    std::optional<Room> best;
+    for (NodeView* view : views) {
+      if (std::count(room.views.begin(), room.views.end(), view) > 0) continue;
+      std::optional<Room> larger = WithNode(job, own, room, *view, tenants);
+      if (larger && (!best || cost(*larger) < cost(*best))) best = std::move(larger);
+    }
+    if (!best) return std::nullopt;
+    room = *std::move(best);
+  }
+  return room;
+}
+
+// The room that costs least, on nodes with GPUs or on nodes without.
 std::optional<Room> CheapestRoom(const Job& job, bool own, Snapshot& snapshot,
                                  const std::optional<Reservation>& reservation) {
   std::optional<Room> best;
-  const auto cost = [](const Room& room) {
-    ServiceClass most_urgent = ServiceClass::kBackground;
-    int devices = 0;
-    for (const Job* victim : room.victims) {
-      most_urgent = std::min(most_urgent, victim->service_class);
-      devices += victim->devices;
+  for (const bool gpus : {true, false}) {
+    Views views;  // where enough could stop if it were the only one
+    for (NodeView& view : snapshot.nodes) {
+      if (view.node->gpus != gpus || !CouldRun(job, *view.node)) continue;
+      if (!LeavesReservation(job, view, reservation, snapshot.now)) continue;
+      if (WithNode(job, own, {}, view, snapshot.tenants)) views.push_back(&view);
     }
-    return std::make_tuple(-static_cast<int>(most_urgent), devices, room.victims.size(), room.view->node->id);
-  };
-  for (NodeView& view : snapshot.nodes) {
-    if (!CouldRun(job, *view.node) || !LeavesReservation(job, view, reservation, snapshot.now)) continue;
-    std::optional<std::vector<const Job*>> victims = VictimsFor(job, own, view, snapshot.tenants);
-    if (!victims) continue;
-    Room room{&view, *std::move(victims)};
-    if (!best || cost(room) < cost(*best)) best = std::move(room);
+    if (static_cast<int>(views.size()) < job.nodes) continue;
+    for (const bool widest_first : {false, true}) {
+      if (widest_first && job.nodes == 1) continue;
+      std::optional<Room> room = RoomOn(views, job, own, widest_first, snapshot.tenants);
+      if (room && (!best || CostOf(*room) < CostOf(*best))) best = std::move(room);
+    }
   }
   return best;
 }
 
+// What a release becomes when its attempt was told to stop: no release, but devices that are free at any moment.
+void Stop(const std::vector<const Job*>& victims, NodeView& view) {
+  for (auto release = view.releases.begin(); release != view.releases.end();) {
+    if (release->preemptible == nullptr || std::count(victims.begin(), victims.end(), release->preemptible) == 0) {
+      ++release;
+      continue;
+    }
+    view.stopping += release->devices;
+    release = view.releases.erase(release);
+  }
+}
+
 // Keeps the room for the job: nothing that comes behind it may have it.
 void Promise(const Room& room, const Job& job, Snapshot& snapshot) {
-  NodeView& view = *room.view;
-  for (const Job* victim : room.victims) {
-    view.stopping += victim->devices;
-    snapshot.tenants[victim->tenant].kept_devices -= victim->devices;
-    view.releases.erase(std::find_if(view.releases.begin(), view.releases.end(),
-                                     [&](const Release& release) { return release.preemptible == victim; }));
+  for (const Job* victim : room.victims) snapshot.tenants[victim->tenant].kept_devices -= AllDevices(*victim);
+  for (NodeView& view : snapshot.nodes) Stop(room.victims, view);
+  for (NodeView* view : room.views) {
+    const int from_stopping = std::min(view->stopping, job.devices);
+    view->stopping -= from_stopping;
+    // Fewer may be free of that size than counted, if what stops gives back others.
+    TakeFree(job, std::min(job.devices - from_stopping, FreeFor(job, *view)), *view);
+    AddRelease(job, snapshot.now + ExpectedDuration(job), *view);
   }
-  const int from_stopping = std::min(view.stopping, job.devices);
-  view.stopping -= from_stopping;
-  // Fewer may be free of that size than counted, if what stops gives back others.
-  TakeFree(job, std::min(job.devices - from_stopping, FreeFor(job, view)), view);
-  AddRelease(job, snapshot.now + ExpectedDuration(job), view);
 }
 
 // `devices`: those of the tenant that the job adds to, at once or when room is made.
 void Charge(TenantView& tenant, const Job& job, int& devices) {
-  devices += job.devices;
-  tenant.running_devices += job.devices;
-  tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(job)) * job.devices;
+  devices += AllDevices(job);
+  tenant.running_devices += AllDevices(job);
+  tenant.usage += absl::ToDoubleSeconds(ExpectedDuration(job)) * AllDevices(job);
 }
 
 NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
@@ -287,9 +404,13 @@ NodeView& ViewOf(const std::string& node, Snapshot& snapshot) {
 
 // Carries a decision out in a snapshot.
 void StartIn(const Decision& decision, double slower, Snapshot& snapshot) {
-  NodeView& view = ViewOf(decision.node, snapshot);
-  for (const int device : decision.devices) view.free.erase(std::find(view.free.begin(), view.free.end(), device));
-  AddRelease(*decision.job, snapshot.now + ExpectedDuration(*decision.job) * slower, view);
+  const auto start_on = [&](const std::string& node, const std::vector<int>& devices) {
+    NodeView& view = ViewOf(node, snapshot);
+    for (const int device : devices) view.free.erase(std::find(view.free.begin(), view.free.end(), device));
+    AddRelease(*decision.job, snapshot.now + ExpectedDuration(*decision.job) * slower, view);
+  };
+  start_on(decision.node, decision.devices);
+  for (const Place& place : decision.others) start_on(place.node, place.devices);
   TenantView& tenant = snapshot.tenants[decision.job->tenant];
   Charge(tenant, *decision.job, tenant.kept_devices);
   for (auto& waiting : snapshot.waiting) {
@@ -298,11 +419,13 @@ void StartIn(const Decision& decision, double slower, Snapshot& snapshot) {
 }
 
 // What was preempted may come back later than this says.
-void StopIn(const Job& victim, NodeView& view, absl::Time now) {
-  for (Release& release : view.releases) {
-    if (release.preemptible != &victim) continue;
-    release.end = now;
-    release.preemptible = nullptr;
+void StopIn(const Job& victim, Snapshot& snapshot) {
+  for (NodeView& view : snapshot.nodes) {
+    for (Release& release : view.releases) {
+      if (release.preemptible != &victim) continue;
+      release.end = snapshot.now;
+      release.preemptible = nullptr;
+    }
   }
 }
 
@@ -341,9 +464,9 @@ class Cycle {
   // Jobs within the guarantee of their tenant come first, so that nobody borrows again what was taken back for them.
   // One that would go beyond it waits among the others. It holds up none behind it that is within, unless that is less
   // urgent: what it stops of its own tenant would else come before it, and have the same devices again.
-  std::vector<Decision> Run() {
+  std::vector<Decision> Run(bool guarantees) {
     for (const bool own : {true, false}) {
-      if (own && !HasGuarantees(snapshot_)) continue;
+      if (own && !guarantees) continue;
       for (const auto& waiting : snapshot_.waiting) LookAt(waiting, own);
     }
     return std::move(decisions_);
@@ -373,9 +496,9 @@ class Cycle {
 
   bool IsAtLimit(const Job& job) {
     const TenantView& tenant = snapshot_.tenants[job.tenant];
-    return tenant.max_devices > 0 && tenant.running_devices + job.devices > tenant.max_devices;
+    return tenant.max_devices > 0 && tenant.running_devices + AllDevices(job) > tenant.max_devices;
   }
-  bool IsOwn(const Job& job) { return snapshot_.tenants[job.tenant].Guarantees(job.devices) && !IsAtLimit(job); }
+  bool IsOwn(const Job& job) { return snapshot_.tenants[job.tenant].Guarantees(AllDevices(job)) && !IsAtLimit(job); }
   // Whether the job is within the guarantee of its tenant, and behind nothing more urgent beyond it. Requires that
   // classes are looked at from the most urgent on.
   bool ComesFirst(const Job& job) {
@@ -399,18 +522,17 @@ class Cycle {
     } else if (!own && awaited_.count(job.tenant) > 0) {
       // What the tenant borrowed now would be its own when the room is there, and the job that waits for it no more.
       decision.wait = WhyNot(job, snapshot_.nodes);
-    } else if (NodeView* view = BestNode(job, snapshot_.nodes, reservation_, snapshot_.now)) {
-      if (reservation_ && reservation_->node == view && snapshot_.now + ExpectedDuration(job) > reservation_->start) {
-        reservation_->spare -= job.devices;
-      }
-      Take(*view, job, snapshot_.now, decision);
+    } else if (const Views views = BestNodes(job, snapshot_.nodes, reservation_, snapshot_.now); !views.empty()) {
+      TakeSpare(views, job);
+      Take(views, job, snapshot_.now, decision);
       Charge(tenant, job, tenant.kept_devices);
     } else if (const auto room = CheapestRoom(job, own, snapshot_, reservation_)) {
+      TakeSpare(room->views, job);
       Promise(*room, job, snapshot_);
       Charge(tenant, job, tenant.promised_devices);
       if (own) awaited_.insert(job.tenant);
       decision.wait = Wait::kMakingRoom;
-      decision.node = room->view->node->id;
+      for (const NodeView* view : room->views) AddPlace({view->node->id, {}}, decision);
       decision.preempted = room->victims;
     } else {
       decision.wait = WhyNot(job, snapshot_.nodes);
@@ -420,6 +542,13 @@ class Cycle {
       }
     }
     return decision;
+  }
+  // What the job has of the nodes of the reservation when that starts is not spare any more.
+  void TakeSpare(const Views& views, const Job& job) {
+    if (!reservation_ || snapshot_.now + ExpectedDuration(job) <= reservation_->start) return;
+    for (Reservation::Kept& kept : reservation_->nodes) {
+      if (std::count(views.begin(), views.end(), kept.view) > 0) kept.spare -= job.devices;
+    }
   }
 
   Snapshot snapshot_;
@@ -435,6 +564,8 @@ class Cycle {
 
 }  // namespace
 
+bool ComputesOnCpus(const Job& job) { return job.cpu_memory_bytes > 0 && job.gpu_memory_bytes == 0; }
+
 int64_t MemoryFor(const Job& job, const Node& node) { return node.gpus ? job.gpu_memory_bytes : job.cpu_memory_bytes; }
 
 bool HasLabels(const Node& node, const Job& job) {
@@ -447,12 +578,18 @@ bool HasLabels(const Node& node, const Job& job) {
   return true;
 }
 
-bool CouldRun(const Job& job, const Node& node) {
+bool HasDevicesFor(const Job& job, const Node& node) {
   if (!HasLabels(node, job) || node.devices < job.devices) return false;
   if (node.shares > 1 && job.devices > 1) return false;  // two parts of one GPU are no two GPUs
+  if (ComputesOnCpus(job) && node.main_memory > 0 && job.cpu_memory_bytes > node.main_memory) return false;
   int large = 0;
   for (int device = 0; device < node.devices; ++device) large += IsLargeEnough(device, node, job) ? 1 : 0;
   return large >= job.devices;
+}
+
+// A part of a GPU is none of a gang: what it shares the GPU with would keep all other nodes waiting.
+bool CouldRun(const Job& job, const Node& node) {
+  return HasDevicesFor(job, node) && (job.nodes == 1 || (!node.gang_address.empty() && node.shares == 1));
 }
 
 double Tenant::UsageAt(absl::Time now) const {
@@ -479,13 +616,14 @@ bool ComesBefore(const Job& a, const Job& b) {
 
 // A job beyond the guarantee of its tenant holds up what is less urgent and within it only if it gets something. That
 // turns out at the end of a cycle, so there is another one in which those that got nothing hold up none; most often it
-// is the last.
+// is the last. Each one passes over jobs more, all of those at once, and none twice: so there are no more cycles than
+// jobs beyond a guarantee, of the few hundred that a snapshot has.
 std::vector<Decision> Decide(Snapshot snapshot) {
   Cycle::Jobs passed_over;
-  if (!HasGuarantees(snapshot)) return Cycle(std::move(snapshot), passed_over).Run();
+  if (!HasGuarantees(snapshot)) return Cycle(std::move(snapshot), passed_over).Run(/*guarantees=*/false);
   while (true) {
     Cycle cycle(snapshot, passed_over);
-    std::vector<Decision> decisions = cycle.Run();
+    std::vector<Decision> decisions = cycle.Run(/*guarantees=*/true);
     const Cycle::Jobs for_nothing = cycle.HeldUpForNothing(decisions);
     if (for_nothing.empty()) return decisions;
     passed_over.insert(for_nothing.begin(), for_nothing.end());
@@ -494,10 +632,14 @@ std::vector<Decision> Decide(Snapshot snapshot) {
 
 std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot) {
   auto detached = std::make_unique<DetachedSnapshot>();
+  std::map<const Job*, const Job*> running;  // what runs on several nodes is one job here, too
   for (NodeView& view : snapshot.nodes) {
     view.node = &detached->nodes.emplace_back(*view.node);
     for (Release& release : view.releases) {
-      if (release.preemptible != nullptr) release.preemptible = &detached->jobs.emplace_back(*release.preemptible);
+      if (release.preemptible == nullptr) continue;
+      const Job*& copy = running[release.preemptible];
+      if (copy == nullptr) copy = &detached->jobs.emplace_back(*release.preemptible);
+      release.preemptible = copy;
     }
   }
   for (auto& waiting : snapshot.waiting) {
@@ -520,7 +662,7 @@ absl::Time StartOf(int64_t number, Snapshot snapshot, double slower, int64_t& ah
   }
   while (true) {
     for (const Decision& decision : Decide(snapshot)) {
-      for (const Job* victim : decision.preempted) StopIn(*victim, ViewOf(decision.node, snapshot), snapshot.now);
+      for (const Job* victim : decision.preempted) StopIn(*victim, snapshot);
       if (decision.wait != Wait::kNone) continue;
       if (decision.job->number == number) return snapshot.now;
       ++ahead;

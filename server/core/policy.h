@@ -1,10 +1,15 @@
 // Which waiting job starts where, and why the others wait. Pure functions of a snapshot.
 //
-// Order: what is within the guarantee of its tenant before what borrows; then service classes strictly; within a class
-// the tenant that has used least for its weight; within a tenant priority, where a point is worth an hour of waiting.
-// What fits nowhere has other attempts stop for it where that costs least (preemption): those of less urgent classes,
-// and, if it is within the guarantee of its tenant, those of tenants above theirs. The first job that cannot have even
-// that gets a reservation, and what comes after it starts only where it does not delay it (EASY backfill).
+// Order: what is within the guarantee of its tenant before what borrows, with one exception: a more urgent job of the
+// same tenant that gets something beyond the guarantee comes before what is less urgent and within it; then service
+// classes strictly; within a class the tenant that has used least for its weight; within a tenant priority, where a
+// point is worth an hour of waiting. What fits nowhere has other attempts stop for it where that costs least
+// (preemption): those of less urgent classes, and, if it is within the guarantee of its tenant, those of tenants above
+// theirs. The first job that cannot have even that gets a reservation, and what comes after it starts only where it
+// does not delay it (EASY backfill).
+//
+// A job gets all of its nodes in one decision or none, so no two gangs hold what the other one waits for. They are all
+// GPU nodes or all CPU nodes; each has the devices that the job asks for, and counts for its tenant with them.
 #pragma once
 
 #include <array>
@@ -37,10 +42,19 @@ struct Node {
   int shares = 1;  // attempts that a device is given to at a time
   bool gpus = false;
   std::vector<int64_t> memory;  // bytes of each device, below 0 for one that cannot be used; empty: unknown
+  int64_t main_memory = 0;      // bytes; 0: unknown
   std::map<std::string, std::string> labels;
+  std::string gang_address;  // host by which other nodes reach it; empty: it takes part in no gang over nodes
+  int gang_port = 0;         // first of the ports at which a leading node waits for the others, one for each device
   std::string agent_version;
   std::string inventory;  // bytes of the layer above
   Processes processes;    // as the agent said last; also of attempts that are not current any more
+  // What attempts hold here that ended by another node's word, since when, until the agent says that their part ended.
+  struct Leftover {
+    std::vector<int> devices;
+    absl::Time since;
+  };
+  std::map<std::string, Leftover> leftovers;  // by attempt
   // Jobs of which attempts died here since one last got through, and when; of those that died together only one.
   std::map<std::string, absl::Time> losses;
   absl::Time quarantine_end = absl::InfinitePast();  // until then it gets nothing; InfinitePast: it has none
@@ -51,9 +65,13 @@ struct Node {
 
 // Whether the node has the labels that the job asks for.
 bool HasLabels(const Node& node, const Job& job);
+// An export: it computes on the CPUs of its node, also where that has GPUs, and asks for main memory only.
+bool ComputesOnCpus(const Job& job);
 // Bytes that the job needs of each device of the node.
 int64_t MemoryFor(const Job& job, const Node& node);
-// Whether the job fits on the node when nothing else runs there.
+// Whether the node has the labels and the devices for the job, or for a part of it, if others reach it or not.
+bool HasDevicesFor(const Job& job, const Node& node);
+// Whether the job, or a part of it, fits on the node when nothing else runs there.
 bool CouldRun(const Job& job, const Node& node);
 
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
@@ -76,7 +94,7 @@ struct Tenant {
 inline constexpr absl::Duration kUnknownDuration = absl::Hours(1);
 absl::Duration ExpectedDuration(const Job& job);
 
-// A running attempt: when it is expected to end, and how many devices it gives back then.
+// A running attempt on one of its nodes: when it is expected to end, and how many devices it gives back there then.
 struct Release {
   absl::Time end;
   int devices = 0;
@@ -121,7 +139,7 @@ struct Snapshot {
 enum class Wait {
   kNone = 0,
   kNoNode = 1,        // no node is connected
-  kTooLarge = 2,      // no connected node has that many devices of that size
+  kTooLarge = 2,      // too few connected nodes have that many devices of that size
   kBusy = 3,          // the nodes that could take it are busy
   kReserved = 4,      // it would delay a job before it
   kTenantLimit = 5,   // its tenant runs as much as it may
@@ -139,8 +157,9 @@ enum class Wait {
 struct Decision {
   const Job* job;
   Wait wait = Wait::kNone;                       // kNone: it starts
-  std::string node;                              // where, or where there will be room
+  std::string node;                              // where, or where there will be room; the leading one of several
   std::vector<int> devices;                      // with what
+  std::vector<Place> others;                     // where else
   std::vector<const Job*> preempted;             // what has to stop for it
   absl::Time not_before = absl::InfinitePast();  // of the job with the reservation: when it is expected to start
 };

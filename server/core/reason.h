@@ -32,6 +32,12 @@ inline std::string QuotaSubjectOf(const absl::Status& status) {
   return subject ? std::string(*subject) : "";
 }
 
+// What a tenant gets that asks for more than it may have.
+inline absl::Status TenantMayNotHaveMore(absl::string_view tenant, absl::string_view message,
+                                         absl::string_view reason) {
+  return WithQuota(WithReason(absl::ResourceExhaustedError(message), reason), absl::StrCat("tenants/", tenant));
+}
+
 // Empty if none was given.
 inline std::string ReasonOf(const absl::Status& status) {
   const auto reason = status.GetPayload(kReasonPayload);

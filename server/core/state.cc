@@ -21,9 +21,11 @@ void MoveDelays(JobTable& jobs, std::vector<std::function<void()>>& undo, absl::
 
 void State::LoadJob(std::unique_ptr<Job> job, absl::Time now) {
   if (HoldsDevices(job->state)) {
-    Node& node = nodes_[job->node];
-    node.id = job->node;
-    node.deadline = now + kLease;
+    for (const Place& place : PlacesOf(*job)) {
+      Node& node = nodes_[place.node];
+      node.id = place.node;
+      node.deadline = now + kLease;
+    }
   }
   job->waiting_since = job->attempt == 0 ? job->create_time : now;
   last_number_ = std::max(last_number_, job->number);
@@ -61,6 +63,7 @@ void State::ClockJumped(absl::Duration by) {
     node.deadline += by;
     node.quarantine_end += by;
     for (auto& [job, time] : node.losses) time += by;
+    for (auto& [attempt, leftover] : node.leftovers) leftover.since += by;
   }
   next_lease_check_ = next_preemption_ = absl::InfinitePast();
   MoveDelays(jobs_, undo_, by);
@@ -86,12 +89,13 @@ const Job& State::Apply(const Job& job, JobInput input, const std::string& messa
   const std::optional<JobState> next = NextState(job.state, input);
   if (!next) return job;
   if (input == JobInput::kTrainerFinished) {
-    if (const auto node = nodes_.find(job.node); node != nodes_.end()) node->second.losses.clear();
+    for (const Place& place : PlacesOf(job)) {
+      if (const auto node = nodes_.find(place.node); node != nodes_.end()) node->second.losses.clear();
+    }
   }
   if (HoldsDevices(job.state) && !HoldsDevices(*next)) {
-    // What was charged at the start was an estimate.
-    const absl::Duration over = (now - job.attempt_start) - ExpectedDuration(job);
-    Charge(job.tenant, absl::ToDoubleSeconds(over) * static_cast<double>(job.held.size()), now);
+    SettleCharge(job, HeldDevices(job), now);
+    for (const Place& place : job.others) StopRest(job, place, now);
     unsettled_ = true;
   }
   if (IsWaiting(*next)) unsettled_ = true;
@@ -102,7 +106,10 @@ const Job& State::Apply(const Job& job, JobInput input, const std::string& messa
   jobs_.Update(job, [&](Job& j) {
     j.state = *next;
     if (IsTerminal(*next)) j.stored_step = j.stored_bytes = 0;
-    if (!HoldsDevices(*next)) j.held.clear();
+    if (!HoldsDevices(*next)) {
+      j.held.clear();
+      j.others.clear();
+    }
     if (IsWaiting(*next)) j.waiting_since = now;
     if (IsTerminal(*next)) j.end_time = now;
   });
@@ -119,11 +126,37 @@ const Job& State::AddEvent(const Job& job, Event event, absl::Time now) {
 }
 
 void State::Send(Effect::Kind kind, const Job& job) {
-  Effect effect{kind, job.node, AttemptName(job), job.number, {}};
+  SendTo(0, kind, job);
+  if (kind == Effect::Kind::kCheckpoint) return;
+  for (int rank = 1; rank < job.nodes; ++rank) SendTo(rank, kind, job);
+}
+
+void State::SendTo(int node_rank, Effect::Kind kind, const Job& job) {
+  const Place place = PlacesOf(job).at(static_cast<size_t>(node_rank));
+  if (node_rank > 0 && place.devices.empty()) return;  // its part has ended
+  const bool starts_gang = kind == Effect::Kind::kStart && job.nodes > 1;
+  // After a restart of the server nobody knows where the leading node waits before it is there again (GoOnWith).
+  if (starts_gang && nodes_.at(job.node).gang_address.empty()) return;
+  Effect effect{kind, place.node, AttemptName(job), job.number, IndicesOf(place.node, place.devices)};
   effect.job_goes_on = kind == Effect::Kind::kStop && job.state != JobState::kCancelling;
-  if (const auto node = nodes_.find(job.node); node != nodes_.end() && (node->second.gpus || node->second.shares > 1))
-    effect.devices = job.held;
+  if (starts_gang) effect.gang = GangPlaceOf(job, node_rank);
   effects_.push_back(std::move(effect));
+}
+
+// A whole CPU node has one device, which no index names.
+std::vector<int> State::IndicesOf(const std::string& id, const std::vector<int>& devices) const {
+  const auto node = nodes_.find(id);
+  const bool named = node != nodes_.end() && (node->second.gpus || node->second.shares > 1);
+  return named ? devices : std::vector<int>();
+}
+
+// No two attempts of a node share a device, so no two share a port.
+GangPlace State::GangPlaceOf(const Job& job, int node_rank) const {
+  const Node& leading = nodes_.at(job.node);
+  const int lowest = *std::min_element(job.held.begin(), job.held.end());
+  return {.node_rank = node_rank,
+          .meeting = absl::StrCat(leading.gang_address, ":", leading.gang_port + lowest),
+          .address = nodes_.at(PlacesOf(job).at(static_cast<size_t>(node_rank)).node).gang_address};
 }
 
 Writes State::TakeWrites() {

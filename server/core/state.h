@@ -191,6 +191,13 @@ struct Writes {
   }
 };
 
+// Where a node of a gang finds the others.
+struct GangPlace {
+  int node_rank = 0;    // 0 leads
+  std::string meeting;  // host:port at which the leading node waits for the others
+  std::string address;  // of this node, for the others
+};
+
 // What to tell agents once the writes are durable.
 struct Effect {
   // kReconnect: end the session, so that the agent registers anew.
@@ -200,7 +207,8 @@ struct Effect {
   std::string attempt;       // name; empty for kReconnect
   int64_t job = 0;           // number
   std::vector<int> devices;  // indices of GPUs; empty on a CPU node
-  bool job_goes_on = false;  // of kStop: later, perhaps on another node
+  bool job_goes_on = false;  // of kStop: later, perhaps on another node, from a checkpoint that this attempt stores
+  std::optional<GangPlace> gang;  // of kStart, for a job of several nodes
 };
 
 // A checkpoint whose files are in the store.
@@ -213,6 +221,7 @@ struct StoredCheckpoint {
 // What an attempt reported, already understood by the layer above.
 struct Report {
   AttemptId attempt;
+  std::string node;  // whose agent sent it; empty: the leading node's
   int64_t sequence = 0;
   std::vector<Event> events;              // `job`, `sequence`, `time`, `attempt` are filled here
   std::optional<std::string> job_report;  // replaces Job::report
@@ -224,6 +233,7 @@ struct Report {
   std::optional<StoredCheckpoint> checkpoint;
   bool blames_node = false;  // of kAttemptFailed: by a fault of the node's hardware or disk
   bool crashed = false;      // of kAttemptLost: the trainer died of itself, not with agent or node
+  bool lost_peer = false;    // of kAttemptLost: its ranks ended only since those of another node did
 };
 
 // What a user changes of a job; absent values stay.
@@ -338,7 +348,8 @@ class State {
   // until a heartbeat or the next Register no longer names it.
   void Heartbeat(const std::string& node, std::string inventory, Processes processes, bool leaving, absl::Time now);
   void Disconnect(const std::string& node);
-  // Records a report once. False if the attempt is not current: the agent has to end it.
+  // Records a report once. False if the attempt is not current, or has no part on the node: the agent has to end it.
+  // What a node that does not lead says of an attempt counts only if it ends its part, or the attempt with it.
   bool Record(Report report, absl::Time now);
   // The wall clock was set, or the machine slept: what is left of leases and delays stays as it is.
   void ClockJumped(absl::Duration by);
@@ -378,8 +389,29 @@ class State {
   void AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now);
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);
+  // How an attempt was lost.
+  struct Loss {
+    std::string why;
+    std::string node;      // that is to blame; empty: none
+    bool crashed = false;  // its trainer died there of itself
+  };
   // The job waits for another attempt, or has had enough of them.
-  void LoseAttempt(const Job& job, const std::string& why, bool crashed, absl::Time now);
+  void LoseAttempt(const Job& job, const Loss& loss, absl::Time now);
+  static Loss LossOf(const Report& report, const std::string& node);
+  // The same, by word of a node that may be one of several, or since nothing is heard of it.
+  void LoseAttemptOn(const std::string& node, const Job& job, const std::string& why, absl::Time now);
+  // A report of a node that does not lead.
+  bool RecordOfOther(const Job& job, const Report& report, absl::Time now);
+  // What becomes of a job that holds devices of a node whose agent is there again, with its attempt or without.
+  void GoOnWith(const Job& job, const std::string& node, bool has_it, absl::Time now);
+  // The node's agent says that no process of the attempt is left there.
+  void ForgetProcess(const std::string& node, const std::string& attempt);
+  // No process of the attempt is left on a node that does not lead: what it held there is free.
+  void EndPart(const Job& job, const std::string& node, absl::Time now);
+  // The attempt ends by another node's word: this one is told to stop, and what it uses stays with it until then.
+  void StopRest(const Job& job, const Place& place, absl::Time now);
+  // Corrects what was charged for devices when the attempt started, which was an estimate.
+  void SettleCharge(const Job& job, int devices, absl::Time now);
   // Requires: a state that can be preempted.
   void Preempt(const Job& job, const std::string& why, absl::Time now);
   // Whether something that waits may stop something that runs, for all that can be said without looking closer.
@@ -388,6 +420,8 @@ class State {
   bool SomeoneWantsItsOwn() const;
   // An attempt of the job died on the node for no reason of the job's.
   void Suspect(const std::string& node, const std::string& job, absl::Time now);
+  // The agent of the node is about to end.
+  void StopWhatOthersLead(const std::string& node, absl::Time now);
   void Publish(const Job& job, Report report, absl::Time now);
   void Start(const Decision& decision, absl::Time now);
   void Charge(const std::string& tenant, double device_seconds, absl::Time now);
@@ -397,7 +431,12 @@ class State {
   void CountStored(const std::string& tenant, int64_t bytes);
   // RESOURCE_EXHAUSTED if the tenant may not store so much more; above 0.
   absl::Status CheckStorage(const std::string& tenant, int64_t bytes) const;
+  // To every node of the current attempt; a checkpoint is the leading one's.
   void Send(Effect::Kind kind, const Job& job);
+  // Rank 0 leads.
+  void SendTo(int node_rank, Effect::Kind kind, const Job& job);
+  std::vector<int> IndicesOf(const std::string& node, const std::vector<int>& devices) const;
+  GangPlace GangPlaceOf(const Job& job, int node_rank) const;
   bool Exists(const std::string& resource) const;
   // A model is one tenant's: that of its versions, deleted ones too, and of the jobs that are going to publish some.
   bool IsOfAnother(const std::string& model, const std::string& tenant) const;

@@ -52,10 +52,10 @@ absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
   const auto tenant = tenants_.find(job.tenant);
   const int64_t limit = tenant == tenants_.end() ? 0 : tenant->second.max_queued_jobs;
   if (const int64_t waiting = jobs_.LoadOf(job.tenant).waiting; limit > 0 && waiting + jobs > limit) {
-    const absl::Status full = absl::ResourceExhaustedError(absl::StrCat("tenant ", job.tenant, " has ", waiting,
-                                                                        " waiting jobs and may have ", limit,
-                                                                        "; wait for one, or cancel one"));
-    return WithQuota(WithReason(full, "TENANT_QUEUE_FULL"), "tenants/" + job.tenant);
+    return TenantMayNotHaveMore(job.tenant,
+                                absl::StrCat("tenant ", job.tenant, " has ", waiting, " waiting jobs and may have ",
+                                             limit, "; wait for one, or cancel one"),
+                                "TENANT_QUEUE_FULL");
   }
   if (absl::Status status = CheckStorage(job.tenant, 1); !status.ok()) return status;
   for (const std::string& name : ResourcesOf(job)) {

@@ -25,6 +25,19 @@ double Draw(uint64_t seed) {
   return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
+// Requires: a part of the current attempt is on the node.
+int RankOf(const Job& job, const std::string& node) {
+  const std::vector<Place> places = PlacesOf(job);
+  return static_cast<int>(absl::c_find_if(places, [&](const Place& place) { return place.node == node; }) -
+                          places.begin());
+}
+
+// Whether an attempt that ended so makes the node suspect on which it did.
+bool IsNodesFault(const Report& report, const Job& job) {
+  if (report.blames_node) return true;
+  return report.input == JobInput::kAttemptLost && !report.lost_peer && !IsStopping(job.state);
+}
+
 }  // namespace
 
 absl::Duration RetryDelay(int lost) {
@@ -52,26 +65,32 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   unsettled_ = true;
   std::vector<std::string> stale;
   std::set<std::string> held;
+  const std::set<std::string> expected = jobs_.OnNode(id);
   for (const std::string& name : attempts) {
     const std::optional<AttemptId> attempt = ParseAttemptName(name);
-    if (attempt && IsCurrent(*attempt) && Find(attempt->job)->node == id) {
+    if (attempt && IsCurrent(*attempt) && expected.count(attempt->job) > 0) {
       held.insert(attempt->job);
     } else {
       stale.push_back(name);
     }
   }
-  const std::set<std::string> expected = jobs_.OnNode(id);
-  for (const std::string& job_id : expected) {
-    const Job& job = *Find(job_id);
-    if (held.count(job_id) > 0) {
-      if (IsStopping(job.state)) Send(Effect::Kind::kStop, job);  // the first order may never have arrived
-    } else if (job.state == JobState::kStarting && job.last_report == 0) {
-      Send(Effect::Kind::kStart, job);  // the first order may never have arrived
-    } else {
-      LoseAttempt(job, "the agent came back without it", /*crashed=*/false, now);
-    }
-  }
+  for (const std::string& job_id : expected) GoOnWith(*Find(job_id), id, held.count(job_id) > 0, now);
   return stale;
+}
+
+// Orders that were sent before may never have arrived.
+void State::GoOnWith(const Job& job, const std::string& id, bool has_it, absl::Time now) {
+  const int rank = RankOf(job, id);
+  const bool can_start = job.state == JobState::kStarting && (rank > 0 || job.last_report == 0) &&
+                         (job.nodes == 1 || !nodes_.at(id).gang_address.empty());
+  if (!has_it && !can_start) {
+    return LoseAttemptOn(id, job, absl::StrCat("the agent of node ", id, " came back without it"), now);
+  }
+  if (IsStopping(job.state)) SendTo(rank, Effect::Kind::kStop, job);
+  if (job.state != JobState::kStarting) return;
+  if (!has_it) SendTo(rank, Effect::Kind::kStart, job);
+  // Those that came back before the leading node could not be told where it waits; the others have the order already.
+  for (int other = 1; rank == 0 && other < job.nodes; ++other) SendTo(other, Effect::Kind::kStart, job);
 }
 
 void State::Heartbeat(const std::string& id, std::string inventory, Processes processes, bool leaving, absl::Time now) {
@@ -89,9 +108,28 @@ void State::Heartbeat(const std::string& id, std::string inventory, Processes pr
   node.last_heartbeat = now;
   node.deadline = now + kLease;
   if (!inventory.empty()) node.inventory = std::move(inventory);
+  // It may have been on its way when the order to start arrived. So it frees what is left of an attempt only if one
+  // before it named the attempt, or if that was told to stop so long ago that the order has arrived.
+  const size_t freed = std::erase_if(node.leftovers, [&](const auto& leftover) {
+    const auto& [attempt, left] = leftover;
+    return processes.count(attempt) == 0 && (node.processes.count(attempt) > 0 || now >= left.since + kLease);
+  });
+  if (freed > 0) unsettled_ = true;
   if (processes != node.processes) {
     node.processes = std::move(processes);
     unsettled_ = true;
+  }
+  if (leaving) StopWhatOthersLead(id, now);
+}
+
+// What it leads its agent stops by itself. Of the rest it can only end its part: the leading node has to make a
+// checkpoint before that.
+void State::StopWhatOthersLead(const std::string& id, absl::Time now) {
+  const std::set<std::string> attempts = jobs_.OnNode(id);
+  for (const std::string& job_id : attempts) {
+    const Job& job = *Find(job_id);
+    if (job.node != id && NextState(job.state, JobInput::kPreempted))
+      Preempt(job, absl::StrCat("the agent of node ", id, " leaves"), now);
   }
 }
 
@@ -117,7 +155,7 @@ void State::ExpireLeases(absl::Time now) {
     node.ready = node.leaving = false;
     const std::set<std::string> lost = jobs_.OnNode(id);
     const std::string why = absl::StrCat("node ", id, " was not heard of for ", absl::FormatDuration(kLease));
-    for (const std::string& job : lost) LoseAttempt(*Find(job), why, /*crashed=*/false, now);
+    for (const std::string& job : lost) LoseAttemptOn(id, *Find(job), why, now);
   }
 }
 
@@ -164,8 +202,12 @@ bool State::IsCurrent(const AttemptId& attempt) const {
 }
 
 bool State::Record(Report report, absl::Time now) {
-  if (!IsCurrent(report.attempt)) return false;
+  if (!IsCurrent(report.attempt)) {
+    if (report.input && SaysProcessEnded(*report.input)) ForgetProcess(report.node, AttemptName(report.attempt));
+    return false;
+  }
   const Job* job = Find(report.attempt.job);
+  if (!report.node.empty() && report.node != job->node) return RecordOfOther(*job, report, now);
   if (report.sequence <= job->last_report) return true;  // sent again after a break
   job = &jobs_.Update(*job, [&](Job& j) {
     j.last_report = report.sequence;
@@ -186,20 +228,64 @@ bool State::Record(Report report, absl::Time now) {
         {job->number, job->attempt, report.checkpoint->step, std::move(report.checkpoint->payload)});
   }
   if (!report.input) return true;
-  if (const auto node = nodes_.find(job->node); node != nodes_.end() && SaysProcessEnded(*report.input)) {
-    node->second.processes.erase(AttemptName(*job));
-  }
-  if (report.blames_node || (*report.input == JobInput::kAttemptLost && !IsStopping(job->state))) {
-    Suspect(job->node, job->id, now);
-  }
+  if (SaysProcessEnded(*report.input)) ForgetProcess(job->node, AttemptName(*job));
+  if (IsNodesFault(report, *job)) Suspect(job->node, job->id, now);
   if (*report.input == JobInput::kAttemptLost) {
-    LoseAttempt(*job, report.message, report.crashed, now);
+    LoseAttempt(*job, LossOf(report, job->node), now);
   } else if (*report.input == JobInput::kArtifactStored) {
     if (job->state == JobState::kPublishing) Publish(*job, std::move(report), now);
   } else {
     Apply(*job, *report.input, report.message, now);
   }
   return true;
+}
+
+bool State::RecordOfOther(const Job& job, const Report& report, absl::Time now) {
+  if (HeldOn(job, report.node) == nullptr) return false;
+  if (!report.input || !SaysProcessEnded(*report.input)) return true;
+  ForgetProcess(report.node, AttemptName(job));
+  EndPart(job, report.node, now);
+  const bool lost = *report.input == JobInput::kAttemptLost, failed = *report.input == JobInput::kAttemptFailed;
+  if (!(lost || failed) || !NeedsAllNodes(job.state)) return true;
+  if (IsNodesFault(report, job)) Suspect(report.node, job.id, now);
+  StopRest(job, {job.node, job.held}, now);
+  if (lost) {
+    LoseAttempt(job, LossOf(report, report.node), now);
+  } else {
+    if (report.job_report) jobs_.Update(job, [&](Job& j) { j.report = *report.job_report; });  // has the cause
+    Apply(job, JobInput::kAttemptFailed, absl::StrCat("on node ", report.node, ": ", report.message), now);
+  }
+  return true;
+}
+
+State::Loss State::LossOf(const Report& report, const std::string& node) {
+  Loss loss{.why = report.message, .crashed = report.crashed && !report.lost_peer};
+  if (!report.lost_peer) loss.node = node;
+  return loss;
+}
+
+void State::EndPart(const Job& job, const std::string& node, absl::Time now) {
+  const std::vector<int>* held = HeldOn(job, node);
+  if (held->empty()) return;
+  SettleCharge(job, static_cast<int>(held->size()), now);
+  jobs_.Update(job, [&](Job& j) { j.others[static_cast<size_t>(RankOf(j, node)) - 1].devices.clear(); });
+  unsettled_ = true;
+}
+
+// The order says that the job does not go on: nobody waits for a checkpoint of an attempt that is not current.
+void State::StopRest(const Job& job, const Place& place, absl::Time now) {
+  const auto node = nodes_.find(place.node);
+  if (place.devices.empty() || node == nodes_.end()) return;
+  const std::string attempt = AttemptName(job);
+  node->second.leftovers[attempt] = {place.devices, now};
+  undo_.push_back([this, id = place.node, attempt] { nodes_[id].leftovers.erase(attempt); });
+  effects_.push_back({Effect::Kind::kStop, place.node, attempt, job.number, IndicesOf(place.node, place.devices)});
+}
+
+void State::ForgetProcess(const std::string& id, const std::string& attempt) {
+  const auto node = nodes_.find(id);
+  if (node == nodes_.end()) return;
+  if (node->second.processes.erase(attempt) + node->second.leftovers.erase(attempt) > 0) unsettled_ = true;
 }
 
 void State::Suspect(const std::string& id, const std::string& job, absl::Time now) {
@@ -228,15 +314,25 @@ void State::Suspect(const std::string& id, const std::string& job, absl::Time no
   writes_.quarantines.push_back(std::move(quarantine));
 }
 
-void State::LoseAttempt(const Job& job, const std::string& why, bool crashed, absl::Time now) {
+void State::LoseAttemptOn(const std::string& node, const Job& job, const std::string& why, absl::Time now) {
+  if (node != job.node) {
+    EndPart(job, node, now);
+    if (!NeedsAllNodes(job.state)) return;
+    StopRest(job, {job.node, job.held}, now);
+  }
+  LoseAttempt(job, {.why = why, .node = node}, now);
+}
+
+void State::LoseAttempt(const Job& job, const Loss& loss, absl::Time now) {
+  const std::string& why = loss.why;
   if (IsStopping(job.state)) {
     Apply(job, JobInput::kAttemptLost, why, now);
     return;
   }
   jobs_.Update(job, [&](Job& j) {
     ++j.lost_attempts;
-    ++j.lost_here;
-    if (crashed && !absl::c_linear_search(j.crashed_on, j.node)) j.crashed_on.push_back(j.node);
+    if (loss.node == j.node) ++j.lost_here;
+    if (loss.crashed && !absl::c_linear_search(j.crashed_on, loss.node)) j.crashed_on.push_back(loss.node);
   });
   if (job.crashed_on.size() >= kMaxCrashNodes) {
     Apply(job, JobInput::kRetriesExhausted, absl::StrCat(why, "; ", CrashText(job), ", giving up"), now);

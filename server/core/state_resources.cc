@@ -46,6 +46,11 @@ void State::Charge(const std::string& tenant, double device_seconds, absl::Time 
   ChangeTenant(tenant).Charge(device_seconds, now);
 }
 
+void State::SettleCharge(const Job& job, int devices, absl::Time now) {
+  const absl::Duration over = (now - job.attempt_start) - ExpectedDuration(job);
+  Charge(job.tenant, absl::ToDoubleSeconds(over) * devices, now);
+}
+
 void State::CountStored(const std::string& tenant, int64_t bytes) {
   if (!tenant.empty() && bytes != 0) ChangeTenant(tenant).storage_bytes += bytes;
 }
@@ -55,11 +60,12 @@ absl::Status State::CheckStorage(const std::string& id, int64_t bytes) const {
   if (tenant == tenants_.end() || tenant->second.max_storage_bytes == 0) return absl::OkStatus();
   const int64_t limit = tenant->second.max_storage_bytes, stored = tenant->second.storage_bytes;
   if (bytes <= limit - stored) return absl::OkStatus();
-  const absl::Status full = absl::ResourceExhaustedError(
+  return TenantMayNotHaveMore(
+      id,
       absl::StrCat("tenant ", id, " stores ", SizeText(stored), " and may store ", SizeText(limit),
                    bytes > 1 ? absl::StrCat(", so that ", SizeText(bytes), " more do not fit") : "",
-                   "; delete datasets or versions of models that nobody needs"));
-  return WithQuota(WithReason(full, "TENANT_STORAGE_FULL"), "tenants/" + id);
+                   "; delete datasets or versions of models that nobody needs"),
+      "TENANT_STORAGE_FULL");
 }
 
 Tenant& State::ChangeTenant(const std::string& id) {

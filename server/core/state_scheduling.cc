@@ -1,7 +1,9 @@
 // Which waiting jobs start now, and what the others hear of why they wait. The policy decides from a snapshot
 // (server/core/policy.h); here it is made, and what was decided is done.
 #include <algorithm>
+#include <array>
 #include <utility>
+#include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
@@ -15,24 +17,54 @@ constexpr size_t kCandidates = 500;
 // Nor those of sweeps that run as many jobs as they may.
 constexpr size_t kLooks = 10000;
 
+// Of a gang that enough nodes would be large enough for, or some: what keeps it from them.
+std::string TooFewNodesFor(const Job& job, const std::map<std::string, Node>& nodes) {
+  std::array<int, 2> large = {}, reachable = {};  // without GPUs and with them
+  for (const auto& [id, node] : nodes) {
+    if (!node.TakesWork() || !HasDevicesFor(job, node)) continue;
+    ++large[node.gpus ? 1 : 0];
+    if (CouldRun(job, node)) ++reachable[node.gpus ? 1 : 0];
+  }
+  const int most = std::max(large[0], large[1]);
+  if (most < job.nodes) {
+    return absl::StrCat("the job asks for ", job.nodes, " nodes, all with GPUs or all without, and ", most,
+                        " connected ", most == 1 ? "one has" : "ones have", " what it needs of each");
+  }
+  return absl::StrCat("the job asks for ", job.nodes, " nodes that reach one another, and of the ", most,
+                      " connected ones that are large enough ", std::max(reachable[0], reachable[1]),
+                      " can take part; start luthier-worker there with --gang-address, and without --shares");
+}
+
 // With the most that a node it may run on has of what is missing.
 std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes) {
+  if (absl::c_any_of(nodes, [&](const auto& n) { return n.second.TakesWork() && HasDevicesFor(job, n.second); })) {
+    return TooFewNodesFor(job, nodes);
+  }
   int devices = 0;
   int64_t memory = 0, needed = 0;
   for (const auto& [id, node] : nodes) {
     if (!node.TakesWork() || !HasLabels(node, job)) continue;
     devices = std::max(devices, node.devices);
-    for (const int64_t bytes : node.memory) {
-      if (bytes > memory) needed = MemoryFor(job, node);
+    const bool in_main_memory = node.gpus && ComputesOnCpus(job);
+    for (const int64_t bytes : in_main_memory ? std::vector<int64_t>{node.main_memory} : node.memory) {
+      if (bytes > memory) needed = in_main_memory ? job.cpu_memory_bytes : MemoryFor(job, node);
       memory = std::max(memory, bytes);
     }
   }
   if (devices < job.devices) {
-    return absl::StrCat("the job asks for ", job.devices, " devices and the largest connected node has ", devices);
+    return absl::StrCat("the job asks for ", job.devices, job.nodes > 1 ? " devices of each node" : " devices",
+                        " and the largest connected node has ", devices);
   }
   return absl::StrCat("the job needs ", SizeText(needed), " on ",
                       job.devices == 1 ? "a device" : absl::StrCat("each of ", job.devices, " devices"),
                       " and no connected node has that; the largest device has ", SizeText(memory));
+}
+
+// "node a", or "nodes a, b".
+std::string NodesOf(const Decision& decision) {
+  std::string text = absl::StrCat(decision.others.empty() ? "node " : "nodes ", decision.node);
+  for (const Place& place : decision.others) absl::StrAppend(&text, ", ", place.node);
+  return text;
 }
 
 std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
@@ -49,10 +81,14 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
           "no connected node has the labels ", job.node_selector,
           "; start a worker with them (`luthier-worker --label`), or give another resources.node_selector");
     case Wait::kBusy:
+      if (job.nodes > 1) {
+        return absl::StrCat("the job asks for ", job.nodes, " nodes at once, and fewer of the ", ready,
+                            " connected ones have room");
+      }
       return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
     case Wait::kReserved: return "the free devices are kept for a job that comes before it";
     case Wait::kMakingRoom:
-      return absl::StrCat("node ", decision.node, " will have room: attempts are stopping there for it");
+      return absl::StrCat(NodesOf(decision), " will have room: attempts are stopping there for it");
     case Wait::kTenantLimit: return absl::StrCat("tenant ", job.tenant, " runs as much as it may");
     default: return "it is about to start";
   }
@@ -60,20 +96,26 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
 
 // For whoever reads the history of a job that was stopped, and may know nothing of the other's tenant.
 std::string WhyPreempted(const Job& job, const Decision& decision) {
+  std::string node = decision.node;
+  for (const Place& place : decision.others) {
+    if (HeldOn(job, node) == nullptr) node = place.node;
+  }
   const bool more_urgent = job.service_class > decision.job->service_class;
-  return more_urgent ? absl::StrCat("node ", decision.node, " is needed for a more urgent job")
-                     : absl::StrCat("it borrowed devices of node ", decision.node,
+  return more_urgent ? absl::StrCat("node ", node, " is needed for a more urgent job")
+                     : absl::StrCat("it borrowed devices of node ", node,
                                     ", which a tenant wants back to which they are guaranteed");
 }
 
-// If the job would fit on a node that is quarantined: the one that is released first.
+// If the job would fit on nodes of which one is quarantined: the one that is released first.
 const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>& nodes) {
   const Node* first = nullptr;
+  std::array<int, 2> fit = {};  // nodes, without GPUs and with them
   for (const auto& [id, node] : nodes) {
-    if (!node.ready || node.draining || !node.IsQuarantined() || !CouldRun(job, node)) continue;
-    if (first == nullptr || node.quarantine_end < first->quarantine_end) first = &node;
+    if (!node.ready || node.draining || !CouldRun(job, node)) continue;
+    ++fit[node.gpus ? 1 : 0];
+    if (node.IsQuarantined() && (first == nullptr || node.quarantine_end < first->quarantine_end)) first = &node;
   }
-  return first;
+  return first != nullptr && fit[first->gpus ? 1 : 0] >= job.nodes ? first : nullptr;
 }
 
 }  // namespace
@@ -143,14 +185,15 @@ void State::Start(const Decision& decision, absl::Time now) {
     if (j.node != decision.node) j.lost_here = 0;
     j.node = decision.node;
     j.held = decision.devices;
+    j.others = decision.others;
     j.not_before = absl::InfinitePast();
     j.attempt_start = now;
     j.expected_end = absl::InfiniteFuture();
     if (j.start_time == absl::InfinitePast()) j.start_time = now;
   });
   // Now rather than at the end: a tenant that has used little must not take every node in one cycle.
-  Charge(job.tenant, absl::ToDoubleSeconds(ExpectedDuration(job)) * static_cast<double>(job.held.size()), now);
-  Apply(job, JobInput::kPlaced, absl::StrCat("attempt ", job.attempt, " on node ", decision.node), now);
+  Charge(job.tenant, absl::ToDoubleSeconds(ExpectedDuration(job)) * HeldDevices(job), now);
+  Apply(job, JobInput::kPlaced, absl::StrCat("attempt ", job.attempt, " on ", NodesOf(decision)), now);
   Send(Effect::Kind::kStart, job);
 }
 
@@ -197,8 +240,9 @@ std::vector<NodeView> State::NodeViews(absl::Time now) const {
     std::set<int> held;
     for (const std::string& job_id : jobs_.OnNode(id)) {
       const Job& job = *Find(job_id);
-      held.insert(job.held.begin(), job.held.end());
-      const int devices = static_cast<int>(job.held.size());
+      const std::vector<int>& held_here = *HeldOn(job, id);
+      held.insert(held_here.begin(), held_here.end());
+      const int devices = static_cast<int>(held_here.size());
       if (IsStopping(job.state)) {
         view.stopping += devices;
         continue;
@@ -212,6 +256,7 @@ std::vector<NodeView> State::NodeViews(absl::Time now) const {
     // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be
     // planned with.
     for (const auto& [attempt, devices] : node.processes) held.insert(devices.begin(), devices.end());
+    for (const auto& [attempt, left] : node.leftovers) held.insert(left.devices.begin(), left.devices.end());
     for (int device = 0; device < node.devices; ++device) {
       if (held.count(device) == 0) view.free.push_back(device);
     }

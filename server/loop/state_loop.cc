@@ -150,7 +150,11 @@ absl::Status StateLoop::Write(const Writes& writes, size_t batch, absl::Time now
   const absl::Status written = store_.Commit(writes);
   // Not Now(): a jump that it found here would change the state between what is on disk and Commit().
   if (options_.on_commit_time) options_.on_commit_time(SteadyNow() + wall_ahead_ - now, batch);
-  if (!absl::IsDataLoss(written)) return written;
+  if (!absl::IsDataLoss(written)) {
+    const bool refused = !written.ok();
+    if (std::exchange(refused_, refused) != refused && options_.on_refusal) options_.on_refusal(written);
+    return written;
+  }
   Fail(written);
   return failure_;
 }

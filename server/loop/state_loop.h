@@ -31,6 +31,8 @@ class StateLoop {
     std::function<void(absl::Duration, size_t batch)> on_commit_time;
     // After every batch and every tick.
     std::function<void(int64_t)> on_log_bytes;
+    // Why nothing new is written for now (a full disk), or OK once it is again: when that changes.
+    std::function<void(const absl::Status&)> on_refusal;
     // The database failed for good: nothing is accepted any more, and the process should end. Once, on the loop thread.
     std::function<void(const absl::Status&)> on_failure;
   };
@@ -72,6 +74,7 @@ class StateLoop {
   absl::Time next_emptying_;   // of the store's log
   absl::Time awake_until_ = absl::InfinitePast();
   absl::Status failure_;  // sticky
+  bool refused_ = false;  // whether the last batch could not be written
 
   std::mutex mutex_;  // of what follows
   std::condition_variable work_;

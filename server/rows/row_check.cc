@@ -55,6 +55,7 @@ json ToJson(const RowCheck& check, const RowCheckLimits& limits) {
           {"loss_on", static_cast<int>(check.encoding.loss_on)},
           {"too_long", static_cast<int>(check.encoding.too_long)},
           {"max_length", check.encoding.max_length},
+          {"scored_rows", check.scored_rows},
           {"files", std::move(files)},
           {"memory_bytes", limits.memory_bytes},
           {"processor_seconds", absl::ToInt64Seconds(limits.processor_time)}};
@@ -69,6 +70,7 @@ RowCheck CheckFromJson(const json& request) {
   check.encoding.loss_on = static_cast<EncodeOptions::LossOn>(request.at("loss_on").get<int>());
   check.encoding.too_long = static_cast<EncodeOptions::TooLong>(request.at("too_long").get<int>());
   check.encoding.max_length = request.at("max_length").get<int64_t>();
+  check.scored_rows = request.at("scored_rows").get<int64_t>();
   for (const json& file : request.at("files")) {
     check.files.push_back({.part = file.at("part").get<std::string>(),
                            .name = file.at("name").get<std::string>(),
@@ -196,6 +198,12 @@ absl::StatusOr<DatasetFacts> CheckRows(const RowCheck& check) {
     all.Merge(reported.report);
   }
   LUTHIER_RETURN_IF_ERROR(all.ToStatus());
+  // A prompt that a template refuses is one row that is not scored. One that ends this process would end a trainer.
+  for (const RowCheck::File& file : check.files) {
+    if (file.part == "train") continue;
+    LUTHIER_RETURN_IF_ERROR(
+        ForEachPrompt(file.path, encoder, check.scored_rows, [](const Row&, const absl::StatusOr<Prompt>&) {}));
+  }
   return FactsOf(files);
 }
 

@@ -25,6 +25,7 @@ struct RowCheck {
   std::string chat_template;  // text; empty: that of the base model
   std::string template_date;  // YYYY-MM-DD, or empty
   EncodeOptions encoding;
+  int64_t scored_rows = 0;  // of the validation and the test part each, whose answers an evaluation generates
   std::vector<File> files;
 };
 
@@ -37,7 +38,8 @@ struct RowCheckLimits {
 // For files of so many bytes in all: more than any dataset needs that is meant to be trained on.
 RowCheckLimits LimitsOf(int64_t bytes);
 
-// Encodes every row as training will. Errors: INVALID_ARGUMENT with every violation.
+// Encodes every row as training will, and what an evaluation by generation asks of those it scores. Errors:
+// INVALID_ARGUMENT with every violation.
 absl::StatusOr<DatasetFacts> CheckRows(const RowCheck& check);
 
 // The same in a process of its own. `program`: luthierd. Errors besides: INVALID_ARGUMENT `chat_template: …` if the

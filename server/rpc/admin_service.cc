@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -20,6 +21,14 @@
 
 namespace luthier {
 namespace {
+
+// By where links lead.
+bool IsInside(const std::filesystem::path& path, const std::filesystem::path& folder) {
+  std::error_code error;
+  const std::filesystem::path inner = std::filesystem::weakly_canonical(path, error);
+  const std::filesystem::path outer = std::filesystem::weakly_canonical(folder, error);
+  return !outer.empty() && std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
+}
 
 const Token* FindToken(const std::vector<Token>& tokens, const std::string& id) {
   const auto found = std::find_if(tokens.begin(), tokens.end(), [&](const Token& token) { return token.id == id; });
@@ -65,7 +74,8 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
   }
   if (request.token().has_expire_time()) {
     token.expire_time = absl::FromUnixSeconds(request.token().expire_time().seconds());
-    if (token.expire_time <= now) violations.emplace_back("token.expire_time: has passed");
+    if (token.expire_time <= now)
+      violations.emplace_back("token.expire_time: has passed; give a time to come, or leave it out");
   }
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return token;
@@ -107,6 +117,10 @@ class AdminService final : public v1::AdminService::Service {
           absl::StrCat("path: '", path,
                        "' is no absolute path of a folder on the server's machine; give one "
                        "without '..' or a slash at its end"));
+    }
+    if (IsInside(folder, backend_.data_dir)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "path: ", path, " is inside the data folder, with which it would be lost; give a folder elsewhere"));
     }
     const auto paused = backend_.housekeeping.Pause();
     const absl::StatusOr<DataFacts> made =

@@ -192,6 +192,7 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
       // FINISHED without a publication before it is an attempt whose result is gone.
       read.report.input = JobInput::kAttemptLost;
       read.report.crashed = ended.cause() == "CRASHED" || ended.cause() == "STALLED";
+      read.report.lost_peer = ended.cause() == "PEER";
   }
 }
 
@@ -272,6 +273,7 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   if (job.deadline != absl::InfiniteFuture()) *message.mutable_deadline() = ToProto(job.deadline);
   if (job.state == JobState::kCancelled && job.deadline <= job.end_time) message.set_stop_reason("DEADLINE");
   if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
+  for (const Place& place : job.others) message.add_other_nodes(absl::StrCat("nodes/", place.node));
   message.set_model_version(job.model_version);
   message.set_last_event_sequence(job.last_event);
   *message.mutable_create_time() = ToProto(job.create_time);
@@ -312,6 +314,7 @@ v1::Node ToProto(const Node& node, const State& state) {
   message.mutable_inventory()->ParseFromString(node.inventory);
   message.mutable_labels()->insert(node.labels.begin(), node.labels.end());
   message.set_agent_version(node.agent_version);
+  if (!node.gang_address.empty()) message.set_gang_address(absl::StrCat(node.gang_address, ":", node.gang_port));
   if (node.last_heartbeat != absl::InfinitePast())
     *message.mutable_last_heartbeat_time() = ToProto(node.last_heartbeat);
   for (const std::string& job : state.jobs().OnNode(node.id)) message.add_attempts(AttemptName(*state.Find(job)));

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kMaxFilter = 4096;
 constexpr size_t kMaxComparisons = 32;
+constexpr char kLabels[] = "labels.";
 
 struct Comparison {
   std::string field, op, value;
@@ -38,11 +39,14 @@ class Reader {
     });
     return Take(static_cast<size_t>(end - text_.begin()));
   }
+  // A name. The key of a label may be anything, so it may stand in quotes: `labels."my key"`.
   std::string Field() {
     const auto end = std::find_if_not(text_.begin(), text_.end(), [](char c) {
       return absl::ascii_isalnum(c) || c == '_' || c == '.' || c == '-' || c == '/';
     });
-    return Take(static_cast<size_t>(end - text_.begin()));
+    std::string name = Take(static_cast<size_t>(end - text_.begin()));
+    if (name == kLabels && absl::StartsWith(text_, "\"")) absl::StrAppend(&name, Value().value_or(""));
+    return name;
   }
   std::string Operator() {
     for (const char* op : {">=", "<=", "=", ">", "<", ":"}) {
@@ -128,7 +132,8 @@ absl::Status Apply(const Comparison& comparison, JobFilter& filter) {
     return Narrow(comparison, query.ended_from, query.ended_before);
   }
   absl::string_view key = comparison.field;
-  if (absl::ConsumePrefix(&key, "labels.")) {
+  if (absl::ConsumePrefix(&key, kLabels)) {
+    if (key.empty()) return Wrong("labels.: names no label");
     const bool any = comparison.op == ":" && comparison.value == "*";
     if (!any && comparison.op != "=") return Wrong(absl::StrCat(comparison.field, ": is compared with = or :* only"));
     filter.labels.emplace_back(key, any ? std::nullopt : std::optional(comparison.value));

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -38,6 +39,27 @@ constexpr size_t kForecastCandidates = 300;
 // Jobs whose labels a call looks at, which takes some 30 ms: the record does not know labels.
 constexpr int kLabelCandidates = 1000;
 
+std::string IdOf(const v1::FineTuningJob& job) { return job.name().substr(5); }  // after "jobs/"
+
+// Whether a job in this state is told why it does not train.
+bool HasReason(const v1::FineTuningJob* job) {
+  const auto state = static_cast<JobState>(job->state());
+  return IsWaiting(state) || state == JobState::kHeld || state == JobState::kPaused;
+}
+
+void SetReason(const WaitReason& reason, v1::FineTuningJob& job) {
+  job.set_pending_code(static_cast<v1::PendingReason>(reason.code));
+  job.set_pending_reason(reason.message);
+}
+
+absl::Status CheckStates(const google::protobuf::RepeatedField<int>& asked) {
+  for (const int state : asked) {
+    if (state == v1::FineTuningJob::STATE_UNSPECIFIED || !v1::FineTuningJob::State_IsValid(state))
+      return absl::InvalidArgumentError(absl::StrCat("states: ", state, " is no state; give QUEUED, RUNNING, …"));
+  }
+  return absl::OkStatus();
+}
+
 // Leaves of `states` (empty: all) those that are asked for (none: all). False if none is left.
 bool Narrow(const google::protobuf::RepeatedField<int>& asked, std::set<JobState>& states) {
   std::set<JobState> both;
@@ -57,6 +79,19 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   CheckRequestId(request.request_id(), violations);
   CheckJob(request.job(), violations);
   return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+}
+
+// By name. None where those of one kind are too few: CPUs and GPUs do not train together.
+std::set<std::string> FittingNodes(const Job& job, const std::map<std::string, Node>& nodes) {
+  std::set<std::string> with_gpus, without;
+  for (const auto& [id, node] : nodes) {
+    if (node.ready && CouldRun(job, node)) (node.gpus ? with_gpus : without).insert(id);
+  }
+  std::set<std::string> fitting;
+  for (const std::set<std::string>& kind : {with_gpus, without}) {
+    if (static_cast<int>(kind.size()) >= job.nodes) fitting.insert(kind.begin(), kind.end());
+  }
+  return fitting;
 }
 
 // Streams use the callback API, since thousands of them mostly wait, and so do submissions, of which many wait for one
@@ -317,9 +352,9 @@ class JobsService final : public JobsBase {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name) {
+  absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name, absl::string_view field = "name") {
     call.subject = name;
-    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
+    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName(field, "jobs", name));
     LUTHIER_ASSIGN_OR_RETURN(RecordedJob job, backend_.store.GetJob(id));
     if (!call.Sees(job.job.tenant)) return DoesNotExist("jobs/" + id);
     return job;
@@ -335,28 +370,43 @@ class JobsService final : public JobsBase {
     return Answer(job, response);
   }
 
-  // Only the state knows why a job waits: it follows from all the others and the nodes.
+  // Only the state knows why a job waits: it follows from all the others and the nodes. A job that has moved on since
+  // it was read is shown as the state has it, so that none is shown waiting without a reason.
   absl::Status AddPendingReasons(const std::vector<v1::FineTuningJob*>& jobs) {
-    const bool any = std::any_of(jobs.begin(), jobs.end(), [](const v1::FineTuningJob* job) {
-      const auto state = static_cast<JobState>(job->state());
-      return IsWaiting(state) || state == JobState::kHeld || state == JobState::kPaused;
-    });
-    if (!any) return absl::OkStatus();
-    return backend_.loop.Run([&](State& state, absl::Time now) {
+    if (absl::c_none_of(jobs, HasReason)) return absl::OkStatus();
+    struct Moved {
+      v1::FineTuningJob* message;
+      std::optional<Job> live;  // none: it is over
+      WaitReason reason;
+    };
+    std::vector<Moved> moved;
+    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
       for (v1::FineTuningJob* job : jobs) {
-        const Job* live = state.Find(absl::string_view(job->name()).substr(5));  // after "jobs/"
-        if (live == nullptr || live->state != static_cast<JobState>(job->state())) continue;
-        const WaitReason reason = state.WhyItWaits(*live, now);
-        job->set_pending_code(static_cast<v1::PendingReason>(reason.code));
-        job->set_pending_reason(reason.message);
+        if (!HasReason(job)) continue;
+        const Job* live = state.Find(IdOf(*job));
+        if (live == nullptr) {
+          moved.push_back({job, std::nullopt, {}});
+        } else if (live->state != static_cast<JobState>(job->state())) {
+          moved.push_back({job, *live, state.WhyItWaits(*live, now)});
+        } else {
+          SetReason(state.WhyItWaits(*live, now), *job);
+        }
       }
       return absl::OkStatus();
-    });
+    }));
+    for (const Moved& each : moved) {
+      LUTHIER_ASSIGN_OR_RETURN(RecordedJob record, backend_.store.GetJob(IdOf(*each.message)));
+      if (each.live) record.job = *each.live;
+      *each.message = ToProto(record);
+      SetReason(each.reason, *each.message);
+    }
+    return absl::OkStatus();
   }
 
   absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request,
                     v1::ListFineTuningJobsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(JobFilter filter, ParseJobFilter(request.filter(), request.order_by()));
+    LUTHIER_RETURN_IF_ERROR(CheckStates(request.states()));
     // A token is of one list: with another filter or order it would lead somewhere else.
     const std::string mark =
         Sha256Hex(absl::StrCat(request.filter(), "\n", request.order_by(), "\n", absl::StrJoin(request.states(), ",")))
@@ -388,7 +438,14 @@ class JobsService final : public JobsBase {
       *messages.back() = std::move(message);
     }
     if (next != 0) response.set_next_page_token(absl::StrCat(next, "-", mark));
-    return AddPendingReasons(messages);
+    LUTHIER_RETURN_IF_ERROR(AddPendingReasons(messages));
+    // What has moved on meanwhile may be in none of the states that were asked for.
+    const auto moved_out = [&](const v1::FineTuningJob& job) {
+      return !query.states.empty() && query.states.count(static_cast<JobState>(job.state())) == 0;
+    };
+    auto& jobs = *response.mutable_jobs();
+    jobs.erase(std::remove_if(jobs.begin(), jobs.end(), moved_out), jobs.end());
+    return absl::OkStatus();
   }
 
   // Runs a command on a job that may be over, and then is only in the store.
@@ -509,20 +566,13 @@ class JobsService final : public JobsBase {
     response = plan->estimate;
     *response.mutable_resolved() = plan->job.resolved();
     *response.mutable_warnings() = plan->job.warnings();
-    if (const std::optional<absl::Duration> duration = backend_.planner.DurationOf(*plan)) {
-      *response.mutable_duration() = ToProto(*duration);
-      response.set_duration_reason(plan->duration ? "from the size of the model"
-                                                  : absl::StrCat("from the speed of other ", plan->kind, " jobs"));
-    } else {
-      response.set_duration_reason(
-          absl::StrCat("no ", plan->kind, " job has reported its speed to this server since it started"));
-    }
+    const Planner::Expected expected = backend_.planner.DurationOf(*plan);
+    if (expected.duration) *response.mutable_duration() = ToProto(*expected.duration);
+    response.set_duration_reason(expected.reason);
     Job job;
     SetNeeds(*plan, job);
     return backend_.loop.Run([&](State& state, absl::Time) {
-      for (const auto& [id, node] : state.nodes()) {
-        if (node.ready && CouldRun(job, node)) response.add_fitting_nodes("nodes/" + id);
-      }
+      for (const std::string& id : FittingNodes(job, state.nodes())) response.add_fitting_nodes("nodes/" + id);
       return absl::OkStatus();
     });
   }
@@ -554,7 +604,7 @@ class JobsService final : public JobsBase {
   }
 
   absl::Status ListEvents(Call& call, const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent(), "parent"));
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
     if (request.types_size() > kMaxEventTypes) {
       return absl::InvalidArgumentError(
@@ -572,7 +622,7 @@ class JobsService final : public JobsBase {
 
   absl::Status ListCheckpoints(Call& call, const v1::ListJobCheckpointsRequest& request,
                                v1::ListJobCheckpointsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent(), "parent"));
     LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
                              backend_.store.Events(job.job.number, page.first, page.second, {"checkpoint"}));

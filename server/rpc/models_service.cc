@@ -284,6 +284,10 @@ class ModelsService final : public v1::ModelService::Service {
                                                      "' is unknown; give token_accuracy, exact_match, json_equality or "
                                                      "field_f1"));
     }
+    if (!(minimum.value() >= 0 && minimum.value() <= 1)) {  // NaN is neither
+      return absl::InvalidArgumentError(
+          absl::StrCat("minimum.value: ", minimum.value(), " is out of range; give a number from 0 to 1"));
+    }
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job().substr(5)));  // after "jobs/"
     const v1::FineTuningJob measured = ToProto(job);
     if (measured.spec().has_model_export()) {
@@ -393,10 +397,22 @@ class ModelsService final : public v1::ModelService::Service {
     return absl::NotFoundError(absl::StrCat(request.name(), " has no file '", request.path().substr(0, 80), "'"));
   }
 
+  // The record knows the file: content that is gone, or shorter than that, is damage and not the caller's mistake.
+  absl::StatusOr<std::unique_ptr<BlobReader>> OpenFile(const v1::ModelFile& file, int64_t offset) {
+    if (offset < 0 || offset > file.size_bytes()) {
+      return absl::OutOfRangeError(
+          absl::StrCat("offset: ", offset, " is no position in ", file.path(), "; give 0 to ", file.size_bytes()));
+    }
+    absl::StatusOr<std::unique_ptr<BlobReader>> blob = backend_.artifacts.OpenBlob(file.sha256(), offset);
+    if (!absl::IsNotFound(blob.status()) && !absl::IsOutOfRange(blob.status())) return blob;
+    return absl::DataLossError(absl::StrCat(file.path(), ": what the server stored of it is damaged (",
+                                            blob.status().message(), "); restore it from a backup"));
+  }
+
   template <typename Message>
   absl::Status SendFile(const Call& call, Transfers::Transfer& transfer, const v1::ModelFile& file, int64_t offset,
                         grpc::ServerWriter<Message>& writer) {
-    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, backend_.artifacts.OpenBlob(file.sha256(), offset));
+    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, OpenFile(file, offset));
     Message message;
     *message.mutable_file() = file;
     if (!transfer.Write(writer, message)) return absl::CancelledError("the client went away");

@@ -14,6 +14,7 @@
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_config.h"
+#include "lib/checkpoint/gguf_adapter.h"
 #include "lib/plan/adapter_plan.h"
 #include "lib/plan/trainer_spec.h"
 #include "lib/text/template_source.h"
@@ -181,10 +182,7 @@ absl::StatusOr<Recipe> RecipeOfExport(const v1::FineTuningSpec& spec) {
   nlohmann::json blocks = nlohmann::json::object();
   if (spec.has_resources()) blocks["resources"] = MessageToJson(spec.resources());
   Recipe recipe = ParseRecipe(blocks, violations);
-  if (const int64_t devices = recipe.resources.devices.value_or(1); devices != 1) {
-    violations.push_back(
-        absl::StrCat("resources.devices: ", devices, " is more than an export uses; leave it out, or give 1"));
-  }
+  RefuseSeveralRanks(recipe.resources, violations);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return recipe;
 }
@@ -218,11 +216,35 @@ absl::StatusOr<v1::AttemptInput> AdapterToExport(const v1::ModelVersion& version
       absl::StrCat("model_export.model_version: ", version.name(), " lacks its configuration or its weights"));
 }
 
+// The configuration among the files of an adapter. Requires: it is one of them.
+absl::StatusOr<AdapterConfig> ConfigOf(const v1::AttemptInput& adapter, ArtifactStore& artifacts) {
+  const auto file = std::find_if(adapter.files().begin(), adapter.files().end(),
+                                 [](const v1::ModelFile& one) { return one.path() == kAdapterConfigFile; });
+  LUTHIER_ASSIGN_OR_RETURN(const LocalBlob config, artifacts.MakeLocal(file->sha256()));
+  return ReadAdapterConfigFile(config.path);
+}
+
+// The trainer would find out, too, once a node has been taken. Errors: INVALID_ARGUMENT.
+absl::Status CheckGgufExport(const v1::AttemptInput& adapter, ArtifactStore& artifacts, const ModelConfig& model,
+                             const std::string& version) {
+  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(adapter, artifacts));
+  const absl::Status fits = CheckFitsGgufAdapter(config, model);
+  if (fits.ok()) return fits;
+  return absl::InvalidArgumentError(
+      absl::StrCat("model_export.format: GGUF_ADAPTER has no place for ", version, ": ", fits.message()));
+}
+
 // Of a trainer's start, and of reading, merging, writing, reading again and comparing: some passes over the weights by
 // one disk and a few cores. 86 million parameters took 7 s on two; a wrong one only makes a forecast wrong.
 absl::Duration DurationOfExport(const ModelFacts& model) {
   constexpr int64_t kBytesPerSecond = 200'000'000;
   return absl::Seconds(5) + absl::Seconds(4 * model.parameters / kBytesPerSecond);
+}
+
+// `base lora`.
+std::string KindOnOneDevice(const v1::FineTuningSpec& spec) {
+  const char* tuning = spec.has_model_export() ? "export" : spec.has_full() ? "full" : "lora";
+  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", tuning);
 }
 
 // One of the few at a time; waits for it.
@@ -251,11 +273,14 @@ absl::StatusOr<Plan> WithoutExceptions(Make make) {
 }  // namespace
 
 std::string KindOf(const v1::FineTuningSpec& spec) {
-  const char* tuning = spec.has_model_export() ? "export" : spec.has_full() ? "full" : "lora";
-  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", tuning);
+  const v1::Resources& resources = spec.resources();
+  return absl::StrCat(resources.nodes() > 1 ? absl::StrCat(resources.nodes(), "-node ") : "",
+                      resources.devices() > 1 ? absl::StrCat(resources.devices(), "-device ") : "",
+                      KindOnOneDevice(spec));
 }
 
 void SetNeeds(const Plan& plan, Job& job) {
+  job.nodes = plan.nodes;
   job.devices = plan.devices;
   job.cpu_memory_bytes = plan.cpu_memory_bytes;
   job.gpu_memory_bytes = plan.gpu_memory_bytes;
@@ -272,9 +297,11 @@ Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir, s
       models_(kModels) {}
 Planner::~Planner() = default;
 
+// Of the nodes only whether they are enough: plans must not be made anew whenever a node comes.
 std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today) const {
   return absl::StrCat(today, ":", static_cast<int>(limits.device.kind), ":", limits.device.memory_bytes, ":",
-                      limits.devices, ":", DeterministicBytes(spec));
+                      limits.devices, ":", std::min(limits.nodes, spec.resources().nodes()), ":",
+                      DeterministicBytes(spec));
 }
 
 std::shared_ptr<const Plan> Planner::KnownPlanOf(const v1::FineTuningSpec& spec) {
@@ -331,8 +358,9 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   *plan.job.mutable_spec() = message;
   for (const ResolvedValue& value : resolved.values) AddResolved(value.field, value.value, value.reason, plan.job);
   for (const std::string& warning : resolved.warnings) plan.job.add_warnings(warning);
+  plan.nodes = static_cast<int>(resolved.recipe.resources.nodes.value_or(1));
   plan.devices = static_cast<int>(resolved.recipe.resources.devices.value_or(1));
-  WarnAboutDevices(plan.devices, limits, plan.job);
+  WarnAboutNodes(plan, limits);
   WarnAboutSharedRows(parts, plan.job);
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
   AddBaseModel(model->message, plan.start);
@@ -375,6 +403,9 @@ absl::StatusOr<Plan> Planner::MakeExportPlan(const v1::FineTuningSpec& spec, con
   plan.node_selector = LabelText(recipe.resources.node_selector);
   LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
   LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(), AdapterToExport(version));
+  if (!merged) {
+    LUTHIER_RETURN_IF_ERROR(CheckGgufExport(plan.start.inputs(0), artifacts_, model->facts.config, version.name()));
+  }
   int64_t adapter_bytes = 0;
   for (const v1::ModelFile& file : plan.start.inputs(0).files()) adapter_bytes += file.size_bytes();
   AddBaseModel(model->message, plan.start);
@@ -382,7 +413,7 @@ absl::StatusOr<Plan> Planner::MakeExportPlan(const v1::FineTuningSpec& spec, con
 
   const MemoryEstimate memory = EstimateExportMemory(model->facts, merged, adapter_bytes);
   *plan.estimate.mutable_memory() = ToProto(memory);
-  // On a node with GPUs, too, it computes on the CPUs, whose memory is asked of no job there.
+  // None of a GPU's: so the policy knows that it computes on the CPUs wherever it runs.
   plan.cpu_memory_bytes = static_cast<int64_t>(static_cast<double>(memory.total) / kUsableMemory);
   if (device.kind == DeviceFacts::Kind::kCpu && device.memory_bytes > 0 &&
       plan.cpu_memory_bytes > device.memory_bytes) {
@@ -444,12 +475,10 @@ absl::StatusOr<v1::AttemptInput> Planner::StartAdapter(const std::string& base_m
   for (const v1::ModelFile& file : stored.files()) {
     if (file.path() != kAdapterConfigFile && file.path() != kAdapterWeightsFile) continue;
     *input.add_files() = file;
-    if (file.path() != kAdapterConfigFile) continue;
-    LUTHIER_ASSIGN_OR_RETURN(const LocalBlob config, artifacts_.MakeLocal(file.sha256()));
-    LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ReadAdapterConfigFile(config.path));
-    TakeShapeOf(adapter, lora);
   }
   if (input.files_size() != 2) return refuse("lacks its configuration or its weights");
+  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ConfigOf(input, artifacts_));
+  TakeShapeOf(adapter, lora);
   return input;
 }
 
@@ -492,11 +521,19 @@ absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelec
   return parts;
 }
 
-// No reason to refuse: a node with more may come.
-void Planner::WarnAboutDevices(int wanted, const Limits& limits, v1::FineTuningJob& job) {
-  if (limits.devices == 0 || wanted <= limits.devices) return;
-  job.add_warnings(absl::StrCat("resources.devices: ", wanted, " is more than any node has, of which the largest has ",
-                                limits.devices, "; the job waits until one with so many is connected"));
+// No reason to refuse: nodes with more, and more of them, may come.
+void Planner::WarnAboutNodes(Plan& plan, const Limits& limits) {
+  if (limits.nodes == 0) return;
+  if (plan.devices > limits.devices) {
+    plan.job.add_warnings(absl::StrCat("resources.devices: ", plan.devices,
+                                       " is more than any node has, of which the largest has ", limits.devices,
+                                       "; the job waits until one with so many is connected"));
+  }
+  if (plan.nodes > limits.nodes) {
+    plan.job.add_warnings(absl::StrCat("resources.nodes: ", plan.nodes, " are more than the ", limits.nodes,
+                                       " that the server has seen; the job waits until so many are connected that "
+                                       "others reach (`luthier-worker --gang-address`)"));
+  }
 }
 
 void Planner::WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job) {
@@ -516,9 +553,11 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
   RowCheck check{.base_model = model.folder,
                  .chat_template = recipe.chat_template,
                  .template_date = recipe.template_date,
-                 .encoding = EncodingOf(recipe, model.facts.config.max_position_embeddings)};
-  std::string key = absl::StrCat(model.fingerprint, static_cast<int>(check.encoding.loss_on), ":",
-                                 static_cast<int>(check.encoding.too_long), ":", check.encoding.max_length);
+                 .encoding = EncodingOf(recipe, model.facts.config.max_position_embeddings),
+                 .scored_rows = recipe.evaluation.max_rows.value_or(kScoredRows)};
+  std::string key =
+      absl::StrCat(model.fingerprint, static_cast<int>(check.encoding.loss_on), ":",
+                   static_cast<int>(check.encoding.too_long), ":", check.encoding.max_length, ":", check.scored_rows);
   absl::StrAppend(&key, ":", recipe.template_date, ":", recipe.chat_template);
   for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
   {
@@ -564,15 +603,27 @@ Planner::Limits Planner::LimitsOfNodes() {
       most.device = node.device;
     most.devices = std::max(most.devices, node.devices);
   }
+  most.nodes = static_cast<int>(nodes_.size());
   return most;
 }
 
-std::optional<absl::Duration> Planner::DurationOf(const Plan& plan) {
-  if (plan.duration) return plan.duration;
+Planner::Expected Planner::DurationOf(const Plan& plan) {
+  if (plan.duration) return {plan.duration, "from the size of the model"};
+  const auto at = [&](double tokens_per_second) {
+    return std::min(absl::Seconds(static_cast<double>(plan.work_tokens) / tokens_per_second), kLongestJob);
+  };
   const std::lock_guard lock(mutex_);
-  const auto speed = speeds_.find(plan.kind);
-  if (speed == speeds_.end()) return std::nullopt;
-  return std::min(absl::Seconds(static_cast<double>(plan.work_tokens) / speed->second), kLongestJob);
+  if (const auto speed = speeds_.find(plan.kind); speed != speeds_.end())
+    return {at(speed->second), absl::StrCat("from the speed of other ", plan.kind, " jobs")};
+  // Devices wait for each other at every step, which none of those that were measured did.
+  const std::string kind = KindOnOneDevice(plan.job.spec());
+  if (const auto speed = speeds_.find(kind); speed != speeds_.end()) {
+    const int ranks = plan.nodes * plan.devices;
+    return {at(speed->second * ranks), absl::StrCat("from the speed of ", kind, " jobs on one device, times ", ranks,
+                                                    "; the time in which ranks add up their gradients",
+                                                    plan.nodes > 1 ? " over the network" : "", " is not in it")};
+  }
+  return {std::nullopt, absl::StrCat("no ", plan.kind, " job has reported its speed to this server since it started")};
 }
 
 void Planner::ObserveSpeed(const std::string& kind, double tokens_per_second) {

@@ -23,18 +23,18 @@
 
 namespace luthier {
 
-// `base_model` with `lora`, `full` or `export`.
+// Whose speeds can be compared: `base lora`, `base full` or `base export`, and `2-node 4-device base lora`.
 std::string KindOf(const v1::FineTuningSpec& spec);
 
 // What a spec comes to, whoever submits it.
 struct Plan {
-  std::string base_model;  // id
-  std::string datasets;    // as Job::datasets
-  std::string model;       // to publish under; empty: the job's id
-  int devices = 1;
+  std::string base_model;                              // id
+  std::string datasets;                                // as Job::datasets
+  std::string model;                                   // to publish under; empty: the job's id
+  int nodes = 1, devices = 1;                          // as in Job
   int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // as in Job, as is
   std::string node_selector;
-  std::string kind;                            // whose speeds can be compared: base model and tuning
+  std::string kind;                            // of `job.spec`
   int64_t work_tokens = 0;                     // that training processes in all
   std::optional<absl::Duration> duration;      // of an export, whose speed nobody reports
   v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
@@ -44,7 +44,7 @@ struct Plan {
   std::shared_ptr<const std::string> record;   // both, as the record takes them
 };
 
-// What the job asks of its node.
+// What the job asks of its nodes.
 void SetNeeds(const Plan& plan, Job& job);
 
 // Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that
@@ -62,12 +62,18 @@ class Planner {
   // What PlanOf() would answer at once; null where it would read the dataset, or wait for who does.
   std::shared_ptr<const Plan> KnownPlanOf(const v1::FineTuningSpec& spec);
 
-  // How long a plan takes, if jobs of its kind have reported their speed since the server started, or it is an export.
-  std::optional<absl::Duration> DurationOf(const Plan& plan);
+  struct Expected {
+    std::optional<absl::Duration> duration;
+    std::string reason;  // how that is known, or why it is not
+  };
+  // How long a plan takes, if jobs of its kind, or of the same on one device, have reported their speed since the
+  // server started, or it is an export.
+  Expected DurationOf(const Plan& plan);
   // A progress report of a job.
   void ObserveSpeed(const std::string& kind, double tokens_per_second);
 
-  // What a node has: the largest device decides what cannot fit, the most devices what has to wait for another node.
+  // What a node has: the largest device decides what cannot fit, the most devices and the number of nodes what has to
+  // wait for others.
   void SetNode(const std::string& node, const v1::Inventory& inventory);
   // A dataset or base model was deleted; its name may come to mean something else.
   void Forget();
@@ -78,7 +84,8 @@ class Planner {
   // The most that a node has, of those that were seen.
   struct Limits {
     DeviceFacts device;
-    int devices = 0;  // 0: none was seen
+    int devices = 0;
+    int nodes = 0;  // that were seen
   };
   absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today);
   absl::StatusOr<Plan> MakeExportPlan(const v1::FineTuningSpec& spec, const DeviceFacts& device);
@@ -86,7 +93,7 @@ class Planner {
   absl::StatusOr<v1::AttemptInput> StartAdapter(const std::string& base_model, LoraSpec& lora);
   absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
   absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
-  static void WarnAboutDevices(int wanted, const Limits& limits, v1::FineTuningJob& job);
+  static void WarnAboutNodes(Plan& plan, const Limits& limits);
   static void WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job);
   absl::StatusOr<DatasetFacts> FactsOfRows(const LoadedModel& model, const Recipe& recipe,
                                            const std::vector<Part>& parts);

@@ -5,9 +5,11 @@
 #include <optional>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "lib/base/gang_address.h"
 #include "lib/base/status_macros.h"
 #include "server/core/reason.h"
 #include "server/rpc/backend.h"
@@ -49,6 +51,12 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access,
   start.set_attempt(effect.attempt);
   start.set_credential(access.CredentialOf(effect.attempt));
   for (int device : effect.devices) start.add_gpus(device);
+  if (effect.gang) {
+    start.mutable_gang()->set_node_rank(effect.gang->node_rank);
+    start.mutable_gang()->set_meeting(effect.gang->meeting);
+    start.mutable_gang()->set_address(effect.gang->address);
+  }
+  if (start.gang().node_rank() > 0) return message;
   const absl::StatusOr<std::string> checkpoint = store.Checkpoint(effect.job);
   if (checkpoint.ok()) start.mutable_checkpoint()->ParseFromString(*checkpoint);
   return message;
@@ -70,6 +78,7 @@ Processes ProcessesOf(const Message& message) {
 void SetDevices(const v1::Inventory& inventory, Node& node) {
   node.gpus = inventory.gpus_size() > 0;
   node.shares = std::max(1, inventory.shares());
+  node.main_memory = inventory.memory_bytes();
   std::vector<int64_t> memory = {inventory.memory_bytes()};
   if (node.gpus) memory.clear();
   for (const v1::Gpu& gpu : inventory.gpus()) {
@@ -91,8 +100,18 @@ Node NodeOf(const v1::Register& request) {
   node.agent_version = request.agent_version();
   node.inventory = request.inventory().SerializeAsString();
   node.labels = {request.labels().begin(), request.labels().end()};
+  node.gang_address = request.gang_address();
+  node.gang_port = request.gang_port();
   node.processes = ProcessesOf(request);
   return node;
+}
+
+// Other nodes dial it, and their trainers have it on their command lines.
+absl::Status CheckGangAddressOf(const v1::Register& request) {
+  if (request.gang_address().empty()) return absl::OkStatus();
+  const absl::Status status = CheckGangAddress({request.gang_address(), request.gang_port()});
+  if (status.ok()) return status;
+  return absl::InvalidArgumentError(absl::StrCat("register.gang_address: ", status.message()));
 }
 
 // Whether nothing will run the job again, so that its checkpoints can go. False for a job that this server never knew:
@@ -190,6 +209,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     const auto request = std::make_shared<v1::Register>(std::move(*request_.mutable_register_()));
     if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok())
       return End(status);
+    if (absl::Status status = CheckGangAddressOf(*request); !status.ok()) return End(status);
     if (!call_.node.empty() && call_.node != request->node_id()) return RefuseNode(request->node_id());
     node_ = request->node_id();
     ObserveInventory(request->inventory());
@@ -229,14 +249,15 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     registered.mutable_heartbeat_interval()->set_seconds(absl::ToInt64Seconds(kHeartbeatInterval));
     registered.mutable_lease()->set_seconds(absl::ToInt64Seconds(kLease));
     const std::vector<std::string> attempts(request.attempts().begin(), request.attempts().end());
-    for (const std::string& stale : state.Register(NodeOf(request), attempts, now))
-      registered.add_stale_attempts(stale);
+    const std::vector<std::string> stale = state.Register(NodeOf(request), attempts, now);
+    registered.mutable_stale_attempts()->Add(stale.begin(), stale.end());
     for (const std::string& name : attempts) {
       const std::optional<AttemptId> attempt = ParseAttemptName(name);
-      if (!attempt || !state.IsCurrent(*attempt)) continue;
+      if (!attempt || !state.IsCurrent(*attempt) || absl::c_linear_search(stale, name)) continue;
+      const Job& job = *state.Find(attempt->job);
       v1::ReportAck& ack = *registered.add_acks();
       ack.set_attempt(name);
-      ack.set_sequence(state.Find(attempt->job)->last_report);
+      ack.set_sequence(job.node == node_ ? job.last_report : 0);  // only reports of the leading node are counted
       (*registered.mutable_credentials())[name] = backend_.access.CredentialOf(name);
     }
     for (const std::string& name : request.kept_jobs()) {
@@ -286,7 +307,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     v1::AttemptReport message;
     absl::StatusOr<AgentReport> read;
     bool current = false;                      // its attempt is the current one
-    bool fresh = false;                        // and it had not been recorded before
+    bool fresh = false;                        // of the leading node, and it had not been recorded before
     bool job_over = false;                     // its job will not run again
     int64_t job = 0;                           // number
     std::unique_ptr<BlobPins> pins = nullptr;  // of a checkpoint, until the record names its files
@@ -358,8 +379,10 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     const AttemptId attempt = recording.read->report.attempt;
     const Job* job = state.Find(attempt.job);
     recording.job = job != nullptr ? job->number : 0;
-    recording.fresh = job != nullptr && recording.message.sequence() > job->last_report;
-    recording.current = state.Record(CompleteReport(*recording.read, job != nullptr ? job->report : ""), now);
+    recording.fresh = job != nullptr && job->node == node_ && recording.message.sequence() > job->last_report;
+    Report report = CompleteReport(*recording.read, job != nullptr ? job->report : "");
+    report.node = node_;
+    recording.current = state.Record(std::move(report), now);
     recording.job_over = IsOver(state, backend_.store, attempt.job, now);
     return absl::OkStatus();
   }

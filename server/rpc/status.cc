@@ -3,6 +3,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/utf8.h"
 #include "lib/wire/error_details.h"
 #include "server/core/reason.h"
 
@@ -27,7 +28,8 @@ std::string Fitting(absl::string_view message) {
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  const std::string message = Fitting(status.message());
+  // A value that it quotes may be cut in the middle of a character, and with half of one no client reads the details.
+  const std::string message = WellFormed(Fitting(status.message()));
   ErrorDetails details;
   details.reason = ReasonOf(status);
   if (details.reason.empty()) details.reason = absl::StatusCodeToString(status.code());

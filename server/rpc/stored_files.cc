@@ -96,6 +96,25 @@ std::string TenantOf(const Resource& resource) {
   return dataset.tenant().empty() ? Job().tenant : dataset.tenant();
 }
 
+absl::Status CountOlderFiles(Store& store) {
+  Store::OlderSizes sizes;
+  sizes.of_dataset = [](const Resource& resource) {
+    v1::Dataset dataset;
+    dataset.ParseFromString(resource.payload);
+    Stored stored{.tenant = TenantOf(resource)};
+    for (const v1::DatasetPart& part : dataset.parts()) stored.bytes += part.size_bytes();
+    return stored;
+  };
+  sizes.of_version = [](const ModelVersion& version) {
+    v1::ArtifactStored stored;
+    stored.ParseFromString(version.payload);
+    int64_t bytes = 0;
+    for (const v1::ModelFile& file : stored.files()) bytes += file.size_bytes();
+    return bytes;
+  };
+  return store.CountOlder(sizes);
+}
+
 std::string BaseModelsFolder(const std::string& data_dir) { return data_dir + "/base_models"; }
 
 absl::Status MakeModelFolder(ArtifactStore& artifacts, const v1::BaseModel& model, const std::string& folder) {

@@ -20,6 +20,9 @@ absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job);
 // Whose a dataset is.
 std::string TenantOf(const Resource& dataset);
 
+// Counts for their tenants what was stored before that was done. Before the state is loaded.
+absl::Status CountOlderFiles(Store& store);
+
 // The folder of the data folder in which planning reads base models. All of it can be made again from the store.
 std::string BaseModelsFolder(const std::string& data_dir);
 // Makes `folder`, unless it is there, with the files of a base model as far as planning reads them: of weights the

@@ -90,8 +90,11 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   if (!job.tenant().empty()) {
     if (absl::Status status = CheckId("tenant", job.tenant()); !status.ok()) violations.emplace_back(status.message());
   }
-  if (!v1::ServiceClass_IsValid(job.service_class()))
-    violations.emplace_back("service_class: is unknown to this server");
+  if (!v1::ServiceClass_IsValid(job.service_class())) {
+    violations.push_back(
+        absl::StrCat("service_class: ", static_cast<int>(job.service_class()),
+                     " is unknown to this server; give SERVICE_CLASS_INTERACTIVE, _STANDARD or _BACKGROUND"));
+  }
   CheckPriority(job.priority(), violations);
   CheckLabels(job, violations);
   CheckRetention(job, violations);
@@ -166,7 +169,7 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   if (wanted.service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
     job.service_class = static_cast<ServiceClass>(wanted.service_class());
   }
-  job.estimate = backend.planner.DurationOf(*made.plan).value_or(absl::ZeroDuration());
+  job.estimate = backend.planner.DurationOf(*made.plan).duration.value_or(absl::ZeroDuration());
   return made;
 }
 

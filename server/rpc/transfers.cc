@@ -22,13 +22,11 @@ absl::Status TooMany(const Call& call, size_t most) {
 }
 
 absl::Status TooManyOf(const std::string& tenant, size_t most) {
-  const std::string name = absl::StrCat("tenants/", tenant);
-  return WithQuota(
-      WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                     name, " has ", most,
-                     " uploads and downloads under way, as many as a tenant may; try again when some are done")),
-                 "TOO_MANY_TRANSFERS"),
-      name);
+  return TenantMayNotHaveMore(
+      tenant,
+      absl::StrCat("tenants/", tenant, " has ", most,
+                   " uploads and downloads under way, as many as a tenant may; try again when some are done"),
+      "TOO_MANY_TRANSFERS");
 }
 
 }  // namespace

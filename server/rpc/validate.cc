@@ -6,6 +6,7 @@
 
 #include "absl/random/random.h"
 #include "absl/strings/ascii.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -18,6 +19,11 @@ namespace {
 // Where no list goes; what is added to a position must not overflow.
 constexpr int64_t kFarthest = int64_t{1} << 60;
 
+// In quotes, and on one line: each line of a message is a violation.
+std::string Shown(absl::string_view value) {
+  return absl::StrCat("'", absl::Utf8SafeCHexEscape(value.substr(0, 80)), "'");
+}
+
 }  // namespace
 
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
@@ -27,8 +33,8 @@ absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
   if (!id.empty() && id.size() <= 63 && absl::ascii_islower(id[0]) && std::all_of(id.begin(), id.end(), allowed)) {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(field, ": '", id.substr(0, 80),
-                                                 "' is no id; give 1 to 63 characters a-z, 0-9, '-'",
+  const std::string wrong = id.empty() ? "is missing" : absl::StrCat(Shown(id), " is no id");
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", wrong, "; give 1 to 63 characters a-z, 0-9, '-'",
                                                  dots ? ", '.'" : "", ", a letter first"));
 }
 
@@ -38,7 +44,7 @@ absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view
     return std::string(id);
   }
   return absl::InvalidArgumentError(
-      absl::StrCat(field, ": '", name.substr(0, 80), "' is no name; give ", collection,
+      absl::StrCat(field, ": ", Shown(name), " is no name; give ", collection,
                    "/{id}, of which the id is 1 to 63 characters a-z, 0-9, '-', '.', a letter first"));
 }
 
@@ -62,8 +68,8 @@ absl::StatusOr<VersionName> ParseVersionName(absl::string_view name) {
     version.alias = parts[3];
     if (CheckId("alias", version.alias).ok()) return version;
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "name: '", name.substr(0, 80), "' is no name; give models/{model}/versions/{number, latest or alias}"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("name: ", Shown(name), " is no name; give models/{model}/versions/{number, latest or alias}"));
 }
 
 std::string NewJobId(absl::Time now) {

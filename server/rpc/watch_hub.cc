@@ -15,12 +15,10 @@ namespace {
 constexpr size_t kMaxWatchers = 20000;
 
 absl::Status TooManyOf(const std::string& tenant, size_t watching) {
-  const std::string name = absl::StrCat("tenants/", tenant);
-  return WithQuota(WithReason(absl::ResourceExhaustedError(absl::StrCat(
-                                  name, " has ", watching,
-                                  " watches open, as many as a tenant may; close some, or try again later")),
-                              "TOO_MANY_WATCHERS"),
-                   name);
+  return TenantMayNotHaveMore(tenant,
+                              absl::StrCat("tenants/", tenant, " has ", watching,
+                                           " watches open, as many as a tenant may; close some, or try again later"),
+                              "TOO_MANY_WATCHERS");
 }
 
 }  // namespace

@@ -44,8 +44,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
  private:
   absl::Status SendBlob(Call& call, Transfers::Transfer& transfer, const v1::FetchBlobRequest& request,
                         grpc::ServerWriter<v1::FetchBlobResponse>& writer) {
-    LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, request.attempt(), request.credential(),
-                                         [&](const Job& job) { return CheckInput(job, request.sha256()); }));
+    LUTHIER_RETURN_IF_ERROR(CheckReader(call, request));
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob,
                              backend_.artifacts.OpenBlob(request.sha256(), request.offset()));
     std::vector<char> buffer(kBlobChunkBytes);
@@ -62,10 +61,30 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     }
   }
 
-  // Whether the caller is the agent of the attempt, which is current; `check` looks at its job, in the loop.
-  absl::Status CheckAttempt(
-      Call& call, const std::string& name, const std::string& credential,
-      const std::function<absl::Status(const Job&)>& check = [](const Job&) { return absl::OkStatus(); }) {
+  // An agent on any node of the attempt may read its inputs.
+  absl::Status CheckReader(Call& call, const v1::FetchBlobRequest& request) {
+    return CheckAttempt(call, request.attempt(), request.credential(), [&](const Job& job) {
+      if (HeldOn(job, call.node) == nullptr) LUTHIER_RETURN_IF_ERROR(CheckLeads(call, job));
+      return CheckInput(job, request.sha256());
+    });
+  }
+
+  // What it made comes from the leading node.
+  absl::Status CheckWriter(Call& call, const v1::UploadArtifactHeader& header) {
+    return CheckAttempt(call, header.attempt(), header.credential(),
+                        [&](const Job& job) { return CheckLeads(call, job); });
+  }
+
+  static absl::Status CheckLeads(const Call& call, const Job& job) {
+    if (call.node.empty() || call.node == job.node) return absl::OkStatus();
+    return WithReason(absl::PermissionDeniedError(absl::StrCat("attempt: ", AttemptName(job), " is of node ", job.node,
+                                                               ", and this token is for ", call.node)),
+                      "PERMISSION_DENIED");
+  }
+
+  // Whether the caller is an agent of the attempt, which is current; `check` looks at its job, in the loop.
+  absl::Status CheckAttempt(Call& call, const std::string& name, const std::string& credential,
+                            const std::function<absl::Status(const Job&)>& check) {
     call.subject = name;
     const std::optional<AttemptId> attempt = ParseAttemptName(name);
     if (!attempt) {
@@ -82,13 +101,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
         return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")),
                           "STALE_ATTEMPT");
       }
-      const Job& job = *state.Find(attempt->job);
-      if (!call.node.empty() && call.node != job.node) {
-        return WithReason(absl::PermissionDeniedError(absl::StrCat("attempt: ", name, " is of node ", job.node,
-                                                                   ", and this token is for ", call.node)),
-                          "PERMISSION_DENIED");
-      }
-      return check(job);
+      return check(*state.Find(attempt->job));
     });
   }
 
@@ -116,7 +129,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       return absl::InvalidArgumentError("header: the first message of an upload must carry it");
     }
     const v1::UploadArtifactHeader header = message.header();
-    LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, header.attempt(), header.credential()));
+    LUTHIER_RETURN_IF_ERROR(CheckWriter(call, header));
     // Files that the store holds already are not sent, and nothing may refer to them before the manifest does.
     BlobPins pins(backend_.artifacts);
     for (const v1::ModelFile& file : header.files()) pins.Add(file.sha256());
@@ -159,7 +172,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       if (size.ok() && *size == file.size_bytes()) continue;
       return absl::FailedPreconditionError(absl::StrCat("files: ", file.path(), " is not stored; send it"));
     }
-    return CheckAttempt(call, header.attempt(), header.credential());
+    return CheckWriter(call, header);
   }
 
   absl::Status PutManifest(Call& call, const v1::UploadArtifactHeader& header) {
@@ -169,7 +182,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       manifest.files.push_back({file.path(), file.sha256(), file.size_bytes()});
     }
     const std::optional<AttemptId> attempt = ParseAttemptName(header.attempt());
-    LUTHIER_RETURN_IF_ERROR(CheckAttempt(call, header.attempt(), header.credential()));
+    LUTHIER_RETURN_IF_ERROR(CheckWriter(call, header));
     return backend_.artifacts.PutManifest({attempt->job, attempt->attempt, "artifact"}, manifest);
   }
 

@@ -135,6 +135,11 @@ ALTER TABLE base_models ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE model_versions ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN stored_bytes INTEGER NOT NULL DEFAULT 0;
 )sql",
+    // 16: nodes that a job asks for, and those of its current attempt beside the leading one: "n2:0,1;n3:0".
+    R"sql(
+ALTER TABLE jobs ADD COLUMN nodes INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE jobs ADD COLUMN others TEXT NOT NULL DEFAULT '';
+)sql",
 };
 
 }  // namespace luthier

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -16,7 +17,7 @@ namespace luthier {
 namespace {
 
 // The last ones of kJobColumns, which say something only once a job has had an attempt.
-constexpr int kAttemptColumns = 14;
+constexpr int kAttemptColumns = 15;
 
 std::optional<int64_t> DeadlineMicros(absl::Time deadline) {
   return deadline == absl::InfiniteFuture() ? std::nullopt : std::optional(absl::ToUnixMicros(deadline));
@@ -35,6 +36,21 @@ std::vector<int> ParseDevices(const std::string& text) {
   return devices;
 }
 
+std::string PlacesText(const std::vector<Place>& places) {
+  return absl::StrJoin(places, ";", [](std::string* out, const Place& place) {
+    absl::StrAppend(out, place.node, ":", absl::StrJoin(place.devices, ","));
+  });
+}
+
+std::vector<Place> ParsePlaces(const std::string& text) {
+  std::vector<Place> places;
+  for (const absl::string_view part : absl::StrSplit(text, ';', absl::SkipEmpty())) {
+    const std::pair<std::string, std::string> place = absl::StrSplit(part, absl::MaxSplits(':', 1));
+    places.push_back({place.first, ParseDevices(place.second)});
+  }
+  return places;
+}
+
 // A `?` for each of kJobColumns.
 std::string JobValues() {
   std::string values = "?";
@@ -45,36 +61,38 @@ std::string JobValues() {
 }  // namespace
 
 void WriteJob(Connection& connection, const Job& job, bool is_new) {
-  const std::string held = absl::StrJoin(job.held, ","), crashed_on = absl::StrJoin(job.crashed_on, ",");
+  const std::string held = absl::StrJoin(job.held, ","), others = PlacesText(job.others),
+                    crashed_on = absl::StrJoin(job.crashed_on, ",");
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
     static const std::string sql = absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (", JobValues(), ")");
     connection.Prepare(sql)
-        .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, job.cpu_memory_bytes,
-              job.gpu_memory_bytes, job.node_selector, job.create_time, state, int64_t{job.attempt}, job.end_time,
-              job.last_event, job.tenant, static_cast<int64_t>(job.service_class), int64_t{job.priority},
-              absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, RetentionMicros(job.retention),
-              DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel}, int64_t{job.lost_attempts}, job.node,
-              held, job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report},
-              job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step,
-              job.stored_bytes)
+        .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, int64_t{job.nodes},
+              job.cpu_memory_bytes, job.gpu_memory_bytes, job.node_selector, job.create_time, state,
+              int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
+              int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
+              RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel},
+              int64_t{job.lost_attempts}, job.node, held, others, job.not_before, job.start_time, job.model_version,
+              job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here},
+              crashed_on, job.stored_step, job.stored_bytes)
         .Run();
     return;
   }
   connection
       .Prepare(
-          "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, not_before = ?, start_time = "
+          "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, others = ?, not_before = ?, "
+          "start_time = "
           "?, "
           "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
           "?, "
           "preemptions = ?, lost_here = ?, crashed_on = ?, stored_step = ?, stored_bytes = ?, revision = ?, retention "
           "= ?, deadline = ?, "
           "expired = 0 WHERE number = ?")
-      .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, job.not_before, job.start_time,
-            job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report}, int64_t{job.priority},
-            job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on, job.stored_step,
-            job.stored_bytes, int64_t{job.revision}, RetentionMicros(job.retention), DeadlineMicros(job.deadline),
-            job.number)
+      .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, others, job.not_before,
+            job.start_time, job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report},
+            int64_t{job.priority}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on,
+            job.stored_step, job.stored_bytes, int64_t{job.revision}, RetentionMicros(job.retention),
+            DeadlineMicros(job.deadline), job.number)
       .Run();
 }
 
@@ -82,7 +100,7 @@ Job ReadJob(Query& row) {
   Job job;
   job.number = row.Int();
   for (std::string* text : {&job.id, &job.base_model, &job.datasets, &job.model}) *text = row.Text();
-  job.devices = static_cast<int>(row.Int());
+  for (int* count : {&job.devices, &job.nodes}) *count = static_cast<int>(row.Int());
   for (int64_t* bytes : {&job.cpu_memory_bytes, &job.gpu_memory_bytes}) *bytes = row.Int();
   job.node_selector = row.Text();
   job.create_time = row.Time();
@@ -106,6 +124,7 @@ Job ReadJob(Query& row) {
   job.lost_attempts = static_cast<int>(row.Int());
   job.node = row.Text();
   job.held = ParseDevices(row.Text());
+  job.others = ParsePlaces(row.Text());
   for (absl::Time* time : {&job.not_before, &job.start_time}) *time = row.Time();
   job.model_version = row.Text();
   job.last_report = row.Int();

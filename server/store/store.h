@@ -7,6 +7,7 @@
 // and writes.cc has what a commit writes.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -67,6 +68,13 @@ class Store {
   // done, without waiting. Errors: as Commit.
   absl::Status EmptyLog();
   absl::StatusOr<State> LoadState(absl::Time now, State::Options options = {});
+  // Before LoadState(): what an older version stored, without a word of whose it is or how large, is counted for its
+  // tenants. Once for a file, however often it is called. Errors: as Commit.
+  struct OlderSizes {
+    std::function<Stored(const Resource&)> of_dataset;
+    std::function<int64_t(const ModelVersion&)> of_version;  // of which the payload is set
+  };
+  absl::Status CountOlder(const OlderSizes& sizes);
   // The request of that id and the job it created.
   absl::StatusOr<std::optional<std::pair<JobRequest, Job>>> FindRequest(const std::string& id);
   absl::StatusOr<std::optional<Job>> FindJob(const std::string& id);

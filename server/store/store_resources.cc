@@ -1,6 +1,10 @@
 // What is on record beside jobs: versions of models and their aliases, datasets and base models, tokens.
+#include <cstdint>
+#include <map>
 #include <mutex>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "server/core/reason.h"
@@ -20,7 +24,81 @@ Resource ReadResource(Query& row) {
   return resource;
 }
 
+// SQLite has a number for programs to know their files by. Ours knows those in which everything is counted.
+constexpr int kAllIsCounted = 1;
+
+using BytesByTenant = std::map<std::string, int64_t>;
+
+void CountDatasets(Connection& connection, const Store::OlderSizes& sizes, BytesByTenant& added) {
+  std::vector<std::pair<std::string, Stored>> found;
+  {
+    Query rows = connection.Prepare("SELECT id, create_time, payload FROM datasets WHERE tenant = ''");
+    while (rows.Step()) {
+      const Resource dataset = ReadResource(rows);
+      found.emplace_back(dataset.id, sizes.of_dataset(dataset));
+    }
+  }
+  for (const auto& [id, stored] : found) {
+    connection.Prepare("UPDATE datasets SET tenant = ?, bytes = ? WHERE id = ?")
+        .Bind(stored.tenant, stored.bytes, id)
+        .Run();
+    added[stored.tenant] += stored.bytes;
+  }
+}
+
+void CountVersions(Connection& connection, const Store::OlderSizes& sizes, BytesByTenant& added) {
+  std::vector<ModelVersion> found;
+  {
+    Query rows = connection.Prepare(
+        "SELECT model, version, tenant, payload FROM model_versions WHERE bytes = 0 AND deleted = 0");
+    while (rows.Step()) {
+      ModelVersion version{.model = rows.Text()};
+      version.version = static_cast<int>(rows.Int());
+      version.tenant = rows.Text();
+      version.payload = rows.Blob();
+      version.bytes = sizes.of_version(version);
+      version.payload.clear();
+      found.push_back(std::move(version));
+    }
+  }
+  for (const ModelVersion& version : found) {
+    connection.Prepare("UPDATE model_versions SET bytes = ? WHERE model = ? AND version = ?")
+        .Bind(version.bytes, version.model, int64_t{version.version})
+        .Run();
+    added[version.tenant] += version.bytes;
+  }
+}
+
+void AddStored(Connection& connection, const std::string& id, int64_t bytes) {
+  const Tenant unknown{.id = id};
+  connection
+      .Prepare(
+          "INSERT INTO tenants (id, weight, max_devices, max_queued_jobs, usage, usage_time, storage_bytes) "
+          "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET storage_bytes = storage_bytes + "
+          "excluded.storage_bytes")
+      .Bind(unknown.id, unknown.weight, int64_t{unknown.max_devices}, unknown.max_queued_jobs, unknown.usage,
+            unknown.usage_time, bytes)
+      .Run();
+}
+
 }  // namespace
+
+absl::Status Store::CountOlder(const OlderSizes& sizes) {
+  try {
+    SQLite::Database& database = writer_->database();
+    if (database.execAndGet("PRAGMA application_id").getInt() == kAllIsCounted) return absl::OkStatus();
+    SQLite::Transaction transaction(database, SQLite::TransactionBehavior::IMMEDIATE);
+    BytesByTenant added;
+    CountDatasets(*writer_, sizes, added);
+    CountVersions(*writer_, sizes, added);
+    for (const auto& [tenant, bytes] : added) AddStored(*writer_, tenant, bytes);
+    database.exec(absl::StrCat("PRAGMA application_id = ", kAllIsCounted));
+    transaction.commit();
+    return absl::OkStatus();
+  } catch (const SQLite::Exception& error) {
+    return WriteError(error, path_);
+  }
+}
 
 absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& model) {
   const std::lock_guard lock(reader_mutex_);

@@ -29,7 +29,8 @@ if command -v man >/dev/null; then
   grep -q -- '--lora.rank' <<<"$page" && grep -q 'EXIT STATUS' <<<"$page"
 fi
 ! command -v mandoc >/dev/null || mandoc -T lint -W error "$share/man/man1/luthier.1"
-[ "$(bash -c 'PATH=$1:$PATH; source "$2"; COMP_WORDS=(luthier queue sh); COMP_CWORD=2; _luthier; echo "${COMPREPLY[@]}"' \
+[ "$(bash -c 'PATH=$1:$PATH; source "$2"; COMP_LINE="luthier queue sh"; COMP_POINT=${#COMP_LINE}
+              COMP_WORDS=(luthier queue sh); COMP_CWORD=2; _luthier; echo "${COMPREPLY[@]}"' \
   bash "$bin" "$share/bash-completion/completions/luthier")" = show ]
 if command -v zsh >/dev/null; then zsh -n "$share/zsh/site-functions/_luthier"; fi
 if command -v fish >/dev/null; then

@@ -13,7 +13,7 @@ trap 'rm -rf "$seeds"' EXIT
 case $name in
   safetensors) files=(tests/fixtures/models/*/adapter_init/adapter_model.safetensors) ;;
   model_config) files=(tests/fixtures/models/*/base/config.json) ;;
-  adapter_config) files=(tests/fixtures/models/*/adapter_*/adapter_config.json) ;;
+  adapter_config) files=(tests/fixtures/{models,adapters}/*/adapter_*/adapter_config.json) ;;
   rows) files=(examples/tasks/*/validation.jsonl tests/fixtures/parquet/{completion,text,tokens,hostile/good}.parquet) ;;
   *) echo "fuzz.sh: unknown fuzzer '$name'" >&2; exit 2 ;;
 esac

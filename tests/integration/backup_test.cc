@@ -214,6 +214,12 @@ TEST_F(BackupTest, RefusesWhatWouldOverwriteAndLeavesIt) {
   const CapturedResult again = BackUp();
   EXPECT_EQ(again.exit_code, 1);
   EXPECT_THAT(again.err, HasSubstr(Path("backup") + " exists"));
+  fs::create_directory_symlink(Path("server"), Path("link"));
+  for (const char* inside : {"server/backup", "link/artifacts/backup"}) {
+    const CapturedResult lost_with_it = BackUp(inside);
+    EXPECT_EQ(lost_with_it.exit_code, 3);
+    EXPECT_THAT(lost_with_it.err, HasSubstr("is inside the data folder"));
+  }
   service_.server.End(SIGTERM);
   const CapturedResult taken = Restore();
   EXPECT_EQ(taken.exit_code, 1);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/str_cat.h"
 #include "luthier/v1/admin.pb.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/jobs.pb.h"
@@ -48,11 +49,34 @@ TEST_F(CliTest, CompletesNamesThatTheServerKnows) {
       << "the server of the line is asked";
   for (const char* shell : {"bash", "zsh", "fish"})
     EXPECT_THAT(Ok({"completion", shell}), HasSubstr("luthier __complete"));
-  const CapturedResult in_bash =
-      RunCaptured({"/bin/bash", "-c",
-                   "source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN "/luthier \"$@\"; }; "
-                   "COMP_WORDS=(luthier job wat); COMP_CWORD=2; _luthier; echo \"${COMPREPLY[@]}\""});
-  EXPECT_EQ(in_bash.out, "watch\n") << in_bash.err;
+}
+
+// What bash makes of a line: it divides words at : and =, too.
+TEST_F(CliTest, CompletesInBashWhateverItDividesWordsAt) {
+  AddInputs();
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "intents-1"});
+  CaptureOptions elsewhere;
+  elsewhere.environment = {{"LUTHIER_SERVER", "127.0.0.1:1"}};
+  const auto complete = [&](const std::string& line, const std::string& words) {
+    return RunCaptured({"/bin/bash", "-c",
+                        absl::StrCat("source <(" LUTHIER_BIN "/luthier completion bash); luthier() { " LUTHIER_BIN
+                                     "/luthier \"$@\"; }; COMP_LINE='",
+                                     line, "'; COMP_POINT=${#COMP_LINE}; COMP_WORDS=(", words,
+                                     "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _luthier; echo \"${COMPREPLY[@]}\"")},
+                       elsewhere)
+        .out;
+  };
+  const std::string address = server_->address();
+  const std::string host = address.substr(0, address.rfind(':')), port = address.substr(address.rfind(':') + 1);
+  EXPECT_EQ(complete("luthier job wat", "luthier job wat"), "watch\n");
+  EXPECT_EQ(complete(absl::StrCat("luthier --server ", address, "  job get int"),
+                     absl::StrCat("luthier --server ", host, " : ", port, " job get int")),
+            "intents-1\n");
+  EXPECT_EQ(complete(absl::StrCat("luthier --server=", address, " job get "),
+                     absl::StrCat("luthier --server = ", host, " : ", port, " job get ''")),
+            "intents-1\n");
+  EXPECT_EQ(complete("luthier job list --output=js", "luthier job list --output = js"), "json\n");
+  EXPECT_EQ(complete("luthier job submit --tuning=", "luthier job submit --tuning ="), "lora full\n");
 }
 
 // Every method of every service that is not for agents only.
@@ -86,6 +110,9 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_EQ(Ok({"job", "checkpoint", "j"}), "jobs/j\n");
   EXPECT_THAT(Cli({"job", "checkpoints", "j"}).err, HasSubstr("jobs/j has reported no checkpoint"));
   EXPECT_EQ(Ok({"job", "estimate", "-f", "job.yaml", "-o", "name"}), "nodes/n1\n");
+  const CapturedResult several = Cli({"job", "estimate", "-f", "job.yaml", "--resources.nodes", "2"});
+  EXPECT_THAT(several.out, HasSubstr("fits on   too few of the nodes that are connected now\n"));
+  EXPECT_THAT(several.err, HasSubstr("warning: resources.nodes: 2 are more than the 1 that the server has seen"));
   TrainWhatWasTaken(agent);
   EXPECT_THAT(Ok({"job", "checkpoints", "j"}), testing::ContainsRegex("STEP +ATTEMPT.*\n +4 +1 +0.1 +1.0 kB +n1"));
   EXPECT_EQ(Ok({"job", "checkpoints", "j", "-o", "name"}), "jobs/j/checkpoints/4\n");

@@ -203,7 +203,8 @@ class CliTest : public testing::Test {
                   {"seconds", 2},
                   {"peak_memory_bytes", 400000000},
                   {"train_loss", 0.1}});
-    agent.Publish({{"adapter_config.json", "{}"}, {"adapter_model.safetensors", std::string(3'000'000, 'w')}});
+    agent.Publish(
+        {{"adapter_config.json", kAdapterConfig}, {"adapter_model.safetensors", std::string(3'000'000, 'w')}});
     agent.End(v1::AttemptEnded::FINISHED);
   }
   static nlohmann::json Evaluation(const std::string& model, double exact_match, const std::string& answer) {
@@ -217,6 +218,8 @@ class CliTest : public testing::Test {
             {"examples", {{{"prompt", "hello"}, {"expected", "yes"}, {"answer", answer}}}}};
   }
 
+  // What Train() publishes beside weights that are none.
+  static constexpr char kAdapterConfig[] = R"({"peft_type": "LORA", "target_modules": ["q_proj"]})";
   TempFolder folder_;
   std::unique_ptr<Server> server_;
 };

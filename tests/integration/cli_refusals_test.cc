@@ -21,6 +21,7 @@ using ::nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 
 TEST_F(CliTest, RefusesRowsThatAreWrongAndKeepsNothing) {
   const std::string path = folder_.path() + "/rows/train.jsonl";
@@ -104,6 +105,16 @@ TEST_F(CliTest, GenerateSaysHowTheTrainerEnded) {
   EXPECT_EQ(exit_code("kill -SEGV $$"), 1);
 }
 
+TEST_F(CliTest, AValueOfASweepIsNotBlamedOnALineOfTheFile) {
+  AddInputs();
+  WriteText(folder_.path() + "/job.yaml", "base_model: tiny\ndataset: words\nlora: {rank: 8}\n");
+  const CapturedResult of_grid = Cli({"sweep", "create", "-f", "job.yaml", "--grid", "lora.rank=4,0"});
+  EXPECT_EQ(of_grid.exit_code, 3);
+  EXPECT_THAT(of_grid.err, AllOf(HasSubstr("error: lora.rank: 0 is out of range"), Not(HasSubstr("job.yaml:"))));
+  const CapturedResult of_points = Cli({"sweep", "create", "-f", "job.yaml", "--point", "lora.rank: 0"});
+  EXPECT_THAT(of_points.err, Not(HasSubstr("job.yaml:")));
+}
+
 TEST_F(CliTest, NamesWhatDoesNotExist) {
   for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "get", "none"},
                                                   {"job", "watch", "none"},
@@ -117,6 +128,8 @@ TEST_F(CliTest, NamesWhatDoesNotExist) {
     const CapturedResult result = Cli(command);
     EXPECT_EQ(result.exit_code, 5) << testing::PrintToString(command) << result.err;
     EXPECT_THAT(result.err, HasSubstr("none")) << testing::PrintToString(command);
+    EXPECT_THAT(result.err,
+                HasSubstr(command[0] == "job" && command[1] != "submit" ? "luthier job list" : "luthier model list"));
     EXPECT_THAT(result.out, IsEmpty());
   }
 }

@@ -66,12 +66,13 @@ TEST_F(CliTest, TakesAJobFromInputsToComparisonAndDownload) {
   EXPECT_THAT(Ok({"model", "list", "--tuned", "-o", "wide"}), Not(HasSubstr("base, llama")));
   EXPECT_THAT(Ok({"dataset", "list"}), HasSubstr("words"));
   EXPECT_THAT(Ok({"node", "list"}), AllOf(HasSubstr("n1"), HasSubstr("READY"), HasSubstr("8.0 GB")));
+  EXPECT_THAT(Ok({"node", "list", "-o", "wide"}), HasSubstr("GANG ADDRESS"));
   EXPECT_EQ(json::parse(Ok({"node", "list", "-o", "json"}))["nodes"][0]["name"], "nodes/n1");
 
   EXPECT_EQ(Ok({"model", "download", "j"}), "j\n");
   EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_model.safetensors"), std::string(3'000'000, 'w'));
   EXPECT_EQ(Ok({"model", "download", "j/1", "--to", "elsewhere/deep"}), "elsewhere/deep\n");
-  EXPECT_EQ(*ReadTextFile(folder_.path() + "/elsewhere/deep/adapter_config.json"), "{}");
+  EXPECT_EQ(*ReadTextFile(folder_.path() + "/elsewhere/deep/adapter_config.json"), kAdapterConfig);
   WriteText(folder_.path() + "/j/adapter_config.json", "changed");
   const CapturedResult taken = Cli({"model", "download", "j"});
   EXPECT_EQ(taken.exit_code, 1);
@@ -90,10 +91,11 @@ TEST_F(CliTest, ADownloadGoesOnFromTheBytesThatAreThere) {
   Train(agent);
   std::filesystem::create_directories(folder_.path() + "/j.partial");
   WriteText(folder_.path() + "/j.partial/adapter_model.safetensors", std::string(1'234'567, 'w'));
-  WriteText(folder_.path() + "/j.partial/adapter_config.json", "xx");
+  WriteText(folder_.path() + "/j.partial/adapter_config.json", std::string(std::size(kAdapterConfig) - 1, 'x'));
   Ok({"model", "download", "j"});
   EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_model.safetensors"), std::string(3'000'000, 'w'));
-  EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_config.json"), "{}") << "two wrong bytes were noticed";
+  EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_config.json"), kAdapterConfig)
+      << "wrong bytes are noticed, though they are as many";
 }
 
 TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
@@ -158,7 +160,7 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
                     HasSubstr("starts         nobody can say when\n")));
   EXPECT_EQ(Ok({"job", "resume", "j", "-o", "name"}), "jobs/j\n");
   EXPECT_THAT(Ok({"job", "explain", "j"}),
-              AllOf(HasSubstr("no node is connected"), HasSubstr("tenant default: devices in use 0")));
+              AllOf(HasSubstr("no node is connected"), HasSubstr("  its tenant     default: devices in use 0")));
   EXPECT_EQ(json::parse(Ok({"job", "explain", "j", "-o", "json"}))["pending_code"], "PENDING_REASON_NO_NODE");
 
   EXPECT_EQ(Ok({"job", "clone", "j", "--id", "k", "--hold", "--priority", "3"}), "jobs/k  HELD\n");

@@ -17,6 +17,7 @@
 #include <fstream>
 #include <future>
 #include <iterator>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -133,6 +134,7 @@ class RawHttp2 {
     }
     return received_;
   }
+  bool IsClosed() const { return luthier::IsClosed(fd_); }
 
  private:
   bool Read() {
@@ -193,6 +195,13 @@ class HostileClientsTest : public testing::Test {
     v1::BaseModel model;
     grpc::ClientContext context;
     return v1::ModelService::NewStub(server_->channel())->RegisterBaseModel(&context, request, &model);
+  }
+  // How many files the server may have from now on; its hard limit stays.
+  bool LimitFiles(rlim_t files) {
+    rlimit limit = {};
+    if (prlimit(server_->pid(), RLIMIT_NOFILE, nullptr, &limit) != 0) return false;
+    limit.rlim_cur = files;
+    return prlimit(server_->pid(), RLIMIT_NOFILE, &limit, nullptr) == 0;
   }
   // What a job needs.
   void AddInputs() {
@@ -417,7 +426,7 @@ TEST_F(HostileClientsTest, HundredsOfUploadsThatDoNotEndHinderNobody) {
   EXPECT_TRUE(WaitFor([&] { return Upload("one-more").ok(); })) << "there is room again";
 }
 
-// Every connection is a file, and with the last one the server would be deaf for ever.
+// Every connection is a file.
 TEST_F(HostileClientsTest, ThousandsOfHandshakesThatAreNeverFinishedAreShed) {
   const auto connections = static_cast<int>(std::min<rlim_t>(5000, SoftFileLimit::Most() / 2));
   server_->End(SIGTERM);
@@ -452,6 +461,80 @@ TEST_F(HostileClientsTest, ThousandsOfHandshakesThatAreNeverFinishedAreShed) {
               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
   for (const int fd : open) close(fd);
   ExpectThatItServes();
+}
+
+// As it would be with a hard limit of so many.
+TEST_F(HostileClientsTest, MoreConnectionsThanItHasFilesForAreClosedAndItHasSomeForItself) {
+  constexpr rlim_t kFiles = 256, kOfConnections = 192;
+  const SoftFileLimit many(SoftFileLimit::Most());
+  ASSERT_TRUE(LimitFiles(kFiles));
+  ExpectThatItServes();
+  std::vector<std::unique_ptr<RawHttp2>> clients;
+  for (rlim_t i = 0; i < 2 * kFiles; ++i) clients.push_back(std::make_unique<RawHttp2>(server_->address()));
+  const auto refused = [&] {
+    return static_cast<rlim_t>(
+        std::count_if(clients.begin(), clients.end(), [](const auto& c) { return c->IsClosed(); }));
+  };
+  EXPECT_TRUE(WaitFor([&] { return refused() >= 2 * kFiles - kOfConnections; })) << refused();
+  EXPECT_LT(refused(), 2 * kFiles) << "there is room for some";
+  EXPECT_THAT(server_->log(), HasSubstr("further connections are closed, since all files are taken that connections "
+                                        "may have: 192; raise the hard limit of open files"));
+  ExpectThatItServes();
+  const grpc::Status stored = Upload("meanwhile");
+  EXPECT_TRUE(stored.ok()) << stored.error_message();
+  clients.clear();
+  EXPECT_TRUE(WaitFor([&] { return !RawHttp2(server_->address()).ReadAll().empty(); })) << "there is room again";
+}
+
+// gRPC 1.51 would be deaf from then on.
+TEST_F(HostileClientsTest, AServerWithoutAFileForAConnectionListensOn) {
+  ASSERT_TRUE(LimitFiles(3));
+  RawHttp2 waiting(server_->address());
+  EXPECT_TRUE(WaitFor([&] { return server_->log().find("further connections are closed") != std::string::npos; }));
+  ASSERT_TRUE(LimitFiles(256));
+  RawHttp2 next(server_->address());
+  EXPECT_TRUE(WaitFor([&] { return !next.ReadAll().empty(); }));
+  EXPECT_TRUE(WaitFor([&] { return !waiting.ReadAll().empty(); }));
+  ExpectThatItServes();
+}
+
+TEST_F(HostileClientsTest, AConnectionWithoutCallsIsClosedAndOneWithAWatchStays) {
+  server_->End(SIGTERM);
+  Start({"LUTHIER_IDLE_TIMEOUT=1s"});
+  AddInputs();
+  ASSERT_TRUE(SubmitJob("waits").ok());
+  const auto connect = [&] {
+    grpc::ChannelArguments own;
+    own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+    return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), own);
+  };
+  const auto seconds = [](int count) { return std::chrono::system_clock::now() + std::chrono::seconds(count); };
+  const auto watching = v1::FineTuningService::NewStub(connect());
+  grpc::ClientContext context;
+  context.set_deadline(seconds(60));
+  v1::WatchFineTuningJobRequest request;
+  request.set_name("jobs/waits");
+  const auto watch = watching->WatchFineTuningJob(&context, request);
+  v1::WatchFineTuningJobResponse message;
+  ASSERT_TRUE(watch->Read(&message));
+
+  const auto idle = connect();
+  ASSERT_TRUE(idle->WaitForConnected(seconds(10)));
+  EXPECT_TRUE(idle->WaitForStateChange(GRPC_CHANNEL_READY, seconds(30)));
+
+  v1::CancelFineTuningJobRequest cancel;
+  cancel.set_name("jobs/waits");
+  grpc::ClientContext cancel_context;
+  v1::FineTuningJob job;
+  EXPECT_TRUE(v1::FineTuningService::NewStub(idle)->CancelFineTuningJob(&cancel_context, cancel, &job).ok())
+      << "whoever calls again is connected again";
+  job.Clear();
+  while (watch->Read(&message)) {
+    if (message.has_job()) job = message.job();
+  }
+  const grpc::Status watched = watch->Finish();
+  EXPECT_TRUE(watched.ok()) << watched.error_message();
+  EXPECT_EQ(job.state(), v1::FineTuningJob::CANCELLED) << "as the watch says";
 }
 
 // After a failed fsync nobody knows what is on the disk, so nothing more may be acknowledged.

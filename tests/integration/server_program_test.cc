@@ -605,6 +605,8 @@ TEST_F(ServerProgramTest, AFullDiskRefusesNewWorkAndLosesNothing) {
   Submit(JobRequestFor("afterwards"));
   agent.Event(attempt, {{"event", "progress"}, {"step", 1}, {"total_steps", 2}, {"tokens", 5}});
   EXPECT_EQ(client_->Get("running").progress().step(), 1);
+  EXPECT_TRUE(WaitFor([&] { return server_->log().find("new things are recorded again") != std::string::npos; }));
+  EXPECT_THAT(server_->log(), HasSubstr("luthierd: the disk of --data-dir is full"));
   server_->End(SIGKILL);
   Start();
   for (const std::string& id : acknowledged)

@@ -51,6 +51,15 @@ CASES = [
     case("x_moe_sparse2", "qwen3_moe", dict(r=4, lora_alpha=8, target_modules="all-linear"), moe_intermediate_size=24, num_experts=5, num_experts_per_tok=3,
          norm_topk_prob=False, decoder_sparse_step=2, mlp_only_layers=[], output_router_logits=False, tie_word_embeddings=True, attention_bias=True,
          use_sliding_window=True, sliding_window=20, head_dim=20),
+    # Experts as parameters, and what the names of their layers become.
+    case("x_moe_experts", "qwen3_moe", dict(r=4, lora_alpha=8, target_modules=ATTN, use_rslora=True,
+                                            target_parameters=["mlp.experts.gate_up_proj", "layers.1.mlp.experts.down_proj"],
+                                            rank_pattern={"gate_up_proj": 3}, alpha_pattern={"layers.2.mlp.experts.gate_up_proj": 12}),
+         moe_intermediate_size=32, num_experts=6, num_experts_per_tok=2, norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[],
+         output_router_logits=False, head_dim=20, style="v5"),
+    case("x_moe_names", "qwen3_moe", dict(r=2, lora_alpha=5, target_modules=["v_proj", *MLP]), moe_intermediate_size=24, num_experts=5,
+         num_experts_per_tok=3, norm_topk_prob=False, decoder_sparse_step=1, mlp_only_layers=[1], output_router_logits=False,
+         tie_word_embeddings=True, head_dim=20, dtype="bf16"),
     # On the embedding. Where a head is tied to it, PEFT's merge moves both, so it is not here.
     case("x_llama_embedding", "llama", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", "lm_head", *ATTN])),
     case("x_gemma3_embedding", "gemma3_text", dict(r=4, lora_alpha=8, target_modules=["embed_tokens", *MLP], rank_pattern=dict(embed_tokens=6)),

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What luthier-trainer writes loads in real transformers + PEFT and computes the same logits: a full model, an adapter with each
-# option, and the adapter merged; in the manner of Llama, of Qwen (biases, a head of its own) and of Gemma (soft-caps, windows).
+# option, and the adapter merged; in the manner of Llama, of Qwen (biases, a head of its own), of Gemma (soft-caps, windows) and of
+# Qwen3-MoE (experts).
 set -euo pipefail
 trainer=$1 check=$2 fixture=$3 here=$(dirname "$0")
 python=${LUTHIER_REFERENCE_PYTHON:-}
@@ -54,4 +55,10 @@ adapter one_layer '{"rank": 4, "alpha": 8, "layers": [1]}'
 adapter dora_saved_head '{"rank": 4, "dora": true, "target_modules": ["o_proj", "up_proj"], "modules_to_save": ["lm_head"]}'
 adapter tied_embedding '{"rank": 4, "alpha": 8, "target_modules": ["embed_tokens", "q_proj"]}'
 adapter dora_tied_head '{"rank": 4, "dora": true, "target_modules": ["k_proj", "lm_head"]}'
+compare
+# Its second layer has no experts.
+family qwen3_moe
+adapter experts '{"rank": 2, "rank_pattern": {"gate_up_proj": 3}, "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}'
+adapter router '{"rank": 4, "rslora": true, "target_parameters": ["mlp.experts.gate_up_proj", "mlp.gate.weight", "mlp.down_proj.weight"]}'
+adapter attention '{"rank": 4}'
 compare

@@ -1,10 +1,12 @@
-"""The generator of ../shared/reference/models for adapters with DoRA, modules_to_save and a head that is tied to the embedding.
+"""The generator of ../shared/reference/models for adapters with DoRA, modules_to_save, a head that is tied to the embedding, and experts.
 
-`load(PATH)` returns the module of PATH, mended in three points: PEFT trains some tensors under other names than it stores them under;
-magnitudes and whole modules start near the base's, where the generator starts everything but A near 0; and a tied head is untied before
-it is merged, since PEFT would change the embedding with it, and its merged model would not compute what its adapter does.
+`load(PATH)` returns the module of PATH, mended in five points: PEFT trains some tensors under other names than it stores them under;
+magnitudes and whole modules start near the base's, where the generator starts everything but A near 0; a tied head is untied before
+it is merged, since PEFT would change the embedding with it, and its merged model would not compute what its adapter does; a merged model
+has the names of the files, where each expert has matrices of its own; and target_parameters, which PEFT holds as a set, are sorted.
 """
 import importlib.util
+import json
 
 import torch
 
@@ -18,7 +20,7 @@ def load(path):
     spec = importlib.util.spec_from_file_location("generate", path)
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    in_memory, with_start = generate.adapter_names, generate.add_lora
+    in_memory, with_start, opened, saved = generate.adapter_names, generate.add_lora, generate.load, generate.save_adapter
 
     def adapter_names(tensors):
         renamed = {n.replace("lora_magnitude_vector.weight", "lora_magnitude_vector").replace(".modules_to_save.", "."): t
@@ -48,5 +50,20 @@ def load(path):
         model.merge_and_unload = merge_untied
         return model.eval()
 
+    def with_names_of_files(*arguments):
+        model = opened(*arguments)
+        fused = model.state_dict
+        # PEFT and torch ask for a part of it, by arguments.
+        model.state_dict = lambda *a, **k: fused(*a, **k) if a or k else generate.checkpoint_names(fused())
+        return model
+
+    def save_adapter(model, case, folder):
+        saved(model, case, folder)
+        path = folder / "adapter_config.json"
+        config = json.loads(path.read_text())
+        config["target_parameters"] = config["target_parameters"] and sorted(config["target_parameters"])
+        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
     generate.adapter_names, generate.add_lora = adapter_names, add_lora
+    generate.load, generate.save_adapter = with_names_of_files, save_adapter
     return generate

@@ -93,12 +93,14 @@ void Simulation::Register(Agent& agent, int id) {
     const auto acks = std::make_shared<std::map<std::string, int64_t>>();
     Post(
         [node, devices, processes, attempts, stale, acks](State& state, absl::Time now) {
-          Node registered{.id = node, .devices = devices, .gpus = true};
+          Node registered{.id = node, .devices = devices, .gpus = true, .gang_address = node, .gang_port = 29400};
           registered.processes = processes;
           *stale = state.Register(std::move(registered), attempts, now);
           for (const std::string& name : attempts) {
             const std::optional<AttemptId> attempt = ParseAttemptName(name);
-            if (attempt && state.IsCurrent(*attempt)) (*acks)[name] = state.Find(attempt->job)->last_report;
+            if (!attempt || !state.IsCurrent(*attempt)) continue;
+            const Job& job = *state.Find(attempt->job);
+            (*acks)[name] = job.node == node ? job.last_report : 0;
           }
           return absl::OkStatus();
         },

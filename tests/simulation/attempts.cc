@@ -9,28 +9,33 @@
 namespace luthier {
 namespace {
 
-std::string NameOf(const AttemptId& id) { return absl::StrCat("jobs/", id.job, "/attempts/", id.attempt); }
+// The ranks of a part wait for those of the other one so long, and the agent of one that lost its peer so long for the
+// server's word, since the node with the culprit has more to say.
+constexpr absl::Duration kMeetingPatience = absl::Minutes(5), kServersWord = absl::Seconds(10);
 
 bool Overlap(const std::vector<int>& a, const std::vector<int>& b) {
   return std::any_of(a.begin(), a.end(), [&](int device) { return std::count(b.begin(), b.end(), device) > 0; });
 }
 
-luthier::Report ReportOf(const AttemptId& id, int64_t sequence, const std::string& event, int64_t step) {
+luthier::Report ReportOf(const AttemptId& id, const std::string& node, int64_t sequence, const std::string& event,
+                         int64_t step) {
   luthier::Report report;
   report.attempt = id;
+  report.node = node;
   report.sequence = sequence;
   report.events.push_back({.type = event});
   if (event == "checkpoint")
-    report.checkpoint = {step, absl::StrCat(NameOf(id), " step ", step), step * kCheckpointBytesAStep};
+    report.checkpoint = {step, absl::StrCat(AttemptName(id), " step ", step), step * kCheckpointBytesAStep};
   if (event == "stored") report.version_bytes = kVersionBytes;
   if (event == "started") report.input = JobInput::kTrainerStarted;
   if (event == "finished") report.input = JobInput::kTrainerFinished;
   if (event == "stored") report.input = JobInput::kArtifactStored;
   if (event == "FAILED") report.input = JobInput::kAttemptFailed;
   if (event == "STOPPED") report.input = JobInput::kAttemptStopped;
-  if (event == "LOST" || event == "CRASHED" || event == "FINISHED")
+  if (event == "LOST" || event == "CRASHED" || event == "PEER" || event == "FINISHED")
     report.input = JobInput::kAttemptLost;  // FINISHED after `stored` changes nothing
   report.crashed = event == "CRASHED";
+  report.lost_peer = event == "PEER";
   return report;
 }
 
@@ -43,20 +48,21 @@ void Simulation::SendReports(Agent& agent) {
       if (entry.sequence <= agent.sent[name]) continue;
       agent.sent[name] = entry.sequence;
       const int link = agent.link;
-      ToServer(agent, [this, name = name, id = attempt.id, entry, link] {
+      ToServer(agent, [this, name = name, id = attempt.id, node = agent.node, entry, link] {
         const auto current = std::make_shared<bool>(false);
         const bool ends = entry.event == "FINISHED" || entry.event == "LOST" || entry.event == "CRASHED" ||
-                          entry.event == "STOPPED" || entry.event == "FAILED";
+                          entry.event == "PEER" || entry.event == "STOPPED" || entry.event == "FAILED";
         const auto crashed = std::make_shared<bool>(false);
         Post(
-            [this, id, entry, current, crashed](State& state, absl::Time now) {
+            [this, id, node, entry, current, crashed](State& state, absl::Time now) {
               const Job* job = state.Find(id.job);
               const bool replaced = job == nullptr || job->attempt != id.attempt;
-              // What dies after it was told to stop says nothing of its job.
-              *crashed = entry.event == "CRASHED" && job != nullptr && !IsStopping(job->state);
-              *current = state.Record(ReportOf(id, entry.sequence, entry.event, entry.step), now);
-              if (*current && replaced)
-                Violate(absl::StrCat("P3: a report of ", NameOf(id), " was taken, which is not the current attempt"));
+              // What dies after it was told to stop says nothing of its job, nor does what nobody needs any more.
+              *crashed = entry.event == "CRASHED" && job != nullptr && NeedsAllNodes(job->state);
+              *current = state.Record(ReportOf(id, node, entry.sequence, entry.event, entry.step), now);
+              if (*current && replaced) {
+                Violate(absl::StrCat("P3: a report of ", AttemptName(id), " was taken, which is not the current one"));
+              }
               return absl::OkStatus();
             },
             [this, name, id, entry, link, current, crashed, ends](const absl::Status& status) {
@@ -85,22 +91,26 @@ void Simulation::Report(Agent& agent, Attempt& attempt, const std::string& event
   if (agent.up) SendReports(agent);
 }
 
-void Simulation::OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices, int64_t first_step) {
-  const std::string name = NameOf(id);
+void Simulation::OnStart(Agent& agent, Attempt attempt) {
+  const std::string name = AttemptName(attempt.id);
   if (agent.attempts.count(name) > 0) return;
   // One attempt of a job is current, and it is the new one.
   std::vector<std::string> older;
-  for (const auto& [other, attempt] : agent.attempts) {
-    if (attempt.id.job == id.job) older.push_back(other);
+  for (const auto& [other, known] : agent.attempts) {
+    if (known.id.job == attempt.id.job) older.push_back(other);
   }
   for (const std::string& other : older) {
     Kill(agent, other, absl::ZeroDuration());
     Remove(agent, other);
   }
-  Say(absl::StrCat(agent.node, " gets ", name));
-  ++counts_.attempts;
-  if (first_step > 0) ++counts_.resumptions;
-  agent.attempts[name] = {.id = id, .devices = devices, .first_step = first_step};
+  const int rank = attempt.gang ? attempt.gang->node_rank : 0;
+  Say(absl::StrCat(agent.node, " gets ", name, rank > 0 ? " and follows" : ""));
+  if (rank == 0) {
+    ++counts_.attempts;
+    if (attempt.gang) ++counts_.gangs;
+    if (attempt.first_step > 0) ++counts_.resumptions;
+  }
+  agent.attempts[name] = std::move(attempt);
   Begin(agent, name);
 }
 
@@ -112,11 +122,50 @@ void Simulation::Begin(Agent& agent, const std::string& name) {
     return Violate(
         absl::StrCat("P6: ", name, " was given devices of ", agent.node, " that ", process.attempt, " uses"));
   }
-  agent.processes.push_back({name, found->second.devices});
+  const std::optional<GangPlace>& gang = found->second.gang;
+  agent.processes.push_back(
+      {.attempt = name, .devices = found->second.devices, .node_rank = gang ? gang->node_rank : 0});
   At(random_.Between(absl::Milliseconds(100), absl::Seconds(2)), [this, node = agent.node, name, life = agent.life] {
     Agent& a = agents_[node];
-    if (a.life == life && a.attempts.count(name) > 0) Train(a, name, a.attempts[name].first_step);
+    if (a.life == life && a.attempts.count(name) > 0) Meet(a, name, now_ + kMeetingPatience);
   });
+}
+
+// Ranks on one node do not wait for another.
+void Simulation::Meet(Agent& agent, const std::string& name, absl::Time until) {
+  if (!Alive(agent, name)) return;
+  const Attempt& attempt = agent.attempts.at(name);
+  if (!attempt.gang || HasPeer(agent, name)) {
+    return attempt.gang && attempt.gang->node_rank > 0 ? Follow(agent, name) : Train(agent, name, attempt.first_step);
+  }
+  if (now_ >= until) return LosePeer(agent, name);
+  At(absl::Seconds(1), [this, node = agent.node, name, until, life = agent.life] {
+    if (agents_[node].life == life) Meet(agents_[node], name, until);
+  });
+}
+
+// A part that does not lead: it ends with the other one.
+void Simulation::Follow(Agent& agent, const std::string& name) {
+  if (!Alive(agent, name)) return;
+  if (trained_.count(name) > 0) return End(agent, name, "STOPPED");
+  if (!HasPeer(agent, name)) return LosePeer(agent, name);
+  if (random_.Chance(fates_.at(agent.attempts.at(name).id.job).crash * 0.02)) return End(agent, name, "CRASHED");
+  At(random_.Between(absl::Seconds(1), absl::Seconds(3)), [this, node = agent.node, name, life = agent.life] {
+    if (agents_[node].life == life) Follow(agents_[node], name);
+  });
+}
+
+void Simulation::LosePeer(Agent& agent, const std::string& name) {
+  std::erase_if(agent.processes, [&](const Process& p) { return p.attempt == name; });
+  ++counts_.lost_peers;
+  At(kServersWord, [this, node = agent.node, name, life = agent.life] {
+    if (agents_[node].life == life) End(agents_[node], name, "PEER");
+  });
+}
+
+bool Simulation::HasPeer(const Agent& agent, const std::string& name) const {
+  return std::any_of(agents_.begin(), agents_.end(),
+                     [&](const auto& other) { return other.first != agent.node && Alive(other.second, name); });
 }
 
 bool Simulation::Alive(const Agent& agent, const std::string& name) const {
@@ -129,6 +178,7 @@ void Simulation::Train(Agent& agent, const std::string& name, int64_t step) {
   if (!Alive(agent, name)) return;
   Attempt& attempt = agent.attempts.at(name);
   const Fate& fate = fates_.at(attempt.id.job);
+  if (attempt.gang && !HasPeer(agent, name)) return LosePeer(agent, name);
   if (step == attempt.first_step) Report(agent, attempt, "started");
   if (step > 0 && fate.user_error) return End(agent, name, "FAILED");
   if (step > 0 && random_.Chance(fate.crash)) return End(agent, name, "CRASHED");

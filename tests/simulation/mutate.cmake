@@ -41,7 +41,7 @@ elseif(MUTANT STREQUAL "endless_preemption")
   change("beyond->second == job.service_class" "true")
 elseif(MUTANT STREQUAL "robbed_guarantee")
   # Takes from a tenant that has no more than is its own.
-  change("theirs->second.Borrows(taken + other.devices)" "theirs->second.Borrows(taken)")
+  change("theirs->second.Borrows(taken + AllDevices(other))" "theirs->second.Borrows(taken)")
 elseif(MUTANT STREQUAL "borrowed_first")
   # Gives what was taken back to whoever is next.
   change("for (const bool own : {true, false})" "for (const bool own : {false})")
@@ -53,13 +53,19 @@ elseif(MUTANT STREQUAL "kept_checkpoint")
   change("IsTerminal(*next) && job.stored_step > 0" "false")
 elseif(MUTANT STREQUAL "leaked_device")
   # Leaves attempts with a node that is gone.
-  change("LoseAttempt(*Find(job), why, /*crashed=*/false, now)" "(void)job")
+  change("LoseAttemptOn(id, *Find(job), why, now)" "(void)job")
 elseif(MUTANT STREQUAL "endless_crashes")
   # Goes on with a job whose trainer dies wherever it runs.
   change("job.crashed_on.size() >= kMaxCrashNodes" "false")
 elseif(MUTANT STREQUAL "shared_name")
   # Lets two tenants publish under one name.
   change("IsOfAnother(job.model.empty() ? job.id : job.model, job.tenant)" "false")
+elseif(MUTANT STREQUAL "forgotten_peers")
+  # Leaves the other parts of an attempt where they are when one has ended.
+  change("for (const Place& place : job.others) StopRest(job, place, now)" "(void)0")
+elseif(MUTANT STREQUAL "half_a_gang")
+  # Counts what an attempt holds on its leading node only.
+  change("for (const Place& place : job.others) devices += place.devices.size()" "(void)0")
 else()
   message(FATAL_ERROR "mutate.cmake: unknown bug '${MUTANT}'")
 endif()

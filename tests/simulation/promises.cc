@@ -14,9 +14,9 @@ constexpr absl::Duration kCancelPatience = absl::Seconds(60);
 
 // What survives in the record of a job.
 auto Durable(const Job& job) {
-  return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.last_event, job.last_report,
-                         job.priority, job.revision, job.preemptions, job.model_version, job.crashed_on,
-                         job.stored_step);
+  return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.others, job.last_event,
+                         job.last_report, job.priority, job.revision, job.preemptions, job.model_version,
+                         job.crashed_on, job.stored_step);
 }
 
 }  // namespace
@@ -49,12 +49,12 @@ void Simulation::CheckState() {
   CheckCancelled();
 }
 
-// P3: an attempt is one try, on one node.
+// P3: an attempt is one try, on one node, or each of its parts is.
 void Simulation::CheckAttempts() {
-  std::map<std::string, std::string> nodes;
+  std::map<std::pair<std::string, int>, std::string> nodes;
   for (const auto& [node, agent] : agents_) {
     for (const Process& process : agent.processes) {
-      const auto [first, only] = nodes.emplace(process.attempt, node);
+      const auto [first, only] = nodes.emplace(std::make_pair(process.attempt, process.node_rank), node);
       if (!only) Violate(absl::StrCat("P3: ", process.attempt, " runs on ", first->second, " and on ", node));
     }
   }
@@ -70,26 +70,86 @@ void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
   std::map<std::string, std::set<int>> taken;
   for (const Job* job : jobs) {
     if (!HoldsDevices(job->state)) {
-      if (!job->held.empty())
+      if (HeldDevices(*job) > 0)
         Violate(absl::StrCat("leak: ", job->id, " is ", StateName(job->state), " and holds devices"));
       continue;
     }
-    if (static_cast<int>(job->held.size()) != job->devices) {
-      Violate(absl::StrCat("P6: ", job->id, " holds ", job->held.size(), " devices of ", job->devices));
+    CheckPlaces(*job, taken);
+  }
+  CheckCounts(jobs);
+}
+
+// All nodes of a job or none, each with all devices; a part that does not lead and has ended has none any more.
+void Simulation::CheckPlaces(const Job& job, std::map<std::string, std::set<int>>& taken) {
+  const std::vector<Place> places = PlacesOf(job);
+  if (static_cast<int>(places.size()) != job.nodes)
+    Violate(absl::StrCat("P6: ", job.id, " is on ", places.size(), " nodes of ", job.nodes));
+  for (size_t rank = 0; rank < places.size(); ++rank) {
+    const auto& [id, held] = places[rank];
+    if (rank > 0 && held.empty()) continue;
+    if (static_cast<int>(held.size()) != job.devices)
+      Violate(absl::StrCat("P6: ", job.id, " holds ", held.size(), " devices of ", job.devices, " on ", id));
+    for (const int device : held) {
+      if (!taken[id].insert(device).second) Violate(absl::StrCat("P6: device ", device, " of ", id, " is held twice"));
+      if (device >= agents_[id].devices) Violate(absl::StrCat("P6: ", id, " has no device ", device));
     }
-    for (const int device : job->held) {
-      if (!taken[job->node].insert(device).second)
-        Violate(absl::StrCat("P6: device ", device, " of ", job->node, " is held twice"));
-      if (device >= agents_[job->node].devices) Violate(absl::StrCat("P6: ", job->node, " has no device ", device));
-    }
-    const auto node = state_->nodes().find(job->node);
+    const auto node = state_->nodes().find(id);
     // What cannot be written has not happened: a full disk puts the end of a lease off.
     const bool writes = last_full_ + absl::Seconds(5) < now_;
     if (node == state_->nodes().end() || (writes && node->second.deadline + absl::Seconds(5) < ServerNow())) {
-      Violate(absl::StrCat("leak: ", job->id, " holds devices of ", job->node,
-                           ", which was not heard of for longer than a lease"));
+      Violate(
+          absl::StrCat("leak: ", job.id, " holds devices of ", id, ", which was not heard of for longer than a lease"));
     }
   }
+}
+
+// What counts against limits and guarantees of a tenant is what its jobs hold, on all of their nodes.
+void Simulation::CheckCounts(const std::vector<const Job*>& jobs) {
+  std::map<std::string, size_t> held;
+  for (const Job* job : jobs) {
+    for (const Place& place : PlacesOf(*job)) held[job->tenant] += place.devices.size();
+  }
+  for (const auto& [tenant, devices] : held) {
+    const int counted = state_->jobs().LoadOf(tenant).running_devices;
+    if (static_cast<int>(devices) != counted)
+      Violate(absl::StrCat("P6: tenant ", tenant, " holds ", devices, " devices, and ", counted, " are counted"));
+  }
+}
+
+// P9, of what a batch decides: an attempt is ordered to start on all of its nodes at once, and when it is over, all are
+// told that have not said so themselves.
+void Simulation::CheckGangs(const Writes& writes, const std::vector<Effect>& effects) {
+  const auto is_told = [&](Effect::Kind kind, const std::string& node, const std::string& attempt) {
+    return std::any_of(effects.begin(), effects.end(), [&](const Effect& effect) {
+      return effect.kind == kind && effect.node == node && effect.attempt == attempt;
+    });
+  };
+  for (const Job& job : writes.jobs) {
+    const auto before = durable_.find(job.id);
+    const bool had_one = before != durable_.end() && HoldsDevices(before->second.state);
+    const bool is_new = !had_one || before->second.attempt != job.attempt;
+    if (HoldsDevices(job.state) && is_new) {
+      for (const Place& place : PlacesOf(job)) {
+        if (!is_told(Effect::Kind::kStart, place.node, AttemptName(job)))
+          Violate(absl::StrCat("P9: ", AttemptName(job), " was not ordered to start on ", place.node));
+      }
+    }
+    if (!had_one || before->second.nodes == 1 || (HoldsDevices(job.state) && !is_new)) continue;
+    const std::string attempt = AttemptName(before->second);
+    for (const Place& place : PlacesOf(before->second)) {
+      if (place.devices.empty()) continue;  // its part has ended
+      if (MustBeTold(place.node, attempt) && !is_told(Effect::Kind::kStop, place.node, attempt))
+        Violate(absl::StrCat("P9: ", attempt, " is over, and ", place.node, " was not told"));
+    }
+  }
+}
+
+// Whether the attempt goes on there, and its agent has a session.
+bool Simulation::MustBeTold(const std::string& node, const std::string& attempt) const {
+  const Agent& agent = agents_.at(node);
+  const auto known = agent.attempts.find(attempt);
+  return sessions_.count(node) > 0 && state_->nodes().at(node).ready && known != agent.attempts.end() &&
+         !known->second.ended;
 }
 
 // What was decided in a batch: nothing starts where nothing may start, or before what is within the guarantee of
@@ -99,8 +159,10 @@ void Simulation::CheckDecisions(const Writes& writes) {
     const auto job =
         std::find_if(writes.jobs.begin(), writes.jobs.end(), [&](const Job& j) { return j.number == event.job; });
     if (event.state == static_cast<int>(JobState::kStarting)) {
-      const Node& node = state_->nodes().at(job->node);
-      if (!node.TakesWork()) Violate(absl::StrCat(job->id, " was started on ", job->node, ", which gets nothing"));
+      for (const Place& place : PlacesOf(*job)) {
+        if (!state_->nodes().at(place.node).TakesWork())
+          Violate(absl::StrCat(job->id, " was started on ", place.node, ", which gets nothing"));
+      }
       CheckBorrower(*job, writes);
     }
     if (event.state != static_cast<int>(JobState::kPreempting) || absl::EndsWith(event.message, "drained")) continue;
@@ -118,7 +180,7 @@ bool Simulation::IsWantedBack(const Job& job, const Writes& writes) {
   int kept = state_->jobs().LoadOf(job.tenant).kept_devices();
   for (const Job& other : writes.jobs) {  // the job may have been the first of them
     if (other.tenant == job.tenant && other.number != job.number && other.state == JobState::kPreempting)
-      kept += other.devices;
+      kept += AllDevices(other);
   }
   const bool borrowed = guaranteed == 0 || kept >= guaranteed;
   for (const auto& [key, queue] : state_->jobs().queues()) {
@@ -127,7 +189,8 @@ bool Simulation::IsWantedBack(const Job& job, const Writes& writes) {
     if (more_urgent && (borrowed || tenant == job.tenant)) return true;
     if (!borrowed || tenant == job.tenant) continue;
     const int own = state_->TenantOf(tenant).guaranteed_devices - state_->jobs().LoadOf(tenant).kept_devices();
-    if (std::any_of(queue.begin(), queue.end(), [&](const Job* waits) { return waits->devices <= own; })) return true;
+    if (std::any_of(queue.begin(), queue.end(), [&](const Job* waits) { return AllDevices(*waits) <= own; }))
+      return true;
   }
   return false;
 }
@@ -143,14 +206,14 @@ void Simulation::CheckBorrower(const Job& job, const Writes& writes) {
   }
   for (const auto& [tenant, jobs] : waiting) {
     int wanted = state_->jobs().LoadOf(tenant).kept_devices();
-    for (const Job* waits : jobs) wanted += waits->devices;
+    for (const Job* waits : jobs) wanted += AllDevices(*waits);
     // What it keeps is less than when this was decided if some of its own was stopped.
     const bool stopped = std::any_of(writes.jobs.begin(), writes.jobs.end(), [&, id = tenant](const Job& other) {
       return other.tenant == id && other.state == JobState::kPreempting;
     });
     if (stopped || wanted > state_->TenantOf(tenant).guaranteed_devices) continue;
     for (const Job* waits : jobs) {
-      if (waits->max_parallel == 0 && waits->devices <= job.devices)
+      if (waits->max_parallel == 0 && waits->devices <= job.devices && waits->nodes <= job.nodes)
         Violate(absl::StrCat(job.id, " borrowed what is guaranteed to the tenant of ", waits->id, ", which waits"));
     }
   }
@@ -236,6 +299,9 @@ std::string Simulation::Unsettled() const {
       absl::StrAppend(&text, " ", name, " on ", node, " with ", attempt.reports.size(), " reports");
     }
   }
+  for (const auto& [id, node] : state_->nodes()) {
+    for (const auto& [attempt, left] : node.leftovers) absl::StrAppend(&text, " devices of ", attempt, " on ", id);
+  }
   return text;
 }
 
@@ -247,7 +313,9 @@ bool Simulation::Settled() {
   for (const auto& [node, agent] : agents_) {
     if (!agent.processes.empty() || !agent.attempts.empty()) return false;
   }
-  return true;
+  // All devices are free again.
+  return std::all_of(state_->nodes().begin(), state_->nodes().end(),
+                     [](const auto& node) { return node.second.processes.empty() && node.second.leftovers.empty(); });
 }
 
 // At the end, everything is over.

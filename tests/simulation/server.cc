@@ -93,6 +93,7 @@ void Simulation::RunServerBatch() {
   }
   if (crash_after) return CrashServer("after a commit, before it answers");
   if (outcome.written.ok()) {
+    CheckGangs(outcome.writes, outcome.effects);
     RememberCommitted(outcome.writes);
     CheckCheckpoints(outcome.writes);
     if (!outcome.writes.empty() || ++turns_ % 20 == 0) CheckState();
@@ -155,9 +156,11 @@ void Simulation::Send(const Effect& effect) {
   const std::optional<AttemptId> id = ParseAttemptName(effect.attempt);
   switch (effect.kind) {
     case Effect::Kind::kStart:
-      Order(link, [this, id, devices = effect.devices, step = StoredStep(effect.job)](Agent& agent) {
-        OnStart(agent, *id, devices, step);
-      });
+      Order(link,
+            [this, attempt = Attempt{.id = *id,
+                                     .devices = effect.devices,
+                                     .gang = effect.gang,
+                                     .first_step = StoredStep(effect.job)}](Agent& agent) { OnStart(agent, attempt); });
       break;
     case Effect::Kind::kStop: Order(link, [this, name = effect.attempt](Agent& agent) { OnStop(agent, name); }); break;
     case Effect::Kind::kCheckpoint: break;

@@ -21,7 +21,7 @@ std::string Simulation::Run() {
   for (int i = 0; i < kNodes; ++i) {
     Agent& agent = agents_[absl::StrCat("n", i)];
     agent.node = absl::StrCat("n", i);
-    agent.devices = i == 0 ? 4 : 1 + random_.Below(4);  // every job fits somewhere
+    agent.devices = i == 0 ? 4 : i == 1 ? 2 + random_.Below(3) : 1 + random_.Below(4);  // every job fits somewhere
     StartAgent(agent);
   }
   SubmitLater();

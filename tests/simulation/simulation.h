@@ -28,6 +28,7 @@ namespace luthier {
 inline constexpr int kNodes = 4;
 inline constexpr absl::Duration kStorm = absl::Minutes(15);
 inline constexpr int kJobsOfASweep = 3, kParallelOfASweep = 2;
+inline constexpr int kNodesOfAGang = 2;
 inline constexpr int64_t kVersionBytes = 1000, kCheckpointBytesAStep = 10;
 
 class Simulation {
@@ -41,8 +42,8 @@ class Simulation {
   const std::vector<std::string>& log() const { return log_; }
   // How much was simulated.
   struct Counts {
-    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0,
-            preemptions = 0, reclaims = 0, checkpoints = 0, resumptions = 0;
+    int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0, gangs = 0,
+            lost_peers = 0, preemptions = 0, reclaims = 0, checkpoints = 0, resumptions = 0;
   };
   const Counts& counts() const { return counts_; }
 
@@ -52,14 +53,15 @@ class Simulation {
     int64_t sequence = 0;
     int64_t step = 0;   // of "checkpoint"
     std::string event;  // "started", "progress", "checkpoint" (stored), "finished", "stored", or how the attempt ended
-                        // ("CRASHED": lost by its trainer alone)
+                        // ("CRASHED": lost by its trainer alone, "PEER": since the part on another node ended)
   };
-  // An attempt on its node: what a crash of the agent leaves, and its process, which dies with the agent.
+  // An attempt, or its part, on a node: what a crash of the agent leaves, and its process, which dies with the agent.
   struct Attempt {
     AttemptId id;
     std::vector<int> devices;
-    int64_t first_step = 0;      // that of the checkpoint which it goes on from
-    std::vector<Entry> reports;  // all that are not acknowledged
+    std::optional<GangPlace> gang;  // none: it is on one node
+    int64_t first_step = 0;         // that of the checkpoint which it goes on from
+    std::vector<Entry> reports;     // all that are not acknowledged
     int64_t last_sequence = 0;
     bool finished = false, stored = false, ended = false;  // reported
     bool stop_asked = false;
@@ -68,6 +70,7 @@ class Simulation {
     std::string attempt;
     std::vector<int> devices;
     bool dying = false;
+    int node_rank = 0;
   };
   struct Agent {
     std::string node;
@@ -151,9 +154,13 @@ class Simulation {
   void ToAgent(int link, std::function<void(Agent&)> handle);
   void Order(int link, std::function<void(Agent&)> handle);
   void SendReports(Agent& agent);
-  void OnStart(Agent& agent, const AttemptId& id, const std::vector<int>& devices, int64_t first_step);
+  void OnStart(Agent& agent, Attempt attempt);
   void OnStop(Agent& agent, const std::string& name);
   void Begin(Agent& agent, const std::string& name);
+  void Meet(Agent& agent, const std::string& name, absl::Time until);
+  void Follow(Agent& agent, const std::string& name);
+  void LosePeer(Agent& agent, const std::string& name);
+  bool HasPeer(const Agent& agent, const std::string& name) const;
   void Train(Agent& agent, const std::string& name, int64_t step);
   void Publish(Agent& agent, const std::string& name);
   void Report(Agent& agent, Attempt& attempt, const std::string& event, int64_t step = 0);
@@ -180,6 +187,10 @@ class Simulation {
   void CheckState();
   void CheckAttempts();
   void CheckDevices(const std::vector<const Job*>& jobs);
+  void CheckPlaces(const Job& job, std::map<std::string, std::set<int>>& taken);
+  void CheckCounts(const std::vector<const Job*>& jobs);
+  void CheckGangs(const Writes& writes, const std::vector<Effect>& effects);
+  bool MustBeTold(const std::string& node, const std::string& attempt) const;
   void CheckDecisions(const Writes& writes);
   bool IsWantedBack(const Job& job, const Writes& writes);
   void CheckBorrower(const Job& job, const Writes& writes);

@@ -28,6 +28,8 @@ uint64_t FirstBroken(uint64_t first, uint64_t seeds, Simulation::Counts& total, 
     total.restorations += counts.restorations;
     total.jobs += counts.jobs;
     total.attempts += counts.attempts;
+    total.gangs += counts.gangs;
+    total.lost_peers += counts.lost_peers;
     total.preemptions += counts.preemptions;
     total.reclaims += counts.reclaims;
     total.checkpoints += counts.checkpoints;
@@ -56,12 +58,14 @@ TEST(SimulationTest, KeepsItsPromises) {
   EXPECT_EQ(broken, 0u) << "seed " << broken << ": " << what
                         << "\nrun it again with LUTHIER_SIMULATION_FIRST=" << broken << " LUTHIER_SIMULATION_SEEDS=1";
   std::printf(
-      "%llu seeds from %llu: %lld jobs, %lld attempts, %lld commits, %lld crashes of the server, %lld broken sessions, "
+      "%llu seeds from %llu: %lld jobs, %lld attempts (%lld on two nodes, %lld parts ended with another one), %lld "
+      "commits, %lld crashes of the server, %lld broken sessions, "
       "%lld full disks, %lld restorations from a backup, %lld preemptions (%lld to reclaim what was borrowed), %lld "
       "stored checkpoints, %lld attempts that "
       "went on from one\n",
       static_cast<unsigned long long>(seeds), static_cast<unsigned long long>(first),
-      static_cast<long long>(total.jobs), static_cast<long long>(total.attempts), static_cast<long long>(total.commits),
+      static_cast<long long>(total.jobs), static_cast<long long>(total.attempts), static_cast<long long>(total.gangs),
+      static_cast<long long>(total.lost_peers), static_cast<long long>(total.commits),
       static_cast<long long>(total.crashes), static_cast<long long>(total.breaks),
       static_cast<long long>(total.full_disks), static_cast<long long>(total.restorations),
       static_cast<long long>(total.preemptions), static_cast<long long>(total.reclaims),

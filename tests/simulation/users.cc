@@ -24,6 +24,10 @@ void Simulation::SubmitLater() {
     request->job.tenant.assign(1, random_.Chance(0.5) ? 'a' : 'b');
     request->job.service_class = kServiceClasses[static_cast<size_t>(random_.Below(3))];
     request->job.devices = 1 + (random_.Chance(0.3) ? random_.Below(4) : 0);
+    if (random_.Chance(0.25)) {
+      request->job.nodes = kNodesOfAGang;
+      request->job.devices = 1 + random_.Below(2);
+    }
     if (random_.Chance(0.2)) request->job.model = "shared-model";
     if (random_.Chance(0.1)) request->job.state = JobState::kHeld;
     if (i % 8 == 7) {

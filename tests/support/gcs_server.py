@@ -304,6 +304,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers = {"Content-Length": str(len(answer))} | headers
         for name, value in headers.items():
             self.send_header(name, value)
+        if self.close_connection:  # a client that is not told sends its next request into it
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.command != "HEAD" and status != 204:
             self.wfile.write(answer)

@@ -24,6 +24,16 @@ const std::map<std::string, nlohmann::json>& Families() {
         {"sliding_window", 6},
         {"attn_logit_softcapping", 5.0},
         {"final_logit_softcapping", 8.0}}},
+      {"qwen3_moe",
+       {{"model_type", "qwen3_moe"},
+        {"architectures", {"Qwen3MoeForCausalLM"}},
+        {"moe_intermediate_size", 12},
+        {"num_experts", 4},
+        {"num_experts_per_tok", 2},
+        {"norm_topk_prob", true},
+        {"decoder_sparse_step", 1},
+        {"mlp_only_layers", {1}},
+        {"head_dim", 8}}},
   };
   return families;
 }
@@ -33,7 +43,7 @@ const std::map<std::string, nlohmann::json>& Families() {
 int main(int argc, char** argv) {
   const std::string family = argc == 3 ? argv[2] : "llama";
   if (argc < 2 || argc > 3 || !Families().contains(family)) {
-    std::cerr << "usage: make-tiny-base FOLDER [llama|qwen2|gemma2]\n";
+    std::cerr << "usage: make-tiny-base FOLDER [llama|qwen2|gemma2|qwen3_moe]\n";
     return 2;
   }
   const std::string folder = argv[1];

@@ -132,6 +132,8 @@ v1::Register Agent::Registration() {
   message.set_agent_version(options_.version);
   message.set_shared_store(options_.shared_store);
   message.mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
+  message.set_gang_address(options_.gang_address.host);
+  message.set_gang_port(options_.gang_address.port);
   *message.mutable_inventory() = inventory_.Read();
   const Attempts attempts = Snapshot();
   for (const auto& [name, attempt] : attempts) message.add_attempts(name);
@@ -272,8 +274,13 @@ void Agent::RemoveSettled() {
   for (const auto& [name, attempt] : Snapshot()) {
     if (!attempt->settled()) continue;
     Remove(folder_.AttemptFolder(attempt->name()));
-    const std::lock_guard lock(mutex_);
-    attempts_.erase(name);
+    {
+      const std::lock_guard lock(mutex_);
+      attempts_.erase(name);
+    }
+    const std::string& job = attempt->name().job;
+    // Where another node leads, nothing is kept, and nobody will say that the job is over.
+    if (std::error_code error; !fs::exists(folder_.RunFolder(job), error)) RemoveJob(job);
   }
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "lib/base/gang_address.h"
 #include "worker/agent/agent_metrics.h"
 #include "worker/agent/attempt.h"
 #include "worker/agent/data_folder.h"
@@ -31,6 +32,7 @@ class Agent final : public Session::Peer {
     std::string trainer;
     std::string shared_store;
     std::map<std::string, std::string> labels;  // for jobs that ask for them
+    GangAddress gang_address;                   // without a host: no jobs of several nodes
     // Bytes of run folders that no attempt uses but whose job may come back; the ones longest unused go first.
     int64_t max_kept_bytes = int64_t{50} << 30;
     // See Attempt::Node.

@@ -40,6 +40,9 @@ constexpr int kMaxRefusedUploads = 3;
 constexpr absl::Duration kStorePatience = absl::Minutes(5);
 // After a crash the job mostly goes on where its checkpoint lies.
 constexpr absl::Duration kStorePatienceAfterLoss = absl::Seconds(10);
+// With which a trainer ends if its ranks ended only since those of another node are gone, or did not come.
+constexpr int kLostRankExitCode = 3;
+constexpr char kPeer[] = "PEER";  // the cause of such a loss
 
 // Inputs that are folders of files; the others are one file of rows.
 bool IsFolder(const v1::AttemptInput& input) { return input.role() == "base_model" || input.role() == "start_adapter"; }
@@ -152,12 +155,15 @@ void Attempt::Live() {
 v1::AttemptEnded Attempt::Work() {
   const absl::StatusOr<FileLock> run_folder = WaitForRunFolder();
   if (!run_folder.ok()) return EndAfterError(run_folder.status());
+  if (const absl::Status made = CreateFolders(RunFolder()); !made.ok()) return EndAfterError(made);
   const absl::StatusOr<InputCache::Lease> inputs = MakeInputsLocal();
   if (!inputs.ok()) return EndAfterError(inputs.status());
   if (const absl::Status fetched = FetchCheckpoint(); !fetched.ok()) return EndAfterError(fetched);
   if (const absl::Status written = WriteSpec(*inputs); !written.ok()) return EndAfterError(written);
   v1::AttemptEnded ended = Train();
   uses_devices_ = false;
+  if (ended.cause() == kPeer && cancellation_.WaitFor(node_.peer_patience))
+    ended = EndAfterError(absl::CancelledError("the attempt is not wanted any more"));
   return ended.outcome() == v1::AttemptEnded::FINISHED ? Publish() : StoreLastCheckpoint(std::move(ended));
 }
 
@@ -193,7 +199,7 @@ void Attempt::ReportEnd(v1::AttemptEnded ended) {
 
 // An earlier attempt of the job may still be dying.
 absl::StatusOr<FileLock> Attempt::WaitForRunFolder() {
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(node_.folder.RunFolder(name_.job)));
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(node_.folder.JobFolder(name_.job)));
   while (true) {
     absl::StatusOr<FileLock> lock = FileLock::TryAcquire(node_.folder.JobFolder(name_.job) + "/run.lock");
     if (!absl::IsUnavailable(lock.status())) return lock;
@@ -232,6 +238,16 @@ absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
   return WriteFileDurably(Folder() + "/spec.json", spec.dump(2) + "\n");
 }
 
+std::vector<std::string> Attempt::TrainerArguments() const {
+  std::vector<std::string> arguments = {node_.trainer, "run",       "--spec",           Folder() + "/spec.json",
+                                        "--out",       RunFolder(), "--die-with-parent"};
+  if (!order_.has_gang()) return arguments;
+  const v1::Gang& gang = order_.gang();
+  arguments.insert(arguments.end(), {"--node-rank", absl::StrCat(gang.node_rank()), "--meeting", gang.meeting(),
+                                     "--address", gang.address()});
+  return arguments;
+}
+
 std::vector<std::string> Attempt::TrainerEnvironment() const {
   const v1::Inventory& machine = node_.inventory;
   const int shares = std::max(1, machine.shares());
@@ -255,15 +271,13 @@ v1::AttemptEnded Attempt::Train() {
   AttemptLog log(Folder() + "/trainer.log", {}, node_.steady_now());
   AgentMetrics::Training training(node_.metrics);
   TrainerProcess::Output output;
-  StallWatch watch(node_.stall_after, node_.steady_now());
+  // Where another node leads, the trainer has nothing to say; that node's hears of one that hangs.
+  StallWatch watch(leads() ? node_.stall_after : absl::InfiniteDuration(), node_.steady_now());
   output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training, watch); };
   output.on_log_line = [&](const std::string& line) { log.Add(line, node_.steady_now()); };
-  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer =
-      TrainerProcess::Start({{node_.trainer, "run", "--spec", Folder() + "/spec.json", "--out",
-                              node_.folder.RunFolder(name_.job), "--die-with-parent"},
-                             TrainerEnvironment(),
-                             absl::StrCat(node_.folder.root(), ":", name_.text())},
-                            std::move(output));
+  absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = TrainerProcess::Start(
+      {TrainerArguments(), TrainerEnvironment(), absl::StrCat(node_.folder.root(), ":", name_.text())},
+      std::move(output));
   if (!trainer.ok()) return Ended(v1::AttemptEnded::LOST, std::string(trainer.status().message()));
 
   std::optional<absl::Time> kill_at;
@@ -275,7 +289,8 @@ v1::AttemptEnded Attempt::Train() {
       stalled = true;
       (*trainer)->Kill();  // what hangs hears nothing
     }
-    if (std::optional<v1::LogLines> lines = log.Take(); lines && journal_->backlog_bytes() < kMaxBacklogBytes) {
+    std::optional<v1::LogLines> lines = log.Take();
+    if (lines && leads() && journal_->backlog_bytes() < kMaxBacklogBytes) {
       v1::AttemptReport report;
       *report.mutable_log_lines() = *std::move(lines);
       journal_->Append(std::move(report));
@@ -317,6 +332,10 @@ void Attempt::OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics
   absl::StatusOr<google::protobuf::Struct> message = JsonToStruct(event);
   if (type.empty() || !message.ok()) return log.Add(line, node_.steady_now());
   if (!last_event_.is_null()) return;  // nothing follows a last word
+  if (!leads()) {                      // it speaks of its own ranks only, and `ended` passes that on
+    if (type == "failed") last_event_ = std::move(event);
+    return;
+  }
   watch.Observe(event, node_.steady_now());
   if (type == "busy") return;  // it is said for the watch alone
   training.Observe(event);
@@ -338,7 +357,10 @@ v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_me
     return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
   if (last_word == "stopped")
     return Ended(v1::AttemptEnded::STOPPED, wish == Wish::kSuspend ? "the agent was stopped" : "stopped");
+  if (!leads() && exit.code == 0) return Ended(v1::AttemptEnded::STOPPED, "the leading node ended the run");
   if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, exit.killed ? "killed after the grace" : "stopped");
+  if (order_.has_gang() && exit.code == kLostRankExitCode)
+    return Crashed("ranks of another node are gone or did not come", kPeer, log);
   if (exit.signal == SIGKILL && out_of_memory) {
     return Ended(v1::AttemptEnded::FAILED,
                  "the node's memory ran out and its kernel killed the trainer; lower "
@@ -360,7 +382,7 @@ v1::AttemptEnded Attempt::Crashed(std::string message, const std::string& cause,
 CheckpointUpload::Options Attempt::UploadOptions() const {
   CheckpointUpload::Options options;
   options.pass = &pass_;
-  options.checkpoints = node_.folder.RunFolder(name_.job) + "/checkpoints";
+  options.checkpoints = RunFolder() + "/checkpoints";
   options.links = Folder() + "/upload";
   options.shared_store = node_.shared_store;
   options.bytes_per_second = node_.checkpoint_bytes_per_second;
@@ -411,8 +433,9 @@ void Attempt::ReportStoredCheckpoint() {
 // The job's newest stored checkpoint, unless this node has a newer one. Without it the job goes on from what is here: a
 // reason to say so, and none to fail.
 absl::Status Attempt::FetchCheckpoint() {
+  if (!leads()) return absl::OkStatus();  // the leading node's trainer hands it on
   const v1::CheckpointStored& checkpoint = order_.checkpoint();
-  const std::string checkpoints = node_.folder.RunFolder(name_.job) + "/checkpoints";
+  const std::string checkpoints = RunFolder() + "/checkpoints";
   if (checkpoint.step() <= NewestStep(checkpoints)) return absl::OkStatus();
   const auto install = [&]() -> absl::Status {
     std::vector<InputCache::Blob> blobs;
@@ -434,7 +457,7 @@ v1::AttemptEnded Attempt::Publish() {
   if (stored_) return Ended(v1::AttemptEnded::FINISHED, "");
   upload_.GiveUp();
   const ArtifactForm form = FormOfArtifact(TextOf(last_event_.value("artifact", json::object()), "kind"));
-  const std::string folder = absl::StrCat(node_.folder.RunFolder(name_.job), "/", form.folder);
+  const std::string folder = absl::StrCat(RunFolder(), "/", form.folder);
   const absl::StatusOr<Manifest> manifest = ManifestOfFolder(folder);
   if (!manifest.ok()) return EndAfterError(manifest.status());
   std::set<std::string> stored = CopyIntoSharedStore(node_.shared_store, folder, *manifest);

@@ -50,6 +50,9 @@ class Attempt {
     int64_t max_checkpoint_bytes = int64_t{1} << 30;
     int64_t checkpoint_bytes_per_second = int64_t{50} << 20;
     absl::Duration stall_after = absl::Minutes(15);  // of silence between steps a trainer is ended
+    // An attempt whose ranks ended only since those of another node did gives the server so long to hear from the agent
+    // there, which knows why, and to have this one stop.
+    absl::Duration peer_patience = absl::Seconds(10);
     std::function<absl::Time()> steady_now = SteadyNow;
     std::function<void()> on_report;  // a report is ready to be sent
     std::function<void()> on_end;     // the attempt's thread has ended
@@ -103,6 +106,7 @@ class Attempt {
   absl::StatusOr<InputCache::Lease> MakeInputsLocal();
   absl::Status FetchCheckpoint();
   absl::Status WriteSpec(const InputCache::Lease& inputs);
+  std::vector<std::string> TrainerArguments() const;
   std::vector<std::string> TrainerEnvironment() const;
   v1::AttemptEnded Train();
   void FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at);
@@ -121,7 +125,11 @@ class Attempt {
   void ReportLine(const std::string& line);
   void MakeWish(Wish wish, absl::Duration grace);
   Wish wish() const;
+  // Of one node, or on the leading one of several. Also true of what an earlier agent left, whose order is not known.
+  bool leads() const { return order_.gang().node_rank() == 0; }
   std::string Folder() const { return node_.folder.AttemptFolder(name_); }
+  // The trainer's. Only the leading node keeps it for later attempts of the job.
+  std::string RunFolder() const { return leads() ? node_.folder.RunFolder(name_.job) : Folder() + "/run"; }
 
   Node& node_;
   const AttemptName name_;

@@ -18,10 +18,12 @@
 #include "absl/time/clock.h"
 #include "lib/base/data_dir.h"
 #include "lib/base/duration_text.h"
+#include "lib/base/gang_address.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/own_address.h"
 
 namespace luthier {
 namespace {
@@ -40,6 +42,7 @@ struct WorkerOptions {
   std::string shared_store;
   std::string trainer;
   std::vector<std::string> labels;  // KEY=VALUE
+  std::string gang_address;         // HOST[:PORT]; empty: no jobs of several nodes
   int shares = 1;
   uint64_t cache_limit = uint64_t{50} << 30;
   uint64_t keep_limit = uint64_t{50} << 30;
@@ -58,6 +61,15 @@ absl::StatusOr<std::map<std::string, std::string>> ParseLabels(const std::vector
     labels.insert(label);
   }
   return labels;
+}
+
+absl::StatusOr<GangAddress> ParseGangAddress(const std::string& text) {
+  if (text.empty()) return GangAddress();
+  absl::StatusOr<GangAddress> address = ReadGangAddress(text);
+  absl::Status status = address.status();
+  if (status.ok()) status = CheckOwnAddress(address->host);
+  if (status.ok()) return address;
+  return absl::InvalidArgumentError(absl::StrCat("--gang-address: ", status.message()));
 }
 
 absl::StatusOr<std::unique_ptr<prometheus::Exposer>> Expose(const std::string& listen,
@@ -82,6 +94,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
     return absl::InvalidArgumentError(absl::StrCat("--stall-after: '", options.stall_after,
                                                    "' is no duration above 0; give one such as 15m, or inf for never"));
   }
+  LUTHIER_ASSIGN_OR_RETURN(const GangAddress gang_address, ParseGangAddress(options.gang_address));
   LUTHIER_RETURN_IF_ERROR(CheckServerAddress(options.server));
   LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
   LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
@@ -112,6 +125,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   agent_options.trainer = options.trainer;
   agent_options.shared_store = options.shared_store;
   LUTHIER_ASSIGN_OR_RETURN(agent_options.labels, ParseLabels(options.labels));
+  agent_options.gang_address = gang_address;
   agent_options.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
   agent_options.max_checkpoint_bytes = static_cast<int64_t>(options.checkpoint_limit);
   agent_options.checkpoint_bytes_per_second = static_cast<int64_t>(options.checkpoint_rate);
@@ -161,26 +175,33 @@ int Main(int argc, char** argv) {
       ->delimiter(',')
       ->type_name("KEY=VALUE")
       ->allow_extra_args(false);
+  app.add_option(
+         "--gang-address", options.gang_address,
+         "Address by which other nodes reach this one, for jobs that run on several (resources.nodes); default: "
+         "no such jobs. Port: 29400, and one more for each further device. What passes there is neither "
+         "encrypted nor authenticated, so it belongs into a trusted network")
+      ->envname("LUTHIER_WORKER_GANG_ADDRESS")
+      ->type_name("HOST[:PORT]");
   app.add_option("--trainer", options.trainer, "Path of luthier-trainer")
       ->envname("LUTHIER_TRAINER")
       ->capture_default_str();
   app.add_option("--cache-limit", options.cache_limit, "Bytes of inputs to keep, such as 200GB")
       ->envname("LUTHIER_CACHE_LIMIT")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app.add_option("--keep-limit", options.keep_limit, "Bytes of checkpoints to keep for jobs that do not run here")
       ->envname("LUTHIER_KEEP_LIMIT")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app.add_option("--checkpoint-limit", options.checkpoint_limit,
                  "Bytes up to which checkpoints of full models are stored on the server while they train; larger ones "
                  "only when a job has to move, those of adapters always")
       ->envname("LUTHIER_CHECKPOINT_LIMIT")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app.add_option("--checkpoint-rate", options.checkpoint_rate, "Bytes a second at which they are; 0: no limit")
       ->envname("LUTHIER_CHECKPOINT_RATE")
-      ->transform(CLI::AsSizeValue(false))
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
       ->capture_default_str();
   app.add_option("--stall-after", options.stall_after,
                  "How long a trainer may say nothing between two steps before it is ended and its job tried again "

@@ -89,9 +89,10 @@ bool Session::Converse() {
   // The one writer from here on; it also gives up on a server that does not answer.
   std::thread sender([&] { Send(context, *stream); });
   v1::SessionResponse response;
-  bool opened = false;
+  const absl::Time began = SteadyNow();
+  bool got_on = false;
   while (stream->Read(&response)) {
-    opened |= response.has_registered();
+    got_on |= response.has_report_ack();
     Dispatch(response);
   }
   {
@@ -106,7 +107,7 @@ bool Session::Converse() {
     context_ = nullptr;
   }
   peer_->OnBreak(stream->Finish().error_message());
-  return opened;
+  return got_on || SteadyNow() - began >= kLongestPause;
 }
 
 void Session::Dispatch(const v1::SessionResponse& response) {
@@ -153,8 +154,16 @@ void Session::Send(grpc::ClientContext& context, Stream& stream) {
     } else {
       continue;
     }
-    if (!stream.Write(request)) return context.TryCancel();  // the reader learns why
+    if (!stream.Write(request)) return WaitForTheReader(context);
   }
+}
+
+// The session is over, and the reader learns why: to cancel the call would take the server's word for it away.
+void Session::WaitForTheReader(grpc::ClientContext& context) {
+  std::unique_lock lock(mutex_);
+  const bool ended =
+      changed_.wait_for(lock, absl::ToChronoMilliseconds(kLongestPause), [this] { return over_ || closed_; });
+  if (!ended) context.TryCancel();
 }
 
 std::optional<bool> Session::WaitForWork(absl::Time heartbeat_at) {

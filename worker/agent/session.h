@@ -53,10 +53,12 @@ class Session {
   using Stream = grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>;
 
   void Dial();
-  // One session from dialling to its break; false if it never opened.
+  // One session from dialling to its break. False if it came to nothing: a server whose disk is full registers a node
+  // and then refuses its first report, so whoever dials at once again would do so for ever.
   bool Converse();
   void Dispatch(const v1::SessionResponse& response);
   void Send(grpc::ClientContext& context, Stream& stream);
+  void WaitForTheReader(grpc::ClientContext& context);
   // Waits for something to do: nothing if the session is over, else whether it is time to heartbeat (SteadyNow).
   std::optional<bool> WaitForWork(absl::Time heartbeat_at);
 

@@ -55,10 +55,10 @@ absl::StatusOr<int> CountGpus() {
                                                     "; set it to nothing to train on the CPU"));
 }
 
-absl::StatusOr<at::Device> DeviceOfRank(int rank) {
+absl::StatusOr<at::Device> DeviceOfRank(int local_rank) {
   LUTHIER_ASSIGN_OR_RETURN(const int gpus, CountGpus());
   if (gpus == 0) return at::Device(at::kCPU);
-  const auto index = static_cast<at::DeviceIndex>(rank);
+  const auto index = static_cast<at::DeviceIndex>(local_rank);
   at::globalContext().lazyInitDevice(at::kCUDA);
   at::globalContext().getAcceleratorHooksInterface(at::kCUDA).setCurrentDevice(index);
   return at::Device(at::kCUDA, index);

@@ -14,8 +14,9 @@ namespace luthier {
 // CUDA_VISIBLE_DEVICES names GPUs that cannot be used.
 absl::StatusOr<int> CountGpus();
 
-// The GPU of a rank, or the CPU where there is none. What comes after is about that GPU in this thread.
-absl::StatusOr<at::Device> DeviceOfRank(int rank);
+// The GPU of a rank, by its number among the ranks of this node, or the CPU where there is none. What comes after is
+// about that GPU in this thread.
+absl::StatusOr<at::Device> DeviceOfRank(int local_rank);
 
 // Puts copies in the place of tensors that are elsewhere.
 void MoveTo(const at::Device& device, NamedTensors& tensors);

@@ -23,6 +23,7 @@
 #include "lib/plan/trainer_spec.h"
 #include "lib/text/template_source.h"
 #include "worker/trainer/distributed/rank_processes.h"
+#include "worker/trainer/distributed/rendezvous.h"
 #include "worker/trainer/export/conversion.h"
 #include "worker/trainer/export/export_place.h"
 #include "worker/trainer/generate/generator.h"
@@ -42,14 +43,18 @@ int Fail(const absl::Status& status) {
   return 1;
 }
 
-// Nothing that a run reads may be what it writes.
-absl::Status CheckOut(const TrainerSpec& spec, const std::string& out) {
+// The folder of a run. Nothing that it reads may be what it writes.
+absl::Status MakeOut(const TrainerSpec& spec, const std::string& out) {
   std::vector<ExportInput> inputs = {{"base_model", spec.base_model}};
   if (!spec.start_adapter.empty()) inputs.emplace_back("start_adapter", spec.start_adapter);
   const std::string artifact = spec.exports()                 ? PlaceOfExport(spec)
                                : spec.recipe.tuning == "lora" ? "adapter"
                                                               : "model";
-  return CheckRunFolder(out, artifact, inputs);
+  LUTHIER_RETURN_IF_ERROR(CheckRunFolder(out, artifact, inputs));
+  std::error_code error;
+  std::filesystem::create_directories(out, error);
+  if (error) return absl::PermissionDeniedError(absl::StrCat("--out ", out, ": ", error.message()));
+  return absl::OkStatus();
 }
 
 // More threads than CPUs only wait for each other; that few are let through everywhere keeps specs portable.
@@ -67,27 +72,74 @@ absl::Status UseThreads(const ResourceSpec& resources, int ranks) {
   return absl::OkStatus();
 }
 
+// Which of a run's nodes this is: --node-rank, --meeting and --address, of which there are all or none.
+struct NodeArguments {
+  std::optional<int> rank;
+  std::string meeting;
+  std::string address;
+
+  bool leads() const { return rank.value_or(0) == 0; }
+};
+
 struct RunArguments {
   std::string spec;
   std::string out;
   bool die_with_parent = false;
+  NodeArguments node;
   std::optional<RankPlace> place;  // of a process that was started as one of several ranks
 };
 
-// One process for each device. They are started with the arguments that this one has, and their place.
-int RunEveryRank(const RunArguments& arguments, int ranks) {
+// How the ranks of this node find those of others, if the run has several nodes. INVALID_ARGUMENT if the flags do not
+// say what the spec needs.
+absl::StatusOr<std::optional<Meeting>> MeetingOf(const TrainerSpec& spec, const NodeArguments& node) {
+  const int64_t nodes = spec.recipe.resources.nodes.value_or(1);
+  if (!node.rank && nodes == 1) return std::nullopt;
+  if (!node.rank) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("resources.nodes: ", nodes,
+                     " nodes train together where each is told which one it is; give --node-rank, --meeting and "
+                     "--address, or set resources.nodes to 1"));
+  }
+  if (nodes == 1) {
+    return absl::InvalidArgumentError(
+        "--node-rank: goes with several nodes, and resources.nodes is 1; leave out --node-rank, --meeting and "
+        "--address, or set resources.nodes");
+  }
+  if (*node.rank >= nodes) {
+    return absl::InvalidArgumentError(absl::StrCat("--node-rank: ", *node.rank, " is out of range; resources.nodes is ",
+                                                   nodes, ", so give 0 to ", nodes - 1));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(Meeting meeting, ParseMeeting(node.meeting));
+  meeting.address = node.address;
+  meeting.run = spec.attempt;
+  return std::optional<Meeting>(std::move(meeting));
+}
+
+// The ranks of this node, one for each of its devices.
+LocalRanks RanksOfNode(const ResourceSpec& resources, const NodeArguments& node) {
+  const auto devices = static_cast<int>(resources.devices.value_or(1));
+  const auto nodes = static_cast<int>(resources.nodes.value_or(1));
+  return {.first = node.rank.value_or(0) * devices, .count = devices, .of = nodes * devices};
+}
+
+// A process for each rank. They are started with the arguments that this one has, and their place. What keeps ranks
+// from meeting is this node's fault and not the run's, which says so by a last word: there is none.
+int RunEveryRank(const RunArguments& arguments, const std::optional<Meeting>& meeting, const LocalRanks& local) {
+  const absl::StatusOr<int> rendezvous = MakeRendezvous(meeting, local.lead());
+  if (!rendezvous.ok()) return Fail(rendezvous.status());
+  if (meeting) UseNetworkOf(meeting->address);
   return RunRanks(
-      ranks,
-      [&](int rank, int rendezvous) {
-        return std::vector<std::string>{"run",
-                                        "--spec",
-                                        arguments.spec,
-                                        "--out",
-                                        arguments.out,
-                                        "--rank",
-                                        absl::StrCat(rank),
-                                        absl::StrCat(ranks),
-                                        absl::StrCat(rendezvous)};
+      local,
+      [&](int rank) {
+        std::vector<std::string> words = {"run", "--spec", arguments.spec, "--out", arguments.out};
+        if (meeting) {
+          words.insert(words.end(), {"--node-rank", absl::StrCat(*arguments.node.rank), "--meeting",
+                                     arguments.node.meeting, "--address", arguments.node.address});
+        }
+        words.emplace_back("--rank");
+        words.push_back(absl::StrCat(rank));
+        if (*rendezvous >= 0) words.push_back(absl::StrCat(*rendezvous));
+        return words;
       },
       stdout);
 }
@@ -106,24 +158,25 @@ int RunCommand(const RunArguments& arguments) {
     return Fail(status);
   };
   if (!spec.ok()) return fail_early("CONFIG", spec.status());
-  if (absl::Status status = CheckOut(*spec, arguments.out); !status.ok()) {
-    return fail_early(FailureCause(status).c_str(), status);
+  const absl::StatusOr<std::optional<Meeting>> meeting = MeetingOf(*spec, arguments.node);
+  if (!meeting.ok()) return fail_early("CONFIG", meeting.status());
+  if (arguments.node.leads()) {  // only its ranks need a folder
+    if (absl::Status status = MakeOut(*spec, arguments.out); !status.ok()) {
+      return fail_early(FailureCause(status).c_str(), status);
+    }
   }
-  std::error_code error;
-  std::filesystem::create_directories(arguments.out, error);
-  if (error) {
-    return fail_early("STORAGE",
-                      absl::PermissionDeniedError(absl::StrCat("--out ", arguments.out, ": ", error.message())));
-  }
-  const int ranks = static_cast<int>(spec->recipe.resources.devices.value_or(1));
-  const RankPlace place = arguments.place.value_or(RankPlace());
-  if (absl::Status status = UseThreads(spec->recipe.resources, place.size); !status.ok()) {
+  const LocalRanks local = RanksOfNode(spec->recipe.resources, arguments.node);
+  if (absl::Status status = UseThreads(spec->recipe.resources, arguments.place ? local.count : 1); !status.ok()) {
     return fail_early("CONFIG", status);
   }
-  if (ranks > 1 && !arguments.place) {
+  if (local.of > 1 && !arguments.place) {
     if (absl::Status status = CheckDevices(spec->recipe); !status.ok()) return fail_early("CONFIG", status);
-    return RunEveryRank(arguments, ranks);
+    return RunEveryRank(arguments, *meeting, local);
   }
+  RankPlace place = arguments.place.value_or(RankPlace());
+  place.size = local.of;
+  place.local_rank = place.rank - local.first;
+  place.meeting = *meeting;
   EventWriter events(stdout, spec->attempt, place.rank == 0 ? arguments.out + "/" + kMetricsFile : "");
   ListenForCommands(control);
   StopOnSignal(control);
@@ -432,9 +485,20 @@ int Main(int argc, char** argv) {
   run_command->add_option("--spec", run.spec, "Spec file (JSON)")->required()->check(CLI::ExistingFile);
   run_command->add_option("--out", run.out, "Folder for checkpoints, metrics and the artifact")->required();
   run_command->add_flag("--die-with-parent", run.die_with_parent, "End when the parent process ends (agents use this)");
+  CLI::Option* node_rank =
+      run_command
+          ->add_option("--node-rank", run.node.rank, "Which of the spec's resources.nodes this node is, from 0 on")
+          ->check(WholeNumber(0, 63));
+  CLI::Option* meeting =
+      run_command->add_option("--meeting", run.node.meeting, "HOST:PORT at which node 0 waits for the others");
+  CLI::Option* address =
+      run_command->add_option("--address", run.node.address, "Host by which the other nodes reach this one");
+  node_rank->needs(meeting, address);
+  meeting->needs(node_rank);
+  address->needs(node_rank);
   std::vector<int> place;
-  run_command->add_option("--rank", place, "Rank, number of ranks, descriptor of their rendezvous")
-      ->expected(3)
+  run_command->add_option("--rank", place, "Rank, descriptor of MakeRendezvous")
+      ->expected(1, 2)
       ->group("");  // not for people: this program starts itself with it
 
   PlanArguments plan;
@@ -497,7 +561,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  if (!place.empty()) run.place = {place[0], place[1], place[2]};
+  if (!place.empty()) run.place = RankPlace{.rank = place[0], .rendezvous = place.size() > 1 ? place[1] : -1};
   if (run_command->parsed()) return RunCommand(run);
   if (plan_command->parsed()) {
     const absl::Status status = PlanJob(plan);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
+import inspect
 import pathlib
 import time
 
@@ -13,6 +14,7 @@ import pytest
 from conftest import SOURCE, Server
 from lost_answers import Proxy
 from luthier import Client, FineTuningJob, FineTuningSpec, RetryPolicy
+from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2, sweeps_pb2
 from luthier.v1.jobs_pb2 import PENDING_REASON_NO_NODE
 
 
@@ -133,6 +135,7 @@ def test_retention_and_deadline_can_be_changed(client: Client, spec: FineTuningS
     job = client.update_job("j", retention=datetime.timedelta(days=7), deadline=late)
     assert job.retention.ToTimedelta() == datetime.timedelta(days=7)
     assert job.deadline.ToDatetime(datetime.UTC) == late
+    assert not client.update_job("j", no_deadline=True).HasField("deadline")
 
 
 def test_urls_are_signed_for_a_version_and_a_time_that_exist(client: Client) -> None:
@@ -188,6 +191,39 @@ def test_every_step_of_a_job_can_be_taken(client: Client, spec: FineTuningSpec) 
     with pytest.raises(luthier.Error, match="FAILED_PRECONDITION"):
         client.delete_dataset("rows")
     assert client.list_nodes() == [] and client.list_models() == []
+
+
+def test_every_method_that_the_readme_promises_has_a_function() -> None:
+    modules = (jobs_pb2, sweeps_pb2, datasets_pb2, models_pb2, nodes_pb2, queues_pb2)
+    services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    methods = {method.name for service in services for method in service.methods}
+    of_tenants = {"ListTenants", "UpdateTenant"}
+    parts_of_a_watch = {"StreamJobMetrics", "TailJobLogs"}
+    source = "".join(inspect.getsource(module) for module in (luthier.calls, luthier.client, luthier.files))
+    assert {name for name in methods - of_tenants - parts_of_a_watch if name not in source} == set()
+
+
+def test_checkpoints_are_of_running_jobs(client: Client, spec: FineTuningSpec) -> None:
+    client.create_job(spec, job_id="j")
+    with pytest.raises(luthier.Error, match="FAILED_PRECONDITION.*jobs/j is QUEUED"):
+        client.create_checkpoint("j")
+    assert client.list_checkpoints("j", limit=5) == []
+
+
+def test_versions_and_base_models_are_promoted_and_deleted_by_name(client: Client, spec: FineTuningSpec) -> None:
+    with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/1"):
+        client.promote_model_version("m/versions/1", "production", metric="exact_match", at_least=0.9)
+    with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/production"):
+        client.delete_model_alias("models/m/versions/production")
+    with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/1"):
+        client.delete_model_version("m/versions/1")
+    client.delete_base_model("luthier-tiny")
+    assert client.list_base_models() == []
+
+
+def test_a_name_that_no_machine_has_is_unreachable_too() -> None:
+    with pytest.raises(luthier.Unreachable, match="no server answers at nowhere.invalid:7070"):
+        Client("nowhere.invalid:7070", retry=RetryPolicy(attempts=1)).get_job("j")
 
 
 def test_a_download_goes_on_from_the_bytes_that_are_there(

@@ -58,16 +58,37 @@ void Read(FieldReader& fields, ModelConfig& config) {
   RequireWholeHeads(config, fields);
 }
 
-void AddExperts(const ModelConfig& config, LayerRows& rows) {
-  const int64_t width = config.experts->intermediate_size;
+// A layer of its own whose weight PEFT targets.
+void AddWeight(const std::string& module, int layer, int64_t in, int64_t out, TensorTable& table) {
+  table.Add(module + ".weight", {out, in});
+  table.AddParameter({module, layer, in, out, module + ".weight"});
+}
+
+// The router and the experts. In transformers 5 all experts of a layer are two parameters, of which the first has gate
+// above up.
+void AddExperts(const ModelConfig& config, int layer, LayerRows& rows) {
+  const int64_t hidden = config.hidden_size, width = config.experts->intermediate_size, count = config.experts->count;
   TensorTable& table = rows.table();
-  table.Add(rows.prefix() + "mlp.gate.weight", {config.experts->count, config.hidden_size});
-  for (int64_t expert = 0; expert < config.experts->count; ++expert) {
-    const std::string prefix = absl::StrCat(rows.prefix(), "mlp.experts.", expert, ".");
-    table.Add(prefix + "gate_proj.weight", {width, config.hidden_size});
-    table.Add(prefix + "up_proj.weight", {width, config.hidden_size});
-    table.Add(prefix + "down_proj.weight", {config.hidden_size, width});
+  AddWeight(rows.prefix() + "mlp.gate", layer, hidden, count, table);
+  const std::string experts = rows.prefix() + "mlp.experts.";
+  for (int64_t expert = 0; expert < count; ++expert) {
+    const std::string prefix = absl::StrCat(experts, expert, ".");
+    table.Add(prefix + "gate_proj.weight", {width, hidden});
+    table.Add(prefix + "up_proj.weight", {width, hidden});
+    table.Add(prefix + "down_proj.weight", {hidden, width});
   }
+  const std::string gate_up = experts + "gate_up_proj", down = experts + "down_proj";
+  table.AddParameter({gate_up, layer, hidden, 2 * width, gate_up, count});
+  table.AddParameter({down, layer, width, hidden, down, count});
+}
+
+// The MLP of a layer without experts. As module names, PEFT takes gate_proj, up_proj and down_proj for those of the
+// experts, here too.
+void AddDenseMlp(const ModelConfig& config, int layer, LayerRows& rows) {
+  const int64_t hidden = config.hidden_size, width = config.intermediate_size;
+  AddWeight(rows.prefix() + "mlp.gate_proj", layer, hidden, width, rows.table());
+  AddWeight(rows.prefix() + "mlp.up_proj", layer, hidden, width, rows.table());
+  AddWeight(rows.prefix() + "mlp.down_proj", layer, width, hidden, rows.table());
 }
 
 void AddLayer(const ModelConfig& config, int layer, LayerRows& rows) {
@@ -75,9 +96,9 @@ void AddLayer(const ModelConfig& config, int layer, LayerRows& rows) {
   rows.Norms({"self_attn.q_norm", "self_attn.k_norm"}, config.head_dim);
   rows.Attention(config.attention_bias, config.attention_bias);
   if (config.layers[static_cast<size_t>(layer)].experts) {
-    AddExperts(config, rows);
+    AddExperts(config, layer, rows);
   } else {
-    rows.GatedMlp(/*bias=*/false);
+    AddDenseMlp(config, layer, rows);
   }
 }
 

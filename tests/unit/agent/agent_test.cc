@@ -32,6 +32,7 @@ class AgentTest : public testing::Test {
     options.node_id = "n1";
     options.trainer = temp_.path() + "/trainer";
     options.max_kept_bytes = max_kept_bytes_;
+    options.gang_address = gang_address_;
     options.heartbeat_now = [this] { ++heartbeats_wanted_; };
     agent_ = std::make_unique<Agent>(options, folder_, *cache_, server_, metrics_, inventory_);
   }
@@ -91,6 +92,7 @@ class AgentTest : public testing::Test {
   AgentMetrics metrics_{registry_, "test"};
   Inventory inventory_{nullptr};
   int64_t max_kept_bytes_ = 1 << 20;
+  GangAddress gang_address_;
   std::atomic<int> heartbeats_wanted_ = 0;
   std::map<std::string, int64_t> last_;
   std::unique_ptr<Agent> agent_;
@@ -123,6 +125,31 @@ TEST_F(AgentTest, KeepsTheCheckpointsOfAJobThatIsNotOver) {
   registered.add_jobs_over("jobs/j");
   agent_->OnRegistered(registered);
   EXPECT_TRUE(WaitForNoFiles("j"));
+}
+
+// Nobody tells it that the job is over: its checkpoints and its result are with another node.
+TEST_F(AgentTest, KeepsNothingOfAJobThatAnotherNodeLeads) {
+  Trainer("mkdir -p \"$5/checkpoints/step-1\"");
+  Open();
+  v1::StartAttempt order;
+  order.set_attempt("jobs/j/attempts/1");
+  order.set_trainer_spec_json("{}");
+  order.mutable_gang()->set_node_rank(1);
+  agent_->OnStart(order);
+  EXPECT_EQ(WaitForEnd("jobs/j/attempts/1").outcome(), v1::AttemptEnded::STOPPED);
+  EXPECT_THAT(KeptJobs(), IsEmpty());
+  Acknowledge("jobs/j/attempts/1", /*job_over=*/false);
+  EXPECT_TRUE(WaitForNoAttempts());
+  EXPECT_TRUE(WaitForNoFiles("j"));
+}
+
+TEST_F(AgentTest, SaysWhereOtherNodesReachItIfItIsToldTo) {
+  Open();
+  EXPECT_EQ(agent_->Registration().gang_address(), "");
+  gang_address_ = {"10.0.0.2", 29400};
+  Open();
+  EXPECT_EQ(agent_->Registration().gang_address(), "10.0.0.2");
+  EXPECT_EQ(agent_->Registration().gang_port(), 29400);
 }
 
 TEST_F(AgentTest, ANewerAttemptOfAJobEndsTheOlderOneFirst) {

@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/steady_now.h"
 #include "tests/support/wait_for.h"
 
 namespace luthier {
@@ -44,6 +45,7 @@ class FakeServer final : public v1::WorkerService::Service {
     while (stream->Read(&request)) {
       if (request.has_heartbeat()) ++heartbeats;
       if (!request.has_report()) continue;
+      if (refuses_reports) return grpc::Status(grpc::StatusCode::UNAVAILABLE, "the disk is full");
       response.mutable_report_ack()->set_attempt(request.report().attempt());
       response.mutable_report_ack()->set_sequence(request.report().sequence());
       stream->Write(response);
@@ -54,7 +56,7 @@ class FakeServer final : public v1::WorkerService::Service {
 
   int port = 0;
   std::atomic<int> registrations = 0, heartbeats = 0;
-  std::atomic<bool> silent = false;
+  std::atomic<bool> silent = false, refuses_reports = false;
   std::atomic<int> reports_until_break = -1;
   std::vector<std::string> orders;
 
@@ -100,7 +102,11 @@ class FakePeer final : public Session::Peer {
     report.set_sequence(++sent);
     return report;
   }
-  void OnBreak(const std::string&) override { ++breaks; }
+  void OnBreak(const std::string& why) override {
+    const std::lock_guard lock(mutex);
+    last_break = why;
+    ++breaks;
+  }
   void Report(int64_t count) {
     const std::lock_guard lock(mutex);
     last += count;
@@ -113,6 +119,7 @@ class FakePeer final : public Session::Peer {
   std::mutex mutex;
   int64_t last = 0, sent = 0, acked = 0;
   std::vector<std::string> started;
+  std::string last_break;
   std::atomic<int> registered = 0, breaks = 0;
 };
 
@@ -175,6 +182,23 @@ TEST_F(SessionTest, FindsAServerThatComesBackAfterAWhile) {
   server = std::make_unique<FakeServer>(port);
   EXPECT_TRUE(WaitFor([&] { return peer_.registered == 2; }));
   session_->Close();
+}
+
+// Its pauses are at least 0.1, 0.2, 0.4 and 0.8 s, since a session in which nothing was acknowledged is none.
+TEST_F(SessionTest, WaitsLongerAndLongerForAServerThatRegistersItAndRefusesItsReports) {
+  FakeServer server;
+  server.refuses_reports = true;
+  peer_.Report(1);
+  const absl::Time began = SteadyNow();
+  Open(server.port);
+  ASSERT_TRUE(WaitFor([&] { return peer_.breaks >= 5; }, std::chrono::seconds(60)));
+  EXPECT_GE(SteadyNow() - began, absl::Milliseconds(1500));
+  {
+    const std::lock_guard lock(peer_.mutex);
+    EXPECT_EQ(peer_.last_break, "the disk is full");
+  }
+  server.refuses_reports = false;
+  EXPECT_TRUE(WaitFor([&] { return peer_.Acked() == 1; }, std::chrono::seconds(60)));
 }
 
 TEST_F(SessionTest, ClosesWhileNobodyAnswers) {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <span>
 
+#include "lib/artifact/blob_beginnings.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
@@ -25,6 +26,38 @@ TEST(Sha256Test, PiecesGiveTheHashOfTheWhole) {
   hash.Update("");
   hash.Update("bc");
   EXPECT_EQ(hash.FinishHex(), Sha256Hex("abc"));
+}
+
+TEST(Sha256Test, ACopyGoesOnByItself) {
+  Sha256 hash;
+  hash.Update("a");
+  Sha256 copy(hash);
+  hash.Update("bc");
+  copy.Update("x");
+  EXPECT_EQ(hash.FinishHex(), Sha256Hex("abc"));
+  EXPECT_EQ(copy.FinishHex(), Sha256Hex("ax"));
+}
+
+TEST(BlobBeginningsTest, KnowsTheNewestAndGivesTheLongestOfABlob) {
+  BlobBeginnings beginnings(/*most=*/3);
+  Sha256 hash;
+  hash.Update("a");
+  beginnings.Put("one", 1, hash);
+  hash.Update("b");
+  beginnings.Put("one", 2, hash);
+  beginnings.Put("two", 5, Sha256());
+  EXPECT_EQ(beginnings.Longest("one", 0).bytes, 0);
+  EXPECT_EQ(beginnings.Longest("one", 1).bytes, 1);
+  BlobBeginnings::Beginning found = beginnings.Longest("one", 100);
+  EXPECT_EQ(found.bytes, 2);
+  EXPECT_EQ(found.hash.FinishHex(), Sha256Hex("ab"));
+  EXPECT_EQ(beginnings.Longest("three", 100).bytes, 0);
+  EXPECT_EQ(beginnings.Longest("three", 100).hash.FinishHex(), Sha256Hex(""));
+  beginnings.Put("two", 5, Sha256());
+  EXPECT_EQ(beginnings.Longest("one", 1).bytes, 1) << "nothing has come that was not there";
+  beginnings.Put("three", 7, Sha256());
+  EXPECT_EQ(beginnings.Longest("one", 1).bytes, 0);
+  EXPECT_EQ(beginnings.Longest("one", 2).bytes, 2);
 }
 
 TEST(Sha256Test, HashesAFileLargerThanItsBuffer) {

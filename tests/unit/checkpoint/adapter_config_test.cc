@@ -13,6 +13,7 @@ namespace luthier {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 json Minimal() {
@@ -146,6 +147,33 @@ TEST(AdapterConfigTest, WritesWhatItReads) {
   EXPECT_TRUE(written["modules_to_save"].is_null());  // vLLM refuses adapters that have it
 }
 
+TEST(AdapterConfigTest, ParametersAreTargetedByNamesAtTheEnd) {
+  json file = Minimal();
+  EXPECT_FALSE(MustParse(file).TargetsParameter("model.layers.0.mlp.experts.down_proj"));
+  file["target_parameters"] = {"mlp.experts.down_proj", "layers.1.mlp.gate.weight"};
+  const AdapterConfig config = MustParse(file);
+  EXPECT_TRUE(config.TargetsParameter("model.layers.0.mlp.experts.down_proj"));
+  EXPECT_TRUE(config.TargetsParameter("model.layers.1.mlp.gate.weight"));
+  EXPECT_FALSE(config.TargetsParameter("model.layers.11.mlp.gate.weight"));
+  EXPECT_FALSE(config.TargetsParameter("model.layers.0.mlp.experts.gate_up_proj"));
+  EXPECT_EQ(ToJson(config)["target_parameters"], file["target_parameters"]);
+  file["target_modules"] = nullptr;
+  EXPECT_FALSE(MustParse(file).Targets("model.layers.0.self_attn.q_proj", 0));
+}
+
+TEST(AdapterConfigTest, WhatPeftRefusesBesideParametersIsRefused) {
+  const std::pair<const char*, json> changes[] = {
+      {"use_dora", true}, {"lora_dropout", 0.1}, {"target_modules", "all-linear"}};
+  for (const auto& [field, value] : changes) {
+    json file = Minimal();
+    file[field] = value;
+    EXPECT_TRUE(ParseAdapterConfig(file).ok()) << field;
+    file["target_parameters"] = {"mlp.experts.down_proj"};
+    EXPECT_THAT(std::string(ParseAdapterConfig(file).status().message()),
+                AllOf(HasSubstr(field), HasSubstr("target_parameters")));
+  }
+}
+
 TEST(AdapterConfigTest, AnAlphaThatIsNoInt64IsWrittenAsItIs) {
   json file = Minimal();
   file["lora_alpha"] = 1e300;
@@ -180,7 +208,7 @@ TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
       {"ensure_weight_tying", true},
       {"layers_pattern", {"blocks"}},
       {"trainable_token_indices", {3}},
-      {"target_parameters", {"experts.down_proj"}},
+      {"target_parameters", "experts.down_proj"},
       {"r", 0},
       {"target_modules", nullptr},
       {"target_modules", "(q"},

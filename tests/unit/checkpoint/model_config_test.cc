@@ -300,6 +300,14 @@ TEST(ModelConfigTest, AttentionFactorsAreSettled) {
   EXPECT_THAT(longrope.long_factors, ElementsAre(2.0, 4.0));
 }
 
+// A length of pre-training beside the block goes before the one in it, but not where kinds of layers have a block each.
+TEST(ModelConfigTest, ALengthBesideTheBlockCountsWhereThereIsOneBlock) {
+  const json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}};
+  const json beside = {{"rope_scaling", yarn}, {"original_max_position_embeddings", 32}};
+  EXPECT_EQ(MustParse(Config("qwen2", beside)).ropes[0].original_max_position_embeddings, 32);
+  EXPECT_EQ(MustParse(Config("gemma3_text", beside)).ropes[0].original_max_position_embeddings, 16);
+}
+
 TEST(ModelConfigTest, AWindowThatIsLeftOutIsTheFamilysDefaultAndNullIsNone) {
   EXPECT_THAT(Windows(MustParse(Config("mistral"))), ElementsAre(4096, 4096, 4096, 4096));
   EXPECT_THAT(Windows(MustParse(Config("mistral", {{"sliding_window", nullptr}}))), ElementsAre(0, 0, 0, 0));
@@ -416,6 +424,25 @@ TEST(ModelConfigTest, MixturesStandWhereTheConfigPutsThem) {
   EXPECT_THAT(tensors.at("model.layers.3.mlp.gate.weight"), ElementsAre(4, 8));
   EXPECT_THAT(tensors.at("model.layers.1.mlp.gate_proj.weight"), ElementsAre(16, 8));
   EXPECT_FALSE(tensors.contains("model.layers.3.mlp.gate_proj.weight"));
+}
+
+// As PEFT 0.21 sees it with transformers 5: by the names of its MLPs it would adapt the experts.
+TEST(ModelConfigTest, OfAModelWithExpertsOnlyAttentionIsModules) {
+  const ModelConfig config = MustParse(Config(
+      "qwen3_moe",
+      {{"num_experts", 4}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 6}, {"mlp_only_layers", {0, 1, 2}}}));
+  EXPECT_THAT(LinearLayerNames(config), ElementsAre("k_proj", "o_proj", "q_proj", "v_proj"));
+  std::vector<std::string> names;
+  for (const LinearLayer& layer : ParameterLayers(config)) {
+    if (layer.layer >= 2) names.push_back(layer.name());
+  }
+  EXPECT_THAT(names, ElementsAre("model.layers.2.mlp.gate_proj.weight", "model.layers.2.mlp.up_proj.weight",
+                                 "model.layers.2.mlp.down_proj.weight", "model.layers.3.mlp.gate.weight",
+                                 "model.layers.3.mlp.experts.gate_up_proj", "model.layers.3.mlp.experts.down_proj"));
+  const LinearLayer gate_up = ParameterLayers(config)[10];
+  EXPECT_EQ(gate_up.in, 8);
+  EXPECT_EQ(gate_up.out, 2 * 6);
+  EXPECT_EQ(gate_up.matrices(), 4);
 }
 
 TEST(ModelConfigTest, PhisFusedProjectionsHaveThePartsTogether) {

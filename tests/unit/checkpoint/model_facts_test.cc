@@ -5,10 +5,11 @@
 
 #include <filesystem>
 #include <fstream>
-#include <set>
+#include <map>
 #include <vector>
 
 #include "lib/checkpoint/adapter_config.h"
+#include "lib/checkpoint/adapter_names.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
 #include "tests/support/temp_folder.h"
@@ -224,15 +225,14 @@ void ExpectReadAsTransformersReadsThem(const std::filesystem::path& root) {
     EXPECT_EQ(facts->parameters, golden["base"]["num_parameters"].get<int64_t>()) << folder;
     const auto adapter = ReadAdapterConfig((folder / "adapter_init").string());
     ASSERT_TRUE(adapter.ok()) << folder << ": " << adapter.status();
-    std::set<std::string> targeted;
-    for (const LinearLayer& linear : AdaptableLayers(facts->config)) {
-      if (adapter->Targets(linear.module, linear.layer)) targeted.insert(linear.module);
-    }
+    std::map<std::string, double> scales;
+    for (const LinearLayer& linear : TargetedLayers(*adapter, facts->config))
+      scales[StoredUnder(*adapter, linear)] = adapter->ScaleOf(linear.name());
     for (const auto& [module, scale] : golden["lora"]["scaling"].items()) {
-      EXPECT_NEAR(adapter->ScaleOf(module), scale.get<double>(), 1e-6) << folder << " " << module;
-      EXPECT_TRUE(targeted.contains(module)) << folder << " " << module;
+      ASSERT_TRUE(scales.contains(module)) << folder << " " << module;
+      EXPECT_NEAR(scales.at(module), scale.get<double>(), 1e-6) << folder << " " << module;
     }
-    EXPECT_EQ(golden["lora"]["scaling"].size(), targeted.size()) << folder;
+    EXPECT_EQ(golden["lora"]["scaling"].size(), scales.size()) << folder;
   }
 }
 

@@ -8,6 +8,7 @@
 #include <functional>
 #include <sstream>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
@@ -179,6 +180,8 @@ TEST_F(AppTest, RefusesAServerThatIsNoHostAndPort) {
   for (const char* address :
        {"127.0.0.1:7070", "[::1]:7070", "gpu1:7070", "dns:///gpu1:7070", "unix:/run/luthierd.sock"})
     EXPECT_TRUE(CheckServerAddress(address).ok()) << address;
+  for (const char* address : {"gpu1:", "gpu1:99999", "gpu1:0", "[::1]", "gpu1:http", "gpu1:7070/v1"})
+    EXPECT_FALSE(CheckServerAddress(address).ok()) << address;
 }
 
 TEST_F(AppTest, OutputThatCannotBeWrittenIsAFailure) {
@@ -347,6 +350,32 @@ TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
   EXPECT_THAT(CompletionsOf({"job", "submit", "--training.schedule", "co"}), ElementsAre("cosine", "constant"));
   EXPECT_THAT(CompletionsOf({"completion", ""}), ElementsAre("bash", "zsh", "fish"));
   EXPECT_THAT(CompletionsOf({"job", "submit", "-f", ""}), IsEmpty()) << "names of files are the shell's";
+}
+
+TEST_F(AppTest, CompletesEveryFlagOfWhichTheHelpListsTheValues) {
+  static auto* interrupts = new Interrupts();
+  std::ostringstream out, err;
+  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+  CLI::App app("", "luthier");
+  AddCommands(app, context);
+  int flags = 0;
+  const std::function<void(const CLI::App&, const std::vector<std::string>&)> walk =
+      [&](const CLI::App& command, const std::vector<std::string>& path) {
+        for (const CLI::Option* option : command.get_options()) {
+          if (option->get_lnames().empty() || !absl::StrContains(option->get_type_name(), "{")) continue;
+          std::vector<std::string> words = path;
+          words.insert(words.end(), {absl::StrCat("--", option->get_lnames()[0]), ""});
+          EXPECT_THAT(CompletionsOf(words), Not(IsEmpty())) << testing::PrintToString(words);
+          ++flags;
+        }
+        for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) {
+          std::vector<std::string> longer = path;
+          longer.push_back(subcommand->get_name());
+          walk(*subcommand, longer);
+        }
+      };
+  walk(app, {});
+  EXPECT_GE(flags, 4);
 }
 
 TEST(DatasetFilesTest, FindsThePartsOfAFolderAndNamesWhatIsAmbiguous) {

@@ -135,6 +135,10 @@ TEST(ConfigTest, TheNearestFileOfAProjectChoosesAmongOnesOwnContextsAndMakesNone
   std::ofstream(folder.path() + "/project/.luthier.yaml") << "contexts: {evil: {server: 'evil:7070'}}\n";
   EXPECT_THAT(std::string(ReadProjectConfig(deep).status().message()),
               AllOf(HasSubstr("/project/.luthier.yaml: contexts"), HasSubstr("your own config file")));
+  std::ofstream(folder.path() + "/project/.luthier.yaml") << "server: 'evil:7070'\ncontxt: lab\n";
+  EXPECT_THAT(std::string(ReadProjectConfig(deep).status().message()),
+              AllOf(HasSubstr("/project/.luthier.yaml: server: servers stand in your own config file"),
+                    HasSubstr("did you mean 'context'?")));
 }
 
 }  // namespace

@@ -200,6 +200,7 @@ TEST(JobFlagsTest, EveryFieldOfAJobFileHasAFlag) {
                         {"lora.dropout", "0.1"},
                         {"lora.rslora", "true"},
                         {"lora.dora", "true"},
+                        {"lora.target_parameters", "[mlp.experts.down_proj]"},
                         {"lora.exclude_modules", "[layers.0.self_attn.q_proj]"},
                         {"lora.layers", "[0, 1]"},
                         {"lora.rank_pattern", "{q_proj: 4}"},

@@ -71,6 +71,45 @@ TEST(JobTextTest, DescribesAJobWithItsValuesReasonsEvaluationsAndResult) {
                     Not(HasSubstr("\x1b"))));
 }
 
+TEST(JobTextTest, NamesEveryNodeOfAJobAndWhichOneLeads) {
+  v1::FineTuningJob job = Succeeded("a");
+  job.add_other_nodes("nodes/n3");
+  job.add_other_nodes("nodes/n2");
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}), HasSubstr("Attempt       2 on n1 (leads), n3, n2, 1 lost\n"));
+  EXPECT_THAT(JobTable({job}, /*wide=*/true, kNow).Render(Terminal{}), HasSubstr("n1 (leads), n3, n2"));
+}
+
+TEST(JobTextTest, NamesWhatAJobPublishedByItsModelAndVersionAndNotByTheJob) {
+  v1::FineTuningJob job = Succeeded("a");
+  job.set_model_version("models/support/versions/4");
+  EXPECT_EQ(WhatCameOut(job),
+            "jobs/a succeeded after 2m 15s and published models/support/versions/4\n"
+            "  compare with the base:  luthier job compare a\n"
+            "  try it:                 luthier generate --model support/4 --prompt TEXT\n"
+            "  download it:            luthier model download support/4");
+  job.mutable_spec()->mutable_model_export()->set_format(v1::ModelExport::MERGED);
+  EXPECT_THAT(WhatCameOut(job), AllOf(Not(HasSubstr("compare")), HasSubstr("generate --model support/4")));
+  job.mutable_spec()->mutable_model_export()->set_format(v1::ModelExport::GGUF_ADAPTER);
+  EXPECT_THAT(WhatCameOut(job), AllOf(Not(HasSubstr("generate")), HasSubstr("model download support/4")));
+}
+
+TEST(JobTextTest, SaysWhyAJobEndedAndHowUrgentItIsWhereThatIsNotTheRule) {
+  v1::FineTuningJob job = Succeeded("a");
+  job.set_tenant("default");
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}),
+              AllOf(Not(HasSubstr("Ended because")), Not(HasSubstr("Urgency")), Not(HasSubstr("Tenant"))));
+  job.set_state(v1::FineTuningJob::CANCELLED);
+  job.set_stop_reason("DEADLINE");
+  job.set_service_class(v1::SERVICE_CLASS_BACKGROUND);
+  job.set_priority(-3);
+  job.set_tenant("search");
+  job.set_sweep("sweeps/seeds");
+  EXPECT_THAT(
+      JobDescription(job, kNow, Terminal{}),
+      AllOf(HasSubstr("Ended because its deadline was over\n"), HasSubstr("Urgency       background, priority -3\n"),
+            HasSubstr("Tenant        search\n"), HasSubstr("Sweep         seeds\n")));
+}
+
 TEST(JobTextTest, SaysWhyAJobWaits) {
   v1::FineTuningJob job = Succeeded("a");
   job.set_state(v1::FineTuningJob::QUEUED);

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <future>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -14,6 +15,7 @@
 #include "client/cli/screen.h"
 #include "client/cli/table.h"
 #include "client/cli/terminal.h"
+#include "client/cli/waiting_line.h"
 
 namespace luthier {
 namespace {
@@ -155,7 +157,7 @@ TEST(TableTest, WhatARowSaysDoesNotChangeWithTime) {
   EXPECT_NE(at("1s", "QUEUED"), at("1s", "RUNNING"));
 }
 
-// What a terminal shows that is told `output`: of its sequences, only those that Screen writes.
+// What a terminal shows that is told `output`: of its sequences, only those that we write.
 std::vector<std::string> Shown(const std::string& output) {
   std::vector<std::string> lines(1);
   size_t row = 0, column = 0;
@@ -163,6 +165,8 @@ std::vector<std::string> Shown(const std::string& output) {
     if (output[i] == '\n') {
       column = 0;
       if (++row == lines.size()) lines.emplace_back();
+    } else if (output[i] == '\r') {
+      column = 0;
     } else if (output[i] != '\x1b') {
       lines[row].resize(column);
       lines[row] += output[i];
@@ -228,6 +232,34 @@ TEST(ScreenTest, StaysOnOneScreenAndSaysWhatIsLeftOut) {
     EXPECT_LE(shown.size(), static_cast<size_t>(height));
     EXPECT_EQ(shown[shown.size() - 2], height < 9 ? absl::StrCat("… and ", 8 - (height - 2), " more") : "8");
   }
+}
+
+TEST(WaitingLineTest, SaysWhatIsDoneUntilItIsAndThenLeavesNoTrace) {
+  std::ostringstream out;
+  out << "a prompt\n";
+  std::promise<void> drawn;
+  int drawings = 0;
+  {
+    const auto what = [&]() -> std::string {
+      if (++drawings == 3) drawn.set_value();
+      return absl::StrCat("checking  ", drawings, " rows");
+    };
+    const WaitingLine line(out, {.interactive = true, .width = 80, .height = 24}, what, absl::Milliseconds(1));
+    drawn.get_future().wait();
+  }
+  EXPECT_THAT(out.str(), HasSubstr("\rchecking  2 rows  "));
+  EXPECT_THAT(Shown(out.str()), ElementsAre("a prompt", ""));
+}
+
+TEST(WaitingLineTest, SaysNothingOfWhatIsOverAtOnceOrInAFile) {
+  std::ostringstream out;
+  const auto what = []() -> std::string {
+    ADD_FAILURE() << "nobody looks";
+    return "";
+  };
+  WaitingLine(out, {.interactive = true, .width = 80, .height = 24}, what, absl::Hours(1));
+  WaitingLine(out, Terminal{}, what, absl::Nanoseconds(1));
+  EXPECT_EQ(out.str(), "");
 }
 
 v1::JobProgress Progress(int64_t step, int64_t total) {

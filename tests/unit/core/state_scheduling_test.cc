@@ -32,6 +32,11 @@ TEST_F(StateTest, SaysWhichMemoryOrLabelNoNodeHas) {
   ASSERT_TRUE(Submit("large", {.cpu_memory_bytes = 40'500'000'000}).ok());
   EXPECT_EQ(state_.WhyItWaits(job("large"), now_).message,
             "the job needs 40.5 GB on a device and no connected node has that; the largest device has 24.0 GB");
+  state_.Register({.id = "n2", .gpus = true, .memory = {80'000'000'000}, .main_memory = 32'000'000'000}, {}, now_);
+  ASSERT_TRUE(Submit("export", {.cpu_memory_bytes = 40'500'000'000}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("export"), now_).message,
+            "the job needs 40.5 GB on a device and no connected node has that; the largest device has 32.0 GB")
+      << "it computes on CPUs, whatever the GPUs have";
   ASSERT_TRUE(Submit("picky", {.node_selector = "gpu=h100"}).ok());
   EXPECT_EQ(state_.WhyItWaits(job("picky"), now_).code, luthier::Wait::kNoMatch);
   EXPECT_THAT(state_.WhyItWaits(job("picky"), now_).message, HasSubstr("has the labels gpu=h100"));

@@ -224,6 +224,8 @@ INSTANTIATE_TEST_SUITE_P(
 TEST(ParquetTest, TheFilesThatLieAreGoodButForTheLie) {
   EXPECT_THAT(ReadAll(kFolder + "hostile/good.parquet"),
               ::testing::ElementsAre(R"({"text":"one"})", R"({"text":"two"})"));
+  EXPECT_THAT(ReadAll(kFolder + "hostile/no_dictionary_at_zero.parquet"),
+              ::testing::ElementsAre(R"({"text":"one"})", R"({"text":"two"})"));
   EXPECT_THAT(ReadAll(kFolder + "hostile/text_that_is_not_utf8.parquet"),
               ::testing::ElementsAre(HasSubstr("row 1: invalid UTF-8 at byte 12"), R"({"text":"two"})"));
   EXPECT_THAT(ReadAll(kFolder + "hostile/lines_that_are_not_utf8.parquet"),

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "lib/dataset/dataset_facts.h"
@@ -52,8 +53,10 @@ TEST_F(ValidateTest, CountsRowsOfAllKindsInOneFile) {
   EXPECT_EQ(report.longest_row_line, 1);
   EXPECT_EQ(report.tokens, 2 * report.longest_row_tokens + 4 + 3);
   EXPECT_EQ(report.length_histogram[2], 2);  // 3 and 4 tokens
-  const ValidationReport structure = CheckStructure(path).value();
+  int64_t seen = 0;
+  const ValidationReport structure = CheckStructure(path, "", [&](const Row&) { ++seen; }).value();
   EXPECT_EQ(structure.rows, 4);
+  EXPECT_EQ(seen, 4);
   EXPECT_EQ(structure.tokens, 0);
   EXPECT_EQ(structure.duplicates, 1);
 }
@@ -100,6 +103,24 @@ TEST_F(ValidateTest, CapsTheListAndCountsTheRest) {
   EXPECT_EQ(report.violation_count, 50);
   EXPECT_THAT(report.violations, SizeIs(ValidationReport::kMaxViolations));
   EXPECT_THAT(std::string(report.ToStatus().message()), HasSubstr("… and 30 more"));
+}
+
+TEST_F(ValidateTest, AsksRowsWithAnswersUntilThereAreSoManyPrompts) {
+  const std::string refused =
+      R"({"messages": [{"role": "assistant", "content": "a"}, {"role": "user", "content": "q"}]})";
+  const std::string path =
+      Write(absl::StrCat("{\"text\": \"no answer\"}\n", refused, "\n", kChat, "\n", kChat, "\n", kChat));
+  const ChatTemplate asks_somebody =
+      Compiled(absl::StrCat("{% if not messages %}{{ raise_exception('no question') }}{% endif %}", kChatMl));
+  const RowEncoder encoder(tokenizer_, &asks_somebody, {});
+  std::vector<int64_t> asked, refused_lines;
+  const auto use = [&](const Row& row, const absl::StatusOr<Prompt>& prompt) {
+    (prompt.ok() ? asked : refused_lines).push_back(row.line);
+  };
+  ASSERT_TRUE(ForEachPrompt(path, encoder, 2, use).ok());
+  EXPECT_THAT(asked, ElementsAre(3, 4));
+  EXPECT_THAT(refused_lines, ElementsAre(2));
+  EXPECT_TRUE(absl::IsNotFound(ForEachPrompt(path + "-gone", encoder, 2, use)));
 }
 
 TEST_F(ValidateTest, RefusesAnEmptyFile) {

@@ -49,14 +49,15 @@ TEST(JobSpecTest, WritesWhatItRead) {
     "base_model": "m", "dataset": {"train": "a/train", "validation": "a/validation", "test": "b/test"},
     "task": "ner", "tuning": "lora",
     "lora": {"rank": 4, "alpha": 8.0, "target_modules": ["q_proj", "v_proj"], "dropout": 0.1, "rslora": true, "dora": true,
-             "plus_ratio": 4.0, "exclude_modules": ["layers.0.self_attn.q_proj"], "layers": [0, 2],
-             "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 3.5}, "modules_to_save": ["embed_tokens"]},
+             "plus_ratio": 4.0, "target_parameters": ["mlp.gate.weight"], "exclude_modules": ["layers.0.self_attn.q_proj"],
+             "layers": [0, 2], "rank_pattern": {"v_proj": 2}, "alpha_pattern": {"v_proj": 3.5}, "modules_to_save": ["embed_tokens"]},
     "training": {"epochs": 2.5, "max_steps": 7, "learning_rate": 0.001, "schedule": "cosine", "warmup_ratio": 0.1,
                  "weight_decay": 0.01, "beta1": 0.8, "beta2": 0.9, "clip_norm": 0.5, "batch_tokens": 100,
                  "micro_batch_tokens": 50, "max_length": 40, "seed": 3, "precision": "bf16", "order": "file",
                  "loss_on": "all", "too_long": "truncate", "activation_checkpointing": true, "optimizer_in_backward": false},
     "evaluation": {"every": 5, "metric": "loss", "max_rows": 6, "max_new_tokens": 7, "patience": 4},
-    "checkpoint": {"every": 8, "keep": 9, "publish": "best"}, "resources": {"devices": 1, "threads": 2}, "labels": {"a": "b"},
+    "checkpoint": {"every": 8, "keep": 9, "publish": "best"}, "resources": {"nodes": 2, "devices": 1, "threads": 2},
+    "labels": {"a": "b"},
     "output_model": "intents-v2"})");
   const auto spec = ParseJobSpec(full);
   ASSERT_TRUE(spec.ok()) << spec.status();
@@ -76,6 +77,19 @@ TEST(JobSpecTest, APatternExcludesNamesAndLayers) {
   EXPECT_EQ(ToJson(*ParseJobSpec(file))["lora"]["exclude_pattern"], ".*k_proj");
   file["lora"]["exclude_modules"] = {"v_proj"};
   EXPECT_THAT(std::string(ParseJobSpec(file).status().message()), HasSubstr("lora.exclude_pattern: excludes"));
+}
+
+// PEFT's all-linear would be the experts and their router, too.
+TEST(JobSpecTest, AllLinearIsNoAnswerBesideParameters) {
+  json file = Example();
+  ASSERT_EQ(file["lora"]["target_modules"], "all-linear");
+  file["lora"]["target_parameters"] = {"mlp.experts.down_proj"};
+  EXPECT_THAT(std::string(ParseJobSpec(file).status().message()),
+              HasSubstr("lora.target_modules: all-linear goes with no lora.target_parameters; give a list"));
+  file["lora"].erase("target_modules");
+  const auto spec = ParseJobSpec(file);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->recipe.lora.target_parameters, std::vector<std::string>{"mlp.experts.down_proj"});
 }
 
 TEST(JobSpecTest, FullTrainingFreezesByName) {
@@ -163,6 +177,9 @@ INSTANTIATE_TEST_SUITE_P(
         BadField{"/evaluation/metric", "bleu", "evaluation.metric: \"bleu\" is not known"},
         BadField{"/checkpoint/keep", 0, "checkpoint.keep: 0 is out of range"},
         BadField{"/resources/devices", 0, "resources.devices: 0 is out of range"},
+        BadField{"/resources/nodes", 0, "resources.nodes: 0 is out of range; give a whole number from 1 to 64"},
+        BadField{"/resources/nodes", 65, "resources.nodes: 65 is out of range"},
+        BadField{"/resources/nodes", "all", "resources.nodes: \"all\" is not a whole number"},
         BadField{"/task", "translation", "task: \"translation\" is not known; give one of: classification"},
         BadField{"/tuning", "qlora", "tuning: \"qlora\" is not known; give one of: lora, full"},
         BadField{"/tuning", "full", "lora: has values, but tuning is full"},
@@ -184,6 +201,8 @@ INSTANTIATE_TEST_SUITE_P(
                  {{"start_from", "models/m/versions/1"}, {"rank", 8}},
                  "lora.rank: is that of the adapter in lora.start_from; leave it out"},
         BadField{"/labels/team", 3, "labels.team: is not text"},
+        BadField{"/labels", {{"a\nb", "x"}}, "labels: the key 'a\\nb' has a control character; remove it"},
+        BadField{"/labels/team", "x\x1b[2J", "labels.team: 'x\\x1b[2J' has a control character; remove it"},
         BadField{"/output_model", "Über", "output_model: 'Über' is no name"},
         BadField{"/modle", "x", "modle: unknown field"}));
 

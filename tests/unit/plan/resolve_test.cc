@@ -36,6 +36,18 @@ ModelFacts Tiny() { return Model(256, 4, 4, 2, 704, 4096); }
 ModelFacts Llama1B() { return Model(2048, 16, 32, 8, 8192, 128256); }
 ModelFacts Llama8B() { return Model(4096, 32, 32, 8, 14336, 128256); }
 
+// Of 8 experts, each token goes through 2.
+ModelFacts Mixture() {
+  ModelFacts facts = Tiny();
+  facts.config.model_type = "qwen3_moe";
+  facts.config.experts = ExpertsConfig{8, 2, 64, true};
+  facts.config.layers.resize(4);
+  for (LayerConfig& layer : facts.config.layers) layer.experts = true;
+  facts.parameters = 0;
+  for (const auto& [name, shape] : CheckpointTensors(facts.config)) facts.parameters += NumElements(shape);
+  return facts;
+}
+
 DatasetFacts Rows(int64_t rows) { return {rows, rows * 50, rows * 10, 90, "messages"}; }
 DeviceFacts Cpu() { return {DeviceFacts::Kind::kCpu, int64_t{8} << 30, 2, false}; }
 DeviceFacts H200() { return {DeviceFacts::Kind::kCuda, int64_t{139} << 30, 16, true}; }
@@ -67,6 +79,14 @@ TEST(FlopsTest, FollowTheRuleForEveryTokenAndForAttention) {
   EXPECT_NEAR(TrainingFlops(config, /*full=*/true, 0, 1, 0), 6 * 134.5e6, 0.1e6 * 6);
   EXPECT_NEAR(TrainingFlops(config, /*full=*/false, 1000, 1, 0), 4 * 134.5e6 + 6000, 0.1e6 * 4);
   EXPECT_EQ(TrainingFlops(config, true, 0, 0, 100), 6 * 576 * 30 * 100);
+}
+
+// Every expert's weights are loaded; a token is multiplied by those of two.
+TEST(FlopsTest, CountsTheExpertsThatATokenGoesThrough) {
+  const ModelFacts facts = Mixture();
+  const int64_t norms = 4 * (2 * 256 + 2 * 64) + 256, unused = 4 * 6 * 3 * 64 * 256;
+  EXPECT_EQ(TrainingFlops(facts.config, /*full=*/true, 0, 1, 0),
+            static_cast<double>(6 * (facts.parameters - norms - unused)));
 }
 
 TEST(MemoryTest, FollowsTheRuleForWeightsAndTrainingState) {
@@ -142,6 +162,7 @@ TEST(ResolveTest, EveryValueIsSettledWithAReason) {
   }
   EXPECT_EQ(recipe["training"].size(), 18u);  // all but max_steps
   EXPECT_EQ(recipe["evaluation"].size(), 4u);
+  EXPECT_EQ(recipe["resources"]["nodes"], 1);
   for (const ResolvedValue& value : resolved.values) EXPECT_FALSE(value.reason.empty()) << value.field;
 }
 
@@ -407,6 +428,80 @@ TEST(ResolveTest, AnEmbeddingThatIsNamedGetsAnAdapter) {
   EXPECT_EQ(parameters() - all_linear, 4 * (4096 + 256));
 }
 
+TEST(ResolveTest, ExpertsThatAreNamedGetAdaptersOfTheirOwn) {
+  const ModelConfig model = Mixture().config;
+  Recipe recipe;
+  recipe.lora.rank = 4;
+  const auto parameters = [&] {
+    const ResolvedSpec resolved = MustResolve(recipe, Mixture(), Rows(600), Cpu());
+    return TrainedParameters(AdapterConfigOf(resolved.recipe.lora, model), model);
+  };
+  const int64_t attention = parameters();
+  EXPECT_THAT(ReasonOf(MustResolve(recipe, Mixture(), Rows(600), Cpu()), "lora.target_modules"),
+              HasSubstr("lora.target_parameters"));
+  recipe.lora.target_parameters = {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
+  const int64_t experts = parameters();
+  EXPECT_EQ(experts, 4 * 4 * 8 * (256 + 2 * 64 + 64 + 256));  // layers, rank, experts
+  const ResolvedSpec alone = MustResolve(recipe, Mixture(), Rows(600), Cpu());
+  EXPECT_EQ(ParametersOfAToken(AdapterConfigOf(alone.recipe.lora, model), model), experts / 8 * 2);
+  EXPECT_EQ(ReasonOf(MustResolve(recipe, Mixture(), Rows(600), Cpu()), "lora.target_parameters"), "given");
+  recipe.lora.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
+  EXPECT_EQ(parameters(), attention + experts);
+  recipe.lora.rank_pattern = {{"gate_up_proj", 8}};
+  EXPECT_EQ(parameters(), attention + experts + 4 * 4 * 8 * (256 + 2 * 64));
+  recipe.lora.layers = {0};
+  EXPECT_THAT(MustResolve(recipe, Mixture(), Rows(600), Cpu()).warnings,
+              Contains(HasSubstr("lora.layers: does not act on lora.target_parameters")));
+}
+
+TEST(ResolveTest, WhatExpertsCannotHaveIsRefusedByFieldAndValue) {
+  struct Bad {
+    const char* message;  // beginning
+    void (*give)(Recipe& recipe);
+  };
+  const Bad cases[] = {
+      {"lora.target_modules: 'gate_proj' names experts, which are parameters; give lora.target_parameters",
+       [](Recipe& r) { r.lora.target_modules = {"gate_proj"}; }},
+      {"lora.target_parameters: 'experts.gate_proj' is no parameter that takes an adapter; give "
+       "mlp.experts.down_proj, mlp.experts.gate_up_proj, mlp.gate.weight",
+       [](Recipe& r) { r.lora.target_parameters = {"experts.gate_proj"}; }},
+      {"lora.target_parameters: 'weight' is no parameter", [](Recipe& r) { r.lora.target_parameters = {"weight"}; }},
+      {"lora.dora: true goes with no lora.target_parameters",
+       [](Recipe& r) {
+         r.lora.target_parameters = {"mlp.experts.down_proj"};
+         r.lora.dora = true;
+       }},
+      {"lora.dropout: 0.1 goes with no lora.target_parameters",
+       [](Recipe& r) {
+         r.lora.target_parameters = {"mlp.experts.down_proj"};
+         r.lora.dropout = 0.1;
+       }},
+      {"lora.modules_to_save: [gate] trains whole what lora.target_parameters adapts, model.layers.0.mlp.gate.weight",
+       [](Recipe& r) {
+         r.lora.target_parameters = {"mlp.gate.weight"};
+         r.lora.modules_to_save = {"gate"};
+       }},
+      {"lora.modules_to_save: 'down_proj' names experts", [](Recipe& r) { r.lora.modules_to_save = {"down_proj"}; }},
+      {"lora.rank_pattern: 'down_proj' matches none of the layers that get an adapter; they are like "
+       "model.layers.0.mlp.experts.gate_up_proj",
+       [](Recipe& r) {
+         r.lora.target_parameters = {"mlp.experts.gate_up_proj"};
+         r.lora.rank_pattern = {{"down_proj", 2}};
+       }},
+  };
+  for (const Bad& bad : cases) {
+    Recipe recipe;
+    bad.give(recipe);
+    const absl::Status status = Resolve(recipe, Mixture(), Rows(600), Cpu()).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << bad.message;
+    EXPECT_THAT(std::string(status.message()), ::testing::StartsWith(bad.message));
+  }
+  Recipe recipe;
+  recipe.lora.target_parameters = {"mlp.experts.down_proj"};
+  EXPECT_THAT(std::string(Resolve(recipe, Tiny(), Rows(600), Cpu()).status().message()),
+              HasSubstr("takes an adapter; the model has no experts"));
+}
+
 TEST(ResolveTest, LoraPlusBesideAnEmbeddingIsWarnedAbout) {
   Recipe recipe;
   recipe.lora.plus_ratio = 4;
@@ -438,6 +533,15 @@ TEST(AdapterPlanTest, AWarmStartAsksForEverythingThatShapesTheAdapter) {
     lora.dropout = 0;
     TakeShapeOf(adapter, lora);
     EXPECT_EQ(ToJson(AdapterConfigOf(lora, model)), ToJson(adapter));
+  }
+  for (const std::vector<std::string>& modules : {std::vector<std::string>{"q_proj"}, std::vector<std::string>{}}) {
+    AdapterConfig experts;
+    experts.target_modules = modules;
+    experts.target_parameters = {"mlp.experts.down_proj"};
+    LoraSpec lora;
+    lora.dropout = 0;
+    TakeShapeOf(experts, lora);
+    EXPECT_EQ(ToJson(AdapterConfigOf(lora, Mixture().config)), ToJson(experts));
   }
 }
 

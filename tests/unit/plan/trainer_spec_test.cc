@@ -128,12 +128,14 @@ TEST(TrainerSpecTest, AnExportNeedsAnAdapterAndNothingThatSaysHowToTrain) {
   much["init"] = "random";
   much["lora"] = {{"rank", 8}};
   much["template_date"] = "2026-11-29";
+  much["resources"]["nodes"] = 3;
   much["resources"]["devices"] = 2;
   const std::string message(ParseTrainerSpec(much).status().message());
   for (const char* field : {"dataset", "init", "lora", "template_date"})
     EXPECT_THAT(message, HasSubstr(std::string(field) + ": has no effect on an export"));
   EXPECT_THAT(message, HasSubstr("start_adapter: is missing"));
-  EXPECT_THAT(message, HasSubstr("resources.devices: 2"));
+  EXPECT_THAT(message, HasSubstr("resources.nodes: 3 is more than an export uses"));
+  EXPECT_THAT(message, HasSubstr("resources.devices: 2 is more than an export uses"));
 }
 
 TEST(TrainerSpecTest, NamesTheFileThatCannotBeRead) {

@@ -33,6 +33,15 @@ constexpr bool kSanitized =
 
 constexpr int64_t kGigabyte = int64_t{1} << 30;
 
+// ChatML with tags, so that training opens no answer, and `source` where one is opened.
+std::string OpeningAnswersWith(const std::string& source) {
+  return absl::StrCat(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+      "{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}"
+      "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}",
+      source, "{{ '<|im_start|>assistant\n' }}{% endif %}");
+}
+
 // 24 rows and a base model whose template renders them.
 class RowCheckTest : public testing::Test {
  protected:
@@ -130,8 +139,42 @@ TEST_P(HostileTemplateTest, IsRefusedWhetherItIsTheJobsOrTheBaseModels) {
   EXPECT_THAT(Refusal(), HasSubstr("chat_template: checking the rows with that of the base model needs more than "));
 }
 
+// Training renders whole conversations only. A question without its answer is what an evaluation renders.
+TEST_P(HostileTemplateTest, IsRefusedWhereOnlyAnEvaluationWouldRenderIt) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer ends a program in its own way";
+  check_.chat_template = OpeningAnswersWith(GetParam().source);
+  check_.scored_rows = 200;
+  EXPECT_TRUE(CheckInChild().ok()) << CheckInChild().status();
+  for (const char* part : {"validation", "test"}) {
+    SCOPED_TRACE(part);
+    AddFile(part, ChatLine("a", "b"));
+    EXPECT_THAT(Refusal(), HasSubstr("chat_template: checking the rows with it needs more than 1.1 GB of memory, or a "
+                                     "deeper stack than there is; give a template that "));
+    check_.files.pop_back();
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(RowCheck, HostileTemplateTest, testing::ValuesIn(HostileTemplates()),
                          [](const auto& info) { return info.param.name; });
+
+TEST_F(RowCheckTest, OnlyRowsThatAnEvaluationScoresAreRenderedAsItDoes) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer ends a program in its own way";
+  check_.chat_template = OpeningAnswersWith(
+      absl::StrCat("{% if messages[-1].content == 'bad' %}", HostileTemplates().front().source, "{% endif %}"));
+  AddFile("validation", absl::StrCat(ChatLine("good", "a"), "{\"text\": \"no question\"}\n", ChatLine("bad", "a")));
+  check_.scored_rows = 1;
+  EXPECT_TRUE(CheckInChild().ok()) << CheckInChild().status();
+  check_.scored_rows = 2;
+  EXPECT_THAT(Refusal(), HasSubstr("chat_template: checking the rows with it needs more than "));
+}
+
+// As with the trainer, which says how many there are.
+TEST_F(RowCheckTest, AQuestionThatTheTemplateRefusesIsARowThatIsNotScored) {
+  check_.chat_template = OpeningAnswersWith("{{ raise_exception('no question') }}");
+  check_.scored_rows = 200;
+  AddFile("validation", ChatLine("a", "b"));
+  EXPECT_TRUE(CheckInChild().ok()) << CheckInChild().status();
+}
 
 TEST_F(RowCheckTest, ATemplateThatTakesTooLongIsRefused) {
   check_.chat_template = EndlessTemplate();

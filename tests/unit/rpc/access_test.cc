@@ -1,37 +1,26 @@
-// Who may call what: every method with every role, and what one tenant sees of another.
+// Who may call what: every method with every role, what one tenant sees of another, and what agents may.
 #include <gmock/gmock.h>
-#include <grpcpp/generic/generic_stub.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <csignal>
 #include <deque>
-#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "lib/artifact/hash.h"
-#include "nlohmann/json.hpp"
-#include "server/rpc/admin_token.h"
 #include "server/rpc/attempt_key.h"
-#include "server/rpc/audit_log.h"
 #include "tests/support/wait_for.h"
-#include "tests/unit/rpc/services_fixture.h"
+#include "tests/unit/rpc/access_fixture.h"
+#include "tests/unit/rpc/played_agent.h"
 
 namespace luthier {
 namespace {
 
 using grpc::StatusCode;
 using ::testing::AllOf;
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
-using ::testing::Not;
 
 std::vector<const google::protobuf::MethodDescriptor*> EveryMethod() {
   std::vector<const google::protobuf::MethodDescriptor*> methods;
@@ -45,144 +34,6 @@ std::vector<const google::protobuf::MethodDescriptor*> EveryMethod() {
   }
   return methods;
 }
-
-class AccessTest : public ServicesTest {
- protected:
-  // An empty message to a method, whatever kind of method it is.
-  grpc::Status CallEmpty(const google::protobuf::MethodDescriptor& method, const std::string& secret) {
-    grpc::GenericStub stub(channel_);
-    grpc::ClientContext context;
-    Carry(context, secret);
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-    grpc::CompletionQueue queue;
-    const auto next = [&] {
-      void* tag;
-      bool ok = false;
-      queue.Next(&tag, &ok);
-      return ok;
-    };
-    const auto call =
-        stub.PrepareCall(&context, absl::StrCat("/", method.service()->full_name(), "/", method.name()), &queue);
-    call->StartCall(nullptr);
-    next();
-    const grpc::Slice empty;
-    call->WriteLast(grpc::ByteBuffer(&empty, 1), grpc::WriteOptions(), nullptr);
-    next();
-    grpc::ByteBuffer answer;
-    do {
-      call->Read(&answer, nullptr);
-    } while (next());
-    grpc::Status status;
-    call->Finish(&status, nullptr);
-    next();
-    return status;
-  }
-  static void Carry(grpc::ClientContext& context, const std::string& secret) {
-    if (!secret.empty()) context.AddMetadata("authorization", absl::StrCat("Bearer ", secret));
-  }
-  // A call as the bearer of a token.
-  template <typename Stub, typename Request, typename Response>
-  static grpc::Status CallAs(const std::string& secret, Stub& stub,
-                             grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                             const Request& request, Response& response) {
-    grpc::ClientContext context;
-    Carry(context, secret);
-    return (stub.*method)(&context, request, &response);
-  }
-  grpc::Status Create(const std::string& id, v1::Role role, const std::string& tenant, std::string& secret) {
-    v1::CreateTokenRequest request;
-    request.set_token_id(id);
-    request.mutable_token()->set_role(role);
-    request.mutable_token()->set_tenant(tenant);
-    v1::CreateTokenResponse response;
-    const grpc::Status status = CallAs(root_, *admin_, &v1::AdminService::Stub::CreateToken, request, response);
-    secret = response.secret();
-    return status;
-  }
-  std::string Make(const std::string& id, v1::Role role, const std::string& tenant = "") {
-    std::string secret;
-    const grpc::Status status = Create(id, role, tenant, secret);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return secret;
-  }
-  void RequireTokens() { root_ = Make("root", v1::ROLE_ADMIN); }
-  grpc::Status GetJob(const std::string& secret, const std::string& id, v1::FineTuningJob& job) {
-    v1::GetFineTuningJobRequest request;
-    request.set_name(absl::StrCat("jobs/", id));
-    return CallAs(secret, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job);
-  }
-  void Revoke(const std::string& id) {
-    v1::RevokeTokenRequest request;
-    request.set_name("tokens/" + id);
-    v1::Token token;
-    const grpc::Status status = CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-  }
-  // A session that registers as `node`, or how it ended at once.
-  struct OpenSession {
-    ~OpenSession() { context.TryCancel(); }
-    grpc::ClientContext context;
-    std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> stream;
-    v1::SessionResponse response;  // newest
-  };
-  std::unique_ptr<OpenSession> Register(const std::string& secret, const std::string& node) {
-    auto session = std::make_unique<OpenSession>();
-    Carry(session->context, secret);
-    session->context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-    session->stream = workers_->Session(&session->context);
-    v1::SessionRequest request;
-    request.mutable_register_()->set_node_id(node);
-    request.mutable_register_()->mutable_inventory()->set_cpus(1);
-    session->stream->Write(request);
-    return session;
-  }
-  // The messages of an upload of one row.
-  static v1::UploadDatasetRequest UploadOf(const std::string& id, int message) {
-    const std::string row = ChatLine("a", "b");
-    v1::UploadDatasetRequest request;
-    if (message == 0) {
-      request.mutable_header()->set_dataset_id(id);
-      v1::DatasetPart& part = *request.mutable_header()->add_parts();
-      part.set_part("train");
-      part.set_size_bytes(static_cast<int64_t>(row.size()));
-      part.set_sha256(Sha256Hex(row));
-    } else {
-      request.mutable_chunk()->set_part("train");
-      request.mutable_chunk()->set_data(row);
-      request.mutable_chunk()->set_crc32c(Crc32c(row));
-    }
-    return request;
-  }
-  grpc::Status Fetch(const std::string& secret, const v1::FetchBlobRequest& request, std::string& bytes) {
-    grpc::ClientContext context;
-    Carry(context, secret);
-    const auto reader = workers_->FetchBlob(&context, request);
-    v1::FetchBlobResponse piece;
-    for (bytes.clear(); reader->Read(&piece);) bytes += piece.chunk().data();
-    return reader->Finish();
-  }
-  grpc::Status UploadFor(const std::string& secret, const std::string& attempt, const std::string& credential) {
-    grpc::ClientContext context;
-    Carry(context, secret);
-    v1::UploadArtifactResponse response;
-    const auto writer = workers_->UploadArtifact(&context, &response);
-    v1::UploadArtifactRequest request;
-    request.mutable_header()->set_attempt(attempt);
-    request.mutable_header()->set_credential(credential);
-    writer->Write(request);
-    writer->WritesDone();
-    return writer->Finish();
-  }
-  std::vector<nlohmann::json> AuditLines() {
-    std::ifstream file(folder_.path() + "/audit.log");
-    const std::string text((std::istreambuf_iterator<char>(file)), {});
-    std::vector<nlohmann::json> lines;
-    for (const auto& line : absl::StrSplit(text, '\n', absl::SkipEmpty())) lines.push_back(nlohmann::json::parse(line));
-    return lines;
-  }
-
-  std::string root_;  // secret of an admin, once there is one
-};
 
 TEST_F(AccessTest, KnowsWhatEveryMethodNeeds) {
   std::set<std::string> in_table, in_protos;
@@ -409,97 +260,6 @@ TEST_F(AccessTest, TwoTenantsDoNotPublishUnderOneName) {
   EXPECT_THAT(too_late.error_message(), HasSubstr("output_model: 'intents' is taken by now"));
 }
 
-TEST_F(AccessTest, TheFirstTokenIsAnAdminsAndTheLastAdminStays) {
-  std::string secret;
-  const grpc::Status first = Create("alice", v1::ROLE_MEMBER, "a", secret);
-  EXPECT_EQ(first.error_code(), StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(ParseErrorDetails(first.error_details()).reason, "NO_ADMIN");
-  RequireTokens();
-  v1::RevokeTokenRequest request;
-  request.set_name("tokens/root");
-  v1::Token token;
-  EXPECT_EQ(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).error_code(),
-            StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(Create("alice", v1::ROLE_MEMBER, "", secret).error_code(), StatusCode::INVALID_ARGUMENT)
-      << "a member is of a tenant";
-  EXPECT_EQ(Create("boss", v1::ROLE_ADMIN, "a", secret).error_code(), StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(Create("root", v1::ROLE_ADMIN, "", secret).error_code(), StatusCode::ALREADY_EXISTS);
-}
-
-TEST_F(AccessTest, ARevokedTokenIsWorthlessAtOnceAndAfterARestart) {
-  RequireTokens();
-  const std::string alice = Make("alice", v1::ROLE_VIEWER, "a");
-  v1::ListFineTuningJobsResponse jobs;
-  using Stub = v1::FineTuningService::Stub;
-  EXPECT_TRUE(CallAs(alice, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).ok());
-  v1::RevokeTokenRequest request;
-  request.set_name("tokens/alice");
-  v1::Token token;
-  ASSERT_TRUE(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).ok());
-  EXPECT_TRUE(token.has_revoke_time());
-  EXPECT_EQ(CallAs(alice, *jobs_, &Stub::ListFineTuningJobs, v1::ListFineTuningJobsRequest(), jobs).error_code(),
-            StatusCode::UNAUTHENTICATED);
-  // What is on record is what a server that starts knows.
-  const std::vector<Token> recorded = *store_->Tokens();
-  ASSERT_EQ(recorded.size(), 2u);
-  EXPECT_EQ(recorded[0].id, "alice");
-  EXPECT_FALSE(recorded[0].ValidAt(absl::Now()));
-  EXPECT_TRUE(recorded[1].ValidAt(absl::Now()));
-}
-
-TEST_F(AccessTest, AnExpiredTokenIsWorthless) {
-  Access access(
-      {{.id = "old", .sha256 = Sha256Hex("s"), .role = Role::kAdmin, .expire_time = absl::Now() - absl::Seconds(1)}},
-      {});
-  EXPECT_TRUE(access.required()) << "a server does not open again because its tokens have expired";
-  EXPECT_FALSE(access.tokens()[0].ValidAt(absl::Now()));
-}
-
-TEST_F(AccessTest, NotesWhatChangesAndWhatIsRefusedWithoutAnySecret) {
-  RequireTokens();
-  const std::string viewer = Make("viewer", v1::ROLE_VIEWER, "a");
-  v1::FineTuningJob job;
-  v1::CancelFineTuningJobRequest request;
-  request.set_name("jobs/j");
-  CallAs(viewer, *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, request, job);
-  GetJob(viewer, "j", job);
-  v1::SignModelVersionUrlsRequest sharing;
-  sharing.set_name("models/j/versions/1");
-  v1::SignModelVersionUrlsResponse urls;
-  CallAs(viewer, *models_, &v1::ModelService::Stub::SignModelVersionUrls, sharing, urls);
-  CallAs("guessed-secret", *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, request, job);
-  std::vector<std::string> notes;
-  for (const nlohmann::json& line : AuditLines()) {
-    notes.push_back(absl::StrCat(line["token"].get<std::string>(), " ", line["method"].get<std::string>(), " ",
-                                 line["subject"].get<std::string>(), " ", line["code"].get<std::string>()));
-    for (const std::string& secret : {root_, viewer, std::string("guessed-secret")})
-      EXPECT_THAT(line.dump(), Not(HasSubstr(secret)));
-  }
-  EXPECT_THAT(notes, ElementsAre(" CreateToken tokens/root OK", "root CreateToken tokens/viewer OK",
-                                 "viewer CancelFineTuningJob  PERMISSION_DENIED",
-                                 "viewer SignModelVersionUrls models/j/versions/1 NOT_FOUND",
-                                 " CancelFineTuningJob  UNAUTHENTICATED"));
-  // Nor does the database hold a secret.
-  for (const char* name : {"/luthier.db", "/luthier.db-wal"}) {
-    std::ifstream file(folder_.path() + name, std::ios::binary);
-    const std::string bytes((std::istreambuf_iterator<char>(file)), {});
-    EXPECT_THAT(bytes, Not(HasSubstr(root_))) << name;
-  }
-}
-
-// Else a thousand calls would push every other line out of the files that are kept.
-TEST_F(AccessTest, ACallerCannotFillTheAuditLogWithALongName) {
-  RequireTokens();
-  v1::RevokeTokenRequest request;
-  request.set_name("tokens/" + std::string(1'000'000, 'a'));
-  v1::Token token;
-  EXPECT_EQ(CallAs(root_, *admin_, &v1::AdminService::Stub::RevokeToken, request, token).error_code(),
-            StatusCode::INVALID_ARGUMENT);
-  const nlohmann::json last = AuditLines().back();
-  EXPECT_EQ(last["method"], "RevokeToken");
-  EXPECT_EQ(last["subject"].get<std::string>().size(), 1024u);
-}
-
 TEST_F(AccessTest, AnAgentWithATokenForANodeIsNoOther) {
   RequireTokens();
   v1::CreateTokenRequest request;
@@ -529,13 +289,7 @@ TEST_F(AccessTest, AnAgentWithATokenForANodeIsNoOther) {
 TEST_F(AccessTest, FilesOfAnAttemptNeedItsCredentialAsLongAsItIsCurrent) {
   AddInputs();
   RequireTokens();
-  const std::string agent = Make("agent", v1::ROLE_AGENT);
-  v1::CreateTokenRequest of_node;
-  of_node.set_token_id("n2");
-  of_node.mutable_token()->set_role(v1::ROLE_AGENT);
-  of_node.mutable_token()->set_node("n2");
-  v1::CreateTokenResponse n2;
-  ASSERT_TRUE(CallAs(root_, *admin_, &v1::AdminService::Stub::CreateToken, of_node, n2).ok());
+  const std::string agent = Make("agent", v1::ROLE_AGENT), n2 = MakeForNode("n2");
   v1::FineTuningJob job;
   ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, RequestFor("j"), job).ok());
   const auto session = Register(agent, "n1");
@@ -552,9 +306,9 @@ TEST_F(AccessTest, FilesOfAnAttemptNeedItsCredentialAsLongAsItIsCurrent) {
   EXPECT_TRUE(Fetch(agent, fetch, bytes).ok());
   EXPECT_EQ(Sha256Hex(bytes), fetch.sha256());
   EXPECT_EQ(Fetch("", fetch, bytes).error_code(), StatusCode::UNAUTHENTICATED) << "it stands beside a token";
-  EXPECT_EQ(Fetch(n2.secret(), fetch, bytes).error_code(), StatusCode::PERMISSION_DENIED) << "another node's attempt";
+  EXPECT_EQ(Fetch(n2, fetch, bytes).error_code(), StatusCode::PERMISSION_DENIED) << "another node's attempt";
   EXPECT_TRUE(UploadFor(agent, order.attempt(), order.credential()).ok());
-  EXPECT_EQ(UploadFor(n2.secret(), order.attempt(), order.credential()).error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_EQ(UploadFor(n2, order.attempt(), order.credential()).error_code(), StatusCode::PERMISSION_DENIED);
 
   v1::FetchBlobRequest wrong = fetch;
   wrong.set_sha256(Sha256Hex("another job's model"));
@@ -574,6 +328,40 @@ TEST_F(AccessTest, FilesOfAnAttemptNeedItsCredentialAsLongAsItIsCurrent) {
       << "worthless once the attempt is over";
 }
 
+TEST_F(AccessTest, EveryNodeOfAnAttemptReadsItsInputsAndOnlyTheLeadingOneUploads) {
+  AddInputs();
+  RequireTokens();
+  v1::CreateFineTuningJobRequest create = RequestFor("j");
+  create.mutable_job()->mutable_spec()->mutable_resources()->set_nodes(2);
+  v1::FineTuningJob job;
+  ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, create, job).ok());
+  const std::string stranger = MakeForNode("n3");
+  const auto play = [&](const std::string& node) {
+    v1::Register registration = PlayedAgent::Registration(node);
+    registration.set_gang_address(node);
+    registration.set_gang_port(29400);
+    return std::make_unique<PlayedAgent>(*workers_, registration, MakeForNode(node));
+  };
+  const auto n1 = play("n1"), n2 = play("n2");
+  const v1::StartAttempt order = n1->TakeStart();
+  n2->TakeStart();
+  PlayedAgent& leading = order.gang().node_rank() == 0 ? *n1 : *n2;
+  PlayedAgent& other = order.gang().node_rank() == 0 ? *n2 : *n1;
+
+  v1::FetchBlobRequest fetch;
+  fetch.set_attempt(order.attempt());
+  fetch.set_credential(order.credential());
+  fetch.set_sha256(order.inputs(1).files(0).sha256());
+  EXPECT_TRUE(leading.Fetch(fetch.sha256()).ok());
+  EXPECT_TRUE(other.Fetch(fetch.sha256()).ok());
+  std::string bytes;
+  EXPECT_EQ(Fetch(stranger, fetch, bytes).error_code(), StatusCode::PERMISSION_DENIED);
+
+  const PlayedAgent::Files files = {{"step-1/state.json", "state"}};
+  EXPECT_EQ(other.Upload(files).error_code(), StatusCode::PERMISSION_DENIED);
+  EXPECT_TRUE(leading.Upload(files).ok());
+}
+
 TEST_F(AccessTest, AnAgentThatComesBackGetsTheCredentialsOfItsCurrentAttempts) {
   AddInputs();
   v1::FineTuningJob job;
@@ -591,66 +379,6 @@ TEST_F(AccessTest, AnAgentThatComesBackGetsTheCredentialsOfItsCurrentAttempts) {
   ASSERT_EQ(response.registered().credentials().size(), 1u);
   EXPECT_EQ(response.registered().credentials().at("jobs/j/attempts/1"), access_.CredentialOf("jobs/j/attempts/1"));
   context.TryCancel();
-}
-
-TEST_F(AccessTest, OpenStreamsEndSoonAfterTheirTokenIsRevoked) {
-  AddInputs();
-  RequireTokens();
-  const std::string viewer = Make("viewer", v1::ROLE_VIEWER, "default"), agent = Make("agent", v1::ROLE_AGENT),
-                    member = Make("member", v1::ROLE_MEMBER, "default");
-  v1::FineTuningJob job;
-  v1::CreateFineTuningJobRequest creation = RequestFor("j");
-  creation.set_hold(true);
-  ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, creation, job).ok());
-  const auto watch_as = [&](const std::string& secret, grpc::ClientContext& context) {
-    Carry(context, secret);
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-    v1::WatchFineTuningJobRequest request;
-    request.set_name("jobs/j");
-    auto reader = jobs_->WatchFineTuningJob(&context, request);
-    v1::WatchFineTuningJobResponse message;
-    EXPECT_TRUE(reader->Read(&message));
-    return reader;
-  };
-  grpc::ClientContext watch_context, log_context, admin_context;
-  const auto watch = watch_as(viewer, watch_context), admin = watch_as(root_, admin_context);
-  Carry(log_context, viewer);
-  v1::TailJobLogsRequest tail;
-  tail.set_name("jobs/j");
-  tail.set_follow(true);
-  const auto logs = jobs_->TailJobLogs(&log_context, tail);
-  const auto session = Register(agent, "n1");
-  ASSERT_TRUE(session->stream->Read(&session->response));
-
-  grpc::ClientContext upload_context;
-  Carry(upload_context, member);
-  v1::Dataset dataset;
-  const auto upload = datasets_->UploadDataset(&upload_context, &dataset);
-  upload->Write(UploadOf("more", 0));
-
-  for (const char* id : {"viewer", "member", "agent"}) Revoke(id);
-  v1::WatchFineTuningJobResponse message;
-  while (watch->Read(&message)) {
-  }
-  EXPECT_EQ(watch->Finish().error_code(), StatusCode::UNAUTHENTICATED);
-  v1::TailJobLogsResponse line;
-  EXPECT_FALSE(logs->Read(&line));
-  EXPECT_EQ(logs->Finish().error_code(), StatusCode::UNAUTHENTICATED);
-  upload->Write(UploadOf("more", 1));
-  upload->WritesDone();
-  EXPECT_EQ(upload->Finish().error_code(), StatusCode::UNAUTHENTICATED);
-  v1::SessionRequest heartbeat;
-  heartbeat.mutable_heartbeat();
-  session->stream->Write(heartbeat);
-  while (session->stream->Read(&session->response)) {
-  }
-  EXPECT_EQ(session->stream->Finish().error_code(), StatusCode::UNAUTHENTICATED);
-
-  v1::StartFineTuningJobRequest start;
-  start.set_name("jobs/j");
-  ASSERT_TRUE(CallAs(root_, *jobs_, &v1::FineTuningService::Stub::StartFineTuningJob, start, job).ok());
-  EXPECT_TRUE(admin->Read(&message)) << "the others go on";
-  admin_context.TryCancel();
 }
 
 TEST_F(AccessTest, OneTenantCannotTakeAllWatches) {
@@ -718,77 +446,6 @@ TEST_F(AccessTest, TheQueueOfATenantIsItsOwn) {
   EXPECT_EQ(of_b.oldest_create_time().seconds(), of_a.oldest_create_time().seconds() + 60);
 }
 
-// In one process nothing is sent before it is read.
-TEST_F(AccessTest, ADownloadThatNobodyReadsEndsSoonAfterItsTokenIsRevoked) {
-  AddInputs();
-  RequireTokens();
-  const std::string viewer = Make("viewer", v1::ROLE_VIEWER, "default");
-  const auto begin = [&](const std::string& secret, grpc::ClientContext& context) {
-    Carry(context, secret);
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
-    v1::DownloadBaseModelRequest request;
-    request.set_name("baseModels/base");
-    auto download = models_->DownloadBaseModel(&context, request);
-    v1::DownloadBaseModelResponse message;
-    EXPECT_TRUE(download->Read(&message));
-    return download;
-  };
-  grpc::ClientContext revoked_context, admin_context;
-  const auto revoked = begin(viewer, revoked_context), admin = begin(root_, admin_context);
-  EXPECT_EQ(transfers_.open(), 2u);
-  Revoke("viewer");
-  EXPECT_TRUE(WaitFor([&] { return transfers_.open() == 1; }));
-  v1::DownloadBaseModelResponse message;
-  while (revoked->Read(&message)) {
-  }
-  EXPECT_FALSE(revoked->Finish().ok());
-  while (admin->Read(&message)) {
-  }
-  EXPECT_TRUE(admin->Finish().ok()) << "the others go on";
-}
-
-TEST_F(AccessTest, AStreamOfBeforeTheFirstTokenEndsOnceOneIsNeeded) {
-  Submit("j");
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-  v1::WatchFineTuningJobRequest request;
-  request.set_name("jobs/j");
-  const auto watch = jobs_->WatchFineTuningJob(&context, request);
-  v1::WatchFineTuningJobResponse message;
-  ASSERT_TRUE(watch->Read(&message));
-  RequireTokens();
-  while (watch->Read(&message)) {
-  }
-  EXPECT_EQ(watch->Finish().error_code(), StatusCode::UNAUTHENTICATED);
-}
-
-// As `luthierd admin-token` does it.
-TEST(AdminTokenTest, ALostSecretIsReplacedWhileNoServerUsesTheFolder) {
-  const TempFolder folder;
-  const absl::Time now = absl::Now();
-  EXPECT_TRUE(absl::IsNotFound(ReplaceAdminToken(folder.path(), "root", now).status()));
-  {
-    const std::unique_ptr<Store> store = *Store::Open(folder.path());
-    Writes writes;
-    writes.tokens = {{.id = "root", .sha256 = Sha256Hex("lost"), .role = Role::kAdmin, .revoke_time = now},
-                     {.id = "alice", .sha256 = Sha256Hex("a"), .role = Role::kMember, .tenant = "support"}};
-    ASSERT_TRUE(store->Commit(writes).ok());
-    EXPECT_FALSE(ReplaceAdminToken(folder.path(), "root", now).ok()) << "the folder is in use";
-  }
-  EXPECT_TRUE(absl::IsFailedPrecondition(ReplaceAdminToken(folder.path(), "alice", now).status()));
-  EXPECT_TRUE(absl::IsInvalidArgument(ReplaceAdminToken(folder.path(), "Root!", now).status()));
-  const absl::StatusOr<std::string> secret = ReplaceAdminToken(folder.path(), "root", now);
-  ASSERT_TRUE(secret.ok()) << secret.status();
-  const absl::StatusOr<std::string> another = ReplaceAdminToken(folder.path(), "second", now);
-  ASSERT_TRUE(another.ok()) << another.status();
-  const std::vector<Token> tokens = *(*Store::Open(folder.path()))->Tokens();
-  ASSERT_EQ(tokens.size(), 3u);
-  EXPECT_EQ(tokens[1].sha256, Sha256Hex(*secret));
-  EXPECT_TRUE(tokens[1].ValidAt(now)) << "also if the lost one had been revoked";
-  EXPECT_EQ(tokens[1].role, Role::kAdmin);
-  EXPECT_EQ(tokens[2].sha256, Sha256Hex(*another));
-}
-
 TEST(AttemptKeyTest, IsMadeOnceAndIsForTheServersEyesOnly) {
   const TempFolder folder;
   const absl::StatusOr<std::string> key = AttemptKeyOf(folder.path());
@@ -802,61 +459,6 @@ TEST(AttemptKeyTest, IsMadeOnceAndIsForTheServersEyesOnly) {
   // RFC 4231, test case 2.
   EXPECT_EQ(AttemptCredential("Jefe", "what do ya want for nothing?"),
             "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
-}
-
-TEST(AuditLogTest, KeepsTheNewestLinesInSoManyFilesOfSoManyBytes) {
-  const TempFolder folder;
-  const AuditLog::Options options{.path = folder.path() + "/audit.log", .max_bytes = 100, .files = 3};
-  const auto text_of = [&](const std::string& suffix) {
-    std::ifstream file(options.path + suffix);
-    return std::string((std::istreambuf_iterator<char>(file)), {});
-  };
-  for (int line = 0; line < 40; line += 20) {  // and goes on after a restart
-    AuditLog log(options);
-    for (int i = line; i < line + 20; ++i) log.Append(absl::StrCat("a line with the number ", i));
-  }
-  std::string expected;
-  const std::string kept = text_of(".2") + text_of(".1") + text_of("");
-  const auto count = std::count(kept.begin(), kept.end(), '\n');
-  EXPECT_GE(count, 7) << "two files are full";
-  for (auto i = 40 - count; i < 40; ++i) absl::StrAppend(&expected, "a line with the number ", i, "\n");
-  EXPECT_EQ(kept, expected);
-  for (const char* suffix : {"", ".1", ".2"}) {
-    EXPECT_LE(text_of(suffix).size(), 100u);
-    struct stat found = {};
-    ASSERT_EQ(stat((options.path + suffix).c_str(), &found), 0);
-    EXPECT_EQ(found.st_mode & 0777, 0600u);
-  }
-  EXPECT_FALSE(std::ifstream(options.path + ".3").is_open());
-}
-
-TEST(AuditLogTest, GoesOnOnceItCanBeOpened) {
-  const TempFolder folder;
-  AuditLog log({.path = folder.path() + "/later/audit.log"});
-  log.Append("lost");
-  std::filesystem::create_directory(folder.path() + "/later");
-  log.Append("kept");
-  std::ifstream file(folder.path() + "/later/audit.log");
-  EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "kept\n");
-}
-
-// A file that may not grow stands for a disk that is full in the middle of a line.
-TEST(AuditLogTest, ALineThatTheDiskTookHalfOfIsNotThere) {
-  const TempFolder folder;
-  AuditLog log({.path = folder.path() + "/audit.log"});
-  log.Append("a whole line");
-  struct rlimit before = {};
-  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
-  const auto ignored = signal(SIGXFSZ, SIG_IGN);
-  struct rlimit full = before;
-  full.rlim_cur = 20;
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &full), 0);
-  log.Append("one that the disk has no room for");
-  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
-  signal(SIGXFSZ, ignored);
-  log.Append("another");
-  std::ifstream file(folder.path() + "/audit.log");
-  EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), "a whole line\nanother\n");
 }
 
 }  // namespace

@@ -68,6 +68,27 @@ TEST(ConvertTest, AnEvaluationHasOnlyTheFiguresThatAreNumbers) {
   EXPECT_EQ(MetricOf(job.evaluations(0), "token_accuracy"), 0.5);
 }
 
+TEST(ConvertTest, OfSeveralNodesAJobNamesTheOneThatLeadsAndTheOthersInTheirOrder) {
+  Job job;
+  job.id = "j";
+  job.node = "n1";
+  for (const char* node : {"n3", "n2"}) job.others.emplace_back().node = node;
+  const v1::FineTuningJob message = ToProto(job, v1::FineTuningJob());
+  EXPECT_EQ(message.node(), "nodes/n1");
+  ASSERT_EQ(message.other_nodes_size(), 2);
+  EXPECT_EQ(message.other_nodes(0), "nodes/n3");
+  EXPECT_EQ(message.other_nodes(1), "nodes/n2");
+}
+
+TEST(ConvertTest, ANodeShowsWhereOthersReachItIfTheyDo) {
+  Node node;
+  node.id = "n1";
+  EXPECT_EQ(ToProto(node, State()).gang_address(), "");
+  node.gang_address = "10.0.0.1";
+  node.gang_port = 29400;
+  EXPECT_EQ(ToProto(node, State()).gang_address(), "10.0.0.1:29400");
+}
+
 TEST(ConvertTest, ASpecIsThatOfItsPlanWithWhatTheJobHasBesides) {
   v1::FineTuningJob shared, own;
   shared.mutable_spec()->set_output_model("intents");

@@ -1,6 +1,7 @@
 // Exports: jobs that write a published adapter in another form.
 #include <gmock/gmock.h>
 
+#include <chrono>
 #include <map>
 #include <set>
 
@@ -139,6 +140,7 @@ TEST_F(ExportsTest, EveryFieldThatHasNoEffectIsRefusedByName) {
   spec.mutable_checkpoint()->set_every(2);
   spec.set_chat_template("{{ messages }}");
   spec.set_template_date("2026-11-29");
+  spec.mutable_resources()->set_nodes(3);
   spec.mutable_resources()->set_devices(2);
   const std::string refusal = RefusalOf(request);
   for (const char* field :
@@ -146,7 +148,37 @@ TEST_F(ExportsTest, EveryFieldThatHasNoEffectIsRefusedByName) {
     EXPECT_THAT(refusal, HasSubstr(absl::StrCat(field, ": has no effect on an export"))) << field;
   EXPECT_THAT(refusal, HasSubstr("model_export.format: is missing"));
   EXPECT_THAT(refusal, HasSubstr("output_model: 'No Name'"));
+  EXPECT_THAT(refusal, HasSubstr("resources.nodes: 3 is more than an export uses"));
   EXPECT_THAT(refusal, HasSubstr("resources.devices: 2 is more than an export uses"));
+}
+
+// The trainer would refuse the same, once a node has been taken and the base has been read.
+TEST_F(ExportsTest, WhatAGgufAdapterCannotHoldIsRefusedAtSubmission) {
+  const auto publish = [&](const std::string& model, const std::string& fields) {
+    const std::string config = absl::StrCat(R"({"peft_type": "LORA", "r": 3, )", fields, "}");
+    PublishVersion(model, v1::ModelVersion::ADAPTER,
+                   {{"adapter_config.json", config}, {"adapter_model.safetensors", "weights"}});
+  };
+  publish("dora", R"("target_modules": ["q_proj"], "use_dora": true)");
+  publish("saved", R"("target_modules": ["q_proj"], "modules_to_save": ["lm_head"])");
+  publish("tied-head", R"("target_modules": ["lm_head"])");
+  publish("tied-embedding", R"("target_modules": ["q_proj", "embed_tokens"])");
+  for (const auto& [model, words] :
+       {std::pair<const char*, const char*>{"dora", "use_dora: a GGUF adapter cannot hold magnitudes"},
+        {"saved", "modules_to_save: a GGUF adapter cannot hold whole modules"},
+        {"tied-head", "target_modules: a GGUF adapter cannot hold an adapter on a head"},
+        {"tied-embedding", "target_modules: a GGUF adapter cannot hold an adapter on an embedding"}}) {
+    v1::ExportModelVersionRequest request = RequestFor(absl::StrCat("export-", model), v1::ModelExport::GGUF_ADAPTER);
+    request.set_name(absl::StrCat("models/", model, "/versions/1"));
+    const std::string refusal = RefusalOf(request);
+    EXPECT_THAT(refusal, HasSubstr(absl::StrCat("model_export.format: GGUF_ADAPTER has no place for ", request.name(),
+                                                ": ", words)));
+    EXPECT_THAT(refusal, HasSubstr("export the merged model instead"));
+    request.set_format(v1::ModelExport::MERGED);
+    v1::FineTuningJob job;
+    const grpc::Status merged = Export(request, job);
+    EXPECT_TRUE(merged.ok()) << merged.error_message();
+  }
 }
 
 TEST_F(ExportsTest, OnlyAnAdapterOnItsOwnBaseIsExported) {
@@ -286,6 +318,28 @@ TEST_F(ExportsTest, TheEstimateOfAnExportIsThatOfItsBaseAndItsCopies) {
   small.set_memory_bytes(100'000'000);
   planner_.SetNode("n1", small);
   EXPECT_EQ(Call(*jobs_, &Jobs::EstimateFineTuningJob, question, gguf).error_code(), StatusCode::RESOURCE_EXHAUSTED);
+}
+
+TEST_F(ExportsTest, OnANodeWithGpusAnExportNeedsMainMemory) {
+  Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Drain("n1", /*requeue=*/false, now).ok()); });
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto session = workers_->Session(&context);
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_id("gpu-1");
+  request.mutable_register_()->mutable_inventory()->set_memory_bytes(1'000'000);
+  request.mutable_register_()->mutable_inventory()->add_gpus()->set_memory_bytes(int64_t{80} << 30);
+  ASSERT_TRUE(session->Write(request));
+  v1::SessionResponse registered;
+  ASSERT_TRUE(session->Read(&registered));
+  v1::FineTuningJob job;
+  ASSERT_TRUE(Export(RequestFor("x"), job).ok());
+  v1::GetFineTuningJobRequest question;
+  question.set_name("jobs/x");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::GetFineTuningJob, question, job).ok());
+  EXPECT_EQ(job.pending_code(), v1::PENDING_REASON_TOO_LARGE) << job.pending_reason();
+  context.TryCancel();
+  session->Finish();
 }
 
 TEST_F(ExportsTest, WhatWasExportedIsPublishedAndItsFiguresAreThoseOfItsVersion) {

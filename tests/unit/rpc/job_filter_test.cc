@@ -31,6 +31,9 @@ TEST(ParseJobFilterTest, RefusesWhatItDoesNotKnowAndSaysWhat) {
       {"create_time > yesterday", "'yesterday' is no time such as"},
       {"labels.team > 3", "labels.team: is compared with = or :* only"},
       {"labels.team = \"open", "'labels.team' is not followed by"},
+      {"labels.\"my key\"", "'labels.my key' is not followed by"},
+      {"labels.\"open = 3", "'labels.' is not followed by"},
+      {"labels. = 3", "names no label"},
       {std::string(5000, 'a'), "has 5000 characters, and may have 4096"},
       {"model = \"\"", "model: is compared with nothing"},
       {"base_model = baseModels/", "base_model: is compared with nothing"},
@@ -59,6 +62,16 @@ TEST(ParseJobFilterTest, ReadsQuotedTextAndNarrowsTimes) {
   EXPECT_EQ(filter->query.created_before, eight + absl::Hours(1) + absl::Milliseconds(500) + absl::Microseconds(1));
   EXPECT_EQ(filter->query.base_model, "tiny");
   EXPECT_FALSE(filter->query.oldest_first);
+}
+
+TEST(ParseJobFilterTest, KeysOfLabelsMayBeQuoted) {
+  const auto filter = ParseJobFilter("labels.\"my \\\"own\\\" key = 3\" = \"a b\" AND labels.\"team\":*", "");
+  ASSERT_TRUE(filter.ok()) << filter.status();
+  ASSERT_EQ(filter->labels.size(), 2u);
+  EXPECT_EQ(filter->labels[0].first, "my \"own\" key = 3");
+  EXPECT_EQ(filter->labels[0].second, "a b");
+  EXPECT_EQ(filter->labels[1].first, "team");
+  EXPECT_EQ(filter->labels[1].second, std::nullopt);
 }
 
 class JobListTest : public ServicesTest {
@@ -129,6 +142,17 @@ TEST_F(JobListTest, WhatIsListedIsInOneOfTheStatesAndPassesTheFilter) {
   request.add_states(v1::FineTuningJob::QUEUED);
   ASSERT_TRUE(Call(*jobs_, &Jobs::ListFineTuningJobs, request, page).ok());
   EXPECT_EQ(page.jobs_size(), 3);
+}
+
+TEST_F(JobListTest, ANumberThatNoStateHasIsRefusedAndNotAnEmptyList) {
+  for (const int state : {0, -1, 77}) {
+    v1::ListFineTuningJobsRequest request;
+    request.mutable_states()->Add(state);
+    v1::ListFineTuningJobsResponse page;
+    const grpc::Status status = Call(*jobs_, &Jobs::ListFineTuningJobs, request, page);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), HasSubstr(absl::StrCat("states: ", state, " is no state")));
+  }
 }
 
 TEST_F(JobListTest, ATokenIsOfOneList) {

@@ -1,7 +1,10 @@
 // What users do with jobs, nodes, tenants and versions through the API.
 #include <gmock/gmock.h>
 
+#include <atomic>
+#include <cmath>
 #include <fstream>
+#include <thread>
 
 #include "tests/unit/rpc/services_fixture.h"
 
@@ -49,6 +52,34 @@ TEST_F(JobStepsTest, PausesResumesAndCancels) {
   EXPECT_EQ(ReasonOf(over), "JOB_IS_OVER");
   EXPECT_THAT(over.error_message(), HasSubstr("jobs/j is CANCELLED"));
   EXPECT_EQ(Step(&Jobs::ResumeFineTuningJob, "nobody").error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+// The record is read beside the loop, which alone knows reasons: the job may have moved on between the two.
+TEST_F(JobStepsTest, AJobThatChangesWhileItIsReadIsNeverShownWaitingWithoutAReason) {
+  Create(RequestFor("j"));
+  std::atomic<bool> over = false;
+  std::thread changes([&] {
+    while (!over) {
+      Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Pause("j", now).ok()); });
+      Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Resume("j", now).ok()); });
+    }
+  });
+  v1::ListFineTuningJobsRequest waiting;
+  waiting.add_states(v1::FineTuningJob::QUEUED);
+  for (int i = 0; i < 300; ++i) {
+    v1::GetFineTuningJobRequest get;
+    get.set_name("jobs/j");
+    ASSERT_TRUE(Call(*jobs_, &Jobs::GetFineTuningJob, get, job_).ok());
+    EXPECT_NE(job_.pending_reason(), "") << v1::FineTuningJob::State_Name(job_.state());
+    v1::ListFineTuningJobsResponse list;
+    ASSERT_TRUE(Call(*jobs_, &Jobs::ListFineTuningJobs, waiting, list).ok());
+    for (const v1::FineTuningJob& job : list.jobs()) {
+      EXPECT_EQ(job.state(), v1::FineTuningJob::QUEUED);
+      EXPECT_NE(job.pending_reason(), "");
+    }
+  }
+  over = true;
+  changes.join();
 }
 
 TEST_F(JobStepsTest, HoldsAJobUntilItIsStarted) {
@@ -192,6 +223,67 @@ TEST_F(JobStepsTest, EstimatesWithoutCreatingAndLearnsTheSpeedOfOthers) {
   ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
   EXPECT_GT(estimate.duration().seconds() + estimate.duration().nanos(), 0);
   EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
+}
+
+TEST_F(JobStepsTest, SeveralNodesAreExpectedToBeAsFastAsTheyWereOrElseAsTheirDevicesAlone) {
+  v1::EstimateFineTuningJobRequest request;
+  v1::EstimateFineTuningJobResponse estimate;
+  *request.mutable_spec() = RequestFor("").job().spec();
+  const auto seconds = [&] {
+    EXPECT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
+    return static_cast<double>(estimate.duration().seconds()) + 1e-9 * estimate.duration().nanos();
+  };
+  planner_.ObserveSpeed("base lora", 1);
+  const double alone = seconds();
+  const v1::MemoryEstimate memory = estimate.memory();
+  ASSERT_GT(alone, 0);
+  request.mutable_spec()->mutable_resources()->set_nodes(2);
+  request.mutable_spec()->mutable_resources()->set_devices(4);
+  EXPECT_NEAR(seconds(), alone / 8, 1e-6);
+  EXPECT_EQ(estimate.memory().total_bytes(), memory.total_bytes()) << "that of one device";
+  EXPECT_THAT(estimate.duration_reason(), HasSubstr("from the speed of base lora jobs on one device, times 8"));
+  EXPECT_THAT(estimate.duration_reason(), HasSubstr("add up their gradients over the network is not in it"));
+  planner_.ObserveSpeed(KindOf(request.spec()), 2);
+  EXPECT_NEAR(seconds(), alone / 2, 1e-6);
+  EXPECT_EQ(estimate.duration_reason(), "from the speed of other 2-node 4-device base lora jobs");
+}
+
+TEST_F(JobStepsTest, AJobOnSeveralNodesFitsWhereEnoughOfOneKindReachEachOther) {
+  const auto connect = [&](const std::string& id, bool gpus, const std::string& gang_address) {
+    Node node;
+    node.id = id;
+    node.gpus = gpus;
+    node.gang_address = gang_address;
+    Do([&](State& state, absl::Time now) { state.Register(node, {}, now); });
+  };
+  v1::EstimateFineTuningJobRequest request;
+  *request.mutable_spec() = RequestFor("").job().spec();
+  request.mutable_spec()->mutable_resources()->set_nodes(2);
+  const auto fitting = [&] {
+    v1::EstimateFineTuningJobResponse estimate;
+    EXPECT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
+    return std::vector<std::string>(estimate.fitting_nodes().begin(), estimate.fitting_nodes().end());
+  };
+  connect("cpu-1", /*gpus=*/false, "10.0.0.1");
+  connect("cpu-2", /*gpus=*/false, "");
+  connect("gpu-1", /*gpus=*/true, "10.0.0.3");
+  EXPECT_THAT(fitting(), ElementsAre()) << "one is reached by nobody, and CPUs and GPUs do not train together";
+  connect("cpu-3", /*gpus=*/false, "10.0.0.4");
+  EXPECT_THAT(fitting(), ElementsAre("nodes/cpu-1", "nodes/cpu-3"));
+  request.mutable_spec()->mutable_resources()->clear_nodes();
+  EXPECT_THAT(fitting(), ElementsAre("nodes/cpu-1", "nodes/cpu-2", "nodes/cpu-3", "nodes/gpu-1"));
+}
+
+TEST_F(JobStepsTest, TheQueueShowsHowManyNodesAndDevicesAJobNeeds) {
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.mutable_job()->mutable_spec()->mutable_resources()->set_nodes(2);
+  request.mutable_job()->mutable_spec()->mutable_resources()->set_devices(3);
+  Create(request);
+  v1::Queue queue;
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
+  ASSERT_EQ(queue.entries_size(), 1);
+  EXPECT_EQ(queue.entries(0).nodes(), 2);
+  EXPECT_EQ(queue.entries(0).devices(), 6);
 }
 
 TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {
@@ -518,6 +610,12 @@ TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {
   const grpc::Status below = Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version);
   EXPECT_EQ(below.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(ReasonOf(below), "BELOW_MINIMUM");
+  for (const double value : {-0.1, 90.0, std::nan("")}) {
+    request.mutable_minimum()->set_value(value);
+    const grpc::Status wrong = Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version);
+    EXPECT_EQ(wrong.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << value;
+    EXPECT_THAT(wrong.error_message(), HasSubstr("minimum.value: ")) << value;
+  }
   request.mutable_minimum()->set_value(0.85);
   ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version).ok());
   EXPECT_THAT(version.aliases(), ElementsAre("production"));

@@ -9,7 +9,9 @@
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
 #include "server/rpc/status.h"
+#include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
+#include "tests/support/hostile_templates.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -28,12 +30,56 @@ TEST(StatusTest, AMessageThatFitsIntoNoHeaderIsCutBehindAWholeCharacter) {
   EXPECT_LT(status.error_message().size() + status.error_details().size(), size_t{200} << 10);
 }
 
+TEST(StatusTest, AnIdThatIsCutWithinACharacterOrHasALineBreakIsStillOneViolation) {
+  const std::string cut = std::string(79, 'a') + "é";
+  for (const std::string& id : {cut, std::string("a\nb: c"), std::string("\0\x1b[2J", 5)}) {
+    const grpc::Status status = ToGrpcStatus(CheckId("job_id", id));
+    const ErrorDetails details = ParseErrorDetails(status.error_details());
+    EXPECT_EQ(details.reason, "INVALID_ARGUMENT") << id;
+    ASSERT_EQ(details.violations.size(), 1u) << id;
+    EXPECT_EQ(details.violations[0].field, "job_id") << id;
+  }
+  EXPECT_THAT(std::string(CheckId("tenant", "").message()), HasSubstr("tenant: is missing; give 1 to 63 characters"));
+}
+
 TEST_F(ServicesTest, StoresADatasetOnceAndRefusesOtherContentUnderItsName) {
   v1::Dataset dataset;
   ASSERT_TRUE(Upload("d", kRow, dataset).ok());
   EXPECT_EQ(dataset.parts(0).rows(), 1);
   EXPECT_TRUE(Upload("d", kRow, dataset).ok());
   EXPECT_EQ(Upload("d", std::string(kRow) + kRow, dataset).error_code(), grpc::StatusCode::ALREADY_EXISTS);
+}
+
+// As they were on record before sizes were.
+TEST_F(ServicesTest, FilesOfAnOlderServerAreCountedForTheirTenants) {
+  const TempFolder folder;
+  const std::unique_ptr<Store> store = *Store::Open(folder.path());
+  v1::Dataset dataset;
+  dataset.set_tenant("support");
+  dataset.add_parts()->set_size_bytes(100);
+  dataset.add_parts()->set_size_bytes(20);
+  v1::ArtifactStored version;
+  version.add_files()->set_size_bytes(4000);
+  version.add_files()->set_size_bytes(500);
+  Writes writes;
+  writes.resources.push_back(
+      {ResourceKind::kDataset, "rows", Resource{.id = "rows", .payload = dataset.SerializeAsString()}});
+  Job job{.number = 1, .id = "j", .base_model = "base", .model = "m", .state = JobState::kSucceeded};
+  writes.jobs.push_back(job);
+  writes.new_jobs.push_back({.number = 1});
+  writes.versions.push_back({.model = "m",
+                             .version = 1,
+                             .job = "j",
+                             .tenant = "default",
+                             .attempt = 1,
+                             .base_model = "base",
+                             .payload = version.SerializeAsString()});
+  ASSERT_TRUE(store->Commit(writes).ok());
+  ASSERT_TRUE(CountOlderFiles(*store).ok());
+  const absl::StatusOr<State> state = store->LoadState(absl::Now());
+  ASSERT_TRUE(state.ok()) << state.status();
+  EXPECT_EQ(state->TenantOf("support").storage_bytes, 120);
+  EXPECT_EQ(state->TenantOf("default").storage_bytes, 4500);
 }
 
 TEST_F(ServicesTest, NamesPartAndLineOfMalformedRowsAndKeepsNothing) {
@@ -356,6 +402,35 @@ TEST_F(ServicesTest, WarnsOfMoreDevicesThanAnyNodeHas) {
   EXPECT_EQ(explained.pending_reason(), "the job asks for 99 devices and the largest connected node has 2");
 }
 
+TEST_F(ServicesTest, WarnsOfMoreNodesThanItHasSeen) {
+  AddInputs();
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  spec.mutable_resources()->set_nodes(2);
+  const auto warnings = [&] {
+    const auto plan = planner_.PlanOf(spec);
+    EXPECT_TRUE(plan.ok()) << plan.status();
+    return std::vector<std::string>((*plan)->job.warnings().begin(), (*plan)->job.warnings().end());
+  };
+  const auto warning =
+      testing::Contains(testing::HasSubstr("resources.nodes: 2 are more than the 1 that the server has seen"));
+  EXPECT_THAT(warnings(), testing::Not(warning)) << "no node was seen, so nobody can say";
+  planner_.SetNode("n1", v1::Inventory());
+  EXPECT_THAT(warnings(), warning);
+  planner_.SetNode("n2", v1::Inventory());
+  EXPECT_THAT(warnings(), testing::Not(warning));
+}
+
+// A plan is made once, though nodes come one after the other.
+TEST_F(ServicesTest, ANodeMoreMakesNoNewPlanOfAJobThatHasEnough) {
+  AddInputs();
+  const v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  planner_.SetNode("n1", v1::Inventory());
+  const auto plan = planner_.PlanOf(spec);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  planner_.SetNode("n2", v1::Inventory());
+  EXPECT_EQ(planner_.KnownPlanOf(spec), *plan);
+}
+
 TEST_F(ServicesTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {
   AddInputs();
   Submit("first");
@@ -471,6 +546,32 @@ TEST_F(ServicesTest, StartsAProcessForRowsThatItHasNotSeenLatelyAndForNoOthers) 
   EXPECT_TRUE(absl::IsUnavailable(planner.PlanOf(spec).status())) << "the rows are other tokens";
 }
 
+// A trainer would die of it, which counts as the fault of its node.
+TEST_F(ServicesTest, ATemplateThatWouldEndAnEvaluationIsRefused) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer ends a program in its own way";
+#endif
+  AddInputs();
+  v1::Dataset dataset;
+  ASSERT_TRUE(Upload("held-out", ChatLine("good", "a") + ChatLine("bad", "a"), dataset).ok());
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  spec.mutable_dataset()->clear_dataset();
+  spec.mutable_dataset()->set_train("rows");
+  spec.set_chat_template(absl::StrCat(
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+      "{{ m.content + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m.content + '<|im_end|>' }}{% endif %}"
+      "{{ '\n' }}{% endfor %}{% if add_generation_prompt and messages[-1].content == 'bad' %}",
+      HostileTemplates().front().source, "{% endif %}"));
+  EXPECT_TRUE(planner_.PlanOf(spec).ok()) << "nothing is held out";
+  spec.mutable_dataset()->set_validation("held-out");
+  spec.mutable_evaluation()->set_max_rows(1);
+  EXPECT_TRUE(planner_.PlanOf(spec).ok()) << "the first row is a good one";
+  spec.clear_evaluation();
+  const absl::Status refused = planner_.PlanOf(spec).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(refused)) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("chat_template: checking the rows with it needs more than "));
+}
+
 // Only conversations with tools ask for the date here, and their template is a file in a folder of its own.
 TEST_F(ServicesTest, ABasesTemplateForToolsIsRegisteredAndAsksForTheDay) {
   AddInputs();
@@ -521,7 +622,7 @@ TEST_F(ServicesTest, ASpeedThatNoMachineHasMakesNoJobLastForEver) {
   const auto plan = planner_.PlanOf(RequestFor("j").job().spec());
   ASSERT_TRUE(plan.ok()) << plan.status();
   planner_.ObserveSpeed((*plan)->kind, 1e-300);
-  EXPECT_LE(planner_.DurationOf(**plan).value(), absl::Hours(24 * 365));
+  EXPECT_LE(planner_.DurationOf(**plan).duration.value(), absl::Hours(24 * 365));
 }
 
 TEST(NewJobIdTest, IsInTheOrderOfCreationAndFitsTheRules) {

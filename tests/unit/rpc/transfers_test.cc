@@ -2,6 +2,8 @@
 #include <gmock/gmock.h>
 
 #include <deque>
+#include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <vector>
@@ -162,6 +164,42 @@ TEST_F(SilentTransfersTest, ADownloadThatNobodyReadsEnds) {
   while (download->Read(&message)) {
   }
   EXPECT_FALSE(download->Finish().ok());
+}
+
+TEST_F(TransfersTest, AStoredFileThatIsGoneOrCutIsDamageAndNoMistakeOfTheCaller) {
+  AddInputs();
+  v1::GetBaseModelRequest get;
+  get.set_name("baseModels/base");
+  v1::BaseModel base;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetBaseModel, get, base).ok());
+  const v1::ModelFile& file = base.files(0);
+  const auto download = [&](int64_t offset) {
+    v1::DownloadBaseModelRequest request;
+    request.set_name("baseModels/base");
+    request.set_path(file.path());
+    request.set_offset(offset);
+    grpc::ClientContext context;
+    const auto stream = models_->DownloadBaseModel(&context, request);
+    v1::DownloadBaseModelResponse message;
+    while (stream->Read(&message)) {
+    }
+    return stream->Finish();
+  };
+  EXPECT_TRUE(download(file.size_bytes()).ok());
+  for (const int64_t outside : {int64_t{-1}, file.size_bytes() + 1}) {
+    const grpc::Status refused = download(outside);
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::OUT_OF_RANGE);
+    EXPECT_THAT(refused.error_message(), testing::HasSubstr(absl::StrCat("offset: ", outside, " is no position in ")));
+  }
+  const std::string stored = artifacts_->MakeLocal(file.sha256())->path;
+  std::filesystem::remove(stored);
+  std::ofstream(stored) << "x";
+  const grpc::Status cut = download(file.size_bytes());
+  EXPECT_EQ(cut.error_code(), grpc::StatusCode::DATA_LOSS) << cut.error_message();
+  std::filesystem::remove(stored);
+  const grpc::Status gone = download(0);
+  EXPECT_EQ(gone.error_code(), grpc::StatusCode::DATA_LOSS);
+  EXPECT_THAT(gone.error_message(), testing::HasSubstr("restore it from a backup"));
 }
 
 TEST_F(TransfersTest, ADatasetIsNoLargerThanItMayBe) {

@@ -78,6 +78,35 @@ TEST_F(StoreTest, BringsBackWhatWasCommitted) {
   EXPECT_EQ(store_->Events(job->number, 0, 100)->size(), static_cast<size_t>(job->last_event));
 }
 
+TEST_F(StoreTest, BringsBackAllNodesOfAJobAndWhatItHoldsOfEach) {
+  Open();
+  AddBase();
+  for (const char* node : {"n1", "n2", "n3"})
+    state_.Register(Node{.id = node, .devices = 2, .gpus = true, .gang_address = node}, {}, kNow);
+  Job asked{.id = "j", .base_model = "base", .devices = 2, .nodes = 3};
+  ASSERT_TRUE(CreateJob(state_, *store_, asked, {}, {.own = "spec"}, kNow).ok());
+  Write();
+  Open();
+  EXPECT_EQ(state_.Find("j")->nodes, 3);
+  for (const char* node : {"n1", "n2", "n3"})
+    state_.Register(Node{.id = node, .devices = 2, .gpus = true, .gang_address = node}, {}, kNow);
+  state_.Tick(kNow);
+  Report ended{.attempt = {"j", 1}, .input = JobInput::kAttemptStopped};
+  ended.node = "n3";
+  ASSERT_TRUE(state_.Record(ended, kNow));
+  Write();
+  Open();
+  const Job* job = state_.Find("j");
+  ASSERT_NE(job, nullptr);
+  EXPECT_EQ(job->node, "n1");
+  EXPECT_THAT(job->held, ElementsAre(0, 1));
+  EXPECT_THAT(job->others, ElementsAre(Place{"n2", {0, 1}}, Place{"n3", {}}));
+  EXPECT_EQ(store_->GetJob("j")->job.others, job->others);
+  EXPECT_THAT(state_.jobs().OnNode("n2"), ElementsAre("j"));
+  EXPECT_THAT(state_.jobs().OnNode("n3"), ElementsAre()) << "its part has ended there";
+  EXPECT_EQ(state_.jobs().LoadOf("default").running_devices, 4);
+}
+
 TEST_F(StoreTest, KeepsOnceWhatJobsOfOnePlanShare) {
   Open();
   AddBase();
@@ -333,6 +362,7 @@ TEST_F(StoreTest, TakesOverADatabaseOfVersion1WithEverythingInIt) {
     EXPECT_EQ(waiting->state, JobState::kQueued);
     EXPECT_EQ(waiting->tenant, "default");
     EXPECT_EQ(waiting->service_class, ServiceClass::kStandard);
+    EXPECT_EQ(waiting->nodes, 1);
     EXPECT_EQ(waiting->priority, 0);
     EXPECT_EQ(waiting->revision, 1);
     EXPECT_EQ(store_->GetJob("done")->spec.own, "spec 1");
@@ -362,6 +392,30 @@ TEST_F(StoreTest, TakesOverADatabaseOfVersion1WithEverythingInIt) {
   EXPECT_EQ(store_->GetJob("running")->job.state, JobState::kFailed);
   EXPECT_EQ(store_->Aliases("intents")->size(), 1u);
   EXPECT_EQ(state_.tenants().size(), 1u);
+}
+
+TEST_F(StoreTest, CountsOnceWhatAnOlderVersionStored) {
+  {
+    std::ifstream stream("tests/unit/store/version1.sql");
+    const std::string sql(std::istreambuf_iterator<char>(stream), {});
+    SQLite::Database(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE).exec(sql);
+  }
+  const Store::OlderSizes sizes = {
+      .of_dataset = [](const Resource& dataset) { return Stored{"support", dataset.payload == "\x02" ? 300 : 1}; },
+      .of_version = [](const ModelVersion& version) { return version.payload == "\x04" ? 40 : 1; }};
+  Open();
+  for (int start = 0; start < 2; ++start) {
+    ASSERT_TRUE(store_->CountOlder(sizes).ok());
+    Open();
+    EXPECT_EQ(state_.TenantOf("support").storage_bytes, 300);
+    EXPECT_EQ(state_.TenantOf("default").storage_bytes, 40);
+    EXPECT_EQ(state_.TenantOf("default").weight, 1);
+    EXPECT_EQ(*store_->VersionBytes("intents", 1), 40);
+  }
+  ASSERT_TRUE(state_.DeleteVersion("intents", 1, {}, 40).ok());
+  Write();
+  Open();
+  EXPECT_EQ(state_.TenantOf("default").storage_bytes, 0);
 }
 
 TEST_F(StoreTest, BringsBackWhatUsersChangedOfJobsTenantsAndNodes) {

@@ -35,6 +35,46 @@ TEST(ChatTemplateTest, PrintsJsonAsPythonDoesAndKeepsTheOrderOfKeys) {
   EXPECT_EQ(Render("{{ [1, {'a': 2}] | tojson(indent=2) }}", nullptr), "[\n  1,\n  {\n    \"a\": 2\n  }\n]");
 }
 
+// minijinja's own slices take the element at 0 along and fail for an empty list.
+TEST(ChatTemplateTest, SlicesWithAStepAsPythonDoes) {
+  const OrderedJson numbers = OrderedJson::parse(R"({"v": [5, 3, 8, 1], "none_of_it": []})");
+  EXPECT_EQ(Render("{{ v[2:0:-1] }} {{ v[::-1] }} {{ v[-2::-1] }} {{ v[::2][1:] }} {{ v[1:][::-1][0] }}", numbers),
+            "[8, 3] [1, 8, 3, 5] [8, 3, 5] [8] 1");
+  EXPECT_EQ(Render("{% for x in none_of_it[::-1] %}x{% else %}none{% endfor %}|{{ ''[::-1] }}|{{ 'héllo'[3:0:-1] }}",
+                   numbers),
+            "none||llé");
+}
+
+TEST(ChatTemplateTest, ReadsStringsAndRawBlocksAsPythonDoes) {
+  EXPECT_EQ(Render("{{ 'a\\/b' }} {{ '\\U0001F600' }} {{ '\\a' | tojson }} {{ 'goes \\\non' }}", nullptr),
+            "a\\/b 😀 \"\\u0007\" goes on");
+  EXPECT_EQ(Render("{% raw %}\n{{ x }}{% endraw %}\n!", nullptr), "\n{{ x }}!");
+}
+
+TEST(ChatTemplateTest, KnowsTheMethodsOfPythonsTexts) {
+  EXPECT_EQ(Render("{{ 'äöx'.find('x') }} {{ 'abc'.count('') }} {{ 'hello'.index('l', 3) }}", nullptr), "2 4 3");
+  EXPECT_EQ(Render("{{ 'A B'.isupper() }} {{ ''.isspace() }} {{ 'ab'.startswith(('x', 'b'), 1) }}", nullptr),
+            "True False True");
+  EXPECT_EQ(Render("{{ '3rd don\\'t'.title() }} {{ 'doc_id (x)' | title }} {{ 'éA' | capitalize }}", nullptr),
+            "3Rd Don'T Doc_id (X) Éa");
+  EXPECT_EQ(
+      Render("{{ ' a  b c '.split(none, 1) }} {{ 'a b c'.rsplit(maxsplit=1) }} {{ 'a\\x0bb'.splitlines() }}", nullptr),
+      "['a', 'b c '] ['a b', 'c'] ['a', 'b']");
+  EXPECT_EQ(Render("[{{ '\\x1fa '.strip() }}] [{{ 'x'.center(4) }}] {{ '-7'.zfill(4) }}", nullptr), "[a] [ x  ] -007");
+}
+
+TEST(ChatTemplateTest, CountsAsJinja2OnPythonDoes) {
+  EXPECT_EQ(Render("{{ 2.5 | round }} {{ 2.675 | round(2) }} {{ 2.1 | round(method='ceil') }}", nullptr),
+            "2.0 2.67 3.0");
+  EXPECT_EQ(Render("{{ 'x' | int }} {{ ' 1_000 ' | int }} {{ '3.9' | int }} {{ 'x' | float(1.5) }}", nullptr),
+            "0 1000 3 1.5");
+  EXPECT_EQ(Render("{{ v | sum(attribute='n', start=1) }} {{ (v | max(attribute='n')).n }} {{ ['b', 'A'] | min }}",
+                   OrderedJson::parse(R"({"v": [{"n": 2}, {"n": 3}]})")),
+            "6 3 A");
+  EXPECT_EQ(Render("{{ nothing | items | list }} {{ dict([('a', 1)], b=2) }}", nullptr), "[] {'a': 1, 'b': 2}");
+  EXPECT_EQ(Render("{{ strftime_now('%c|%D|%V') }}", nullptr), "Fri Jul 26 12:34:56 2024|07/26/24|30");
+}
+
 TEST(ChatTemplateTest, GivesSpecialTokensToTheTemplate) { EXPECT_EQ(Render("{{ eos_token }}!", nullptr), "</s>!"); }
 
 TEST(ChatTemplateTest, PinsTheDate) {

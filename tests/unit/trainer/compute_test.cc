@@ -64,10 +64,11 @@ TEST(ComputeTest, AnAdapterLearnsThroughRecomputedLayersOverAFrozenBase) {
   }
 }
 
-// It lies in front of the layers, so its gradient comes through all of them.
-TEST(ComputeTest, AnEmbeddingsAdapterLearnsThroughRecomputedLayers) {
-  const auto gradients = [](bool recompute) {
-    const ModelFixture fixture("gemma3_embedding", "tests/fixtures/adapters/");
+// The one lies in front of the layers, so its gradient comes through all of them; the others are cut into experts' in
+// every pass.
+TEST(ComputeTest, AdaptersOfEmbeddingAndExpertsLearnThroughRecomputedLayers) {
+  const auto gradients = [](const std::string& name, bool recompute) {
+    const ModelFixture fixture(name, "tests/fixtures/adapters/");
     for (const auto& [name, tensor] : fixture.adapter.tensors) tensor.set_requires_grad(true);
     fixture.tuned->Configure({std::nullopt, recompute});
     SumLoss(*fixture.tuned, Batch()).backward();
@@ -75,11 +76,13 @@ TEST(ComputeTest, AnEmbeddingsAdapterLearnsThroughRecomputedLayers) {
     for (const auto& [name, tensor] : fixture.adapter.tensors) result[name] = tensor.grad();
     return result;
   };
-  const NamedTensors kept = gradients(false), again = gradients(true);
-  for (const auto& [name, gradient] : kept) {
-    ASSERT_TRUE(gradient.defined() && again.at(name).defined()) << name;
-    EXPECT_GT(gradient.abs().max().item<double>(), 0) << name;
-    EXPECT_LT(RelativeDifference(again.at(name), gradient), 1e-6) << name;
+  for (const std::string fixture : {"gemma3_embedding", "qwen3_moe_experts"}) {
+    const NamedTensors kept = gradients(fixture, false), again = gradients(fixture, true);
+    for (const auto& [name, gradient] : kept) {
+      ASSERT_TRUE(gradient.defined() && again.at(name).defined()) << name;
+      EXPECT_GT(gradient.abs().max().item<double>(), 0) << name;
+      EXPECT_LT(RelativeDifference(again.at(name), gradient), 1e-6) << name;
+    }
   }
 }
 

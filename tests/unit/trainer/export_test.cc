@@ -71,8 +71,9 @@ TEST_F(ExportTest, AGgufAdapterOfEveryFamilyComputesWhatWasTrained) {
   }
 }
 
-TEST_F(ExportTest, AnAdapterOnAnEmbeddingComputesWhatWasTrainedInEveryForm) {
-  for (const std::string name : {"llama_embedding", "gemma3_embedding", "gemma2_embedding_dora"}) {
+TEST_F(ExportTest, AnAdapterOnEmbeddingOrExpertsComputesWhatWasTrainedInEveryForm) {
+  for (const std::string name :
+       {"llama_embedding", "gemma3_embedding", "gemma2_embedding_dora", "qwen3_moe_experts", "qwen3_moe_router"}) {
     const ModelFixture fixture(name, "tests/fixtures/adapters/");
     const TrainedModel trained{*fixture.tuned, probe_};
     const absl::Status adapter =
@@ -121,6 +122,29 @@ TEST_F(ExportTest, TheGgufAdapterOfAnEmbeddingIsTurned) {
   EXPECT_THAT(file->tensors.at("token_embd.weight.lora_b").shape, ElementsAre(16, 2));
   const Tensor& trained = fixture.adapter.tensors.at("base_model.model.model.embed_tokens.lora_embedding_A");
   EXPECT_TRUE(at::equal(at::tensor(at::ArrayRef<float>(a.values), at::kFloat).view(a.shape), trained.t()));
+}
+
+// llama.cpp has the matrices of all experts as a stack, and gate and up apart; what these have of A is the same.
+TEST_F(ExportTest, TheGgufAdapterOfExpertsIsAStackOfTheirs) {
+  const ModelFixture fixture("qwen3_moe_experts", "tests/fixtures/adapters/");
+  ASSERT_TRUE(
+      ExportGgufAdapter(fixture.adapter, fixture.base, fixture.config, {*fixture.tuned, probe_}, Out("a.gguf")).ok());
+  const auto file = ReadGguf(Out("a.gguf"));
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto tensor = [&](const std::string& name) {
+    const GgufTensor& stored = file->tensors.at("blk.0." + name);
+    return at::tensor(at::ArrayRef<float>(stored.values), at::kFloat).view(stored.shape);
+  };
+  const std::string prefix = "base_model.model.model.layers.0.mlp.experts.base_layer.";
+  const Tensor a = fixture.adapter.tensors.at(prefix + "lora_A.weight").view({4, 3, 16}),
+               b = fixture.adapter.tensors.at(prefix + "lora_B.weight").view({16, 3, 4});
+  EXPECT_TRUE(at::equal(tensor("ffn_gate_exps.weight.lora_a"), a));
+  EXPECT_TRUE(at::equal(tensor("ffn_up_exps.weight.lora_a"), a));
+  for (int64_t expert = 0; expert < 4; ++expert) {
+    EXPECT_TRUE(at::equal(tensor("ffn_gate_exps.weight.lora_b")[expert], b.select(2, expert).slice(0, 0, 8)));
+    EXPECT_TRUE(at::equal(tensor("ffn_up_exps.weight.lora_b")[expert], b.select(2, expert).slice(0, 8, 16)));
+  }
+  EXPECT_THAT(file->tensors.at("blk.0.ffn_down_exps.weight.lora_b").shape, ElementsAre(4, 16, 2));
 }
 
 TEST_F(ExportTest, AnExportThatIsStoppedSaysSoAndLeavesNothing) {
@@ -217,6 +241,28 @@ TEST_F(ExportTest, AnExportThatComputesSomethingElseFails) {
   const auto merged = *MergeAdapter(fixture.config, fixture.base, fixture.adapter);
   EXPECT_EQ(ExportModel({merged.weights, fixture.config_json, fixture.folder + "/base", {2}}, wrong, Out("m")).code(),
             absl::StatusCode::kInternal);
+}
+
+// A router that chooses between two experts that are nearly as probable is turned by rounding, and then a few tokens
+// have other logits.
+TEST_F(ExportTest, AFewTokensOfAnotherExpertDoNotKeepAModelBack) {
+  const ModelFixture fixture("qwen3_moe");
+  json config_json = WithDtype(fixture.config_json, "float32");
+  config_json["tie_word_embeddings"] = false;  // so that the embedding of one token moves no logits of the others
+  const ModelConfig config = *ParseModelConfig(config_json);
+  NamedTensors weights = fixture.base;
+  const Tensor embedding_VD = weights.at("model.embed_tokens.weight");
+  weights["lm_head.weight"] = embedding_VD;
+  const auto export_of = [&](const Tensor& trained_VD) {
+    NamedTensors trained = weights;
+    trained["model.embed_tokens.weight"] = trained_VD;
+    const auto model = *MakeModel(config, trained, {});
+    return ExportModel({weights, config_json, fixture.folder + "/base", {2}}, {*model, probe_}, Out("m")).code();
+  };
+  const Tensor last_token_VD = embedding_VD.clone();  // 20 ends the probe, so no other token sees it
+  last_token_VD[20].neg_();
+  EXPECT_EQ(export_of(last_token_VD), absl::StatusCode::kOk);
+  EXPECT_EQ(export_of(-embedding_VD), absl::StatusCode::kInternal);
 }
 
 // Rounding 16-bit weights moves logits by more than one layer that was merged without its adapter: logits alone would

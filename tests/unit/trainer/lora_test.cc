@@ -9,6 +9,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "tests/support/temp_folder.h"
@@ -30,6 +31,29 @@ ModelConfig TinyConfig(bool tied = true) {
                             {"num_attention_heads", 4},
                             {"num_key_value_heads", 2},
                             {"tie_word_embeddings", tied}});
+}
+
+// Two layers with 4 experts of which a token takes 2, and one without.
+ModelConfig Mixture() {
+  return *ParseModelConfig({{"model_type", "qwen3_moe"},
+                            {"vocab_size", 31},
+                            {"hidden_size", 16},
+                            {"intermediate_size", 24},
+                            {"moe_intermediate_size", 6},
+                            {"num_experts", 4},
+                            {"num_experts_per_tok", 2},
+                            {"norm_topk_prob", true},
+                            {"num_hidden_layers", 3},
+                            {"mlp_only_layers", {1}},
+                            {"num_attention_heads", 4},
+                            {"num_key_value_heads", 2},
+                            {"head_dim", 4}});
+}
+
+AdapterConfig OnExperts() {
+  AdapterConfig lora;
+  lora.target_parameters = {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
+  return lora;
 }
 
 AdapterConfig AllLinear() {
@@ -125,6 +149,13 @@ TEST(LoraTest, AFreshAdapterLeavesTheModelAsItIs) {
   // B of an embedding is what differs from 0: else A, which a token sees, would have no gradient.
   const Tensor b_DR = embedding.tensors.at("base_model.model.model.embed_tokens.lora_embedding_B");
   EXPECT_NEAR(b_DR.std().item<double>(), 1, 0.3);
+  const ModelConfig mixture = Mixture();
+  const NamedTensors mixed = RandomWeights(mixture, 3);
+  const Adapter experts = *MakeAdapter(OnExperts(), mixture, mixed, 4);
+  EXPECT_TRUE(at::equal(Logits(**MakeTunedModel(mixture, mixed, {&experts}), Batch()),
+                        Logits(**MakeModel(mixture, mixed, {}), Batch())));
+  const Tensor& a = experts.tensors.at("base_model.model.model.layers.0.mlp.experts.lora_A.weight");
+  EXPECT_NEAR(a.abs().max().item<double>(), 1 / std::sqrt(6.0), 0.02);  // by the inputs of one expert
   lora.dora = true;
   lora.modules_to_save = {"embed_tokens", "lm_head"};
   const Adapter everything = *MakeAdapter(lora, config, weights, 4);
@@ -290,6 +321,124 @@ TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {
       EXPECT_EQ(merged->untied, tied && moves_one_of_two) << name;
     }
   }
+}
+
+TEST(LoraTest, AMergedMixtureComputesWhatTheAdaptedOneDoes) {
+  at::NoGradGuard no_grad;
+  const ModelConfig config = Mixture();
+  const NamedTensors weights = RandomWeights(config, 3);
+  const std::vector<std::vector<std::string>> targets = {
+      {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"},
+      {"mlp.experts.gate_up_proj"},
+      {"layers.2.mlp.experts.down_proj", "mlp.experts.gate_up_proj"},
+      {"mlp.gate.weight", "mlp.gate_proj.weight"},
+  };
+  for (const std::vector<std::string>& names : targets) {
+    AdapterConfig lora;
+    lora.target_modules = {"v_proj"};
+    lora.target_parameters = names;
+    lora.rank_pattern = {{names[0], 3}};
+    lora.alpha_pattern = {{names[0], 20}};
+    const Adapter adapter = MakeFilled(lora, config, weights);
+    const Tensor adapted = Logits(**MakeTunedModel(config, weights, {&adapter}), Batch());
+    const auto merged = MergeAdapter(config, weights, adapter);
+    ASSERT_TRUE(merged.ok()) << merged.status();
+    EXPECT_LT(MaxDiff(Logits(**MakeMergedModel(config, *merged), Batch()), adapted), 1e-4) << names[0];
+    lora.target_parameters.clear();
+    lora.rank_pattern.clear();
+    lora.alpha_pattern.clear();
+    Adapter without{lora, {}};
+    for (const auto& [name, tensor] : adapter.tensors) {
+      if (absl::StrContains(name, ".v_proj.")) without.tensors[name] = tensor;
+    }
+    EXPECT_GT(MaxDiff(Logits(**MakeTunedModel(config, weights, {&without}), Batch()), adapted), 1e-3)
+        << names[0] << " does nothing";
+  }
+}
+
+// Expert by expert, by what PEFT's get_delta_weight says: A lies by expert, B by rank.
+TEST(LoraTest, EveryExpertHasItsOwnPartOfTheAdapter) {
+  const ModelConfig config = Mixture();
+  const NamedTensors weights = RandomWeights(config, 3);
+  const Adapter adapter = MakeFilled(OnExperts(), config, weights);
+  const auto merged = MergeAdapter(config, weights, adapter);
+  ASSERT_TRUE(merged.ok()) << merged.status();
+  const std::string prefix = "base_model.model.model.layers.2.mlp.experts.";
+  const Tensor a = adapter.tensors.at(prefix + "base_layer.lora_A.weight").view({4, 8, 16}),
+               b = adapter.tensors.at(prefix + "base_layer.lora_B.weight").view({12, 8, 4});
+  for (int64_t expert = 0; expert < 4; ++expert) {
+    const std::string name = absl::StrCat("model.layers.2.mlp.experts.", expert, ".");
+    const Tensor change = at::mm(b.select(2, expert), a[expert]);
+    for (const auto& [part, first] : {std::pair("gate_proj.weight", 0), std::pair("up_proj.weight", 6)}) {
+      const Tensor moved = merged->weights.at(name + part) - weights.at(name + part);
+      EXPECT_LT(MaxDiff(moved, change.slice(0, first, first + 6)), 1e-5) << name << part;
+    }
+  }
+}
+
+// AdamW moves what has a gradient of zero, too, so that an expert without tokens is treated as by transformers.
+TEST(LoraTest, AnExpertWithoutTokensHasAGradientOfZero) {
+  const ModelConfig config = Mixture();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora = OnExperts();
+  lora.rank = 1;  // where a column of B could be taken for a row
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  for (const auto& [name, tensor] : adapter.tensors) tensor.set_requires_grad(true);
+  const Example alike{{7, 7}, {0, 1}};  // both tokens take the same two experts of four
+  SumLoss(**MakeTunedModel(config, weights, {&adapter}), MakePackedBatch({&alike}, at::kCPU)).backward();
+  int64_t idle = 0;
+  for (const auto& [name, tensor] : adapter.tensors) {
+    ASSERT_TRUE(tensor.grad().defined()) << name;
+    EXPECT_TRUE(tensor.grad().is_contiguous()) << name;
+    EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << name;
+    if (absl::StrContains(name, "lora_A")) idle += (tensor.grad().abs().sum(1) == 0).sum().item<int64_t>();
+  }
+  EXPECT_EQ(idle, 2 * 2 * 2);  // experts, parameters, layers
+}
+
+TEST(LoraTest, AnAdapterOnExpertsHasPeftsNamesAndShapes) {
+  const ModelConfig config = Mixture();
+  const NamedTensors weights = RandomWeights(config, 3);
+  const auto shapes_of = [&](const std::vector<std::string>& targets) {
+    AdapterConfig lora;
+    lora.rank = 3;
+    lora.target_parameters = targets;
+    const Adapter adapter = MakeFilled(lora, config, weights);
+    const TempFolder folder;
+    EXPECT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+    const auto again = ReadAdapter(folder.path(), config);
+    EXPECT_TRUE(again.ok()) << again.status();
+    std::map<std::string, std::vector<int64_t>> shapes;
+    for (const auto& [name, tensor] : again->tensors) {
+      EXPECT_TRUE(at::equal(tensor, adapter.tensors.at(name))) << name;
+      shapes[name] = tensor.sizes().vec();
+    }
+    return shapes;
+  };
+  const std::string mlp = "base_model.model.model.layers.2.mlp.";
+  const std::map<std::string, std::vector<int64_t>> both = {
+      {mlp + "experts.base_layer.lora_A.weight", {12, 16}},
+      {mlp + "experts.base_layer.lora_B.weight", {12, 12}},
+      {mlp + "experts.lora_A.weight", {12, 6}},
+      {mlp + "experts.lora_B.weight", {16, 12}},
+  };
+  EXPECT_EQ(shapes_of({"layers.2.mlp.experts.gate_up_proj", "layers.2.mlp.experts.down_proj"}), both);
+  const std::map<std::string, std::vector<int64_t>> one = {
+      {mlp + "experts.lora_A.weight", {12, 16}},
+      {mlp + "experts.lora_B.weight", {12, 12}},
+      {mlp + "gate.lora_A.weight", {3, 16}},
+      {mlp + "gate.lora_B.weight", {4, 3}},
+  };
+  EXPECT_EQ(shapes_of({"layers.2.mlp.experts.gate_up_proj", "layers.2.mlp.gate.weight"}), one);
+}
+
+TEST(LoraTest, AnAdapterOnExpertsSharesTheBaseWithNoOther) {
+  const ModelConfig config = Mixture();
+  const NamedTensors weights = RandomWeights(config, 3);
+  const Adapter experts = *MakeAdapter(OnExperts(), config, weights, 1),
+                attention = *MakeAdapter(AllLinear(), config, weights, 1);
+  EXPECT_THAT(std::string(MakeTunedModel(config, weights, {&attention, &experts}).status().message()),
+              HasSubstr("an adapter on experts cannot share the base"));
 }
 
 // Bug 23: to numbers that were rounded or quantised on the way, an adapter was not trained.

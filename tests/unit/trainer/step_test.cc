@@ -17,17 +17,6 @@
 namespace luthier {
 namespace {
 
-TEST(RanksTest, DoNotWaitForEverForOneThatDoesNotCome) {
-  const int rendezvous = memfd_create("rendezvous", 0);
-  try {
-    const Ranks ranks({.rank = 1, .size = 3, .rendezvous = rendezvous, .patience = std::chrono::milliseconds(200)});
-    FAIL() << "there is one rank only";
-  } catch (const LostRank& lost) {
-    EXPECT_NE(std::string(lost.what()).find("of 3 ranks 1 have come within 200 ms"), std::string::npos) << lost.what();
-  }
-  close(rendezvous);
-}
-
 class StepTest : public ::testing::Test {
  protected:
   StepTest() {

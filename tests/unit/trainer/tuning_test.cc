@@ -107,10 +107,33 @@ TEST(TuningTest, NamesAndExpertsAreAsPeftHasThem) {
   const ModelFixture phi("phi3"), moe("qwen3_moe");
   EXPECT_THAT(MustMake(Settled("lora"), phi).adapter.config.target_modules,
               ::testing::ElementsAre("down_proj", "gate_up_proj", "o_proj", "qkv_proj"));
-  EXPECT_TRUE(MustMake(Settled("lora"), moe).adapter.config.all_linear);
+  EXPECT_THAT(MustMake(Settled("lora"), moe).adapter.config.target_modules,
+              ::testing::ElementsAre("k_proj", "o_proj", "q_proj", "v_proj"));
   Recipe recipe = Settled("lora");
   recipe.lora.target_modules = {"gate_proj"};
-  EXPECT_THAT(Refusal(recipe, moe), HasSubstr("experts"));
+  EXPECT_THAT(Refusal(recipe, moe), HasSubstr("names experts, which are parameters"));
+}
+
+TEST(TuningTest, ExpertsGoOnWhereTheyEnded) {
+  at::NoGradGuard no_grad;
+  for (const std::string name : {"qwen3_moe_experts", "qwen3_moe_router"}) {
+    const ModelFixture fixture(name, "tests/fixtures/adapters/");
+    Recipe recipe = Settled("lora");
+    TakeShapeOf(fixture.adapter.config, recipe.lora);
+    const Tuning tuning = MustMake(recipe, fixture, fixture.folder + "/adapter_final");
+    EXPECT_TRUE(at::equal(Logits(*tuning.model, Batch()), Logits(*fixture.tuned, Batch()))) << name;
+  }
+}
+
+// PEFT gives what is adapted alone the same names, whichever of the two it is.
+TEST(TuningTest, TheOtherParameterOfExpertsIsNoWarmStart) {
+  const ModelFixture fixture("qwen3_moe_router", "tests/fixtures/adapters/");
+  Recipe recipe = Settled("lora");
+  TakeShapeOf(fixture.adapter.config, recipe.lora);
+  ASSERT_EQ(recipe.lora.target_parameters[0], "layers.0.mlp.experts.down_proj");
+  recipe.lora.target_parameters[0] = "mlp.experts.gate_up_proj";
+  EXPECT_THAT(Refusal(recipe, fixture, fixture.folder + "/adapter_final"),
+              HasSubstr("has base_model.model.model.layers.0.mlp.experts.lora_A.weight of another layer"));
 }
 
 // LoRA+: one step of AdamW moves B `ratio` times as far as it would alone, and A as far as before.

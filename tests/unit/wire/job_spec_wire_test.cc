@@ -13,9 +13,9 @@ TEST(JobSpecWireTest, AJobFileSurvivesTheWayThroughTheApi) {
     "base_model": "luthier-tiny", "dataset": "intents", "task": "tool_calling", "tuning": "lora",
     "lora": {"rank": 8, "alpha": 16.5, "target_modules": ["q_proj"], "dropout": 0, "dora": true, "plus_ratio": 4,
              "exclude_modules": ["layers.0.self_attn.q_proj"], "layers": [0, 2], "rank_pattern": {"q_proj": 4},
-             "alpha_pattern": {"q_proj": 1.5}, "modules_to_save": ["lm_head"]},
+             "alpha_pattern": {"q_proj": 1.5}, "modules_to_save": ["lm_head"], "target_parameters": ["mlp.gate.weight"]},
     "training": {"epochs": 1.5, "learning_rate": 0.0002, "schedule": "cosine", "precision": "bf16", "seed": 9007199254740993},
-    "evaluation": {"every": 5}, "checkpoint": {"keep": 2}, "resources": {"devices": 1}, "labels": {"team": "support"}})");
+    "evaluation": {"every": 5}, "checkpoint": {"keep": 2}, "resources": {"nodes": 2, "devices": 1}, "labels": {"team": "support"}})");
   const absl::StatusOr<JobSpec> spec = ParseJobSpec(file);
   ASSERT_TRUE(spec.ok()) << spec.status();
   const absl::StatusOr<v1::FineTuningJob> message = JobToProto(*spec);
@@ -65,6 +65,29 @@ TEST(JobSpecWireTest, AMixtureAndATemplateSurviveToo) {
   EXPECT_EQ(back->dataset.mixture[1].weight, 1);
   EXPECT_EQ(back->recipe.chat_template, "{{ messages }}");
   EXPECT_EQ(back->recipe.template_date, "2026-11-25");
+}
+
+// Numbers of enums come from clients that are newer than the server, or wrong.
+TEST(JobSpecWireTest, RefusesANumberThatNoEnumHasByItsField) {
+  v1::FineTuningJob job;
+  job.mutable_spec()->set_base_model("b");
+  job.mutable_spec()->mutable_dataset()->set_dataset("d");
+  job.mutable_spec()->set_task(static_cast<v1::Task>(99));
+  job.mutable_spec()->mutable_training()->set_precision(static_cast<v1::Precision>(77));
+  const absl::Status status = JobFromProto(job).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("task: 99"));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("training.precision: 77"));
+}
+
+TEST(JobSpecWireTest, RefusesPartsBesideAWholeDatasetInsteadOfLeavingThemUnheard) {
+  v1::FineTuningJob job;
+  job.mutable_spec()->set_base_model("b");
+  job.mutable_spec()->mutable_dataset()->set_dataset("d");
+  job.mutable_spec()->mutable_dataset()->set_validation("e/validation");
+  const absl::Status status = JobFromProto(job).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("dataset.dataset: excludes"));
 }
 
 TEST(JobSpecWireTest, ListsEveryViolationOfARequest) {

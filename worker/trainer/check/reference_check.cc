@@ -58,10 +58,15 @@ struct Case {
   ModelConfig config;
 };
 
-// Largest difference relative to what it is compared with, where the README says "norm of difference / norm".
+// In double, as the reference takes it: of a million numbers a sum in fp32 is off by more than a merged weight may be.
+double Norm(const Tensor& tensor) { return tensor.to(at::kCPU, at::kDouble).norm().item<double>(); }
+
+double RelativeTo(double got, double expected) { return std::abs(got - expected) / (expected > 0 ? expected : 1); }
+
+// What the README calls "norm of difference / norm".
 double RelativeNorm(const Tensor& got, const Tensor& expected) {
-  const double norm = expected.norm().item<double>();
-  return (got.to(at::kCPU) - expected).norm().item<double>() / (norm > 0 ? norm : 1);
+  const double norm = Norm(expected);
+  return Norm(got.to(at::kCPU) - expected) / (norm > 0 ? norm : 1);
 }
 
 double MaxAbsDiff(const Tensor& got, const Tensor& expected) {
@@ -108,6 +113,7 @@ absl::StatusOr<Case> OpenCase(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/golden.safetensors"));
   for (const auto& [name, view] : file.tensors()) out.tensors[name] = ToTensor(view, ToScalarType(view.dtype));
   LUTHIER_ASSIGN_OR_RETURN(out.config, ReadModelConfig(folder + "/base"));
+  out.config.attention_dropout = 0;  // the stored numbers are of models in evaluation, whatever their config.json says
   return out;
 }
 
@@ -165,10 +171,8 @@ void RequireGradients(const NamedTensors& parameters) {
 
 double GradientNorm(const NamedTensors& parameters, const std::string& name) {
   const Tensor& gradient = parameters.at(name).grad();
-  return gradient.defined() ? gradient.norm().item<double>() : 0;
+  return gradient.defined() ? Norm(gradient) : 0;
 }
-
-double RelativeTo(double got, double expected) { return std::abs(got - expected) / (expected > 0 ? expected : 1); }
 
 // Mean loss over the batch; leaves its gradient in the trained parameters.
 double MeanLossAndGradient(const DecoderModel& model, const PackedBatch& batch) {
@@ -180,16 +184,22 @@ double MeanLossAndGradient(const DecoderModel& model, const PackedBatch& batch) 
 // Compares the gradients that are stored whole by their relative norm, and every other one by its norm.
 void CheckGradients(const std::string& check, const NamedTensors& parameters, const NamedTensors& golden,
                     const std::string& stored_prefix, const json& norms, double tolerance, Report& report) {
+  // A gradient that is zero, as that of a bias on keys that are not rotated, is what rounding leaves of it on both
+  // sides, and one such rest relative to another says nothing.
+  constexpr double kRest = 1e-3;
+  const double rest = kRest * tolerance * GlobalGradientNorm(parameters);
+  const auto are_rests = [&](double got, double expected) { return got <= rest && expected <= rest; };
   double worst = 0, worst_norm = 0;
   for (const auto& [name, parameter] : parameters) {
     const auto stored = golden.find(stored_prefix + name);
-    if (stored != golden.end()) {
-      const Tensor gradient = parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter);
-      worst = std::max(worst, RelativeNorm(gradient, stored->second));
-    }
+    if (stored == golden.end()) continue;
+    const Tensor gradient = parameter.grad().defined() ? parameter.grad() : at::zeros_like(parameter);
+    if (are_rests(Norm(gradient), Norm(stored->second))) continue;
+    worst = std::max(worst, RelativeNorm(gradient, stored->second));
   }
   for (const auto& [name, norm] : norms.items()) {
-    worst_norm = std::max(worst_norm, RelativeTo(GradientNorm(parameters, name), norm.get<double>()));
+    const double got = GradientNorm(parameters, name), expected = norm.get<double>();
+    if (!are_rests(got, expected)) worst_norm = std::max(worst_norm, RelativeTo(got, expected));
   }
   report.Check(check + ".tensors", worst, tolerance);
   if (!norms.empty()) report.Check(check + ".norms", worst_norm, tolerance);
@@ -316,7 +326,7 @@ absl::Status CheckFull(const Case& c, Report& report) {
   at::NoGradGuard no_grad;
   double worst = 0;
   for (const auto& [name, norm] : c.golden["train_full"]["weight_norm_after"].items()) {
-    worst = std::max(worst, RelativeTo(weights.at(name).norm().item<double>(), norm));
+    worst = std::max(worst, RelativeTo(Norm(weights.at(name)), norm));
   }
   report.Check("train_full.weight_norm_after", worst, setting.tolerances.full_curve_norm);
   std::vector<int64_t> last_rows;
@@ -336,7 +346,7 @@ absl::Status CheckMerge(const Case& c, const NamedTensors& base, const Adapter& 
         worst, MaxAbsDiff(merged.weights.at(name), c.tensors.at(absl::StrCat("merged.", name.get<std::string>()))));
   }
   for (const auto& [name, norm] : c.golden["merge"]["changed"].items()) {
-    worst_norm = std::max(worst_norm, RelativeTo(merged.weights.at(name).norm().item<double>(), norm));
+    worst_norm = std::max(worst_norm, RelativeTo(Norm(merged.weights.at(name)), norm));
   }
   report.Check("merge.tensors", worst, setting.tolerances.merged);
   report.Check("merge.norms", worst_norm, setting.tolerances.merged);
@@ -356,6 +366,7 @@ absl::Status CheckLora(const Case& c, Report& report) {
                            LoadWeights(c.folder + "/base", c.config, at::kFloat, WeightUse::kFrozen));
   LUTHIER_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(c.folder + "/adapter_init", c.config, &weights));
   LUTHIER_ASSIGN_OR_RETURN(Adapter final_adapter, ReadAdapter(c.folder + "/adapter_final", c.config, &weights));
+  adapter.config.dropout = final_adapter.config.dropout = 0;  // as with the base's
   for (NamedTensors* tensors : {&weights, &adapter.tensors, &final_adapter.tensors}) MoveTo(setting.device, *tensors);
   LUTHIER_ASSIGN_OR_RETURN(const auto model, MakeTunedModel(c.config, weights, {&adapter}));
   LUTHIER_ASSIGN_OR_RETURN(const auto final_model, MakeTunedModel(c.config, weights, {&final_adapter}));

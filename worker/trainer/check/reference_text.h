@@ -9,9 +9,9 @@
 namespace luthier {
 
 // Writes one JSON line for each record under `folder`/expected. A probe that differs for a reason in the table of
-// docs/text.md says so ("known") and is no fault. Returns whether there is no other difference. Errors: NOT_FOUND if
-// there is no record; what a tokenizer or template is refused with. JSON that lacks a field throws
-// nlohmann::json::exception.
+// docs/text.md says so ("known") and is no fault, and a tokenizer or template that is refused is a fault of its own
+// records only. Returns whether there is no other difference. Errors: NOT_FOUND if there is no record, or no file of a
+// template. JSON that lacks a field throws nlohmann::json::exception.
 absl::StatusOr<bool> CheckText(const std::string& folder, std::ostream& out);
 
 }  // namespace luthier

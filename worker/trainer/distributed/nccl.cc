@@ -1,10 +1,13 @@
 #include "worker/trainer/distributed/nccl.h"
 
+#include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
+#include <chrono>
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 namespace luthier {
 namespace {
@@ -20,7 +23,8 @@ struct Library {
   int (*init_rank)(void** communicator, int ranks, UniqueId id, int rank);
   int (*all_reduce)(const void* from, void* to, size_t count, int type, int operation, void* communicator,
                     void* stream);
-  int (*destroy)(void* communicator);
+  int (*asynchronous_error)(void* communicator, int* error);
+  int (*abort)(void* communicator);
   const char* (*error)(int);
 
   static const Library& Get() {
@@ -40,7 +44,8 @@ struct Library {
     find("ncclGetUniqueId", library.get_unique_id);
     find("ncclCommInitRank", library.init_rank);
     find("ncclAllReduce", library.all_reduce);
-    find("ncclCommDestroy", library.destroy);
+    find("ncclCommGetAsyncError", library.asynchronous_error);
+    find("ncclCommAbort", library.abort);
     find("ncclGetErrorString", library.error);
     return library;
   }
@@ -66,7 +71,8 @@ Nccl::Nccl(int rank, int size, const Tensor& meeting) {
   Check(Library::Get().init_rank(&communicator_, size, id, rank), "the ranks do not meet");
 }
 
-Nccl::~Nccl() { Library::Get().destroy(communicator_); }
+// Its other way to end waits for ranks that may be gone. What was summed has been read.
+Nccl::~Nccl() { Library::Get().abort(communicator_); }
 
 void Nccl::Sum(const Tensor& tensor) const {
   const int type = tensor.scalar_type() == at::kDouble ? kFloat64 : kFloat32;
@@ -76,6 +82,17 @@ void Nccl::Sum(const Tensor& tensor) const {
   void* stream = nullptr;
   Check(Library::Get().all_reduce(data, data, static_cast<size_t>(tensor.numel()), type, kSum, communicator_, stream),
         "sum");
+}
+
+void Nccl::Wait(const at::Device& gpu) const {
+  const c10::impl::VirtualGuardImpl gpus(at::kCUDA);
+  const c10::Stream stream(c10::Stream::DEFAULT, gpu);
+  while (!gpus.queryStream(stream)) {
+    int error = 0;
+    Check(Library::Get().asynchronous_error(communicator_, &error), "no answer");
+    Check(error, "sum");
+    std::this_thread::sleep_for(std::chrono::microseconds(50));  // far less than a sum over nodes takes
+  }
 }
 
 }  // namespace luthier

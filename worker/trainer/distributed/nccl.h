@@ -20,6 +20,8 @@ class Nccl {
 
   // Adds up fp32 or fp64 tensors, in place. It is put behind what the GPU has to do; nothing waits for it here.
   void Sum(const Tensor& tensor) const;
+  // Waits until all sums on that GPU are done. Throws std::runtime_error if another rank is gone.
+  void Wait(const at::Device& gpu) const;
 
  private:
   void* communicator_ = nullptr;

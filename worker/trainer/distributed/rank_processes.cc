@@ -3,11 +3,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -21,6 +21,7 @@ namespace luthier {
 namespace {
 
 struct RankProcess {
+  bool leads = false;
   pid_t pid = -1;
   int output = -1;        // of the rank, to read from
   std::string pending;    // of a line that is not complete yet
@@ -62,32 +63,32 @@ std::string EventOf(const std::string& line) {
   _exit(127);
 }
 
-bool Start(const std::string& program, const std::vector<std::string>& arguments, bool leads, RankProcess& rank) {
+bool Start(const std::string& program, const std::vector<std::string>& arguments, RankProcess& rank) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return false;
   const pid_t parent = getpid();
   rank.pid = fork();
-  if (rank.pid == 0) Become(program, arguments, ends[1], leads, parent);
+  if (rank.pid == 0) Become(program, arguments, ends[1], rank.leads, parent);
   close(ends[1]);
   rank.output = ends[0];
   return rank.pid > 0;
 }
 
 // Hands on what a rank has written. What is no event is log text (Gloo writes some).
-void HandleLine(const std::string& line, bool leads, RankProcess& rank, std::FILE* output) {
+void HandleLine(const std::string& line, RankProcess& rank, std::FILE* output) {
   const std::string event = EventOf(line);
   if (event.empty()) {
     std::cerr << line << std::endl;
     return;
   }
   if (IsLastWord(event)) rank.last_word = line;
-  if (!leads) return;
+  if (!rank.leads) return;
   std::fwrite((line + "\n").data(), 1, line.size() + 1, output);
   std::fflush(output);
 }
 
 // False at the end of its output.
-bool Read(bool leads, RankProcess& rank, std::FILE* output) {
+bool Read(RankProcess& rank, std::FILE* output) {
   char buffer[65536];
   const ssize_t count = read(rank.output, buffer, sizeof buffer);
   if (count < 0 && errno == EINTR) return true;
@@ -97,7 +98,7 @@ bool Read(bool leads, RankProcess& rank, std::FILE* output) {
   }
   rank.pending.append(buffer, static_cast<size_t>(count));
   for (size_t end; (end = rank.pending.find('\n')) != std::string::npos; rank.pending.erase(0, end + 1)) {
-    HandleLine(rank.pending.substr(0, end), leads, rank, output);
+    HandleLine(rank.pending.substr(0, end), rank, output);
   }
   return true;
 }
@@ -111,17 +112,18 @@ void Kill(RankProcess& rank) {
   kill(rank.pid, SIGKILL);
 }
 
-// Until rank 0 has ended, or another one badly.
+// Until rank 0 has ended, or another one badly; without rank 0 until all have.
 void Listen(std::vector<RankProcess>& ranks, std::FILE* output) {
-  while (true) {
+  for (size_t running = ranks.size(); running > 0;) {
     std::vector<pollfd> waits;
     for (const RankProcess& rank : ranks) waits.push_back({rank.output, POLLIN, 0});  // a negative one is ignored
     if (poll(waits.data(), waits.size(), -1) < 0) continue;
     for (size_t i = 0; i < ranks.size(); ++i) {
-      if (waits[i].revents == 0 || Read(i == 0, ranks[i], output)) continue;
+      if (waits[i].revents == 0 || Read(ranks[i], output)) continue;
       waitpid(ranks[i].pid, &ranks[i].status, 0);
       ranks[i].pid = -1;
-      if (i == 0 || ranks[i].status != 0) return;
+      --running;
+      if (ranks[i].leads || ranks[i].status != 0) return;
     }
   }
 }
@@ -129,10 +131,10 @@ void Listen(std::vector<RankProcess>& ranks, std::FILE* output) {
 // Ends what is left, and reads what it had to say.
 void End(std::vector<RankProcess>& ranks, std::FILE* output) {
   for (RankProcess& rank : ranks) Kill(rank);
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    while (ranks[i].output >= 0 && Read(i == 0, ranks[i], output)) {
+  for (RankProcess& rank : ranks) {
+    while (rank.output >= 0 && Read(rank, output)) {
     }
-    if (ranks[i].pid > 0) waitpid(ranks[i].pid, &ranks[i].status, 0);
+    if (rank.pid > 0) waitpid(rank.pid, &rank.status, 0);
   }
 }
 
@@ -145,19 +147,25 @@ const RankProcess* Culprit(const std::vector<RankProcess>& ranks) {
   return nullptr;
 }
 
-int Conclude(const std::vector<RankProcess>& ranks, std::FILE* output) {
-  if (!ranks[0].last_word.empty()) return EventOf(ranks[0].last_word) == "failed" ? 1 : 0;
+// Without rank 0: whether it told the others that the run is over.
+bool AllEndedWell(const std::vector<RankProcess>& ranks) {
+  return std::all_of(ranks.begin(), ranks.end(), [](const RankProcess& rank) { return rank.status == 0; });
+}
+
+int Conclude(const LocalRanks& local, const std::vector<RankProcess>& ranks, std::FILE* output) {
+  if (local.lead() && !ranks[0].last_word.empty()) return EventOf(ranks[0].last_word) == "failed" ? 1 : 0;
   const RankProcess* culprit = Culprit(ranks);
   if (culprit == nullptr) {
-    std::cerr << "error: the ranks lost each other" << std::endl;
-    return 1;
+    if (!local.lead() && AllEndedWell(ranks)) return 0;
+    std::cerr << "error: the ranks lost " << (local.are_all() ? "each other" : "those of another node") << std::endl;
+    return local.are_all() ? 1 : kLostRankExitCode;
   }
   if (!culprit->last_word.empty()) {  // rank 0 had no time to say the same
     std::fprintf(output, "%s\n", culprit->last_word.c_str());
     std::fflush(output);
     return 1;
   }
-  std::cerr << "error: rank " << culprit - ranks.data() << " of " << ranks.size();
+  std::cerr << "error: rank " << local.first + (culprit - ranks.data()) << " of " << local.of;
   if (!WIFSIGNALED(culprit->status)) {
     std::cerr << " ended with code " << WEXITSTATUS(culprit->status) << "; all ranks were ended" << std::endl;
     return 1;
@@ -171,29 +179,28 @@ int Conclude(const std::vector<RankProcess>& ranks, std::FILE* output) {
 
 }  // namespace
 
-int RunRanks(int ranks, const std::function<std::vector<std::string>(int rank, int rendezvous)>& arguments_of,
+int RunRanks(const LocalRanks& local, const std::function<std::vector<std::string>(int rank)>& arguments_of,
              std::FILE* output) {
   const std::string program = std::filesystem::read_symlink("/proc/self/exe");
-  // In memory and without a name: nothing of an earlier run can be found there, and nothing is left behind.
-  const int rendezvous = memfd_create("luthier-rendezvous", 0);
-  std::vector<RankProcess> processes(static_cast<size_t>(ranks));
-  bool started = rendezvous >= 0;
-  for (int rank = 0; rank < ranks && started; ++rank) {
-    started = Start(program, arguments_of(rank, rendezvous), rank == 0, processes[static_cast<size_t>(rank)]);
+  std::vector<RankProcess> processes(static_cast<size_t>(local.count));
+  processes[0].leads = local.lead();
+  bool started = true;
+  for (int i = 0; i < local.count && started; ++i) {
+    started = Start(program, arguments_of(local.first + i), processes[static_cast<size_t>(i)]);
   }
   if (!started) {
-    std::cerr << "error: cannot start " << ranks << " ranks: " << std::strerror(errno) << std::endl;
+    std::cerr << "error: cannot start " << local.count << " ranks: " << std::strerror(errno) << std::endl;
     for (RankProcess& process : processes) Kill(process);
     return 1;
   }
-  leader = processes[0].pid;
+  if (local.lead()) leader = processes[0].pid;
   struct sigaction action = {};
-  action.sa_handler = TellLeader;
+  action.sa_handler = local.lead() ? TellLeader : SIG_IGN;
   sigaction(SIGTERM, &action, nullptr);
   sigaction(SIGINT, &action, nullptr);
   Listen(processes, output);
   End(processes, output);
-  return Conclude(processes, output);
+  return Conclude(local, processes, output);
 }
 
 }  // namespace luthier

@@ -1,9 +1,12 @@
 #include "worker/trainer/distributed/ranks.h"
 
 #include <torch/csrc/distributed/c10d/FileStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <chrono>
+#include <cstring>
 #include <exception>
 #include <utility>
 
@@ -20,9 +23,29 @@ constexpr int64_t kBucketBytes = 16 << 20;
 // connections, so that this need not find it.
 constexpr std::chrono::hours kPatience{24 * 30};
 
+c10::intrusive_ptr<c10d::Store> OpenStore(const RankPlace& place) {
+  if (!place.meeting) {
+    // A file in memory that every rank opens for itself, since its lock belongs to the opening.
+    return c10::make_intrusive<c10d::FileStore>(absl::StrCat("/proc/self/fd/", place.rendezvous), -1);
+  }
+  const Meeting& meeting = *place.meeting;
+  // The store would try again itself, at ever longer intervals, and twice as long as it should.
+  if (place.rank != 0 && !WaitForMeeting(meeting, place.patience)) {
+    throw LostRank(absl::StrCat("nobody listens at ", meeting.host, ":", meeting.port));
+  }
+  c10d::TCPStoreOptions options;
+  options.port = meeting.port;
+  options.isServer = place.rank == 0;
+  if (options.isServer) options.masterListenFd = place.rendezvous;
+  options.waitWorkers = false;
+  options.timeout = place.patience;
+  return c10::make_intrusive<c10d::PrefixStore>(meeting.run,
+                                                c10::make_intrusive<c10d::TCPStore>(meeting.host, options));
+}
+
 // Gloo would wait for the last rank as long as for anything else that a rank has to say.
-void Meet(c10d::FileStore& store, const RankPlace& place) {
-  if (store.add("here", 1) == place.size) store.set("all here", {1});
+void Meet(c10d::Store& store, const RankPlace& place) {
+  if (store.add("here", 1) == place.size) store.set("all here", std::vector<uint8_t>{1});
   try {
     store.wait({"all here"}, place.patience);
   } catch (const std::exception&) {
@@ -41,11 +64,12 @@ struct Ranks::Group {
   void Sum(const Tensor& tensor) {
     if (tensor.is_cuda()) return SumOnGpus(tensor);
     std::vector<Tensor> tensors{tensor};
-    try {
-      gloo->allreduce(tensors)->wait();
-    } catch (const std::exception& error) {
-      throw LostRank(absl::StrCat("another rank cannot be reached any more: ", error.what()));
-    }
+    Wait([&] { gloo->allreduce(tensors)->wait(); });
+  }
+
+  void Share(const Tensor& tensor) {
+    std::vector<Tensor> tensors{tensor};
+    Wait([&] { gloo->broadcast(tensors)->wait(); });
   }
 
   void SumOnGpus(const Tensor& tensor) {
@@ -56,16 +80,31 @@ struct Ranks::Group {
     }
     nccl->Sum(tensor);
   }
+
+  // A rank of this node is killed with any other that dies. That one of another node is gone NCCL has to be asked: the
+  // GPU would wait for it for ever.
+  void WaitFor(const at::Device& device) {
+    if (device.is_cuda() && place.meeting) Wait([&] { nccl->Wait(device); });
+  }
+
+  template <typename Operation>
+  void Wait(const Operation& operation) {
+    try {
+      operation();
+    } catch (const std::exception& error) {
+      throw LostRank(absl::StrCat("another rank cannot be reached any more: ", error.what()));
+    }
+  }
 };
 
 Ranks::Ranks(const RankPlace& place) : place_(place) {
   if (place.size == 1) return;
   try {
-    // A file in memory that every rank opens for itself, since its lock belongs to the opening.
-    const auto store = c10::make_intrusive<c10d::FileStore>(absl::StrCat("/proc/self/fd/", place.rendezvous), -1);
+    const c10::intrusive_ptr<c10d::Store> store = OpenStore(place);
     Meet(*store, place);
     auto options = c10d::ProcessGroupGloo::Options::create(kPatience);
-    options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+    options->devices.push_back(
+        c10d::ProcessGroupGloo::createDeviceForHostname(place.meeting ? place.meeting->address : "127.0.0.1"));
     group_ = std::make_shared<Group>(
         Group{place, c10::make_intrusive<c10d::ProcessGroupGloo>(store, place.rank, place.size, std::move(options)),
               nullptr});
@@ -93,6 +132,7 @@ void Ranks::Sum(const std::vector<Tensor>& tensors) const {
       offset += tensor.numel();
     }
   }
+  if (!tensors.empty()) group_->WaitFor(tensors.front().device());
 }
 
 int64_t Ranks::Agree(int64_t value) const {
@@ -109,6 +149,20 @@ Tensor Ranks::Gather(const Tensor& mine) const {
   all.narrow(0, rank() * size, size).copy_(mine);
   Sum({all});
   return all;
+}
+
+Tensor Ranks::Share(const Tensor& tensor) const {
+  if (group_ == nullptr || tensor.numel() == 0) return tensor;
+  const Tensor shared = tensor.contiguous();
+  group_->Share(shared);
+  return shared;
+}
+
+std::string Ranks::Share(const std::string& text) const {
+  const Tensor bytes = at::zeros({Agree(static_cast<int64_t>(text.size()))}, at::kByte);
+  if (leads()) std::memcpy(bytes.mutable_data_ptr(), text.data(), text.size());
+  Share(bytes);
+  return {static_cast<const char*>(bytes.const_data_ptr()), bytes.nbytes()};
 }
 
 }  // namespace luthier

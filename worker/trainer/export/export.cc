@@ -1,11 +1,13 @@
 #include "worker/trainer/export/export.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <numeric>
 #include <set>
 #include <span>
+#include <tuple>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -28,6 +30,10 @@ using nlohmann::json;
 constexpr double kRoundedTolerance = 0.05;
 // The same for sums in another order: a merged layer multiplies once where the trained one adds an adapter.
 constexpr double kReorderedTolerance = 1e-4;
+
+// Of how many tokens the logits must be so near. Where a router chooses among experts, rounding lets it choose another
+// one of two that are nearly as probable; that moves a few tokens by much, and a wrong config.json moves them all.
+double ComparedShare(const ModelConfig& config) { return config.experts ? 0.5 : 1; }
 
 at::ScalarType StoredType(const std::string& dtype) {
   if (dtype == "bfloat16") return at::kBFloat16;
@@ -159,11 +165,15 @@ TrainedModel::TrainedModel(const DecoderModel& model, const PackedBatch& probe)
 
 double TrainedModel::spread() const { return (logits_NV_.max() - logits_NV_.min()).item<double>(); }
 
-absl::Status TrainedModel::Compare(DecoderModel& reloaded, double tolerance, const std::string& path) const {
+absl::Status TrainedModel::Compare(DecoderModel& reloaded, double tolerance, const std::string& path,
+                                   double share) const {
   at::NoGradGuard no_grad;
   reloaded.Configure(model_.compute());
-  const double difference = (Logits(reloaded, probe_, rows_N_) - logits_NV_).abs().max().item<double>();
-  if (difference <= tolerance) return absl::OkStatus();
+  const Tensor differences_NV = (Logits(reloaded, probe_, rows_N_) - logits_NV_).abs();
+  const Tensor ascending_N = std::get<0>(std::get<0>(differences_NV.max(1)).sort());  // NaN comes last
+  const auto last = static_cast<int64_t>(std::ceil(share * static_cast<double>(ascending_N.size(0)))) - 1;
+  const double difference = ascending_N[last].item<double>();
+  if (difference <= tolerance && std::isfinite(ascending_N[-1].item<double>())) return absl::OkStatus();
   return absl::InternalError(absl::StrCat(path,
                                           ": reloaded, the export computes other logits than the trained model (by ",
                                           difference, ", allowed ", tolerance, "); it is not published"));
@@ -199,7 +209,7 @@ absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained
   const double spread = trained.spread(), reordered = std::max(kExactTolerance, kReorderedTolerance * spread);
   {
     LUTHIER_ASSIGN_OR_RETURN(const auto unrounded, MakeModel(config, model.weights, {}));
-    LUTHIER_RETURN_IF_ERROR(trained.Compare(*unrounded, reordered, folder));
+    LUTHIER_RETURN_IF_ERROR(trained.Compare(*unrounded, reordered, folder, ComparedShare(config)));
   }
   return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
     LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
@@ -213,7 +223,8 @@ absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained
     LUTHIER_ASSIGN_OR_RETURN(NamedTensors again, LoadWeights(unfinished, written, at::kFloat, WeightUse::kFrozen));
     MoveTo(trained.device(), again);
     LUTHIER_ASSIGN_OR_RETURN(const auto reloaded, MakeModel(written, again, {}));
-    return trained.Compare(*reloaded, type == at::kFloat ? reordered : kRoundedTolerance * spread, folder);
+    return trained.Compare(*reloaded, type == at::kFloat ? reordered : kRoundedTolerance * spread, folder,
+                           ComparedShare(written));
   });
 }
 

@@ -45,9 +45,9 @@ class TrainedModel {
   // Borrows both.
   TrainedModel(const DecoderModel& model, const PackedBatch& probe);
 
-  // Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits.
-  // `path` is for the message. Errors: INTERNAL.
-  absl::Status Compare(DecoderModel& reloaded, double tolerance, const std::string& path) const;
+  // Whether `reloaded`, computing in the same format, computes what was trained, up to `tolerance` in the logits of
+  // `share` of the tokens. `path` is for the message. Errors: INTERNAL.
+  absl::Status Compare(DecoderModel& reloaded, double tolerance, const std::string& path, double share = 1) const;
 
   // Between the highest and the lowest logit.
   double spread() const;

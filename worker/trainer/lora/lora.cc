@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -11,6 +12,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_names.h"
 #include "lib/checkpoint/model_tensors.h"
+#include "worker/trainer/models/common/experts.h"
 #include "worker/trainer/models/weights.h"
 
 namespace luthier {
@@ -20,8 +22,6 @@ constexpr char kPrefix[] = "base_model.model.";
 constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kHead[] = "lm_head.weight";
 
-std::string NameA(const LinearLayer& linear) { return LoraName(linear, "A"); }
-std::string NameB(const LinearLayer& linear) { return LoraName(linear, "B"); }
 std::string NameMagnitude(const LinearLayer& linear) {
   return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector");
 }
@@ -30,9 +30,9 @@ std::string NameMagnitude(const LinearLayer& linear) {
 std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig& config, const ModelConfig& model) {
   std::map<std::string, std::vector<int64_t>> expected;
   for (const LinearLayer& linear : TargetedLayers(config, model)) {
-    const int64_t rank = config.RankOf(linear.module);
-    expected[NameA(linear)] = {rank, linear.in};
-    expected[NameB(linear)] = {linear.out, rank};
+    const int64_t ranks = config.RankOf(linear.name()) * linear.matrices();
+    expected[LoraName(config, linear, "A")] = {ranks, linear.in};
+    expected[LoraName(config, linear, "B")] = {linear.out, ranks};
     if (config.dora) expected[NameMagnitude(linear)] = {linear.out};
   }
   for (const auto& [name, shape] : SavedTensors(config, model)) expected[kPrefix + name] = shape;
@@ -61,24 +61,55 @@ bool IsOfBase(const TensorView& stored, const ModelConfig& model, const NamedTen
   return false;
 }
 
+// Of a targeted layer.
 LoraWeights WeightsOf(const Adapter& adapter, const LinearLayer& linear) {
-  const auto a = adapter.tensors.find(NameA(linear));
-  if (a == adapter.tensors.end()) return {};
-  const auto magnitude = adapter.tensors.find(NameMagnitude(linear));
-  return {a->second, adapter.tensors.at(NameB(linear)), adapter.config.ScaleOf(linear.module), adapter.config.dropout,
-          magnitude == adapter.tensors.end() ? Tensor() : magnitude->second};
+  const AdapterConfig& config = adapter.config;
+  return {adapter.tensors.at(LoraName(config, linear, "A")), adapter.tensors.at(LoraName(config, linear, "B")),
+          config.ScaleOf(linear.name()), config.dropout,
+          config.dora ? adapter.tensors.at(NameMagnitude(linear)) : Tensor()};
 }
 
 LoraLayers CollectLayers(const ModelConfig& model, const std::vector<const Adapter*>& adapters) {
   LoraLayers layers;
-  for (const LinearLayer& linear : AdaptableLayers(model)) {
-    std::vector<LoraWeights> of_layer;
-    for (const Adapter* adapter : adapters) of_layer.push_back(WeightsOf(*adapter, linear));
-    const bool targeted =
-        std::any_of(of_layer.begin(), of_layer.end(), [](const LoraWeights& w) { return w.a_RI.defined(); });
-    if (targeted) layers[linear.module] = std::move(of_layer);
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    for (const LinearLayer& linear : TargetedLayers(adapters[i]->config, model)) {
+      std::vector<LoraWeights>& of_layer = layers[linear.module];
+      of_layer.resize(adapters.size());
+      of_layer[i] = WeightsOf(*adapters[i], linear);
+    }
   }
   return layers;
+}
+
+bool AdaptsExperts(const AdapterConfig& config, const ModelConfig& model) {
+  const std::vector<LinearLayer> targeted = TargetedLayers(config, model);
+  return std::any_of(targeted.begin(), targeted.end(), [](const LinearLayer& linear) { return linear.experts > 0; });
+}
+
+// What the adapter of all experts is for each of their matrices in a checkpoint, where gate and up lie apart.
+std::vector<std::pair<std::string, LoraWeights>> OfMatrices(const LinearLayer& linear, const LoraWeights& all) {
+  const size_t dot = linear.module.rfind('.');
+  const std::string experts = linear.module.substr(0, dot), last = linear.module.substr(dot + 1);
+  std::vector<std::string> names = {last};
+  if (last == "gate_up_proj") names = {"gate_proj", "up_proj"};
+  std::vector<std::pair<std::string, LoraWeights>> matrices;
+  for (size_t part = 0; part < names.size(); ++part) {
+    int64_t expert = 0;
+    for (const LoraWeights& lora :
+         OfEachExpert(all, linear.experts, static_cast<int64_t>(part), static_cast<int64_t>(names.size()))) {
+      matrices.emplace_back(absl::StrCat(experts, ".", expert++, ".", names[part], ".weight"), lora);
+    }
+  }
+  return matrices;
+}
+
+// W + scale · B·A in fp32, with DoRA brought to its length. `name` is for messages.
+absl::StatusOr<Tensor> Merged(const std::string& name, const Tensor& weight_OI, const LoraWeights& lora) {
+  Tensor adapted_OI = weight_OI.to(at::kFloat) + lora.scale * at::mm(lora.b_OR, lora.a_RI);
+  if (lora.magnitude_O.defined()) adapted_OI = adapted_OI * DoraFactors(weight_OI, lora).unsqueeze(1);
+  if (adapted_OI.isfinite().all().item<bool>()) return adapted_OI;
+  return absl::OutOfRangeError(
+      absl::StrCat(name, ": is not finite after merging; the adapter holds NaN or values too large"));
 }
 
 // Puts a tensor into `weights`. Returns whether head and embedding are two matrices from here on: of a tied model, the
@@ -101,9 +132,9 @@ bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, Named
 
 }  // namespace
 
-std::string LoraName(const LinearLayer& layer, absl::string_view which) {
-  return IsEmbedding(layer) ? absl::StrCat(kPrefix, layer.module, ".lora_embedding_", which)
-                            : absl::StrCat(kPrefix, layer.module, ".lora_", which, ".weight");
+std::string LoraName(const AdapterConfig& config, const LinearLayer& targeted, absl::string_view which) {
+  return IsEmbedding(targeted) ? absl::StrCat(kPrefix, targeted.module, ".lora_embedding_", which)
+                               : absl::StrCat(kPrefix, StoredUnder(config, targeted), ".lora_", which, ".weight");
 }
 
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
@@ -112,16 +143,16 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
   at::Generator generator = at::detail::createCPUGenerator(seed);
   Adapter adapter{config, {}};
   for (const LinearLayer& linear : TargetedLayers(config, model)) {
-    const int64_t rank = config.RankOf(linear.module);
-    Tensor a_RI = at::zeros({rank, linear.in}), b_OR = at::zeros({linear.out, rank});
+    const int64_t ranks = config.RankOf(linear.name()) * linear.matrices();
+    Tensor a_RI = at::zeros({ranks, linear.in}), b_OR = at::zeros({linear.out, ranks});
     if (IsEmbedding(linear)) {
       b_OR.normal_(0, 1, generator);
     } else {
       const double bound = 1 / std::sqrt(static_cast<double>(linear.in));
       a_RI.uniform_(-bound, bound, generator);
     }
-    adapter.tensors[NameA(linear)] = a_RI;
-    adapter.tensors[NameB(linear)] = b_OR;
+    adapter.tensors[LoraName(config, linear, "A")] = a_RI;
+    adapter.tensors[LoraName(config, linear, "B")] = b_OR;
     if (config.dora)
       adapter.tensors[NameMagnitude(linear)] = at::norm(BaseWeight(model, base, linear).to(at::kFloat), 2, /*dim=*/1);
   }
@@ -151,7 +182,7 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
     if (expected.contains(name) || (base != nullptr && IsOfBase(view, model, *base))) continue;
     faults.push_back(absl::StrCat("unexpected: ", name));
   }
-  if (expected.empty()) faults.push_back("target_modules matches no linear layer of the base");
+  if (expected.empty()) faults.push_back("target_modules and target_parameters match no layer of the base");
   if (!faults.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
@@ -178,6 +209,9 @@ absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& 
   NamedTensors weights = base;
   ModelConfig config = model;
   for (const Adapter* adapter : adapters) {
+    if (adapters.size() > 1 && AdaptsExperts(adapter->config, model)) {
+      return absl::InvalidArgumentError("an adapter on experts cannot share the base with others; load it alone");
+    }
     if (SavedTensors(adapter->config, model).empty()) continue;
     if (adapters.size() > 1) {
       return absl::InvalidArgumentError(
@@ -195,14 +229,14 @@ absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTe
   merged.untied = ReplaceSavedModules(model, adapter, merged.weights);
   for (const LinearLayer& linear : TargetedLayers(adapter.config, model)) {
     const LoraWeights lora = WeightsOf(adapter, linear);
-    const Tensor weight_OI = BaseWeight(model, base, linear);
-    Tensor adapted_OI = weight_OI.to(at::kFloat) + lora.scale * at::mm(lora.b_OR, lora.a_RI);
-    if (lora.magnitude_O.defined()) adapted_OI = adapted_OI * DoraFactors(weight_OI, lora).unsqueeze(1);
-    if (!adapted_OI.isfinite().all().item<bool>()) {
-      return absl::OutOfRangeError(absl::StrCat(linear.module,
-                                                ".weight: is not finite after merging; the adapter holds NaN or "
-                                                "values too large"));
+    if (linear.experts > 0) {
+      for (const auto& [name, of_matrix] : OfMatrices(linear, lora)) {
+        LUTHIER_ASSIGN_OR_RETURN(merged.weights[name], Merged(name, base.at(name), of_matrix));
+      }
+      continue;
     }
+    LUTHIER_ASSIGN_OR_RETURN(const Tensor adapted_OI,
+                             Merged(linear.module + ".weight", BaseWeight(model, base, linear), lora));
     const Tensor stored = IsEmbedding(linear) ? adapted_OI.t().contiguous() : adapted_OI;
     if (Replace(model, linear.module + ".weight", stored, merged.weights)) merged.untied = true;
   }

@@ -21,6 +21,8 @@ namespace luthier {
 //   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
 //   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]   with DoRA
 //   base_model.model.model.embed_tokens.lora_embedding_A [R, V], ….lora_embedding_B [D, R]
+//   base_model.model.model.layers.0.mlp.experts.lora_A.weight [E · R, I], ….lora_B.weight [O, R · E]   of E experts:
+//   rows of A by expert, columns of B by rank; ….mlp.experts.base_layer.… where StoredUnder says so
 //   base_model.model.lm_head.weight                                        a module that is trained whole
 //   (modules_to_save)
 struct Adapter {
@@ -28,8 +30,8 @@ struct Adapter {
   NamedTensors tensors;
 };
 
-// The name of a layer's `which`: A or B.
-std::string LoraName(const LinearLayer& layer, absl::string_view which);
+// The name of a targeted layer's `which`: A or B.
+std::string LoraName(const AdapterConfig& config, const LinearLayer& targeted, absl::string_view which);
 
 // A fresh adapter as PEFT initialises it: A uniform in ±1/sqrt(in) (kaiming with a = sqrt 5), B zero, magnitudes the
 // lengths of the base's rows, whole modules copies of the base's; of an embedding A is zero and B normal. It computes
@@ -48,7 +50,7 @@ absl::Status WriteAdapter(const Adapter& adapter, const std::string& folder,
 
 // The base with one or more adapters, which tokens choose by number (AdapterSlices). Tensors are shared, not copied.
 // Errors: INVALID_ARGUMENT if several adapters are given and one of them replaces whole modules, which then no other
-// could use.
+// could use, or adapts experts, before which tokens are put into another order.
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeTunedModel(const ModelConfig& model, const NamedTensors& base,
                                                              const std::vector<const Adapter*>& adapters);
 
@@ -59,8 +61,8 @@ struct MergedModel {
   bool untied = false;
 };
 
-// W + scale · B·A for every targeted layer, with DoRA brought to its length, computed in fp32; tensors that the adapter
-// does not touch are shared with `base`. Errors: OUT_OF_RANGE naming a weight that is not finite.
+// W + scale · B·A for every targeted layer and expert, with DoRA brought to its length, computed in fp32; tensors that
+// the adapter does not touch are shared with `base`. Errors: OUT_OF_RANGE naming a weight that is not finite.
 absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTensors& base, const Adapter& adapter);
 
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeMergedModel(const ModelConfig& model, const MergedModel& merged);

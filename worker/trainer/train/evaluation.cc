@@ -80,21 +80,16 @@ absl::StatusOr<EvaluationSplit> MakeSplit(const std::string& name, const std::st
   EvaluationSplit split;
   split.name = name;
   split.examples = std::move(examples);
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Row> rows, LoadRows(path));
-  for (const Row& row : rows) {
-    if (static_cast<int64_t>(split.prompts.size()) >= max_rows) break;
-    absl::StatusOr<Prompt> prompt = encoder.EncodePrompt(row);
-    if (absl::IsNotFound(prompt.status())) continue;  // a text row: it has a loss and no answer
-    if (!prompt.ok()) {
-      if (split.unscored++ == 0) {
-        const std::string file = std::filesystem::path(path).filename().string();
-        split.why_unscored = absl::StrCat(RowPosition(file, row.line, row.unit), ": ", prompt.status().message());
-      }
-      continue;
+  const auto add = [&](const Row& row, absl::StatusOr<Prompt> prompt) {
+    if (prompt.ok()) {
+      split.prompts.push_back(*std::move(prompt));
+      split.last_turns.push_back(LastTurn(row));
+    } else if (split.unscored++ == 0) {
+      const std::string file = std::filesystem::path(path).filename().string();
+      split.why_unscored = absl::StrCat(RowPosition(file, row.line, row.unit), ": ", prompt.status().message());
     }
-    split.prompts.push_back(*std::move(prompt));
-    split.last_turns.push_back(LastTurn(row));
-  }
+  };
+  LUTHIER_RETURN_IF_ERROR(ForEachPrompt(path, encoder, max_rows, add));
   return split;
 }
 

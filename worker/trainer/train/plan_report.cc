@@ -13,6 +13,7 @@
 #include "absl/strings/strip.h"
 #include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
+#include "lib/plan/adapter_plan.h"
 #include "lib/plan/flops.h"
 #include "worker/trainer/train/preparation.h"
 #include "worker/trainer/train/step.h"
@@ -87,10 +88,13 @@ json MemoryJson(const MemoryEstimate& memory) {
 }
 
 json EstimatedTime(const Run& run, const Epoch& epoch) {
-  const MemoryInputs inputs = MemoryInputsOf(run.plan.recipe, run.base.facts.config);
+  const ModelConfig& config = run.base.facts.config;
+  const Recipe& recipe = run.plan.recipe;
+  const bool full = recipe.tuning == "full";
+  const int64_t of_adapter = full ? 0 : ParametersOfAToken(AdapterConfigOf(recipe.lora, config), config);
   const double speed = MatrixProductSpeed(run.compute().type.value_or(at::kFloat));
-  const double operations = TrainingFlops(run.base.facts.config, inputs.full, inputs.adapter_parameters,
-                                          static_cast<double>(epoch.tokens), epoch.squared_lengths);
+  const double operations =
+      TrainingFlops(config, full, of_adapter, static_cast<double>(epoch.tokens), epoch.squared_lengths);
   const double step = operations / static_cast<double>(run.steps_per_epoch) / (kStepEfficiency * speed);
   return {{"step_seconds", step},
           {"seconds", step * static_cast<double>(run.total_steps)},

@@ -212,6 +212,25 @@ absl::StatusOr<ResolvedSpec> Settle(const Recipe& given, const std::optional<Mac
   return plan;
 }
 
+// A plan is one for all ranks, so it has room on the smallest device.
+DeviceFacts AgreeOnFacts(DeviceFacts facts, const Ranks& ranks) {
+  const Tensor all = ranks.Gather(at::tensor(std::vector<int64_t>{facts.memory_bytes, facts.bf16}, at::kLong));
+  const Tensor least = all.view({ranks.size(), 2}).amin(0);
+  facts.memory_bytes = least[0].item<int64_t>();
+  facts.bf16 = least[1].item<int64_t>() != 0;
+  return facts;
+}
+
+// What the leading rank's newest checkpoint chose; the others may be on nodes that have none of its files.
+std::optional<MachineValues> AgreeOnMachineValues(const std::string& out_folder, const Ranks& ranks) {
+  const auto found = out_folder.empty() || !ranks.leads() ? std::nullopt : MachineValuesOfNewest(out_folder);
+  json values;
+  if (found) values = {found->micro_batch_tokens, found->precision};
+  values = json::parse(ranks.Share(values.dump()));
+  if (values.is_null()) return std::nullopt;
+  return MachineValues{values[0].get<int64_t>(), values[1].get<std::string>()};
+}
+
 absl::Status BuildModel(Run& run) {
   LUTHIER_ASSIGN_OR_RETURN(run.base_weights,
                            ReadBaseWeights(run, run.lora() ? WeightUse::kFrozen : WeightUse::kTrained));
@@ -239,7 +258,7 @@ void PlanSteps(Run& run) {
   run.batches.batch_tokens = *training.batch_tokens;
   run.batches.micro_batch_tokens = *training.micro_batch_tokens;
   run.batches.seed = static_cast<uint64_t>(*training.seed);
-  run.batches.ranks = *run.plan.recipe.resources.devices;
+  run.batches.ranks = *run.plan.recipe.resources.nodes * *run.plan.recipe.resources.devices;
   if (*training.order == "file") run.batches.order = BatchOptions::Order::kFile;
   if (*training.order == "grouped") run.batches.order = BatchOptions::Order::kGrouped;
   run.batches.mixture = MixtureOf(run);
@@ -308,10 +327,11 @@ ComputeOptions Run::compute() const {
 absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std::string& out_folder, Ranks ranks) {
   LUTHIER_ASSIGN_OR_RETURN(Base base, OpenBase(spec));
   LUTHIER_ASSIGN_OR_RETURN(UnlimitedRows rows, EncodeRows(spec, base));
-  LUTHIER_ASSIGN_OR_RETURN(const at::Device device, DeviceOfRank(ranks.rank()));
+  LUTHIER_ASSIGN_OR_RETURN(const at::Device device, DeviceOfRank(ranks.local_rank()));
   DeviceFacts facts = FactsOf(device);
   if (device.is_cpu()) facts.memory_bytes /= spec.recipe.resources.devices.value_or(1);  // ranks share it
-  const auto before = out_folder.empty() ? std::nullopt : MachineValuesOfNewest(out_folder);
+  facts = AgreeOnFacts(facts, ranks);
+  const auto before = AgreeOnMachineValues(out_folder, ranks);
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Settle(spec.recipe, before, base.facts, FactsOf(spec, rows), facts));
   LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
   LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
@@ -354,12 +374,12 @@ absl::StatusOr<NamedTensors> ReadBaseWeights(const Run& run, WeightUse use) {
 }
 
 absl::Status CheckDevices(const Recipe& recipe) {
-  const int64_t devices = recipe.resources.devices.value_or(1);
-  if (devices > 1 && recipe.training.optimizer_in_backward.value_or(false)) {
+  const int64_t devices = recipe.resources.devices.value_or(1), nodes = recipe.resources.nodes.value_or(1);
+  if (nodes * devices > 1 && recipe.training.optimizer_in_backward.value_or(false)) {
     return absl::InvalidArgumentError(
-        absl::StrCat("training.optimizer_in_backward: true does not go with ", devices,
+        absl::StrCat("training.optimizer_in_backward: true does not go with ", nodes * devices,
                      " devices, whose gradients are added up before a weight moves; set it to false, or "
-                     "resources.devices to 1"));
+                     "resources.nodes and resources.devices to 1"));
   }
   LUTHIER_ASSIGN_OR_RETURN(const int gpus, CountGpus());
   if (gpus > 0) {

@@ -51,13 +51,12 @@ void AddRowLosses(const Run& run, const MicroBatch& rows, const std::vector<doub
   }
 }
 
-// Adds up what the ranks computed of a step: the loss, the losses of rows, and the gradients, of which some are nowhere
-// defined (experts that no token went to) and then stay so.
+// Adds up what the ranks computed of a step: the loss, the losses of rows, and the gradients. A rank that had no
+// micro-batch of it has none.
 void SumOverRanks(const Run& run, StepResult& result) {
   if (run.ranks.size() == 1) return;
   std::vector<double> numbers = {result.loss};
   for (const auto& [row, loss] : result.row_losses) numbers.push_back(loss);
-  for (const auto& [name, parameter] : run.trained) numbers.push_back(parameter.grad().defined() ? 1 : 0);
   const Tensor sums = at::tensor(numbers, at::kDouble);
   run.ranks.Sum({sums});
   const double* next = sums.const_data_ptr<double>();
@@ -65,7 +64,6 @@ void SumOverRanks(const Run& run, StepResult& result) {
   for (auto& [row, loss] : result.row_losses) loss = *next++;
   std::vector<Tensor> gradients;
   for (const auto& [name, parameter] : run.trained) {
-    if (*next++ == 0) continue;
     if (!parameter.grad().defined()) parameter.mutable_grad() = at::zeros_like(parameter);
     gradients.push_back(parameter.grad());
   }

@@ -82,18 +82,23 @@ class Trainer {
  private:
   bool leads() const { return run_.ranks.leads(); }
 
+  // The leading rank alone has checkpoints, and tells the others what they need of one: so all go on from the same step
+  // with the same bits, and no other node has to have its files.
   absl::Status Resume() {
-    // The leading rank first, which moves damaged checkpoints out of the way.
-    if (!leads()) run_.ranks.Agree(0);
-    LUTHIER_ASSIGN_OR_RETURN(const auto state, ReadNewestCheckpoint(run_.out_folder, run_.spec_hash,
-                                                                    [&](std::string message) { Warn(message); }));
-    if (leads()) run_.ranks.Agree(0);
+    std::optional<TrainingState> state;
+    if (leads()) {
+      LUTHIER_ASSIGN_OR_RETURN(
+          state, ReadNewestCheckpoint(run_.out_folder, run_.spec_hash, [&](std::string message) { Warn(message); }));
+    }
     at::manual_seed(SeedOfRank(*run_.training().seed, run_.ranks.rank()));
-    if (!state) return absl::OkStatus();
-    TakeWeights(state->weights);
-    stepper_.optimizer().Restore(state->optimizer, state->step);
-    TakeGeneratorState(state->generator_states);
-    step_ = resumed_step_ = checkpointed_step_ = state->step;
+    constexpr int64_t kNone = -1;
+    const int64_t step = run_.ranks.Agree(state ? state->step : kNone);
+    if (step == kNone) return absl::OkStatus();
+    if (!state) state.emplace();
+    TakeWeights(Shared(state->weights, run_.trained));
+    stepper_.optimizer().Restore(Shared(state->optimizer, stepper_.optimizer().State()), step);
+    TakeGeneratorState(SharedGeneratorStates(state->generator_states));
+    step_ = resumed_step_ = checkpointed_step_ = step;
     tokens_ = state->tokens;
     loss_ = state->loss;
     earlier_seconds_ = state->seconds;
@@ -101,6 +106,21 @@ class Trainer {
     selection_ = state->selection;
     row_losses_.Restore(state->row_losses);
     return absl::OkStatus();
+  }
+
+  // The leading rank's tensors, which have the names and shapes of `like` and are on the CPU.
+  NamedTensors Shared(const NamedTensors& of_leader, const NamedTensors& like) const {
+    NamedTensors shared;
+    for (const auto& [name, tensor] : like) {
+      shared[name] = run_.ranks.Share(leads() ? of_leader.at(name) : at::empty(tensor.sizes(), tensor.scalar_type()));
+    }
+    return shared;
+  }
+
+  // There may be as many as the run had ranks before.
+  Tensor SharedGeneratorStates(const Tensor& of_leader) const {
+    const int64_t size = run_.ranks.Agree(leads() ? of_leader.numel() : 0);
+    return run_.ranks.Share(leads() ? of_leader : at::empty({size}, at::kByte));
   }
 
   // A rank that the run did not have before keeps its seed.

@@ -25,8 +25,8 @@ NamedTensors Unfrozen(const NamedTensors& weights, const std::vector<std::string
 // What two adapters must share so that one can go on where the other ended.
 nlohmann::json ShapeOf(const AdapterConfig& config) {
   nlohmann::json shape = ToJson(config);
-  for (const char* field :
-       {"base_model_name_or_path", "lora_dropout", "init_lora_weights", "inference_mode", "target_modules"})
+  for (const char* field : {"base_model_name_or_path", "lora_dropout", "init_lora_weights", "inference_mode",
+                            "target_modules", "target_parameters"})
     shape.erase(field);
   return shape;
 }
@@ -45,7 +45,12 @@ absl::StatusOr<Adapter> StartFrom(const std::string& folder, const AdapterConfig
     }
   }
   for (const auto& [name, tensor] : fresh.tensors) {
-    if (!adapter.tensors.contains(name)) differences.push_back(absl::StrCat("lacks ", name));
+    const auto its = adapter.tensors.find(name);
+    if (its == adapter.tensors.end()) {
+      differences.push_back(absl::StrCat("lacks ", name));
+    } else if (its->second.sizes() != tensor.sizes()) {  // one parameter of experts has the names of the other
+      differences.push_back(absl::StrCat("has ", name, " of another layer"));
+    }
   }
   for (const auto& [name, tensor] : adapter.tensors) {
     if (!fresh.tensors.contains(name))

@@ -90,9 +90,10 @@ class AsyncClient(Connection):
         labels: Mapping[str, str] | None = None,
         retention: datetime.timedelta | None = None,
         deadline: datetime.datetime | None = None,
+        no_deadline: bool = False,
         etag: str = "",
     ) -> FineTuningJob:
-        return await self._call(calls.update_job(name, priority, labels, retention, deadline, etag))
+        return await self._call(calls.update_job(name, priority, labels, retention, deadline, no_deadline, etag))
 
     async def clone_job(
         self,
@@ -127,6 +128,12 @@ class AsyncClient(Connection):
 
     async def estimate_job(self, spec: FineTuningSpec) -> jobs_pb2.EstimateFineTuningJobResponse:
         return await self._call(calls.estimate_job(spec))
+
+    async def create_checkpoint(self, name: str) -> None:
+        await self._call(calls.create_checkpoint(name))
+
+    async def list_checkpoints(self, name: str, *, limit: int | None = None) -> list[jobs_pb2.Checkpoint]:
+        return await self._list(calls.list_checkpoints(name), limit)
 
     async def list_job_events(self, name: str, types: Iterable[str] = ()) -> list[jobs_pb2.JobEvent]:
         return await self._list(calls.list_job_events(name, types), None)
@@ -250,6 +257,20 @@ class AsyncClient(Connection):
 
     async def list_model_versions(self, model: str, *, limit: int | None = None) -> list[models_pb2.ModelVersion]:
         return await self._list(calls.list_model_versions(model), limit)
+
+    async def promote_model_version(
+        self, name: str, alias: str, *, metric: str = "", at_least: float = 0.0
+    ) -> models_pb2.ModelVersion:
+        return await self._call(calls.promote_model_version(name, alias, metric, at_least))
+
+    async def delete_model_alias(self, name: str) -> None:
+        await self._call(calls.delete_model_alias(name))
+
+    async def delete_model_version(self, name: str) -> None:
+        await self._call(calls.delete_model_version(name))
+
+    async def delete_base_model(self, name: str) -> None:
+        await self._call(calls.delete_base_model(name))
 
     async def download_model(self, version: str, to: Path) -> pathlib.Path:
         found = await self.get_model_version(version)

@@ -114,6 +114,7 @@ def update_job(
     labels: Mapping[str, str] | None,
     retention: datetime.timedelta | None,
     deadline: datetime.datetime | None,
+    no_deadline: bool,
     etag: str,
 ) -> Call[jobs_pb2.FineTuningJob]:
     request = jobs_pb2.UpdateFineTuningJobRequest()
@@ -130,6 +131,7 @@ def update_job(
         request.update_mask.paths.append("retention")
     if deadline is not None:
         request.job.deadline.FromDatetime(deadline)
+    if deadline is not None or no_deadline:
         request.update_mask.paths.append("deadline")
     # A second try would find the etag changed by the first.
     return Call("jobs", "UpdateFineTuningJob", request, repeatable=not etag)
@@ -159,6 +161,11 @@ def retry_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
     request = jobs_pb2.RetryFineTuningJobRequest(name=full_name("jobs", name))
     # A second try would find the job waiting and call the first one's success an error.
     return Call("jobs", "RetryFineTuningJob", request, repeatable=False)
+
+
+def create_checkpoint(name: str) -> Call[jobs_pb2.CreateJobCheckpointResponse]:
+    request = jobs_pb2.CreateJobCheckpointRequest(parent=full_name("jobs", name))
+    return Call("jobs", "CreateJobCheckpoint", request)
 
 
 def explain_job(name: str) -> Call[jobs_pb2.ExplainFineTuningJobResponse]:
@@ -243,6 +250,29 @@ def get_model_version(name: str) -> Call[models_pb2.ModelVersion]:
     return Call("models", "GetModelVersion", models_pb2.GetModelVersionRequest(name=full_name("models", name)))
 
 
+def promote_model_version(name: str, alias: str, metric: str, at_least: float) -> Call[models_pb2.ModelVersion]:
+    request = models_pb2.PromoteModelVersionRequest(name=full_name("models", name), alias=alias)
+    if metric:
+        request.minimum.metric = metric
+        request.minimum.value = at_least
+    return Call("models", "PromoteModelVersion", request)
+
+
+def delete_model_alias(name: str) -> Call[Empty]:
+    request = models_pb2.DeleteModelAliasRequest(name=full_name("models", name))
+    return Call("models", "DeleteModelAlias", request, repeatable=False)  # as DeleteDataset
+
+
+def delete_model_version(name: str) -> Call[Empty]:
+    request = models_pb2.DeleteModelVersionRequest(name=full_name("models", name))
+    return Call("models", "DeleteModelVersion", request, repeatable=False)  # as DeleteDataset
+
+
+def delete_base_model(name: str) -> Call[Empty]:
+    request = models_pb2.DeleteBaseModelRequest(name=full_name("baseModels", name))
+    return Call("models", "DeleteBaseModel", request, repeatable=False)  # as DeleteDataset
+
+
 def sign_model_version_urls(name: str, lifetime: float) -> Call[models_pb2.SignModelVersionUrlsResponse]:
     request = models_pb2.SignModelVersionUrlsRequest(name=full_name("models", name))
     request.lifetime.FromMilliseconds(round(lifetime * 1000))
@@ -267,6 +297,11 @@ def list_jobs(
 def list_job_events(name: str, types: Iterable[str]) -> Listing[jobs_pb2.JobEvent]:
     request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
     return Listing("jobs", "ListJobEvents", request, "events")
+
+
+def list_checkpoints(name: str) -> Listing[jobs_pb2.Checkpoint]:
+    request = jobs_pb2.ListJobCheckpointsRequest(parent=full_name("jobs", name))
+    return Listing("jobs", "ListJobCheckpoints", request, "checkpoints")
 
 
 def list_datasets() -> Listing[datasets_pb2.Dataset]:

@@ -151,10 +151,12 @@ class Client(Connection):
         labels: Mapping[str, str] | None = None,
         retention: datetime.timedelta | None = None,
         deadline: datetime.datetime | None = None,
+        no_deadline: bool = False,
         etag: str = "",
     ) -> FineTuningJob:
-        """Changes what is given. A `deadline` without a time zone is one of UTC."""
-        return self._call(calls.update_job(name, priority, labels, retention, deadline, etag))
+        """Changes what is given. A `deadline` without a time zone is one of UTC; `no_deadline` takes away the one that
+        it has."""
+        return self._call(calls.update_job(name, priority, labels, retention, deadline, no_deadline, etag))
 
     def clone_job(
         self,
@@ -194,6 +196,14 @@ class Client(Connection):
 
     def estimate_job(self, spec: FineTuningSpec) -> jobs_pb2.EstimateFineTuningJobResponse:
         return self._call(calls.estimate_job(spec))
+
+    def create_checkpoint(self, name: str) -> None:
+        """Orders one of a running job, after the step that it is at; `list_checkpoints` has it once it is there."""
+        self._call(calls.create_checkpoint(name))
+
+    def list_checkpoints(self, name: str, *, limit: int | None = None) -> list[jobs_pb2.Checkpoint]:
+        """Those that a job has reported, oldest first."""
+        return self._list(calls.list_checkpoints(name), limit)
 
     def list_job_events(self, name: str, types: Iterable[str] = ()) -> list[jobs_pb2.JobEvent]:
         """Oldest first."""
@@ -333,6 +343,25 @@ class Client(Connection):
 
     def list_model_versions(self, model: str, *, limit: int | None = None) -> list[models_pb2.ModelVersion]:
         return self._list(calls.list_model_versions(model), limit)
+
+    def promote_model_version(
+        self, name: str, alias: str, *, metric: str = "", at_least: float = 0.0
+    ) -> models_pb2.ModelVersion:
+        """Points an alias, such as `production`, to a version; if a `metric` such as `exact_match` is given, only if its
+        job reached `at_least` that on the test part, from 0 to 1."""
+        return self._call(calls.promote_model_version(name, alias, metric, at_least))
+
+    def delete_model_alias(self, name: str) -> None:
+        """`models/{model}/versions/{alias}`."""
+        self._call(calls.delete_model_alias(name))
+
+    def delete_model_version(self, name: str) -> None:
+        """`models/{model}/versions/{number}`, to which no alias points."""
+        self._call(calls.delete_model_version(name))
+
+    def delete_base_model(self, name: str) -> None:
+        """One that no job uses. What was tuned from it stays."""
+        self._call(calls.delete_base_model(name))
 
     def download_model(self, version: str, to: Path) -> pathlib.Path:
         """Downloads a model version into a new folder, which appears once every file is verified. A download that was

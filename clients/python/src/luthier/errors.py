@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 _TRANSPORT_WORDS = (
     "failed to connect", "onnection refused", "ocket closed", "DNS resolution failed", "GOAWAY", "onnection reset",
     "ndpoint read failed", "Broken pipe", "recvmsg", "empty address list", "keepalive", "Transport closed",
-    "connections to all backends failing",
+    "connections to all backends failing", "rrors resolving", "ddress lookup failed",
 )
 
 

@@ -10,4 +10,9 @@ std::unique_ptr<Linear> Builder::MakeLinear(const std::string& name) const {
   return std::make_unique<LoraLinear>(Weight(name), std::move(bias_O), adapters->second);
 }
 
+LoraWeights Builder::AdapterOfAll(const std::string& name) const {
+  const auto adapters = lora_.find(prefix_ + name);
+  return adapters == lora_.end() ? LoraWeights() : adapters->second.front();
+}
+
 }  // namespace luthier

@@ -22,6 +22,9 @@ class Builder {
   // Plain or with adapters, with a bias if the checkpoint has one.
   std::unique_ptr<Linear> MakeLinear(const std::string& name) const;
 
+  // The one adapter of what all experts have by that name; undefined if there is none.
+  LoraWeights AdapterOfAll(const std::string& name) const;
+
  private:
   const NamedTensors& weights_;
   const LoraLayers& lora_;

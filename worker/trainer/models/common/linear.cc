@@ -56,9 +56,13 @@ Tensor DoraFactors(const Tensor& weight_OI, const LoraWeights& lora) {
   Tensor lengths_O;
   {
     at::NoGradGuard no_grad;
-    const Tensor adapted_OI =
-        at::addmm(weight_OI.to(at::kFloat), lora.b_OR.to(at::kFloat), lora.a_RI.to(at::kFloat), 1, lora.scale);
-    lengths_O = at::norm(adapted_OI, 2, /*dim=*/1);
+    // |W + s·B·A|² = |W|² + 2s·W·(B·A) + s²·|B·A|² by rows, without the sum itself, which is as large as W.
+    const Tensor a_RI = lora.a_RI.to(at::kFloat), b_OR = lora.b_OR.to(at::kFloat);
+    const Tensor along_OR = ops::TimesTransposed(a_RI, weight_OI, at::kFloat).t();  // W·Aᵀ
+    const Tensor across_OR = at::mm(b_OR, at::mm(a_RI, a_RI.t()));
+    const Tensor added_O = (b_OR * (2 * lora.scale * along_OR + lora.scale * lora.scale * across_OR)).sum(1);
+    lengths_O =
+        (at::norm(weight_OI, 2, /*dim=*/1, /*keepdim=*/false, at::kFloat).square() + added_O).clamp_min(0).sqrt();
   }
   return lora.magnitude_O / lengths_O;
 }

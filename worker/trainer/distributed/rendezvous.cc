@@ -1,0 +1,146 @@
+#include "worker/trainer/distributed/rendezvous.h"
+
+#include <ifaddrs.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <thread>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct FreeAddresses {
+  void operator()(addrinfo* addresses) const { freeaddrinfo(addresses); }
+};
+using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
+
+absl::StatusOr<Addresses> Resolve(const std::string& host, uint16_t port) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  const int error = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
+  if (error != 0) return absl::FailedPreconditionError(absl::StrCat(host, ": ", gai_strerror(error)));
+  return Addresses(found);
+}
+
+// A socket with that address, which has to be one of this machine's. Children inherit it.
+absl::StatusOr<int> BindTo(const std::string& host, uint16_t port) {
+  LUTHIER_ASSIGN_OR_RETURN(const Addresses addresses, Resolve(host, port));
+  int error = 0;
+  for (const addrinfo* address = addresses.get(); address != nullptr; address = address->ai_next) {
+    const int descriptor = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    const int yes = 1;  // connections of an attempt before, which are over, do not keep the port
+    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (bind(descriptor, address->ai_addr, address->ai_addrlen) == 0) return descriptor;
+    error = errno;
+    close(descriptor);
+  }
+  return absl::FailedPreconditionError(absl::StrCat(host, ":", port, ": ", std::strerror(error)));
+}
+
+bool IsListenedAt(const std::string& host, uint16_t port) {
+  const absl::StatusOr<Addresses> addresses = Resolve(host, port);
+  if (!addresses.ok()) return false;
+  for (const addrinfo* address = addresses->get(); address != nullptr; address = address->ai_next) {
+    const int descriptor = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC, address->ai_protocol);
+    const timeval patience = {.tv_sec = 5, .tv_usec = 0};  // with a machine that does not answer at all
+    setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    const bool connected = connect(descriptor, address->ai_addr, address->ai_addrlen) == 0;
+    close(descriptor);
+    if (connected) return true;
+  }
+  return false;
+}
+
+bool IsSameHost(const sockaddr* one, const sockaddr* other) {
+  if (one->sa_family != other->sa_family) return false;
+  if (one->sa_family == AF_INET) {
+    return std::memcmp(&reinterpret_cast<const sockaddr_in*>(one)->sin_addr,
+                       &reinterpret_cast<const sockaddr_in*>(other)->sin_addr, sizeof(in_addr)) == 0;
+  }
+  return one->sa_family == AF_INET6 &&
+         std::memcmp(&reinterpret_cast<const sockaddr_in6*>(one)->sin6_addr,
+                     &reinterpret_cast<const sockaddr_in6*>(other)->sin6_addr, sizeof(in6_addr)) == 0;
+}
+
+// The network interface that has this address; empty if none has.
+std::string InterfaceOf(const std::string& host) {
+  const absl::StatusOr<Addresses> addresses = Resolve(host, 0);
+  ifaddrs* interfaces = nullptr;
+  if (!addresses.ok() || getifaddrs(&interfaces) != 0) return "";
+  std::string name;
+  for (const ifaddrs* interface = interfaces; interface != nullptr; interface = interface->ifa_next) {
+    if (interface->ifa_addr != nullptr && IsSameHost(interface->ifa_addr, addresses->get()->ai_addr))
+      name = interface->ifa_name;
+  }
+  freeifaddrs(interfaces);
+  return name;
+}
+
+}  // namespace
+
+absl::StatusOr<Meeting> ParseMeeting(const std::string& text) {
+  const size_t colon = text.rfind(':');
+  std::string host = text.substr(0, colon);
+  if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+  int port = 0;
+  if (colon == std::string::npos || host.empty() || !absl::SimpleAtoi(text.substr(colon + 1), &port) || port < 1 ||
+      port > 65535) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--meeting: ", text, " is no HOST:PORT; give the leading node's, such as 10.0.0.1:29400"));
+  }
+  Meeting meeting;
+  meeting.host = host;
+  meeting.port = static_cast<uint16_t>(port);
+  return meeting;
+}
+
+absl::StatusOr<int> MakeRendezvous(const std::optional<Meeting>& meeting, bool leads) {
+  if (!meeting) {
+    const int file = memfd_create("luthier-rendezvous", 0);
+    if (file < 0) return absl::FailedPreconditionError(absl::StrCat("no file in memory: ", std::strerror(errno)));
+    return file;
+  }
+  const absl::StatusOr<int> own = BindTo(meeting->address, 0);
+  if (!own.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--address: ", own.status().message(), "; give an address that this machine has"));
+  }
+  close(*own);
+  if (!leads) return -1;
+  const absl::StatusOr<int> bound = BindTo(meeting->host, meeting->port);
+  if (bound.ok()) return bound;
+  return absl::FailedPreconditionError(
+      absl::StrCat("--meeting: ", bound.status().message(), "; give a free port of an address that this machine has"));
+}
+
+bool WaitForMeeting(const Meeting& meeting, std::chrono::milliseconds patience) {
+  const Clock::time_point end = Clock::now() + patience;
+  while (!IsListenedAt(meeting.host, meeting.port)) {
+    if (Clock::now() > end) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  }
+  return true;
+}
+
+void UseNetworkOf(const std::string& address) {
+  const std::string interface = InterfaceOf(address);
+  // "=": the whole name, not its beginning.
+  if (!interface.empty()) setenv("NCCL_SOCKET_IFNAME", absl::StrCat("=", interface).c_str(), /*overwrite=*/0);
+}
+
+}  // namespace luthier
