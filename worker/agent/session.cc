@@ -1,6 +1,7 @@
 #include "worker/agent/session.h"
 
 #include <algorithm>
+#include <chrono>
 #include <random>
 #include <utility>
 
@@ -34,7 +35,8 @@ std::shared_ptr<grpc::Channel> DialServer(const std::string& address, const std:
   return DialWithToken(address, token, arguments);
 }
 
-Session::Session(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::WorkerService::NewStub(channel)) {}
+Session::Session(const std::shared_ptr<grpc::Channel>& channel)
+    : channel_(channel), stub_(v1::WorkerService::NewStub(channel)) {}
 
 Session::~Session() { Close(); }
 
@@ -69,8 +71,22 @@ void Session::Dial() {
   Backoff backoff(kFirstPause, kLongestPause);
   while (true) {
     if (Converse()) backoff.Reset();
-    std::unique_lock lock(mutex_);
-    if (changed_.wait_for(lock, absl::ToChronoMilliseconds(backoff.Next()), [this] { return closed_; })) return;
+    {
+      std::unique_lock lock(mutex_);
+      if (changed_.wait_for(lock, absl::ToChronoMilliseconds(backoff.Next()), [this] { return closed_; })) return;
+    }
+    AwaitConnection();
+  }
+}
+
+// gRPC 1.51 gets on with a connection only while somebody waits for it, and a call does not wait for a channel that
+// has failed before: dialling alone would come upon a server that is back by luck, some eight seconds late.
+void Session::AwaitConnection() {
+  const absl::Time end = SteadyNow() + kLongestPause;
+  while (SteadyNow() < end &&
+         !channel_->WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(100))) {
+    const std::lock_guard lock(mutex_);
+    if (closed_) return;
   }
 }
 

@@ -53,6 +53,7 @@ class Session {
   using Stream = grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>;
 
   void Dial();
+  void AwaitConnection();
   // One session from dialling to its break. False if it came to nothing: a server whose disk is full registers a node
   // and then refuses its first report, so whoever dials at once again would do so for ever.
   bool Converse();
@@ -62,6 +63,7 @@ class Session {
   // Waits for something to do: nothing if the session is over, else whether it is time to heartbeat (SteadyNow).
   std::optional<bool> WaitForWork(absl::Time heartbeat_at);
 
+  const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::WorkerService::Stub> stub_;
   Peer* peer_ = nullptr;  // set by Open()
   std::atomic<bool> connected_ = false;
