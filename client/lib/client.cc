@@ -1,6 +1,7 @@
 #include "client/lib/client.h"
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -77,13 +78,18 @@ Client::Client(Options options) : Client(options, Dial(options.server, options.t
 
 Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
     : options_(std::move(options)),
-      jobs_(v1::FineTuningService::NewStub(channel)),
-      datasets_(v1::DatasetService::NewStub(channel)),
-      models_(v1::ModelService::NewStub(channel)),
-      nodes_(v1::NodeService::NewStub(channel)),
-      queue_(v1::QueueService::NewStub(channel)),
-      sweeps_(v1::SweepService::NewStub(channel)),
-      admin_(v1::AdminService::NewStub(channel)) {}
+      channel_(std::move(channel)),
+      jobs_(v1::FineTuningService::NewStub(channel_)),
+      datasets_(v1::DatasetService::NewStub(channel_)),
+      models_(v1::ModelService::NewStub(channel_)),
+      nodes_(v1::NodeService::NewStub(channel_)),
+      queue_(v1::QueueService::NewStub(channel_)),
+      sweeps_(v1::SweepService::NewStub(channel_)),
+      admin_(v1::AdminService::NewStub(channel_)) {}
+
+bool Client::WaitForConnection(absl::Duration patience) const {
+  return channel_->WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(patience));
+}
 
 absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {
   if (request.request_id().empty()) request.set_request_id(RandomRequestId());

@@ -35,7 +35,6 @@ class Client {
   };
   // Dials when the first call needs it.
   explicit Client(Options options);
-  Client(Options options, std::shared_ptr<grpc::Channel> channel);
 
   // The same `request_id` in every try, so that one submit is one job; filled in if empty.
   absl::StatusOr<v1::FineTuningJob> CreateJob(v1::CreateFineTuningJobRequest request);
@@ -104,9 +103,15 @@ class Client {
   v1::DatasetService::Stub& datasets() { return *datasets_; }
   v1::ModelService::Stub& models() { return *models_; }
   const Options& options() const { return options_; }
+  // Whether there is a connection, for which it waits so long. gRPC 1.51 gets on with one only while somebody waits,
+  // and a call does not wait for a channel that has failed before.
+  bool WaitForConnection(absl::Duration patience) const;
 
  private:
+  Client(Options options, std::shared_ptr<grpc::Channel> channel);
+
   Options options_;
+  std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::FineTuningService::Stub> jobs_;
   std::unique_ptr<v1::DatasetService::Stub> datasets_;
   std::unique_ptr<v1::ModelService::Stub> models_;

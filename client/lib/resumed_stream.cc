@@ -1,5 +1,6 @@
 #include "client/lib/resumed_stream.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,12 @@
 #include "lib/base/steady_now.h"
 
 namespace luthier {
+namespace {
+
+// For a server that is away: then the stream is tried again, and says what is wrong.
+constexpr absl::Duration kLongestWait = absl::Seconds(5);
+
+}  // namespace
 
 ResumedStream::ResumedStream(const Client& client, std::string subject, Options options, Handlers handlers)
     : client_(client), subject_(std::move(subject)), options_(options), handlers_(std::move(handlers)) {}
@@ -31,6 +38,15 @@ absl::Status ResumedStream::Run(const ReadOne& read, const std::function<bool()>
     interrupted_ = connected_once_;
     if (PauseOrStopped(RetryPause(retry, failures, RandomFraction())))
       return absl::CancelledError("the watch was stopped");
+    if (connected_once_) AwaitConnection();
+  }
+}
+
+// In pieces, for Stop() to be heard.
+void ResumedStream::AwaitConnection() {
+  const absl::Time end = std::min(SteadyNow() + kLongestWait, options_.deadline);
+  while (SteadyNow() < end && !stop_.WaitFor(absl::ZeroDuration())) {
+    if (client_.WaitForConnection(absl::Milliseconds(100))) return;
   }
 }
 

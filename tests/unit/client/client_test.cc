@@ -157,13 +157,16 @@ class ClientTest : public testing::Test {
  protected:
   ClientTest() {
     grpc::ServerBuilder builder;
+    int port = 0;  // a channel within the process has no connection that could be waited for
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
     builder.RegisterService(&jobs_);
     builder.RegisterService(&datasets_);
     builder.RegisterService(&models_);
     server_ = builder.BuildAndStart();
     Client::Options options;
+    options.server = absl::StrCat("127.0.0.1:", port);
     options.retry.initial_pause = absl::Milliseconds(1);
-    client_ = std::make_unique<Client>(options, server_->InProcessChannel({}));
+    client_ = std::make_unique<Client>(options);
   }
   ~ClientTest() override { server_->Shutdown(std::chrono::system_clock::now()); }
 
