@@ -1,7 +1,6 @@
 #include "client/lib/client.h"
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -86,10 +85,6 @@ Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
       queue_(v1::QueueService::NewStub(channel_)),
       sweeps_(v1::SweepService::NewStub(channel_)),
       admin_(v1::AdminService::NewStub(channel_)) {}
-
-bool Client::WaitForConnection(absl::Duration patience) const {
-  return channel_->WaitForConnected(std::chrono::system_clock::now() + absl::ToChronoNanoseconds(patience));
-}
 
 absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {
   if (request.request_id().empty()) request.set_request_id(RandomRequestId());

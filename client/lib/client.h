@@ -103,9 +103,7 @@ class Client {
   v1::DatasetService::Stub& datasets() { return *datasets_; }
   v1::ModelService::Stub& models() { return *models_; }
   const Options& options() const { return options_; }
-  // Whether there is a connection, for which it waits so long. gRPC 1.51 gets on with one only while somebody waits,
-  // and a call does not wait for a channel that has failed before.
-  bool WaitForConnection(absl::Duration patience) const;
+  grpc::Channel& channel() const { return *channel_; }
 
  private:
   Client(Options options, std::shared_ptr<grpc::Channel> channel);

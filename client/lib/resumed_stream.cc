@@ -1,20 +1,14 @@
 #include "client/lib/resumed_stream.h"
 
-#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/lib/call_deadline.h"
 #include "client/lib/grpc_status.h"
 #include "lib/base/steady_now.h"
+#include "lib/channel/channel.h"
 
 namespace luthier {
-namespace {
-
-// For a server that is away: then the stream is tried again, and says what is wrong.
-constexpr absl::Duration kLongestWait = absl::Seconds(5);
-
-}  // namespace
 
 ResumedStream::ResumedStream(const Client& client, std::string subject, Options options, Handlers handlers)
     : client_(client), subject_(std::move(subject)), options_(options), handlers_(std::move(handlers)) {}
@@ -38,15 +32,10 @@ absl::Status ResumedStream::Run(const ReadOne& read, const std::function<bool()>
     interrupted_ = connected_once_;
     if (PauseOrStopped(RetryPause(retry, failures, RandomFraction())))
       return absl::CancelledError("the watch was stopped");
-    if (connected_once_) AwaitConnection();
-  }
-}
-
-// In pieces, for Stop() to be heard.
-void ResumedStream::AwaitConnection() {
-  const absl::Time end = std::min(SteadyNow() + kLongestWait, options_.deadline);
-  while (SteadyNow() < end && !stop_.WaitFor(absl::ZeroDuration())) {
-    if (client_.WaitForConnection(absl::Milliseconds(100))) return;
+    if (connected_once_) {
+      AwaitConnection(client_.channel(),
+                      [this] { return SteadyNow() >= options_.deadline || PauseOrStopped(absl::ZeroDuration()); });
+    }
   }
 }
 

@@ -45,7 +45,6 @@ class ResumedStream {
   void Stop() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  void AwaitConnection();
   grpc::Status Read(const ReadOne& read) ABSL_LOCKS_EXCLUDED(mutex_);
   bool Begin(grpc::ClientContext& context) ABSL_LOCKS_EXCLUDED(mutex_);
   void End() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -1,6 +1,7 @@
 #include "lib/channel/channel.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
@@ -13,10 +14,12 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "absl/time/time.h"
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_interceptor.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/steady_now.h"
 
 namespace luthier {
 namespace {
@@ -26,6 +29,9 @@ using grpc::experimental::ClientRpcInfo;
 using grpc::experimental::InterceptionHookPoints;
 using grpc::experimental::Interceptor;
 using grpc::experimental::InterceptorBatchMethods;
+
+// Then whoever waits calls all the same, and hears what is wrong.
+constexpr absl::Duration kLongestWait = absl::Seconds(5);
 
 // Call credentials would be gRPC's way, but it sends those over TLS only.
 class TokenInterceptor : public Interceptor {
@@ -125,6 +131,13 @@ std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const s
   interceptors.push_back(std::make_unique<TokenInterceptors>(token));
   return grpc::experimental::CreateCustomChannelWithInterceptors(address, Credentials(), arguments,
                                                                  std::move(interceptors));
+}
+
+void AwaitConnection(grpc::Channel& channel, absl::FunctionRef<bool()> stopped) {
+  const absl::Time end = SteadyNow() + kLongestWait;
+  while (SteadyNow() < end && !stopped()) {
+    if (channel.WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(100))) return;
+  }
 }
 
 absl::StatusOr<std::string> TokenFromEnvironment() {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "grpcpp/channel.h"
@@ -16,6 +17,11 @@ namespace luthier {
 // the server wants one. CheckTlsFiles() says whether these can be read; if not, no call succeeds.
 std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token,
                                              const grpc::ChannelArguments& arguments);
+
+// Waits until there is a connection, for a few seconds at most, or until `stopped` says so. gRPC 1.51 gets on with one
+// only while somebody waits, and a call does not wait for a channel that has failed before: to call again and again
+// comes upon a server that is back by luck, some eight seconds late.
+void AwaitConnection(grpc::Channel& channel, absl::FunctionRef<bool()> stopped);
 
 // Errors: INVALID_ARGUMENT.
 absl::Status CheckTlsFiles();

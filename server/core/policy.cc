@@ -1,7 +1,6 @@
 #include "server/core/policy.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <optional>
 #include <queue>
@@ -10,6 +9,7 @@
 #include <utility>
 
 #include "absl/strings/str_split.h"
+#include "server/core/node_kinds.h"
 
 namespace luthier {
 namespace {
@@ -153,18 +153,16 @@ Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optiona
 Wait WhyNot(const Job& job, const std::vector<NodeView>& nodes) {
   if (nodes.empty()) return Wait::kNoNode;
   bool matches = false;
-  std::array<int, 2> fit = {}, free = {};  // nodes, without GPUs and with them
+  NodeKinds fit, free;
   for (const NodeView& view : nodes) {
     if (!HasLabels(*view.node, job)) continue;
     matches = true;
     if (!CouldRun(job, *view.node)) continue;
-    const size_t kind = view.node->gpus ? 1 : 0;
-    ++fit[kind];
-    if (FreeFor(job, view) >= job.devices) ++free[kind];
+    fit.Add(*view.node);
+    if (FreeFor(job, view) >= job.devices) free.Add(*view.node);
   }
   if (!matches) return Wait::kNoMatch;
-  const auto enough = [&](const std::array<int, 2>& of) { return std::max(of[0], of[1]) >= job.nodes; };
-  return enough(free) ? Wait::kReserved : enough(fit) ? Wait::kBusy : Wait::kTooLarge;
+  return free.most() >= job.nodes ? Wait::kReserved : fit.most() >= job.nodes ? Wait::kBusy : Wait::kTooLarge;
 }
 
 // Tenants in the order of what they have used for their weight; ties by name, so that a run can be repeated.

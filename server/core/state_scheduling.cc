@@ -1,12 +1,12 @@
 // Which waiting jobs start now, and what the others hear of why they wait. The policy decides from a snapshot
 // (server/core/policy.h); here it is made, and what was decided is done.
 #include <algorithm>
-#include <array>
 #include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "server/core/node_kinds.h"
 #include "server/core/state.h"
 
 namespace luthier {
@@ -19,19 +19,19 @@ constexpr size_t kLooks = 10000;
 
 // Of a gang that enough nodes would be large enough for, or some: what keeps it from them.
 std::string TooFewNodesFor(const Job& job, const std::map<std::string, Node>& nodes) {
-  std::array<int, 2> large = {}, reachable = {};  // without GPUs and with them
+  NodeKinds large, reachable;
   for (const auto& [id, node] : nodes) {
     if (!node.TakesWork() || !HasDevicesFor(job, node)) continue;
-    ++large[node.gpus ? 1 : 0];
-    if (CouldRun(job, node)) ++reachable[node.gpus ? 1 : 0];
+    large.Add(node);
+    if (CouldRun(job, node)) reachable.Add(node);
   }
-  const int most = std::max(large[0], large[1]);
+  const int most = large.most();
   if (most < job.nodes) {
     return absl::StrCat("the job asks for ", job.nodes, " nodes, all with GPUs or all without, and ", most,
                         " connected ", most == 1 ? "one has" : "ones have", " what it needs of each");
   }
   return absl::StrCat("the job asks for ", job.nodes, " nodes that reach one another, and of the ", most,
-                      " connected ones that are large enough ", std::max(reachable[0], reachable[1]),
+                      " connected ones that are large enough ", reachable.most(),
                       " can take part; start luthier-worker there with --gang-address, and without --shares");
 }
 
@@ -109,13 +109,13 @@ std::string WhyPreempted(const Job& job, const Decision& decision) {
 // If the job would fit on nodes of which one is quarantined: the one that is released first.
 const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>& nodes) {
   const Node* first = nullptr;
-  std::array<int, 2> fit = {};  // nodes, without GPUs and with them
+  NodeKinds fit;
   for (const auto& [id, node] : nodes) {
     if (!node.ready || node.draining || !CouldRun(job, node)) continue;
-    ++fit[node.gpus ? 1 : 0];
+    fit.Add(node);
     if (node.IsQuarantined() && (first == nullptr || node.quarantine_end < first->quarantine_end)) first = &node;
   }
-  return first != nullptr && fit[first->gpus ? 1 : 0] >= job.nodes ? first : nullptr;
+  return first != nullptr && fit.LikeThis(*first) >= job.nodes ? first : nullptr;
 }
 
 }  // namespace

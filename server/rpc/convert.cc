@@ -13,6 +13,7 @@
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "lib/wire/json_wire.h"
+#include "server/rpc/stored_files.h"
 
 namespace luthier {
 namespace {
@@ -117,16 +118,6 @@ void SetSummary(v1::FineTuningJob& report, const json& event) {
   // Jobs are compared by what they publish, which need not be what was evaluated last.
   if (report.has_best_validation() && report.best_validation().step() == summary.published_step())
     Replace(report, report.best_validation());
-}
-
-// `stored`: an ArtifactStored or a CheckpointStored. An agent may say anything: what is wrong of it is refused when it
-// is compared with the store, and must not overflow before.
-template <typename Stored>
-int64_t BytesOf(const Stored& stored) {
-  constexpr int64_t kMostOfAFile = int64_t{1} << 45;
-  int64_t bytes = 0;
-  for (const v1::ModelFile& file : stored.files()) bytes += std::clamp<int64_t>(file.size_bytes(), 0, kMostOfAFile);
-  return bytes;
 }
 
 v1::JobFailure::Cause CauseOf(const std::string& name) {
@@ -373,11 +364,11 @@ absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
     case v1::AttemptReport::kArtifactStored:
       read.report.input = JobInput::kArtifactStored;
       read.report.version_payload = message.artifact_stored().SerializeAsString();
-      read.report.version_bytes = BytesOf(message.artifact_stored());
+      read.report.version_bytes = BytesOf(message.artifact_stored().files());
       break;
     case v1::AttemptReport::kCheckpointStored: {
       const v1::CheckpointStored& stored = message.checkpoint_stored();
-      read.report.checkpoint = {stored.step(), stored.SerializeAsString(), BytesOf(stored)};
+      read.report.checkpoint = {stored.step(), stored.SerializeAsString(), BytesOf(stored.files())};
       read.report.events.push_back(
           {.type = "checkpoint_stored",
            .message = absl::StrCat("from step ", stored.step(), " the job can go on on any node")});

@@ -142,9 +142,7 @@ class DatasetsService final : public v1::DatasetService::Service {
   }
 
   static Resource ResourceOf(const std::string& id, const Call& call, const v1::Dataset& dataset) {
-    Resource resource{.id = id, .tenant = call.tenant.empty() ? Job().tenant : call.tenant};
-    for (const v1::DatasetPart& part : dataset.parts()) resource.bytes += part.size_bytes();
-    return resource;
+    return {.id = id, .tenant = call.tenant.empty() ? Job().tenant : call.tenant, .bytes = BytesOf(dataset)};
   }
 
   absl::Status CheckPart(v1::DatasetPart& part) {

@@ -406,8 +406,7 @@ absl::StatusOr<Plan> Planner::MakeExportPlan(const v1::FineTuningSpec& spec, con
   if (!merged) {
     LUTHIER_RETURN_IF_ERROR(CheckGgufExport(plan.start.inputs(0), artifacts_, model->facts.config, version.name()));
   }
-  int64_t adapter_bytes = 0;
-  for (const v1::ModelFile& file : plan.start.inputs(0).files()) adapter_bytes += file.size_bytes();
+  const int64_t adapter_bytes = BytesOf(plan.start.inputs(0).files());
   AddBaseModel(model->message, plan.start);
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, recipe, merged ? "merged" : "gguf"));
 

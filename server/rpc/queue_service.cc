@@ -121,7 +121,7 @@ class QueueService final : public v1::QueueService::Service {
       entry.set_service_class(static_cast<v1::ServiceClass>(job.service_class));
       entry.set_priority(job.priority);
       entry.set_nodes(job.nodes);
-      entry.set_devices(job.nodes * job.devices);
+      entry.set_devices(AllDevices(job));
       entry.set_pending_code(static_cast<v1::PendingReason>(reason.code));
       entry.set_pending_reason(reason.message);
       *entry.mutable_create_time() = ToProto(job.create_time);

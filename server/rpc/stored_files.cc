@@ -96,21 +96,30 @@ std::string TenantOf(const Resource& resource) {
   return dataset.tenant().empty() ? Job().tenant : dataset.tenant();
 }
 
+int64_t BytesOf(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files) {
+  constexpr int64_t kMostOfAFile = int64_t{1} << 45;
+  int64_t bytes = 0;
+  for (const v1::ModelFile& file : files) bytes += std::clamp<int64_t>(file.size_bytes(), 0, kMostOfAFile);
+  return bytes;
+}
+
+int64_t BytesOf(const v1::Dataset& dataset) {
+  int64_t bytes = 0;
+  for (const v1::DatasetPart& part : dataset.parts()) bytes += part.size_bytes();
+  return bytes;
+}
+
 absl::Status CountOlderFiles(Store& store) {
   Store::OlderSizes sizes;
   sizes.of_dataset = [](const Resource& resource) {
     v1::Dataset dataset;
     dataset.ParseFromString(resource.payload);
-    Stored stored{.tenant = TenantOf(resource)};
-    for (const v1::DatasetPart& part : dataset.parts()) stored.bytes += part.size_bytes();
-    return stored;
+    return Stored{.tenant = TenantOf(resource), .bytes = BytesOf(dataset)};
   };
   sizes.of_version = [](const ModelVersion& version) {
     v1::ArtifactStored stored;
     stored.ParseFromString(version.payload);
-    int64_t bytes = 0;
-    for (const v1::ModelFile& file : stored.files()) bytes += file.size_bytes();
-    return bytes;
+    return BytesOf(stored.files());
   };
   return store.CountOlder(sizes);
 }

@@ -1,10 +1,12 @@
 // Which stored files the rows of the record name.
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "lib/artifact/artifact_store.h"
+#include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/models.pb.h"
 #include "server/store/store.h"
 
@@ -19,6 +21,11 @@ absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job);
 
 // Whose a dataset is.
 std::string TenantOf(const Resource& dataset);
+
+// Of all files together. An agent may say anything of one: what is wrong of it is refused when it is compared with the
+// store, and must not overflow before.
+int64_t BytesOf(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files);
+int64_t BytesOf(const v1::Dataset& dataset);
 
 // Counts for their tenants what was stored before that was done. Before the state is loaded.
 absl::Status CountOlderFiles(Store& store);

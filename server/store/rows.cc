@@ -80,14 +80,11 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
   }
   connection
       .Prepare(
-          "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, others = ?, not_before = ?, "
-          "start_time = "
-          "?, "
-          "end_time = ?, model_version = ?, last_event = ?, last_report = ?, report = ?, priority = ?, attempt_start = "
-          "?, "
-          "preemptions = ?, lost_here = ?, crashed_on = ?, stored_step = ?, stored_bytes = ?, revision = ?, retention "
-          "= ?, deadline = ?, "
-          "expired = 0 WHERE number = ?")
+          "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, others = ?, "
+          "not_before = ?, start_time = ?, end_time = ?, model_version = ?, last_event = ?, last_report = ?, "
+          "report = ?, priority = ?, attempt_start = ?, preemptions = ?, lost_here = ?, crashed_on = ?, "
+          "stored_step = ?, stored_bytes = ?, revision = ?, retention = ?, deadline = ?, expired = 0 "
+          "WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, others, job.not_before,
             job.start_time, job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report},
             int64_t{job.priority}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on,

@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 #include "lib/wire/json_wire.h"
 #include "worker/agent/backoff.h"
 #include "worker/agent/lines.h"
@@ -40,9 +41,8 @@ constexpr int kMaxRefusedUploads = 3;
 constexpr absl::Duration kStorePatience = absl::Minutes(5);
 // After a crash the job mostly goes on where its checkpoint lies.
 constexpr absl::Duration kStorePatienceAfterLoss = absl::Seconds(10);
-// With which a trainer ends if its ranks ended only since those of another node are gone, or did not come.
-constexpr int kLostRankExitCode = 3;
-constexpr char kPeer[] = "PEER";  // the cause of such a loss
+// The cause of a loss with kLostRankExitCode.
+constexpr char kPeer[] = "PEER";
 
 // Inputs that are folders of files; the others are one file of rows.
 bool IsFolder(const v1::AttemptInput& input) { return input.role() == "base_model" || input.role() == "start_adapter"; }
@@ -66,7 +66,6 @@ std::string TextOf(const json& event, const char* field) {
   return event.is_object() && event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
 }
 
-bool IsLastWord(const std::string& event) { return event == "finished" || event == "failed" || event == "stopped"; }
 bool TellsOfCheckpoint(const std::string& event) { return event == "checkpoint" || event == "stopped"; }
 
 // Whether a trainer's spec is one of full training.

@@ -1,7 +1,6 @@
 #include "worker/agent/session.h"
 
 #include <algorithm>
-#include <chrono>
 #include <random>
 #include <utility>
 
@@ -75,18 +74,10 @@ void Session::Dial() {
       std::unique_lock lock(mutex_);
       if (changed_.wait_for(lock, absl::ToChronoMilliseconds(backoff.Next()), [this] { return closed_; })) return;
     }
-    AwaitConnection();
-  }
-}
-
-// gRPC 1.51 gets on with a connection only while somebody waits for it, and a call does not wait for a channel that
-// has failed before: dialling alone would come upon a server that is back by luck, some eight seconds late.
-void Session::AwaitConnection() {
-  const absl::Time end = SteadyNow() + kLongestPause;
-  while (SteadyNow() < end &&
-         !channel_->WaitForConnected(std::chrono::system_clock::now() + std::chrono::milliseconds(100))) {
-    const std::lock_guard lock(mutex_);
-    if (closed_) return;
+    AwaitConnection(*channel_, [this] {
+      const std::lock_guard lock(mutex_);
+      return closed_;
+    });
   }
 }
 

@@ -53,7 +53,6 @@ class Session {
   using Stream = grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>;
 
   void Dial();
-  void AwaitConnection();
   // One session from dialling to its break. False if it came to nothing: a server whose disk is full registers a node
   // and then refuses its first report, so whoever dials at once again would do so for ever.
   bool Converse();

@@ -17,6 +17,7 @@
 #include "absl/strings/str_join.h"
 #include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 #include "lib/checkpoint/model_facts.h"
 #include "lib/dataset/encode.h"
 #include "lib/plan/block_reader.h"

@@ -15,6 +15,7 @@
 #include <iostream>
 #include <utility>
 
+#include "lib/base/trainer_words.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
@@ -35,8 +36,6 @@ std::atomic<pid_t> leader = -1;
 void TellLeader(int) {
   if (leader > 0) kill(leader, SIGTERM);
 }
-
-bool IsLastWord(const std::string& event) { return event == "finished" || event == "failed" || event == "stopped"; }
 
 std::string EventOf(const std::string& line) {
   const nlohmann::json event = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);

@@ -8,9 +8,6 @@
 
 namespace luthier {
 
-// Exit code of a rank that ends because another one is gone: not what the run failed by.
-inline constexpr int kLostRankExitCode = 3;
-
 // The ranks of a run that this process starts.
 struct LocalRanks {
   int first = 0;
