@@ -18,7 +18,9 @@ absl::StatusOr<absl::Time> CertificateEnd(const std::string& path) {
       file == nullptr ? nullptr : PEM_read_bio_X509(file.get(), nullptr, nullptr, nullptr), X509_free);
   std::tm end;
   if (certificate == nullptr || ASN1_TIME_to_tm(X509_get0_notAfter(certificate.get()), &end) != 1)
-    return absl::InvalidArgumentError(absl::StrCat("--tls-cert: ", path, " holds no certificate in PEM format"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("--tls-cert: ", path,
+                     " holds no certificate in PEM format; give one, or make one with `luthier admin tls init`"));
   return absl::FromTM(end, absl::UTCTimeZone());
 }
 

@@ -175,7 +175,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
       {"--tls-cert", options.tls_cert}, {"--tls-key", options.tls_key}, {"--tls-client-ca", options.tls_client_ca}};
   for (const auto& [flag, path] : files) {
     if (!path.empty() && !std::ifstream(path))
-      return absl::InvalidArgumentError(absl::StrCat(flag, ": ", path, " cannot be read"));
+      return absl::InvalidArgumentError(
+          absl::StrCat(flag, ": ", path, " cannot be read; give a file that luthierd's user may read"));
   }
   options.data_dir = std::filesystem::absolute(options.data_dir);
   if (check.parsed()) options.action = ServerAction::kCheck;

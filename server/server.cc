@@ -219,6 +219,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
 
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  DescribeHealthChecks();
   grpc::ServerBuilder builder;
   SetChannelArguments(builder, options.idle_timeout);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
@@ -239,6 +240,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   for (const auto& service : services_) builder.RegisterService(service.get());
   grpc_ = builder.BuildAndStart();
   if (grpc_ == nullptr || port == 0) return CannotListen("--listen", options.listen);
+  for (const std::string& name : ServiceNames()) grpc_->GetHealthCheckService()->SetServingStatus(name, true);
   const std::string address = WithPort(options.listen, port);
   std::fprintf(stderr, "luthierd %s serves on %s, metrics on http://%s/metrics, data in %s (SQLite %s, gRPC %s)\n",
                LUTHIER_VERSION, address.c_str(), metrics_address.c_str(), options.data_dir.c_str(),

@@ -138,6 +138,7 @@ void AddVersionCommand(CLI::App& app, CommandContext& context);
 std::vector<std::string> JobNames(CommandContext& context);
 std::vector<std::string> DatasetNames(CommandContext& context);
 std::vector<std::string> ModelNames(CommandContext& context);
+std::vector<std::string> AliasNames(CommandContext& context);  // MODEL/ALIAS
 std::vector<std::string> BaseModelNames(CommandContext& context);
 std::vector<std::string> SweepNames(CommandContext& context);
 std::vector<std::string> NodeNames(CommandContext& context);

@@ -7,6 +7,8 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -42,7 +44,11 @@ if [ "$funcstack[1]" = _luthier ]; then _luthier; fi
 )";
 
 constexpr char kFish[] = R"(# luthier completion for fish: luthier completion fish | source
-complete -c luthier -a '(luthier __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+function _luthier
+  luthier __complete -- (commandline -opc)[2..] (commandline -ct) 2>/dev/null
+end
+complete -c luthier -f -a '(_luthier)'
+complete -c luthier -n 'not string length -q -- (_luthier)' -F  # names of files where nothing is known
 )";
 
 const CLI::App* Subcommand(const CLI::App& command, const std::string& word) {
@@ -125,12 +131,14 @@ std::vector<std::string> Names(const absl::StatusOr<std::vector<Item>>& items) {
   return names;
 }
 
+constexpr absl::Duration kPatience = absl::Milliseconds(700);
+
 // A person waits for the tab key, so what does not answer at once is left out.
 absl::StatusOr<std::unique_ptr<Client>> QuickClient(CommandContext& context) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   Client::Options options = client->options();
   options.retry.attempts = 1;
-  options.timeout = absl::Milliseconds(700);
+  options.timeout = kPatience;
   return std::make_unique<Client>(options);
 }
 
@@ -151,6 +159,21 @@ std::vector<std::string> DatasetNames(CommandContext& context) {
 std::vector<std::string> ModelNames(CommandContext& context) {
   const auto client = QuickClient(context);
   return client.ok() ? Names((*client)->ListModels(kMostNames)) : std::vector<std::string>();
+}
+
+std::vector<std::string> AliasNames(CommandContext& context) {
+  std::vector<std::string> names;
+  const auto client = QuickClient(context);
+  if (!client.ok()) return names;
+  const absl::Time end = absl::Now() + kPatience;
+  for (const std::string& model : Names((*client)->ListModels(kMostNames))) {
+    const auto versions = (*client)->ListModelVersions(FullName("models", model), kMostNames);
+    if (!versions.ok() || absl::Now() > end) break;
+    for (const v1::ModelVersion& version : *versions) {
+      for (const std::string& alias : version.aliases()) names.push_back(absl::StrCat(model, "/", alias));
+    }
+  }
+  return names;
 }
 
 std::vector<std::string> BaseModelNames(CommandContext& context) {

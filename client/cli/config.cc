@@ -1,10 +1,16 @@
 #include "client/cli/config.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/yaml.h"
@@ -101,6 +107,18 @@ absl::Status WriteConfig(const Config& config, const std::string& path) {
   for (const auto& [name, server] : config.servers) out["contexts"][name]["server"] = server;
   LUTHIER_RETURN_IF_ERROR(CreateFolders(std::filesystem::absolute(path).parent_path()));
   return WriteFileDurably(path, ToYaml(out));
+}
+
+absl::Status ChangeConfig(const std::string& path, absl::FunctionRef<absl::Status(Config&)> change) {
+  const std::string folder = std::filesystem::absolute(path).parent_path();
+  LUTHIER_RETURN_IF_ERROR(CreateFolders(folder));
+  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return FileError(folder, "open", errno);
+  const absl::Cleanup close_it = [fd] { close(fd); };
+  if (flock(fd, LOCK_EX) != 0) return FileError(folder, "lock", errno);
+  LUTHIER_ASSIGN_OR_RETURN(Config config, ReadConfig(path));
+  LUTHIER_RETURN_IF_ERROR(change(config));
+  return WriteConfig(config, path);
 }
 
 std::string UsualConfigPath() {

@@ -4,6 +4,8 @@
 #include <map>
 #include <string>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace luthier {
@@ -33,6 +35,10 @@ absl::StatusOr<Config> ReadProjectConfig(const std::string& folder);
 
 // Writes the file durably, and its folder if needed.
 absl::Status WriteConfig(const Config& config, const std::string& path);
+
+// Reads, changes and writes the file; commands that do so at the same time wait for each other. Errors: those of
+// `change`, which then changes nothing, and as above.
+absl::Status ChangeConfig(const std::string& path, absl::FunctionRef<absl::Status(Config&)> change);
 
 // $XDG_CONFIG_HOME/luthier/config.yaml, else ~/.config/luthier/config.yaml: it need not be there.
 std::string UsualConfigPath();

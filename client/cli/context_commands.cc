@@ -35,32 +35,39 @@ absl::Status List(CommandContext& context) {
 }
 
 absl::Status Use(CommandContext& context, const std::string& name) {
-  Config config = context.config();
-  LUTHIER_RETURN_IF_ERROR(ServerOf(name, "NAME", config).status());
-  config.context = name;
-  LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
-  context.Say(absl::StrCat("commands go to ", name, " at ", config.servers[name]));
+  std::string server;
+  LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) -> absl::Status {
+    LUTHIER_ASSIGN_OR_RETURN(server, ServerOf(name, "NAME", config));
+    config.context = name;
+    return absl::OkStatus();
+  }));
+  context.Say(absl::StrCat("commands go to ", name, " at ", server));
   return absl::OkStatus();
 }
 
 absl::Status Set(CommandContext& context, const std::string& name, const std::string& server) {
   if (server.empty()) return absl::InvalidArgumentError("--server: is missing; give HOST:PORT");
   LUTHIER_RETURN_IF_ERROR(CheckServerAddress(server));
-  Config config = context.config();
-  config.servers[name] = server;
-  if (config.context.empty()) config.context = name;
-  LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
-  context.Say(absl::StrCat(name, " is ", server, config.context == name ? ", and in use" : ""));
+  bool used = false;
+  LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) {
+    config.servers[name] = server;
+    if (config.context.empty()) config.context = name;
+    used = config.context == name;
+    return absl::OkStatus();
+  }));
+  context.Say(absl::StrCat(name, " is ", server, used ? ", and in use" : ""));
   return absl::OkStatus();
 }
 
 absl::Status Delete(CommandContext& context, const std::string& name) {
-  Config config = context.config();
-  LUTHIER_RETURN_IF_ERROR(ServerOf(name, "NAME", config).status());
-  config.servers.erase(name);
-  const bool used = config.context == name;
-  if (used) config.context.clear();
-  LUTHIER_RETURN_IF_ERROR(WriteConfig(config, context.config_path()));
+  bool used = false;
+  LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) -> absl::Status {
+    LUTHIER_RETURN_IF_ERROR(ServerOf(name, "NAME", config).status());
+    config.servers.erase(name);
+    used = config.context == name;
+    if (used) config.context.clear();
+    return absl::OkStatus();
+  }));
   context.Say(absl::StrCat(name, " is forgotten", used ? "; no context is in use now" : ""));
   return absl::OkStatus();
 }

@@ -54,11 +54,7 @@ std::string EstimateText(const v1::EstimateFineTuningJobResponse& estimate, cons
 }
 
 absl::Status Estimate(CommandContext& context, const Arguments& arguments) {
-  JobFile file;
-  if (!arguments.file.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(file, ReadJobFile(arguments.file));
-  }
-  LUTHIER_RETURN_IF_ERROR(ApplyJobFlags(arguments.fields, file));
+  LUTHIER_ASSIGN_OR_RETURN(const JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
   v1::FineTuningJob job;
   LUTHIER_ASSIGN_OR_RETURN(job, JobToProto(spec));

@@ -3,6 +3,7 @@
 #include <iostream>
 #include <iterator>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/model_names.h"
@@ -52,6 +53,19 @@ absl::Status SetField(JobFile& file, const std::string& field, const std::string
   (*target)[path.back()] = parsed->value;
   file.lines.erase(field);
   return absl::OkStatus();
+}
+
+bool RemoveField(JobFile& file, const std::string& field) {
+  json* target = &file.fields;
+  const std::vector<std::string> path = absl::StrSplit(field, '.');
+  for (size_t i = 0; i + 1 < path.size(); ++i) {
+    const auto block = target->find(path[i]);
+    if (block == target->end()) return false;
+    target = &*block;
+  }
+  if (!target->is_object() || target->erase(path.back()) == 0) return false;
+  std::erase_if(file.lines, [&](const auto& line) { return absl::StartsWith(line.first + ".", field + "."); });
+  return true;
 }
 
 absl::Status SetLabel(JobFile& file, const std::string& label) {

@@ -16,6 +16,11 @@ std::string Group(const std::string& field) {
   return dot == std::string::npos ? "The job" : absl::StrCat("The job: ", field.substr(0, dot));
 }
 
+// What a file may only have beside the other kind of tuning: ParseRecipe() refuses it beside this one.
+std::string FieldOfOtherTuning(const std::string& tuning) {
+  return tuning == "full" ? "lora" : tuning == "lora" ? "training.freeze" : "";
+}
+
 std::string FlagOf(const std::string& field) { return absl::StrCat("--", absl::StrReplaceAll(field, {{"_", "-"}})); }
 
 }  // namespace
@@ -29,7 +34,8 @@ const std::vector<JobFlag>& JobFlagList() {
       {"dataset.validation", "NAME[/PART]", "Rows to validate on during training"},
       {"dataset.test", "NAME[/PART]", "Rows held out for base against tuned model"},
       {"task", "TASK", "classification, ner, extraction, qa, tool_calling, chat (default) or text"},
-      {"tuning", "KIND", "lora (default) or full"},
+      {"tuning", "KIND",
+       "lora (default) or full; the file's lora block, or its training.freeze, gives way to the other kind"},
       {"chat_template", "FILE", "Jinja template in place of the base model's"},
       {"template_date", "YYYY-MM-DD", "What the template's strftime_now says; default: the day of submission"},
       {"lora.rank", "N", "1 to 256; default: auto"},
@@ -112,10 +118,28 @@ void AddJobFlags(CLI::App& command, JobFlagValues& values) {
       ->group("The job");
 }
 
-absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file) {
+absl::StatusOr<std::vector<std::string>> ApplyJobFlags(const JobFlagValues& values, JobFile& file) {
+  std::vector<std::string> gave_way;
+  for (const auto& [field, value] : values.fields) {
+    if (field != "tuning") continue;
+    const std::string other = FieldOfOtherTuning(value);
+    if (!other.empty() && RemoveField(file, other))
+      gave_way.push_back(
+          absl::StrCat(other, " of ", file.name, " is left out, since it does not go with --tuning ", value));
+  }
   for (const auto& [field, value] : values.fields) LUTHIER_RETURN_IF_ERROR(SetField(file, field, value));
   for (const std::string& label : values.labels) LUTHIER_RETURN_IF_ERROR(SetLabel(file, label));
-  return absl::OkStatus();
+  return gave_way;
+}
+
+absl::StatusOr<JobFile> ReadJobWithFlags(CommandContext& context, const std::string& path, const JobFlagValues& flags) {
+  JobFile file;
+  if (!path.empty()) {
+    LUTHIER_ASSIGN_OR_RETURN(file, ReadJobFile(path));
+  }
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> gave_way, ApplyJobFlags(flags, file));
+  for (const std::string& words : gave_way) context.Say(words);
+  return file;
 }
 
 void AddSettingFlags(CLI::App& command, SettingFlags& flags) {

@@ -7,6 +7,8 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "client/cli/command.h"
 #include "client/cli/job_file.h"
 #include "luthier/v1/jobs.pb.h"
 
@@ -34,8 +36,14 @@ std::string WithHyphens(std::string argument);
 // `values` must outlive the parse.
 void AddJobFlags(CLI::App& command, JobFlagValues& values);
 
+// What the file says of another kind of tuning gives way to `--tuning`, as its `dataset: NAME` does to
+// `--dataset.train`, and is put into words for its author; flags that contradict one another are left to be refused.
 // Errors: INVALID_ARGUMENT naming the flag.
-absl::Status ApplyJobFlags(const JobFlagValues& values, JobFile& file);
+absl::StatusOr<std::vector<std::string>> ApplyJobFlags(const JobFlagValues& values, JobFile& file);
+
+// The job file at `path` (empty: none) with the flags in it; says what of it gave way. Errors: as ReadJobFile(),
+// ApplyJobFlags().
+absl::StatusOr<JobFile> ReadJobWithFlags(CommandContext& context, const std::string& path, const JobFlagValues& flags);
 
 // What a job has beside its file.
 struct SettingFlags {

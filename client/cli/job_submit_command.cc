@@ -35,11 +35,7 @@ struct Arguments {
   NewJobFlags job;
 };
 
-absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& arguments, JobFile& file) {
-  if (!arguments.file.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(file, ReadJobFile(arguments.file));
-  }
-  LUTHIER_RETURN_IF_ERROR(ApplyJobFlags(arguments.fields, file));
+absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& arguments, const JobFile& file) {
   LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
   v1::CreateFineTuningJobRequest request;
   LUTHIER_ASSIGN_OR_RETURN(*request.mutable_job(), JobToProto(spec));
@@ -49,7 +45,7 @@ absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& argu
 
 absl::Status Submit(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
-  JobFile file;
+  LUTHIER_ASSIGN_OR_RETURN(const JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateFineTuningJobRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   // Printed before the call: after a break the same id makes sure that there is one job.

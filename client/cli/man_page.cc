@@ -37,9 +37,11 @@ No colours, also on a terminal.
 Contexts, and the format of output that is used if none is given.
 )";
 
-// Text as itself: a hyphen that can be copied, no escapes, no request at the start of a line.
+// Text as itself: a hyphen that can be copied, no escapes, no request at the start of a line, nothing that is no ASCII
+// (where the locale is C, `man` leaves it out).
 std::string Roff(absl::string_view text) {
-  std::string escaped = absl::StrReplaceAll(text, {{"\\", "\\e"}, {"-", "\\-"}, {"\n.", "\n\\&."}, {"\n'", "\n\\&'"}});
+  std::string escaped =
+      absl::StrReplaceAll(text, {{"\\", "\\e"}, {"-", "\\-"}, {"\n.", "\n\\&."}, {"\n'", "\n\\&'"}, {"…", "\\&..."}});
   if (absl::StartsWith(escaped, ".") || absl::StartsWith(escaped, "'")) escaped.insert(0, "\\&");
   return escaped;
 }

@@ -136,6 +136,7 @@ void AddModelAliasCommands(CLI::App& model, CommandContext& context) {
                                         [&context, removed] { return Delete(context, *removed); });
   remove.add_option("ALIAS", *removed, "MODEL/ALIAS")->required();
   context.AddYesFlag(remove);
+  context.CompleteWith(remove, AliasNames);
 }
 
 }  // namespace luthier

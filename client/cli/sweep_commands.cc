@@ -76,10 +76,6 @@ absl::Status AddPoint(const std::string& flag, v1::Sweep& sweep) {
 }
 
 absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, JobFile& file) {
-  if (!arguments.file.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(file, ReadJobFile(arguments.file));
-  }
-  LUTHIER_RETURN_IF_ERROR(ApplyJobFlags(arguments.fields, file));
   LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
   v1::CreateSweepRequest request;
   v1::Sweep& sweep = *request.mutable_sweep();
@@ -207,13 +203,14 @@ absl::Status Follow(CommandContext& context, const std::string& name, absl::Dura
 
 absl::Status Create(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.creation.timeout));
-  JobFile file;
+  LUTHIER_ASSIGN_OR_RETURN(JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateSweepRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const CreationFlags& flags = arguments.creation;
   if (!flags.dry_run) context.Say("request id " + request.request_id());
   const absl::StatusOr<v1::Sweep> sweep = client->CreateSweep(request);
   if (!sweep.ok()) return WithLines(sweep.status(), file);
+  for (const std::string& warning : sweep->warnings()) context.Say("warning: " + OneLine(warning));
   if (flags.dry_run && !context.ForPrograms()) {
     context.out() << JobsTable(*sweep, context.out_terminal()) << std::flush;
     context.Say("the sweep is valid; nothing was created");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "lib/base/json_shape.h"
@@ -84,9 +85,16 @@ class Converter {
   int nodes_ = 0;
 };
 
+// What YAML 1.1, which many programs still read, takes for true and false.
+bool IsOldBoolean(const std::string& text) {
+  const std::string word = absl::AsciiStrToLower(text);
+  return word == "y" || word == "n" || word == "yes" || word == "no" || word == "on" || word == "off";
+}
+
 // Whether text can stand without quotes and be read as the same text.
 bool IsPlain(const std::string& text) {
   if (!PlainScalar(text).is_string() || LooksLikeNumber(text) || text.back() == ' ' || text.back() == ':') return false;
+  if (IsOldBoolean(text)) return false;
   if (!std::isalpha(static_cast<unsigned char>(text[0])) && text[0] != '/') return false;
   const auto harmless = [](char c) {
     return std::isalnum(static_cast<unsigned char>(c)) ||
@@ -97,7 +105,12 @@ bool IsPlain(const std::string& text) {
 
 std::string ScalarYaml(const json& value) {
   if (value.is_string() && IsPlain(value.get<std::string>())) return value.get<std::string>();
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);  // JSON's quoting is YAML's double-quoted style
+  // JSON's quoting is YAML's double-quoted style.
+  std::string scalar = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  // To YAML 1.1 a number without a point is none: 1e-05 is text.
+  if (const size_t e = scalar.find('e'); value.is_number_float() && e != std::string::npos && scalar.find('.') > e)
+    scalar.insert(e, ".0");
+  return scalar;
 }
 
 void Emit(const json& value, int indent, std::string& out);

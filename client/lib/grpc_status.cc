@@ -36,6 +36,11 @@ absl::Status FromGrpc(const grpc::Status& status, const std::string& server) {
     return absl::FailedPreconditionError(absl::StrCat("what answers at ", server, " is no luthierd (",
                                                       status.error_message(), "); give its address with --server"));
   }
+  if (code == absl::StatusCode::kUnimplemented && status.error_message().empty()) {  // gRPC's, for an unknown method
+    return absl::UnimplementedError(absl::StrCat("the server at ", server,
+                                                 " has no such call: it is older than this program (`luthier version`)"
+                                                 "; install the same version on both sides"));
+  }
   if (code == absl::StatusCode::kDeadlineExceeded) {
     return absl::DeadlineExceededError(absl::StrCat("the server at ", server, " did not answer in time"));
   }

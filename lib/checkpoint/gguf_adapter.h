@@ -8,7 +8,7 @@
 namespace luthier {
 
 // Errors: INVALID_ARGUMENT naming the field of adapter_config.json and the remedy, for DoRA, whole modules, and an
-// adapter on a head or an embedding that are tied.
+// adapter on a head or an embedding that are tied, as llama.cpp's Gemma 2 has them in any case.
 absl::Status CheckFitsGgufAdapter(const AdapterConfig& adapter, const ModelConfig& model);
 
 }  // namespace luthier

@@ -15,13 +15,14 @@ constexpr int64_t kCudaWorkspace = 700 * kMiB;
 constexpr int64_t kCpuWorkspace = 150 * kMiB;
 // Holes in the heap, which keeps its pages, and what is too small to count. Measured on a CPU: docs/performance.md,
 // "Estimates".
-constexpr double kFragmentation = 1.08;
+constexpr double kFragmentation = 1.11;
+constexpr double kExportFragmentation = 1.08;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
 // inputs that are kept.
 constexpr double kLayersComputedAgain = 3.5;
 // In bf16, the fp32 numbers that attention needs in between leave holes among what is kept; and oneDNN keeps the
 // programs that it compiles for products.
-constexpr double kBf16Holes = 1.2;
+constexpr double kBf16Holes = 1.12;
 constexpr int64_t kBf16Workspace = 30 * kMiB;
 // Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has
 // left them all.
@@ -129,7 +130,8 @@ MemoryEstimate EstimateExportMemory(const ModelFacts& model, bool merged, int64_
   MemoryEstimate estimate;
   estimate.weights = copies_of_base * 4 * model.parameters + copies_of_adapter * adapter_bytes;
   estimate.workspace = kCpuWorkspace;
-  estimate.total = static_cast<int64_t>(kFragmentation * static_cast<double>(estimate.weights)) + estimate.workspace;
+  estimate.total =
+      static_cast<int64_t>(kExportFragmentation * static_cast<double>(estimate.weights)) + estimate.workspace;
   return estimate;
 }
 

@@ -5,6 +5,7 @@
 #include <limits>
 #include <map>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -233,6 +234,28 @@ void WarnAboutLayers(const LoraSpec& lora, std::vector<std::string>& warnings) {
       "layers.0.mlp.experts.down_proj, if only these are meant");
 }
 
+// What is known only when somebody serves the adapter is known too late (docs/vllm.md).
+void WarnAboutServing(const LoraSpec& lora, const ModelConfig& model, std::vector<std::string>& warnings) {
+  constexpr absl::string_view kRemedy =
+      "vLLM loads no such adapter; there, serve it merged with its base (luthier model export --format merged)";
+  if (lora.dora.value_or(false)) warnings.push_back(absl::StrCat("lora.dora: ", kRemedy));
+  if (!lora.modules_to_save.empty()) warnings.push_back(absl::StrCat("lora.modules_to_save: ", kRemedy));
+  const std::vector<LinearLayer> targeted = TargetedLayers(AdapterConfigOf(lora, model), model);
+  const bool outside_layers =
+      std::any_of(targeted.begin(), targeted.end(), [](const LinearLayer& layer) { return layer.layer < 0; });
+  const std::set<std::string> served = {"granite", "llama", "phi3", "qwen3", "qwen3_moe"};
+  if (outside_layers && !served.contains(model.model_type)) {
+    warnings.emplace_back(
+        "lora.target_modules: in this family vLLM refuses adapters on lm_head and embed_tokens, or computes something "
+        "else with them; there, serve the model merged (luthier model export --format merged)");
+  }
+  if (std::none_of(targeted.begin(), targeted.end(), [](const LinearLayer& layer) { return layer.experts > 0; }))
+    return;
+  warnings.emplace_back(
+      "lora.target_parameters: vLLM loads adapters on experts only with --enable-mixed-moe-lora-format and "
+      "is_3d_lora_weight (docs/vllm.md), or merged with their base (luthier model export --format merged)");
+}
+
 const char* FateOfLongRows(const std::string& too_long) {
   if (too_long == "truncate") return "cut at their end";
   if (too_long == "keep_answer") return "cut in front of their last answer";
@@ -449,6 +472,7 @@ absl::StatusOr<ResolvedSpec> Resolve(const Recipe& recipe, const ModelFacts& mod
     WarnAboutCapacity(dataset, inputs.adapter_parameters, resolved.warnings);
     WarnAboutPlusRatio(resolved.recipe.lora, model.config, resolved.warnings);
     WarnAboutLayers(resolved.recipe.lora, resolved.warnings);
+    WarnAboutServing(resolved.recipe.lora, model.config, resolved.warnings);
   }
   WarnAboutData(resolved.recipe, dataset, resolved.warnings);
   WarnAboutSteps(training, steps, resolved.warnings);

@@ -1,8 +1,8 @@
 #include "lib/text/json_file.h"
 
+#include <cstddef>
 #include <fstream>
-#include <sstream>
-#include <utility>
+#include <ios>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -14,10 +14,13 @@ namespace luthier {
 absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
-  std::ostringstream content;
-  content << file.rdbuf();
-  if (file.bad()) return absl::DataLossError(absl::StrCat("cannot read ", path));
-  return std::move(content).str();
+  std::string content, piece(size_t{1} << 16, '\0');
+  do {
+    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    content.append(piece, 0, static_cast<size_t>(file.gcount()));
+  } while (file);
+  if (file.bad()) return absl::DataLossError(absl::StrCat("cannot read ", path));  // a folder, or a disk that fails
+  return content;
 }
 
 absl::StatusOr<OrderedJson> ReadJsonObject(const std::string& path) {

@@ -99,6 +99,7 @@ inline constexpr Transition kTransitions[] = {
     {JobState::kPausing, JobInput::kAttemptFailed, JobState::kFailed},
     {JobState::kPausing, JobInput::kAttemptLost, JobState::kPaused},
     {JobState::kPausing, JobInput::kAttemptStopped, JobState::kPaused},
+    {JobState::kPausing, JobInput::kResumeRequested, JobState::kPreempting},  // it has to stop now, and then goes on
     {JobState::kPausing, JobInput::kCancelRequested, JobState::kCancelling},
     {JobState::kPaused, JobInput::kResumeRequested, JobState::kQueued},
     {JobState::kPaused, JobInput::kCancelRequested, JobState::kCancelled},
@@ -188,12 +189,13 @@ struct Job {
   int attempt = 0;
   int lost_attempts = 0;
   int preemptions = 0;
-  int lost_here = 0;                    // attempts lost one after the other on `node`
-  std::vector<std::string> crashed_on;  // nodes on which its trainer died of itself, since a user last had it retried
-  int revision = 1;                     // counts what users changed, for `etag`
-  std::string node;                     // of the current attempt, or of the last one, where its checkpoints lie; leads
-  std::vector<int> held;                // devices of `node` that the current attempt holds
-  std::vector<Place> others;            // the other nodes of the current attempt, in the order of their ranks
+  // Since a user last had it retried: nodes that were the reason for the loss of an attempt, each as often as it was,
+  // and those on which its trainer died of itself.
+  std::vector<std::string> lost_on, crashed_on;
+  int revision = 1;           // counts what users changed, for `etag`
+  std::string node;           // of the current attempt, or of the last one, where its checkpoints lie; leads
+  std::vector<int> held;      // devices of `node` that the current attempt holds
+  std::vector<Place> others;  // the other nodes of the current attempt, in the order of their ranks
   absl::Time attempt_start = absl::InfinitePast();  // of the current attempt, or of the last one
   absl::Time not_before = absl::InfinitePast();     // of the next attempt
   absl::Time start_time = absl::InfinitePast();

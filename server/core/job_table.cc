@@ -111,11 +111,13 @@ int64_t JobTable::UsesOf(const std::string& resource) const {
 
 // Without names of resources, which a million jobs would each make and throw away.
 void JobTable::CountUses(const Job& job, int by) {
-  const auto count = [by](absl::flat_hash_map<std::string, int64_t>& uses, absl::string_view id) {
-    if ((uses[id] += by) == 0) uses.erase(id);
+  const auto add = [by](absl::flat_hash_map<std::string, int64_t>& uses, absl::string_view id) {
+    int64_t& count = uses[id];
+    count += by;
+    if (count == 0) uses.erase(id);
   };
-  count(uses_of_base_models_, job.base_model);
-  for (const absl::string_view id : absl::StrSplit(job.datasets, ',', absl::SkipEmpty())) count(uses_of_datasets_, id);
+  add(uses_of_base_models_, job.base_model);
+  for (const absl::string_view id : absl::StrSplit(job.datasets, ',', absl::SkipEmpty())) add(uses_of_datasets_, id);
 }
 
 std::string JobTable::AUserOf(const std::string& resource) const {
@@ -225,7 +227,10 @@ void JobTable::CountHeld(const Job& job, int by) {
   const int held = by * HeldDevices(job);
   load.running_devices += held;
   if (IsStopping(job.state)) load.stopping_devices += held;
-  if (job.max_parallel > 0 && (running_of_sweep_[job.sweep] += by) == 0) running_of_sweep_.erase(job.sweep);
+  if (job.max_parallel <= 0) return;
+  int& running = running_of_sweep_[job.sweep];
+  running += by;
+  if (running == 0) running_of_sweep_.erase(job.sweep);
 }
 
 }  // namespace luthier

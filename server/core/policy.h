@@ -99,7 +99,7 @@ struct Release {
   absl::Time end;
   int devices = 0;
   const Job* preemptible = nullptr;  // its job, if it may be stopped for another one
-  std::string tenant = {};           // whose it is
+  std::string tenant;                // whose it is
 };
 
 // A node that can take attempts, and what of it is free.
@@ -125,6 +125,8 @@ struct TenantView {
   }
   // Whether it can lose so many and has as many as are its own all the same.
   bool Borrows(int devices) const { return guaranteed_devices == 0 || kept_devices - devices >= guaranteed_devices; }
+  // `devices`: `kept_devices` or `promised_devices`, whichever the job adds to: those that run, or are made room for.
+  void Charge(const Job& job, int& devices);
 };
 
 struct Snapshot {
@@ -151,6 +153,7 @@ enum class Wait {
   kMakingRoom = 11,   // what has to stop for it has not stopped yet
   kNoMatch = 12,      // no connected node has the labels that it asks for
   kSweepLimit = 13,   // its sweep runs as many jobs as it may
+  kDrained = 14,      // the nodes that could take it are drained
 };
 
 // One for every job of a snapshot, in the order in which they were looked at.

@@ -85,9 +85,9 @@ void State::CancelOverdue(absl::Time now) {
   }
 }
 
-const Job& State::Apply(const Job& job, JobInput input, const std::string& message, absl::Time now) {
+void State::Apply(const Job& job, JobInput input, const std::string& message, absl::Time now) {
   const std::optional<JobState> next = NextState(job.state, input);
-  if (!next) return job;
+  if (!next) return;
   if (input == JobInput::kTrainerFinished) {
     for (const Place& place : PlacesOf(job)) {
       if (const auto node = nodes_.find(place.node); node != nodes_.end()) node->second.losses.clear();
@@ -114,7 +114,7 @@ const Job& State::Apply(const Job& job, JobInput input, const std::string& messa
     if (IsTerminal(*next)) j.end_time = now;
   });
   Event event{.attempt = job.attempt, .type = "state", .message = message, .state = static_cast<int>(*next)};
-  return AddEvent(job, std::move(event), now);
+  AddEvent(job, std::move(event), now);
 }
 
 const Job& State::AddEvent(const Job& job, Event event, absl::Time now) {

@@ -276,7 +276,7 @@ class State {
   void LoadResource(ResourceKind kind, const std::string& id, Stored stored = {}) {
     resources_[ResourceName(kind, id)] = std::move(stored);
   }
-  void LoadTenant(Tenant tenant) { tenants_[tenant.id] = tenant; }
+  void LoadTenant(const Tenant& tenant) { tenants_[tenant.id] = tenant; }
   void LoadDrained(const std::string& node) { drained_.insert(node); }
   void LoadQuarantine(const Quarantine& quarantine, absl::Time now);
   void LoadEpoch(int epoch) { epoch_ = epoch; }
@@ -382,7 +382,7 @@ class State {
 
  private:
   // Everything that changes a job's state goes through here.
-  const Job& Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
+  void Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
   // The job that the same request created earlier in this batch; null if there is none. Errors: ALREADY_EXISTS.
   absl::StatusOr<const Job*> CreatedBy(const JobRequest& request) const;
@@ -392,18 +392,19 @@ class State {
   // How an attempt was lost.
   struct Loss {
     std::string why;
-    std::string node;      // that is to blame; empty: none
-    bool crashed = false;  // its trainer died there of itself
+    std::vector<std::string> nodes;  // of which one is the reason: mostly it is known which
+    bool crashed = false;            // its trainer died there of itself
   };
   // The job waits for another attempt, or has had enough of them.
   void LoseAttempt(const Job& job, const Loss& loss, absl::Time now);
-  static Loss LossOf(const Report& report, const std::string& node);
+  static Loss LossOf(const Report& report, const Job& job, const std::string& node);
   // The same, by word of a node that may be one of several, or since nothing is heard of it.
   void LoseAttemptOn(const std::string& node, const Job& job, const std::string& why, absl::Time now);
   // A report of a node that does not lead.
   bool RecordOfOther(const Job& job, const Report& report, absl::Time now);
   // What becomes of a job that holds devices of a node whose agent is there again, with its attempt or without.
-  void GoOnWith(const Job& job, const std::string& node, bool has_it, absl::Time now);
+  // `moved`: others reach it by another address than before.
+  void GoOnWith(const Job& job, const std::string& node, bool has_it, bool moved, absl::Time now);
   // The node's agent says that no process of the attempt is left there.
   void ForgetProcess(const std::string& node, const std::string& attempt);
   // No process of the attempt is left on a node that does not lead: what it held there is free.

@@ -19,6 +19,12 @@ absl::Status ModelTaken(const Job& job) {
   return WithReason(absl::AlreadyExistsError(taken), "MODEL_NAME_TAKEN");
 }
 
+// A job in one of these is resumed or released already.
+std::vector<JobState> GoingOn() {
+  return {JobState::kQueued,     JobState::kStarting,   JobState::kRunning,
+          JobState::kRecovering, JobState::kPreempting, JobState::kPublishing};
+}
+
 }  // namespace
 
 absl::Status JobExists(const std::string& id) {
@@ -143,15 +149,13 @@ absl::Status State::Pause(const std::string& id, absl::Time now) {
 }
 
 absl::Status State::Resume(const std::string& id, absl::Time now) {
-  return Ask(id, JobInput::kResumeRequested,
-             {JobState::kQueued, JobState::kStarting, JobState::kRunning, JobState::kRecovering, JobState::kPublishing},
-             "resumed by a user", "only a job that is PAUSED can be resumed", now);
+  return Ask(id, JobInput::kResumeRequested, GoingOn(), "resumed by a user",
+             "only a job that is PAUSED or PAUSING can be resumed", now);
 }
 
 absl::Status State::StartHeld(const std::string& id, absl::Time now) {
-  return Ask(id, JobInput::kStartRequested,
-             {JobState::kQueued, JobState::kStarting, JobState::kRunning, JobState::kRecovering, JobState::kPublishing},
-             "released by a user", "only a job that is HELD can be started", now);
+  return Ask(id, JobInput::kStartRequested, GoingOn(), "released by a user", "only a job that is HELD can be started",
+             now);
 }
 
 absl::Status State::Retry(const std::string& id, absl::Time now, bool inputs_remain) {
@@ -164,9 +168,9 @@ absl::Status State::Retry(const std::string& id, absl::Time now, bool inputs_rem
   if (!NextState(job->state, JobInput::kRetryRequested)) return ask();  // whatever else it lacks would not help it
   for (const std::string& name : ResourcesOf(*job)) {
     if (!Exists(name)) {
-      return WithReason(
-          absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name, " was deleted")),
-          "INPUT_DELETED");
+      return WithReason(absl::FailedPreconditionError(absl::StrCat("jobs/", id, " cannot be tried again: ", name,
+                                                                   " was deleted; clone the job with what there is")),
+                        "INPUT_DELETED");
     }
   }
   if (!inputs_remain) {
@@ -191,7 +195,8 @@ absl::Status State::Retry(const std::string& id, absl::Time now, bool inputs_rem
   }
   if (absl::Status status = ask(); !status.ok()) return status;
   jobs_.Update(*job, [&](Job& j) {
-    j.lost_attempts = j.lost_here = 0;
+    j.lost_attempts = 0;
+    j.lost_on.clear();
     j.crashed_on.clear();
     j.not_before = absl::InfinitePast();
     j.end_time = absl::InfinitePast();

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <iterator>
+#include <tuple>
 #include <utility>
 
 #include "absl/algorithm/container.h"
@@ -32,6 +33,15 @@ int RankOf(const Job& job, const std::string& node) {
                           places.begin());
 }
 
+// The nodes of which one does not reach another, for all that is known. The leading one had reached the others when
+// they trained, and is to be spared with its checkpoints.
+std::vector<std::string> WhereRanksLostEachOther(const Job& job) {
+  std::vector<std::string> nodes;
+  if (job.state == JobState::kStarting) nodes.push_back(job.node);
+  for (const Place& place : job.others) nodes.push_back(place.node);
+  return nodes;
+}
+
 // Whether an attempt that ended so makes the node suspect on which it did.
 bool IsNodesFault(const Report& report, const Job& job) {
   if (report.blames_node) return true;
@@ -56,8 +66,11 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   node.deadline = now + kLease;
   const std::string id = node.id;
   node.draining = drained_.count(id) > 0;
+  bool moved = false;
   // An agent that was started again says nothing about its machine.
   if (const auto before = nodes_.find(id); before != nodes_.end()) {
+    moved = !before->second.gang_address.empty() && std::tie(before->second.gang_address, before->second.gang_port) !=
+                                                        std::tie(node.gang_address, node.gang_port);
     node.losses = std::move(before->second.losses);
     node.quarantine_end = before->second.quarantine_end;
   }
@@ -74,15 +87,16 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
       stale.push_back(name);
     }
   }
-  for (const std::string& job_id : expected) GoOnWith(*Find(job_id), id, held.count(job_id) > 0, now);
+  for (const std::string& job_id : expected) GoOnWith(*Find(job_id), id, held.count(job_id) > 0, moved, now);
   return stale;
 }
 
-// Orders that were sent before may never have arrived.
-void State::GoOnWith(const Job& job, const std::string& id, bool has_it, absl::Time now) {
+// Orders that were sent before may never have arrived. Where it leads and waits at another address than those which
+// arrived say, the other nodes would look for it in vain.
+void State::GoOnWith(const Job& job, const std::string& id, bool has_it, bool moved, absl::Time now) {
   const int rank = RankOf(job, id);
-  const bool can_start = job.state == JobState::kStarting && (rank > 0 || job.last_report == 0) &&
-                         (job.nodes == 1 || !nodes_.at(id).gang_address.empty());
+  const bool is_reached = job.nodes == 1 || (!nodes_.at(id).gang_address.empty() && (rank > 0 || !moved));
+  const bool can_start = job.state == JobState::kStarting && (rank > 0 || job.last_report == 0) && is_reached;
   if (!has_it && !can_start) {
     return LoseAttemptOn(id, job, absl::StrCat("the agent of node ", id, " came back without it"), now);
   }
@@ -103,6 +117,7 @@ void State::Heartbeat(const std::string& id, std::string inventory, Processes pr
     effects_.push_back({.kind = Effect::Kind::kReconnect, .node = id});
     return;
   }
+  if (node.leaving != leaving) unsettled_ = true;
   node.leaving = leaving;
   node.ready = !leaving;
   node.last_heartbeat = now;
@@ -139,6 +154,7 @@ void State::Disconnect(const std::string& node) {
   const auto found = nodes_.find(node);
   if (found == nodes_.end()) return;
   found->second.ready = found->second.leaving = false;
+  unsettled_ = true;  // what waits hears another reason
 }
 
 void State::ExpireLeases(absl::Time now) {
@@ -152,6 +168,7 @@ void State::ExpireLeases(absl::Time now) {
       unsettled_ = true;
     }
     if (now < node.deadline) continue;
+    if (node.ready || node.leaving) unsettled_ = true;
     node.ready = node.leaving = false;
     const std::set<std::string> lost = jobs_.OnNode(id);
     const std::string why = absl::StrCat("node ", id, " was not heard of for ", absl::FormatDuration(kLease));
@@ -169,6 +186,7 @@ absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
   });
   drained_.insert(id);
   writes_.drained.emplace_back(id, true);
+  unsettled_ = true;  // what waits hears another reason
   if (!requeue) return absl::OkStatus();
   const std::set<std::string> attempts = jobs_.OnNode(id);
   for (const std::string& job_id : attempts) {
@@ -231,7 +249,7 @@ bool State::Record(Report report, absl::Time now) {
   if (SaysProcessEnded(*report.input)) ForgetProcess(job->node, AttemptName(*job));
   if (IsNodesFault(report, *job)) Suspect(job->node, job->id, now);
   if (*report.input == JobInput::kAttemptLost) {
-    LoseAttempt(*job, LossOf(report, job->node), now);
+    LoseAttempt(*job, LossOf(report, *job, job->node), now);
   } else if (*report.input == JobInput::kArtifactStored) {
     if (job->state == JobState::kPublishing) Publish(*job, std::move(report), now);
   } else {
@@ -250,7 +268,7 @@ bool State::RecordOfOther(const Job& job, const Report& report, absl::Time now) 
   if (IsNodesFault(report, job)) Suspect(report.node, job.id, now);
   StopRest(job, {job.node, job.held}, now);
   if (lost) {
-    LoseAttempt(job, LossOf(report, report.node), now);
+    LoseAttempt(job, LossOf(report, job, report.node), now);
   } else {
     if (report.job_report) jobs_.Update(job, [&](Job& j) { j.report = *report.job_report; });  // has the cause
     Apply(job, JobInput::kAttemptFailed, absl::StrCat("on node ", report.node, ": ", report.message), now);
@@ -258,10 +276,11 @@ bool State::RecordOfOther(const Job& job, const Report& report, absl::Time now) 
   return true;
 }
 
-State::Loss State::LossOf(const Report& report, const std::string& node) {
-  Loss loss{.why = report.message, .crashed = report.crashed && !report.lost_peer};
-  if (!report.lost_peer) loss.node = node;
-  return loss;
+State::Loss State::LossOf(const Report& report, const Job& job, const std::string& node) {
+  const std::string why = job.nodes > 1 ? absl::StrCat("on node ", node, ": ", report.message) : report.message;
+  return {.why = why,
+          .nodes = report.lost_peer ? WhereRanksLostEachOther(job) : std::vector<std::string>{node},
+          .crashed = report.crashed && !report.lost_peer};
 }
 
 void State::EndPart(const Job& job, const std::string& node, absl::Time now) {
@@ -320,7 +339,7 @@ void State::LoseAttemptOn(const std::string& node, const Job& job, const std::st
     if (!NeedsAllNodes(job.state)) return;
     StopRest(job, {job.node, job.held}, now);
   }
-  LoseAttempt(job, {.why = why, .node = node}, now);
+  LoseAttempt(job, {.why = why, .nodes = {node}}, now);
 }
 
 void State::LoseAttempt(const Job& job, const Loss& loss, absl::Time now) {
@@ -331,8 +350,9 @@ void State::LoseAttempt(const Job& job, const Loss& loss, absl::Time now) {
   }
   jobs_.Update(job, [&](Job& j) {
     ++j.lost_attempts;
-    if (loss.node == j.node) ++j.lost_here;
-    if (loss.crashed && !absl::c_linear_search(j.crashed_on, loss.node)) j.crashed_on.push_back(loss.node);
+    j.lost_on.insert(j.lost_on.end(), loss.nodes.begin(), loss.nodes.end());
+    if (loss.crashed && !absl::c_linear_search(j.crashed_on, loss.nodes.front()))
+      j.crashed_on.push_back(loss.nodes.front());
   });
   if (job.crashed_on.size() >= kMaxCrashNodes) {
     Apply(job, JobInput::kRetriesExhausted, absl::StrCat(why, "; ", CrashText(job), ", giving up"), now);

@@ -117,7 +117,7 @@ bool State::IsOfAnother(const std::string& model, const std::string& tenant) con
 
 absl::Status State::CheckResource(ResourceKind kind, const Resource& resource) const {
   const std::string name = ResourceName(kind, resource.id);
-  if (resources_.count(name) > 0) return absl::AlreadyExistsError(name + " exists");
+  if (resources_.count(name) > 0) return absl::AlreadyExistsError(name + " exists; choose another id");
   return CheckStorage(resource.tenant, resource.bytes);
 }
 

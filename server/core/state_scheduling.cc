@@ -1,11 +1,13 @@
 // Which waiting jobs start now, and what the others hear of why they wait. The policy decides from a snapshot
 // (server/core/policy.h); here it is made, and what was decided is done.
 #include <algorithm>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/core/node_kinds.h"
 #include "server/core/state.h"
 
@@ -16,6 +18,8 @@ namespace {
 constexpr size_t kCandidates = 500;
 // Nor those of sweeps that run as many jobs as they may.
 constexpr size_t kLooks = 10000;
+// Of drained nodes that would take a job: one is enough for it, and the list of nodes has the others.
+constexpr size_t kNamedNodes = 3;
 
 // Of a gang that enough nodes would be large enough for, or some: what keeps it from them.
 std::string TooFewNodesFor(const Job& job, const std::map<std::string, Node>& nodes) {
@@ -28,7 +32,8 @@ std::string TooFewNodesFor(const Job& job, const std::map<std::string, Node>& no
   const int most = large.most();
   if (most < job.nodes) {
     return absl::StrCat("the job asks for ", job.nodes, " nodes, all with GPUs or all without, and ", most,
-                        " connected ", most == 1 ? "one has" : "ones have", " what it needs of each");
+                        " connected ", most == 1 ? "one has" : "ones have",
+                        " what it needs of each; connect more, or clone the job with fewer resources.nodes");
   }
   return absl::StrCat("the job asks for ", job.nodes, " nodes that reach one another, and of the ", most,
                       " connected ones that are large enough ", reachable.most(),
@@ -44,7 +49,7 @@ std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes
   int64_t memory = 0, needed = 0;
   for (const auto& [id, node] : nodes) {
     if (!node.TakesWork() || !HasLabels(node, job)) continue;
-    devices = std::max(devices, node.devices);
+    devices = std::max(devices, node.shares > 1 ? 1 : node.devices);  // a job has one part of a GPU at most
     const bool in_main_memory = node.gpus && ComputesOnCpus(job);
     for (const int64_t bytes : in_main_memory ? std::vector<int64_t>{node.main_memory} : node.memory) {
       if (bytes > memory) needed = in_main_memory ? job.cpu_memory_bytes : MemoryFor(job, node);
@@ -53,11 +58,13 @@ std::string TooLargeFor(const Job& job, const std::map<std::string, Node>& nodes
   }
   if (devices < job.devices) {
     return absl::StrCat("the job asks for ", job.devices, job.nodes > 1 ? " devices of each node" : " devices",
-                        " and the largest connected node has ", devices);
+                        " and the largest connected node has ", devices,
+                        "; connect a larger one, or clone the job with fewer resources.devices");
   }
   return absl::StrCat("the job needs ", SizeText(needed), " on ",
                       job.devices == 1 ? "a device" : absl::StrCat("each of ", job.devices, " devices"),
-                      " and no connected node has that; the largest device has ", SizeText(memory));
+                      " and the largest that a connected node has is one of ", SizeText(memory),
+                      "; connect a node with more");
 }
 
 // "node a", or "nodes a, b".
@@ -67,6 +74,16 @@ std::string NodesOf(const Decision& decision) {
   return text;
 }
 
+// Nothing else shows why these have no room.
+std::string NodesWithLeftovers(const std::map<std::string, Node>& nodes) {
+  std::vector<std::string> ids;
+  for (const auto& [id, node] : nodes) {
+    if (node.TakesWork() && !node.leftovers.empty()) ids.push_back(id);
+  }
+  if (ids.empty()) return "";
+  return absl::StrCat("; an attempt that is over has not ended yet on ", absl::StrJoin(ids, ", "));
+}
+
 std::string MessageOf(const Decision& decision, const std::map<std::string, Node>& nodes) {
   const Job& job = *decision.job;
   int ready = 0;
@@ -74,7 +91,8 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
   switch (decision.wait) {
     case Wait::kNoNode:
       return nodes.empty() ? "no node is connected; start luthier-worker on a machine"
-                           : "no node is connected that takes jobs";
+                           : "no node is connected that takes jobs; `luthier node list` says why, and luthier-worker "
+                             "on another machine adds one";
     case Wait::kTooLarge: return TooLargeFor(job, nodes);
     case Wait::kNoMatch:
       return absl::StrCat(
@@ -83,13 +101,19 @@ std::string MessageOf(const Decision& decision, const std::map<std::string, Node
     case Wait::kBusy:
       if (job.nodes > 1) {
         return absl::StrCat("the job asks for ", job.nodes, " nodes at once, and fewer of the ", ready,
-                            " connected ones have room");
+                            " connected ones have room", NodesWithLeftovers(nodes));
       }
-      return ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy");
+      return absl::StrCat(
+          ready == 1 ? "the connected node is busy" : absl::StrCat("all ", ready, " connected nodes are busy"),
+          NodesWithLeftovers(nodes));
     case Wait::kReserved: return "the free devices are kept for a job that comes before it";
     case Wait::kMakingRoom:
       return absl::StrCat(NodesOf(decision), " will have room: attempts are stopping there for it");
-    case Wait::kTenantLimit: return absl::StrCat("tenant ", job.tenant, " runs as much as it may");
+    case Wait::kTenantLimit:
+      return absl::StrCat("tenant ", job.tenant, " may not use ", AllDevices(job),
+                          AllDevices(job) == 1 ? " device" : " devices",
+                          " more than it does; wait for others of its jobs, or have an admin raise its --max-devices "
+                          "(`luthier tenant set`)");
     default: return "it is about to start";
   }
 }
@@ -106,16 +130,44 @@ std::string WhyPreempted(const Job& job, const Decision& decision) {
                                     ", which a tenant wants back to which they are guaranteed");
 }
 
-// If the job would fit on nodes of which one is quarantined: the one that is released first.
-const Node* QuarantinedNodeFor(const Job& job, const std::map<std::string, Node>& nodes) {
-  const Node* first = nullptr;
+// Connected nodes that get nothing for now and are of use to the job: with them, and those of their kind that do take
+// work, it has enough. `drained`: whether drained ones count.
+std::vector<const Node*> WithheldFrom(const Job& job, const std::map<std::string, Node>& nodes, bool drained) {
+  std::vector<const Node*> withheld;
   NodeKinds fit;
   for (const auto& [id, node] : nodes) {
-    if (!node.ready || node.draining || !CouldRun(job, node)) continue;
+    if (!node.ready || (node.draining && !drained) || !CouldRun(job, node)) continue;
     fit.Add(node);
-    if (node.IsQuarantined() && (first == nullptr || node.quarantine_end < first->quarantine_end)) first = &node;
+    if (!node.TakesWork()) withheld.push_back(&node);
   }
-  return first != nullptr && fit.LikeThis(*first) >= job.nodes ? first : nullptr;
+  std::erase_if(withheld, [&](const Node* node) { return fit.LikeThis(*node) < job.nodes; });
+  return withheld;
+}
+
+// None if the job would wait as well if every node took work. What ends by itself is said first.
+std::optional<WaitReason> WhyWithheld(const Job& job, const std::map<std::string, Node>& nodes, absl::Time now) {
+  const std::vector<const Node*> quarantined = WithheldFrom(job, nodes, /*drained=*/false);
+  if (!quarantined.empty()) {
+    const Node& first = **absl::c_min_element(
+        quarantined, [](const Node* a, const Node* b) { return a->quarantine_end < b->quarantine_end; });
+    return WaitReason{
+        Wait::kQuarantined,
+        absl::StrCat("node ", first.id, " is quarantined for another ",
+                     absl::ToInt64Seconds(absl::Ceil(first.quarantine_end - now, absl::Seconds(1))),
+                     " s, since attempts of several jobs died there; `luthier node undrain ", first.id, "` ends that")};
+  }
+  std::vector<const Node*> drained = WithheldFrom(job, nodes, /*drained=*/true);
+  std::erase_if(drained, [](const Node* node) { return !node->draining; });
+  if (drained.empty()) return std::nullopt;
+  const size_t named = std::min(drained.size(), kNamedNodes);
+  const std::string names = absl::StrJoin(drained.begin(), drained.begin() + static_cast<int64_t>(named), ", ",
+                                          [](std::string* out, const Node* node) { absl::StrAppend(out, node->id); });
+  return WaitReason{
+      Wait::kDrained,
+      absl::StrCat(drained.size() == 1 ? "node " : "nodes ", names,
+                   drained.size() > named ? absl::StrCat(" and ", drained.size() - named, " more") : "",
+                   drained.size() == 1 ? " would take it, but is drained; " : " would take it, but are drained; ",
+                   "`luthier node undrain ", drained.front()->id, "` gives it work again")};
 }
 
 }  // namespace
@@ -182,7 +234,6 @@ void State::Start(const Decision& decision, absl::Time now) {
   const Job& job = jobs_.Update(*decision.job, [&](Job& j) {
     j.attempt = std::max(j.attempt, epoch_ * kAttemptsPerEpoch) + 1;
     j.last_report = 0;
-    if (j.node != decision.node) j.lost_here = 0;
     j.node = decision.node;
     j.held = decision.devices;
     j.others = decision.others;
@@ -291,13 +342,7 @@ WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
   }
   if (const Wait wait = decided->second.wait;
       wait == Wait::kNoNode || wait == Wait::kTooLarge || wait == Wait::kNoMatch) {
-    if (const Node* node = QuarantinedNodeFor(job, nodes_)) {
-      return {Wait::kQuarantined,
-              absl::StrCat("node ", node->id, " is quarantined for another ",
-                           absl::ToInt64Seconds(absl::Ceil(node->quarantine_end - now, absl::Seconds(1))),
-                           " s, since attempts of several jobs died there; `luthier node undrain ", node->id,
-                           "` ends that")};
-    }
+    if (std::optional<WaitReason> reason = WhyWithheld(job, nodes_, now)) return *std::move(reason);
   }
   return {decided->second.wait, MessageOf(decided->second, nodes_)};
 }

@@ -74,8 +74,11 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
   }
   if (request.token().has_expire_time()) {
     token.expire_time = absl::FromUnixSeconds(request.token().expire_time().seconds());
-    if (token.expire_time <= now)
-      violations.emplace_back("token.expire_time: has passed; give a time to come, or leave it out");
+    if (token.expire_time <= now) {
+      violations.push_back(absl::StrCat(
+          "token.expire_time: ", absl::FormatTime(absl::RFC3339_sec, token.expire_time, absl::UTCTimeZone()),
+          " has passed; give a time to come, or leave it out"));
+    }
   }
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return token;

@@ -60,8 +60,8 @@ json ToJson(const DataFacts& facts) {
 absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
   const absl::StatusOr<std::string> text = ReadTextFile(backup + kFacts);
   if (!text.ok()) {
-    return absl::NotFoundError(
-        absl::StrCat(backup, ": is no backup, or one that was not finished: it has no backup.json"));
+    return absl::NotFoundError(absl::StrCat(
+        backup, ": is no backup, or one that was not finished: it has no backup.json; give another folder"));
   }
   DataFacts facts;
   try {
@@ -70,7 +70,7 @@ absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
       return absl::InvalidArgumentError(absl::StrCat(backup, ": was made by a newer luthierd; use that one"));
     std::string error;
     if (!absl::ParseTime(absl::RFC3339_full, parsed.at("create_time").get<std::string>(), &facts.create_time, &error)) {
-      return absl::DataLossError(absl::StrCat(backup, kFacts, ": is damaged: ", error));
+      return absl::DataLossError(absl::StrCat(backup, kFacts, ": is damaged: ", error, "; try an older backup"));
     }
     facts.epoch = parsed.at("epoch");
     facts.jobs = parsed.at("jobs");
@@ -80,7 +80,7 @@ absl::StatusOr<DataFacts> ReadFacts(const std::string& backup) {
     facts.files = std::move(stored.files);
     facts.bucket = parsed.value("bucket", "");
   } catch (const json::exception& error) {
-    return absl::DataLossError(absl::StrCat(backup, kFacts, ": is damaged: ", error.what()));
+    return absl::DataLossError(absl::StrCat(backup, kFacts, ": is damaged: ", error.what(), "; try an older backup"));
   }
   return facts;
 }
@@ -261,7 +261,8 @@ absl::StatusOr<DataFacts> CheckBackup(const std::string& backup, ArtifactStore* 
 }
 
 absl::StatusOr<DataFacts> CheckDataFolder(const std::string& data_dir, ArtifactStore* bucket) {
-  if (!fs::exists(data_dir + kDatabase)) return absl::NotFoundError(absl::StrCat(data_dir, ": holds no server's data"));
+  if (!fs::exists(data_dir + kDatabase))
+    return absl::NotFoundError(absl::StrCat(data_dir, ": holds no server's data; give the --data-dir of a luthierd"));
   absl::StatusOr<std::unique_ptr<Store>> store = Store::Open(data_dir);
   if (absl::IsDataLoss(store.status())) return Damaged(data_dir, {std::string(store.status().message())});
   LUTHIER_RETURN_IF_ERROR(store.status());

@@ -127,9 +127,16 @@ v1::JobFailure::Cause CauseOf(const std::string& name) {
   return cause;
 }
 
-void SetFailure(v1::FineTuningJob& report, const std::string& cause, const std::string& message) {
+// The report says of which attempt it is: a user may have the job tried again.
+void SetFailure(v1::FineTuningJob& report, int attempt, const std::string& cause, const std::string& message) {
   report.mutable_failure()->set_cause(CauseOf(cause));
   report.mutable_failure()->set_message(message);
+  report.set_attempt(attempt);
+}
+
+// 0: on record since before reports said so.
+bool HasFailureOf(int attempt, const v1::FineTuningJob& report) {
+  return report.has_failure() && (report.attempt() == attempt || report.attempt() == 0);
 }
 
 void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
@@ -159,9 +166,8 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     report.input = JobInput::kTrainerFinished;
     report.message = absl::StrCat(event.contains("export") ? "the export" : "training", " is done; storing the result");
   } else if (type == "failed") {
-    read.update = [cause = Text(event, "cause"), text = Text(event, "message")](v1::FineTuningJob& job) {
-      SetFailure(job, cause, text);
-    };
+    read.update = [attempt = report.attempt.attempt, cause = Text(event, "cause"),
+                   text = Text(event, "message")](v1::FineTuningJob& job) { SetFailure(job, attempt, cause, text); };
   }
   report.events.push_back({.type = type, .message = Text(event, "message"), .payload = payload.SerializeAsString()});
 }
@@ -174,8 +180,8 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
       read.report.blames_node =
           CauseOf(ended.cause()) == v1::JobFailure::HARDWARE || CauseOf(ended.cause()) == v1::JobFailure::STORAGE;
       // What the trainer itself said of its failure is better.
-      read.update = [ended](v1::FineTuningJob& job) {
-        if (!job.has_failure()) SetFailure(job, ended.cause(), ended.message());
+      read.update = [attempt = read.report.attempt.attempt, ended](v1::FineTuningJob& job) {
+        if (!HasFailureOf(attempt, job)) SetFailure(job, attempt, ended.cause(), ended.message());
       };
       break;
     case v1::AttemptEnded::STOPPED: read.report.input = JobInput::kAttemptStopped; break;
@@ -270,8 +276,11 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   *message.mutable_create_time() = ToProto(job.create_time);
   if (job.start_time != absl::InfinitePast()) *message.mutable_start_time() = ToProto(job.start_time);
   if (job.end_time != absl::InfinitePast()) *message.mutable_end_time() = ToProto(job.end_time);
-  if (job.state == JobState::kFailed && !message.has_failure()) *message.mutable_failure() = FailureOfLostAttempts(job);
-  if (job.state != JobState::kFailed) message.clear_failure();
+  if (job.state != JobState::kFailed) {
+    message.clear_failure();
+  } else if (!HasFailureOf(job.attempt, report)) {
+    *message.mutable_failure() = FailureOfLostAttempts(job);
+  }
   return message;
 }
 
@@ -355,7 +364,8 @@ std::optional<double> MetricOf(const v1::Evaluation& evaluation, const std::stri
 absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
   const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
   if (!attempt)
-    return absl::InvalidArgumentError(absl::StrCat("attempt: '", message.attempt(), "' is no attempt's name"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("attempt: '", message.attempt(), "' is no attempt; give jobs/{job}/attempts/{attempt}"));
   AgentReport read;
   read.report.attempt = *attempt;
   read.report.sequence = message.sequence();
@@ -379,7 +389,7 @@ absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
       for (const std::string& line : message.log_lines().lines())
         read.report.events.push_back({.type = "log", .message = line});
       break;
-    default: return absl::InvalidArgumentError("report: kind is not set");
+    default: return absl::InvalidArgumentError("report.kind: is not set; give one of AttemptReport");
   }
   return read;
 }

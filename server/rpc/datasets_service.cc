@@ -122,12 +122,14 @@ class DatasetsService final : public v1::DatasetService::Service {
       const v1::DatasetChunk& chunk = message.chunk();
       if (chunk.part() != part.part() || chunk.offset() != blob->bytes()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk: expected ", part.part(), " at byte ", blob->bytes(),
-                                                       ", got ", chunk.part(), " at byte ", chunk.offset()));
+                                                       ", got ", chunk.part(), " at byte ", chunk.offset(),
+                                                       "; send the parts in the order of the header"));
       }
       // What was announced is what was allowed.
       if (static_cast<int64_t>(chunk.data().size()) > part.size_bytes() - blob->bytes()) {
-        return absl::InvalidArgumentError(absl::StrCat("chunk.data: ", part.part(), " has more than the ",
-                                                       part.size_bytes(), " bytes that parts.size_bytes says"));
+        return absl::InvalidArgumentError(
+            absl::StrCat("chunk.data: ", part.part(), " has more than the ", part.size_bytes(),
+                         " bytes that parts.size_bytes says; give the size of the content"));
       }
       if (Crc32c(chunk.data()) != chunk.crc32c()) {
         return absl::InvalidArgumentError(absl::StrCat("chunk.crc32c: ", part.part(), " at byte ", chunk.offset(),
@@ -185,7 +187,7 @@ class DatasetsService final : public v1::DatasetService::Service {
     if (!absl::IsAlreadyExists(added)) return added;
     v1::Dataset stored;
     if (absl::IsNotFound(Get(call, response.name(), stored)))
-      return absl::AlreadyExistsError("dataset_id: is taken; choose another one");
+      return absl::AlreadyExistsError(absl::StrCat("dataset_id: ", response.name(), " is taken; choose another id"));
     bool same = stored.parts_size() == response.parts_size();
     for (int i = 0; same && i < stored.parts_size(); ++i) {
       same =

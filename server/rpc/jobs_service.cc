@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -149,7 +150,8 @@ class JobsService final : public JobsBase {
     }
     grpc::ByteBuffer bytes = *request;  // shares its slices
     if (!grpc::SerializationTraits<v1::CreateFineTuningJobRequest>::Deserialize(&bytes, &call->request).ok()) {
-      call->Finish(absl::InvalidArgumentError("the request is no luthier.v1.CreateFineTuningJobRequest"));
+      call->Finish(absl::InvalidArgumentError(
+          "request: is no luthier.v1.CreateFineTuningJobRequest; send one, as proto/luthier/v1/jobs.proto has it"));
       return &call->reactor;
     }
     call->creation.known_plan = backend_.planner.KnownPlanOf(call->request.job().spec());
@@ -231,7 +233,8 @@ class JobsService final : public JobsBase {
       LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request->parent()));
       if (ParseStoredSpec(job.spec).job.spec().has_model_export()) {
         return WithReason(
-            absl::FailedPreconditionError(absl::StrCat("jobs/", id, " is an export, which writes no checkpoints")),
+            absl::FailedPreconditionError(absl::StrCat(
+                "jobs/", id, " is an export, which writes no checkpoints; wait for its end, or cancel it")),
             "NO_CHECKPOINTS");
       }
       return Change(call, id, [&](State& state, absl::Time) { return state.Checkpoint(id); });
@@ -500,7 +503,8 @@ class JobsService final : public JobsBase {
     if (request.update_mask().paths().empty())
       violations.push_back(absl::StrCat("update_mask: is missing; give ", kChangeable));
     if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
-      violations.push_back("job.etag: is none of this server; give that of the job as it was read");
+      violations.push_back(absl::StrCat("job.etag: '", absl::Utf8SafeCHexEscape(request.job().etag().substr(0, 80)),
+                                        "' is none of this server; give that of the job as it was read"));
     }
     if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
     LUTHIER_RETURN_IF_ERROR(

@@ -225,7 +225,8 @@ class ModelsService final : public v1::ModelService::Service {
     const absl::StatusOr<ModelFacts> facts = ReadModelFacts(request.source_path());
     if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
     if (!facts->has_tokenizer) {
-      return absl::InvalidArgumentError(absl::StrCat("source_path: ", request.source_path(), " has no tokenizer.json"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("source_path: ", request.source_path(), " has no tokenizer.json; put that of the model there"));
     }
     response.set_name("baseModels/" + request.base_model_id());
     response.set_model_type(facts->config_json.value("model_type", "llama"));
@@ -301,17 +302,20 @@ class ModelsService final : public v1::ModelService::Service {
       const std::optional<double> value = MetricOf(evaluation, metric);
       if (!value) {
         return WithReason(absl::FailedPreconditionError(absl::StrCat("minimum.metric: ", version.job(), " measured no ",
-                                                                     metric, "; give one that it has")),
+                                                                     metric, "; give a metric that it has")),
                           "NOT_EVALUATED");
       }
       if (*value >= minimum.value()) return absl::OkStatus();
-      return WithReason(absl::FailedPreconditionError(absl::StrCat(version.name(), " has ", metric, " ", *value,
-                                                                   " on the test part, below ", minimum.value())),
-                        "BELOW_MINIMUM");
+      return WithReason(
+          absl::FailedPreconditionError(absl::StrCat("minimum.value: ", version.name(), " has ", metric, " ", *value,
+                                                     " on the test part, below ", minimum.value(),
+                                                     "; promote a better version, or give a lower minimum")),
+          "BELOW_MINIMUM");
     }
-    return WithReason(absl::FailedPreconditionError(
-                          absl::StrCat(version.job(), " has no evaluation of the test part; give its dataset one")),
-                      "NOT_EVALUATED");
+    return WithReason(
+        absl::FailedPreconditionError(absl::StrCat(
+            "minimum: ", version.job(), " has no evaluation of a test part; train with one, or leave the minimum out")),
+        "NOT_EVALUATED");
   }
 
   absl::Status Promote(Call& call, const v1::PromoteModelVersionRequest& request, v1::ModelVersion& response) {
@@ -335,7 +339,8 @@ class ModelsService final : public v1::ModelService::Service {
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(wanted.model));
     const bool there =
         std::any_of(aliases.begin(), aliases.end(), [&](const Alias& alias) { return alias.name == wanted.alias; });
-    if (!there) return absl::NotFoundError(name + " is no alias");
+    if (!there)
+      return absl::NotFoundError(absl::StrCat("name: ", name, " is no alias; give one that ListModelVersions shows"));
     return backend_.loop.Run([&](State& state, absl::Time) { return state.SetAlias({wanted.model, wanted.alias, 0}); });
   }
 
@@ -394,7 +399,8 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_RETURN_IF_ERROR(SendFile(call, transfer, file, request.offset(), writer));
     }
     if (found) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat(request.name(), " has no file '", request.path().substr(0, 80), "'"));
+    return absl::NotFoundError(absl::StrCat("path: '", request.path().substr(0, 80), "' is no file of ", request.name(),
+                                            "; give one that it has, or leave it out for all"));
   }
 
   // The record knows the file: content that is gone, or shorter than that, is damage and not the caller's mistake.

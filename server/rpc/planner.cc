@@ -212,8 +212,8 @@ absl::StatusOr<v1::AttemptInput> AdapterToExport(const v1::ModelVersion& version
     if (of_adapter || absl::EndsWith(file.path(), ".jinja")) *input.add_files() = file;
   }
   if (needed == 0) return input;
-  return absl::InvalidArgumentError(
-      absl::StrCat("model_export.model_version: ", version.name(), " lacks its configuration or its weights"));
+  return absl::InvalidArgumentError(absl::StrCat("model_export.model_version: ", version.name(),
+                                                 " lacks its configuration or its weights; give another version"));
 }
 
 // The configuration among the files of an adapter. Requires: it is one of them.
@@ -416,9 +416,9 @@ absl::StatusOr<Plan> Planner::MakeExportPlan(const v1::FineTuningSpec& spec, con
   plan.cpu_memory_bytes = static_cast<int64_t>(static_cast<double>(memory.total) / kUsableMemory);
   if (device.kind == DeviceFacts::Kind::kCpu && device.memory_bytes > 0 &&
       plan.cpu_memory_bytes > device.memory_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrFormat("the export needs about %.2f GB and the largest node has %.2f GB; connect one with more memory",
-                        static_cast<double>(memory.total) / 1e9, static_cast<double>(device.memory_bytes) / 1e9));
+    return absl::ResourceExhaustedError(absl::StrFormat(
+        "model_export: needs about %.2f GB and the largest node has %.2f GB; connect one with more memory",
+        static_cast<double>(memory.total) / 1e9, static_cast<double>(device.memory_bytes) / 1e9));
   }
   plan.duration = DurationOfExport(model->facts);
 
@@ -461,7 +461,7 @@ absl::StatusOr<v1::AttemptInput> Planner::StartAdapter(const std::string& base_m
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store_.Versions(name.model));
   const auto version = std::find_if(versions.begin(), versions.end(),
                                     [&](const ModelVersion& one) { return one.version == name.number; });
-  if (version == versions.end()) return refuse("does not exist");
+  if (version == versions.end()) return refuse("does not exist any more; give another version");
   v1::ArtifactStored stored;
   stored.ParseFromString(version->payload);
   if (stored.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
@@ -475,7 +475,7 @@ absl::StatusOr<v1::AttemptInput> Planner::StartAdapter(const std::string& base_m
     if (file.path() != kAdapterConfigFile && file.path() != kAdapterWeightsFile) continue;
     *input.add_files() = file;
   }
-  if (input.files_size() != 2) return refuse("lacks its configuration or its weights");
+  if (input.files_size() != 2) return refuse("lacks its configuration or its weights; give another version");
   LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ConfigOf(input, artifacts_));
   TakeShapeOf(adapter, lora);
   return input;
@@ -499,7 +499,10 @@ absl::Status Planner::AddPart(const std::string& role, absl::string_view referen
     }
   }
   if (!required) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("dataset.", role, ": datasets/", id, " has no part '", part, "'"));
+  const auto name = [](std::string* out, const v1::DatasetPart& file) { out->append(file.part()); };
+  return absl::InvalidArgumentError(
+      absl::StrCat("dataset.", role, ": datasets/", id, " has no part '", part,
+                   "'; give one that it has: ", absl::StrJoin(dataset.parts(), ", ", name)));
 }
 
 absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelection& selection) {

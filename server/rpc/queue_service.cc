@@ -59,7 +59,8 @@ std::vector<std::string> ViolationsOf(const v1::Tenant& wanted, const std::set<s
         absl::StrCat("tenant.weight: ", wanted.weight(), " is out of range; give a number above 0, at most a million"));
   }
   const auto check = [&](absl::string_view field, int64_t value, absl::string_view nothing) {
-    if (value < 0) violations.push_back(absl::StrCat("tenant.", field, ": is negative; give 0 for ", nothing));
+    if (value >= 0) return;
+    violations.push_back(absl::StrCat("tenant.", field, ": ", value, " is negative; give 0 for ", nothing));
   };
   check("guaranteed_devices", wanted.guaranteed_devices(), "no guarantee");
   check("max_devices", wanted.max_devices(), "no limit");

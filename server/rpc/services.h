@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "grpcpp/impl/codegen/service_type.h"
@@ -22,5 +23,11 @@ std::unique_ptr<grpc::Service> MakeWorkerService(Backend& backend, Sessions& ses
 
 // All of them.
 std::vector<std::unique_ptr<grpc::Service>> MakeServices(Backend& backend, Sessions& sessions);
+// Their full names, for health checks.
+std::vector<std::string> ServiceNames();
+
+// Has reflection describe `grpc.health.v1.Health`, too, which gRPC 1.51 serves without a descriptor: `grpcurl describe`
+// would fail at it.
+void DescribeHealthChecks();
 
 }  // namespace luthier

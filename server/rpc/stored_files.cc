@@ -28,7 +28,7 @@ absl::StatusOr<std::string> ReadSome(BlobReader& blob, int64_t size) {
   size_t filled = 0;
   while (filled < bytes.size()) {
     LUTHIER_ASSIGN_OR_RETURN(const size_t count, blob.Read(std::span<char>(bytes).subspan(filled)));
-    if (count == 0) return absl::DataLossError("a stored file became shorter");
+    if (count == 0) return absl::DataLossError("a stored file became shorter; restore it from a backup");
     filled += count;
   }
   return bytes;
@@ -42,7 +42,8 @@ absl::StatusOr<std::string> ReadHeader(BlobReader& blob) {
   LUTHIER_ASSIGN_OR_RETURN(const std::string length, ReadSome(blob, 8));
   uint64_t size = 0;
   for (size_t i = length.size(); i-- > 0;) size = size << 8 | static_cast<unsigned char>(length[i]);
-  if (size > kMaxHeaderBytes) return absl::DataLossError("a stored file of weights has no header");
+  if (size > kMaxHeaderBytes)
+    return absl::DataLossError("a stored file of weights has no header; restore it from a backup");
   LUTHIER_ASSIGN_OR_RETURN(const std::string header, ReadSome(blob, static_cast<int64_t>(size)));
   return length + header;
 }

@@ -102,8 +102,9 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
 }
 
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
-  if (job.retention().seconds() < 0 || job.retention().nanos() < 0)
-    violations.emplace_back("retention: is negative; give 0 or more, or leave it out for the server's");
+  if (job.retention().seconds() >= 0 && job.retention().nanos() >= 0) return;
+  violations.push_back(absl::StrCat("retention: ", absl::FormatDuration(*RetentionOf(job)),
+                                    " is negative; give 0 or more, or leave it out for the server's"));
 }
 
 std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
@@ -112,7 +113,10 @@ std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
 }
 
 void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations) {
-  if (DeadlineOf(job) <= now) violations.emplace_back("deadline: is over; give a time to come, or leave it out");
+  if (DeadlineOf(job) > now) return;
+  violations.push_back(
+      absl::StrCat("deadline: ", absl::FormatTime(absl::RFC3339_sec, DeadlineOf(job), absl::UTCTimeZone()),
+                   " is over; give a time to come, or leave it out"));
 }
 
 absl::Time DeadlineOf(const v1::FineTuningJob& job) {
@@ -149,7 +153,7 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
                                    const std::string& id, std::shared_ptr<const Plan> known) {
   if (!wanted.tenant().empty() && !call.Sees(wanted.tenant())) {
     return absl::PermissionDeniedError(
-        absl::StrCat("tenant: the token is one of tenant ", call.tenant, "; leave the field out"));
+        absl::StrCat("tenant: ", wanted.tenant(), " is not that of the token, ", call.tenant, "; leave the field out"));
   }
   Submission made;
   LUTHIER_ASSIGN_OR_RETURN(made.plan, PlanFor(backend, call, wanted.spec(), std::move(known)));

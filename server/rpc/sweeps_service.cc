@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -22,6 +23,7 @@
 #include "server/loop/recorded_jobs.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/planner.h"
 #include "server/rpc/services.h"
 #include "server/rpc/submission.h"
 #include "server/rpc/validate.h"
@@ -87,7 +89,7 @@ absl::Status CheckDepth(const std::string& field, const std::string& value) {
   if (std::count(field.begin(), field.end(), '.') <= kMaxJsonDepth && ShapeOfJson(value).depth <= kMaxJsonDepth)
     return absl::OkStatus();
   return absl::InvalidArgumentError(
-      absl::StrCat(field.substr(0, 80), ": is nested deeper than ", kMaxJsonDepth, " levels"));
+      absl::StrCat(field.substr(0, 80), ": is nested deeper than ", kMaxJsonDepth, " levels; give a flatter value"));
 }
 
 // The job at a point. `file`: the job file of what all have in common.
@@ -149,6 +151,37 @@ std::optional<double> ValueOf(const Metric& metric, const Job& job) {
     if (const std::optional<double> value = MetricOf(evaluation, metric.name)) return value;
   }
   return std::nullopt;
+}
+
+// Why a job of the plan will have no value of the metric, and what would give it one; empty if it will have one.
+std::string WhyUnmeasured(const std::string& text, const Plan& plan) {
+  const Metric metric = *ParseMetric(text);
+  const auto is_of_split = [&](const v1::AttemptInput& input) { return input.role() == metric.split; };
+  if (absl::c_none_of(plan.start.inputs(), is_of_split)) {
+    return absl::StrCat("sweep.metric: ", text, " is measured on a ", metric.split,
+                        " part, which the dataset lacks; give dataset.", metric.split, ", or a metric of another part");
+  }
+  const bool is_of_answers = metric.name != "loss" && metric.name != "token_accuracy";
+  const auto asks_for_none = [](const v1::ResolvedValue& value) {
+    return value.field() == "evaluation.metric" && value.value() == "loss";
+  };
+  if (is_of_answers && absl::c_any_of(plan.job.resolved(), asks_for_none)) {
+    return absl::StrCat("sweep.metric: ", text,
+                        " is measured on answers, and with evaluation.metric: loss the model gives none; give another "
+                        "evaluation.metric, or ",
+                        metric.split, ".loss");
+  }
+  return "";
+}
+
+// Who asked for no metric may want none: so it is no error that the default one is missing.
+void WarnAboutMetric(const std::vector<Submission>& jobs, v1::Sweep& sweep) {
+  for (const Submission& each : jobs) {
+    const std::string why = WhyUnmeasured(sweep.metric(), *each.plan);
+    if (why.empty()) continue;
+    sweep.add_warnings(absl::StrCat(why, " (jobs/", each.job.id, ")"));
+    return;
+  }
 }
 
 absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
@@ -240,7 +273,9 @@ class SweepsService final : public v1::SweepService::Service {
       LUTHIER_RETURN_IF_ERROR(AboutSweepId(
           backend_.loop.Run([&](State& state, absl::Time) { return CheckJobs(state, backend_.store, jobs); })));
       sweep.create_time = absl::Now();
-      return Describe(sweep, jobs, response);
+      LUTHIER_RETURN_IF_ERROR(Describe(sweep, jobs, response));
+      WarnAboutMetric(*made, response);
+      return absl::OkStatus();
     }
     int64_t newest = 0;
     LUTHIER_RETURN_IF_ERROR(AboutSweepId(backend_.loop.Run([&](State& state, absl::Time now) {
@@ -249,7 +284,9 @@ class SweepsService final : public v1::SweepService::Service {
                            luthier::CreateSweep(state, backend_.store, sweep, jobs, identity, std::move(specs), now));
     })));
     if (jobs.front().number <= newest) return GetOf(call, jobs.front(), response);
-    return Get(call, "sweeps/" + id, response);
+    LUTHIER_RETURN_IF_ERROR(Get(call, "sweeps/" + id, response));
+    WarnAboutMetric(*made, response);
+    return absl::OkStatus();
   }
 
   absl::StatusOr<std::vector<Submission>> PrepareAll(const Call& call, const std::string& id, const v1::Sweep& sweep) {
@@ -266,6 +303,10 @@ class SweepsService final : public v1::SweepService::Service {
       if (!first) return RefuseSameJob(sweep, points, same->second, i);
       absl::StatusOr<Submission> submission = Prepare(backend_, call, *job, job_id);
       if (!submission.ok()) return AboutJob(submission.status(), "jobs/" + job_id);
+      if (!sweep.metric().empty()) {
+        const std::string why = WhyUnmeasured(sweep.metric(), *submission->plan);
+        if (!why.empty()) return AboutJob(absl::InvalidArgumentError(why), "jobs/" + job_id);
+      }
       submission->own.set_sweep("sweeps/" + id);
       made.push_back(*std::move(submission));
     }

@@ -54,7 +54,8 @@ absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::stri
     return absl::InvalidArgumentError(absl::StrCat("page_size: ", page_size, " is negative; give 0 to 1000"));
   if (!page_token.empty() && (!absl::SimpleAtoi(page_token, &first) || first < 0 || first > kFarthest)) {
     return absl::InvalidArgumentError(
-        "page_token: not a token of this server; give next_page_token of the page before");
+        absl::StrCat("page_token: ", Shown(page_token),
+                     " is no token of this server; give next_page_token of the page before, or leave it out"));
   }
   return std::make_pair(first, page_size == 0 ? 50 : std::min(page_size, 1000));
 }

@@ -98,8 +98,9 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     }
     return backend_.loop.Run([&](State& state, absl::Time) -> absl::Status {
       if (!state.IsCurrent(*attempt)) {
-        return WithReason(absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more")),
-                          "STALE_ATTEMPT");
+        return WithReason(
+            absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more; end it")),
+            "STALE_ATTEMPT");
       }
       return check(*state.Find(attempt->job));
     });
@@ -119,7 +120,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     for (const v1::ModelFile& file : checkpoint.files()) {
       if (file.sha256() == sha256) return absl::OkStatus();
     }
-    return absl::NotFoundError(absl::StrCat("sha256: '", sha256, "' is no input of jobs/", job.id));
+    return absl::NotFoundError(
+        absl::StrCat("sha256: '", sha256, "' is no input of jobs/", job.id, "; ask for those of the order"));
   }
 
   absl::Status Receive(Call& call, Transfers::Transfer& transfer,
@@ -140,7 +142,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       const v1::ArtifactChunk& chunk = message.chunk();
       if (chunk.file_index() < 0 || chunk.file_index() >= header.files_size()) {
         return absl::InvalidArgumentError(
-            absl::StrCat("chunk.file_index: ", chunk.file_index(), " is not in the header"));
+            absl::StrCat("chunk.file_index: ", chunk.file_index(), " is not in the header; name every file there"));
       }
       if (chunk.file_index() != open) {
         if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
@@ -150,7 +152,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       }
       if (chunk.chunk().offset() != blob->bytes() || Crc32c(chunk.chunk().data()) != chunk.chunk().crc32c()) {
         return absl::InvalidArgumentError(
-            absl::StrCat("chunk: ", header.files(open).path(), " was damaged on the way"));
+            absl::StrCat("chunk: ", header.files(open).path(), " was damaged on the way; upload again"));
       }
       LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.chunk().data()));
     }
@@ -161,7 +163,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   absl::Status Finish(BlobWriter& blob, const v1::ModelFile& file) {
     const absl::Status status = blob.Commit();
     if (!absl::IsDataLoss(status)) return status;
-    return absl::InvalidArgumentError(absl::StrCat("files.sha256: the content of ", file.path(), " is another"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("files.sha256: the content of ", file.path(), " is another; upload again"));
   }
 
   // What was left out may have been removed since.

@@ -140,6 +140,13 @@ ALTER TABLE jobs ADD COLUMN stored_bytes INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN nodes INTEGER NOT NULL DEFAULT 1;
 ALTER TABLE jobs ADD COLUMN others TEXT NOT NULL DEFAULT '';
 )sql",
+    // 17: each node at which attempts of a job were lost, as often as they were, separated by commas. Before, only how
+    // often at the last one.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN lost_on TEXT NOT NULL DEFAULT '';
+UPDATE jobs SET lost_on = CASE lost_here WHEN 1 THEN node ELSE node || ',' || node END WHERE lost_here > 0;
+ALTER TABLE jobs DROP COLUMN lost_here;
+)sql",
 };
 
 }  // namespace luthier

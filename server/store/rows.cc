@@ -62,7 +62,7 @@ std::string JobValues() {
 
 void WriteJob(Connection& connection, const Job& job, bool is_new) {
   const std::string held = absl::StrJoin(job.held, ","), others = PlacesText(job.others),
-                    crashed_on = absl::StrJoin(job.crashed_on, ",");
+                    lost_on = absl::StrJoin(job.lost_on, ","), crashed_on = absl::StrJoin(job.crashed_on, ",");
   const int64_t state = static_cast<int64_t>(job.state);
   if (is_new) {
     static const std::string sql = absl::StrCat("INSERT INTO jobs (", kJobColumns, ") VALUES (", JobValues(), ")");
@@ -73,8 +73,8 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
               int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
               RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel},
               int64_t{job.lost_attempts}, job.node, held, others, job.not_before, job.start_time, job.model_version,
-              job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here},
-              crashed_on, job.stored_step, job.stored_bytes)
+              job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions}, lost_on, crashed_on,
+              job.stored_step, job.stored_bytes)
         .Run();
     return;
   }
@@ -82,14 +82,14 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
       .Prepare(
           "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, others = ?, "
           "not_before = ?, start_time = ?, end_time = ?, model_version = ?, last_event = ?, last_report = ?, "
-          "report = ?, priority = ?, attempt_start = ?, preemptions = ?, lost_here = ?, crashed_on = ?, "
+          "report = ?, priority = ?, attempt_start = ?, preemptions = ?, lost_on = ?, crashed_on = ?, "
           "stored_step = ?, stored_bytes = ?, revision = ?, retention = ?, deadline = ?, expired = 0 "
           "WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, others, job.not_before,
             job.start_time, job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report},
-            int64_t{job.priority}, job.attempt_start, int64_t{job.preemptions}, int64_t{job.lost_here}, crashed_on,
-            job.stored_step, job.stored_bytes, int64_t{job.revision}, RetentionMicros(job.retention),
-            DeadlineMicros(job.deadline), job.number)
+            int64_t{job.priority}, job.attempt_start, int64_t{job.preemptions}, lost_on, crashed_on, job.stored_step,
+            job.stored_bytes, int64_t{job.revision}, RetentionMicros(job.retention), DeadlineMicros(job.deadline),
+            job.number)
       .Run();
 }
 
@@ -128,8 +128,8 @@ Job ReadJob(Query& row) {
   job.report = row.Blob();
   job.attempt_start = row.Time();
   job.preemptions = static_cast<int>(row.Int());
-  job.lost_here = static_cast<int>(row.Int());
-  job.crashed_on = absl::StrSplit(row.Text(), ',', absl::SkipEmpty());
+  for (std::vector<std::string>* nodes : {&job.lost_on, &job.crashed_on})
+    *nodes = absl::StrSplit(row.Text(), ',', absl::SkipEmpty());
   for (int64_t* count : {&job.stored_step, &job.stored_bytes}) *count = row.Int();
   return job;
 }

@@ -14,7 +14,7 @@ inline constexpr char kJobColumns[] =
     "create_time, state, attempt, end_time, last_event, tenant, service_class, priority, estimate, revision, "
     "retention, deadline, sweep, max_parallel, "
     "lost_attempts, node, held, others, not_before, start_time, model_version, last_report, report, attempt_start, "
-    "preemptions, lost_here, crashed_on, stored_step, stored_bytes";
+    "preemptions, lost_on, crashed_on, stored_step, stored_bytes";
 
 // A changed job rewrites its row but not the columns that never change, nor their index.
 void WriteJob(Connection& connection, const Job& job, bool is_new);

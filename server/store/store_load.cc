@@ -90,7 +90,7 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
       tenant.guaranteed_devices = static_cast<int>(tenants.Int());
       tenant.max_storage_bytes = tenants.Int();
       tenant.storage_bytes = tenants.Int();
-      state.LoadTenant(std::move(tenant));
+      state.LoadTenant(tenant);
     }
     Query epoch = writer_->Prepare("SELECT ifnull(max(number), 0) FROM epochs");
     if (epoch.Step()) state.LoadEpoch(static_cast<int>(epoch.Int()));

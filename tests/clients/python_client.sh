@@ -14,4 +14,5 @@ cd "$1/clients/python"
 export LUTHIER_BIN=$2 PYTHONPATH=$work/site PYTHONDONTWRITEBYTECODE=1
 unset LUTHIER_SERVER LUTHIER_TOKEN LUTHIER_TOKEN_FILE LUTHIER_TLS_CA LUTHIER_TLS_CERT LUTHIER_TLS_KEY
 "$LUTHIER_CLIENT_PYTHON" -m mypy --cache-dir "$work/mypy"
-"$LUTHIER_CLIENT_PYTHON" -m pytest -q -p no:cacheprovider --durations=3 tests
+# A channel, stream or file that is left open is a warning, and here an error.
+"$LUTHIER_CLIENT_PYTHON" -X dev -m pytest -q -W error -p no:cacheprovider --durations=3 tests

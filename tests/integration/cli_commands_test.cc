@@ -79,6 +79,28 @@ TEST_F(CliTest, CompletesInBashWhateverItDividesWordsAt) {
   EXPECT_EQ(complete("luthier job submit --tuning=", "luthier job submit --tuning ="), "lora full\n");
 }
 
+// fish offers names of files beside everything that it is not told to keep them from.
+TEST_F(CliTest, CompletesFilesInFishOnlyWhereNothingIsKnown) {
+  if (RunCaptured({"/bin/bash", "-c", "command -v fish"}).exit_code != 0)
+    GTEST_SKIP() << "SKIPPED: there is no fish here; its completion was not tested";
+  WriteText(folder_.path() + "/r-file", "");
+  const auto complete = [&](const std::string& line) {
+    CaptureOptions options;
+    options.folder = folder_.path();
+    options.environment = {{"LUTHIER_SERVER", server_->address()}};
+    return RunCaptured({"/bin/bash", "-c",
+                        absl::StrCat("PATH=" LUTHIER_BIN ":$PATH exec fish --no-config -c 'luthier completion fish | "
+                                     "source; complete -C \"",
+                                     line, "\"'")},
+                       options)
+        .out;
+  };
+  EXPECT_EQ(complete("luthier job list --state r"), "recovering\nrunning\n");
+  EXPECT_EQ(complete("luthier job submit --tuning=l"), "--tuning=lora\n");
+  EXPECT_EQ(complete("luthier job submit -f r-"), "r-file\n");
+  EXPECT_EQ(complete("luthier job submit --file=r-"), "--file=r-file\n");
+}
+
 // Every method of every service that is not for agents only.
 std::set<std::string> PublicMethods() {
   std::set<std::string> methods;
@@ -161,6 +183,7 @@ TEST_F(CliTest, EveryMethodOfTheApiHasACommand) {
   EXPECT_EQ(Cli({"model", "promote", "j", "--as", "best", "--minimum", "good"}).exit_code, 3);
   EXPECT_THAT(Ok({"model", "alias", "list"}), testing::ContainsRegex("\nj +production +1 +j\n"));
   EXPECT_EQ(Ok({"model", "alias", "list", "j", "-o", "name"}), "models/j/versions/production\n");
+  EXPECT_EQ(Ok({"__complete", "--", "model", "alias", "delete", "j"}), "j/production\n");
   EXPECT_THAT(Ok({"model", "list"}), testing::ContainsRegex("j/1 +adapter +production"));
   EXPECT_EQ(Ok({"model", "download", "j/production", "--to", "p"}), "p\n");
   const CapturedResult urls = Cli({"model", "urls", "j/production"});

@@ -149,6 +149,11 @@ TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
       Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--grid", "lora.rank=4,999", "--dry-run"});
   EXPECT_EQ(wrong.exit_code, 3);
   EXPECT_THAT(wrong.err, HasSubstr("lora.rank: 999 is out of range"));
+  const std::vector<std::string> unmeasured = {"sweep",           "create",      "-f",     "job.yaml",
+                                               "--dataset.train", "words/train", "--grid", "training.seed=1,2",
+                                               "--dry-run"};
+  EXPECT_THAT(Cli(unmeasured).err,
+              HasSubstr("warning: sweep.metric: validation.loss is measured on a validation part"));
 }
 
 TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
@@ -203,8 +208,9 @@ TEST_F(CliTest, ADrainedNodeGetsNothingAndCanMoveWhatItRuns) {
   });
   EXPECT_EQ(Ok({"node", "drain", "n1", "--requeue", "-o", "name"}), "nodes/n1\n");
   stop.join();
-  EXPECT_THAT(Ok({"job", "explain", "j"}),
-              AllOf(HasSubstr("QUEUED"), HasSubstr("no node is connected that takes jobs")));
+  EXPECT_THAT(
+      Ok({"job", "explain", "j"}),
+      AllOf(HasSubstr("QUEUED"), HasSubstr("node n1 would take it, but is drained; `luthier node undrain n1`")));
   EXPECT_THAT(Ok({"node", "list"}), HasSubstr("DRAINED"));
   EXPECT_EQ(Ok({"node", "undrain", "n1"}), "nodes/n1  READY\n");
   EXPECT_EQ(agent.TakeAttempt(), "jobs/j/attempts/2");
@@ -240,6 +246,10 @@ TEST_F(CliTest, JobsComeFromFlagsOrFromStandardInput) {
   options.input = R"({"base_model": "tiny", "dataset": {"train": "words/train"}, "tuning": "full"})";
   EXPECT_EQ(Cli({"job", "submit", "-f", "-", "--id", "b", "-o", "name"}, options).out, "jobs/b\n");
   EXPECT_TRUE(json::parse(Ok({"job", "get", "b", "-o", "json"}))["spec"].contains("full"));
+  WriteText(folder_.path() + "/lora.yaml", "base_model: tiny\ndataset: words\nlora: {rank: 4}\n");
+  const CapturedResult changed = Cli({"job", "submit", "-f", "lora.yaml", "--tuning", "full", "--dry-run"});
+  EXPECT_EQ(changed.exit_code, 0) << changed.err;
+  EXPECT_THAT(changed.err, HasSubstr("lora of lora.yaml is left out"));
 }
 
 TEST_F(CliTest, DeletesADatasetThatNoJobUses) {

@@ -222,6 +222,16 @@ TEST_F(GrpcToolsTest, GrpcurlCallsEveryMethodThatReflectionLists) {
   EXPECT_THAT(called_, ContainerEq(Methods())) << "a method that nobody called here, or that is gone";
 }
 
+TEST_F(GrpcToolsTest, GrpcurlDescribesEveryServiceThatReflectionLists) {
+  const CapturedResult all = Grpcurl({}, {"describe"});
+  EXPECT_EQ(all.exit_code, 0) << all.err;
+  EXPECT_THAT(all.out, AllOf(HasSubstr("grpc.health.v1.Health is a service"),
+                             HasSubstr("luthier.v1.FineTuningService is a service")));
+  const CapturedResult health = Grpcurl({"-d", R"({"service": "luthier.v1.FineTuningService"})"},  //
+                                        {"grpc.health.v1.Health/Check"});
+  EXPECT_THAT(health.out, HasSubstr("\"status\": \"SERVING\"")) << health.err;
+}
+
 TEST_F(GrpcToolsTest, GrpcurlPrintsWhatAnErrorSaysToPrograms) {
   AddInputs();
   const auto error = [&](const std::string& method, const json& message) {
@@ -262,6 +272,16 @@ TEST_F(GrpcToolsTest, TheHealthProbeSeesAServerThatServesAndOneThatIsGone) {
   const CapturedResult serving = RunCaptured(probe);
   EXPECT_EQ(serving.exit_code, 0) << serving.err;
   EXPECT_THAT(serving.out + serving.err, HasSubstr("SERVING"));
+  const auto probed = [&](const std::string& service) {
+    std::vector<std::string> one = probe;
+    one.insert(one.end(), {"-service", service});
+    return RunCaptured(one).exit_code;
+  };
+  for (const std::string& service : List({})) {
+    if (service.rfind("luthier.v1.", 0) != 0) continue;
+    EXPECT_EQ(probed(service), 0) << service;
+  }
+  EXPECT_NE(probed("luthier.v1.NoService"), 0);
   EXPECT_EQ(server_.End(SIGTERM), 0);
   EXPECT_NE(RunCaptured(probe).exit_code, 0);
 }

@@ -67,7 +67,8 @@ TEST_P(MemoryEstimateTest, IsWithinTenPercentOfThePeak) {
   ASSERT_EQ(run.exit_code, 0) << run.err;
   const json figures = json::parse(run.out);
   const double ratio = figures["estimated_mib"].get<double>() / figures["peak_rss_mib"].get<double>();
-  std::printf("%s: estimate / peak %.3f\n", of.name, ratio);
+  std::printf("%s: estimated %.0f, peak %.0f MiB: %.3f\n", of.name, figures["estimated_mib"].get<double>(),
+              figures["peak_rss_mib"].get<double>(), ratio);
   EXPECT_NEAR(ratio, 1, 0.1) << "estimated " << figures["estimated_mib"] << " MiB, peak " << figures["peak_rss_mib"]
                              << " MiB";
 }

@@ -162,7 +162,7 @@ BUGS = [Bug(*row) for row in [
      '  for (const auto& [name, tensor] : adapter.tensors) {\n    if (name.find("lora_") == std::string::npos) continue;\n    contiguous',
      LORA, "LoraTest.WhatIsWrittenReadsBack"),
     (27, "tensors of another size are taken", "worker/trainer/lora/lora.cc",
-     "} else if (stored->second.shape != shape) {", "} else if (stored->second.shape.size() != shape.size()) {",
+     "} else if (found->second.shape != shape) {", "} else if (found->second.shape.size() != shape.size()) {",
      LORA, "LoraTest.EveryTensorThatDoesNotFitIsReported"),
     (27, "nobody compares the tokenizer with the embedding", "worker/trainer/train/preparation.cc",
      "  LUTHIER_RETURN_IF_ERROR(CheckTokensHaveEmbeddings(*run));\n", "",

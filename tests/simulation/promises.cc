@@ -15,7 +15,7 @@ constexpr absl::Duration kCancelPatience = absl::Seconds(60);
 // What survives in the record of a job.
 auto Durable(const Job& job) {
   return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.others, job.last_event,
-                         job.last_report, job.priority, job.revision, job.preemptions, job.model_version,
+                         job.last_report, job.priority, job.revision, job.preemptions, job.model_version, job.lost_on,
                          job.crashed_on, job.stored_step);
 }
 
@@ -164,8 +164,10 @@ void Simulation::CheckDecisions(const Writes& writes) {
           Violate(absl::StrCat(job->id, " was started on ", place.node, ", which gets nothing"));
       }
       CheckBorrower(*job, writes);
+      CheckUrgency(*job, writes);
     }
     if (event.state != static_cast<int>(JobState::kPreempting) || absl::EndsWith(event.message, "drained")) continue;
+    if (event.message == "resumed by a user") continue;  // it was told to stop when it was paused
     ++counts_.preemptions;
     if (absl::StrContains(event.message, "borrowed")) ++counts_.reclaims;
     if (!IsWantedBack(*job, writes)) Violate(absl::StrCat(job->id, " was stopped and nothing waits that may stop it"));
@@ -217,6 +219,42 @@ void Simulation::CheckBorrower(const Job& job, const Writes& writes) {
         Violate(absl::StrCat(job.id, " borrowed what is guaranteed to the tenant of ", waits->id, ", which waits"));
     }
   }
+}
+
+// A job starts only where the most urgent that waits, of the same tenant, could not have had its devices. Where another
+// tenant wants what is guaranteed to it, one that borrows may be left with nothing, and one that does not may not.
+void Simulation::CheckUrgency(const Job& job, const Writes& writes) {
+  const auto wants_its_own = [&](const std::string& tenant) {
+    return tenant != job.tenant && state_->TenantOf(tenant).guaranteed_devices > 0;
+  };
+  for (const Job& other : writes.jobs) {
+    if (other.state == JobState::kStarting && wants_its_own(other.tenant)) return;
+  }
+  std::vector<const Job*> more_urgent;
+  for (const auto& [key, queue] : state_->jobs().queues()) {
+    if (!queue.empty() && wants_its_own(key.second)) return;
+    if (key.first < job.service_class) more_urgent.insert(more_urgent.end(), queue.begin(), queue.end());
+  }
+  if (more_urgent.size() != 1 || more_urgent[0]->tenant != job.tenant || more_urgent[0]->max_parallel > 0) return;
+  int nodes = 0;
+  for (const Place& place : PlacesOf(job)) {
+    if (static_cast<int>(place.devices.size()) + FreeOn(place.node) >= more_urgent[0]->devices) ++nodes;
+  }
+  if (nodes >= more_urgent[0]->nodes)
+    Violate(absl::StrCat(job.id, " was started while ", more_urgent[0]->id, " waits, which is more urgent"));
+}
+
+// Devices that nothing holds and no process uses.
+int Simulation::FreeOn(const std::string& id) const {
+  const Node& node = state_->nodes().at(id);
+  std::set<int> used;
+  for (const std::string& job : state_->jobs().OnNode(id)) {
+    const std::vector<int>& held = *HeldOn(*state_->jobs().Find(job), id);
+    used.insert(held.begin(), held.end());
+  }
+  for (const auto& [attempt, devices] : node.processes) used.insert(devices.begin(), devices.end());
+  for (const auto& [attempt, left] : node.leftovers) used.insert(left.devices.begin(), left.devices.end());
+  return node.devices - static_cast<int>(used.size());
 }
 
 // What a tenant is said to store is what the record has of it.

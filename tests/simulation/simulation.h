@@ -194,6 +194,8 @@ class Simulation {
   void CheckDecisions(const Writes& writes);
   bool IsWantedBack(const Job& job, const Writes& writes);
   void CheckBorrower(const Job& job, const Writes& writes);
+  void CheckUrgency(const Job& job, const Writes& writes);
+  int FreeOn(const std::string& id) const;
   void CheckStorage(const State& state);
   void CheckCheckpoints(const Writes& writes);
   void CheckCancelled();

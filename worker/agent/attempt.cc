@@ -226,7 +226,7 @@ absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
   for (const v1::AttemptInput& input : order_.inputs()) {
     if (IsFolder(input)) spec[input.role()] = Folder() + "/" + input.role();
     if (IsFolder(input) || input.files_size() == 0) continue;
-    const std::string path = inputs.Path(input.files(0).sha256());
+    const std::string& path = inputs.Path(input.files(0).sha256());
     json& part = spec["dataset"][input.role()];
     if (input.weight() > 0) {  // of `train`; 0 is that of a server that knows no mixtures
       part.push_back({{"path", path}, {"weight", input.weight()}, {"name", input.name()}});
@@ -357,7 +357,7 @@ v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_me
   if (last_word == "stopped")
     return Ended(v1::AttemptEnded::STOPPED, wish == Wish::kSuspend ? "the agent was stopped" : "stopped");
   if (!leads() && exit.code == 0) return Ended(v1::AttemptEnded::STOPPED, "the leading node ended the run");
-  if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, exit.killed ? "killed after the grace" : "stopped");
+  if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, exit.killed ? "its trainer was killed" : "stopped");
   if (order_.has_gang() && exit.code == kLostRankExitCode)
     return Crashed("ranks of another node are gone or did not come", kPeer, log);
   if (exit.signal == SIGKILL && out_of_memory) {
@@ -444,7 +444,7 @@ absl::Status Attempt::FetchCheckpoint() {
     for (const v1::ModelFile& file : checkpoint.files()) files[file.path()] = lease.Path(file.sha256());
     return InstallCheckpoint(files, checkpoints);
   };
-  const absl::Status installed = install();
+  absl::Status installed = install();
   node_.metrics.ObserveCache(node_.cache.bytes());
   if (installed.ok() || absl::IsCancelled(installed)) return installed;
   ReportLine(absl::StrCat("the stored checkpoint of step ", checkpoint.step(),
@@ -546,7 +546,9 @@ void Attempt::MakeWish(Wish wish, absl::Duration grace) {
 
 void Attempt::Stop(absl::Duration grace, bool job_goes_on) {
   if (!job_goes_on) upload_.GiveUp();
-  MakeWish(Wish::kStop, grace);
+  // Nothing of it is of use any more, and ranks that wait for those of other nodes hear nothing.
+  const bool at_once = !job_goes_on && order_.has_gang();
+  MakeWish(Wish::kStop, at_once ? absl::ZeroDuration() : grace);
 }
 void Attempt::Suspend(absl::Duration grace) { MakeWish(Wish::kSuspend, grace); }
 void Attempt::Abandon() {

@@ -69,7 +69,7 @@ class Attempt {
   void GoOn(const std::string& credential);
 
   // The server wants it to end: checkpoint, kill after `grace`, report STOPPED. `job_goes_on`: the checkpoint is stored
-  // before that.
+  // before that; else one of several nodes is killed at once.
   void Stop(absl::Duration grace, bool job_goes_on);
   // A checkpoint after the running step, if its trainer runs.
   void Checkpoint() { checkpoint_asked_ = true; }

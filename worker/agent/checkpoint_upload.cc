@@ -110,13 +110,13 @@ absl::Status CheckpointUpload::Send(const Manifest& manifest, const std::string&
   present.insert(stored_.begin(), stored_.end());
   Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
   while (true) {
-    const absl::Status sent = sink_.Upload({.pass = *options_.pass,
-                                            .folder = folder,
-                                            .manifest = manifest,
-                                            .stored = present,
-                                            .checkpoint = true,
-                                            .on_sent = [this](int64_t bytes) { Pace(bytes); }},
-                                           cancellation_);
+    absl::Status sent = sink_.Upload({.pass = *options_.pass,
+                                      .folder = folder,
+                                      .manifest = manifest,
+                                      .stored = present,
+                                      .checkpoint = true,
+                                      .on_sent = [this](int64_t bytes) { Pace(bytes); }},
+                                     cancellation_);
     if (cancellation_.cancelled() && !sent.ok()) return absl::CancelledError("given up");
     if (absl::IsFailedPrecondition(sent) && !present.empty()) {
       present.clear();  // the store has lost some, or it is another one: send everything

@@ -27,7 +27,7 @@ class CheckpointUpload {
     std::string links;                  // folder on the same disk, for what is on its way
     std::string shared_store;           // folder; empty: none
     int64_t bytes_per_second = 0;       // while nobody waits for it; 0: as fast as it goes
-    std::set<std::string> stored = {};  // hashes of files that the store holds
+    std::set<std::string> stored;       // hashes of files that the store holds
   };
   // `sink` must outlive it.
   CheckpointUpload(Options options, ArtifactSink& sink) : options_(std::move(options)), sink_(sink) {}

@@ -19,11 +19,11 @@
 #include "lib/base/data_dir.h"
 #include "lib/base/duration_text.h"
 #include "lib/base/gang_address.h"
+#include "lib/base/own_address.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
-#include "worker/agent/own_address.h"
 
 namespace luthier {
 namespace {
@@ -68,8 +68,14 @@ absl::StatusOr<GangAddress> ParseGangAddress(const std::string& text) {
   absl::StatusOr<GangAddress> address = ReadGangAddress(text);
   absl::Status status = address.status();
   if (status.ok()) status = CheckOwnAddress(address->host);
-  if (status.ok()) return address;
-  return absl::InvalidArgumentError(absl::StrCat("--gang-address: ", status.message()));
+  if (!status.ok()) return absl::InvalidArgumentError(absl::StrCat("--gang-address: ", status.message()));
+  if (IsLoopback(address->host)) {
+    std::fprintf(stderr,
+                 "luthier-worker: --gang-address: '%s' is a loopback address on this machine, so that only nodes on it "
+                 "can train with this one; give an address that `ip address` shows for the network of the others\n",
+                 address->host.c_str());
+  }
+  return address;
 }
 
 absl::StatusOr<std::unique_ptr<prometheus::Exposer>> Expose(const std::string& listen,

@@ -1,4 +1,5 @@
 // luthier-trainer: trains one attempt, answers prompts, scores files. Wiring only.
+#include <c10/util/Logging.h>
 #include <sys/prctl.h>
 #include <unistd.h>
 #include <CLI/CLI.hpp>
@@ -178,6 +179,7 @@ int RunCommand(const RunArguments& arguments) {
   place.size = local.of;
   place.local_rank = place.rank - local.first;
   place.meeting = *meeting;
+  if (place.meeting) FLAGS_caffe2_log_level = c10::GLOG_ERROR;  // else c10d warns of every machine that has no name
   EventWriter events(stdout, spec->attempt, place.rank == 0 ? arguments.out + "/" + kMetricsFile : "");
   ListenForCommands(control);
   StopOnSignal(control);

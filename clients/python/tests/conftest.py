@@ -26,13 +26,13 @@ class Server:
 
     def start(self) -> None:
         """On the port that it had before, if it is started again."""
-        log = open(self._folder / "luthierd.log", "ab")
-        began = log.tell()
-        self._process = subprocess.Popen(
-            [BIN / "luthierd", "--listen", self.address, "--metrics-listen", "127.0.0.1:0",
-             "--data-dir", self._folder / "data", *self._arguments],
-            stderr=log,
-        )
+        with open(self._folder / "luthierd.log", "ab") as log:
+            began = log.tell()
+            self._process = subprocess.Popen(
+                [BIN / "luthierd", "--listen", self.address, "--metrics-listen", "127.0.0.1:0",
+                 "--data-dir", self._folder / "data", *self._arguments],
+                stderr=log,
+            )
         while not (serves := re.search(rb" serves on ([^,]+),", self.log()[began:])):
             assert self._process.poll() is None, self.log()
         self.address = serves[1].decode()

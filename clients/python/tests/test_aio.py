@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import pathlib
+import threading
+from typing import BinaryIO
 
 import luthier
 import pytest
 from conftest import SOURCE, Server
+from broken_disk import break_the_disk
 from lost_answers import Proxy
 from luthier import AsyncClient, Client, FineTuningJob, FineTuningSpec
 
@@ -25,6 +29,7 @@ def test_it_has_the_functions_of_the_client_with_their_arguments() -> None:
         return {name: list(inspect.signature(one).parameters) for name, one in found if not name.startswith("_")}
 
     assert functions(AsyncClient) == functions(Client)
+    assert AsyncClient.create_job.__doc__ == Client.create_job.__doc__ is not None
 
 
 def test_a_create_whose_answer_is_lost_makes_one_job(server: Server, spec: FineTuningSpec) -> None:
@@ -75,6 +80,53 @@ def test_a_watch_goes_on_after_the_server_was_killed_and_misses_nothing(server: 
         assert seen == list(range(1, len(seen) + 1)) and len(seen) >= 12
 
     asyncio.run(scenario())
+
+
+def test_a_watch_that_is_cancelled_leaves_the_client_as_it_was(server: Server, spec: FineTuningSpec) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(server.address) as client:
+            await client.create_job(spec, job_id="j", hold=True)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(client.wait_job("j"), 0.3)
+            assert (await client.get_job("j")).state == FineTuningJob.HELD
+
+    asyncio.run(scenario())
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_no_cancelled_upload(
+    server: Server, spec: FineTuningSpec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_the_disk(monkeypatch)
+
+    async def scenario() -> None:
+        async with AsyncClient(server.address) as client:
+            with pytest.raises(OSError, match="Input/output error"):
+                await client.upload_dataset("broken", {"train": tmp_path / "rows.jsonl"})
+            assert [dataset.name for dataset in await client.list_datasets()] == ["datasets/rows"]
+
+    asyncio.run(scenario())
+
+
+def test_files_are_hashed_beside_the_loop(
+    server: Server, spec: FineTuningSpec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed_by: set[int] = set()
+    real = hashlib.file_digest
+
+    def noted(file: BinaryIO, kind: str) -> object:
+        hashed_by.add(threading.get_ident())
+        return real(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", noted)
+
+    async def scenario() -> None:
+        async with AsyncClient(server.address) as client:
+            await client.upload_dataset("more", {"train": tmp_path / "rows.jsonl"})
+            await client.download_base_model("luthier-tiny", tmp_path / "copy")
+            await client.download_base_model("luthier-tiny", tmp_path / "copy")
+
+    asyncio.run(scenario())
+    assert hashed_by and threading.get_ident() not in hashed_by
 
 
 def test_files_go_both_ways(server: Server, spec: FineTuningSpec, tmp_path: pathlib.Path) -> None:

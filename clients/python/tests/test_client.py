@@ -5,15 +5,19 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import inspect
+import json
 import pathlib
+import pickle
 import time
 
 import grpc
 import luthier
 import pytest
 from conftest import SOURCE, Server
+from broken_disk import break_the_disk
 from lost_answers import Proxy
 from luthier import Client, FineTuningJob, FineTuningSpec, RetryPolicy
+from luthier.files import FolderDownload
 from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2, sweeps_pb2
 from luthier.v1.jobs_pb2 import PENDING_REASON_NO_NODE
 
@@ -96,6 +100,45 @@ def test_a_watch_goes_on_after_the_server_was_killed_and_misses_nothing(
     assert [update.event.sequence for update in client.watch_job(job.name, after_sequence=3) if update.event][0] == 4
 
 
+def test_a_job_that_ended_in_a_state_of_a_newer_server_is_over() -> None:
+    job = FineTuningJob(state=99)  # type: ignore[arg-type]
+    assert not luthier.is_over(job)
+    job.end_time.GetCurrentTime()
+    assert luthier.is_over(job)
+
+
+def test_what_an_older_server_lacks_is_said(server: Server) -> None:
+    with grpc.insecure_channel(server.address) as to, pytest.raises(grpc.RpcError) as lacking:
+        to.unary_unary("/luthier.v1.FineTuningService/OfTomorrow")(b"")
+    error = luthier.errors.from_grpc(lacking.value, "host:1")
+    assert error.code == grpc.StatusCode.UNIMPLEMENTED and "host:1 has no such call: it is older" in error.message
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_said(
+    client: Client, spec: FineTuningSpec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_the_disk(monkeypatch)
+    with pytest.raises(OSError, match="Input/output error"):
+        client.upload_dataset("broken", {"train": tmp_path / "rows.jsonl"})
+    assert [dataset.name for dataset in client.list_datasets()] == ["datasets/rows"]
+
+
+def test_an_upload_whose_server_was_killed_is_sent_again(
+    server: Server, client: Client, tmp_path: pathlib.Path
+) -> None:
+    rows = tmp_path / "many.jsonl"
+    with open(rows, "w") as file:
+        for number in range(400):
+            file.write(json.dumps({"prompt": str(number), "completion": "yes " * 25_000}) + "\n")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        uploaded = pool.submit(client.upload_dataset, "many", {"train": rows})
+        wait_until(lambda: any((tmp_path / "data/artifacts/incoming").iterdir()))
+        server.kill()
+        server.start()
+        dataset = uploaded.result(timeout=60)
+    assert (dataset.parts[0].rows, dataset.parts[0].size_bytes) == (400, rows.stat().st_size)
+
+
 def test_a_watch_ends_with_its_timeout(client: Client, spec: FineTuningSpec) -> None:
     client.create_job(spec, job_id="j")
     with pytest.raises(luthier.Error) as failure:
@@ -120,6 +163,18 @@ def test_an_error_has_a_reason_for_programs(client: Client, spec: FineTuningSpec
     with pytest.raises(luthier.Error) as failure:
         client.create_job(spec, job_id="j")
     assert (failure.value.code, failure.value.reason) == (grpc.StatusCode.ALREADY_EXISTS, "JOB_ID_TAKEN")
+    assert failure.value.retry_after is None
+    tenant = queues_pb2.Tenant(name="tenants/default", weight=1, max_queued_jobs=1)
+    client.stubs.queues.UpdateTenant(queues_pb2.UpdateTenantRequest(tenant=tenant))
+    with pytest.raises(luthier.Error) as failure:
+        client.create_job(spec)
+    assert (failure.value.reason, failure.value.retry_after) == ("TENANT_QUEUE_FULL", 1.0)
+
+
+def test_an_error_crosses_from_one_process_to_another() -> None:
+    error = luthier.Unreachable(grpc.StatusCode.UNAVAILABLE, "away", (luthier.FieldViolation("a", "b"),), "WHY", 2.0)
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is luthier.Unreachable and vars(copy) == vars(error) and str(copy) == "UNAVAILABLE: away"
 
 
 def test_a_list_is_filtered_and_ordered(client: Client, spec: FineTuningSpec) -> None:
@@ -136,6 +191,8 @@ def test_retention_and_deadline_can_be_changed(client: Client, spec: FineTuningS
     assert job.retention.ToTimedelta() == datetime.timedelta(days=7)
     assert job.deadline.ToDatetime(datetime.UTC) == late
     assert not client.update_job("j", no_deadline=True).HasField("deadline")
+    with pytest.raises(ValueError, match="give one of them"):
+        client.update_job("j", deadline=late, no_deadline=True)
 
 
 def test_urls_are_signed_for_a_version_and_a_time_that_exist(client: Client) -> None:
@@ -245,3 +302,11 @@ def test_a_download_goes_on_from_the_bytes_that_are_there(
     (copy / "config.json").write_text("changed")
     with pytest.raises(luthier.Error, match="ALREADY_EXISTS.*give another folder"):
         client.download_base_model("luthier-tiny", tmp_path / "copy")
+
+
+def test_two_downloads_into_one_folder_do_not_mix(client: Client, spec: FineTuningSpec, tmp_path: pathlib.Path) -> None:
+    found = client.get_base_model("luthier-tiny")
+    other = FolderDownload(found.name, found.files, tmp_path / "copy", RetryPolicy(), client.server)
+    with other.lock(), pytest.raises(luthier.Error, match="copy.partial: another download is writing here"):
+        client.download_base_model("luthier-tiny", tmp_path / "copy")
+    assert client.download_base_model("luthier-tiny", tmp_path / "copy") == tmp_path / "copy"

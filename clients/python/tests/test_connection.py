@@ -48,6 +48,20 @@ def test_what_can_be_no_token_is_refused_before_a_call(
         Client()
 
 
+def test_a_server_that_gRPC_would_look_for_elsewhere_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="'gpu1' names no port; give HOST:PORT, such as gpu1:7070"):
+        Client("gpu1")
+    with pytest.raises(ValueError, match="is a URL; give HOST:PORT, such as gpu1:7070"):
+        Client("https://gpu1:7070/v1")
+    monkeypatch.delenv("LUTHIER_SERVER", raising=False)
+    monkeypatch.setenv("LUTHIER_CONTEXT", "lab")
+    with pytest.raises(ValueError, match="LUTHIER_CONTEXT: 'lab' .* set LUTHIER_SERVER"):
+        Client()
+    monkeypatch.setenv("LUTHIER_SERVER", "gpu1:7070")
+    with Client() as client:
+        assert client.server == "gpu1:7070"
+
+
 def test_an_encrypted_server_is_known_by_its_authority(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("ours", "foreign"):
         subprocess.run([BIN / "luthier", "admin", "tls", "init", "--to", tmp_path / name], check=True, capture_output=True)

@@ -17,6 +17,9 @@ from luthier import AsyncClient, Client, DatasetSelection, FineTuningJob, FineTu
 
 def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: FineTuningSpec) -> None:
     with Client(server.address) as client:
+        with pytest.raises(luthier.Error, match="sweep.metric: test.loss"):
+            client.create_sweep(spec, grid={"lora.rank": [4, 8]}, metric="test.loss")
+        spec.dataset.CopyFrom(DatasetSelection(train="rows/train", test="rows/train"))
         grid = client.create_sweep(
             spec, grid={"lora.rank": [4, 8], "training.schedule": ["cosine"]}, metric="test.loss", sweep_id="g",
             max_parallel=1,
@@ -33,6 +36,8 @@ def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: Fine
         assert list(job.spec.lora.target_modules) == ["q_proj"] and job.labels["team"] == "support"
         assert [sweep.name for sweep in client.list_sweeps()] == [points.name, "sweeps/g"]
         assert client.best_job("g") is None
+        with pytest.raises(TypeError, match="lora.rank is '16'; give a list"):
+            client.create_sweep(spec, grid={"lora.rank": "16"})
         with pytest.raises(luthier.Error, match="lora.rank: 999"):
             client.create_sweep(spec, grid={"lora.rank": [4, 999]}, validate_only=True)
         assert len(client.list_sweeps(limit=1)) == 1

@@ -27,6 +27,8 @@ struct Family {
   bool gguf_permutes_heads = false;
   // Fields of the family's files that its forward pass does not depend on, besides those that no family's does.
   std::set<std::string> harmless_fields = {};
+  // llama.cpp's model takes the embedding for its head, and its converter leaves a head of its own out without a word.
+  bool gguf_has_no_head = false;
 };
 
 // Null if there is no such family.

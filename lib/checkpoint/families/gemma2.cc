@@ -38,7 +38,14 @@ void AddLayer(const ModelConfig& config, int, LayerRows& rows) {
 
 // Nobody reads `hidden_act`: the activation is `hidden_activation`.
 Family Gemma2Family() {
-  return {"gemma2", "Gemma2ForCausalLM", &Read, &AddLayer, "gemma2", /*gguf_permutes_heads=*/false, {"hidden_act"}};
+  return {"gemma2",
+          "Gemma2ForCausalLM",
+          &Read,
+          &AddLayer,
+          "gemma2",
+          /*gguf_permutes_heads=*/false,
+          {"hidden_act"},
+          /*gguf_has_no_head=*/true};
 }
 
 }  // namespace luthier

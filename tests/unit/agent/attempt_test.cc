@@ -643,6 +643,23 @@ TEST_F(GangAttemptTest, AnotherNodesTrainerThatDoesNotEndIsKilledAfterTheGrace) 
   EXPECT_THAT(ended_.message(), HasSubstr("killed"));
 }
 
+// What the ranks of its node wait for may never come: the grace would keep its devices from the next attempt.
+TEST_F(GangAttemptTest, IsKilledAtOnceIfItsJobDoesNotGoOnFromIt) {
+  Trainer("trap '' TERM\ntouch \"$5/runs\"; while :; do sleep 1; done");
+  for (const int node_rank : {0, 1}) {
+    SCOPED_TRACE(node_rank);
+    reports_.clear();
+    StartInGang(node_rank);
+    const std::string run = node_rank == 0 ? folder_.RunFolder("j") : own_run_;
+    ASSERT_TRUE(WaitFor([&] { return fs::exists(run + "/runs"); }));
+    attempt_->Stop(absl::Hours(1), /*job_goes_on=*/false);
+    ASSERT_TRUE(WaitForEnd());
+    EXPECT_THAT(Reports(), ElementsAre("ended STOPPED"));
+    attempt_.reset();
+    fs::remove_all(folder_.JobFolder("j"));
+  }
+}
+
 TEST_F(GangAttemptTest, LeavesItToAnotherNodeToSayWhyItsRanksEnded) {
   node_.peer_patience = absl::Hours(1);
   Trainer("exit 3");

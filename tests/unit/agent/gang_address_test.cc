@@ -4,7 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "worker/agent/own_address.h"
+#include <fstream>
+#include <string>
+
+#include "lib/base/own_address.h"
 
 namespace luthier {
 namespace {
@@ -30,11 +33,31 @@ TEST(GangAddressTest, IsNothingThatNobodyCanDialAndNoOption) {
   EXPECT_FALSE(CheckGangAddress({std::string(254, 'a'), 29400}).ok());
 }
 
+// Containers often have no IPv6, not even this address.
+bool HasLoopbackOfIpv6() {
+  std::ifstream interfaces("/proc/net/if_inet6");
+  for (std::string line; std::getline(interfaces, line);) {
+    if (line.rfind("00000000000000000000000000000001 ", 0) == 0) return true;
+  }
+  return false;
+}
+
 TEST(OwnAddressTest, IsOneOfThisMachine) {
   EXPECT_TRUE(CheckOwnAddress("127.0.0.1").ok());
-  const absl::Status foreign = CheckOwnAddress("192.0.2.1");  // of no machine at all (RFC 5737)
-  EXPECT_EQ(foreign.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(std::string(foreign.message()), HasSubstr("no address of this machine"));
+  EXPECT_TRUE(CheckOwnAddress("localhost").ok());
+  EXPECT_EQ(CheckOwnAddress("::1").ok(), HasLoopbackOfIpv6());
+  for (const char* of_none : {"192.0.2.1", "2001:db8::1"}) {  // RFC 5737, RFC 3849
+    const absl::Status foreign = CheckOwnAddress(of_none);
+    EXPECT_EQ(foreign.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(foreign.message()), HasSubstr("is no address of this machine; give one that"));
+  }
+  const std::string no_name(300, 'a');  // nobody is asked for one so long
+  EXPECT_THAT(std::string(CheckOwnAddress(no_name).message()), HasSubstr("' has no address: "));
+}
+
+TEST(OwnAddressTest, ALoopbackAddressIsReachedByNoOtherMachine) {
+  for (const char* host : {"127.0.0.1", "127.0.1.1", "localhost"}) EXPECT_TRUE(IsLoopback(host)) << host;
+  for (const char* host : {"192.0.2.1", "128.0.0.1", "no host at all"}) EXPECT_FALSE(IsLoopback(host)) << host;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <sstream>
@@ -318,6 +319,7 @@ void ForEachCommand(const CLI::App& command, const std::function<void(const CLI:
 
 TEST_F(AppTest, EveryCommandAndFlagIsInTheManPage) {
   const std::string page = Run({"__man"}).out;
+  EXPECT_EQ(std::count_if(page.begin(), page.end(), [](unsigned char c) { return c > 126; }), 0) << "see Roff()";
   static auto* interrupts = new Interrupts();
   std::ostringstream out, err;
   CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);

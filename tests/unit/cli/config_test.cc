@@ -6,6 +6,9 @@
 
 #include <filesystem>
 #include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/yaml.h"
@@ -62,6 +65,40 @@ TEST(YamlTest, WritesWhatItReadsBack) {
   const auto again = ParseYaml(ToYaml(value), "f");
   ASSERT_TRUE(again.ok()) << again.status() << "\n" << ToYaml(value);
   EXPECT_EQ(again->value, value) << ToYaml(value);
+}
+
+TEST(YamlTest, WritesWhatYaml11ReadsTheSameWay) {
+  const std::string text = ToYaml({{"no", "yes"}, {"switch", "Off"}, {"word", "noon"}, {"rate", 1e-05}, {"half", 0.5}});
+  EXPECT_EQ(text, "half: 0.5\n\"no\": \"yes\"\nrate: 1.0e-05\nswitch: \"Off\"\nword: noon\n");
+}
+
+TEST(ConfigTest, AFolderIsNoConfigFile) {
+  TempFolder folder;
+  EXPECT_EQ(ReadConfig(folder.path()).status().message(), absl::StrCat("cannot read ", folder.path()));
+}
+
+TEST(ConfigTest, ChangesAtTheSameTimeAreAllKept) {
+  TempFolder folder;
+  const std::string path = folder.path() + "/luthier/config.yaml";
+  std::vector<std::thread> commands;
+  for (int i = 0; i < 8; ++i) {
+    commands.emplace_back([&path, i] {
+      const absl::Status changed = ChangeConfig(path, [i](Config& config) {
+        config.servers[absl::StrCat("c", i)] = absl::StrCat("gpu", i, ":7070");
+        return absl::OkStatus();
+      });
+      EXPECT_TRUE(changed.ok()) << changed;
+    });
+  }
+  for (std::thread& command : commands) command.join();
+  const absl::StatusOr<Config> config = ReadConfig(path);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->servers.size(), 8u);
+  EXPECT_FALSE(ChangeConfig(path, [](Config& changed) {
+                 changed.servers.clear();
+                 return absl::CancelledError("no");
+               }).ok());
+  EXPECT_EQ(ReadConfig(path)->servers.size(), 8u);
 }
 
 Config TwoContexts() {

@@ -18,7 +18,9 @@ namespace luthier {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::IsEmpty;
 using ::testing::Not;
 
 // The job file of the issue that asked for it.
@@ -105,6 +107,34 @@ TEST_F(JobFileTest, FlagsWinOverTheFileAndUseTheSameWords) {
   EXPECT_EQ(spec->recipe.training.seed, std::nullopt);
   EXPECT_EQ(spec->dataset.train, "other");
   EXPECT_EQ(spec->labels, (std::map<std::string, std::string>{{"team", "sales"}, {"run", "a=b"}}));
+}
+
+TEST_F(JobFileTest, WhatTheFileSaysOfTheOtherKindOfTuningGivesWayToTheFlag) {
+  JobFile file = *Read(kWholeFile);
+  auto gave_way = ApplyJobFlags({.fields = {{"tuning", "full"}}}, file);
+  ASSERT_TRUE(gave_way.ok()) << gave_way.status();
+  EXPECT_THAT(*gave_way, ElementsAre(HasSubstr("job.yaml is left out, since it does not go with --tuning full")));
+  auto spec = ParseJobFile(file);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->recipe.tuning, "full");
+
+  file = *Read("base_model: b\ndataset: d\ntuning: full\ntraining: {freeze: [lm_head], seed: 3}\n");
+  gave_way = ApplyJobFlags({.fields = {{"tuning", "lora"}}}, file);
+  ASSERT_TRUE(gave_way.ok()) << gave_way.status();
+  EXPECT_THAT(*gave_way, ElementsAre(HasSubstr("training.freeze of ")));
+  spec = ParseJobFile(file);
+  ASSERT_TRUE(spec.ok()) << spec.status();
+  EXPECT_EQ(spec->recipe.training.seed, 3);
+
+  EXPECT_THAT(*ApplyJobFlags({.fields = {{"tuning", "lora"}}}, file), IsEmpty())
+      << "there is nothing more to leave out";
+}
+
+TEST_F(JobFileTest, FlagsThatContradictOneAnotherAreRefusedWhateverTheFileSays) {
+  JobFile file = *Read(kWholeFile);
+  ASSERT_TRUE(ApplyJobFlags({.fields = {{"lora.rank", "8"}, {"tuning", "full"}}}, file).ok());
+  EXPECT_EQ(ParseJobFile(file).status().message(),
+            "lora: has values, but tuning is full; remove the block, or give tuning: lora");
 }
 
 TEST_F(JobFileTest, AFlagThatIsOutOfRangeIsNamedWithoutALineOfTheFile) {

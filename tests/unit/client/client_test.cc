@@ -408,5 +408,11 @@ TEST(GrpcStatusTest, SaysThatAnotherServerAnswers) {
   EXPECT_TRUE(absl::IsFailedPrecondition(other));
 }
 
+TEST(GrpcStatusTest, SaysThatAnOlderServerHasNoSuchCall) {
+  const absl::Status lacking = FromGrpc(grpc::Status(grpc::StatusCode::UNIMPLEMENTED, ""), "host:1");
+  EXPECT_THAT(std::string(lacking.message()), HasSubstr("the server at host:1 has no such call: it is older"));
+  EXPECT_TRUE(absl::IsUnimplemented(lacking));
+}
+
 }  // namespace
 }  // namespace luthier

@@ -30,7 +30,7 @@ struct Row {
   int priority = 0;
   absl::Duration estimate;
   std::string last_node;
-  int lost_here = 0;
+  std::vector<std::string> lost_on = {};
   std::vector<std::string> crashed_on = {};
   int64_t memory = 0;  // of each device
   std::string selector = {};
@@ -154,7 +154,7 @@ class PolicyTest : public testing::Test {
       job.priority = row.priority;
       job.estimate = row.estimate;
       job.node = row.last_node;
-      job.lost_here = row.lost_here;
+      job.lost_on = row.lost_on;
       job.gpu_memory_bytes = row.memory;
       job.cpu_memory_bytes = row.main_memory;
       job.node_selector = row.selector;

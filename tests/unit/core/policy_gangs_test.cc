@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/steady_now.h"
 #include "tests/unit/core/policy_fixture.h"
 
 namespace luthier {
@@ -72,6 +73,25 @@ TEST_F(PolicyTest, TheNodeWithTheCheckpointsLeads) {
   AddNode("b", 4, {0, 1, 2, 3});
   Row row = Gang("back", 2, 1, "b:0 a:0");
   row.last_node = "b";
+  Expect({row});
+}
+
+TEST_F(PolicyTest, ANodeThatLosesAJobAgainAndAgainTakesPartInItOnlyIfThereAreNoOthers) {
+  for (const char* id : {"a", "b", "c"}) AddNode(id, 3, {0, 1, 2});
+  Row once = Gang("once", 2, 1, "a:0 b:0"), twice = Gang("twice", 2, 1, "a:1 c:0"),
+      all = Gang("all", 3, 1, "a:2 c:1 b:1");
+  for (Row* row : {&once, &twice, &all}) row->last_node = "a";
+  once.lost_on = {"b"};
+  twice.lost_on = all.lost_on = {"b", "b"};
+  Expect({once, twice, all});
+}
+
+// Where ranks lost each other every node of the job may be the reason. Those that it was lost on least are tried first.
+TEST_F(PolicyTest, OfNodesThatMayBeTheReasonThoseComeFirstThatWereThereLeastOften) {
+  for (const char* id : {"a", "b", "c"}) AddNode(id, 1, {0});
+  Row row = Gang("pair", 2, 1, "b:0 c:0");
+  row.last_node = "a";
+  row.lost_on = {"a", "b", "a", "b", "a", "c", "a", "c"};
   Expect({row});
 }
 
@@ -189,6 +209,23 @@ TEST_F(PolicyTest, OneAttemptThatMakesAllTheRoomStopsAlone) {
   AddNode("c", 1, {});
   RunsOver({"b", "c"}, "over-two", 1, kBackground);
   Expect({Gang("urgent", 2, 1, "making room on b,c: over-two", "default", kInteractive)});
+}
+
+// It took 80 s when every node was tried beside every choice before it; everybody else waits meanwhile.
+TEST_F(PolicyTest, RoomOnManyNodesIsFoundAtOnce) {
+  constexpr int kNodes = 100, kWide = 64, kDevices = 8;
+  for (int node = 0; node < kNodes; ++node) {
+    AddNode(absl::StrCat("n", node), kDevices, {});
+    for (int device = 0; device < kDevices; ++device)
+      Runs(absl::StrCat("j", node, "-", device), 1, kBackground, /*priority=*/0, /*minutes=*/device);
+  }
+  Wait({Gang("gang", kWide, kDevices, "")});
+  const absl::Time start = SteadyNow();
+  const std::vector<Decision> decisions = Decide(snapshot_);
+  EXPECT_LT(SteadyNow() - start, absl::Seconds(2));
+  ASSERT_EQ(decisions.size(), 1u);
+  EXPECT_EQ(decisions[0].wait, luthier::Wait::kMakingRoom);
+  EXPECT_EQ(decisions[0].preempted.size(), static_cast<size_t>(kWide * kDevices));
 }
 
 TEST_F(PolicyTest, ATenantsLimitCountsTheDevicesOfAllNodes) {

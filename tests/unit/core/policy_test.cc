@@ -97,9 +97,9 @@ TEST_F(PolicyTest, AJobThatFitsNowhereReservesNothing) {
 TEST_F(PolicyTest, GoesBackToTheNodeWithItsCheckpointsUnlessThatLostItTwice) {
   AddNode("a", 1, {0});
   AddNode("b", 4, {0, 1, 2, 3});
-  Expect({{"back", 1, "b:0", "default", ServiceClass::kStandard, 0, {}, "b", 1},
-          {"away", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", 2},
-          {"nowhere-else", 1, "b:1", "default", ServiceClass::kStandard, 0, {}, "b", 2}});
+  Expect({{"back", 1, "b:0", "default", ServiceClass::kStandard, 0, {}, "b", {"b"}},
+          {"away", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", {"b", "b"}},
+          {"nowhere-else", 1, "b:1", "default", ServiceClass::kStandard, 0, {}, "b", {"b", "b"}}});
 }
 
 // Of three nodes: `b` was last and lost it twice, on `a` it had died before.
@@ -107,9 +107,9 @@ TEST_F(PolicyTest, GoesToANodeOnWhichItsTrainerHasNotDied) {
   AddNode("a", 1, {0});
   AddNode("b", 2, {0, 1});
   AddNode("c", 4, {0, 1, 2, 3});
-  Expect({{"away", 1, "c:0", "default", ServiceClass::kStandard, 0, {}, "b", 2, {"a", "b"}},
-          {"wide", 3, "c:1,2,3", "default", ServiceClass::kStandard, 0, {}, "b", 2, {"a", "b"}},
-          {"nowhere-else", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", 2, {"a", "b"}}});
+  Expect({{"away", 1, "c:0", "default", ServiceClass::kStandard, 0, {}, "b", {"b", "b"}, {"a", "b"}},
+          {"wide", 3, "c:1,2,3", "default", ServiceClass::kStandard, 0, {}, "b", {"b", "b"}, {"a", "b"}},
+          {"nowhere-else", 1, "a:0", "default", ServiceClass::kStandard, 0, {}, "b", {"b", "b"}, {"a", "b"}}});
 }
 
 TEST_F(PolicyTest, ClassesAreStrict) {

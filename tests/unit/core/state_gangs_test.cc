@@ -124,6 +124,10 @@ TEST_F(GangTest, WaitsForAllOfItsNodesAndHoldsNoneMeanwhile) {
   EXPECT_THAT(state_.jobs().OnNode("n2"), ElementsAre("g"));
   Report("g", 1, 1, JobInput::kAttemptFailed);
   EXPECT_EQ(job("h").state, JobState::kQueued) << "n2 has not said yet that nothing of g is left";
+  EXPECT_EQ(
+      state_.WhyItWaits(job("h"), now_).message,
+      "the job asks for 2 nodes at once, and fewer of the 2 connected ones have room; an attempt that is over has "
+      "not ended yet on n2");
   ReportFrom("n2", JobInput::kAttemptStopped);
   EXPECT_EQ(job("h").state, JobState::kStarting);
 }
@@ -132,10 +136,15 @@ TEST_F(GangTest, SaysWhichNodesAreMissing) {
   ASSERT_TRUE(Submit("g", {.devices = 2, .nodes = 3}).ok());
   const auto why = [&] { return state_.WhyItWaits(*state_.Find("g"), now_).message; };
   Connect("n1", 1);
-  EXPECT_EQ(why(), "the job asks for 2 devices of each node and the largest connected node has 1");
-  Connect("n2", 2);
   EXPECT_EQ(why(),
-            "the job asks for 3 nodes, all with GPUs or all without, and 1 connected one has what it needs of each");
+            "the job asks for 2 devices of each node and the largest connected node has 1; connect a larger one, or "
+            "clone the "
+            "job with fewer resources.devices");
+  Connect("n2", 2);
+  EXPECT_EQ(
+      why(),
+      "the job asks for 3 nodes, all with GPUs or all without, and 1 connected one has what it needs of each; connect "
+      "more, or clone the job with fewer resources.nodes");
   Connect("n3", 2);
   Connect("n4", 2);
   EXPECT_EQ(why(),
@@ -157,7 +166,7 @@ TEST_F(GangTest, WhenTheLeaseOfOneNodeEndsTheOthersAreToldToStopAndKeepTheirDevi
     Heartbeat("n1", {{kAttempt, {0}}});
   }
   EXPECT_EQ(job("g").state, JobState::kRecovering);
-  EXPECT_EQ(job("g").lost_here, 0) << "that is no fault of the node with its checkpoints";
+  EXPECT_THAT(job("g").lost_on, ElementsAre("n2")) << "that is no fault of the node with its checkpoints";
   EXPECT_THAT(job("g").others, IsEmpty());
   EXPECT_THAT(events_.back().message, HasSubstr("node n2 was not heard of"));
   ASSERT_THAT(ToldToStop(), ElementsAre("n1"));
@@ -174,7 +183,7 @@ TEST_F(GangTest, TheLeaseOfTheLeadingNodeEndsTheOtherPartsToo) {
   StartPair();
   Pass(kLease, {"n2"});
   EXPECT_EQ(job("g").state, JobState::kRecovering);
-  EXPECT_EQ(job("g").lost_here, 1);
+  EXPECT_THAT(job("g").lost_on, ElementsAre("n1"));
   EXPECT_THAT(ToldToStop(), ElementsAre("n2"));
 }
 
@@ -207,7 +216,8 @@ TEST_F(GangTest, ATrainerThatDiesBlamesItsOwnNode) {
   EXPECT_EQ(job("g").state, JobState::kRecovering);
   EXPECT_EQ(job("g").last_report, 1) << "that counts what the leading node says";
   EXPECT_EQ(job("g").lost_attempts, 1);
-  EXPECT_EQ(job("g").lost_here, 0);
+  EXPECT_EQ(events_.back().message, "attempt 1 lost: on node n2: why");
+  EXPECT_THAT(job("g").lost_on, ElementsAre("n2"));
   EXPECT_THAT(job("g").crashed_on, ElementsAre("n2"));
   EXPECT_THAT(state_.nodes().at("n1").losses, IsEmpty());
   EXPECT_THAT(state_.nodes().at("n2").losses, SizeIs(1));
@@ -222,7 +232,7 @@ TEST_F(GangTest, ATrainerThatDiesOnTheLeadingNodeBlamesThat) {
   StartPair();
   Report("g", 1, 2, JobInput::kAttemptLost, /*crashed=*/true);
   EXPECT_THAT(job("g").crashed_on, ElementsAre("n1"));
-  EXPECT_EQ(job("g").lost_here, 1);
+  EXPECT_THAT(job("g").lost_on, ElementsAre("n1"));
   EXPECT_THAT(state_.nodes().at("n2").losses, IsEmpty());
   EXPECT_THAT(ToldToStop(), ElementsAre("n2"));
 }
@@ -242,7 +252,7 @@ TEST_F(GangTest, RanksThatOnlyLostTheirPeersBlameNobody) {
     }
     EXPECT_EQ(job("g").state, JobState::kRecovering);
     EXPECT_EQ(job("g").lost_attempts, 1) << "else it could go on so for ever";
-    EXPECT_EQ(job("g").lost_here, 0);
+    EXPECT_THAT(job("g").lost_on, ElementsAre("n2")) << "the leading node had reached it, and has the checkpoints";
     EXPECT_THAT(job("g").crashed_on, IsEmpty());
     for (const char* any : {"n1", "n2"}) EXPECT_THAT(state_.nodes().at(any).losses, IsEmpty());
     state_ = State();
@@ -350,6 +360,30 @@ TEST_F(GangTest, WhatBecomesOfItWhenAnotherNodeComesBack) {
     if (!row.has_it && row.before != JobState::kStarting) {
       EXPECT_TRUE(HasRoom("n2")) << "nothing of it is left there";
     }
+    state_ = State();
+    ASSERT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {.id = "base"}).ok());
+  }
+}
+
+TEST_F(GangTest, WhereRanksDoNotFindEachOtherAnyOfTheNodesMayBeTheReason) {
+  StartPair(JobState::kStarting);
+  ASSERT_TRUE(ReportFrom("n2", JobInput::kAttemptLost, /*crashed=*/true, /*lost_peer=*/true));
+  EXPECT_THAT(job("g").lost_on, ElementsAre("n1", "n2"));
+  for (const char* any : {"n1", "n2"}) EXPECT_THAT(state_.nodes().at(any).losses, IsEmpty());
+}
+
+// Its agent was started again, with another --gang-address, before its trainer said anything.
+TEST_F(GangTest, WhereTheLeadingNodeCannotBeFoundAnyMoreTheAttemptIsLost) {
+  for (const std::string leads : {"n1", "n2"}) {
+    SCOPED_TRACE(leads);
+    StartPair(JobState::kStarting);
+    Node moved{.id = leads, .gpus = true, .gang_address = leads + ".lan", .gang_port = 30000};
+    stale_ = state_.Register(std::move(moved), {}, now_);
+    EndBatch();
+    const bool is_led_there = leads == "n1";
+    EXPECT_EQ(job("g").state, is_led_there ? JobState::kRecovering : JobState::kStarting);
+    EXPECT_EQ(ToldToStop(), is_led_there ? std::vector<std::string>{"n2"} : std::vector<std::string>{});
+    EXPECT_EQ(ToldToStart(), is_led_there ? std::vector<std::string>{} : std::vector<std::string>{"n2"});
     state_ = State();
     ASSERT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {.id = "base"}).ok());
   }

@@ -2,7 +2,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -92,7 +94,6 @@ TEST_F(StateTest, PausesARunningJobOnceItsProcessIsGoneAndResumesIt) {
   EXPECT_EQ(job("j").state, JobState::kPausing);
   ASSERT_EQ(effects_.size(), 1u);
   EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
-  EXPECT_TRUE(absl::IsFailedPrecondition(state_.Resume("j", now_)));
   EXPECT_TRUE(state_.Pause("j", now_).ok());
   Report("j", 1, 2, JobInput::kAttemptStopped);
   EXPECT_EQ(job("j").state, JobState::kPaused);
@@ -106,6 +107,35 @@ TEST_F(StateTest, PausesARunningJobOnceItsProcessIsGoneAndResumesIt) {
   EXPECT_EQ(job("j").attempt, 2);
   EXPECT_EQ(job("j").lost_attempts, 0);
   EXPECT_TRUE(state_.Resume("j", now_).ok()) << "it goes on already";
+}
+
+TEST_F(StateTest, AJobThatIsResumedBeforeItHasPausedGoesOnOnceItsProcessIsGone) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  ASSERT_TRUE(state_.Pause("j", now_).ok());
+  EndBatch();
+  ASSERT_TRUE(state_.Resume("j", now_).ok());
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kPreempting);
+  EXPECT_EQ(job("j").preemptions, 0);
+  ASSERT_TRUE(state_.Resume("j", now_).ok()) << "asked again";
+  ASSERT_TRUE(state_.Pause("j", now_).ok()) << "and changed their mind once more";
+  ASSERT_TRUE(state_.Resume("j", now_).ok());
+  EndBatch();
+
+  State restarted;
+  restarted.LoadJob(std::make_unique<Job>(job("j")), now_);
+  restarted.LoadResource(ResourceKind::kBaseModel, "base");
+  state_ = std::move(restarted);
+  Connect("n1", 0, {"jobs/j/attempts/1"});
+  ASSERT_EQ(effects_.size(), 1u);
+  EXPECT_EQ(effects_[0].kind, Effect::Kind::kStop);
+  EXPECT_TRUE(effects_[0].job_goes_on);
+  Report("j", 1, 2, JobInput::kAttemptStopped);
+  EXPECT_EQ(job("j").state, JobState::kStarting);
+  EXPECT_EQ(job("j").attempt, 2);
+  EXPECT_EQ(job("j").lost_attempts, 0);
 }
 
 TEST_F(StateTest, AJobOnHoldStartsWhenItIsReleased) {

@@ -30,16 +30,75 @@ TEST_F(StateTest, SaysWhyAJobWaits) {
 TEST_F(StateTest, SaysWhichMemoryOrLabelNoNodeHas) {
   state_.Register({.id = "n1", .memory = {24'000'000'000}, .labels = {{"gpu", "a100"}}}, {}, now_);
   ASSERT_TRUE(Submit("large", {.cpu_memory_bytes = 40'500'000'000}).ok());
-  EXPECT_EQ(state_.WhyItWaits(job("large"), now_).message,
-            "the job needs 40.5 GB on a device and no connected node has that; the largest device has 24.0 GB");
+  EXPECT_EQ(
+      state_.WhyItWaits(job("large"), now_).message,
+      "the job needs 40.5 GB on a device and the largest that a connected node has is one of 24.0 GB; connect a node "
+      "with more");
   state_.Register({.id = "n2", .gpus = true, .memory = {80'000'000'000}, .main_memory = 32'000'000'000}, {}, now_);
   ASSERT_TRUE(Submit("export", {.cpu_memory_bytes = 40'500'000'000}).ok());
-  EXPECT_EQ(state_.WhyItWaits(job("export"), now_).message,
-            "the job needs 40.5 GB on a device and no connected node has that; the largest device has 32.0 GB")
+  EXPECT_EQ(
+      state_.WhyItWaits(job("export"), now_).message,
+      "the job needs 40.5 GB on a device and the largest that a connected node has is one of 32.0 GB; connect a node "
+      "with more")
       << "it computes on CPUs, whatever the GPUs have";
   ASSERT_TRUE(Submit("picky", {.node_selector = "gpu=h100"}).ok());
   EXPECT_EQ(state_.WhyItWaits(job("picky"), now_).code, luthier::Wait::kNoMatch);
   EXPECT_THAT(state_.WhyItWaits(job("picky"), now_).message, HasSubstr("has the labels gpu=h100"));
+}
+
+TEST_F(StateTest, SaysThatPartsOfAGpuAreNoDevicesOfOneJob) {
+  state_.Register({.id = "n1", .devices = 4, .shares = 2, .gpus = true}, {}, now_);
+  ASSERT_TRUE(Submit("pair", {.devices = 2}).ok());
+  EXPECT_THAT(state_.WhyItWaits(job("pair"), now_).message,
+              HasSubstr("the job asks for 2 devices and the largest connected node has 1"));
+}
+
+TEST_F(StateTest, SaysWhichDrainedNodesWouldTakeAJob) {
+  for (const char* id : {"large-1", "large-2", "large-3", "large-4", "large-5"}) Connect(id, 2);
+  Connect("small");
+  for (const char* id : {"large-1", "large-2", "large-3", "large-4", "large-5", "small"}) {
+    ASSERT_TRUE(state_.Drain(id, /*requeue=*/false, now_).ok());
+  }
+  EndBatch();
+  ASSERT_TRUE(Submit("next", {.devices = 2}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("next"), now_).code, luthier::Wait::kDrained);
+  EXPECT_EQ(state_.WhyItWaits(job("next"), now_).message,
+            "nodes large-1, large-2, large-3 and 2 more would take it, but are drained; `luthier node undrain large-1` "
+            "gives it work again");
+  ASSERT_TRUE(Submit("too-wide", {.devices = 3}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("too-wide"), now_).code, luthier::Wait::kNoNode) << "no undrain would help it";
+  EXPECT_THAT(state_.WhyItWaits(job("too-wide"), now_).message, HasSubstr("`luthier node list` says why"));
+  ASSERT_TRUE(state_.Undrain("small").ok());
+  EndBatch();
+  EXPECT_EQ(state_.WhyItWaits(job("next"), now_).code, luthier::Wait::kDrained) << "the other node is too small";
+  EXPECT_EQ(state_.WhyItWaits(job("too-wide"), now_).code, luthier::Wait::kTooLarge);
+  ASSERT_TRUE(state_.Undrain("large-1").ok());
+  EndBatch();
+  EXPECT_EQ(job("next").state, JobState::kStarting);
+}
+
+// A reason that was worked out before a node changed must not be told after it.
+TEST_F(StateTest, WhatWaitsHearsAtOnceThatANodeTakesNoJobsAnyMore) {
+  Connect("n1");
+  for (const char* id : {"a", "b"}) ASSERT_TRUE(Submit(id).ok());
+  const auto code = [&] { return state_.WhyItWaits(job("b"), now_).code; };
+  EXPECT_EQ(code(), luthier::Wait::kBusy);
+  ASSERT_TRUE(state_.Drain("n1", /*requeue=*/false, now_).ok());
+  EndBatch();
+  EXPECT_EQ(code(), luthier::Wait::kDrained);
+  EXPECT_EQ(state_.WhyItWaits(job("b"), now_).message,
+            "node n1 would take it, but is drained; `luthier node undrain n1` gives it work again");
+  ASSERT_TRUE(state_.Undrain("n1").ok());
+  EndBatch();
+  EXPECT_EQ(code(), luthier::Wait::kBusy);
+  state_.Heartbeat("n1", "", {}, /*leaving=*/true, now_);
+  EndBatch();
+  EXPECT_EQ(code(), luthier::Wait::kNoNode);
+  Heartbeat("n1", {});
+  EXPECT_EQ(code(), luthier::Wait::kBusy);
+  state_.Disconnect("n1");
+  EndBatch();
+  EXPECT_EQ(code(), luthier::Wait::kNoNode);
 }
 
 // Three jobs of one device each run on a node with four GPUs; the server restarts. The fourth device alone is free.

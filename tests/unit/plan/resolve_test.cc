@@ -511,6 +511,29 @@ TEST(ResolveTest, LoraPlusBesideAnEmbeddingIsWarnedAbout) {
               Contains(HasSubstr("lora.plus_ratio: with it the adapter on the embedding learns at 1e-06")));
 }
 
+TEST(ResolveTest, AdaptersThatVllmRefusesAreWarnedAbout) {
+  const auto warnings = [](const LoraSpec& lora, const ModelFacts& model) {
+    Recipe recipe;
+    recipe.lora = lora;
+    return MustResolve(recipe, model, Rows(600), Cpu()).warnings;
+  };
+  const auto of_vllm = Contains(HasSubstr("vLLM"));
+  EXPECT_THAT(warnings({}, Tiny()), Not(of_vllm));
+  EXPECT_THAT(warnings({.rslora = true, .dora = true}, Tiny()), Contains(HasSubstr("lora.dora: vLLM loads no")));
+  EXPECT_THAT(warnings({.modules_to_save = {"lm_head"}}, Tiny()), Contains(HasSubstr("lora.modules_to_save: vLLM")));
+  ModelFacts mistral = Tiny();
+  mistral.config.model_type = "mistral";
+  for (const char* module : {"lm_head", "embed_tokens"}) {
+    const LoraSpec outside{.target_modules = {"q_proj", module}};
+    EXPECT_THAT(warnings(outside, Tiny()), Not(of_vllm));
+    EXPECT_THAT(warnings(outside, mistral), Contains(HasSubstr("lora.target_modules: in this family vLLM refuses")));
+  }
+  EXPECT_THAT(warnings({.target_modules = {"q_proj"}}, mistral), Not(of_vllm));
+  EXPECT_THAT(warnings({.target_parameters = {"mlp.gate.weight"}}, Mixture()), Not(of_vllm));
+  EXPECT_THAT(warnings({.target_parameters = {"down_proj"}}, Mixture()),
+              Contains(HasSubstr("lora.target_parameters: vLLM")));
+}
+
 // What a warm start forgot would be trained anew, or not at all.
 TEST(AdapterPlanTest, AWarmStartAsksForEverythingThatShapesTheAdapter) {
   const ModelConfig model = Tiny().config;

@@ -10,6 +10,8 @@
 #include <string>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace luthier {
 namespace {
 
@@ -28,6 +30,15 @@ v1::FineTuningJob JobAfter(const v1::AttemptReport& message) {
   v1::FineTuningJob job;
   EXPECT_TRUE(job.ParseFromString(CompleteReport(std::move(read).value(), "").job_report.value()));
   return job;
+}
+
+v1::AttemptReport FailureOf(int attempt, const std::string& message) {
+  v1::AttemptReport report;
+  report.set_attempt(absl::StrCat("jobs/j/attempts/", attempt));
+  report.mutable_ended()->set_outcome(v1::AttemptEnded::FAILED);
+  report.mutable_ended()->set_cause("OOM");
+  report.mutable_ended()->set_message(message);
+  return report;
 }
 
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
@@ -54,6 +65,20 @@ TEST(ConvertTest, NumbersOfAnAgentThatAreNoneReadAsZeroAndHugeOnesAsTheMost) {
     EXPECT_EQ(summary.published_step(), count);
     EXPECT_EQ(summary.duration().seconds(), seconds);
   }
+}
+
+TEST(ConvertTest, WhyAJobFailedIsNotWhyAnEarlierAttemptDid) {
+  const Report first = CompleteReport(ReadReport(FailureOf(1, "first")).value(), "");
+  const Report second = CompleteReport(ReadReport(FailureOf(2, "second")).value(), first.job_report.value());
+  EXPECT_EQ(second.message, "second");
+  Job job;
+  job.id = "j";
+  job.state = JobState::kFailed;
+  job.report = second.job_report.value();
+  job.attempt = 2;
+  EXPECT_EQ(ToProto(job, v1::FineTuningJob()).failure().message(), "second");
+  job.attempt = 3;  // it was lost
+  EXPECT_EQ(ToProto(job, v1::FineTuningJob()).failure().cause(), v1::JobFailure::WORKER_LOST);
 }
 
 // As zero, a loss that is no number would be the best of its sweep.

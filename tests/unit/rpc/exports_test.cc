@@ -337,7 +337,8 @@ TEST_F(ExportsTest, OnANodeWithGpusAnExportNeedsMainMemory) {
   v1::GetFineTuningJobRequest question;
   question.set_name("jobs/x");
   ASSERT_TRUE(Call(*jobs_, &Jobs::GetFineTuningJob, question, job).ok());
-  EXPECT_EQ(job.pending_code(), v1::PENDING_REASON_TOO_LARGE) << job.pending_reason();
+  EXPECT_EQ(job.pending_code(), v1::PENDING_REASON_DRAINED) << job.pending_reason();
+  EXPECT_THAT(job.pending_reason(), HasSubstr("node n1 would take it"));
   context.TryCancel();
   session->Finish();
 }

@@ -399,7 +399,10 @@ TEST_F(ServicesTest, WarnsOfMoreDevicesThanAnyNodeHas) {
   why.set_name("jobs/j");
   v1::ExplainFineTuningJobResponse explained;
   ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, why, explained).ok());
-  EXPECT_EQ(explained.pending_reason(), "the job asks for 99 devices and the largest connected node has 2");
+  EXPECT_EQ(
+      explained.pending_reason(),
+      "the job asks for 99 devices and the largest connected node has 2; connect a larger one, or clone the job with "
+      "fewer resources.devices");
 }
 
 TEST_F(ServicesTest, WarnsOfMoreNodesThanItHasSeen) {

@@ -223,6 +223,37 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
   EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
 }
 
+// Its dataset has a train part only, and is the test part of some jobs, too.
+TEST_F(SweepsTest, AMetricThatAJobWillNotHaveIsRefusedIfItWasAskedForAndElseWarnedOf) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "training.seed", {"1", "2"});
+  for (const bool only_validated : {true, false}) {
+    request.set_validate_only(only_validated);
+    ASSERT_TRUE(Create(request).ok());
+    EXPECT_THAT(sweep_.warnings(),
+                ElementsAre("sweep.metric: validation.loss is measured on a validation part, which the dataset lacks; "
+                            "give dataset.validation, or a metric of another part (jobs/s-1)"));
+  }
+  request = RequestOf("t");
+  v1::FineTuningSpec& spec = *request.mutable_sweep()->mutable_job()->mutable_spec();
+  spec.clear_dataset();
+  spec.mutable_dataset()->set_train("rows/train");
+  spec.mutable_dataset()->set_test("rows/train");
+  AddField(request, "evaluation.metric", {"exact_match", "loss"});
+  request.mutable_sweep()->set_metric("validation.loss");
+  EXPECT_THAT(Create(request).error_message(), HasSubstr("which the dataset lacks"));
+  request.mutable_sweep()->set_metric("test.exact_match");
+  const grpc::Status refused = Create(request);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused.error_message(),
+            "sweep.metric: test.exact_match is measured on answers, and with evaluation.metric: loss the model gives "
+            "none; give another evaluation.metric, or test.loss (jobs/t-2)");
+  request.mutable_sweep()->set_metric("test.loss");
+  const grpc::Status created = Create(request);
+  ASSERT_TRUE(created.ok()) << created.error_message();
+  EXPECT_THAT(sweep_.warnings(), testing::IsEmpty());
+}
+
 TEST_F(SweepsTest, TheBestHasTheLowestLossOfThoseThatSucceeded) {
   v1::CreateSweepRequest request = RequestOf("s");
   AddField(request, "training.seed", {"1", "2", "3", "4"});

@@ -204,6 +204,7 @@ TEST_F(StoreTest, BringsBackOnWhichNodesATrainerDied) {
   }
   Open();
   EXPECT_THAT(state_.Find("j")->crashed_on, ElementsAre("n1", "n2"));
+  EXPECT_THAT(state_.Find("j")->lost_on, ElementsAre("n1", "n2"));
 }
 
 TEST_F(StoreTest, RemembersRequestsAndIdsOfJobsThatAreOver) {

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "lib/checkpoint/gguf.h"
+#include "lib/checkpoint/gguf_adapter.h"
 #include "lib/checkpoint/safetensors.h"
 #include "tests/support/model_fixture.h"
 #include "tests/support/temp_folder.h"
@@ -25,6 +26,7 @@ namespace luthier {
 namespace {
 
 using nlohmann::json;
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -227,6 +229,39 @@ TEST_F(ExportTest, WhatAGgufAdapterCannotHoldIsRefused) {
   config.target_modules = {"embed_tokens"};
   EXPECT_THAT(export_with(config), HasSubstr("target_modules: a GGUF adapter cannot hold an adapter on an embedding"));
   EXPECT_FALSE(std::filesystem::exists(Out("a.gguf")));
+}
+
+// llama.cpp's Gemma 2 takes the embedding for its head, so that the remedy is another one there.
+TEST_F(ExportTest, WhatLlamaCppHasNoMergedModelForIsRefusedWithoutThatRemedy) {
+  const ModelFixture gemma2("gemma2"), gemma3("gemma3_text");
+  ASSERT_TRUE(gemma2.config.tie_word_embeddings);
+  AdapterConfig config;
+  const auto refusal = [&](const ModelFixture& fixture) {
+    return std::string(CheckFitsGgufAdapter(config, fixture.config).message());
+  };
+  for (const std::string module : {"lm_head", "embed_tokens"}) {
+    config.target_modules = {"q_proj", module};
+    EXPECT_THAT(refusal(gemma3), HasSubstr("export the merged model instead"));
+    EXPECT_THAT(refusal(gemma2), AllOf(HasSubstr("target_modules: a GGUF adapter cannot hold an adapter on"),
+                                       HasSubstr("llama.cpp knows no gemma2 with a head of its own"),
+                                       HasSubstr("leave lm_head and embed_tokens as they are")));
+  }
+  config.target_modules = {"q_proj"};
+  EXPECT_EQ(refusal(gemma2), "");
+  config.modules_to_save = {"embed_tokens"};
+  EXPECT_THAT(refusal(gemma2), HasSubstr("leave lm_head and embed_tokens as they are"));
+  config.modules_to_save = {};
+  config.dora = true;
+  EXPECT_THAT(refusal(gemma2), HasSubstr("use_dora: a GGUF adapter cannot hold magnitudes; export the merged model"));
+}
+
+TEST_F(ExportTest, AnAdapterOnTheHeadOfAnUntiedGemma2IsRefusedToo) {
+  ModelFixture fixture("gemma2_embedding_dora", "tests/fixtures/adapters/");
+  ASSERT_FALSE(fixture.config.tie_word_embeddings);
+  AdapterConfig config;
+  config.target_modules = {"lm_head"};
+  EXPECT_THAT(std::string(CheckFitsGgufAdapter(config, fixture.config).message()),
+              HasSubstr("llama.cpp knows no gemma2 with a head of its own"));
 }
 
 // Bug 23: whatever went wrong on the way, an export that computes something else is not published.

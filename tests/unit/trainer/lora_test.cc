@@ -432,6 +432,76 @@ TEST(LoraTest, AnAdapterOnExpertsHasPeftsNamesAndShapes) {
   EXPECT_EQ(shapes_of({"layers.2.mlp.experts.gate_up_proj", "layers.2.mlp.gate.weight"}), one);
 }
 
+// As PEFT writes it with transformers 4: each expert has linear layers of its own.
+Adapter OnEachExpert(const ModelConfig& config, bool rslora = false) {
+  Adapter adapter;
+  adapter.config.rank = 2;
+  adapter.config.alpha = 3;
+  adapter.config.rslora = rslora;
+  adapter.config.dropout = 0.1;
+  adapter.config.target_modules = {"q_proj", "gate", "gate_proj", "up_proj", "down_proj"};
+  at::manual_seed(7);
+  for (const auto& [name, shape] : CheckpointTensors(config)) {
+    const std::string module = "base_model.model." + name.substr(0, name.rfind('.'));
+    for (const std::string& target : adapter.config.target_modules) {
+      if (!module.ends_with("." + target)) continue;
+      adapter.tensors[module + ".lora_A.weight"] = at::randn({2, shape[1]});
+      adapter.tensors[module + ".lora_B.weight"] = at::randn({shape[0], 2});
+    }
+  }
+  return adapter;
+}
+
+TEST(LoraTest, AdaptersOfSingleExpertsAreReadAsOneOfAll) {
+  const ModelConfig config = Mixture();
+  const NamedTensors weights = RandomWeights(config, 3);
+  for (const bool rslora : {false, true}) {
+    const Adapter single = OnEachExpert(config, rslora);
+    const TempFolder folder;
+    ASSERT_TRUE(WriteAdapter(single, folder.path()).ok());
+    const auto read = ReadAdapter(folder.path(), config);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_TRUE(MakeTunedModel(config, weights, {&*read}).ok());
+    const auto merged = MergeAdapter(config, weights, *read);
+    ASSERT_TRUE(merged.ok()) << merged.status();
+    const double scale = rslora ? 3 / std::sqrt(2.0) : 1.5;
+    int adapted = 0;
+    for (const auto& [name, weight] : merged->weights) {
+      const std::string module = "base_model.model." + name.substr(0, name.rfind('.'));
+      const auto a = single.tensors.find(module + ".lora_A.weight");
+      if (a == single.tensors.end()) continue;
+      const Tensor change = scale * at::mm(single.tensors.at(module + ".lora_B.weight"), a->second);
+      EXPECT_LT(MaxDiff(weight - weights.at(name), change), 1e-4) << name;
+      ++adapted;
+    }
+    EXPECT_EQ(adapted, 3 + 2 * (1 + 3 * 4) + 3) << "of three layers q_proj, of two router and experts, of one the MLP";
+  }
+}
+
+TEST(LoraTest, AdaptersOfSingleExpertsThatHaveNoFormTogetherAreRefused) {
+  const ModelConfig config = Mixture();
+  const auto refusal = [&](const Adapter& adapter) {
+    const TempFolder folder;
+    EXPECT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+    return std::string(ReadAdapter(folder.path(), config).status().message());
+  };
+  Adapter incomplete = OnEachExpert(config);
+  const std::string absent = "base_model.model.model.layers.2.mlp.experts.3.up_proj.lora_B.weight";
+  incomplete.tensors.erase(absent);
+  EXPECT_THAT(refusal(incomplete), HasSubstr("missing: " + absent));
+  incomplete.tensors[absent] = at::zeros({6, 3});
+  EXPECT_THAT(refusal(incomplete), HasSubstr("wrong shape: " + absent + " is [6, 3], must be [6, 2]"));
+  Adapter adapter = OnEachExpert(config);
+  adapter.config.rank_pattern = {{"experts.1.up_proj", 4}};
+  EXPECT_THAT(refusal(adapter), HasSubstr("rank_pattern: matches model.layers.0.mlp.experts.1.up_proj"));
+  adapter.config.rank_pattern.clear();
+  adapter.config.alpha_pattern = {{"layers.1.mlp.up_proj", 9}};
+  EXPECT_THAT(refusal(adapter), HasSubstr("alpha_pattern: matches model.layers.1.mlp.up_proj"));
+  adapter.config.alpha_pattern.clear();
+  adapter.config.dora = true;
+  EXPECT_THAT(refusal(adapter), HasSubstr("use_dora: true"));
+}
+
 TEST(LoraTest, AnAdapterOnExpertsSharesTheBaseWithNoOther) {
   const ModelConfig config = Mixture();
   const NamedTensors weights = RandomWeights(config, 3);

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "worker/trainer/distributed/connection_watch.h"
 #include "worker/trainer/distributed/nccl.h"
 
 namespace luthier {
@@ -20,8 +21,10 @@ namespace {
 constexpr int64_t kBucketBytes = 16 << 20;
 
 // Ranks wait while the leading one evaluates, which may take hours. A rank that dies is noticed at once by its closed
-// connections, so that this need not find it.
+// connections, and a machine that is gone by a ConnectionWatch, so that this need not find them.
 constexpr std::chrono::hours kPatience{24 * 30};
+
+std::string TextOf(const Meeting& meeting) { return absl::StrCat(meeting.host, ":", meeting.port); }
 
 c10::intrusive_ptr<c10d::Store> OpenStore(const RankPlace& place) {
   if (!place.meeting) {
@@ -31,7 +34,7 @@ c10::intrusive_ptr<c10d::Store> OpenStore(const RankPlace& place) {
   const Meeting& meeting = *place.meeting;
   // The store would try again itself, at ever longer intervals, and twice as long as it should.
   if (place.rank != 0 && !WaitForMeeting(meeting, place.patience)) {
-    throw LostRank(absl::StrCat("nobody listens at ", meeting.host, ":", meeting.port));
+    throw LostRank(absl::StrCat("nobody listens at ", TextOf(meeting), ", or this node does not reach it"));
   }
   c10d::TCPStoreOptions options;
   options.port = meeting.port;
@@ -49,8 +52,9 @@ void Meet(c10d::Store& store, const RankPlace& place) {
   try {
     store.wait({"all here"}, place.patience);
   } catch (const std::exception&) {
+    const std::string where = place.meeting ? absl::StrCat("; their nodes have to reach ", TextOf(*place.meeting)) : "";
     throw LostRank(absl::StrCat("of ", place.size, " ranks ", store.add("here", 0), " have come within ",
-                                place.patience.count(), " ms"));
+                                place.patience.count(), " ms", where));
   }
 }
 
@@ -58,6 +62,7 @@ void Meet(c10d::Store& store, const RankPlace& place) {
 
 struct Ranks::Group {
   RankPlace place;
+  std::unique_ptr<ConnectionWatch> watch;  // over several nodes
   c10::intrusive_ptr<c10d::ProcessGroupGloo> gloo;
   std::unique_ptr<Nccl> nccl;  // once something on a GPU is added up
 
@@ -100,14 +105,15 @@ struct Ranks::Group {
 Ranks::Ranks(const RankPlace& place) : place_(place) {
   if (place.size == 1) return;
   try {
+    auto watch = place.meeting ? std::make_unique<ConnectionWatch>() : nullptr;
     const c10::intrusive_ptr<c10d::Store> store = OpenStore(place);
     Meet(*store, place);
     auto options = c10d::ProcessGroupGloo::Options::create(kPatience);
     options->devices.push_back(
         c10d::ProcessGroupGloo::createDeviceForHostname(place.meeting ? place.meeting->address : "127.0.0.1"));
     group_ = std::make_shared<Group>(
-        Group{place, c10::make_intrusive<c10d::ProcessGroupGloo>(store, place.rank, place.size, std::move(options)),
-              nullptr});
+        Group{place, std::move(watch),
+              c10::make_intrusive<c10d::ProcessGroupGloo>(store, place.rank, place.size, std::move(options)), nullptr});
   } catch (const std::exception& error) {
     throw LostRank(absl::StrCat("the ranks do not find each other: ", error.what()));
   }

@@ -16,6 +16,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "lib/base/own_address.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -115,12 +116,8 @@ absl::StatusOr<int> MakeRendezvous(const std::optional<Meeting>& meeting, bool l
     if (file < 0) return absl::FailedPreconditionError(absl::StrCat("no file in memory: ", std::strerror(errno)));
     return file;
   }
-  const absl::StatusOr<int> own = BindTo(meeting->address, 0);
-  if (!own.ok()) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("--address: ", own.status().message(), "; give an address that this machine has"));
-  }
-  close(*own);
+  if (const absl::Status own = CheckOwnAddress(meeting->address); !own.ok())
+    return absl::FailedPreconditionError(absl::StrCat("--address: ", own.message()));
   if (!leads) return -1;
   const absl::StatusOr<int> bound = BindTo(meeting->host, meeting->port);
   if (bound.ok()) return bound;

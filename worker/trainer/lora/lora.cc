@@ -12,6 +12,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_names.h"
 #include "lib/checkpoint/model_tensors.h"
+#include "worker/trainer/lora/each_expert.h"
 #include "worker/trainer/models/common/experts.h"
 #include "worker/trainer/models/weights.h"
 
@@ -167,18 +168,23 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model, const NamedTensors* base) {
   LUTHIER_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(folder));
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/" + kAdapterWeightsFile));
+  std::map<std::string, TensorView> stored = file.tensors();
+  NamedTensors joined;  // keeps what `stored` borrows
+  if (model.experts && AdaptsEachExpert(stored)) {
+    LUTHIER_ASSIGN_OR_RETURN(joined, JoinExperts(model, config, stored));
+  }
   const auto expected = ExpectedTensors(config, model);
   std::vector<std::string> faults;
   for (const auto& [name, shape] : expected) {
-    const auto stored = file.tensors().find(name);
-    if (stored == file.tensors().end()) {
+    const auto found = stored.find(name);
+    if (found == stored.end()) {
       faults.push_back(absl::StrCat("missing: ", name));
-    } else if (stored->second.shape != shape) {
-      faults.push_back(absl::StrCat("wrong shape: ", name, " is ", ShapeString(stored->second.shape), ", must be ",
+    } else if (found->second.shape != shape) {
+      faults.push_back(absl::StrCat("wrong shape: ", name, " is ", ShapeString(found->second.shape), ", must be ",
                                     ShapeString(shape)));
     }
   }
-  for (const auto& [name, view] : file.tensors()) {
+  for (const auto& [name, view] : stored) {
     if (expected.contains(name) || (base != nullptr && IsOfBase(view, model, *base))) continue;
     faults.push_back(absl::StrCat("unexpected: ", name));
   }
@@ -188,7 +194,7 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
         absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
   }
   Adapter adapter{std::move(config), {}};
-  for (const auto& [name, shape] : expected) adapter.tensors[name] = ToTensor(file.tensors().at(name), at::kFloat);
+  for (const auto& [name, shape] : expected) adapter.tensors[name] = ToTensor(stored.at(name), at::kFloat);
   return adapter;
 }
 

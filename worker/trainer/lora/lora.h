@@ -39,8 +39,9 @@ std::string LoraName(const AdapterConfig& config, const LinearLayer& targeted, a
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
                                     uint64_t seed);
 
-// Reads a PEFT folder in fp32. Beside an adapter on head or embedding PEFT stores the base's; it is left out if it
-// equals that of `base`. Errors: INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
+// Reads a PEFT folder in fp32; adapters of single experts (transformers 4) as one of all of them. Beside an adapter on
+// head or embedding PEFT stores the base's; it is left out if it equals that of `base`. Errors: INVALID_ARGUMENT
+// listing every missing, unexpected or misshapen tensor.
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model,
                                     const NamedTensors* base = nullptr);
 

@@ -13,7 +13,7 @@ import grpc
 
 from luthier import calls, channel
 from luthier.calls import Call, Listing, full_name
-from luthier.client import Connection
+from luthier.client import Client, Connection
 from luthier.errors import Error
 from luthier.files import Damaged, DatasetUpload, FolderDownload, Path
 from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2
@@ -25,7 +25,8 @@ Reply = TypeVar("Reply")
 
 
 class AsyncClient(Connection):
-    """`Client` for asyncio. Make it in the event loop that uses it. Files are read and written in the loop's thread."""
+    """`Client` for asyncio. Make it in the event loop that uses it. Files are hashed in threads; their pieces of a
+    megabyte are read and written in the loop's."""
 
     def _dial(self, tls: channel.Tls | None) -> grpc.aio.Channel:
         if tls is None:
@@ -221,7 +222,7 @@ class AsyncClient(Connection):
         return await self._call(calls.get_queue(limit))
 
     async def upload_dataset(self, dataset_id: str, files: Mapping[str, Path]) -> datasets_pb2.Dataset:
-        upload = DatasetUpload(dataset_id, files, self.retry, self.server)
+        upload = await asyncio.to_thread(DatasetUpload, dataset_id, files, self.retry, self.server)
         while True:
             try:
                 dataset: datasets_pb2.Dataset = await self.stubs.datasets.UploadDataset(
@@ -317,15 +318,21 @@ class AsyncClient(Connection):
         return found
 
     async def _download(self, download: FolderDownload) -> pathlib.Path:
-        if download.is_there():
+        if await asyncio.to_thread(download.is_there):
             return download.target
-        for file in download.files():
-            while not file.complete():
-                try:
-                    stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
-                    async for message in stream:
-                        file.take(message)
-                    file.end_of_stream()
-                except (grpc.RpcError, Damaged) as error:
-                    await asyncio.sleep(file.pause_after(error))
-        return download.publish()
+        with download.lock():
+            for file in download.files():
+                while not await asyncio.to_thread(file.complete):
+                    try:
+                        stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
+                        async for message in stream:
+                            file.take(message)
+                        file.end_of_stream()
+                    except (grpc.RpcError, Damaged) as error:
+                        await asyncio.sleep(file.pause_after(error))
+            return download.publish()
+
+
+for _name, _function in vars(AsyncClient).items():
+    if callable(_function) and not _function.__doc__ and (_same := vars(Client).get(_name)):
+        _function.__doc__ = _same.__doc__  # for help()

@@ -81,7 +81,7 @@ def clone_job(
     request = jobs_pb2.CloneFineTuningJobRequest(
         name=full_name("jobs", name), job=changes, job_id=job_id, request_id=request_id or new_request_id(), hold=hold
     )
-    request.update_mask.paths.extend(fields)
+    request.update_mask.paths.extend([fields] if isinstance(fields, str) else fields)
     return Call("jobs", "CloneFineTuningJob", request, long=True)
 
 
@@ -129,6 +129,8 @@ def update_job(
     if retention is not None:
         request.job.retention.FromTimedelta(retention)
         request.update_mask.paths.append("retention")
+    if deadline is not None and no_deadline:
+        raise ValueError("no_deadline: is given with a deadline; give one of them")
     if deadline is not None:
         request.job.deadline.FromDatetime(deadline)
     if deadline is not None or no_deadline:
@@ -196,6 +198,8 @@ def create_sweep(
         job = jobs_pb2.FineTuningJob(spec=job)
     sweep = sweeps_pb2.Sweep(job=job, metric=metric, max_parallel=max_parallel)
     for field, values in grid.items():
+        if isinstance(values, str):  # would be a value for each of its letters
+            raise TypeError(f"grid: {field} is {values!r}; give a list of values")
         sweep.grid.add(field=field, values=[_value(value) for value in values])
     for point in points:
         sweep.points.add(values={field: _value(value) for field, value in point.items()})
@@ -295,7 +299,9 @@ def list_jobs(
 
 
 def list_job_events(name: str, types: Iterable[str]) -> Listing[jobs_pb2.JobEvent]:
-    request = jobs_pb2.ListJobEventsRequest(parent=full_name("jobs", name), types=types)
+    request = jobs_pb2.ListJobEventsRequest(
+        parent=full_name("jobs", name), types=[types] if isinstance(types, str) else types
+    )
     return Listing("jobs", "ListJobEvents", request, "events")
 
 

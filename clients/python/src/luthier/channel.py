@@ -48,7 +48,20 @@ class Tls:
 
 
 def server_from_environment() -> str:
-    return os.environ.get("LUTHIER_SERVER") or DEFAULT_SERVER
+    if server := os.environ.get("LUTHIER_SERVER"):
+        return server
+    if context := os.environ.get("LUTHIER_CONTEXT"):
+        raise ValueError(f"LUTHIER_CONTEXT: '{context}' stands in a file that only `luthier` reads; set LUTHIER_SERVER")
+    return DEFAULT_SERVER
+
+
+def checked_server(server: str) -> str:
+    """Refuses what gRPC would look for elsewhere or nowhere: a URL, and a host without a port."""
+    if server.startswith(("http://", "https://")):
+        raise ValueError(f"server: '{server}' is a URL; give HOST:PORT, such as {server.split('/')[2]}")
+    if ":" not in server:
+        raise ValueError(f"server: '{server}' names no port; give HOST:PORT, such as {server}:7070")
+    return server
 
 
 def token_from_environment() -> str:

@@ -61,7 +61,7 @@ class Connection(abc.ABC):
         """What is not given comes from the environment, as for the program `luthier`: LUTHIER_SERVER, LUTHIER_TOKEN or
         LUTHIER_TOKEN_FILE, LUTHIER_TLS_CA, LUTHIER_TLS_CERT and LUTHIER_TLS_KEY. `long_timeout` is that of calls that
         read or hash files before they answer."""
-        self.server = server or channel.server_from_environment()
+        self.server = channel.checked_server(server or channel.server_from_environment())
         self.retry = retry
         token = channel.token_from_environment() if token is None else channel.checked_token(token, "token")
         self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -155,7 +155,7 @@ class Client(Connection):
         etag: str = "",
     ) -> FineTuningJob:
         """Changes what is given. A `deadline` without a time zone is one of UTC; `no_deadline` takes away the one that
-        it has."""
+        it has. With the `etag` of a job that was got, only if nobody has changed it since."""
         return self._call(calls.update_job(name, priority, labels, retention, deadline, no_deadline, etag))
 
     def clone_job(
@@ -414,13 +414,14 @@ class Client(Connection):
     def _download(self, download: FolderDownload) -> pathlib.Path:
         if download.is_there():
             return download.target
-        for file in download.files():
-            while not file.complete():
-                try:
-                    stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
-                    for message in stream:
-                        file.take(message)
-                    file.end_of_stream()
-                except (grpc.RpcError, Damaged) as error:
-                    time.sleep(file.pause_after(error))
-        return download.publish()
+        with download.lock():
+            for file in download.files():
+                while not file.complete():
+                    try:
+                        stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
+                        for message in stream:
+                            file.take(message)
+                        file.end_of_stream()
+                    except (grpc.RpcError, Damaged) as error:
+                        time.sleep(file.pause_after(error))
+            return download.publish()

@@ -26,16 +26,26 @@ class FieldViolation:
 
 class Error(Exception):
     """A call failed. `message` names field, value and remedy; `violations` lists all that is wrong with a request;
-    `reason`, such as `TENANT_QUEUE_FULL`, is for programs, and empty if it was not the server that refused."""
+    `reason`, such as `TENANT_QUEUE_FULL`, is for programs, and empty if it was not the server that refused;
+    `retry_after`: seconds after which the server says that another try may succeed."""
 
     def __init__(
-        self, code: grpc.StatusCode, message: str, violations: tuple[FieldViolation, ...] = (), reason: str = ""
+        self,
+        code: grpc.StatusCode,
+        message: str,
+        violations: tuple[FieldViolation, ...] = (),
+        reason: str = "",
+        retry_after: float | None = None,
     ) -> None:
-        super().__init__(f"{code.name}: {message}")
+        super().__init__(code, message, violations, reason, retry_after)  # as pickle makes it again
         self.code = code
         self.message = message
         self.violations = violations
         self.reason = reason
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"{self.code.name}: {self.message}"
 
 
 class Unreachable(Error):
@@ -54,20 +64,25 @@ def from_grpc(error: grpc.RpcError, server: str) -> Error:
         return Unreachable(code, f"no server answers at {server} ({message})")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return Error(code, f"the server at {server} did not answer in time")
-    violations, reason = _details_of(call)
-    return Error(code, message, violations, reason)
+    if code == grpc.StatusCode.UNIMPLEMENTED and not message:  # all that gRPC says of a method that is not there
+        return Error(code, f"the server at {server} has no such call: it is older than this client")
+    return Error(code, message, *_details_of(call))
 
 
-def _details_of(call: grpc.Call) -> tuple[tuple[FieldViolation, ...], str]:
+def _details_of(call: grpc.Call) -> tuple[tuple[FieldViolation, ...], str, float | None]:
     violations: list[FieldViolation] = []
     reason = ""
+    retry_after: float | None = None
     for key, value in call.trailing_metadata() or ():
         if key != "grpc-status-details-bin":
             continue
         for detail in status_pb2.Status.FromString(cast(bytes, value)).details:
             bad_request, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+            retry = error_details_pb2.RetryInfo()
             if detail.Unpack(info):
                 reason = info.reason
+            if detail.Unpack(retry):
+                retry_after = retry.retry_delay.ToTimedelta().total_seconds()
             if detail.Unpack(bad_request):
                 violations += [FieldViolation(each.field, each.description) for each in bad_request.field_violations]
-    return tuple(violations), reason
+    return tuple(violations), reason, retry_after

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -34,6 +35,7 @@ class DatasetUpload:
         self._policy = policy
         self._server = server
         self._failures = 0
+        self._unreadable: OSError | None = None
         self._header = datasets_pb2.UploadDatasetHeader(dataset_id=dataset_id)
         for part, path in files.items():
             with open(path, "rb") as file:
@@ -43,22 +45,31 @@ class DatasetUpload:
     def messages(self) -> Iterator[datasets_pb2.UploadDatasetRequest]:
         yield datasets_pb2.UploadDatasetRequest(header=self._header)
         for part, path in self._files.items():
-            offset = 0
-            with open(path, "rb") as file:
-                while data := file.read(_CHUNK_BYTES):
-                    chunk = datasets_pb2.DatasetChunk(
-                        part=part, offset=offset, data=data, crc32c=google_crc32c.value(data)
-                    )
-                    yield datasets_pb2.UploadDatasetRequest(chunk=chunk)
-                    offset += len(data)
+            try:
+                yield from _chunks(part, path)
+            except OSError as error:
+                # Thrown at gRPC it would be a cancelled call, without its cause. The server refuses what is not whole.
+                self._unreadable = error
+                return
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """How long to wait before all is sent again. Raises if it is not."""
+        if self._unreadable is not None:
+            raise self._unreadable
         self._failures += 1
         failed = from_grpc(error, self._server)
         if failed.code != grpc.StatusCode.UNAVAILABLE or self._failures >= self._policy.attempts:
             raise failed from error
         return self._policy.pause(self._failures)
+
+
+def _chunks(part: str, path: Path) -> Iterator[datasets_pb2.UploadDatasetRequest]:
+    offset = 0
+    with open(path, "rb") as file:
+        while data := file.read(_CHUNK_BYTES):
+            chunk = datasets_pb2.DatasetChunk(part=part, offset=offset, data=data, crc32c=google_crc32c.value(data))
+            yield datasets_pb2.UploadDatasetRequest(chunk=chunk)
+            offset += len(data)
 
 
 class FileDownload:
@@ -138,7 +149,7 @@ class FileDownload:
 
 class FolderDownload:
     """The files of `name` into `target`, which appears once every file is verified and on disk. Until then they are in
-    `{target}.partial`, from where a later download goes on; one process at a time."""
+    `{target}.partial`, from where a later download goes on."""
 
     def __init__(
         self, name: str, files: Sequence[models_pb2.ModelFile], target: Path, policy: RetryPolicy, server: str
@@ -159,10 +170,27 @@ class FolderDownload:
         message = f"{self.target} exists and is not {self._name}; give another folder, or remove it"
         raise Error(grpc.StatusCode.ALREADY_EXISTS, message)
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps other downloads out of the folder, those of the program `luthier` too. Raises if one is under way."""
+        import fcntl  # Windows has none, and may still make all other calls
+
+        self._partial.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self._partial, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(folder)
+            message = f"{self._partial}: another download is writing here; wait for it"
+            raise Error(grpc.StatusCode.FAILED_PRECONDITION, message) from error
+        try:
+            yield
+        finally:
+            os.close(folder)
+
     def files(self) -> Iterator[FileDownload]:
-        if self._partial.exists():
-            for path in _files(self._partial) - {file.path for file in self._wanted}:
-                (self._partial / path).unlink()  # of an earlier download of something else
+        for path in _files(self._partial) - {file.path for file in self._wanted}:
+            (self._partial / path).unlink()  # of an earlier download of something else
         for file in self._wanted:
             local = (self._partial / file.path).resolve()
             if not local.is_relative_to(self._partial.resolve()):
@@ -170,7 +198,6 @@ class FolderDownload:
             yield FileDownload(self._name, file, local, self._policy, self._server)
 
     def publish(self) -> pathlib.Path:
-        self._partial.mkdir(parents=True, exist_ok=True)
         self._partial.rename(self.target)
         return self.target
 

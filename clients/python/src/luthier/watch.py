@@ -24,8 +24,8 @@ _LOOK_SECONDS = 1.0
 
 
 def is_over(job: FineTuningJob) -> bool:
-    """SUCCEEDED, FAILED or CANCELLED."""
-    return job.state in _TERMINAL
+    """SUCCEEDED, FAILED, CANCELLED, or ended in a state that only a newer client knows."""
+    return job.state in _TERMINAL or job.HasField("end_time")
 
 
 @dataclasses.dataclass(frozen=True)
