@@ -1,20 +1,15 @@
 #include "client/cli/config.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstdlib>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "client/cli/yaml.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/artifact/folder_lock.h"
 #include "lib/base/did_you_mean.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/block_reader.h"
@@ -112,10 +107,7 @@ absl::Status WriteConfig(const Config& config, const std::string& path) {
 absl::Status ChangeConfig(const std::string& path, absl::FunctionRef<absl::Status(Config&)> change) {
   const std::string folder = std::filesystem::absolute(path).parent_path();
   LUTHIER_RETURN_IF_ERROR(CreateFolders(folder));
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return FileError(folder, "open", errno);
-  const absl::Cleanup close_it = [fd] { close(fd); };
-  if (flock(fd, LOCK_EX) != 0) return FileError(folder, "lock", errno);
+  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::Take(folder));
   LUTHIER_ASSIGN_OR_RETURN(Config config, ReadConfig(path));
   LUTHIER_RETURN_IF_ERROR(change(config));
   return WriteConfig(config, path);

@@ -1,9 +1,5 @@
 #include "client/lib/model_download.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <unistd.h>
-
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
@@ -16,6 +12,7 @@
 #include "client/lib/grpc_status.h"
 #include "client/lib/resumable_file.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/artifact/folder_lock.h"
 #include "lib/artifact/hash.h"
 #include "lib/artifact/manifest.h"
 #include "lib/base/status_macros.h"
@@ -25,27 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Keeps a second download out of the same folder; ends with the process.
-class FolderLock {
- public:
-  static absl::StatusOr<FolderLock> Take(const std::string& folder) {
-    const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return FileError(folder, "open", errno);
-    if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-      close(fd);
-      return absl::FailedPreconditionError(absl::StrCat(folder, ": another download is writing here; wait for it"));
-    }
-    return FolderLock(fd);
-  }
-  FolderLock(FolderLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  ~FolderLock() {
-    if (fd_ >= 0) close(fd_);
-  }
-
- private:
-  explicit FolderLock(int fd) : fd_(fd) {}
-  int fd_;
-};
+// Keeps a second download out of the folder.
+absl::StatusOr<FolderLock> LockFolder(const std::string& folder) {
+  absl::StatusOr<FolderLock> lock = FolderLock::TryTake(folder);
+  if (!absl::IsUnavailable(lock.status())) return lock;
+  return absl::FailedPreconditionError(absl::StrCat(folder, ": another download is writing here; wait for it"));
+}
 
 // Whether `folder` holds exactly these files.
 bool Holds(const std::string& folder, const std::vector<v1::ModelFile>& files) {
@@ -165,7 +147,7 @@ absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const st
   }
   const std::string partial = target + ".partial";
   LUTHIER_RETURN_IF_ERROR(CreateFolders(partial));
-  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::Take(partial));
+  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, LockFolder(partial));
   RemoveOthers(partial, remote.files);
   int64_t done = 0, total = 0;
   for (const v1::ModelFile& file : remote.files) total += file.size_bytes();

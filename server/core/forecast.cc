@@ -1,10 +1,10 @@
-// When a waiting job is expected to start: the policy, played forward.
+#include "server/core/forecast.h"
+
 #include <algorithm>
 #include <map>
 #include <utility>
 
 #include "server/core/placement.h"
-#include "server/core/policy.h"
 
 namespace luthier {
 namespace {

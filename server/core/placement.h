@@ -1,6 +1,7 @@
-// Which of a snapshot's devices a job could have, now or later. Pure functions.
+// Which nodes and devices a job could have: ever, now, or later. Pure functions.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <vector>
 
@@ -8,6 +9,17 @@
 #include "server/core/policy.h"
 
 namespace luthier {
+
+// Whether the node has the labels that the job asks for.
+bool HasLabels(const Node& node, const Job& job);
+// An export: it computes on the CPUs of its node, also where that has GPUs, and asks for main memory only.
+bool ComputesOnCpus(const Job& job);
+// Bytes that the job needs of each device of the node.
+int64_t MemoryFor(const Job& job, const Node& node);
+// Whether the node has the labels and the devices for the job, or for a part of it, if others reach it or not.
+bool HasDevicesFor(const Job& job, const Node& node);
+// Whether the job, or a part of it, fits on the node when nothing else runs there.
+bool CouldRun(const Job& job, const Node& node);
 
 using Views = std::vector<NodeView*>;
 

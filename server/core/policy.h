@@ -14,9 +14,7 @@
 
 #include <array>
 #include <cstdint>
-#include <deque>
 #include <map>
-#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -62,17 +60,6 @@ struct Node {
   bool IsQuarantined() const { return quarantine_end != absl::InfinitePast(); }
   bool TakesWork() const { return ready && !draining && !IsQuarantined(); }
 };
-
-// Whether the node has the labels that the job asks for.
-bool HasLabels(const Node& node, const Job& job);
-// An export: it computes on the CPUs of its node, also where that has GPUs, and asks for main memory only.
-bool ComputesOnCpus(const Job& job);
-// Bytes that the job needs of each device of the node.
-int64_t MemoryFor(const Job& job, const Node& node);
-// Whether the node has the labels and the devices for the job, or for a part of it, if others reach it or not.
-bool HasDevicesFor(const Job& job, const Node& node);
-// Whether the job, or a part of it, fits on the node when nothing else runs there.
-bool CouldRun(const Job& job, const Node& node);
 
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
 struct Tenant {
@@ -167,23 +154,6 @@ struct Decision {
   absl::Time not_before = absl::InfinitePast();  // of the job with the reservation: when it is expected to start
 };
 std::vector<Decision> Decide(Snapshot snapshot);
-
-// A snapshot with jobs and nodes of its own, to be looked at while the state goes on.
-struct DetachedSnapshot {
-  Snapshot snapshot;
-  std::deque<Job> jobs;
-  std::deque<Node> nodes;
-};
-std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot);
-
-// When a waiting job is expected to start.
-struct Forecast {
-  int64_t ahead = 0;                               // jobs that are expected to start before it
-  absl::Time start = absl::InfiniteFuture();       // half of such forecasts are early; InfiniteFuture: nobody can say
-  absl::Time late_start = absl::InfiniteFuture();  // one in ten is later still
-};
-// Plays the policy forward with the expected durations. `number`: a job of the snapshot.
-Forecast ForecastOf(int64_t number, const Snapshot& snapshot);
 
 // Before another job of the same class and tenant.
 bool ComesBefore(const Job& a, const Job& b);

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "server/core/node_kinds.h"
+#include "server/core/placement.h"
 #include "server/core/state.h"
 
 namespace luthier {

@@ -16,6 +16,8 @@
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/jobs.grpc.pb.h"
+#include "server/core/forecast.h"
+#include "server/core/placement.h"
 #include "server/core/reason.h"
 #include "server/loop/recorded_jobs.h"
 #include "server/rpc/convert.h"

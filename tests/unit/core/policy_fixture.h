@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/core/forecast.h"
 #include "server/core/policy.h"
 
 namespace luthier {

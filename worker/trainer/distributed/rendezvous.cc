@@ -1,7 +1,6 @@
 #include "worker/trainer/distributed/rendezvous.h"
 
 #include <ifaddrs.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -11,38 +10,24 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <thread>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "lib/base/host_addresses.h"
 #include "lib/base/own_address.h"
-#include "lib/base/status_macros.h"
 
 namespace luthier {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct FreeAddresses {
-  void operator()(addrinfo* addresses) const { freeaddrinfo(addresses); }
-};
-using Addresses = std::unique_ptr<addrinfo, FreeAddresses>;
-
-absl::StatusOr<Addresses> Resolve(const std::string& host, uint16_t port) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_STREAM;
-  addrinfo* found = nullptr;
-  const int error = getaddrinfo(host.c_str(), absl::StrCat(port).c_str(), &hints, &found);
-  if (error != 0) return absl::FailedPreconditionError(absl::StrCat(host, ": ", gai_strerror(error)));
-  return Addresses(found);
-}
-
 // A socket with that address, which has to be one of this machine's. Children inherit it.
 absl::StatusOr<int> BindTo(const std::string& host, uint16_t port) {
-  LUTHIER_ASSIGN_OR_RETURN(const Addresses addresses, Resolve(host, port));
+  const absl::StatusOr<Addresses> addresses = Resolve(host, port);
+  if (!addresses.ok()) return absl::FailedPreconditionError(absl::StrCat(host, ": ", addresses.status().message()));
   int error = 0;
-  for (const addrinfo* address = addresses.get(); address != nullptr; address = address->ai_next) {
+  for (const addrinfo* address = addresses->get(); address != nullptr; address = address->ai_next) {
     const int descriptor = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
     const int yes = 1;  // connections of an attempt before, which are over, do not keep the port
     setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
