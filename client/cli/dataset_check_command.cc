@@ -6,6 +6,7 @@
 #include "client/cli/command.h"
 #include "client/cli/dataset_files.h"
 #include "client/cli/dataset_text.h"
+#include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/encode.h"
 #include "lib/dataset/validate.h"
@@ -82,9 +83,9 @@ absl::Status Check(CommandContext& context, const Arguments& arguments) {
   std::vector<PartReport> parts;
   ValidationReport all;
   for (const DatasetFile& file : files) {
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, text == nullptr
-                                                                ? CheckStructure(file.path, file.path)
-                                                                : Validate(file.path, *text->encoder, file.path));
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
+                             text == nullptr ? CheckStructure(file.path, file.path)
+                                             : Validate(file.path, *text->encoder, file.path, UsableCpus()));
     parts.push_back({file.part, report});
     all.Merge(report);
   }

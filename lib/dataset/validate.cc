@@ -1,9 +1,11 @@
 #include "lib/dataset/validate.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <filesystem>
 #include <optional>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -28,40 +30,68 @@ void CountKind(ValidationReport& report, const Row& row) {
   report.token_rows += std::holds_alternative<TokenRow>(row.content);
 }
 
-void CountRepeated(const RowReader& reader, RepeatedLines& lines, ValidationReport& report) {
-  const std::optional<int64_t> first = lines.Find(reader.line(), reader.line_number());
-  report.duplicates_at_least = !lines.complete();
-  if (!first) return;
-  ++report.duplicates;
-  if (report.repeated.size() < ValidationReport::kMaxRepeatedRows) {
-    report.repeated.push_back({reader.name(), reader.line_number(), *first, reader.unit()});
-  }
-}
+// A line of the file, on its way to being counted.
+struct ReadLine {
+  int64_t number = 0;
+  absl::StatusOr<Row> row;              // or what is wrong with it
+  std::optional<int64_t> first_number;  // of an equal line in front of it
+};
 
-// Reads all rows. `use` says with its status whether a row is in order; what is wrong goes into the
-// report.
-absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::string& name,
-                                         absl::FunctionRef<absl::Status(const Row&, ValidationReport&)> use) {
-  LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path, name));
-  ValidationReport report;
-  report.unit = reader.unit();
-  RepeatedLines lines;
-  while (true) {
+// Rows are read and used in blocks, which bounds the memory and is work enough for several threads.
+constexpr size_t kBlockRows = 1024;
+constexpr int64_t kBlockBytes = 4 << 20;
+
+// The next lines; none behind the end of the file. Errors: DATA_LOSS.
+absl::StatusOr<std::vector<ReadLine>> ReadBlock(RowReader& reader, RepeatedLines& seen, ValidationReport& report) {
+  std::vector<ReadLine> block;
+  for (int64_t bytes = 0; block.size() < kBlockRows && bytes < kBlockBytes;) {
     absl::StatusOr<std::optional<Row>> row = reader.Next();
     if (row.ok() && !row->has_value()) break;
     if (absl::IsDataLoss(row.status())) return row.status();
-    report.bytes += static_cast<int64_t>(reader.line().size()) + 1;
-    absl::Status status = row.status();
-    const std::string prefix = absl::StrCat(RowPosition(reader.name(), reader.line_number(), reader.unit()), ": ");
-    if (status.ok()) status = use(**row, report);
-    if (status.ok()) {
-      CountKind(report, **row);
-      CountRepeated(reader, lines, report);
-      continue;
+    const int64_t line_bytes = static_cast<int64_t>(reader.line().size()) + 1;
+    bytes += line_bytes;
+    report.bytes += line_bytes;
+    ReadLine& line = block.emplace_back();
+    line.number = reader.line_number();
+    if (row.ok()) {
+      line.row = **std::move(row);
+      line.first_number = seen.Find(reader.line(), line.number);
+    } else {
+      line.row = row.status();
     }
-    std::string_view message(status.message().data(), status.message().size());
+  }
+  report.duplicates_at_least = !seen.complete();
+  return block;
+}
+
+void Count(const ReadLine& line, const std::string& file, ValidationReport& report) {
+  if (!line.row.ok()) {
+    const std::string prefix = absl::StrCat(RowPosition(file, line.number, report.unit), ": ");
+    std::string_view message(line.row.status().message().data(), line.row.status().message().size());
     if (message.starts_with(prefix)) message.remove_prefix(prefix.size());
-    AddViolation(report, reader.name(), reader.line_number(), message);
+    return AddViolation(report, file, line.number, message);
+  }
+  CountKind(report, *line.row);
+  if (!line.first_number) return;
+  ++report.duplicates;
+  if (report.repeated.size() < ValidationReport::kMaxRepeatedRows) {
+    report.repeated.push_back({file, line.number, *line.first_number, report.unit});
+  }
+}
+
+// Reads all rows. `use` gets them block by block, in their order, and puts what is wrong with a row in its place; that
+// goes into the report.
+absl::StatusOr<ValidationReport> ReadAll(const std::string& path, const std::string& name,
+                                         absl::FunctionRef<void(std::vector<ReadLine>&, ValidationReport&)> use) {
+  LUTHIER_ASSIGN_OR_RETURN(RowReader reader, RowReader::Open(path, name));
+  ValidationReport report;
+  report.unit = reader.unit();
+  RepeatedLines seen;
+  while (true) {
+    LUTHIER_ASSIGN_OR_RETURN(std::vector<ReadLine> block, ReadBlock(reader, seen, report));
+    if (block.empty()) break;
+    use(block, report);
+    for (const ReadLine& line : block) Count(line, reader.name(), report);
   }
   if (report.rows == 0 && report.ok()) AddViolation(report, reader.name(), 0, "the file holds no rows");
   return report;
@@ -86,18 +116,34 @@ void CheckSomethingIsLeft(const std::string& name, ValidationReport& report) {
   AddViolation(report, name, 0, "no row within training.max_length has a trained token; raise it");
 }
 
+void ForEachIndex(size_t count, int threads, absl::FunctionRef<void(size_t)> work) {
+  std::atomic<size_t> next = 0;
+  const auto take = [&] {
+    for (size_t index; (index = next.fetch_add(1)) < count;) work(index);
+  };
+  std::vector<std::jthread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(take);
+  take();
+}
+
 absl::StatusOr<ValidationReport> EncodeAll(const std::string& path, const RowEncoder& encoder, const std::string& name,
-                                           absl::FunctionRef<void(Example)> keep) {
-  const auto encode = [&](const Row& row, ValidationReport& report) {
-    absl::StatusOr<Example> example = encoder.Encode(row);
-    LUTHIER_RETURN_IF_ERROR(example.status());
-    if (example->TrainedTokens() == 0) {  // only a row beyond max_length comes back so
-      ++report.dropped;
-      return absl::OkStatus();
+                                           int threads, absl::FunctionRef<void(Example)> keep) {
+  const auto encode = [&](std::vector<ReadLine>& block, ValidationReport& report) {
+    std::vector<absl::StatusOr<Example>> examples(block.size());
+    ForEachIndex(block.size(), threads, [&](size_t i) {
+      if (block[i].row.ok()) examples[i] = encoder.Encode(*block[i].row);
+    });
+    for (size_t i = 0; i < block.size(); ++i) {
+      if (!block[i].row.ok()) continue;
+      if (!examples[i].ok()) {
+        block[i].row = examples[i].status();
+      } else if (examples[i]->TrainedTokens() == 0) {  // only a row beyond max_length comes back so
+        ++report.dropped;
+      } else {
+        CountTokens(*examples[i], report);
+        keep(*std::move(examples[i]));
+      }
     }
-    CountTokens(*example, report);
-    keep(*std::move(example));
-    return absl::OkStatus();
   };
   LUTHIER_ASSIGN_OR_RETURN(ValidationReport report, ReadAll(path, name, encode));
   CheckSomethingIsLeft(name.empty() ? std::filesystem::path(path).filename().string() : name, report);
@@ -218,14 +264,16 @@ absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& jso
 
 absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name,
                                                 absl::FunctionRef<void(const Row&)> on_row) {
-  return ReadAll(path, name, [&](const Row& row, ValidationReport&) {
-    on_row(row);
-    return absl::OkStatus();
+  return ReadAll(path, name, [&](std::vector<ReadLine>& block, ValidationReport&) {
+    for (const ReadLine& line : block) {
+      if (line.row.ok()) on_row(*line.row);
+    }
   });
 }
 
-absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name) {
-  return EncodeAll(path, encoder, name, [](const Example&) {});
+absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder, const std::string& name,
+                                          int threads) {
+  return EncodeAll(path, encoder, name, threads, [](const Example&) {});
 }
 
 absl::Status ForEachPrompt(const std::string& path, const RowEncoder& encoder, int64_t most,
@@ -243,11 +291,12 @@ absl::Status ForEachPrompt(const std::string& path, const RowEncoder& encoder, i
 }
 
 absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder,
-                                            const std::vector<std::string>& names) {
+                                            const std::vector<std::string>& names, int threads) {
   LoadedExamples loaded;
   for (size_t i = 0; i < paths.size(); ++i) {
     const std::string name = names.empty() ? "" : names[i];
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, EncodeAll(paths[i], encoder, name, [&](Example example) {
+    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report,
+                             EncodeAll(paths[i], encoder, name, threads, [&](Example example) {
                                example.file = static_cast<int32_t>(i);
                                loaded.examples.push_back(std::move(example));
                              }));

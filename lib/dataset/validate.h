@@ -67,9 +67,10 @@ absl::StatusOr<ValidationReport> CheckStructure(
     const std::string& path, const std::string& name = "",
     absl::FunctionRef<void(const Row&)> on_row = [](const Row&) {});
 
-// Encodes every row as training would, and keeps the numbers only.
+// Encodes every row as training would, by so many threads, and keeps the numbers only. What comes out, here and below,
+// does not depend on the number of threads.
 absl::StatusOr<ValidationReport> Validate(const std::string& path, const RowEncoder& encoder,
-                                          const std::string& name = "");
+                                          const std::string& name = "", int threads = 1);
 
 // Asks the rows of a file in their order, as an evaluation by generation does, until there are `most` prompts. `use`
 // gets each row that has an answer, with its prompt or why the template makes none of it. Errors: of a row that cannot
@@ -85,7 +86,7 @@ struct LoadedExamples {
 // Encodes all files of a job, one after the other. `names`: what messages call them, one each (default: the last parts
 // of their paths). INVALID_ARGUMENT with the violations if there are any.
 absl::StatusOr<LoadedExamples> LoadExamples(const std::vector<std::string>& paths, const RowEncoder& encoder,
-                                            const std::vector<std::string>& names = {});
+                                            const std::vector<std::string>& names = {}, int threads = 1);
 // What LoadExamples would give with `encoder`, made of what it gave with one that has no max_length and is like it
 // otherwise: encoding again would double a short start. `names` as there, and needed. Errors: INVALID_ARGUMENT;
 // OUT_OF_RANGE, which names no line, if rows that are too long are refused.

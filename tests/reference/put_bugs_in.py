@@ -106,7 +106,7 @@ BUGS = [Bug(*row) for row in [
      "x.options().dtype(at::kFloat)).set_requires_grad(true);", "x.options().dtype(at::kFloat)).set_requires_grad(false);",
      TRAIN, "ComputeTest.AnAdapterLearnsThroughRecomputedLayersOverAFrozenBase"),
     (14, "rows without a trained token are kept", "lib/dataset/validate.cc",
-     "if (example->TrainedTokens() == 0) {", "if (false) {",
+     "} else if (examples[i]->TrainedTokens() == 0) {", "} else if (false) {",
      "dataset_test", "ValidateTest.RefusesACutThatLeavesNoRow"),
     (15, "without generation tags nothing is trained", "lib/dataset/encode.cc",
      "LUTHIER_ASSIGN_OR_RETURN(spans, SpansByTurnDifference(row, rendered));", "return std::vector<TextSpan>{};",

@@ -123,6 +123,37 @@ TEST_F(ValidateTest, AsksRowsWithAnswersUntilThereAreSoManyPrompts) {
   EXPECT_TRUE(absl::IsNotFound(ForEachPrompt(path + "-gone", encoder, 2, use)));
 }
 
+// More rows than a block has, of different lengths, with equal and wrong ones among them.
+TEST_F(ValidateTest, GivesTheSameWithAnyNumberOfThreads) {
+  const std::string untrained =
+      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})"
+      "\n";
+  std::string good, bad;
+  for (int i = 0; i < 3000; ++i) {
+    const std::string row =
+        absl::StrCat("{\"text\": \"", std::string(static_cast<size_t>(1 + i % 100), 'a'), i % 500, "\"}\n");
+    absl::StrAppend(&good, row);
+    absl::StrAppend(&bad, i % 600 == 7 ? "{\"text\": 1}\n" : i % 600 == 8 ? untrained : row);
+  }
+  const std::string path = Write(good), bad_path = Write(bad, "bad.jsonl");
+  const LoadedExamples one = LoadExamples({path}, Encoder(), {}, 1).value();
+  const LoadedExamples many = LoadExamples({path}, Encoder(), {}, 7).value();
+  EXPECT_EQ(ToJson(one.report), ToJson(many.report));
+  EXPECT_GT(one.report.duplicates, 0);
+  ASSERT_THAT(one.examples, SizeIs(3000));
+  ASSERT_THAT(many.examples, SizeIs(3000));
+  for (size_t i = 0; i < one.examples.size(); ++i) {
+    EXPECT_EQ(many.examples[i].line, static_cast<int64_t>(i) + 1);
+    ASSERT_EQ(many.examples[i].ids, one.examples[i].ids);
+    ASSERT_EQ(many.examples[i].trained, one.examples[i].trained);
+  }
+  const ValidationReport refused = Validate(bad_path, Encoder(), "", 7).value();
+  EXPECT_EQ(ToJson(refused), ToJson(Validate(bad_path, Encoder(), "", 1).value()));
+  ASSERT_EQ(refused.violation_count, 10);
+  EXPECT_EQ(refused.violations[0].line, 8);
+  EXPECT_EQ(refused.violations[9].line, 2409);
+}
+
 TEST_F(ValidateTest, RefusesAnEmptyFile) {
   for (const char* content : {"", "\n\n", "\xEF\xBB\xBF"}) {
     EXPECT_EQ(CheckStructure(Write(content))->ToStatus(),

@@ -66,7 +66,7 @@ std::vector<std::string> NamesOf(const std::vector<TrainFile>& files) {
 absl::StatusOr<LoadedExamples> EncodePart(const std::vector<TrainFile>& files, const RowEncoder& encoder) {
   std::vector<std::string> paths;
   for (const TrainFile& file : files) paths.push_back(file.path);
-  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder, NamesOf(files));
+  absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder, NamesOf(files), at::get_num_threads());
   if (!loaded.ok()) return UserData(loaded.status());
   return loaded;
 }
