@@ -65,6 +65,12 @@ double LoadAverage() {
   return std::round(load * 100) / 100;
 }
 
+// `tiny` of `models/tiny` and of `models/tiny/`.
+std::string LastPart(const std::string& folder) {
+  const std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
+  return (path.has_filename() ? path : path.parent_path()).filename().string();
+}
+
 // The job that the baseline's README describes: every linear layer, constant rate, rows in file order, long rows cut at
 // their end.
 TrainerSpec SpecOf(const Arguments& arguments) {
@@ -186,42 +192,41 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
   for (size_t i = 1; i < steps.size(); ++i) step_seconds.push_back(steps[i].end - steps[i - 1].end);
   rusage usage;
   getrusage(RUSAGE_SELF, &usage);
-  return json{
-      {"engine", "luthier"},
-      {"method", arguments.method},
-      {"model", std::filesystem::path(arguments.model).lexically_normal().filename().string()},
-      {"dtype", arguments.dtype},
-      {"device", run->device.str()},
-      {"threads", arguments.threads},
-      {"rank", run->lora() ? arguments.rank : 0},
-      {"max_length", arguments.max_length},
-      {"micro_batch_tokens", arguments.micro_batch_tokens},
-      {"grad_accum", arguments.grad_accum},
-      {"grad_checkpointing", arguments.grad_checkpointing},
-      {"largest_micro_batch", inputs.micro_batch_tokens},
-      {"steps", arguments.steps},
-      {"steady_steps", arguments.steps - kWarmUpSteps},
-      {"tokens", all.tokens},
-      {"trained_tokens", all.trained_tokens},
-      {"steady_tokens", steady.tokens},
-      {"steady_trained_tokens", steady.trained_tokens},
-      {"steady_padded_tokens", steady.tokens},
-      {"steady_seconds", seconds},
-      {"tokens_per_s", static_cast<double>(steady.tokens) / seconds},
-      {"trained_tokens_per_s", static_cast<double>(steady.trained_tokens) / seconds},
-      {"steady_cpu_seconds", steps.back().cpu - steps[kWarmUpSteps - 1].cpu},
-      {"nominal_gflop_per_token", flops / static_cast<double>(steady.tokens) / 1e9},
-      {"nominal_gflop_per_s", flops / seconds / 1e9},
-      {"ready_seconds", ready_seconds},
-      {"first_step_seconds", first_step_seconds},
-      {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
-      {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},
-      {"peak_gpu_mib", run->device.is_cpu() ? 0 : static_cast<double>(PeakMemoryBytes(run->device)) / (1 << 20)},
-      {"losses", losses},
-      {"final_loss", steps.back().result.loss},
-      {"step_seconds", step_seconds},
-      {"load_average", {load_at_start, LoadAverage()}},
-      {"versions", {{"luthier", LUTHIER_VERSION}, {"libtorch", "2.11.0"}}}};
+  return json{{"engine", "luthier"},
+              {"method", arguments.method},
+              {"model", LastPart(arguments.model)},
+              {"dtype", arguments.dtype},
+              {"device", run->device.str()},
+              {"threads", arguments.threads},
+              {"rank", run->lora() ? arguments.rank : 0},
+              {"max_length", arguments.max_length},
+              {"micro_batch_tokens", arguments.micro_batch_tokens},
+              {"grad_accum", arguments.grad_accum},
+              {"grad_checkpointing", arguments.grad_checkpointing},
+              {"largest_micro_batch", inputs.micro_batch_tokens},
+              {"steps", arguments.steps},
+              {"steady_steps", arguments.steps - kWarmUpSteps},
+              {"tokens", all.tokens},
+              {"trained_tokens", all.trained_tokens},
+              {"steady_tokens", steady.tokens},
+              {"steady_trained_tokens", steady.trained_tokens},
+              {"steady_padded_tokens", steady.tokens},
+              {"steady_seconds", seconds},
+              {"tokens_per_s", static_cast<double>(steady.tokens) / seconds},
+              {"trained_tokens_per_s", static_cast<double>(steady.trained_tokens) / seconds},
+              {"steady_cpu_seconds", steps.back().cpu - steps[kWarmUpSteps - 1].cpu},
+              {"nominal_gflop_per_token", flops / static_cast<double>(steady.tokens) / 1e9},
+              {"nominal_gflop_per_s", flops / seconds / 1e9},
+              {"ready_seconds", ready_seconds},
+              {"first_step_seconds", first_step_seconds},
+              {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
+              {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},
+              {"peak_gpu_mib", static_cast<double>(PeakAllocatedBytes(run->device)) / (1 << 20)},
+              {"losses", losses},
+              {"final_loss", steps.back().result.loss},
+              {"step_seconds", step_seconds},
+              {"load_average", {load_at_start, LoadAverage()}},
+              {"versions", {{"luthier", LUTHIER_VERSION}, {"libtorch", "2.11.0"}}}};
 }
 
 int Main(int argc, char** argv) {
@@ -237,18 +242,24 @@ int Main(int argc, char** argv) {
          "fp32; bf16: products and the frozen base in bf16 (lora); amp: products in bf16, weights in fp32 (full)")
       ->check(CLI::IsMember({"fp32", "bf16", "amp"}))
       ->capture_default_str();
-  app.add_option("--rank", arguments.rank)->capture_default_str();
-  app.add_option("--alpha", arguments.alpha)->capture_default_str();
-  app.add_option("--lr", arguments.learning_rate)->capture_default_str();
+  constexpr int64_t kMostTokens = 1 << 24;
+  app.add_option("--rank", arguments.rank)->check(CLI::Range(1, 256))->capture_default_str();
+  app.add_option("--alpha", arguments.alpha)->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--lr", arguments.learning_rate)->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--max-length", arguments.max_length, "Tokens; longer rows are cut at their end")
+      ->check(CLI::Range(int64_t{2}, kMostTokens))
       ->capture_default_str();
-  app.add_option("--micro-batch-tokens", arguments.micro_batch_tokens)->capture_default_str();
-  app.add_option("--grad-accum", arguments.grad_accum, "Micro-batches a step")->capture_default_str();
+  app.add_option("--micro-batch-tokens", arguments.micro_batch_tokens)
+      ->check(CLI::Range(int64_t{1}, kMostTokens))
+      ->capture_default_str();
+  app.add_option("--grad-accum", arguments.grad_accum, "Micro-batches a step")
+      ->check(CLI::Range(1, 4096))
+      ->capture_default_str();
   app.add_option("--steps", arguments.steps, "Of which the first 2 are not timed")
       ->check(CLI::Range(3, 1'000'000))
       ->capture_default_str();
-  app.add_option("--threads", arguments.threads)->capture_default_str();
-  app.add_option("--seed", arguments.seed)->capture_default_str();
+  app.add_option("--threads", arguments.threads)->check(CLI::Range(1, 1024))->capture_default_str();
+  app.add_option("--seed", arguments.seed)->check(CLI::NonNegativeNumber)->capture_default_str();
   app.add_flag("--grad-checkpointing", arguments.grad_checkpointing,
                "Keep only the inputs of layers and compute the rest again");
   app.add_flag("--random-init", arguments.random_init, "Random weights: the folder needs none");

@@ -1,4 +1,4 @@
-# The one Rust crate (tokenizers, chat templates, object stores, Parquet) as a static library behind a C interface. One crate only: two Rust
+# The one Rust crate (tokenizers, chat templates, object stores, HTTP, Parquet) as a static library behind a C interface. One crate only: two Rust
 # static libraries in a program clash, since both carry the Rust standard library.
 find_program(CARGO cargo REQUIRED)
 # One folder for every build directory: the crate takes 7 minutes of one core, and cargo locks the folder itself.

@@ -64,14 +64,15 @@ absl::Status ParseDurationOption(const std::string& option, const std::string& t
       absl::StrCat(option, ": '", text, "' is no duration; give one such as 30m, 24h or 30d, or inf for ever"));
 }
 
-}  // namespace
+// As the command line has them.
+struct DurationTexts {
+  std::string keep_unused = "1h";
+  std::string preempt_after = "10m";
+  std::string retention = "inf";
+  std::string idle_timeout = "5m";
+};
 
-absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
-  ServerOptions options;
-  options.data_dir = DefaultDataDir("server");
-  std::string config, keep_unused = "1h", preempt_after = "10m", retention = "inf", idle_timeout = "5m";
-  CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
-  app.set_version_flag("--version", LUTHIER_VERSION);
+void AddFlags(CLI::App& app, ServerOptions& options, DurationTexts& durations) {
   const auto add = [&](const std::string& name, std::string& value, const std::string& help,
                        const std::string& environment) {
     app.add_option(name, value, help)->envname(environment)->capture_default_str();
@@ -116,20 +117,68 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
       ->envname("LUTHIER_TENANT_WATCHERS")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  add("--idle-timeout", idle_timeout, "How long a connection on which nothing is called stays open",
+  add("--idle-timeout", durations.idle_timeout, "How long a connection on which nothing is called stays open",
       "LUTHIER_IDLE_TIMEOUT");
-  add("--keep-unused", keep_unused, "How long stored files that nothing refers to are kept", "LUTHIER_KEEP_UNUSED");
-  add("--retention", retention,
+  add("--keep-unused", durations.keep_unused, "How long stored files that nothing refers to are kept",
+      "LUTHIER_KEEP_UNUSED");
+  add("--retention", durations.retention,
       "How long logs and progress of jobs that are over are kept, unless a job says otherwise", "LUTHIER_RETENTION");
   app.add_option("--keep-versions", options.keep_versions,
                  "Newest versions of a model that are kept, besides those that have an alias; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->envname("LUTHIER_KEEP_VERSIONS")
       ->capture_default_str();
-  add("--preempt-after", preempt_after,
+  add("--preempt-after", durations.preempt_after,
       "How long an attempt runs before it may be stopped for a more urgent job, or for one that wants back what its "
       "tenant lent",
       "LUTHIER_PREEMPT_AFTER");
+}
+
+absl::Status ReadDurations(const DurationTexts& durations, ServerOptions& options) {
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--keep-unused", durations.keep_unused, options.keep_unused));
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--retention", durations.retention, options.retention));
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--preempt-after", durations.preempt_after, options.preempt_after));
+  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--idle-timeout", durations.idle_timeout, options.idle_timeout));
+  if (options.idle_timeout < absl::Seconds(1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--idle-timeout: '", durations.idle_timeout,
+                     "' leaves no time for a call; give one such as 5m, or inf for ever"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckAddressAndTls(const ServerOptions& options) {
+  if (!absl::StrContains(options.listen, ':')) {
+    return absl::InvalidArgumentError(absl::StrCat("--listen: '", options.listen,
+                                                   "' is no HOST:PORT; give one such as 127.0.0.1:7070, or "
+                                                   "0.0.0.0:7070 for every address of this machine"));
+  }
+  if (options.tls_cert.empty() != options.tls_key.empty()) {
+    return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
+  }
+  if (options.tls_cert.empty() && !options.tls_client_ca.empty()) {
+    return absl::InvalidArgumentError("--tls-client-ca: is given without --tls-cert and --tls-key; give these, too");
+  }
+  const std::map<std::string, std::string> files = {
+      {"--tls-cert", options.tls_cert}, {"--tls-key", options.tls_key}, {"--tls-client-ca", options.tls_client_ca}};
+  for (const auto& [flag, path] : files) {
+    if (!path.empty() && !std::ifstream(path))
+      return absl::InvalidArgumentError(
+          absl::StrCat(flag, ": ", path, " cannot be read; give a file that luthierd's user may read"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
+  ServerOptions options;
+  options.data_dir = DefaultDataDir("server");
+  DurationTexts durations;
+  std::string config;
+  CLI::App app("The Luthier server: takes fine-tuning jobs and gives them to agents.", "luthierd");
+  app.set_version_flag("--version", LUTHIER_VERSION);
+  AddFlags(app, options, durations);
   CLI::App& check = *app.add_subcommand(
       "check", "Read every byte of the data folder, which no server may use, or of a backup, and end");
   check.add_flag("--json", options.json, "Print what was found as JSON");
@@ -152,32 +201,8 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
     return app.exit(error) == 0 ? 0 : 2;  // as luthier-trainer; the codes of CLI11 are its own
   }
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
-  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--keep-unused", keep_unused, options.keep_unused));
-  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--retention", retention, options.retention));
-  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--preempt-after", preempt_after, options.preempt_after));
-  LUTHIER_RETURN_IF_ERROR(ParseDurationOption("--idle-timeout", idle_timeout, options.idle_timeout));
-  if (options.idle_timeout < absl::Seconds(1)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "--idle-timeout: '", idle_timeout, "' leaves no time for a call; give one such as 5m, or inf for ever"));
-  }
-  if (!absl::StrContains(options.listen, ':')) {
-    return absl::InvalidArgumentError(absl::StrCat("--listen: '", options.listen,
-                                                   "' is no HOST:PORT; give one such as 127.0.0.1:7070, or "
-                                                   "0.0.0.0:7070 for every address of this machine"));
-  }
-  if (options.tls_cert.empty() != options.tls_key.empty()) {
-    return absl::InvalidArgumentError("--tls-cert and --tls-key belong together; give both");
-  }
-  if (options.tls_cert.empty() && !options.tls_client_ca.empty()) {
-    return absl::InvalidArgumentError("--tls-client-ca: is given without --tls-cert and --tls-key; give these, too");
-  }
-  const std::map<std::string, std::string> files = {
-      {"--tls-cert", options.tls_cert}, {"--tls-key", options.tls_key}, {"--tls-client-ca", options.tls_client_ca}};
-  for (const auto& [flag, path] : files) {
-    if (!path.empty() && !std::ifstream(path))
-      return absl::InvalidArgumentError(
-          absl::StrCat(flag, ": ", path, " cannot be read; give a file that luthierd's user may read"));
-  }
+  LUTHIER_RETURN_IF_ERROR(ReadDurations(durations, options));
+  LUTHIER_RETURN_IF_ERROR(CheckAddressAndTls(options));
   options.data_dir = std::filesystem::absolute(options.data_dir);
   if (check.parsed()) options.action = ServerAction::kCheck;
   if (admin_token.parsed()) options.action = ServerAction::kAdminToken;

@@ -27,8 +27,8 @@ struct ServerOptions {
   // Files; empty: no TLS, or none is wanted of callers.
   std::string tls_cert, tls_key, tls_client_ca;
   std::string worker_metrics_listen = "127.0.0.1:0";
-  std::string
-      artifact_store;  // s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX; empty: in the data folder
+  // s3://BUCKET/PREFIX, az://CONTAINER/PREFIX, gs://BUCKET/PREFIX; empty: in the data folder.
+  std::string artifact_store;
   int64_t artifact_cache_limit = int64_t{50} << 30;
   absl::Duration keep_unused = absl::Hours(1);
   int64_t max_dataset_size = int64_t{100} << 30;

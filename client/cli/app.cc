@@ -138,6 +138,11 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
   try {
     app.parse(arguments);
   } catch (const CLI::CallForHelp&) {
+    // The help of the command above would look as if this one existed, also to a script.
+    if (NamesUnknownCommand(app)) {
+      const CLI::ExtrasError unknown(app.remaining(/*recurse=*/true));
+      return Fail(context, absl::InvalidArgumentError(UsageError(app, unknown)));
+    }
     ShowHelp(context, DeepestCommand(app));
     return 0;
   } catch (const CLI::ParseError& error) {

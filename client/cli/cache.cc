@@ -13,15 +13,6 @@
 namespace luthier {
 namespace {
 
-std::string CacheFolder() {
-  const auto environment = [](const char* name) {
-    return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name));
-  };
-  if (std::string folder = environment("LUTHIER_CACHE_DIR"); !folder.empty()) return folder;
-  if (std::string folder = environment("XDG_CACHE_HOME"); !folder.empty()) return folder + "/luthier";
-  return environment("HOME") + "/.cache/luthier";
-}
-
 std::string ContentName(const RemoteFolder& remote) {
   std::vector<std::string> files;
   for (const v1::ModelFile& file : remote.files) files.push_back(absl::StrCat(file.path(), " ", file.sha256()));
@@ -30,6 +21,15 @@ std::string ContentName(const RemoteFolder& remote) {
 }
 
 }  // namespace
+
+std::string CacheFolder() {
+  const auto environment = [](const char* name) {
+    return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name));
+  };
+  if (std::string folder = environment("LUTHIER_CACHE_DIR"); !folder.empty()) return folder;
+  if (std::string folder = environment("XDG_CACHE_HOME"); !folder.empty()) return folder + "/luthier";
+  return environment("HOME") + "/.cache/luthier";
+}
 
 absl::StatusOr<std::string> CachedFolder(Client& client, const RemoteFolder& remote, const TransferProgress& progress) {
   const std::string models = CacheFolder() + "/models";

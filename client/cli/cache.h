@@ -8,9 +8,11 @@
 
 namespace luthier {
 
-// The folder of a model in the cache of this user ($LUTHIER_CACHE_DIR, else $XDG_CACHE_HOME/luthier, else
-// ~/.cache/luthier), downloaded if it is not there. The folder is named by the content, so several servers share a
-// cache.
+// The cache of this user: $LUTHIER_CACHE_DIR, else $XDG_CACHE_HOME/luthier, else ~/.cache/luthier.
+std::string CacheFolder();
+
+// The folder of a model in the cache, downloaded if it is not there. It is named by the content, so several servers
+// share a cache.
 absl::StatusOr<std::string> CachedFolder(Client& client, const RemoteFolder& remote, const TransferProgress& progress);
 
 }  // namespace luthier

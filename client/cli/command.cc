@@ -109,15 +109,20 @@ absl::StatusOr<Client*> CommandContext::client() {
   if (client_ == nullptr) {
     LUTHIER_RETURN_IF_ERROR(CheckConfigFile());
     Client::Options options;
-    LUTHIER_ASSIGN_OR_RETURN(options.server, ChooseServer({.server_flag = flags_.server,
-                                                           .context_flag = flags_.context,
-                                                           .server_environment = Environment("LUTHIER_SERVER"),
-                                                           .context_environment = Environment("LUTHIER_CONTEXT"),
-                                                           .context_of_project = project_.context},
-                                                          config_));
+    LUTHIER_ASSIGN_OR_RETURN(const ServerConfig server,
+                             ChooseServer({.server_flag = flags_.server,
+                                           .context_flag = flags_.context,
+                                           .server_environment = Environment("LUTHIER_SERVER"),
+                                           .context_environment = Environment("LUTHIER_CONTEXT"),
+                                           .context_of_project = project_.context},
+                                          config_));
+    options.server = server.address;
+    options.tls = {server.tls_ca, server.tls_cert, server.tls_key};
     LUTHIER_RETURN_IF_ERROR(CheckServerAddress(options.server));
-    LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
-    LUTHIER_ASSIGN_OR_RETURN(options.token, TokenFromEnvironment());
+    LUTHIER_RETURN_IF_ERROR(CheckTlsFiles(options.tls));
+    // A server's own: the token of the environment is that of another one.
+    LUTHIER_ASSIGN_OR_RETURN(options.token, server.token_file.empty() ? TokenFromEnvironment()
+                                                                      : TokenInFile("token_file", server.token_file));
     client_ = std::make_unique<Client>(std::move(options));
   }
   return client_.get();

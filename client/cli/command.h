@@ -114,7 +114,11 @@ class CommandContext {
 // Each adds the commands of one noun (one file each).
 void AddJobCommands(CLI::App& app, CommandContext& context);
 void AddJobSubmitCommand(CLI::App& job, CommandContext& context);
+void AddJobCloneCommand(CLI::App& job, CommandContext& context);
 void AddJobEstimateCommand(CLI::App& job, CommandContext& context);
+void AddJobListCommand(CLI::App& job, CommandContext& context);
+void AddJobLogsCommand(CLI::App& job, CommandContext& context);
+void AddJobCompareCommand(CLI::App& job, CommandContext& context);
 void AddJobCheckpointCommands(CLI::App& job, CommandContext& context);
 void AddJobMetricsCommand(CLI::App& job, CommandContext& context);
 void AddJobStepCommands(CLI::App& job, CommandContext& context);
@@ -123,6 +127,7 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context);
 void AddModelCommands(CLI::App& app, CommandContext& context);
 void AddModelAliasCommands(CLI::App& model, CommandContext& context);
 void AddModelExportCommand(CLI::App& model, CommandContext& context);
+void AddModelImportCommand(CLI::App& model, CommandContext& context);
 void AddNodeCommands(CLI::App& app, CommandContext& context);
 void AddQueueCommands(CLI::App& app, CommandContext& context);
 void AddTenantCommands(CLI::App& app, CommandContext& context);

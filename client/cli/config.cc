@@ -25,8 +25,16 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-std::map<std::string, std::string> ParseContexts(const json* contexts, std::vector<std::string>& violations) {
-  std::map<std::string, std::string> servers;
+// The files of a server, by their fields.
+std::vector<std::pair<const char*, std::string ServerConfig::*>> FileFields() {
+  return {{"token_file", &ServerConfig::token_file},
+          {"tls_ca", &ServerConfig::tls_ca},
+          {"tls_cert", &ServerConfig::tls_cert},
+          {"tls_key", &ServerConfig::tls_key}};
+}
+
+std::map<std::string, ServerConfig> ParseContexts(const json* contexts, std::vector<std::string>& violations) {
+  std::map<std::string, ServerConfig> servers;
   if (contexts == nullptr) return servers;
   if (!contexts->is_object()) {
     violations.push_back("contexts: is no block; write it as `contexts: {NAME: {server: HOST:PORT}}`");
@@ -36,8 +44,10 @@ std::map<std::string, std::string> ParseContexts(const json* contexts, std::vect
     const std::string path = absl::StrCat("contexts.", name, ".");
     const json block = context.is_object() ? context : json::object();
     BlockReader reader(block, path, violations);
-    reader.Text("server", servers[name]);
-    if (servers[name].empty()) reader.Violation("server", "is missing; give HOST:PORT");
+    ServerConfig& server = servers[name];
+    reader.Text("server", server.address);
+    if (server.address.empty()) reader.Violation("server", "is missing; give HOST:PORT");
+    for (const auto& [field, file] : FileFields()) reader.Text(field, server.*file);
     reader.Finish();
   }
   return servers;
@@ -99,7 +109,13 @@ absl::Status WriteConfig(const Config& config, const std::string& path) {
   json out = json::object();
   if (!config.context.empty()) out["context"] = config.context;
   if (!config.output.empty()) out["output"] = config.output;
-  for (const auto& [name, server] : config.servers) out["contexts"][name]["server"] = server;
+  for (const auto& [name, server] : config.servers) {
+    json& context = out["contexts"][name];
+    context["server"] = server.address;
+    for (const auto& [field, file] : FileFields()) {
+      if (!(server.*file).empty()) context[field] = server.*file;
+    }
+  }
   LUTHIER_RETURN_IF_ERROR(CreateFolders(std::filesystem::absolute(path).parent_path()));
   return WriteFileDurably(path, ToYaml(out));
 }
@@ -124,7 +140,7 @@ std::string DefaultConfigPath() {
   return path.empty() ? UsualConfigPath() : path;
 }
 
-absl::StatusOr<std::string> ServerOf(const std::string& context, const char* given_by, const Config& config) {
+absl::StatusOr<ServerConfig> ServerOf(const std::string& context, const char* given_by, const Config& config) {
   if (const auto found = config.servers.find(context); found != config.servers.end()) return found->second;
   std::vector<std::string> known;
   for (const auto& [name, server] : config.servers) known.push_back(name);
@@ -136,17 +152,17 @@ absl::StatusOr<std::string> ServerOf(const std::string& context, const char* giv
                                                                 : absl::StrCat("did you mean '", near, "'?")));
 }
 
-absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config) {
+absl::StatusOr<ServerConfig> ChooseServer(const ServerSources& sources, const Config& config) {
   const auto of_context = [&](const std::string& context, const char* given_by) {
     return ServerOf(context, given_by, config);
   };
-  if (!sources.server_flag.empty()) return sources.server_flag;
+  if (!sources.server_flag.empty()) return ServerConfig{.address = sources.server_flag};
   if (!sources.context_flag.empty()) return of_context(sources.context_flag, "--context");
-  if (!sources.server_environment.empty()) return sources.server_environment;
+  if (!sources.server_environment.empty()) return ServerConfig{.address = sources.server_environment};
   if (!sources.context_environment.empty()) return of_context(sources.context_environment, "LUTHIER_CONTEXT");
   if (!sources.context_of_project.empty()) return of_context(sources.context_of_project, "context in .luthier.yaml");
   if (!config.context.empty()) return of_context(config.context, "context in the config file");
-  return kDefaultServer;
+  return ServerConfig{.address = kDefaultServer};
 }
 
 }  // namespace luthier

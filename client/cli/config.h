@@ -12,14 +12,23 @@ namespace luthier {
 
 inline constexpr char kDefaultServer[] = "127.0.0.1:7070";
 
+// Where a server is, and the files of what it wants of its callers, which hold the secrets; those that are empty the
+// environment gives (lib/channel).
+struct ServerConfig {
+  std::string address;
+  std::string token_file;
+  std::string tls_ca, tls_cert, tls_key;
+  bool operator==(const ServerConfig&) const = default;
+};
+
 // ~/.config/luthier/config.yaml:
 //     context: lab
-//     contexts: {lab: {server: "gpu1:7070"}, local: {server: "127.0.0.1:7070"}}
+//     contexts: {lab: {server: "gpu1:7070", token_file: /home/me/lab.token}, local: {server: "127.0.0.1:7070"}}
 //     output: table
 struct Config {
-  std::string context;                         // the one in use; empty: none
-  std::map<std::string, std::string> servers;  // of each context
-  std::string output;                          // default of -o; empty: table
+  std::string context;                          // the one in use; empty: none
+  std::map<std::string, ServerConfig> servers;  // of each context
+  std::string output;                           // default of -o; empty: table
 };
 
 // Errors: INVALID_ARGUMENT naming file, line and field.
@@ -54,9 +63,9 @@ struct ServerSources {
   std::string context_of_project;   // .luthier.yaml
 };
 
-// The server's address. Errors: INVALID_ARGUMENT for a context that the config does not have, listing those it has.
-// `given_by`: what named the context.
-absl::StatusOr<std::string> ServerOf(const std::string& context, const char* given_by, const Config& config);
-absl::StatusOr<std::string> ChooseServer(const ServerSources& sources, const Config& config);
+// Of a server that a flag or the environment names, nothing is known but its address. Errors: INVALID_ARGUMENT for a
+// context that the config does not have, listing those it has. `given_by`: what named the context.
+absl::StatusOr<ServerConfig> ServerOf(const std::string& context, const char* given_by, const Config& config);
+absl::StatusOr<ServerConfig> ChooseServer(const ServerSources& sources, const Config& config);
 
 }  // namespace luthier

@@ -1,4 +1,5 @@
 // `context`: names for several servers, in the config file.
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -16,7 +17,7 @@ absl::Status List(CommandContext& context) {
   const Config& config = context.config();
   if (context.ForPrograms()) {
     nlohmann::json out = {{"context", config.context}, {"contexts", nlohmann::json::object()}};
-    for (const auto& [name, server] : config.servers) out["contexts"][name]["server"] = server;
+    for (const auto& [name, server] : config.servers) out["contexts"][name]["server"] = server.address;
     context.PrintForPrograms(out);
     return absl::OkStatus();
   }
@@ -29,25 +30,35 @@ absl::Status List(CommandContext& context) {
     return absl::OkStatus();
   }
   Table table({{"IN USE"}, {"NAME", false, true}, {"SERVER", false, true}});
-  for (const auto& [name, server] : config.servers) table.AddRow({name == config.context ? "*" : "", name, server});
+  for (const auto& [name, server] : config.servers)
+    table.AddRow({name == config.context ? "*" : "", name, server.address});
   context.out() << table.Render(context.out_terminal());
   return absl::OkStatus();
 }
 
 absl::Status Use(CommandContext& context, const std::string& name) {
-  std::string server;
+  ServerConfig server;
   LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) -> absl::Status {
     LUTHIER_ASSIGN_OR_RETURN(server, ServerOf(name, "NAME", config));
     config.context = name;
     return absl::OkStatus();
   }));
-  context.Say(absl::StrCat("commands go to ", name, " at ", server));
+  context.Say(absl::StrCat("commands go to ", name, " at ", server.address));
   return absl::OkStatus();
 }
 
-absl::Status Set(CommandContext& context, const std::string& name, const std::string& server) {
-  if (server.empty()) return absl::InvalidArgumentError("--server: is missing; give HOST:PORT");
-  LUTHIER_RETURN_IF_ERROR(CheckServerAddress(server));
+// By its absolute path: commands are given in other folders.
+void MakeAbsolute(std::string& file) {
+  if (!file.empty()) file = std::filesystem::absolute(file).lexically_normal().string();
+}
+
+absl::Status Set(CommandContext& context, const std::string& name, ServerConfig server) {
+  server.address = context.server_flag();
+  if (server.address.empty()) return absl::InvalidArgumentError("--server: is missing; give HOST:PORT");
+  LUTHIER_RETURN_IF_ERROR(CheckServerAddress(server.address));
+  for (std::string* file : {&server.token_file, &server.tls_ca, &server.tls_cert, &server.tls_key}) MakeAbsolute(*file);
+  LUTHIER_RETURN_IF_ERROR(CheckTlsFiles({server.tls_ca, server.tls_cert, server.tls_key}));
+  if (!server.token_file.empty()) LUTHIER_RETURN_IF_ERROR(TokenInFile("--token-file", server.token_file).status());
   bool used = false;
   LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) {
     config.servers[name] = server;
@@ -55,7 +66,7 @@ absl::Status Set(CommandContext& context, const std::string& name, const std::st
     used = config.context == name;
     return absl::OkStatus();
   }));
-  context.Say(absl::StrCat(name, " is ", server, used ? ", and in use" : ""));
+  context.Say(absl::StrCat(name, " is ", server.address, used ? ", and in use" : ""));
   return absl::OkStatus();
 }
 
@@ -86,9 +97,20 @@ void AddContextCommands(CLI::App& app, CommandContext& context) {
   context.CompleteWith(use, ContextNames);
 
   auto name = std::make_shared<std::string>();
-  CLI::App& set = context.AddCommand(noun, "set", "Name a server", "  luthier context set lab --server gpu1:7070\n",
-                                     [&context, name] { return Set(context, *name, context.server_flag()); });
+  auto files = std::make_shared<ServerConfig>();
+  CLI::App& set = context.AddCommand(
+      noun, "set", "Name a server, and the files of what it wants of its callers",
+      "  luthier context set lab --server gpu1:7070\n"
+      "  luthier context set lab --server gpu1:7070 --token-file ~/lab.token --tls-ca ~/lab/ca.pem\n",
+      [&context, name, files] { return Set(context, *name, *files); });
   set.add_option("NAME", *name, "Name of the context")->required();
+  const auto add = [&](const char* flag, std::string& file, const char* help) {
+    set.add_option(flag, file, help)->type_name("FILE");
+  };
+  add("--token-file", files->token_file, "File of the token for this server, instead of the environment's");
+  add("--tls-ca", files->tls_ca, "File of the authority that signed its certificate, instead of the environment's");
+  add("--tls-cert", files->tls_cert, "File of a certificate of your own, if it wants one");
+  add("--tls-key", files->tls_key, "File of its key");
 
   auto deleted = std::make_shared<std::string>();
   CLI::App& remove =

@@ -55,17 +55,11 @@ absl::Status SetField(JobFile& file, const std::string& field, const std::string
   return absl::OkStatus();
 }
 
-bool RemoveField(JobFile& file, const std::string& field) {
-  json* target = &file.fields;
-  const std::vector<std::string> path = absl::StrSplit(field, '.');
-  for (size_t i = 0; i + 1 < path.size(); ++i) {
-    const auto block = target->find(path[i]);
-    if (block == target->end()) return false;
-    target = &*block;
-  }
-  if (!target->is_object() || target->erase(path.back()) == 0) return false;
+std::string LeaveOutOtherTuning(JobFile& file, const std::string& tuning) {
+  const std::string field = LeaveOutOtherTuning(file.fields, tuning);
+  if (field.empty()) return field;
   std::erase_if(file.lines, [&](const auto& line) { return absl::StartsWith(line.first + ".", field + "."); });
-  return true;
+  return field;
 }
 
 absl::Status SetLabel(JobFile& file, const std::string& label) {

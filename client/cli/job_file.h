@@ -27,8 +27,8 @@ absl::StatusOr<JobFile> ReadJobFile(const std::string& path);
 // Errors: INVALID_ARGUMENT if the value is no YAML.
 absl::Status SetField(JobFile& file, const std::string& field, const std::string& value);
 
-// Takes the field at a path, and all below it, out of the file. False if it has none.
-bool RemoveField(JobFile& file, const std::string& field);
+// Takes out what goes with the other kind of tuning only. Returns the path of the field; empty if the file has none.
+std::string LeaveOutOtherTuning(JobFile& file, const std::string& tuning);
 
 // Adds a label written as KEY=VALUE.
 absl::Status SetLabel(JobFile& file, const std::string& label);

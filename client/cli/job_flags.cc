@@ -1,5 +1,7 @@
 #include "client/cli/job_flags.h"
 
+#include <algorithm>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -14,11 +16,6 @@ namespace {
 std::string Group(const std::string& field) {
   const size_t dot = field.find('.');
   return dot == std::string::npos ? "The job" : absl::StrCat("The job: ", field.substr(0, dot));
-}
-
-// What a file may only have beside the other kind of tuning: ParseRecipe() refuses it beside this one.
-std::string FieldOfOtherTuning(const std::string& tuning) {
-  return tuning == "full" ? "lora" : tuning == "lora" ? "training.freeze" : "";
 }
 
 std::string FlagOf(const std::string& field) { return absl::StrCat("--", absl::StrReplaceAll(field, {{"_", "-"}})); }
@@ -122,10 +119,10 @@ absl::StatusOr<std::vector<std::string>> ApplyJobFlags(const JobFlagValues& valu
   std::vector<std::string> gave_way;
   for (const auto& [field, value] : values.fields) {
     if (field != "tuning") continue;
-    const std::string other = FieldOfOtherTuning(value);
-    if (!other.empty() && RemoveField(file, other))
-      gave_way.push_back(
-          absl::StrCat(other, " of ", file.name, " is left out, since it does not go with --tuning ", value));
+    const std::string other = LeaveOutOtherTuning(file, value);
+    if (other.empty()) continue;
+    gave_way.push_back(
+        absl::StrCat(other, " of ", file.name, " is left out, since it does not go with --tuning ", value));
   }
   for (const auto& [field, value] : values.fields) LUTHIER_RETURN_IF_ERROR(SetField(file, field, value));
   for (const std::string& label : values.labels) LUTHIER_RETURN_IF_ERROR(SetLabel(file, label));
@@ -183,7 +180,8 @@ absl::Status SetDeadline(const std::string& text, absl::Time now, v1::FineTuning
 
 absl::Status SetRetention(const std::string& text, v1::FineTuningJob& job) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration retention, ParseDurationFlag("--retention", text));
-  job.mutable_retention()->set_seconds(absl::ToInt64Seconds(retention));
+  const absl::Duration most = absl::Seconds(315576000000);  // of a message; for whoever writes `inf`
+  job.mutable_retention()->set_seconds(absl::ToInt64Seconds(std::min(retention, most)));
   return absl::OkStatus();
 }
 

@@ -1,4 +1,4 @@
-// What users do with jobs that exist: pause, resume, start, retry, clone, update, explain.
+// What users do with jobs that exist: pause, resume, start, retry, update, explain.
 #include <memory>
 #include <optional>
 #include <utility>
@@ -10,6 +10,7 @@
 #include "client/cli/command.h"
 #include "client/cli/each.h"
 #include "client/cli/job_flags.h"
+#include "client/cli/job_line.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
 #include "client/lib/job_watch.h"
@@ -21,32 +22,23 @@ namespace {
 
 using Step = absl::StatusOr<v1::FineTuningJob> (Client::*)(const std::string& name);
 
-void PrintStep(CommandContext& context, const v1::FineTuningJob& job) {
-  if (context.ForPrograms()) return context.PrintForPrograms(MessageToJson(job));
-  context.out() << job.name();
-  if (context.format() != OutputFormat::kName) context.out() << "  " << StateWord(job.state(), context.out_terminal());
-  context.out() << std::endl;
-}
-
 absl::Status TakeStep(CommandContext& context, const std::vector<std::string>& jobs, Step step) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   return DoToEach(context, jobs, [&](const std::string& id) -> absl::Status {
     LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, (client->*step)(FullName("jobs", id)));
-    PrintStep(context, job);
+    PrintJobLine(context, job);
     return absl::OkStatus();
   });
 }
 
-// What a clone or an update sets.
+// What an update sets.
 struct Changes {
   std::string job;
-  std::string id;  // of the clone
   std::optional<int> priority;
   std::vector<std::string> labels;
   std::string retention;
   std::string deadline;
   std::string etag;
-  bool hold = false;
 };
 
 absl::Status ReadChanges(const Changes& changes, v1::FineTuningJob& job, google::protobuf::FieldMask& mask) {
@@ -82,19 +74,7 @@ absl::Status Update(CommandContext& context, const Changes& changes) {
   request.mutable_job()->set_etag(changes.etag);
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->UpdateJob(request));
-  PrintStep(context, job);
-  return absl::OkStatus();
-}
-
-absl::Status Clone(CommandContext& context, const Changes& changes) {
-  v1::CloneFineTuningJobRequest request;
-  LUTHIER_RETURN_IF_ERROR(ReadChanges(changes, *request.mutable_job(), *request.mutable_update_mask()));
-  request.set_name(FullName("jobs", changes.job));
-  request.set_job_id(changes.id);
-  request.set_hold(changes.hold);
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CloneJob(std::move(request)));
-  PrintStep(context, job);
+  PrintJobLine(context, job);
   return absl::OkStatus();
 }
 
@@ -192,14 +172,6 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
   AddChanges(update_command, context, *update);
   update_command.add_option("--etag", update->etag, "Only if nobody has changed the job since it had this etag")
       ->type_name("ETAG");
-
-  auto clone = std::make_shared<Changes>();
-  CLI::App& clone_command = context.AddCommand(job, "clone", "Create a job with the spec and the labels of another",
-                                               "  luthier job clone intents-1 --id intents-2\n",
-                                               [&context, clone] { return Clone(context, *clone); });
-  AddChanges(clone_command, context, *clone);
-  clone_command.add_option("--id", clone->id, "Name of the new job; chosen if not given")->type_name("ID");
-  clone_command.add_flag("--hold", clone->hold, "Create it on hold: `luthier job start` releases it");
 }
 
 }  // namespace luthier

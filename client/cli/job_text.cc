@@ -114,6 +114,7 @@ std::string FailureText(const v1::FineTuningJob& job, const Terminal& terminal) 
   const std::string cause = v1::JobFailure::Cause_Name(job.failure().cause());
   for (absl::string_view line : absl::StrSplit(job.failure().message(), '\n'))
     absl::StrAppend(&out, "  ", OneLine(line), "\n");
+  if (!job.failure().node().empty()) absl::StrAppend(&out, "  node    ", ShortName(job.failure().node()), "\n");
   absl::StrAppend(&out, "  cause   ", terminal.Paint(Colour::kRed, cause), "\n");
   absl::StrAppend(&out, "  remedy  ", Remedy(job.failure().cause(), ShortName(job.name())), "\n");
   return out;
@@ -142,6 +143,15 @@ std::string ResultText(const v1::FineTuningJob& job) {
   }
   absl::StrAppend(&out, "  took        ", DurationText(ToDuration(summary.duration())), ", ", steps, "peak memory ",
                   FormatBytes(summary.peak_memory_bytes()), "\n");
+  return out;
+}
+
+std::string WorstRows(const v1::FineTuningJob& job) {
+  std::string out;
+  for (const v1::RowLoss& row : job.summary().worst_rows()) {
+    absl::StrAppend(&out, "  ", OneLine(row.file()), ":", row.line(), "  loss ", FormatFraction(row.last_loss()),
+                    ", at first ", FormatFraction(row.first_loss()), "\n");
+  }
   return out;
 }
 
@@ -223,6 +233,7 @@ std::string JobDescription(const v1::FineTuningJob& job, absl::Time now, const T
   Section(out, terminal, "Failure", FailureText(job, terminal));
   Section(out, terminal, "Result", ResultText(job));
   Section(out, terminal, "Evaluations", EvaluationLines(job));
+  Section(out, terminal, "Training rows with the highest loss", WorstRows(job));
   Section(out, terminal, "Values", ResolvedTable(job, terminal));
   return out;
 }

@@ -1,4 +1,3 @@
-#include <filesystem>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -6,7 +5,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
@@ -16,7 +14,6 @@
 #include "client/cli/model_names.h"
 #include "client/cli/table.h"
 #include "client/cli/text.h"
-#include "client/cli/waiting_line.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -24,35 +21,6 @@ namespace luthier {
 namespace {
 
 constexpr int kMostListed = 10000;
-
-struct ImportArguments {
-  std::string id;
-  std::string folder;
-};
-
-std::string FactsText(const v1::BaseModel& model) {
-  return absl::StrCat(model.model_type(), ", ", FormatCount(model.parameters()), " parameters in ", model.dtype(),
-                      ", context of ", FormatCount(model.context_length()), " tokens");
-}
-
-absl::Status Import(CommandContext& context, const ImportArguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  const std::string folder = std::filesystem::absolute(arguments.folder).lexically_normal().string();
-  absl::StatusOr<v1::BaseModel> registered;
-  {
-    const WaitingLine line(context.err(), context.err_terminal(),
-                           [&] { return absl::StrCat("importing  the server reads and stores ", OneLine(folder)); });
-    registered = client->RegisterBaseModel(std::string(absl::StripPrefix(arguments.id, "baseModels/")), folder);
-  }
-  LUTHIER_ASSIGN_OR_RETURN(const v1::BaseModel model, std::move(registered));
-  if (context.ForPrograms()) {
-    context.PrintForPrograms(MessageToJson(model));
-    return absl::OkStatus();
-  }
-  context.Say(FactsText(model));
-  context.out() << model.name() << std::endl;
-  return absl::OkStatus();
-}
 
 struct ListArguments {
   bool base = false;
@@ -230,17 +198,7 @@ void AddModelCommands(CLI::App& app, CommandContext& context) {
   CLI::App& model =
       context.AddNoun(app, "model", "Register base models; list, promote, download and export tuned ones");
 
-  auto import = std::make_shared<ImportArguments>();
-  CLI::App& import_command = context.AddCommand(
-      model, "import", "Register a base model from a folder in Hugging Face format that the server can read",
-      "  luthier model import luthier-tiny examples/base/luthier-tiny\n"
-      "  luthier model import llama-3.2-1b /models/Llama-3.2-1B-Instruct\n",
-      [&context, import] { return Import(context, *import); });
-  import_command.add_option("NAME", import->id, "Name to register it under")->required();
-  import_command
-      .add_option("FOLDER", import->folder,
-                  "Folder on the server's machine: config.json, *.safetensors, tokenizer.json")
-      ->required();
+  AddModelImportCommand(model, context);
 
   auto list = std::make_shared<ListArguments>();
   CLI::App& list_command = context.AddCommand(model, "list", "List base models and published versions",

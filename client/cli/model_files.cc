@@ -21,6 +21,11 @@ std::string KindWord(v1::ModelVersion::Kind kind) {
   return kind == v1::ModelVersion::GGUF_ADAPTER ? "GGUF adapter" : "adapter";
 }
 
+std::string FactsText(const v1::BaseModel& model) {
+  return absl::StrCat(model.model_type(), ", ", FormatCount(model.parameters()), " parameters in ", model.dtype(),
+                      ", context of ", FormatCount(model.context_length()), " tokens");
+}
+
 absl::Status DownloadVersion(CommandContext& context, Client& client, const std::string& name,
                              const std::string& wanted_folder) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client.GetModelVersion(name));

@@ -1,4 +1,4 @@
-// The files of a published version, for the commands that show or download them.
+// The files of a published version, and what a base model is, for the commands that show or download them.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,9 @@ int64_t BytesOf(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files);
 
 // What they are, for people.
 std::string KindWord(v1::ModelVersion::Kind kind);
+
+// What a base model is, for people, in a line.
+std::string FactsText(const v1::BaseModel& model);
 
 // Downloads a version (`name` as VersionName() writes it) into `wanted_folder`, or one with the model's name if that is
 // empty, and prints where.

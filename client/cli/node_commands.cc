@@ -134,8 +134,9 @@ void AddNodeCommands(CLI::App& app, CommandContext& context) {
   drain_command.add_flag("--requeue", drain->requeue, "Stop what runs there with a checkpoint, to go on elsewhere");
   auto undrained = std::make_shared<std::string>();
   CLI::App& undrain_command = context.AddCommand(
-      node, "undrain", "Give a node work again: ends a drain and a quarantine", "  luthier node undrain gpu-1\n",
-      [&context, undrained] { return Undrain(context, *undrained); });
+      node, "undrain",
+      "Give a node work again: ends a drain and a quarantine, and forgets with which nodes it did not meet",
+      "  luthier node undrain gpu-1\n", [&context, undrained] { return Undrain(context, *undrained); });
   undrain_command.add_option("NODE", *undrained, "Name of the node")->required();
   context.CompleteWith(undrain_command, NodeNames);
 }

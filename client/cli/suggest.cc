@@ -50,6 +50,7 @@ std::vector<std::string> OurWords(const std::string& word) {
   using Words = std::map<std::string, std::vector<std::string>>;
   static const auto* words = new Words{
       {"add", {"import", "upload"}},
+      {"base-model", {"model"}},
       {"chat", {"generate"}},
       {"create", {"submit", "upload"}},
       {"describe", {"get"}},
@@ -123,6 +124,11 @@ const CLI::App& DeepestCommand(const CLI::App& app) {
 std::string CommandPath(const CLI::App& command) {
   const CLI::App* parent = command.get_parent();
   return parent == nullptr ? command.get_name() : absl::StrCat(CommandPath(*parent), " ", command.get_name());
+}
+
+bool NamesUnknownCommand(const CLI::App& app) {
+  const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
+  return !rest.empty() && !absl::StartsWith(rest.front(), "-") && !SubcommandsOf(DeepestCommand(app)).empty();
 }
 
 std::string UsageError(const CLI::App& app, const CLI::ParseError& error) {

@@ -9,6 +9,9 @@ namespace luthier {
 // What is wrong with a command line that CLI11 refused, with what was probably meant and where the help is.
 std::string UsageError(const CLI::App& app, const CLI::ParseError& error);
 
+// Whether the first word that was not understood is in the place of a command.
+bool NamesUnknownCommand(const CLI::App& app);
+
 // The command that the words so far have chosen.
 const CLI::App& DeepestCommand(const CLI::App& app);
 

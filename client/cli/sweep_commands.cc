@@ -84,9 +84,13 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
   for (const std::string& field : arguments.grid) LUTHIER_RETURN_IF_ERROR(AddField(field, sweep));
   for (const std::string& point : arguments.points) LUTHIER_RETURN_IF_ERROR(AddPoint(point, sweep));
   // An error of a field that the sweep sets is not one of the line that the file has for it.
-  for (const v1::SweepField& field : sweep.grid()) file.lines.erase(field.field());
+  const auto forget_line = [&](const std::string& field) {
+    file.lines.erase(field);
+    if (field == "tuning") file.lines.erase("lora");  // that gives way, and what is wrong is a point's
+  };
+  for (const v1::SweepField& field : sweep.grid()) forget_line(field.field());
   for (const v1::SweepPoint& point : sweep.points()) {
-    for (const auto& [field, value] : point.values()) file.lines.erase(field);
+    for (const auto& [field, value] : point.values()) forget_line(field);
   }
   sweep.set_metric(arguments.metric);
   sweep.set_max_parallel(arguments.max_parallel);
@@ -299,6 +303,7 @@ void AddCreate(CLI::App& sweep, CommandContext& context) {
       sweep, "create", "Submit a job for each combination of values, or for each point of a list",
       "  luthier sweep create -f job.yaml --grid lora.rank=4,8,16 --grid training.learning_rate=1e-4,3e-4 --watch\n"
       "  luthier sweep create -f job.yaml --point 'lora.rank: 4, training.epochs: 4' --point 'lora.rank: 16'\n"
+      "  luthier sweep create -f job.yaml --grid tuning=lora,full --id compare\n"
       "  luthier sweep create -f job.yaml --grid training.seed=1,2,3 --metric test.exact_match --id seeds\n",
       [&context, arguments] { return Create(context, *arguments); });
   command.add_option("-f,--file", arguments->file, "Job file of what they have in common; - is standard input")

@@ -122,7 +122,9 @@ void AddTenantCommands(CLI::App& app, CommandContext& context) {
                  "Devices that are its own when it wants them, and others' while it does not; 0: none")
       ->type_name("N");
   set.add_option("--max-devices", limits->max_devices, "Devices at once; 0: no limit")->type_name("N");
-  set.add_option("--max-queued-jobs", limits->max_queued_jobs, "Jobs that wait at once; 0: no limit")->type_name("N");
+  set.add_option("--max-queued-jobs", limits->max_queued_jobs,
+                 "Jobs that wait at once, those on hold and paused ones too; 0: no limit")
+      ->type_name("N");
   set.add_option("--max-storage", limits->max_storage_bytes,
                  "Bytes of its datasets, versions of models and checkpoints, such as 500GB; 0: no limit")
       ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))

@@ -17,7 +17,7 @@ namespace {
 // A list asks for pages of this size; the server gives no larger ones.
 constexpr int kPageSize = 1000;
 
-std::shared_ptr<grpc::Channel> Dial(const std::string& server, const std::string& token) {
+std::shared_ptr<grpc::Channel> Dial(const Client::Options& options) {
   grpc::ChannelArguments arguments;
   // A dead connection is noticed within a minute, also while a watch is silent.
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 30000);
@@ -30,7 +30,7 @@ std::shared_ptr<grpc::Channel> Dial(const std::string& server, const std::string
   // An error that lists twenty violations is longer than the 8 KiB that gRPC takes as a status.
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 256 << 10);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return DialWithToken(server, token, arguments);
+  return DialWithToken(options.server, options.token, arguments, options.tls);
 }
 
 template <typename Stub, typename Request, typename Response>
@@ -73,7 +73,7 @@ auto List(const Client::Options& options, Stub& stub, Method<Stub, Request, Resp
 
 }  // namespace
 
-Client::Client(Options options) : Client(options, Dial(options.server, options.token)) {}
+Client::Client(Options options) : Client(options, Dial(options)) {}
 
 Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
     : options_(std::move(options)),

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "client/lib/retry.h"
 #include "grpcpp/channel.h"
+#include "lib/channel/channel.h"
 #include "luthier/v1/admin.grpc.pb.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
@@ -28,6 +29,7 @@ class Client {
   struct Options {
     std::string server = "127.0.0.1:7070";
     std::string token;  // empty: none
+    TlsFiles tls;
     RetryPolicy retry;
     absl::Duration timeout = absl::Seconds(30);  // of a call that only reads, its retries included
     // Of a call that reads or hashes files before it answers: a submit encodes every row, an import copies a model.

@@ -9,10 +9,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "client/lib/download_folder.h"
 #include "client/lib/grpc_status.h"
 #include "client/lib/resumable_file.h"
 #include "lib/artifact/durable_file.h"
-#include "lib/artifact/folder_lock.h"
 #include "lib/artifact/hash.h"
 #include "lib/artifact/manifest.h"
 #include "lib/base/status_macros.h"
@@ -22,13 +22,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Keeps a second download out of the folder.
-absl::StatusOr<FolderLock> LockFolder(const std::string& folder) {
-  absl::StatusOr<FolderLock> lock = FolderLock::TryTake(folder);
-  if (!absl::IsUnavailable(lock.status())) return lock;
-  return absl::FailedPreconditionError(absl::StrCat(folder, ": another download is writing here; wait for it"));
-}
-
 // Whether `folder` holds exactly these files.
 bool Holds(const std::string& folder, const std::vector<v1::ModelFile>& files) {
   const absl::StatusOr<Manifest> found = ManifestOfFolder(folder);
@@ -37,19 +30,6 @@ bool Holds(const std::string& folder, const std::vector<v1::ModelFile>& files) {
   for (const v1::ModelFile& file : files) wanted.emplace(file.path(), file.sha256());
   for (const ManifestFile& file : found->files) there.emplace(file.path, file.sha256);
   return wanted == there;
-}
-
-// Removes what an earlier download of something else left in the partial folder.
-void RemoveOthers(const std::string& folder, const std::vector<v1::ModelFile>& files) {
-  std::set<std::string> wanted;
-  for (const v1::ModelFile& file : files) wanted.insert(file.path());
-  std::vector<fs::path> others;
-  std::error_code error;
-  for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder, error)) {
-    if (!entry.is_directory() && wanted.count(fs::relative(entry.path(), folder).string()) == 0)
-      others.push_back(entry.path());
-  }
-  for (const fs::path& path : others) fs::remove(path, error);
 }
 
 absl::Status CheckChunk(const v1::FileChunk& chunk, const std::string& path, int64_t offset) {
@@ -147,10 +127,14 @@ absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const st
   }
   const std::string partial = target + ".partial";
   LUTHIER_RETURN_IF_ERROR(CreateFolders(partial));
-  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, LockFolder(partial));
-  RemoveOthers(partial, remote.files);
+  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, LockForDownload(partial));
+  std::set<std::string> wanted;
   int64_t done = 0, total = 0;
-  for (const v1::ModelFile& file : remote.files) total += file.size_bytes();
+  for (const v1::ModelFile& file : remote.files) {
+    wanted.insert(file.path());
+    total += file.size_bytes();
+  }
+  RemoveOthers(partial, wanted);  // of an earlier download of something else
   for (const v1::ModelFile& file : remote.files) {
     LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
     const fs::path local = fs::path(partial) / file.path();

@@ -63,6 +63,10 @@ absl::Status ResumableFile::Verify(absl::string_view sha256) {
     LUTHIER_RETURN_IF_ERROR(Clear());
     return absl::DataLossError(absl::StrCat(path_, ": received content with SHA-256 ", found, ", expected ", sha256));
   }
+  return Flush();
+}
+
+absl::Status ResumableFile::Flush() {
   if (fsync(fd_) != 0) return FileError(path_, "flush", errno);
   return absl::OkStatus();
 }

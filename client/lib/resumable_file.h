@@ -27,11 +27,13 @@ class ResumableFile {
   absl::Status Append(absl::string_view bytes);
   // Makes the content durable. Errors: DATA_LOSS if it is another; the file is empty then.
   absl::Status Verify(absl::string_view sha256);
+  // Makes the content durable, whatever it is.
+  absl::Status Flush();
+  absl::Status Clear();
 
  private:
   ResumableFile(std::string path, int fd) : path_(std::move(path)), fd_(fd) {}
   absl::Status ReadExisting(int64_t longest);
-  absl::Status Clear();
 
   std::string path_;
   int fd_;

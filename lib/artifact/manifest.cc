@@ -1,17 +1,12 @@
 #include "lib/artifact/manifest.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <filesystem>
 #include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "lib/artifact/descriptor.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
@@ -84,28 +79,6 @@ absl::Status CheckRelativePath(absl::string_view path) {
     }
   }
   return absl::OkStatus();
-}
-
-absl::StatusOr<int> OpenBeneath(const std::string& root, absl::string_view path) {
-  LUTHIER_RETURN_IF_ERROR(CheckRelativePath(path));
-  Descriptor folder(open(root.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (folder.get() < 0) return FileError(root, "open", errno);
-  const std::vector<std::string> names = absl::StrSplit(path, '/');
-  // One name at a time without following links: a link put there in the meantime changes nothing.
-  for (size_t i = 0; i < names.size(); ++i) {
-    const int kind = i + 1 < names.size() ? O_DIRECTORY : O_NONBLOCK;  // a pipe must not block the open
-    Descriptor next(openat(folder.get(), names[i].c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | kind));
-    if (next.get() < 0 && (errno == ELOOP || errno == ENOTDIR)) {
-      return absl::InvalidArgumentError(absl::StrCat("path '", path, "' leads over a symbolic link or a file"));
-    }
-    if (next.get() < 0) return FileError(absl::StrCat(root, "/", path), "open", errno);
-    folder = std::move(next);
-  }
-  struct stat info;
-  if (fstat(folder.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
-    return absl::InvalidArgumentError(absl::StrCat("path '", path, "' is no regular file"));
-  }
-  return folder.release();
 }
 
 absl::StatusOr<Manifest> ManifestOfFolder(const std::string& folder) {

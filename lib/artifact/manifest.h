@@ -38,10 +38,6 @@ absl::Status CheckRelativePath(absl::string_view path);
 // One name of such a path.
 absl::Status CheckName(absl::string_view name);
 
-// Opens `path` beneath the folder `root` for reading without following a symbolic link on the way, and returns the file
-// descriptor, which the caller closes. Errors: INVALID_ARGUMENT for a bad path or a link; NOT_FOUND.
-absl::StatusOr<int> OpenBeneath(const std::string& root, absl::string_view path);
-
 // Hashes every regular file beneath `folder` into a manifest, paths sorted. Errors: INVALID_ARGUMENT for links and odd
 // files.
 absl::StatusOr<Manifest> ManifestOfFolder(const std::string& folder);

@@ -62,49 +62,52 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-absl::Status ReadPem(const char* variable, std::string& text) {
-  const std::string path = Environment(variable);
+absl::Status ReadPem(const char* given_by, const std::string& path, std::string& text) {
   if (path.empty()) return absl::OkStatus();
   std::ifstream file(path, std::ios::binary);
   text.assign((std::istreambuf_iterator<char>(file)), {});
   if (text.find("-----BEGIN ") != std::string::npos) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(variable, ": ", path, " cannot be read, or holds no PEM block"));
+  return absl::InvalidArgumentError(absl::StrCat(given_by, ": ", path, " cannot be read, or holds no PEM block"));
 }
 
 // None: no TLS.
-absl::StatusOr<std::optional<grpc::SslCredentialsOptions>> TlsFromEnvironment() {
+absl::StatusOr<std::optional<grpc::SslCredentialsOptions>> TlsOf(const TlsFiles& files) {
+  const bool given = !files.ca.empty() || !files.cert.empty() || !files.key.empty();
+  const char* const ca = given ? "tls_ca" : "LUTHIER_TLS_CA";
+  const char* const cert = given ? "tls_cert" : "LUTHIER_TLS_CERT";
+  const char* const key = given ? "tls_key" : "LUTHIER_TLS_KEY";
   grpc::SslCredentialsOptions options;
-  LUTHIER_RETURN_IF_ERROR(ReadPem("LUTHIER_TLS_CA", options.pem_root_certs));
-  LUTHIER_RETURN_IF_ERROR(ReadPem("LUTHIER_TLS_CERT", options.pem_cert_chain));
-  LUTHIER_RETURN_IF_ERROR(ReadPem("LUTHIER_TLS_KEY", options.pem_private_key));
+  LUTHIER_RETURN_IF_ERROR(ReadPem(ca, given ? files.ca : Environment(ca), options.pem_root_certs));
+  LUTHIER_RETURN_IF_ERROR(ReadPem(cert, given ? files.cert : Environment(cert), options.pem_cert_chain));
+  LUTHIER_RETURN_IF_ERROR(ReadPem(key, given ? files.key : Environment(key), options.pem_private_key));
   if (options.pem_cert_chain.empty() != options.pem_private_key.empty()) {
-    return absl::InvalidArgumentError("LUTHIER_TLS_CERT and LUTHIER_TLS_KEY belong together; set both");
+    return absl::InvalidArgumentError(absl::StrCat(cert, " and ", key, " belong together; set both"));
   }
   if (options.pem_root_certs.empty() && !options.pem_cert_chain.empty()) {
-    return absl::InvalidArgumentError("LUTHIER_TLS_CERT: is given without LUTHIER_TLS_CA; set that, too");
+    return absl::InvalidArgumentError(absl::StrCat(cert, ": is given without ", ca, "; set that, too"));
   }
   if (options.pem_root_certs.empty()) return std::nullopt;
   return options;
 }
 
 // gRPC aborts the process over a header that holds anything else, such as the `…` of an example or a `\r`.
-absl::StatusOr<std::string> CheckToken(const char* variable, absl::string_view text) {
+absl::StatusOr<std::string> CheckToken(const char* given_by, absl::string_view text) {
   const absl::string_view token = absl::StripAsciiWhitespace(text);
   if (std::all_of(token.begin(), token.end(), [](unsigned char c) { return absl::ascii_isgraph(c); }))
     return std::string(token);
   return absl::InvalidArgumentError(
-      absl::StrCat(variable, ": holds characters that no token has; copy it again as `admin token create` printed it"));
+      absl::StrCat(given_by, ": holds characters that no token has; copy it again as `admin token create` printed it"));
 }
 
-std::shared_ptr<grpc::ChannelCredentials> Credentials() {
-  const auto tls = TlsFromEnvironment();
+std::shared_ptr<grpc::ChannelCredentials> Credentials(const TlsFiles& files) {
+  const auto tls = TlsOf(files);
   if (!tls.ok()) return nullptr;
   return *tls ? grpc::SslCredentials(**tls) : grpc::InsecureChannelCredentials();
 }
 
 }  // namespace
 
-absl::Status CheckTlsFiles() { return TlsFromEnvironment().status(); }
+absl::Status CheckTlsFiles(const TlsFiles& files) { return TlsOf(files).status(); }
 
 absl::Status CheckServerAddress(absl::string_view address) {
   absl::string_view rest = address;
@@ -125,11 +128,11 @@ absl::Status CheckServerAddress(absl::string_view address) {
 }
 
 std::shared_ptr<grpc::Channel> DialWithToken(const std::string& address, const std::string& token,
-                                             const grpc::ChannelArguments& arguments) {
-  if (token.empty()) return grpc::CreateCustomChannel(address, Credentials(), arguments);
+                                             const grpc::ChannelArguments& arguments, const TlsFiles& files) {
+  if (token.empty()) return grpc::CreateCustomChannel(address, Credentials(files), arguments);
   std::vector<std::unique_ptr<ClientInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(std::make_unique<TokenInterceptors>(token));
-  return grpc::experimental::CreateCustomChannelWithInterceptors(address, Credentials(), arguments,
+  return grpc::experimental::CreateCustomChannelWithInterceptors(address, Credentials(files), arguments,
                                                                  std::move(interceptors));
 }
 
@@ -145,11 +148,15 @@ absl::StatusOr<std::string> TokenFromEnvironment() {
   if (!given.empty()) return given;
   const std::string path = Environment("LUTHIER_TOKEN_FILE");
   if (path.empty()) return std::string();
+  return TokenInFile("LUTHIER_TOKEN_FILE", path);
+}
+
+absl::StatusOr<std::string> TokenInFile(const char* given_by, const std::string& path) {
   std::ifstream file(path);
   std::string token;
   if (!(file >> token))
-    return absl::InvalidArgumentError(absl::StrCat("LUTHIER_TOKEN_FILE: ", path, " holds no token, or cannot be read"));
-  return CheckToken("LUTHIER_TOKEN_FILE", token);
+    return absl::InvalidArgumentError(absl::StrCat(given_by, ": ", path, " holds no token, or cannot be read"));
+  return CheckToken(given_by, token);
 }
 
 }  // namespace luthier

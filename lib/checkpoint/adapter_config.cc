@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -53,6 +54,62 @@ bool KeepsTheBase(const json& init) {
 bool HoldsWholeNumbersOnly(const json& value) {
   if (value.is_structured()) return std::all_of(value.begin(), value.end(), HoldsWholeNumbersOnly);
   return value.is_null() || (value.is_number_integer() && value >= 0 && value <= std::numeric_limits<int>::max());
+}
+
+using Violate = absl::FunctionRef<void(absl::string_view field, absl::string_view what)>;
+
+// Puts a field into `target`, which stays what it is where the field is absent or null. `kind`: what it has to be.
+template <typename T>
+void Read(const json& object, const char* field, T& target, absl::string_view kind, Violate violation) {
+  const auto found = object.find(field);
+  if (found == object.end() || found->is_null()) return;
+  try {
+    found->get_to(target);
+  } catch (const json::exception&) {
+    violation(field, absl::StrCat(found->dump(), " is not ", kind, "; write it as PEFT does"));
+  }
+}
+
+AdapterConfig ReadFields(const json& object, Violate violation) {
+  constexpr const char *kNumber = "a number", *kFlag = "true or false", *kNames = "a list of names";
+  AdapterConfig config;
+  Read(object, "r", config.rank, "a whole number", violation);
+  Read(object, "lora_alpha", config.alpha, kNumber, violation);
+  Read(object, "lora_dropout", config.dropout, kNumber, violation);
+  Read(object, "use_rslora", config.rslora, kFlag, violation);
+  Read(object, "use_dora", config.dora, kFlag, violation);
+  Read(object, "modules_to_save", config.modules_to_save, kNames, violation);
+  Read(object, "rank_pattern", config.rank_pattern, "a block of names and ranks", violation);
+  Read(object, "alpha_pattern", config.alpha_pattern, "a block of names and numbers", violation);
+  Read(object, "target_parameters", config.target_parameters, kNames, violation);
+  const json base = object.value("base_model_name_or_path", json());
+  if (base.is_string()) config.base_model_name = base.get<std::string>();
+  const json layers = object.value("layers_to_transform", json());
+  if (layers.is_number()) {
+    config.layers_to_transform = {layers.get<int>()};
+  } else {
+    Read(object, "layers_to_transform", config.layers_to_transform, "a list of layer numbers", violation);
+  }
+  const json excluded = object.value("exclude_modules", json());
+  if (excluded.is_string()) {
+    config.exclude_regex = excluded.get<std::string>();
+  } else {
+    Read(object, "exclude_modules", config.exclude_modules, "a list of names or a regular expression", violation);
+  }
+  constexpr const char* kTargets = "a list of names, a regular expression or all-linear";
+  const json targets = object.value("target_modules", json());
+  if (targets == "all-linear") {
+    config.all_linear = true;
+  } else if (targets.is_string()) {
+    config.target_regex = targets.get<std::string>();
+    if (!config.layers_to_transform.empty())
+      violation("layers_to_transform", "goes with a list of target_modules or all-linear only");
+  } else if (targets.is_null() && config.target_parameters.empty()) {
+    violation("target_modules", absl::StrCat("is missing; must be ", kTargets));
+  } else {
+    Read(object, "target_modules", config.target_modules, kTargets, violation);
+  }
+  return config;
 }
 
 // Names match a whole name or its end at a dot.
@@ -106,10 +163,13 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
     violations.push_back(absl::StrCat("adapter_config.json: ", field, ": ", what));
   };
   if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
-  if (json.value("peft_type", nlohmann::json()) != "LORA") violation("peft_type", "must be LORA");
+  if (const nlohmann::json type = json.value("peft_type", nlohmann::json()); type != "LORA")
+    violation("peft_type", absl::StrCat(type.dump(), " is not supported; must be LORA"));
   for (const char* field : kUnsupported) {
     if (json.contains(field) && !IsUnset(json[field]))
-      violation(field, absl::StrCat(json[field].dump(), " is not supported"));
+      violation(field, absl::StrCat(json[field].dump(),
+                                    " is not supported; merge the adapter into its base with PEFT, and use the result "
+                                    "as a base model"));
   }
   if (const nlohmann::json init = json.value("init_lora_weights", nlohmann::json()); !KeepsTheBase(init)) {
     violation("init_lora_weights",
@@ -122,54 +182,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
       violation(field, absl::StrCat(json[field].dump(), " holds what is no whole number from 0 to 2147483647"));
   }
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-  AdapterConfig config;
-  try {
-    config.rank = json.value("r", config.rank);
-    config.alpha = json.value("lora_alpha", config.alpha);
-    config.dropout = json.value("lora_dropout", 0.0);
-    config.rslora = json.value("use_rslora", false);
-    config.dora = json.value("use_dora", false);
-    if (json.contains("modules_to_save") && !json["modules_to_save"].is_null())
-      json["modules_to_save"].get_to(config.modules_to_save);
-    if (json.contains("rank_pattern") && !json["rank_pattern"].is_null())
-      json["rank_pattern"].get_to(config.rank_pattern);
-    if (json.contains("alpha_pattern") && !json["alpha_pattern"].is_null())
-      json["alpha_pattern"].get_to(config.alpha_pattern);
-    if (json.contains("layers_to_transform") && !json["layers_to_transform"].is_null()) {
-      const nlohmann::json& layers = json["layers_to_transform"];
-      config.layers_to_transform =
-          layers.is_array() ? layers.get<std::vector<int>>() : std::vector<int>{layers.get<int>()};
-    }
-    if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string()) {
-      config.base_model_name = json["base_model_name_or_path"];
-    }
-    const nlohmann::json excluded = json.value("exclude_modules", nlohmann::json());
-    if (excluded.is_string()) {
-      config.exclude_regex = excluded.get<std::string>();
-    } else if (!excluded.is_null()) {
-      config.exclude_modules = excluded.get<std::vector<std::string>>();
-    }
-    const nlohmann::json parameters = json.value("target_parameters", nlohmann::json());
-    if (parameters.is_array()) {
-      config.target_parameters = parameters.get<std::vector<std::string>>();
-    } else if (!parameters.is_null()) {
-      violation("target_parameters", "must be a list of names");
-    }
-    const nlohmann::json targets = json.value("target_modules", nlohmann::json());
-    if (targets.is_array()) {
-      config.target_modules = targets.get<std::vector<std::string>>();
-    } else if (targets == "all-linear") {
-      config.all_linear = true;
-    } else if (targets.is_string()) {
-      config.target_regex = targets.get<std::string>();
-      if (!config.layers_to_transform.empty())
-        violation("layers_to_transform", "goes with a list of target_modules or all-linear only");
-    } else if (!targets.is_null() || config.target_parameters.empty()) {
-      violation("target_modules", "must be a list of names, a regular expression or all-linear");
-    }
-  } catch (const nlohmann::json::exception& error) {
-    violation("fields", error.what());
-  }
+  AdapterConfig config = ReadFields(json, violation);
   if (!config.target_parameters.empty()) {
     if (config.dora) violation("use_dora", "true goes with no target_parameters, as in PEFT");
     if (config.dropout != 0) violation("lora_dropout", "goes with no target_parameters, as in PEFT; must be 0");
@@ -179,6 +192,10 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
   if (json.contains("layers_pattern") && !IsUnset(json["layers_pattern"]) && json["layers_pattern"] != "layers" &&
       json["layers_pattern"] != nlohmann::json::array({"layers"})) {
     violation("layers_pattern", absl::StrCat(json["layers_pattern"].dump(), " is not supported; supported: layers"));
+  }
+  if (!(config.dropout >= 0 && config.dropout < 1)) {
+    violation("lora_dropout",
+              absl::StrCat(config.dropout, " is out of range; must be from 0 up to, but not including, 1"));
   }
   if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
   if (config.target_regex && !CheckPattern(*config.target_regex).ok())

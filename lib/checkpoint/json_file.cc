@@ -1,23 +1,56 @@
 #include "lib/checkpoint/json_file.h"
 
 #include <fstream>
-#include <iterator>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/json_shape.h"
 
 namespace luthier {
+namespace {
+
+// Line, column and what was expected there, without the name of nlohmann's exception in front. What it read last may be
+// the whole file.
+absl::string_view WhatIsWrong(absl::string_view what) {
+  constexpr size_t kMost = 200;
+  const size_t line = what.find("line "), name = what.find("] ");
+  const size_t begin = line != absl::string_view::npos ? line : name == absl::string_view::npos ? 0 : name + 2;
+  return what.substr(begin, kMost);
+}
+
+}  // namespace
 
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, absl::string_view remedy) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return absl::NotFoundError(absl::StrCat(path, ": not found; ", remedy));
-  const std::string text(std::istreambuf_iterator<char>(stream), {});
+  std::string text, piece(size_t{1} << 16, '\0');
+  do {
+    stream.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    text.append(piece, 0, static_cast<size_t>(stream.gcount()));
+  } while (stream);
+  if (stream.bad()) return absl::InvalidArgumentError(absl::StrCat(path, ": cannot be read; ", remedy));  // a folder
   if (ShapeOfJson(text).depth > kMaxJsonDepth) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is nested deeper than ", kMaxJsonDepth, " levels"));
   }
-  nlohmann::json parsed = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
-  return parsed;
+  std::string twice;
+  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  const auto note = [&](int, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
+    using Event = nlohmann::json::parse_event_t;
+    if (event == Event::object_start) keys.emplace_back();
+    if (event == Event::object_end) keys.pop_back();
+    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) twice = parsed.get<std::string>();
+    return true;
+  };
+  try {
+    nlohmann::json parsed = nlohmann::json::parse(text, note);
+    if (twice.empty()) return parsed;
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": has the field '", twice, "' twice in one block; remove the one that is wrong"));
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON: ", WhatIsWrong(error.what())));
+  }
 }
 
 }  // namespace luthier

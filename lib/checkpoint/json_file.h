@@ -1,4 +1,4 @@
-// The small JSON files of a model or adapter folder.
+// The small JSON files of model and adapter folders, and a trainer's spec.
 #pragma once
 
 #include <string>
@@ -9,7 +9,8 @@
 
 namespace luthier {
 
-// Errors, naming the file: NOT_FOUND with `remedy`; INVALID_ARGUMENT if it is no JSON or nested deeper than data is.
+// Errors, naming the file: NOT_FOUND with `remedy`; INVALID_ARGUMENT if it is no JSON, with line and column, cannot be
+// read or is nested deeper than data is.
 absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, absl::string_view remedy);
 
 }  // namespace luthier

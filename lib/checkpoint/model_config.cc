@@ -192,11 +192,6 @@ absl::StatusOr<json> ReadConfigJson(const std::string& folder) {
   return ReadJsonFile(folder + "/config.json", "give a model folder in Hugging Face format");
 }
 
-json WithDtype(json config, const std::string& dtype) {
-  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;
-  return config;
-}
-
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const json parsed, ReadConfigJson(folder));
   return ParseModelConfig(parsed);

@@ -94,10 +94,6 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& json);
 // Reads `folder`/config.json as it stands. Errors: NOT_FOUND; INVALID_ARGUMENT if it is no JSON.
 absl::StatusOr<nlohmann::json> ReadConfigJson(const std::string& folder);
 
-// The config.json of a checkpoint whose weights were changed and stored as `dtype` ("bfloat16"): all fields as they
-// were but that one, under the name that the generation of the file uses.
-nlohmann::json WithDtype(nlohmann::json config, const std::string& dtype);
-
 // Reads `folder`/config.json. Errors: NOT_FOUND; as ParseModelConfig.
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder);
 

@@ -66,20 +66,4 @@ json ToJson(const ModelFacts& facts) {
           {"has_tokenizer", facts.has_tokenizer}, {"has_chat_template", facts.has_chat_template}};
 }
 
-absl::StatusOr<ModelFacts> ParseModelFacts(const json& json) {
-  ModelFacts facts;
-  try {
-    facts.config_json = json.at("config");
-    facts.parameters = json.at("parameters");
-    facts.weight_bytes = json.at("weight_bytes");
-    facts.dtype = json.at("dtype");
-    facts.has_tokenizer = json.at("has_tokenizer");
-    facts.has_chat_template = json.at("has_chat_template");
-  } catch (const nlohmann::json::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat("model facts: ", error.what()));
-  }
-  LUTHIER_ASSIGN_OR_RETURN(facts.config, ParseModelConfig(facts.config_json));
-  return facts;
-}
-
 }  // namespace luthier

@@ -1,4 +1,4 @@
-// What is known of a model folder without loading its weights. The server stores it, so planning touches no GPU node.
+// What is known of a model folder without loading its weights: enough to plan a job where there is no GPU.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ absl::StatusOr<ModelFacts> ReadModelFacts(const std::string& folder);
 // The facts of a folder that holds a config.json and no weights (`init: random`), as fp32.
 absl::StatusOr<ModelFacts> ReadModelFactsWithoutWeights(const std::string& folder);
 
+// As the API shows them.
 nlohmann::json ToJson(const ModelFacts& facts);
-absl::StatusOr<ModelFacts> ParseModelFacts(const nlohmann::json& json);
 
 }  // namespace luthier

@@ -27,8 +27,11 @@ const std::map<std::string, Type>& Types() {
 double YarnScale(double factor, double mscale) { return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0; }
 
 void ReadYarn(FieldReader& fields, RopeConfig& rope) {
-  const std::optional<double> mscale = fields.OptionalPositive("mscale");
-  const std::optional<double> mscale_all_dim = fields.OptionalPositive("mscale_all_dim");
+  // As in transformers, 0 says nothing.
+  const auto multiplier = [&](const char* field) {
+    return fields.Raw(field) == 0 ? std::nullopt : fields.OptionalPositive(field);
+  };
+  const std::optional<double> mscale = multiplier("mscale"), mscale_all_dim = multiplier("mscale_all_dim");
   const double scale = mscale && mscale_all_dim
                            ? YarnScale(rope.factor, *mscale) / YarnScale(rope.factor, *mscale_all_dim)
                            : YarnScale(rope.factor, 1);

@@ -287,16 +287,25 @@ absl::Status NoWeights(const fs::path& folder) {
 
 }  // namespace
 
+absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
+  const fs::path index = fs::path(folder) / kWeightsIndexFile;
+  if (!fs::exists(index)) return std::set<std::string>{kWeightsFile};
+  LUTHIER_ASSIGN_OR_RETURN(const auto shard_of, ReadIndex(index));
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : shard_of) shards.insert(shard);
+  return shards;
+}
+
 absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
   const fs::path root(folder);
   WeightFolder weights;
   std::map<std::string, std::string> shard_of;
   std::set<std::string> shards;
-  if (fs::exists(root / "model.safetensors.index.json")) {
-    LUTHIER_ASSIGN_OR_RETURN(shard_of, ReadIndex(root / "model.safetensors.index.json"));
+  if (fs::exists(root / kWeightsIndexFile)) {
+    LUTHIER_ASSIGN_OR_RETURN(shard_of, ReadIndex(root / kWeightsIndexFile));
     for (const auto& [name, shard] : shard_of) shards.insert(shard);
-  } else if (fs::exists(root / "model.safetensors")) {
-    shards.insert("model.safetensors");
+  } else if (fs::exists(root / kWeightsFile)) {
+    shards.insert(kWeightsFile);
   } else {
     return NoWeights(root);
   }

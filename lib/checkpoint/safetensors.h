@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -62,6 +63,9 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+inline constexpr const char* kWeightsFile = "model.safetensors";
+inline constexpr const char* kWeightsIndexFile = "model.safetensors.index.json";
+
 // The weights of a Hugging Face folder: `model.safetensors`, or the shards of `model.safetensors.index.json`.
 class WeightFolder {
  public:
@@ -76,6 +80,10 @@ class WeightFolder {
   std::vector<SafetensorsFile> files_;
   std::map<std::string, TensorView> tensors_;
 };
+
+// The files that WeightFolder::Open reads, whether they are there or not: those that the index names; without one
+// kWeightsFile. Errors: INVALID_ARGUMENT for an index that is none or leaves the folder.
+absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder);
 
 // SHA-256 over names, formats, shapes and an XXH64 of each tensor's bytes: equal content, in whatever files it lies.
 // Reads everything once (about 0.2 s a GB), and leaves none of it in this process's memory.

@@ -95,14 +95,6 @@ class RowEncoder {
   absl::StatusOr<Example> EncodeCompletion(const CompletionRow& row) const;
   absl::StatusOr<Example> EncodeText(const TextRow& row) const;
   absl::StatusOr<Example> EncodeTokens(const TokenRow& row) const;
-  // Spans of the assistant's turns in `rendered`, one for each assistant message in order.
-  absl::StatusOr<std::vector<TextSpan>> AssistantSpans(const ChatRow& row, const RenderedChat& rendered) const;
-  absl::StatusOr<std::vector<TextSpan>> SpansByTurnDifference(const ChatRow& row, const RenderedChat& rendered) const;
-  // What the text gains by message `i`; `opened`: without the opening of the assistant's turn. Nothing if the text in
-  // front of the message is another one when the message is there.
-  absl::StatusOr<std::optional<TextSpan>> TurnDifference(const ChatRow& row, size_t i, const RenderedChat& rendered,
-                                                         bool opened) const;
-  absl::Status CheckGenerationTags(const ChatRow& row, const RenderedChat& rendered) const;
   absl::Status LeaveOutWeightZero(const ChatRow& row, const RenderedChat& rendered, const Encoding& encoding,
                                   Example& example) const;
   absl::StatusOr<Encoding> EncodeAround(std::string_view text, const std::vector<TextSpan>& spans) const;

@@ -1,11 +1,14 @@
 #include "lib/dataset/rows.h"
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <limits>
+#include <set>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/json_shape.h"
@@ -49,6 +52,27 @@ absl::Status CheckBytes(std::string_view line) {
   return absl::OkStatus();
 }
 
+// The first whole number that has no exact value here: the parser makes a fraction of it, without a word. Empty: none.
+std::string_view HugeInteger(std::string_view json) {
+  bool in_string = false;
+  for (size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (in_string && c == '\\') ++i;
+    if (c == '"') in_string = !in_string;
+    if (in_string || (c != '-' && !absl::ascii_isdigit(static_cast<unsigned char>(c)))) continue;
+    const std::string_view number = json.substr(i, json.find_first_not_of("+-.0123456789Ee", i) - i);
+    i += number.size() - 1;
+    int64_t negative = 0;
+    uint64_t positive = 0;
+    const char* const end = number.data() + number.size();
+    const auto read =
+        c == '-' ? std::from_chars(number.data(), end, negative) : std::from_chars(number.data(), end, positive);
+    if (read.ec == std::errc::result_out_of_range && number.find_first_of(".Ee") == std::string_view::npos)
+      return number;
+  }
+  return "";
+}
+
 // Before parsing, so that a line of brackets costs no memory.
 absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
   const JsonShape shape = ShapeOfJson(json);
@@ -57,6 +81,10 @@ absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
   }
   if (shape.keys > kMaxKeys) {
     return Invalid(absl::StrCat("JSON has ", shape.keys, " keys; a row may have ", kMaxKeys));
+  }
+  if (const std::string_view number = HugeInteger(json); !number.empty()) {
+    return Invalid(absl::StrCat("the whole number ", Shortened(number, 40),
+                                " would not be kept exactly; write it as a text, in quotes"));
   }
   return absl::OkStatus();
 }
@@ -122,6 +150,20 @@ absl::Status NormalizeToolCalls(OrderedJson& message, const std::string& where, 
   return absl::OkStatus();
 }
 
+// Of a list of parts, a template for texts leaves out what is none, or prints it, without a word.
+absl::Status CheckParts(const OrderedJson& content, const std::string& where) {
+  static const std::set<std::string> media = {"image",       "image_url", "input_image", "audio", "audio_url",
+                                              "input_audio", "video",     "video_url",   "file",  "input_file"};
+  for (size_t i = 0; i < content.size(); ++i) {
+    if (!content[i].is_object()) continue;
+    const auto type = content[i].find("type");
+    if (type == content[i].end() || !type->is_string() || !media.contains(type->get<std::string>())) continue;
+    return Invalid(absl::StrCat(where, ".content[", i, "] is of type ", type->get<std::string>(),
+                                "; models learn from texts only: leave the part out, or the row"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckMessage(OrderedJson& message, const std::string& where, const RowLimits& limits) {
   if (!message.is_object()) return Invalid(absl::StrCat(where, " must be an object with `role` and `content`"));
   const auto role = message.find("role");
@@ -139,6 +181,7 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where, const 
   if (has_content && !content->is_string() && !content->is_array()) {
     return Invalid(absl::StrCat(where, ".content must be a string, this is: ", content->type_name()));
   }
+  if (has_content && content->is_array()) LUTHIER_RETURN_IF_ERROR(CheckParts(*content, where));
   const auto calls = message.find("tool_calls");
   if (!has_content && (calls == message.end() || calls->is_null()))
     return Invalid(absl::StrCat(where, ".content is missing"));

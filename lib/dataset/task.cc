@@ -20,13 +20,6 @@ constexpr std::array<std::pair<TaskType, std::string_view>, 7> kNames = {{
 
 }  // namespace
 
-std::string_view TaskTypeName(TaskType task) {
-  for (const auto& [type, name] : kNames) {
-    if (type == task) return name;
-  }
-  return "";
-}
-
 absl::StatusOr<TaskType> ParseTaskType(std::string_view name) {
   std::string names;
   for (const auto& [type, known] : kNames) {

@@ -10,9 +10,8 @@ namespace luthier {
 
 enum class TaskType { kClassification, kNer, kExtraction, kQa, kToolCalling, kChat, kText };
 
-// "classification", "ner", "extraction", "qa", "tool_calling", "chat", "text".
-std::string_view TaskTypeName(TaskType task);
-// INVALID_ARGUMENT lists the names that exist.
+// "classification", "ner", "extraction", "qa", "tool_calling", "chat", "text". INVALID_ARGUMENT lists the names that
+// exist.
 absl::StatusOr<TaskType> ParseTaskType(std::string_view name);
 // True if the parts of an answer are scored one by one (score.h): ner, extraction, qa, tool_calling.
 bool HasFields(TaskType task);

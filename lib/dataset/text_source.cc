@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -15,6 +16,8 @@
 
 namespace luthier {
 namespace {
+
+namespace fs = std::filesystem;
 
 constexpr size_t kPieceBytes = 64 << 10;
 constexpr int64_t kFreeBytes = 16 << 20;
@@ -141,9 +144,17 @@ class ZstdFile : public CompressedFile {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TextSource>> TextSource::Open(const std::string& path, Limits limits) {
+  // Before it is opened: a pipe into which nobody writes lets nobody open it, and a device may never end.
+  std::error_code error;
+  if (const fs::file_status status = fs::status(path, error); fs::exists(status) && !fs::is_regular_file(status)) {
+    return absl::NotFoundError(absl::StrCat("cannot open ", path,
+                                            ": it is a folder, a pipe or a device; give a file, whose rows can be read "
+                                            "more than once"));
+  }
   std::ifstream file(path, std::ios::binary);
-  if (!file || std::filesystem::is_directory(path)) {
-    return absl::NotFoundError(absl::StrCat("cannot open ", path, ": no such file, or it may not be read"));
+  if (!file) {
+    return absl::NotFoundError(
+        absl::StrCat("cannot open ", path, ": no such file, or it may not be read; give a file of rows"));
   }
   char first[4] = {};
   file.read(first, sizeof(first));

@@ -18,7 +18,6 @@ namespace {
 using nlohmann::json;
 
 // Upper bounds only keep mistakes (a learning rate of 3) and overflow out; real runs lie far inside.
-constexpr int64_t kMaxRank = 256;
 constexpr int64_t kMaxTokens = int64_t{1} << 24;
 constexpr int64_t kMaxSteps = 100'000'000;
 constexpr NumberRange kFraction = {0, 1, true, false, "a number from 0 up to, but not including, 1"};
@@ -58,37 +57,28 @@ const json& Block(const json& file, const char* name, std::vector<std::string>& 
   return EmptyObject();
 }
 
-LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
-  LoraSpec lora;
-  BlockReader reader(block, "lora.", violations);
-  reader.Integer("rank", lora.rank, 1, kMaxRank);
-  reader.Number("alpha", lora.alpha, kAlpha);
-  reader.Number("dropout", lora.dropout, kFraction);
-  reader.Flag("rslora", lora.rslora);
-  reader.Flag("dora", lora.dora);
-  reader.Number("plus_ratio", lora.plus_ratio, kPlusRatio);
-  reader.Text("target_pattern", lora.target_pattern);
-  reader.TextList("target_parameters", lora.target_parameters);
-  reader.TextList("exclude_modules", lora.exclude_modules);
-  reader.Text("exclude_pattern", lora.exclude_pattern);
-  reader.IntegerList("layers", lora.layers, 0, kMaxLayer);
-  reader.IntegerMap("rank_pattern", lora.rank_pattern, 1, kMaxRank);
-  reader.NumberMap("alpha_pattern", lora.alpha_pattern, kAlpha);
-  reader.TextList("modules_to_save", lora.modules_to_save);
-  if (const json* targets = reader.Raw("target_modules"); targets != nullptr && *targets != "all-linear") {
-    constexpr const char* kRemedy = "give all-linear or a list of layer names such as [q_proj, v_proj]";
-    if (!targets->is_array() || targets->empty()) {
-      reader.Violation("target_modules", absl::StrCat(targets->dump(), " is not a list of names; ", kRemedy));
+// `lora.target_modules`: all-linear, which is what an empty list means, or names.
+std::vector<std::string> ParseTargetModules(BlockReader& reader) {
+  std::vector<std::string> names;
+  const json* targets = reader.Raw("target_modules");
+  if (targets == nullptr || *targets == "all-linear") return names;
+  constexpr const char* kRemedy = "give all-linear or a list of layer names such as [q_proj, v_proj]";
+  if (!targets->is_array() || targets->empty()) {
+    reader.Violation("target_modules", absl::StrCat(targets->dump(), " is not a list of names; ", kRemedy));
+    return names;
+  }
+  for (const json& name : *targets) {
+    if (name.is_string() && !name.get<std::string>().empty()) {
+      names.push_back(name.get<std::string>());
     } else {
-      for (const json& name : *targets) {
-        if (name.is_string() && !name.get<std::string>().empty()) {
-          lora.target_modules.push_back(name.get<std::string>());
-        } else {
-          reader.Violation("target_modules", absl::StrCat(name.dump(), " is not a name; ", kRemedy));
-        }
-      }
+      reader.Violation("target_modules", absl::StrCat(name.dump(), " is not a name; ", kRemedy));
     }
   }
+  return names;
+}
+
+// Fields that exclude each other, and patterns that are none.
+void CheckTargets(const LoraSpec& lora, const json& block, BlockReader& reader) {
   if (block.value("target_modules", json()) == "all-linear" && !lora.target_parameters.empty()) {
     reader.Violation("target_modules",
                      "all-linear goes with no lora.target_parameters; give a list of layer names, or leave it out for "
@@ -110,15 +100,40 @@ LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
     reader.Violation("exclude_pattern",
                      "excludes exclude_modules; a pattern can name several, as in .*\\.(k_proj|v_proj)");
   }
-  reader.Text("start_from", lora.start_from);
-  if (!lora.start_from.empty()) {
-    for (const char* field :
-         {"rank", "alpha", "rslora", "dora", "target_modules", "target_pattern", "target_parameters", "exclude_modules",
-          "exclude_pattern", "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
-      if (block.contains(field) && block[field] != "auto")
-        reader.Violation(field, "is that of the adapter in lora.start_from; leave it out");
-    }
+}
+
+// An adapter that training goes on from has its shape already.
+void CheckStartFrom(const LoraSpec& lora, const json& block, BlockReader& reader) {
+  if (lora.start_from.empty()) return;
+  for (const char* field :
+       {"rank", "alpha", "rslora", "dora", "target_modules", "target_pattern", "target_parameters", "exclude_modules",
+        "exclude_pattern", "layers", "rank_pattern", "alpha_pattern", "modules_to_save"}) {
+    if (block.contains(field) && block[field] != "auto")
+      reader.Violation(field, "is that of the adapter in lora.start_from; leave it out");
   }
+}
+
+LoraSpec ParseLora(const json& block, std::vector<std::string>& violations) {
+  LoraSpec lora;
+  BlockReader reader(block, "lora.", violations);
+  reader.Integer("rank", lora.rank, 1, kMaxLoraRank);
+  reader.Number("alpha", lora.alpha, kAlpha);
+  reader.Number("dropout", lora.dropout, kFraction);
+  reader.Flag("rslora", lora.rslora);
+  reader.Flag("dora", lora.dora);
+  reader.Number("plus_ratio", lora.plus_ratio, kPlusRatio);
+  reader.Text("target_pattern", lora.target_pattern);
+  reader.TextList("target_parameters", lora.target_parameters);
+  reader.TextList("exclude_modules", lora.exclude_modules);
+  reader.Text("exclude_pattern", lora.exclude_pattern);
+  reader.IntegerList("layers", lora.layers, 0, kMaxLayer);
+  reader.IntegerMap("rank_pattern", lora.rank_pattern, 1, kMaxLoraRank);
+  reader.NumberMap("alpha_pattern", lora.alpha_pattern, kAlpha);
+  reader.TextList("modules_to_save", lora.modules_to_save);
+  lora.target_modules = ParseTargetModules(reader);
+  CheckTargets(lora, block, reader);
+  reader.Text("start_from", lora.start_from);
+  CheckStartFrom(lora, block, reader);
   reader.Finish();
   return lora;
 }
@@ -294,20 +309,20 @@ json LoraJson(const LoraSpec& lora) {
   json block = json::object();
   Put(block, "rank", lora.rank);
   Put(block, "alpha", lora.alpha);
-  if (!lora.target_modules.empty()) block["target_modules"] = lora.target_modules;
+  PutFilled(block, "target_modules", lora.target_modules);
   Put(block, "dropout", lora.dropout);
   Put(block, "rslora", lora.rslora);
   Put(block, "dora", lora.dora);
   Put(block, "plus_ratio", lora.plus_ratio);
-  if (!lora.target_pattern.empty()) block["target_pattern"] = lora.target_pattern;
+  PutFilled(block, "target_pattern", lora.target_pattern);
   PutFilled(block, "target_parameters", lora.target_parameters);
   PutFilled(block, "exclude_modules", lora.exclude_modules);
-  if (!lora.exclude_pattern.empty()) block["exclude_pattern"] = lora.exclude_pattern;
+  PutFilled(block, "exclude_pattern", lora.exclude_pattern);
   PutFilled(block, "layers", lora.layers);
   PutFilled(block, "rank_pattern", lora.rank_pattern);
   PutFilled(block, "alpha_pattern", lora.alpha_pattern);
   PutFilled(block, "modules_to_save", lora.modules_to_save);
-  if (!lora.start_from.empty()) block["start_from"] = lora.start_from;
+  PutFilled(block, "start_from", lora.start_from);
   return block;
 }
 
@@ -343,6 +358,23 @@ json EvaluationJson(const EvaluationSpec& evaluation) {
   Put(block, "max_rows", evaluation.max_rows);
   Put(block, "max_new_tokens", evaluation.max_new_tokens);
   Put(block, "patience", evaluation.patience);
+  return block;
+}
+
+json CheckpointJson(const CheckpointSpec& checkpoint) {
+  json block = json::object();
+  Put(block, "every", checkpoint.every);
+  Put(block, "keep", checkpoint.keep);
+  Put(block, "publish", checkpoint.publish);
+  return block;
+}
+
+json ResourcesJson(const ResourceSpec& resources) {
+  json block = json::object();
+  Put(block, "nodes", resources.nodes);
+  Put(block, "devices", resources.devices);
+  Put(block, "threads", resources.threads);
+  PutFilled(block, "node_selector", resources.node_selector);
   return block;
 }
 
@@ -426,6 +458,13 @@ absl::StatusOr<JobSpec> ParseJobSpec(const json& json) {
   return spec;
 }
 
+std::string LeaveOutOtherTuning(json& file, const std::string& tuning) {
+  if (tuning == "full") return file.erase("lora") > 0 ? "lora" : "";
+  const auto training = file.find("training");
+  if (tuning != "lora" || training == file.end() || !training->is_object()) return "";
+  return training->erase("freeze") > 0 ? "training.freeze" : "";
+}
+
 json ToJson(const Recipe& recipe) {
   json out = {{"task", recipe.task}, {"tuning", recipe.tuning}};
   PutFilled(out, "chat_template", recipe.chat_template);
@@ -433,17 +472,8 @@ json ToJson(const Recipe& recipe) {
   if (recipe.tuning == "lora") PutBlock(out, "lora", LoraJson(recipe.lora));
   PutBlock(out, "training", TrainingJson(recipe.training));
   PutBlock(out, "evaluation", EvaluationJson(recipe.evaluation));
-  json checkpoint = json::object();
-  Put(checkpoint, "every", recipe.checkpoint.every);
-  Put(checkpoint, "keep", recipe.checkpoint.keep);
-  Put(checkpoint, "publish", recipe.checkpoint.publish);
-  PutBlock(out, "checkpoint", checkpoint);
-  json resources = json::object();
-  Put(resources, "nodes", recipe.resources.nodes);
-  Put(resources, "devices", recipe.resources.devices);
-  Put(resources, "threads", recipe.resources.threads);
-  PutFilled(resources, "node_selector", recipe.resources.node_selector);
-  PutBlock(out, "resources", resources);
+  PutBlock(out, "checkpoint", CheckpointJson(recipe.checkpoint));
+  PutBlock(out, "resources", ResourcesJson(recipe.resources));
   return out;
 }
 
@@ -458,11 +488,11 @@ json ToJson(const JobSpec& spec) {
     for (const WeightedDataset& weighted : spec.dataset.mixture) {
       out["dataset"]["mixture"].push_back({{"dataset", weighted.dataset}, {"weight", weighted.weight}});
     }
-    if (!spec.dataset.validation.empty()) out["dataset"]["validation"] = spec.dataset.validation;
-    if (!spec.dataset.test.empty()) out["dataset"]["test"] = spec.dataset.test;
+    PutFilled(out["dataset"], "validation", spec.dataset.validation);
+    PutFilled(out["dataset"], "test", spec.dataset.test);
   }
-  if (!spec.output_model.empty()) out["output_model"] = spec.output_model;
-  if (!spec.labels.empty()) out["labels"] = spec.labels;
+  PutFilled(out, "output_model", spec.output_model);
+  PutFilled(out, "labels", spec.labels);
   return out;
 }
 

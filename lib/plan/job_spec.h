@@ -14,9 +14,11 @@
 
 namespace luthier {
 
+inline constexpr int64_t kMaxLoraRank = 256;
+
 // LoRA hyperparameters (arXiv:2106.09685).
 struct LoraSpec {
-  std::optional<int64_t> rank;  // 1 to 256
+  std::optional<int64_t> rank;  // 1 to kMaxLoraRank
   std::optional<double> alpha;  // numerator of the scale alpha / rank, above 0
   // Which linear layers get an adapter: names (or ends of names), or one regular expression for whole names; neither:
   // all except the head, or none where target_parameters are given. The embedding counts as one where it is named. Then
@@ -27,14 +29,15 @@ struct LoraSpec {
   std::vector<std::string> exclude_modules;
   std::string exclude_pattern;
   std::vector<int64_t> layers;  // numbers of the layers whose modules get adapters; empty: all
-  std::map<std::string, int64_t>
-      rank_pattern;  // other ranks and alphas for layers whose name ends so (regular expressions)
+  // Other ranks and alphas for layers whose names end so (regular expressions).
+  std::map<std::string, int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;
-  std::optional<double> dropout;     // [0, 1)
-  std::optional<bool> rslora;        // scale alpha / sqrt(rank), arXiv:2312.03732
-  std::optional<bool> dora;          // lengths of the weights' rows are trained too, arXiv:2402.09353
-  std::optional<double> plus_ratio;  // LoRA+: learning rate of B over that of A, arXiv:2402.12354; 1 or more. As with
-                                     // PEFT, an adapter on the embedding then learns at 1e-6
+  std::optional<double> dropout;  // [0, 1)
+  std::optional<bool> rslora;     // scale alpha / sqrt(rank), arXiv:2312.03732
+  std::optional<bool> dora;       // lengths of the weights' rows are trained too, arXiv:2402.09353
+  // LoRA+: learning rate of B over that of A, arXiv:2402.12354; 1 or more. As with PEFT, an adapter on the embedding
+  // then learns at 1e-6.
+  std::optional<double> plus_ratio;
   std::vector<std::string> modules_to_save;  // modules that are trained whole beside the adapters
   std::string start_from;  // model version whose adapter training goes on from; empty: a fresh adapter
 };
@@ -58,12 +61,12 @@ struct TrainingSpec {
   std::optional<std::string> order;           // shuffled, grouped, file
   std::optional<std::string> loss_on;         // assistant, completion, all
   std::optional<std::string> too_long;        // refuse, truncate, keep_answer, drop
-  std::optional<bool>
-      activation_checkpointing;  // keep only the inputs of layers, compute the rest again: less memory, more time
-  std::optional<bool>
-      optimizer_in_backward;  // move each weight as soon as its gradient is there: less memory, no clipping
-  std::vector<std::string>
-      freeze;  // full training: weights that stay, as names or beginnings of names (regular expressions)
+  // Keep only the inputs of layers, and compute the rest again: less memory, more time.
+  std::optional<bool> activation_checkpointing;
+  // Move each weight as soon as its gradient is there: less memory, no clipping.
+  std::optional<bool> optimizer_in_backward;
+  // Full training: weights that stay, as names or beginnings of names (regular expressions).
+  std::vector<std::string> freeze;
 };
 
 // When and how the model is evaluated.
@@ -139,6 +142,10 @@ std::vector<std::string> LabelViolations(const std::map<std::string, std::string
 
 // The job file again; absent values stay absent. ParseJobSpec(ToJson(s)) equals s.
 nlohmann::json ToJson(const JobSpec& spec);
+
+// Takes out of a job file what goes with the other kind of tuning only, and is refused beside this one: its `lora` for
+// `full`, its `training.freeze` for `lora`. Returns the path of the field; empty if the file has none.
+std::string LeaveOutOtherTuning(nlohmann::json& file, const std::string& tuning);
 
 // The blocks of a recipe as fields of one object.
 nlohmann::json ToJson(const Recipe& recipe);

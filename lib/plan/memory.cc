@@ -72,12 +72,6 @@ int64_t UsedInLayer(const ModelConfig& c) {
 
 }  // namespace
 
-int64_t AdapterParameters(const ModelConfig& config, int64_t rank) {
-  int64_t sizes = 0;
-  for (const LinearLayer& linear : LinearLayers(config)) sizes += linear.in + linear.out;
-  return rank * sizes;
-}
-
 MemoryInputs MemoryInputsOf(const Recipe& recipe, const ModelConfig& config) {
   MemoryInputs inputs;
   inputs.full = recipe.tuning == "full";

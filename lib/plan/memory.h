@@ -43,9 +43,6 @@ MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& input
 // Of writing an adapter with `adapter_bytes` of weights in another form, on a CPU.
 MemoryEstimate EstimateExportMemory(const ModelFacts& model, bool merged, int64_t adapter_bytes);
 
-// Parameters of adapters of `rank` on every linear layer except the head: rank · Σ(in + out).
-int64_t AdapterParameters(const ModelConfig& config, int64_t rank);
-
 // Largest micro-batch in tokens that keeps the estimate within `memory_bytes`; 0 if not even the weights fit.
 int64_t LargestMicroBatch(const ModelFacts& model, MemoryInputs inputs, int64_t memory_bytes);
 

@@ -1,5 +1,5 @@
 // Chooses every value that a job leaves open, and says why. A value that the user gave is never changed.
-// Rules and their sources are in resolve.cc, one small function for each.
+// The rules and their sources are in rules.cc, one small function for each; what is warned of is in warnings.cc.
 #pragma once
 
 #include <cstdint>
@@ -8,38 +8,18 @@
 
 #include "absl/status/statusor.h"
 #include "lib/checkpoint/model_facts.h"
+#include "lib/plan/facts.h"
 #include "lib/plan/job_spec.h"
 #include "lib/plan/memory.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
 
-// What is known of the training rows, as often as they come up in an epoch. Token counts are 0 where nobody has counted
-// yet; then the model's context stands in.
-struct DatasetFacts {
-  int64_t rows = 0;
-  int64_t tokens = 0;
-  int64_t trained_tokens = 0;  // tokens with a loss
-  int64_t longest_row = 0;     // tokens
-  std::string format;          // messages, prompt_completion, text, input_ids; empty: unknown or mixed
-  bool has_validation = false;
-  int64_t truncated = 0, dropped = 0;  // rows of all parts that max_length cuts or leaves out, where that is known
-};
-
 // Rows of a part whose answers are generated and scored, where the job does not say: evaluation.max_rows.
 inline constexpr int64_t kScoredRows = 200;
 
 // `loss_on` to encode rows with before their kind is known: what Resolve will choose for conversations.
 std::string LossOnBeforeRowsAreKnown(const Recipe& recipe);
-
-// The device that will train.
-struct DeviceFacts {
-  enum class Kind { kCpu, kCuda };
-  Kind kind = Kind::kCpu;
-  int64_t memory_bytes = 0;  // 0: unknown, nothing is refused for it
-  int64_t threads = 1;
-  bool bf16 = false;  // has bf16 matrix units
-};
 
 struct ResolvedValue {
   std::string field;   // "lora.rank"

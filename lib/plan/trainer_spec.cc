@@ -1,7 +1,6 @@
 #include "lib/plan/trainer_spec.h"
 
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <optional>
 
@@ -10,6 +9,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/json_file.h"
 #include "lib/plan/block_reader.h"
 
 namespace luthier {
@@ -135,10 +135,7 @@ absl::StatusOr<TrainerSpec> ParseTrainerSpec(const json& json) {
 }
 
 absl::StatusOr<TrainerSpec> ReadTrainerSpec(const std::string& path) {
-  std::ifstream stream(path);
-  if (!stream) return absl::NotFoundError(absl::StrCat(path, ": cannot be opened; give the path of a trainer spec"));
-  const json parsed = json::parse(stream, nullptr, /*allow_exceptions=*/false);
-  if (parsed.is_discarded()) return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON"));
+  LUTHIER_ASSIGN_OR_RETURN(const json parsed, ReadJsonFile(path, "give the path of a trainer spec"));
   absl::StatusOr<TrainerSpec> spec = ParseTrainerSpec(parsed);
   if (!spec.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ":\n", spec.status().message()));
   return spec;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <limits>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -29,7 +30,8 @@ void AddIds(const OrderedJson& config, std::vector<int32_t>& ids) {
   if (found == config.end()) return;
   const OrderedJson list = found->is_array() ? *found : OrderedJson::array({*found});
   for (const OrderedJson& id : list) {
-    if (!id.is_number_integer()) continue;
+    constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+    if (!id.is_number_integer() || id.get<double>() < 0 || id.get<double>() > kMost) continue;
     const auto value = id.get<int32_t>();
     if (std::find(ids.begin(), ids.end(), value) == ids.end()) ids.push_back(value);
   }

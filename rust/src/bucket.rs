@@ -1,10 +1,10 @@
 //! Objects of a bucket (S3, Azure, Google Cloud Storage) behind a C interface; the C side is `lib/artifact/bucket_api.h`.
 //!
-//! Functions block, and may be called from any thread. What is asynchronous runs on one small runtime of this module and
-//! does not cross the border. Keys are names beneath the bucket's prefix, with `/` between.
+//! Functions block, and may be called from any thread. What is asynchronous runs on the runtime of `network` and does not
+//! cross the border. Keys are names beneath the bucket's prefix, with `/` between.
 
 use std::ffi::c_void;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
@@ -17,8 +17,8 @@ use object_store::{
     BackoffConfig, ClientConfigKey, Error, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
     RetryConfig, WriteMultipart,
 };
-use tokio::runtime::Runtime;
 
+use crate::network::{provide_tls, runtime, with_causes};
 use crate::{buffer, guarded, text, Failure, LuthierBuffer};
 
 const NOT_FOUND: i32 = 2;
@@ -57,21 +57,6 @@ pub struct Upload {
     parts: Option<WriteMultipart>, // once there is more than one
 }
 
-// What is behind an error says why it came: a certificate that nobody vouches for, a name that is not known.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let text = inner.to_string();
-        if !message.contains(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        cause = inner.source();
-    }
-    message
-}
-
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error {
@@ -85,18 +70,6 @@ impl From<Error> for Failure {
             message: with_causes(&error),
         }
     }
-}
-
-fn runtime() -> &'static Runtime {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name("luthier-bucket")
-            .enable_all()
-            .build()
-            .expect("the system gives no more threads")
-    })
 }
 
 impl LuthierBucketOptions {
@@ -180,8 +153,7 @@ fn open(
     prefix: &str,
     options: &LuthierBucketOptions,
 ) -> Result<Bucket, Failure> {
-    // An error says that one is there already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    provide_tls();
     let store = match scheme {
         "s3" => open_s3(name, options)?,
         "az" => open_azure(name, options)?,

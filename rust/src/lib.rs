@@ -1,5 +1,5 @@
-//! Tokenizers, chat templates, object stores and Parquet behind a C interface; the C side is `lib/text/rust_api.h`,
-//! `lib/artifact/bucket_api.h` and `lib/dataset/parquet_api.h`.
+//! Tokenizers, chat templates, object stores, HTTP and Parquet behind a C interface; the C side is `lib/text/rust_api.h`,
+//! `lib/artifact/bucket_api.h`, `client/hub/http_api.h` and `lib/dataset/parquet_api.h`.
 //!
 //! Functions return 0, or a code of `Failure` with a message in `error`; those that look a token up return what they found,
 //! or nothing. No panic crosses the border. Texts come in as UTF-8 with a length and go out as buffers that the caller gives
@@ -7,6 +7,8 @@
 
 mod bucket;
 mod columns;
+mod http;
+mod network;
 mod numbers;
 mod pages;
 mod parquet_rows;

@@ -127,6 +127,8 @@ constexpr bool IsTerminal(JobState state) {
   return state == JobState::kSucceeded || state == JobState::kFailed || state == JobState::kCancelled;
 }
 constexpr bool IsWaiting(JobState state) { return state == JobState::kQueued || state == JobState::kRecovering; }
+// A user has it wait.
+constexpr bool IsResting(JobState state) { return state == JobState::kHeld || state == JobState::kPaused; }
 // Its attempt was told to stop; what ends it now is no loss that counts.
 constexpr bool IsStopping(JobState state) {
   return state == JobState::kCancelling || state == JobState::kPausing || state == JobState::kPreempting;

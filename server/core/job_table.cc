@@ -167,6 +167,7 @@ void JobTable::Index(const Job& job) {
     Publishers& publishers = publishers_[job.model];
     if (publishers.jobs++ == 0) publishers.tenant = job.tenant;
   }
+  if (IsResting(job.state)) ++loads_[job.tenant].resting;
   if (IsWaiting(job.state)) {
     // Mostly the newest, and a million of them when the server starts: the hint spares the search for the place.
     std::set<const Job*, AgeOrder>& waiting = by_age_[job.tenant];
@@ -195,6 +196,7 @@ void JobTable::Unindex(const Job& job) {
     const auto publishers = publishers_.find(job.model);
     if (--publishers->second.jobs == 0) publishers_.erase(publishers);
   }
+  if (IsResting(job.state)) --loads_[job.tenant].resting;
   if (IsWaiting(job.state)) {
     const auto waiting = by_age_.find(job.tenant);
     waiting->second.erase(&job);

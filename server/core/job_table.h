@@ -33,6 +33,7 @@ class JobTable {
   // What a tenant has in the table.
   struct Load {
     int64_t waiting = 0;
+    int64_t resting = 0;  // on hold or paused
     int running_devices = 0;
     int stopping_devices = 0;  // of those, of attempts that were told to stop
     int kept_devices() const { return running_devices - stopping_devices; }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <limits>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -14,6 +15,9 @@ namespace {
 
 // A node that lost attempts of the same job so often is avoided, even if the job's checkpoints lie there.
 constexpr int kLostHereLimit = 2;
+// Sets of nodes that are tried in the place of one that does not meet. Each try leaves out a node, of which few are cut
+// off; a cluster that falls to pieces must not make a decision long.
+constexpr int kMostTries = 32;
 
 bool IsLargeEnough(int device, const Node& node, const Job& job) {
   const auto index = static_cast<size_t>(device);
@@ -31,6 +35,62 @@ std::vector<Item> FirstOfOneKind(std::vector<Item> items, int count, Before befo
     std::partial_sort(begin, begin + count, end, before);
     std::vector<Item> first(begin, begin + count);
     if (best.empty() || better(first, best)) best = std::move(first);
+  }
+  return best;
+}
+
+// A node that a job could start on at once.
+struct Candidate {
+  NodeView* view;
+  int preference;  // the lowest first
+  bool idles_gpus;
+};
+
+bool IsBetter(const Candidate& a, const Candidate& b) {
+  return std::forward_as_tuple(a.preference, a.idles_gpus, a.view->free.size(), a.view->node->id) <
+         std::forward_as_tuple(b.preference, b.idles_gpus, b.view->free.size(), b.view->node->id);
+}
+
+int TimesMissed(const Node& node) {
+  int times = 0;
+  for (const auto& [other, missed] : node.missed) times += missed.times;
+  return times;
+}
+
+// How often two of them did not find each other; each two count twice.
+int MissedAmong(const Views& views) {
+  int times = 0;
+  for (const NodeView* view : views) {
+    const auto& missed = view->node->missed;
+    if (missed.empty()) continue;
+    for (const NodeView* other : views) {
+      const auto found = missed.find(other->node->id);
+      times += found == missed.end() ? 0 : found->second.times;
+    }
+  }
+  return times;
+}
+
+// The best of which no two missed each other, or those that did least often. While some of the best did, the one that
+// did so most is left out, of several the last.
+Views BestThatMeet(std::vector<Candidate> candidates, int count) {
+  Views best;
+  for (int tries = 0, fewest = std::numeric_limits<int>::max(); tries < kMostTries; ++tries) {
+    Views views;
+    for (const Candidate& candidate : FirstOfOneKind(candidates, count, IsBetter, [](const auto& a, const auto& b) {
+           return IsBetter(a.front(), b.front());
+         })) {
+      views.push_back(candidate.view);
+    }
+    if (views.empty()) break;
+    const int missed = MissedAmong(views);
+    if (missed < fewest) best = views;
+    fewest = std::min(fewest, missed);
+    if (fewest == 0) break;
+    const NodeView* worst = *std::max_element(views.rbegin(), views.rend(), [](const NodeView* a, const NodeView* b) {
+      return TimesMissed(*a->node) < TimesMissed(*b->node);
+    });
+    std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.view == worst; });
   }
   return best;
 }
@@ -100,11 +160,6 @@ bool LeavesReservation(const Job& job, const NodeView& view, const std::optional
 
 Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
                 absl::Time now) {
-  struct Candidate {
-    NodeView* view;
-    int preference;
-    bool idles_gpus;
-  };
   std::vector<Candidate> candidates;
   for (NodeView& view : nodes) {
     if (!CouldRun(job, *view.node) || FreeFor(job, view) < job.devices) continue;
@@ -116,17 +171,7 @@ Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optiona
     const bool goes_back = id == job.node && losses < kLostHereLimit;
     candidates.push_back({&view, goes_back ? 0 : 1 + avoided, view.node->gpus && ComputesOnCpus(job)});
   }
-  const auto before = [](const Candidate& a, const Candidate& b) {
-    return std::forward_as_tuple(a.preference, a.idles_gpus, a.view->free.size(), a.view->node->id) <
-           std::forward_as_tuple(b.preference, b.idles_gpus, b.view->free.size(), b.view->node->id);
-  };
-  Views best;
-  for (const Candidate& candidate :
-       FirstOfOneKind(std::move(candidates), job.nodes, before,
-                      [&](const auto& a, const auto& b) { return before(a.front(), b.front()); })) {
-    best.push_back(candidate.view);
-  }
-  return best;
+  return BestThatMeet(std::move(candidates), job.nodes);
 }
 
 std::vector<int> TakeFree(const Job& job, int count, NodeView& view) {

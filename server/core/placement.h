@@ -45,7 +45,8 @@ bool LeavesReservation(const Job& job, const NodeView& view, const std::optional
 
 // The nodes that fit best, so that large holes stay for large jobs, and GPUs for those that compute on them; the job's
 // last node before any other, because its checkpoints lie there, and those where its trainer died, or attempts were
-// lost again and again, after all others. The first is to lead. Empty if there are not enough.
+// lost again and again, after all others. Nodes whose ranks did not find one another lately are taken together only if
+// there are no others. The first is to lead. Empty if there are not enough.
 Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
                 absl::Time now);
 

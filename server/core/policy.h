@@ -33,6 +33,7 @@ struct Node {
   bool ready = false;     // its agent has a session; else its attempts wait for it until `deadline`
   bool leaving = false;   // its agent is about to end: it reports what became of its attempts and gets no others
   bool draining = false;  // an operator wants it empty
+  bool outdated = false;  // its agent might refuse or misunderstand new orders: it goes on with what it has
   absl::Time deadline = absl::InfinitePast();
   absl::Time last_heartbeat = absl::InfinitePast();
   // GPUs, or 1 for the CPUs of a node without any; each counts `shares` times, and device d is a part of d / shares.
@@ -56,9 +57,15 @@ struct Node {
   // Jobs of which attempts died here since one last got through, and when; of those that died together only one.
   std::map<std::string, absl::Time> losses;
   absl::Time quarantine_end = absl::InfinitePast();  // until then it gets nothing; InfinitePast: it has none
+  // Nodes whose ranks and those here did not find one another lately, as often as they did not.
+  struct Missed {
+    int times = 0;
+    absl::Time end;  // when it is forgotten
+  };
+  std::map<std::string, Missed> missed;  // by node, which has the same of this one
 
   bool IsQuarantined() const { return quarantine_end != absl::InfinitePast(); }
-  bool TakesWork() const { return ready && !draining && !IsQuarantined(); }
+  bool TakesWork() const { return ready && !draining && !outdated && !IsQuarantined(); }
 };
 
 // What a tenant may do, and what it has done. Usage is in device-seconds that halve every day.
@@ -141,6 +148,7 @@ enum class Wait {
   kNoMatch = 12,      // no connected node has the labels that it asks for
   kSweepLimit = 13,   // its sweep runs as many jobs as it may
   kDrained = 14,      // the nodes that could take it are drained
+  kOutdated = 15,     // the agents of the nodes that could take it are outdated
 };
 
 // One for every job of a snapshot, in the order in which they were looked at.

@@ -63,6 +63,7 @@ void State::ClockJumped(absl::Duration by) {
     node.deadline += by;
     node.quarantine_end += by;
     for (auto& [job, time] : node.losses) time += by;
+    for (auto& [other, missed] : node.missed) missed.end += by;
     for (auto& [attempt, leftover] : node.leftovers) leftover.since += by;
   }
   next_lease_check_ = next_preemption_ = absl::InfinitePast();

@@ -231,9 +231,8 @@ struct Report {
   std::string version_payload;              // for kArtifactStored
   int64_t version_bytes = 0;
   std::optional<StoredCheckpoint> checkpoint;
-  bool blames_node = false;  // of kAttemptFailed: by a fault of the node's hardware or disk
-  bool crashed = false;      // of kAttemptLost: the trainer died of itself, not with agent or node
-  bool lost_peer = false;    // of kAttemptLost: its ranks ended only since those of another node did
+  bool crashed = false;    // of kAttemptLost: the trainer died of itself, not with agent or node
+  bool lost_peer = false;  // of kAttemptLost: its ranks ended only since those of another node did
 };
 
 // What a user changes of a job; absent values stay.
@@ -305,7 +304,8 @@ class State {
   absl::Status StartHeld(const std::string& id, absl::Time now);
   // A job that failed or was cancelled waits again, with all its retries, and goes on from its last checkpoint. Errors
   // also: FAILED_PRECONDITION if what it is made from was deleted, or its name is other content's (not
-  // `inputs_remain`), its deadline is over, or the name of its model has become another tenant's.
+  // `inputs_remain`), its deadline is over, or the name of its model has become another tenant's;
+  // RESOURCE_EXHAUSTED if its tenant has as many waiting as it may.
   absl::Status Retry(const std::string& id, absl::Time now, bool inputs_remain = true);
   // Errors also: ABORTED if the revision is another by now.
   absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
@@ -324,7 +324,7 @@ class State {
   // A drained node gets no attempts; `requeue`: those it has are stopped with a checkpoint and wait for another node.
   // Errors: NOT_FOUND for a node that was never connected.
   absl::Status Drain(const std::string& node, bool requeue, absl::Time now);
-  // Ends a drain and a quarantine.
+  // Ends a drain and a quarantine, and forgets with which nodes it did not meet.
   absl::Status Undrain(const std::string& node);
   // Errors: NOT_FOUND for a version that does not exist.
   absl::Status SetAlias(Alias alias);
@@ -394,6 +394,7 @@ class State {
     std::string why;
     std::vector<std::string> nodes;  // of which one is the reason: mostly it is known which
     bool crashed = false;            // its trainer died there of itself
+    bool missed = false;             // its ranks did not find one another
   };
   // The job waits for another attempt, or has had enough of them.
   void LoseAttempt(const Job& job, const Loss& loss, absl::Time now);
@@ -421,6 +422,10 @@ class State {
   bool SomeoneWantsItsOwn() const;
   // An attempt of the job died on the node for no reason of the job's.
   void Suspect(const std::string& node, const std::string& job, absl::Time now);
+  // Whether the ranks of an attempt that starts found one another, for where others are tried next.
+  void NoteMeeting(const Job& job, bool found, absl::Time now);
+  // The node may be reached by now.
+  void ForgetMissed(const std::string& node);
   // The agent of the node is about to end.
   void StopWhatOthersLead(const std::string& node, absl::Time now);
   void Publish(const Job& job, Report report, absl::Time now);
@@ -430,6 +435,8 @@ class State {
   // Counts bytes, below 0 for some that go. What a job that runs has to store is always taken, also beyond the limit of
   // its tenant: only what users add is refused.
   void CountStored(const std::string& tenant, int64_t bytes);
+  // RESOURCE_EXHAUSTED if the tenant may not have so many jobs more that wait.
+  absl::Status CheckQueue(const std::string& tenant, int64_t jobs) const;
   // RESOURCE_EXHAUSTED if the tenant may not store so much more; above 0.
   absl::Status CheckStorage(const std::string& tenant, int64_t bytes) const;
   // To every node of the current attempt; a checkpoint is the leading one's.

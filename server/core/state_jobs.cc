@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "server/core/reason.h"
 #include "server/core/state.h"
 
@@ -17,6 +18,16 @@ absl::Status ModelTaken(const Job& job) {
                          "' is taken as the name of a model; choose another one, or give an output_model")
           : absl::StrCat("output_model: '", job.model, "' is taken; choose another one");
   return WithReason(absl::AlreadyExistsError(taken), "MODEL_NAME_TAKEN");
+}
+
+// For whoever reads the history of the job.
+std::string WhatChanges(const JobUpdate& update) {
+  std::vector<std::string> changes;
+  if (update.priority) changes.push_back(absl::StrCat("priority ", *update.priority));
+  if (update.labels) changes.emplace_back("labels");
+  if (update.retention) changes.emplace_back("retention");
+  if (update.deadline) changes.emplace_back("deadline");
+  return absl::StrJoin(changes, ", ");
 }
 
 // A job in one of these is resumed or released already.
@@ -47,6 +58,20 @@ absl::StatusOr<const Job*> State::CreatedBy(const JobRequest& request) const {
   return Find(id);
 }
 
+// Those on hold or paused count, since their tenant can have all of them wait in a moment.
+absl::Status State::CheckQueue(const std::string& id, int64_t jobs) const {
+  const auto tenant = tenants_.find(id);
+  const int64_t limit = tenant == tenants_.end() ? 0 : tenant->second.max_queued_jobs;
+  const JobTable::Load load = jobs_.LoadOf(id);
+  if (limit == 0 || load.waiting + load.resting + jobs <= limit) return absl::OkStatus();
+  return TenantMayNotHaveMore(
+      id,
+      absl::StrCat("tenant ", id, " has ", load.waiting, " waiting jobs",
+                   load.resting > 0 ? absl::StrCat(" and ", load.resting, " on hold or paused") : "", " and may have ",
+                   limit, "; wait for one, or cancel one"),
+      "TENANT_QUEUE_FULL");
+}
+
 absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
   if (Find(job.id) != nullptr) return JobExists(job.id);
   if (IsOfAnother(job.model.empty() ? job.id : job.model, job.tenant)) return ModelTaken(job);
@@ -55,14 +80,7 @@ absl::Status State::CheckNew(const Job& job, int64_t jobs) const {
         absl::ResourceExhaustedError(absl::StrCat("the queue holds ", jobs_.size(), " jobs; try again later"));
     return WithQuota(WithReason(full, "QUEUE_FULL"), "queue");
   }
-  const auto tenant = tenants_.find(job.tenant);
-  const int64_t limit = tenant == tenants_.end() ? 0 : tenant->second.max_queued_jobs;
-  if (const int64_t waiting = jobs_.LoadOf(job.tenant).waiting; limit > 0 && waiting + jobs > limit) {
-    return TenantMayNotHaveMore(job.tenant,
-                                absl::StrCat("tenant ", job.tenant, " has ", waiting, " waiting jobs and may have ",
-                                             limit, "; wait for one, or cancel one"),
-                                "TENANT_QUEUE_FULL");
-  }
+  if (absl::Status status = CheckQueue(job.tenant, jobs); !status.ok()) return status;
   if (absl::Status status = CheckStorage(job.tenant, 1); !status.ok()) return status;
   for (const std::string& name : ResourcesOf(job)) {
     if (!Exists(name)) return DoesNotExist(name);
@@ -187,6 +205,7 @@ absl::Status State::Retry(const std::string& id, absl::Time now, bool inputs_rem
                                                    " cannot be tried again; clone it with another one")),
         "MODEL_NAME_TAKEN");
   }
+  if (absl::Status status = CheckQueue(job->tenant, 1); !status.ok()) return status;
   if (job->deadline <= now) {
     return WithReason(absl::FailedPreconditionError(absl::StrCat("deadline: that of jobs/", id,
                                                                  " is over; give it another one (`luthier job update ",
@@ -228,14 +247,7 @@ absl::Status State::Update(const std::string& id, const JobUpdate& update, absl:
     if (update.deadline) j.deadline = *update.deadline;
   });
   if (update.labels) writes_.labels.push_back({job->number, *update.labels});
-  AddEvent(*job,
-           {.attempt = job->attempt,
-            .type = "updated",
-            .message = update.priority    ? absl::StrCat("priority ", job->priority)
-                       : update.labels    ? "labels"
-                       : update.retention ? "retention"
-                                          : "deadline"},
-           now);
+  AddEvent(*job, {.attempt = job->attempt, .type = "updated", .message = WhatChanges(update)}, now);
   unsettled_ = true;
   return absl::OkStatus();
 }

@@ -15,6 +15,9 @@ namespace {
 
 // Walking all nodes more often would find leases that ran out no sooner than anybody notices.
 constexpr absl::Duration kLeaseCheck = absl::Milliseconds(250);
+// A node that is avoided for nothing costs little, since only others come first; a firewall costs every job five
+// minutes.
+constexpr absl::Duration kMissedFor = absl::Hours(24);
 // Enough to spread jobs over seconds that were lost together; the pause stays what it is for.
 constexpr double kJitter = 0.25;
 
@@ -44,7 +47,6 @@ std::vector<std::string> WhereRanksLostEachOther(const Job& job) {
 
 // Whether an attempt that ended so makes the node suspect on which it did.
 bool IsNodesFault(const Report& report, const Job& job) {
-  if (report.blames_node) return true;
   return report.input == JobInput::kAttemptLost && !report.lost_peer && !IsStopping(job.state);
 }
 
@@ -71,6 +73,8 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
   if (const auto before = nodes_.find(id); before != nodes_.end()) {
     moved = !before->second.gang_address.empty() && std::tie(before->second.gang_address, before->second.gang_port) !=
                                                         std::tie(node.gang_address, node.gang_port);
+    if (moved) ForgetMissed(id);
+    node.missed = std::move(before->second.missed);
     node.losses = std::move(before->second.losses);
     node.quarantine_end = before->second.quarantine_end;
   }
@@ -167,6 +171,7 @@ void State::ExpireLeases(absl::Time now) {
       writes_.quarantines.push_back({.node = id});
       unsettled_ = true;
     }
+    std::erase_if(node.missed, [&](const auto& missed) { return missed.second.end <= now; });
     if (now < node.deadline) continue;
     if (node.ready || node.leaving) unsettled_ = true;
     node.ready = node.leaving = false;
@@ -205,6 +210,7 @@ absl::Status State::Undrain(const std::string& id) {
     node->second.draining = false;
     node->second.losses.clear();
     node->second.quarantine_end = absl::InfinitePast();
+    ForgetMissed(id);
   }
   if (drained_.erase(id) > 0) {
     undo_.push_back([this, id] { drained_.insert(id); });
@@ -248,6 +254,7 @@ bool State::Record(Report report, absl::Time now) {
   if (!report.input) return true;
   if (SaysProcessEnded(*report.input)) ForgetProcess(job->node, AttemptName(*job));
   if (IsNodesFault(report, *job)) Suspect(job->node, job->id, now);
+  if (*report.input == JobInput::kTrainerStarted) NoteMeeting(*job, /*found=*/true, now);
   if (*report.input == JobInput::kAttemptLost) {
     LoseAttempt(*job, LossOf(report, *job, job->node), now);
   } else if (*report.input == JobInput::kArtifactStored) {
@@ -280,7 +287,38 @@ State::Loss State::LossOf(const Report& report, const Job& job, const std::strin
   const std::string why = job.nodes > 1 ? absl::StrCat("on node ", node, ": ", report.message) : report.message;
   return {.why = why,
           .nodes = report.lost_peer ? WhereRanksLostEachOther(job) : std::vector<std::string>{node},
-          .crashed = report.crashed && !report.lost_peer};
+          .crashed = report.crashed && !report.lost_peer,
+          .missed = report.lost_peer && job.state == JobState::kStarting};
+}
+
+// Of several nodes nobody knows which two: it counts for all of them, until an attempt shows of some that they do.
+void State::NoteMeeting(const Job& job, bool found, absl::Time now) {
+  const std::vector<Place> places = PlacesOf(job);
+  for (const Place& place : places) {
+    const auto node = nodes_.find(place.node);
+    if (node == nodes_.end() || (found && node->second.missed.empty())) continue;
+    std::map<std::string, Node::Missed>& missed = node->second.missed;
+    undo_.push_back([this, id = place.node, missed] { nodes_[id].missed = missed; });
+    for (const Place& other : places) {
+      if (found) {
+        missed.erase(other.node);
+      } else if (other.node != place.node) {
+        missed[other.node] = {missed[other.node].times + 1, now + kMissedFor};
+      }
+    }
+  }
+}
+
+void State::ForgetMissed(const std::string& id) {
+  for (auto& [other, node] : nodes_) {
+    if (node.missed.empty()) continue;
+    undo_.push_back([this, other = other, missed = node.missed] { nodes_[other].missed = missed; });
+    if (other == id) {
+      node.missed.clear();
+    } else {
+      node.missed.erase(id);
+    }
+  }
 }
 
 void State::EndPart(const Job& job, const std::string& node, absl::Time now) {
@@ -344,6 +382,7 @@ void State::LoseAttemptOn(const std::string& node, const Job& job, const std::st
 
 void State::LoseAttempt(const Job& job, const Loss& loss, absl::Time now) {
   const std::string& why = loss.why;
+  if (loss.missed) NoteMeeting(job, /*found=*/false, now);
   if (IsStopping(job.state)) {
     Apply(job, JobInput::kAttemptLost, why, now);
     return;

@@ -19,7 +19,7 @@ namespace {
 constexpr size_t kCandidates = 500;
 // Nor those of sweeps that run as many jobs as they may.
 constexpr size_t kLooks = 10000;
-// Of drained nodes that would take a job: one is enough for it, and the list of nodes has the others.
+// Of nodes that would take a job and get none: one is enough for it, and the list of nodes has the others.
 constexpr size_t kNamedNodes = 3;
 
 // Of a gang that enough nodes would be large enough for, or some: what keeps it from them.
@@ -132,12 +132,13 @@ std::string WhyPreempted(const Job& job, const Decision& decision) {
 }
 
 // Connected nodes that get nothing for now and are of use to the job: with them, and those of their kind that do take
-// work, it has enough. `drained`: whether drained ones count.
-std::vector<const Node*> WithheldFrom(const Job& job, const std::map<std::string, Node>& nodes, bool drained) {
+// work, it has enough. `outdated`, `drained`: whether those count.
+std::vector<const Node*> WithheldFrom(const Job& job, const std::map<std::string, Node>& nodes, bool outdated,
+                                      bool drained) {
   std::vector<const Node*> withheld;
   NodeKinds fit;
   for (const auto& [id, node] : nodes) {
-    if (!node.ready || (node.draining && !drained) || !CouldRun(job, node)) continue;
+    if (!node.ready || (node.outdated && !outdated) || (node.draining && !drained) || !CouldRun(job, node)) continue;
     fit.Add(node);
     if (!node.TakesWork()) withheld.push_back(&node);
   }
@@ -145,9 +146,18 @@ std::vector<const Node*> WithheldFrom(const Job& job, const std::map<std::string
   return withheld;
 }
 
+// "node a", or "nodes a, b, c and 2 more". Requires: one or more.
+std::string NamesOf(const std::vector<const Node*>& nodes) {
+  const size_t named = std::min(nodes.size(), kNamedNodes);
+  const std::string names = absl::StrJoin(nodes.begin(), nodes.begin() + static_cast<int64_t>(named), ", ",
+                                          [](std::string* out, const Node* node) { absl::StrAppend(out, node->id); });
+  return absl::StrCat(nodes.size() == 1 ? "node " : "nodes ", names,
+                      nodes.size() > named ? absl::StrCat(" and ", nodes.size() - named, " more") : "");
+}
+
 // None if the job would wait as well if every node took work. What ends by itself is said first.
 std::optional<WaitReason> WhyWithheld(const Job& job, const std::map<std::string, Node>& nodes, absl::Time now) {
-  const std::vector<const Node*> quarantined = WithheldFrom(job, nodes, /*drained=*/false);
+  const std::vector<const Node*> quarantined = WithheldFrom(job, nodes, /*outdated=*/false, /*drained=*/false);
   if (!quarantined.empty()) {
     const Node& first = **absl::c_min_element(
         quarantined, [](const Node* a, const Node* b) { return a->quarantine_end < b->quarantine_end; });
@@ -157,16 +167,19 @@ std::optional<WaitReason> WhyWithheld(const Job& job, const std::map<std::string
                      absl::ToInt64Seconds(absl::Ceil(first.quarantine_end - now, absl::Seconds(1))),
                      " s, since attempts of several jobs died there; `luthier node undrain ", first.id, "` ends that")};
   }
-  std::vector<const Node*> drained = WithheldFrom(job, nodes, /*drained=*/true);
+  std::vector<const Node*> outdated = WithheldFrom(job, nodes, /*outdated=*/true, /*drained=*/false);
+  std::erase_if(outdated, [](const Node* node) { return !node->outdated; });
+  if (!outdated.empty()) {
+    return WaitReason{Wait::kOutdated, absl::StrCat(NamesOf(outdated),
+                                                    " would take it, but only with the server's version of "
+                                                    "luthier-worker; update it there")};
+  }
+  std::vector<const Node*> drained = WithheldFrom(job, nodes, /*outdated=*/true, /*drained=*/true);
   std::erase_if(drained, [](const Node* node) { return !node->draining; });
   if (drained.empty()) return std::nullopt;
-  const size_t named = std::min(drained.size(), kNamedNodes);
-  const std::string names = absl::StrJoin(drained.begin(), drained.begin() + static_cast<int64_t>(named), ", ",
-                                          [](std::string* out, const Node* node) { absl::StrAppend(out, node->id); });
   return WaitReason{
       Wait::kDrained,
-      absl::StrCat(drained.size() == 1 ? "node " : "nodes ", names,
-                   drained.size() > named ? absl::StrCat(" and ", drained.size() - named, " more") : "",
+      absl::StrCat(NamesOf(drained),
                    drained.size() == 1 ? " would take it, but is drained; " : " would take it, but are drained; ",
                    "`luthier node undrain ", drained.front()->id, "` gives it work again")};
 }
@@ -322,9 +335,9 @@ WaitReason State::WhyItWaits(const Job& job, absl::Time now) {
   if (job.state == JobState::kPaused) return {Wait::kPaused, "paused; resume it when it may go on"};
   if (!IsWaiting(job.state)) return {};
   if (now < job.not_before) {
-    return {Wait::kBackoff,
-            absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
-                         absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))), " s")};
+    return {Wait::kBackoff, absl::StrCat("attempt ", job.attempt, " was lost; the next one starts in ",
+                                         absl::ToInt64Seconds(absl::Ceil(job.not_before - now, absl::Seconds(1))),
+                                         " s; `luthier job logs ", job.id, "` says why")};
   }
   if (job.max_parallel > 0 && jobs_.RunningOf(job.sweep) >= job.max_parallel) {
     return {Wait::kSweepLimit,

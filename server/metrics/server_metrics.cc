@@ -21,6 +21,7 @@ const Buckets& Latency() {
 absl::string_view StateOf(const Node& node) {
   if (!node.ready) return "lost";
   if (node.IsQuarantined()) return "quarantined";
+  if (node.outdated) return "outdated";
   return node.draining ? "drained" : "ready";
 }
 
@@ -103,7 +104,7 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
     transitions_[state] = &transitions.Add({{"to", name}});
   }
   auto& agents = BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry);
-  for (const char* state : {"ready", "drained", "lost", "quarantined"})
+  for (const char* state : {"ready", "drained", "outdated", "lost", "quarantined"})
     agents_[state] = &agents.Add({{"state", state}});
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }

@@ -16,6 +16,7 @@
 #include "server/rpc/backup.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/page.h"
 #include "server/rpc/services.h"
 #include "server/rpc/validate.h"
 
@@ -74,10 +75,11 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
   }
   if (request.token().has_expire_time()) {
     token.expire_time = absl::FromUnixSeconds(request.token().expire_time().seconds());
-    if (token.expire_time <= now) {
+    if (token.expire_time <= now || token.expire_time > kLatestTime) {
       violations.push_back(absl::StrCat(
           "token.expire_time: ", absl::FormatTime(absl::RFC3339_sec, token.expire_time, absl::UTCTimeZone()),
-          " has passed; give a time to come, or leave it out"));
+          token.expire_time <= now ? " has passed" : " is beyond the year 9999",
+          "; give a time to come, or leave it out"));
     }
   }
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
@@ -117,8 +119,8 @@ class AdminService final : public v1::AdminService::Service {
     const std::filesystem::path folder(path);
     if (!folder.is_absolute() || folder != folder.lexically_normal() || !folder.has_filename()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("path: '", path,
-                       "' is no absolute path of a folder on the server's machine; give one "
+          absl::StrCat("path: ", Shown(path, kMostPath),
+                       " is no absolute path of a folder on the server's machine; give one "
                        "without '..' or a slash at its end"));
     }
     if (IsInside(folder, backend_.data_dir)) {
@@ -179,13 +181,9 @@ class AdminService final : public v1::AdminService::Service {
   }
 
   absl::Status List(const v1::ListTokensRequest& request, v1::ListTokensResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
-    const std::vector<Token> all = backend_.access.tokens();
-    const auto size = static_cast<int64_t>(all.size());
-    const int64_t end = std::min(size, page.first + page.second);
-    for (int64_t i = page.first; i < end; ++i) *response.add_tokens() = TokenToProto(all[static_cast<size_t>(i)]);
-    if (end < size) response.set_next_page_token(absl::StrCat(end));
-    return absl::OkStatus();
+    const auto by_id = [](const Token& token) { return Position(0, token.id); };
+    return AddPage("tokens", request, response, backend_.access.tokens(), by_id,
+                   [&](const Token& token) { *response.add_tokens() = TokenToProto(token); });
   }
 
   absl::Status Revoke(Call& call, const std::string& name, v1::Token& response) {

@@ -4,16 +4,19 @@
 #include <cmath>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "lib/wire/json_wire.h"
 #include "server/rpc/stored_files.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
@@ -79,8 +82,13 @@ v1::Evaluation EvaluationOf(const json& event) {
   return evaluation;
 }
 
+// Empty if there is none.
+std::string NodeName(const std::string& id) { return id.empty() ? "" : absl::StrCat("nodes/", id); }
+
 v1::JobFailure FailureOfLostAttempts(const Job& job) {
   v1::JobFailure failure;
+  const std::set<std::string> nodes(job.lost_on.begin(), job.lost_on.end());
+  if (nodes.size() == 1) failure.set_node(NodeName(*nodes.begin()));
   const std::string logs = absl::StrCat("see `luthier job logs ", job.id, "` for ");
   if (job.crashed_on.size() >= kMaxCrashNodes) {
     failure.set_cause(v1::JobFailure::CRASHED);
@@ -89,7 +97,10 @@ v1::JobFailure FailureOfLostAttempts(const Job& job) {
                                      "what it said last"));
   } else {
     failure.set_cause(v1::JobFailure::WORKER_LOST);
-    failure.set_message(absl::StrCat(job.lost_attempts, " attempts were lost; ", logs, "what happened on the nodes"));
+    const std::string where =
+        nodes.empty() ? "" : absl::StrCat(" on ", nodes.size() > 1 ? "nodes " : "node ", absl::StrJoin(nodes, ", "));
+    failure.set_message(
+        absl::StrCat(job.lost_attempts, " attempts were lost", where, "; ", logs, "what happened there"));
   }
   return failure;
 }
@@ -105,6 +116,15 @@ void Replace(v1::FineTuningJob& report, const v1::Evaluation& evaluation) {
   *report.add_evaluations() = evaluation;
 }
 
+v1::RowLoss RowLossOf(const json& row) {
+  v1::RowLoss loss;
+  loss.set_file(Text(row, "file"));
+  loss.set_line(Count(row, "line"));
+  loss.set_first_loss(Number(row, "first_loss"));
+  loss.set_last_loss(Number(row, "last_loss"));
+  return loss;
+}
+
 void SetSummary(v1::FineTuningJob& report, const json& event) {
   v1::RunSummary& summary = *report.mutable_summary();
   summary.set_trainable_parameters(Count(event, "trainable_parameters"));
@@ -114,6 +134,8 @@ void SetSummary(v1::FineTuningJob& report, const json& event) {
   *summary.mutable_duration() = Seconds(Number(event, "seconds"));
   summary.set_train_loss(Number(event, "train_loss"));
   summary.set_published_step(Count(event, "published_step"));
+  summary.clear_worst_rows();  // of an earlier attempt
+  for (const json& row : event.value("worst_rows", json::array())) *summary.add_worst_rows() = RowLossOf(row);
   report.set_stop_reason(Text(event, "stop_reason"));
   // Jobs are compared by what they publish, which need not be what was evaluated last.
   if (report.has_best_validation() && report.best_validation().step() == summary.published_step())
@@ -127,10 +149,17 @@ v1::JobFailure::Cause CauseOf(const std::string& name) {
   return cause;
 }
 
+v1::JobFailure FailureOn(const std::string& node, const std::string& cause, const std::string& message) {
+  v1::JobFailure failure;
+  failure.set_cause(CauseOf(cause));
+  failure.set_message(message);
+  failure.set_node(NodeName(node));
+  return failure;
+}
+
 // The report says of which attempt it is: a user may have the job tried again.
-void SetFailure(v1::FineTuningJob& report, int attempt, const std::string& cause, const std::string& message) {
-  report.mutable_failure()->set_cause(CauseOf(cause));
-  report.mutable_failure()->set_message(message);
+void SetFailure(v1::FineTuningJob& report, int attempt, const v1::JobFailure& failure) {
+  *report.mutable_failure() = failure;
   report.set_attempt(attempt);
 }
 
@@ -166,8 +195,9 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     report.input = JobInput::kTrainerFinished;
     report.message = absl::StrCat(event.contains("export") ? "the export" : "training", " is done; storing the result");
   } else if (type == "failed") {
-    read.update = [attempt = report.attempt.attempt, cause = Text(event, "cause"),
-                   text = Text(event, "message")](v1::FineTuningJob& job) { SetFailure(job, attempt, cause, text); };
+    read.update = [attempt = report.attempt.attempt,
+                   failure = FailureOn(report.node, Text(event, "cause"), Text(event, "message"))](
+                      v1::FineTuningJob& job) { SetFailure(job, attempt, failure); };
   }
   report.events.push_back({.type = type, .message = Text(event, "message"), .payload = payload.SerializeAsString()});
 }
@@ -177,11 +207,10 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
   switch (ended.outcome()) {
     case v1::AttemptEnded::FAILED:
       read.report.input = JobInput::kAttemptFailed;
-      read.report.blames_node =
-          CauseOf(ended.cause()) == v1::JobFailure::HARDWARE || CauseOf(ended.cause()) == v1::JobFailure::STORAGE;
       // What the trainer itself said of its failure is better.
-      read.update = [attempt = read.report.attempt.attempt, ended](v1::FineTuningJob& job) {
-        if (!HasFailureOf(attempt, job)) SetFailure(job, attempt, ended.cause(), ended.message());
+      read.update = [attempt = read.report.attempt.attempt,
+                     failure = FailureOn(read.report.node, ended.cause(), ended.message())](v1::FineTuningJob& job) {
+        if (!HasFailureOf(attempt, job)) SetFailure(job, attempt, failure);
       };
       break;
     case v1::AttemptEnded::STOPPED: read.report.input = JobInput::kAttemptStopped; break;
@@ -269,8 +298,8 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   if (job.retention) *message.mutable_retention() = ToProto(*job.retention);
   if (job.deadline != absl::InfiniteFuture()) *message.mutable_deadline() = ToProto(job.deadline);
   if (job.state == JobState::kCancelled && job.deadline <= job.end_time) message.set_stop_reason("DEADLINE");
-  if (!job.node.empty()) message.set_node(absl::StrCat("nodes/", job.node));
-  for (const Place& place : job.others) message.add_other_nodes(absl::StrCat("nodes/", place.node));
+  message.set_node(NodeName(job.node));
+  for (const Place& place : job.others) message.add_other_nodes(NodeName(place.node));
   message.set_model_version(job.model_version);
   message.set_last_event_sequence(job.last_event);
   *message.mutable_create_time() = ToProto(job.create_time);
@@ -298,18 +327,31 @@ v1::JobEvent ToProto(const Event& event) {
 
 v1::Node ToProto(const Node& node, const State& state) {
   v1::Node message;
-  message.set_name(absl::StrCat("nodes/", node.id));
+  message.set_name(NodeName(node.id));
   const bool empty = state.jobs().OnNode(node.id).empty();
   message.set_state(!node.ready              ? v1::Node::LOST
                     : node.draining && empty ? v1::Node::DRAINED
                     : node.draining          ? v1::Node::DRAINING
                     : node.IsQuarantined()   ? v1::Node::QUARANTINED
+                    : node.outdated          ? v1::Node::OUTDATED
                                              : v1::Node::READY);
   if (node.IsQuarantined()) {
     message.set_state_reason(absl::StrCat("attempts of ", node.losses.size(),
                                           " jobs died here and none got through in between; `luthier node undrain ",
                                           node.id, "` ends the quarantine"));
     *message.mutable_quarantine_end_time() = ToProto(node.quarantine_end);
+  } else if (node.outdated) {
+    message.set_state_reason(
+        "its agent is of an older version than the server: it goes on with what it runs; update luthier-worker there "
+        "for new work");
+  } else if (node.ready && !node.missed.empty()) {
+    message.set_state_reason(
+        absl::StrCat("ranks here and on ",
+                     absl::StrJoin(node.missed, ", ",
+                                   [](std::string* out, const auto& missed) { absl::StrAppend(out, missed.first); }),
+                     " did not find one another (is there a firewall?): a job gets both only if there are no others; "
+                     "`luthier node undrain ",
+                     node.id, "` forgets that"));
   }
   message.mutable_inventory()->ParseFromString(node.inventory);
   message.mutable_labels()->insert(node.labels.begin(), node.labels.end());
@@ -361,13 +403,14 @@ std::optional<double> MetricOf(const v1::Evaluation& evaluation, const std::stri
   return figure == MetricFigures().end() ? std::nullopt : figure->second(evaluation);
 }
 
-absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message) {
+absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message, const std::string& node) {
   const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
   if (!attempt)
     return absl::InvalidArgumentError(
-        absl::StrCat("attempt: '", message.attempt(), "' is no attempt; give jobs/{job}/attempts/{attempt}"));
+        absl::StrCat("attempt: ", Shown(message.attempt()), " is no attempt; give jobs/{job}/attempts/{attempt}"));
   AgentReport read;
   read.report.attempt = *attempt;
+  read.report.node = node;
   read.report.sequence = message.sequence();
   switch (message.kind_case()) {
     case v1::AttemptReport::kTrainerEvent: ReadTrainerEvent(message, read); break;
@@ -400,7 +443,9 @@ Report CompleteReport(AgentReport read, const std::string& before) {
   job.ParseFromString(before);
   read.update(job);
   read.report.job_report = job.SerializeAsString();
-  if (read.report.input == JobInput::kAttemptFailed) read.report.message = job.failure().message();
+  // Of several nodes another one may have failed before.
+  if (read.report.input == JobInput::kAttemptFailed && job.failure().node() == NodeName(read.report.node))
+    read.report.message = job.failure().message();
   return std::move(read.report);
 }
 

@@ -59,8 +59,8 @@ struct AgentReport {
   std::function<void(v1::FineTuningJob&)> update;  // of Job::report; none: it stays
   std::optional<v1::JobProgress> progress;         // if it is one
 };
-// Errors: INVALID_ARGUMENT.
-absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& report);
+// `node`: whose agent sent it. Errors: INVALID_ARGUMENT.
+absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& report, const std::string& node);
 // `before`: Job::report of its job.
 Report CompleteReport(AgentReport read, const std::string& before);
 

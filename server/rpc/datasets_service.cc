@@ -12,6 +12,7 @@
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/page.h"
 #include "server/rpc/services.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
@@ -39,15 +40,11 @@ class DatasetsService final : public v1::DatasetService::Service {
   grpc::Status ListDatasets(grpc::ServerContext* context, const v1::ListDatasetsRequest* request,
                             v1::ListDatasetsResponse* response) override {
     return Handle(backend_, *context, "ListDatasets", [&](Call& call) -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       LUTHIER_ASSIGN_OR_RETURN(std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kDataset));
       if (!call.tenant.empty())
         std::erase_if(all, [&](const Resource& dataset) { return !call.Sees(TenantOf(dataset)); });
-      const auto size = static_cast<int64_t>(all.size());
-      const int64_t end = std::min(size, page.first + page.second);
-      for (int64_t i = page.first; i < end; ++i) response->add_datasets()->ParseFromString(all[i].payload);
-      if (end < size) response->set_next_page_token(absl::StrCat(end));
-      return absl::OkStatus();
+      return AddPage("datasets", *request, *response, all, NewestFirst,
+                     [&](const Resource& dataset) { response->add_datasets()->ParseFromString(dataset.payload); });
     });
   }
   grpc::Status DeleteDataset(grpc::ServerContext* context, const v1::DeleteDatasetRequest* request,
@@ -85,7 +82,7 @@ class DatasetsService final : public v1::DatasetService::Service {
     for (const v1::DatasetPart& part : header.parts()) {
       if (part.part() != "train" && part.part() != "validation" && part.part() != "test") {
         return absl::InvalidArgumentError(
-            absl::StrCat("parts.part: '", part.part(), "' is unknown; give train, validation or test"));
+            absl::StrCat("parts.part: ", Shown(part.part()), " is unknown; give train, validation or test"));
       }
       if (part.size_bytes() < 0 || part.size_bytes() > kMostPartBytes) {
         return absl::InvalidArgumentError(absl::StrCat("parts.size_bytes: ", part.size_bytes(), " of ", part.part(),
@@ -93,7 +90,7 @@ class DatasetsService final : public v1::DatasetService::Service {
       }
       if (!IsSha256Hex(part.sha256())) {
         return absl::InvalidArgumentError(
-            absl::StrCat("parts.sha256: '", part.sha256().substr(0, 80), "' of ", part.part(),
+            absl::StrCat("parts.sha256: ", Shown(part.sha256()), " of ", part.part(),
                          " is no SHA-256; give that of the content, 64 lower-case hexadecimal digits"));
       }
       if (!seen.insert(part.part()).second) {

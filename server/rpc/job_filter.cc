@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
@@ -100,7 +101,7 @@ absl::StatusOr<std::vector<Comparison>> Split(const std::string& filter) {
     (void)reader.AtEnd();
     const std::optional<std::string> value = reader.Value();
     if (next.field.empty() || next.op.empty() || !value)
-      return Wrong(absl::StrCat("'", next.field, "' is not followed by an operator and a value"));
+      return Wrong(absl::StrCat(Shown(next.field), " is not followed by an operator and a value"));
     next.value = *value;
   }
   return comparisons;
@@ -111,8 +112,8 @@ absl::Status Narrow(const Comparison& comparison, absl::Time& from, absl::Time& 
   absl::Time time;
   std::string error;
   if (!absl::ParseTime(absl::RFC3339_full, comparison.value, &time, &error)) {
-    return Wrong(absl::StrCat(comparison.field, ": '", comparison.value.substr(0, 80),
-                              "' is no time such as 2026-11-25T08:00:00Z"));
+    return Wrong(
+        absl::StrCat(comparison.field, ": ", Shown(comparison.value), " is no time such as 2026-11-25T08:00:00Z"));
   }
   const absl::Duration tick = absl::Microseconds(1);
   if (comparison.op == ">=") from = std::max(from, time);
@@ -143,7 +144,7 @@ absl::Status Apply(const Comparison& comparison, JobFilter& filter) {
   if (comparison.field == "state") {
     v1::FineTuningJob::State state;
     if (!v1::FineTuningJob::State_Parse(comparison.value, &state))
-      return Wrong(absl::StrCat("state: '", comparison.value.substr(0, 80), "' is no state"));
+      return Wrong(absl::StrCat("state: ", Shown(comparison.value), " is no state"));
     const bool other = !query.states.empty() && query.states.count(static_cast<JobState>(state)) == 0;
     if (other) return Wrong("state: a job has one; use `states` for several");
     query.states = {static_cast<JobState>(state)};
@@ -160,8 +161,8 @@ absl::Status Apply(const Comparison& comparison, JobFilter& filter) {
     *texts[i] = value;
     return absl::OkStatus();
   }
-  return Wrong(absl::StrCat("'", comparison.field,
-                            "' cannot be filtered by; give state, base_model, model, tenant, create_time, end_time or "
+  return Wrong(absl::StrCat(Shown(comparison.field),
+                            " cannot be filtered by; give state, base_model, model, tenant, create_time, end_time or "
                             "labels.KEY"));
 }
 
@@ -180,8 +181,8 @@ absl::StatusOr<JobFilter> ParseJobFilter(const std::string& text, const std::str
   for (const Comparison& comparison : comparisons) LUTHIER_RETURN_IF_ERROR(Apply(comparison, filter));
   filter.query.oldest_first = order_by == "create_time" || order_by == "create_time asc";
   if (!order_by.empty() && !filter.query.oldest_first && order_by != "create_time desc") {
-    return absl::InvalidArgumentError(absl::StrCat("order_by: '", order_by.substr(0, 80),
-                                                   "' is no order; give create_time or create_time desc (default)"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("order_by: ", Shown(order_by), " is no order; give create_time or create_time desc (default)"));
   }
   return filter;
 }

@@ -36,6 +36,7 @@ struct StreamKind {
   bool snapshots = false;          // the job first and last
   bool follow = true;              // until the job is over; else until the newest event
   int tail = 0;                    // begin so many events of types[0] before the end
+  absl::Status checked;            // what is wrong with the numbers of the request
   std::function<bool(const v1::JobEvent&, Response&)> convert;  // false: nothing is sent for the event
 };
 
@@ -58,6 +59,7 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
   void Begin() {
     self_ = this->shared_from_this();
     if (!call_.ok()) return End(call_.status());
+    if (!kind_.checked.ok()) return End(kind_.checked);
     const std::lock_guard lock(mutex_);
     Do([this] { Open(); });
   }
@@ -239,6 +241,10 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
 template <typename Response>
 grpc::ServerWriteReactor<Response>* Start(Backend& backend, const grpc::ServerContextBase& context,
                                           const std::string& name, int64_t after, StreamKind<Response> kind) {
+  if (after < 0) {
+    kind.checked = absl::InvalidArgumentError(absl::StrCat(
+        "after_sequence: ", after, " is negative; give the sequence of the event that was seen last, or 0 for all"));
+  }
   const auto stream = std::make_shared<JobStream<Response>>(backend, context, name, after, std::move(kind));
   stream->Begin();
   return stream.get();
@@ -291,6 +297,10 @@ grpc::ServerWriteReactor<v1::TailJobLogsResponse>* StartJobLogs(Backend& backend
   kind.follow = request.follow();
   if (request.after_sequence() == 0)
     kind.tail = request.lines() > 0 ? std::min(request.lines(), kMaxTailLines) : kTailLines;
+  if (request.lines() < 0) {
+    kind.checked = absl::InvalidArgumentError(
+        absl::StrCat("lines: ", request.lines(), " is negative; give 1 to ", kMaxTailLines, ", or 0 for ", kTailLines));
+  }
   kind.convert = ToLine;
   return Start(backend, context, request.name(), request.after_sequence(), std::move(kind));
 }

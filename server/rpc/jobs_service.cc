@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <map>
 #include <memory>
-#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -10,10 +9,8 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/field_mask_util.h"
-#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "server/core/forecast.h"
@@ -22,8 +19,11 @@
 #include "server/loop/recorded_jobs.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/job_answers.h"
+#include "server/rpc/job_creation.h"
 #include "server/rpc/job_filter.h"
 #include "server/rpc/job_streams.h"
+#include "server/rpc/page.h"
 #include "server/rpc/services.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/submission.h"
@@ -34,26 +34,13 @@ namespace {
 
 using google::protobuf::util::FieldMaskUtil;
 
-// A client may not make the server prepare a statement for every list it thinks of.
 constexpr const char* kChangeable = "priority, labels, retention or deadline";
+// A client may not make the server prepare a statement for every list it thinks of.
 constexpr int kMaxEventTypes = 16;
 // Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
 constexpr size_t kForecastCandidates = 300;
 // Jobs whose labels a call looks at, which takes some 30 ms: the record does not know labels.
 constexpr int kLabelCandidates = 1000;
-
-std::string IdOf(const v1::FineTuningJob& job) { return job.name().substr(5); }  // after "jobs/"
-
-// Whether a job in this state is told why it does not train.
-bool HasReason(const v1::FineTuningJob* job) {
-  const auto state = static_cast<JobState>(job->state());
-  return IsWaiting(state) || state == JobState::kHeld || state == JobState::kPaused;
-}
-
-void SetReason(const WaitReason& reason, v1::FineTuningJob& job) {
-  job.set_pending_code(static_cast<v1::PendingReason>(reason.code));
-  job.set_pending_reason(reason.message);
-}
 
 absl::Status CheckStates(const google::protobuf::RepeatedField<int>& asked) {
   for (const int state : asked) {
@@ -71,17 +58,6 @@ bool Narrow(const google::protobuf::RepeatedField<int>& asked, std::set<JobState
   }
   if (!asked.empty()) states = both;
   return asked.empty() || !both.empty();
-}
-
-absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
-  std::vector<std::string> violations;
-  if (!request.job_id().empty()) {
-    if (absl::Status status = CheckId("job_id", request.job_id()); !status.ok())
-      violations.emplace_back(status.message());
-  }
-  CheckRequestId(request.request_id(), violations);
-  CheckJob(request.job(), violations);
-  return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
 
 // By name. None where those of one kind are too few: CPUs and GPUs do not train together.
@@ -104,74 +80,18 @@ using JobsBase = v1::FineTuningService::WithRawCallbackMethod_CreateFineTuningJo
         v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
             v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>>;
 
-// A job that is being created for a call: prepared, then recorded by the loop, then answered.
-struct Creation {
-  Call& call;
-  const v1::CreateFineTuningJobRequest& request;
-  std::shared_ptr<const Plan> known_plan;  // null: it has to be made
-  JobRequest identity;
-  Submission made;
-  int64_t newest = 0;    // number of the last job before this one was recorded
-  std::string response;  // bytes of a v1::FineTuningJob
-};
-
-// A call of CreateFineTuningJob. gRPC's thread admits it, a planning thread plans it if its spec is new, the loop
-// records and answers it; a task answers a repeated one. One of them has it at a time.
-struct CreationCall {
-  CreationCall(const Backend& backend, grpc::CallbackServerContext& context, grpc::ByteBuffer& response)
-      : handling(backend, context, "CreateFineTuningJob"),
-        reactor(*context.DefaultReactor()),
-        response(response),
-        creation{handling.call(), request} {}
-
-  // Nothing of the call may be touched afterwards.
-  void Finish(const absl::Status& status) {
-    const grpc::Slice bytes(creation.response);
-    response = grpc::ByteBuffer(&bytes, 1);
-    reactor.Finish(handling.Finish(status));
-  }
-
-  v1::CreateFineTuningJobRequest request;
-  Handling handling;
-  grpc::ServerUnaryReactor& reactor;
-  grpc::ByteBuffer& response;
-  Creation creation;
-};
-
 class JobsService final : public JobsBase {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
 
-  // In bytes, since most of what it answers was serialized with the plan.
   grpc::ServerUnaryReactor* CreateFineTuningJob(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                                 grpc::ByteBuffer* response) override {
-    const auto call = std::make_shared<CreationCall>(backend_, *context, *response);
-    if (!call->handling.admitted().ok()) {
-      call->Finish(call->handling.admitted());
-      return &call->reactor;
-    }
-    grpc::ByteBuffer bytes = *request;  // shares its slices
-    if (!grpc::SerializationTraits<v1::CreateFineTuningJobRequest>::Deserialize(&bytes, &call->request).ok()) {
-      call->Finish(absl::InvalidArgumentError(
-          "request: is no luthier.v1.CreateFineTuningJobRequest; send one, as proto/luthier/v1/jobs.proto has it"));
-      return &call->reactor;
-    }
-    call->creation.known_plan = backend_.planner.KnownPlanOf(call->request.job().spec());
-    if (call->creation.known_plan == nullptr) {
-      backend_.planning.Post([this, call] { Create(call); });  // reads the dataset
-    } else if (!call->handling.call().tenant.empty() || call->request.validate_only() ||
-               NamesVersion(call->request.job().spec())) {
-      // Looks up in the record what the tenant may name, or a version, or waits for the loop.
-      backend_.tasks.Post([this, call] { Create(call); });
-    } else {
-      Create(call);
-    }
-    return &call->reactor;
+    return StartJobCreation(backend_, *context, *request, *response);
   }
   grpc::Status GetFineTuningJob(grpc::ServerContext* context, const v1::GetFineTuningJobRequest* request,
                                 v1::FineTuningJob* response) override {
     return Handle(backend_, *context, "GetFineTuningJob",
-                  [&](Call& call) { return Get(call, request->name(), *response); });
+                  [&](Call& call) { return GetJob(backend_, call, request->name(), *response); });
   }
   grpc::Status ListFineTuningJobs(grpc::ServerContext* context, const v1::ListFineTuningJobsRequest* request,
                                   v1::ListFineTuningJobsResponse* response) override {
@@ -232,7 +152,7 @@ class JobsService final : public JobsBase {
                                    v1::CreateJobCheckpointResponse*) override {
     return Handle(backend_, *context, "CreateJobCheckpoint", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("parent", "jobs", request->parent()));
-      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request->parent()));
+      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, request->parent()));
       if (ParseStoredSpec(job.spec).job.spec().has_model_export()) {
         return WithReason(
             absl::FailedPreconditionError(absl::StrCat(
@@ -266,167 +186,19 @@ class JobsService final : public JobsBase {
   }
 
  private:
-  // Whether the request is a repeated one is known to the state loop, and asked only there: here every call would wait
-  // for a reader.
-  void Create(const std::shared_ptr<CreationCall>& call) {
-    const absl::StatusOr<bool> to_record = PrepareCreation(call->creation);
-    if (!to_record.ok() || !*to_record) {
-      call->Finish(to_record.status());
-      return;
-    }
-    backend_.loop.Post(RecordCreation(call->creation), [this, call](const absl::Status& recorded) {
-      const auto answer = [this, call, recorded] {
-        call->Finish(recorded.ok() ? AnswerCreation(call->creation) : recorded);
-      };
-      const bool asks_the_record = recorded.ok() && IsRepeated(call->creation);
-      const bool is_audited = !call->handling.call().token.empty();
-      if (asks_the_record || is_audited) {
-        backend_.tasks.Post(answer);
-      } else {
-        answer();
-      }
-    });
-  }
-
-  // The same for a call that waits.
-  absl::Status Create(Call& call, const v1::CreateFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    Creation creation{call, request};
-    LUTHIER_ASSIGN_OR_RETURN(const bool to_record, PrepareCreation(creation));
-    if (to_record) {
-      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(RecordCreation(creation)));
-      LUTHIER_RETURN_IF_ERROR(AnswerCreation(creation));
-    }
-    response.ParseFromString(creation.response);
-    return absl::OkStatus();
-  }
-
-  // Returns whether a job has to be recorded; if not, the response is there.
-  absl::StatusOr<bool> PrepareCreation(Creation& creation) {
-    const v1::CreateFineTuningJobRequest& request = creation.request;
-    Call& call = creation.call;
-    call.subject = "jobs/" + request.job_id();
-    creation.identity = {request.request_id(),
-                         Sha256Hex(absl::StrCat(request.job_id(), request.hold() ? "\nheld\n" : "\n",
-                                                DeterministicBytes(request.job()), call.tenant))};
-    LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
-    absl::StatusOr<Submission> made =
-        Prepare(backend_, call, request.job(), request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id(),
-                creation.known_plan);
-    if (!made.ok()) {
-      if (request.validate_only()) return made.status();
-      LUTHIER_ASSIGN_OR_RETURN(const RecordedJob earlier, EarlierOf(backend_, call, creation.identity, made.status()));
-      v1::FineTuningJob answer;
-      LUTHIER_RETURN_IF_ERROR(Answer(earlier, answer));
-      creation.response = answer.SerializeAsString();
-      return false;
-    }
-    creation.made = *std::move(made);
-    if (request.hold()) creation.made.job.state = JobState::kHeld;
-    if (request.validate_only()) {
-      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
-          [&](State& state, absl::Time) { return CheckJobs(state, backend_.store, {creation.made.job}); }));
-      creation.made.job.create_time = absl::Now();
-      creation.response = creation.made.Bytes();
-    }
-    return !request.validate_only();
-  }
-
-  // `creation` outlives the command.
-  Command RecordCreation(Creation& creation) {
-    return [this, &creation, bytes = creation.made.Spec()](State& state, absl::Time now) mutable {
-      creation.newest = state.last_number();
-      return WithoutOthers(
-          creation.call, CreateJob(state, backend_.store, creation.made.job, creation.identity, std::move(bytes), now));
-    };
-  }
-
-  // A request with the same id was first: the job is that one's.
-  static bool IsRepeated(const Creation& creation) { return creation.made.job.number <= creation.newest; }
-
-  // Waits for the loop if the creation is a repeated one.
-  absl::Status AnswerCreation(Creation& creation) {
-    const Job& job = creation.made.job;
-    if (IsRepeated(creation)) {
-      v1::FineTuningJob earlier;
-      LUTHIER_RETURN_IF_ERROR(Get(creation.call, "jobs/" + job.id, earlier));
-      creation.response = earlier.SerializeAsString();
-      return absl::OkStatus();
-    }
-    creation.call.subject = "jobs/" + job.id;
-    creation.response = creation.made.Bytes();
-    return absl::OkStatus();
-  }
-
-  absl::StatusOr<RecordedJob> Find(Call& call, const std::string& name, absl::string_view field = "name") {
-    call.subject = name;
-    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName(field, "jobs", name));
-    LUTHIER_ASSIGN_OR_RETURN(RecordedJob job, backend_.store.GetJob(id));
-    if (!call.Sees(job.job.tenant)) return DoesNotExist("jobs/" + id);
-    return job;
-  }
-
-  absl::Status Answer(const RecordedJob& job, v1::FineTuningJob& response) {
-    response = ToProto(job);
-    return AddPendingReasons({&response});
-  }
-
-  absl::Status Get(Call& call, const std::string& name, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, name));
-    return Answer(job, response);
-  }
-
-  // Only the state knows why a job waits: it follows from all the others and the nodes. A job that has moved on since
-  // it was read is shown as the state has it, so that none is shown waiting without a reason.
-  absl::Status AddPendingReasons(const std::vector<v1::FineTuningJob*>& jobs) {
-    if (absl::c_none_of(jobs, HasReason)) return absl::OkStatus();
-    struct Moved {
-      v1::FineTuningJob* message;
-      std::optional<Job> live;  // none: it is over
-      WaitReason reason;
-    };
-    std::vector<Moved> moved;
-    LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
-      for (v1::FineTuningJob* job : jobs) {
-        if (!HasReason(job)) continue;
-        const Job* live = state.Find(IdOf(*job));
-        if (live == nullptr) {
-          moved.push_back({job, std::nullopt, {}});
-        } else if (live->state != static_cast<JobState>(job->state())) {
-          moved.push_back({job, *live, state.WhyItWaits(*live, now)});
-        } else {
-          SetReason(state.WhyItWaits(*live, now), *job);
-        }
-      }
-      return absl::OkStatus();
-    }));
-    for (const Moved& each : moved) {
-      LUTHIER_ASSIGN_OR_RETURN(RecordedJob record, backend_.store.GetJob(IdOf(*each.message)));
-      if (each.live) record.job = *each.live;
-      *each.message = ToProto(record);
-      SetReason(each.reason, *each.message);
-    }
-    return absl::OkStatus();
-  }
-
   absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request,
                     v1::ListFineTuningJobsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(JobFilter filter, ParseJobFilter(request.filter(), request.order_by()));
     LUTHIER_RETURN_IF_ERROR(CheckStates(request.states()));
     // A token is of one list: with another filter or order it would lead somewhere else.
-    const std::string mark =
-        Sha256Hex(absl::StrCat(request.filter(), "\n", request.order_by(), "\n", absl::StrJoin(request.states(), ",")))
-            .substr(0, 8);
-    const std::pair<std::string, std::string> token = absl::StrSplit(request.page_token(), absl::MaxSplits('-', 1));
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), token.first));
-    if (!request.page_token().empty() && token.second != mark) {
-      return absl::InvalidArgumentError(
-          "page_token: belongs to a list with another filter or order; give next_page_token of the page before");
-    }
-    const int size = page.second;
+    const std::string list =
+        absl::StrCat("jobs\n", request.filter(), "\n", request.order_by(), "\n", absl::StrJoin(request.states(), ","));
+    LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
+    const int size = page.size;
     JobQuery& query = filter.query;
     if (!Narrow(request.states(), query.states)) return absl::OkStatus();
     query.tenant = call.tenant;
-    query.cursor = page.first;
+    query.cursor = page.after_number();
     query.limit = filter.labels.empty() ? size : std::max(size, kLabelCandidates);
     LUTHIER_ASSIGN_OR_RETURN(const JobPage found, backend_.store.ListJobs(query));
     int64_t next = found.next, looked_at = 0;
@@ -442,8 +214,8 @@ class JobsService final : public JobsBase {
       messages.push_back(response.add_jobs());
       *messages.back() = std::move(message);
     }
-    if (next != 0) response.set_next_page_token(absl::StrCat(next, "-", mark));
-    LUTHIER_RETURN_IF_ERROR(AddPendingReasons(messages));
+    if (next != 0) response.set_next_page_token(PageToken(list, {next, ""}));
+    LUTHIER_RETURN_IF_ERROR(AddPendingReasons(backend_, messages));
     // What has moved on meanwhile may be in none of the states that were asked for.
     const auto moved_out = [&](const v1::FineTuningJob& job) {
       return !query.states.empty() && query.states.count(static_cast<JobState>(job.state())) == 0;
@@ -468,15 +240,15 @@ class JobsService final : public JobsBase {
                     v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("name", "jobs", name));
     LUTHIER_RETURN_IF_ERROR(Change(call, id, [&](State& state, absl::Time now) { return (state.*step)(id, now); }));
-    return Get(call, name, response);
+    return GetJob(backend_, call, name, response);
   }
 
   absl::Status Retry(Call& call, const std::string& name, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, name));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, name));
     LUTHIER_ASSIGN_OR_RETURN(const bool inputs_remain, HasItsInputs(backend_.store, job));
     LUTHIER_RETURN_IF_ERROR(Change(
         call, job.job.id, [&](State& state, absl::Time now) { return state.Retry(job.job.id, now, inputs_remain); }));
-    return Get(call, name, response);
+    return GetJob(backend_, call, name, response);
   }
 
   absl::Status Update(Call& call, const v1::UpdateFineTuningJobRequest& request, v1::FineTuningJob& response) {
@@ -499,7 +271,7 @@ class JobsService final : public JobsBase {
         CheckDeadline(request.job(), absl::Now(), violations);
         update.deadline = DeadlineOf(request.job());
       } else {
-        violations.push_back(absl::StrCat("update_mask: '", path, "' cannot be changed; give ", kChangeable));
+        violations.push_back(absl::StrCat("update_mask: ", Shown(path), " cannot be changed; give ", kChangeable));
       }
     }
     if (request.update_mask().paths().empty())
@@ -511,11 +283,11 @@ class JobsService final : public JobsBase {
     if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
     LUTHIER_RETURN_IF_ERROR(
         Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
-    return Get(call, request.job().name(), response);
+    return GetJob(backend_, call, request.job().name(), response);
   }
 
   absl::Status Clone(Call& call, const v1::CloneFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob source, Find(call, request.name()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob source, FindJob(backend_, call, request.name()));
     const v1::FineTuningJob original = ToProto(source);
     v1::CreateFineTuningJobRequest creation;
     v1::FineTuningJob& job = *creation.mutable_job();
@@ -532,8 +304,8 @@ class JobsService final : public JobsBase {
                             path == "priority" || path == "retention" || path == "deadline";
       if (!settable || !FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
         return absl::InvalidArgumentError(
-            absl::StrCat("update_mask: '", path,
-                         "' is no field that a clone can have of its own; give "
+            absl::StrCat("update_mask: ", Shown(path),
+                         " is no field that a clone can have of its own; give "
                          "spec or a field of it, labels, tenant, service_class, priority, retention or deadline"));
       }
     }
@@ -547,7 +319,8 @@ class JobsService final : public JobsBase {
     creation.set_request_id(request.request_id());
     creation.set_validate_only(request.validate_only());
     creation.set_hold(request.hold());
-    return Create(call, creation, response);
+    // Of the request: repeated, it is the same one whatever the other job has become by then.
+    return SubmitJob(backend_, call, creation, response, absl::StrCat("clone\n", DeterministicBytes(request)));
   }
 
   // What the request names stays as it is in the job that is asked for: repeated, it is the same one whatever an alias
@@ -563,7 +336,7 @@ class JobsService final : public JobsBase {
     creation.set_request_id(request.request_id());
     creation.set_validate_only(request.validate_only());
     creation.set_hold(request.hold());
-    return Create(call, creation, response);
+    return SubmitJob(backend_, call, creation, response);
   }
 
   absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request,
@@ -585,7 +358,7 @@ class JobsService final : public JobsBase {
 
   absl::Status Explain(Call& call, const v1::ExplainFineTuningJobRequest& request,
                        v1::ExplainFineTuningJobResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.name()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, request.name()));
     response.set_state(static_cast<v1::FineTuningJob::State>(job.job.state));
     std::unique_ptr<DetachedSnapshot> detached;
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
@@ -610,28 +383,29 @@ class JobsService final : public JobsBase {
   }
 
   absl::Status ListEvents(Call& call, const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent(), "parent"));
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, request.parent(), "parent"));
+    const std::string list = absl::StrCat(request.parent(), "/events\n", absl::StrJoin(request.types(), ","));
+    LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
     if (request.types_size() > kMaxEventTypes) {
       return absl::InvalidArgumentError(
           absl::StrCat("types: ", request.types_size(), " given; give at most ", kMaxEventTypes));
     }
     const std::vector<std::string> types(request.types().begin(), request.types().end());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
-                             backend_.store.Events(job.job.number, page.first, page.second, types));
+                             backend_.store.Events(job.job.number, page.after_number(), page.size, types));
     for (const Event& event : events) *response.add_events() = ToProto(event);
-    // The token is the last sequence sent.
-    if (static_cast<int>(events.size()) == page.second)
-      response.set_next_page_token(absl::StrCat(events.back().sequence));
+    if (static_cast<int>(events.size()) == page.size)
+      response.set_next_page_token(PageToken(list, {events.back().sequence, ""}));
     return absl::OkStatus();
   }
 
   absl::Status ListCheckpoints(Call& call, const v1::ListJobCheckpointsRequest& request,
                                v1::ListJobCheckpointsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, Find(call, request.parent(), "parent"));
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, request.parent(), "parent"));
+    const std::string list = absl::StrCat(request.parent(), "/checkpoints");
+    LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
-                             backend_.store.Events(job.job.number, page.first, page.second, {"checkpoint"}));
+                             backend_.store.Events(job.job.number, page.after_number(), page.size, {"checkpoint"}));
     for (const Event& event : events) {
       const v1::JobEvent message = ToProto(event);
       const auto& fields = message.data().fields();
@@ -647,9 +421,8 @@ class JobsService final : public JobsBase {
       *checkpoint.mutable_create_time() = message.create_time();
       if (event.attempt == job.job.attempt && !job.job.node.empty()) checkpoint.set_node("nodes/" + job.job.node);
     }
-    // The token is the last sequence sent.
-    if (static_cast<int>(events.size()) == page.second)
-      response.set_next_page_token(absl::StrCat(events.back().sequence));
+    if (static_cast<int>(events.size()) == page.size)
+      response.set_next_page_token(PageToken(list, {events.back().sequence, ""}));
     return absl::OkStatus();
   }
 

@@ -9,12 +9,14 @@
 #include <span>
 #include <vector>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_facts.h"
+#include "lib/checkpoint/model_files.h"
 #include "lib/text/template_source.h"
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/models.grpc.pb.h"
@@ -23,6 +25,7 @@
 #include "server/rpc/handle.h"
 #include "server/rpc/housekeeping.h"
 #include "server/rpc/model_versions.h"
+#include "server/rpc/page.h"
 #include "server/rpc/services.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
@@ -35,17 +38,12 @@ constexpr size_t kChunkBytes = 1 << 20;
 // The longest is what S3 signs.
 constexpr absl::Duration kUrlLifetime = absl::Hours(1), kLongestUrlLifetime = absl::Hours(7 * 24);
 
-// What a trainer reads. Other files of a folder (READMEs, pickles of other engines) are left behind.
-bool BelongsToModel(const std::string& name) {
-  return absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".json") || absl::EndsWith(name, ".jinja");
-}
-
 // Paths inside `folder`; `error` is set if it cannot be listed.
 std::vector<fs::path> FilesOfModel(const fs::path& folder, std::error_code& error) {
   std::vector<fs::path> paths;
   std::error_code none;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder, error)) {
-    if (entry.is_regular_file(none) && BelongsToModel(entry.path().filename()))
+    if (entry.is_regular_file(none) && BelongsToModel(entry.path().filename().string()))
       paths.push_back(entry.path().filename());
   }
   for (const std::string& name : NamedTemplateFiles(folder)) paths.emplace_back(name);
@@ -107,8 +105,8 @@ class ModelsService final : public v1::ModelService::Service {
                               v1::ListBaseModelsResponse* response) override {
     return Handle(backend_, *context, "ListBaseModels", [&](Call&) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kBaseModel));
-      return Page(*request, *response, all,
-                  [&](const Resource& resource) { response->add_base_models()->ParseFromString(resource.payload); });
+      return AddPage("baseModels", *request, *response, all, NewestFirst,
+                     [&](const Resource& resource) { response->add_base_models()->ParseFromString(resource.payload); });
     });
   }
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
@@ -116,11 +114,14 @@ class ModelsService final : public v1::ModelService::Service {
     return Handle(backend_, *context, "ListModels", [&](Call& call) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(backend_.store, call, ""));
       std::vector<ModelVersion> newest;
-      std::set<std::string> seen;
       for (const ModelVersion& version : versions) {
-        if (seen.insert(version.model).second) newest.push_back(version);
+        if (newest.empty() || newest.back().model != version.model) newest.push_back(version);
       }
-      return Page(*request, *response, newest, [&](const ModelVersion& version) {
+      const auto position = [](const ModelVersion& version) {
+        return Position(-absl::ToUnixMicros(version.create_time), version.model);
+      };
+      absl::c_sort(newest, [&](const ModelVersion& a, const ModelVersion& b) { return position(a) < position(b); });
+      return AddPage("models", *request, *response, newest, position, [&](const ModelVersion& version) {
         v1::Model& model = *response->add_models();
         model.set_name("models/" + version.model);
         model.set_latest_version(version.version);
@@ -135,7 +136,8 @@ class ModelsService final : public v1::ModelService::Service {
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, VersionsOf(backend_.store, call, model));
       if (versions.empty()) return DoesNotExist(request->parent());
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
-      return Page(*request, *response, versions, [&](const ModelVersion& version) {
+      const auto position = [](const ModelVersion& version) { return Position(-version.version, ""); };
+      return AddPage(request->parent(), *request, *response, versions, position, [&](const ModelVersion& version) {
         *response->add_model_versions() = WithAliases(version, aliases);
       });
     });
@@ -194,16 +196,6 @@ class ModelsService final : public v1::ModelService::Service {
   }
 
  private:
-  template <typename Request, typename Response, typename Item, typename Add>
-  absl::Status Page(const Request& request, Response& response, const std::vector<Item>& items, Add add) {
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
-    const auto size = static_cast<int64_t>(items.size());
-    const int64_t end = std::min(size, page.first + page.second);
-    for (int64_t i = page.first; i < end; ++i) add(items[static_cast<size_t>(i)]);
-    if (end < size) response.set_next_page_token(absl::StrCat(end));
-    return absl::OkStatus();
-  }
-
   absl::Status Load(const std::string& id, v1::BaseModel& response) {
     LUTHIER_ASSIGN_OR_RETURN(const Resource resource, backend_.store.GetResource(ResourceKind::kBaseModel, id));
     response.ParseFromString(resource.payload);
@@ -217,10 +209,11 @@ class ModelsService final : public v1::ModelService::Service {
     std::error_code error;
     const std::vector<fs::path> files = FilesOfModel(request.source_path(), error);
     if (!absl::StartsWith(request.source_path(), "/") || error) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "source_path: '", request.source_path(), "' is no folder on the server's machine that luthierd can read",
-          error ? absl::StrCat(" (", error.message(), ")") : "",
-          "; give the absolute path of one there, of which its user may read every file"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("source_path: ", Shown(request.source_path(), kMostPath),
+                       " is no folder on the server's machine that luthierd can read",
+                       error ? absl::StrCat(" (", error.message(), ")") : "",
+                       "; give the absolute path of one there, of which its user may read every file"));
     }
     const absl::StatusOr<ModelFacts> facts = ReadModelFacts(request.source_path());
     if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
@@ -281,8 +274,8 @@ class ModelsService final : public v1::ModelService::Service {
   absl::Status CheckMinimum(const v1::ModelVersion& version, const v1::PromotionMinimum& minimum) {
     const std::string& metric = minimum.metric();
     if (!IsMetric(metric) || metric == "loss") {
-      return absl::InvalidArgumentError(absl::StrCat("minimum.metric: '", metric,
-                                                     "' is unknown; give token_accuracy, exact_match, json_equality or "
+      return absl::InvalidArgumentError(absl::StrCat("minimum.metric: ", Shown(metric),
+                                                     " is unknown; give token_accuracy, exact_match, json_equality or "
                                                      "field_f1"));
     }
     if (!(minimum.value() >= 0 && minimum.value() <= 1)) {  // NaN is neither
@@ -348,8 +341,8 @@ class ModelsService final : public v1::ModelService::Service {
     call.subject = name;
     LUTHIER_ASSIGN_OR_RETURN(const VersionName version, ParseVersionName(name));
     if (version.number == 0) {
-      return absl::InvalidArgumentError(absl::StrCat("name: '", name,
-                                                     "' has no number; name the version by its number, "
+      return absl::InvalidArgumentError(absl::StrCat("name: ", Shown(name),
+                                                     " has no number; name the version by its number, "
                                                      "since an alias may point to another one by now"));
     }
     LUTHIER_RETURN_IF_ERROR(FindVersion(backend_.store, call, name).status());

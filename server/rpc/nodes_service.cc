@@ -3,11 +3,11 @@
 #include <string>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/nodes.grpc.pb.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/page.h"
 #include "server/rpc/services.h"
 #include "server/rpc/validate.h"
 
@@ -21,7 +21,6 @@ class NodesService final : public v1::NodeService::Service {
   grpc::Status ListNodes(grpc::ServerContext* context, const v1::ListNodesRequest* request,
                          v1::ListNodesResponse* response) override {
     return Handle(backend_, *context, "ListNodes", [&](Call& call) -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       std::vector<v1::Node> nodes;
       LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
         for (const auto& [id, node] : state.nodes()) {
@@ -30,11 +29,9 @@ class NodesService final : public v1::NodeService::Service {
         }
         return absl::OkStatus();
       }));
-      const auto size = static_cast<int64_t>(nodes.size());
-      const int64_t end = std::min(size, page.first + page.second);
-      for (int64_t i = page.first; i < end; ++i) *response->add_nodes() = nodes[static_cast<size_t>(i)];
-      if (end < size) response->set_next_page_token(absl::StrCat(end));
-      return absl::OkStatus();
+      const auto by_name = [](const v1::Node& node) { return Position(0, node.name()); };
+      return AddPage("nodes", *request, *response, nodes, by_name,
+                     [&](const v1::Node& node) { *response->add_nodes() = node; });
     });
   }
   grpc::Status DrainNode(grpc::ServerContext* context, const v1::DrainNodeRequest* request,

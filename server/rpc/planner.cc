@@ -5,45 +5,24 @@
 #include <optional>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
+#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
-#include "lib/checkpoint/adapter_config.h"
-#include "lib/checkpoint/gguf_adapter.h"
-#include "lib/plan/adapter_plan.h"
-#include "lib/plan/trainer_spec.h"
 #include "lib/text/template_source.h"
 #include "lib/wire/job_spec_wire.h"
-#include "lib/wire/json_wire.h"
-#include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/models.pb.h"
 #include "server/rows/row_check.h"
+#include "server/rpc/adapter_inputs.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/export_plan.h"
 #include "server/rpc/model_versions.h"
 #include "server/rpc/stored_files.h"
-#include "server/rpc/validate.h"
 
 namespace luthier {
-
-struct Planner::Part {
-  std::string role;     // train, validation, test
-  std::string dataset;  // id
-  v1::DatasetPart file;
-  double weight = 1;
-  std::string name() const { return absl::StrCat(dataset, "/", file.part()); }
-};
-
-struct Planner::LoadedModel {
-  std::string fingerprint;  // hashes of its files
-  v1::BaseModel message;
-  ModelFacts facts;
-  std::string folder;
-};
 
 namespace {
 
@@ -110,143 +89,6 @@ int64_t LeastMemory(DeviceFacts::Kind kind, const DeviceFacts& largest, const Re
   return kind == largest.kind && largest.memory_bytes > 0 ? std::min(enough, largest.memory_bytes) : enough;
 }
 
-// Agents add the paths of their machine. `export_as`: as in TrainerSpec.
-std::string TrainerSpecJson(const std::string& base_model, const Recipe& recipe, const std::string& export_as = "") {
-  TrainerSpec spec;
-  spec.base_model_name = base_model;
-  spec.export_as = export_as;
-  spec.recipe = recipe;
-  spec.recipe.lora.start_from.clear();  // an input of the attempt
-  nlohmann::json json = ToJson(spec);
-  for (const char* path : {"base_model", "dataset", "attempt"}) json.erase(path);
-  return json.dump();
-}
-
-v1::MemoryEstimate ToProto(const MemoryEstimate& estimate) {
-  v1::MemoryEstimate memory;
-  memory.set_weights_bytes(estimate.weights);
-  memory.set_training_state_bytes(estimate.training_state);
-  memory.set_activations_bytes(estimate.activations);
-  memory.set_head_bytes(estimate.head);
-  memory.set_workspace_bytes(estimate.workspace);
-  memory.set_total_bytes(estimate.total);
-  return memory;
-}
-
-void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::EstimateFineTuningJobResponse& estimate) {
-  estimate.set_train_rows(rows.rows);
-  estimate.set_train_tokens(rows.tokens);
-  estimate.set_trained_tokens(rows.trained_tokens);
-  estimate.set_total_steps(resolved.total_steps);
-  *estimate.mutable_memory() = ToProto(resolved.memory);
-}
-
-void AddResolved(const std::string& field, const std::string& value, const std::string& reason,
-                 v1::FineTuningJob& job) {
-  v1::ResolvedValue& settled = *job.add_resolved();
-  settled.set_field(field);
-  settled.set_value(value);
-  settled.set_reason(reason);
-}
-
-void AddBaseModel(const v1::BaseModel& model, v1::StartAttempt& start) {
-  v1::AttemptInput& base = *start.add_inputs();
-  base.set_role("base_model");
-  *base.mutable_files() = model.files();
-}
-
-// The forms in which the record and answers take what a plan says.
-void Serialize(Plan& plan) {
-  plan.job_bytes = plan.job.SerializeAsString();
-  plan.record = std::make_shared<const std::string>(JoinStoredSpec(plan.job_bytes, plan.start.SerializeAsString()));
-}
-
-// What is read of an export's spec: where it may run. Errors: INVALID_ARGUMENT with every field that has no effect.
-absl::StatusOr<Recipe> RecipeOfExport(const v1::FineTuningSpec& spec) {
-  std::vector<std::string> violations;
-  const auto refuse = [&](const char* field, bool given) {
-    if (given) violations.push_back(absl::StrCat(field, ": ", kNoEffectOnExport));
-  };
-  refuse("dataset", spec.has_dataset());
-  refuse("task", spec.task() != v1::TASK_UNSPECIFIED);
-  refuse("training", spec.has_training());
-  refuse("evaluation", spec.has_evaluation());
-  refuse("checkpoint", spec.has_checkpoint());
-  refuse("chat_template", !spec.chat_template().empty());
-  refuse("template_date", !spec.template_date().empty());
-  const v1::ModelExport::Format format = spec.model_export().format();
-  if (format != v1::ModelExport::MERGED && format != v1::ModelExport::GGUF_ADAPTER)
-    violations.emplace_back("model_export.format: is missing or unknown; give MERGED or GGUF_ADAPTER");
-  if (absl::Status name = CheckId("output_model", spec.output_model(), /*dots=*/true); !name.ok())
-    violations.emplace_back(name.message());
-  nlohmann::json blocks = nlohmann::json::object();
-  if (spec.has_resources()) blocks["resources"] = MessageToJson(spec.resources());
-  Recipe recipe = ParseRecipe(blocks, violations);
-  RefuseSeveralRanks(recipe.resources, violations);
-  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-  return recipe;
-}
-
-// Errors: INVALID_ARGUMENT unless the version is an adapter that the spec can export.
-absl::Status CheckExportable(const v1::ModelVersion& version, const v1::FineTuningSpec& spec) {
-  const auto refuse = [&](absl::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat("model_export.model_version: ", version.name(), " ", why));
-  };
-  if (version.kind() == v1::ModelVersion::FULL_MODEL)
-    return refuse("is a whole model already; download it as it is (GGUF of whole models is not supported)");
-  if (version.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
-  if (absl::StripPrefix(version.base_model(), "baseModels/") == absl::StripPrefix(spec.base_model(), "baseModels/"))
-    return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("base_model: ", spec.base_model(), " is not that of ", version.name(),
-                                                 ", ", version.base_model(), "; leave it out"));
-}
-
-// The files of an adapter that an export reads, its chat templates among them. Errors: INVALID_ARGUMENT if one lacks.
-absl::StatusOr<v1::AttemptInput> AdapterToExport(const v1::ModelVersion& version) {
-  v1::AttemptInput input;
-  input.set_role("start_adapter");
-  int needed = 2;
-  for (const v1::ModelFile& file : version.files()) {
-    const bool of_adapter = file.path() == kAdapterConfigFile || file.path() == kAdapterWeightsFile;
-    if (of_adapter) --needed;
-    if (of_adapter || absl::EndsWith(file.path(), ".jinja")) *input.add_files() = file;
-  }
-  if (needed == 0) return input;
-  return absl::InvalidArgumentError(absl::StrCat("model_export.model_version: ", version.name(),
-                                                 " lacks its configuration or its weights; give another version"));
-}
-
-// The configuration among the files of an adapter. Requires: it is one of them.
-absl::StatusOr<AdapterConfig> ConfigOf(const v1::AttemptInput& adapter, ArtifactStore& artifacts) {
-  const auto file = std::find_if(adapter.files().begin(), adapter.files().end(),
-                                 [](const v1::ModelFile& one) { return one.path() == kAdapterConfigFile; });
-  LUTHIER_ASSIGN_OR_RETURN(const LocalBlob config, artifacts.MakeLocal(file->sha256()));
-  return ReadAdapterConfigFile(config.path);
-}
-
-// The trainer would find out, too, once a node has been taken. Errors: INVALID_ARGUMENT.
-absl::Status CheckGgufExport(const v1::AttemptInput& adapter, ArtifactStore& artifacts, const ModelConfig& model,
-                             const std::string& version) {
-  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOf(adapter, artifacts));
-  const absl::Status fits = CheckFitsGgufAdapter(config, model);
-  if (fits.ok()) return fits;
-  return absl::InvalidArgumentError(
-      absl::StrCat("model_export.format: GGUF_ADAPTER has no place for ", version, ": ", fits.message()));
-}
-
-// Of a trainer's start, and of reading, merging, writing, reading again and comparing: some passes over the weights by
-// one disk and a few cores. 86 million parameters took 7 s on two; a wrong one only makes a forecast wrong.
-absl::Duration DurationOfExport(const ModelFacts& model) {
-  constexpr int64_t kBytesPerSecond = 200'000'000;
-  return absl::Seconds(5) + absl::Seconds(4 * model.parameters / kBytesPerSecond);
-}
-
-// `base lora`.
-std::string KindOnOneDevice(const v1::FineTuningSpec& spec) {
-  const char* tuning = spec.has_model_export() ? "export" : spec.has_full() ? "full" : "lora";
-  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", tuning);
-}
-
 // One of the few at a time; waits for it.
 class Turn {
  public:
@@ -270,21 +112,21 @@ absl::StatusOr<Plan> WithoutExceptions(Make make) {
   }
 }
 
-}  // namespace
-
-std::string KindOf(const v1::FineTuningSpec& spec) {
-  const v1::Resources& resources = spec.resources();
-  return absl::StrCat(resources.nodes() > 1 ? absl::StrCat(resources.nodes(), "-node ") : "",
-                      resources.devices() > 1 ? absl::StrCat(resources.devices(), "-device ") : "",
-                      KindOnOneDevice(spec));
+void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::EstimateFineTuningJobResponse& estimate) {
+  estimate.set_train_rows(rows.rows);
+  estimate.set_train_tokens(rows.tokens);
+  estimate.set_trained_tokens(rows.trained_tokens);
+  estimate.set_total_steps(resolved.total_steps);
+  *estimate.mutable_memory() = ToProto(resolved.memory);
 }
 
-void SetNeeds(const Plan& plan, Job& job) {
-  job.nodes = plan.nodes;
-  job.devices = plan.devices;
-  job.cpu_memory_bytes = plan.cpu_memory_bytes;
-  job.gpu_memory_bytes = plan.gpu_memory_bytes;
-  job.node_selector = plan.node_selector;
+}  // namespace
+
+absl::Status CheckSpec(const v1::FineTuningSpec& spec) {
+  if (spec.has_model_export()) return RecipeOfExport(spec).status();
+  v1::FineTuningJob job;
+  *job.mutable_spec() = spec;
+  return JobFromProto(job).status();
 }
 
 Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir, std::string luthierd)
@@ -336,7 +178,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
 absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const Limits& limits,
                                        const std::string& today) {
   const DeviceFacts& device = limits.device;
-  if (message.has_model_export()) return MakeExportPlan(message, device);
+  if (message.has_model_export()) return MakeExport(message, device);
   v1::FineTuningJob request;
   *request.mutable_spec() = message;
   LUTHIER_ASSIGN_OR_RETURN(JobSpec spec, JobFromProto(request));
@@ -344,9 +186,10 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.base_model = std::string(absl::StripPrefix(spec.base_model, "baseModels/"));
   LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
   if (!spec.recipe.lora.start_from.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(), StartAdapter(plan.base_model, spec.recipe.lora));
+    LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(),
+                             StartAdapter(store_, artifacts_, plan.base_model, spec.recipe.lora));
   }
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Part> parts, FindParts(spec.dataset));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetUse> parts, FindParts(store_, spec.dataset));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
   LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts));
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, Resolve(spec.recipe, model->facts, rows, device));
@@ -364,21 +207,12 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   WarnAboutSharedRows(parts, plan.job);
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
   AddBaseModel(model->message, plan.start);
-  std::set<std::string> datasets;
-  for (const Part& part : parts) {
-    datasets.insert(part.dataset);
-    v1::AttemptInput& input = *plan.start.add_inputs();
-    input.set_role(part.role);
-    input.set_name(part.name());
-    if (part.role == "train") input.set_weight(part.weight);
-    v1::ModelFile& file = *input.add_files();
-    file.set_path(part.file.part() + ".jsonl");
-    file.set_size_bytes(part.file.size_bytes());
-    file.set_sha256(part.file.sha256());
-  }
+  AddInputs(parts, plan.start);
   plan.kind = KindOf(message);
   plan.work_tokens = resolved.total_steps * resolved.recipe.training.batch_tokens.value_or(0);
   FillEstimate(resolved, rows, plan.estimate);
+  std::set<std::string> datasets;
+  for (const DatasetUse& part : parts) datasets.insert(part.dataset);
   if (!resolved.recipe.lora.start_from.empty()) datasets.insert(resolved.recipe.lora.start_from);
   plan.datasets = absl::StrJoin(datasets, ",");
   plan.model = spec.output_model;
@@ -389,49 +223,17 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   return plan;
 }
 
-absl::StatusOr<Plan> Planner::MakeExportPlan(const v1::FineTuningSpec& spec, const DeviceFacts& device) {
+absl::StatusOr<Plan> Planner::MakeExport(const v1::FineTuningSpec& spec, const DeviceFacts& device) {
   LUTHIER_ASSIGN_OR_RETURN(const Recipe recipe, RecipeOfExport(spec));
   LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version,
                            FindVersion(store_, Call(), spec.model_export().model_version()));
   LUTHIER_RETURN_IF_ERROR(CheckExportable(version, spec));
-  const bool merged = spec.model_export().format() == v1::ModelExport::MERGED;
-  Plan plan;
-  plan.base_model = std::string(absl::StripPrefix(version.base_model(), "baseModels/"));
-  plan.datasets = version.name();
-  plan.model = spec.output_model();
-  plan.kind = KindOf(spec);
-  plan.node_selector = LabelText(recipe.resources.node_selector);
-  LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
-  LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(), AdapterToExport(version));
-  if (!merged) {
-    LUTHIER_RETURN_IF_ERROR(CheckGgufExport(plan.start.inputs(0), artifacts_, model->facts.config, version.name()));
-  }
-  const int64_t adapter_bytes = BytesOf(plan.start.inputs(0).files());
-  AddBaseModel(model->message, plan.start);
-  plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, recipe, merged ? "merged" : "gguf"));
-
-  const MemoryEstimate memory = EstimateExportMemory(model->facts, merged, adapter_bytes);
-  *plan.estimate.mutable_memory() = ToProto(memory);
-  // None of a GPU's: so the policy knows that it computes on the CPUs wherever it runs.
-  plan.cpu_memory_bytes = static_cast<int64_t>(static_cast<double>(memory.total) / kUsableMemory);
-  if (device.kind == DeviceFacts::Kind::kCpu && device.memory_bytes > 0 &&
-      plan.cpu_memory_bytes > device.memory_bytes) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "model_export: needs about %.2f GB and the largest node has %.2f GB; connect one with more memory",
-        static_cast<double>(memory.total) / 1e9, static_cast<double>(device.memory_bytes) / 1e9));
-  }
-  plan.duration = DurationOfExport(model->facts);
-
-  *plan.job.mutable_spec() = spec;
-  AddResolved("base_model", plan.base_model, "that of the adapter", plan.job);
-  AddResolved("model_export.model_version", version.name(), "given", plan.job);
-  AddResolved("model_export.format", merged ? "MERGED" : "GGUF_ADAPTER", "given", plan.job);
-  AddResolved("resources.devices", "1", "an export computes on the CPUs of its node", plan.job);
-  Serialize(plan);
-  return plan;
+  LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> base,
+                           LoadModel(std::string(absl::StripPrefix(version.base_model(), "baseModels/"))));
+  return MakeExportPlan(spec, recipe, version, *base, device, artifacts_);
 }
 
-absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(const std::string& id) {
+absl::StatusOr<std::shared_ptr<const LoadedModel>> Planner::LoadModel(const std::string& id) {
   LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store_.GetResource(ResourceKind::kBaseModel, id));
   {
     const std::lock_guard lock(mutex_);
@@ -452,77 +254,6 @@ absl::StatusOr<std::shared_ptr<const Planner::LoadedModel>> Planner::LoadModel(c
   return std::shared_ptr<const LoadedModel>(model);
 }
 
-// The adapter that a job goes on from, as an input; the block gets its shape.
-absl::StatusOr<v1::AttemptInput> Planner::StartAdapter(const std::string& base_model, LoraSpec& lora) {
-  const auto refuse = [&](const std::string& why) {
-    return absl::InvalidArgumentError(absl::StrCat("lora.start_from: ", lora.start_from, " ", why));
-  };
-  LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(lora.start_from));
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store_.Versions(name.model));
-  const auto version = std::find_if(versions.begin(), versions.end(),
-                                    [&](const ModelVersion& one) { return one.version == name.number; });
-  if (version == versions.end()) return refuse("does not exist any more; give another version");
-  v1::ArtifactStored stored;
-  stored.ParseFromString(version->payload);
-  if (stored.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
-  if (version->base_model != base_model) {
-    return refuse(absl::StrCat("is an adapter of baseModels/", version->base_model, ", and the job tunes baseModels/",
-                               base_model, "; give a version that was trained on that"));
-  }
-  v1::AttemptInput input;
-  input.set_role("start_adapter");
-  for (const v1::ModelFile& file : stored.files()) {
-    if (file.path() != kAdapterConfigFile && file.path() != kAdapterWeightsFile) continue;
-    *input.add_files() = file;
-  }
-  if (input.files_size() != 2) return refuse("lacks its configuration or its weights; give another version");
-  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ConfigOf(input, artifacts_));
-  TakeShapeOf(adapter, lora);
-  return input;
-}
-
-// `reference`: `dataset` or `dataset/part`. Appends nothing if an optional part does not exist.
-absl::Status Planner::AddPart(const std::string& role, absl::string_view reference, bool required,
-                              std::vector<Part>& parts) {
-  absl::ConsumePrefix(&reference, "datasets/");
-  const size_t slash = reference.find('/');
-  const std::string id(reference.substr(0, slash));
-  const std::string part(slash == absl::string_view::npos ? absl::string_view(role) : reference.substr(slash + 1));
-  LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store_.GetResource(ResourceKind::kDataset, id));
-  v1::Dataset dataset;
-  dataset.ParseFromString(resource.payload);
-  for (const v1::DatasetPart& file : dataset.parts()) {
-    // A dataset of one part is that part, whatever its name.
-    if (file.part() == part || (required && dataset.parts_size() == 1)) {
-      parts.push_back({role, id, file});
-      return absl::OkStatus();
-    }
-  }
-  if (!required) return absl::OkStatus();
-  const auto name = [](std::string* out, const v1::DatasetPart& file) { out->append(file.part()); };
-  return absl::InvalidArgumentError(
-      absl::StrCat("dataset.", role, ": datasets/", id, " has no part '", part,
-                   "'; give one that it has: ", absl::StrJoin(dataset.parts(), ", ", name)));
-}
-
-absl::StatusOr<std::vector<Planner::Part>> Planner::FindParts(const DatasetSelection& selection) {
-  std::vector<Part> parts;
-  if (!selection.name.empty()) {
-    for (const char* role : {"train", "validation", "test"}) {
-      LUTHIER_RETURN_IF_ERROR(AddPart(role, selection.name, role == std::string("train"), parts));
-    }
-    return parts;
-  }
-  if (!selection.train.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("train", selection.train, true, parts));
-  for (const WeightedDataset& weighted : selection.mixture) {
-    LUTHIER_RETURN_IF_ERROR(AddPart("train", weighted.dataset, true, parts));
-    parts.back().weight = weighted.weight;
-  }
-  if (!selection.validation.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("validation", selection.validation, true, parts));
-  if (!selection.test.empty()) LUTHIER_RETURN_IF_ERROR(AddPart("test", selection.test, true, parts));
-  return parts;
-}
-
 // No reason to refuse: nodes with more, and more of them, may come.
 void Planner::WarnAboutNodes(Plan& plan, const Limits& limits) {
   if (limits.nodes == 0) return;
@@ -538,20 +269,9 @@ void Planner::WarnAboutNodes(Plan& plan, const Limits& limits) {
   }
 }
 
-void Planner::WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job) {
-  for (const Part& held_out : parts) {
-    for (const Part& train : parts) {
-      if (held_out.role == "train" || train.role != "train" || held_out.file.sha256() != train.file.sha256()) continue;
-      job.add_warnings(
-          absl::StrCat("dataset.", held_out.role, ": ", held_out.name(), " has the rows of ", train.name(),
-                       ", so its figures say nothing about other rows; give rows that are not trained on"));
-    }
-  }
-}
-
 // Encodes every part as training will; what is wrong with any of them is refused now.
 absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, const Recipe& recipe,
-                                                  const std::vector<Part>& parts) {
+                                                  const std::vector<DatasetUse>& parts) {
   RowCheck check{.base_model = model.folder,
                  .chat_template = recipe.chat_template,
                  .template_date = recipe.template_date,
@@ -561,14 +281,14 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
       absl::StrCat(model.fingerprint, static_cast<int>(check.encoding.loss_on), ":",
                    static_cast<int>(check.encoding.too_long), ":", check.encoding.max_length, ":", check.scored_rows);
   absl::StrAppend(&key, ":", recipe.template_date, ":", recipe.chat_template);
-  for (const Part& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
+  for (const DatasetUse& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
   {
     const std::lock_guard lock(mutex_);
     if (const auto known = rows_.Find(key)) return *known;
   }
   std::vector<LocalBlob> blobs;  // stay where they are until the rows are checked
   int64_t bytes = 0;
-  for (const Part& part : parts) {
+  for (const DatasetUse& part : parts) {
     LUTHIER_ASSIGN_OR_RETURN(LocalBlob rows, artifacts_.MakeLocal(part.file.sha256()));
     check.files.push_back({.part = part.role, .name = part.name(), .path = rows.path, .weight = part.weight});
     blobs.push_back(std::move(rows));

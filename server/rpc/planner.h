@@ -17,35 +17,15 @@
 #include "lib/plan/resolve.h"
 #include "luthier/v1/jobs.pb.h"
 #include "luthier/v1/nodes.pb.h"
-#include "luthier/v1/worker.pb.h"
+#include "server/rpc/dataset_use.h"
+#include "server/rpc/plan.h"
 #include "server/rpc/recently_used.h"
 #include "server/store/store.h"
 
 namespace luthier {
 
-// Whose speeds can be compared: `base lora`, `base full` or `base export`, and `2-node 4-device base lora`.
-std::string KindOf(const v1::FineTuningSpec& spec);
-
-// What a spec comes to, whoever submits it.
-struct Plan {
-  std::string base_model;                              // id
-  std::string datasets;                                // as Job::datasets
-  std::string model;                                   // to publish under; empty: the job's id
-  int nodes = 1, devices = 1;                          // as in Job
-  int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // as in Job, as is
-  std::string node_selector;
-  std::string kind;                            // of `job.spec`
-  int64_t work_tokens = 0;                     // that training processes in all
-  std::optional<absl::Duration> duration;      // of an export, whose speed nobody reports
-  v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
-  v1::FineTuningJob job;                       // `spec`, `resolved`, `warnings`
-  v1::StartAttempt start;                      // inputs and trainer spec
-  std::string job_bytes;                       // of `job`
-  std::shared_ptr<const std::string> record;   // both, as the record takes them
-};
-
-// What the job asks of its nodes.
-void SetNeeds(const Plan& plan, Job& job);
+// What is wrong with a spec as far as it says so itself. Errors: INVALID_ARGUMENT with every violation.
+absl::Status CheckSpec(const v1::FineTuningSpec& spec);
 
 // Encoding all rows of a dataset takes seconds to minutes and always gives the same: specs, rows and base models that
 // were seen lately are not read again. Any thread.
@@ -79,8 +59,6 @@ class Planner {
   void Forget();
 
  private:
-  struct Part;
-  struct LoadedModel;
   // The most that a node has, of those that were seen.
   struct Limits {
     DeviceFacts device;
@@ -88,15 +66,11 @@ class Planner {
     int nodes = 0;  // that were seen
   };
   absl::StatusOr<Plan> MakePlan(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today);
-  absl::StatusOr<Plan> MakeExportPlan(const v1::FineTuningSpec& spec, const DeviceFacts& device);
+  absl::StatusOr<Plan> MakeExport(const v1::FineTuningSpec& spec, const DeviceFacts& device);
   absl::StatusOr<std::shared_ptr<const LoadedModel>> LoadModel(const std::string& id);
-  absl::StatusOr<v1::AttemptInput> StartAdapter(const std::string& base_model, LoraSpec& lora);
-  absl::Status AddPart(const std::string& role, absl::string_view reference, bool required, std::vector<Part>& parts);
-  absl::StatusOr<std::vector<Part>> FindParts(const DatasetSelection& selection);
   static void WarnAboutNodes(Plan& plan, const Limits& limits);
-  static void WarnAboutSharedRows(const std::vector<Part>& parts, v1::FineTuningJob& job);
   absl::StatusOr<DatasetFacts> FactsOfRows(const LoadedModel& model, const Recipe& recipe,
-                                           const std::vector<Part>& parts);
+                                           const std::vector<DatasetUse>& parts);
   Limits LimitsOfNodes();
   // What a plan is made of besides what the server holds.
   std::string KeyOf(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today) const;

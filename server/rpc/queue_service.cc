@@ -10,6 +10,7 @@
 #include "luthier/v1/queues.grpc.pb.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/page.h"
 #include "server/rpc/services.h"
 #include "server/rpc/validate.h"
 
@@ -52,7 +53,7 @@ std::vector<std::string> ViolationsOf(const v1::Tenant& wanted, const std::set<s
   for (const std::string& field : fields) {
     if (std::find(std::begin(kTenantFields), std::end(kTenantFields), field) != std::end(kTenantFields)) continue;
     violations.push_back(
-        absl::StrCat("update_mask: '", field, "' cannot be set; give ", absl::StrJoin(kTenantFields, ", ")));
+        absl::StrCat("update_mask: ", Shown(field), " cannot be set; give ", absl::StrJoin(kTenantFields, ", ")));
   }
   if (fields.count("weight") > 0 && !(wanted.weight() > 0 && wanted.weight() <= 1e6)) {
     violations.push_back(
@@ -89,7 +90,6 @@ class QueueService final : public v1::QueueService::Service {
   grpc::Status ListTenants(grpc::ServerContext* context, const v1::ListTenantsRequest* request,
                            v1::ListTenantsResponse* response) override {
     return Handle(backend_, *context, "ListTenants", [&](Call& call) -> absl::Status {
-      LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request->page_size(), request->page_token()));
       std::vector<v1::Tenant> tenants;
       LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
         for (const Tenant& tenant : state.tenants()) {
@@ -97,11 +97,9 @@ class QueueService final : public v1::QueueService::Service {
         }
         return absl::OkStatus();
       }));
-      const auto size = static_cast<int64_t>(tenants.size());
-      const int64_t end = std::min(size, page.first + page.second);
-      for (int64_t i = page.first; i < end; ++i) *response->add_tenants() = tenants[static_cast<size_t>(i)];
-      if (end < size) response->set_next_page_token(absl::StrCat(end));
-      return absl::OkStatus();
+      const auto by_name = [](const v1::Tenant& tenant) { return Position(0, tenant.name()); };
+      return AddPage("tenants", *request, *response, tenants, by_name,
+                     [&](const v1::Tenant& tenant) { *response->add_tenants() = tenant; });
     });
   }
   grpc::Status UpdateTenant(grpc::ServerContext* context, const v1::UpdateTenantRequest* request,
@@ -110,24 +108,37 @@ class QueueService final : public v1::QueueService::Service {
   }
 
  private:
+  static void AddEntry(const Job& job, State& state, absl::Time now, v1::Queue& queue) {
+    const WaitReason reason = state.WhyItWaits(job, now);
+    v1::QueueEntry& entry = *queue.add_entries();
+    entry.set_job(absl::StrCat("jobs/", job.id));
+    entry.set_tenant(job.tenant);
+    entry.set_service_class(static_cast<v1::ServiceClass>(job.service_class));
+    entry.set_priority(job.priority);
+    entry.set_nodes(job.nodes);
+    entry.set_devices(AllDevices(job));
+    entry.set_pending_code(static_cast<v1::PendingReason>(reason.code));
+    entry.set_pending_reason(reason.message);
+    *entry.mutable_create_time() = ToProto(job.create_time);
+  }
+
   static void Describe(const Call& call, State& state, size_t limit, absl::Time now, v1::Queue& queue) {
-    for (const Decision& decision : Decide(state.TakeSnapshot(now, limit))) {
-      if (queue.entries_size() == static_cast<int>(limit)) break;
-      const Job& job = *decision.job;
-      if (!call.Sees(job.tenant)) continue;
-      const WaitReason reason = state.WhyItWaits(job, now);
-      v1::QueueEntry& entry = *queue.add_entries();
-      entry.set_job("jobs/" + job.id);
-      entry.set_tenant(job.tenant);
-      entry.set_service_class(static_cast<v1::ServiceClass>(job.service_class));
-      entry.set_priority(job.priority);
-      entry.set_nodes(job.nodes);
-      entry.set_devices(AllDevices(job));
-      entry.set_pending_code(static_cast<v1::PendingReason>(reason.code));
-      entry.set_pending_reason(reason.message);
-      *entry.mutable_create_time() = ToProto(job.create_time);
-    }
     const JobTable& jobs = state.jobs();
+    std::set<int64_t> listed;
+    const auto is_full = [&] { return queue.entries_size() == static_cast<int>(limit); };
+    const auto add = [&](const Job& job) {
+      if (!is_full() && call.Sees(job.tenant) && listed.insert(job.number).second) AddEntry(job, state, now, queue);
+    };
+    // The snapshot gives each tenant the same part of its candidates, however many of its jobs wait, and the caller may
+    // see those of one tenant only: with no more than `limit` in it most of these would be missing.
+    for (const Decision& decision : Decide(state.TakeSnapshot(now, kMaxEntries))) add(*decision.job);
+    // What the policy does not look at comes last: jobs of a sweep that runs as many as it may, and after a loss those
+    // whose delay has not run out.
+    for (const auto& [key, waiting] : jobs.queues()) {
+      if (!call.Sees(key.second)) continue;
+      for (auto job = waiting.begin(); job != waiting.end() && !is_full(); ++job) add(**job);
+    }
+    for (const Job* job : jobs.Delayed()) add(*job);
     queue.set_depth(call.tenant.empty() ? jobs.waiting() : jobs.LoadOf(call.tenant).waiting);
     if (queue.depth() == 0) return;
     *queue.mutable_oldest_create_time() =
@@ -137,6 +148,7 @@ class QueueService final : public v1::QueueService::Service {
   absl::Status Update(Call& call, const v1::UpdateTenantRequest& request, v1::Tenant& response) {
     call.subject = request.tenant().name();
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("tenant.name", "tenants", request.tenant().name()));
+    LUTHIER_RETURN_IF_ERROR(CheckId("tenant.name", id));  // without dots, as a job names its tenant
     std::set<std::string> fields(request.update_mask().paths().begin(), request.update_mask().paths().end());
     if (fields.empty()) fields = std::set<std::string>(std::begin(kTenantFields), std::end(kTenantFields));
     const v1::Tenant& wanted = request.tenant();

@@ -106,6 +106,11 @@ Node NodeOf(const v1::Register& request) {
   return node;
 }
 
+// An agent of before these fields speaks 1.
+ProtocolRange ProtocolOf(const v1::Register& request) {
+  return {.oldest = std::max(1, request.oldest_protocol()), .newest = std::max(1, request.protocol())};
+}
+
 // Other nodes dial it, and their trainers have it on their command lines.
 absl::Status CheckGangAddressOf(const v1::Register& request) {
   if (request.gang_address().empty()) return absl::OkStatus();
@@ -210,14 +215,16 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok())
       return End(status);
     if (absl::Status status = CheckGangAddressOf(*request); !status.ok()) return End(status);
+    const absl::StatusOr<int> protocol = AgreeOnProtocol(ProtocolOf(*request), sessions_.protocol());
+    if (!protocol.ok()) return End(WithReason(protocol.status(), "NO_COMMON_PROTOCOL"));
     if (!call_.node.empty() && call_.node != request->node_id()) return RefuseNode(request->node_id());
     node_ = request->node_id();
     ObserveInventory(request->inventory());
     sessions_.Add(node_, shared_from_this());
     const auto response = std::make_shared<v1::SessionResponse>();
     backend_.loop.Post(
-        [this, self = shared_from_this(), request, response](State& state, absl::Time now) {
-          *response->mutable_registered() = Registered(state, *request, now);
+        [this, self = shared_from_this(), request, response, protocol = *protocol](State& state, absl::Time now) {
+          *response->mutable_registered() = Registered(state, *request, protocol, now);
           return absl::OkStatus();
         },
         [this, self = shared_from_this(), response](const absl::Status& status) {
@@ -244,12 +251,15 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   }
 
   // Loop thread.
-  v1::Registered Registered(State& state, const v1::Register& request, absl::Time now) {
+  v1::Registered Registered(State& state, const v1::Register& request, int protocol, absl::Time now) {
     v1::Registered registered;
+    registered.set_protocol(protocol);
     registered.mutable_heartbeat_interval()->set_seconds(absl::ToInt64Seconds(kHeartbeatInterval));
     registered.mutable_lease()->set_seconds(absl::ToInt64Seconds(kLease));
     const std::vector<std::string> attempts(request.attempts().begin(), request.attempts().end());
-    const std::vector<std::string> stale = state.Register(NodeOf(request), attempts, now);
+    Node node = NodeOf(request);
+    node.outdated = protocol < sessions_.protocol().newest;
+    const std::vector<std::string> stale = state.Register(std::move(node), attempts, now);
     registered.mutable_stale_attempts()->Add(stale.begin(), stale.end());
     for (const std::string& name : attempts) {
       const std::optional<AttemptId> attempt = ParseAttemptName(name);
@@ -316,7 +326,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   void Record() {
     const auto recording =
         std::make_shared<Recording>(Recording{std::move(*request_.mutable_report()), absl::UnknownError("")});
-    recording->read = ReadReport(recording->message);
+    recording->read = ReadReport(recording->message, node_);
     const bool names_files = recording->message.has_artifact_stored() || recording->message.has_checkpoint_stored();
     if (!names_files || !recording->read.ok()) return Post(recording);
     // The store may be far away, and no reaction waits for it. The next report is not read before, so order is kept.
@@ -381,7 +391,6 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     recording.job = job != nullptr ? job->number : 0;
     recording.fresh = job != nullptr && job->node == node_ && recording.message.sequence() > job->last_report;
     Report report = CompleteReport(*recording.read, job != nullptr ? job->report : "");
-    report.node = node_;
     recording.current = state.Record(std::move(report), now);
     recording.job_over = IsOver(state, backend_.store, attempt.job, now);
     return absl::OkStatus();
@@ -400,7 +409,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     ack.mutable_report_ack()->set_sequence(message.sequence());
     ack.mutable_report_ack()->set_job_over(recording.job_over);
     Send(std::move(ack));
-    if (!recording.current && !message.has_ended()) {
+    // Of one that was not understood (a newer agent may have sent it) nothing follows for its attempt.
+    if (status.ok() && !recording.current && !message.has_ended()) {
       v1::SessionResponse stop;
       stop.mutable_stop_attempt()->set_attempt(message.attempt());
       Send(std::move(stop));

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "grpcpp/support/server_callback.h"
+#include "lib/wire/agent_protocol.h"
 #include "luthier/v1/worker.pb.h"
 #include "server/rpc/access.h"
 #include "server/store/store.h"
@@ -27,6 +28,10 @@ class AgentSession {
 
 class Sessions {
  public:
+  // `protocol`: what this server speaks with agents.
+  explicit Sessions(const ProtocolRange& protocol = kAgentProtocol) : protocol_(protocol) {}
+  const ProtocolRange& protocol() const { return protocol_; }
+
   // A second session of a node ends the first.
   void Add(const std::string& node, std::shared_ptr<AgentSession> session);
   // False if the node's session is another one already.
@@ -37,7 +42,8 @@ class Sessions {
   void Send(Store& store, const Access& access, const std::vector<Effect>& effects);
 
  private:
-  std::mutex mutex_;
+  const ProtocolRange protocol_;
+  std::mutex mutex_;  // of what follows
   std::map<std::string, std::shared_ptr<AgentSession>> sessions_;
   bool closed_ = false;
 };

@@ -8,6 +8,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/datasets.pb.h"
@@ -90,6 +91,8 @@ absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job) {
   }
   return true;
 }
+
+Position NewestFirst(const Resource& resource) { return {-absl::ToUnixMicros(resource.create_time), resource.id}; }
 
 std::string TenantOf(const Resource& resource) {
   v1::Dataset dataset;

@@ -8,6 +8,7 @@
 #include "lib/artifact/artifact_store.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/models.pb.h"
+#include "server/rpc/page.h"
 #include "server/store/store.h"
 
 namespace luthier {
@@ -19,6 +20,8 @@ absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store);
 // what only the job knows is not kept.
 absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job);
 
+// Where one stands in a list of them.
+Position NewestFirst(const Resource& resource);
 // Whose a dataset is.
 std::string TenantOf(const Resource& dataset);
 

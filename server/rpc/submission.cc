@@ -1,10 +1,10 @@
 #include "server/rpc/submission.h"
 
-#include <cstdlib>
 #include <map>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
@@ -19,6 +19,8 @@ namespace luthier {
 namespace {
 
 constexpr size_t kMaxRequestId = 64;
+// The most that a Duration of protobuf may hold, 10,000 years: no client could print a job with more.
+constexpr int64_t kMaxRetentionSeconds = 315576000000;
 
 // What a spec names must be the caller's own; base models are everybody's.
 absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuningSpec& spec) {
@@ -76,7 +78,7 @@ SpecBytes Submission::Spec() const { return {plan->record, own.SerializeAsString
 std::string Submission::Bytes() const { return ToProto(job, own).SerializeAsString() + plan->job_bytes; }
 
 void CheckPriority(int priority, std::vector<std::string>& violations) {
-  if (std::abs(priority) <= kMaxPriority) return;
+  if (priority >= -kMaxPriority && priority <= kMaxPriority) return;
   violations.push_back(
       absl::StrCat("priority: ", priority, " is out of range; give -", kMaxPriority, " to ", kMaxPriority));
 }
@@ -101,10 +103,18 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   CheckDeadline(job, absl::Now(), violations);
 }
 
+absl::Status StatusOf(std::vector<std::string> violations, const v1::FineTuningJob& job) {
+  if (violations.empty()) return absl::OkStatus();
+  if (const absl::Status spec = CheckSpec(job.spec()); !spec.ok()) violations.emplace_back(spec.message());
+  return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+}
+
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
-  if (job.retention().seconds() >= 0 && job.retention().nanos() >= 0) return;
+  const bool is_negative = job.retention().seconds() < 0 || job.retention().nanos() < 0;
+  if (!is_negative && job.retention().seconds() <= kMaxRetentionSeconds) return;
   violations.push_back(absl::StrCat("retention: ", absl::FormatDuration(*RetentionOf(job)),
-                                    " is negative; give 0 or more, or leave it out for the server's"));
+                                    is_negative ? " is negative; give 0 or more" : " is beyond 10,000 years; give less",
+                                    ", or leave it out for the server's"));
 }
 
 std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
@@ -113,10 +123,12 @@ std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
 }
 
 void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations) {
-  if (DeadlineOf(job) > now) return;
-  violations.push_back(
-      absl::StrCat("deadline: ", absl::FormatTime(absl::RFC3339_sec, DeadlineOf(job), absl::UTCTimeZone()),
-                   " is over; give a time to come, or leave it out"));
+  if (!job.has_deadline()) return;
+  const absl::Time deadline = DeadlineOf(job);
+  if (deadline > now && deadline <= kLatestTime) return;
+  violations.push_back(absl::StrCat("deadline: ", absl::FormatTime(absl::RFC3339_sec, deadline, absl::UTCTimeZone()),
+                                    deadline > now ? " is beyond the year 9999" : " is over",
+                                    "; give a time to come, or leave it out"));
 }
 
 absl::Time DeadlineOf(const v1::FineTuningJob& job) {

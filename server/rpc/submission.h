@@ -30,6 +30,10 @@ void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violati
 // What is wrong with what a job has beside its spec.
 void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 
+// INVALID_ARGUMENT with all of them, and with what is wrong with the spec of the job: else that is read only once it is
+// planned, and the caller would have to try again to hear of it. OK if there are none.
+absl::Status StatusOf(std::vector<std::string> violations, const v1::FineTuningJob& job);
+
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 // A deadline lies after `now`.
 void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations);

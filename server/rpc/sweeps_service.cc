@@ -23,6 +23,7 @@
 #include "server/loop/recorded_jobs.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/handle.h"
+#include "server/rpc/page.h"
 #include "server/rpc/planner.h"
 #include "server/rpc/services.h"
 #include "server/rpc/submission.h"
@@ -92,10 +93,15 @@ absl::Status CheckDepth(const std::string& field, const std::string& value) {
       absl::StrCat(field.substr(0, 80), ": is nested deeper than ", kMaxJsonDepth, " levels; give a flatter value"));
 }
 
-// The job at a point. `file`: the job file of what all have in common.
+// The job at a point. `file`: the job file of what all have in common, of which what goes with the other kind of tuning
+// only gives way to a point's `tuning`. What the point itself says does not: it would be a contradiction.
 absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1::FineTuningJob& common) {
+  for (const auto& [field, value] : point) LUTHIER_RETURN_IF_ERROR(CheckDepth(field, value));
+  if (const auto tuning = point.find("tuning"); tuning != point.end()) {
+    const json kind = ValueOf(tuning->second);
+    if (kind.is_string()) LeaveOutOtherTuning(file, kind.get<std::string>());
+  }
   for (const auto& [field, value] : point) {
-    LUTHIER_RETURN_IF_ERROR(CheckDepth(field, value));
     json* target = &file;
     const std::vector<std::string> path = absl::StrSplit(field, '.');
     for (size_t i = 0; i + 1 < path.size(); ++i) {
@@ -184,11 +190,28 @@ void WarnAboutMetric(const std::vector<Submission>& jobs, v1::Sweep& sweep) {
   }
 }
 
+// Whoever gave values to all jobs may not expect one without them.
+void WarnAboutTuning(const v1::FineTuningSpec& common, const std::vector<Submission>& jobs, v1::Sweep& sweep) {
+  for (const Submission& each : jobs) {
+    const bool full = each.plan->job.spec().has_full();
+    const bool left_out = full ? common.lora().ByteSizeLong() > 0 : common.training().freeze_size() > 0;
+    if (!left_out) continue;
+    sweep.add_warnings(absl::StrCat(full ? "lora" : "training.freeze", ": that of sweep.job is left out with tuning: ",
+                                    full ? "full" : "lora", ", as in jobs/", each.job.id));
+    return;
+  }
+}
+
+void Warn(const v1::Sweep& asked, const std::vector<Submission>& jobs, v1::Sweep& answer) {
+  WarnAboutTuning(asked.job().spec(), jobs, answer);
+  WarnAboutMetric(jobs, answer);
+}
+
 absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
   std::vector<std::string> violations;
   const std::string& id = request.sweep_id();
   if (!id.empty() && (!CheckId("sweep_id", id).ok() || id.size() > kMaxSweepId)) {
-    violations.push_back(absl::StrCat("sweep_id: '", id.substr(0, 80), "' is no id; give 1 to ", kMaxSweepId,
+    violations.push_back(absl::StrCat("sweep_id: ", Shown(id), " is no id; give 1 to ", kMaxSweepId,
                                       " characters a-z, 0-9, '-', a letter first"));
   }
   CheckRequestId(request.request_id(), violations);
@@ -202,10 +225,10 @@ absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
                                       " is negative; give 1 or more, or 0 for no limit"));
   }
   if (!request.sweep().metric().empty() && !ParseMetric(request.sweep().metric())) {
-    violations.push_back(absl::StrCat("sweep.metric: '", request.sweep().metric(),
-                                      "' is unknown; give validation or test, a dot, and ", kMetricNames));
+    violations.push_back(absl::StrCat("sweep.metric: ", Shown(request.sweep().metric()),
+                                      " is unknown; give validation or test, a dot, and ", kMetricNames));
   }
-  return violations.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  return StatusOf(std::move(violations), request.sweep().job());
 }
 
 class SweepsService final : public v1::SweepService::Service {
@@ -243,11 +266,12 @@ class SweepsService final : public v1::SweepService::Service {
     const JobRequest identity{request.request_id(),
                               Sha256Hex(absl::StrCat("sweep\n", request.sweep_id(), request.hold() ? "\nheld\n" : "\n",
                                                      DeterministicBytes(request.sweep()), call.tenant))};
-    LUTHIER_RETURN_IF_ERROR(CheckRequest(request));
+    const absl::Status checked = CheckRequest(request);
     const std::string id = !request.sweep_id().empty()
                                ? request.sweep_id()
                                : absl::StrCat("sweep-", absl::StripPrefix(NewJobId(absl::Now()), "job-"));
-    absl::StatusOr<std::vector<Submission>> made = PrepareAll(call, id, request.sweep());
+    // Also what was right when the request came first, such as a deadline, may be wrong when it is repeated.
+    absl::StatusOr<std::vector<Submission>> made = !checked.ok() ? checked : PrepareAll(call, id, request.sweep());
     if (!made.ok()) {
       if (request.validate_only()) return made.status();
       LUTHIER_ASSIGN_OR_RETURN(const RecordedJob earlier, EarlierOf(backend_, call, identity, made.status()));
@@ -274,7 +298,7 @@ class SweepsService final : public v1::SweepService::Service {
           backend_.loop.Run([&](State& state, absl::Time) { return CheckJobs(state, backend_.store, jobs); })));
       sweep.create_time = absl::Now();
       LUTHIER_RETURN_IF_ERROR(Describe(sweep, jobs, response));
-      WarnAboutMetric(*made, response);
+      Warn(request.sweep(), *made, response);
       return absl::OkStatus();
     }
     int64_t newest = 0;
@@ -285,7 +309,7 @@ class SweepsService final : public v1::SweepService::Service {
     })));
     if (jobs.front().number <= newest) return GetOf(call, jobs.front(), response);
     LUTHIER_RETURN_IF_ERROR(Get(call, "sweeps/" + id, response));
-    WarnAboutMetric(*made, response);
+    Warn(request.sweep(), *made, response);
     return absl::OkStatus();
   }
 
@@ -333,12 +357,12 @@ class SweepsService final : public v1::SweepService::Service {
   }
 
   absl::Status List(const Call& call, const v1::ListSweepsRequest& request, v1::ListSweepsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const auto page, ParsePage(request.page_size(), request.page_token()));
+    LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage("sweeps", request.page_size(), request.page_token()));
     LUTHIER_ASSIGN_OR_RETURN(std::vector<Sweep> sweeps,
-                             backend_.store.ListSweeps(call.tenant, page.first, page.second + 1));
-    if (static_cast<int>(sweeps.size()) > page.second) {
+                             backend_.store.ListSweeps(call.tenant, page.after_number(), page.size + 1));
+    if (static_cast<int>(sweeps.size()) > page.size) {
       sweeps.pop_back();
-      response.set_next_page_token(absl::StrCat(sweeps.back().first_job));
+      response.set_next_page_token(PageToken("sweeps", {sweeps.back().first_job, ""}));
     }
     for (const Sweep& sweep : sweeps) {
       LUTHIER_ASSIGN_OR_RETURN(const auto counts, backend_.store.CountJobsOf(sweep));

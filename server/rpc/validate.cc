@@ -14,17 +14,10 @@
 #include "absl/strings/strip.h"
 
 namespace luthier {
-namespace {
 
-// Where no list goes; what is added to a position must not overflow.
-constexpr int64_t kFarthest = int64_t{1} << 60;
-
-// In quotes, and on one line: each line of a message is a violation.
-std::string Shown(absl::string_view value) {
-  return absl::StrCat("'", absl::Utf8SafeCHexEscape(value.substr(0, 80)), "'");
+std::string Shown(absl::string_view value, size_t most) {
+  return absl::StrCat("'", absl::Utf8SafeCHexEscape(value.substr(0, most)), "'");
 }
-
-}  // namespace
 
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
   const auto allowed = [&](char c) {
@@ -46,18 +39,6 @@ absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view
   return absl::InvalidArgumentError(
       absl::StrCat(field, ": ", Shown(name), " is no name; give ", collection,
                    "/{id}, of which the id is 1 to 63 characters a-z, 0-9, '-', '.', a letter first"));
-}
-
-absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token) {
-  int64_t first = 0;
-  if (page_size < 0)
-    return absl::InvalidArgumentError(absl::StrCat("page_size: ", page_size, " is negative; give 0 to 1000"));
-  if (!page_token.empty() && (!absl::SimpleAtoi(page_token, &first) || first < 0 || first > kFarthest)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("page_token: ", Shown(page_token),
-                     " is no token of this server; give next_page_token of the page before, or leave it out"));
-  }
-  return std::make_pair(first, page_size == 0 ? 50 : std::min(page_size, 1000));
 }
 
 absl::StatusOr<VersionName> ParseVersionName(absl::string_view name) {

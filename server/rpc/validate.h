@@ -1,4 +1,4 @@
-// Names, pages and ids of requests.
+// Names and ids of requests.
 #pragma once
 
 #include <string>
@@ -16,8 +16,13 @@ absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view
 // 1 to 63 characters [a-z0-9-] (and dots if `dots`), a letter first. Errors: INVALID_ARGUMENT.
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots = false);
 
-// First index and number of items of a page. Errors: INVALID_ARGUMENT for a negative size or a token that is not ours.
-absl::StatusOr<std::pair<int64_t, int>> ParsePage(int page_size, const std::string& page_token);
+// The last that a Timestamp of protobuf may hold: no client could print a job with a later one.
+inline constexpr absl::Time kLatestTime = absl::FromUnixSeconds(253402300799);
+
+inline constexpr size_t kMostPath = 4096;
+
+// The beginning of a value, in quotes and on one line: each line of a message is a violation.
+std::string Shown(absl::string_view value, size_t most = 80);
 
 // `models/{model}/versions/{version}`: a number, or an alias, of which `latest` is one. Errors: INVALID_ARGUMENT.
 struct VersionName {

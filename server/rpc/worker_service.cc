@@ -11,6 +11,7 @@
 #include "server/rpc/handle.h"
 #include "server/rpc/services.h"
 #include "server/rpc/sessions.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
@@ -89,7 +90,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     const std::optional<AttemptId> attempt = ParseAttemptName(name);
     if (!attempt) {
       return absl::InvalidArgumentError(
-          absl::StrCat("attempt: '", name, "' is no attempt; give jobs/{job}/attempts/{attempt}"));
+          absl::StrCat("attempt: ", Shown(name), " is no attempt; give jobs/{job}/attempts/{attempt}"));
     }
     if (!backend_.access.IsCredentialOf(name, credential)) {
       return WithReason(absl::PermissionDeniedError(absl::StrCat("credential: is not that of ", name,
@@ -121,7 +122,7 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
       if (file.sha256() == sha256) return absl::OkStatus();
     }
     return absl::NotFoundError(
-        absl::StrCat("sha256: '", sha256, "' is no input of jobs/", job.id, "; ask for those of the order"));
+        absl::StrCat("sha256: ", Shown(sha256), " is no input of jobs/", job.id, "; ask for those of the order"));
   }
 
   absl::Status Receive(Call& call, Transfers::Transfer& transfer,

@@ -103,7 +103,8 @@ class Store {
                                             const std::vector<std::string>& types = {});
   // The cursor before the last `lines` events of a type; 0 if there are fewer.
   absl::StatusOr<int64_t> CursorBefore(int64_t job, const std::string& type, int64_t lines);
-  // Newest version first; `model` empty: of all models.
+  // Newest version first; `model` empty: of all models, one after the other. Which is newest its number says: clocks
+  // are set.
   absl::StatusOr<std::vector<ModelVersion>> Versions(const std::string& model);
   // That the files of a version are counted with; 0 if there is none.
   absl::StatusOr<int64_t> VersionBytes(const std::string& model, int version);

@@ -45,6 +45,63 @@ std::string LiveStates() {
   return absl::StrJoin(states, ",");
 }
 
+void LoadVersions(Connection& record, State& state) {
+  // With max(), SQLite takes the other columns from the row that has it.
+  Query latest = record.Prepare("SELECT model, max(version), tenant FROM model_versions GROUP BY model");
+  while (latest.Step()) {
+    const std::string model = latest.Text();
+    const int version = static_cast<int>(latest.Int());
+    state.LoadVersion(model, version, latest.Text());
+  }
+  Query deleted = record.Prepare("SELECT model, version FROM model_versions WHERE deleted = 1");
+  while (deleted.Step()) {
+    const std::string model = deleted.Text();
+    state.LoadDeletedVersion(NameOfVersion(model, static_cast<int>(deleted.Int())));
+  }
+}
+
+void LoadTenants(Connection& record, State& state) {
+  Query tenants = record.Prepare(
+      "SELECT id, weight, max_devices, max_queued_jobs, usage, usage_time, guaranteed_devices, max_storage_bytes, "
+      "storage_bytes FROM tenants");
+  while (tenants.Step()) {
+    Tenant tenant{.id = tenants.Text()};
+    tenant.weight = tenants.Real();
+    tenant.max_devices = static_cast<int>(tenants.Int());
+    tenant.max_queued_jobs = tenants.Int();
+    tenant.usage = tenants.Real();
+    tenant.usage_time = tenants.Time();
+    tenant.guaranteed_devices = static_cast<int>(tenants.Int());
+    tenant.max_storage_bytes = tenants.Int();
+    tenant.storage_bytes = tenants.Int();
+    state.LoadTenant(tenant);
+  }
+}
+
+void LoadNodes(Connection& record, State& state, absl::Time now) {
+  Query drained = record.Prepare("SELECT id FROM drained_nodes");
+  while (drained.Step()) state.LoadDrained(drained.Text());
+  Query quarantined = record.Prepare("SELECT id, jobs, end_time FROM quarantined_nodes");
+  while (quarantined.Step()) {
+    Quarantine quarantine{.node = quarantined.Text()};
+    quarantine.jobs = absl::StrSplit(quarantined.Text(), ',', absl::SkipEmpty());
+    quarantine.end = quarantined.Time();
+    state.LoadQuarantine(quarantine, now);
+  }
+}
+
+void LoadResources(Connection& record, State& state) {
+  for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
+    Query rows = record.Prepare(absl::StrCat("SELECT id, tenant, bytes FROM ", TableOf(kind)));
+    while (rows.Step()) {
+      const std::string id = rows.Text();
+      Stored stored{.tenant = rows.Text()};
+      stored.bytes = rows.Int();
+      state.LoadResource(kind, id, std::move(stored));
+    }
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
@@ -65,53 +122,12 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     const std::string jobs = absl::StrCat("SELECT ", kJobColumns, " FROM jobs", live > over ? " NOT INDEXED" : "",
                                           " WHERE state IN (", LiveStates(), ") AND number BETWEEN ? AND ?");
     LoadJobs(*writer_, path_, jobs, state.last_number(), state, now);
-    // With max(), SQLite takes the other columns from the row that has it.
-    Query latest = writer_->Prepare("SELECT model, max(version), tenant FROM model_versions GROUP BY model");
-    while (latest.Step()) {
-      const std::string model = latest.Text();
-      const int version = static_cast<int>(latest.Int());
-      state.LoadVersion(model, version, latest.Text());
-    }
-    Query deleted = writer_->Prepare("SELECT model, version FROM model_versions WHERE deleted = 1");
-    while (deleted.Step()) {
-      const std::string model = deleted.Text();
-      state.LoadDeletedVersion(NameOfVersion(model, static_cast<int>(deleted.Int())));
-    }
-    Query tenants = writer_->Prepare(
-        "SELECT id, weight, max_devices, max_queued_jobs, usage, usage_time, guaranteed_devices, max_storage_bytes, "
-        "storage_bytes FROM tenants");
-    while (tenants.Step()) {
-      Tenant tenant{.id = tenants.Text()};
-      tenant.weight = tenants.Real();
-      tenant.max_devices = static_cast<int>(tenants.Int());
-      tenant.max_queued_jobs = tenants.Int();
-      tenant.usage = tenants.Real();
-      tenant.usage_time = tenants.Time();
-      tenant.guaranteed_devices = static_cast<int>(tenants.Int());
-      tenant.max_storage_bytes = tenants.Int();
-      tenant.storage_bytes = tenants.Int();
-      state.LoadTenant(tenant);
-    }
+    LoadVersions(*writer_, state);
+    LoadTenants(*writer_, state);
     Query epoch = writer_->Prepare("SELECT ifnull(max(number), 0) FROM epochs");
     if (epoch.Step()) state.LoadEpoch(static_cast<int>(epoch.Int()));
-    Query drained = writer_->Prepare("SELECT id FROM drained_nodes");
-    while (drained.Step()) state.LoadDrained(drained.Text());
-    Query quarantined = writer_->Prepare("SELECT id, jobs, end_time FROM quarantined_nodes");
-    while (quarantined.Step()) {
-      Quarantine quarantine{.node = quarantined.Text()};
-      quarantine.jobs = absl::StrSplit(quarantined.Text(), ',', absl::SkipEmpty());
-      quarantine.end = quarantined.Time();
-      state.LoadQuarantine(quarantine, now);
-    }
-    for (const ResourceKind kind : {ResourceKind::kDataset, ResourceKind::kBaseModel}) {
-      Query rows = writer_->Prepare(absl::StrCat("SELECT id, tenant, bytes FROM ", TableOf(kind)));
-      while (rows.Step()) {
-        const std::string id = rows.Text();
-        Stored stored{.tenant = rows.Text()};
-        stored.bytes = rows.Int();
-        state.LoadResource(kind, id, std::move(stored));
-      }
-    }
+    LoadNodes(*writer_, state, now);
+    LoadResources(*writer_, state);
     return state;
   });
 }

@@ -105,7 +105,7 @@ absl::StatusOr<std::vector<ModelVersion>> Store::Versions(const std::string& mod
   return Guard([&]() -> absl::StatusOr<std::vector<ModelVersion>> {
     Query query = reader_->Prepare(
         "SELECT model, version, job, attempt, base_model, create_time, payload, tenant, bytes FROM model_versions "
-        "WHERE (?1 = '' OR model = ?1) AND deleted = 0 ORDER BY create_time DESC, version DESC");
+        "WHERE (?1 = '' OR model = ?1) AND deleted = 0 ORDER BY model, version DESC");
     query.Bind(model);
     std::vector<ModelVersion> versions;
     while (query.Step()) {

@@ -33,6 +33,7 @@ const std::vector<Rule>& Rules() {
       {"worker/trainer/", {"worker/trainer/", "lib/"}},
       {"client/", {"client/", "lib/", "luthier/v1/"}},
       {"client/lib/", {"client/lib/", "lib/", "luthier/v1/"}},
+      {"client/hub/", {"client/hub/", "client/lib/", "lib/"}},
   };
   return *rules;
 }

@@ -35,7 +35,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   }
   CheckConfig(facts->config);
   Require(facts->parameters > 0, "a model has parameters");
-  Require(ToJson(*ParseModelFacts(ToJson(*facts))) == ToJson(*facts), "facts survive JSON");
+  Require(ToJson(*facts)["config"] == facts->config_json, "facts are shown with their config");
   return 0;
 }
 

@@ -52,6 +52,11 @@ TEST_F(CliTest, OnceThereIsATokenEveryCallNeedsOneAndSeesItsTenantOnly) {
   EXPECT_EQ(Cli({"model", "import", "more", "base"}, alice).exit_code, 4)
       << "members read no folders of the server's machine";
   EXPECT_EQ(Cli({"admin", "token", "list", "-o", "name"}, root).out, "tokens/alice\ntokens/root\n");
+  WriteText(folder_.path() + "/root.token", root.environment.back().second + "\n");
+  Ok({"context", "set", "lab", "--server", server_->address(), "--token-file", "root.token"});
+  EXPECT_EQ(Ok({"admin", "token", "list", "--context", "lab", "-o", "name"}), "tokens/alice\ntokens/root\n")
+      << "by the token of the context";
+  EXPECT_EQ(Cli({"context", "set", "lab", "--server", server_->address(), "--token-file", "none"}).exit_code, 3);
 
   server_->Kill();
   server_->Start();

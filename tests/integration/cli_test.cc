@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "lib/text/json_file.h"
 #include "luthier/v1/worker.pb.h"
 #include "nlohmann/json.hpp"
@@ -141,6 +142,14 @@ TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
   EXPECT_THAT(Ok({"sweep", "cancel", "t"}), StartsWith("sweeps/t  "));
   EXPECT_EQ(Cli({"sweep", "best", "t"}).exit_code, 5);
   EXPECT_EQ(Ok({"sweep", "list", "-o", "name"}), "sweeps/t\nsweeps/s\n");
+  WriteText(folder_.path() + "/lora.yaml", "base_model: tiny\ndataset: words\nlora: {rank: 4}\n");
+  const CapturedResult kinds = Cli({"sweep", "create", "-f", "lora.yaml", "--grid", "tuning=lora,full", "--dry-run"});
+  EXPECT_EQ(kinds.exit_code, 0) << kinds.err;
+  EXPECT_THAT(kinds.err, HasSubstr("warning: lora: that of sweep.job is left out with tuning: full"));
+  const CapturedResult both =
+      Cli({"sweep", "create", "-f", "lora.yaml", "--point", "tuning: full, lora.rank: 8", "--dry-run"});
+  EXPECT_EQ(both.exit_code, 3);
+  EXPECT_THAT(both.err, AllOf(HasSubstr("lora: has values, but tuning is full"), Not(HasSubstr("lora.yaml:"))));
   const CapturedResult forgotten =
       Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--point", "lora.rank: 4, training.epochs"});
   EXPECT_EQ(forgotten.exit_code, 3);
@@ -172,6 +181,25 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
   const json clone = json::parse(Ok({"job", "get", "k", "-o", "json"}));
   EXPECT_EQ(clone["labels"]["team"], "support");
   EXPECT_EQ(clone["priority"], 3);
+  const CapturedResult changed = Cli({"job", "clone", "k", "--id", "m", "--lora.rank", "4", "--label", "team=sales",
+                                      "--class", "background", "--priority", "0", "--dry-run", "-o", "json"});
+  EXPECT_EQ(changed.exit_code, 0) << changed.err;
+  const json other = json::parse(changed.out);
+  EXPECT_EQ(other["spec"]["lora"]["rank"], 4);
+  EXPECT_EQ(other["spec"]["base_model"], clone["spec"]["base_model"]);
+  EXPECT_EQ(other["spec"]["dataset"], clone["spec"]["dataset"]);
+  EXPECT_EQ(other["labels"]["team"], "sales");
+  EXPECT_EQ(other["service_class"], "SERVICE_CLASS_BACKGROUND");
+  EXPECT_FALSE(other.contains("priority")) << "0 was given";
+  const std::string request = "11111111-2222-4333-8444-555555555555";
+  const std::vector<std::string> again = {"job",  "clone", "k",      "--tuning",     "full",
+                                          "--id", "whole", "--hold", "--request-id", request};
+  const CapturedResult whole = Cli(again);
+  EXPECT_EQ(whole.out, "jobs/whole  HELD\n") << whole.err;
+  EXPECT_THAT(whole.err, HasSubstr(absl::StrCat("request id ", request)));
+  EXPECT_TRUE(json::parse(Ok({"job", "get", "whole", "-o", "json"}))["spec"].contains("full"));
+  EXPECT_EQ(Ok(again), "jobs/whole  HELD\n") << "the same job once more";
+  EXPECT_THAT(Cli({"job", "clone", "k", "--lora.rank", "999"}).err, HasSubstr("lora.rank: 999 is out of range"));
   const std::string etag = clone["etag"];
   EXPECT_EQ(Ok({"job", "update", "k", "--priority", "5", "--label", "team=sales", "--etag", etag}), "jobs/k  HELD\n");
   EXPECT_EQ(json::parse(Ok({"job", "get", "k", "-o", "json"}))["labels"]["team"], "sales");

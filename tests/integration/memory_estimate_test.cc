@@ -111,7 +111,7 @@ TEST(BenchTrainTest, AFormatThatIsNotTheBaselinesIsRefusedWithTheOneThatIs) {
   const TempFolder folder;
   WriteText(folder.path() + "/rows.jsonl", LongRows());
   const auto bench = [&](const std::string& method, const std::string& dtype) {
-    return RunCaptured({LUTHIER_BENCH_TRAIN_PROGRAM, "--model", "examples/base/luthier-tiny", "--data",
+    return RunCaptured({LUTHIER_BENCH_TRAIN_PROGRAM, "--model", "examples/base/luthier-tiny/", "--data",
                         folder.path() + "/rows.jsonl", "--method", method, "--dtype", dtype, "--max-length", "64",
                         "--micro-batch-tokens", "64", "--steps", "3", "--json"});
   };
@@ -120,6 +120,19 @@ TEST(BenchTrainTest, AFormatThatIsNotTheBaselinesIsRefusedWithTheOneThatIs) {
   const CapturedResult mixed = bench("full", "amp");
   ASSERT_EQ(mixed.exit_code, 0) << mixed.err;
   EXPECT_EQ(json::parse(mixed.out)["dtype"], "amp");
+  EXPECT_EQ(json::parse(mixed.out)["model"], "luthier-tiny");
+}
+
+TEST(BenchTrainTest, AFlagThatIsOutOfRangeIsRefusedByName) {
+  const TempFolder folder;
+  const std::string rows = folder.path() + "/rows.jsonl";
+  WriteText(rows, LongRows());
+  for (const char* flag : {"--rank", "--threads", "--max-length", "--micro-batch-tokens", "--grad-accum", "--lr"}) {
+    const CapturedResult run =
+        RunCaptured({LUTHIER_BENCH_TRAIN_PROGRAM, "--model", "examples/base/luthier-tiny", "--data", rows, flag, "0"});
+    EXPECT_NE(run.exit_code, 0) << flag;
+    EXPECT_THAT(run.err, ::testing::HasSubstr(flag));
+  }
 }
 
 }  // namespace

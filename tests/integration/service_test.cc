@@ -405,15 +405,29 @@ TEST_F(ServiceTest, AFailureOfTheTrainerIsTheJobsWithItsCause) {
   service_.StartServer();
   service_.StartAgent();
   service_.AddInputs();
-  std::filesystem::create_directories(service_.AgentFolder() + "/jobs/j/run");
-  WriteText(service_.AgentFolder() + "/jobs/j/run/checkpoints", "a file where a folder has to be");
+  std::filesystem::create_directories(service_.AgentFolder() + "/jobs/j/run/adapter");
+  WriteText(service_.AgentFolder() + "/jobs/j/run/adapter/notes.txt", "no earlier export");
   service_.Submit("j", Steps(20));
   ASSERT_TRUE(WaitFor([&] { return service_.Job("j").end_time().seconds() > 0; }, std::chrono::seconds(120)));
   const v1::FineTuningJob job = service_.Job("j");
   EXPECT_EQ(job.state(), State::FAILED) << job.DebugString();
   EXPECT_EQ(job.attempt(), 1);
-  EXPECT_EQ(job.failure().cause(), v1::JobFailure::STORAGE) << job.DebugString();
-  EXPECT_THAT(job.failure().message(), HasSubstr("checkpoints"));
+  EXPECT_EQ(job.failure().cause(), v1::JobFailure::CONFIG) << job.DebugString();
+  EXPECT_THAT(job.failure().message(), HasSubstr("which are never replaced"));
+}
+
+TEST_F(ServiceTest, AJobWhoseNodeCannotWriteItsCheckpointsIsTriedAgain) {
+  service_.StartServer();
+  service_.StartAgent();
+  service_.AddInputs();
+  std::filesystem::create_directories(service_.AgentFolder() + "/jobs/j/run");
+  const std::string checkpoints = service_.AgentFolder() + "/jobs/j/run/checkpoints";
+  WriteText(checkpoints, "a file where a folder has to be");
+  service_.Submit("j", Steps(20));
+  ASSERT_TRUE(WaitFor([&] { return service_.Job("j").lost_attempts() > 0; }, std::chrono::seconds(120)));
+  std::filesystem::remove(checkpoints);
+  ASSERT_TRUE(WaitForState("j", State::SUCCEEDED)) << service_.Job("j").DebugString();
+  EXPECT_FALSE(service_.Job("j").has_failure());
 }
 
 TEST_F(ServiceTest, ASecondAgentOnTheSameFolderIsRefused) {

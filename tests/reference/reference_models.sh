@@ -39,7 +39,20 @@ must_fail() {
     exit 1
   fi
 }
+# must_name WORD CASE FILE SED-EXPRESSION: the check says by name what the case lacks with this change in its file.
+must_name() {
+  rm -rf "$work/case"
+  cp -rL "$models/$2" "$work/case"
+  chmod -R u+w "$work/case"
+  sed -i "$4" "$work/case/$3"
+  if "$check" models "$work/case" >"$work/out" 2>&1 || ! grep -q "\"ok\":false.*$1" "$work/out"; then
+    echo "reference-check does not say that $2 lacks $1: $(tail -1 "$work/out")" >&2
+    exit 1
+  fi
+}
 if [ -d "$models/llama" ]; then # the committed fixtures
+  must_name packed llama golden.json 's/"packed": {/"unpacked": {/'
+  must_name batch.labels llama golden.safetensors 's/"batch.labels"/"batch.babels"/'
   must_fail llama 's/"rope_type": "llama3"/"rope_type": "linear"/'
   must_fail mistral 's/"sliding_window": 5/"sliding_window": 6/'
   must_fail gemma2 's/"final_logit_softcapping": 6.0/"final_logit_softcapping": 600.0/'

@@ -9,6 +9,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "lib/base/steady_now.h"
+#include "lib/wire/agent_protocol.h"
 #include "worker/agent/trainer_process.h"
 
 namespace luthier {
@@ -134,6 +135,8 @@ v1::Register Agent::Registration() {
   message.mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
   message.set_gang_address(options_.gang_address.host);
   message.set_gang_port(options_.gang_address.port);
+  message.set_protocol(kAgentProtocol.newest);
+  message.set_oldest_protocol(kAgentProtocol.oldest);
   *message.mutable_inventory() = inventory_.Read();
   const Attempts attempts = Snapshot();
   for (const auto& [name, attempt] : attempts) message.add_attempts(name);

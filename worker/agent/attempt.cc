@@ -5,14 +5,11 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 #include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
-#include "absl/strings/str_join.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/trainer_words.h"
@@ -21,11 +18,11 @@
 #include "worker/agent/lines.h"
 #include "worker/agent/run_checkpoints.h"
 #include "worker/agent/shared_store.h"
+#include "worker/agent/trainer_start.h"
 
 namespace luthier {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 
 // How often a running trainer's attempt looks for wishes of the server.
@@ -43,35 +40,14 @@ constexpr absl::Duration kStorePatience = absl::Minutes(5);
 constexpr absl::Duration kStorePatienceAfterLoss = absl::Seconds(10);
 // The cause of a loss with kLostRankExitCode.
 constexpr char kPeer[] = "PEER";
-
-// Inputs that are folders of files; the others are one file of rows.
-bool IsFolder(const v1::AttemptInput& input) { return input.role() == "base_model" || input.role() == "start_adapter"; }
-
-// Makes `folder` of links to the files where the cache has them.
-absl::Status LinkFiles(const v1::AttemptInput& input, const InputCache::Lease& lease, const fs::path& folder) {
-  std::error_code error;
-  fs::remove_all(folder, error);
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(folder));
-  for (const v1::ModelFile& file : input.files()) {
-    LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
-    const fs::path link = folder / file.path();
-    LUTHIER_RETURN_IF_ERROR(CreateFolders(link.parent_path()));
-    fs::create_symlink(lease.Path(file.sha256()), link, error);
-    if (error) return FileError(link, "link", error.value());
-  }
-  return absl::OkStatus();
-}
+// Said by a trainer of its node's disk; of a failure, that the server cannot give an input.
+constexpr char kStorage[] = "STORAGE";
 
 std::string TextOf(const json& event, const char* field) {
   return event.is_object() && event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
 }
 
 bool TellsOfCheckpoint(const std::string& event) { return event == "checkpoint" || event == "stopped"; }
-
-// Whether a trainer's spec is one of full training.
-bool IsFullTraining(const std::string& spec) {
-  return TextOf(json::parse(spec, nullptr, /*allow_exceptions=*/false), "tuning") == "full";
-}
 
 // What a trainer left, by the word in its `finished` event.
 struct ArtifactForm {
@@ -100,7 +76,7 @@ Attempt::Attempt(Node& node, AttemptName name, v1::StartAttempt order)
       order_(std::move(order)),
       pass_{name_.text(), order_.credential()},
       upload_(UploadOptions(), node.artifacts),
-      full_model_(IsFullTraining(order_.trainer_spec_json())) {
+      full_model_(TrainsWholeModel(order_)) {
   uses_devices_ = true;
   Begin(&Attempt::Live);
 }
@@ -182,8 +158,7 @@ v1::AttemptEnded Attempt::WorkAgain() {
   if (!run_folder.ok()) return EndAfterError(run_folder.status());
   const std::string last_word = TextOf(last_event_, "event");
   if (last_word == "finished") return Publish();
-  if (last_word == "failed")
-    return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
+  if (last_word == "failed") return FailureOfTrainer();
   if (last_word == "stopped") return StoreLastCheckpoint(Ended(v1::AttemptEnded::STOPPED, "stopped"));
   return Ended(v1::AttemptEnded::LOST, "the agent of the node died, and the trainer with it");
 }
@@ -207,62 +182,15 @@ absl::StatusOr<FileLock> Attempt::WaitForRunFolder() {
 }
 
 absl::StatusOr<InputCache::Lease> Attempt::MakeInputsLocal() {
-  std::vector<InputCache::Blob> blobs;
-  for (const v1::AttemptInput& input : order_.inputs()) {
-    for (const v1::ModelFile& file : input.files()) blobs.push_back({file.sha256(), file.size_bytes()});
-  }
-  LUTHIER_ASSIGN_OR_RETURN(InputCache::Lease lease, node_.cache.Acquire(pass_, blobs, cancellation_));
+  LUTHIER_ASSIGN_OR_RETURN(InputCache::Lease lease, node_.cache.Acquire(pass_, InputBlobs(order_), cancellation_));
   node_.metrics.ObserveCache(node_.cache.bytes());
-  for (const v1::AttemptInput& input : order_.inputs()) {
-    if (IsFolder(input)) LUTHIER_RETURN_IF_ERROR(LinkFiles(input, lease, Folder() + "/" + input.role()));
-  }
+  LUTHIER_RETURN_IF_ERROR(LinkInputs(order_, lease, Folder()));
   return lease;
 }
 
 absl::Status Attempt::WriteSpec(const InputCache::Lease& inputs) {
-  json spec = json::parse(order_.trainer_spec_json(), nullptr, /*allow_exceptions=*/false);
-  if (!spec.is_object()) return absl::InternalError("the server's trainer spec is no JSON object");
-  spec["attempt"] = name_.text();
-  for (const v1::AttemptInput& input : order_.inputs()) {
-    if (IsFolder(input)) spec[input.role()] = Folder() + "/" + input.role();
-    if (IsFolder(input) || input.files_size() == 0) continue;
-    const std::string& path = inputs.Path(input.files(0).sha256());
-    json& part = spec["dataset"][input.role()];
-    if (input.weight() > 0) {  // of `train`; 0 is that of a server that knows no mixtures
-      part.push_back({{"path", path}, {"weight", input.weight()}, {"name", input.name()}});
-    } else {
-      part = path;
-    }
-  }
-  return WriteFileDurably(Folder() + "/spec.json", spec.dump(2) + "\n");
-}
-
-std::vector<std::string> Attempt::TrainerArguments() const {
-  std::vector<std::string> arguments = {node_.trainer, "run",       "--spec",           Folder() + "/spec.json",
-                                        "--out",       RunFolder(), "--die-with-parent"};
-  if (!order_.has_gang()) return arguments;
-  const v1::Gang& gang = order_.gang();
-  arguments.insert(arguments.end(), {"--node-rank", absl::StrCat(gang.node_rank()), "--meeting", gang.meeting(),
-                                     "--address", gang.address()});
-  return arguments;
-}
-
-std::vector<std::string> Attempt::TrainerEnvironment() const {
-  const v1::Inventory& machine = node_.inventory;
-  const int shares = std::max(1, machine.shares());
-  // As NVML counts. None on a CPU node: a GPU that the server did not give must not be taken.
-  std::vector<int> gpus;
-  for (const int device : order_.gpus()) {
-    if (machine.gpus_size() > 0) gpus.push_back(device / shares);
-  }
-  std::vector<std::string> environment = {"CUDA_DEVICE_ORDER=PCI_BUS_ID",
-                                          absl::StrCat("CUDA_VISIBLE_DEVICES=", absl::StrJoin(gpus, ","))};
-  if (shares == 1) return environment;
-  environment.push_back(absl::StrCat("LUTHIER_DEVICE_SHARES=", shares));
-  environment.push_back(absl::StrCat("OMP_NUM_THREADS=", std::max(1, machine.cpus() / shares)));
-  // What one attempt takes too much of a GPU ends that one, and none of the others.
-  environment.push_back(absl::StrFormat("PYTORCH_CUDA_ALLOC_CONF=per_process_memory_fraction:%.3f", 1.0 / shares));
-  return environment;
+  LUTHIER_ASSIGN_OR_RETURN(const json spec, LocalSpec(order_, name_, inputs, Folder()));
+  return WriteFileDurably(SpecFile(), spec.dump(2) + "\n");
 }
 
 v1::AttemptEnded Attempt::Train() {
@@ -275,7 +203,8 @@ v1::AttemptEnded Attempt::Train() {
   output.on_event_line = [&](const std::string& line) { OnEventLine(line, log, training, watch); };
   output.on_log_line = [&](const std::string& line) { log.Add(line, node_.steady_now()); };
   absl::StatusOr<std::unique_ptr<TrainerProcess>> trainer = TrainerProcess::Start(
-      {TrainerArguments(), TrainerEnvironment(), absl::StrCat(node_.folder.root(), ":", name_.text())},
+      {TrainerCommand(node_.trainer, order_, SpecFile(), RunFolder()), TrainerEnvironment(order_, node_.inventory),
+       absl::StrCat(node_.folder.root(), ":", name_.text())},
       std::move(output));
   if (!trainer.ok()) return Ended(v1::AttemptEnded::LOST, std::string(trainer.status().message()));
 
@@ -352,8 +281,7 @@ v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_me
   if (wish == Wish::kAbandon) return {};
   if (last_word == "finished" && wish == Wish::kSuspend) return {};
   if (last_word == "finished" && wish == Wish::kNone) return Ended(v1::AttemptEnded::FINISHED, "");
-  if (last_word == "failed")
-    return Ended(v1::AttemptEnded::FAILED, TextOf(last_event_, "message"), TextOf(last_event_, "cause"));
+  if (last_word == "failed") return FailureOfTrainer();
   if (last_word == "stopped")
     return Ended(v1::AttemptEnded::STOPPED, wish == Wish::kSuspend ? "the agent was stopped" : "stopped");
   if (!leads() && exit.code == 0) return Ended(v1::AttemptEnded::STOPPED, "the leading node ended the run");
@@ -370,6 +298,13 @@ v1::AttemptEnded Attempt::EndOf(const TrainerProcess::Exit& exit, bool out_of_me
                      ? absl::StrCat("the trainer was ended by signal ", exit.signal, " (", strsignal(exit.signal), ")")
                      : absl::StrCat("the trainer ended with code ", exit.code, " and no last word"),
                  "CRASHED", log);
+}
+
+// A disk of the node that is full or broken is no fault of the job's: it is tried again, elsewhere if it has to be.
+v1::AttemptEnded Attempt::FailureOfTrainer() const {
+  const std::string cause = TextOf(last_event_, "cause");
+  return Ended(cause == kStorage ? v1::AttemptEnded::LOST : v1::AttemptEnded::FAILED, TextOf(last_event_, "message"),
+               cause);
 }
 
 // It said nothing of a reason, so what it wrote last may.
@@ -505,7 +440,7 @@ v1::AttemptEnded Attempt::EndAfterError(const absl::Status& status) const {
   if (wish == Wish::kAbandon || (wish == Wish::kSuspend && finished)) return {};
   if (wish != Wish::kNone) return Ended(v1::AttemptEnded::STOPPED, "stopped");
   if (absl::IsFailedPrecondition(status)) {  // the server cannot give an input: no node can do better
-    return Ended(v1::AttemptEnded::FAILED, std::string(status.message()), "STORAGE");
+    return Ended(v1::AttemptEnded::FAILED, std::string(status.message()), kStorage);
   }
   return Ended(v1::AttemptEnded::LOST, std::string(status.message()));
 }

@@ -106,12 +106,11 @@ class Attempt {
   absl::StatusOr<InputCache::Lease> MakeInputsLocal();
   absl::Status FetchCheckpoint();
   absl::Status WriteSpec(const InputCache::Lease& inputs);
-  std::vector<std::string> TrainerArguments() const;
-  std::vector<std::string> TrainerEnvironment() const;
   v1::AttemptEnded Train();
   void FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kill_at);
   void OnEventLine(const std::string& line, AttemptLog& log, AgentMetrics::Training& training, StallWatch& watch);
   v1::AttemptEnded EndOf(const TrainerProcess::Exit& exit, bool out_of_memory, const AttemptLog& log) const;
+  v1::AttemptEnded FailureOfTrainer() const;
   v1::AttemptEnded Crashed(std::string message, const std::string& cause, const AttemptLog& log) const;
   v1::AttemptEnded Publish();
   CheckpointUpload::Options UploadOptions() const;
@@ -128,6 +127,7 @@ class Attempt {
   // Of one node, or on the leading one of several. Also true of what an earlier agent left, whose order is not known.
   bool leads() const { return order_.gang().node_rank() == 0; }
   std::string Folder() const { return node_.folder.AttemptFolder(name_); }
+  std::string SpecFile() const { return Folder() + "/spec.json"; }
   // The trainer's. Only the leading node keeps it for later attempts of the job.
   std::string RunFolder() const { return leads() ? node_.folder.RunFolder(name_.job) : Folder() + "/run"; }
 

@@ -3,9 +3,10 @@
 //   node_id                what this machine is called by the server
 //   cache/                 inputs (input_cache.h)
 //   discarded/             folders that are being deleted
-//   jobs/J/run/            the trainer's --out, shared by the attempts of a job: a later attempt finds the checkpoints
-//   here jobs/J/run.lock        held by the attempt that works in `run` jobs/J/attempt-N/      journal, spec, log and
-//   links to the inputs of one attempt, and to its checkpoint on the way to the server
+//   jobs/J/run/            the trainer's --out, where a later attempt of the job finds the checkpoints
+//   jobs/J/run.lock        held by the attempt that works in `run`
+//   jobs/J/attempt-N/      journal, spec and log of one attempt, links to its inputs and to the checkpoint that it
+//                          stores on the server
 #pragma once
 
 #include <string>

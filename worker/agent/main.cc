@@ -1,22 +1,20 @@
-// luthier-worker: flags, wiring, and a clean end.
+// luthier-worker: wiring, and a clean end.
 #include <signal.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
-#include "lib/base/data_dir.h"
 #include "lib/base/duration_text.h"
 #include "lib/base/gang_address.h"
 #include "lib/base/own_address.h"
@@ -24,32 +22,14 @@
 #include "lib/channel/channel.h"
 #include "prometheus/exposer.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/options.h"
 
 namespace luthier {
 namespace {
 
-namespace fs = std::filesystem;
-
 // Together below the 30 s after which service supervisors kill.
 constexpr absl::Duration kLeaveGrace = absl::Seconds(20);
 constexpr absl::Duration kLeavePatience = absl::Seconds(5);
-
-struct WorkerOptions {
-  std::string server = "127.0.0.1:7070";
-  std::string data_dir;
-  std::string node_id;
-  std::string metrics_listen = "127.0.0.1:9465";
-  std::string shared_store;
-  std::string trainer;
-  std::vector<std::string> labels;  // KEY=VALUE
-  std::string gang_address;         // HOST[:PORT]; empty: no jobs of several nodes
-  int shares = 1;
-  uint64_t cache_limit = uint64_t{50} << 30;
-  uint64_t keep_limit = uint64_t{50} << 30;
-  uint64_t checkpoint_limit = uint64_t{1} << 30;
-  uint64_t checkpoint_rate = uint64_t{50} << 20;
-  std::string stall_after = "15m";
-};
 
 absl::StatusOr<std::map<std::string, std::string>> ParseLabels(const std::vector<std::string>& texts) {
   std::map<std::string, std::string> labels;
@@ -154,73 +134,9 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
 }
 
 int Main(int argc, char** argv) {
-  WorkerOptions options;
-  options.data_dir = DefaultDataDir("worker");
-  options.trainer = fs::read_symlink("/proc/self/exe").parent_path() / "luthier-trainer";
-  CLI::App app("The Luthier agent: trains on this machine what the server orders.", "luthier-worker");
-  app.set_version_flag("--version", LUTHIER_VERSION);
-  app.add_option("--server", options.server, "Address of luthierd")->envname("LUTHIER_SERVER")->capture_default_str();
-  app.add_option("--data-dir", options.data_dir,
-                 "Folder for checkpoints, journals and cached inputs; one agent a folder")
-      ->envname("LUTHIER_WORKER_DATA_DIR")
-      ->capture_default_str();
-  app.add_option("--node-id", options.node_id, "Name of this machine; default: kept in the data folder")
-      ->envname("LUTHIER_NODE_ID");
-  app.add_option("--metrics-listen", options.metrics_listen, "Address of /metrics; port 0: any free one")
-      ->envname("LUTHIER_WORKER_METRICS_LISTEN")
-      ->capture_default_str();
-  app.add_option("--shared-store", options.shared_store, "Folder `artifacts` of the server, if this machine sees it")
-      ->envname("LUTHIER_SHARED_STORE");
-  app.add_option("--shares", options.shares,
-                 "Attempts that a device is given to at a time, each with its part of the memory (and of the CPUs)")
-      ->envname("LUTHIER_WORKER_SHARES")
-      ->check(CLI::Range(1, 64))
-      ->capture_default_str();
-  app.add_option("--label", options.labels, "Label for jobs that ask for it (resources.node_selector); may be repeated")
-      ->envname("LUTHIER_WORKER_LABELS")
-      ->delimiter(',')
-      ->type_name("KEY=VALUE")
-      ->allow_extra_args(false);
-  app.add_option(
-         "--gang-address", options.gang_address,
-         "Address by which other nodes reach this one, for jobs that run on several (resources.nodes); default: "
-         "no such jobs. Port: 29400, and one more for each further device. What passes there is neither "
-         "encrypted nor authenticated, so it belongs into a trusted network")
-      ->envname("LUTHIER_WORKER_GANG_ADDRESS")
-      ->type_name("HOST[:PORT]");
-  app.add_option("--trainer", options.trainer, "Path of luthier-trainer")
-      ->envname("LUTHIER_TRAINER")
-      ->capture_default_str();
-  app.add_option("--cache-limit", options.cache_limit, "Bytes of inputs to keep, such as 200GB")
-      ->envname("LUTHIER_CACHE_LIMIT")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->capture_default_str();
-  app.add_option("--keep-limit", options.keep_limit, "Bytes of checkpoints to keep for jobs that do not run here")
-      ->envname("LUTHIER_KEEP_LIMIT")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->capture_default_str();
-  app.add_option("--checkpoint-limit", options.checkpoint_limit,
-                 "Bytes up to which checkpoints of full models are stored on the server while they train; larger ones "
-                 "only when a job has to move, those of adapters always")
-      ->envname("LUTHIER_CHECKPOINT_LIMIT")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->capture_default_str();
-  app.add_option("--checkpoint-rate", options.checkpoint_rate, "Bytes a second at which they are; 0: no limit")
-      ->envname("LUTHIER_CHECKPOINT_RATE")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true))
-      ->capture_default_str();
-  app.add_option("--stall-after", options.stall_after,
-                 "How long a trainer may say nothing between two steps before it is ended and its job tried again "
-                 "(four times as long while it loads and exports, and ten steps in any case); inf: for ever")
-      ->envname("LUTHIER_STALL_AFTER")
-      ->capture_default_str();
-  app.footer(
-      "$LUTHIER_TOKEN, or a file that $LUTHIER_TOKEN_FILE names, holds the token of the server, if it wants one.");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;  // as luthier-trainer; the codes of CLI11 are its own
-  }
+  const std::variant<WorkerOptions, int> read = ReadOptions(argc, argv);
+  if (const int* exit_code = std::get_if<int>(&read)) return *exit_code;
+  const auto& options = std::get<WorkerOptions>(read);
 
   // Blocked before any thread exists, so that only sigwait sees them.
   sigset_t signals;
@@ -230,7 +146,6 @@ int Main(int argc, char** argv) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 
-  options.data_dir = fs::absolute(options.data_dir);
   const absl::Status status = Work(options, signals);
   if (status.ok()) return 0;
   std::fprintf(stderr, "luthier-worker: %s\n", std::string(status.message()).c_str());

@@ -36,6 +36,9 @@ bool HasBf16Units(int gpu) {
   return attribute != nullptr && attribute(&major, kComputeCapabilityMajor, gpu) == 0 && major >= 8;
 }
 
+// Index into each figure of the allocator.
+constexpr auto kAllPools = static_cast<size_t>(c10::CachingDeviceAllocator::StatType::AGGREGATE);
+
 // Attempts that the device is given to at a time, as the agent says.
 int64_t Shares() {
   const char* const shares = std::getenv("LUTHIER_DEVICE_SHARES");
@@ -84,8 +87,12 @@ DeviceFacts FactsOf(const at::Device& device) {
 
 int64_t PeakMemoryBytes(const at::Device& device) {
   if (device.is_cpu()) return PeakMemoryBytes();
-  constexpr auto kAll = static_cast<size_t>(c10::CachingDeviceAllocator::StatType::AGGREGATE);
-  return c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(device.index()).reserved_bytes[kAll].peak;
+  return c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(device.index()).reserved_bytes[kAllPools].peak;
+}
+
+int64_t PeakAllocatedBytes(const at::Device& device) {
+  if (device.is_cpu()) return 0;
+  return c10::getDeviceAllocator(at::kCUDA)->getDeviceStats(device.index()).allocated_bytes[kAllPools].peak;
 }
 
 }  // namespace luthier

@@ -27,4 +27,7 @@ DeviceFacts FactsOf(const at::Device& device);
 // Most memory that the process has had of it so far: of the GPU what was reserved, on a CPU what was resident.
 int64_t PeakMemoryBytes(const at::Device& device);
 
+// Of a GPU: most that tensors took at a time, without what LibTorch's allocator keeps for later ones. 0 for a CPU.
+int64_t PeakAllocatedBytes(const at::Device& device);
+
 }  // namespace luthier

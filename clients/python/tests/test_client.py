@@ -233,6 +233,7 @@ def test_every_step_of_a_job_can_be_taken(client: Client, spec: FineTuningSpec) 
     assert client.update_job("a", priority=7, labels={"team": "support"}).priority == 7
     changes = FineTuningJob(priority=9)
     changes.spec.training.epochs = 2
+    assert client.clone_job("a", job_id="b", validate_only=True).name == "jobs/b"
     clone = client.clone_job("a", changes, ["priority", "spec.training.epochs"], job_id="b")
     assert (clone.priority, clone.spec.training.epochs, clone.labels["team"]) == (9, 2, "support")
     assert [entry.job for entry in client.get_queue().entries] == ["jobs/b", "jobs/a"]

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -25,8 +26,21 @@ void CheckTokenIds(FieldReader& fields, const char* field) {
   const nlohmann::json& value = fields.Raw(field);
   if (value.is_null()) return;
   for (const nlohmann::json& id : value.is_array() ? value : nlohmann::json::array({value})) {
-    if (!id.is_number_integer() || id.get<int64_t>() < 0)
-      fields.Violation(field, absl::StrCat(id.dump(), " is no token id"));
+    constexpr int32_t kMost = std::numeric_limits<int32_t>::max();
+    if (!id.is_number_integer() || id.get<double>() < 0 || id.get<double>() > kMost) {
+      fields.Violation(field, absl::StrCat(id.dump(), " is no token id; give a whole number from 0 to ", kMost));
+    }
+  }
+}
+
+// Exports are written in this format, and config.json goes with them: transformers would read them in another one.
+void ReadDtype(FieldReader& fields, ModelConfig& config) {
+  const char* field = fields.Has("dtype") ? "dtype" : "torch_dtype";
+  fields.Has("torch_dtype");  // read, where both are there
+  config.dtype = fields.TextOr(field, "float32");
+  if (config.dtype != "float32" && config.dtype != "bfloat16" && config.dtype != "float16") {
+    fields.Violation(field,
+                     absl::StrCat("'", config.dtype, "' is not supported; supported: float32, bfloat16, float16"));
   }
 }
 
@@ -37,7 +51,8 @@ void ReadHeads(FieldReader& fields, ModelConfig& config) {
   if (config.num_heads % config.num_kv_heads != 0) {
     fields.Violation("num_key_value_heads",
                      absl::StrCat(fields.Has("num_key_value_heads") ? "" : "is missing, which means ",
-                                  config.num_kv_heads, " and does not divide num_attention_heads ", config.num_heads));
+                                  config.num_kv_heads, fields.Has("num_key_value_heads") ? "" : ", which",
+                                  " does not divide num_attention_heads ", config.num_heads));
   }
   if (config.head_dim == 0 && !fields.Has("head_dim") && config.hidden_size % config.num_heads != 0) {
     fields.Violation("num_attention_heads", absl::StrCat(config.num_heads, " does not divide hidden_size ",
@@ -89,7 +104,7 @@ void ReadDecoder(FieldReader& fields, ModelConfig& config) {
   config.rms_norm_eps = fields.PositiveOr("rms_norm_eps", config.rms_norm_eps);
   config.tie_word_embeddings = fields.FlagOr("tie_word_embeddings", config.tie_word_embeddings);
   config.attention_dropout = fields.FractionOr("attention_dropout", 0);
-  config.dtype = fields.TextOr("dtype", fields.TextOr("torch_dtype", "float32"));
+  ReadDtype(fields, config);
   CheckTokenIds(fields, "eos_token_id");
   CheckTokenIds(fields, "bos_token_id");
   config.layers.resize(static_cast<size_t>(config.num_layers));

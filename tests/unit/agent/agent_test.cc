@@ -7,6 +7,7 @@
 #include <atomic>
 #include <filesystem>
 
+#include "lib/wire/agent_protocol.h"
 #include "prometheus/text_serializer.h"
 #include "tests/support/fake_server_files.h"
 #include "tests/support/shell_trainer.h"
@@ -141,6 +142,12 @@ TEST_F(AgentTest, KeepsNothingOfAJobThatAnotherNodeLeads) {
   Acknowledge("jobs/j/attempts/1", /*job_over=*/false);
   EXPECT_TRUE(WaitForNoAttempts());
   EXPECT_TRUE(WaitForNoFiles("j"));
+}
+
+TEST_F(AgentTest, SaysWhichVersionsOfTheProtocolItSpeaks) {
+  Open();
+  EXPECT_EQ(agent_->Registration().protocol(), kAgentProtocol.newest);
+  EXPECT_EQ(agent_->Registration().oldest_protocol(), kAgentProtocol.oldest);
 }
 
 TEST_F(AgentTest, SaysWhereOtherNodesReachItIfItIsToldTo) {

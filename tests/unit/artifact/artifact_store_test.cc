@@ -3,8 +3,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <filesystem>
@@ -412,25 +410,6 @@ TEST(RelativePathTest, RefusesWhateverCouldLeaveAFolder) {
   EXPECT_TRUE(CheckRelativePath("model-00001-of-00002.safetensors").ok());
   EXPECT_TRUE(CheckRelativePath("checkpoints/step-10/..weights").ok());
   EXPECT_TRUE(CheckRelativePath(std::string(255, 'n')).ok());
-}
-
-TEST(OpenBeneathTest, FollowsNoLinkOnTheWay) {
-  TempFolder folder;
-  fs::create_directories(folder.path() + "/root/sub");
-  std::ofstream(folder.path() + "/secret") << "secret";
-  std::ofstream(folder.path() + "/root/sub/file") << "mine";
-  fs::create_symlink("../secret", folder.path() + "/root/link");
-  fs::create_directory_symlink("..", folder.path() + "/root/up");
-  mkfifo((folder.path() + "/root/pipe").c_str(), 0600);
-  const std::string root = folder.path() + "/root";
-
-  const auto file = OpenBeneath(root, "sub/file");
-  ASSERT_TRUE(file.ok()) << file.status();
-  close(*file);
-  for (const char* path : {"link", "up/secret", "../secret", "pipe", "sub"}) {
-    EXPECT_EQ(OpenBeneath(root, path).status().code(), absl::StatusCode::kInvalidArgument) << path;
-  }
-  EXPECT_EQ(OpenBeneath(root, "absent").status().code(), absl::StatusCode::kNotFound);
 }
 
 TEST(ManifestTest, RefusesBadEntries) {

@@ -217,6 +217,18 @@ TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
       {"exclude_modules", "(?!lm_head).*"},
       {"rank_pattern", {{"q_proj", 0}}},
       {"alpha_pattern", {{"(", 1}}},
+      {"lora_alpha", "16"},
+      {"lora_dropout", "none"},
+      {"lora_dropout", 1.5},
+      {"use_rslora", "yes"},
+      {"use_dora", 1},
+      {"modules_to_save", "lm_head"},
+      {"rank_pattern", json::array({8})},
+      {"alpha_pattern", {{"q_proj", "x"}}},
+      {"layers_to_transform", {{"layer", 1}}},
+      {"exclude_modules", 5},
+      {"target_modules", json::array({1})},
+      {"target_modules", 7},
   };
   for (const auto& [field, value] : changes) {
     json changed = Minimal();

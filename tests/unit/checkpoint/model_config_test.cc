@@ -123,6 +123,10 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
       {"qwen3_moe", "output_router_logits", true},
       {"qwen3_moe", "num_experts_per_tok", 129},
       {"qwen3_moe", "num_experts", 1 << 29},
+      {"llama", "torch_dtype", "int8"},
+      {"llama", "dtype", "float8_e4m3fn"},
+      {"llama", "eos_token_id", int64_t{1} << 40},
+      {"llama", "eos_token_id", "</s>"},
   };
   for (const Refusal& refusal : refusals) {
     const auto parsed = ParseModelConfig(Config(refusal.family, {{refusal.field, refusal.value}}));
@@ -291,6 +295,10 @@ TEST(ModelConfigTest, AttentionFactorsAreSettled) {
       rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}}).attention_factor,
       0.1 * std::log(4.0) + 1);
   EXPECT_DOUBLE_EQ(rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"attention_factor", 1.5}}).attention_factor, 1.5);
+  EXPECT_DOUBLE_EQ(
+      rope("qwen2", {{"type", "yarn"}, {"factor", 4.0}, {"mscale", 0.7}, {"mscale_all_dim", 0.0}}).attention_factor,
+      0.1 * std::log(4.0) + 1)
+      << "0 says nothing";
   json phi = Config(
       "phi3", {{"rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}, {"long_factor", {2.0, 4.0}}}}});
   EXPECT_THAT(std::string(ParseModelConfig(phi).status().message()), HasSubstr("original_max_position_embeddings"));

@@ -94,6 +94,37 @@ TEST_F(AppTest, SuggestsTheCommandForTheWordsOfOtherPrograms) {
   EXPECT_THAT(Run({"job", "watch", "j", "k"}).err, HasSubstr("unexpected argument 'k'\n"));
 }
 
+TEST_F(AppTest, HelpOfACommandThatDoesNotExistSaysSo) {
+  for (const std::vector<std::string>& asked : {std::vector<std::string>{"base-model", "--help"},
+                                                {"base-model", "-h"},
+                                                {"--help", "base-model"},
+                                                {"help", "base-model"}}) {
+    const Result noun = Run(asked);
+    EXPECT_EQ(noun.exit_code, 3) << testing::PrintToString(asked);
+    EXPECT_THAT(noun.out, IsEmpty());
+    EXPECT_THAT(noun.err, AllOf(HasSubstr("unknown command 'base-model'; did you mean 'model'?"),
+                                HasSubstr("see: luthier --help")));
+  }
+  const Result verb = Run({"dataset", "create", "--help"});
+  EXPECT_EQ(verb.exit_code, 3);
+  EXPECT_THAT(verb.out, IsEmpty());
+  EXPECT_THAT(verb.err, AllOf(HasSubstr("unknown command 'create'; did you mean 'upload'?"),
+                              HasSubstr("see: luthier dataset --help")));
+  EXPECT_EQ(Run({"job", "sumbit", "-f", "job.yaml", "--help"}).exit_code, 3);
+}
+
+TEST_F(AppTest, HelpIsShownWhateverElseIsWrong) {
+  for (const std::vector<std::string>& asked : {std::vector<std::string>{"job", "submit", "job.yaml", "--help"},
+                                                {"job", "get", "--help"},
+                                                {"job", "--wdie", "--help"},
+                                                {"job", "submit", "--lora.rnk", "8", "--help"}}) {
+    const Result help = Run(asked);
+    EXPECT_EQ(help.exit_code, 0) << testing::PrintToString(asked);
+    EXPECT_THAT(help.out, HasSubstr("Usage: luthier job"));
+    EXPECT_THAT(help.err, IsEmpty());
+  }
+}
+
 TEST_F(AppTest, SuggestsTheFlagThatWasMeant) {
   const Result result = Run({"job", "submit", "--lora.rnk", "8"});
   EXPECT_EQ(result.exit_code, 3);

@@ -84,7 +84,7 @@ TEST(ConfigTest, ChangesAtTheSameTimeAreAllKept) {
   for (int i = 0; i < 8; ++i) {
     commands.emplace_back([&path, i] {
       const absl::Status changed = ChangeConfig(path, [i](Config& config) {
-        config.servers[absl::StrCat("c", i)] = absl::StrCat("gpu", i, ":7070");
+        config.servers[absl::StrCat("c", i)].address = absl::StrCat("gpu", i, ":7070");
         return absl::OkStatus();
       });
       EXPECT_TRUE(changed.ok()) << changed;
@@ -104,7 +104,8 @@ TEST(ConfigTest, ChangesAtTheSameTimeAreAllKept) {
 Config TwoContexts() {
   Config config;
   config.context = "lab";
-  config.servers = {{"lab", "gpu1:7070"}, {"home", "10.0.0.2:7070"}};
+  config.servers["lab"] = {.address = "gpu1:7070", .token_file = "/home/me/lab.token", .tls_ca = "/home/me/ca.pem"};
+  config.servers["home"].address = "10.0.0.2:7070";
   return config;
 }
 
@@ -113,15 +114,24 @@ TEST(ConfigTest, FlagsBeatTheEnvironmentWhichBeatsTheFile) {
   const ServerSources all = {
       .server_flag = "a:1", .context_flag = "home", .server_environment = "c:3", .context_environment = "lab"};
   ServerSources sources = all;
-  EXPECT_EQ(*ChooseServer(sources, config), "a:1");
+  EXPECT_EQ(ChooseServer(sources, config)->address, "a:1");
   sources.server_flag.clear();
-  EXPECT_EQ(*ChooseServer(sources, config), "10.0.0.2:7070");
+  EXPECT_EQ(ChooseServer(sources, config)->address, "10.0.0.2:7070");
   sources.context_flag.clear();
-  EXPECT_EQ(*ChooseServer(sources, config), "c:3");
+  EXPECT_EQ(ChooseServer(sources, config)->address, "c:3");
   sources.server_environment.clear();
-  EXPECT_EQ(*ChooseServer(sources, config), "gpu1:7070");
-  EXPECT_EQ(*ChooseServer({}, config), "gpu1:7070");
-  EXPECT_EQ(*ChooseServer({}, Config()), kDefaultServer);
+  EXPECT_EQ(ChooseServer(sources, config)->address, "gpu1:7070");
+  EXPECT_EQ(ChooseServer({}, config)->address, "gpu1:7070");
+  EXPECT_EQ(ChooseServer({}, Config())->address, kDefaultServer);
+}
+
+// Else the token for one server would go to another.
+TEST(ConfigTest, AServerThatAFlagNamesHasNoFilesOfAContext) {
+  const Config config = TwoContexts();
+  EXPECT_EQ(ChooseServer({}, config)->token_file, "/home/me/lab.token");
+  EXPECT_EQ(ChooseServer({}, config)->tls_ca, "/home/me/ca.pem");
+  EXPECT_EQ(ChooseServer({.server_flag = "gpu1:7070"}, config)->token_file, "");
+  EXPECT_EQ(ChooseServer({.context_flag = "home"}, config)->token_file, "");
 }
 
 TEST(ConfigTest, NamesTheContextThatWasProbablyMeant) {
@@ -165,8 +175,9 @@ TEST(ConfigTest, TheNearestFileOfAProjectChoosesAmongOnesOwnContextsAndMakesNone
   EXPECT_EQ(project->context, "home");
   EXPECT_EQ(project->output, "json");
   EXPECT_EQ(ReadProjectConfig(folder.path())->context, "lab");
-  EXPECT_EQ(*ChooseServer({.context_of_project = "home"}, TwoContexts()), "10.0.0.2:7070");
-  EXPECT_EQ(*ChooseServer({.context_environment = "lab", .context_of_project = "home"}, TwoContexts()), "gpu1:7070");
+  EXPECT_EQ(ChooseServer({.context_of_project = "home"}, TwoContexts())->address, "10.0.0.2:7070");
+  EXPECT_EQ(ChooseServer({.context_environment = "lab", .context_of_project = "home"}, TwoContexts())->address,
+            "gpu1:7070");
   EXPECT_THAT(std::string(ChooseServer({.context_of_project = "evil"}, TwoContexts()).status().message()),
               HasSubstr(".luthier.yaml: there is no context 'evil'"));
   std::ofstream(folder.path() + "/project/.luthier.yaml") << "contexts: {evil: {server: 'evil:7070'}}\n";

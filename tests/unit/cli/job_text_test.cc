@@ -71,6 +71,18 @@ TEST(JobTextTest, DescribesAJobWithItsValuesReasonsEvaluationsAndResult) {
                     Not(HasSubstr("\x1b"))));
 }
 
+TEST(JobTextTest, NamesTheTrainingRowsThatStayedHardByFileAndLine) {
+  v1::FineTuningJob job = Succeeded("a");
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}), Not(HasSubstr("highest loss")));
+  v1::RowLoss& row = *job.mutable_summary()->add_worst_rows();
+  row.set_file("train.jsonl");
+  row.set_line(17);
+  row.set_first_loss(4.5);
+  row.set_last_loss(3.25);
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}),
+              HasSubstr("Training rows with the highest loss\n  train.jsonl:17  loss 3.25, at first 4.5\n"));
+}
+
 TEST(JobTextTest, NamesEveryNodeOfAJobAndWhichOneLeads) {
   v1::FineTuningJob job = Succeeded("a");
   job.add_other_nodes("nodes/n3");
@@ -129,6 +141,17 @@ TEST(JobTextTest, NamesCauseAndRemedyOfEveryKindOfFailure) {
                 AllOf(HasSubstr("  train:3: no token is trained\n  train:4: the same\n"),
                       HasSubstr(v1::JobFailure::Cause_Name(job.failure().cause())), HasSubstr("remedy  " + remedy)));
   }
+}
+
+TEST(JobTextTest, NamesTheNodeOnWhichAJobFailedWhereThatIsKnown) {
+  v1::FineTuningJob job = Succeeded("a");
+  job.set_state(v1::FineTuningJob::FAILED);
+  job.mutable_failure()->set_cause(v1::JobFailure::OOM);
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}), Not(HasSubstr("  node ")));
+  job.add_other_nodes("nodes/n2");
+  job.mutable_failure()->set_node("nodes/n2");
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}),
+              AllOf(HasSubstr("on n1 (leads), n2"), HasSubstr("  node    n2\n  cause   OOM\n")));
 }
 
 TEST(JobTextTest, ListsJobsInOneLineEachAndMoreWhenWide) {

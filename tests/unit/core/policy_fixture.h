@@ -98,6 +98,13 @@ class PolicyTest : public testing::Test {
     nodes_.back().memory = std::move(memory);
     nodes_.back().labels = std::move(labels);
   }
+  // Ranks on these two nodes did not find each other, once more.
+  void Miss(const std::string& a, const std::string& b) {
+    for (Node& node : nodes_) {
+      if (node.id == a) node.missed[b].times += 1;
+      if (node.id == b) node.missed[a].times += 1;
+    }
+  }
   // An attempt on the node that was added last, which ends in an hour; `minutes` since it started.
   void Runs(const std::string& id, int devices, ServiceClass service_class, int priority = 0, int minutes = 30) {
     Job& job = jobs_.emplace_back();

@@ -95,6 +95,54 @@ TEST_F(PolicyTest, OfNodesThatMayBeTheReasonThoseComeFirstThatWereThereLeastOfte
   Expect({row});
 }
 
+// Four nodes with a device each; `missed`: two of which ranks did not find each other, as often as they are there.
+TEST_F(PolicyTest, NodesThatDidNotMeetAreTakenTogetherOnlyIfThereAreNoOthers) {
+  struct Case {
+    const char* what;
+    std::vector<std::string> missed;
+    Row row;
+  };
+  Row back = Gang("back", 2, 1, "b:0 c:0");
+  back.last_node = "b";
+  const std::vector<Case> cases = {
+      {"none", {}, Gang("pair", 2, 1, "a:0 b:0")},
+      {"two", {"ab"}, Gang("pair", 2, 1, "a:0 c:0")},
+      {"one and all the others", {"ab", "ac", "ad"}, Gang("pair", 2, 1, "b:0 c:0")},
+      {"two, of which one has the checkpoints", {"ab"}, back},
+      {"all", {"ab", "ac", "ad", "bc", "bd", "cd"}, Gang("pair", 2, 1, "a:0 b:0")},
+      {"any two of a, b and c, and then of a, b and d",
+       {"ab", "ac", "bc", "ab", "ad", "bd"},
+       Gang("three", 3, 1, "a:0 c:0 d:0")},
+      {"two, and a job needs all", {"ab"}, Gang("four", 4, 1, "a:0 b:0 c:0 d:0")},
+      {"two, and a job needs one", {"ab"}, {"one", 1, "a:0"}},
+  };
+  for (const Case& each : cases) {
+    SCOPED_TRACE(each.what);
+    nodes_.clear();
+    snapshot_ = {};
+    for (const char* id : {"a", "b", "c", "d"}) AddNode(id, 1, {0});
+    for (const std::string& two : each.missed) Miss(two.substr(0, 1), two.substr(1));
+    Expect({each.row});
+  }
+}
+
+// In a cluster that fell to pieces.
+TEST_F(PolicyTest, ADecisionAmongManyNodesThatDidNotMeetIsMadeSoon) {
+  constexpr int kNodes = 200;
+  for (int node = 0; node < kNodes; ++node) AddNode(absl::StrCat("n", node), 1, {0});
+  for (int a = 0; a < kNodes; ++a) {
+    for (int b = a + 1; b < kNodes; ++b) {
+      nodes_[static_cast<size_t>(a)].missed[absl::StrCat("n", b)].times = 1;
+      nodes_[static_cast<size_t>(b)].missed[absl::StrCat("n", a)].times = 1;
+    }
+  }
+  Wait({Gang("half", kNodes / 2, 1, "")});
+  const absl::Time start = SteadyNow();
+  const std::vector<Decision> decisions = Decide(snapshot_);
+  EXPECT_LT(SteadyNow() - start, absl::Seconds(1));
+  EXPECT_EQ(decisions.at(0).others.size() + 1, size_t{kNodes / 2});
+}
+
 TEST_F(PolicyTest, AJobOfSeveralNodesIsOnNodesWithGpusOrOnNodesWithout) {
   AddNode("c1", 1, {0});
   nodes_.back().gpus = false;

@@ -372,6 +372,71 @@ TEST_F(GangTest, WhereRanksDoNotFindEachOtherAnyOfTheNodesMayBeTheReason) {
   for (const char* any : {"n1", "n2"}) EXPECT_THAT(state_.nodes().at(any).losses, IsEmpty());
 }
 
+// The firewall between n1 and n2 costs the next job of two nodes nothing.
+TEST_F(GangTest, NodesWhoseRanksDidNotFindEachOtherAreNotGivenTogetherAgainWhileThereAreOthers) {
+  StartPair(JobState::kStarting);
+  Join("n3");
+  ASSERT_TRUE(ReportFrom("n2", JobInput::kAttemptLost, /*crashed=*/true, /*lost_peer=*/true));
+  EXPECT_FALSE(ReportFrom("n1", JobInput::kAttemptStopped));
+  ASSERT_TRUE(Submit("next", {.nodes = 2}).ok());
+  EXPECT_EQ(job("next").node, "n1");
+  ASSERT_THAT(job("next").others, SizeIs(1));
+  EXPECT_EQ(job("next").others[0].node, "n3");
+}
+
+TEST_F(GangTest, RanksThatLostEachOtherLaterHadMet) {
+  StartPair();
+  ASSERT_TRUE(ReportFrom("n2", JobInput::kAttemptLost, /*crashed=*/true, /*lost_peer=*/true));
+  for (const char* node : {"n1", "n2"}) EXPECT_THAT(state_.nodes().at(node).missed, IsEmpty());
+}
+
+TEST_F(GangTest, ThatTheyDidNotMeetIsForgottenWhenTheyDoAndWhenThatMayBeOtherwiseByNow) {
+  const auto missed = [&] { return state_.nodes().at("n1").missed.size() + state_.nodes().at("n2").missed.size(); };
+  for (const std::string how : {"they meet", "undrained", "moved", "a day later"}) {
+    SCOPED_TRACE(how);
+    StartPair(JobState::kStarting);
+    ASSERT_TRUE(ReportFrom("n2", JobInput::kAttemptLost, /*crashed=*/true, /*lost_peer=*/true));
+    EXPECT_FALSE(ReportFrom("n1", JobInput::kAttemptStopped));
+    EXPECT_EQ(missed(), 2u);
+    Join("n1");
+    EXPECT_EQ(missed(), 2u) << "an agent that comes back says nothing of the network";
+    if (how == "they meet") {
+      Pass(RetryDelay(1), {"n1", "n2"});
+      ASSERT_EQ(job("g").state, JobState::kStarting) << "there are no others";
+      Report("g", 2, 1, JobInput::kTrainerStarted);
+    } else if (how == "undrained") {
+      ASSERT_TRUE(state_.Undrain("n2").ok());
+    } else if (how == "moved") {
+      Node moved{.id = "n2", .gpus = true, .gang_address = "n2.other", .gang_port = 29400};
+      stale_ = state_.Register(std::move(moved), {}, now_);
+    } else {
+      Wait(absl::Hours(24));
+    }
+    EndBatch();
+    EXPECT_EQ(missed(), 0u);
+    state_ = State();
+    ASSERT_TRUE(state_.AddResource(ResourceKind::kBaseModel, {.id = "base"}).ok());
+  }
+}
+
+TEST_F(GangTest, AMeetingWhoseReportCouldNotBeWrittenIsAsBefore) {
+  StartPair(JobState::kStarting);
+  const auto missed = [&] { return state_.nodes().at("n1").missed.size() + state_.nodes().at("n2").missed.size(); };
+  luthier::Report lost{.attempt = {"g", 1}, .sequence = 1, .input = JobInput::kAttemptLost};
+  lost.node = "n2";
+  lost.lost_peer = true;
+  ASSERT_TRUE(state_.Record(lost, now_));
+  EXPECT_EQ(missed(), 2u);
+  state_.Rollback();
+  EXPECT_EQ(missed(), 0u);
+  ASSERT_TRUE(state_.Record(lost, now_));
+  EndBatch();
+  ASSERT_TRUE(state_.Undrain("n1").ok());
+  EXPECT_EQ(missed(), 0u);
+  state_.Rollback();
+  EXPECT_EQ(missed(), 2u);
+}
+
 // Its agent was started again, with another --gang-address, before its trainer said anything.
 TEST_F(GangTest, WhereTheLeadingNodeCannotBeFoundAnyMoreTheAttemptIsLost) {
   for (const std::string leads : {"n1", "n2"}) {

@@ -257,5 +257,28 @@ TEST_F(StateTest, ATenantMayHaveNoMoreWaitingJobsThanItsLimit) {
   EXPECT_EQ(this->job("of-another").state, JobState::kStarting);
 }
 
+// Created on hold, paused or cancelled, they would all wait a moment later.
+TEST_F(StateTest, ATenantGetsRoundItsLimitOfWaitingJobsInNoWay) {
+  ASSERT_TRUE(state_.SetTenant({.id = "small", .max_queued_jobs = 2}, now_).ok());
+  EndBatch();
+  Job job{.tenant = "small"}, held{.tenant = "small", .state = JobState::kHeld};
+  ASSERT_TRUE(Submit("held", held).ok());
+  ASSERT_TRUE(Submit("paused", job).ok());
+  ASSERT_TRUE(state_.Pause("paused", now_).ok());
+  EndBatch();
+  const absl::Status refused = Submit("more", held);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_EQ(ReasonOf(refused), "TENANT_QUEUE_FULL");
+  EXPECT_TRUE(absl::IsResourceExhausted(Submit("more", job)));
+
+  ASSERT_TRUE(state_.Cancel("paused", now_).ok());
+  EndBatch();
+  ASSERT_TRUE(Submit("more", job).ok());
+  state_.Borrow(this->job("paused"));
+  EXPECT_TRUE(absl::IsResourceExhausted(state_.Retry("paused", now_)));
+  state_.Rollback();
+  ASSERT_TRUE(state_.StartHeld("held", now_).ok()) << "it counted already";
+}
+
 }  // namespace
 }  // namespace luthier

@@ -77,6 +77,32 @@ TEST_F(StateTest, SaysWhichDrainedNodesWouldTakeAJob) {
   EXPECT_EQ(job("next").state, JobState::kStarting);
 }
 
+TEST_F(StateTest, ANodeWithAnOutdatedAgentKeepsWhatItRunsAndGetsNothingNew) {
+  const auto come_back = [&](bool outdated, const std::vector<std::string>& attempts) {
+    state_.Register({.id = "n1", .outdated = outdated}, attempts, now_);
+    EndBatch();
+  };
+  Connect("n1");
+  for (const char* id : {"a", "b"}) ASSERT_TRUE(Submit(id).ok());
+  Report("a", 1, 1, JobInput::kTrainerStarted);
+  come_back(/*outdated=*/true, {"jobs/a/attempts/1"});
+  EXPECT_EQ(job("a").state, JobState::kRunning);
+  EXPECT_TRUE(Report("a", 1, 2, JobInput::kTrainerFinished));
+  EXPECT_TRUE(Report("a", 1, 3, JobInput::kArtifactStored));
+  EXPECT_EQ(job("b").state, JobState::kQueued);
+  EXPECT_EQ(state_.WhyItWaits(job("b"), now_).code, luthier::Wait::kOutdated);
+  EXPECT_EQ(state_.WhyItWaits(job("b"), now_).message,
+            "node n1 would take it, but only with the server's version of luthier-worker; update it there");
+  ASSERT_TRUE(Submit("too-wide", {.devices = 2}).ok());
+  EXPECT_EQ(state_.WhyItWaits(job("too-wide"), now_).code, luthier::Wait::kNoNode) << "no update would help it";
+  ASSERT_TRUE(state_.Drain("n1", /*requeue=*/false, now_).ok());
+  EndBatch();
+  EXPECT_EQ(state_.WhyItWaits(job("b"), now_).code, luthier::Wait::kDrained) << "what an operator wanted comes first";
+  ASSERT_TRUE(state_.Undrain("n1").ok());
+  come_back(/*outdated=*/false, {});
+  EXPECT_EQ(job("b").state, JobState::kStarting);
+}
+
 // A reason that was worked out before a node changed must not be told after it.
 TEST_F(StateTest, WhatWaitsHearsAtOnceThatANodeTakesNoJobsAnyMore) {
   Connect("n1");

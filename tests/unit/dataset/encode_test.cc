@@ -365,6 +365,35 @@ TEST(MetaspaceTest, ACompletionThatWouldGetASpaceIsRefused) {
   EXPECT_THAT(encode(R"({"prompt": "a", "completion": "c"})")->ids, ElementsAre(0, 1, 4, 5));
 }
 
+// As tokenizers that split at white space and drop it.
+TEST(WhitespaceTest, AnAnswerWhoseEndHasNoTokenTrainsNothingBehindIt) {
+  const TempFolder folder;
+  const OrderedJson vocabulary = {{"U:", 0}, {"A:", 1}, {"one", 2}, {"two", 3}, {"[UNK]", 4}};
+  const OrderedJson json = {{"version", "1.0"},
+                            {"truncation", nullptr},
+                            {"padding", nullptr},
+                            {"added_tokens", OrderedJson::array()},
+                            {"normalizer", nullptr},
+                            {"pre_tokenizer", {{"type", "WhitespaceSplit"}}},
+                            {"post_processor", nullptr},
+                            {"decoder", nullptr},
+                            {"model", {{"type", "WordLevel"}, {"vocab", vocabulary}, {"unk_token", "[UNK]"}}}};
+  std::ofstream(folder.path() + "/tokenizer.json") << json;
+  const Tokenizer tokenizer = Tokenizer::Load(folder.path()).value();
+  const ChatTemplate tagged = Compiled(
+      "{% for m in messages %}{% if m.role == 'assistant' %}{{ 'A: ' }}{% generation %}{{ m.content + '\\n' }}"
+      "{% endgeneration %}{% else %}{{ 'U: ' + m.content + '\\n' }}{% endif %}{% endfor %}");
+  const auto encode = [&](const char* answer) {
+    const OrderedJson user = {{"role", "user"}, {"content", "one"}};
+    const OrderedJson assistant = {{"role", "assistant"}, {"content", answer}};
+    const OrderedJson row = {{"messages", {user, assistant, user, {{"role", "assistant"}, {"content", "two"}}}}};
+    return RowEncoder(tokenizer, &tagged, {}).Encode(ParseRow(row.dump(), 1).value()).value();
+  };
+  EXPECT_THAT(encode("two").ids, ElementsAre(0, 2, 1, 3, 0, 2, 1, 3));
+  EXPECT_THAT(encode("two").trained, ElementsAre(0, 0, 0, 1, 0, 0, 0, 1));
+  EXPECT_THAT(encode("  two").trained, ElementsAre(0, 0, 0, 1, 0, 0, 0, 1));
+}
+
 TEST(MaskOfSpansTest, FollowsTransformersWhereSpansHaveNoToken) {
   const Encoding encoding{.ids = {1, 2, 3}, .offsets = {{0, 2}, {2, 4}, {6, 8}}};
   EXPECT_THAT(MaskOfSpans(encoding, {{2, 4}}), ElementsAre(0, 1, 0));

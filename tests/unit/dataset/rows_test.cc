@@ -1,5 +1,9 @@
 #include "lib/dataset/rows.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <fstream>
 #include <string>
 #include <vector>
@@ -14,6 +18,7 @@
 namespace luthier {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -76,6 +81,12 @@ INSTANTIATE_TEST_SUITE_P(
                   Repeated(R"({\"a\":)", 300'000) + "1" + std::string(300'000, '}') + "\"}]}]}",
               "`arguments`: JSON is nested deeper than 64"},
         Fault{"many_keys", "{" + Repeated(R"("a":1,)", 20'000) + R"("text": "a"})", "20001 keys; a row may have 10000"},
+        Fault{"huge_number", R"({"text": "12345678901234567890123", "id": -12345678901234567890123})",
+              "the whole number -12345678901234567890123 would not be kept exactly"},
+        Fault{
+            "huge_number_in_arguments",
+            R"({"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{\"a\": 18446744073709551616}"}]}]})",
+            "`arguments`: the whole number 18446744073709551616 would not be kept exactly"},
         Fault{"old_call", R"({"messages": [{"role": "assistant", "content": null, "function_call": {"name": "f"}}]})",
               "messages[0].function_call is an older form"},
         Fault{"old_functions", R"({"messages": [{"role": "assistant", "content": "a"}], "functions": [{"name": "f"}]})",
@@ -95,6 +106,10 @@ INSTANTIATE_TEST_SUITE_P(
               R"({"messages": [{"role": "user", "content": "a"}, {"role": "asistant", "content": "b"}]})",
               "messages[1].role is \"asistant\"; use system, user, assistant or tool"},
         Fault{"content_is_number", R"({"messages": [{"role": "user", "content": 1}]})", "must be a string"},
+        Fault{"picture",
+              R"({"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image_url"}]},)"
+              R"( {"role": "assistant", "content": "a"}]})",
+              "messages[0].content[1] is of type image_url; models learn from texts only"},
         Fault{"no_answer", R"({"messages": [{"role": "user", "content": "a"}]})",
               "no message has the role `assistant`"},
         Fault{"bad_weight", R"({"messages": [{"role": "assistant", "content": "a", "weight": 0.5}]})",
@@ -220,6 +235,19 @@ TEST_P(CompressedTest, RefusesAFileThatExpandsBeyondMeasure) {
 
 INSTANTIATE_TEST_SUITE_P(Formats, CompressedTest, ::testing::Values(&Gzip, &Zstd),
                          [](const auto& info) { return std::string(info.index == 0 ? "Gzip" : "Zstd"); });
+
+TEST(RowReaderTest, RefusesWhatCannotBeReadTwice) {
+  const TempFolder folder;
+  const std::string pipe = folder.path() + "/rows.jsonl";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  const int writer = open(pipe.c_str(), O_RDWR | O_CLOEXEC);  // so that whoever opens the pipe does not wait for ever
+  ASSERT_EQ(write(writer, "{}\n\n", 4), 4);
+  for (const std::string& path : {pipe, std::string("/dev/zero")}) {
+    EXPECT_THAT(std::string(RowReader::Open(path).status().message()), AllOf(HasSubstr(path), HasSubstr("give a file")))
+        << path;
+  }
+  close(writer);
+}
 
 TEST(RowReaderTest, ReportsAFileThatIsNotThere) {
   EXPECT_TRUE(absl::IsNotFound(RowReader::Open("/no/such/file.jsonl").status()));

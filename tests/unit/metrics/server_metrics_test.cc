@@ -53,7 +53,7 @@ TEST_F(ServerMetricsTest, CountsJobsByStateAndHowLongTheyWaited) {
 }
 
 TEST_F(ServerMetricsTest, HasEveryStateOfNodesBeforeTheFirstBatch) {
-  for (const char* state : {"ready", "drained", "lost", "quarantined"})
+  for (const char* state : {"ready", "drained", "outdated", "lost", "quarantined"})
     EXPECT_THAT(Text(), HasSubstr(absl::StrCat("luthier_agents{state=\"", state, "\"} 0")));
 }
 

@@ -66,6 +66,12 @@ std::string ReasonOf(const ResolvedSpec& resolved, const std::string& field) {
   return "no such field";
 }
 
+// Of an adapter on every linear layer but the head.
+int64_t AdapterParameters(const ModelConfig& model, int64_t rank) {
+  const LoraSpec lora = {.rank = rank, .alpha = 32, .dropout = 0, .rslora = false, .dora = false};
+  return TrainedParameters(AdapterConfigOf(lora, model), model);
+}
+
 // Sums of (in + out) over the linear layers as Llama 3.2 1B and 3.1 8B publish them.
 TEST(MemoryTest, CountsAdapterParameters) {
   EXPECT_EQ(AdapterParameters(Llama1B().config, 1), 704'512);
@@ -275,7 +281,9 @@ TEST(ResolveTest, WarnsWhenTheAdapterCannotHoldTheData) {
   Recipe recipe;
   recipe.lora.rank = 1;
   EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(100'000), Cpu()).warnings,
-              Contains(HasSubstr("give a higher lora.rank")));
+              Contains(HasSubstr("give lora.rank: 39 or higher, or tuning: full")));
+  EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(5'000'000), Cpu()).warnings,
+              Contains(HasSubstr("no lora.rank holds so much; give tuning: full")));
   EXPECT_THAT(MustResolve(recipe, Tiny(), Rows(600), Cpu()).warnings, IsEmpty());
 }
 

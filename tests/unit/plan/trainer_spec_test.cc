@@ -143,7 +143,23 @@ TEST(TrainerSpecTest, NamesTheFileThatCannotBeRead) {
   EXPECT_EQ(ReadTrainerSpec(folder.path() + "/absent.json").status().code(), absl::StatusCode::kNotFound);
   std::ofstream(folder.path() + "/broken.json") << "{";
   EXPECT_THAT(std::string(ReadTrainerSpec(folder.path() + "/broken.json").status().message()),
-              HasSubstr("broken.json"));
+              HasSubstr("broken.json: is not valid JSON: line 1, column 2"));
+  EXPECT_THAT(std::string(ReadTrainerSpec(folder.path()).status().message()), HasSubstr("cannot be read"));
+}
+
+TEST(TrainerSpecTest, RefusesAFieldThatStandsTwice) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/twice.json";
+  std::ofstream(path) << R"({"protocol": 1, "training": {"seed": 1}, "lora": {"rank": 1}, "training": {"epochs": 2}})";
+  EXPECT_THAT(std::string(ReadTrainerSpec(path).status().message()), HasSubstr("has the field 'training' twice"));
+}
+
+// Whoever prints or copies such a value calls itself once a level.
+TEST(TrainerSpecTest, RefusesASpecThatIsNestedTooDeep) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/deep.json";
+  std::ofstream(path) << R"({"lora": {"rank": )" << std::string(300'000, '[') << std::string(300'000, ']') << "}}";
+  EXPECT_THAT(std::string(ReadTrainerSpec(path).status().message()), HasSubstr("is nested deeper than 64 levels"));
 }
 
 }  // namespace

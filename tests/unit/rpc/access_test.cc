@@ -194,6 +194,26 @@ TEST_F(AccessTest, AMemberSubmitsForItsOwnTenantOnly) {
             StatusCode::PERMISSION_DENIED);
 }
 
+TEST_F(AccessTest, AMemberSeesAsMuchOfItsOwnQueueAsItAsksForThoughOthersWaitToo) {
+  AddInputs();
+  RequireTokens();
+  const std::string mine = Make("mine", v1::ROLE_MEMBER, "b");
+  Do([](State& state, absl::Time now) {
+    for (const char* tenant : {"a", "b", "c"}) {
+      for (int i = 0; i < 3; ++i) {
+        Job job{.id = absl::StrCat(tenant, i), .base_model = "base", .tenant = tenant};
+        EXPECT_TRUE(state.Create(job, {}, {.own = JoinStoredSpec("", "")}, now).ok());
+      }
+    }
+  });
+  v1::GetQueueRequest request;
+  request.set_limit(3);
+  v1::Queue queue;
+  ASSERT_TRUE(CallAs(mine, *queue_, &v1::QueueService::Stub::GetQueue, request, queue).ok());
+  EXPECT_EQ(queue.depth(), 3);
+  EXPECT_EQ(queue.entries_size(), 3);
+}
+
 TEST_F(AccessTest, TwoTenantsDoNotPublishUnderOneName) {
   AddInputs();
   RequireTokens();

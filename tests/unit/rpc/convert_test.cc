@@ -25,7 +25,7 @@ v1::AttemptReport EventOf(const std::string& type, const std::map<std::string, d
 }
 
 v1::FineTuningJob JobAfter(const v1::AttemptReport& message) {
-  absl::StatusOr<AgentReport> read = ReadReport(message);
+  absl::StatusOr<AgentReport> read = ReadReport(message, "n1");
   EXPECT_TRUE(read.ok()) << read.status();
   v1::FineTuningJob job;
   EXPECT_TRUE(job.ParseFromString(CompleteReport(std::move(read).value(), "").job_report.value()));
@@ -67,9 +67,32 @@ TEST(ConvertTest, NumbersOfAnAgentThatAreNoneReadAsZeroAndHugeOnesAsTheMost) {
   }
 }
 
+TEST(ConvertTest, AFinishedAttemptNamesItsWorstRowsAndNotThoseOfTheAttemptBefore) {
+  const auto finished = [](double line) {
+    v1::AttemptReport report = EventOf("finished", {});
+    google::protobuf::Value& rows = (*report.mutable_trainer_event()->mutable_fields())["worst_rows"];
+    auto& row = *rows.mutable_list_value()->add_values()->mutable_struct_value()->mutable_fields();
+    row["file"].set_string_value("train.jsonl");
+    row["line"].set_number_value(line);
+    row["first_loss"].set_number_value(4.5);
+    row["last_loss"].set_number_value(3.25);
+    return report;
+  };
+  const Report before = CompleteReport(ReadReport(finished(3), "n1").value(), "");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(job.ParseFromString(
+      CompleteReport(ReadReport(finished(17), "n1").value(), before.job_report.value()).job_report.value()));
+  ASSERT_EQ(job.summary().worst_rows_size(), 1);
+  const v1::RowLoss& row = job.summary().worst_rows(0);
+  EXPECT_EQ(row.file(), "train.jsonl");
+  EXPECT_EQ(row.line(), 17);
+  EXPECT_EQ(row.first_loss(), 4.5);
+  EXPECT_EQ(row.last_loss(), 3.25);
+}
+
 TEST(ConvertTest, WhyAJobFailedIsNotWhyAnEarlierAttemptDid) {
-  const Report first = CompleteReport(ReadReport(FailureOf(1, "first")).value(), "");
-  const Report second = CompleteReport(ReadReport(FailureOf(2, "second")).value(), first.job_report.value());
+  const Report first = CompleteReport(ReadReport(FailureOf(1, "first"), "n1").value(), "");
+  const Report second = CompleteReport(ReadReport(FailureOf(2, "second"), "n2").value(), first.job_report.value());
   EXPECT_EQ(second.message, "second");
   Job job;
   job.id = "j";
@@ -77,8 +100,42 @@ TEST(ConvertTest, WhyAJobFailedIsNotWhyAnEarlierAttemptDid) {
   job.report = second.job_report.value();
   job.attempt = 2;
   EXPECT_EQ(ToProto(job, v1::FineTuningJob()).failure().message(), "second");
+  EXPECT_EQ(ToProto(job, v1::FineTuningJob()).failure().node(), "nodes/n2");
   job.attempt = 3;  // it was lost
   EXPECT_EQ(ToProto(job, v1::FineTuningJob()).failure().cause(), v1::JobFailure::WORKER_LOST);
+  EXPECT_EQ(ToProto(job, v1::FineTuningJob()).failure().node(), "");
+}
+
+// The trainers of both nodes of an attempt fail, and the leading one's says so before the other's end is reported.
+TEST(ConvertTest, OfSeveralNodesThatFailTheFirstSaysWhyAndEachItsOwnWords) {
+  v1::AttemptReport said = EventOf("failed", {});
+  (*said.mutable_trainer_event()->mutable_fields())["message"].set_string_value("the loss is not finite");
+  const Report first = CompleteReport(ReadReport(said, "n1").value(), "");
+  const Report second = CompleteReport(ReadReport(FailureOf(1, "out of memory"), "n2").value(), *first.job_report);
+  EXPECT_EQ(second.node, "n2");
+  EXPECT_EQ(second.message, "out of memory");
+  const Report third = CompleteReport(ReadReport(FailureOf(1, "failed"), "n1").value(), *second.job_report);
+  EXPECT_EQ(third.message, "the loss is not finite");
+  v1::FineTuningJob job;
+  ASSERT_TRUE(job.ParseFromString(*third.job_report));
+  EXPECT_EQ(job.failure().message(), "the loss is not finite");
+  EXPECT_EQ(job.failure().node(), "nodes/n1");
+}
+
+TEST(ConvertTest, AJobThatLostItsAttemptsNamesTheNodes) {
+  Job job;
+  job.id = "j";
+  job.state = JobState::kFailed;
+  job.lost_attempts = 6;
+  job.lost_on = {"n2", "n2", "n2", "n2", "n2", "n2"};
+  v1::JobFailure failure = ToProto(job, v1::FineTuningJob()).failure();
+  EXPECT_EQ(failure.node(), "nodes/n2");
+  EXPECT_EQ(failure.message(), "6 attempts were lost on node n2; see `luthier job logs j` for what happened there");
+  job.lost_on.back() = "n1";
+  failure = ToProto(job, v1::FineTuningJob()).failure();
+  EXPECT_EQ(failure.node(), "");
+  EXPECT_EQ(failure.message(),
+            "6 attempts were lost on nodes n1, n2; see `luthier job logs j` for what happened there");
 }
 
 // As zero, a loss that is no number would be the best of its sweep.
@@ -112,6 +169,19 @@ TEST(ConvertTest, ANodeShowsWhereOthersReachItIfTheyDo) {
   node.gang_address = "10.0.0.1";
   node.gang_port = 29400;
   EXPECT_EQ(ToProto(node, State()).gang_address(), "10.0.0.1:29400");
+}
+
+TEST(ConvertTest, ANodeSaysWithWhichOthersItDidNotMeet) {
+  Node node;
+  node.id = "n1";
+  node.ready = true;
+  EXPECT_EQ(ToProto(node, State()).state_reason(), "");
+  node.missed["n2"].times = node.missed["n3"].times = 1;
+  const v1::Node message = ToProto(node, State());
+  EXPECT_EQ(message.state(), v1::Node::READY);
+  EXPECT_EQ(message.state_reason(),
+            "ranks here and on n2, n3 did not find one another (is there a firewall?): a job gets both only if there "
+            "are no others; `luthier node undrain n1` forgets that");
 }
 
 TEST(ConvertTest, ASpecIsThatOfItsPlanWithWhatTheJobHasBesides) {

@@ -1,6 +1,7 @@
 // Jobs that run on several nodes, between the server and the agents of these.
 #include <gmock/gmock.h>
 
+#include "absl/strings/str_cat.h"
 #include "tests/unit/rpc/played_agent.h"
 #include "tests/unit/rpc/services_fixture.h"
 
@@ -87,6 +88,7 @@ TEST_F(GangsTest, AFailureOnAnyNodeIsTheJobs) {
   ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job).ok());
   EXPECT_EQ(job.failure().cause(), v1::JobFailure::OOM);
   EXPECT_EQ(job.failure().message(), "out of memory on rank 1");
+  EXPECT_EQ(job.failure().node(), absl::StrCat("nodes/", OtherNode())) << "where nobody looks who knows job.node only";
 }
 
 TEST_F(GangsTest, RanksThatEndedSinceThoseOfAnotherNodeDidAreNobodysFault) {

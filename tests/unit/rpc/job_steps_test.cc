@@ -121,6 +121,13 @@ TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   EXPECT_EQ(job_.priority(), 7);
   EXPECT_EQ(job_.labels().at("team"), "search");
   EXPECT_NE(job_.etag(), created.etag());
+  v1::ListJobEventsRequest history;
+  history.set_parent("jobs/j");
+  history.add_types("updated");
+  v1::ListJobEventsResponse events;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, history, events).ok());
+  ASSERT_EQ(events.events_size(), 1);
+  EXPECT_EQ(events.events(0).message(), "priority 7, labels");
   const grpc::Status late = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
   EXPECT_EQ(late.error_code(), grpc::StatusCode::ABORTED);
   EXPECT_EQ(ReasonOf(late), "CHANGED_MEANWHILE");
@@ -130,6 +137,25 @@ TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   const grpc::Status wrong = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
   EXPECT_EQ(wrong.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(ParseErrorDetails(wrong.error_details()).violations.size(), 3u);
+}
+
+TEST_F(JobStepsTest, AClonesRequestThatIsRepeatedIsTheSameThoughTheOtherJobWasChangedSince) {
+  Create(RequestFor("j"));
+  v1::CloneFineTuningJobRequest request;
+  request.set_name("jobs/j");
+  request.set_request_id("0195f1a2-0000-7000-8000-000000000001");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_).ok());
+  const std::string first = job_.name();
+  v1::UpdateFineTuningJobRequest update;
+  update.mutable_job()->set_name("jobs/j");
+  update.mutable_job()->set_priority(7);
+  update.mutable_update_mask()->add_paths("priority");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, update, job_).ok());
+  const grpc::Status repeated = Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_);
+  EXPECT_TRUE(repeated.ok()) << repeated.error_message();
+  EXPECT_EQ(job_.name(), first);
+  request.set_hold(true);
+  EXPECT_EQ(ReasonOf(Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_)), "REQUEST_ID_REUSED");
 }
 
 TEST_F(JobStepsTest, LogsOfAJobGoWhenItHasBeenOverForItsRetentionAndItsHistoryStays) {
@@ -464,6 +490,46 @@ TEST_F(JobStepsTest, ATokenThatNoListGaveIsRefused) {
   }
 }
 
+TEST_F(JobStepsTest, ATokenOfAnotherListIsRefused) {
+  for (const char* node : {"n1", "n2"}) Connect(node);
+  Create(RequestFor("j"));
+  v1::ListNodesRequest nodes;
+  nodes.set_page_size(1);
+  v1::ListNodesResponse first;
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::ListNodes, nodes, first).ok());
+  ASSERT_NE(first.next_page_token(), "");
+  const auto expect_refusal = [](const grpc::Status& status) {
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), testing::HasSubstr("page_token: belongs to another list"));
+  };
+  v1::ListTenantsRequest tenants;
+  tenants.set_page_token(first.next_page_token());
+  v1::ListTenantsResponse some;
+  expect_refusal(Call(*queue_, &v1::QueueService::Stub::ListTenants, tenants, some));
+  v1::ListJobEventsRequest events;
+  events.set_parent("jobs/j");
+  events.set_page_size(1);
+  v1::ListJobEventsResponse page;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, events, page).ok());
+  events.set_page_token(page.next_page_token());
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, events, page).ok());
+  events.add_types("log");
+  expect_refusal(Call(*jobs_, &Jobs::ListJobEvents, events, page));
+}
+
+TEST_F(JobStepsTest, TheQueueHasWhatWaitsAfterALossToo) {
+  Connect("n1");
+  Create(RequestFor("j"));
+  Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Drain("n1", /*requeue=*/false, now).ok()); });
+  Report("j", 1, 1, JobInput::kAttemptLost);
+  v1::Queue queue;
+  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
+  EXPECT_EQ(queue.depth(), 1);
+  ASSERT_EQ(queue.entries_size(), 1);
+  EXPECT_EQ(queue.entries(0).job(), "jobs/j");
+  EXPECT_NE(queue.entries(0).pending_reason(), "");
+}
+
 TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
   v1::UpdateTenantRequest update;
   update.mutable_tenant()->set_name("tenants/research");
@@ -495,6 +561,11 @@ TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
   EXPECT_EQ(tenants.tenants(0).name(), "tenants/default");
   EXPECT_GT(tenants.tenants(0).storage_bytes(), 0) << "the rows that its jobs learn from";
   EXPECT_EQ(tenants.tenants(1).queued_jobs(), 1);
+  update.mutable_tenant()->set_name("tenants/re.search");
+  EXPECT_THAT(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_message(),
+              HasSubstr("tenant.name: 're.search' is no id"))
+      << "no job could be of it";
+  update.mutable_tenant()->set_name("tenants/research");
   update.mutable_tenant()->set_weight(-1);
   EXPECT_EQ(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_code(),
             grpc::StatusCode::INVALID_ARGUMENT);
@@ -671,6 +742,37 @@ TEST_F(JobStepsTest, VersionsBeyondThoseThatAreKeptGoUnlessAnAliasPointsToThem) 
   EXPECT_EQ(remove("models/intents/versions/2").error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_TRUE(remove("models/intents/versions/4").ok());
   EXPECT_THAT(left(), ElementsAre("models/intents/versions/1"));
+}
+
+// Somebody set the clock back between the two.
+TEST_F(JobStepsTest, TheNewestVersionIsThatWithTheHighestNumberWhateverTheClockSaid) {
+  Connect("n1");
+  absl::Duration back;
+  for (const char* id : {"a", "b"}) {
+    v1::CreateFineTuningJobRequest request = RequestFor(id);
+    request.mutable_job()->mutable_spec()->set_output_model("intents");
+    Create(request);
+    Report(id, 1, 1, JobInput::kTrainerStarted);
+    Report(id, 1, 2, JobInput::kTrainerFinished);
+    Do([&](State& state, absl::Time now) {
+      luthier::Report report{.attempt = {id, 1}, .sequence = 3};
+      report.input = JobInput::kArtifactStored;
+      EXPECT_TRUE(state.Record(std::move(report), now - back));
+    });
+    back = absl::Hours(48);
+  }
+  v1::GetModelVersionRequest get;
+  get.set_name("models/intents/versions/latest");
+  v1::ModelVersion version;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).ok());
+  EXPECT_EQ(version.name(), "models/intents/versions/2");
+  v1::ListModelsResponse models;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::ListModels, v1::ListModelsRequest(), models).ok());
+  ASSERT_EQ(models.models_size(), 1);
+  EXPECT_EQ(models.models(0).latest_version(), 2);
+  ASSERT_TRUE(housekeeping_.ExpireVersions(1).ok());
+  EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).ok());
+  EXPECT_EQ(version.name(), "models/intents/versions/2") << "the newest is what is kept";
 }
 
 TEST_F(JobStepsTest, ABaseModelGoesWhenNoJobUsesItAndItsNameIsFreeAgain) {

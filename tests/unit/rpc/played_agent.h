@@ -45,6 +45,13 @@ class PlayedAgent {
   }
 
   const v1::Registered& registered() const { return registered_; }
+  // It holds an attempt of before, of which so many reports are acknowledged.
+  void GoOnWith(const std::string& attempt, int64_t sequence) {
+    attempt_ = attempt;
+    sequence_ = sequence;
+  }
+  // Whether it was told to end an attempt before what was read last.
+  bool told_to_stop() const { return told_to_stop_; }
   v1::StartAttempt TakeStart() {
     v1::StartAttempt start =
         Await([](const v1::SessionResponse& response) { return response.has_start_attempt(); }).start_attempt();
@@ -108,6 +115,8 @@ class PlayedAgent {
     *report.mutable_trainer_event() = *JsonToStruct(event);
     Report(std::move(report));
   }
+  // As an agent of a version that has reports of further kinds.
+  void ReportOfNewKind() { Report(v1::AttemptReport()); }
   void ReportStopped() { ReportEnd(v1::AttemptEnded::STOPPED); }
   void ReportEnd(v1::AttemptEnded::Outcome outcome, const std::string& cause = "", const std::string& message = "") {
     v1::AttemptReport report;
@@ -139,6 +148,7 @@ class PlayedAgent {
   v1::SessionResponse Await(const Wanted& wanted) {
     v1::SessionResponse response;
     while (session_->Read(&response)) {
+      told_to_stop_ |= response.has_stop_attempt();
       if (wanted(response)) return response;
     }
     ADD_FAILURE() << "the session is over";
@@ -156,6 +166,7 @@ class PlayedAgent {
   v1::Registered registered_;
   std::string attempt_, credential_;
   int64_t sequence_ = 0;
+  bool told_to_stop_ = false;
 };
 
 }  // namespace luthier

@@ -29,11 +29,12 @@ namespace luthier {
 
 class ServicesTest : public testing::Test {
  protected:
-  explicit ServicesTest(Transfers::Options transfers = {})
+  explicit ServicesTest(Transfers::Options transfers = {}, const ProtocolRange& protocol = kAgentProtocol)
       : store_(*Store::Open(folder_.path())),
         artifacts_(*FileArtifactStore::Open(folder_.path() + "/artifacts")),
         metrics_(registry_, "test"),
         transfers_(access_, transfers),
+        sessions_(protocol),
         loop_(*store_, State(), LoopOptions()),
         planner_(*store_, *artifacts_, folder_.path(), LUTHIERD_PROGRAM),
         housekeeping_(loop_, *store_, *artifacts_, {}),

@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/civil_time.h"
@@ -82,6 +83,31 @@ TEST_F(ServicesTest, FilesOfAnOlderServerAreCountedForTheirTenants) {
   EXPECT_EQ(state->TenantOf("default").storage_bytes, 4500);
 }
 
+TEST_F(ServicesTest, APageBeginsBehindTheLastItemOfTheOneBeforeWhateverCameOrWentInFrontOfIt) {
+  v1::Dataset dataset;
+  for (const char* id : {"a", "b", "c", "d"}) ASSERT_TRUE(Upload(id, kRow, dataset).ok());
+  using Datasets = v1::DatasetService::Stub;
+  v1::ListDatasetsRequest request;
+  request.set_page_size(2);
+  v1::ListDatasetsResponse page;
+  ASSERT_TRUE(Call(*datasets_, &Datasets::ListDatasets, request, page).ok());
+  ASSERT_EQ(page.datasets_size(), 2);
+  EXPECT_EQ(page.datasets(1).name(), "datasets/c");
+  request.set_page_token(page.next_page_token());
+  v1::DeleteDatasetRequest removal;
+  google::protobuf::Empty nothing;
+  for (const char* name : {"datasets/d", "datasets/c"}) {
+    removal.set_name(name);
+    ASSERT_TRUE(Call(*datasets_, &Datasets::DeleteDataset, removal, nothing).ok());
+  }
+  ASSERT_TRUE(Upload("e", kRow, dataset).ok());
+  ASSERT_TRUE(Call(*datasets_, &Datasets::ListDatasets, request, page).ok());
+  ASSERT_EQ(page.datasets_size(), 2);
+  EXPECT_EQ(page.datasets(0).name(), "datasets/b");
+  EXPECT_EQ(page.datasets(1).name(), "datasets/a");
+  EXPECT_EQ(page.next_page_token(), "");
+}
+
 TEST_F(ServicesTest, NamesPartAndLineOfMalformedRowsAndKeepsNothing) {
   v1::Dataset dataset;
   const grpc::Status status = Upload("d", std::string(kRow) + "{oops\n", dataset);
@@ -146,6 +172,42 @@ TEST_F(ServicesTest, ListsEveryViolationOfASubmittedJob) {
   ASSERT_EQ(details.violations.size(), 2u);
   EXPECT_EQ(details.violations[0].field, "lora.rank");
   EXPECT_EQ(details.violations[1].field, "training.epochs");
+}
+
+TEST_F(ServicesTest, ListsWhatIsWrongWithAJobAndWithItsSpecAtOnce) {
+  v1::CreateFineTuningJobRequest request = RequestFor("No Id");
+  request.mutable_job()->set_priority(std::numeric_limits<int32_t>::min());  // which has no absolute value
+  request.mutable_job()->mutable_spec()->mutable_lora()->set_rank(0);
+  request.mutable_job()->mutable_spec()->mutable_training()->set_epochs(-1);
+  v1::FineTuningJob job;
+  const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : ParseErrorDetails(status.error_details()).violations)
+    fields.push_back(violation.field);
+  EXPECT_THAT(fields, testing::ElementsAre("job_id", "priority", "lora.rank", "training.epochs"));
+}
+
+// It was to come when the request came first.
+TEST_F(ServicesTest, ARepeatedRequestIsAnsweredWithItsJobThoughItsDeadlineIsOver) {
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.set_request_id("0195f1a2-0000-7000-8000-000000000000");
+  request.mutable_job()->mutable_deadline()->set_seconds(1700000000);
+  v1::FineTuningJob job;
+  const auto create = [&] { return Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job); };
+  EXPECT_THAT(create().error_message(), HasSubstr("deadline: "));
+  const std::string body = absl::StrCat("j\n", DeterministicBytes(request.job()));
+  ASSERT_TRUE(loop_
+                  .Run([&](State& state, absl::Time now) {
+                    (void)state.AddResource(ResourceKind::kBaseModel, {.id = "base", .create_time = now});
+                    Job first{.id = "j", .base_model = "base"};
+                    return state.Create(first, {request.request_id(), Sha256Hex(body)}, {.own = JoinStoredSpec("", "")},
+                                        now);
+                  })
+                  .ok());
+  const grpc::Status repeated = create();
+  EXPECT_TRUE(repeated.ok()) << repeated.error_message();
+  EXPECT_EQ(job.name(), "jobs/j");
 }
 
 TEST_F(ServicesTest, AWatcherSeesEveryEventOfAJobUntilItIsOver) {
@@ -259,6 +321,51 @@ TEST_F(ServicesTest, RefusesToWatchAJobThatDoesNotExist) {
   const grpc::Status status = watcher->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
   EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "NOT_FOUND");
+}
+
+TEST_F(ServicesTest, AStreamFromBelowItsStartIsRefused) {
+  Submit("j");
+  const auto end_of = [&](auto method, auto request, auto message) {
+    request.set_name("jobs/j");
+    grpc::ClientContext context;
+    const auto reader = (jobs_.get()->*method)(&context, request);
+    while (reader->Read(&message)) {
+    }
+    const grpc::Status status = reader->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    return status.error_message();
+  };
+  using Jobs = v1::FineTuningService::Stub;
+  v1::WatchFineTuningJobRequest watch;
+  watch.set_after_sequence(-1);
+  EXPECT_THAT(end_of(&Jobs::WatchFineTuningJob, watch, v1::WatchFineTuningJobResponse()),
+              HasSubstr("after_sequence: "));
+  v1::StreamJobMetricsRequest metrics;
+  metrics.set_after_sequence(-1);
+  EXPECT_THAT(end_of(&Jobs::StreamJobMetrics, metrics, v1::StreamJobMetricsResponse()), HasSubstr("after_sequence: "));
+  v1::TailJobLogsRequest logs;
+  logs.set_lines(-1);
+  EXPECT_THAT(end_of(&Jobs::TailJobLogs, logs, v1::TailJobLogsResponse()), HasSubstr("lines: "));
+}
+
+TEST_F(ServicesTest, ARetentionThatNoDurationMayHoldIsRefused) {
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  v1::FineTuningJob job;
+  request.mutable_job()->mutable_retention()->set_seconds(315576000001);
+  EXPECT_THAT(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_message(),
+              HasSubstr("retention: "));
+}
+
+// No client could print the job.
+TEST_F(ServicesTest, ADeadlineThatNoTimestampMayHoldIsRefused) {
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  v1::FineTuningJob job;
+  for (const int64_t seconds : {int64_t{253402300800}, int64_t{1} << 50, std::numeric_limits<int64_t>::max()}) {
+    request.mutable_job()->mutable_deadline()->set_seconds(seconds);
+    const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << seconds;
+    EXPECT_THAT(status.error_message(), HasSubstr("is beyond the year 9999")) << seconds;
+  }
 }
 
 TEST_F(ServicesTest, ANewSessionOfANodeEndsItsOldOne) {

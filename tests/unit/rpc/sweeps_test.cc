@@ -10,6 +10,7 @@
 namespace luthier {
 namespace {
 
+using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Pair;
@@ -73,7 +74,7 @@ class SweepsTest : public ServicesTest {
     message.set_attempt(absl::StrCat("jobs/", job, "/attempts/1"));
     message.set_sequence(sequence);
     *message.mutable_trainer_event() = *JsonToStruct(event);
-    const absl::StatusOr<AgentReport> read = ReadReport(message);
+    const absl::StatusOr<AgentReport> read = ReadReport(message, "n1");
     ASSERT_TRUE(read.ok()) << read.status();
     Do([&](State& state, absl::Time now) {
       EXPECT_TRUE(state.Record(CompleteReport(*read, state.Find(job)->report), now));
@@ -129,6 +130,50 @@ TEST_F(SweepsTest, CreatesAJobForEachPointOfAList) {
   const std::string id = sweep_.name().substr(sweep_.name().find('/') + 1);
   EXPECT_TRUE(Job(id + "-1").spec().has_full());
   EXPECT_THAT(Job(id + "-2").spec().lora().target_modules(), ElementsAre("q_proj"));
+}
+
+TEST_F(SweepsTest, WhatGoesWithOneKindOfTuningIsLeftOutOfJobsOfTheOther) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  request.mutable_sweep()->mutable_job()->mutable_spec()->mutable_lora()->set_rank(8);
+  AddField(request, "tuning", {"lora", "full", "\"full\""});
+  EXPECT_THAT(Create(request).error_message(),
+              HasSubstr("points 2 (tuning: full) and 3 (tuning: \"full\") are the same"));
+  request.mutable_sweep()->mutable_grid(0)->mutable_values()->RemoveLast();
+  for (const bool only_validated : {true, false}) {
+    request.set_validate_only(only_validated);
+    const grpc::Status status = Create(request);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_THAT(sweep_.warnings(), Contains("lora: that of sweep.job is left out with tuning: full, as in jobs/s-2"));
+  }
+  EXPECT_EQ(Job("s-1").spec().lora().rank(), 8);
+  EXPECT_TRUE(Job("s-2").spec().has_full());
+  EXPECT_EQ(sweep_.job().spec().lora().rank(), 8) << "what all have in common is shown as it was given";
+
+  v1::CreateSweepRequest frozen = RequestOf("t");
+  frozen.mutable_sweep()->mutable_job()->mutable_spec()->mutable_full();
+  frozen.mutable_sweep()->mutable_job()->mutable_spec()->mutable_training()->add_freeze("model.embed_tokens");
+  AddField(frozen, "tuning", {"full", "lora"});
+  const grpc::Status status = Create(frozen);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_THAT(sweep_.warnings(),
+              Contains("training.freeze: that of sweep.job is left out with tuning: lora, as in jobs/t-2"));
+  EXPECT_THAT(Job("t-1").spec().training().freeze(), ElementsAre("model.embed_tokens"));
+  EXPECT_TRUE(Job("t-2").spec().has_lora());
+  EXPECT_EQ(Job("t-2").spec().training().freeze_size(), 0);
+}
+
+TEST_F(SweepsTest, APointThatContradictsItselfIsRefusedWhateverAllHaveInCommon) {
+  for (const bool in_common : {true, false}) {
+    v1::CreateSweepRequest request = RequestOf("s");
+    if (in_common) request.mutable_sweep()->mutable_job()->mutable_spec()->mutable_lora()->set_rank(8);
+    auto& values = *request.mutable_sweep()->add_points()->mutable_values();
+    values["lora.rank"] = "4";
+    values["tuning"] = "full";
+    const grpc::Status status = Create(request);
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_EQ(status.error_message(),
+              "lora: has values, but tuning is full; remove the block, or give tuning: lora (jobs/s-1)");
+  }
 }
 
 TEST_F(SweepsTest, ARepeatedRequestMakesNoSecondSweep) {
@@ -355,6 +400,17 @@ TEST_F(SweepsTest, IsCancelledAsOne) {
   }
   cancel.set_name("sweeps/nobody");
   EXPECT_EQ(Call(*sweeps_, &Sweeps::CancelSweep, cancel, sweep_).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(SweepsTest, AValueWithALineBreakIsStillOneViolation) {
+  v1::CreateSweepRequest request = RequestOf("a\nb: c");
+  request.mutable_sweep()->set_metric("d\ne: f");
+  const grpc::Status refused = Create(request);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : ParseErrorDetails(refused.error_details()).violations)
+    fields.push_back(violation.field);
+  EXPECT_THAT(fields, testing::ElementsAre("sweep_id", "sweep.metric"));
 }
 
 TEST_F(SweepsTest, ListsNewestFirstInPages) {

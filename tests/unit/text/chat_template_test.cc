@@ -35,6 +35,12 @@ TEST(ChatTemplateTest, PrintsJsonAsPythonDoesAndKeepsTheOrderOfKeys) {
   EXPECT_EQ(Render("{{ [1, {'a': 2}] | tojson(indent=2) }}", nullptr), "[\n  1,\n  {\n    \"a\": 2\n  }\n]");
 }
 
+// Flags of England and Wales are spelt with characters that have no form of their own.
+TEST(ChatTemplateTest, EscapesInAListWhatPythonDoesNotPrint) {
+  const OrderedJson flag = OrderedJson::array({"\xF0\x9F\x8F\xB4\U000E0067", "\u2028", "\u0301"});
+  EXPECT_EQ(Render("{{ v }}", {{"v", flag}}), "['\xF0\x9F\x8F\xB4\\U000e0067', '\\u2028', '\u0301']");
+}
+
 // minijinja's own slices take the element at 0 along and fail for an empty list.
 TEST(ChatTemplateTest, SlicesWithAStepAsPythonDoes) {
   const OrderedJson numbers = OrderedJson::parse(R"({"v": [5, 3, 8, 1], "none_of_it": []})");

@@ -35,6 +35,12 @@ json ReadJson(const std::string& path) {
   return json::parse(stream);
 }
 
+// A config.json that asks for its weights as `dtype` ("bfloat16").
+json WithDtype(json config, const std::string& dtype) {
+  config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;
+  return config;
+}
+
 class ExportTest : public ::testing::Test {
  protected:
   std::string Out(const std::string& name) const { return folder_.path() + "/" + name; }

@@ -59,6 +59,16 @@ TEST(GeneratorTest, PromptAndAnswerStayInsideTheContext) {
   EXPECT_EQ(bounded[2], std::vector<int32_t>(whole[1].begin(), whole[1].begin() + 4));
 }
 
+TEST(GeneratorTest, MoreTokensThanTheContextHoldsTakeNoMemory) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.context = 5;
+  options.max_new_tokens = 6;
+  const auto few = Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options);
+  options.max_new_tokens = int64_t{1} << 40;
+  EXPECT_EQ(Generate(*fixture.tuned, {{1, 7, 30}, {1}}, options), few);
+}
+
 TEST(GeneratorTest, AnInterruptEndsRowsWhereTheyAre) {
   const ModelFixture fixture("llama");
   GenerateOptions options;
@@ -130,6 +140,17 @@ TEST(GeneratorTest, ASampledAnswerDoesNotDependOnItsNeighbours) {
   std::vector<std::vector<int32_t>> many(40, {1, 2});
   many.push_back(prompt);
   EXPECT_EQ(Generate(*fixture.tuned, many, options)[40], alone);
+}
+
+TEST(GeneratorTest, TheLowestTemperaturesAreGreedy) {
+  const ModelFixture fixture("llama");
+  GenerateOptions options;
+  options.max_new_tokens = 6;
+  const auto greedy = Generate(*fixture.tuned, {{1, 7, 30}}, options);
+  for (const double temperature : {1e-300, 1e-40, 1e-19}) {
+    options.temperature = temperature;
+    EXPECT_EQ(Generate(*fixture.tuned, {{1, 7, 30}}, options), greedy) << temperature;
+  }
 }
 
 TEST(GeneratorTest, SamplingFollowsItsSeed) {

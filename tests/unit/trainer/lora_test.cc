@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <utility>
@@ -672,6 +673,21 @@ TEST(LoraTest, EveryTensorThatDoesNotFitIsReported) {
               HasSubstr("unexpected: model.layers.0.self_attn.q_proj.lora_A.weight"));
   EXPECT_THAT(std::string(read.status().message()),
               HasSubstr("wrong shape: base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight is [16, 3]"));
+}
+
+TEST(LoraTest, AnAdapterThatIsNotFiniteOrNoSafetensorsIsRefused) {
+  const ModelConfig config = TinyConfig();
+  Adapter adapter = *MakeAdapter(AllLinear(), config, RandomWeights(config, 3), 1);
+  const std::string name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight";
+  adapter.tensors.at(name)[0][0] = NAN;
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+  EXPECT_THAT(std::string(ReadAdapter(folder.path(), config).status().message()),
+              HasSubstr(name + " holds NaN or infinite numbers"));
+  const std::string weights = folder.path() + "/adapter_model.safetensors";
+  std::filesystem::rename(weights, folder.path() + "/adapter_model.bin");
+  EXPECT_THAT(std::string(ReadAdapter(folder.path(), config).status().message()),
+              HasSubstr("adapter_model.bin is a pickle"));
 }
 
 // PEFT saves it without being asked when head or embedding are targeted.

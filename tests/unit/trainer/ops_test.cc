@@ -135,6 +135,19 @@ TEST(OpsTest, PackedAttentionSeesNoFartherThanItsWindow) {
   for (const int64_t window : {1, 5, 6, 7, 100}) ExpectEachDocumentAlone({0.3, window});
 }
 
+// Adam divides by the size of a gradient: what rounding leaves of one that is zero would move weights at full speed.
+TEST(OpsTest, ATokenThatSeesItselfOnlyGivesItsScoreNoGradient) {
+  const Tensor q = at::randn({5, 4, 8}).set_requires_grad(true), k = at::randn({5, 2, 8}).set_requires_grad(true);
+  const Tensor v = at::randn({5, 2, 8});
+  for (const double softcap : {0.0, 1.5}) {
+    q.mutable_grad() = k.mutable_grad() = Tensor();
+    const Tensor out = ops::PackedAttention(q, k, v, {{0, 5}}, {0.3, /*window=*/1, softcap});
+    (out * at::randn({5, 4, 8})).sum().backward();
+    EXPECT_EQ(q.grad().abs().max().item<double>(), 0) << softcap;
+    EXPECT_EQ(k.grad().abs().max().item<double>(), 0) << softcap;
+  }
+}
+
 TEST(OpsTest, PackedAttentionCapsScoresBeforeMasking) {
   ExpectEachDocumentAlone({0.9, 0, 1.5});
   ExpectEachDocumentAlone({0.9, 4, 1.5});

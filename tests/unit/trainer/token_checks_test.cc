@@ -67,6 +67,14 @@ TEST_F(TokenChecksTest, NamesSpecialTokensThatNeitherTheBaseNorTheRunKnows) {
   EXPECT_THAT(Warnings(), HasSubstr("take embed_tokens, lm_head out of training.freeze"));
 }
 
+TEST_F(TokenChecksTest, SaysThatNoRowTrainsTheEndOfAnAnswer) {
+  EXPECT_THAT(Warnings(), Not(HasSubstr("will not learn to stop")));
+  spec_.recipe.chat_template =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}"
+      "{{ m.content }}{% endgeneration %}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}";
+  EXPECT_THAT(Warnings(), HasSubstr("no row trains the end of an answer ('<|im_end|>'), so the model will not learn"));
+}
+
 TEST_F(TokenChecksTest, LooksAtAHeadOfItsOwnToo) {
   WriteBase({{"tie_word_embeddings", false}},
             [](NamedTensors& weights) { weights.at("lm_head.weight")[kEndOfTurn].zero_(); });

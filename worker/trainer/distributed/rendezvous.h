@@ -15,8 +15,8 @@ struct Meeting {
   std::string host;  // of the leading node
   uint16_t port = 0;
   std::string address;  // host of this node, by which ranks of the others reach its own
-  std::string
-      run;  // what only ranks of this run say: those of an earlier attempt that still look for theirs meet nobody
+  // What only ranks of this run say: those of an earlier attempt that still look for theirs meet nobody.
+  std::string run;
 };
 
 // HOST and PORT of "HOST:PORT", where an IPv6 address stands in brackets. Errors: INVALID_ARGUMENT.

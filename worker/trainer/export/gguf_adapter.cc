@@ -175,7 +175,7 @@ absl::Status TakeLayer(const GgufFile& file, const LinearLayer& linear, const Mo
   return absl::OkStatus();
 }
 
-// `path` is for messages.
+// A file read back, as an adapter of rank and scale as stored. `path` is for messages.
 absl::StatusOr<Adapter> AdapterOf(const GgufFile& file, const ModelConfig& config, const std::string& path) {
   const auto text = [&](const char* key) {
     const auto found = file.metadata.find(key);
@@ -210,11 +210,6 @@ absl::StatusOr<Adapter> AdapterOf(const GgufFile& file, const ModelConfig& confi
 }
 
 }  // namespace
-
-absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config) {
-  LUTHIER_ASSIGN_OR_RETURN(const GgufFile file, ReadGguf(path));
-  return AdapterOf(file, config, path);
-}
 
 absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
                                const TrainedModel& trained, const std::string& path) {

@@ -4,7 +4,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "worker/trainer/export/export.h"
 #include "worker/trainer/lora/lora.h"
 
@@ -17,8 +16,5 @@ namespace luthier {
 // INVALID_ARGUMENT for what the format cannot hold (DoRA, whole modules, a tied head or embedding); as ExportAdapter.
 absl::Status ExportGgufAdapter(const Adapter& adapter, const NamedTensors& base, const ModelConfig& config,
                                const TrainedModel& trained, const std::string& path);
-
-// Reads such a file back as an adapter of rank and scale as stored.
-absl::StatusOr<Adapter> ReadGgufAdapter(const std::string& path, const ModelConfig& config);
 
 }  // namespace luthier

@@ -10,6 +10,9 @@
 namespace luthier {
 namespace {
 
+// Divided by less, logits would overflow; and long before, nothing but the most probable token is ever drawn.
+constexpr double kLowestTemperature = 1e-20;
+
 // Rows decoded together. More gain little on a CPU, and the cache of 32 rows of a 1B model is already gigabytes.
 constexpr size_t kBatchRows = 32;
 
@@ -73,7 +76,7 @@ void PenalizeRepetition(Tensor logits_V, const std::vector<int64_t>& row, double
 
 // Sampling as transformers' logits processors do it: temperature, then top-k, then top-p. A generator for each row.
 Tensor Sample(const Tensor& logits_BV, const GenerateOptions& options, std::vector<at::Generator>& generators) {
-  if (options.temperature == 0) return logits_BV.argmax(-1);
+  if (options.temperature < kLowestTemperature) return logits_BV.argmax(-1);
   auto [sorted_BV, ids_BV] = (logits_BV / options.temperature).sort(-1, /*descending=*/true);
   if (options.top_k > 0 && options.top_k < sorted_BV.size(1)) sorted_BV.slice(1, options.top_k).fill_(-INFINITY);
   const Tensor probabilities_BV = sorted_BV.softmax(-1);
@@ -148,6 +151,14 @@ class Decoding {
   Tensor h_BD_;
 };
 
+// Tokens that any of the prompts can be continued by. More would only take memory.
+int64_t MostNewTokens(const std::vector<const std::vector<int32_t>*>& prompts, const GenerateOptions& options) {
+  if (options.context == 0) return options.max_new_tokens;
+  size_t shortest = prompts.front()->size();
+  for (const std::vector<int32_t>* prompt : prompts) shortest = std::min(shortest, prompt->size());
+  return std::min(options.max_new_tokens, options.context - static_cast<int64_t>(shortest));
+}
+
 bool FillsContext(size_t tokens, const GenerateOptions& options) {
   return options.context > 0 && static_cast<int64_t>(tokens) >= options.context;
 }
@@ -173,10 +184,11 @@ std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model,
     rows.emplace_back(prompt->begin(), prompt->end());
     generators.push_back(at::detail::createCPUGenerator(options.seed));
   }
-  Decoding decoding(model, std::move(rows), options.max_new_tokens, adapter);
+  const int64_t new_tokens = MostNewTokens(prompts, options);
+  Decoding decoding(model, std::move(rows), new_tokens, adapter);
   std::vector<std::vector<int32_t>> answers(prompts.size());
   std::vector<bool> ended(prompts.size(), false);
-  for (int64_t step = 0; step < options.max_new_tokens && !options.interrupted(); ++step) {
+  for (int64_t step = 0; step < new_tokens && !options.interrupted(); ++step) {
     const Tensor next_B = NextTokens(decoding, options, generators);
     for (size_t b = 0; b < prompts.size(); ++b) {
       if (ended[b]) continue;
@@ -187,7 +199,7 @@ std::vector<std::vector<int32_t>> GenerateBatch(const DecoderModel& model,
       ended[b] = FillsContext(prompts[b]->size() + answers[b].size(), options) ||
                  (options.is_complete && options.is_complete(answers[b]));
     }
-    if (step + 1 == options.max_new_tokens || std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
+    if (step + 1 == new_tokens || std::all_of(ended.begin(), ended.end(), [](bool e) { return e; })) break;
     decoding.Append(next_B);
   }
   return answers;

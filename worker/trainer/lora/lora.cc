@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -60,6 +61,16 @@ bool IsOfBase(const TensorView& stored, const ModelConfig& model, const NamedTen
     return at::equal(ToTensor(stored, weight_VD.scalar_type()), weight_VD);
   }
   return false;
+}
+
+absl::StatusOr<SafetensorsFile> OpenWeights(const std::string& folder) {
+  absl::StatusOr<SafetensorsFile> file = SafetensorsFile::Open(folder + "/" + kAdapterWeightsFile);
+  if (!absl::IsNotFound(file.status())) return file;
+  const bool pickled = std::filesystem::exists(folder + "/adapter_model.bin");
+  return absl::NotFoundError(
+      absl::StrCat(file.status().message(), pickled ? "; adapter_model.bin is a pickle, which can run code and is not "
+                                                      "read: save the adapter as safetensors, as PEFT does by itself"
+                                                    : "; give an adapter folder in PEFT format"));
 }
 
 // Of a targeted layer.
@@ -167,7 +178,7 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
 
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model, const NamedTensors* base) {
   LUTHIER_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(folder));
-  LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Open(folder + "/" + kAdapterWeightsFile));
+  LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, OpenWeights(folder));
   std::map<std::string, TensorView> stored = file.tensors();
   NamedTensors joined;  // keeps what `stored` borrows
   if (model.experts && AdaptsEachExpert(stored)) {
@@ -194,7 +205,12 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
         absl::StrCat(folder, ": the adapter does not fit this base model:\n  ", absl::StrJoin(faults, "\n  ")));
   }
   Adapter adapter{std::move(config), {}};
-  for (const auto& [name, shape] : expected) adapter.tensors[name] = ToTensor(stored.at(name), at::kFloat);
+  for (const auto& [name, shape] : expected) {
+    const Tensor& tensor = adapter.tensors[name] = ToTensor(stored.at(name), at::kFloat);
+    if (tensor.isfinite().all().item<bool>()) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        folder, ": ", name, " holds NaN or infinite numbers; take an earlier state of the adapter, or train it again"));
+  }
   return adapter;
 }
 

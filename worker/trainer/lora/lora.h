@@ -19,12 +19,11 @@ namespace luthier {
 
 // Tensors by PEFT's names:
 //   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
-//   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]   with DoRA
+//   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]: with DoRA
 //   base_model.model.model.embed_tokens.lora_embedding_A [R, V], ….lora_embedding_B [D, R]
-//   base_model.model.model.layers.0.mlp.experts.lora_A.weight [E · R, I], ….lora_B.weight [O, R · E]   of E experts:
-//   rows of A by expert, columns of B by rank; ….mlp.experts.base_layer.… where StoredUnder says so
-//   base_model.model.lm_head.weight                                        a module that is trained whole
-//   (modules_to_save)
+//   base_model.model.model.layers.0.mlp.experts.lora_A.weight [E · R, I], ….lora_B.weight [O, R · E]: of E experts;
+//       rows of A by expert, columns of B by rank; ….mlp.experts.base_layer.… where StoredUnder says so
+//   base_model.model.lm_head.weight: a module that is trained whole (modules_to_save)
 struct Adapter {
   AdapterConfig config;
   NamedTensors tensors;

@@ -1,4 +1,5 @@
-// Shape suffixes as in ops.h; besides: B rows of a batch, Q queries of a block, S the keys that they see.
+// Shape suffixes as in ops.h; besides: Q queries of a block, S the keys that they see, L tokens of a document, G query
+// heads that share a key head.
 #include "worker/trainer/ops/attention.h"
 
 #include <algorithm>
@@ -207,6 +208,8 @@ struct AttentionFunction : Function<AttentionFunction> {
                 if (dropout) dropout->Apply(head, begin + i, count, dscores);
                 const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
                 kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
+                // A weight that is alone is 1 whatever its score. What rounding leaves would be a direction for Adam.
+                if (count == 1) dscores[0] = 0;
                 if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
                 if (dropout) dropout->Apply(head, begin + i, count, weights);
                 block.ClearUnseen(i, weights_QS.data());

@@ -16,8 +16,8 @@ struct AttentionForm {
   double scale = 1;    // on q·k; most families: 1/sqrt(H)
   int64_t window = 0;  // a query sees itself and the window - 1 keys before it; 0: every key before it
   double softcap = 0;  // scores become cap · tanh(score / cap) (arXiv:2408.00118); 0: they stay
-  double dropout =
-      0;  // of attention weights, only while gradients are recorded; the mask is drawn from torch's generator
+  // Of attention weights, only while gradients are recorded; the mask is drawn from torch's generator.
+  double dropout = 0;
 };
 
 // Causal attention inside each document; grouped-query heads share keys and values (arXiv:2305.13245).

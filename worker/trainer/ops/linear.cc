@@ -15,7 +15,7 @@ constexpr int64_t kPanel = int64_t{4} << 20;
 
 bool IsFloat(const Tensor& x) { return x.scalar_type() == at::kFloat; }
 
-// Calls use(first row, rows as fp32) for panels of a weight.
+// Calls use(begin, end, rows as fp32) for panels of a weight, P = end - begin rows each.
 template <typename Use>
 void ForEachPanel(const Tensor& weight_OI, const Use& use) {
   const int64_t rows = std::max<int64_t>(1, kPanel / std::max<int64_t>(1, weight_OI.size(1)));

@@ -16,10 +16,10 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// Rows of logits that exist at a time: 512 × 128k fp32 is 256 MiB, and larger products gain no speed.
+// Rows of logits that exist at a time (C in shapes): 512 × 128k fp32 is 256 MiB, and larger products gain no speed.
 constexpr int64_t kHeadChunkRows = 512;
 
-// The same in place. Returns d(result)/d(scaled logits), undefined where it is 1.
+// ApplyLogitForm in place. Returns d(result)/d(scaled logits), undefined where it is 1.
 Tensor ApplyFormInPlace(Tensor& logits_CV, const LogitForm& form, bool with_slope) {
   if (form.scale != 1) logits_CV.mul_(form.scale);
   if (form.softcap == 0) return {};

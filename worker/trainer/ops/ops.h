@@ -3,7 +3,9 @@
 //
 // Shape suffixes, here and in models/:
 //   T tokens of a micro-batch (documents end to end, no padding)   D hidden size    F intermediate size   V vocabulary
-//   N query heads   K key/value heads   H head size   R rank of an adapter   I inputs, O outputs of a linear layer
+//   N query heads   K key/value heads   H head size   P pairs of a head that rotate   E experts
+//   I inputs, O outputs of a linear layer   R rank of an adapter   B rows of a batch, S keys of a cache (generation)
+// A 1 is an axis of that size; what else a letter means is said in the file or function that uses it.
 #pragma once
 
 #include "worker/trainer/ops/attention.h"

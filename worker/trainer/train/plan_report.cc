@@ -30,15 +30,20 @@ constexpr double kStepEfficiency = 0.9;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// Operations a second of a matrix product of a model's usual size.
-double MatrixProductSpeed(at::ScalarType type) {
+// Operations a second of a matrix product of a model's usual size, on the device that will train.
+double MatrixProductSpeed(at::ScalarType type, at::Device device) {
   constexpr int64_t kTokens = 512, kSize = 1024;
   constexpr double kSeconds = 0.2;
-  const Tensor x = at::ones({kTokens, kSize}, type), weight = at::ones({kSize, kSize}, type);
-  at::mm(x, weight);  // the first one starts threads
+  const at::TensorOptions options = at::TensorOptions(type).device(device);
+  const Tensor x = at::ones({kTokens, kSize}, options), weight = at::ones({kSize, kSize}, options);
+  const auto multiply = [&] { return at::mm(x, weight); };
+  const auto wait_for = [](const Tensor& product) { product[0][0].item<double>(); };  // a GPU works behind its calls
+  wait_for(multiply());                                                               // the first one starts threads
   int64_t products = 0;
+  Tensor last;
   const Clock::time_point start = Clock::now();
-  for (; SecondsSince(start) < kSeconds; ++products) at::mm(x, weight);
+  for (; SecondsSince(start) < kSeconds; ++products) last = multiply();
+  wait_for(last);
   return static_cast<double>(2 * products * kTokens * kSize * kSize) / SecondsSince(start);
 }
 
@@ -92,7 +97,7 @@ json EstimatedTime(const Run& run, const Epoch& epoch) {
   const Recipe& recipe = run.plan.recipe;
   const bool full = recipe.tuning == "full";
   const int64_t of_adapter = full ? 0 : ParametersOfAToken(AdapterConfigOf(recipe.lora, config), config);
-  const double speed = MatrixProductSpeed(run.compute().type.value_or(at::kFloat));
+  const double speed = MatrixProductSpeed(run.compute().type.value_or(at::kFloat), run.device);
   const double operations =
       TrainingFlops(config, full, of_adapter, static_cast<double>(epoch.tokens), epoch.squared_lengths);
   const double step = operations / static_cast<double>(run.steps_per_epoch) / (kStepEfficiency * speed);

@@ -63,10 +63,15 @@ std::vector<std::string> NamesOf(const std::vector<TrainFile>& files) {
   return names;
 }
 
-absl::StatusOr<LoadedExamples> EncodePart(const std::vector<TrainFile>& files, const RowEncoder& encoder) {
+// `part`: train, validation or test. A file that cannot be opened has no line to name, but a field.
+absl::StatusOr<LoadedExamples> EncodePart(const std::string& part, const std::vector<TrainFile>& files,
+                                          const RowEncoder& encoder) {
   std::vector<std::string> paths;
   for (const TrainFile& file : files) paths.push_back(file.path);
   absl::StatusOr<LoadedExamples> loaded = LoadExamples(paths, encoder, NamesOf(files), at::get_num_threads());
+  if (absl::IsNotFound(loaded.status())) {
+    return UserData(absl::NotFoundError(absl::StrCat("dataset.", part, ": ", loaded.status().message())));
+  }
   if (!loaded.ok()) return UserData(loaded.status());
   return loaded;
 }
@@ -75,12 +80,12 @@ absl::StatusOr<UnlimitedRows> EncodeRows(const TrainerSpec& spec, const Base& ba
   UnlimitedRows rows;
   rows.options = EncodeOptionsOf(LossOnBeforeRowsAreKnown(spec.recipe), "refuse", 0);
   const RowEncoder encoder(base.tokenizer, base.template_or_null(), rows.options);
-  LUTHIER_ASSIGN_OR_RETURN(rows.train, EncodePart(spec.train, encoder));
+  LUTHIER_ASSIGN_OR_RETURN(rows.train, EncodePart("train", spec.train, encoder));
   if (!spec.validation.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(rows.validation, EncodePart(FilesOf(spec.validation), encoder));
+    LUTHIER_ASSIGN_OR_RETURN(rows.validation, EncodePart("validation", FilesOf(spec.validation), encoder));
   }
   if (!spec.test.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(rows.test, EncodePart(FilesOf(spec.test), encoder));
+    LUTHIER_ASSIGN_OR_RETURN(rows.test, EncodePart("test", FilesOf(spec.test), encoder));
   }
   return rows;
 }
@@ -137,12 +142,12 @@ absl::Status WarnAboutSharedRows(const TrainerSpec& spec, std::vector<std::strin
 
 // `part`, which was encoded as `encoded` says, as `encoder` gives it. Mostly it is right as it is or has to be cut
 // only, and encoding twice would be half of a short start. What is refused is encoded again to be named by its line.
-absl::StatusOr<LoadedExamples> Settled(const std::vector<TrainFile>& files, LoadedExamples part,
-                                       const EncodeOptions& encoded, const RowEncoder& encoder) {
+absl::StatusOr<LoadedExamples> Settled(const std::string& name, const std::vector<TrainFile>& files,
+                                       LoadedExamples part, const EncodeOptions& encoded, const RowEncoder& encoder) {
   const EncodeOptions& options = encoder.options();
   const bool too_long = part.report.longest_row_tokens > options.max_length;
   const bool refused = too_long && options.too_long == EncodeOptions::TooLong::kRefuse;
-  if (refused || !IsMarkedAs(part.report, encoded, options)) return EncodePart(files, encoder);
+  if (refused || !IsMarkedAs(part.report, encoded, options)) return EncodePart(name, files, encoder);
   if (!too_long) return part;
   absl::StatusOr<LoadedExamples> shortened = ShortenExamples(std::move(part), encoder, NamesOf(files));
   if (!shortened.ok()) return UserData(shortened.status());
@@ -153,7 +158,7 @@ absl::Status TakeRows(UnlimitedRows rows, Run& run) {
   const RowEncoder encoder(run.base.tokenizer, run.base.template_or_null(), EncodingOf(run.training()));
   const auto settle = [&](const std::string& name, const std::vector<TrainFile>& files,
                           LoadedExamples part) -> absl::StatusOr<std::vector<Example>> {
-    LUTHIER_ASSIGN_OR_RETURN(part, Settled(files, std::move(part), rows.options, encoder));
+    LUTHIER_ASSIGN_OR_RETURN(part, Settled(name, files, std::move(part), rows.options, encoder));
     AddReports(name, files, part, run.files);
     return std::move(part.examples);
   };
@@ -338,6 +343,7 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), device, std::move(base), std::move(plan)});
   LUTHIER_RETURN_IF_ERROR(TakeRows(std::move(rows), *run));
   LUTHIER_RETURN_IF_ERROR(CheckTokensHaveEmbeddings(*run));
+  if (std::optional<std::string> warning = UntrainedEndWarning(*run)) run->plan.warnings.push_back(*std::move(warning));
   PlanSteps(*run);
   const TrainingSpec& training = run->training();
   const bool keeps = before && !spec.recipe.training.micro_batch_tokens;

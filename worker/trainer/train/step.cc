@@ -72,10 +72,13 @@ void SumOverRanks(const Run& run, StepResult& result) {
 
 absl::Status CheckFinite(const Run& run, int64_t step, double loss, double grad_norm) {
   if (std::isfinite(loss) && std::isfinite(grad_norm)) return absl::OkStatus();
-  return absl::OutOfRangeError(absl::StrCat("step ", step, ": loss ", loss, ", gradient norm ", grad_norm,
-                                            " are not finite; lower training.learning_rate (now ",
-                                            *run.training().learning_rate,
-                                            ") or check the rows of this step. The last checkpoint is intact"));
+  // The first step computes with what the base was.
+  const std::string remedy = step == 1
+                                 ? std::string("check the weights of the base model and the rows of this step")
+                                 : absl::StrCat("lower training.learning_rate (now ", *run.training().learning_rate,
+                                                ") or check the rows of this step. The last checkpoint is intact");
+  return absl::OutOfRangeError(
+      absl::StrCat("step ", step, ": loss ", loss, ", gradient norm ", grad_norm, " are not finite; ", remedy));
 }
 
 }  // namespace

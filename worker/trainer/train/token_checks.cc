@@ -34,9 +34,10 @@ TokensOfRows TokensOf(const Run& run) {
   return tokens;
 }
 
-// Length of the rows of a [V, D] matrix that these tokens have.
+// Length of the rows of a [V, D] matrix that these tokens have, on the CPU.
 Tensor Lengths(const Tensor& matrix_VD, const std::vector<int64_t>& tokens) {
-  return matrix_VD.detach().index_select(0, at::tensor(tokens, at::kLong)).to(at::kFloat).norm(2, /*dim=*/1);
+  const Tensor rows = at::tensor(tokens, at::kLong).to(matrix_VD.device());
+  return matrix_VD.detach().index_select(0, rows).to(at::kFloat).norm(2, /*dim=*/1).to(at::kCPU);
 }
 
 const Tensor& MatrixOf(const Run& run, const std::string& module) {
@@ -72,6 +73,25 @@ absl::Status CheckTokensHaveEmbeddings(const Run& run) {
     for (const Example& example : split.examples) LUTHIER_RETURN_IF_ERROR(check(path, example));
   }
   return absl::OkStatus();
+}
+
+std::optional<std::string> UntrainedEndWarning(const Run& run) {
+  if (run.stop_ids.empty()) return std::nullopt;
+  bool all_are_cut = true;
+  for (const Example& example : run.examples) {
+    if (static_cast<int64_t>(example.ids.size()) == example.full_length) all_are_cut = false;
+    for (size_t t = 0; t < example.ids.size(); ++t) {
+      if (example.trained[t] && std::ranges::count(run.stop_ids, example.ids[t]) > 0) return std::nullopt;
+    }
+  }
+  if (all_are_cut) return std::nullopt;  // that is said elsewhere
+  std::vector<std::string> ends;
+  for (const int32_t id : run.stop_ids) {
+    ends.push_back(absl::StrCat("'", run.base.tokenizer.IdToToken(id).value_or(absl::StrCat(id)), "'"));
+  }
+  return absl::StrCat("no row trains the end of an answer (", absl::StrJoin(ends, ", "),
+                      "), so the model will not learn to stop; give a chat_template that writes it inside "
+                      "{% generation %}, or rows that end with it");
 }
 
 std::optional<std::string> UntrainedTokensWarning(const Run& run) {

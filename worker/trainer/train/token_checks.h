@@ -13,6 +13,10 @@ namespace luthier {
 // its embedding was not resized with it.
 absl::Status CheckTokensHaveEmbeddings(const Run& run);
 
+// A warning if none of the tokens at which generation stops is trained in any row: a model that never sees its own end
+// answers until its context is full.
+std::optional<std::string> UntrainedEndWarning(const Run& run);
+
 // A warning that names the special tokens of the rows which the base never learned, where this run does not train the
 // matrix that lacks them: a model whose head does not know the end of a turn never stops, whatever the adapter learns.
 // Requires: the run has its weights.

@@ -105,8 +105,9 @@ class AsyncClient(Connection):
         job_id: str = "",
         request_id: str = "",
         hold: bool = False,
+        validate_only: bool = False,
     ) -> FineTuningJob:
-        return await self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold))
+        return await self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold, validate_only))
 
     async def export_model_version(
         self,

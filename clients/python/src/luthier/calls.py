@@ -76,10 +76,21 @@ def create_job(
 
 
 def clone_job(
-    name: str, changes: jobs_pb2.FineTuningJob | None, fields: Iterable[str], job_id: str, request_id: str, hold: bool
+    name: str,
+    changes: jobs_pb2.FineTuningJob | None,
+    fields: Iterable[str],
+    job_id: str,
+    request_id: str,
+    hold: bool,
+    validate_only: bool,
 ) -> Call[jobs_pb2.FineTuningJob]:
     request = jobs_pb2.CloneFineTuningJobRequest(
-        name=full_name("jobs", name), job=changes, job_id=job_id, request_id=request_id or new_request_id(), hold=hold
+        name=full_name("jobs", name),
+        job=changes,
+        job_id=job_id,
+        request_id=request_id or new_request_id(),
+        hold=hold,
+        validate_only=validate_only,
     )
     request.update_mask.paths.extend([fields] if isinstance(fields, str) else fields)
     return Call("jobs", "CloneFineTuningJob", request, long=True)

@@ -167,9 +167,10 @@ class Client(Connection):
         job_id: str = "",
         request_id: str = "",
         hold: bool = False,
+        validate_only: bool = False,
     ) -> FineTuningJob:
         """A new job with the spec of another, and the `fields` (such as `spec.training.epochs`) of `changes`."""
-        return self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold))
+        return self._call(calls.clone_job(name, changes, fields, job_id, request_id, hold, validate_only))
 
     def export_model_version(
         self,

@@ -34,11 +34,11 @@ Tensor Experts::operator()(const Tensor& x_TD, const Pass& pass) const {
   if (normalize_) shares_TC = shares_TC / shares_TC.sum(-1, /*keepdim=*/true);
   shares_TC = shares_TC.to(x_TD.scalar_type());
 
-  // Choices in the order of their experts, so that the rows of each lie together.
-  const Tensor order = chosen_TC.flatten().argsort(/*stable=*/true, /*dim=*/0, /*descending=*/false);
-  const Tensor tokens = order.div(per_token_, "floor");
+  // Choices in the order of their experts, so that the rows of each lie together: M = T · C of them.
+  const Tensor order_M = chosen_TC.flatten().argsort(/*stable=*/true, /*dim=*/0, /*descending=*/false);
+  const Tensor tokens_M = order_M.div(per_token_, "floor");
   const Tensor counts_E = at::bincount(chosen_TC.flatten(), /*weights=*/{}, experts).to(at::kCPU);
-  const Tensor x_RD = x_TD.index_select(0, tokens);  // R rows, C for each token
+  const Tensor x_MD = x_TD.index_select(0, tokens_M);
   // Cut out in every pass, since gradients flow through the cut.
   const std::vector<LoraWeights> gates = OfEachExpert(gate_up_, experts, 0, 2),
                                  ups = OfEachExpert(gate_up_, experts, 1, 2),
@@ -50,13 +50,13 @@ Tensor Experts::operator()(const Tensor& x_TD, const Pass& pass) const {
     // An expert without tokens computes nothing and still gets a gradient, which is zero: so the optimizer treats it as
     // transformers does, where all experts are one parameter.
     const Expert& expert = experts_[i];
-    const Tensor x = x_RD.slice(0, begin, end);
+    const Tensor x = x_MD.slice(0, begin, end);
     const Tensor hidden = gated_(Adapted(x, expert.gate_FD, gates[i]), Adapted(x, expert.up_FD, ups[i]));
     parts.push_back(Adapted(hidden, expert.down_DF, downs[i]));
     begin = end;
   }
-  const Tensor y_RD = at::cat(parts) * shares_TC.flatten().index_select(0, order).unsqueeze(1);
-  return at::zeros_like(x_TD).index_add(0, tokens, y_RD);
+  const Tensor y_MD = at::cat(parts) * shares_TC.flatten().index_select(0, order_M).unsqueeze(1);
+  return at::zeros_like(x_TD).index_add(0, tokens_M, y_MD);
 }
 
 Tensor StackedA(const Tensor& a_RI, int64_t experts) { return a_RI.reshape({experts, -1, a_RI.size(1)}); }

@@ -20,6 +20,7 @@ class FusedSelfAttention {
         head_dim_(config.head_dim) {}
 
   Tensor operator()(const Tensor& x_TD, const Pass& pass) const {
+    // J = N + 2K heads.
     const Tensor qkv_TJH = (*qkv_proj_)(x_TD, pass.slices).view({x_TD.size(0), heads_ + 2 * kv_heads_, head_dim_});
     const Tensor q_TNH = qkv_TJH.slice(1, 0, heads_);
     const Tensor k_TKH = qkv_TJH.slice(1, heads_, heads_ + kv_heads_);

@@ -1,0 +1,112 @@
+// `job clone`: a job with the spec and the labels of another, but for what flags say.
+#include <memory>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "client/cli/command.h"
+#include "client/cli/duration_flag.h"
+#include "client/cli/job_file.h"
+#include "client/cli/job_flags.h"
+#include "client/cli/job_line.h"
+#include "client/cli/new_job.h"
+#include "client/cli/text.h"
+#include "lib/base/status_macros.h"
+#include "lib/wire/job_spec_wire.h"
+
+namespace luthier {
+namespace {
+
+struct Arguments {
+  std::string original;
+  JobFlagValues fields;
+  NewJobFlags job;
+  const CLI::Option* priority = nullptr;  // 0 is one, too
+};
+
+// The spec of the original with the flags in it. Errors: INVALID_ARGUMENT naming field or flag; those of GetJob().
+absl::StatusOr<v1::FineTuningSpec> SpecWithFlags(CommandContext& context, Client& client, const Arguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob original, client.GetJob(FullName("jobs", arguments.original)));
+  if (original.spec().has_model_export()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        original.name(), " is an export, which has none of these fields; make another one: luthier model export"));
+  }
+  v1::FineTuningJob job;
+  *job.mutable_spec() = original.spec();
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec before, JobFromProto(job));
+  JobFile file{.name = original.name(), .fields = ToJson(before)};
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> gave_way,
+                           ApplyJobFlags({.fields = arguments.fields.fields}, file));
+  for (const std::string& words : gave_way) context.Say(words);
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
+  LUTHIER_ASSIGN_OR_RETURN(job, JobToProto(spec));
+  return job.spec();
+}
+
+absl::Status SetLabels(const std::vector<std::string>& labels, v1::FineTuningJob& job) {
+  JobFile file;
+  for (const std::string& label : labels) LUTHIER_RETURN_IF_ERROR(SetLabel(file, label));
+  for (const auto& [key, value] : file.fields["labels"].items())
+    (*job.mutable_labels())[key] = value.get<std::string>();
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::CloneFineTuningJobRequest> MakeRequest(CommandContext& context, Client& client,
+                                                          const Arguments& arguments) {
+  v1::CloneFineTuningJobRequest request;
+  request.set_name(FullName("jobs", arguments.original));
+  LUTHIER_RETURN_IF_ERROR(ApplyNewJobFlags(arguments.job, request));
+  google::protobuf::FieldMask& mask = *request.mutable_update_mask();
+  const SettingFlags& settings = arguments.job.settings;
+  if (!settings.service_class.empty()) mask.add_paths("service_class");
+  if (arguments.priority->count() > 0) mask.add_paths("priority");
+  if (!settings.retention.empty()) mask.add_paths("retention");
+  if (!settings.deadline.empty()) mask.add_paths("deadline");
+  if (!arguments.fields.labels.empty()) {
+    LUTHIER_RETURN_IF_ERROR(SetLabels(arguments.fields.labels, *request.mutable_job()));
+    mask.add_paths("labels");
+  }
+  if (arguments.fields.fields.empty()) return request;
+  LUTHIER_ASSIGN_OR_RETURN(*request.mutable_job()->mutable_spec(), SpecWithFlags(context, client, arguments));
+  mask.add_paths("spec");
+  return request;
+}
+
+absl::Status Clone(CommandContext& context, const Arguments& arguments) {
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::CloneFineTuningJobRequest request, MakeRequest(context, *client, arguments));
+  if (!arguments.job.dry_run) context.Say("request id " + request.request_id());
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CloneJob(request));
+  for (const std::string& warning : job.warnings()) context.Say("warning: " + OneLine(warning));
+  if (arguments.job.dry_run) {
+    PrintNewJob(context, job, /*dry_run=*/true);
+    context.Say("the job is valid; nothing was created");
+    return absl::OkStatus();
+  }
+  PrintJobLine(context, job);
+  return arguments.job.follows() ? FollowNewJob(context, job.name(), arguments.job, timeout) : absl::OkStatus();
+}
+
+}  // namespace
+
+void AddJobCloneCommand(CLI::App& job, CommandContext& context) {
+  auto arguments = std::make_shared<Arguments>();
+  CLI::App& command = context.AddCommand(
+      job, "clone", "Create a job with the spec and the labels of another, but for the fields that flags give",
+      "  luthier job clone intents-1 --id intents-2\n"
+      "  luthier job clone intents-1 --lora.rank 32 --resources.devices 1 --watch\n"
+      "  luthier job clone intents-1 --training.seed 2 --dry-run\n",
+      [&context, arguments] { return Clone(context, *arguments); });
+  command.add_option("JOB", arguments->original, "Name of the job to take all else from")->required();
+  context.CompleteWith(command, JobNames);
+  AddNewJobFlags(command,
+                 {.id = "Name of the new job; chosen if not given",
+                  .dry_run = "Check everything and show every value with its reason; create nothing",
+                  .watch = "Show progress until the job is over",
+                  .request_id = "Repeat an earlier command safely: the same id makes no second job"},
+                 arguments->job);
+  arguments->priority = command.get_option("--priority");
+  AddJobFlags(command, arguments->fields);
+}
+
+}  // namespace luthier

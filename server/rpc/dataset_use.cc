@@ -1,0 +1,81 @@
+#include "server/rpc/dataset_use.h"
+
+#include <cstddef>
+
+#include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+namespace {
+
+// `reference`: `dataset` or `dataset/part`. Appends nothing if an optional part does not exist.
+absl::Status AddPart(Store& store, const std::string& role, absl::string_view reference, bool required,
+                     std::vector<DatasetUse>& parts) {
+  absl::ConsumePrefix(&reference, "datasets/");
+  const size_t slash = reference.find('/');
+  const std::string id(reference.substr(0, slash));
+  const std::string part(slash == absl::string_view::npos ? absl::string_view(role) : reference.substr(slash + 1));
+  LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store.GetResource(ResourceKind::kDataset, id));
+  v1::Dataset dataset;
+  dataset.ParseFromString(resource.payload);
+  for (const v1::DatasetPart& file : dataset.parts()) {
+    // A dataset of one part is that part, whatever its name.
+    if (file.part() == part || (required && dataset.parts_size() == 1)) {
+      parts.push_back({role, id, file});
+      return absl::OkStatus();
+    }
+  }
+  if (!required) return absl::OkStatus();
+  const auto name = [](std::string* out, const v1::DatasetPart& file) { out->append(file.part()); };
+  return absl::InvalidArgumentError(
+      absl::StrCat("dataset.", role, ": datasets/", id, " has no part '", part,
+                   "'; give one that it has: ", absl::StrJoin(dataset.parts(), ", ", name)));
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection) {
+  std::vector<DatasetUse> parts;
+  if (!selection.name.empty()) {
+    for (const char* role : {"train", "validation", "test"}) {
+      LUTHIER_RETURN_IF_ERROR(AddPart(store, role, selection.name, role == std::string("train"), parts));
+    }
+    return parts;
+  }
+  if (!selection.train.empty()) LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", selection.train, true, parts));
+  for (const WeightedDataset& weighted : selection.mixture) {
+    LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", weighted.dataset, true, parts));
+    parts.back().weight = weighted.weight;
+  }
+  if (!selection.validation.empty())
+    LUTHIER_RETURN_IF_ERROR(AddPart(store, "validation", selection.validation, true, parts));
+  if (!selection.test.empty()) LUTHIER_RETURN_IF_ERROR(AddPart(store, "test", selection.test, true, parts));
+  return parts;
+}
+
+void AddInputs(const std::vector<DatasetUse>& parts, v1::StartAttempt& start) {
+  for (const DatasetUse& part : parts) {
+    v1::AttemptInput& input = *start.add_inputs();
+    input.set_role(part.role);
+    input.set_name(part.name());
+    if (part.role == "train") input.set_weight(part.weight);
+    v1::ModelFile& file = *input.add_files();
+    file.set_path(part.file.part() + ".jsonl");
+    file.set_size_bytes(part.file.size_bytes());
+    file.set_sha256(part.file.sha256());
+  }
+}
+
+void WarnAboutSharedRows(const std::vector<DatasetUse>& parts, v1::FineTuningJob& job) {
+  for (const DatasetUse& held_out : parts) {
+    for (const DatasetUse& train : parts) {
+      if (held_out.role == "train" || train.role != "train" || held_out.file.sha256() != train.file.sha256()) continue;
+      job.add_warnings(
+          absl::StrCat("dataset.", held_out.role, ": ", held_out.name(), " has the rows of ", train.name(),
+                       ", so its figures say nothing about other rows; give rows that are not trained on"));
+    }
+  }
+}
+
+}  // namespace luthier

@@ -1,0 +1,31 @@
+// The parts of datasets that a job uses, and what for.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "lib/plan/job_spec.h"
+#include "luthier/v1/datasets.pb.h"
+#include "luthier/v1/jobs.pb.h"
+#include "luthier/v1/worker.pb.h"
+#include "server/store/store.h"
+
+namespace luthier {
+
+struct DatasetUse {
+  std::string role;     // train, validation, test
+  std::string dataset;  // id
+  v1::DatasetPart file;
+  double weight = 1;
+  std::string name() const { return absl::StrCat(dataset, "/", file.part()); }
+};
+
+// Errors: NOT_FOUND for a dataset; INVALID_ARGUMENT for a part that it does not have.
+absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection);
+
+void AddInputs(const std::vector<DatasetUse>& parts, v1::StartAttempt& start);
+void WarnAboutSharedRows(const std::vector<DatasetUse>& parts, v1::FineTuningJob& job);
+
+}  // namespace luthier

@@ -1,0 +1,47 @@
+// Pages of lists. A token names its list and the item behind which its page begins. So what comes or goes in front of
+// that moves no other item to another page, and a token of another list leads nowhere.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "lib/base/status_macros.h"
+
+namespace luthier {
+
+// Where an item stands in its list: by the number, then by the text.
+using Position = std::pair<int64_t, std::string>;
+
+struct PageRequest {
+  int size = 0;                   // above 0
+  std::optional<Position> after;  // none: from the start
+  // For lists that stand by number alone, from 1 on.
+  int64_t after_number() const { return after ? after->first : 0; }
+};
+
+// `list`: what tells it from others, such as its name, its parent and its filter. Errors: INVALID_ARGUMENT for a
+// negative size, or a token that is none or of another list.
+absl::StatusOr<PageRequest> ParsePage(absl::string_view list, int page_size, const std::string& page_token);
+std::string PageToken(absl::string_view list, const Position& after);
+
+// Adds a page of `items`, which are in the order of their positions. Errors: as ParsePage.
+template <typename Request, typename Response, typename Item, typename PositionOf, typename Add>
+absl::Status AddPage(absl::string_view list, const Request& request, Response& response, const std::vector<Item>& items,
+                     PositionOf position_of, Add add) {
+  LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
+  auto item = std::find_if(items.begin(), items.end(),
+                           [&](const Item& each) { return !page.after || position_of(each) > *page.after; });
+  for (int added = 0; item != items.end() && added < page.size; ++item, ++added) add(*item);
+  if (item != items.end()) response.set_next_page_token(PageToken(list, position_of(*std::prev(item))));
+  return absl::OkStatus();
+}
+
+}  // namespace luthier
