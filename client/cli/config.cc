@@ -102,7 +102,17 @@ absl::StatusOr<Config> ReadConfig(const std::string& path) {
   const absl::StatusOr<std::string> text = ReadTextFile(path);
   if (absl::IsNotFound(text.status())) return Config();
   if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
-  return ParseConfig(*text, path);
+  absl::StatusOr<Config> config = ParseConfig(*text, path);
+  if (!config.ok()) return config;
+  // Commands are given in other folders than that of the file.
+  const std::filesystem::path folder = std::filesystem::absolute(path).parent_path();
+  for (auto& named : config->servers) {
+    for (const auto& [field, file] : FileFields()) {
+      std::string& given = named.second.*file;
+      if (!given.empty()) given = (folder / given).lexically_normal().string();
+    }
+  }
+  return config;
 }
 
 absl::Status WriteConfig(const Config& config, const std::string& path) {

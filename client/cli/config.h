@@ -12,8 +12,8 @@ namespace luthier {
 
 inline constexpr char kDefaultServer[] = "127.0.0.1:7070";
 
-// Where a server is, and the files of what it wants of its callers, which hold the secrets; those that are empty the
-// environment gives (lib/channel).
+// Where a server is, and the files of what it wants of its callers, which hold the secrets. Without a token_file the
+// environment gives the token, and without any of the tls files all three (lib/channel).
 struct ServerConfig {
   std::string address;
   std::string token_file;

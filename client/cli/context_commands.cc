@@ -57,7 +57,9 @@ absl::Status Set(CommandContext& context, const std::string& name, ServerConfig 
   if (server.address.empty()) return absl::InvalidArgumentError("--server: is missing; give HOST:PORT");
   LUTHIER_RETURN_IF_ERROR(CheckServerAddress(server.address));
   for (std::string* file : {&server.token_file, &server.tls_ca, &server.tls_cert, &server.tls_key}) MakeAbsolute(*file);
-  LUTHIER_RETURN_IF_ERROR(CheckTlsFiles({server.tls_ca, server.tls_cert, server.tls_key}));
+  const TlsFiles tls = {server.tls_ca, server.tls_cert, server.tls_key};
+  // Without any they would be the environment's, which this context does not keep.
+  if (!tls.ca.empty() || !tls.cert.empty() || !tls.key.empty()) LUTHIER_RETURN_IF_ERROR(CheckTlsFiles(tls));
   if (!server.token_file.empty()) LUTHIER_RETURN_IF_ERROR(TokenInFile("--token-file", server.token_file).status());
   bool used = false;
   LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) {

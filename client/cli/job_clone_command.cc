@@ -33,6 +33,11 @@ absl::StatusOr<v1::FineTuningSpec> SpecWithFlags(CommandContext& context, Client
   v1::FineTuningJob job;
   *job.mutable_spec() = original.spec();
   LUTHIER_ASSIGN_OR_RETURN(const JobSpec before, JobFromProto(job));
+  // ParseJobFile() takes what is no text of a template for a path, and no server chooses what is read here.
+  if (!before.recipe.chat_template.empty() && before.recipe.chat_template.find('{') == std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("chat_template: that of ", original.name(), " is no template; it cannot be cloned with flags"));
+  }
   JobFile file{.name = original.name(), .fields = ToJson(before)};
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> gave_way,
                            ApplyJobFlags({.fields = arguments.fields.fields}, file));
@@ -54,9 +59,11 @@ absl::StatusOr<v1::CloneFineTuningJobRequest> MakeRequest(CommandContext& contex
                                                           const Arguments& arguments) {
   v1::CloneFineTuningJobRequest request;
   request.set_name(FullName("jobs", arguments.original));
-  LUTHIER_RETURN_IF_ERROR(ApplyNewJobFlags(arguments.job, request));
+  NewJobFlags flags = arguments.job;
+  if (flags.settings.deadline == "none") flags.settings.deadline.clear();  // a clone has not that of the other job
+  LUTHIER_RETURN_IF_ERROR(ApplyNewJobFlags(flags, request));
   google::protobuf::FieldMask& mask = *request.mutable_update_mask();
-  const SettingFlags& settings = arguments.job.settings;
+  const SettingFlags& settings = flags.settings;
   if (!settings.service_class.empty()) mask.add_paths("service_class");
   if (arguments.priority->count() > 0) mask.add_paths("priority");
   if (!settings.retention.empty()) mask.add_paths("retention");
@@ -107,6 +114,13 @@ void AddJobCloneCommand(CLI::App& job, CommandContext& context) {
                  arguments->job);
   arguments->priority = command.get_option("--priority");
   AddJobFlags(command, arguments->fields);
+  const auto say = [&](const char* flag, const char* help) { command.get_option(flag)->description(help); };
+  say("--label", "Labels in place of those of the other job; may be repeated");
+  say("--class", "How urgent: interactive, standard or background; default: that of the other job");
+  say("--priority", "Among the jobs of its tenant and class, -100 to 100; default: that of the other job");
+  say("--retention", "How long its logs and progress are kept after it is over, such as 30d; default: as the other's");
+  say("--deadline",
+      "Cancel it unless it is done by then: a duration from now (6h), a time (2026-12-01T18:00:00Z) or none (default)");
 }
 
 }  // namespace luthier

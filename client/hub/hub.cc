@@ -275,7 +275,8 @@ absl::Status Hub::Fetch(const HubAddress& address, const std::string& commit, co
       return fetched;
     }));
     const absl::Status right = Verify(file, path, wanted);
-    if (!absl::IsDataLoss(right)) return right;
+    // A file that was not right is empty now. What else fails is our own disk, and a failed fsync is never tried again.
+    if (!absl::IsDataLoss(right) || file.size() > 0) return right;
     // Bytes of an earlier try may have been of another file, or damaged on our disk: once more from the start.
     on_received(-wanted.bytes);
     if (again) return Prefixed(address.Text(), right);

@@ -137,10 +137,10 @@ absl::StatusOr<std::vector<HubFile>> FilesNamed(const HubListing& listing, const
   std::vector<HubFile> files;
   for (const std::string& name : names) {
     const auto found = std::find_if(listing.files.begin(), listing.files.end(),
-                                    [&](const HubFile& file) { return file.path == name; });
+                                    [&](const HubFile& file) { return file.path == name && IsWeights(name); });
     if (found == listing.files.end())
-      return absl::InvalidArgumentError(
-          absl::StrCat("the repository lacks ", name, ", which ", kWeightsIndexFile, " names"));
+      return absl::InvalidArgumentError(absl::StrCat("the repository has no safetensors by the name of ", name,
+                                                     ", which ", kWeightsIndexFile, " gives"));
     files.push_back(*found);
   }
   return files;

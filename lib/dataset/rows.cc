@@ -82,11 +82,14 @@ absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
   if (shape.keys > kMaxKeys) {
     return Invalid(absl::StrCat("JSON has ", shape.keys, " keys; a row may have ", kMaxKeys));
   }
-  if (const std::string_view number = HugeInteger(json); !number.empty()) {
-    return Invalid(absl::StrCat("the whole number ", Shortened(number, 40),
-                                " would not be kept exactly; write it as a text, in quotes"));
-  }
   return absl::OkStatus();
+}
+
+absl::Status CheckIntegers(std::string_view json) {
+  const std::string_view number = HugeInteger(json);
+  if (number.empty()) return absl::OkStatus();
+  return Invalid(absl::StrCat("the whole number ", Shortened(number, 40),
+                              " would not be kept exactly; write it as a text, in quotes"));
 }
 
 // For lines of files that usually come up: JSON that is no JSON lines, and what an editor has made of quotes.
@@ -122,12 +125,14 @@ absl::StatusOr<std::string> StringField(const OrderedJson& row, const char* key)
   return found->get<std::string>();
 }
 
-// What a string of JSON stands for; discarded if it is none.
+// What a string of JSON stands for; discarded if it is none. What is no object or array stays a text, digit by digit.
 absl::StatusOr<OrderedJson> ParseText(const std::string& text, const std::string& where, const RowLimits& limits) {
-  if (const absl::Status status = CheckShape(text, limits); !status.ok()) {
-    return Invalid(absl::StrCat(where, ": ", status.message()));
-  }
-  return OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
+  const auto refused = [&](const absl::Status& status) { return Invalid(absl::StrCat(where, ": ", status.message())); };
+  if (const absl::Status shape = CheckShape(text, limits); !shape.ok()) return refused(shape);
+  OrderedJson parsed = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!parsed.is_structured()) return parsed;
+  if (const absl::Status integers = CheckIntegers(text); !integers.ok()) return refused(integers);
+  return parsed;
 }
 
 // OpenAI writes `arguments` as a string of JSON, templates expect the object.
@@ -288,6 +293,7 @@ std::string RowPosition(std::string_view file, int64_t number, RowUnit unit) {
 absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits) {
   LUTHIER_RETURN_IF_ERROR(CheckBytes(line));
   LUTHIER_RETURN_IF_ERROR(CheckShape(line, limits));
+  LUTHIER_RETURN_IF_ERROR(CheckIntegers(line));
   LUTHIER_ASSIGN_OR_RETURN(OrderedJson json, ParseObject(line));
   const bool completion = json.contains("prompt") || json.contains("completion");
   const bool tokens = json.contains("input_ids");

@@ -17,12 +17,20 @@ namespace {
 
 // A trained parameter holds about 2 bits ("LoRA without regret"); an unseen answer carries about 1 nat a token, 1.44
 // bits.
-void WarnAboutCapacity(const DatasetFacts& dataset, int64_t rank, int64_t adapter_parameters,
+void WarnAboutCapacity(const DatasetFacts& dataset, const LoraSpec& lora, const ModelConfig& model,
                        std::vector<std::string>& warnings) {
   const double bits = 1.44 * static_cast<double>(dataset.trained_tokens);
-  const double capacity = 2.0 * static_cast<double>(adapter_parameters);
+  const auto capacity_at = [&](int64_t rank) {
+    AdapterConfig adapter = AdapterConfigOf(lora, model);
+    adapter.rank = rank;
+    return 2.0 * static_cast<double>(TrainedParameters(adapter, model));
+  };
+  const double capacity = capacity_at(*lora.rank);
   if (bits <= capacity) return;
-  const double needed = std::ceil(static_cast<double>(rank) * bits / capacity);
+  // Modules that are trained whole, DoRA's lengths and layers of rank_pattern hold the same at every rank.
+  const double of_rank = capacity_at(*lora.rank + 1) - capacity;
+  const double needed = of_rank > 0 ? static_cast<double>(*lora.rank) + std::ceil((bits - capacity) / of_rank)
+                                    : static_cast<double>(kMaxLoraRank) + 1;
   warnings.push_back(absl::StrFormat(
       "the adapter holds about %.1f Mbit and the answers carry about %.1f Mbit: %s", capacity / 1e6, bits / 1e6,
       needed <= kMaxLoraRank ? absl::StrFormat("give lora.rank: %.0f or higher, or tuning: full", needed)
@@ -130,8 +138,7 @@ std::vector<std::string> WarningsOf(const Recipe& given, const Recipe& settled, 
                                     const DatasetFacts& dataset, int64_t steps) {
   std::vector<std::string> warnings;
   if (settled.tuning == "lora") {
-    const int64_t parameters = TrainedParameters(AdapterConfigOf(settled.lora, model), model);
-    WarnAboutCapacity(dataset, *settled.lora.rank, parameters, warnings);
+    WarnAboutCapacity(dataset, settled.lora, model, warnings);
     WarnAboutPlusRatio(settled.lora, model, warnings);
     WarnAboutLayers(settled.lora, warnings);
     WarnAboutServing(settled.lora, model, warnings);

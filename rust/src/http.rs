@@ -21,6 +21,7 @@ const MOST_REDIRECTS: usize = 8;
 
 pub struct Http {
     client: Client,
+    direct: Client, // past every proxy
 }
 
 /// An answer whose body is being read.
@@ -53,13 +54,17 @@ fn redirect_of(response: &Response) -> Result<Option<Url>, Failure> {
 impl Http {
     fn new(connect_timeout: Duration, idle_timeout: Duration) -> Result<Http, Failure> {
         provide_tls();
-        let client = Client::builder()
-            .user_agent(concat!("luthier/", env!("CARGO_PKG_VERSION")))
-            .redirect(Policy::none()) // see `get`
-            .connect_timeout(connect_timeout)
-            .read_timeout(idle_timeout)
-            .build()?;
-        Ok(Http { client })
+        let builder = || {
+            Client::builder()
+                .user_agent(concat!("luthier/", env!("CARGO_PKG_VERSION")))
+                .redirect(Policy::none()) // see `get`
+                .connect_timeout(connect_timeout)
+                .read_timeout(idle_timeout)
+        };
+        Ok(Http {
+            client: builder().build()?,
+            direct: builder().no_proxy().build()?,
+        })
     }
 
     /// Follows redirects itself, since `token` is for the origin of `url` alone: reqwest 0.13 looks only at the last
@@ -68,13 +73,17 @@ impl Http {
         let home = Url::parse(url).map_err(|e| e.to_string())?;
         let mut url = home.clone();
         for _ in 0..=MOST_REDIRECTS {
-            let request = self.client.get(url.clone());
+            let with_token = !token.is_empty() && url.origin() == home.origin();
+            // Without TLS a token is for this machine alone (client/hub/environment.h); a proxy would read it.
+            let to_this_machine = with_token && url.scheme() == "http";
+            let client = if to_this_machine { &self.direct } else { &self.client };
+            let request = client.get(url.clone());
             // Sizes and offsets are those of the file, not of a compressed form of it.
             let mut request = request.header(ACCEPT_ENCODING, "identity");
             if offset > 0 {
                 request = request.header(RANGE, format!("bytes={offset}-"));
             }
-            if !token.is_empty() && url.origin() == home.origin() {
+            if with_token {
                 request = request.bearer_auth(token);
             }
             let response = request.send().await?;

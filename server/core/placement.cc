@@ -57,22 +57,26 @@ int TimesMissed(const Node& node) {
   return times;
 }
 
-// How often two of them did not find each other; each two count twice.
-int MissedAmong(const Views& views) {
+// How often it did not find one of them.
+int TimesMissedOf(const Views& views, const Node& node) {
   int times = 0;
-  for (const NodeView* view : views) {
-    const auto& missed = view->node->missed;
-    if (missed.empty()) continue;
-    for (const NodeView* other : views) {
-      const auto found = missed.find(other->node->id);
-      times += found == missed.end() ? 0 : found->second.times;
-    }
+  if (node.missed.empty()) return times;
+  for (const NodeView* other : views) {
+    const auto found = node.missed.find(other->node->id);
+    times += found == node.missed.end() ? 0 : found->second.times;
   }
   return times;
 }
 
-// The best of which no two missed each other, or those that did least often. While some of the best did, the one that
-// did so most is left out, of several the last.
+// How often two of them did not find each other; each two count twice.
+int MissedAmong(const Views& views) {
+  int times = 0;
+  for (const NodeView* view : views) times += TimesMissedOf(views, *view->node);
+  return times;
+}
+
+// The best of which no two missed each other, or those that did least often. While some of the best did, that one of
+// them is left out which missed most of all nodes, of several the last.
 Views BestThatMeet(std::vector<Candidate> candidates, int count) {
   Views best;
   for (int tries = 0, fewest = std::numeric_limits<int>::max(); tries < kMostTries; ++tries) {
@@ -87,9 +91,11 @@ Views BestThatMeet(std::vector<Candidate> candidates, int count) {
     if (missed < fewest) best = views;
     fewest = std::min(fewest, missed);
     if (fewest == 0) break;
-    const NodeView* worst = *std::max_element(views.rbegin(), views.rend(), [](const NodeView* a, const NodeView* b) {
-      return TimesMissed(*a->node) < TimesMissed(*b->node);
-    });
+    const auto badness = [&](const NodeView* view) {
+      return TimesMissedOf(views, *view->node) == 0 ? 0 : TimesMissed(*view->node);
+    };
+    const NodeView* worst = *std::max_element(
+        views.rbegin(), views.rend(), [&](const NodeView* a, const NodeView* b) { return badness(a) < badness(b); });
     std::erase_if(candidates, [&](const Candidate& candidate) { return candidate.view == worst; });
   }
   return best;

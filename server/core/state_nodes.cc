@@ -100,7 +100,8 @@ std::vector<std::string> State::Register(Node node, const std::vector<std::strin
 void State::GoOnWith(const Job& job, const std::string& id, bool has_it, bool moved, absl::Time now) {
   const int rank = RankOf(job, id);
   const bool is_reached = job.nodes == 1 || (!nodes_.at(id).gang_address.empty() && (rank > 0 || !moved));
-  const bool can_start = job.state == JobState::kStarting && (rank > 0 || job.last_report == 0) && is_reached;
+  const bool can_start = job.state == JobState::kStarting && (rank > 0 || job.last_report == 0) && is_reached &&
+                         !nodes_.at(id).outdated;  // which gets no new orders
   if (!has_it && !can_start) {
     return LoseAttemptOn(id, job, absl::StrCat("the agent of node ", id, " came back without it"), now);
   }

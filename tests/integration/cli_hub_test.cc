@@ -159,6 +159,14 @@ TEST_F(CliHubTest, ATokenGoesToTheHubAndNowhereElse) {
   for (const json& request : hub_->Requests("cdn")) EXPECT_EQ(request["token"], false) << request;
 }
 
+// Nobody listens there: what goes to it has no answer.
+TEST_F(CliHubTest, AProxyDoesNotSeeATokenThatGoesWithoutTls) {
+  const CapturedResult result =
+      Import("tiny", "hf://private/none",
+             {{"HF_TOKEN", HubServer::kToken}, {"NO_PROXY", ""}, {"HTTP_PROXY", "http://127.0.0.1:9"}});
+  EXPECT_EQ(result.exit_code, 5) << result.err;
+}
+
 TEST_F(CliHubTest, TakesTheTokenThatHuggingFacesOwnToolsWrote) {
   fs::create_directories(HubPath("somebody"));
   WriteText(HubPath("somebody/token"), absl::StrCat(HubServer::kToken, "\n"));
@@ -248,7 +256,19 @@ TEST_F(CliHubTest, TheShardsAreThoseOfTheIndex) {
   EXPECT_EQ(Recorded("tiny").count("consolidated.safetensors"), 0u);
   const CapturedResult incomplete = Import("other", "hf://org/incomplete");
   EXPECT_EQ(incomplete.exit_code, 3);
-  EXPECT_THAT(incomplete.err, HasSubstr("lacks model-00001-of-00001.safetensors"));
+  EXPECT_THAT(incomplete.err, HasSubstr("by the name of model-00001-of-00001.safetensors"));
+}
+
+TEST_F(CliHubTest, AnIndexThatNamesAPickleIsRefused) {
+  Copy(shipped_, "org/bad");
+  fs::remove(HubPath("org/bad/model.safetensors"));
+  WriteText(HubPath("org/bad/pytorch_model.bin"), "a pickle");
+  WriteText(HubPath("org/bad/model.safetensors.index.json"),
+            R"({"weight_map": {"model.norm.weight": "pytorch_model.bin"}})");
+  StartHub();
+  const CapturedResult result = Import("bad", "hf://org/bad");
+  EXPECT_EQ(result.exit_code, 3) << result.err;
+  EXPECT_THAT(result.err, HasSubstr("no safetensors by the name of pytorch_model.bin"));
 }
 
 TEST_F(CliHubTest, WhatTheServerRefusesIsSaidWithTheFolderThatItCouldNotUse) {

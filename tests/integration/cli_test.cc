@@ -177,7 +177,8 @@ TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {
               AllOf(HasSubstr("no node is connected"), HasSubstr("  its tenant     default: devices in use 0")));
   EXPECT_EQ(json::parse(Ok({"job", "explain", "j", "-o", "json"}))["pending_code"], "PENDING_REASON_NO_NODE");
 
-  EXPECT_EQ(Ok({"job", "clone", "j", "--id", "k", "--hold", "--priority", "3"}), "jobs/k  HELD\n");
+  EXPECT_EQ(Ok({"job", "clone", "j", "--id", "k", "--hold", "--priority", "3", "--deadline", "none"}),
+            "jobs/k  HELD\n");
   const json clone = json::parse(Ok({"job", "get", "k", "-o", "json"}));
   EXPECT_EQ(clone["labels"]["team"], "support");
   EXPECT_EQ(clone["priority"], 3);

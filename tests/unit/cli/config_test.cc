@@ -150,6 +150,15 @@ TEST(ConfigTest, IsReadBackAsItWasWritten) {
   EXPECT_EQ(again->servers, TwoContexts().servers);
 }
 
+TEST(ConfigTest, FilesOfAContextLieBesideTheConfigFile) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/config.yaml";
+  std::ofstream(path) << "contexts: {lab: {server: 'gpu1:7070', token_file: lab.token, tls_ca: /etc/ca.pem}}\n";
+  const ServerConfig lab = ReadConfig(path)->servers.at("lab");
+  EXPECT_EQ(lab.token_file, folder.path() + "/lab.token");
+  EXPECT_EQ(lab.tls_ca, "/etc/ca.pem");
+}
+
 TEST(ConfigTest, AMissingFileIsAnEmptyConfig) {
   const TempFolder folder;
   EXPECT_TRUE(ReadConfig(folder.path() + "/none.yaml")->servers.empty());

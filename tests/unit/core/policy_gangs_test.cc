@@ -113,6 +113,7 @@ TEST_F(PolicyTest, NodesThatDidNotMeetAreTakenTogetherOnlyIfThereAreNoOthers) {
       {"any two of a, b and c, and then of a, b and d",
        {"ab", "ac", "bc", "ab", "ad", "bd"},
        Gang("three", 3, 1, "a:0 c:0 d:0")},
+      {"two, and a third that missed one who is away", {"ab", "ce", "ce", "ce"}, Gang("three", 3, 1, "a:0 c:0 d:0")},
       {"two, and a job needs all", {"ab"}, Gang("four", 4, 1, "a:0 b:0 c:0 d:0")},
       {"two, and a job needs one", {"ab"}, {"one", 1, "a:0"}},
   };

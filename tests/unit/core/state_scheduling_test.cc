@@ -103,6 +103,15 @@ TEST_F(StateTest, ANodeWithAnOutdatedAgentKeepsWhatItRunsAndGetsNothingNew) {
   EXPECT_EQ(job("b").state, JobState::kStarting);
 }
 
+TEST_F(StateTest, AnOutdatedAgentIsNotGivenAgainAnOrderThatItLost) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("a").ok());
+  ASSERT_EQ(job("a").state, JobState::kStarting);
+  state_.Register({.id = "n1", .outdated = true}, {}, now_);
+  EndBatch();
+  EXPECT_EQ(job("a").state, JobState::kRecovering);
+}
+
 // A reason that was worked out before a node changed must not be told after it.
 TEST_F(StateTest, WhatWaitsHearsAtOnceThatANodeTakesNoJobsAnyMore) {
   Connect("n1");

@@ -11,6 +11,7 @@
 #include <zlib.h>
 #include <zstd.h>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/temp_folder.h"
@@ -274,6 +275,17 @@ TEST(ParseRowTest, TurnsArgumentsOfToolCallsIntoObjects) {
                       .value();
   const OrderedJson& call = std::get<ChatRow>(row.content).messages[0]["tool_calls"][0]["function"];
   EXPECT_EQ(call["arguments"].dump(), R"({"b":1,"a":2})");
+}
+
+TEST(ParseRowTest, KeepsArgumentsThatAreNoObjectDigitByDigit) {
+  for (const std::string text : {"SELECT 12345678901234567890123", "12345678901234567890123"}) {
+    const std::string call = absl::StrCat(R"({"function": {"name": "f", "arguments": ")", text, R"("}})");
+    const absl::StatusOr<Row> row = ParseRow(
+        absl::StrCat(R"({"messages": [{"role": "assistant", "content": null, "tool_calls": [)", call, "]}]}"), 1);
+    ASSERT_TRUE(row.ok()) << row.status();
+    const OrderedJson& message = std::get<ChatRow>(row->content).messages[0];
+    EXPECT_EQ(message["tool_calls"][0]["function"]["arguments"], text);
+  }
 }
 
 }  // namespace

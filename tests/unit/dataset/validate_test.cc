@@ -129,7 +129,7 @@ TEST_F(ValidateTest, GivesTheSameWithAnyNumberOfThreads) {
       R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})"
       "\n";
   std::string good, bad;
-  for (int i = 0; i < 3000; ++i) {
+  for (int i = 0; i < 9000; ++i) {
     const std::string row =
         absl::StrCat("{\"text\": \"", std::string(static_cast<size_t>(1 + i % 100), 'a'), i % 500, "\"}\n");
     absl::StrAppend(&good, row);
@@ -140,8 +140,8 @@ TEST_F(ValidateTest, GivesTheSameWithAnyNumberOfThreads) {
   const LoadedExamples many = LoadExamples({path}, Encoder(), {}, 7).value();
   EXPECT_EQ(ToJson(one.report), ToJson(many.report));
   EXPECT_GT(one.report.duplicates, 0);
-  ASSERT_THAT(one.examples, SizeIs(3000));
-  ASSERT_THAT(many.examples, SizeIs(3000));
+  ASSERT_THAT(one.examples, SizeIs(9000));
+  ASSERT_THAT(many.examples, SizeIs(9000));
   for (size_t i = 0; i < one.examples.size(); ++i) {
     EXPECT_EQ(many.examples[i].line, static_cast<int64_t>(i) + 1);
     ASSERT_EQ(many.examples[i].ids, one.examples[i].ids);
@@ -149,7 +149,7 @@ TEST_F(ValidateTest, GivesTheSameWithAnyNumberOfThreads) {
   }
   const ValidationReport refused = Validate(bad_path, Encoder(), "", 7).value();
   EXPECT_EQ(ToJson(refused), ToJson(Validate(bad_path, Encoder(), "", 1).value()));
-  ASSERT_EQ(refused.violation_count, 10);
+  ASSERT_EQ(refused.violation_count, 30);
   EXPECT_EQ(refused.violations[0].line, 8);
   EXPECT_EQ(refused.violations[9].line, 2409);
 }

@@ -5,6 +5,7 @@
 
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
+#include "worker/trainer/train/run.h"
 
 namespace luthier {
 namespace {
@@ -56,6 +57,15 @@ TEST_F(PreparationTest, ATextTaskTakesConversationsWhoseTurnsCannotBeToldApart) 
   const auto run = MustPlan();
   EXPECT_EQ(run->training().loss_on, "all");
   EXPECT_EQ(run->examples[0].TrainedTokens(), run->lengths[0] - 1);
+}
+
+// Another attempt, or a disk with more room, would end the same.
+TEST_F(PreparationTest, AJobThatIsTooLargeForTheDeviceFailsForMemory) {
+  WriteTinyBase(folder_.path() + "/base",
+                {{"hidden_size", 65536}, {"intermediate_size", 262144}, {"num_hidden_layers", 128}});
+  const absl::Status refused = PlanRun(spec_, "").status();
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("and the device has"));
+  EXPECT_EQ(FailureCause(refused), "OOM");
 }
 
 TEST_F(PreparationTest, WeightsOfFilesDecideTheStepsAndWhatARunMayGoOnFrom) {

@@ -378,10 +378,16 @@ absl::Status CheckLora(const Case& c, Report& report) {
   at::NoGradGuard no_grad;
   report.Check("train_lora.logits_after", MaxAbsDiff(Logits(*model, batch), Find(c.tensors, "lora.logits_final")),
                Allowed(c, "logits_final", c.tolerances.logits_after_lora));
-  double worst = 0;
-  for (const auto& [name, tensor] : final_adapter.tensors)
-    worst = std::max(worst, RelativeNorm(Find(adapter.tensors, name), tensor.to(at::kCPU)));
-  report.Check("train_lora.adapter_after", worst, Allowed(c, "adapter_final", c.tolerances.trained_adapter));
+  double worst = 0, farthest = 0;
+  for (const auto& [name, tensor] : final_adapter.tensors) {
+    const Tensor &got = Find(adapter.tensors, name), expected = tensor.to(at::kCPU);
+    worst = std::max(worst, RelativeNorm(got, expected));
+    farthest = std::max(farthest, MaxAbsDiff(got, expected));
+  }
+  // The case measures its noise in the largest element, and the tolerance is of norms.
+  const double allowed = Allowed(c, "adapter_final", c.tolerances.trained_adapter);
+  const bool noisy = allowed > c.tolerances.trained_adapter;
+  report.Check("train_lora.adapter_after", noisy ? farthest : worst, allowed);
   return CheckMerge(c, weights, final_adapter, report);
 }
 

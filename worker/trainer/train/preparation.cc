@@ -337,7 +337,10 @@ absl::StatusOr<std::unique_ptr<Run>> PlanRun(const TrainerSpec& spec, const std:
   if (device.is_cpu()) facts.memory_bytes /= spec.recipe.resources.devices.value_or(1);  // ranks share it
   facts = AgreeOnFacts(facts, ranks);
   const auto before = AgreeOnMachineValues(out_folder, ranks);
-  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, Settle(spec.recipe, before, base.facts, FactsOf(spec, rows), facts));
+  absl::StatusOr<ResolvedSpec> settled = Settle(spec.recipe, before, base.facts, FactsOf(spec, rows), facts);
+  // Memory, and no disk, which another attempt might find empty.
+  if (absl::IsResourceExhausted(settled.status())) return absl::UnavailableError(settled.status().message());
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec plan, std::move(settled));
   LUTHIER_RETURN_IF_ERROR(CheckDevices(plan.recipe));
   LUTHIER_RETURN_IF_ERROR(WarnAboutSharedRows(spec, plan.warnings));
   auto run = std::make_unique<Run>(Run{spec, out_folder, std::move(ranks), device, std::move(base), std::move(plan)});
