@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/private_ca.h"
 #include "client/cli/sister_program.h"
 #include "client/cli/text.h"
@@ -75,7 +76,7 @@ struct NewCa {
 };
 
 absl::Status InitTls(CommandContext& context, const NewCa& wanted) {
-  LUTHIER_RETURN_IF_ERROR(WritePrivateCa(wanted.folder, wanted.hosts, absl::Now()));
+  LUTHIER_RETURN_IF_ERROR(OfLocalDisk(WritePrivateCa(wanted.folder, wanted.hosts, absl::Now())));
   context.out() << wanted.folder << "\n";
   const std::string& at = wanted.folder;
   context.Say(absl::StrCat("the server:  luthierd --tls-cert ", at, "/server.pem --tls-key ", at,

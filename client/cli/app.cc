@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/command_tree.h"
 #include "client/cli/completion.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/help_formatter.h"

@@ -1,13 +1,14 @@
 #include "client/cli/cache.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/exit_code.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -20,22 +21,27 @@ std::string ContentName(const RemoteFolder& remote) {
   return Sha256Hex(absl::StrJoin(files, "\n"));
 }
 
+absl::Status OfCache(const absl::Status& status) {
+  return OfLocalDisk(
+      absl::Status(status.code(), absl::StrCat(status.message(), "; LUTHIER_CACHE_DIR names another folder")));
+}
+
 }  // namespace
 
 std::string CacheFolder() {
-  const auto environment = [](const char* name) {
-    return std::string(std::getenv(name) == nullptr ? "" : std::getenv(name));
-  };
-  if (std::string folder = environment("LUTHIER_CACHE_DIR"); !folder.empty()) return folder;
-  if (std::string folder = environment("XDG_CACHE_HOME"); !folder.empty()) return folder + "/luthier";
-  return environment("HOME") + "/.cache/luthier";
+  if (std::string folder = Environment("LUTHIER_CACHE_DIR"); !folder.empty()) return folder;
+  if (std::string folder = Environment("XDG_CACHE_HOME"); !folder.empty()) return folder + "/luthier";
+  return Environment("HOME") + "/.cache/luthier";
 }
 
 absl::StatusOr<std::string> CachedFolder(Client& client, const RemoteFolder& remote, const TransferProgress& progress) {
   const std::string models = CacheFolder() + "/models";
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(models));
+  if (const absl::Status made = CreateFolders(models); !made.ok()) return OfCache(made);
   const std::string folder = absl::StrCat(models, "/", ContentName(remote));
-  LUTHIER_RETURN_IF_ERROR(DownloadFolder(client, remote, folder, progress));
+  const absl::Status downloaded = DownloadFolder(client, remote, folder, progress);
+  // It comes from the local folder here; NOT_FOUND may be the server's.
+  if (absl::IsPermissionDenied(downloaded)) return OfCache(downloaded);
+  LUTHIER_RETURN_IF_ERROR(downloaded);
   return folder;
 }
 

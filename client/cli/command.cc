@@ -1,6 +1,5 @@
 #include "client/cli/command.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
@@ -10,18 +9,11 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/text.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
 
 namespace luthier {
-namespace {
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-}  // namespace
 
 CommandContext::CommandContext(std::ostream& out, const Terminal& out_terminal, std::ostream& err,
                                const Terminal& err_terminal, Interrupts& interrupts)
@@ -129,6 +121,12 @@ absl::StatusOr<Client*> CommandContext::client() {
 }
 
 void CommandContext::Say(const std::string& message) { err_ << message << std::endl; }
+
+void CommandContext::SayWarnings(const google::protobuf::RepeatedPtrField<std::string>& warnings) {
+  for (const std::string& warning : warnings) Say(absl::StrCat("warning: ", OneLine(warning)));
+}
+
+void CommandContext::SayThatItWaits(const absl::Status& why) { Say(absl::StrCat(why.message(), "; waiting for it")); }
 
 void CommandContext::PrintOneForPrograms(const nlohmann::json& value) {
   if (format_ == OutputFormat::kYaml) {

@@ -18,7 +18,7 @@
 #include "client/cli/terminal.h"
 #include "client/lib/client.h"
 #include "client/lib/transfer_progress.h"
-#include "google/protobuf/message.h"
+#include "google/protobuf/repeated_ptr_field.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
@@ -79,6 +79,9 @@ class CommandContext {
 
   // A message for the person, on standard error.
   void Say(const std::string& message);
+  void SayWarnings(const google::protobuf::RepeatedPtrField<std::string>& warnings);
+  // The server is away, and is asked again until it is back.
+  void SayThatItWaits(const absl::Status& why);
   // Asks the person at the terminal before `what` is done, such as "delete datasets/words"; scripts are not asked.
   // Errors: CANCELLED unless the answer is yes.
   absl::Status Confirm(const std::string& what);
@@ -132,6 +135,8 @@ void AddNodeCommands(CLI::App& app, CommandContext& context);
 void AddQueueCommands(CLI::App& app, CommandContext& context);
 void AddTenantCommands(CLI::App& app, CommandContext& context);
 void AddSweepCommands(CLI::App& app, CommandContext& context);
+void AddSweepCreateCommand(CLI::App& sweep, CommandContext& context);
+void AddSweepWatchCommand(CLI::App& sweep, CommandContext& context);
 void AddAdminCommands(CLI::App& app, CommandContext& context);
 void AddTokenCommands(CLI::App& admin, CommandContext& context);
 void AddGenerateCommand(CLI::App& app, CommandContext& context);

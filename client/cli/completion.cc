@@ -1,14 +1,14 @@
 #include "client/cli/completion.h"
 
-#include <algorithm>
 #include <map>
 #include <memory>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "client/cli/command_tree.h"
+#include "client/cli/job_text.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -52,7 +52,7 @@ complete -c luthier -n 'not string length -q -- (_luthier)' -F  # names of files
 )";
 
 const CLI::App* Subcommand(const CLI::App& command, const std::string& word) {
-  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) {
+  for (const CLI::App* subcommand : Subcommands(command)) {
     if (subcommand->get_name() == word) return subcommand;
   }
   return nullptr;
@@ -63,21 +63,6 @@ bool TakesValue(const CLI::App& command, const std::string& word) {
   if (!absl::StartsWith(word, "-") || absl::StrContains(word, "=")) return false;
   const CLI::Option* option = command.get_option_no_throw(word);
   return option != nullptr && option->get_items_expected_max() > 0;
-}
-
-std::vector<std::string> Flags(const CLI::App& command) {
-  std::vector<std::string> flags;
-  for (const CLI::Option* option : command.get_options()) {
-    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
-  }
-  return flags;
-}
-
-std::vector<std::string> Subcommands(const CLI::App& command) {
-  std::vector<std::string> names;
-  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
-    names.push_back(subcommand->get_name());
-  return names;
 }
 
 // Flags of which every value is known.
@@ -103,17 +88,10 @@ const std::map<std::string, std::vector<std::string>>& KnownValues() {
   return *values;
 }
 
-std::vector<std::string> StateNames() {
-  std::vector<std::string> names;
-  for (int i = v1::FineTuningJob::State_MIN + 1; i <= v1::FineTuningJob::State_MAX; ++i)
-    names.push_back(absl::AsciiStrToLower(v1::FineTuningJob::State_Name(static_cast<v1::FineTuningJob::State>(i))));
-  return names;
-}
-
 // Values of flags that have a known set; files for all others.
 std::vector<std::string> Values(CommandContext& context, const std::string& flag) {
   if (const auto found = KnownValues().find(flag); found != KnownValues().end()) return found->second;
-  if (flag == "--state") return StateNames();
+  if (flag == "--state") return StateWords();
   if (flag == "--base-model") return BaseModelNames(context);
   if (flag == "--dataset") return DatasetNames(context);
   if (flag == "--model") return ModelNames(context);
@@ -144,21 +122,25 @@ absl::StatusOr<std::unique_ptr<Client>> QuickClient(CommandContext& context) {
 
 constexpr int kMostNames = 200;
 
+// Of what `list` returns; none if the server does not answer at once.
+template <typename List>
+std::vector<std::string> NamesIn(CommandContext& context, const List& list) {
+  const auto client = QuickClient(context);
+  return client.ok() ? Names(list(**client)) : std::vector<std::string>();
+}
+
 }  // namespace
 
 std::vector<std::string> JobNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListJobs({}, kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListJobs({}, kMostNames); });
 }
 
 std::vector<std::string> DatasetNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListDatasets(kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListDatasets(kMostNames); });
 }
 
 std::vector<std::string> ModelNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListModels(kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListModels(kMostNames); });
 }
 
 std::vector<std::string> AliasNames(CommandContext& context) {
@@ -177,28 +159,23 @@ std::vector<std::string> AliasNames(CommandContext& context) {
 }
 
 std::vector<std::string> BaseModelNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListBaseModels(kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListBaseModels(kMostNames); });
 }
 
 std::vector<std::string> SweepNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListSweeps(kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListSweeps(kMostNames); });
 }
 
 std::vector<std::string> NodeNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListNodes(kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListNodes(kMostNames); });
 }
 
 std::vector<std::string> TenantNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListTenants(kMostNames)) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListTenants(kMostNames); });
 }
 
 std::vector<std::string> TokenNames(CommandContext& context) {
-  const auto client = QuickClient(context);
-  return client.ok() ? Names((*client)->ListTokens()) : std::vector<std::string>();
+  return NamesIn(context, [](Client& client) { return client.ListTokens(); });
 }
 
 std::vector<std::string> ContextNames(CommandContext& context) {
@@ -224,14 +201,12 @@ std::vector<std::string> Complete(const CLI::App& app, CommandContext& context, 
     for (const std::string& value : Values(context, partial.substr(0, equals)))
       candidates.push_back(absl::StrCat(partial.substr(0, equals + 1), value));
   } else if (absl::StartsWith(partial, "-")) {
-    candidates = Flags(*command);
+    candidates = FlagsOf(*command);
   } else {
-    candidates = Subcommands(*command);
+    candidates = SubcommandNames(*command);
     if (candidates.empty()) candidates = context.CandidatesOf(*command);
   }
-  candidates.erase(std::remove_if(candidates.begin(), candidates.end(),
-                                  [&](const std::string& candidate) { return !absl::StartsWith(candidate, partial); }),
-                   candidates.end());
+  std::erase_if(candidates, [&](const std::string& candidate) { return !absl::StartsWith(candidate, partial); });
   return candidates;
 }
 

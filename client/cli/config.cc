@@ -1,16 +1,17 @@
 #include "client/cli/config.h"
 
-#include <cstdlib>
 #include <filesystem>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/yaml.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/folder_lock.h"
 #include "lib/base/did_you_mean.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/block_reader.h"
 #include "lib/text/json_file.h"
@@ -19,11 +20,6 @@ namespace luthier {
 namespace {
 
 using nlohmann::json;
-
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 // The files of a server, by their fields.
 std::vector<std::pair<const char*, std::string ServerConfig::*>> FileFields() {
@@ -126,14 +122,15 @@ absl::Status WriteConfig(const Config& config, const std::string& path) {
       if (!(server.*file).empty()) context[field] = server.*file;
     }
   }
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(std::filesystem::absolute(path).parent_path()));
-  return WriteFileDurably(path, ToYaml(out));
+  LUTHIER_RETURN_IF_ERROR(OfLocalDisk(CreateFolders(std::filesystem::absolute(path).parent_path())));
+  return OfLocalDisk(WriteFileDurably(path, ToYaml(out)));
 }
 
 absl::Status ChangeConfig(const std::string& path, absl::FunctionRef<absl::Status(Config&)> change) {
   const std::string folder = std::filesystem::absolute(path).parent_path();
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(folder));
-  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, FolderLock::Take(folder));
+  LUTHIER_RETURN_IF_ERROR(OfLocalDisk(CreateFolders(folder)));
+  const absl::StatusOr<FolderLock> lock = FolderLock::Take(folder);
+  if (!lock.ok()) return OfLocalDisk(lock.status());
   LUTHIER_ASSIGN_OR_RETURN(Config config, ReadConfig(path));
   LUTHIER_RETURN_IF_ERROR(change(config));
   return WriteConfig(config, path);

@@ -2,7 +2,6 @@
 #include <filesystem>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
@@ -59,7 +58,7 @@ absl::Status Set(CommandContext& context, const std::string& name, ServerConfig 
   for (std::string* file : {&server.token_file, &server.tls_ca, &server.tls_cert, &server.tls_key}) MakeAbsolute(*file);
   const TlsFiles tls = {server.tls_ca, server.tls_cert, server.tls_key};
   // Without any they would be the environment's, which this context does not keep.
-  if (!tls.ca.empty() || !tls.cert.empty() || !tls.key.empty()) LUTHIER_RETURN_IF_ERROR(CheckTlsFiles(tls));
+  if (!tls.empty()) LUTHIER_RETURN_IF_ERROR(CheckTlsFiles(tls));
   if (!server.token_file.empty()) LUTHIER_RETURN_IF_ERROR(TokenInFile("--token-file", server.token_file).status());
   bool used = false;
   LUTHIER_RETURN_IF_ERROR(ChangeConfig(context.config_path(), [&](Config& config) {

@@ -65,7 +65,7 @@ void Print(CommandContext& context, const std::vector<PartReport>& parts) {
     return;
   }
   context.out() << ReportTable(parts, context.out_terminal());
-  const std::string histogram = LengthHistogram(parts, context.out_terminal());
+  const std::string histogram = LengthHistogram(parts);
   if (!histogram.empty()) context.out() << "\n" << histogram;
   context.out() << RepeatedRows(parts);
   context.out() << std::flush;
@@ -106,11 +106,7 @@ void AddDatasetCheckCommand(CLI::App& dataset, CommandContext& context) {
       "  luthier dataset check train.jsonl --model examples/base/luthier-tiny     # also tokens and lengths\n"
       "  luthier dataset check train.jsonl --model FOLDER --max-length 512 --too-long truncate\n",
       [&context, arguments] { return Check(context, *arguments); });
-  command.add_option("PATH", arguments->files.paths,
-                     "Folder with train.jsonl, validation.jsonl, test.jsonl or .parquet; or files");
-  command.add_option("--train", arguments->files.train, "File of training rows")->type_name("FILE");
-  command.add_option("--validation", arguments->files.validation, "File of validation rows")->type_name("FILE");
-  command.add_option("--test", arguments->files.test, "File of held-out rows")->type_name("FILE");
+  AddDatasetPaths(command, arguments->files);
   command.add_option("--model", arguments->model, "Model folder: counts tokens with its tokenizer and chat template")
       ->type_name("FOLDER");
   command.add_option("--max-length", arguments->max_length, "Tokens of a row at most; default: the model's context")

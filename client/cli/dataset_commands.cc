@@ -19,8 +19,6 @@
 namespace luthier {
 namespace {
 
-constexpr int kMostListed = 10000;
-
 void PrintDataset(CommandContext& context, const v1::Dataset& dataset) {
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(dataset));
@@ -130,11 +128,7 @@ void AddUpload(CLI::App& dataset, CommandContext& context) {
       "  {\"text\": \"…\"}\n",
       [&context, arguments] { return Upload(context, *arguments); });
   command.add_option("NAME", arguments->id, "Name of the dataset")->required();
-  command.add_option("PATH", arguments->files.paths,
-                     "Folder with train.jsonl, validation.jsonl, test.jsonl or .parquet; or files");
-  command.add_option("--train", arguments->files.train, "File of training rows")->type_name("FILE");
-  command.add_option("--validation", arguments->files.validation, "File of validation rows")->type_name("FILE");
-  command.add_option("--test", arguments->files.test, "File of held-out rows")->type_name("FILE");
+  AddDatasetPaths(command, arguments->files);
 }
 
 }  // namespace

@@ -60,6 +60,14 @@ absl::Status AddFolder(const std::string& folder, std::vector<DatasetFile>& file
 
 }  // namespace
 
+void AddDatasetPaths(CLI::App& command, DatasetPaths& paths) {
+  command.add_option("PATH", paths.paths,
+                     "Folder with train.jsonl, validation.jsonl, test.jsonl or .parquet; or files");
+  command.add_option("--train", paths.train, "File of training rows")->type_name("FILE");
+  command.add_option("--validation", paths.validation, "File of validation rows")->type_name("FILE");
+  command.add_option("--test", paths.test, "File of held-out rows")->type_name("FILE");
+}
+
 std::vector<std::string> RowsLeftOut(const DatasetPaths& given) {
   std::vector<std::string> left_out;
   for (const std::string& folder : given.paths) {

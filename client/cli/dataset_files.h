@@ -16,6 +16,9 @@ struct DatasetPaths {
   std::string train, validation, test;
 };
 
+// `paths` must outlive the parse.
+void AddDatasetPaths(CLI::App& command, DatasetPaths& paths);
+
 // A folder gives its train.jsonl, validation.jsonl and test.jsonl (or .jsonl.gz, .jsonl.zst, .parquet); a file is the
 // part that its name begins with, and a single one of another name is `train`. Errors: INVALID_ARGUMENT if there is no
 // file, a part is given twice, or a name says nothing.

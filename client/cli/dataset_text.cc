@@ -65,7 +65,7 @@ std::string RepeatedRows(const std::vector<PartReport>& parts) {
   return out;
 }
 
-std::string LengthHistogram(const std::vector<PartReport>& parts, const Terminal&) {
+std::string LengthHistogram(const std::vector<PartReport>& parts) {
   ValidationReport all;
   for (const PartReport& part : parts) all.Merge(part.report);
   const std::vector<int64_t>& buckets = all.length_histogram;

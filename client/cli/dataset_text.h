@@ -22,6 +22,6 @@ std::string ReportTable(const std::vector<PartReport>& parts, const Terminal& te
 std::string RepeatedRows(const std::vector<PartReport>& parts);
 
 // Bars of row lengths over all parts; empty if tokens were not counted.
-std::string LengthHistogram(const std::vector<PartReport>& parts, const Terminal& terminal);
+std::string LengthHistogram(const std::vector<PartReport>& parts);
 
 }  // namespace luthier

@@ -21,6 +21,10 @@ enum class ExitCode {
 // Marks a status whose code alone would say something else, such as a local file that cannot be written.
 absl::Status WithExitCode(absl::Status status, ExitCode code);
 
+// Of a step that reaches nothing but the disk of this machine, whose PERMISSION_DENIED and NOT_FOUND would read like a
+// server's: with kFailure.
+absl::Status OfLocalDisk(absl::Status status);
+
 ExitCode ExitCodeOf(const absl::Status& status);
 
 // OK for a job that succeeded; otherwise a status that names the job and exits with kJobFailed or kCancelled.

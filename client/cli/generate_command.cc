@@ -3,7 +3,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/cache.h"

@@ -1,6 +1,7 @@
 // `job clone`: a job with the spec and the labels of another, but for what flags say.
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
@@ -8,8 +9,8 @@
 #include "client/cli/job_file.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/job_line.h"
+#include "client/cli/label_flag.h"
 #include "client/cli/new_job.h"
-#include "client/cli/text.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/job_spec_wire.h"
 
@@ -20,11 +21,10 @@ struct Arguments {
   std::string original;
   JobFlagValues fields;
   NewJobFlags job;
-  const CLI::Option* priority = nullptr;  // 0 is one, too
 };
 
 // The spec of the original with the flags in it. Errors: INVALID_ARGUMENT naming field or flag; those of GetJob().
-absl::StatusOr<v1::FineTuningSpec> SpecWithFlags(CommandContext& context, Client& client, const Arguments& arguments) {
+absl::StatusOr<v1::FineTuningSpec> SpecOfClone(CommandContext& context, Client& client, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob original, client.GetJob(FullName("jobs", arguments.original)));
   if (original.spec().has_model_export()) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -33,26 +33,11 @@ absl::StatusOr<v1::FineTuningSpec> SpecWithFlags(CommandContext& context, Client
   v1::FineTuningJob job;
   *job.mutable_spec() = original.spec();
   LUTHIER_ASSIGN_OR_RETURN(const JobSpec before, JobFromProto(job));
-  // ParseJobFile() takes what is no text of a template for a path, and no server chooses what is read here.
-  if (!before.recipe.chat_template.empty() && before.recipe.chat_template.find('{') == std::string::npos) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("chat_template: that of ", original.name(), " is no template; it cannot be cloned with flags"));
-  }
-  JobFile file{.name = original.name(), .fields = ToJson(before)};
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> gave_way,
-                           ApplyJobFlags({.fields = arguments.fields.fields}, file));
-  for (const std::string& words : gave_way) context.Say(words);
-  LUTHIER_ASSIGN_OR_RETURN(const JobSpec spec, ParseJobFile(file));
-  LUTHIER_ASSIGN_OR_RETURN(job, JobToProto(spec));
+  LUTHIER_ASSIGN_OR_RETURN(const ChangedSpec changed,
+                           SpecWithFlags(original.name(), before, {.fields = arguments.fields.fields}));
+  for (const std::string& words : changed.gave_way) context.Say(words);
+  LUTHIER_ASSIGN_OR_RETURN(job, JobToProto(changed.spec));
   return job.spec();
-}
-
-absl::Status SetLabels(const std::vector<std::string>& labels, v1::FineTuningJob& job) {
-  JobFile file;
-  for (const std::string& label : labels) LUTHIER_RETURN_IF_ERROR(SetLabel(file, label));
-  for (const auto& [key, value] : file.fields["labels"].items())
-    (*job.mutable_labels())[key] = value.get<std::string>();
-  return absl::OkStatus();
 }
 
 absl::StatusOr<v1::CloneFineTuningJobRequest> MakeRequest(CommandContext& context, Client& client,
@@ -65,7 +50,7 @@ absl::StatusOr<v1::CloneFineTuningJobRequest> MakeRequest(CommandContext& contex
   google::protobuf::FieldMask& mask = *request.mutable_update_mask();
   const SettingFlags& settings = flags.settings;
   if (!settings.service_class.empty()) mask.add_paths("service_class");
-  if (arguments.priority->count() > 0) mask.add_paths("priority");
+  if (settings.priority) mask.add_paths("priority");
   if (!settings.retention.empty()) mask.add_paths("retention");
   if (!settings.deadline.empty()) mask.add_paths("deadline");
   if (!arguments.fields.labels.empty()) {
@@ -73,7 +58,7 @@ absl::StatusOr<v1::CloneFineTuningJobRequest> MakeRequest(CommandContext& contex
     mask.add_paths("labels");
   }
   if (arguments.fields.fields.empty()) return request;
-  LUTHIER_ASSIGN_OR_RETURN(*request.mutable_job()->mutable_spec(), SpecWithFlags(context, client, arguments));
+  LUTHIER_ASSIGN_OR_RETURN(*request.mutable_job()->mutable_spec(), SpecOfClone(context, client, arguments));
   mask.add_paths("spec");
   return request;
 }
@@ -82,9 +67,9 @@ absl::Status Clone(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::CloneFineTuningJobRequest request, MakeRequest(context, *client, arguments));
-  if (!arguments.job.dry_run) context.Say("request id " + request.request_id());
+  SayRequestId(context, arguments.job, request);
   LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CloneJob(request));
-  for (const std::string& warning : job.warnings()) context.Say("warning: " + OneLine(warning));
+  context.SayWarnings(job.warnings());
   if (arguments.job.dry_run) {
     PrintNewJob(context, job, /*dry_run=*/true);
     context.Say("the job is valid; nothing was created");
@@ -112,7 +97,6 @@ void AddJobCloneCommand(CLI::App& job, CommandContext& context) {
                   .watch = "Show progress until the job is over",
                   .request_id = "Repeat an earlier command safely: the same id makes no second job"},
                  arguments->job);
-  arguments->priority = command.get_option("--priority");
   AddJobFlags(command, arguments->fields);
   const auto say = [&](const char* flag, const char* help) { command.get_option(flag)->description(help); };
   say("--label", "Labels in place of those of the other job; may be repeated");

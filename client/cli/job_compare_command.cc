@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/comparison.h"
-#include "client/cli/text.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {

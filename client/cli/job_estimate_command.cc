@@ -69,7 +69,7 @@ absl::Status Estimate(CommandContext& context, const Arguments& arguments) {
     for (const std::string& node : estimate->fitting_nodes()) context.out() << node << "\n";
     return absl::OkStatus();
   }
-  for (const std::string& warning : estimate->warnings()) context.Say("warning: " + OneLine(warning));
+  context.SayWarnings(estimate->warnings());
   context.out() << EstimateText(*estimate, job.spec(), context.out_terminal());
   if (context.format() == OutputFormat::kWide) {
     *job.mutable_resolved() = estimate->resolved();

@@ -2,10 +2,13 @@
 
 #include <iostream>
 #include <iterator>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/label_flag.h"
 #include "client/cli/model_names.h"
 #include "client/cli/yaml.h"
 #include "lib/base/status_macros.h"
@@ -63,12 +66,9 @@ std::string LeaveOutOtherTuning(JobFile& file, const std::string& tuning) {
 }
 
 absl::Status SetLabel(JobFile& file, const std::string& label) {
-  const size_t equals = label.find('=');
-  if (equals == std::string::npos || equals == 0) {
-    return absl::InvalidArgumentError(absl::StrCat("--label: '", label, "' is no label; give KEY=VALUE"));
-  }
+  LUTHIER_ASSIGN_OR_RETURN(const auto pair, ParseLabel(label));
   if (!file.fields["labels"].is_object()) file.fields["labels"] = json::object();
-  file.fields["labels"][label.substr(0, equals)] = label.substr(equals + 1);
+  file.fields["labels"][pair.first] = pair.second;
   return absl::OkStatus();
 }
 

@@ -129,6 +129,16 @@ absl::StatusOr<std::vector<std::string>> ApplyJobFlags(const JobFlagValues& valu
   return gave_way;
 }
 
+absl::StatusOr<ChangedSpec> SpecWithFlags(const std::string& name, const JobSpec& before, const JobFlagValues& flags) {
+  JobFile file{.name = name, .fields = ToJson(before)};
+  file.fields.erase("chat_template");
+  ChangedSpec changed;
+  LUTHIER_ASSIGN_OR_RETURN(changed.gave_way, ApplyJobFlags(flags, file));
+  LUTHIER_ASSIGN_OR_RETURN(changed.spec, ParseJobFile(file));
+  if (!file.fields.contains("chat_template")) changed.spec.recipe.chat_template = before.recipe.chat_template;
+  return changed;
+}
+
 absl::StatusOr<JobFile> ReadJobWithFlags(CommandContext& context, const std::string& path, const JobFlagValues& flags) {
   JobFile file;
   if (!path.empty()) {
@@ -189,7 +199,7 @@ absl::Status ApplySettingFlags(const SettingFlags& flags, v1::FineTuningJob& job
   v1::ServiceClass service_class = v1::SERVICE_CLASS_UNSPECIFIED;
   v1::ServiceClass_Parse("SERVICE_CLASS_" + absl::AsciiStrToUpper(flags.service_class), &service_class);
   job.set_service_class(service_class);
-  job.set_priority(flags.priority);
+  job.set_priority(flags.priority.value_or(0));
   if (!flags.deadline.empty()) LUTHIER_RETURN_IF_ERROR(SetDeadline(flags.deadline, absl::Now(), job));
   return flags.retention.empty() ? absl::OkStatus() : SetRetention(flags.retention, job);
 }

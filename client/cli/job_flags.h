@@ -1,6 +1,7 @@
 // The fields of a job file as flags of `job submit`.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,16 +42,24 @@ void AddJobFlags(CLI::App& command, JobFlagValues& values);
 // Errors: INVALID_ARGUMENT naming the flag.
 absl::StatusOr<std::vector<std::string>> ApplyJobFlags(const JobFlagValues& values, JobFile& file);
 
+// `before` with the flags in it, and what of it gave way. Its chat template stays as it is: of a file it might be a
+// path, and no server chooses what is read here. Errors: as ParseJobFile(), ApplyJobFlags().
+struct ChangedSpec {
+  JobSpec spec;
+  std::vector<std::string> gave_way;
+};
+absl::StatusOr<ChangedSpec> SpecWithFlags(const std::string& name, const JobSpec& before, const JobFlagValues& flags);
+
 // The job file at `path` (empty: none) with the flags in it; says what of it gave way. Errors: as ReadJobFile(),
 // ApplyJobFlags().
 absl::StatusOr<JobFile> ReadJobWithFlags(CommandContext& context, const std::string& path, const JobFlagValues& flags);
 
 // What a job has beside its file.
 struct SettingFlags {
-  std::string service_class;  // word; empty: the default
-  int priority = 0;
-  std::string retention;  // duration; empty: the server's
-  std::string deadline;   // duration from now, or a time; empty: none
+  std::string service_class;    // word; empty: the default
+  std::optional<int> priority;  // none: 0
+  std::string retention;        // duration; empty: the server's
+  std::string deadline;         // duration from now, or a time; empty: none
 };
 void AddSettingFlags(CLI::App& command, SettingFlags& flags);
 absl::Status ApplySettingFlags(const SettingFlags& flags, v1::FineTuningJob& job);

@@ -36,12 +36,8 @@ absl::StatusOr<std::vector<v1::FineTuningJob::State>> ParseStates(const std::vec
     v1::FineTuningJob::State state;
     if (!v1::FineTuningJob::State_Parse(absl::AsciiStrToUpper(word), &state) ||
         state == v1::FineTuningJob::STATE_UNSPECIFIED) {
-      std::vector<std::string> known;
-      for (int i = v1::FineTuningJob::State_MIN + 1; i <= v1::FineTuningJob::State_MAX; ++i) {
-        known.push_back(absl::AsciiStrToLower(v1::FineTuningJob::State_Name(static_cast<v1::FineTuningJob::State>(i))));
-      }
       return absl::InvalidArgumentError(
-          absl::StrCat("--state: '", word, "' is no state; give one of: ", absl::StrJoin(known, ", ")));
+          absl::StrCat("--state: '", word, "' is no state; give one of: ", absl::StrJoin(StateWords(), ", ")));
     }
     states.push_back(state);
   }
@@ -117,10 +113,7 @@ void AddJobListCommand(CLI::App& job, CommandContext& context) {
                   "labels.KEY, joined by AND")
       ->type_name("FILTER");
   command.add_flag("--oldest-first", arguments->oldest_first, "In the order of creation");
-  command.add_option("--limit", arguments->limit, "At most this many")
-      ->check(CLI::Range(1, 1'000'000))
-      ->capture_default_str()
-      ->type_name("N");
+  AddLimitFlag(command, arguments->limit);
   AddWatchFlag(command, arguments->watch);
 }
 

@@ -1,5 +1,4 @@
 // luthier job logs: what the trainer wrote, read or followed.
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -29,11 +28,6 @@ std::string LogLine(CommandContext& context, const google::protobuf::Timestamp& 
   return absl::StrCat(context.out_terminal().Paint(Colour::kFaint, clock), " [", attempt, "] ", OneLine(text), "\n");
 }
 
-// What is said when the connection breaks under `--follow`.
-std::function<void(const absl::Status&)> SaysThatItWaits(CommandContext& context) {
-  return [&context](const absl::Status& why) { context.Say(absl::StrCat(why.message(), "; waiting for it")); };
-}
-
 // Ctrl-C has ended the logs and not the job.
 absl::Status EndOfLogs(const absl::Status& status, const std::string& job) {
   if (!absl::IsCancelled(status)) return status;
@@ -47,7 +41,8 @@ absl::Status TailLogs(CommandContext& context, Client& client, const std::string
   request.set_name(job);
   request.set_lines(arguments.lines);
   request.set_follow(arguments.follow);
-  ResumedStream stream(client, job, {}, {.on_interrupted = SaysThatItWaits(context)});
+  ResumedStream stream(client, job, {},
+                       {.on_interrupted = [&context](const absl::Status& why) { context.SayThatItWaits(why); }});
   context.interrupts().Handle([&stream] { stream.Stop(); });
   bool any = false;
   const absl::Status status = stream.Run([&](grpc::ClientContext& call) {
@@ -92,7 +87,7 @@ absl::Status Logs(CommandContext& context, const LogsArguments& arguments) {
       PrintLog(context, event);
       context.out() << std::flush;
     };
-    handlers.on_interrupted = SaysThatItWaits(context);
+    handlers.on_interrupted = [&context](const absl::Status& why) { context.SayThatItWaits(why); };
     JobWatch watch(*client, job, {}, std::move(handlers));
     context.interrupts().Handle([&watch] { watch.Stop(); });
     const absl::Status status = watch.Run().status();

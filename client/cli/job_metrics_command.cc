@@ -61,11 +61,8 @@ class MetricsPrinter {
 };
 
 absl::Status Follow(CommandContext& context, Client& client, const std::string& job, MetricsPrinter& printer) {
-  ResumedStream::Handlers handlers;
-  handlers.on_interrupted = [&context](const absl::Status& why) {
-    context.Say(absl::StrCat(why.message(), "; waiting for it"));
-  };
-  ResumedStream stream(client, job, {}, std::move(handlers));
+  ResumedStream stream(client, job, {},
+                       {.on_interrupted = [&context](const absl::Status& why) { context.SayThatItWaits(why); }});
   context.interrupts().Handle([&stream] { stream.Stop(); });
   v1::StreamJobMetricsRequest request;
   request.set_name(job);

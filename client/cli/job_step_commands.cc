@@ -1,19 +1,19 @@
 // What users do with jobs that exist: pause, resume, start, retry, update, explain.
 #include <memory>
 #include <optional>
-#include <utility>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/each.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/job_line.h"
+#include "client/cli/label_flag.h"
 #include "client/cli/text.h"
 #include "client/cli/watch_view.h"
-#include "client/lib/job_watch.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -55,14 +55,7 @@ absl::Status ReadChanges(const Changes& changes, v1::FineTuningJob& job, google:
     mask.add_paths("deadline");
   }
   if (!changes.labels.empty()) mask.add_paths("labels");
-  for (const std::string& label : changes.labels) {
-    const std::pair<std::string, std::string> pair = absl::StrSplit(label, absl::MaxSplits('=', 1));
-    if (pair.first.empty() || label.find('=') == std::string::npos) {
-      return absl::InvalidArgumentError(absl::StrCat("--label: '", label, "' is no label; give KEY=VALUE"));
-    }
-    (*job.mutable_labels())[pair.first] = pair.second;
-  }
-  return absl::OkStatus();
+  return SetLabels(changes.labels, job);
 }
 
 absl::Status Update(CommandContext& context, const Changes& changes) {

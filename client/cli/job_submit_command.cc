@@ -48,11 +48,10 @@ absl::Status Submit(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateFineTuningJobRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  // Printed before the call: after a break the same id makes sure that there is one job.
-  if (!arguments.job.dry_run) context.Say("request id " + request.request_id());
+  SayRequestId(context, arguments.job, request);
   const absl::StatusOr<v1::FineTuningJob> job = client->CreateJob(request);
   if (!job.ok()) return WithLines(job.status(), file);
-  for (const std::string& warning : job->warnings()) context.Say("warning: " + OneLine(warning));
+  context.SayWarnings(job->warnings());
   PrintNewJob(context, *job, arguments.job.dry_run);
   if (arguments.job.dry_run) {
     context.Say("the job is valid; nothing was created");

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "client/cli/model_names.h"
 #include "client/cli/output.h"
 #include "client/cli/progress_line.h"
@@ -20,8 +19,7 @@ namespace luthier {
 namespace {
 
 std::string TaskWord(v1::Task task) {
-  return absl::AsciiStrToLower(
-      absl::StripPrefix(v1::Task_Name(task == v1::TASK_UNSPECIFIED ? v1::TASK_CHAT : task), "TASK_"));
+  return EnumWord(v1::Task_Name(task == v1::TASK_UNSPECIFIED ? v1::TASK_CHAT : task), "TASK_");
 }
 
 std::string DatasetText(const v1::DatasetSelection& dataset) {
@@ -91,8 +89,7 @@ std::string UrgencyText(const v1::FineTuningJob& job) {
   const bool standard =
       job.service_class() == v1::SERVICE_CLASS_UNSPECIFIED || job.service_class() == v1::SERVICE_CLASS_STANDARD;
   if (standard && job.priority() == 0) return "";
-  const std::string word =
-      absl::AsciiStrToLower(absl::StripPrefix(v1::ServiceClass_Name(job.service_class()), "SERVICE_CLASS_"));
+  const std::string word = EnumWord(v1::ServiceClass_Name(job.service_class()), "SERVICE_CLASS_");
   return absl::StrCat(standard ? "standard" : word, ", priority ", job.priority());
 }
 
@@ -156,6 +153,13 @@ std::string WorstRows(const v1::FineTuningJob& job) {
 }
 
 }  // namespace
+
+std::vector<std::string> StateWords() {
+  std::vector<std::string> words;
+  for (int i = v1::FineTuningJob::State_MIN + 1; i <= v1::FineTuningJob::State_MAX; ++i)
+    words.push_back(absl::AsciiStrToLower(v1::FineTuningJob::State_Name(static_cast<v1::FineTuningJob::State>(i))));
+  return words;
+}
 
 Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now) {
   std::vector<Column> columns = {{"NAME", false, true},

@@ -11,6 +11,9 @@
 
 namespace luthier {
 
+// The states that a job can be in, as --state takes them.
+std::vector<std::string> StateWords();
+
 // One line a job; `wide` adds columns.
 Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now);
 

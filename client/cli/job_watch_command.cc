@@ -26,9 +26,7 @@ JobWatchHandlers HandlersOf(CommandContext& context, WatchView& view, WatchStyle
       handlers.on_event = [&context](const v1::JobEvent& event) { context.PrintOneForPrograms(MessageToJson(event)); };
       [[fallthrough]];
     case WatchStyle::kQuiet:
-      handlers.on_interrupted = [&context](const absl::Status& why) {
-        context.Say(absl::StrCat(why.message(), "; waiting for it"));
-      };
+      handlers.on_interrupted = [&context](const absl::Status& why) { context.SayThatItWaits(why); };
       break;
   }
   return handlers;

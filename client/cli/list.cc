@@ -4,7 +4,6 @@
 #include <memory>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "client/cli/screen.h"
 #include "client/cli/terminal.h"
 #include "client/lib/stop_signal.h"
@@ -74,7 +73,7 @@ absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<L
     const absl::StatusOr<Listing> listing = read();
     if (seen && absl::IsUnavailable(listing.status())) {
       screen.Leave();
-      if (!std::exchange(away, true)) context.Say(absl::StrCat(listing.status().message(), "; waiting for it"));
+      if (!std::exchange(away, true)) context.SayThatItWaits(listing.status());
       continue;
     }
     failed = listing.status();
@@ -99,6 +98,13 @@ absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<L
 
 void AddWatchFlag(CLI::App& command, bool& watch) {
   command.add_flag("-w,--watch", watch, "Show it again whenever it changes, until Ctrl-C");
+}
+
+void AddLimitFlag(CLI::App& command, int& limit, int most) {
+  command.add_option("--limit", limit, "At most this many")
+      ->check(CLI::Range(1, most))
+      ->capture_default_str()
+      ->type_name("N");
 }
 
 absl::Status ShowList(CommandContext& context, bool watch, const std::function<absl::StatusOr<Listing>()>& read) {

@@ -39,8 +39,12 @@ Listing ListingOf(const std::string& key, const std::vector<Message>& messages, 
   return listing;
 }
 
-// --watch of a list.
+// Items of a list that has no --limit.
+inline constexpr int kMostListed = 10000;
+
+// --watch of a list, and --limit with its default.
 void AddWatchFlag(CLI::App& command, bool& watch);
+void AddLimitFlag(CLI::App& command, int& limit, int most = 1'000'000);
 
 // Prints what `read` returns. With `watch` it goes on until Ctrl-C, across restarts of the server: on a terminal the
 // table is drawn again in its place, elsewhere an item is a line when it appears and whenever it changes, without what

@@ -10,7 +10,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/command.h"
-#include "client/cli/suggest.h"
+#include "client/cli/command_tree.h"
 
 namespace luthier {
 namespace {
@@ -82,7 +82,7 @@ std::string Synopsis(const CLI::App& command) {
 
 // The commands that do something, depth first; a noun alone only shows its help.
 void AppendCommands(const CLI::App& command, std::string& page) {
-  const auto subcommands = command.get_subcommands([](const CLI::App*) { return true; });
+  const std::vector<const CLI::App*> subcommands = Subcommands(command);
   for (const CLI::App* subcommand : subcommands) AppendCommands(*subcommand, page);
   if (!subcommands.empty()) return;
   absl::StrAppend(&page, ".SS ", Synopsis(command), "\n", Roff(command.get_description()), "\n");

@@ -15,8 +15,6 @@
 namespace luthier {
 namespace {
 
-constexpr int kMostListed = 10000;
-
 struct Promotion {
   std::string model, alias, minimum;
 };
@@ -56,10 +54,6 @@ struct ListArguments {
   bool watch = false;
 };
 
-std::string ModelOf(const v1::ModelVersion& version) {
-  return version.name().substr(0, version.name().find("/versions/"));
-}
-
 absl::StatusOr<Listing> ReadAliases(Client& client, const std::string& of_model) {
   std::vector<std::string> models;
   if (!of_model.empty()) {
@@ -76,10 +70,11 @@ absl::StatusOr<Listing> ReadAliases(Client& client, const std::string& of_model)
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::ModelVersion> versions,
                              client.ListModelVersions(model, kMostListed));
     for (const v1::ModelVersion& version : versions) {
+      const std::string its_model = ModelOf(version.name());
       for (const std::string& alias : version.aliases()) {
-        listing.names.push_back(absl::StrCat(ModelOf(version), "/versions/", alias));
+        listing.names.push_back(absl::StrCat(its_model, "/versions/", alias));
         listing.values.push_back({{"name", listing.names.back()}, {"version", version.name()}, {"job", version.job()}});
-        listing.table.AddRow({ShortName(ModelOf(version)), alias, ShortName(version.name()), ShortName(version.job())});
+        listing.table.AddRow({ShortName(its_model), alias, ShortName(version.name()), ShortName(version.job())});
       }
     }
   }

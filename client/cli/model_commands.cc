@@ -20,8 +20,6 @@
 namespace luthier {
 namespace {
 
-constexpr int kMostListed = 10000;
-
 struct ListArguments {
   bool base = false;
   bool tuned = false;
@@ -44,12 +42,18 @@ std::string AliasText(const v1::ModelVersion& version) {
   return version.aliases().empty() ? "-" : absl::StrJoin(version.aliases(), ",");
 }
 
+// "hf://ORG/REPO@COMMIT"; "-" if nobody said where it came from.
+std::string OriginText(const v1::BaseModel& model) {
+  if (model.source().empty()) return "-";
+  return model.revision().empty() ? model.source() : absl::StrCat(model.source(), "@", model.revision());
+}
+
 Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions, bool wide) {
   std::vector<Column> columns = {{"NAME", false, true},       {"KIND"},       {"ALIASES", false, true},
                                  {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true, false, true}};
   if (wide) {
     for (const char* heading : {"PARAMETERS", "CONTEXT"}) columns.push_back({heading, true});
-    columns.push_back({"JOB", false, true});
+    for (const char* heading : {"JOB", "SOURCE"}) columns.push_back({heading, false, true});
   }
   Table table(columns);
   const auto age = [](const auto& message) { return FormatAge(absl::Now() - ToTime(message.create_time())); };
@@ -62,7 +66,7 @@ Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::
                                age(base)};
     if (wide) {
       for (const std::string& cell :
-           {FormatCount(base.parameters()), FormatCount(base.context_length()), std::string("-")})
+           {FormatCount(base.parameters()), FormatCount(base.context_length()), std::string("-"), OriginText(base)})
         cells.emplace_back(cell);
     }
     table.AddRow(std::move(cells));
@@ -75,7 +79,7 @@ Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::
                                FormatBytes(BytesOf(version.files())),
                                age(version)};
     if (wide) {
-      for (const std::string& cell : {std::string("-"), std::string("-"), ShortName(version.job())})
+      for (const std::string& cell : {std::string("-"), std::string("-"), ShortName(version.job()), std::string("-")})
         cells.emplace_back(cell);
     }
     table.AddRow(std::move(cells));
@@ -119,7 +123,9 @@ absl::Status GetBase(CommandContext& context, const std::string& name) {
   }
   context.out() << model.name() << "\n";
   if (context.format() == OutputFormat::kName) return absl::OkStatus();
-  context.out() << FactsText(model) << "\n" << FileTable(model.files(), context.out_terminal());
+  context.out() << FactsText(model) << "\n";
+  if (!model.source().empty()) context.out() << "from " << OneLine(OriginText(model)) << "\n";
+  context.out() << FileTable(model.files(), context.out_terminal());
   return absl::OkStatus();
 }
 
@@ -192,79 +198,95 @@ absl::Status DeleteBases(CommandContext& context, const std::vector<std::string>
       context, names, [](const std::string& id) { return FullName("baseModels", id); }, &Client::DeleteBaseModel);
 }
 
-}  // namespace
+void AddList(CLI::App& model, CommandContext& context) {
+  auto arguments = std::make_shared<ListArguments>();
+  CLI::App& command = context.AddCommand(model, "list", "List base models and published versions",
+                                         "  luthier model list\n  luthier model list --tuned -o wide\n",
+                                         [&context, arguments] { return List(context, *arguments); });
+  command.add_flag("--base", arguments->base, "Only base models");
+  command.add_flag("--tuned", arguments->tuned, "Only published versions");
+  AddWatchFlag(command, arguments->watch);
+}
 
-void AddModelCommands(CLI::App& app, CommandContext& context) {
-  CLI::App& model =
-      context.AddNoun(app, "model", "Register base models; list, promote, download and export tuned ones");
-
-  AddModelImportCommand(model, context);
-
-  auto list = std::make_shared<ListArguments>();
-  CLI::App& list_command = context.AddCommand(model, "list", "List base models and published versions",
-                                              "  luthier model list\n  luthier model list --tuned -o wide\n",
-                                              [&context, list] { return List(context, *list); });
-  list_command.add_flag("--base", list->base, "Only base models");
-  list_command.add_flag("--tuned", list->tuned, "Only published versions");
-  AddWatchFlag(list_command, list->watch);
-
+void AddGet(CLI::App& model, CommandContext& context) {
   auto name = std::make_shared<std::string>();
-  CLI::App& get =
+  CLI::App& command =
       context.AddCommand(model, "get", "Show a version: what made it, its aliases, its files; or a base model",
                          "  luthier model get intents-1                        # the newest version\n"
                          "  luthier model get intents/production\n"
                          "  luthier model get luthier-tiny                     # a base model\n",
                          [&context, name] { return Get(context, *name); });
-  get.add_option("MODEL", *name,
-                 "Model, MODEL/VERSION or MODEL/ALIAS; or a base model, baseModels/NAME if a model has that name, too")
+  command
+      .add_option("MODEL", *name,
+                  "Model, MODEL/VERSION or MODEL/ALIAS; or a base model, baseModels/NAME if a model has that name, too")
       ->required();
-  context.CompleteWith(get, ModelNames);
-  AddModelAliasCommands(model, context);
+  context.CompleteWith(command, ModelNames);
+}
 
-  auto download = std::make_shared<DownloadArguments>();
-  CLI::App& download_command = context.AddCommand(
+void AddDownload(CLI::App& model, CommandContext& context) {
+  auto arguments = std::make_shared<DownloadArguments>();
+  CLI::App& command = context.AddCommand(
       model, "download",
       "Download a published version; goes on where an earlier download broke, and verifies every file",
       "  luthier model download intents-1                   # the newest version, into ./intents-1\n"
       "  luthier model download intents-1/2 --to adapter\n",
-      [&context, download] { return Download(context, *download); });
-  download_command.add_option("MODEL", download->model, "Model (the name of its job), or MODEL/VERSION")->required();
-  download_command.add_option("--to", download->folder, "Folder to make; default: the model's name")
-      ->type_name("FOLDER");
-  context.CompleteWith(download_command, ModelNames);
+      [&context, arguments] { return Download(context, *arguments); });
+  command.add_option("MODEL", arguments->model, "Model (the name of its job), or MODEL/VERSION")->required();
+  command.add_option("--to", arguments->folder, "Folder to make; default: the model's name")->type_name("FOLDER");
+  context.CompleteWith(command, ModelNames);
+}
 
-  AddModelExportCommand(model, context);
-
-  auto urls = std::make_shared<UrlsArguments>();
-  CLI::App& urls_command =
+void AddUrls(CLI::App& model, CommandContext& context) {
+  auto arguments = std::make_shared<UrlsArguments>();
+  CLI::App& command =
       context.AddCommand(model, "urls",
                          "Show URLs with which whoever has them gets a version's files from the bucket, without a "
                          "token, until they expire",
                          "  luthier model urls intents-1 --for 10m |\n"
                          "    while read -r url file; do curl -fsS --create-dirs -o \"$file\" \"$url\"; done\n"
                          "  luthier model urls intents/production -o json\n",
-                         [&context, urls] { return Urls(context, *urls); });
-  urls_command.add_option("MODEL", urls->model, "Model, MODEL/VERSION or MODEL/ALIAS")->required();
-  urls_command.add_option("--for", urls->lifetime, "How long they work, up to 168h; nothing ends them before")
+                         [&context, arguments] { return Urls(context, *arguments); });
+  command.add_option("MODEL", arguments->model, "Model, MODEL/VERSION or MODEL/ALIAS")->required();
+  command.add_option("--for", arguments->lifetime, "How long they work, up to 168h; nothing ends them before")
       ->type_name("DURATION")
       ->capture_default_str();
-  context.CompleteWith(urls_command, ModelNames);
+  context.CompleteWith(command, ModelNames);
+}
 
+void AddDelete(CLI::App& model, CommandContext& context) {
   auto versions = std::make_shared<std::vector<std::string>>();
-  CLI::App& delete_command = context.AddCommand(
+  CLI::App& command = context.AddCommand(
       model, "delete", "Delete published versions that no alias points to; their numbers are not given again",
       "  luthier model delete intents-1/2\n", [&context, versions] { return DeleteVersions(context, *versions); });
-  delete_command.add_option("VERSION", *versions, "MODEL/NUMBER; several may be given")->required();
-  context.AddYesFlag(delete_command);
-  context.CompleteWith(delete_command, ModelNames);
+  command.add_option("VERSION", *versions, "MODEL/NUMBER; several may be given")->required();
+  context.AddYesFlag(command);
+  context.CompleteWith(command, ModelNames);
+}
 
+void AddDeleteBase(CLI::App& model, CommandContext& context) {
   auto bases = std::make_shared<std::vector<std::string>>();
-  CLI::App& delete_base = context.AddCommand(
+  CLI::App& command = context.AddCommand(
       model, "delete-base", "Delete base models that no job uses; what was tuned from them stays",
       "  luthier model delete-base luthier-tiny\n", [&context, bases] { return DeleteBases(context, *bases); });
-  delete_base.add_option("NAME", *bases, "Name of the base model; several may be given")->required();
-  context.AddYesFlag(delete_base);
-  context.CompleteWith(delete_base, BaseModelNames);
+  command.add_option("NAME", *bases, "Name of the base model; several may be given")->required();
+  context.AddYesFlag(command);
+  context.CompleteWith(command, BaseModelNames);
+}
+
+}  // namespace
+
+void AddModelCommands(CLI::App& app, CommandContext& context) {
+  CLI::App& model =
+      context.AddNoun(app, "model", "Register base models; list, promote, download and export tuned ones");
+  AddModelImportCommand(model, context);
+  AddList(model, context);
+  AddGet(model, context);
+  AddModelAliasCommands(model, context);
+  AddDownload(model, context);
+  AddModelExportCommand(model, context);
+  AddUrls(model, context);
+  AddDelete(model, context);
+  AddDeleteBase(model, context);
 }
 
 }  // namespace luthier

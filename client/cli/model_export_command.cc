@@ -52,8 +52,7 @@ absl::Status Export(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
   LUTHIER_ASSIGN_OR_RETURN(const v1::ExportModelVersionRequest request, MakeRequest(arguments));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  // Printed before the call: after a break the same id makes sure that there is one job.
-  if (!arguments.job.dry_run) context.Say("request id " + request.request_id());
+  SayRequestId(context, arguments.job, request);
   LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->ExportModelVersion(request));
   if (arguments.downloads()) {
     context.Say(job.name());  // the result is the folder

@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/model_names.h"
 #include "client/cli/output.h"
 #include "client/cli/text.h"
 #include "client/lib/model_download.h"
@@ -29,8 +30,7 @@ std::string FactsText(const v1::BaseModel& model) {
 absl::Status DownloadVersion(CommandContext& context, Client& client, const std::string& name,
                              const std::string& wanted_folder) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client.GetModelVersion(name));
-  const std::string model = version.name().substr(0, version.name().find("/versions/"));
-  const std::string folder = wanted_folder.empty() ? ShortName(model) : wanted_folder;
+  const std::string folder = wanted_folder.empty() ? ShortName(ModelOf(version.name())) : wanted_folder;
   absl::Status status = DownloadFolder(client, ToRemoteFolder(version), folder, context.ShowTransfer("downloading"));
   // PERMISSION_DENIED comes from the local folder here, not from the server.
   if (absl::IsPermissionDenied(status)) status = WithExitCode(status, ExitCode::kFailure);

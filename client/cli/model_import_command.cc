@@ -25,7 +25,8 @@ struct Arguments {
   std::string source;
 };
 
-absl::StatusOr<std::string> FolderFromHub(CommandContext& context, const std::string& source) {
+// Where the repository lies by now, and what it is.
+absl::StatusOr<v1::RegisterBaseModelRequest> DownloadedFromHub(CommandContext& context, const std::string& source) {
   LUTHIER_ASSIGN_OR_RETURN(const HubAddress address, ParseHubAddress(source));
   LUTHIER_ASSIGN_OR_RETURN(Hub::Options options, HubOptionsFromEnvironment());
   options.on_wait = [&context](absl::Duration wait) {
@@ -36,16 +37,20 @@ absl::StatusOr<std::string> FolderFromHub(CommandContext& context, const std::st
   const std::string cache = std::filesystem::absolute(CacheFolder()).lexically_normal() / "hub";
   const auto show = [&context](const std::string& what) { return context.ShowTransfer(what); };
   LUTHIER_ASSIGN_OR_RETURN(const HubFolder folder, DownloadFromHub(*hub, address, cache, show));
-  context.Say(
-      absl::StrCat("hf://", address.repository, "@", folder.commit, ", ", FormatBytes(folder.bytes), ", verified"));
-  return folder.path;
+  v1::RegisterBaseModelRequest request;
+  request.set_source_path(folder.path);
+  request.set_source("hf://" + address.repository);
+  request.set_revision(folder.commit);
+  context.Say(absl::StrCat(request.source(), "@", folder.commit, ", ", FormatBytes(folder.bytes), ", verified"));
+  return request;
 }
 
-absl::StatusOr<v1::BaseModel> Register(CommandContext& context, Client& client, const std::string& id,
-                                       const std::string& folder) {
-  const WaitingLine line(context.err(), context.err_terminal(),
-                         [&] { return absl::StrCat("importing  the server reads and stores ", OneLine(folder)); });
-  return client.RegisterBaseModel(id, folder);
+absl::StatusOr<v1::BaseModel> Register(CommandContext& context, Client& client,
+                                       const v1::RegisterBaseModelRequest& request) {
+  const WaitingLine line(context.err(), context.err_terminal(), [&] {
+    return absl::StrCat("importing  the server reads and stores ", OneLine(request.source_path()));
+  });
+  return client.RegisterBaseModel(request);
 }
 
 absl::StatusOr<v1::BaseModel> ImportFromHub(CommandContext& context, Client& client, const std::string& id,
@@ -53,22 +58,30 @@ absl::StatusOr<v1::BaseModel> ImportFromHub(CommandContext& context, Client& cli
   // Whoever has no server hears of it before gigabytes come.
   const absl::Status there = client.GetBaseModel(FullName("baseModels", id)).status();
   if (!there.ok() && !absl::IsNotFound(there)) return there;
-  LUTHIER_ASSIGN_OR_RETURN(const std::string folder, FolderFromHub(context, source));
-  absl::StatusOr<v1::BaseModel> model = Register(context, client, id, folder);
+  LUTHIER_ASSIGN_OR_RETURN(v1::RegisterBaseModelRequest request, DownloadedFromHub(context, source));
+  request.set_base_model_id(id);
+  absl::StatusOr<v1::BaseModel> model = Register(context, client, request);
   if (!absl::IsInvalidArgument(model.status())) return model;
   return absl::InvalidArgumentError(
-      absl::StrCat(model.status().message(), "\nthe files are in ", folder,
+      absl::StrCat(model.status().message(), "\nthe files are in ", request.source_path(),
                    ", which the server reads itself; where it cannot, run this on its machine, or set "
                    "LUTHIER_CACHE_DIR to a folder that it can read under the same path"));
+}
+
+absl::StatusOr<v1::BaseModel> ImportFolder(CommandContext& context, Client& client, const std::string& id,
+                                           const std::string& folder) {
+  v1::RegisterBaseModelRequest request;
+  request.set_base_model_id(id);
+  request.set_source_path(std::filesystem::absolute(folder).lexically_normal().string());
+  return Register(context, client, request);
 }
 
 absl::Status Import(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const std::string id(absl::StripPrefix(arguments.id, "baseModels/"));
-  absl::StatusOr<v1::BaseModel> registered =
-      IsHubAddress(arguments.source)
-          ? ImportFromHub(context, *client, id, arguments.source)
-          : Register(context, *client, id, std::filesystem::absolute(arguments.source).lexically_normal().string());
+  absl::StatusOr<v1::BaseModel> registered = IsHubAddress(arguments.source)
+                                                 ? ImportFromHub(context, *client, id, arguments.source)
+                                                 : ImportFolder(context, *client, id, arguments.source);
   LUTHIER_ASSIGN_OR_RETURN(const v1::BaseModel model, std::move(registered));
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(model));

@@ -17,6 +17,8 @@ std::string VersionName(absl::string_view given) {
   return absl::StrCat("models/", parts[0], "/versions/", parts.size() > 1 && !parts[1].empty() ? parts[1] : "latest");
 }
 
+std::string ModelOf(const std::string& version) { return version.substr(0, version.find("/versions/")); }
+
 std::string ShortVersionName(absl::string_view name) {
   absl::ConsumePrefix(&name, "models/");
   return absl::StrReplaceAll(name, {{"/versions/", "/"}});

@@ -9,7 +9,6 @@
 #include "client/cli/command.h"
 #include "client/cli/job_flags.h"
 #include "client/lib/client.h"
-#include "lib/base/status_macros.h"
 #include "luthier/v1/jobs.pb.h"
 
 namespace luthier {
@@ -60,6 +59,12 @@ template <typename Request>
 absl::Status ApplyNewJobFlags(const NewJobFlags& flags, Request& request) {
   request.set_job_id(flags.id);
   return ApplyCreationFlags(flags, request, *request.mutable_job());
+}
+
+// Said before the call: after a break the same id makes sure that nothing is created twice.
+template <typename Request>
+void SayRequestId(CommandContext& context, const CreationFlags& flags, const Request& request) {
+  if (!flags.dry_run) context.Say("request id " + request.request_id());
 }
 
 // Its name; of a dry run every value with its reason.

@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/list.h"
@@ -13,8 +16,6 @@
 
 namespace luthier {
 namespace {
-
-constexpr int kMostListed = 10000;
 
 std::string Gpus(const v1::Inventory& inventory) {
   if (inventory.gpus().empty()) return "-";
@@ -28,6 +29,18 @@ std::string GpuMemory(const v1::Inventory& inventory) {
     all += gpu.memory_bytes();
   }
   return all == 0 ? "-" : absl::StrCat(FormatBytes(used), " of ", FormatBytes(all));
+}
+
+Colour StateColour(v1::Node::State state) {
+  if (state == v1::Node::READY) return Colour::kGreen;
+  return state == v1::Node::LOST || state == v1::Node::QUARANTINED ? Colour::kRed : Colour::kBlue;
+}
+
+std::string Runs(const v1::Node& node) {
+  std::vector<std::string> jobs;
+  for (const std::string& attempt : node.attempts())
+    jobs.push_back(ShortName(attempt.substr(0, attempt.find("/attempts/"))));
+  return jobs.empty() ? "-" : absl::StrJoin(jobs, ",");
 }
 
 Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
@@ -48,21 +61,14 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
   if (reasons) columns.push_back({"BECAUSE", false, true});
   Table table(columns);
   for (const v1::Node& node : nodes) {
-    const Colour colour = node.state() == v1::Node::READY                                           ? Colour::kGreen
-                          : node.state() == v1::Node::LOST || node.state() == v1::Node::QUARANTINED ? Colour::kRed
-                                                                                                    : Colour::kBlue;
     const v1::Inventory& inventory = node.inventory();
-    std::string runs;
-    for (const std::string& attempt : node.attempts()) {
-      absl::StrAppend(&runs, runs.empty() ? "" : ",", ShortName(attempt.substr(0, attempt.find("/attempts/"))));
-    }
     std::vector<Cell> cells = {
         ShortName(node.name()),
-        Cell(v1::Node::State_Name(node.state()), colour),
+        Cell(v1::Node::State_Name(node.state()), StateColour(node.state())),
         FormatCount(inventory.cpus()),
         FormatBytes(inventory.memory_bytes()),
         Gpus(inventory),
-        runs.empty() ? "-" : runs,
+        Runs(node),
         node.has_last_heartbeat_time() ? FormatAge(absl::Now() - ToTime(node.last_heartbeat_time())) : "-"};
     if (wide) {
       for (const std::string& cell : {GpuMemory(inventory), inventory.cpu_model(), inventory.hostname(),

@@ -1,8 +1,6 @@
 #include <memory>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/list.h"
@@ -13,10 +11,6 @@
 
 namespace luthier {
 namespace {
-
-std::string ClassWord(v1::ServiceClass service_class) {
-  return absl::AsciiStrToLower(absl::StripPrefix(v1::ServiceClass_Name(service_class), "SERVICE_CLASS_"));
-}
 
 struct Arguments {
   int limit = 50;
@@ -33,7 +27,8 @@ Table QueueTable(const v1::Queue& queue) {
                {"AGE", true, false, true},
                {"WAITS BECAUSE", false, true}});
   for (const v1::QueueEntry& entry : queue.entries()) {
-    table.AddRow({ShortName(entry.job()), entry.tenant(), ClassWord(entry.service_class()),
+    table.AddRow({ShortName(entry.job()), entry.tenant(),
+                  EnumWord(v1::ServiceClass_Name(entry.service_class()), "SERVICE_CLASS_"),
                   absl::StrCat(entry.priority()), absl::StrCat(entry.nodes()), absl::StrCat(entry.devices()),
                   FormatAge(absl::Now() - ToTime(entry.create_time())), entry.pending_reason()});
   }
@@ -65,10 +60,7 @@ void AddQueueCommands(CLI::App& app, CommandContext& context) {
       "List the jobs that wait, in the order in which they are expected to start, with the reason of each",
       "  luthier queue show --watch\n  luthier queue show --limit 500 -o json\n",
       [&context, arguments] { return Show(context, *arguments); });
-  show.add_option("--limit", arguments->limit, "At most this many")
-      ->check(CLI::Range(1, 500))
-      ->capture_default_str()
-      ->type_name("N");
+  AddLimitFlag(show, arguments->limit, 500);
   AddWatchFlag(show, arguments->watch);
 }
 

@@ -7,12 +7,12 @@
 
 #include <cerrno>
 #include <csignal>
-#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/exit_code.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -21,8 +21,8 @@ namespace {
 namespace fs = std::filesystem;
 
 std::string Find(const std::string& name) {
-  const char* given = name == "luthier-trainer" ? std::getenv("LUTHIER_TRAINER") : nullptr;
-  if (given != nullptr && *given != '\0') return given;
+  const std::string given = name == "luthier-trainer" ? Environment("LUTHIER_TRAINER") : "";
+  if (!given.empty()) return given;
   std::error_code error;
   const fs::path sister = fs::read_symlink("/proc/self/exe", error).parent_path() / name;
   return fs::exists(sister, error) ? sister.string() : name;

@@ -9,25 +9,11 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "client/cli/command_tree.h"
 #include "lib/base/did_you_mean.h"
 
 namespace luthier {
 namespace {
-
-std::vector<std::string> FlagsOf(const CLI::App& command) {
-  std::vector<std::string> flags;
-  for (const CLI::Option* option : command.get_options()) {
-    for (const std::string& name : option->get_lnames()) flags.push_back("--" + name);
-  }
-  return flags;
-}
-
-std::vector<std::string> SubcommandsOf(const CLI::App& command) {
-  std::vector<std::string> names;
-  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
-    names.push_back(subcommand->get_name());
-  return names;
-}
 
 std::string Suggestion(const std::string& word, const std::vector<std::string>& known) {
   const std::string near = DidYouMean(word, known);
@@ -80,12 +66,11 @@ std::vector<std::string> OurWords(const std::string& word) {
 std::vector<std::string> CommandsCalled(const CLI::App& command, const std::string& word) {
   std::vector<std::string> wanted = OurWords(word);
   wanted.insert(wanted.begin(), word);
-  const auto all = [](const CLI::App*) { return true; };
   std::vector<std::string> found;
   for (const std::string& name : wanted) {
-    for (const CLI::App* child : command.get_subcommands(all)) {
+    for (const CLI::App* child : Subcommands(command)) {
       if (child->get_name() == name) found.push_back(name);
-      for (const CLI::App* grandchild : child->get_subcommands(all)) {
+      for (const CLI::App* grandchild : Subcommands(*child)) {
         if (grandchild->get_name() == name) found.push_back(absl::StrCat(child->get_name(), " ", name));
       }
     }
@@ -96,7 +81,7 @@ std::vector<std::string> CommandsCalled(const CLI::App& command, const std::stri
 std::string CommandSuggestion(const CLI::App& command, const std::string& word) {
   constexpr size_t kMost = 3;
   std::vector<std::string> called = CommandsCalled(command, word);
-  if (called.empty()) return Suggestion(word, SubcommandsOf(command));
+  if (called.empty()) return Suggestion(word, SubcommandNames(command));
   called.resize(std::min(called.size(), kMost));
   return absl::StrCat("; did you mean '", absl::StrJoin(called, "' or '"), "'?");
 }
@@ -107,7 +92,7 @@ std::string Unexpected(const CLI::App& command, const std::string& word) {
     const std::string flag = word.substr(0, word.find('='));
     return absl::StrCat("unknown flag ", flag, FlagSuggestion(flag, FlagsOf(command)));
   }
-  if (!SubcommandsOf(command).empty())
+  if (!SubcommandNames(command).empty())
     return absl::StrCat("unknown command '", word, "'", CommandSuggestion(command, word));
   const bool takes_file = command.get_option_no_throw("--file") != nullptr;
   return absl::StrCat("unexpected argument '", word, "'", takes_file ? "; a job file is given with -f" : "");
@@ -115,20 +100,9 @@ std::string Unexpected(const CLI::App& command, const std::string& word) {
 
 }  // namespace
 
-const CLI::App& DeepestCommand(const CLI::App& app) {
-  const CLI::App* command = &app;
-  while (!command->get_subcommands().empty()) command = command->get_subcommands().front();
-  return *command;
-}
-
-std::string CommandPath(const CLI::App& command) {
-  const CLI::App* parent = command.get_parent();
-  return parent == nullptr ? command.get_name() : absl::StrCat(CommandPath(*parent), " ", command.get_name());
-}
-
 bool NamesUnknownCommand(const CLI::App& app) {
   const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
-  return !rest.empty() && !absl::StartsWith(rest.front(), "-") && !SubcommandsOf(DeepestCommand(app)).empty();
+  return !rest.empty() && !absl::StartsWith(rest.front(), "-") && !SubcommandNames(DeepestCommand(app)).empty();
 }
 
 std::string UsageError(const CLI::App& app, const CLI::ParseError& error) {

@@ -12,10 +12,4 @@ std::string UsageError(const CLI::App& app, const CLI::ParseError& error);
 // Whether the first word that was not understood is in the place of a command.
 bool NamesUnknownCommand(const CLI::App& app);
 
-// The command that the words so far have chosen.
-const CLI::App& DeepestCommand(const CLI::App& app);
-
-// `luthier job submit`.
-std::string CommandPath(const CLI::App& command);
-
 }  // namespace luthier

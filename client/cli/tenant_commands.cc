@@ -15,8 +15,6 @@
 namespace luthier {
 namespace {
 
-constexpr int kMostListed = 10000;
-
 constexpr char kNoLimit[] = "no limit";
 std::string LimitText(int64_t limit) { return limit == 0 ? kNoLimit : FormatCount(limit); }
 
@@ -89,7 +87,7 @@ absl::Status Set(CommandContext& context, const Limits& limits) {
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Tenant> before, client->ListTenants(kMostListed));
   LUTHIER_ASSIGN_OR_RETURN(const v1::Tenant now, client->UpdateTenant(request));
   context.Say(WhatBecameOf(now.name(), before));
-  for (const std::string& warning : now.warnings()) context.Say(absl::StrCat("warning: ", OneLine(warning)));
+  context.SayWarnings(now.warnings());
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(now));
   } else if (context.format() == OutputFormat::kName) {

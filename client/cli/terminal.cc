@@ -4,11 +4,11 @@
 #include <unistd.h>
 
 #include <cstdint>
-#include <cstdlib>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "lib/base/environment.h"
 
 namespace luthier {
 namespace {
@@ -49,11 +49,6 @@ int CharacterWidth(uint32_t c) {
   return wide ? 2 : 1;
 }
 
-bool Set(const char* variable) {
-  const char* value = std::getenv(variable);
-  return value != nullptr && *value != '\0';
-}
-
 }  // namespace
 
 std::string Terminal::Paint(Colour colour, absl::string_view text) const {
@@ -65,21 +60,17 @@ Terminal Terminal::AsItIsNow() const { return fd < 0 ? *this : TerminalOf(fd); }
 
 Terminal TerminalOf(int fd) {
   Terminal terminal;
-  const char* term = std::getenv("TERM");
   if (!isatty(fd)) return terminal;
   terminal.fd = fd;
-  const bool dumb = term != nullptr && absl::string_view(term) == "dumb";
+  const bool dumb = Environment("TERM") == "dumb";
   terminal.interactive = !dumb;
-  terminal.colours = !dumb && !Set("NO_COLOR");
+  terminal.colours = !dumb && Environment("NO_COLOR").empty();
   winsize size{};
   const bool known = ioctl(fd, TIOCGWINSZ, &size) == 0;
   terminal.width = known && size.ws_col > 0 ? size.ws_col : 80;
   terminal.height = known && size.ws_row > 0 ? size.ws_row : 24;
   int columns = 0;
-  if (const char* value = std::getenv("COLUMNS");
-      value != nullptr && absl::SimpleAtoi(value, &columns) && columns > 0) {
-    terminal.width = columns;
-  }
+  if (absl::SimpleAtoi(Environment("COLUMNS"), &columns) && columns > 0) terminal.width = columns;
   return terminal;
 }
 

@@ -4,9 +4,11 @@
 #include <cmath>
 #include <map>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 
 namespace luthier {
 
@@ -54,6 +56,10 @@ absl::Time ToTime(const google::protobuf::Timestamp& timestamp) {
 
 std::string FormatTime(const google::protobuf::Timestamp& timestamp) {
   return absl::FormatTime("%Y-%m-%d %H:%M:%S %Z", ToTime(timestamp), absl::LocalTimeZone());
+}
+
+std::string EnumWord(absl::string_view name, absl::string_view prefix) {
+  return absl::AsciiStrToLower(absl::StripPrefix(name, prefix));
 }
 
 std::string LabelText(const google::protobuf::Map<std::string, std::string>& labels) {

@@ -24,6 +24,9 @@ absl::Duration ToDuration(const google::protobuf::Duration& duration);
 absl::Time ToTime(const google::protobuf::Timestamp& timestamp);
 std::string FormatTime(const google::protobuf::Timestamp& timestamp);  // 2026-01-02 15:04:05 CET: of this machine
 
+// `background` of SERVICE_CLASS_BACKGROUND: an enum of the API as people write it.
+std::string EnumWord(absl::string_view name, absl::string_view prefix);
+
 // team=sales,zone=a: sorted by their names; - if there are none.
 std::string LabelText(const google::protobuf::Map<std::string, std::string>& labels);
 

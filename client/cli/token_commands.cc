@@ -5,7 +5,6 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
@@ -20,8 +19,6 @@ namespace {
 struct NewToken {
   std::string id, role, tenant, node, expires;
 };
-
-std::string RoleWord(v1::Role role) { return absl::AsciiStrToLower(absl::StripPrefix(v1::Role_Name(role), "ROLE_")); }
 
 absl::Status CreateToken(CommandContext& context, const NewToken& wanted) {
   v1::CreateTokenRequest request;
@@ -68,9 +65,9 @@ Table TokenTable(const std::vector<v1::Token>& tokens) {
                {"EXPIRES", true, false, true},
                {"AGE", true, false, true}});
   for (const v1::Token& token : tokens) {
-    table.AddRow({ShortName(token.name()), RoleWord(token.role()), token.tenant().empty() ? "-" : token.tenant(),
-                  token.node().empty() ? "-" : token.node(), StateOf(token), ExpiryOf(token),
-                  FormatAge(absl::Now() - ToTime(token.create_time()))});
+    table.AddRow({ShortName(token.name()), EnumWord(v1::Role_Name(token.role()), "ROLE_"),
+                  token.tenant().empty() ? "-" : token.tenant(), token.node().empty() ? "-" : token.node(),
+                  StateOf(token), ExpiryOf(token), FormatAge(absl::Now() - ToTime(token.create_time()))});
   }
   return table;
 }

@@ -5,7 +5,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <set>
-#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -25,6 +24,9 @@ namespace fs = std::filesystem;
 
 // Of a file that is not whole. It belongs to no model, so an import passes over it.
 constexpr char kPart[] = ".part";
+// Of a file that holds no weights: all of it is read into memory, here and wherever the model is used. The largest
+// tokenizers have some tens of megabytes.
+constexpr int64_t kMostDescribing = int64_t{256} << 20;
 // Bytes between two drawings of a progress: connections bring some ten thousand at a time.
 constexpr int64_t kRedraw = int64_t{1} << 20;
 
@@ -51,6 +53,17 @@ int64_t SizeOf(const std::string& path) {
   return error ? 0 : static_cast<int64_t>(size);
 }
 
+absl::Status CheckSizes(const HubAddress& address, const std::vector<HubFile>& describing) {
+  for (const HubFile& file : describing) {
+    if (file.bytes <= kMostDescribing) continue;
+    return absl::InvalidArgumentError(absl::StrCat(
+        address.Text(), ": ", file.path, " is listed with ", FormatBytes(file.bytes),
+        ", and a file that holds no weights may have ", kMostDescribing >> 20,
+        " MiB; ask its owner what it is, or download the repository by hand and import the folder without that file"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckSpace(const Source& source, const std::vector<HubFile>& files) {
   int64_t missing = 0;
   for (const HubFile& file : files) {
@@ -74,10 +87,10 @@ absl::Status FetchFile(const Source& source, const HubFile& file, const std::fun
     return absl::OkStatus();
   }
   const std::string folder = fs::path(path).parent_path();
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(folder));
+  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(folder)));
   LUTHIER_RETURN_IF_ERROR(source.hub.Fetch(source.address, source.commit, file, part, on_received));
-  if (rename(part.c_str(), path.c_str()) != 0) return FileError(path, "rename", errno);
-  return SyncFolder(folder);
+  if (rename(part.c_str(), path.c_str()) != 0) return OnOurDisk(FileError(path, "rename", errno));
+  return OnOurDisk(SyncFolder(folder));
 }
 
 absl::Status FetchAll(const Source& source, const std::vector<HubFile>& files, const TransferProgress& progress) {
@@ -112,14 +125,14 @@ absl::StatusOr<HubFolder> DownloadFromHub(const Hub& hub, const HubAddress& addr
                                           const ShowTransfer& show) {
   LUTHIER_ASSIGN_OR_RETURN(const HubListing listing, hub.List(address));
   LUTHIER_RETURN_IF_ERROR(CheckHasWeights(listing, address));
+  std::vector<HubFile> files = DescribingFiles(listing);
+  LUTHIER_RETURN_IF_ERROR(CheckSizes(address, files));
   const std::string repository = absl::StrReplaceAll(address.repository, {{"/", "--"}});
   const Source source = {hub, address, listing.commit, absl::StrCat(cache, "/", repository, "/", listing.commit)};
-  // PERMISSION_DENIED would say that the hub refuses something.
-  if (const absl::Status made = CreateFolders(source.folder); !made.ok())
-    return absl::FailedPreconditionError(absl::StrCat(made.message(), "; LUTHIER_CACHE_DIR names another"));
-  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, LockForDownload(source.folder));
+  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(source.folder)));
+  const absl::StatusOr<FolderLock> lock = LockForDownload(source.folder);
+  if (!lock.ok()) return absl::IsFailedPrecondition(lock.status()) ? lock.status() : OnOurDisk(lock.status());
 
-  std::vector<HubFile> files = DescribingFiles(listing);
   LUTHIER_RETURN_IF_ERROR(FetchAll(source, files, show("downloading configuration and tokenizer")));
   LUTHIER_RETURN_IF_ERROR(CheckDescription(source));
 

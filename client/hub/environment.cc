@@ -1,7 +1,6 @@
 #include "client/hub/environment.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <fstream>
 #include <string>
 
@@ -9,16 +8,12 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "lib/base/environment.h"
 #include "lib/base/own_address.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
 namespace {
-
-std::string Variable(const char* name) {
-  const char* const value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
 
 bool IsGraphic(absl::string_view text) {
   return std::all_of(text.begin(), text.end(),
@@ -26,7 +21,7 @@ bool IsGraphic(absl::string_view text) {
 }
 
 absl::StatusOr<std::string> Endpoint(const std::string& usual) {
-  const std::string given = Variable("HF_ENDPOINT");
+  const std::string given = Environment("HF_ENDPOINT");
   if (given.empty()) return usual;
   const bool address = absl::StartsWith(given, "https://") || absl::StartsWith(given, "http://");
   // Who has put a password into it is not shown it again.
@@ -49,16 +44,16 @@ bool IsInTheClear(absl::string_view endpoint) {
 }
 
 std::string TokenFile() {
-  if (std::string file = Variable("HF_TOKEN_PATH"); !file.empty()) return file;
-  if (const std::string home = Variable("HF_HOME"); !home.empty()) return absl::StrCat(home, "/token");
-  if (const std::string cache = Variable("XDG_CACHE_HOME"); !cache.empty())
+  if (std::string file = Environment("HF_TOKEN_PATH"); !file.empty()) return file;
+  if (const std::string home = Environment("HF_HOME"); !home.empty()) return absl::StrCat(home, "/token");
+  if (const std::string cache = Environment("XDG_CACHE_HOME"); !cache.empty())
     return absl::StrCat(cache, "/huggingface/token");
-  return absl::StrCat(Variable("HOME"), "/.cache/huggingface/token");
+  return absl::StrCat(Environment("HOME"), "/.cache/huggingface/token");
 }
 
 absl::StatusOr<std::string> Token(const std::string& endpoint) {
   const bool in_the_clear = IsInTheClear(endpoint);
-  std::string token(absl::StripAsciiWhitespace(Variable("HF_TOKEN")));
+  std::string token(absl::StripAsciiWhitespace(Environment("HF_TOKEN")));
   if (!token.empty() && in_the_clear) {
     return absl::InvalidArgumentError(absl::StrCat(
         "HF_TOKEN: would go to ", endpoint, " for everybody to read; give HF_ENDPOINT as https://, or unset HF_TOKEN"));

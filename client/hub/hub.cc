@@ -22,7 +22,7 @@ namespace {
 
 constexpr size_t kBufferBytes = size_t{256} << 10;
 // A repository has some tens of files, with their facts some tens of kilobytes.
-constexpr size_t kMaxListing = size_t{64} << 20;
+constexpr size_t kMaxListing = size_t{32} << 20;
 // An endpoint that hangs up after less has not got us on: one that sends a byte at a time, or begins anew each time,
 // would be asked for ever.
 constexpr int64_t kProgress = int64_t{1} << 20;
@@ -97,7 +97,10 @@ absl::Status ReadAll(HttpAnswer& answer, std::string& text) {
     LUTHIER_ASSIGN_OR_RETURN(const size_t count, answer.Read(std::span<char>(buffer)));
     if (count == 0) return absl::OkStatus();
     text.append(buffer.data(), count);
-    if (text.size() > kMaxListing) return absl::DataLossError("its list of files has no end");
+    if (text.size() > kMaxListing) {
+      return absl::DataLossError(absl::StrCat("its list of files is longer than ", kMaxListing >> 20,
+                                              " MiB; is HF_ENDPOINT the hub, or a mirror of it?"));
+    }
   }
 }
 
@@ -116,6 +119,13 @@ absl::Duration AskedWait(const std::string& retry_after, const std::string& rate
       return absl::Seconds(seconds);
   }
   return absl::ZeroDuration();
+}
+
+absl::Status OnOurDisk(const absl::Status& status) {
+  if (status.ok()) return status;
+  const bool misleading = absl::IsPermissionDenied(status) || absl::IsNotFound(status);
+  return absl::Status(misleading ? absl::StatusCode::kFailedPrecondition : status.code(),
+                      absl::StrCat(status.message(), "; LUTHIER_CACHE_DIR names another folder"));
 }
 
 absl::Status CheckContent(const std::string& path, const HubFile& file) {
@@ -235,7 +245,7 @@ absl::Status Hub::FetchOnce(const HubAddress& address, const std::string& target
   LUTHIER_ASSIGN_OR_RETURN(HttpAnswer answer, Get(address, target, file.size(), attempt));
   if (answer.status() == 200 && file.size() > 0) {  // who answers knows no ranges
     on_received(-file.size());
-    LUTHIER_RETURN_IF_ERROR(file.Clear());
+    LUTHIER_RETURN_IF_ERROR(OnOurDisk(file.Clear()));
   }
   LUTHIER_RETURN_IF_ERROR(Prefixed(address.Text(), CheckSizes(answer, wanted, file.size())));
   std::vector<char> buffer(kBufferBytes);
@@ -251,7 +261,7 @@ absl::Status Hub::FetchOnce(const HubAddress& address, const std::string& target
       return absl::DataLossError(
           absl::StrCat(address.Text(), ": ", wanted.path, " goes on after the ", wanted.bytes, " bytes of its list"));
     }
-    LUTHIER_RETURN_IF_ERROR(file.Append({buffer.data(), *count}));
+    LUTHIER_RETURN_IF_ERROR(OnOurDisk(file.Append({buffer.data(), *count})));
     on_received(static_cast<int64_t>(*count));
   }
 }
@@ -261,8 +271,7 @@ absl::Status Hub::Fetch(const HubAddress& address, const std::string& commit, co
   const std::string target =
       absl::StrCat("/", address.repository, "/resolve/", commit, "/", PercentEncoded(wanted.path, "/"));
   absl::StatusOr<ResumableFile> opened = ResumableFile::Open(path, wanted.bytes);
-  // PERMISSION_DENIED would say that the hub refuses something.
-  if (!opened.ok()) return absl::FailedPreconditionError(opened.status().message());
+  if (!opened.ok()) return OnOurDisk(opened.status());
   ResumableFile& file = *opened;
   on_received(file.size());
   int64_t furthest = file.size();
@@ -276,7 +285,7 @@ absl::Status Hub::Fetch(const HubAddress& address, const std::string& commit, co
     }));
     const absl::Status right = Verify(file, path, wanted);
     // A file that was not right is empty now. What else fails is our own disk, and a failed fsync is never tried again.
-    if (!absl::IsDataLoss(right) || file.size() > 0) return right;
+    if (!absl::IsDataLoss(right) || file.size() > 0) return OnOurDisk(right);
     // Bytes of an earlier try may have been of another file, or damaged on our disk: once more from the start.
     on_received(-wanted.bytes);
     if (again) return Prefixed(address.Text(), right);

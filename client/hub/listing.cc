@@ -12,6 +12,7 @@
 #include "lib/artifact/hash.h"
 #include "lib/artifact/manifest.h"
 #include "lib/base/json_shape.h"
+#include "lib/base/json_text.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_config.h"
 #include "lib/checkpoint/model_files.h"
@@ -33,12 +34,6 @@ bool IsGitId(absl::string_view text) {
   return text.size() == 40 && std::all_of(text.begin(), text.end(), [](char c) {
            return absl::ascii_isdigit(static_cast<unsigned char>(c)) || (c >= 'a' && c <= 'f');
          });
-}
-
-// Empty if it is no text.
-std::string TextOf(const json& object, const char* key) {
-  const auto found = object.find(key);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
 absl::StatusOr<int64_t> SizeOf(const json& object, const std::string& path) {

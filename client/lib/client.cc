@@ -1,6 +1,7 @@
 #include "client/lib/client.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -55,6 +56,21 @@ absl::StatusOr<Response> Call(const Client::Options& options, absl::Duration tim
   }
 }
 
+// Of a call that takes a name and nothing else.
+template <typename Stub, typename Request, typename Response>
+absl::StatusOr<Response> CallOf(const std::string& name, const Client::Options& options, Stub& stub,
+                                Method<Stub, Request, Response> method) {
+  Request request;
+  request.set_name(name);
+  return Call(options, options.timeout, stub, method, request);
+}
+
+// For a call that must not be made twice: a second try would take the first one's success for an error.
+Client::Options Once(Client::Options options) {
+  options.retry.attempts = 1;
+  return options;
+}
+
 // Every page of a list, up to `limit` items. `items` names the repeated field of the response.
 template <typename Stub, typename Request, typename Response, typename Items>
 auto List(const Client::Options& options, Stub& stub, Method<Stub, Request, Response> method, Request request,
@@ -92,9 +108,7 @@ absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobReque
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::GetJob(const std::string& name) {
-  v1::GetFineTuningJobRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request);
+  return CallOf(name, options_, *jobs_, &v1::FineTuningService::Stub::GetFineTuningJob);
 }
 
 absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const v1::ListFineTuningJobsRequest& request,
@@ -104,42 +118,31 @@ absl::StatusOr<std::vector<v1::FineTuningJob>> Client::ListJobs(const v1::ListFi
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::CancelJob(const std::string& name) {
-  v1::CancelFineTuningJobRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob, request);
+  return CallOf(name, options_, *jobs_, &v1::FineTuningService::Stub::CancelFineTuningJob);
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::PauseJob(const std::string& name) {
-  v1::PauseFineTuningJobRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::PauseFineTuningJob, request);
+  return CallOf(name, options_, *jobs_, &v1::FineTuningService::Stub::PauseFineTuningJob);
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::ResumeJob(const std::string& name) {
-  v1::ResumeFineTuningJobRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ResumeFineTuningJob, request);
+  return CallOf(name, options_, *jobs_, &v1::FineTuningService::Stub::ResumeFineTuningJob);
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::StartJob(const std::string& name) {
-  v1::StartFineTuningJobRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::StartFineTuningJob, request);
+  return CallOf(name, options_, *jobs_, &v1::FineTuningService::Stub::StartFineTuningJob);
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::RetryJob(const std::string& name) {
   v1::RetryFineTuningJobRequest request;
   request.set_name(name);
-  Options once = options_;
-  once.retry.attempts = 1;  // a second try would find the job waiting and call the first one's success an error
-  return Call(once, options_.timeout, *jobs_, &v1::FineTuningService::Stub::RetryFineTuningJob, request);
+  request.set_request_id(RandomRequestId());
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::RetryFineTuningJob, request);
 }
 
-absl::StatusOr<v1::FineTuningJob> Client::UpdateJob(const v1::UpdateFineTuningJobRequest& request) {
-  Options options = options_;
-  if (!request.job().etag().empty())
-    options.retry.attempts = 1;  // a second try would find the etag changed by the first
-  return Call(options, options_.timeout, *jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, request);
+absl::StatusOr<v1::FineTuningJob> Client::UpdateJob(v1::UpdateFineTuningJobRequest request) {
+  if (request.request_id().empty()) request.set_request_id(RandomRequestId());
+  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, request);
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::CloneJob(v1::CloneFineTuningJobRequest request) {
@@ -153,9 +156,7 @@ absl::StatusOr<v1::FineTuningJob> Client::ExportModelVersion(v1::ExportModelVers
 }
 
 absl::StatusOr<v1::ExplainFineTuningJobResponse> Client::ExplainJob(const std::string& name) {
-  v1::ExplainFineTuningJobRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *jobs_, &v1::FineTuningService::Stub::ExplainFineTuningJob, request);
+  return CallOf(name, options_, *jobs_, &v1::FineTuningService::Stub::ExplainFineTuningJob);
 }
 
 absl::StatusOr<v1::EstimateFineTuningJobResponse> Client::EstimateJob(const v1::FineTuningSpec& spec) {
@@ -198,9 +199,7 @@ absl::StatusOr<v1::Sweep> Client::CreateSweep(v1::CreateSweepRequest request) {
 }
 
 absl::StatusOr<v1::Sweep> Client::GetSweep(const std::string& name) {
-  v1::GetSweepRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *sweeps_, &v1::SweepService::Stub::GetSweep, request);
+  return CallOf(name, options_, *sweeps_, &v1::SweepService::Stub::GetSweep);
 }
 
 absl::StatusOr<std::vector<v1::Sweep>> Client::ListSweeps(int limit) {
@@ -209,15 +208,11 @@ absl::StatusOr<std::vector<v1::Sweep>> Client::ListSweeps(int limit) {
 }
 
 absl::StatusOr<v1::Sweep> Client::StartSweep(const std::string& name) {
-  v1::StartSweepRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *sweeps_, &v1::SweepService::Stub::StartSweep, request);
+  return CallOf(name, options_, *sweeps_, &v1::SweepService::Stub::StartSweep);
 }
 
 absl::StatusOr<v1::Sweep> Client::CancelSweep(const std::string& name) {
-  v1::CancelSweepRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *sweeps_, &v1::SweepService::Stub::CancelSweep, request);
+  return CallOf(name, options_, *sweeps_, &v1::SweepService::Stub::CancelSweep);
 }
 
 absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& job,
@@ -230,9 +225,7 @@ absl::StatusOr<std::vector<v1::JobEvent>> Client::ListEvents(const std::string& 
 }
 
 absl::StatusOr<v1::Dataset> Client::GetDataset(const std::string& name) {
-  v1::GetDatasetRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *datasets_, &v1::DatasetService::Stub::GetDataset, request);
+  return CallOf(name, options_, *datasets_, &v1::DatasetService::Stub::GetDataset);
 }
 
 absl::StatusOr<std::vector<v1::Dataset>> Client::ListDatasets(int limit) {
@@ -240,40 +233,24 @@ absl::StatusOr<std::vector<v1::Dataset>> Client::ListDatasets(int limit) {
               [](v1::ListDatasetsResponse& response) { return response.mutable_datasets(); });
 }
 
-namespace {
-// A second try would find nothing and call the first one's success an error.
-template <typename Request, typename Stub, typename Method>
-absl::Status Delete(Client::Options options, Stub& stub, Method method, const std::string& name) {
-  Request request;
-  request.set_name(name);
-  options.retry.attempts = 1;
-  return Call(options, options.timeout, stub, method, request).status();
-}
-}  // namespace
-
 absl::Status Client::DeleteDataset(const std::string& name) {
-  return Delete<v1::DeleteDatasetRequest>(options_, *datasets_, &v1::DatasetService::Stub::DeleteDataset, name);
+  return CallOf(name, Once(options_), *datasets_, &v1::DatasetService::Stub::DeleteDataset).status();
 }
 
 absl::Status Client::DeleteModelVersion(const std::string& name) {
-  return Delete<v1::DeleteModelVersionRequest>(options_, *models_, &v1::ModelService::Stub::DeleteModelVersion, name);
+  return CallOf(name, Once(options_), *models_, &v1::ModelService::Stub::DeleteModelVersion).status();
 }
 
 absl::Status Client::DeleteBaseModel(const std::string& name) {
-  return Delete<v1::DeleteBaseModelRequest>(options_, *models_, &v1::ModelService::Stub::DeleteBaseModel, name);
+  return CallOf(name, Once(options_), *models_, &v1::ModelService::Stub::DeleteBaseModel).status();
 }
 
-absl::StatusOr<v1::BaseModel> Client::RegisterBaseModel(const std::string& id, const std::string& source_path) {
-  v1::RegisterBaseModelRequest request;
-  request.set_base_model_id(id);
-  request.set_source_path(source_path);
+absl::StatusOr<v1::BaseModel> Client::RegisterBaseModel(const v1::RegisterBaseModelRequest& request) {
   return Call(options_, options_.long_timeout, *models_, &v1::ModelService::Stub::RegisterBaseModel, request);
 }
 
 absl::StatusOr<v1::BaseModel> Client::GetBaseModel(const std::string& name) {
-  v1::GetBaseModelRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::GetBaseModel, request);
+  return CallOf(name, options_, *models_, &v1::ModelService::Stub::GetBaseModel);
 }
 
 absl::StatusOr<std::vector<v1::BaseModel>> Client::ListBaseModels(int limit) {
@@ -294,9 +271,7 @@ absl::StatusOr<std::vector<v1::ModelVersion>> Client::ListModelVersions(const st
 }
 
 absl::StatusOr<v1::ModelVersion> Client::GetModelVersion(const std::string& name) {
-  v1::GetModelVersionRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *models_, &v1::ModelService::Stub::GetModelVersion, request);
+  return CallOf(name, options_, *models_, &v1::ModelService::Stub::GetModelVersion);
 }
 
 absl::StatusOr<v1::SignModelVersionUrlsResponse> Client::SignModelVersionUrls(const std::string& name,
@@ -312,11 +287,7 @@ absl::StatusOr<v1::ModelVersion> Client::PromoteModelVersion(const v1::PromoteMo
 }
 
 absl::Status Client::DeleteModelAlias(const std::string& name) {
-  v1::DeleteModelAliasRequest request;
-  request.set_name(name);
-  Options once = options_;
-  once.retry.attempts = 1;  // a second try would find nothing and call the first one's success an error
-  return Call(once, options_.timeout, *models_, &v1::ModelService::Stub::DeleteModelAlias, request).status();
+  return CallOf(name, Once(options_), *models_, &v1::ModelService::Stub::DeleteModelAlias).status();
 }
 
 absl::StatusOr<std::vector<v1::Node>> Client::ListNodes(int limit) {
@@ -332,17 +303,14 @@ absl::StatusOr<v1::Node> Client::DrainNode(const std::string& name, bool requeue
 }
 
 absl::StatusOr<v1::Node> Client::UndrainNode(const std::string& name) {
-  v1::UndrainNodeRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *nodes_, &v1::NodeService::Stub::UndrainNode, request);
+  return CallOf(name, options_, *nodes_, &v1::NodeService::Stub::UndrainNode);
 }
 
 absl::StatusOr<v1::Backup> Client::CreateBackup(const std::string& path) {
   v1::CreateBackupRequest request;
   request.set_path(path);
-  Options once = options_;
-  once.retry.attempts = 1;  // a second try would find the first one's folder
-  return Call(once, options_.long_timeout, *admin_, &v1::AdminService::Stub::CreateBackup, request);
+  // A second try would find the first one's folder.
+  return Call(Once(options_), options_.long_timeout, *admin_, &v1::AdminService::Stub::CreateBackup, request);
 }
 
 absl::StatusOr<v1::CheckDataResponse> Client::CheckData() {
@@ -350,9 +318,8 @@ absl::StatusOr<v1::CheckDataResponse> Client::CheckData() {
 }
 
 absl::StatusOr<v1::CreateTokenResponse> Client::CreateToken(const v1::CreateTokenRequest& request) {
-  Options once = options_;
-  once.retry.attempts = 1;  // a second try would find the first one's token, and not know its secret
-  return Call(once, options_.timeout, *admin_, &v1::AdminService::Stub::CreateToken, request);
+  // A second try would find the first one's token, and not know its secret.
+  return Call(Once(options_), options_.timeout, *admin_, &v1::AdminService::Stub::CreateToken, request);
 }
 
 absl::StatusOr<std::vector<v1::Token>> Client::ListTokens() {
@@ -361,9 +328,7 @@ absl::StatusOr<std::vector<v1::Token>> Client::ListTokens() {
 }
 
 absl::StatusOr<v1::Token> Client::RevokeToken(const std::string& name) {
-  v1::RevokeTokenRequest request;
-  request.set_name(name);
-  return Call(options_, options_.timeout, *admin_, &v1::AdminService::Stub::RevokeToken, request);
+  return CallOf(name, options_, *admin_, &v1::AdminService::Stub::RevokeToken);
 }
 
 std::string RandomRequestId() {

@@ -2,7 +2,6 @@
 // unavailable.
 #pragma once
 
-#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,8 +46,10 @@ class Client {
   absl::StatusOr<v1::FineTuningJob> PauseJob(const std::string& name);
   absl::StatusOr<v1::FineTuningJob> ResumeJob(const std::string& name);
   absl::StatusOr<v1::FineTuningJob> StartJob(const std::string& name);
+  // One retry, however often its answer is lost.
   absl::StatusOr<v1::FineTuningJob> RetryJob(const std::string& name);
-  absl::StatusOr<v1::FineTuningJob> UpdateJob(const v1::UpdateFineTuningJobRequest& request);
+  // As CreateJob.
+  absl::StatusOr<v1::FineTuningJob> UpdateJob(v1::UpdateFineTuningJobRequest request);
   // As CreateJob.
   absl::StatusOr<v1::FineTuningJob> CloneJob(v1::CloneFineTuningJobRequest request);
   // As CreateJob.
@@ -77,7 +78,7 @@ class Client {
   absl::Status DeleteModelVersion(const std::string& name);
   absl::Status DeleteBaseModel(const std::string& name);
 
-  absl::StatusOr<v1::BaseModel> RegisterBaseModel(const std::string& id, const std::string& source_path);
+  absl::StatusOr<v1::BaseModel> RegisterBaseModel(const v1::RegisterBaseModelRequest& request);
   absl::StatusOr<v1::BaseModel> GetBaseModel(const std::string& name);
   absl::StatusOr<std::vector<v1::BaseModel>> ListBaseModels(int limit);
   absl::StatusOr<std::vector<v1::Model>> ListModels(int limit);

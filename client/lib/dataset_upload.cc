@@ -2,9 +2,7 @@
 
 #include <filesystem>
 #include <fstream>
-#include <memory>
 
-#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/lib/grpc_status.h"
 #include "lib/artifact/hash.h"

@@ -87,10 +87,15 @@ func run(ctx context.Context, server string, spec *pb.FineTuningSpec, grid, to s
 // The same request id in every try: an answer that was lost on the way is no second job.
 func submit(ctx context.Context, jobs pb.FineTuningServiceClient, spec *pb.FineTuningSpec) (*pb.FineTuningJob, error) {
 	request := &pb.CreateFineTuningJobRequest{Job: &pb.FineTuningJob{Spec: spec}, RequestId: newRequestID()}
+	return withRetries(func() (*pb.FineTuningJob, error) { return jobs.CreateFineTuningJob(ctx, request) })
+}
+
+// Calls again while the server is unavailable, four times in all.
+func withRetries[Reply any](call func() (Reply, error)) (Reply, error) {
 	for tries := 1; ; tries++ {
-		job, err := jobs.CreateFineTuningJob(ctx, request)
+		reply, err := call()
 		if status.Code(err) != codes.Unavailable || tries == 4 {
-			return job, err
+			return reply, err
 		}
 		time.Sleep(time.Duration(tries) * 250 * time.Millisecond)
 	}

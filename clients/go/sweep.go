@@ -40,13 +40,7 @@ func runSweep(ctx context.Context, sweeps pb.SweepServiceClient, spec *pb.FineTu
 // The same request id in every try: an answer that was lost on the way is no second sweep.
 func createSweep(ctx context.Context, sweeps pb.SweepServiceClient, sweep *pb.Sweep) (*pb.Sweep, error) {
 	request := &pb.CreateSweepRequest{Sweep: sweep, RequestId: newRequestID()}
-	for tries := 1; ; tries++ {
-		created, err := sweeps.CreateSweep(ctx, request)
-		if status.Code(err) != codes.Unavailable || tries == 4 {
-			return created, err
-		}
-		time.Sleep(time.Duration(tries) * 250 * time.Millisecond)
-	}
+	return withRetries(func() (*pb.Sweep, error) { return sweeps.CreateSweep(ctx, request) })
 }
 
 // Prints how many jobs are in which state whenever that changes. A sweep has no stream: it is looked at every second,

@@ -39,16 +39,11 @@ absl::Status FileError(const std::string& path, absl::string_view action, int er
   }
 }
 
-DurableFile::DurableFile(std::string path, std::string temporary, int fd)
-    : path_(std::move(path)), temporary_(std::move(temporary)), fd_(fd) {}
-
-DurableFile::DurableFile(DurableFile&& other) noexcept
-    : path_(std::move(other.path_)), temporary_(std::move(other.temporary_)), fd_(std::exchange(other.fd_, -1)) {}
+DurableFile::DurableFile(std::string path, std::string temporary, Descriptor file)
+    : path_(std::move(path)), temporary_(std::move(temporary)), file_(std::move(file)) {}
 
 DurableFile::~DurableFile() {
-  if (fd_ < 0) return;
-  close(fd_);
-  unlink(temporary_.c_str());
+  if (file_.is_open()) unlink(temporary_.c_str());
 }
 
 absl::StatusOr<DurableFile> DurableFile::Create(const std::string& path) {
@@ -56,12 +51,12 @@ absl::StatusOr<DurableFile> DurableFile::Create(const std::string& path) {
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
   if (fd < 0) return FileError(path, "create", errno);
   fchmod(fd, 0644);  // mkostemp gives 0600; artifacts are read by other users of the machine
-  return DurableFile(path, std::move(temporary), fd);
+  return DurableFile(path, std::move(temporary), Descriptor(fd));
 }
 
 absl::Status DurableFile::Append(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = write(fd_, bytes.data(), bytes.size());
+    const ssize_t written = write(file_.get(), bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return FileError(path_, "write", errno);
     bytes = bytes.subspan(static_cast<size_t>(written));
@@ -70,15 +65,15 @@ absl::Status DurableFile::Append(std::span<const std::byte> bytes) {
 }
 
 absl::Status DurableFile::ExtendTo(int64_t bytes) {
-  if (ftruncate(fd_, bytes) != 0) return FileError(path_, "extend", errno);
+  if (ftruncate(file_.get(), bytes) != 0) return FileError(path_, "extend", errno);
   return absl::OkStatus();
 }
 
 absl::Status DurableFile::CommitAs(const std::string& path) {
   // A failed fsync is never retried: the kernel marks the pages clean, so a second one would succeed without the data.
-  if (fsync(fd_) != 0) return FileError(path, "fsync", errno);
+  if (fsync(file_.get()) != 0) return FileError(path, "fsync", errno);
   if (rename(temporary_.c_str(), path.c_str()) != 0) return FileError(path, "rename", errno);
-  close(std::exchange(fd_, -1));
+  file_.Close();
   return SyncFolder(FolderOf(path));
 }
 
@@ -98,12 +93,9 @@ absl::Status CreateFolders(const std::string& folder) {
 }
 
 absl::Status SyncFolder(const std::string& folder) {
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return FileError(folder, "open", errno);
-  const int result = fsync(fd);
-  const int error = errno;
-  close(fd);
-  if (result != 0) return FileError(folder, "fsync", error);
+  const Descriptor opened(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!opened.is_open()) return FileError(folder, "open", errno);
+  if (fsync(opened.get()) != 0) return FileError(folder, "fsync", errno);
   return absl::OkStatus();
 }
 

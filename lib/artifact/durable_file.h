@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "lib/base/descriptor.h"
 
 namespace luthier {
 
@@ -21,7 +22,7 @@ class DurableFile {
   // Errors: NOT_FOUND, PERMISSION_DENIED, RESOURCE_EXHAUSTED (disk full), each naming the path.
   static absl::StatusOr<DurableFile> Create(const std::string& path);
 
-  DurableFile(DurableFile&& other) noexcept;
+  DurableFile(DurableFile&& other) noexcept = default;
   DurableFile& operator=(DurableFile&& other) = delete;
   ~DurableFile();
 
@@ -39,10 +40,10 @@ class DurableFile {
   absl::Status CommitAs(const std::string& path);
 
  private:
-  DurableFile(std::string path, std::string temporary, int fd);
+  DurableFile(std::string path, std::string temporary, Descriptor file);
   std::string path_;
   std::string temporary_;
-  int fd_;  // -1 once committed or moved from
+  Descriptor file_;  // closed once committed or moved from
 };
 
 // Writes a whole file durably.

@@ -18,9 +18,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/checked_blob.h"
-#include "lib/artifact/descriptor.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/bytes_text.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -181,7 +181,7 @@ absl::StatusOr<std::unique_ptr<BlobReader>> FileArtifactStore::OpenBlob(absl::st
     return absl::OutOfRangeError(absl::StrCat("offset ", offset, " of a blob of ", size, " bytes"));
   LUTHIER_ASSIGN_OR_RETURN(const std::string path, BlobPath(sha256));
   Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) return FileError(path, "open", errno);
+  if (!file.is_open()) return FileError(path, "open", errno);
   auto reader = std::make_unique<FileBlobReader>(std::move(file), std::string(sha256), path, size);
   LUTHIER_RETURN_IF_ERROR(reader->SkipTo(offset));
   return reader;

@@ -2,9 +2,9 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -17,16 +17,11 @@ absl::StatusOr<FolderLock> FolderLock::Take(const std::string& folder) { return 
 absl::StatusOr<FolderLock> FolderLock::TryTake(const std::string& folder) { return Lock(folder, LOCK_EX | LOCK_NB); }
 
 absl::StatusOr<FolderLock> FolderLock::Lock(const std::string& folder, int operation) {
-  const int fd = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return FileError(folder, "open", errno);
-  FolderLock lock(fd);
-  if (flock(fd, operation) == 0) return lock;
+  Descriptor opened(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!opened.is_open()) return FileError(folder, "open", errno);
+  if (flock(opened.get(), operation) == 0) return FolderLock(std::move(opened));
   if (errno == EWOULDBLOCK) return absl::UnavailableError(absl::StrCat(folder, " is locked by another process"));
   return FileError(folder, "lock", errno);
-}
-
-FolderLock::~FolderLock() {
-  if (fd_ >= 0) close(fd_);
 }
 
 }  // namespace luthier

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "lib/base/descriptor.h"
 
 namespace luthier {
 
@@ -16,15 +17,11 @@ class FolderLock {
   // Errors: UNAVAILABLE if another one has it; as above.
   static absl::StatusOr<FolderLock> TryTake(const std::string& folder);
 
-  FolderLock(FolderLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FolderLock& operator=(FolderLock&& other) = delete;
-  ~FolderLock();
-
  private:
-  explicit FolderLock(int fd) : fd_(fd) {}
+  explicit FolderLock(Descriptor folder) : folder_(std::move(folder)) {}
   static absl::StatusOr<FolderLock> Lock(const std::string& folder, int operation);
 
-  int fd_;
+  Descriptor folder_;
 };
 
 }  // namespace luthier

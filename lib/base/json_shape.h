@@ -14,9 +14,11 @@ inline constexpr int kMaxJsonDepth = 64;
 struct JsonShape {
   int64_t depth = 0;  // of arrays and objects
   int64_t keys = 0;   // of all objects
+  // The first whole number beyond 64 bits, of which a parser makes a fraction without a word; empty: there is none.
+  std::string_view huge_integer;
 };
 
-// Of a text that need not be valid JSON.
+// Of a text that need not be valid JSON, and has to outlive the answer.
 JsonShape ShapeOfJson(std::string_view text);
 
 }  // namespace luthier

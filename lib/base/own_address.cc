@@ -2,9 +2,9 @@
 
 #include <netinet/in.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/host_addresses.h"
 
 namespace luthier {
@@ -12,11 +12,8 @@ namespace {
 
 // On any free port, for a moment.
 bool CanListen(const addrinfo& address) {
-  const int fd = socket(address.ai_family, address.ai_socktype | SOCK_CLOEXEC, address.ai_protocol);
-  if (fd < 0) return false;
-  const bool bound = bind(fd, address.ai_addr, address.ai_addrlen) == 0;
-  close(fd);
-  return bound;
+  const Descriptor opened(socket(address.ai_family, address.ai_socktype | SOCK_CLOEXEC, address.ai_protocol));
+  return opened.is_open() && bind(opened.get(), address.ai_addr, address.ai_addrlen) == 0;
 }
 
 }  // namespace

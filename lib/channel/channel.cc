@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <optional>
@@ -18,6 +17,7 @@
 #include "grpcpp/create_channel.h"
 #include "grpcpp/security/credentials.h"
 #include "grpcpp/support/client_interceptor.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/steady_now.h"
 
@@ -57,11 +57,6 @@ class TokenInterceptors : public ClientInterceptorFactoryInterface {
   const std::string token_;
 };
 
-std::string Environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
 absl::Status ReadPem(const char* given_by, const std::string& path, std::string& text) {
   if (path.empty()) return absl::OkStatus();
   std::ifstream file(path, std::ios::binary);
@@ -72,7 +67,7 @@ absl::Status ReadPem(const char* given_by, const std::string& path, std::string&
 
 // None: no TLS.
 absl::StatusOr<std::optional<grpc::SslCredentialsOptions>> TlsOf(const TlsFiles& files) {
-  const bool given = !files.ca.empty() || !files.cert.empty() || !files.key.empty();
+  const bool given = !files.empty();
   const char* const ca = given ? "tls_ca" : "LUTHIER_TLS_CA";
   const char* const cert = given ? "tls_cert" : "LUTHIER_TLS_CERT";
   const char* const key = given ? "tls_key" : "LUTHIER_TLS_KEY";

@@ -16,6 +16,8 @@ namespace luthier {
 // Without any of them: those that $LUTHIER_TLS_CA, $LUTHIER_TLS_CERT and $LUTHIER_TLS_KEY name.
 struct TlsFiles {
   std::string ca, cert, key;
+
+  bool empty() const { return ca.empty() && cert.empty() && key.empty(); }
 };
 
 // Every call carries the token, if it is not empty. Over TLS if there is an authority. CheckTlsFiles() says whether the

@@ -1,12 +1,11 @@
 #include "lib/checkpoint/json_file.h"
 
 #include <fstream>
-#include <set>
 #include <string>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/json_shape.h"
+#include "lib/checkpoint/open_keys.h"
 
 namespace luthier {
 namespace {
@@ -35,12 +34,9 @@ absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, absl::strin
     return absl::InvalidArgumentError(absl::StrCat(path, ": is nested deeper than ", kMaxJsonDepth, " levels"));
   }
   std::string twice;
-  std::vector<std::set<std::string>> keys;  // of the objects that are open
+  OpenKeys keys;
   const auto note = [&](int, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
-    using Event = nlohmann::json::parse_event_t;
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) twice = parsed.get<std::string>();
+    if (keys.IsRepeated(event, parsed)) twice = parsed.get<std::string>();
     return true;
   };
   try {

@@ -189,7 +189,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json) {
 }
 
 absl::StatusOr<json> ReadConfigJson(const std::string& folder) {
-  return ReadJsonFile(folder + "/config.json", "give a model folder in Hugging Face format");
+  return ReadJsonFile(folder + "/" + kConfigFile, "give a model folder in Hugging Face format");
 }
 
 absl::StatusOr<ModelConfig> ReadModelConfig(const std::string& folder) {

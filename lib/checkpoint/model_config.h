@@ -87,6 +87,8 @@ struct ModelConfig {
   int64_t kv_size() const { return num_kv_heads * head_dim; }
 };
 
+inline constexpr const char* kConfigFile = "config.json";
+
 // Reads a config.json. A field that changes the mathematics and is not implemented is refused by name, never ignored.
 // Errors: INVALID_ARGUMENT listing every violation as "config.json: field: value: remedy".
 absl::StatusOr<ModelConfig> ParseModelConfig(const nlohmann::json& json);

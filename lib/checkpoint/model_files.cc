@@ -11,7 +11,9 @@ bool BelongsToModel(absl::string_view path) {
   const bool named = absl::ConsumePrefix(&path, absl::StrCat(kNamedTemplates, "/"));
   if (absl::StrContains(path, '/')) return false;
   if (absl::EndsWith(path, ".jinja")) return true;
-  return !named && (absl::EndsWith(path, ".safetensors") || absl::EndsWith(path, ".json"));
+  return !named && (absl::EndsWith(path, ".safetensors") || absl::EndsWith(path, ".json") || IsForConverters(path));
 }
+
+bool IsForConverters(absl::string_view path) { return path == "tokenizer.model" || path == "merges.txt"; }
 
 }  // namespace luthier

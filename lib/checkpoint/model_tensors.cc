@@ -14,10 +14,6 @@ namespace {
 // A checkpoint of another model lists thousands of faults; the first ones tell.
 constexpr size_t kMaxReported = 50;
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-constexpr char kEmbeddingModule[] = "model.embed_tokens";
-constexpr char kHead[] = "lm_head.weight";
-
 // The family is known: ParseModelConfig makes no config of another one.
 TensorTable TableOf(const ModelConfig& config) {
   return DecoderTable(config, FindFamily(config.model_type)->add_layer);
@@ -35,7 +31,7 @@ std::vector<LinearLayer> LinearLayers(const ModelConfig& config) { return TableO
 
 std::vector<LinearLayer> ParameterLayers(const ModelConfig& config) { return TableOf(config).parameters(); }
 
-LinearLayer HeadLayer(const ModelConfig& config) { return {"lm_head", -1, config.hidden_size, config.vocab_size}; }
+LinearLayer HeadLayer(const ModelConfig& config) { return {kHeadModule, -1, config.hidden_size, config.vocab_size}; }
 
 LinearLayer EmbeddingLayer(const ModelConfig& config) {
   return {kEmbeddingModule, -1, config.vocab_size, config.hidden_size};

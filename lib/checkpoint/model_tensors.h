@@ -14,6 +14,9 @@
 
 namespace luthier {
 
+inline constexpr char kEmbeddingModule[] = "model.embed_tokens", kHeadModule[] = "lm_head";
+inline constexpr char kEmbedding[] = "model.embed_tokens.weight", kHead[] = "lm_head.weight";
+
 // Name → shape of every tensor that a checkpoint of this config holds. A tied head has no tensor of its own.
 std::map<std::string, std::vector<int64_t>> CheckpointTensors(const ModelConfig& config);
 

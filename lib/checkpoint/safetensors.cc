@@ -19,7 +19,9 @@
 #include "absl/strings/str_join.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/open_keys.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
@@ -27,12 +29,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// The reference implementation's limit; a larger header is a fault or an attack.
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 // A header is an object of objects of arrays: three levels. One more is already wrong.
 constexpr int kMaxHeaderDepth = 4;
 // More than any model's tensors have; keeps messages about a shape short.
 constexpr size_t kMaxDimensions = 16;
+
+constexpr char kMetadata[] = "__metadata__";  // the one key of a header that is no tensor
+using HeaderSize = uint64_t;                  // what a file begins with
 
 struct DtypeRow {
   Dtype dtype;
@@ -56,21 +59,16 @@ std::optional<Dtype> ParseDtype(absl::string_view name) {
 
 // Parses JSON, refusing what nlohmann would silently accept: repeated keys and deep nesting.
 absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text) {
-  std::vector<std::set<std::string>> keys;
+  OpenKeys keys;
   std::string fault;
   const auto check = [&](int depth, nlohmann::json::parse_event_t event, nlohmann::json& parsed) {
-    using Event = nlohmann::json::parse_event_t;
     // Nothing more is kept once the header is known to be bad: its nesting would cost far more memory than its text.
     if (!fault.empty()) return false;
     if (depth > kMaxHeaderDepth) {
       fault = "is nested too deep";
       return false;
     }
-    if (event == Event::object_start) keys.emplace_back();
-    if (event == Event::object_end) keys.pop_back();
-    if (event == Event::key && !keys.back().insert(parsed.get<std::string>()).second) {
-      fault = absl::StrCat("has the key '", parsed.get<std::string>(), "' twice");
-    }
+    if (keys.IsRepeated(event, parsed)) fault = absl::StrCat("has the key '", parsed.get<std::string>(), "' twice");
     return true;
   };
   nlohmann::json json = nlohmann::json::parse(text.begin(), text.end(), check, /*allow_exceptions=*/false);
@@ -150,14 +148,47 @@ absl::Status CheckCoverage(std::vector<HeaderEntry>& entries, uint64_t buffer_by
 }
 
 // torch.save writes a zip archive, or in its old format a bare pickle of protocol 2 or later.
-bool LooksLikePickle(const std::byte* bytes) {
+bool LooksLikePickle(std::span<const std::byte> bytes) {
   constexpr unsigned char kZip[] = {'P', 'K', 3, 4};
-  return std::memcmp(bytes, kZip, sizeof kZip) == 0 || (bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} &&
-                                                        bytes[1] <= std::byte{5} && bytes[7] != std::byte{0});
+  return std::memcmp(bytes.data(), kZip, sizeof kZip) == 0 ||
+         (bytes[0] == std::byte{0x80} && bytes[1] >= std::byte{2} && bytes[1] <= std::byte{5} &&
+          bytes[7] != std::byte{0});
+}
+
+// The text of the header of a file that has the bytes of its size at least.
+absl::StatusOr<absl::string_view> HeaderOf(std::span<const std::byte> bytes) {
+  if (LooksLikePickle(bytes)) {
+    return absl::InvalidArgumentError("is a pickle, which can run code and is not read; convert it to safetensors");
+  }
+  HeaderSize size;
+  std::memcpy(&size, bytes.data(), sizeof size);
+  if (size > kMaxHeaderBytes || size > bytes.size() - sizeof size) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("claims a header of ", size, " bytes; it is damaged or no safetensors file"));
+  }
+  const absl::string_view header(reinterpret_cast<const char*>(bytes.data()) + sizeof size, size);
+  if (header.empty() || header.front() != '{') return absl::InvalidArgumentError("header does not start with '{'");
+  return header;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> ParseMetadata(const nlohmann::json& value) {
+  if (!value.is_object()) return absl::InvalidArgumentError("__metadata__ is no object");
+  std::map<std::string, std::string> metadata;
+  for (const auto& [key, text] : value.items()) {
+    if (!text.is_string()) return absl::InvalidArgumentError("__metadata__ holds more than strings");
+    metadata[key] = text.get<std::string>();
+  }
+  return metadata;
 }
 
 absl::Status InFile(const std::string& path, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+  return status.ok() ? status : absl::Status(status.code(), absl::StrCat(path, ": ", status.message()));
+}
+
+template <typename T>
+absl::StatusOr<T> InFile(const std::string& path, absl::StatusOr<T> result) {
+  if (result.ok()) return result;
+  return InFile(path, result.status());
 }
 
 }  // namespace
@@ -181,71 +212,52 @@ std::string ShapeString(const std::vector<int64_t>& shape) {
 }
 
 struct SafetensorsFile::Mapping {
+  static absl::StatusOr<std::shared_ptr<const Mapping>> Of(const std::string& path);
   Mapping(void* address, size_t size) : address(address), size(size) {}
   ~Mapping() { munmap(address, size); }
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
+  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(address), size}; }
   void* address;
   size_t size;
 };
 
-absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
+absl::StatusOr<std::shared_ptr<const SafetensorsFile::Mapping>> SafetensorsFile::Mapping::Of(const std::string& path) {
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.is_open()) return absl::NotFoundError(absl::StrCat(path, ": ", std::strerror(errno)));
   struct stat info;
-  const bool statted = fstat(fd, &info) == 0;
+  const bool statted = fstat(file.get(), &info) == 0;
   const auto size = statted ? static_cast<uint64_t>(info.st_size) : 0;
-  if (size < 8) {
-    close(fd);
+  if (size < sizeof(HeaderSize)) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": has ", size, " bytes, too few for a safetensors file"));
   }
-  void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-  const int map_error = errno;
-  close(fd);
-  if (address == MAP_FAILED) {
-    const std::string what = absl::StrCat(path, ": mmap: ", std::strerror(map_error));
-    return map_error == ENOMEM ? absl::UnavailableError(what) : absl::InvalidArgumentError(what);
-  }
+  void* address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (address != MAP_FAILED) return std::make_shared<const Mapping>(address, size);
+  const int error = errno;
+  const std::string what = absl::StrCat(path, ": mmap: ", std::strerror(error));
+  return error == ENOMEM ? absl::UnavailableError(what) : absl::InvalidArgumentError(what);
+}
 
+absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
   SafetensorsFile file;
-  file.mapping_ = std::make_shared<Mapping>(address, size);
-  const auto* bytes = static_cast<const std::byte*>(address);
-  if (LooksLikePickle(bytes)) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": is a pickle, which can run code and is not read; convert it to safetensors"));
-  }
-  uint64_t header_bytes;
-  std::memcpy(&header_bytes, bytes, sizeof header_bytes);
-  if (header_bytes > kMaxHeaderBytes || header_bytes > size - 8) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path, ": claims a header of ", header_bytes, " bytes; it is damaged or no safetensors file"));
-  }
-  const absl::string_view header(reinterpret_cast<const char*>(bytes) + 8, header_bytes);
-  if (header.empty() || header.front() != '{') {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": header does not start with '{'"));
-  }
+  LUTHIER_ASSIGN_OR_RETURN(file.mapping_, Mapping::Of(path));
+  const std::span<const std::byte> bytes = file.mapping_->bytes();
+  LUTHIER_ASSIGN_OR_RETURN(const absl::string_view header, InFile(path, HeaderOf(bytes)));
+  const std::span<const std::byte> data = bytes.subspan(sizeof(HeaderSize) + header.size());
   absl::StatusOr<nlohmann::json> json = ParseStrictJson(header);
   if (!json.ok()) return absl::InvalidArgumentError(absl::StrCat(path, ": header ", json.status().message()));
-
   std::vector<HeaderEntry> entries;
   for (const auto& [name, value] : json->items()) {
-    if (name == "__metadata__") {
-      if (!value.is_object()) return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ is no object"));
-      for (const auto& [key, text] : value.items()) {
-        if (!text.is_string())
-          return absl::InvalidArgumentError(absl::StrCat(path, ": __metadata__ holds more than strings"));
-        file.metadata_[key] = text.get<std::string>();
-      }
+    if (name == kMetadata) {
+      LUTHIER_ASSIGN_OR_RETURN(file.metadata_, InFile(path, ParseMetadata(value)));
       continue;
     }
-    absl::StatusOr<HeaderEntry> entry = ParseEntry(name, value);
-    if (!entry.ok()) return InFile(path, entry.status());
-    entries.push_back(*std::move(entry));
+    LUTHIER_ASSIGN_OR_RETURN(HeaderEntry entry, InFile(path, ParseEntry(name, value)));
+    entries.push_back(std::move(entry));
   }
-  if (absl::Status status = CheckCoverage(entries, size - 8 - header_bytes); !status.ok()) return InFile(path, status);
-  const std::byte* buffer = bytes + 8 + header_bytes;
+  LUTHIER_RETURN_IF_ERROR(InFile(path, CheckCoverage(entries, data.size())));
   for (HeaderEntry& entry : entries) {
-    entry.view.bytes = {buffer + entry.begin, entry.end - entry.begin};
+    entry.view.bytes = data.subspan(entry.begin, entry.end - entry.begin);
     file.tensors_.emplace(entry.view.name, std::move(entry.view));
   }
   return file;
@@ -253,14 +265,16 @@ absl::StatusOr<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 
 namespace {
 
-// Shard file names in the order of the index, each once.
-absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const fs::path& path) {
+// The shard of each tensor.
+using Index = std::map<std::string, std::string>;
+
+absl::StatusOr<Index> ReadIndex(const fs::path& path) {
   std::ifstream stream(path);
   const nlohmann::json index = nlohmann::json::parse(stream, nullptr, /*allow_exceptions=*/false);
   if (index.is_discarded() || !index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
     return absl::InvalidArgumentError(absl::StrCat(path.string(), ": is no JSON object with a weight_map"));
   }
-  std::map<std::string, std::string> shard_of;
+  Index shard_of;
   for (const auto& [name, shard] : index["weight_map"].items()) {
     if (!shard.is_string() || shard.get<std::string>() != fs::path(shard.get<std::string>()).filename().string() ||
         shard.get<std::string>() == "..") {
@@ -270,6 +284,12 @@ absl::StatusOr<std::map<std::string, std::string>> ReadIndex(const fs::path& pat
     shard_of[name] = shard.get<std::string>();
   }
   return shard_of;
+}
+
+std::set<std::string> ShardsIn(const Index& index) {
+  std::set<std::string> shards;
+  for (const auto& [name, shard] : index) shards.insert(shard);
+  return shards;
 }
 
 absl::Status NoWeights(const fs::path& folder) {
@@ -290,20 +310,18 @@ absl::Status NoWeights(const fs::path& folder) {
 absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
   const fs::path index = fs::path(folder) / kWeightsIndexFile;
   if (!fs::exists(index)) return std::set<std::string>{kWeightsFile};
-  LUTHIER_ASSIGN_OR_RETURN(const auto shard_of, ReadIndex(index));
-  std::set<std::string> shards;
-  for (const auto& [name, shard] : shard_of) shards.insert(shard);
-  return shards;
+  LUTHIER_ASSIGN_OR_RETURN(const Index shard_of, ReadIndex(index));
+  return ShardsIn(shard_of);
 }
 
 absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
   const fs::path root(folder);
   WeightFolder weights;
-  std::map<std::string, std::string> shard_of;
+  Index shard_of;
   std::set<std::string> shards;
   if (fs::exists(root / kWeightsIndexFile)) {
     LUTHIER_ASSIGN_OR_RETURN(shard_of, ReadIndex(root / kWeightsIndexFile));
-    for (const auto& [name, shard] : shard_of) shards.insert(shard);
+    shards = ShardsIn(shard_of);
   } else if (fs::exists(root / kWeightsFile)) {
     shards.insert(kWeightsFile);
   } else {
@@ -358,7 +376,7 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
            std::pair(-static_cast<int>(DtypeSize(b->dtype)), b->name);
   });
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
+  if (!metadata.empty()) header[kMetadata] = metadata;
   uint64_t position = 0;
   for (const TensorToWrite* tensor : order) {
     header[tensor->name] = {{"dtype", std::string(DtypeName(tensor->dtype))},
@@ -368,7 +386,7 @@ absl::Status WriteSafetensors(const std::string& path, const std::vector<TensorT
   }
   std::string text = header.dump();
   text.resize((text.size() + 7) / 8 * 8, ' ');
-  const uint64_t header_bytes = text.size();
+  const HeaderSize header_bytes = text.size();
 
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(path));
   LUTHIER_RETURN_IF_ERROR(file.Append({reinterpret_cast<const std::byte*>(&header_bytes), sizeof header_bytes}));

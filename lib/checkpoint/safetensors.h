@@ -44,6 +44,9 @@ int64_t NumElements(const std::vector<int64_t>& shape);
 // "[2, 3]", for messages.
 std::string ShapeString(const std::vector<int64_t>& shape);
 
+// The reference implementation's limit; a larger header is a fault or an attack.
+inline constexpr uint64_t kMaxHeaderBytes = 100'000'000;
+
 // One safetensors file, memory-mapped read-only. Movable; safe to read from several threads.
 class SafetensorsFile {
  public:

@@ -1,6 +1,7 @@
 #include "lib/checkpoint/tensor_table.h"
 
 #include "absl/strings/str_cat.h"
+#include "lib/checkpoint/model_tensors.h"
 
 namespace luthier {
 
@@ -36,13 +37,13 @@ void LayerRows::GatedMlp(bool bias) {
 
 TensorTable DecoderTable(const ModelConfig& config, void (*add_layer)(const ModelConfig&, int layer, LayerRows& rows)) {
   TensorTable table;
-  table.Add("model.embed_tokens.weight", {config.vocab_size, config.hidden_size});
+  table.Add(kEmbedding, {config.vocab_size, config.hidden_size});
   for (int layer = 0; layer < config.num_layers; ++layer) {
     LayerRows rows(table, config, layer);
     add_layer(config, layer, rows);
   }
   table.Add("model.norm.weight", {config.hidden_size});
-  if (!config.tie_word_embeddings) table.Add("lm_head.weight", {config.vocab_size, config.hidden_size});
+  if (!config.tie_word_embeddings) table.Add(kHead, {config.vocab_size, config.hidden_size});
   return table;
 }
 

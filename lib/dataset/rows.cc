@@ -1,14 +1,12 @@
 #include "lib/dataset/rows.h"
 
 #include <algorithm>
-#include <charconv>
 #include <filesystem>
 #include <limits>
 #include <set>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/json_shape.h"
@@ -52,30 +50,8 @@ absl::Status CheckBytes(std::string_view line) {
   return absl::OkStatus();
 }
 
-// The first whole number that has no exact value here: the parser makes a fraction of it, without a word. Empty: none.
-std::string_view HugeInteger(std::string_view json) {
-  bool in_string = false;
-  for (size_t i = 0; i < json.size(); ++i) {
-    const char c = json[i];
-    if (in_string && c == '\\') ++i;
-    if (c == '"') in_string = !in_string;
-    if (in_string || (c != '-' && !absl::ascii_isdigit(static_cast<unsigned char>(c)))) continue;
-    const std::string_view number = json.substr(i, json.find_first_not_of("+-.0123456789Ee", i) - i);
-    i += number.size() - 1;
-    int64_t negative = 0;
-    uint64_t positive = 0;
-    const char* const end = number.data() + number.size();
-    const auto read =
-        c == '-' ? std::from_chars(number.data(), end, negative) : std::from_chars(number.data(), end, positive);
-    if (read.ec == std::errc::result_out_of_range && number.find_first_of(".Ee") == std::string_view::npos)
-      return number;
-  }
-  return "";
-}
-
 // Before parsing, so that a line of brackets costs no memory.
-absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
-  const JsonShape shape = ShapeOfJson(json);
+absl::Status CheckShape(const JsonShape& shape, const RowLimits& limits) {
   if (shape.depth > limits.max_depth) {
     return Invalid(absl::StrCat("JSON is nested deeper than ", limits.max_depth, " levels"));
   }
@@ -85,10 +61,9 @@ absl::Status CheckShape(std::string_view json, const RowLimits& limits) {
   return absl::OkStatus();
 }
 
-absl::Status CheckIntegers(std::string_view json) {
-  const std::string_view number = HugeInteger(json);
-  if (number.empty()) return absl::OkStatus();
-  return Invalid(absl::StrCat("the whole number ", Shortened(number, 40),
+absl::Status CheckIntegers(const JsonShape& shape) {
+  if (shape.huge_integer.empty()) return absl::OkStatus();
+  return Invalid(absl::StrCat("the whole number ", Shortened(shape.huge_integer, 40),
                               " would not be kept exactly; write it as a text, in quotes"));
 }
 
@@ -128,10 +103,11 @@ absl::StatusOr<std::string> StringField(const OrderedJson& row, const char* key)
 // What a string of JSON stands for; discarded if it is none. What is no object or array stays a text, digit by digit.
 absl::StatusOr<OrderedJson> ParseText(const std::string& text, const std::string& where, const RowLimits& limits) {
   const auto refused = [&](const absl::Status& status) { return Invalid(absl::StrCat(where, ": ", status.message())); };
-  if (const absl::Status shape = CheckShape(text, limits); !shape.ok()) return refused(shape);
+  const JsonShape shape = ShapeOfJson(text);
+  if (const absl::Status checked = CheckShape(shape, limits); !checked.ok()) return refused(checked);
   OrderedJson parsed = OrderedJson::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!parsed.is_structured()) return parsed;
-  if (const absl::Status integers = CheckIntegers(text); !integers.ok()) return refused(integers);
+  if (const absl::Status checked = CheckIntegers(shape); !checked.ok()) return refused(checked);
   return parsed;
 }
 
@@ -292,8 +268,9 @@ std::string RowPosition(std::string_view file, int64_t number, RowUnit unit) {
 
 absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const RowLimits& limits) {
   LUTHIER_RETURN_IF_ERROR(CheckBytes(line));
-  LUTHIER_RETURN_IF_ERROR(CheckShape(line, limits));
-  LUTHIER_RETURN_IF_ERROR(CheckIntegers(line));
+  const JsonShape shape = ShapeOfJson(line);
+  LUTHIER_RETURN_IF_ERROR(CheckShape(shape, limits));
+  LUTHIER_RETURN_IF_ERROR(CheckIntegers(shape));
   LUTHIER_ASSIGN_OR_RETURN(OrderedJson json, ParseObject(line));
   const bool completion = json.contains("prompt") || json.contains("completion");
   const bool tokens = json.contains("input_ids");

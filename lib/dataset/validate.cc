@@ -162,7 +162,7 @@ ValidationReport WithoutTokens(ValidationReport report) {
   return report;
 }
 
-// The numbers of a report by name, once for writing, reading and adding.
+// The numbers of a report by name, once for writing and adding.
 template <typename Report, typename Visit>
 void ForEachCount(Report& report, const Visit& visit) {
   visit("rows", report.rows);
@@ -183,10 +183,6 @@ void ForEachCount(Report& report, const Visit& visit) {
 
 std::string Where(const Violation& violation) {
   return violation.line == 0 ? violation.file : RowPosition(violation.file, violation.line, violation.unit);
-}
-
-RowUnit UnitOf(const OrderedJson& json) {
-  return json.value("unit", std::string()) == UnitName(RowUnit::kRow) ? RowUnit::kRow : RowUnit::kLine;
 }
 
 }  // namespace
@@ -241,29 +237,6 @@ OrderedJson ToJson(const ValidationReport& report) {
                                   {"unit", UnitName(violation.unit)}});
   }
   return json;
-}
-
-absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json) {
-  ValidationReport report;
-  try {
-    // A report that an older version has stored lacks what was counted later.
-    ForEachCount(report, [&](const char* name, int64_t& count) { count = json.value(name, int64_t{0}); });
-    report.unit = UnitOf(json);
-    report.duplicates_at_least = json.value("duplicates_at_least", false);
-    const OrderedJson repeated = json.value("repeated", OrderedJson::array());
-    for (const OrderedJson& row : repeated) {
-      report.repeated.push_back({row.at("file").get<std::string>(), row.at("line").get<int64_t>(),
-                                 row.at("first_line").get<int64_t>(), UnitOf(row)});
-    }
-    report.length_histogram = json.at("length_histogram").get<std::vector<int64_t>>();
-    for (const OrderedJson& violation : json.at("violations")) {
-      report.violations.push_back({violation.at("file").get<std::string>(), violation.at("line").get<int64_t>(),
-                                   violation.at("message").get<std::string>(), UnitOf(violation)});
-    }
-  } catch (const OrderedJson::exception& error) {
-    return absl::InvalidArgumentError(absl::StrCat("not a validation report: ", error.what()));
-  }
-  return report;
 }
 
 absl::StatusOr<ValidationReport> CheckStructure(const std::string& path, const std::string& name,

@@ -58,7 +58,6 @@ struct ValidationReport {
 };
 
 OrderedJson ToJson(const ValidationReport& report);
-absl::StatusOr<ValidationReport> ValidationReportFromJson(const OrderedJson& json);
 
 // Checks that every line or row of Parquet is a row of ours; needs no model. `name`: what messages call the file
 // (default: its last part). The status is an error only if the file cannot be read; what is wrong with the data is in

@@ -18,7 +18,6 @@ namespace {
 using nlohmann::json;
 
 // Upper bounds only keep mistakes (a learning rate of 3) and overflow out; real runs lie far inside.
-constexpr int64_t kMaxTokens = int64_t{1} << 24;
 constexpr int64_t kMaxSteps = 100'000'000;
 constexpr NumberRange kFraction = {0, 1, true, false, "a number from 0 up to, but not including, 1"};
 constexpr NumberRange kLearningRate = {0, 1, false, true, "a number above 0 and at most 1"};

@@ -15,6 +15,7 @@
 namespace luthier {
 
 inline constexpr int64_t kMaxLoraRank = 256;
+inline constexpr int64_t kMaxTokens = int64_t{1} << 24;  // of a row, of a step, of an answer
 
 // LoRA hyperparameters (arXiv:2106.09685).
 struct LoraSpec {

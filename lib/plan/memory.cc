@@ -14,7 +14,7 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int64_t kCudaWorkspace = 700 * kMiB;
 constexpr int64_t kCpuWorkspace = 150 * kMiB;
 // Holes in the heap, which keeps its pages, and what is too small to count. Measured on a CPU: docs/performance.md,
-// "Estimates".
+// "Estimates of memory and time".
 constexpr double kFragmentation = 1.11;
 constexpr double kExportFragmentation = 1.08;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the

@@ -14,6 +14,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/adapter_names.h"
 #include "lib/plan/adapter_plan.h"
+#include "lib/plan/fitting.h"
 #include "lib/plan/rules.h"
 #include "lib/plan/warnings.h"
 
@@ -150,6 +151,7 @@ absl::StatusOr<MemoryEstimate> SettleMemory(Recipe& recipe, const ModelFacts& mo
   TrainingSpec& training = recipe.training;
   MemoryInputs inputs = MemoryInputsOf(recipe, model.config);
   inputs.cuda = device.kind == DeviceFacts::Kind::kCuda;
+  const bool leaves_checkpointing_open = !training.activation_checkpointing;
   settler.Settle("training.activation_checkpointing", training.activation_checkpointing,
                  ChooseCheckpointing(model, inputs, device, *training.max_length));
   inputs.activation_checkpointing = *training.activation_checkpointing;
@@ -158,13 +160,13 @@ absl::StatusOr<MemoryEstimate> SettleMemory(Recipe& recipe, const ModelFacts& mo
   inputs.micro_batch_tokens = LargestForward(training, dataset);
   inputs.accumulates = *training.batch_tokens > *training.micro_batch_tokens;
   const MemoryEstimate memory = EstimateMemory(model, inputs);
-  if (device.memory_bytes > 0 &&
-      static_cast<double>(memory.total) > kUsableMemory * static_cast<double>(device.memory_bytes)) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "the job needs about ", Gigabytes(memory.total), " and the device has ", Gigabytes(device.memory_bytes),
-        "; give a smaller training.max_length or training.micro_batch_tokens, tuning: lora, or a larger device"));
-  }
-  return memory;
+  const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
+  if (device.memory_bytes == 0 || memory.total <= usable) return memory;
+  // It is chosen for this device, and would not be for a larger one.
+  if (leaves_checkpointing_open) inputs.activation_checkpointing = false;
+  return absl::ResourceExhaustedError(
+      absl::StrCat("the job needs about ", Gigabytes(EstimateMemory(model, inputs).total), " and the device has ",
+                   Gigabytes(device.memory_bytes), "; give ", WhatWouldFit(recipe, model, dataset, inputs, usable)));
 }
 
 void SettleEvaluation(const std::string& task, const DatasetFacts& dataset, int64_t steps, EvaluationSpec& evaluation,

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/json_text.h"
 #include "lib/base/status_macros.h"
 #include "lib/text/json_file.h"
 #include "lib/text/rust_api.h"
@@ -24,13 +25,6 @@ OrderedJson SpecialTokenVariables(const OrderedJson& config) {
     if (value.is_object() && value.contains("content")) variables[key] = value.at("content");
   }
   return variables;
-}
-
-// Empty for what is no text: nlohmann's `value` throws there, and a base model is somebody else's file.
-std::string TextOf(const OrderedJson& object, const char* field) {
-  if (!object.is_object()) return "";
-  const auto found = object.find(field);
-  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
 constexpr char kDefault[] = "default";

@@ -85,8 +85,6 @@ absl::Status Tokenizer::ReadSpecialTokens(const std::string& folder) {
     AddIds(*config, stop_ids_);
   }
   if (!eos_id_ && !stop_ids_.empty()) eos_id_ = stop_ids_.front();
-  LUTHIER_ASSIGN_OR_RETURN(const Encoding probe, Encode("a", /*with_special_tokens=*/true));
-  adds_bos_ = bos_id_ && !probe.ids.empty() && probe.ids.front() == *bos_id_;
   return absl::OkStatus();
 }
 

@@ -66,8 +66,6 @@ class Tokenizer {
   // Ids at which generation stops: EOS, and every `eos_token_id` of generation_config.json and
   // config.json. May be empty.
   const std::vector<int32_t>& stop_ids() const { return stop_ids_; }
-  // True if the post-processor itself puts BOS before a text encoded with special tokens.
-  bool adds_bos() const { return adds_bos_; }
 
  private:
   struct Free {
@@ -80,7 +78,6 @@ class Tokenizer {
   SpecialTokens special_tokens_;
   std::optional<int32_t> bos_id_, eos_id_;
   std::vector<int32_t> stop_ids_;
-  bool adds_bos_ = false;
 };
 
 }  // namespace luthier

@@ -25,9 +25,9 @@ bool IsLargeEnough(int device, const Node& node, const Job& job) {
 }
 
 // The `count` that come first of those with GPUs, or of those without: whichever `better` prefers. Empty if there are
-// fewer of either. An item is about its `view`.
+// fewer of either. An item is about its `view`; the items change places.
 template <typename Item, typename Before, typename Better>
-std::vector<Item> FirstOfOneKind(std::vector<Item> items, int count, Before before, Better better) {
+std::vector<Item> FirstOfOneKind(std::vector<Item>& items, int count, Before before, Better better) {
   const auto cpus = std::partition(items.begin(), items.end(), [](const Item& item) { return item.view->node->gpus; });
   std::vector<Item> best;
   for (const auto& [begin, end] : {std::pair(items.begin(), cpus), std::pair(cpus, items.end())}) {
@@ -146,9 +146,8 @@ std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& 
   const auto earlier = [](const Opening& a, const Opening& b) {
     return std::tie(a.time, a.view->node->id) < std::tie(b.time, b.view->node->id);
   };
-  const std::vector<Opening> first =
-      FirstOfOneKind(std::move(openings), job.nodes, earlier,
-                     [&](const auto& a, const auto& b) { return earlier(a.back(), b.back()); });
+  const std::vector<Opening> first = FirstOfOneKind(
+      openings, job.nodes, earlier, [&](const auto& a, const auto& b) { return earlier(a.back(), b.back()); });
   if (first.empty()) return std::nullopt;
   Reservation reservation{{}, first.back().time};
   for (const Opening& opening : first) {

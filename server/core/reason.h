@@ -32,6 +32,12 @@ inline std::string QuotaSubjectOf(const absl::Status& status) {
   return subject ? std::string(*subject) : "";
 }
 
+// A job that no node has the memory for. Of all that is RESOURCE_EXHAUSTED, only this does not end by waiting.
+inline constexpr absl::string_view kTooLarge = "TOO_LARGE";
+
+// Rows that a job cannot be trained on, or a template that cannot render them: they had to be read to find that out.
+inline constexpr absl::string_view kRowsRefused = "ROWS_REFUSED";
+
 // What a tenant gets that asks for more than it may have.
 inline absl::Status TenantMayNotHaveMore(absl::string_view tenant, absl::string_view message,
                                          absl::string_view reason) {

@@ -112,12 +112,12 @@ struct Stored {
 // "datasets/d" or "baseModels/b".
 std::string ResourceName(ResourceKind kind, const std::string& id);
 
-// A request that created a job, so that the same request finds it again.
+// A request that created or changed a job, so that the same request finds it again.
 struct JobRequest {
   std::string id;           // empty: none given
   std::string body_sha256;  // 64 hexadecimal digits
 };
-// ALREADY_EXISTS if `repeated` is not the request that created `job`.
+// ALREADY_EXISTS if `repeated` is not the request that created or changed `job`.
 absl::Status CheckReplay(const JobRequest& repeated, const JobRequest& first, const std::string& job);
 
 // A job for each point of a grid or a list, created together: their numbers follow one another.
@@ -150,7 +150,6 @@ struct SpecBytes {
 struct Writes {
   struct NewJob {
     int64_t number = 0;
-    JobRequest request;
     SpecBytes spec;
   };
   struct ResourceChange {
@@ -164,6 +163,7 @@ struct Writes {
   };
   std::vector<Job> jobs;  // new and changed ones, as they now are
   std::vector<NewJob> new_jobs;
+  std::vector<std::pair<JobRequest, int64_t>> requests;  // that were answered, and the number of the job of each
   std::vector<LabelChange> labels;
   std::vector<Sweep> sweeps;
   // The checkpoint of a job that is in the store from now on. A job has one at most.
@@ -309,6 +309,10 @@ class State {
   absl::Status Retry(const std::string& id, absl::Time now, bool inputs_remain = true);
   // Errors also: ABORTED if the revision is another by now.
   absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
+  // A request that changed the job in this batch: the same one again is known by it, and must not change it once more.
+  void Remember(const JobRequest& request, const Job& job);
+  // Whether the same request was answered earlier in this batch. Errors: as CheckReplay.
+  absl::StatusOr<bool> HasAnswered(const JobRequest& request) const;
   // A checkpoint after the running step. Errors: FAILED_PRECONDITION if it does not run.
   absl::Status Checkpoint(const std::string& id);
   // The retention of a job has passed: some of its events go, unless it is not over any more.
@@ -384,8 +388,8 @@ class State {
   // Everything that changes a job's state goes through here.
   void Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
-  // The job that the same request created earlier in this batch; null if there is none. Errors: ALREADY_EXISTS.
-  absl::StatusOr<const Job*> CreatedBy(const JobRequest& request) const;
+  // The job that the same request was answered with earlier in this batch; null if it was not. Errors: ALREADY_EXISTS.
+  absl::StatusOr<const Job*> AnswerTo(const JobRequest& request) const;
   void AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now);
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);

@@ -50,12 +50,24 @@ absl::Status CheckReplay(const JobRequest& repeated, const JobRequest& first, co
                     "REQUEST_ID_REUSED");
 }
 
-absl::StatusOr<const Job*> State::CreatedBy(const JobRequest& request) const {
+absl::StatusOr<const Job*> State::AnswerTo(const JobRequest& request) const {
   const auto found = fresh_requests_.find(request.id);
   if (request.id.empty() || found == fresh_requests_.end()) return nullptr;
   const auto& [first, id] = found->second;
   if (absl::Status status = CheckReplay(request, first, id); !status.ok()) return status;
   return Find(id);
+}
+
+absl::StatusOr<bool> State::HasAnswered(const JobRequest& request) const {
+  const absl::StatusOr<const Job*> job = AnswerTo(request);
+  if (!job.ok()) return job.status();
+  return *job != nullptr;
+}
+
+void State::Remember(const JobRequest& request, const Job& job) {
+  if (request.id.empty()) return;
+  fresh_requests_[request.id] = {request, job.id};
+  writes_.requests.emplace_back(request, job.number);
 }
 
 // Those on hold or paused count, since their tenant can have all of them wait in a moment.
@@ -92,9 +104,9 @@ void State::AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Ti
   job.number = ++last_number_;
   job.create_time = job.waiting_since = now;
   if (job.model.empty()) job.model = job.id;
-  if (!request.id.empty()) fresh_requests_[request.id] = {request, job.id};
+  Remember(request, job);
   job.last_event = 1;
-  writes_.new_jobs.push_back({job.number, request, std::move(spec)});
+  writes_.new_jobs.push_back({job.number, std::move(spec)});
   writes_.events.push_back({.job = job.number,
                             .sequence = job.last_event,
                             .time = now,
@@ -106,7 +118,7 @@ void State::AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Ti
 }
 
 absl::Status State::Create(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now) {
-  const absl::StatusOr<const Job*> earlier = CreatedBy(request);
+  const absl::StatusOr<const Job*> earlier = AnswerTo(request);
   if (!earlier.ok()) return earlier.status();
   if (*earlier != nullptr) {
     job = **earlier;
@@ -119,7 +131,7 @@ absl::Status State::Create(Job& job, const JobRequest& request, SpecBytes spec, 
 
 absl::Status State::CreateSweep(Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
                                 std::vector<SpecBytes> specs, absl::Time now) {
-  const absl::StatusOr<const Job*> earlier = CreatedBy(request);
+  const absl::StatusOr<const Job*> earlier = AnswerTo(request);
   if (!earlier.ok()) return earlier.status();
   if (*earlier != nullptr) {
     jobs.front() = **earlier;

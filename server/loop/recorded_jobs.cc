@@ -10,8 +10,8 @@ namespace luthier {
 
 namespace {
 
-// The job of the record that the same request created.
-absl::StatusOr<std::optional<Job>> CreatedBy(Store& store, const JobRequest& request) {
+// The job of the record that the same request was answered with.
+absl::StatusOr<std::optional<Job>> AnswerTo(Store& store, const JobRequest& request) {
   if (request.id.empty()) return std::nullopt;
   LUTHIER_ASSIGN_OR_RETURN(auto earlier, store.FindRequest(request.id));
   if (!earlier) return std::nullopt;
@@ -28,7 +28,7 @@ absl::Status CheckFree(Store& store, const std::string& id) {
 
 absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& request, SpecBytes spec,
                        absl::Time now) {
-  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, CreatedBy(store, request));
+  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, AnswerTo(store, request));
   if (earlier) {
     job = *std::move(earlier);
     return absl::OkStatus();
@@ -39,7 +39,7 @@ absl::Status CreateJob(State& state, Store& store, Job& job, const JobRequest& r
 
 absl::Status CreateSweep(State& state, Store& store, Sweep& sweep, std::vector<Job>& jobs, const JobRequest& request,
                          std::vector<SpecBytes> specs, absl::Time now) {
-  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, CreatedBy(store, request));
+  LUTHIER_ASSIGN_OR_RETURN(std::optional<Job> earlier, AnswerTo(store, request));
   if (earlier) {
     jobs.front() = *std::move(earlier);
     return absl::OkStatus();
@@ -54,6 +54,13 @@ absl::Status CheckJobs(const State& state, Store& store, const std::vector<Job>&
     LUTHIER_RETURN_IF_ERROR(state.CheckNew(job, static_cast<int64_t>(jobs.size())));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<bool> WasAnswered(const State& state, Store& store, const JobRequest& request) {
+  LUTHIER_ASSIGN_OR_RETURN(const bool in_this_batch, state.HasAnswered(request));
+  if (in_this_batch) return true;
+  LUTHIER_ASSIGN_OR_RETURN(const std::optional<Job> earlier, AnswerTo(store, request));
+  return earlier.has_value();
 }
 
 absl::Status BringIn(State& state, Store& store, const std::string& id) {

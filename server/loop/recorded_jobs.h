@@ -20,6 +20,9 @@ absl::Status CreateSweep(State& state, Store& store, Sweep& sweep, std::vector<J
 // Whether the jobs could be created together now. Errors: as State::Create.
 absl::Status CheckJobs(const State& state, Store& store, const std::vector<Job>& jobs);
 
+// Whether the same request was answered before. Errors: as CheckReplay.
+absl::StatusOr<bool> WasAnswered(const State& state, Store& store, const JobRequest& request);
+
 // Makes the state know a job that is over, for a step within this batch. Errors: NOT_FOUND.
 absl::Status BringIn(State& state, Store& store, const std::string& id);
 

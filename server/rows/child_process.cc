@@ -15,7 +15,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "lib/artifact/descriptor.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/steady_now.h"
 
@@ -32,7 +32,7 @@ absl::Status CannotStart(absl::string_view what, int error) {
 // A file in memory and not a pipe: the child may end before it has read everything, or never read.
 absl::StatusOr<Descriptor> FileWith(const std::string& text) {
   Descriptor file(memfd_create("input", MFD_CLOEXEC));
-  if (file.get() < 0) return CannotStart("memfd_create", errno);
+  if (!file.is_open()) return CannotStart("memfd_create", errno);
   for (size_t written = 0; written < text.size();) {
     const ssize_t count = write(file.get(), text.data() + written, text.size() - written);
     if (count < 0 && errno != EINTR) return CannotStart("write", errno);
@@ -91,7 +91,7 @@ absl::StatusOr<ChildEnd> RunChild(const std::vector<std::string>& command, const
   const Descriptor output(ends[0]);
   Descriptor output_of_child(ends[1]);
   LUTHIER_ASSIGN_OR_RETURN(const pid_t pid, Spawn(command, file.get(), output_of_child.get()));
-  close(output_of_child.release());  // else its end would never be seen
+  output_of_child.Close();  // else its end would never be seen
   ChildEnd end;
   if (!ReadOutput(output.get(), SteadyNow() + time, end)) kill(pid, SIGKILL);
   int status = 0;

@@ -17,6 +17,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/dataset_facts.h"
 #include "lib/dataset/validate.h"
@@ -155,10 +156,8 @@ bool Limit(__rlimit_resource resource, rlim_t most) {
 
 bool LimitThisProcess(int64_t memory_bytes, int64_t processor_seconds) {
   // If memory is short all the same, this process goes and not luthierd.
-  if (const int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); score >= 0) {
-    (void)!write(score, "1000", 4);
-    close(score);
-  }
+  const Descriptor score(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+  (void)!write(score.get(), "1000", 4);
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
   memory_bytes = 0;  // sanitizers take terabytes of addresses
 #endif

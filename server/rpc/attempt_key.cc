@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "server/rpc/access.h"
 
@@ -23,12 +24,10 @@ namespace {
 // For nobody else's eyes from its first moment on, which a DurableFile is not.
 absl::Status WriteSecret(const std::string& path, const std::string& secret) {
   const std::string temporary = path + ".tmp";
-  const int fd = open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, S_IRUSR | S_IWUSR);
-  if (fd < 0) return FileError(path, "create", errno);
-  const bool written = write(fd, secret.data(), secret.size()) == static_cast<ssize_t>(secret.size()) && fsync(fd) == 0;
-  const int error = errno;
-  close(fd);
-  if (!written) return FileError(path, "write", error);
+  const Descriptor file(open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, S_IRUSR | S_IWUSR));
+  if (!file.is_open()) return FileError(path, "create", errno);
+  const ssize_t written = write(file.get(), secret.data(), secret.size());
+  if (written != static_cast<ssize_t>(secret.size()) || fsync(file.get()) != 0) return FileError(path, "write", errno);
   if (std::rename(temporary.c_str(), path.c_str()) != 0) return FileError(path, "rename", errno);
   return SyncFolder(path.substr(0, path.rfind('/')));
 }

@@ -15,10 +15,6 @@ AuditLog::AuditLog(Options options) : options_(std::move(options)) {
   if (!options_.path.empty()) Open();
 }
 
-AuditLog::~AuditLog() {
-  if (fd_ >= 0) close(fd_);
-}
-
 void AuditLog::SayIfLost(bool lost) {
   if (std::exchange(losing_, lost) == lost) return;
   std::fprintf(
@@ -28,22 +24,22 @@ void AuditLog::SayIfLost(bool lost) {
 
 // Who does what is nobody else's business.
 void AuditLog::Open() {
-  fd_ = open(options_.path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR);
+  file_ = Descriptor(open(options_.path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, S_IRUSR | S_IWUSR));
   struct stat found = {};
-  bytes_ = fd_ >= 0 && fstat(fd_, &found) == 0 ? found.st_size : 0;
+  bytes_ = file_.is_open() && fstat(file_.get(), &found) == 0 ? found.st_size : 0;
 }
 
 void AuditLog::Append(absl::string_view line) {
   const std::string text = absl::StrCat(line, "\n");
   const std::lock_guard lock(mutex_);
   if (options_.path.empty()) return;
-  if (fd_ < 0) Open();  // a start or a rotation at a bad moment must not end the log
+  if (!file_.is_open()) Open();  // a start or a rotation at a bad moment must not end the log
   if (bytes_ > 0 && bytes_ + static_cast<int64_t>(text.size()) > options_.max_bytes) Rotate();
-  const ssize_t written = fd_ < 0 ? -1 : write(fd_, text.data(), text.size());
+  const ssize_t written = !file_.is_open() ? -1 : write(file_.get(), text.data(), text.size());
   const bool whole = written == static_cast<ssize_t>(text.size());
   if (whole) bytes_ += written;
   // Whole or not at all: the next line would go on behind a half one.
-  if (written > 0 && !whole && ftruncate(fd_, bytes_) != 0) bytes_ += written;
+  if (written > 0 && !whole && ftruncate(file_.get(), bytes_) != 0) bytes_ += written;
   SayIfLost(!whole);
 }
 
@@ -52,7 +48,7 @@ void AuditLog::Rotate() {
   for (int number = options_.files - 2; number > 0; --number)
     std::rename(name(number).c_str(), name(number + 1).c_str());
   std::rename(options_.path.c_str(), name(1).c_str());
-  close(fd_);
+  file_.Close();
   Open();
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "lib/base/descriptor.h"
 
 namespace luthier {
 
@@ -20,8 +21,6 @@ class AuditLog {
     int files = 10;
   };
   explicit AuditLog(Options options);
-  ~AuditLog();
-  AuditLog(const AuditLog&) = delete;
 
   // Writes the line and a newline. A line that the disk does not take is lost, which is said once: calls go on.
   void Append(absl::string_view line);
@@ -33,7 +32,7 @@ class AuditLog {
 
   const Options options_;
   std::mutex mutex_;  // of what follows
-  int fd_ = -1;
+  Descriptor file_;
   int64_t bytes_ = 0;
   bool losing_ = false;  // as was said
 };

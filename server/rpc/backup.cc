@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -22,6 +21,7 @@
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/file_artifact_store.h"
 #include "lib/artifact/hash.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "lib/text/json_file.h"
 #include "luthier/v1/models.pb.h"
@@ -189,18 +189,17 @@ class UnfinishedBackup {
   static absl::StatusOr<UnfinishedBackup> Create(const std::string& to) {
     std::string path = absl::StrCat(to, kPartial, "XXXXXX");
     if (mkdtemp(path.data()) == nullptr) return FileError(path, "create", errno);
-    const int lock = open((path + kUnfinished).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    UnfinishedBackup made(path, lock);
-    if (lock < 0 || flock(lock, LOCK_EX) != 0) return FileError(path, "lock", errno);
+    UnfinishedBackup made(path);
+    made.lock_ = Descriptor(open((path + kUnfinished).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    if (!made.lock_.is_open() || flock(made.lock_.get(), LOCK_EX) != 0) return FileError(path, "lock", errno);
     if (chmod(path.c_str(), 0755) != 0) return FileError(path, "chmod", errno);
     return made;
   }
   UnfinishedBackup(UnfinishedBackup&& other) noexcept
-      : path_(std::exchange(other.path_, "")), lock_(std::exchange(other.lock_, -1)) {}
+      : path_(std::exchange(other.path_, "")), lock_(std::move(other.lock_)) {}
   ~UnfinishedBackup() {
     std::error_code ignored;
     if (!path_.empty()) fs::remove_all(path_, ignored);
-    if (lock_ >= 0) close(lock_);
   }
 
   const std::string& path() const { return path_; }
@@ -216,9 +215,9 @@ class UnfinishedBackup {
   }
 
  private:
-  UnfinishedBackup(std::string path, int lock) : path_(std::move(path)), lock_(lock) {}
+  explicit UnfinishedBackup(std::string path) : path_(std::move(path)) {}
   std::string path_;  // empty once it is finished
-  int lock_;
+  Descriptor lock_;
 };
 
 // What servers that were killed have left of backups to the same place. A folder without the mark is somebody's own.
@@ -227,10 +226,8 @@ void RemoveUnfinished(const std::string& to) {
   std::error_code ignored;
   for (const fs::directory_entry& entry : fs::directory_iterator(fs::path(to).parent_path(), ignored)) {
     if (!absl::StartsWith(entry.path().filename().string(), prefix)) continue;
-    const int lock = open((entry.path().string() + kUnfinished).c_str(), O_RDWR | O_CLOEXEC);
-    if (lock < 0) continue;
-    if (flock(lock, LOCK_EX | LOCK_NB) == 0) fs::remove_all(entry.path(), ignored);
-    close(lock);
+    const Descriptor lock(open((entry.path().string() + kUnfinished).c_str(), O_RDWR | O_CLOEXEC));
+    if (lock.is_open() && flock(lock.get(), LOCK_EX | LOCK_NB) == 0) fs::remove_all(entry.path(), ignored);
   }
 }
 

@@ -14,6 +14,8 @@
 #include "absl/strings/str_join.h"
 #include "google/protobuf/io/coded_stream.h"
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
+#include "lib/base/json_text.h"
+#include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
@@ -40,9 +42,6 @@ std::optional<double> NumberIn(const json& event, const char* field) {
 // What is absent or null reads as zero.
 double Number(const json& event, const char* field) { return NumberIn(event, field).value_or(0.0); }
 int64_t Count(const json& event, const char* field) { return CountOf(Number(event, field)); }
-std::string Text(const json& event, const char* field) {
-  return event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
-}
 
 v1::JobProgress Progress(const json& event) {
   v1::JobProgress progress;
@@ -63,8 +62,8 @@ v1::JobProgress Progress(const json& event) {
 v1::Evaluation EvaluationOf(const json& event) {
   v1::Evaluation evaluation;
   evaluation.set_step(Count(event, "step"));
-  evaluation.set_split(Text(event, "split"));
-  evaluation.set_model(Text(event, "model"));
+  evaluation.set_split(TextOf(event, "split"));
+  evaluation.set_model(TextOf(event, "model"));
   evaluation.set_rows(Count(event, "rows"));
   evaluation.set_scored_rows(Count(event, "scored_rows"));
   if (const auto figure = NumberIn(event, "loss")) evaluation.set_loss(*figure);
@@ -75,9 +74,9 @@ v1::Evaluation EvaluationOf(const json& event) {
   evaluation.set_best(event.contains("best") && event["best"] == true);
   for (const json& row : event.value("examples", json::array())) {
     v1::EvaluationExample& example = *evaluation.add_examples();
-    example.set_prompt(Text(row, "prompt"));
-    example.set_expected(Text(row, "expected"));
-    example.set_answer(Text(row, "answer"));
+    example.set_prompt(TextOf(row, "prompt"));
+    example.set_expected(TextOf(row, "expected"));
+    example.set_answer(TextOf(row, "answer"));
   }
   return evaluation;
 }
@@ -118,7 +117,7 @@ void Replace(v1::FineTuningJob& report, const v1::Evaluation& evaluation) {
 
 v1::RowLoss RowLossOf(const json& row) {
   v1::RowLoss loss;
-  loss.set_file(Text(row, "file"));
+  loss.set_file(TextOf(row, "file"));
   loss.set_line(Count(row, "line"));
   loss.set_first_loss(Number(row, "first_loss"));
   loss.set_last_loss(Number(row, "last_loss"));
@@ -136,7 +135,7 @@ void SetSummary(v1::FineTuningJob& report, const json& event) {
   summary.set_published_step(Count(event, "published_step"));
   summary.clear_worst_rows();  // of an earlier attempt
   for (const json& row : event.value("worst_rows", json::array())) *summary.add_worst_rows() = RowLossOf(row);
-  report.set_stop_reason(Text(event, "stop_reason"));
+  report.set_stop_reason(TextOf(event, "stop_reason"));
   // Jobs are compared by what they publish, which need not be what was evaluated last.
   if (report.has_best_validation() && report.best_validation().step() == summary.published_step())
     Replace(report, report.best_validation());
@@ -170,7 +169,7 @@ bool HasFailureOf(int attempt, const v1::FineTuningJob& report) {
 
 void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
   const json event = StructToJson(message.trainer_event());
-  const std::string type = Text(event, "event");
+  const std::string type = TextOf(event, "event");
   Report& report = read.report;
   v1::JobEvent payload;
   *payload.mutable_data() = message.trainer_event();
@@ -187,8 +186,8 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     };
   } else if (type == "started") {
     report.input = JobInput::kTrainerStarted;
-    report.message = event.contains("export") ? absl::StrCat("exporting on ", Text(event, "device"))
-                                              : absl::StrCat("training on ", Text(event, "device"), " from step ",
+    report.message = event.contains("export") ? absl::StrCat("exporting on ", TextOf(event, "device"))
+                                              : absl::StrCat("training on ", TextOf(event, "device"), " from step ",
                                                              Count(event, "resumed_step"));
   } else if (type == "finished") {
     read.update = [event](v1::FineTuningJob& job) { SetSummary(job, event); };
@@ -196,10 +195,10 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     report.message = absl::StrCat(event.contains("export") ? "the export" : "training", " is done; storing the result");
   } else if (type == "failed") {
     read.update = [attempt = report.attempt.attempt,
-                   failure = FailureOn(report.node, Text(event, "cause"), Text(event, "message"))](
+                   failure = FailureOn(report.node, TextOf(event, "cause"), TextOf(event, "message"))](
                       v1::FineTuningJob& job) { SetFailure(job, attempt, failure); };
   }
-  report.events.push_back({.type = type, .message = Text(event, "message"), .payload = payload.SerializeAsString()});
+  report.events.push_back({.type = type, .message = TextOf(event, "message"), .payload = payload.SerializeAsString()});
 }
 
 void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
@@ -233,6 +232,10 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
 }
 
 google::protobuf::Duration ToProto(absl::Duration duration) { return Seconds(absl::ToDoubleSeconds(duration)); }
+
+absl::Duration FromProto(const google::protobuf::Duration& duration) {
+  return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+}
 
 int64_t CountOf(double number) {
   constexpr double kMost = 9e18;  // what an int64_t holds is a little more
@@ -404,12 +407,8 @@ std::optional<double> MetricOf(const v1::Evaluation& evaluation, const std::stri
 }
 
 absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message, const std::string& node) {
-  const std::optional<AttemptId> attempt = ParseAttemptName(message.attempt());
-  if (!attempt)
-    return absl::InvalidArgumentError(
-        absl::StrCat("attempt: ", Shown(message.attempt()), " is no attempt; give jobs/{job}/attempts/{attempt}"));
   AgentReport read;
-  read.report.attempt = *attempt;
+  LUTHIER_ASSIGN_OR_RETURN(read.report.attempt, ParseAttempt(message.attempt()));
   read.report.node = node;
   read.report.sequence = message.sequence();
   switch (message.kind_case()) {

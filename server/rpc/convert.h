@@ -19,6 +19,7 @@ namespace luthier {
 
 google::protobuf::Timestamp ToProto(absl::Time time);
 google::protobuf::Duration ToProto(absl::Duration duration);
+absl::Duration FromProto(const google::protobuf::Duration& duration);
 
 // A number that somebody else gave, as a count: 0 if it is negative or no number.
 int64_t CountOf(double number);

@@ -20,7 +20,8 @@
 namespace luthier {
 namespace {
 
-constexpr int64_t kMostPartBytes = int64_t{1} << 46;  // 70 TB: the sum of as many as a message holds is a number
+constexpr int kMostParts = 3;
+constexpr int64_t kMostPartBytes = int64_t{1} << 46;  // 70 TB: the sum of all parts is a number
 
 class DatasetsService final : public v1::DatasetService::Service {
  public:
@@ -75,35 +76,43 @@ class DatasetsService final : public v1::DatasetService::Service {
   }
 
   absl::Status CheckHeader(const v1::UploadDatasetHeader& header) {
-    LUTHIER_RETURN_IF_ERROR(CheckId("dataset_id", header.dataset_id()));
-    if (header.parts().empty()) return absl::InvalidArgumentError("parts: none given; give at least `train`");
+    std::vector<std::string> violations;
+    if (const absl::Status id = CheckId("dataset_id", header.dataset_id()); !id.ok())
+      violations.emplace_back(id.message());
+    if (header.parts().empty()) violations.emplace_back("parts: none given; give at least `train`");
+    if (header.parts_size() > kMostParts) {
+      violations.push_back(
+          absl::StrCat("parts: ", header.parts_size(), " given; give train, and validation and test if there are any"));
+      return Refusal(violations);
+    }
     std::set<std::string> seen;
-    int64_t left = backend_.max_dataset_bytes;
+    int64_t bytes = 0;
     for (const v1::DatasetPart& part : header.parts()) {
-      if (part.part() != "train" && part.part() != "validation" && part.part() != "test") {
-        return absl::InvalidArgumentError(
-            absl::StrCat("parts.part: ", Shown(part.part()), " is unknown; give train, validation or test"));
+      const bool known = part.part() == "train" || part.part() == "validation" || part.part() == "test";
+      const std::string name = known ? part.part() : Shown(part.part());
+      if (!known) {
+        violations.push_back(absl::StrCat("parts.part: ", name, " is unknown; give train, validation or test"));
       }
       if (part.size_bytes() < 0 || part.size_bytes() > kMostPartBytes) {
-        return absl::InvalidArgumentError(absl::StrCat("parts.size_bytes: ", part.size_bytes(), " of ", part.part(),
-                                                       " is out of range; give the size of the content"));
+        violations.push_back(absl::StrCat("parts.size_bytes: ", part.size_bytes(), " of ", name,
+                                          " is out of range; give the size of the content"));
+      } else {
+        bytes += part.size_bytes();
       }
       if (!IsSha256Hex(part.sha256())) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("parts.sha256: ", Shown(part.sha256()), " of ", part.part(),
+        violations.push_back(
+            absl::StrCat("parts.sha256: ", Shown(part.sha256()), " of ", name,
                          " is no SHA-256; give that of the content, 64 lower-case hexadecimal digits"));
       }
-      if (!seen.insert(part.part()).second) {
-        return absl::InvalidArgumentError(absl::StrCat("parts.part: ", part.part(), " is given twice; give it once"));
-      }
-      if (part.size_bytes() > left) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "parts.size_bytes: the parts are larger than the ", backend_.max_dataset_bytes,
-            " bytes that a dataset may have on this server (--max-dataset-size of luthierd); give it in several"));
-      }
-      left -= part.size_bytes();
+      if (!seen.insert(part.part()).second)
+        violations.push_back(absl::StrCat("parts.part: ", name, " is given twice; give it once"));
     }
-    return absl::OkStatus();
+    if (bytes > backend_.max_dataset_bytes) {
+      violations.push_back(absl::StrCat(
+          "parts.size_bytes: the parts are larger than the ", backend_.max_dataset_bytes,
+          " bytes that a dataset may have on this server (--max-dataset-size of luthierd); give it in several"));
+    }
+    return Refusal(violations);
   }
 
   // Chunks of one part, until as many bytes as announced are there.
@@ -144,13 +153,18 @@ class DatasetsService final : public v1::DatasetService::Service {
     return {.id = id, .tenant = call.tenant.empty() ? Job().tenant : call.tenant, .bytes = BytesOf(dataset)};
   }
 
-  absl::Status CheckPart(v1::DatasetPart& part) {
-    LUTHIER_ASSIGN_OR_RETURN(const LocalBlob rows, backend_.artifacts.MakeLocal(part.sha256()));
-    LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(rows.path, part.part()));
-    LUTHIER_RETURN_IF_ERROR(report.ToStatus());
-    part.set_rows(report.rows);
-    LUTHIER_ASSIGN_OR_RETURN(*part.mutable_validation(), JsonToStruct(nlohmann::json::parse(ToJson(report).dump())));
-    return absl::OkStatus();
+  // Of all parts, so that whoever mends one hears of the others as well.
+  absl::Status CheckRows(v1::Dataset& dataset) {
+    ValidationReport all;
+    for (v1::DatasetPart& part : *dataset.mutable_parts()) {
+      LUTHIER_ASSIGN_OR_RETURN(const LocalBlob rows, backend_.artifacts.MakeLocal(part.sha256()));
+      LUTHIER_ASSIGN_OR_RETURN(const ValidationReport report, CheckStructure(rows.path, part.part()));
+      all.Merge(report);
+      if (!all.ToStatus().ok()) continue;
+      part.set_rows(report.rows);
+      LUTHIER_ASSIGN_OR_RETURN(*part.mutable_validation(), JsonToStruct(nlohmann::json::parse(ToJson(report).dump())));
+    }
+    return all.ToStatus();
   }
 
   absl::Status Upload(Call& call, Transfers::Transfer& transfer, grpc::ServerReader<v1::UploadDatasetRequest>& reader,
@@ -171,7 +185,7 @@ class DatasetsService final : public v1::DatasetService::Service {
     BlobPins pins(backend_.artifacts);
     for (const v1::DatasetPart& part : response.parts())
       LUTHIER_RETURN_IF_ERROR(ReceivePart(call, transfer, reader, pins, part));
-    for (v1::DatasetPart& part : *response.mutable_parts()) LUTHIER_RETURN_IF_ERROR(CheckPart(part));
+    LUTHIER_RETURN_IF_ERROR(CheckRows(response));
     const absl::Time now = absl::Now();
     response.set_name(call.subject);
     response.set_tenant(call.tenant);

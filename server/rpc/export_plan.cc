@@ -12,6 +12,7 @@
 #include "lib/checkpoint/gguf_adapter.h"
 #include "lib/plan/trainer_spec.h"
 #include "lib/wire/json_wire.h"
+#include "server/core/reason.h"
 #include "server/rpc/adapter_inputs.h"
 #include "server/rpc/convert.h"
 #include "server/rpc/stored_files.h"
@@ -103,9 +104,11 @@ absl::StatusOr<Plan> MakeExportPlan(const v1::FineTuningSpec& spec, const Recipe
   plan.cpu_memory_bytes = static_cast<int64_t>(static_cast<double>(memory.total) / kUsableMemory);
   if (device.kind == DeviceFacts::Kind::kCpu && device.memory_bytes > 0 &&
       plan.cpu_memory_bytes > device.memory_bytes) {
-    return absl::ResourceExhaustedError(absl::StrFormat(
-        "model_export: needs about %.2f GB and the largest node has %.2f GB; connect one with more memory",
-        static_cast<double>(memory.total) / 1e9, static_cast<double>(device.memory_bytes) / 1e9));
+    return WithReason(
+        absl::ResourceExhaustedError(absl::StrFormat(
+            "model_export: needs about %.2f GB and the largest node has %.2f GB; connect one with more memory",
+            static_cast<double>(memory.total) / 1e9, static_cast<double>(device.memory_bytes) / 1e9)),
+        kTooLarge);
   }
   plan.duration = DurationOfExport(base.facts);
 

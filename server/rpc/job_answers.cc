@@ -16,7 +16,7 @@ std::string IdOf(const v1::FineTuningJob& job) { return job.name().substr(5); } 
 // Whether a job in this state is told why it does not train.
 bool HasReason(const v1::FineTuningJob* job) {
   const auto state = static_cast<JobState>(job->state());
-  return IsWaiting(state) || state == JobState::kHeld || state == JobState::kPaused;
+  return IsWaiting(state) || IsResting(state);
 }
 
 void SetReason(const WaitReason& reason, v1::FineTuningJob& job) {

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "absl/algorithm/container.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "google/protobuf/util/field_mask_util.h"
+#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/jobs.grpc.pb.h"
 #include "server/core/forecast.h"
@@ -80,6 +80,17 @@ using JobsBase = v1::FineTuningService::WithRawCallbackMethod_CreateFineTuningJo
         v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
             v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>>;
 
+// What every request says that creates a job, but for the job.
+template <typename Request>
+v1::CreateFineTuningJobRequest CreationAskedBy(const Request& request) {
+  v1::CreateFineTuningJobRequest creation;
+  creation.set_job_id(request.job_id());
+  creation.set_request_id(request.request_id());
+  creation.set_validate_only(request.validate_only());
+  creation.set_hold(request.hold());
+  return creation;
+}
+
 class JobsService final : public JobsBase {
  public:
   explicit JobsService(Backend& backend) : backend_(backend) {}
@@ -121,7 +132,7 @@ class JobsService final : public JobsBase {
   grpc::Status RetryFineTuningJob(grpc::ServerContext* context, const v1::RetryFineTuningJobRequest* request,
                                   v1::FineTuningJob* response) override {
     return Handle(backend_, *context, "RetryFineTuningJob",
-                  [&](Call& call) { return Retry(call, request->name(), *response); });
+                  [&](Call& call) { return Retry(call, *request, *response); });
   }
   grpc::Status UpdateFineTuningJob(grpc::ServerContext* context, const v1::UpdateFineTuningJobRequest* request,
                                    v1::FineTuningJob* response) override {
@@ -225,13 +236,18 @@ class JobsService final : public JobsBase {
     return absl::OkStatus();
   }
 
-  // Runs a command on a job that may be over, and then is only in the store.
-  absl::Status Change(Call& call, const std::string& id, const Command& command) {
+  // Runs a command on a job that may be over, and then is only in the store; not again if the same request did.
+  absl::Status Change(Call& call, const std::string& id, const Command& command, const JobRequest& request = {}) {
     call.subject = "jobs/" + id;
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       LUTHIER_RETURN_IF_ERROR(BringIn(state, backend_.store, id));
       if (!call.Sees(state.Find(id)->tenant)) return DoesNotExist("jobs/" + id);
-      return command(state, now);
+      const absl::StatusOr<bool> repeated = WasAnswered(state, backend_.store, request);
+      if (!repeated.ok()) return WithoutOthers(call, repeated.status());
+      if (*repeated) return absl::OkStatus();
+      LUTHIER_RETURN_IF_ERROR(command(state, now));
+      state.Remember(request, *state.Find(id));
+      return absl::OkStatus();
     });
   }
 
@@ -243,17 +259,30 @@ class JobsService final : public JobsBase {
     return GetJob(backend_, call, name, response);
   }
 
-  absl::Status Retry(Call& call, const std::string& name, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, name));
+  // By which a change of a job is known again.
+  template <typename Request>
+  static JobRequest IdentityOf(const Call& call, const Request& request) {
+    return {request.request_id(), Sha256Hex(absl::StrCat(std::string(request.GetDescriptor()->name()), "\n",
+                                                         DeterministicBytes(request), call.tenant))};
+  }
+
+  absl::Status Retry(Call& call, const v1::RetryFineTuningJobRequest& request, v1::FineTuningJob& response) {
+    std::vector<std::string> violations;
+    CheckRequestId(request.request_id(), violations);
+    LUTHIER_RETURN_IF_ERROR(Refusal(violations));
+    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, request.name()));
     LUTHIER_ASSIGN_OR_RETURN(const bool inputs_remain, HasItsInputs(backend_.store, job));
     LUTHIER_RETURN_IF_ERROR(Change(
-        call, job.job.id, [&](State& state, absl::Time now) { return state.Retry(job.job.id, now, inputs_remain); }));
-    return GetJob(backend_, call, name, response);
+        call, job.job.id, [&](State& state, absl::Time now) { return state.Retry(job.job.id, now, inputs_remain); },
+        IdentityOf(call, request)));
+    return GetJob(backend_, call, request.name(), response);
   }
 
   absl::Status Update(Call& call, const v1::UpdateFineTuningJobRequest& request, v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("job.name", "jobs", request.job().name()));
+    call.subject = "jobs/" + id;
     std::vector<std::string> violations;
+    CheckRequestId(request.request_id(), violations);
     JobUpdate update;
     for (const std::string& path : request.update_mask().paths()) {
       if (path == "priority") {
@@ -277,19 +306,24 @@ class JobsService final : public JobsBase {
     if (request.update_mask().paths().empty())
       violations.push_back(absl::StrCat("update_mask: is missing; give ", kChangeable));
     if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
-      violations.push_back(absl::StrCat("job.etag: '", absl::Utf8SafeCHexEscape(request.job().etag().substr(0, 80)),
-                                        "' is none of this server; give that of the job as it was read"));
+      violations.push_back(absl::StrCat("job.etag: ", Shown(request.job().etag()),
+                                        " is none of this server; give that of the job as it was read"));
     }
-    if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+    const JobRequest identity = IdentityOf(call, request);
+    if (const absl::Status refusal = Refusal(violations); !refusal.ok()) {
+      // What was right when the request came first, such as a deadline, may be wrong when it is repeated.
+      LUTHIER_RETURN_IF_ERROR(EarlierOf(backend_, call, identity, refusal).status());
+      return GetJob(backend_, call, request.job().name(), response);
+    }
     LUTHIER_RETURN_IF_ERROR(
-        Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }));
+        Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }, identity));
     return GetJob(backend_, call, request.job().name(), response);
   }
 
   absl::Status Clone(Call& call, const v1::CloneFineTuningJobRequest& request, v1::FineTuningJob& response) {
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob source, FindJob(backend_, call, request.name()));
     const v1::FineTuningJob original = ToProto(source);
-    v1::CreateFineTuningJobRequest creation;
+    v1::CreateFineTuningJobRequest creation = CreationAskedBy(request);
     v1::FineTuningJob& job = *creation.mutable_job();
     *job.mutable_spec() = original.spec();
     *job.mutable_labels() = original.labels();
@@ -315,10 +349,6 @@ class JobsService final : public JobsBase {
     if (absl::c_linear_search(request.update_mask().paths(), "labels"))
       job.clear_labels();  // maps are merged whatever the options
     FieldMaskUtil::MergeMessageTo(request.job(), request.update_mask(), replace, &job);
-    creation.set_job_id(request.job_id());
-    creation.set_request_id(request.request_id());
-    creation.set_validate_only(request.validate_only());
-    creation.set_hold(request.hold());
     // Of the request: repeated, it is the same one whatever the other job has become by then.
     return SubmitJob(backend_, call, creation, response, absl::StrCat("clone\n", DeterministicBytes(request)));
   }
@@ -326,16 +356,12 @@ class JobsService final : public JobsBase {
   // What the request names stays as it is in the job that is asked for: repeated, it is the same one whatever an alias
   // points to by then.
   absl::Status Export(Call& call, const v1::ExportModelVersionRequest& request, v1::FineTuningJob& response) {
-    v1::CreateFineTuningJobRequest creation;
+    v1::CreateFineTuningJobRequest creation = CreationAskedBy(request);
     *creation.mutable_job() = request.job();
     v1::FineTuningSpec& spec = *creation.mutable_job()->mutable_spec();
     spec.mutable_model_export()->set_model_version(request.name());
     spec.mutable_model_export()->set_format(request.format());
     if (!request.output_model().empty()) spec.set_output_model(request.output_model());
-    creation.set_job_id(request.job_id());
-    creation.set_request_id(request.request_id());
-    creation.set_validate_only(request.validate_only());
-    creation.set_hold(request.hold());
     return SubmitJob(backend_, call, creation, response);
   }
 

@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <set>
-#include <span>
 #include <vector>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
@@ -71,18 +72,35 @@ absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins
 
 absl::StatusOr<absl::Duration> LifetimeOf(const v1::SignModelVersionUrlsRequest& request) {
   if (!request.has_lifetime()) return kUrlLifetime;
-  const absl::Duration lifetime =
-      absl::Seconds(request.lifetime().seconds()) + absl::Nanoseconds(request.lifetime().nanos());
+  const absl::Duration lifetime = FromProto(request.lifetime());
   if (lifetime >= absl::Seconds(1) && lifetime <= kLongestUrlLifetime) return lifetime;
   return absl::InvalidArgumentError(
       absl::StrCat("lifetime: ", absl::FormatDuration(lifetime), " is out of its range; give 1 second to 7 days"));
 }
 
+// What people wrote about where a model came from. Errors: INVALID_ARGUMENT.
+absl::Status CheckOrigin(absl::string_view field, absl::string_view text) {
+  constexpr size_t kMostBytes = 512;
+  const bool plain = std::none_of(text.begin(), text.end(), [](unsigned char c) { return absl::ascii_iscntrl(c); });
+  if (plain && text.size() <= kMostBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", Shown(text),
+                                                 " is too long or has control characters; give "
+                                                 "at most ",
+                                                 kMostBytes, " bytes, or leave it out"));
+}
+
+// A record of before files for converters were kept has none of them.
 bool SameFiles(const v1::BaseModel& a, const v1::BaseModel& b) {
-  std::set<std::string> left, right;
-  for (const v1::ModelFile& file : a.files()) left.insert(file.path() + file.sha256());
-  for (const v1::ModelFile& file : b.files()) right.insert(file.path() + file.sha256());
-  return left == right;
+  std::map<std::string, std::string> left, right;  // path → SHA-256
+  for (const v1::ModelFile& file : a.files()) left[file.path()] = file.sha256();
+  for (const v1::ModelFile& file : b.files()) right[file.path()] = file.sha256();
+  const auto covers = [](const auto& files, const auto& others) {
+    return absl::c_all_of(files, [&](const auto& file) {
+      const auto other = others.find(file.first);
+      return other == others.end() ? IsForConverters(file.first) : other->second == file.second;
+    });
+  };
+  return covers(left, right) && covers(right, left);
 }
 
 class ModelsService final : public v1::ModelService::Service {
@@ -156,7 +174,7 @@ class ModelsService final : public v1::ModelService::Service {
       call.subject = request->name();
       LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request->name()));
       LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
-      return SendFiles(call, *transfer, *request, version.files(), *writer);
+      return SendFiles(*transfer, *request, version.files(), *writer);
     });
   }
   grpc::Status SignModelVersionUrls(grpc::ServerContext* context, const v1::SignModelVersionUrlsRequest* request,
@@ -171,7 +189,7 @@ class ModelsService final : public v1::ModelService::Service {
       v1::BaseModel model;
       LUTHIER_RETURN_IF_ERROR(Load(id, model));
       LUTHIER_ASSIGN_OR_RETURN(const auto transfer, backend_.transfers.Begin(*context, call));
-      return SendFiles(call, *transfer, *request, model.files(), *writer);
+      return SendFiles(*transfer, *request, model.files(), *writer);
     });
   }
   grpc::Status PromoteModelVersion(grpc::ServerContext* context, const v1::PromoteModelVersionRequest* request,
@@ -205,6 +223,8 @@ class ModelsService final : public v1::ModelService::Service {
   absl::Status RegisterModel(Call& call, const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
     call.subject = "baseModels/" + request.base_model_id();
     LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
+    LUTHIER_RETURN_IF_ERROR(CheckOrigin("source", request.source()));
+    LUTHIER_RETURN_IF_ERROR(CheckOrigin("revision", request.revision()));
     // The folder may be one that our user must not see: no call below may throw for it.
     std::error_code error;
     const std::vector<fs::path> files = FilesOfModel(request.source_path(), error);
@@ -226,6 +246,8 @@ class ModelsService final : public v1::ModelService::Service {
     response.set_parameters(facts->parameters);
     response.set_dtype(facts->dtype);
     response.set_context_length(static_cast<int32_t>(facts->config.max_position_embeddings));
+    response.set_source(request.source());
+    response.set_revision(request.revision());
     LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(*facts)));
     BlobPins pins(backend_.artifacts);
     for (const fs::path& name : files) {
@@ -380,7 +402,7 @@ class ModelsService final : public v1::ModelService::Service {
 
   // The files that the request asks for: all, or one of them from a byte on.
   template <typename Request, typename Files, typename Message>
-  absl::Status SendFiles(const Call& call, Transfers::Transfer& transfer, const Request& request, const Files& files,
+  absl::Status SendFiles(Transfers::Transfer& transfer, const Request& request, const Files& files,
                          grpc::ServerWriter<Message>& writer) {
     if (request.path().empty() && request.offset() != 0) {
       return absl::InvalidArgumentError("offset: is a position in one file; give `path` too");
@@ -389,10 +411,10 @@ class ModelsService final : public v1::ModelService::Service {
     for (const v1::ModelFile& file : files) {
       if (!request.path().empty() && file.path() != request.path()) continue;
       found = true;
-      LUTHIER_RETURN_IF_ERROR(SendFile(call, transfer, file, request.offset(), writer));
+      LUTHIER_RETURN_IF_ERROR(SendFile(transfer, file, request.offset(), writer));
     }
     if (found) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat("path: '", request.path().substr(0, 80), "' is no file of ", request.name(),
+    return absl::NotFoundError(absl::StrCat("path: ", Shown(request.path()), " is no file of ", request.name(),
                                             "; give one that it has, or leave it out for all"));
   }
 
@@ -409,24 +431,13 @@ class ModelsService final : public v1::ModelService::Service {
   }
 
   template <typename Message>
-  absl::Status SendFile(const Call& call, Transfers::Transfer& transfer, const v1::ModelFile& file, int64_t offset,
+  absl::Status SendFile(Transfers::Transfer& transfer, const v1::ModelFile& file, int64_t offset,
                         grpc::ServerWriter<Message>& writer) {
-    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob, OpenFile(file, offset));
+    LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobReader> blob, OpenFile(file, offset));
     Message message;
     *message.mutable_file() = file;
-    if (!transfer.Write(writer, message)) return absl::CancelledError("the client went away");
-    std::vector<char> buffer(kChunkBytes);
-    while (true) {
-      LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
-      LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
-      if (size == 0) return absl::OkStatus();
-      v1::FileChunk& chunk = *message.mutable_chunk();
-      chunk.set_offset(offset);
-      chunk.set_data(buffer.data(), size);
-      chunk.set_crc32c(Crc32c(chunk.data()));
-      if (!transfer.Write(writer, message)) return absl::CancelledError("the client went away");
-      offset += static_cast<int64_t>(size);
-    }
+    if (!transfer.Write(writer, message)) return transfer.WentAway();
+    return transfer.WriteBlob(*blob, offset, writer, message);
   }
 
   Backend& backend_;

@@ -15,6 +15,7 @@
 #include "lib/text/template_source.h"
 #include "lib/wire/job_spec_wire.h"
 #include "luthier/v1/models.pb.h"
+#include "server/core/reason.h"
 #include "server/rows/row_check.h"
 #include "server/rpc/adapter_inputs.h"
 #include "server/rpc/convert.h"
@@ -33,6 +34,13 @@ constexpr size_t kModels = 64;
 
 // Whatever speed an agent reports: a tenant is charged for what its jobs are expected to take.
 constexpr absl::Duration kLongestJob = absl::Hours(24 * 365);
+
+// Of a job that trains. Errors: INVALID_ARGUMENT with every violation.
+absl::StatusOr<JobSpec> ReadSpec(const v1::FineTuningSpec& spec) {
+  v1::FineTuningJob job;
+  *job.mutable_spec() = spec;
+  return JobFromProto(job);
+}
 
 EncodeOptions EncodingOf(const Recipe& recipe, int64_t context) {
   return EncodeOptionsOf(LossOnBeforeRowsAreKnown(recipe), recipe.training.too_long.value_or("refuse"),
@@ -123,10 +131,7 @@ void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::Es
 }  // namespace
 
 absl::Status CheckSpec(const v1::FineTuningSpec& spec) {
-  if (spec.has_model_export()) return RecipeOfExport(spec).status();
-  v1::FineTuningJob job;
-  *job.mutable_spec() = spec;
-  return JobFromProto(job).status();
+  return spec.has_model_export() ? RecipeOfExport(spec).status() : ReadSpec(spec).status();
 }
 
 Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir, std::string luthierd)
@@ -179,9 +184,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
                                        const std::string& today) {
   const DeviceFacts& device = limits.device;
   if (message.has_model_export()) return MakeExport(message, device);
-  v1::FineTuningJob request;
-  *request.mutable_spec() = message;
-  LUTHIER_ASSIGN_OR_RETURN(JobSpec spec, JobFromProto(request));
+  LUTHIER_ASSIGN_OR_RETURN(JobSpec spec, ReadSpec(message));
   Plan plan;
   plan.base_model = std::string(absl::StripPrefix(spec.base_model, "baseModels/"));
   LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const LoadedModel> model, LoadModel(plan.base_model));
@@ -192,7 +195,9 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetUse> parts, FindParts(store_, spec.dataset));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
   LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts));
-  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, Resolve(spec.recipe, model->facts, rows, device));
+  absl::StatusOr<ResolvedSpec> settled = Resolve(spec.recipe, model->facts, rows, device);
+  if (absl::IsResourceExhausted(settled.status())) return WithReason(settled.status(), kTooLarge);
+  LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, std::move(settled));
   LeaveDeviceValuesOpen(spec.recipe, resolved);
   for (ResolvedValue& value : resolved.values) {
     if (date_chosen && value.field == "template_date") value.reason = "the day of submission, as the template asks";
@@ -295,9 +300,11 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
     bytes += part.file.size_bytes();
   }
   const Turn turn(checks_);
-  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts facts, CheckRowsInChild(luthierd_, check, LimitsOf(bytes)));
+  const absl::StatusOr<DatasetFacts> facts = CheckRowsInChild(luthierd_, check, LimitsOf(bytes));
+  if (absl::IsInvalidArgument(facts.status())) return WithReason(facts.status(), kRowsRefused);
+  LUTHIER_RETURN_IF_ERROR(facts.status());
   const std::lock_guard lock(mutex_);
-  rows_.Put(key, facts);
+  rows_.Put(key, *facts);
   return facts;
 }
 

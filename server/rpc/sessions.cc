@@ -432,9 +432,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       if (spec.ok()) kind->second = KindOf(ParseStoredSpec(*spec).job.spec());
     }
     backend_.planner.ObserveSpeed(kind->second, progress.tokens_per_second());
-    const absl::Duration step =
-        absl::Seconds(progress.step_duration().seconds()) + absl::Nanoseconds(progress.step_duration().nanos());
-    backend_.metrics.ObserveProgress(read.report.attempt.job, progress.tokens_per_second(), step, progress.tokens());
+    backend_.metrics.ObserveProgress(read.report.attempt.job, progress.tokens_per_second(),
+                                     FromProto(progress.step_duration()), progress.tokens());
   }
 
   Backend& backend_;

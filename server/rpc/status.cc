@@ -24,6 +24,10 @@ std::string Fitting(absl::string_view message) {
   return absl::StrCat(message.substr(0, end), "…");
 }
 
+bool WaitingHelps(const absl::Status& status) {
+  return absl::IsUnavailable(status) || (absl::IsResourceExhausted(status) && ReasonOf(status) != kTooLarge);
+}
+
 }  // namespace
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
@@ -34,7 +38,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
   details.reason = ReasonOf(status);
   if (details.reason.empty()) details.reason = absl::StatusCodeToString(status.code());
   if (absl::IsInvalidArgument(status)) details.violations = ViolationsIn(message);
-  if (absl::IsUnavailable(status) || absl::IsResourceExhausted(status)) details.retry_delay = kRetryDelay;
+  if (WaitingHelps(status)) details.retry_delay = kRetryDelay;
   details.quota_subject = QuotaSubjectOf(status);
   const int code = static_cast<int>(status.code());  // both are google.rpc.Code
   return grpc::Status(static_cast<grpc::StatusCode>(code), message, SerializeErrorDetails(code, message, details));

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/safetensors.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/worker.pb.h"
 #include "server/rpc/convert.h"
@@ -19,9 +20,6 @@ namespace luthier {
 namespace {
 
 namespace fs = std::filesystem;
-
-// What a safetensors file may have (lib/checkpoint/safetensors).
-constexpr uint64_t kMaxHeaderBytes = 100'000'000;
 
 // The first `size` bytes of a blob, or all there are.
 absl::StatusOr<std::string> ReadSome(BlobReader& blob, int64_t size) {

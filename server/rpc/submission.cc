@@ -119,7 +119,7 @@ void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& viol
 
 std::optional<absl::Duration> RetentionOf(const v1::FineTuningJob& job) {
   if (!job.has_retention()) return std::nullopt;
-  return absl::Seconds(job.retention().seconds()) + absl::Nanoseconds(job.retention().nanos());
+  return FromProto(job.retention());
 }
 
 void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations) {

@@ -58,8 +58,8 @@ absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& job,
                                    const std::string& id, std::shared_ptr<const Plan> known = nullptr);
 
-// The job that the same request created before: a repeated request is answered with it, also if dataset or base model
-// are gone by now. Errors: `refusal`, what the request would get else, if there is none; as CheckReplay().
+// The job that the same request created or changed before: a repeated request is answered with it, also if dataset or
+// base model are gone by now. Errors: `refusal`, what the request would get else, if there is none; as CheckReplay().
 absl::StatusOr<RecordedJob> EarlierOf(Backend& backend, const Call& call, const JobRequest& request,
                                       const absl::Status& refusal);
 

@@ -2,7 +2,9 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/algorithm/container.h"
@@ -40,6 +42,24 @@ constexpr char kDefaultMetric[] = "validation.loss";
 
 std::string JobId(const std::string& sweep, size_t index) { return absl::StrCat(sweep, "-", index + 1); }
 
+absl::Status CheckGrid(const v1::Sweep& sweep) {
+  std::vector<std::string> violations;
+  int64_t more = 0;  // a message has room for a million fields
+  const auto add = [&](const v1::SweepField& field, const char* wrong) {
+    if (violations.size() < kMostViolations) {
+      violations.push_back(absl::StrCat("grid: ", Shown(field.field()), wrong));
+    } else {
+      ++more;
+    }
+  };
+  std::set<std::string> fields;
+  for (const v1::SweepField& field : sweep.grid()) {
+    if (field.values().empty()) add(field, " has no values; give one or more");
+    if (!fields.insert(field.field()).second) add(field, " is there twice; give it once");
+  }
+  return Refusal(violations, more);
+}
+
 // The values of each job, in their order; the last field of a grid changes fastest. Errors: INVALID_ARGUMENT.
 using Point = std::map<std::string, std::string>;
 absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
@@ -48,11 +68,8 @@ absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
     return absl::InvalidArgumentError("sweep: give either a grid or points");
   for (const v1::SweepPoint& point : sweep.points()) points.emplace_back(point.values().begin(), point.values().end());
   if (!sweep.grid().empty()) points.emplace_back();
+  LUTHIER_RETURN_IF_ERROR(CheckGrid(sweep));
   for (const v1::SweepField& field : sweep.grid()) {
-    if (field.values().empty())
-      return absl::InvalidArgumentError(absl::StrCat("grid: ", field.field(), " has no values; give one or more"));
-    if (points.front().count(field.field()) > 0)
-      return absl::InvalidArgumentError(absl::StrCat("grid: ", field.field(), " is there twice; give it once"));
     std::vector<Point> more;
     for (const Point& point : points) {
       for (const std::string& value : field.values()) {
@@ -70,13 +87,19 @@ absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
   return points;
 }
 
-// Two jobs that train the same are a slip, and cost a node twice. Errors: INVALID_ARGUMENT.
-absl::Status RefuseSameJob(const v1::Sweep& sweep, const std::vector<Point>& points, size_t first, size_t second) {
+// The beginning of a value, on one line.
+std::string Brief(const std::string& text) { return absl::StrReplaceAll(text.substr(0, 80), {{"\n", " "}}); }
+
+// Two jobs that train the same are a slip, and cost a node twice.
+std::string SameJob(const v1::Sweep& sweep, const std::vector<Point>& points, size_t first, size_t second) {
   const auto text = [&](size_t i) {
-    return absl::StrCat(i + 1, " (", absl::StrJoin(points[i], ", ", absl::PairFormatter(": ")), ")");
+    const auto pair = [](std::string* out, const auto& value) {
+      absl::StrAppend(out, Brief(value.first), ": ", Brief(value.second));
+    };
+    return absl::StrCat(i + 1, " (", absl::StrJoin(points[i], ", ", pair), ")");
   };
-  return absl::InvalidArgumentError(absl::StrCat(sweep.grid().empty() ? "points" : "grid", ": points ", text(first),
-                                                 " and ", text(second), " are the same job; leave one of them out"));
+  return absl::StrCat(sweep.grid().empty() ? "points" : "grid", ": points ", text(first), " and ", text(second),
+                      " are the same job; leave one of them out");
 }
 
 // JSON, or a word.
@@ -118,6 +141,73 @@ absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1:
   if (common.has_retention()) *job.mutable_retention() = common.retention();
   if (common.has_deadline()) *job.mutable_deadline() = common.deadline();
   return job;
+}
+
+// What is wrong with the jobs of a sweep. A value of a grid is in many jobs: what is wrong with it is said once, with
+// the first of them.
+class Faults {
+ public:
+  bool empty() const { return faults_.empty(); }
+  void Add(const std::string& violation) { Find(violation); }
+  // A violation on each line of `message`.
+  void AddOf(const std::string& job, absl::string_view message) {
+    for (const absl::string_view line : absl::StrSplit(message, '\n', absl::SkipEmpty())) {
+      Fault* fault = Find(std::string(line));
+      if (fault == nullptr) continue;
+      if (++fault->jobs <= kNamedJobs) absl::StrAppend(&fault->names, fault->names.empty() ? "" : ", ", job);
+    }
+  }
+  absl::Status ToStatus() const {
+    std::vector<std::string> lines;
+    for (const Fault& fault : faults_) {
+      lines.push_back(fault.violation);
+      if (fault.jobs == 0) continue;
+      const std::string others = fault.jobs > kNamedJobs ? absl::StrCat(" and ", fault.jobs - kNamedJobs, " more") : "";
+      absl::StrAppend(&lines.back(), " (", fault.names, others, ")");
+    }
+    return Refusal(lines, static_cast<int64_t>(others_.size()));
+  }
+
+ private:
+  static constexpr int kNamedJobs = 5;
+  struct Fault {
+    std::string violation;
+    std::string names = {};  // of the first jobs that have it
+    int jobs = 0;
+  };
+  // Null if there are too many others already.
+  Fault* Find(std::string violation) {
+    const auto known = absl::c_find_if(faults_, [&](const Fault& fault) { return fault.violation == violation; });
+    if (known != faults_.end()) return &*known;
+    if (faults_.size() < kMostViolations) return &faults_.emplace_back(Fault{std::move(violation)});
+    others_.insert(std::move(violation));
+    return nullptr;
+  }
+
+  std::vector<Fault> faults_;
+  std::set<std::string> others_;
+};
+
+// The jobs at all points. Errors: INVALID_ARGUMENT with what is wrong with any of them.
+absl::StatusOr<std::vector<v1::FineTuningJob>> JobsAt(const std::vector<Point>& points, const std::string& sweep_id,
+                                                      const v1::Sweep& sweep) {
+  LUTHIER_ASSIGN_OR_RETURN(const JobSpec common, JobFromProto(sweep.job()));
+  const json file = ToJson(common);
+  Faults faults;
+  std::vector<v1::FineTuningJob> jobs;
+  std::map<std::string, size_t> known;  // points by what they train: `8` and `8.0`, or a value left out, may be equal
+  for (size_t i = 0; i < points.size(); ++i) {
+    absl::StatusOr<v1::FineTuningJob> job = JobAt(points[i], file, sweep.job());
+    if (!job.ok()) {
+      faults.AddOf("jobs/" + JobId(sweep_id, i), job.status().message());
+      continue;
+    }
+    const auto [same, first] = known.try_emplace(DeterministicBytes(job->spec()), i);
+    if (!first) faults.Add(SameJob(sweep, points, same->second, i));
+    jobs.push_back(*std::move(job));
+  }
+  LUTHIER_RETURN_IF_ERROR(faults.ToStatus());
+  return jobs;
 }
 
 // The error in other words, with what it carries.
@@ -315,25 +405,25 @@ class SweepsService final : public v1::SweepService::Service {
 
   absl::StatusOr<std::vector<Submission>> PrepareAll(const Call& call, const std::string& id, const v1::Sweep& sweep) {
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Point> points, PointsOf(sweep));
-    LUTHIER_ASSIGN_OR_RETURN(const JobSpec common, JobFromProto(sweep.job()));
-    const json file = ToJson(common);
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, JobsAt(points, id, sweep));
+    Faults faults;
     std::vector<Submission> made;
-    std::map<std::string, size_t> known;  // points by what they train: `8` and `8.0`, or a value left out, may be equal
-    for (size_t i = 0; i < points.size(); ++i) {
+    for (size_t i = 0; i < jobs.size(); ++i) {
       const std::string job_id = JobId(id, i);
-      const absl::StatusOr<v1::FineTuningJob> job = JobAt(points[i], file, sweep.job());
-      if (!job.ok()) return AboutJob(job.status(), "jobs/" + job_id);
-      const auto [same, first] = known.try_emplace(DeterministicBytes(job->spec()), i);
-      if (!first) return RefuseSameJob(sweep, points, same->second, i);
-      absl::StatusOr<Submission> submission = Prepare(backend_, call, *job, job_id);
-      if (!submission.ok()) return AboutJob(submission.status(), "jobs/" + job_id);
-      if (!sweep.metric().empty()) {
-        const std::string why = WhyUnmeasured(sweep.metric(), *submission->plan);
-        if (!why.empty()) return AboutJob(absl::InvalidArgumentError(why), "jobs/" + job_id);
+      absl::StatusOr<Submission> submission = Prepare(backend_, call, jobs[i], job_id);
+      if (absl::IsInvalidArgument(submission.status())) {
+        // To read the same rows for each of the others could take hours.
+        if (ReasonOf(submission.status()) == kRowsRefused)
+          return faults.empty() ? AboutJob(submission.status(), "jobs/" + job_id) : faults.ToStatus();
+        faults.AddOf("jobs/" + job_id, submission.status().message());
+        continue;
       }
+      if (!submission.ok()) return faults.empty() ? AboutJob(submission.status(), "jobs/" + job_id) : faults.ToStatus();
+      if (!sweep.metric().empty()) faults.AddOf("jobs/" + job_id, WhyUnmeasured(sweep.metric(), *submission->plan));
       submission->own.set_sweep("sweeps/" + id);
       made.push_back(*std::move(submission));
     }
+    LUTHIER_RETURN_IF_ERROR(faults.ToStatus());
     return made;
   }
 

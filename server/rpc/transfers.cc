@@ -65,6 +65,10 @@ Transfers::Transfer::~Transfer() {
   transfers_.open_.erase(open_);
 }
 
+absl::Status Transfers::Transfer::WentAway() const {
+  return absl::CancelledError(IsOfAgent(open_->call) ? "the agent went away" : "the client went away");
+}
+
 void Transfers::Transfer::SetWaitsSince(absl::Time time) {
   const std::lock_guard lock(transfers_.mutex_);
   open_->waits_since = time;

@@ -4,14 +4,21 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <list>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <thread>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "grpcpp/server_context.h"
+#include "lib/artifact/artifact_store.h"
+#include "lib/artifact/hash.h"
+#include "lib/base/status_macros.h"
 #include "lib/base/steady_now.h"
 #include "server/rpc/access.h"
 
@@ -53,8 +60,30 @@ class Transfers {
     bool Write(Writer& writer, const Message& message) {
       return Await([&] { return writer.Write(message); });
     }
+    // The rest of `blob`, which stands at `offset`, a piece in each `message`, for as long as the caller is admitted.
+    // Errors: those of the blob and of the token; WentAway().
+    template <typename Writer, typename Message>
+    absl::Status WriteBlob(BlobReader& blob, int64_t offset, Writer& writer, Message& message) {
+      std::vector<char> buffer(kPieceBytes);
+      while (true) {
+        LUTHIER_RETURN_IF_ERROR(transfers_.access_.StillAdmits(open_->call));
+        LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob.Read(std::span<char>(buffer)));
+        if (size == 0) return absl::OkStatus();
+        auto& chunk = *message.mutable_chunk();
+        chunk.set_offset(offset);
+        chunk.set_data(buffer.data(), size);
+        chunk.set_crc32c(Crc32c(chunk.data()));
+        if (!Write(writer, message)) return WentAway();
+        offset += static_cast<int64_t>(size);
+      }
+    }
+    // Why nothing more can be written. CANCELLED.
+    absl::Status WentAway() const;
 
    private:
+    // A quarter of gRPC's default limit of a message.
+    static constexpr size_t kPieceBytes = 1 << 20;
+
     template <typename Step>
     bool Await(Step step) {
       SetWaitsSince(SteadyNow());

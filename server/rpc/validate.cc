@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/random/random.h"
@@ -10,6 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 
@@ -17,6 +20,15 @@ namespace luthier {
 
 std::string Shown(absl::string_view value, size_t most) {
   return absl::StrCat("'", absl::Utf8SafeCHexEscape(value.substr(0, most)), "'");
+}
+
+absl::Status Refusal(const std::vector<std::string>& violations, int64_t more) {
+  if (violations.empty()) return absl::OkStatus();
+  const size_t shown = std::min(violations.size(), kMostViolations);
+  more += static_cast<int64_t>(violations.size() - shown);
+  std::string text = absl::StrJoin(violations.begin(), violations.begin() + static_cast<int64_t>(shown), "\n");
+  if (more > 0) absl::StrAppend(&text, "\n… and ", more, " more");
+  return absl::InvalidArgumentError(text);
 }
 
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
@@ -52,6 +64,12 @@ absl::StatusOr<VersionName> ParseVersionName(absl::string_view name) {
   }
   return absl::InvalidArgumentError(
       absl::StrCat("name: ", Shown(name), " is no name; give models/{model}/versions/{number, latest or alias}"));
+}
+
+absl::StatusOr<AttemptId> ParseAttempt(absl::string_view name) {
+  if (std::optional<AttemptId> attempt = ParseAttemptName(name)) return *std::move(attempt);
+  return absl::InvalidArgumentError(
+      absl::StrCat("attempt: ", Shown(name), " is no attempt; give jobs/{job}/attempts/{attempt}"));
 }
 
 std::string NewJobId(absl::Time now) {

@@ -1,12 +1,15 @@
 // Names and ids of requests.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "server/core/job.h"
 
 namespace luthier {
 
@@ -24,6 +27,11 @@ inline constexpr size_t kMostPath = 4096;
 // The beginning of a value, in quotes and on one line: each line of a message is a violation.
 std::string Shown(absl::string_view value, size_t most = 80);
 
+// INVALID_ARGUMENT with a violation on each line, of which the first kMostViolations are there and the others, with
+// `more` that were not kept, counted: whoever has mended these tries again. OK if there are none.
+inline constexpr size_t kMostViolations = 20;
+absl::Status Refusal(const std::vector<std::string>& violations, int64_t more = 0);
+
 // `models/{model}/versions/{version}`: a number, or an alias, of which `latest` is one. Errors: INVALID_ARGUMENT.
 struct VersionName {
   std::string model;
@@ -31,6 +39,9 @@ struct VersionName {
   std::string alias;
 };
 absl::StatusOr<VersionName> ParseVersionName(absl::string_view name);
+
+// `jobs/{job}/attempts/{attempt}`. Errors: INVALID_ARGUMENT.
+absl::StatusOr<AttemptId> ParseAttempt(absl::string_view name);
 
 std::string RandomUuid();
 

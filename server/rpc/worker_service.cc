@@ -1,7 +1,6 @@
 #include <functional>
 #include <memory>
-#include <span>
-#include <vector>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
@@ -15,8 +14,6 @@
 
 namespace luthier {
 namespace {
-
-constexpr size_t kBlobChunkBytes = 1 << 20;
 
 // Sessions are callback streams, since there are as many as agents; files are streamed by threads, since disks block.
 class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session<v1::WorkerService::Service> {
@@ -46,20 +43,10 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   absl::Status SendBlob(Call& call, Transfers::Transfer& transfer, const v1::FetchBlobRequest& request,
                         grpc::ServerWriter<v1::FetchBlobResponse>& writer) {
     LUTHIER_RETURN_IF_ERROR(CheckReader(call, request));
-    LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobReader> blob,
+    LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobReader> blob,
                              backend_.artifacts.OpenBlob(request.sha256(), request.offset()));
-    std::vector<char> buffer(kBlobChunkBytes);
     v1::FetchBlobResponse message;
-    for (int64_t offset = request.offset();;) {
-      LUTHIER_RETURN_IF_ERROR(backend_.access.StillAdmits(call));
-      LUTHIER_ASSIGN_OR_RETURN(const size_t size, blob->Read(std::span<char>(buffer)));
-      if (size == 0) return absl::OkStatus();
-      message.mutable_chunk()->set_offset(offset);
-      message.mutable_chunk()->set_data(buffer.data(), size);
-      message.mutable_chunk()->set_crc32c(Crc32c(message.chunk().data()));
-      if (!transfer.Write(writer, message)) return absl::CancelledError("the agent went away");
-      offset += static_cast<int64_t>(size);
-    }
+    return transfer.WriteBlob(*blob, request.offset(), writer, message);
   }
 
   // An agent on any node of the attempt may read its inputs.
@@ -87,23 +74,19 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   absl::Status CheckAttempt(Call& call, const std::string& name, const std::string& credential,
                             const std::function<absl::Status(const Job&)>& check) {
     call.subject = name;
-    const std::optional<AttemptId> attempt = ParseAttemptName(name);
-    if (!attempt) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("attempt: ", Shown(name), " is no attempt; give jobs/{job}/attempts/{attempt}"));
-    }
+    LUTHIER_ASSIGN_OR_RETURN(const AttemptId attempt, ParseAttempt(name));
     if (!backend_.access.IsCredentialOf(name, credential)) {
       return WithReason(absl::PermissionDeniedError(absl::StrCat("credential: is not that of ", name,
                                                                  "; it comes with the order to start the attempt")),
                         "PERMISSION_DENIED");
     }
     return backend_.loop.Run([&](State& state, absl::Time) -> absl::Status {
-      if (!state.IsCurrent(*attempt)) {
+      if (!state.IsCurrent(attempt)) {
         return WithReason(
             absl::FailedPreconditionError(absl::StrCat("attempt: ", name, " is not current any more; end it")),
             "STALE_ATTEMPT");
       }
-      return check(*state.Find(attempt->job));
+      return check(*state.Find(attempt.job));
     });
   }
 

@@ -5,13 +5,13 @@
 #include <fcntl.h>
 #include <sqlite3.h>
 #include <sys/file.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <iterator>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/store/connection.h"
@@ -54,27 +54,22 @@ void Migrate(SQLite::Database& database) {
 
 }  // namespace
 
-Store::Store(int lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader)
-    : lock_(lock), path_(std::move(path)), writer_(std::move(writer)), reader_(std::move(reader)) {}
+Store::Store(Descriptor lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader)
+    : lock_(std::move(lock)), path_(std::move(path)), writer_(std::move(writer)), reader_(std::move(reader)) {}
 
-Store::~Store() {
-  reader_.reset();  // the last connection that closes checkpoints, and that must be the writer
-  writer_.reset();
-  close(lock_);
-}
+Store::~Store() = default;
 
 std::string Store::SqliteVersion() { return sqlite3_libversion(); }
 
 absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) {
   const std::string lock_path = data_dir + "/lock";
-  const int lock = open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (lock < 0) {
+  Descriptor lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock.is_open()) {
     const std::string why = std::strerror(errno);
     return absl::FailedPreconditionError(absl::StrCat("--data-dir: ", data_dir, " cannot be written to: ", why,
                                                       "; let luthierd's user write there, or give another folder"));
   }
-  if (flock(lock, LOCK_EX | LOCK_NB) != 0) {
-    close(lock);
+  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     return absl::FailedPreconditionError(absl::StrCat("another luthierd uses the data folder ", data_dir,
                                                       "; stop it, or give this one another --data-dir"));
   }
@@ -85,12 +80,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA wal_autocheckpoint = ",
         kLogPages));
     if (writer->database().execAndGet("PRAGMA user_version").getInt() > static_cast<int>(std::size(kMigrations))) {
-      close(lock);
       return absl::FailedPreconditionError(
           absl::StrCat(path, " was written by a newer luthierd; start that version again"));
     }
     if (HasEarlySchema(writer->database())) {
-      close(lock);
       return absl::FailedPreconditionError(
           absl::StrCat(path,
                        " was written by an early development version, whose tables cannot be "
@@ -98,9 +91,8 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
     }
     Migrate(writer->database());
     auto reader = std::make_unique<Connection>(path, SQLite::OPEN_READONLY);
-    return std::unique_ptr<Store>(new Store(lock, path, std::move(writer), std::move(reader)));
+    return std::unique_ptr<Store>(new Store(std::move(lock), path, std::move(writer), std::move(reader)));
   } catch (const SQLite::Exception& error) {
-    close(lock);
     const absl::Status status = StoreError(error);
     return absl::Status(status.code(), absl::StrCat(path, " cannot be opened: ", status.message()));
   }

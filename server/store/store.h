@@ -19,6 +19,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "lib/base/descriptor.h"
 #include "server/core/state.h"
 
 namespace luthier {
@@ -129,13 +130,13 @@ class Store {
   static std::string SqliteVersion();
 
  private:
-  Store(int lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader);
+  Store(Descriptor lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader);
 
-  int lock_;
+  const Descriptor lock_;  // goes when both connections are closed
   const std::string path_;
   std::unique_ptr<Connection> writer_;
   std::mutex reader_mutex_;
-  std::unique_ptr<Connection> reader_;
+  std::unique_ptr<Connection> reader_;  // goes first: the last one that closes checkpoints, and that must be the writer
 };
 
 }  // namespace luthier

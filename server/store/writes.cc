@@ -94,10 +94,6 @@ void WriteNewJobs(Connection& connection, const std::vector<Writes::NewJob>& job
     connection.Prepare("INSERT INTO job_specs (job, spec, plan) VALUES (?, ?, ?)")
         .Bind(job.number, Bytes{job.spec.own}, plan)
         .Run();
-    if (job.request.id.empty()) continue;
-    connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)")
-        .Bind(job.request.id, job.request.body_sha256, job.number)
-        .Run();
   }
 }
 
@@ -108,6 +104,8 @@ void WriteAll(Connection& connection, const Writes& writes) {
   for (const Writes::NewJob& job : writes.new_jobs) added.insert(job.number);
   for (const Job& job : writes.jobs) WriteJob(connection, job, added.count(job.number) > 0);
   WriteNewJobs(connection, writes.new_jobs);
+  for (const auto& [request, job] : writes.requests)
+    connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)").Bind(request.id, request.body_sha256, job).Run();
   for (const Sweep& sweep : writes.sweeps) {
     connection.Prepare("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?)")
         .Bind(sweep.id, sweep.tenant, sweep.first_job, int64_t{sweep.jobs}, sweep.create_time, Bytes{sweep.payload})

@@ -112,12 +112,19 @@ TEST_F(CliHubTest, ImportsTheShippedModelAsItsFolderWouldBe) {
   EXPECT_EQ(result.out, "baseModels/tiny\n");
   const std::string commit = hub_->Listing("org/tiny")["sha"];
   EXPECT_THAT(result.err, AllOf(HasSubstr(absl::StrCat("hf://org/tiny@", commit)), HasSubstr("verified")));
+  const json model = json::parse(Ok({"model", "get", "tiny", "-o", "json"}));
+  EXPECT_EQ(model["source"], "hf://org/tiny");
+  EXPECT_EQ(model["revision"], commit);
+  EXPECT_THAT(Ok({"model", "get", "tiny"}), HasSubstr(absl::StrCat("\nfrom hf://org/tiny@", commit, "\n")));
+  EXPECT_THAT(Ok({"model", "list", "-o", "wide"}),
+              AllOf(HasSubstr("SOURCE"), HasSubstr(absl::StrCat("hf://org/tiny@", commit))));
 
   fs::create_directories(folder_.path() + "/by-hand/additional_chat_templates");
   fs::copy(shipped_, folder_.path() + "/by-hand");
   WriteText(folder_.path() + "/by-hand/additional_chat_templates/rag.jinja", "{{ messages }}");
   Ok({"model", "import", "by-hand", "by-hand"});
   EXPECT_EQ(Recorded("tiny"), Recorded("by-hand"));
+  EXPECT_THAT(Ok({"model", "get", "by-hand"}), Not(HasSubstr("from ")));
   std::map<std::string, std::string> expected = {{"additional_chat_templates/rag.jinja", "{{ messages }}"}};
   for (const auto& entry : fs::directory_iterator(shipped_))
     expected[entry.path().filename()] = *ReadTextFile(entry.path());
@@ -369,6 +376,25 @@ TEST_F(CliHubTest, SizesAndHashesThatLieAreFound) {
   EXPECT_EQ(Ok({"model", "list", "-o", "name"}), "");
 }
 
+// What is read into memory as a whole must not be as large as somebody likes.
+TEST_F(CliHubTest, AFileWithoutWeightsThatIsTooLargeIsRefusedBeforeItComes) {
+  const json honest = hub_->Listing("org/tiny");
+  for (const char* name : {"config.json", "model.safetensors.index.json"}) {
+    json listing = honest;
+    if (std::string(name) == "config.json") {
+      FileIn(listing, name)["size"] = 300'000'000;
+    } else {
+      listing["siblings"].push_back({{"rfilename", name}, {"size", 300'000'000}, {"blobId", std::string(40, 'a')}});
+    }
+    List(listing);
+    const CapturedResult result = Import("tiny", "hf://org/tiny");
+    EXPECT_EQ(result.exit_code, 3) << result.err;
+    EXPECT_THAT(result.err, AllOf(HasSubstr(absl::StrCat(name, " is listed with 300.0 MB")), HasSubstr("256 MiB")));
+    EXPECT_THAT(hub_->Requests("hub", "/resolve/"), IsEmpty());
+  }
+  EXPECT_THAT(Cached(), IsEmpty());
+}
+
 TEST_F(CliHubTest, AModelThatDoesNotFitOntoTheDiskIsRefusedBeforeItComes) {
   json listing = hub_->Listing("org/tiny");
   json& file = FileIn(listing, "model.safetensors");
@@ -378,6 +404,19 @@ TEST_F(CliHubTest, AModelThatDoesNotFitOntoTheDiskIsRefusedBeforeItComes) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_THAT(result.err, AllOf(HasSubstr("90.0 TB are still to come"), HasSubstr("LUTHIER_CACHE_DIR")));
   EXPECT_THAT(hub_->Requests("hub", "model.safetensors"), IsEmpty());
+}
+
+// Nobody makes a folder in /sys, whoever runs the tests.
+TEST_F(CliHubTest, ACacheThatCannotBeWrittenIsNamedAndNoRefusalOfTheHub) {
+  CaptureOptions options;
+  options.environment = HubEnvironment({{"LUTHIER_CACHE_DIR", "/sys/luthier"}});
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"model", "import", "tiny", "hf://org/tiny"},
+                                                  {"generate", "--base", "shipped", "--prompt", "x"}}) {
+    Ok({"model", "import", "shipped", shipped_});
+    const CapturedResult result = Cli(command, options);
+    EXPECT_EQ(result.exit_code, 1) << result.err;
+    EXPECT_THAT(result.err, AllOf(HasSubstr("/sys/luthier"), HasSubstr("LUTHIER_CACHE_DIR names another folder")));
+  }
 }
 
 TEST_F(CliHubTest, WithoutAServerNothingIsFetched) {

@@ -155,14 +155,31 @@ TEST_F(CliTest, ASweepIsCreatedWatchedComparedAndCancelled) {
   EXPECT_EQ(forgotten.exit_code, 3);
   EXPECT_THAT(forgotten.err, HasSubstr("--point: training.epochs has no value"));
   const CapturedResult wrong =
-      Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--grid", "lora.rank=4,999", "--dry-run"});
+      Cli({"sweep", "create", "-f", "job.yaml", "--id", "w", "--grid", "lora.rank=4,999,0", "--dry-run"});
   EXPECT_EQ(wrong.exit_code, 3);
-  EXPECT_THAT(wrong.err, HasSubstr("lora.rank: 999 is out of range"));
+  EXPECT_THAT(wrong.err, AllOf(HasSubstr("lora.rank: 999 is out of range"), HasSubstr("(jobs/w-2)"),
+                               HasSubstr("lora.rank: 0 is out of range"), HasSubstr("(jobs/w-3)")));
   const std::vector<std::string> unmeasured = {"sweep",           "create",      "-f",     "job.yaml",
                                                "--dataset.train", "words/train", "--grid", "training.seed=1,2",
                                                "--dry-run"};
   EXPECT_THAT(Cli(unmeasured).err,
               HasSubstr("warning: sweep.metric: validation.loss is measured on a validation part"));
+}
+
+TEST_F(CliTest, AClonesTemplateIsThatOfTheOtherJobUnlessItIsGiven) {
+  AddInputs();
+  const std::string turns =
+      "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+      "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+  WriteText(folder_.path() + "/own.jinja", turns);
+  WriteText(folder_.path() + "/other.jinja", "Hello!\n" + turns);
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j", "--hold", "--chat-template", "own.jinja"});
+  std::vector<std::string> clone = {"job", "clone", "j", "--lora.rank", "4", "--dry-run", "-o", "json"};
+  const json same = json::parse(Ok(clone));
+  EXPECT_EQ(same["spec"]["chat_template"], turns);
+  EXPECT_EQ(same["spec"]["lora"]["rank"], 4);
+  clone.insert(clone.end(), {"--chat-template", "other.jinja"});
+  EXPECT_EQ(json::parse(Ok(clone))["spec"]["chat_template"], "Hello!\n" + turns);
 }
 
 TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {

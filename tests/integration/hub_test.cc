@@ -117,6 +117,15 @@ TEST_F(HubTest, AFailureOrTwoAreNotNoticed) {
   ExpectFetched();
 }
 
+TEST_F(HubTest, AListThatIsTooLongIsNotReadToItsEnd) {
+  Start();
+  server_->Fail(json::array({{{"at", "hub"}, {"path", "^/api/"}, {"body", std::string((size_t{32} << 20) + 1, ' ')}}}));
+  const absl::Status status = Fetch();
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("hf://org/model@main"), HasSubstr("longer than 32 MiB")));
+  EXPECT_THAT(server_->Requests("hub"), SizeIs(1));
+}
+
 TEST_F(HubTest, AnEndpointThatSaysNothingIsGivenUp) {
   options_.idle_timeout = absl::Milliseconds(200);
   Start();

@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/base/json_text.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/trainer_words.h"
 #include "lib/wire/json_wire.h"
@@ -42,10 +43,6 @@ constexpr absl::Duration kStorePatienceAfterLoss = absl::Seconds(10);
 constexpr char kPeer[] = "PEER";
 // Said by a trainer of its node's disk; of a failure, that the server cannot give an input.
 constexpr char kStorage[] = "STORAGE";
-
-std::string TextOf(const json& event, const char* field) {
-  return event.is_object() && event.contains(field) && event[field].is_string() ? event[field].get<std::string>() : "";
-}
 
 bool TellsOfCheckpoint(const std::string& event) { return event == "checkpoint" || event == "stopped"; }
 
@@ -137,8 +134,7 @@ v1::AttemptEnded Attempt::Work() {
   if (const absl::Status written = WriteSpec(*inputs); !written.ok()) return EndAfterError(written);
   v1::AttemptEnded ended = Train();
   uses_devices_ = false;
-  if (ended.cause() == kPeer && cancellation_.WaitFor(node_.peer_patience))
-    ended = EndAfterError(absl::CancelledError("the attempt is not wanted any more"));
+  if (ended.cause() == kPeer && cancellation_.WaitFor(node_.peer_patience)) ended = EndAfterError(NotWanted());
   return ended.outcome() == v1::AttemptEnded::FINISHED ? Publish() : StoreLastCheckpoint(std::move(ended));
 }
 
@@ -177,7 +173,7 @@ absl::StatusOr<FileLock> Attempt::WaitForRunFolder() {
   while (true) {
     absl::StatusOr<FileLock> lock = FileLock::TryAcquire(node_.folder.JobFolder(name_.job) + "/run.lock");
     if (!absl::IsUnavailable(lock.status())) return lock;
-    if (cancellation_.WaitFor(kPoll)) return absl::CancelledError("the attempt is not wanted any more");
+    if (cancellation_.WaitFor(kPoll)) return NotWanted();
   }
 }
 
@@ -316,7 +312,7 @@ v1::AttemptEnded Attempt::Crashed(std::string message, const std::string& cause,
 CheckpointUpload::Options Attempt::UploadOptions() const {
   CheckpointUpload::Options options;
   options.pass = &pass_;
-  options.checkpoints = RunFolder() + "/checkpoints";
+  options.checkpoints = CheckpointsFolder();
   options.links = Folder() + "/upload";
   options.shared_store = node_.shared_store;
   options.bytes_per_second = node_.checkpoint_bytes_per_second;
@@ -369,7 +365,7 @@ void Attempt::ReportStoredCheckpoint() {
 absl::Status Attempt::FetchCheckpoint() {
   if (!leads()) return absl::OkStatus();  // the leading node's trainer hands it on
   const v1::CheckpointStored& checkpoint = order_.checkpoint();
-  const std::string checkpoints = RunFolder() + "/checkpoints";
+  const std::string checkpoints = CheckpointsFolder();
   if (checkpoint.step() <= NewestStep(checkpoints)) return absl::OkStatus();
   const auto install = [&]() -> absl::Status {
     std::vector<InputCache::Blob> blobs;
@@ -394,43 +390,43 @@ v1::AttemptEnded Attempt::Publish() {
   const std::string folder = absl::StrCat(RunFolder(), "/", form.folder);
   const absl::StatusOr<Manifest> manifest = ManifestOfFolder(folder);
   if (!manifest.ok()) return EndAfterError(manifest.status());
-  std::set<std::string> stored = CopyIntoSharedStore(node_.shared_store, folder, *manifest);
+  if (const absl::Status stored = StoreArtifact(folder, *manifest); !stored.ok()) return EndAfterError(stored);
+  v1::AttemptReport report;
+  v1::ArtifactStored& message = *report.mutable_artifact_stored();
+  message.set_kind(form.kind);
+  for (const ManifestFile& file : manifest->files) {
+    *message.add_files() = ToProto(file);
+    node_.metrics.ObserveUploaded(file.bytes);
+  }
+  Report(std::move(report));
+  return Ended(v1::AttemptEnded::FINISHED, "");
+}
 
+// Until the server has it all, refuses it for good, or the attempt is not wanted any more.
+absl::Status Attempt::StoreArtifact(const std::string& folder, const Manifest& manifest) {
+  std::set<std::string> stored = CopyIntoSharedStore(node_.shared_store, folder, manifest);
   absl::Status said;  // once for each reason
-  Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
-  for (int refused = 0; refused < kMaxRefusedUploads;) {
-    const ArtifactUpload upload{.pass = pass_, .folder = folder, .manifest = *manifest, .stored = stored};
+  Backoff backoff;
+  for (int refused = 0;;) {
+    const ArtifactUpload upload{.pass = pass_, .folder = folder, .manifest = manifest, .stored = stored};
     const absl::Status uploaded = node_.artifacts.Upload(upload, cancellation_);
-    if (uploaded.ok()) break;
-    if (cancellation_.cancelled()) return EndAfterError(uploaded);
+    if (uploaded.ok() || cancellation_.cancelled()) return uploaded;
     if (absl::IsFailedPrecondition(uploaded)) {
-      if (stored.empty()) Abandon();  // a newer attempt took its place
-      if (stored.empty()) return {};
+      if (stored.empty()) {  // a newer attempt took its place
+        Abandon();
+        return uploaded;
+      }
       stored.clear();  // or the shared folder is not the server's: send everything
       continue;
     }
     // The server is away or full: that passes. Anything else is refused for good.
-    if (!absl::IsUnavailable(uploaded) && !absl::IsResourceExhausted(uploaded) && ++refused == kMaxRefusedUploads) {
-      return EndAfterError(uploaded);
-    }
+    if (!absl::IsUnavailable(uploaded) && !absl::IsResourceExhausted(uploaded) && ++refused == kMaxRefusedUploads)
+      return uploaded;
     if (!absl::IsUnavailable(uploaded) && uploaded != said)
       ReportLine(absl::StrCat("the result cannot be stored yet: ", uploaded.message()));
     said = uploaded;
     cancellation_.WaitFor(backoff.Next());
   }
-
-  v1::AttemptReport report;
-  v1::ArtifactStored& message = *report.mutable_artifact_stored();
-  message.set_kind(form.kind);
-  for (const ManifestFile& file : manifest->files) {
-    v1::ModelFile& entry = *message.add_files();
-    entry.set_path(file.path);
-    entry.set_size_bytes(file.bytes);
-    entry.set_sha256(file.sha256);
-    node_.metrics.ObserveUploaded(file.bytes);
-  }
-  Report(std::move(report));
-  return Ended(v1::AttemptEnded::FINISHED, "");
 }
 
 // How the attempt ends after something on the way to or from the trainer failed.

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "lib/base/steady_now.h"
+#include "lib/base/trainer_words.h"
 #include "luthier/v1/worker.pb.h"
 #include "nlohmann/json.hpp"
 #include "worker/agent/agent_metrics.h"
@@ -113,6 +114,7 @@ class Attempt {
   v1::AttemptEnded FailureOfTrainer() const;
   v1::AttemptEnded Crashed(std::string message, const std::string& cause, const AttemptLog& log) const;
   v1::AttemptEnded Publish();
+  absl::Status StoreArtifact(const std::string& folder, const Manifest& manifest);
   CheckpointUpload::Options UploadOptions() const;
   void OnCheckpoint(const nlohmann::json& event);
   v1::AttemptEnded StoreLastCheckpoint(v1::AttemptEnded ended);
@@ -130,6 +132,7 @@ class Attempt {
   std::string SpecFile() const { return Folder() + "/spec.json"; }
   // The trainer's. Only the leading node keeps it for later attempts of the job.
   std::string RunFolder() const { return leads() ? node_.folder.RunFolder(name_.job) : Folder() + "/run"; }
+  std::string CheckpointsFolder() const { return RunFolder() + "/" + kCheckpointsFolder; }
 
   Node& node_;
   const AttemptName name_;

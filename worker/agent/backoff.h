@@ -10,18 +10,20 @@ namespace luthier {
 
 class Backoff {
  public:
-  Backoff(absl::Duration first, absl::Duration longest) : first_(first), longest_(longest), next_(first) {}
+  // A server restarts within seconds, and its lease for this node begins when it does; a thousand agents with jitter
+  // spread over the longer pause.
+  static constexpr absl::Duration kFirst = absl::Milliseconds(200), kLongest = absl::Seconds(5);
 
   // The pause before the next try: between half and the whole of a time that doubles.
   absl::Duration Next() {
     const absl::Duration pause = next_ * std::uniform_real_distribution(0.5, 1.0)(random_);
-    next_ = std::min(next_ * 2, longest_);
+    next_ = std::min(next_ * 2, kLongest);
     return pause;
   }
-  void Reset() { next_ = first_; }
+  void Reset() { next_ = kFirst; }
 
  private:
-  absl::Duration first_, longest_, next_;
+  absl::Duration next_ = kFirst;
   std::minstd_rand random_{std::random_device()()};
 };
 

@@ -6,6 +6,7 @@
 #include <list>
 #include <mutex>
 
+#include "absl/status/status.h"
 #include "absl/time/time.h"
 
 namespace luthier {
@@ -37,5 +38,8 @@ class Cancellation {
   bool cancelled_ = false;
   std::list<std::function<void()>> actions_;
 };
+
+// How what an attempt was doing ends with it. CANCELLED.
+inline absl::Status NotWanted() { return absl::CancelledError("the attempt is not wanted any more"); }
 
 }  // namespace luthier

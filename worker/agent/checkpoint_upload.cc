@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 #include "worker/agent/backoff.h"
 #include "worker/agent/shared_store.h"
 
@@ -89,12 +90,9 @@ absl::StatusOr<v1::CheckpointStored> CheckpointUpload::Store(const RunCheckpoint
   LUTHIER_ASSIGN_OR_RETURN(const Manifest manifest, ManifestOfFolder(folder));
   v1::CheckpointStored stored;
   stored.set_step(checkpoint.step);
-  const std::string state = absl::StrCat("step-", checkpoint.step, "/state.json");
+  const std::string state = absl::StrCat(kStepFolder, checkpoint.step, "/", kStateFile);
   for (const ManifestFile& file : manifest.files) {
-    v1::ModelFile& entry = *stored.add_files();
-    entry.set_path(file.path);
-    entry.set_size_bytes(file.bytes);
-    entry.set_sha256(file.sha256);
+    *stored.add_files() = ToProto(file);
     if (file.path == state) stored.set_hash(file.sha256);
   }
   if (stored.hash().empty()) return absl::DataLossError(absl::StrCat(state, " is missing"));
@@ -108,7 +106,7 @@ absl::StatusOr<v1::CheckpointStored> CheckpointUpload::Store(const RunCheckpoint
 absl::Status CheckpointUpload::Send(const Manifest& manifest, const std::string& folder) {
   std::set<std::string> present = CopyIntoSharedStore(options_.shared_store, folder, manifest);
   present.insert(stored_.begin(), stored_.end());
-  Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
+  Backoff backoff;
   while (true) {
     absl::Status sent = sink_.Upload({.pass = *options_.pass,
                                       .folder = folder,

@@ -17,6 +17,7 @@
 #include "absl/strings/strip.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 
 namespace luthier {
 namespace {
@@ -48,17 +49,10 @@ std::string NewNodeId() {
 }  // namespace
 
 absl::StatusOr<FileLock> FileLock::TryAcquire(const std::string& path) {
-  const int fd = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return FileError(path, "open", errno);
-  if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
-    close(fd);
-    return absl::UnavailableError(path + " is held by another process");
-  }
-  return FileLock(fd);
-}
-
-FileLock::~FileLock() {
-  if (fd_ >= 0) close(fd_);
+  Descriptor file(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!file.is_open()) return FileError(path, "open", errno);
+  if (flock(file.get(), LOCK_EX | LOCK_NB) == 0) return FileLock(std::move(file));
+  return absl::UnavailableError(path + " is held by another process");
 }
 
 absl::StatusOr<DataFolder> DataFolder::Open(const std::string& root) {
@@ -119,7 +113,7 @@ std::vector<std::string> DataFolder::JobsWithRunFolder() const {
   std::vector<std::pair<fs::file_time_type, std::string>> found;
   std::error_code error;
   for (const fs::directory_entry& job : fs::directory_iterator(root_ + "/jobs", error)) {
-    const fs::path checkpoints = job.path() / "run/checkpoints";
+    const fs::path checkpoints = job.path() / "run" / kCheckpointsFolder;
     fs::file_time_type used = fs::last_write_time(checkpoints, error);
     if (error) used = fs::last_write_time(job.path() / "run", error);
     if (!error) found.emplace_back(used, job.path().filename());

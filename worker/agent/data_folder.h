@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "lib/base/descriptor.h"
 #include "worker/agent/attempt_name.h"
 
 namespace luthier {
@@ -24,13 +25,10 @@ class FileLock {
  public:
   // Errors: UNAVAILABLE if somebody else holds it.
   static absl::StatusOr<FileLock> TryAcquire(const std::string& path);
-  FileLock(FileLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileLock& operator=(FileLock&&) = delete;
-  ~FileLock();
 
  private:
-  explicit FileLock(int fd) : fd_(fd) {}
-  int fd_;
+  explicit FileLock(Descriptor file) : file_(std::move(file)) {}
+  Descriptor file_;
 };
 
 class DataFolder {

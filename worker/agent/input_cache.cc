@@ -85,7 +85,7 @@ absl::Status InputCache::MakeLocal(const AttemptPass& pass, const Blob& blob, Ca
     std::unique_lock lock(mutex_);
     Entry& entry = entries_[blob.sha256];  // stays where it is: this thread's lease keeps it
     while (entry.fetching && !cancellation.cancelled()) changed_.wait_for(lock, kPoll);
-    if (cancellation.cancelled()) return absl::CancelledError("the attempt is not wanted any more");
+    if (cancellation.cancelled()) return NotWanted();
     if (entry.verified && InPlace(blob, entry.shared_path)) return absl::OkStatus();
     entry = {.leases = entry.leases, .fetching = true};
   }
@@ -138,7 +138,7 @@ absl::Status InputCache::Fetch(const AttemptPass& pass, const Blob& blob, Cancel
 // Goes on from where it stopped as often as the connection breaks.
 absl::Status InputCache::FetchOnce(const AttemptPass& pass, const Blob& blob, Cancellation& cancellation) {
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<BlobWriter> writer, store_->PutBlob(blob.sha256, blob.bytes));
-  Backoff backoff(absl::Milliseconds(200), absl::Seconds(5));
+  Backoff backoff;
   const auto sink = [&](absl::string_view bytes) {
     backoff.Reset();
     options_.on_fetched(static_cast<int64_t>(bytes.size()));
@@ -146,7 +146,7 @@ absl::Status InputCache::FetchOnce(const AttemptPass& pass, const Blob& blob, Ca
   };
   while (true) {
     const absl::Status fetched = source_.Fetch(pass, blob.sha256, writer->bytes(), sink, cancellation);
-    if (cancellation.cancelled()) return absl::CancelledError("the attempt is not wanted any more");
+    if (cancellation.cancelled()) return NotWanted();
     if (fetched.ok()) return writer->Commit();
     if (!absl::IsUnavailable(fetched) && !absl::IsCancelled(fetched) && !absl::IsDeadlineExceeded(fetched)) {
       if (!absl::IsNotFound(fetched) && !absl::IsDataLoss(fetched)) return fetched;

@@ -52,13 +52,6 @@ std::string ReadAt(int file, int64_t offset, size_t size) {
   return bytes;
 }
 
-std::shared_ptr<const int> Owned(int file) {
-  return std::shared_ptr<const int>(new int(file), [](const int* fd) {
-    close(*fd);
-    delete fd;
-  });
-}
-
 std::string Encode(const std::string& payload) {
   const RecordHeader header{static_cast<uint32_t>(payload.size()), Crc32c(payload)};
   return absl::StrCat(Bytes(header), payload);
@@ -70,12 +63,11 @@ Journal::Journal(std::string path, std::string attempt) : path_(std::move(path))
   status_ = Load();
 }
 
-Journal::~Journal() = default;
-
 absl::Status Journal::Load() {
-  const int file = open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (file < 0) return FileError(path_, "open", errno);
-  file_ = Owned(file);
+  Descriptor opened(open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+  if (!opened.is_open()) return FileError(path_, "open", errno);
+  file_ = std::make_shared<const Descriptor>(std::move(opened));
+  const int file = file_->get();
   const std::string header = ReadAt(file, 0, sizeof(Header));
   if (header.size() < sizeof(Header)) {
     if (ftruncate(file, 0) != 0) return FileError(path_, "truncate", errno);
@@ -107,7 +99,8 @@ absl::Status Journal::Load() {
 absl::Status Journal::WriteAll(const std::string& bytes) {
   size_t done = 0;
   while (done < bytes.size()) {
-    const ssize_t count = pwrite(*file_, bytes.data() + done, bytes.size() - done, end_ + static_cast<int64_t>(done));
+    const ssize_t count =
+        pwrite(file_->get(), bytes.data() + done, bytes.size() - done, end_ + static_cast<int64_t>(done));
     if (count < 0 && errno == EINTR) continue;
     if (count < 0) return FileError(path_, "write", errno);
     done += static_cast<size_t>(count);
@@ -142,7 +135,7 @@ void Journal::Append(v1::AttemptReport report) {
 }
 
 void Journal::Sync() {
-  std::shared_ptr<const int> file;
+  std::shared_ptr<const Descriptor> file;
   int64_t last = 0;
   {
     const std::lock_guard lock(mutex_);
@@ -152,7 +145,7 @@ void Journal::Sync() {
   }
   // Without the lock: the session must not wait for the disk.
   const absl::Status synced =
-      file == nullptr || fdatasync(*file) == 0 ? absl::OkStatus() : FileError(path_, "fdatasync", errno);
+      file == nullptr || fdatasync(file->get()) == 0 ? absl::OkStatus() : FileError(path_, "fdatasync", errno);
   const std::lock_guard lock(mutex_);
   if (status_.ok()) status_ = synced;
   durable_ = last;
@@ -182,13 +175,13 @@ void Journal::Compact() {
 absl::Status Journal::RewriteFrom(int64_t base, int64_t from) {
   Header header;
   header.base = base;
-  LUTHIER_RETURN_IF_ERROR(
-      WriteFileDurably(path_, absl::StrCat(Bytes(header), ReadAt(*file_, from, static_cast<size_t>(end_ - from)))));
-  const int file = open(path_.c_str(), O_RDWR | O_CLOEXEC);
-  if (file < 0) return FileError(path_, "open", errno);
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(
+      path_, absl::StrCat(Bytes(header), ReadAt(file_->get(), from, static_cast<size_t>(end_ - from)))));
+  Descriptor rewritten(open(path_.c_str(), O_RDWR | O_CLOEXEC));
+  if (!rewritten.is_open()) return FileError(path_, "open", errno);
   const std::lock_guard lock(mutex_);
   const int64_t shift = from - static_cast<int64_t>(sizeof(Header));
-  file_ = Owned(file);
+  file_ = std::make_shared<const Descriptor>(std::move(rewritten));
   records_.erase(records_.begin(), records_.begin() + (base - base_));
   for (Record& record : records_) record.offset -= shift;
   end_ -= shift;
@@ -215,7 +208,7 @@ void Journal::Acknowledge(int64_t sequence) {
 
 std::optional<v1::AttemptReport> Journal::Next() {
   Record record;
-  std::shared_ptr<const int> file;
+  std::shared_ptr<const Descriptor> file;
   int64_t sequence = 0;
   {
     const std::lock_guard lock(mutex_);
@@ -224,7 +217,7 @@ std::optional<v1::AttemptReport> Journal::Next() {
     record = At(sequence);
     file = file_;
   }
-  const std::string payload = record.in_memory ? *record.in_memory : ReadAt(*file, record.offset, record.size);
+  const std::string payload = record.in_memory ? *record.in_memory : ReadAt(file->get(), record.offset, record.size);
   v1::AttemptReport report;
   if (!report.ParseFromString(payload) || report.sequence() != sequence) {
     // The disk lost it after it was synced. Its number must not be missing, else nothing after it would be recorded.
@@ -240,7 +233,7 @@ void Journal::ForEach(const std::function<void(const v1::AttemptReport&)>& visit
   const std::lock_guard lock(mutex_);
   for (const Record& record : records_) {
     v1::AttemptReport report;
-    const std::string payload = record.in_memory ? *record.in_memory : ReadAt(*file_, record.offset, record.size);
+    const std::string payload = record.in_memory ? *record.in_memory : ReadAt(file_->get(), record.offset, record.size);
     if (report.ParseFromString(payload)) visit(report);
   }
 }

@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "lib/base/descriptor.h"
 #include "luthier/v1/worker.pb.h"
 
 namespace luthier {
@@ -24,7 +25,6 @@ class Journal {
   // Opens or creates the file at `path`. A record that a crash tore is cut off. If the disk does not work, reports are
   // kept in memory and still sent: they are lost only if the agent dies as well. `status()` tells.
   Journal(std::string path, std::string attempt);
-  ~Journal();
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
@@ -74,9 +74,9 @@ class Journal {
   // Protects all below. `file_`, `base_` and `end_` are changed by the attempt's thread only, which therefore reads
   // them without it; nobody holds it while the disk works.
   mutable std::mutex mutex_;
-  std::shared_ptr<const int> file_;  // shared with a reader that must not be cut off by Compact()
-  absl::Status status_;              // once not OK, nothing is written any more
-  int64_t base_ = 0;                 // number before the first record
+  std::shared_ptr<const Descriptor> file_;  // shared with a reader that must not be cut off by Compact()
+  absl::Status status_;                     // once not OK, nothing is written any more
+  int64_t base_ = 0;                        // number before the first record
   std::deque<Record> records_;
   int64_t end_ = 0;      // of the file
   int64_t durable_ = 0;  // highest number that Sync() has covered

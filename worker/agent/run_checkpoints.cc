@@ -12,14 +12,12 @@
 #include "lib/artifact/artifact_store.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 
 namespace luthier {
 namespace {
 
 namespace fs = std::filesystem;
-
-// A trainer takes no folder with checkpoints for a run's that has no such file.
-constexpr char kRunMark[] = "/metrics.jsonl";
 
 absl::Status LinkFolder(const fs::path& from, const fs::path& to) {
   LUTHIER_RETURN_IF_ERROR(CreateFolders(to));
@@ -63,7 +61,7 @@ int64_t NewestStep(const std::string& checkpoints) {
     const std::string name = entry.path().filename();
     absl::string_view number = name;
     int64_t step;
-    if (absl::ConsumePrefix(&number, "step-") && absl::SimpleAtoi(number, &step)) newest = std::max(newest, step);
+    if (absl::ConsumePrefix(&number, kStepFolder) && absl::SimpleAtoi(number, &step)) newest = std::max(newest, step);
   }
   return newest;
 }
@@ -71,8 +69,8 @@ int64_t NewestStep(const std::string& checkpoints) {
 absl::Status LinkCheckpoint(const std::string& checkpoints, const RunCheckpoint& checkpoint, const std::string& links) {
   std::error_code ignored;
   fs::remove_all(links, ignored);
-  std::vector<std::string> folders = {absl::StrCat("step-", checkpoint.step)};
-  if (checkpoint.best_step > 0) folders.push_back(absl::StrCat("best-", checkpoint.best_step));
+  std::vector<std::string> folders = {absl::StrCat(kStepFolder, checkpoint.step)};
+  if (checkpoint.best_step > 0) folders.push_back(absl::StrCat(kBestFolder, checkpoint.best_step));
   absl::Status status;
   for (const std::string& folder : folders) status.Update(LinkFolder(checkpoints + "/" + folder, links + "/" + folder));
   if (!status.ok()) fs::remove_all(links, ignored);
@@ -88,7 +86,9 @@ absl::Status InstallCheckpoint(const std::map<std::string, std::string>& files, 
     LUTHIER_RETURN_IF_ERROR(CopyDurably(from, incoming + "/" + path));
   }
   const std::string run = fs::path(checkpoints).parent_path();
-  if (!fs::exists(run + kRunMark)) LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run + kRunMark, ""));
+  // A trainer takes no folder with checkpoints for a run's that has no such file.
+  const std::string mark = run + "/" + kMetricsFile;
+  if (!fs::exists(mark)) LUTHIER_RETURN_IF_ERROR(WriteFileDurably(mark, ""));
   fs::remove_all(checkpoints, error);
   fs::rename(incoming, checkpoints, error);
   if (error) return FileError(incoming, "rename", error.value());

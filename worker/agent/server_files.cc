@@ -48,6 +48,14 @@ absl::StatusOr<bool> SendFile(Writer& writer, const std::string& path, int index
 
 }  // namespace
 
+v1::ModelFile ToProto(const ManifestFile& file) {
+  v1::ModelFile message;
+  message.set_path(file.path);
+  message.set_size_bytes(file.bytes);
+  message.set_sha256(file.sha256);
+  return message;
+}
+
 ServerFiles::ServerFiles(const std::shared_ptr<grpc::Channel>& channel) : stub_(v1::WorkerService::NewStub(channel)) {}
 
 absl::Status ServerFiles::Fetch(const AttemptPass& pass, const std::string& sha256, int64_t offset,
@@ -87,12 +95,7 @@ absl::Status ServerFiles::Upload(const ArtifactUpload& upload, Cancellation& can
   request.mutable_header()->set_credential(upload.pass.credential);
   request.mutable_header()->set_checkpoint(upload.checkpoint);
   const std::vector<ManifestFile>& files = upload.manifest.files;
-  for (const ManifestFile& file : files) {
-    v1::ModelFile& message = *request.mutable_header()->add_files();
-    message.set_path(file.path);
-    message.set_size_bytes(file.bytes);
-    message.set_sha256(file.sha256);
-  }
+  for (const ManifestFile& file : files) *request.mutable_header()->add_files() = ToProto(file);
   absl::StatusOr<bool> more = writer->Write(request);
   for (size_t i = 0; i < files.size() && more.ok() && *more; ++i) {
     if (upload.stored.count(files[i].sha256) > 0) continue;

@@ -34,6 +34,8 @@ class BlobSource {
                              Cancellation& cancellation) = 0;
 };
 
+v1::ModelFile ToProto(const ManifestFile& file);
+
 // What an attempt sends: the files of `manifest` beneath `folder`, without those whose hash is in `stored`.
 struct ArtifactUpload {
   AttemptPass pass;

@@ -11,10 +11,6 @@
 namespace luthier {
 namespace {
 
-// A server restarts within seconds, and its lease for this node begins when it does; a thousand agents with jitter
-// spread over the longer pause.
-constexpr absl::Duration kFirstPause = absl::Milliseconds(200);
-constexpr absl::Duration kLongestPause = absl::Seconds(5);
 // A server that takes the stream and does not answer is given up.
 constexpr absl::Duration kRegisterPatience = absl::Seconds(15);
 
@@ -67,7 +63,7 @@ void Session::HeartbeatNow() {
 }
 
 void Session::Dial() {
-  Backoff backoff(kFirstPause, kLongestPause);
+  Backoff backoff;
   while (true) {
     if (Converse()) backoff.Reset();
     {
@@ -114,7 +110,7 @@ bool Session::Converse() {
     context_ = nullptr;
   }
   peer_->OnBreak(stream->Finish().error_message());
-  return got_on || SteadyNow() - began >= kLongestPause;
+  return got_on || SteadyNow() - began >= Backoff::kLongest;
 }
 
 void Session::Dispatch(const v1::SessionResponse& response) {
@@ -169,7 +165,7 @@ void Session::Send(grpc::ClientContext& context, Stream& stream) {
 void Session::WaitForTheReader(grpc::ClientContext& context) {
   std::unique_lock lock(mutex_);
   const bool ended =
-      changed_.wait_for(lock, absl::ToChronoMilliseconds(kLongestPause), [this] { return over_ || closed_; });
+      changed_.wait_for(lock, absl::ToChronoMilliseconds(Backoff::kLongest), [this] { return over_ || closed_; });
   if (!ended) context.TryCancel();
 }
 

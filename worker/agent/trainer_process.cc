@@ -36,17 +36,13 @@ constexpr int kExecFailed = 127;
 
 // Both ends close on exec: a trainer inherits three descriptors and nothing else.
 struct Pipe {
-  int read = -1, write = -1;
+  Descriptor read, write;
   bool Open() {
     int ends[2];
     if (pipe2(ends, O_CLOEXEC) != 0) return false;
-    read = ends[0];
-    write = ends[1];
+    read = Descriptor(ends[0]);
+    write = Descriptor(ends[1]);
     return true;
-  }
-  ~Pipe() {
-    if (read >= 0) close(read);
-    if (write >= 0) close(write);
   }
 };
 
@@ -105,10 +101,8 @@ Image MakeImage(const TrainerProcess::Options& options) {
   // Whatever a library opened without the flag. An old kernel without this call is no reason to fail.
   close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
   // If memory runs out the kernel should end the trainer, and not the agent or the server beside it.
-  if (const int score = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC); score >= 0) {
-    (void)!write(score, "500", 3);
-    close(score);
-  }
+  const Descriptor score(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+  (void)!write(score.get(), "500", 3);
   execve(image.argv[0], image.argv.data(), image.envp.data());
   const int reason = errno;
   (void)!write(failure, &reason, sizeof reason);
@@ -139,26 +133,26 @@ absl::StatusOr<std::unique_ptr<TrainerProcess>> TrainerProcess::Start(const Opti
   const pid_t agent = getpid();
   const pid_t pid = fork();
   if (pid < 0) return absl::UnavailableError(absl::StrCat("cannot start a process: ", std::strerror(errno)));
-  if (pid == 0) BecomeTrainer(image, agent, input.read, events.write, log.write, failure.write);
+  if (pid == 0) BecomeTrainer(image, agent, input.read.get(), events.write.get(), log.write.get(), failure.write.get());
   setpgid(pid, pid);  // also here, so that the group exists before anybody kills it
-  close(std::exchange(failure.write, -1));
+  failure.write.Close();
   int reason = 0;
-  if (read(failure.read, &reason, sizeof reason) == sizeof reason) {
+  if (read(failure.read.get(), &reason, sizeof reason) == sizeof reason) {
     waitpid(pid, nullptr, 0);
     return absl::UnavailableError(absl::StrCat("cannot run the trainer ", options.arguments[0], ": ",
                                                std::strerror(reason), "; install it there or give --trainer"));
   }
-  for (const int fd : {input.write, events.read, log.read}) fcntl(fd, F_SETFL, O_NONBLOCK);
-  return std::unique_ptr<TrainerProcess>(new TrainerProcess(pid, std::exchange(input.write, -1),
-                                                            std::exchange(events.read, -1), std::exchange(log.read, -1),
-                                                            options.mark, std::move(output)));
+  for (const Descriptor* end : {&input.write, &events.read, &log.read}) fcntl(end->get(), F_SETFL, O_NONBLOCK);
+  return std::unique_ptr<TrainerProcess>(new TrainerProcess(pid, std::move(input.write), std::move(events.read),
+                                                            std::move(log.read), options.mark, std::move(output)));
 }
 
-TrainerProcess::TrainerProcess(pid_t pid, int input, int output, int error, std::string mark, Output on)
+TrainerProcess::TrainerProcess(pid_t pid, Descriptor input, Descriptor output, Descriptor error, std::string mark,
+                               Output on)
     : pid_(pid),
-      input_(input),
-      output_(output),
-      error_(error),
+      input_(std::move(input)),
+      output_(std::move(output)),
+      error_(std::move(error)),
       mark_(std::move(mark)),
       on_event_line_([on](std::string line, bool cut) {
         if (cut) {
@@ -173,14 +167,10 @@ TrainerProcess::TrainerProcess(pid_t pid, int input, int output, int error, std:
       log_lines_(kMaxLogBytes) {}
 
 TrainerProcess::~TrainerProcess() {
-  if (!reaped_) {
-    Kill();
-    waitpid(pid_, nullptr, 0);
-    (void)EndMarkedProcesses(mark_, kKillPatience);
-  }
-  for (const int fd : {input_, output_, error_}) {
-    if (fd >= 0) close(fd);
-  }
+  if (reaped_) return;
+  Kill();
+  waitpid(pid_, nullptr, 0);
+  (void)EndMarkedProcesses(mark_, kKillPatience);
 }
 
 bool TrainerProcess::Dead() {
@@ -193,30 +183,30 @@ bool TrainerProcess::Dead() {
 
 bool TrainerProcess::Listen(absl::Duration patience) {
   const bool dead = Dead();  // before reading: what it wrote is then in the pipes
-  if (dead && (output_ >= 0 || error_ >= 0)) {
+  if (dead && IsHeard()) {
     Kill();  // the rest of the group; else a grandchild could keep the pipes open for ever
     patience = kDrain;
   }
-  if (output_ < 0 && error_ < 0) patience = std::min(patience, kScanPause);  // nothing to hear but its death
+  if (!IsHeard()) patience = std::min(patience, kScanPause);  // nothing to hear but its death
   const absl::Time deadline = SteadyNow() + patience;
   do {
-    pollfd waits[2] = {{output_, POLLIN, 0}, {error_, POLLIN, 0}};  // a negative one is ignored
+    pollfd waits[2] = {{output_.get(), POLLIN, 0}, {error_.get(), POLLIN, 0}};  // a negative one is ignored
     const auto left = absl::ToInt64Milliseconds(std::max(deadline - SteadyNow(), absl::ZeroDuration()));
     if (poll(waits, 2, static_cast<int>(left)) <= 0) break;
     if (waits[0].revents != 0) Drain(output_, event_lines_, on_event_line_);
     if (waits[1].revents != 0) Drain(error_, log_lines_, on_log_line_);
-  } while (dead && (output_ >= 0 || error_ >= 0) && SteadyNow() < deadline);
+  } while (dead && IsHeard() && SteadyNow() < deadline);
   return !dead;
 }
 
-void TrainerProcess::Drain(int& fd, LineSplitter& splitter, const LineSplitter::OnLine& on_line) {
+void TrainerProcess::Drain(Descriptor& from, LineSplitter& splitter, const LineSplitter::OnLine& on_line) {
   char buffer[65536];
-  const ssize_t count = read(fd, buffer, sizeof buffer);
+  const ssize_t count = read(from.get(), buffer, sizeof buffer);
   if (count > 0) {
     splitter.Add({buffer, static_cast<size_t>(count)}, on_line);
   } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
     splitter.Finish(on_line);
-    close(std::exchange(fd, -1));
+    from.Close();
   }
 }
 
@@ -227,7 +217,7 @@ void TrainerProcess::AskForCheckpoint() { Command("checkpoint"); }
 void TrainerProcess::Command(absl::string_view name) {
   const std::string line = absl::StrCat("{\"command\": \"", name, "\"}\n");
   // A few bytes always fit, unless the trainer does not read; then the grace ends it.
-  (void)!write(input_, line.data(), line.size());
+  (void)!write(input_.get(), line.data(), line.size());
 }
 
 void TrainerProcess::Kill() {

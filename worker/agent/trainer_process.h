@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "lib/base/descriptor.h"
 #include "worker/agent/lines.h"
 
 namespace luthier {
@@ -63,13 +64,16 @@ class TrainerProcess {
   pid_t pid() const { return pid_; }
 
  private:
-  TrainerProcess(pid_t pid, int input, int output, int error, std::string mark, Output on);
+  TrainerProcess(pid_t pid, Descriptor input, Descriptor output, Descriptor error, std::string mark, Output on);
   void Command(absl::string_view name);
-  void Drain(int& fd, LineSplitter& splitter, const LineSplitter::OnLine& on_line);
+  void Drain(Descriptor& from, LineSplitter& splitter, const LineSplitter::OnLine& on_line);
   bool Dead();
+  // Whether more may come of what it writes.
+  bool IsHeard() const { return output_.is_open() || error_.is_open(); }
 
   const pid_t pid_;  // and id of its group
-  int input_, output_, error_;
+  const Descriptor input_;
+  Descriptor output_, error_;  // closed at their ends
   const std::string mark_;
   const LineSplitter::OnLine on_event_line_, on_log_line_;
   LineSplitter event_lines_, log_lines_;

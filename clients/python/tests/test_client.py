@@ -51,6 +51,28 @@ def test_a_create_whose_answer_is_lost_makes_one_job(server: Server, client: Cli
     assert len(client.list_jobs()) == 2
 
 
+def test_a_retry_and_an_update_whose_answers_are_lost_are_done_once(
+    server: Server, client: Client, spec: FineTuningSpec
+) -> None:
+    client.cancel_job(client.create_job(spec, job_id="j").name)
+    proxy = Proxy(server.address)
+    with Client(proxy.address) as unlucky, concurrent.futures.ThreadPoolExecutor() as pool:
+        assert unlucky.get_job("j").state == FineTuningJob.CANCELLED  # connected
+        proxy.losing = True
+        retried = pool.submit(unlucky.retry_job, "j")
+        wait_until(lambda: client.get_job("j").state == FineTuningJob.QUEUED)
+        client.cancel_job("j")
+        proxy.cut()
+        assert retried.result(timeout=20).state == FineTuningJob.CANCELLED, "not tried again once more"
+        etag = unlucky.get_job("j").etag
+        proxy.losing = True
+        updated = pool.submit(unlucky.update_job, "j", labels={"team": "support"}, etag=etag)
+        wait_until(lambda: client.get_job("j").etag != etag)
+        proxy.cut()
+        assert updated.result(timeout=20).labels["team"] == "support"
+    proxy.close()
+
+
 def test_what_must_not_be_done_twice_is_not_tried_again(server: Server, client: Client, spec: FineTuningSpec) -> None:
     proxy = Proxy(server.address)
     with Client(proxy.address) as unlucky, concurrent.futures.ThreadPoolExecutor() as pool:

@@ -157,6 +157,18 @@ void ReadQwenWindows(FieldReader& fields, ModelConfig& config) {
   ReadSlidingLayers(fields, config, window, [&](int64_t layer) { return window && layer >= first_sliding; });
 }
 
+void ReadGemmaDecoder(FieldReader& fields, ModelConfig& config) {
+  config.num_kv_heads = 4;
+  config.head_dim = 256;
+  config.tie_word_embeddings = true;
+  config.norm_offset = 1;
+  ReadDecoder(fields, config);
+  ReadActivation(fields, config, "hidden_activation", "gelu_pytorch_tanh");
+  config.attention_bias = fields.FlagOr("attention_bias", false);
+  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
+  config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
+}
+
 void AddLlamaLayer(const ModelConfig& config, int, LayerRows& rows) {
   rows.Norms({"input_layernorm", "post_attention_layernorm"}, config.hidden_size);
   rows.Attention(config.attention_bias, config.attention_bias);

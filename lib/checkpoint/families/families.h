@@ -53,6 +53,9 @@ void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<i
 // `use_sliding_window`, `sliding_window`, `max_window_layers` and `layer_types`, as Qwen has them.
 void ReadQwenWindows(FieldReader& fields, ModelConfig& config);
 
+// ReadDecoder and ReadActivation with the defaults and scales that Gemma 2 and 3 share.
+void ReadGemmaDecoder(FieldReader& fields, ModelConfig& config);
+
 // Llama's layer, which other families have too: two norms, attention and a gated MLP, with the biases that the config
 // names.
 void AddLlamaLayer(const ModelConfig& config, int layer, LayerRows& rows);

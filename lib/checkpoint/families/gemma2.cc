@@ -1,6 +1,4 @@
 // Gemma 2: norms before and after each block, soft-caps, every other layer slides.
-#include <cmath>
-
 #include "lib/checkpoint/families/families.h"
 #include "lib/checkpoint/rope_config.h"
 
@@ -8,16 +6,8 @@ namespace luthier {
 namespace {
 
 void Read(FieldReader& fields, ModelConfig& config) {
-  config.num_kv_heads = 4;
-  config.head_dim = 256;
   config.max_position_embeddings = 8192;
-  config.tie_word_embeddings = true;
-  config.norm_offset = 1;
-  ReadDecoder(fields, config);
-  ReadActivation(fields, config, "hidden_activation", "gelu_pytorch_tanh");
-  config.attention_bias = fields.FlagOr("attention_bias", false);
-  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
-  config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
+  ReadGemmaDecoder(fields, config);
   config.attention_softcap = fields.NullablePositive("attn_logit_softcapping", 50).value_or(0);
   config.logit_softcap = fields.NullablePositive("final_logit_softcapping", 30).value_or(0);
   const std::optional<int64_t> window = fields.NullableSize("sliding_window", 4096);

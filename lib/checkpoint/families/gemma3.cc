@@ -1,6 +1,5 @@
 // Gemma 3 (text): Gemma 2 without soft-caps on attention, with normed queries and keys, and with one frequency base for
 // the sliding layers and another for the full ones.
-#include <cmath>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -48,16 +47,8 @@ void ReadRopes(FieldReader& fields, ModelConfig& config) {
 }
 
 void Read(FieldReader& fields, ModelConfig& config) {
-  config.num_kv_heads = 4;
-  config.head_dim = 256;
   config.max_position_embeddings = 131'072;
-  config.tie_word_embeddings = true;
-  config.norm_offset = 1;
-  ReadDecoder(fields, config);
-  ReadActivation(fields, config, "hidden_activation", "gelu_pytorch_tanh");
-  config.attention_bias = fields.FlagOr("attention_bias", false);
-  config.embedding_scale = std::sqrt(static_cast<double>(config.hidden_size));
-  config.attention_scale = 1 / std::sqrt(fields.PositiveOr("query_pre_attn_scalar", 256));
+  ReadGemmaDecoder(fields, config);
   config.logit_softcap = fields.OptionalPositive("final_logit_softcapping").value_or(0);
   const int64_t pattern = fields.SizeOr("sliding_window_pattern", fields.SizeOr("_sliding_window_pattern", 6));
   ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096),

@@ -15,12 +15,13 @@ namespace {
 
 using ::testing::ElementsAre;
 
-TEST(BelongsToModelTest, TakesWhatATrainerReadsAndNothingElse) {
-  for (const char* path : {"config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json",
-                           "chat_template.jinja", "additional_chat_templates/tool_use.jinja"})
+TEST(BelongsToModelTest, TakesWhatATrainerReadsOrAnExportCopiesAndNothingElse) {
+  for (const char* path :
+       {"config.json", "model.safetensors", "model-00001-of-00002.safetensors", "tokenizer.json", "chat_template.jinja",
+        "additional_chat_templates/tool_use.jinja", "tokenizer.model", "merges.txt"})
     EXPECT_TRUE(BelongsToModel(path)) << path;
   for (const char* path :
-       {"README.md", "pytorch_model.bin", "model.gguf", "tokenizer.model", "config.json.part", "onnx/config.json",
+       {"README.md", "pytorch_model.bin", "model.gguf", "onnx/tokenizer.model", "config.json.part", "onnx/config.json",
         "original/params.json", "templates/x.jinja", "additional_chat_templates/x.json",
         "additional_chat_templates/more/x.jinja", "additional_chat_templates", ""})
     EXPECT_FALSE(BelongsToModel(path)) << path;

@@ -13,10 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "client/cli/command_tree.h"
 #include "client/cli/completion.h"
 #include "client/cli/dataset_files.h"
 #include "client/cli/model_names.h"
-#include "client/cli/suggest.h"
 #include "client/cli/terminal.h"
 #include "lib/channel/channel.h"
 #include "tests/support/temp_folder.h"
@@ -38,37 +38,51 @@ struct Result {
   std::string err;
 };
 
+Interrupts& SharedInterrupts() {
+  static auto* interrupts = new Interrupts();  // its thread never ends
+  return *interrupts;
+}
+
+// The program's commands, as RunApp() has them.
+struct AllCommands {
+  AllCommands() { AddCommands(app, context); }
+
+  std::ostringstream out, err;
+  CommandContext context{out, Terminal{}, err, Terminal{}, SharedInterrupts()};
+  CLI::App app{"", "luthier"};
+};
+
+// `visit` is called for a command and all below it.
+void ForEachCommand(const CLI::App& command, const std::function<void(const CLI::App&)>& visit) {
+  visit(command);
+  for (const CLI::App* subcommand : Subcommands(command)) ForEachCommand(*subcommand, visit);
+}
+
 class AppTest : public testing::Test {
  protected:
   AppTest() { WriteText(folder_.path() + "/config.yaml", "{}\n"); }
   Result Run(std::vector<std::string> arguments) {
-    static auto* interrupts = new Interrupts();  // its thread never ends
     std::ostringstream out, err;
-    CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+    CommandContext context(out, Terminal{}, err, Terminal{}, SharedInterrupts());
     arguments.insert(arguments.end(), {"--config", folder_.path() + "/config.yaml"});
     const int exit_code = RunApp(arguments, context);
     return {exit_code, out.str(), err.str()};
   }
   // The same with a person at a terminal who answers.
   Result RunAtTerminal(std::vector<std::string> arguments, const std::string& answer) {
-    static auto* interrupts = new Interrupts();
     std::ostringstream out, err;
     std::istringstream in(answer);
     const Terminal terminal{.interactive = true, .width = 80, .height = 24};
-    CommandContext context(out, terminal, err, terminal, *interrupts);
+    CommandContext context(out, terminal, err, terminal, SharedInterrupts());
     context.AnswersComeFrom(in);
     arguments.insert(arguments.end(), {"--config", folder_.path() + "/config.yaml"});
     const int exit_code = RunApp(arguments, context);
     return {exit_code, out.str(), err.str()};
   }
   std::vector<std::string> CompletionsOf(std::vector<std::string> words) {
-    static auto* interrupts = new Interrupts();
-    std::ostringstream out, err;
-    CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
-    CLI::App app("", "luthier");
-    AddCommands(app, context);
-    EXPECT_TRUE(context.Load().ok());
-    return Complete(app, context, words);
+    AllCommands all;
+    EXPECT_TRUE(all.context.Load().ok());
+    return Complete(all.app, all.context, words);
   }
   TempFolder folder_;
 };
@@ -142,24 +156,17 @@ TEST_F(AppTest, NamesAMissingArgument) {
 }
 
 TEST_F(AppTest, EveryCommandHasHelpAndAnExample) {
-  static auto* interrupts = new Interrupts();
-  std::ostringstream out, err;
-  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
-  CLI::App app("", "luthier");
-  AddCommands(app, context);
+  const AllCommands all;
   int commands = 0;
-  const std::function<void(const CLI::App&)> visit = [&](const CLI::App& command) {
+  ForEachCommand(all.app, [&](const CLI::App& command) {
     EXPECT_FALSE(command.get_description().empty() && command.get_parent() != nullptr) << command.get_name();
-    const auto children = command.get_subcommands([](const CLI::App*) { return true; });
-    for (const CLI::App* child : children) visit(*child);
-    if (!children.empty()) return;
+    if (!Subcommands(command).empty()) return;
     ++commands;
     EXPECT_THAT(command.get_footer(), AllOf(HasSubstr("Examples:\n  "), HasSubstr(command.get_name())))
         << command.get_name();
     for (const CLI::Option* option : command.get_options())
       EXPECT_FALSE(option->get_description().empty()) << option->get_name();
-  };
-  visit(app);
+  });
   EXPECT_GE(commands, 28);
 }
 
@@ -217,10 +224,9 @@ TEST_F(AppTest, RefusesAServerThatIsNoHostAndPort) {
 }
 
 TEST_F(AppTest, OutputThatCannotBeWrittenIsAFailure) {
-  static auto* interrupts = new Interrupts();
   std::ostringstream out, err;
   out.setstate(std::ios::badbit);
-  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
+  CommandContext context(out, Terminal{}, err, Terminal{}, SharedInterrupts());
   EXPECT_EQ(RunApp({"version", "--config", folder_.path() + "/config.yaml"}, context), 1);
   EXPECT_THAT(err.str(), HasSubstr("the output cannot be written"));
 }
@@ -343,23 +349,12 @@ TEST_F(AppTest, AConfigFileThatIsNamedIsThereOrMade) {
   EXPECT_THAT(Run({"job", "list"}).err, HasSubstr("no server answers at 127.0.0.1:1"));
 }
 
-// `visit` is called for a command and all below it.
-void ForEachCommand(const CLI::App& command, const std::function<void(const CLI::App&)>& visit) {
-  visit(command);
-  for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; }))
-    ForEachCommand(*subcommand, visit);
-}
-
 TEST_F(AppTest, EveryCommandAndFlagIsInTheManPage) {
   const std::string page = Run({"__man"}).out;
   EXPECT_EQ(std::count_if(page.begin(), page.end(), [](unsigned char c) { return c > 126; }), 0) << "see Roff()";
-  static auto* interrupts = new Interrupts();
-  std::ostringstream out, err;
-  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
-  CLI::App app("", "luthier");
-  AddCommands(app, context);
+  const AllCommands all;
   int flags = 0;
-  ForEachCommand(app, [&](const CLI::App& command) {
+  ForEachCommand(all.app, [&](const CLI::App& command) {
     EXPECT_THAT(page, HasSubstr(absl::StrReplaceAll(command.get_name(), {{"-", "\\-"}})));
     for (const CLI::Option* option : command.get_options()) {
       for (const std::string& name : option->get_lnames()) {
@@ -388,11 +383,7 @@ TEST_F(AppTest, CompletesCommandsFlagsAndValues) {
 }
 
 TEST_F(AppTest, CompletesEveryFlagOfWhichTheHelpListsTheValues) {
-  static auto* interrupts = new Interrupts();
-  std::ostringstream out, err;
-  CommandContext context(out, Terminal{}, err, Terminal{}, *interrupts);
-  CLI::App app("", "luthier");
-  AddCommands(app, context);
+  const AllCommands all;
   int flags = 0;
   const std::function<void(const CLI::App&, const std::vector<std::string>&)> walk =
       [&](const CLI::App& command, const std::vector<std::string>& path) {
@@ -403,13 +394,13 @@ TEST_F(AppTest, CompletesEveryFlagOfWhichTheHelpListsTheValues) {
           EXPECT_THAT(CompletionsOf(words), Not(IsEmpty())) << testing::PrintToString(words);
           ++flags;
         }
-        for (const CLI::App* subcommand : command.get_subcommands([](const CLI::App*) { return true; })) {
+        for (const CLI::App* subcommand : Subcommands(command)) {
           std::vector<std::string> longer = path;
           longer.push_back(subcommand->get_name());
           walk(*subcommand, longer);
         }
       };
-  walk(app, {});
+  walk(all.app, {});
   EXPECT_GE(flags, 4);
 }
 

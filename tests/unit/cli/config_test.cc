@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/yaml.h"
 #include "lib/text/json_file.h"
 #include "tests/support/temp_folder.h"
@@ -148,6 +149,13 @@ TEST(ConfigTest, IsReadBackAsItWasWritten) {
   ASSERT_TRUE(again.ok()) << again.status() << *ReadTextFile(path);
   EXPECT_EQ(again->context, "lab");
   EXPECT_EQ(again->servers, TwoContexts().servers);
+}
+
+// Nobody makes a folder in /proc, whoever runs the tests.
+TEST(ConfigTest, AFolderThatCannotBeMadeIsNoRefusalOfAServer) {
+  const absl::Status status = ChangeConfig("/proc/luthier/config.yaml", [](Config&) { return absl::OkStatus(); });
+  EXPECT_EQ(ExitCodeOf(status), ExitCode::kFailure) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/proc/luthier"));
 }
 
 TEST(ConfigTest, FilesOfAContextLieBesideTheConfigFile) {

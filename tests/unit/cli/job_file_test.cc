@@ -9,6 +9,7 @@
 #include <set>
 
 #include "client/cli/job_flags.h"
+#include "client/cli/label_flag.h"
 #include "lib/plan/resolve.h"
 #include "lib/wire/job_spec_wire.h"
 #include "tests/support/temp_folder.h"
@@ -160,10 +161,30 @@ TEST_F(JobFileTest, ATemplateComesAsTextOrFromItsFile) {
   EXPECT_THAT(std::string(ParseJobFile(file).status().message()), HasSubstr("chat_template: has 300001 bytes"));
 }
 
+TEST_F(JobFileTest, AClonesTemplateIsThatOfTheOtherJobAndNeverReadHereUnlessAFlagNamesIt) {
+  const std::string path = folder_.path() + "/secret.jinja";
+  WriteText(path, "{{ messages }}");
+  JobSpec before = *ParseJobFile(*Read(kWholeFile));
+  before.recipe.chat_template = path;
+  const auto changed = SpecWithFlags("jobs/a", before, {.fields = {{"lora.rank", "4"}}});
+  ASSERT_TRUE(changed.ok()) << changed.status();
+  EXPECT_EQ(changed->spec.recipe.chat_template, path);
+  EXPECT_EQ(changed->spec.recipe.lora.rank, 4);
+  const auto given = SpecWithFlags("jobs/a", before, {.fields = {{"chat_template", path}}});
+  ASSERT_TRUE(given.ok()) << given.status();
+  EXPECT_EQ(given->spec.recipe.chat_template, "{{ messages }}");
+}
+
 TEST_F(JobFileTest, ALabelWithoutAKeyIsRefused) {
   JobFile file;
-  EXPECT_EQ(SetLabel(file, "team").code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(SetLabel(file, "=x").code(), absl::StatusCode::kInvalidArgument);
+  v1::FineTuningJob job;
+  for (const char* wrong : {"team", "=x", ""}) {
+    EXPECT_EQ(SetLabel(file, wrong).code(), absl::StatusCode::kInvalidArgument) << wrong;
+    EXPECT_EQ(SetLabels({"zone=a", wrong}, job).code(), absl::StatusCode::kInvalidArgument) << wrong;
+  }
+  ASSERT_TRUE(SetLabels({"team=", "formula=a=b"}, job).ok());
+  EXPECT_EQ(job.labels().at("team"), "");
+  EXPECT_EQ(job.labels().at("formula"), "a=b");
 }
 
 // Fields of a job file, with those of its blocks.

@@ -185,6 +185,9 @@ TEST(ExitCodeTest, HasACodeForEveryKindOfStatus) {
   EXPECT_EQ(ExitCodeOf(absl::AlreadyExistsError("")), ExitCode::kFailure);
   EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), ExitCode::kFailure);
   EXPECT_EQ(ExitCodeOf(WithExitCode(absl::NotFoundError(""), ExitCode::kFailure)), ExitCode::kFailure);
+  for (const absl::Status& ours : {absl::PermissionDeniedError(""), absl::NotFoundError(""), absl::UnknownError("")})
+    EXPECT_EQ(ExitCodeOf(OfLocalDisk(ours)), ExitCode::kFailure) << ours;
+  EXPECT_EQ(ExitCodeOf(OfLocalDisk(absl::OkStatus())), ExitCode::kOk);
 }
 
 TEST(ComparisonTest, PutsLoraBesideFullTrainingAndTheBaseOnce) {

@@ -46,6 +46,16 @@ class FakeJobs final : public v1::FineTuningService::Service {
     job->set_name("jobs/made");
     return grpc::Status::OK;
   }
+  grpc::Status RetryFineTuningJob(grpc::ServerContext*, const v1::RetryFineTuningJobRequest* request,
+                                  v1::FineTuningJob*) override {
+    request_ids.push_back(request->request_id());
+    return failures > 0 && failures-- > 0 ? Unavailable() : grpc::Status::OK;
+  }
+  grpc::Status UpdateFineTuningJob(grpc::ServerContext*, const v1::UpdateFineTuningJobRequest* request,
+                                   v1::FineTuningJob*) override {
+    request_ids.push_back(request->request_id());
+    return failures > 0 && failures-- > 0 ? Unavailable() : grpc::Status::OK;
+  }
   grpc::Status ListFineTuningJobs(grpc::ServerContext*, const v1::ListFineTuningJobsRequest* request,
                                   v1::ListFineTuningJobsResponse* response) override {
     const int first = request->page_token().empty() ? 0 : std::stoi(request->page_token());
@@ -208,6 +218,20 @@ TEST_F(ClientTest, RepeatsASubmitUnderTheSameRequestId) {
   EXPECT_EQ(std::set<std::string>(jobs_.request_ids.begin(), jobs_.request_ids.end()).size(), 1u);
   EXPECT_THAT(jobs_.request_ids[0],
               testing::MatchesRegex("[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"));
+}
+
+TEST_F(ClientTest, RepeatsARetryAndAnUpdateUnderTheirRequestIds) {
+  jobs_.failures = 1;
+  EXPECT_TRUE(client_->RetryJob("jobs/a").ok());
+  ASSERT_THAT(jobs_.request_ids, SizeIs(2));
+  EXPECT_EQ(jobs_.request_ids[0], jobs_.request_ids[1]);
+  jobs_.failures = 1;
+  v1::UpdateFineTuningJobRequest update;
+  update.mutable_job()->set_etag("1");
+  EXPECT_TRUE(client_->UpdateJob(update).ok());
+  ASSERT_THAT(jobs_.request_ids, SizeIs(4));
+  EXPECT_EQ(jobs_.request_ids[2], jobs_.request_ids[3]);
+  EXPECT_NE(jobs_.request_ids[1], jobs_.request_ids[2]);
 }
 
 TEST_F(ClientTest, ReadsEveryPageOfAListUpToItsLimit) {

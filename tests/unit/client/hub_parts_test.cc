@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cerrno>
 #include <filesystem>
 #include <set>
 #include <string>
@@ -14,6 +15,7 @@
 #include "client/hub/git_blob.h"
 #include "client/hub/hub.h"
 #include "client/hub/listing.h"
+#include "lib/artifact/durable_file.h"
 #include "nlohmann/json.hpp"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -61,6 +63,19 @@ json HonestListing() {
              {"blobId", std::string(40, '3')},
              {"size", 988097824},
              {"lfs", {{"sha256", std::string(64, '4')}, {"size", 988097824}, {"pointerSize", 134}}}}}}};
+}
+
+// By its exit code a script would take it for the hub's, or the server's.
+TEST(OnOurDiskTest, WhatOurDiskRefusesIsNoRefusalOfTheHub) {
+  EXPECT_TRUE(OnOurDisk(absl::OkStatus()).ok());
+  for (const int error : {EACCES, EROFS, ENOENT}) {
+    const absl::Status status = OnOurDisk(FileError("/cache/hub", "create", error));
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("/cache/hub"), HasSubstr("LUTHIER_CACHE_DIR")));
+  }
+  const absl::Status full = OnOurDisk(FileError("/cache/hub/file", "write", ENOSPC));
+  EXPECT_TRUE(absl::IsResourceExhausted(full));
+  EXPECT_THAT(std::string(full.message()), AllOf(HasSubstr("free space"), HasSubstr("LUTHIER_CACHE_DIR")));
 }
 
 TEST(HubListingTest, KnowsWhatTheHubSaysOfEachFile) {

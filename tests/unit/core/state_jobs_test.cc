@@ -78,6 +78,18 @@ TEST_F(StateTest, AnswersARequestThatIsRepeatedWithinABatchWithTheFirstJobAndRef
   EXPECT_EQ(state_.TakeWrites().new_jobs.size(), 1u);
 }
 
+TEST_F(StateTest, KnowsARequestAgainThatChangedAJobInTheSameBatch) {
+  Job job{.id = "a", .base_model = "base"};
+  ASSERT_TRUE(state_.Create(job, {}, {.own = "spec"}, now_).ok());
+  const JobRequest request{"request", "body"};
+  EXPECT_FALSE(*state_.HasAnswered(request));
+  state_.Remember(request, job);
+  EXPECT_TRUE(*state_.HasAnswered(request));
+  EXPECT_TRUE(absl::IsAlreadyExists(state_.HasAnswered({"request", "another body"}).status()));
+  EXPECT_FALSE(*state_.HasAnswered({"", "body"})) << "without an id nothing is known again";
+  EXPECT_EQ(state_.TakeWrites().requests.size(), 1u);
+}
+
 TEST_F(StateTest, RefusesAJobWhoseDatasetOrBaseModelIsGone) {
   Job job{.id = "j", .base_model = "base", .datasets = "a,b"};
   ASSERT_TRUE(state_.AddResource(ResourceKind::kDataset, {.id = "a"}).ok());

@@ -299,7 +299,7 @@ class BosTest : public EncodeTest {
   }
   int64_t CountBos(const std::string& chat_template, const std::string& line) {
     const Tokenizer tokenizer = Tokenizer::Load(folder_.path()).value();
-    EXPECT_TRUE(tokenizer.adds_bos());
+    EXPECT_EQ(tokenizer.Encode("a", /*with_special_tokens=*/true)->ids.front(), *tokenizer.bos_id());
     const ChatTemplate compiled = Compiled(chat_template);
     const Example example = RowEncoder(tokenizer, &compiled, {}).Encode(ParseRow(line, 1).value()).value();
     EXPECT_EQ(example.ids.front(), *tokenizer.bos_id());

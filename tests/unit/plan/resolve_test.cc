@@ -3,6 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_split.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "lib/plan/adapter_plan.h"
 #include "lib/plan/flops.h"
@@ -271,10 +277,69 @@ TEST(ResolveTest, ASmallDeviceGetsASmallMicroBatch) {
 TEST(ResolveTest, AJobThatCannotFitIsRefusedWithBothFigures) {
   Recipe recipe;
   recipe.tuning = "full";
-  const auto resolved = Resolve(recipe, Llama8B(), Rows(5000), Cpu());
+  const auto resolved = Resolve(recipe, Llama1B(), Rows(5000), Cpu());
   EXPECT_EQ(resolved.status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(resolved.status().message()), HasSubstr("8.59 GB"));
-  EXPECT_THAT(std::string(resolved.status().message()), HasSubstr("tuning: lora"));
+  EXPECT_THAT(std::string(resolved.status().message()),
+              testing::MatchesRegex("the job needs about [0-9.]+ GB and the device has 8.59 GB; give tuning: lora, or "
+                                    "a device with [0-9.]+ GB"));
+  EXPECT_THAT(std::string(Resolve(recipe, Llama8B(), Rows(5000), Cpu()).status().message()),
+              testing::MatchesRegex(".* 8.59 GB; give a device with [0-9.]+ GB"))
+      << "nothing else would do";
+}
+
+// Does what a refusal says; what it says of a device, to the device.
+void Heed(const std::string& remedy, Recipe& recipe, DeviceFacts& device) {
+  const auto says = [&](const char* words) { return remedy.find(words) != std::string::npos; };
+  const auto number_after = [&](const std::string& words) {
+    return std::stod(remedy.substr(remedy.find(words) + words.size()));
+  };
+  if (says("tuning: lora")) recipe.tuning = "lora";
+  if (says("training.precision: bf16")) recipe.training.precision = "bf16";
+  if (says("training.activation_checkpointing: true")) recipe.training.activation_checkpointing = true;
+  if (says("of at most ")) {
+    const auto most = static_cast<int64_t>(number_after("of at most "));
+    if (says("training.max_length (")) recipe.training.max_length = most;
+    if (recipe.training.micro_batch_tokens || !recipe.training.max_length) recipe.training.micro_batch_tokens = most;
+  }
+  if (says("a device with ")) device.memory_bytes = static_cast<int64_t>(1e9 * number_after("a device with "));
+}
+
+TEST(ResolveTest, WhatARefusalSaysWouldFitDoes) {
+  DatasetFacts dataset = Rows(600);
+  dataset.longest_row = 900;
+  dataset.tokens = dataset.rows * 800;
+  std::set<std::string> said;  // without numbers
+  for (const char* tuning : {"lora", "full"}) {
+    for (const std::optional<int64_t> micro_batch : {std::optional<int64_t>(), std::optional<int64_t>(20'000)}) {
+      for (const std::optional<bool> again : {std::optional<bool>(), std::optional<bool>(false)}) {
+        Recipe recipe;
+        recipe.tuning = tuning;
+        recipe.training.micro_batch_tokens = micro_batch;
+        recipe.training.activation_checkpointing = again;
+        for (int64_t memory = int64_t{1} << 30; memory < int64_t{64} << 30; memory += memory / 16) {
+          DeviceFacts device = Cpu();
+          device.memory_bytes = memory;
+          const absl::Status refused = Resolve(recipe, Llama1B(), dataset, device).status();
+          if (refused.ok()) break;
+          const std::string message(refused.message());
+          const std::vector<std::string> remedies =
+              absl::StrSplit(message.substr(message.find("; give ") + 7), ", or ");
+          for (const std::string& remedy : remedies) {
+            Recipe heeded = recipe;
+            DeviceFacts heeded_device = device;
+            Heed(remedy, heeded, heeded_device);
+            const absl::Status fits = Resolve(heeded, Llama1B(), dataset, heeded_device).status();
+            EXPECT_TRUE(fits.ok()) << message << "\n" << remedy << "\n" << fits;
+            said.insert(remedy.substr(0, remedy.find(" of at most ")));
+          }
+        }
+      }
+    }
+  }
+  EXPECT_THAT(said, testing::IsSupersetOf({"training.precision: bf16", "tuning: lora",
+                                           "training.activation_checkpointing: true", "training.micro_batch_tokens"}));
+  EXPECT_THAT(said,
+              Contains(testing::EndsWith(" and training.max_length (and training.micro_batch_tokens, if given)")));
 }
 
 TEST(ResolveTest, WarnsWhenTheAdapterCannotHoldTheData) {

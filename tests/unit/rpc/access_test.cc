@@ -233,7 +233,7 @@ TEST_F(AccessTest, TwoTenantsDoNotPublishUnderOneName) {
   const auto refused = [](const grpc::Status& status, const std::string& message) {
     EXPECT_EQ(status.error_code(), StatusCode::ALREADY_EXISTS);
     EXPECT_EQ(status.error_message(), message);
-    EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "MODEL_NAME_TAKEN");
+    EXPECT_EQ(ReasonOf(status), "MODEL_NAME_TAKEN");
   };
   const std::string taken = "output_model: 'intents' is taken; choose another one";
   v1::CreateFineTuningJobRequest second = RequestFor("k");
@@ -387,18 +387,12 @@ TEST_F(AccessTest, AnAgentThatComesBackGetsTheCredentialsOfItsCurrentAttempts) {
   v1::FineTuningJob job;
   ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, RequestFor("j"), job).ok());
   Connect("n1");
-  grpc::ClientContext context;
-  const auto again = workers_->Session(&context);
-  v1::SessionRequest request;
-  request.mutable_register_()->set_node_id("n1");
-  request.mutable_register_()->add_attempts("jobs/j/attempts/1");
-  request.mutable_register_()->add_attempts("jobs/gone/attempts/1");
-  again->Write(request);
-  v1::SessionResponse response;
-  ASSERT_TRUE(again->Read(&response));
-  ASSERT_EQ(response.registered().credentials().size(), 1u);
-  EXPECT_EQ(response.registered().credentials().at("jobs/j/attempts/1"), access_.CredentialOf("jobs/j/attempts/1"));
-  context.TryCancel();
+  v1::Register registration = PlayedAgent::Registration("n1");
+  registration.add_attempts("jobs/j/attempts/1");
+  registration.add_attempts("jobs/gone/attempts/1");
+  const PlayedAgent again(*workers_, registration);
+  ASSERT_EQ(again.registered().credentials().size(), 1u);
+  EXPECT_EQ(again.registered().credentials().at("jobs/j/attempts/1"), access_.CredentialOf("jobs/j/attempts/1"));
 }
 
 TEST_F(AccessTest, OneTenantCannotTakeAllWatches) {

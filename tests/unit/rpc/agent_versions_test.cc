@@ -1,7 +1,6 @@
 // Agents of older and newer versions than the server.
 #include <gmock/gmock.h>
 
-#include <chrono>
 #include <memory>
 #include <string>
 
@@ -34,20 +33,6 @@ class AgentVersionsTest : public ServicesTest {
     registration.add_attempts(kAttempt);
     registration.add_processes()->set_attempt(kAttempt);
     return registration;
-  }
-  grpc::Status RefusalOf(const v1::Register& registration) {
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
-    const auto session = workers_->Session(&context);
-    v1::SessionRequest request;
-    *request.mutable_register_() = registration;
-    session->Write(request);
-    v1::SessionResponse response;
-    if (session->Read(&response)) {
-      ADD_FAILURE() << "it was taken: " << response.DebugString();
-      context.TryCancel();
-    }
-    return session->Finish();
   }
   Job Recorded(const std::string& id) { return store_->GetJob(id)->job; }
   v1::Node Node() {
@@ -85,10 +70,7 @@ TEST_F(AgentVersionsTest, AnAgentOfTheVersionBeforeKeepsWhatItRunsAndGetsNothing
   EXPECT_EQ(Node().state(), v1::Node::OUTDATED);
   EXPECT_THAT(Node().state_reason(), HasSubstr("update luthier-worker there"));
   EXPECT_FALSE(agent->told_to_stop());
-  v1::GetFineTuningJobRequest request;
-  request.set_name("jobs/k");
-  v1::FineTuningJob waiting;
-  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, waiting).ok());
+  const v1::FineTuningJob waiting = GetJob("k");
   EXPECT_EQ(waiting.pending_code(), v1::PENDING_REASON_OUTDATED);
   EXPECT_EQ(waiting.pending_reason(),
             "node n1 would take it, but only with the server's version of luthier-worker; update it there");
@@ -100,11 +82,11 @@ TEST_F(AgentVersionsTest, AnAgentOfTheVersionBeforeKeepsWhatItRunsAndGetsNothing
 
 TEST_F(AgentVersionsTest, OneWithoutACommonVersionIsRefusedWithWhatToUpdate) {
   // Of before there were versions.
-  const grpc::Status older = RefusalOf(PlayedAgent::Registration("n1"));
+  const grpc::Status older = PlayedAgent::RefusalOf(*workers_, PlayedAgent::Registration("n1"));
   EXPECT_EQ(older.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(older.error_message(), HasSubstr("register.protocol: this agent speaks 1 and the server 2 to 3; install "
                                                "the server's version of luthier-worker here"));
-  const grpc::Status newer = RefusalOf(Speaking(4, 6));
+  const grpc::Status newer = PlayedAgent::RefusalOf(*workers_, Speaking(4, 6));
   EXPECT_EQ(newer.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   EXPECT_THAT(newer.error_message(),
               HasSubstr("register.protocol: this agent speaks 4 to 6 and the server 2 to 3; update luthierd first"));

@@ -1,7 +1,6 @@
 // Exports: jobs that write a published adapter in another form.
 #include <gmock/gmock.h>
 
-#include <chrono>
 #include <map>
 #include <set>
 
@@ -10,6 +9,7 @@
 #include "lib/checkpoint/model_facts.h"
 #include "lib/plan/trainer_spec.h"
 #include "nlohmann/json.hpp"
+#include "tests/unit/rpc/played_agent.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -78,7 +78,6 @@ class ExportsTest : public ServicesTest {
     v1::FineTuningJob job;
     return Call(*jobs_, &Jobs::CancelFineTuningJob, request, job);
   }
-  static std::string ReasonIn(const grpc::Status& status) { return ParseErrorDetails(status.error_details()).reason; }
 };
 
 TEST_F(ExportsTest, AnExportIsAJobThatNeedsAVersionAndNothingElse) {
@@ -215,7 +214,7 @@ TEST_F(ExportsTest, AVersionStaysUntilItsExportIsOver) {
   ASSERT_TRUE(Export(request, job).ok());
   const grpc::Status in_use = DeleteTuned();
   EXPECT_EQ(in_use.error_code(), StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(ReasonIn(in_use), "IN_USE");
+  EXPECT_EQ(ReasonOf(in_use), "IN_USE");
   EXPECT_THAT(in_use.error_message(), HasSubstr("jobs/x"));
   ASSERT_TRUE(Cancel("x").ok());
   ASSERT_TRUE(DeleteTuned().ok());
@@ -292,7 +291,7 @@ TEST_F(ExportsTest, AnExportWritesNoCheckpoints) {
   v1::CreateJobCheckpointResponse response;
   const grpc::Status refused = Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response);
   EXPECT_EQ(refused.error_code(), StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(ReasonIn(refused), "NO_CHECKPOINTS");
+  EXPECT_EQ(ReasonOf(refused), "NO_CHECKPOINTS");
 }
 
 TEST_F(ExportsTest, TheEstimateOfAnExportIsThatOfItsBaseAndItsCopies) {
@@ -317,30 +316,22 @@ TEST_F(ExportsTest, TheEstimateOfAnExportIsThatOfItsBaseAndItsCopies) {
   v1::Inventory small;
   small.set_memory_bytes(100'000'000);
   planner_.SetNode("n1", small);
-  EXPECT_EQ(Call(*jobs_, &Jobs::EstimateFineTuningJob, question, gguf).error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  const grpc::Status refused = Call(*jobs_, &Jobs::EstimateFineTuningJob, question, gguf);
+  EXPECT_EQ(refused.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_FALSE(ParseErrorDetails(refused.error_details()).retry_delay.has_value()) << "waiting does not help";
 }
 
 TEST_F(ExportsTest, OnANodeWithGpusAnExportNeedsMainMemory) {
   Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Drain("n1", /*requeue=*/false, now).ok()); });
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
-  const auto session = workers_->Session(&context);
-  v1::SessionRequest request;
-  request.mutable_register_()->set_node_id("gpu-1");
-  request.mutable_register_()->mutable_inventory()->set_memory_bytes(1'000'000);
-  request.mutable_register_()->mutable_inventory()->add_gpus()->set_memory_bytes(int64_t{80} << 30);
-  ASSERT_TRUE(session->Write(request));
-  v1::SessionResponse registered;
-  ASSERT_TRUE(session->Read(&registered));
+  v1::Register registration = PlayedAgent::Registration("gpu-1");
+  registration.mutable_inventory()->set_memory_bytes(1'000'000);
+  registration.mutable_inventory()->add_gpus()->set_memory_bytes(int64_t{80} << 30);
+  const PlayedAgent agent(*workers_, registration);
   v1::FineTuningJob job;
   ASSERT_TRUE(Export(RequestFor("x"), job).ok());
-  v1::GetFineTuningJobRequest question;
-  question.set_name("jobs/x");
-  ASSERT_TRUE(Call(*jobs_, &Jobs::GetFineTuningJob, question, job).ok());
+  job = GetJob("x");
   EXPECT_EQ(job.pending_code(), v1::PENDING_REASON_DRAINED) << job.pending_reason();
   EXPECT_THAT(job.pending_reason(), HasSubstr("node n1 would take it"));
-  context.TryCancel();
-  session->Finish();
 }
 
 TEST_F(ExportsTest, WhatWasExportedIsPublishedAndItsFiguresAreThoseOfItsVersion) {

@@ -82,10 +82,7 @@ TEST_F(GangsTest, AFailureOnAnyNodeIsTheJobs) {
   other().ReportEnd(v1::AttemptEnded::FAILED, "OOM", "out of memory on rank 1");
   leading().TakeStop();
   EXPECT_EQ(Recorded().state, JobState::kFailed);
-  v1::GetFineTuningJobRequest request;
-  request.set_name("jobs/j");
-  v1::FineTuningJob job;
-  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job).ok());
+  const v1::FineTuningJob job = GetJob("j");
   EXPECT_EQ(job.failure().cause(), v1::JobFailure::OOM);
   EXPECT_EQ(job.failure().message(), "out of memory on rank 1");
   EXPECT_EQ(job.failure().node(), absl::StrCat("nodes/", OtherNode())) << "where nobody looks who knows job.node only";
@@ -149,14 +146,7 @@ TEST_F(GangsTest, ANodeThatTakesNoPartInAnAttemptGetsNoCredentialOfIt) {
 
 TEST_F(GangsTest, AnAddressThatNobodyCanDialIsRefused) {
   for (const auto& [address, port] : {std::pair("--out", 29400), {"10.0.0.1", 80}}) {
-    grpc::ClientContext context;
-    const auto session = workers_->Session(&context);
-    v1::SessionRequest request;
-    *request.mutable_register_() = At("n1", address, port);
-    session->Write(request);
-    v1::SessionResponse response;
-    EXPECT_FALSE(session->Read(&response));
-    const grpc::Status status = session->Finish();
+    const grpc::Status status = PlayedAgent::RefusalOf(*workers_, At("n1", address, port));
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << address;
     EXPECT_THAT(status.error_message(), HasSubstr("register.gang_address"));
   }

@@ -1,11 +1,17 @@
-// What users do with jobs, nodes, tenants and versions through the API.
+// What users do with jobs and nodes through the API.
 #include <gmock/gmock.h>
 
 #include <atomic>
-#include <cmath>
-#include <fstream>
+#include <map>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
+#include "absl/time/clock.h"
+#include "server/rpc/convert.h"
+#include "tests/support/wait_for.h"
+#include "tests/unit/rpc/played_agent.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -19,12 +25,6 @@ class JobStepsTest : public ServicesTest {
  protected:
   void SetUp() override { AddInputs(); }
 
-  v1::FineTuningJob Create(const v1::CreateFineTuningJobRequest& request) {
-    v1::FineTuningJob job;
-    const grpc::Status status = Call(*jobs_, &Jobs::CreateFineTuningJob, request, job);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return job;
-  }
   template <typename Request>
   grpc::Status Step(grpc::Status (Jobs::*method)(grpc::ClientContext*, const Request&, v1::FineTuningJob*),
                     const std::string& id) {
@@ -32,7 +32,6 @@ class JobStepsTest : public ServicesTest {
     request.set_name("jobs/" + id);
     return Call(*jobs_, method, request, job_);
   }
-  static std::string ReasonOf(const grpc::Status& status) { return ParseErrorDetails(status.error_details()).reason; }
 
   v1::FineTuningJob job_;  // the last answer of a step
 };
@@ -67,9 +66,7 @@ TEST_F(JobStepsTest, AJobThatChangesWhileItIsReadIsNeverShownWaitingWithoutAReas
   v1::ListFineTuningJobsRequest waiting;
   waiting.add_states(v1::FineTuningJob::QUEUED);
   for (int i = 0; i < 300; ++i) {
-    v1::GetFineTuningJobRequest get;
-    get.set_name("jobs/j");
-    ASSERT_TRUE(Call(*jobs_, &Jobs::GetFineTuningJob, get, job_).ok());
+    job_ = GetJob("j");
     EXPECT_NE(job_.pending_reason(), "") << v1::FineTuningJob::State_Name(job_.state());
     v1::ListFineTuningJobsResponse list;
     ASSERT_TRUE(Call(*jobs_, &Jobs::ListFineTuningJobs, waiting, list).ok());
@@ -108,6 +105,70 @@ TEST_F(JobStepsTest, RetriesAJobThatFailedAndNotOneThatSucceeded) {
   EXPECT_EQ(Step(&Jobs::RetryFineTuningJob, "j").error_code(), grpc::StatusCode::FAILED_PRECONDITION);
 }
 
+// Its answer was lost, the job has failed again since, and only then the request comes once more.
+TEST_F(JobStepsTest, ARetryThatIsRequestedAgainUnderItsIdIsNoSecondOne) {
+  Connect("n1", 2);
+  Create(RequestFor("j"));
+  Create(RequestFor("k"));
+  Report("j", 1, 1, JobInput::kAttemptFailed);
+  v1::RetryFineTuningJobRequest request;
+  request.set_name("jobs/j");
+  request.set_request_id("0195f1a2-0000-7000-8000-000000000002");
+  for (int again = 0; again < 2; ++again) {
+    const grpc::Status status = Call(*jobs_, &Jobs::RetryFineTuningJob, request, job_);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(job_.state(), v1::FineTuningJob::STARTING);
+  }
+  Report("j", 2, 1, JobInput::kAttemptFailed);
+  ASSERT_TRUE(Call(*jobs_, &Jobs::RetryFineTuningJob, request, job_).ok()) << "it is in the record only";
+  EXPECT_EQ(job_.state(), v1::FineTuningJob::FAILED);
+  EXPECT_EQ(job_.attempt(), 2);
+  request.set_name("jobs/k");
+  EXPECT_EQ(ReasonOf(Call(*jobs_, &Jobs::RetryFineTuningJob, request, job_)), "REQUEST_ID_REUSED");
+  request.set_name("jobs/j");
+  request.set_request_id("0195f1a2-0000-7000-8000-000000000003");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::RetryFineTuningJob, request, job_).ok());
+  EXPECT_EQ(job_.attempt(), 3);
+  v1::CreateFineTuningJobRequest creation = RequestFor("l");
+  creation.set_request_id(request.request_id());
+  EXPECT_EQ(ReasonOf(Call(*jobs_, &Jobs::CreateFineTuningJob, creation, job_)), "REQUEST_ID_REUSED");
+  request.set_request_id(std::string(65, 'a'));
+  EXPECT_EQ(Call(*jobs_, &Jobs::RetryFineTuningJob, request, job_).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(JobStepsTest, AnUpdateThatIsRequestedAgainUnderItsIdFindsItsOwnEtagAndChangesNothingMore) {
+  const v1::FineTuningJob created = Create(RequestFor("j"));
+  v1::UpdateFineTuningJobRequest request;
+  request.set_request_id("0195f1a2-0000-7000-8000-000000000004");
+  request.mutable_job()->set_name("jobs/j");
+  request.mutable_job()->set_etag(created.etag());
+  request.mutable_job()->set_priority(7);
+  request.mutable_update_mask()->add_paths("priority");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_).ok());
+  const std::string etag = job_.etag();
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_).ok());
+  EXPECT_EQ(job_.etag(), etag);
+  EXPECT_EQ(job_.priority(), 7);
+  request.mutable_job()->set_priority(8);
+  EXPECT_EQ(ReasonOf(Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_)), "REQUEST_ID_REUSED");
+}
+
+TEST_F(JobStepsTest, AnUpdateThatIsRequestedAgainIsNoErrorThoughItsDeadlineIsOverByThen) {
+  Create(RequestFor("j"));
+  const absl::Time deadline = absl::Now() + absl::Milliseconds(500);
+  v1::UpdateFineTuningJobRequest request;
+  request.set_request_id("0195f1a2-0000-7000-8000-000000000005");
+  request.mutable_job()->set_name("jobs/j");
+  *request.mutable_job()->mutable_deadline() = ToProto(deadline);
+  request.mutable_update_mask()->add_paths("deadline");
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_).ok());
+  ASSERT_TRUE(WaitFor([&] { return absl::Now() > deadline; }));
+  const grpc::Status repeated = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
+  EXPECT_TRUE(repeated.ok()) << repeated.error_message();
+  request.clear_request_id();
+  EXPECT_THAT(Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_).error_message(), HasSubstr("deadline"));
+}
+
 TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   const v1::FineTuningJob created = Create(RequestFor("j"));
   v1::UpdateFineTuningJobRequest request;
@@ -136,7 +197,7 @@ TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   request.mutable_update_mask()->add_paths("spec");
   const grpc::Status wrong = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
   EXPECT_EQ(wrong.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(ParseErrorDetails(wrong.error_details()).violations.size(), 3u);
+  EXPECT_EQ(FieldsOf(wrong).size(), 3u);
 }
 
 TEST_F(JobStepsTest, AClonesRequestThatIsRepeatedIsTheSameThoughTheOtherJobWasChangedSince) {
@@ -300,18 +361,6 @@ TEST_F(JobStepsTest, AJobOnSeveralNodesFitsWhereEnoughOfOneKindReachEachOther) {
   EXPECT_THAT(fitting(), ElementsAre("nodes/cpu-1", "nodes/cpu-2", "nodes/cpu-3", "nodes/gpu-1"));
 }
 
-TEST_F(JobStepsTest, TheQueueShowsHowManyNodesAndDevicesAJobNeeds) {
-  v1::CreateFineTuningJobRequest request = RequestFor("j");
-  request.mutable_job()->mutable_spec()->mutable_resources()->set_nodes(2);
-  request.mutable_job()->mutable_spec()->mutable_resources()->set_devices(3);
-  Create(request);
-  v1::Queue queue;
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
-  ASSERT_EQ(queue.entries_size(), 1);
-  EXPECT_EQ(queue.entries(0).nodes(), 2);
-  EXPECT_EQ(queue.entries(0).devices(), 6);
-}
-
 TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {
   Connect("n1");
   Create(RequestFor("first"));
@@ -366,16 +415,9 @@ TEST_F(JobStepsTest, ShowsWhyANodeIsQuarantinedAndReleasesIt) {
 }
 
 TEST_F(JobStepsTest, OrdersACheckpointOfARunningJob) {
-  v1::SessionRequest message;
-  message.mutable_register_()->set_node_id("n1");
-  grpc::ClientContext context;
-  const auto session = workers_->Session(&context);
-  session->Write(message);
-  v1::SessionResponse answer;
-  ASSERT_TRUE(session->Read(&answer));
+  PlayedAgent agent(*workers_, "n1");
   Create(RequestFor("j"));
-  ASSERT_TRUE(session->Read(&answer));
-  ASSERT_TRUE(answer.has_start_attempt());
+  agent.TakeStart();
   v1::CreateJobCheckpointRequest request;
   request.set_parent("jobs/j");
   v1::CreateJobCheckpointResponse response;
@@ -383,9 +425,7 @@ TEST_F(JobStepsTest, OrdersACheckpointOfARunningJob) {
             grpc::StatusCode::FAILED_PRECONDITION);
   Report("j", 1, 1, JobInput::kTrainerStarted);
   EXPECT_TRUE(Call(*jobs_, &Jobs::CreateJobCheckpoint, request, response).ok());
-  ASSERT_TRUE(session->Read(&answer));
-  EXPECT_EQ(answer.checkpoint_attempt().attempt(), "jobs/j/attempts/1");
-  session->WritesDone();
+  EXPECT_EQ(agent.TakeCheckpoint().attempt(), "jobs/j/attempts/1");
 }
 
 TEST_F(JobStepsTest, StreamsMetricsAndLogsFromACursor) {
@@ -486,7 +526,7 @@ TEST_F(JobStepsTest, ATokenThatNoListGaveIsRefused) {
     v1::ListNodesResponse page;
     const grpc::Status status = Call(*nodes_, &v1::NodeService::Stub::ListNodes, request, page);
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << token;
-    EXPECT_THAT(status.error_message(), testing::HasSubstr("page_token")) << token;
+    EXPECT_THAT(status.error_message(), HasSubstr("page_token")) << token;
   }
 }
 
@@ -500,7 +540,7 @@ TEST_F(JobStepsTest, ATokenOfAnotherListIsRefused) {
   ASSERT_NE(first.next_page_token(), "");
   const auto expect_refusal = [](const grpc::Status& status) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-    EXPECT_THAT(status.error_message(), testing::HasSubstr("page_token: belongs to another list"));
+    EXPECT_THAT(status.error_message(), HasSubstr("page_token: belongs to another list"));
   };
   v1::ListTenantsRequest tenants;
   tenants.set_page_token(first.next_page_token());
@@ -515,304 +555,6 @@ TEST_F(JobStepsTest, ATokenOfAnotherListIsRefused) {
   ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, events, page).ok());
   events.add_types("log");
   expect_refusal(Call(*jobs_, &Jobs::ListJobEvents, events, page));
-}
-
-TEST_F(JobStepsTest, TheQueueHasWhatWaitsAfterALossToo) {
-  Connect("n1");
-  Create(RequestFor("j"));
-  Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Drain("n1", /*requeue=*/false, now).ok()); });
-  Report("j", 1, 1, JobInput::kAttemptLost);
-  v1::Queue queue;
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
-  EXPECT_EQ(queue.depth(), 1);
-  ASSERT_EQ(queue.entries_size(), 1);
-  EXPECT_EQ(queue.entries(0).job(), "jobs/j");
-  EXPECT_NE(queue.entries(0).pending_reason(), "");
-}
-
-TEST_F(JobStepsTest, SharesTheQueueAmongTenants) {
-  v1::UpdateTenantRequest update;
-  update.mutable_tenant()->set_name("tenants/research");
-  update.mutable_tenant()->set_weight(2);
-  update.mutable_tenant()->set_max_queued_jobs(1);
-  v1::Tenant tenant;
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
-  v1::CreateFineTuningJobRequest request = RequestFor("a");
-  request.mutable_job()->set_tenant("research");
-  Create(request);
-  request.set_job_id("b");
-  const grpc::Status full = Call(*jobs_, &Jobs::CreateFineTuningJob, request, job_);
-  EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(ReasonOf(full), "TENANT_QUEUE_FULL");
-  EXPECT_EQ(ParseErrorDetails(full.error_details()).quota_subject, "tenants/research");
-  request = RequestFor("urgent");
-  request.mutable_job()->set_service_class(v1::SERVICE_CLASS_INTERACTIVE);
-  Create(request);
-  v1::Queue queue;
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::GetQueue, v1::GetQueueRequest(), queue).ok());
-  EXPECT_EQ(queue.depth(), 2);
-  ASSERT_EQ(queue.entries_size(), 2);
-  EXPECT_EQ(queue.entries(0).job(), "jobs/urgent");
-  EXPECT_EQ(queue.entries(1).tenant(), "research");
-  EXPECT_EQ(queue.entries(1).pending_code(), v1::PENDING_REASON_NO_NODE);
-  v1::ListTenantsResponse tenants;
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::ListTenants, v1::ListTenantsRequest(), tenants).ok());
-  ASSERT_EQ(tenants.tenants_size(), 2);
-  EXPECT_EQ(tenants.tenants(0).name(), "tenants/default");
-  EXPECT_GT(tenants.tenants(0).storage_bytes(), 0) << "the rows that its jobs learn from";
-  EXPECT_EQ(tenants.tenants(1).queued_jobs(), 1);
-  update.mutable_tenant()->set_name("tenants/re.search");
-  EXPECT_THAT(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_message(),
-              HasSubstr("tenant.name: 're.search' is no id"))
-      << "no job could be of it";
-  update.mutable_tenant()->set_name("tenants/research");
-  update.mutable_tenant()->set_weight(-1);
-  EXPECT_EQ(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).error_code(),
-            grpc::StatusCode::INVALID_ARGUMENT);
-}
-
-TEST_F(JobStepsTest, MoreMayBeGuaranteedThanIsThereAndTheOperatorIsTold) {
-  Connect("n1", 4);
-  v1::UpdateTenantRequest update;
-  update.mutable_tenant()->set_name("tenants/research");
-  update.mutable_tenant()->set_guaranteed_devices(4);
-  update.mutable_update_mask()->add_paths("guaranteed_devices");
-  v1::Tenant tenant;
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
-  EXPECT_EQ(tenant.guaranteed_devices(), 4);
-  EXPECT_EQ(tenant.weight(), 1) << "what the mask does not name stays";
-  EXPECT_EQ(tenant.warnings_size(), 0);
-  update.mutable_tenant()->set_name("tenants/support");
-  update.mutable_tenant()->set_guaranteed_devices(2);
-  ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
-  ASSERT_EQ(tenant.warnings_size(), 1);
-  EXPECT_THAT(tenant.warnings(0),
-              HasSubstr("6 devices are guaranteed to tenants in all, and the connected nodes have 4"));
-
-  update.mutable_tenant()->set_max_devices(1);
-  update.mutable_update_mask()->add_paths("max_devices");
-  const grpc::Status refused = Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant);
-  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(refused.error_message(), HasSubstr("tenant.guaranteed_devices: 2 are more than tenant.max_devices"));
-  v1::ExplainFineTuningJobRequest request;
-  v1::CreateFineTuningJobRequest wide = RequestFor("wide");
-  wide.mutable_job()->set_tenant("support");
-  Create(wide);
-  request.set_name("jobs/wide");
-  v1::ExplainFineTuningJobResponse explained;
-  ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
-  EXPECT_THAT(explained.tenant_summary(), HasSubstr("devices guaranteed 2"));
-}
-
-// What its jobs have published and stored counts, and is never refused; what users add is.
-TEST_F(JobStepsTest, ATenantThatStoresAsMuchAsItMayAddsNothingMoreAndLosesNothing) {
-  v1::UpdateTenantRequest update;
-  update.mutable_tenant()->set_name("tenants/default");
-  update.mutable_update_mask()->add_paths("max_storage_bytes");
-  v1::Tenant tenant;
-  const auto limit = [&](int64_t bytes) {
-    update.mutable_tenant()->set_max_storage_bytes(bytes);
-    ASSERT_TRUE(Call(*queue_, &v1::QueueService::Stub::UpdateTenant, update, tenant).ok());
-  };
-  limit(0);
-  const int64_t rows = tenant.storage_bytes();
-  ASSERT_GT(rows, 0);
-  limit(rows + 1000);
-  Connect("n1");
-  Create(RequestFor("j"));
-  Report("j", 1, 1, JobInput::kTrainerStarted);
-  Report("j", 1, 2, JobInput::kTrainerFinished);
-  Do([](State& state, absl::Time now) {
-    luthier::Report stored{.attempt = {"j", 1}, .sequence = 3, .input = JobInput::kArtifactStored};
-    stored.version_bytes = 5000;
-    EXPECT_TRUE(state.Record(std::move(stored), now));
-  });
-  limit(rows + 1000);
-  EXPECT_EQ(tenant.storage_bytes(), rows + 5000) << "beyond its limit, and published";
-
-  const grpc::Status job = Call(*jobs_, &Jobs::CreateFineTuningJob, RequestFor("k"), job_);
-  EXPECT_EQ(job.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(ReasonOf(job), "TENANT_STORAGE_FULL");
-  EXPECT_EQ(ParseErrorDetails(job.error_details()).quota_subject, "tenants/default");
-  v1::Dataset dataset;
-  const grpc::Status upload = Upload("more", ChatLine("a", "b"), dataset);
-  EXPECT_EQ(upload.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_THAT(upload.error_message(), HasSubstr("more do not fit"));
-
-  v1::DeleteModelVersionRequest old;
-  old.set_name("models/j/versions/1");
-  google::protobuf::Empty nothing;
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelVersion, old, nothing).ok());
-  limit(rows + 1000);
-  EXPECT_EQ(tenant.storage_bytes(), rows);
-  Create(RequestFor("k"));
-  ASSERT_TRUE(Upload("more", ChatLine("a", "b"), dataset).ok());
-  v1::DeleteDatasetRequest unused;
-  unused.set_name("datasets/more");
-  ASSERT_TRUE(Call(*datasets_, &v1::DatasetService::Stub::DeleteDataset, unused, nothing).ok());
-  limit(0);
-  EXPECT_EQ(tenant.storage_bytes(), rows);
-}
-
-TEST_F(JobStepsTest, PromotesAVersionIfItIsGoodEnough) {
-  Connect("n1");
-  Create(RequestFor("j"));
-  Report("j", 1, 1, JobInput::kTrainerStarted);
-  Do([](State& state, absl::Time now) {
-    v1::FineTuningJob report;
-    v1::Evaluation& evaluation = *report.add_evaluations();
-    evaluation.set_split("test");
-    evaluation.set_model("tuned");
-    evaluation.set_exact_match(0.9);
-    luthier::Report finished;
-    finished.attempt = {"j", 1};
-    finished.sequence = 2;
-    finished.job_report = report.SerializeAsString();
-    finished.input = JobInput::kTrainerFinished;
-    state.Record(std::move(finished), now);
-  });
-  Report("j", 1, 3, JobInput::kArtifactStored);
-  v1::PromoteModelVersionRequest request;
-  request.set_name("models/j/versions/latest");
-  request.set_alias("production");
-  request.mutable_minimum()->set_metric("exact_match");
-  request.mutable_minimum()->set_value(0.95);
-  v1::ModelVersion version;
-  const grpc::Status below = Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version);
-  EXPECT_EQ(below.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(ReasonOf(below), "BELOW_MINIMUM");
-  for (const double value : {-0.1, 90.0, std::nan("")}) {
-    request.mutable_minimum()->set_value(value);
-    const grpc::Status wrong = Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version);
-    EXPECT_EQ(wrong.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << value;
-    EXPECT_THAT(wrong.error_message(), HasSubstr("minimum.value: ")) << value;
-  }
-  request.mutable_minimum()->set_value(0.85);
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, request, version).ok());
-  EXPECT_THAT(version.aliases(), ElementsAre("production"));
-  v1::GetModelVersionRequest get;
-  get.set_name("models/j/versions/production");
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).ok());
-  EXPECT_EQ(version.name(), "models/j/versions/1");
-  v1::DeleteModelAliasRequest remove;
-  remove.set_name("models/j/versions/production");
-  google::protobuf::Empty nothing;
-  EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelAlias, remove, nothing).ok());
-  EXPECT_EQ(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).error_code(),
-            grpc::StatusCode::NOT_FOUND);
-}
-
-TEST_F(JobStepsTest, VersionsBeyondThoseThatAreKeptGoUnlessAnAliasPointsToThem) {
-  Connect("n1");
-  for (const char* id : {"a", "b", "c", "d"}) {
-    v1::CreateFineTuningJobRequest request = RequestFor(id);
-    request.mutable_job()->mutable_spec()->set_output_model("intents");
-    Create(request);
-    Report(id, 1, 1, JobInput::kTrainerStarted);
-    Report(id, 1, 2, JobInput::kTrainerFinished);
-    Report(id, 1, 3, JobInput::kArtifactStored);
-  }
-  v1::PromoteModelVersionRequest promotion;
-  promotion.set_name("models/intents/versions/1");
-  promotion.set_alias("production");
-  v1::ModelVersion version;
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::PromoteModelVersion, promotion, version).ok());
-  const auto left = [&] {
-    v1::ListModelVersionsRequest request;
-    request.set_parent("models/intents");
-    v1::ListModelVersionsResponse response;
-    EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::ListModelVersions, request, response).ok());
-    std::vector<std::string> names;
-    for (const v1::ModelVersion& one : response.model_versions()) names.push_back(one.name());
-    return names;
-  };
-  ASSERT_TRUE(housekeeping_.ExpireVersions(0).ok());
-  EXPECT_EQ(left().size(), 4u);
-  ASSERT_TRUE(housekeeping_.ExpireVersions(1).ok());
-  EXPECT_THAT(left(), ElementsAre("models/intents/versions/4", "models/intents/versions/1"));
-
-  v1::DeleteModelVersionRequest request;
-  google::protobuf::Empty nothing;
-  const auto remove = [&](const std::string& name) {
-    request.set_name(name);
-    return Call(*models_, &v1::ModelService::Stub::DeleteModelVersion, request, nothing);
-  };
-  EXPECT_EQ(ReasonOf(remove("models/intents/versions/1")), "IN_USE");
-  EXPECT_EQ(remove("models/intents/versions/latest").error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_EQ(remove("models/intents/versions/2").error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_TRUE(remove("models/intents/versions/4").ok());
-  EXPECT_THAT(left(), ElementsAre("models/intents/versions/1"));
-}
-
-// Somebody set the clock back between the two.
-TEST_F(JobStepsTest, TheNewestVersionIsThatWithTheHighestNumberWhateverTheClockSaid) {
-  Connect("n1");
-  absl::Duration back;
-  for (const char* id : {"a", "b"}) {
-    v1::CreateFineTuningJobRequest request = RequestFor(id);
-    request.mutable_job()->mutable_spec()->set_output_model("intents");
-    Create(request);
-    Report(id, 1, 1, JobInput::kTrainerStarted);
-    Report(id, 1, 2, JobInput::kTrainerFinished);
-    Do([&](State& state, absl::Time now) {
-      luthier::Report report{.attempt = {id, 1}, .sequence = 3};
-      report.input = JobInput::kArtifactStored;
-      EXPECT_TRUE(state.Record(std::move(report), now - back));
-    });
-    back = absl::Hours(48);
-  }
-  v1::GetModelVersionRequest get;
-  get.set_name("models/intents/versions/latest");
-  v1::ModelVersion version;
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).ok());
-  EXPECT_EQ(version.name(), "models/intents/versions/2");
-  v1::ListModelsResponse models;
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::ListModels, v1::ListModelsRequest(), models).ok());
-  ASSERT_EQ(models.models_size(), 1);
-  EXPECT_EQ(models.models(0).latest_version(), 2);
-  ASSERT_TRUE(housekeeping_.ExpireVersions(1).ok());
-  EXPECT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModelVersion, get, version).ok());
-  EXPECT_EQ(version.name(), "models/intents/versions/2") << "the newest is what is kept";
-}
-
-TEST_F(JobStepsTest, ABaseModelGoesWhenNoJobUsesItAndItsNameIsFreeAgain) {
-  Create(RequestFor("j"));
-  v1::DeleteBaseModelRequest request;
-  request.set_name("baseModels/base");
-  google::protobuf::Empty nothing;
-  const auto remove = [&] { return Call(*models_, &v1::ModelService::Stub::DeleteBaseModel, request, nothing); };
-  EXPECT_EQ(ReasonOf(remove()), "IN_USE");
-  Do([](State& state, absl::Time now) { EXPECT_TRUE(state.Cancel("j", now).ok()); });
-  EXPECT_TRUE(remove().ok());
-  EXPECT_EQ(remove().error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_TRUE(RegisterBase("base").ok());
-  Create(RequestFor("again"));
-}
-
-TEST_F(JobStepsTest, NoOtherModelGetsTheNameOfABaseThatHasAdapters) {
-  Create(RequestFor("j"));
-  v1::ArtifactStored adapter;
-  adapter.set_kind(v1::ModelVersion::ADAPTER);
-  Publish("j", adapter.SerializeAsString());
-  google::protobuf::Empty nothing;
-  v1::DeleteBaseModelRequest remove_base;
-  remove_base.set_name("baseModels/base");
-  const auto remove = [&] { return Call(*models_, &v1::ModelService::Stub::DeleteBaseModel, remove_base, nothing); };
-  ASSERT_TRUE(remove().ok());
-  EXPECT_TRUE(RegisterBase("base").ok()) << "the same content may come back";
-  ASSERT_TRUE(remove().ok());
-
-  std::ofstream(folder_.path() + "/model/generation_config.json") << R"({"do_sample": false})";
-  const grpc::Status refused = RegisterBase("base");
-  EXPECT_EQ(refused.error_code(), grpc::StatusCode::ALREADY_EXISTS);
-  EXPECT_EQ(ReasonOf(refused), "HAS_ADAPTERS");
-  EXPECT_THAT(refused.error_message(), HasSubstr("models/j/versions/1 is an adapter of other content"));
-  EXPECT_TRUE(RegisterBase("another").ok());
-
-  v1::DeleteModelVersionRequest remove_version;
-  remove_version.set_name("models/j/versions/1");
-  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::DeleteModelVersion, remove_version, nothing).ok());
-  EXPECT_TRUE(RegisterBase("base").ok()) << "nothing was tuned from the other one any more";
 }
 
 TEST_F(JobStepsTest, AJobIsNotTriedAgainWithOtherRowsOfTheSameName) {
@@ -834,7 +576,7 @@ TEST_F(JobStepsTest, ADeadlineIsATimeToComeAndCanBeMoved) {
   v1::CreateFineTuningJobRequest request = RequestFor("j");
   request.mutable_job()->mutable_deadline()->set_seconds(1);
   v1::FineTuningJob job;
-  EXPECT_THAT(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_message(),
+  EXPECT_THAT(Call(*jobs_, &Jobs::CreateFineTuningJob, request, job).error_message(),
               testing::ContainsRegex("deadline: [0-9T:+-]+ is over; give a time to come"));
   const int64_t later = absl::ToUnixSeconds(absl::Now() + absl::Hours(1));
   request.mutable_job()->mutable_deadline()->set_seconds(later);
@@ -842,15 +584,13 @@ TEST_F(JobStepsTest, ADeadlineIsATimeToComeAndCanBeMoved) {
   v1::UpdateFineTuningJobRequest update;
   update.mutable_job()->set_name("jobs/j");
   update.mutable_update_mask()->add_paths("deadline");
-  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, update, job).ok());
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, update, job).ok());
   EXPECT_FALSE(job.has_deadline()) << "none was given";
   update.mutable_job()->mutable_deadline()->set_seconds(later + 5);
-  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::UpdateFineTuningJob, update, job).ok());
+  ASSERT_TRUE(Call(*jobs_, &Jobs::UpdateFineTuningJob, update, job).ok());
   EXPECT_EQ(job.deadline().seconds(), later + 5);
   Do([&](State& state, absl::Time) { state.Tick(absl::FromUnixSeconds(later + 5)); });
-  v1::GetFineTuningJobRequest get;
-  get.set_name("jobs/j");
-  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, get, job).ok());
+  job = GetJob("j");
   EXPECT_EQ(job.state(), v1::FineTuningJob::CANCELLED);
   EXPECT_EQ(job.stop_reason(), "DEADLINE");
 }

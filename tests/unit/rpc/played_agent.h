@@ -44,6 +44,22 @@ class PlayedAgent {
     return registration;
   }
 
+  // How the server refuses an agent that registers so.
+  static grpc::Status RefusalOf(v1::WorkerService::Stub& stub, const v1::Register& registration) {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+    const auto session = stub.Session(&context);
+    v1::SessionRequest request;
+    *request.mutable_register_() = registration;
+    session->Write(request);
+    v1::SessionResponse response;
+    if (session->Read(&response)) {
+      ADD_FAILURE() << "it was taken: " << response.DebugString();
+      context.TryCancel();
+    }
+    return session->Finish();
+  }
+
   const v1::Registered& registered() const { return registered_; }
   // It holds an attempt of before, of which so many reports are acknowledged.
   void GoOnWith(const std::string& attempt, int64_t sequence) {
@@ -62,6 +78,10 @@ class PlayedAgent {
   }
   v1::StopAttempt TakeStop() {
     return Await([](const v1::SessionResponse& response) { return response.has_stop_attempt(); }).stop_attempt();
+  }
+  v1::CheckpointAttempt TakeCheckpoint() {
+    return Await([](const v1::SessionResponse& response) { return response.has_checkpoint_attempt(); })
+        .checkpoint_attempt();
   }
   void Leave() {
     v1::SessionRequest request;

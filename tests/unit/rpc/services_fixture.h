@@ -27,6 +27,15 @@
 
 namespace luthier {
 
+// What a program reads of a refusal, and the fields that it names.
+inline std::string ReasonOf(const grpc::Status& status) { return ParseErrorDetails(status.error_details()).reason; }
+inline std::vector<std::string> FieldsOf(const grpc::Status& status) {
+  std::vector<std::string> fields;
+  for (const FieldViolation& violation : ParseErrorDetails(status.error_details()).violations)
+    fields.push_back(violation.field);
+  return fields;
+}
+
 class ServicesTest : public testing::Test {
  protected:
   explicit ServicesTest(Transfers::Options transfers = {}, const ProtocolRange& protocol = kAgentProtocol)
@@ -94,6 +103,20 @@ class ServicesTest : public testing::Test {
     request.mutable_job()->mutable_spec()->mutable_dataset()->set_dataset("rows");
     request.mutable_job()->mutable_spec()->set_task(v1::TASK_CLASSIFICATION);
     return request;
+  }
+  v1::FineTuningJob Create(const v1::CreateFineTuningJobRequest& request) {
+    v1::FineTuningJob job;
+    const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return job;
+  }
+  v1::FineTuningJob GetJob(const std::string& id) {
+    v1::GetFineTuningJobRequest request;
+    request.set_name("jobs/" + id);
+    v1::FineTuningJob job;
+    const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+    return job;
   }
   template <typename Stub, typename Request, typename Response>
   static grpc::Status Call(Stub& stub, grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),

@@ -35,10 +35,8 @@ TEST(StatusTest, AnIdThatIsCutWithinACharacterOrHasALineBreakIsStillOneViolation
   const std::string cut = std::string(79, 'a') + "é";
   for (const std::string& id : {cut, std::string("a\nb: c"), std::string("\0\x1b[2J", 5)}) {
     const grpc::Status status = ToGrpcStatus(CheckId("job_id", id));
-    const ErrorDetails details = ParseErrorDetails(status.error_details());
-    EXPECT_EQ(details.reason, "INVALID_ARGUMENT") << id;
-    ASSERT_EQ(details.violations.size(), 1u) << id;
-    EXPECT_EQ(details.violations[0].field, "job_id") << id;
+    EXPECT_EQ(ReasonOf(status), "INVALID_ARGUMENT") << id;
+    EXPECT_THAT(FieldsOf(status), testing::ElementsAre("job_id")) << id;
   }
   EXPECT_THAT(std::string(CheckId("tenant", "").message()), HasSubstr("tenant: is missing; give 1 to 63 characters"));
 }
@@ -117,6 +115,29 @@ TEST_F(ServicesTest, NamesPartAndLineOfMalformedRowsAndKeepsNothing) {
   EXPECT_TRUE(store_->ListResources(ResourceKind::kDataset)->empty());
 }
 
+TEST_F(ServicesTest, ABaseModelKeepsWhereItCameFrom) {
+  using Models = v1::ModelService::Stub;
+  ASSERT_TRUE(WriteTinyModel(folder_.path() + "/model").ok());
+  v1::RegisterBaseModelRequest request;
+  request.set_base_model_id("base");
+  request.set_source_path(folder_.path() + "/model");
+  request.set_source(std::string(513, 'a'));
+  v1::BaseModel model;
+  EXPECT_THAT(Call(*models_, &Models::RegisterBaseModel, request, model).error_message(), HasSubstr("source: "));
+  request.set_source("hf://org/tiny");
+  request.set_revision("a\nb");
+  EXPECT_THAT(Call(*models_, &Models::RegisterBaseModel, request, model).error_message(), HasSubstr("revision: "));
+  request.set_revision("0123abc");
+  ASSERT_TRUE(Call(*models_, &Models::RegisterBaseModel, request, model).ok());
+  request.set_revision("of somebody who has the same files");
+  ASSERT_TRUE(Call(*models_, &Models::RegisterBaseModel, request, model).ok());
+  v1::GetBaseModelRequest get;
+  get.set_name("baseModels/base");
+  ASSERT_TRUE(Call(*models_, &Models::GetBaseModel, get, model).ok());
+  EXPECT_EQ(model.source(), "hf://org/tiny");
+  EXPECT_EQ(model.revision(), "0123abc");
+}
+
 // The API fetches nothing: a base model is a folder of the server's machine, and everything else is uploaded.
 TEST_F(ServicesTest, TakesNoAddressInPlaceOfAFolder) {
   for (const char* address : {"http://169.254.169.254/latest/meta-data", "https://example.org/model", "file:///etc",
@@ -149,6 +170,33 @@ TEST_F(ServicesTest, RefusesAnUploadThatDoesNotSayWhatItsContentIs) {
   }
 }
 
+TEST_F(ServicesTest, AnUploadHearsOfWhatIsWrongInAnyOfItsParts) {
+  const std::vector<std::pair<std::string, std::string>> parts = {
+      {"train", absl::StrCat(kRow, "{}\n")}, {"validation", kRow}, {"test", "no row\n"}};
+  grpc::ClientContext context;
+  v1::Dataset dataset;
+  const auto writer = datasets_->UploadDataset(&context, &dataset);
+  v1::UploadDatasetRequest header, chunk;
+  header.mutable_header()->set_dataset_id("d");
+  for (const auto& [name, rows] : parts) {
+    v1::DatasetPart& part = *header.mutable_header()->add_parts();
+    part.set_part(name);
+    part.set_size_bytes(static_cast<int64_t>(rows.size()));
+    part.set_sha256(Sha256Hex(rows));
+  }
+  writer->Write(header);
+  for (const auto& [name, rows] : parts) {
+    chunk.mutable_chunk()->set_part(name);
+    chunk.mutable_chunk()->set_data(rows);
+    chunk.mutable_chunk()->set_crc32c(Crc32c(rows));
+    writer->Write(chunk);
+  }
+  writer->WritesDone();
+  const grpc::Status refused = writer->Finish();
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), testing::AllOf(HasSubstr("train:2: "), HasSubstr("\ntest:1: ")));
+}
+
 TEST_F(ServicesTest, RefusesAChunkThatWasDamagedOnTheWay) {
   v1::Dataset dataset;
   EXPECT_EQ(Upload("d", kRow, dataset, 1).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
@@ -167,11 +215,8 @@ TEST_F(ServicesTest, ListsEveryViolationOfASubmittedJob) {
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(status.error_message(), HasSubstr("lora.rank"));
   EXPECT_THAT(status.error_message(), HasSubstr("training.epochs"));
-  const ErrorDetails details = ParseErrorDetails(status.error_details());
-  EXPECT_EQ(details.reason, "INVALID_ARGUMENT");
-  ASSERT_EQ(details.violations.size(), 2u);
-  EXPECT_EQ(details.violations[0].field, "lora.rank");
-  EXPECT_EQ(details.violations[1].field, "training.epochs");
+  EXPECT_EQ(ReasonOf(status), "INVALID_ARGUMENT");
+  EXPECT_THAT(FieldsOf(status), testing::ElementsAre("lora.rank", "training.epochs"));
 }
 
 TEST_F(ServicesTest, ListsWhatIsWrongWithAJobAndWithItsSpecAtOnce) {
@@ -182,10 +227,7 @@ TEST_F(ServicesTest, ListsWhatIsWrongWithAJobAndWithItsSpecAtOnce) {
   v1::FineTuningJob job;
   const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  std::vector<std::string> fields;
-  for (const FieldViolation& violation : ParseErrorDetails(status.error_details()).violations)
-    fields.push_back(violation.field);
-  EXPECT_THAT(fields, testing::ElementsAre("job_id", "priority", "lora.rank", "training.epochs"));
+  EXPECT_THAT(FieldsOf(status), testing::ElementsAre("job_id", "priority", "lora.rank", "training.epochs"));
 }
 
 // It was to come when the request came first.
@@ -320,7 +362,7 @@ TEST_F(ServicesTest, RefusesToWatchAJobThatDoesNotExist) {
   EXPECT_FALSE(watcher->Read(&message));
   const grpc::Status status = watcher->Finish();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::NOT_FOUND);
-  EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "NOT_FOUND");
+  EXPECT_EQ(ReasonOf(status), "NOT_FOUND");
 }
 
 TEST_F(ServicesTest, AStreamFromBelowItsStartIsRefused) {
@@ -415,7 +457,7 @@ TEST_F(ServicesTest, CancelsOnceAndRefusesWhatIsOver) {
   grpc::ClientContext context;
   const grpc::Status status = jobs_->CancelFineTuningJob(&context, request, &job);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(ParseErrorDetails(status.error_details()).reason, "JOB_IS_OVER");
+  EXPECT_EQ(ReasonOf(status), "JOB_IS_OVER");
 }
 
 // The rows of a mixture reach the trainer with their weights, and the plan counts them so.
@@ -510,6 +552,21 @@ TEST_F(ServicesTest, WarnsOfMoreDevicesThanAnyNodeHas) {
       explained.pending_reason(),
       "the job asks for 99 devices and the largest connected node has 2; connect a larger one, or clone the job with "
       "fewer resources.devices");
+}
+
+// A client that waits as it is told would wait for ever.
+TEST_F(ServicesTest, NobodyIsToldToWaitForRoomThatNoNodeHas) {
+  AddInputs();
+  v1::Inventory small;
+  small.set_memory_bytes(1'000'000);
+  planner_.SetNode("n1", small);
+  v1::FineTuningJob job;
+  const grpc::Status refused = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, RequestFor("j"), job);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_THAT(refused.error_message(), testing::HasSubstr("the device has 0.00 GB; give a device with "));
+  const ErrorDetails details = ParseErrorDetails(refused.error_details());
+  EXPECT_EQ(details.reason, "TOO_LARGE");
+  EXPECT_FALSE(details.retry_delay.has_value());
 }
 
 TEST_F(ServicesTest, WarnsOfMoreNodesThanItHasSeen) {

@@ -41,13 +41,6 @@ class SweepsTest : public ServicesTest {
     request.set_name("sweeps/" + id);
     ASSERT_TRUE(Call(*sweeps_, &Sweeps::GetSweep, request, sweep_).ok());
   }
-  v1::FineTuningJob Job(const std::string& id) {
-    v1::GetFineTuningJobRequest request;
-    request.set_name("jobs/" + id);
-    v1::FineTuningJob job;
-    EXPECT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::GetFineTuningJob, request, job).ok());
-    return job;
-  }
   // The first attempt of a job comes to this validation loss and, unless it fails, is published.
   void Run(const std::string& job, double loss, bool succeeds = true) {
     Do([&](State& state, absl::Time now) {
@@ -95,7 +88,7 @@ TEST_F(SweepsTest, RunsNoMoreJobsAtATimeThanItMay) {
   Connect("n1", 8);
   Get("s");
   EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("STARTING", 2), Pair("QUEUED", 1)));
-  EXPECT_EQ(Job("s-3").pending_code(), v1::PENDING_REASON_SWEEP_LIMIT);
+  EXPECT_EQ(GetJob("s-3").pending_code(), v1::PENDING_REASON_SWEEP_LIMIT);
 }
 
 TEST_F(SweepsTest, CreatesAJobForEachCombinationOfValues) {
@@ -113,7 +106,7 @@ TEST_F(SweepsTest, CreatesAJobForEachCombinationOfValues) {
   EXPECT_EQ(sweep_.metric(), "validation.loss");
   EXPECT_EQ(sweep_.job_counts().at("QUEUED"), 4);
   EXPECT_EQ(sweep_.best_job(), "");
-  const v1::FineTuningJob third = Job("s-3");
+  const v1::FineTuningJob third = GetJob("s-3");
   EXPECT_EQ(third.spec().lora().rank(), 8);
   EXPECT_EQ(third.spec().training().schedule(), v1::SCHEDULE_COSINE);
   EXPECT_EQ(third.labels().at("team"), "search");
@@ -128,8 +121,8 @@ TEST_F(SweepsTest, CreatesAJobForEachPointOfAList) {
   const grpc::Status status = Create(request);
   ASSERT_TRUE(status.ok()) << status.error_message();
   const std::string id = sweep_.name().substr(sweep_.name().find('/') + 1);
-  EXPECT_TRUE(Job(id + "-1").spec().has_full());
-  EXPECT_THAT(Job(id + "-2").spec().lora().target_modules(), ElementsAre("q_proj"));
+  EXPECT_TRUE(GetJob(id + "-1").spec().has_full());
+  EXPECT_THAT(GetJob(id + "-2").spec().lora().target_modules(), ElementsAre("q_proj"));
 }
 
 TEST_F(SweepsTest, WhatGoesWithOneKindOfTuningIsLeftOutOfJobsOfTheOther) {
@@ -145,8 +138,8 @@ TEST_F(SweepsTest, WhatGoesWithOneKindOfTuningIsLeftOutOfJobsOfTheOther) {
     ASSERT_TRUE(status.ok()) << status.error_message();
     EXPECT_THAT(sweep_.warnings(), Contains("lora: that of sweep.job is left out with tuning: full, as in jobs/s-2"));
   }
-  EXPECT_EQ(Job("s-1").spec().lora().rank(), 8);
-  EXPECT_TRUE(Job("s-2").spec().has_full());
+  EXPECT_EQ(GetJob("s-1").spec().lora().rank(), 8);
+  EXPECT_TRUE(GetJob("s-2").spec().has_full());
   EXPECT_EQ(sweep_.job().spec().lora().rank(), 8) << "what all have in common is shown as it was given";
 
   v1::CreateSweepRequest frozen = RequestOf("t");
@@ -157,9 +150,9 @@ TEST_F(SweepsTest, WhatGoesWithOneKindOfTuningIsLeftOutOfJobsOfTheOther) {
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_THAT(sweep_.warnings(),
               Contains("training.freeze: that of sweep.job is left out with tuning: lora, as in jobs/t-2"));
-  EXPECT_THAT(Job("t-1").spec().training().freeze(), ElementsAre("model.embed_tokens"));
-  EXPECT_TRUE(Job("t-2").spec().has_lora());
-  EXPECT_EQ(Job("t-2").spec().training().freeze_size(), 0);
+  EXPECT_THAT(GetJob("t-1").spec().training().freeze(), ElementsAre("model.embed_tokens"));
+  EXPECT_TRUE(GetJob("t-2").spec().has_lora());
+  EXPECT_EQ(GetJob("t-2").spec().training().freeze_size(), 0);
 }
 
 TEST_F(SweepsTest, APointThatContradictsItselfIsRefusedWhateverAllHaveInCommon) {
@@ -216,13 +209,13 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
       {"a value", [](auto& r) { AddField(r, "lora.rank", {"4", "999"}); }, "lora.rank: 999 is out of range"},
       {"which job", [](auto& r) { AddField(r, "lora.rank", {"4", "999"}); }, "(jobs/s-2)"},
       {"a field", [](auto& r) { AddField(r, "lora.size", {"4"}); }, "lora.size"},
-      {"no values", [](auto& r) { AddField(r, "lora.rank", {}); }, "lora.rank has no values"},
+      {"no values", [](auto& r) { AddField(r, "lora.rank", {}); }, "'lora.rank' has no values"},
       {"a field twice",
        [](auto& r) {
          AddField(r, "lora.rank", {"4"});
          AddField(r, "lora.rank", {"8"});
        },
-       "lora.rank is there twice"},
+       "'lora.rank' is there twice"},
       {"a value twice", [](auto& r) { AddField(r, "lora.rank", {"4", "8", "4"}); },
        "grid: points 1 (lora.rank: 4) and 3 (lora.rank: 4) are the same job"},
       {"a point twice",
@@ -266,6 +259,61 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
   ASSERT_TRUE(Create(good).ok());
   EXPECT_EQ(sweep_.jobs_size(), 2);
   EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
+}
+
+// A value of a grid is in many jobs, and is said once.
+TEST_F(SweepsTest, SaysWhatIsWrongWithAllOfItsJobsAndWhichTheyAre) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "lora.rank", {"4", "999", "0"});
+  AddField(request, "training.schedule", {"linear", "bent"});
+  const grpc::Status refused = Create(request);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  const std::vector<FieldViolation> violations = ParseErrorDetails(refused.error_details()).violations;
+  ASSERT_EQ(violations.size(), 3u) << refused.error_message();
+  const auto says = [](const std::string& field, const std::string& value, const std::string& jobs) {
+    return testing::AllOf(
+        testing::Field(&FieldViolation::field, field),
+        testing::Field(&FieldViolation::description, testing::AllOf(HasSubstr(value), testing::EndsWith(jobs))));
+  };
+  EXPECT_THAT(violations, UnorderedElementsAre(says("lora.rank", "999", "(jobs/s-3, jobs/s-4)"),
+                                               says("lora.rank", "0", "(jobs/s-5, jobs/s-6)"),
+                                               says("training.schedule", "bent", "(jobs/s-2, jobs/s-4, jobs/s-6)")));
+}
+
+// What only a plan can know, of each job as well.
+TEST_F(SweepsTest, SaysOfAllOfItsJobsWhatTheModelCannotDo) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "lora.target_modules", {R"(["c_attn"])", R"(["q_proj"])", R"(["c_proj"])"});
+  AddField(request, "training.seed", {"1", "2"});
+  const grpc::Status refused = Create(request);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), testing::AllOf(HasSubstr("'c_attn'"), HasSubstr("(jobs/s-1, jobs/s-2)"),
+                                                      HasSubstr("'c_proj'"), HasSubstr("(jobs/s-5, jobs/s-6)")));
+  EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
+}
+
+TEST_F(SweepsTest, NamesTwentyViolationsAndAFewJobsOfEachAndCountsTheOthers) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  std::vector<std::string> ranks;
+  for (int rank = 1000; rank < 1030; ++rank) ranks.push_back(absl::StrCat(rank));
+  AddField(request, "lora.rank", ranks);
+  EXPECT_THAT(Create(request).error_message(), testing::EndsWith("(jobs/s-20)\n… and 10 more"));
+  AddField(request, "training.seed", {"1", "2"});
+  EXPECT_THAT(Create(request).error_message(), testing::EndsWith("(jobs/s-39, jobs/s-40)\n… and 10 more"));
+  request = RequestOf("s");
+  AddField(request, "lora.rank", {"999"});
+  AddField(request, "training.seed", {"1", "2", "3", "4", "5", "6", "7"});
+  EXPECT_THAT(Create(request).error_message(),
+              testing::EndsWith("(jobs/s-1, jobs/s-2, jobs/s-3, jobs/s-4, jobs/s-5 and 2 more)"));
+}
+
+TEST_F(SweepsTest, SaysWhatIsWrongWithAllFieldsOfAGrid) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "lora.rank", {});
+  AddField(request, "training.seed", {"1"});
+  AddField(request, "training.seed", {"2"});
+  EXPECT_EQ(Create(request).error_message(),
+            "grid: 'lora.rank' has no values; give one or more\ngrid: 'training.seed' is there twice; give it once");
 }
 
 // Its dataset has a train part only, and is the test part of some jobs, too.
@@ -341,7 +389,7 @@ TEST_F(SweepsTest, AMetricIsOfTheWeightsThatArePublished) {
   train("s-2", {0.25, 1.5, 1.75});
   Get("s");
   EXPECT_EQ(sweep_.jobs(0).metric(), 2.0) << "so far";
-  EXPECT_EQ(Job("s-1").best_validation().step(), 2);
+  EXPECT_EQ(GetJob("s-1").best_validation().step(), 2);
   Tell("s-1", 5, {{"event", "finished"}, {"published_step", 2}});
   Tell("s-2", 5, {{"event", "finished"}, {"published_step", 3}});
   for (const char* job : {"s-1", "s-2"}) Report(job, 1, 6, JobInput::kArtifactStored);
@@ -349,7 +397,7 @@ TEST_F(SweepsTest, AMetricIsOfTheWeightsThatArePublished) {
   EXPECT_EQ(sweep_.jobs(0).metric(), 0.5);
   EXPECT_EQ(sweep_.jobs(1).metric(), 1.75);
   EXPECT_EQ(sweep_.best_job(), "jobs/s-1");
-  const v1::FineTuningJob first = Job("s-1");
+  const v1::FineTuningJob first = GetJob("s-1");
   ASSERT_EQ(first.evaluations_size(), 1);
   EXPECT_EQ(first.evaluations(0).step(), first.summary().published_step());
 }
@@ -407,10 +455,7 @@ TEST_F(SweepsTest, AValueWithALineBreakIsStillOneViolation) {
   request.mutable_sweep()->set_metric("d\ne: f");
   const grpc::Status refused = Create(request);
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  std::vector<std::string> fields;
-  for (const FieldViolation& violation : ParseErrorDetails(refused.error_details()).violations)
-    fields.push_back(violation.field);
-  EXPECT_THAT(fields, testing::ElementsAre("sweep_id", "sweep.metric"));
+  EXPECT_THAT(FieldsOf(refused), ElementsAre("sweep_id", "sweep.metric"));
 }
 
 TEST_F(SweepsTest, ListsNewestFirstInPages) {

@@ -14,7 +14,7 @@ TEST_F(AccessTest, TheFirstTokenIsAnAdminsAndTheLastAdminStays) {
   std::string secret;
   const grpc::Status first = Create("alice", v1::ROLE_MEMBER, "a", secret);
   EXPECT_EQ(first.error_code(), StatusCode::FAILED_PRECONDITION);
-  EXPECT_EQ(ParseErrorDetails(first.error_details()).reason, "NO_ADMIN");
+  EXPECT_EQ(ReasonOf(first), "NO_ADMIN");
   RequireTokens();
   v1::RevokeTokenRequest request;
   request.set_name("tokens/root");

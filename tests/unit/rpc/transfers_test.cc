@@ -112,7 +112,7 @@ TEST_F(TransfersTest, OneTenantCannotTakeAllAndNobodyMoreThanThereAre) {
   ASSERT_TRUE(WaitForOpen(4)) << "the others' uploads go on";
   const grpc::Status fifth = Begin(c).writer->Finish();
   EXPECT_EQ(fifth.error_code(), StatusCode::RESOURCE_EXHAUSTED);
-  EXPECT_EQ(ParseErrorDetails(fifth.error_details()).reason, "TOO_MANY_TRANSFERS");
+  EXPECT_EQ(ReasonOf(fifth), "TOO_MANY_TRANSFERS");
   EXPECT_EQ(ParseErrorDetails(fifth.error_details()).quota_subject, "");
   EXPECT_TRUE(ParseErrorDetails(fifth.error_details()).retry_delay.has_value());
 
@@ -225,6 +225,20 @@ TEST_F(TransfersTest, ADatasetIsNoLargerThanItMayBe) {
   SlowUpload negative(*datasets_, "");
   negative.SendHeader(-1);
   EXPECT_THAT(negative.writer->Finish().error_message(), HasSubstr("parts.size_bytes: -1 of train is out of range"));
+}
+
+TEST_F(TransfersTest, AHeaderHearsOfEverythingThatIsWrongWithIt) {
+  SlowUpload upload(*datasets_, "");
+  upload.SendHeader(-1, {"train", "trial"});
+  const grpc::Status refused = upload.writer->Finish();
+  EXPECT_EQ(refused.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused.error_message(),
+            "parts.size_bytes: -1 of train is out of range; give the size of the content\n"
+            "parts.part: 'trial' is unknown; give train, validation or test\n"
+            "parts.size_bytes: -1 of 'trial' is out of range; give the size of the content");
+  SlowUpload many(*datasets_, "");
+  many.SendHeader(1, std::vector<std::string>(1000, "train"));  // a message has room for a million
+  EXPECT_THAT(many.writer->Finish().error_message(), testing::StartsWith("parts: 1000 given; give train, and "));
 }
 
 TEST_F(TransfersTest, APartThatIsGivenTwiceIsNamed) {

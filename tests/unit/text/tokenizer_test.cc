@@ -54,7 +54,6 @@ TEST(TokenizerTest, ReadsWhichTokensEndAText) {
   EXPECT_EQ(tokenizer.bos_id(), tokenizer.TokenToId("<s>"));
   EXPECT_EQ(tokenizer.eos_id(), tokenizer.TokenToId("<|endoftext|>"));
   EXPECT_THAT(tokenizer.stop_ids(), ElementsAre(*tokenizer.eos_id(), im_end));
-  EXPECT_FALSE(tokenizer.adds_bos());
 }
 
 TEST(TokenizerTest, NamesTheFileThatItCannotRead) {

@@ -9,6 +9,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/dataset/encode.h"
 #include "lib/dataset/task.h"
+#include "lib/plan/job_spec.h"
 #include "worker/trainer/commands/command.h"
 #include "worker/trainer/commands/loaded_models.h"
 #include "worker/trainer/commands/number_flags.h"
@@ -64,7 +65,7 @@ void AddEvaluateCommand(CLI::App& app, Action& action) {
   command->add_option("--data", evaluate->data, "JSONL file")->required()->check(CLI::ExistingFile);
   command->add_option("--task", evaluate->task, "Kind of task, for scoring")->capture_default_str();
   command->add_option("--max-new-tokens", evaluate->max_new_tokens, "Tokens to generate a row at most")
-      ->check(WholeNumber(1, kMostTokens))
+      ->check(WholeNumber(1, kMaxTokens))
       ->capture_default_str();
   command->callback([&action, evaluate] { action = [evaluate] { return ExitCodeOf(EvaluateFile(*evaluate)); }; });
 }

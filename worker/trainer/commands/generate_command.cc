@@ -14,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
 #include "lib/dataset/encode.h"
+#include "lib/plan/job_spec.h"
 #include "worker/trainer/commands/command.h"
 #include "worker/trainer/commands/loaded_models.h"
 #include "worker/trainer/commands/number_flags.h"
@@ -154,14 +155,14 @@ constexpr NumberRange kPenalty = {0, 100, false, true, "a number above 0 (1 chan
 void AddSamplingFlags(CLI::App& command, GenerateArguments& generate) {
   GenerateOptions& options = generate.options;
   command.add_option("--max-new-tokens", options.max_new_tokens, "Tokens to generate at most")
-      ->check(WholeNumber(1, kMostTokens))
+      ->check(WholeNumber(1, kMaxTokens))
       ->capture_default_str();
   command.add_option("--temperature", options.temperature, "0 is greedy")
       ->check(Within(kTemperature))
       ->capture_default_str();
   command.add_option("--top-p", options.top_p, "Nucleus sampling")->check(Within(kTopP))->capture_default_str();
   command.add_option("--top-k", options.top_k, "0 keeps all tokens")
-      ->check(WholeNumber(0, kMostTokens))
+      ->check(WholeNumber(0, kMaxTokens))
       ->capture_default_str();
   command
       .add_option("--repetition-penalty", options.repetition_penalty,

@@ -8,9 +8,6 @@
 
 namespace luthier {
 
-// Tokens to generate, or to choose from, at most.
-inline constexpr int64_t kMostTokens = int64_t{1} << 24;
-
 CLI::Validator Within(const NumberRange& range);
 // From `low` to `high`, both included.
 CLI::Validator WholeNumber(int64_t low, int64_t high);

@@ -13,8 +13,8 @@
 #include <cstring>
 #include <filesystem>
 #include <iostream>
-#include <utility>
 
+#include "lib/base/descriptor.h"
 #include "lib/base/trainer_words.h"
 #include "nlohmann/json.hpp"
 
@@ -24,7 +24,7 @@ namespace {
 struct RankProcess {
   bool leads = false;
   pid_t pid = -1;
-  int output = -1;        // of the rank, to read from
+  Descriptor output;      // of the rank, to read from
   std::string pending;    // of a line that is not complete yet
   std::string last_word;  // the event that says how it ended, if it has said so
   int status = 0;         // of waitpid, once it has ended
@@ -69,7 +69,7 @@ bool Start(const std::string& program, const std::vector<std::string>& arguments
   rank.pid = fork();
   if (rank.pid == 0) Become(program, arguments, ends[1], rank.leads, parent);
   close(ends[1]);
-  rank.output = ends[0];
+  rank.output = Descriptor(ends[0]);
   return rank.pid > 0;
 }
 
@@ -89,10 +89,10 @@ void HandleLine(const std::string& line, RankProcess& rank, std::FILE* output) {
 // False at the end of its output.
 bool Read(RankProcess& rank, std::FILE* output) {
   char buffer[65536];
-  const ssize_t count = read(rank.output, buffer, sizeof buffer);
+  const ssize_t count = read(rank.output.get(), buffer, sizeof buffer);
   if (count < 0 && errno == EINTR) return true;
   if (count <= 0) {
-    close(std::exchange(rank.output, -1));
+    rank.output.Close();
     return false;
   }
   rank.pending.append(buffer, static_cast<size_t>(count));
@@ -115,7 +115,7 @@ void Kill(RankProcess& rank) {
 void Listen(std::vector<RankProcess>& ranks, std::FILE* output) {
   for (size_t running = ranks.size(); running > 0;) {
     std::vector<pollfd> waits;
-    for (const RankProcess& rank : ranks) waits.push_back({rank.output, POLLIN, 0});  // a negative one is ignored
+    for (const RankProcess& rank : ranks) waits.push_back({rank.output.get(), POLLIN, 0});  // a negative one is ignored
     if (poll(waits.data(), waits.size(), -1) < 0) continue;
     for (size_t i = 0; i < ranks.size(); ++i) {
       if (waits[i].revents == 0 || Read(ranks[i], output)) continue;
@@ -131,7 +131,7 @@ void Listen(std::vector<RankProcess>& ranks, std::FILE* output) {
 void End(std::vector<RankProcess>& ranks, std::FILE* output) {
   for (RankProcess& rank : ranks) Kill(rank);
   for (RankProcess& rank : ranks) {
-    while (rank.output >= 0 && Read(rank, output)) {
+    while (rank.output.is_open() && Read(rank, output)) {
     }
     if (rank.pid > 0) waitpid(rank.pid, &rank.status, 0);
   }

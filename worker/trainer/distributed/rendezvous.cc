@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
@@ -14,6 +13,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "lib/base/descriptor.h"
 #include "lib/base/host_addresses.h"
 #include "lib/base/own_address.h"
 
@@ -28,12 +28,11 @@ absl::StatusOr<int> BindTo(const std::string& host, uint16_t port) {
   if (!addresses.ok()) return absl::FailedPreconditionError(absl::StrCat(host, ": ", addresses.status().message()));
   int error = 0;
   for (const addrinfo* address = addresses->get(); address != nullptr; address = address->ai_next) {
-    const int descriptor = socket(address->ai_family, address->ai_socktype, address->ai_protocol);
+    Descriptor opened(socket(address->ai_family, address->ai_socktype, address->ai_protocol));
     const int yes = 1;  // connections of an attempt before, which are over, do not keep the port
-    setsockopt(descriptor, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (bind(descriptor, address->ai_addr, address->ai_addrlen) == 0) return descriptor;
+    setsockopt(opened.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+    if (bind(opened.get(), address->ai_addr, address->ai_addrlen) == 0) return opened.release();
     error = errno;
-    close(descriptor);
   }
   return absl::FailedPreconditionError(absl::StrCat(host, ":", port, ": ", std::strerror(error)));
 }
@@ -42,12 +41,10 @@ bool IsListenedAt(const std::string& host, uint16_t port) {
   const absl::StatusOr<Addresses> addresses = Resolve(host, port);
   if (!addresses.ok()) return false;
   for (const addrinfo* address = addresses->get(); address != nullptr; address = address->ai_next) {
-    const int descriptor = socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC, address->ai_protocol);
+    const Descriptor opened(socket(address->ai_family, address->ai_socktype | SOCK_CLOEXEC, address->ai_protocol));
     const timeval patience = {.tv_sec = 5, .tv_usec = 0};  // with a machine that does not answer at all
-    setsockopt(descriptor, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
-    const bool connected = connect(descriptor, address->ai_addr, address->ai_addrlen) == 0;
-    close(descriptor);
-    if (connected) return true;
+    setsockopt(opened.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
+    if (connect(opened.get(), address->ai_addr, address->ai_addrlen) == 0) return true;
   }
   return false;
 }

@@ -22,6 +22,7 @@
 #include "worker/trainer/export/template_file.h"
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
+#include "worker/trainer/train/events.h"
 
 namespace luthier {
 namespace {
@@ -116,8 +117,8 @@ absl::Status RunExport(const TrainerSpec& spec, const std::string& out_folder, E
       {"artifact", {{"kind", gguf ? kGgufFolder : "model"}, {"path", folder}, {"bytes", FolderBytes(folder)}}},
       {"seconds", seconds.count()},
       {"peak_memory_bytes", PeakMemoryBytes()}};
-  LUTHIER_RETURN_IF_ERROR(
-      WriteFileDurably(out_folder + "/report.json", report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(out_folder + "/" + kReportFile,
+                                           report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
   events.Write("finished", std::move(report));
   return absl::OkStatus();
 }

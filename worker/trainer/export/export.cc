@@ -66,9 +66,8 @@ absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int6
   json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", json::object()}};
   int64_t total = 0;
   for (size_t i = 0; i < shards.size(); ++i) {
-    const std::string file = shards.size() == 1
-                                 ? "model.safetensors"
-                                 : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
+    const std::string file =
+        shards.size() == 1 ? kWeightsFile : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
     std::vector<Tensor> stored;  // keeps what `views` borrows
     std::vector<TensorToWrite> views;
     for (const std::string& name : shards[i]) {
@@ -81,7 +80,7 @@ absl::Status WriteWeights(const NamedTensors& weights, at::ScalarType type, int6
   }
   if (shards.size() == 1) return absl::OkStatus();
   index["metadata"]["total_size"] = total;
-  return WriteFileDurably(folder + "/model.safetensors.index.json", index.dump(2) + "\n");
+  return WriteFileDurably(folder + "/" + kWeightsIndexFile, index.dump(2) + "\n");
 }
 
 absl::Status CopyTextFiles(const fs::path& from, const fs::path& to) {
@@ -101,7 +100,7 @@ absl::Status CopyTextFiles(const fs::path& from, const fs::path& to) {
 // Base models often name another end token than the one that ends a turn of the template: what was tuned on turns would
 // never stop. So every token that ends an answer ends generation.
 absl::Status WriteGenerationConfig(const ModelToExport& model, const std::string& folder) {
-  std::ifstream stream(model.base_folder + "/generation_config.json");
+  std::ifstream stream(model.base_folder + "/" + kGenerationConfigFile);
   json generation = json::parse(stream, nullptr, /*allow_exceptions=*/false);
   if (!generation.is_object()) generation = json::object();
   const json& before = generation.contains("eos_token_id") ? generation["eos_token_id"]
@@ -113,7 +112,7 @@ absl::Status WriteGenerationConfig(const ModelToExport& model, const std::string
   }
   if (!ends.empty()) generation["eos_token_id"] = ends.size() == 1 ? ends[0] : ends;
   if (generation.empty()) return absl::OkStatus();
-  return WriteFileDurably(folder + "/generation_config.json", generation.dump(2) + "\n");
+  return WriteFileDurably(folder + "/" + kGenerationConfigFile, generation.dump(2) + "\n");
 }
 
 // Whether `stored` holds these tensors as `type`, bit for bit.
@@ -214,7 +213,7 @@ absl::Status ExportModel(const ModelToExport& model, const TrainedModel& trained
   return WriteExport(folder, [&](const std::string& unfinished) -> absl::Status {
     LUTHIER_RETURN_IF_ERROR(CreateFolders(unfinished));
     LUTHIER_RETURN_IF_ERROR(WriteWeights(model.weights, type, max_shard_bytes, unfinished));
-    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished + "/config.json", model.config_json.dump(2) + "\n"));
+    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(unfinished + "/" + kConfigFile, model.config_json.dump(2) + "\n"));
     LUTHIER_RETURN_IF_ERROR(CopyTextFiles(model.base_folder, unfinished));
     LUTHIER_RETURN_IF_ERROR(WriteGenerationConfig(model, unfinished));
     LUTHIER_RETURN_IF_ERROR(SyncFolder(unfinished));

@@ -18,7 +18,8 @@ namespace luthier {
 // Hugging Face's own limit for one file.
 constexpr int64_t kMaxShardBytes = int64_t{5} * 1'000'000'000;
 
-// What a Hugging Face folder holds besides config and weights, as far as the base has it.
+inline constexpr const char* kGenerationConfigFile = "generation_config.json";
+// What a Hugging Face folder holds besides configs and weights, as far as the base has it.
 inline constexpr const char* kTextFiles[] = {"tokenizer.json",
                                              "tokenizer_config.json",
                                              "special_tokens_map.json",

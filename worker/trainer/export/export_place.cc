@@ -9,10 +9,12 @@
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 #include "lib/checkpoint/safetensors.h"
 #include "lib/text/template_source.h"
 #include "worker/trainer/export/export.h"
 #include "worker/trainer/train/events.h"
+#include "worker/trainer/train/row_losses.h"
 
 namespace luthier {
 namespace {
@@ -35,8 +37,7 @@ bool IsOrHolds(const fs::path& outer, const fs::path& inner) {
 
 bool IsExportedFile(const fs::directory_entry& entry) {
   static const std::set<std::string> names = [] {
-    std::set<std::string> all = {"adapter_config.json", "config.json", "generation_config.json",
-                                 "model.safetensors.index.json"};
+    std::set<std::string> all = {kAdapterConfigFile, kConfigFile, kGenerationConfigFile, kWeightsIndexFile};
     all.insert(std::begin(kTextFiles), std::end(kTextFiles));
     return all;
   }();
@@ -113,7 +114,7 @@ absl::Status CheckRunFolder(const std::string& out, const std::string& artifact,
   }
   std::error_code error;
   if (fs::exists(resolved / kMetricsFile, error)) return absl::OkStatus();  // an earlier start of a run
-  for (const char* name : {"checkpoints", "report.json", "row_losses.jsonl"}) {
+  for (const char* name : {kCheckpointsFolder, kReportFile, kRowLossesFile}) {
     if (!fs::exists(resolved / name, error)) continue;
     // In the service the folder is the agent's choice: a fault of the node's storage, not of the job.
     return absl::PermissionDeniedError(absl::StrCat("--out: ", out, " holds ", name, ", but no ", kMetricsFile,

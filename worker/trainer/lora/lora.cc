@@ -21,8 +21,6 @@ namespace luthier {
 namespace {
 
 constexpr char kPrefix[] = "base_model.model.";
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
-constexpr char kHead[] = "lm_head.weight";
 
 std::string NameMagnitude(const LinearLayer& linear) {
   return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector");
@@ -43,7 +41,7 @@ std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig&
 
 // The base's weight of a layer as it is stored, the head's included.
 const Tensor& StoredWeight(const ModelConfig& model, const NamedTensors& base, const LinearLayer& linear) {
-  const bool tied_head = model.tie_word_embeddings && linear.module == "lm_head";
+  const bool tied_head = model.tie_word_embeddings && linear.module == kHeadModule;
   return base.at(tied_head ? kEmbedding : linear.module + ".weight");
 }
 

@@ -29,7 +29,7 @@ Tensor MappedTensor(const TensorView& view, std::shared_ptr<const WeightFolder> 
 
 // transformers 4 drops such a head, transformers 5 keeps it: whichever was meant, the other would be wrong.
 absl::Status CheckTiedHead(const ModelConfig& config, const std::map<std::string, TensorView>& stored) {
-  const auto head = stored.find("lm_head.weight"), embedding = stored.find("model.embed_tokens.weight");
+  const auto head = stored.find(kHead), embedding = stored.find(kEmbedding);
   if (!config.tie_word_embeddings || head == stored.end() || embedding == stored.end()) return absl::OkStatus();
   const bool equal = std::ranges::equal(head->second.bytes, embedding->second.bytes);
   ReleasePages(head->second);

@@ -26,23 +26,17 @@ std::string LastTurn(const Row& row) {
   return "";
 }
 
-struct LossTotals {
-  double loss = 0;
-  int64_t right = 0;
-  int64_t tokens = 0;
-};
-
-// Loss and first choices of the trained tokens of every row.
-LossTotals ScoreTokens(const DecoderModel& model, const EvaluationSplit& split, const EvaluationOptions& options) {
+// Of every row.
+TokenScore ScoreTokens(const DecoderModel& model, const EvaluationSplit& split, const EvaluationOptions& options) {
   std::vector<int32_t> lengths;
   for (const Example& example : split.examples) lengths.push_back(static_cast<int32_t>(example.ids.size()));
-  LossTotals totals;
+  TokenScore totals;
   for (const MicroBatch& rows : PackBestFit(lengths, options.micro_batch_tokens)) {
     if (options.interrupted()) break;
     std::vector<const Example*> examples;
     for (int32_t row : rows) examples.push_back(&split.examples[static_cast<size_t>(row)]);
     const TokenScore score = ScoreTrainedTokens(model, MakePackedBatch(examples, model.device()));
-    totals.loss += score.loss_sum;
+    totals.loss_sum += score.loss_sum;
     totals.right += score.right;
     totals.tokens += score.tokens;
   }
@@ -113,9 +107,9 @@ std::optional<EvaluationResult> Evaluate(const DecoderModel& model, const Evalua
   at::NoGradGuard no_grad;
   EvaluationResult result;
   result.rows = static_cast<int64_t>(split.examples.size());
-  const LossTotals totals = ScoreTokens(model, split, options);
+  const TokenScore totals = ScoreTokens(model, split, options);
   const auto tokens = static_cast<double>(std::max<int64_t>(totals.tokens, 1));
-  result.loss = totals.loss / tokens;
+  result.loss = totals.loss_sum / tokens;
   result.token_accuracy = static_cast<double>(totals.right) / tokens;
   if (options.generate && !split.prompts.empty()) ScoreAnswers(model, split, tokenizer, stop_ids, options, result);
   if (options.interrupted()) return std::nullopt;  // whatever was cut short is not a score

@@ -8,12 +8,13 @@
 #include <string>
 #include <thread>
 
+#include "lib/base/trainer_words.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
 
-// In the folder of a run, from its start on.
-inline constexpr char kMetricsFile[] = "metrics.jsonl";
+// In the folder of a run, at its end.
+inline constexpr char kReportFile[] = "report.json";
 
 // Writes events as JSON lines. Thread-safe. Progress and evaluations also go to kMetricsFile in the run's folder.
 class EventWriter {

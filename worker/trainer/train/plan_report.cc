@@ -25,7 +25,7 @@ using nlohmann::json;
 using Clock = std::chrono::steady_clock;
 
 // Share of a plain matrix product's speed that a training step reaches by the count of TrainingFlops, which is more
-// than is computed (docs/performance.md, "Estimates").
+// than is computed (docs/performance.md, "Estimates of memory and time").
 constexpr double kStepEfficiency = 0.9;
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }

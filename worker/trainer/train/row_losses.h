@@ -14,6 +14,9 @@
 
 namespace luthier {
 
+// In the folder of a run, at its end.
+inline constexpr char kRowLossesFile[] = "row_losses.jsonl";
+
 class RowLosses {
  public:
   explicit RowLosses(size_t rows);

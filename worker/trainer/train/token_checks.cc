@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
+#include "lib/checkpoint/model_tensors.h"
 
 namespace luthier {
 namespace {
@@ -41,9 +42,12 @@ Tensor Lengths(const Tensor& matrix_VD, const std::vector<int64_t>& tokens) {
 }
 
 const Tensor& MatrixOf(const Run& run, const std::string& module) {
-  const auto head = run.base_weights.find("lm_head.weight");
-  return module == "lm_head" && head != run.base_weights.end() ? head->second
-                                                               : run.base_weights.at("model.embed_tokens.weight");
+  const auto head = run.base_weights.find(kHead);
+  return module == kHeadModule && head != run.base_weights.end() ? head->second : run.base_weights.at(kEmbedding);
+}
+
+std::string Quoted(const Run& run, int32_t token) {
+  return absl::StrCat("'", run.base.tokenizer.IdToToken(token).value_or(absl::StrCat(token)), "'");
 }
 
 // Full training moves a tied head with its embedding; an adapter that replaces one of them leaves the other.
@@ -86,9 +90,7 @@ std::optional<std::string> UntrainedEndWarning(const Run& run) {
   }
   if (all_are_cut) return std::nullopt;  // that is said elsewhere
   std::vector<std::string> ends;
-  for (const int32_t id : run.stop_ids) {
-    ends.push_back(absl::StrCat("'", run.base.tokenizer.IdToToken(id).value_or(absl::StrCat(id)), "'"));
-  }
+  for (const int32_t id : run.stop_ids) ends.push_back(Quoted(run, id));
   return absl::StrCat("no row trains the end of an answer (", absl::StrJoin(ends, ", "),
                       "), so the model will not learn to stop; give a chat_template that writes it inside "
                       "{% generation %}, or rows that end with it");
@@ -98,7 +100,7 @@ std::optional<std::string> UntrainedTokensWarning(const Run& run) {
   const TokensOfRows tokens = TokensOf(run);
   if (tokens.special.empty() || tokens.others.empty()) return std::nullopt;
   std::vector<std::string> lacking, modules;
-  for (const std::string module : {"embed_tokens", "lm_head"}) {
+  for (const std::string module : {"embed_tokens", kHeadModule}) {
     if (IsTrained(run, module)) continue;
     const Tensor& matrix_VD = MatrixOf(run, module);
     const double typical = Lengths(matrix_VD, tokens.others).median().item<double>();
@@ -106,8 +108,7 @@ std::optional<std::string> UntrainedTokensWarning(const Run& run) {
     const size_t before = lacking.size();
     for (size_t i = 0; i < tokens.special.size(); ++i) {
       if (lengths[static_cast<int64_t>(i)].item<double>() > kUntrainedLength * typical) continue;
-      const auto id = static_cast<int32_t>(tokens.special[i]);
-      lacking.push_back(absl::StrCat("'", run.base.tokenizer.IdToToken(id).value_or(absl::StrCat(id)), "'"));
+      lacking.push_back(Quoted(run, static_cast<int32_t>(tokens.special[i])));
     }
     if (lacking.size() > before) modules.push_back(module);
   }

@@ -354,9 +354,8 @@ class Trainer {
 
   absl::Status Stop() {
     if (checkpointed_step_ != step_) LUTHIER_RETURN_IF_ERROR(Checkpoint());
-    events_.Write("stopped", {{"step", step_},
-                              {"path", absl::StrCat(run_.out_folder, "/checkpoints/step-", step_)},
-                              {"best_step", KeptBestStep()}});
+    events_.Write("stopped",
+                  {{"step", step_}, {"path", CheckpointFolder(run_.out_folder, step_)}, {"best_step", KeptBestStep()}});
     return absl::OkStatus();
   }
 
@@ -406,7 +405,7 @@ class Trainer {
     LUTHIER_ASSIGN_OR_RETURN(const std::string artifact, Export());
     json evaluations = json::array();
     for (const auto& [name, fields] : evaluations_) evaluations.push_back(fields);
-    WriteLines("row_losses.jsonl", row_losses_.Worst(kWrittenRows, run_.examples, run_.spec.train));
+    WriteLines(kRowLossesFile, row_losses_.Worst(kWrittenRows, run_.examples, run_.spec.train));
     json report = {
         {"step", step_},
         {"stop_reason", StopReason()},
@@ -421,7 +420,7 @@ class Trainer {
         {"dataset", ToJson(run_.files)},
         {"evaluations", evaluations},
         {"worst_rows", row_losses_.Worst(kShownRows, run_.examples, run_.spec.train)}};
-    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/report.json",
+    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/" + kReportFile,
                                              report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
     events_.Write("finished", std::move(report));
     return absl::OkStatus();

@@ -18,6 +18,7 @@
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/trainer_words.h"
 #include "lib/checkpoint/safetensors.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/models/weights.h"
@@ -28,9 +29,11 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
+// Files of a checkpoint.
+constexpr char kWeights[] = "weights.safetensors", kOptimizer[] = "optimizer.safetensors", kRows[] = "rows.safetensors";
+// Names in them.
 constexpr char kGeneratorState[] = "generator_state";
 constexpr char kHash[] = "hash", kPrevious[] = "previous";
-constexpr char kStep[] = "step-", kBest[] = "best-";
 // In front of the names of folders that do not count.
 constexpr char kUnfinished[] = ".unfinished-", kDamaged[] = ".damaged-";
 
@@ -51,7 +54,7 @@ std::vector<std::pair<int64_t, fs::path>> ListFolders(const fs::path& parent, co
 // All but the newest `keep` checkpoints, and what damaged or unfinished folders left: nobody needs them any more.
 void RemoveBeyond(int64_t keep, const fs::path& parent) {
   std::error_code ignored;
-  const auto existing = ListFolders(parent, kStep);
+  const auto existing = ListFolders(parent, kStepFolder);
   for (size_t i = static_cast<size_t>(keep); i < existing.size(); ++i) fs::remove_all(existing[i].second, ignored);
   for (const auto& entry : fs::directory_iterator(parent, ignored)) {
     const std::string name = entry.path().filename();
@@ -109,7 +112,7 @@ absl::Status WriteFolder(const fs::path& folder, const std::map<std::string, Nam
   }
   state[kHash] = HashOf(state);
   LUTHIER_RETURN_IF_ERROR(
-      WriteFileDurably(unfinished / "state.json", state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
+      WriteFileDurably(unfinished / kStateFile, state.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
   return GiveName(unfinished, folder);
 }
 
@@ -129,7 +132,7 @@ auto ReadOrSay(const fs::path& folder, const Read& read) -> decltype(read(folder
 // state.json of a folder, if it is as it was written; the other files are not looked at. Throws nlohmann's exceptions
 // if it lacks something.
 absl::StatusOr<json> ReadState(const fs::path& folder) {
-  std::ifstream stream(folder / "state.json");
+  std::ifstream stream(folder / kStateFile);
   json state = json::parse(stream);
   if (state.at(kHash) != HashOf(state)) return absl::DataLossError("state.json does not match its own hash");
   return state;
@@ -147,7 +150,7 @@ absl::StatusOr<json> VerifiedState(const fs::path& folder) {
 
 // What state.json says of the checkpoint that one of this step follows: the newest one before it that is intact.
 json PreviousOf(const fs::path& parent, int64_t step) {
-  for (const auto& [other, folder] : ListFolders(parent, kStep)) {
+  for (const auto& [other, folder] : ListFolders(parent, kStepFolder)) {
     if (other >= step) continue;
     const absl::StatusOr<json> state = ReadOrSay(folder, ReadState);
     if (state.ok()) return {{"step", other}, {kHash, state->at(kHash)}};
@@ -158,7 +161,7 @@ json PreviousOf(const fs::path& parent, int64_t step) {
 // Errors: DATA_LOSS if the checkpoint that this one follows is there, and is another one than it was.
 absl::Status CheckChain(const fs::path& folder, const json& previous) {
   if (previous.is_null()) return absl::OkStatus();
-  const fs::path before = folder.parent_path() / absl::StrCat(kStep, previous.at("step").get<int64_t>());
+  const fs::path before = folder.parent_path() / absl::StrCat(kStepFolder, previous.at("step").get<int64_t>());
   const absl::StatusOr<json> state = ReadOrSay(before, ReadState);
   if (!state.ok() || state->at(kHash) == previous.at(kHash)) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat("it does not follow ", before.filename().string()));
@@ -168,12 +171,12 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const json state_json, VerifiedState(folder));
   LUTHIER_RETURN_IF_ERROR(CheckChain(folder, state_json.at(kPrevious)));
   TrainingState state;
-  LUTHIER_ASSIGN_OR_RETURN(state.weights, ReadTensors(folder / "weights.safetensors"));
-  LUTHIER_ASSIGN_OR_RETURN(state.optimizer, ReadTensors(folder / "optimizer.safetensors"));
+  LUTHIER_ASSIGN_OR_RETURN(state.weights, ReadTensors(folder / kWeights));
+  LUTHIER_ASSIGN_OR_RETURN(state.optimizer, ReadTensors(folder / kOptimizer));
   state.generator_states = state.optimizer.at(kGeneratorState);
   state.optimizer.erase(kGeneratorState);
   state.step = state_json.at("step");
-  if (folder.filename() != absl::StrCat(kStep, state.step)) {
+  if (folder.filename() != absl::StrCat(kStepFolder, state.step)) {
     return absl::DataLossError(absl::StrCat("it holds step ", state.step));
   }
   state.tokens = state_json.at("tokens");
@@ -182,7 +185,7 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
   state.spec_hash = state_json.at("spec_hash");
   state.evaluated_step = state_json.at("evaluated_step");
   state.selection = Selection::FromJson(state_json.at("selection"));
-  LUTHIER_ASSIGN_OR_RETURN(state.row_losses, ReadTensors(folder / "rows.safetensors"));
+  LUTHIER_ASSIGN_OR_RETURN(state.row_losses, ReadTensors(folder / kRows));
   return state;
 }
 
@@ -190,25 +193,33 @@ absl::StatusOr<TrainingState> ReadCheckpoint(const fs::path& folder) {
 // publish them.
 void RemoveOtherBestWeights(int64_t step, const fs::path& parent) {
   std::set<int64_t> needed = {step};
-  for (const auto& [unused, folder] : ListFolders(parent, kStep)) {
+  for (const auto& [unused, folder] : ListFolders(parent, kStepFolder)) {
     const absl::StatusOr<int64_t> named = ReadOrSay(folder, [](const fs::path& of) -> absl::StatusOr<int64_t> {
       LUTHIER_ASSIGN_OR_RETURN(const json state, ReadState(of));
       return Selection::FromJson(state.at("selection")).best_step();
     });
     if (named.ok()) needed.insert(*named);
   }
-  for (const auto& [other, folder] : ListFolders(parent, kBest)) {
+  for (const auto& [other, folder] : ListFolders(parent, kBestFolder)) {
     std::error_code ignored;
     if (!needed.contains(other)) fs::remove_all(folder, ignored);
   }
 }
 
-fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_folder) / "checkpoints"; }
+fs::path CheckpointsOf(const std::string& run_folder) { return fs::path(run_folder) / kCheckpointsFolder; }
+
+fs::path BestWeightsOf(const std::string& run_folder, int64_t step) {
+  return CheckpointsOf(run_folder) / absl::StrCat(kBestFolder, step);
+}
 
 }  // namespace
 
+std::string CheckpointFolder(const std::string& run_folder, int64_t step) {
+  return CheckpointsOf(run_folder) / absl::StrCat(kStepFolder, step);
+}
+
 std::optional<MachineValues> MachineValuesOfNewest(const std::string& run_folder) {
-  for (const auto& [step, folder] : ListFolders(CheckpointsOf(run_folder), kStep)) {
+  for (const auto& [step, folder] : ListFolders(CheckpointsOf(run_folder), kStepFolder)) {
     const absl::StatusOr<json> state = ReadOrSay(folder, ReadState);
     if (!state.ok()) continue;
     const json machine = state->value("machine", json::object());
@@ -219,14 +230,11 @@ std::optional<MachineValues> MachineValuesOfNewest(const std::string& run_folder
 }
 
 absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const TrainingState& state, int64_t keep) {
-  const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kStep, state.step);
+  const fs::path folder = CheckpointFolder(run_folder, state.step);
   NamedTensors optimizer = state.optimizer;
   optimizer[kGeneratorState] = state.generator_states;
   LUTHIER_RETURN_IF_ERROR(WriteFolder(
-      folder,
-      {{"weights.safetensors", state.weights},
-       {"optimizer.safetensors", optimizer},
-       {"rows.safetensors", state.row_losses}},
+      folder, {{kWeights, state.weights}, {kOptimizer, optimizer}, {kRows, state.row_losses}},
       {{"step", state.step},
        {kPrevious, PreviousOf(folder.parent_path(), state.step)},
        {"tokens", state.tokens},
@@ -242,26 +250,25 @@ absl::StatusOr<std::string> WriteCheckpoint(const std::string& run_folder, const
 }
 
 absl::Status WriteBestWeights(const std::string& run_folder, int64_t step, const NamedTensors& weights) {
-  const fs::path folder = CheckpointsOf(run_folder) / absl::StrCat(kBest, step);
-  LUTHIER_RETURN_IF_ERROR(WriteFolder(folder, {{"weights.safetensors", weights}}, {{"step", step}}));
+  const fs::path folder = BestWeightsOf(run_folder, step);
+  LUTHIER_RETURN_IF_ERROR(WriteFolder(folder, {{kWeights, weights}}, {{"step", step}}));
   RemoveOtherBestWeights(step, folder.parent_path());
   return absl::OkStatus();
 }
 
 bool HasBestWeights(const std::string& run_folder, int64_t step) {
   std::error_code ignored;
-  return fs::exists(CheckpointsOf(run_folder) / absl::StrCat(kBest, step), ignored);
+  return fs::exists(BestWeightsOf(run_folder, step), ignored);
 }
 
 absl::StatusOr<NamedTensors> ReadBestWeights(const std::string& run_folder, int64_t step) {
-  return ReadOrSay(CheckpointsOf(run_folder) / absl::StrCat(kBest, step),
-                   [](const fs::path& folder) -> absl::StatusOr<NamedTensors> {
-                     std::error_code ignored;
-                     if (!fs::exists(folder, ignored))
-                       return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
-                     LUTHIER_RETURN_IF_ERROR(VerifiedState(folder).status());
-                     return ReadTensors(folder / "weights.safetensors");
-                   });
+  const auto read = [](const fs::path& folder) -> absl::StatusOr<NamedTensors> {
+    std::error_code ignored;
+    if (!fs::exists(folder, ignored)) return absl::NotFoundError(absl::StrCat(folder.string(), " is gone"));
+    LUTHIER_RETURN_IF_ERROR(VerifiedState(folder).status());
+    return ReadTensors(folder / kWeights);
+  };
+  return ReadOrSay(BestWeightsOf(run_folder, step), read);
 }
 
 absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::string& run_folder,
@@ -272,7 +279,7 @@ absl::StatusOr<std::optional<TrainingState>> ReadNewestCheckpoint(const std::str
   fs::directory_iterator(parent, error);
   // Not as if there were none: the run would begin anew without a word.
   if (error && error != std::errc::no_such_file_or_directory) return FileError(parent.string(), "list", error.value());
-  for (const auto& [step, folder] : ListFolders(parent, kStep)) {
+  for (const auto& [step, folder] : ListFolders(parent, kStepFolder)) {
     absl::StatusOr<TrainingState> state = ReadOrSay(folder, ReadCheckpoint);
     if (absl::IsUnavailable(state.status())) return state.status();  // no memory to read it with: it may be intact
     if (!state.ok()) {

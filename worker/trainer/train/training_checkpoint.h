@@ -39,6 +39,9 @@ struct TrainingState {
   NamedTensors row_losses;     // RowLosses::State
 };
 
+// Of the checkpoint of a step, whether there is one or not.
+std::string CheckpointFolder(const std::string& run_folder, int64_t step);
+
 // Of the newest checkpoint whose state.json is intact. Nothing if there is none, or if it does not hold them.
 std::optional<MachineValues> MachineValuesOfNewest(const std::string& run_folder);
 

@@ -242,8 +242,10 @@ class AsyncClient(Connection):
     async def delete_dataset(self, name: str) -> None:
         await self._call(calls.delete_dataset(name))
 
-    async def register_base_model(self, base_model_id: str, source_path: str) -> models_pb2.BaseModel:
-        return await self._call(calls.register_base_model(base_model_id, source_path))
+    async def register_base_model(
+        self, base_model_id: str, source_path: str, *, source: str = "", revision: str = ""
+    ) -> models_pb2.BaseModel:
+        return await self._call(calls.register_base_model(base_model_id, source_path, source, revision))
 
     async def get_base_model(self, name: str) -> models_pb2.BaseModel:
         return await self._call(calls.get_base_model(name))

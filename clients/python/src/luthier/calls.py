@@ -128,7 +128,7 @@ def update_job(
     no_deadline: bool,
     etag: str,
 ) -> Call[jobs_pb2.FineTuningJob]:
-    request = jobs_pb2.UpdateFineTuningJobRequest()
+    request = jobs_pb2.UpdateFineTuningJobRequest(request_id=new_request_id())
     request.job.name = full_name("jobs", name)
     request.job.etag = etag
     if priority is not None:
@@ -146,8 +146,7 @@ def update_job(
         request.job.deadline.FromDatetime(deadline)
     if deadline is not None or no_deadline:
         request.update_mask.paths.append("deadline")
-    # A second try would find the etag changed by the first.
-    return Call("jobs", "UpdateFineTuningJob", request, repeatable=not etag)
+    return Call("jobs", "UpdateFineTuningJob", request)
 
 
 def get_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
@@ -171,9 +170,8 @@ def start_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
 
 
 def retry_job(name: str) -> Call[jobs_pb2.FineTuningJob]:
-    request = jobs_pb2.RetryFineTuningJobRequest(name=full_name("jobs", name))
-    # A second try would find the job waiting and call the first one's success an error.
-    return Call("jobs", "RetryFineTuningJob", request, repeatable=False)
+    request = jobs_pb2.RetryFineTuningJobRequest(name=full_name("jobs", name), request_id=new_request_id())
+    return Call("jobs", "RetryFineTuningJob", request)
 
 
 def create_checkpoint(name: str) -> Call[jobs_pb2.CreateJobCheckpointResponse]:
@@ -248,12 +246,16 @@ def get_dataset(name: str) -> Call[datasets_pb2.Dataset]:
 
 def delete_dataset(name: str) -> Call[Empty]:
     request = datasets_pb2.DeleteDatasetRequest(name=full_name("datasets", name))
-    # A second try would find nothing and call the first one's success an error.
+    # A second try would find nothing, or what somebody has given the name to since.
     return Call("datasets", "DeleteDataset", request, repeatable=False)
 
 
-def register_base_model(base_model_id: str, source_path: str) -> Call[models_pb2.BaseModel]:
-    request = models_pb2.RegisterBaseModelRequest(base_model_id=base_model_id, source_path=source_path)
+def register_base_model(
+    base_model_id: str, source_path: str, source: str, revision: str
+) -> Call[models_pb2.BaseModel]:
+    request = models_pb2.RegisterBaseModelRequest(
+        base_model_id=base_model_id, source_path=source_path, source=source, revision=revision
+    )
     return Call("models", "RegisterBaseModel", request, long=True)
 
 

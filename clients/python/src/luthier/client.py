@@ -325,9 +325,12 @@ class Client(Connection):
     def delete_dataset(self, name: str) -> None:
         self._call(calls.delete_dataset(name))
 
-    def register_base_model(self, base_model_id: str, source_path: str) -> models_pb2.BaseModel:
-        """`source_path`: a folder in Hugging Face format on the server's machine. Repeating it is no error."""
-        return self._call(calls.register_base_model(base_model_id, source_path))
+    def register_base_model(
+        self, base_model_id: str, source_path: str, *, source: str = "", revision: str = ""
+    ) -> models_pb2.BaseModel:
+        """`source_path`: a folder in Hugging Face format on the server's machine. `source` and `revision` say where it
+        came from, for the record. Repeating it is no error."""
+        return self._call(calls.register_base_model(base_model_id, source_path, source, revision))
 
     def get_base_model(self, name: str) -> models_pb2.BaseModel:
         return self._call(calls.get_base_model(name))

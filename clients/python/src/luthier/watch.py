@@ -17,8 +17,6 @@ _LOG = logging.getLogger("luthier")
 _TERMINAL = (FineTuningJob.SUCCEEDED, FineTuningJob.FAILED, FineTuningJob.CANCELLED)
 # Without a server after there was one.
 _LONGEST_SILENCE_SECONDS = 600.0
-
-
 # How often a sweep is looked at: it has no stream of its own.
 _LOOK_SECONDS = 1.0
 

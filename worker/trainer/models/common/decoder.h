@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "lib/checkpoint/model_tensors.h"
 #include "worker/trainer/models/common/builder.h"
 #include "worker/trainer/models/common/embedding.h"
 #include "worker/trainer/models/common/pass.h"
@@ -15,15 +16,15 @@
 namespace luthier {
 
 inline Embedding MakeEmbedding(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
-  const auto adapters = lora.find("model.embed_tokens");
-  return {weights.at("model.embed_tokens.weight"), config.embedding_scale,
+  const auto adapters = lora.find(kEmbeddingModule);
+  return {weights.at(kEmbedding), config.embedding_scale,
           adapters == lora.end() ? std::vector<LoraWeights>() : adapters->second};
 }
 
 // A tied head is the embedding itself, without the adapters that it carries.
 inline OutputHead MakeHead(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
-  const Tensor& weight_VD = weights.at(config.tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight");
-  const auto adapters = lora.find("lm_head");
+  const Tensor& weight_VD = weights.at(config.tie_word_embeddings ? kEmbedding : kHead);
+  const auto adapters = lora.find(kHeadModule);
   std::unique_ptr<Linear> linear = std::make_unique<PlainLinear>(weight_VD, Tensor());
   if (adapters != lora.end()) linear = std::make_unique<LoraLinear>(weight_VD, Tensor(), adapters->second);
   return {std::move(linear), {config.logit_scale, config.logit_softcap}};

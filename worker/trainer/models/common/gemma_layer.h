@@ -2,6 +2,7 @@
 // embeddings.
 #pragma once
 
+#include "lib/checkpoint/model_tensors.h"
 #include "worker/trainer/models/common/builder.h"
 #include "worker/trainer/models/common/gated_mlp.h"
 #include "worker/trainer/models/common/norm.h"
@@ -36,7 +37,7 @@ class GemmaLayer {
 
 // Gemma was trained with sqrt(D) rounded to the format of its weights.
 inline ModelConfig WithRoundedEmbeddingScale(ModelConfig config, const NamedTensors& weights) {
-  const at::ScalarType type = weights.at("model.embed_tokens.weight").scalar_type();
+  const at::ScalarType type = weights.at(kEmbedding).scalar_type();
   config.embedding_scale = at::scalar_tensor(config.embedding_scale, at::kDouble).to(type).item<double>();
   return config;
 }

@@ -9,20 +9,24 @@ namespace luthier {
 
 class Descriptor {
  public:
+  Descriptor() = default;
   explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(other.release()) {}
   Descriptor& operator=(Descriptor&& other) noexcept {
     std::swap(fd_, other.fd_);
     return *this;
   }
-  ~Descriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  int get() const { return fd_; }
+  ~Descriptor() { Close(); }
+
+  bool is_open() const { return fd_ >= 0; }
+  int get() const { return fd_; }  // negative: none
   int release() { return std::exchange(fd_, -1); }
+  void Close() {
+    if (is_open()) close(release());
+  }
 
  private:
-  int fd_;
+  int fd_ = -1;
 };
 
 }  // namespace luthier
