@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "client/cli/exit_code.h"
+#include "client/hub/hub.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/environment.h"
@@ -21,11 +21,6 @@ std::string ContentName(const RemoteFolder& remote) {
   return Sha256Hex(absl::StrJoin(files, "\n"));
 }
 
-absl::Status OfCache(const absl::Status& status) {
-  return OfLocalDisk(
-      absl::Status(status.code(), absl::StrCat(status.message(), "; LUTHIER_CACHE_DIR names another folder")));
-}
-
 }  // namespace
 
 std::string CacheFolder() {
@@ -36,11 +31,11 @@ std::string CacheFolder() {
 
 absl::StatusOr<std::string> CachedFolder(Client& client, const RemoteFolder& remote, const TransferProgress& progress) {
   const std::string models = CacheFolder() + "/models";
-  if (const absl::Status made = CreateFolders(models); !made.ok()) return OfCache(made);
+  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(models)));
   const std::string folder = absl::StrCat(models, "/", ContentName(remote));
   const absl::Status downloaded = DownloadFolder(client, remote, folder, progress);
-  // It comes from the local folder here; NOT_FOUND may be the server's.
-  if (absl::IsPermissionDenied(downloaded)) return OfCache(downloaded);
+  // PERMISSION_DENIED comes from the local folder here; NOT_FOUND may be the server's.
+  if (absl::IsPermissionDenied(downloaded)) return OnOurDisk(downloaded);
   LUTHIER_RETURN_IF_ERROR(downloaded);
   return folder;
 }

@@ -411,14 +411,14 @@ class SweepsService final : public v1::SweepService::Service {
     for (size_t i = 0; i < jobs.size(); ++i) {
       const std::string job_id = JobId(id, i);
       absl::StatusOr<Submission> submission = Prepare(backend_, call, jobs[i], job_id);
-      if (absl::IsInvalidArgument(submission.status())) {
+      if (!submission.ok()) {
+        const absl::Status& why = submission.status();
         // To read the same rows for each of the others could take hours.
-        if (ReasonOf(submission.status()) == kRowsRefused)
-          return faults.empty() ? AboutJob(submission.status(), "jobs/" + job_id) : faults.ToStatus();
-        faults.AddOf("jobs/" + job_id, submission.status().message());
+        if (!absl::IsInvalidArgument(why) || ReasonOf(why) == kRowsRefused)
+          return faults.empty() ? AboutJob(why, "jobs/" + job_id) : faults.ToStatus();
+        faults.AddOf("jobs/" + job_id, why.message());
         continue;
       }
-      if (!submission.ok()) return faults.empty() ? AboutJob(submission.status(), "jobs/" + job_id) : faults.ToStatus();
       if (!sweep.metric().empty()) faults.AddOf("jobs/" + job_id, WhyUnmeasured(sweep.metric(), *submission->plan));
       submission->own.set_sweep("sweeps/" + id);
       made.push_back(*std::move(submission));
