@@ -149,6 +149,47 @@ absl::Status CheckFormat(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+// What all steps of a run took.
+struct Measured {
+  std::vector<Timed> steps;
+  MemoryInputs largest;  // of the largest micro-batch
+  double ready_seconds = 0, first_step_seconds = 0;
+};
+
+// Counts the rows of a step, and makes `largest` that of all micro-batches so far.
+void CountRows(const Run& run, const Step& step, Timed& timed, MemoryInputs& largest) {
+  for (const MicroBatch& micro_batch : step) {
+    int64_t tokens = 0, trained_tokens = 0;
+    for (const int32_t row : micro_batch) {
+      tokens += run.lengths[static_cast<size_t>(row)];
+      trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
+      timed.squared_lengths += std::pow(run.lengths[static_cast<size_t>(row)], 2);
+    }
+    largest.micro_batch_tokens = std::max(largest.micro_batch_tokens, tokens);
+    largest.trained_tokens = std::max(largest.trained_tokens.value_or(0), trained_tokens);
+  }
+}
+
+absl::StatusOr<Measured> TakeSteps(const Run& run, const Arguments& arguments) {
+  Stepper stepper(run);
+  Measured measured;
+  measured.largest = MemoryInputsOf(run.plan.recipe, run.base.facts.config);
+  measured.largest.micro_batch_tokens = 0;
+  measured.ready_seconds = ProcessAge();
+  for (int64_t index = 0; index < arguments.steps; ++index) {
+    const std::vector<Step> epoch = PlanEpoch(run.lengths, run.batches, index / run.steps_per_epoch);
+    const Step& step = epoch[static_cast<size_t>(index % run.steps_per_epoch)];
+    Timed timed;
+    LUTHIER_ASSIGN_OR_RETURN(timed.result, stepper.Take(step, arguments.learning_rate));
+    timed.end = Now(CLOCK_MONOTONIC);
+    timed.cpu = Now(CLOCK_PROCESS_CPUTIME_ID);
+    CountRows(run, step, timed, measured.largest);
+    if (index == 0) measured.first_step_seconds = ProcessAge();
+    measured.steps.push_back(timed);
+  }
+  return measured;
+}
+
 absl::StatusOr<json> Measure(const Arguments& arguments) {
   LUTHIER_RETURN_IF_ERROR(CheckFormat(arguments));
   const double load_at_start = LoadAverage();
@@ -156,34 +197,9 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
   const TrainerSpec spec = SpecOf(arguments);
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<Run> run, Prepare(spec, ""));
   at::manual_seed(static_cast<uint64_t>(arguments.seed));
-  Stepper stepper(*run);
-  std::vector<Timed> steps;
-  double first_step_seconds = 0;
-  MemoryInputs inputs = MemoryInputsOf(run->plan.recipe, run->base.facts.config);
-  inputs.micro_batch_tokens = 0;
-  const double ready_seconds = ProcessAge();
-  while (static_cast<int64_t>(steps.size()) < arguments.steps) {
-    const auto index = static_cast<int64_t>(steps.size());
-    const std::vector<Step> epoch = PlanEpoch(run->lengths, run->batches, index / run->steps_per_epoch);
-    const Step& rows = epoch[static_cast<size_t>(index % run->steps_per_epoch)];
-    Timed timed;
-    LUTHIER_ASSIGN_OR_RETURN(timed.result, stepper.Take(rows, arguments.learning_rate));
-    timed.end = Now(CLOCK_MONOTONIC);
-    timed.cpu = Now(CLOCK_PROCESS_CPUTIME_ID);
-    for (const MicroBatch& micro_batch : rows) {
-      int64_t tokens = 0, trained_tokens = 0;
-      for (const int32_t row : micro_batch) {
-        tokens += run->lengths[static_cast<size_t>(row)];
-        trained_tokens += run->examples[static_cast<size_t>(row)].TrainedTokens();
-        timed.squared_lengths += std::pow(run->lengths[static_cast<size_t>(row)], 2);
-      }
-      inputs.micro_batch_tokens = std::max(inputs.micro_batch_tokens, tokens);
-      inputs.trained_tokens = std::max(inputs.trained_tokens.value_or(0), trained_tokens);
-    }
-    if (steps.empty()) first_step_seconds = ProcessAge();
-    steps.push_back(timed);
-  }
-
+  LUTHIER_ASSIGN_OR_RETURN(const Measured measured, TakeSteps(*run, arguments));
+  const std::vector<Timed>& steps = measured.steps;
+  const MemoryInputs& largest = measured.largest;
   const Totals all = Sum(steps, 0), steady = Sum(steps, kWarmUpSteps);
   const double seconds = steps.back().end - steps[kWarmUpSteps - 1].end;
   const double flops = NominalFlops(*run, steady);
@@ -203,7 +219,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
               {"micro_batch_tokens", arguments.micro_batch_tokens},
               {"grad_accum", arguments.grad_accum},
               {"grad_checkpointing", arguments.grad_checkpointing},
-              {"largest_micro_batch", inputs.micro_batch_tokens},
+              {"largest_micro_batch", largest.micro_batch_tokens},
               {"steps", arguments.steps},
               {"steady_steps", arguments.steps - kWarmUpSteps},
               {"tokens", all.tokens},
@@ -217,10 +233,10 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
               {"steady_cpu_seconds", steps.back().cpu - steps[kWarmUpSteps - 1].cpu},
               {"nominal_gflop_per_token", flops / static_cast<double>(steady.tokens) / 1e9},
               {"nominal_gflop_per_s", flops / seconds / 1e9},
-              {"ready_seconds", ready_seconds},
-              {"first_step_seconds", first_step_seconds},
+              {"ready_seconds", measured.ready_seconds},
+              {"first_step_seconds", measured.first_step_seconds},
               {"peak_rss_mib", static_cast<double>(usage.ru_maxrss) / 1024},
-              {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, inputs).total) / (1 << 20)},
+              {"estimated_mib", static_cast<double>(EstimateMemory(run->base.facts, largest).total) / (1 << 20)},
               {"peak_gpu_mib", static_cast<double>(PeakAllocatedBytes(run->device)) / (1 << 20)},
               {"losses", losses},
               {"final_loss", steps.back().result.loss},

@@ -18,6 +18,7 @@
 #include "absl/time/clock.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
+#include "grpcpp/resource_quota.h"
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
@@ -47,6 +48,10 @@ constexpr int kPlanningThreads = 2;
 constexpr int kStoringThreads = 2;
 constexpr unsigned kCertificateRefreshSeconds = 1;
 constexpr int kStreamsAConnection = 1000;
+// What all calls together have in gRPC's buffers. Twenty thousand watches take 400 MB. Beyond it gRPC resets calls: a
+// message is looked at, and its caller's token, only when it is whole, so anybody could fill the memory with such as
+// never end.
+constexpr size_t kBytesOfCalls = size_t{1} << 30;
 // From a connection's first byte to the first settings of HTTP/2. A slow link needs one or two; whoever says nothing
 // holds a file as long.
 constexpr int kHandshakeMilliseconds = 10000;
@@ -206,7 +211,7 @@ StateLoop::Options Server::LoopOptions() {
   return options;
 }
 
-absl::Status Server::Listen(const ServerOptions& options) {
+absl::Status Server::ServeMetrics(const ServerOptions& options) {
   try {
     exposer_ = std::make_unique<prometheus::Exposer>(options.metrics_listen, /*num_threads=*/2);
   } catch (const std::exception&) {
@@ -215,6 +220,25 @@ absl::Status Server::Listen(const ServerOptions& options) {
   exposer_->RegisterCollectable(registry_);
   certificate_ = std::make_shared<CertificateMetric>(options.tls_cert);
   exposer_->RegisterCollectable(certificate_);
+  return absl::OkStatus();
+}
+
+void Server::StartLocalWorker(const ServerOptions& options, const std::string& address) {
+  std::vector<std::string> command = {BinFolder() + "/luthier-worker",
+                                      "--server",
+                                      address,
+                                      "--data-dir",
+                                      options.data_dir + "/worker",
+                                      "--metrics-listen",
+                                      options.worker_metrics_listen};
+  if (options.artifact_store.empty()) {
+    command.insert(command.end(), {"--shared-store", LocalArtifacts(options.data_dir)});
+  }
+  worker_ = std::make_unique<LocalWorker>(access_.MakeAgentSecret(), std::move(command));
+}
+
+absl::Status Server::Listen(const ServerOptions& options) {
+  LUTHIER_RETURN_IF_ERROR(ServeMetrics(options));
   const std::string metrics_address = WithPort(options.metrics_listen, exposer_->GetListeningPorts()[0]);
 
   grpc::EnableDefaultHealthCheckService(true);
@@ -222,6 +246,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   DescribeHealthChecks();
   grpc::ServerBuilder builder;
   SetChannelArguments(builder, options.idle_timeout);
+  builder.SetResourceQuota(grpc::ResourceQuota("luthierd").Resize(kBytesOfCalls));
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::NUM_CQS, 1);
   builder.SetSyncServerOption(grpc::ServerBuilder::SyncServerOption::MAX_POLLERS, kCallThreads);
   int port = 0;
@@ -247,15 +272,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
                Store::SqliteVersion().c_str(), grpc::Version().c_str());
   if (!artifacts_->Address().empty())
     std::fprintf(stderr, "luthierd: datasets, models and artifacts in %s\n", artifacts_->Address().c_str());
-  if (options.with_local_worker) {
-    std::vector<std::string> command = {
-        BinFolder() + "/luthier-worker", "--server",         by_socket ? socket : address, "--data-dir",
-        options.data_dir + "/worker",    "--metrics-listen", options.worker_metrics_listen};
-    if (options.artifact_store.empty()) {
-      command.insert(command.end(), {"--shared-store", LocalArtifacts(options.data_dir)});
-    }
-    worker_ = std::make_unique<LocalWorker>(access_.MakeAgentSecret(), std::move(command));
-  }
+  if (options.with_local_worker) StartLocalWorker(options, by_socket ? socket : address);
   return absl::OkStatus();
 }
 

@@ -31,6 +31,9 @@ class Server {
   Server(const ServerOptions& options, std::unique_ptr<Store> store, std::unique_ptr<ArtifactStore> artifacts,
          State state, std::vector<Token> tokens, std::string attempt_key);
   absl::Status Listen(const ServerOptions& options);
+  absl::Status ServeMetrics(const ServerOptions& options);
+  // `address`: where the agent finds this server.
+  void StartLocalWorker(const ServerOptions& options, const std::string& address);
   StateLoop::Options LoopOptions();
 
   std::atomic<bool> failed_ = false;

@@ -26,7 +26,8 @@ Json BenchHeartbeats(const BenchOptions& options) {
   // Evenly through the interval, as jitter spreads them.
   int64_t sent = 0;
   for (absl::Time now = start; now < start + time; now = absl::Now()) {
-    const auto due = static_cast<int64_t>((now - start) / kInterval * static_cast<double>(agents.size()));
+    const auto due =
+        static_cast<int64_t>(absl::FDivDuration(now - start, kInterval) * static_cast<double>(agents.size()));
     for (; sent < due; ++sent) agents[static_cast<size_t>(sent) % agents.size()]->Send(heartbeat);
     absl::SleepFor(absl::Milliseconds(5));
   }

@@ -67,17 +67,37 @@ void Run(SimulatedAgent& agent, const std::string& attempt, const v1::ModelFile&
   for (v1::SessionRequest* request : {&started, &finished, &stored, &ended}) agent.Send(std::move(*request));
 }
 
+// The artifact of every job, a file that the store holds already: what is measured is the control plane.
+v1::ModelFile StoredArtifact() {
+  std::string rows;
+  for (int i = 0; i < 24; ++i) rows += ChatLine(absl::StrCat("row ", i), i % 2 == 0 ? "even" : "odd");
+  v1::ModelFile artifact;
+  artifact.set_path("adapter_model.safetensors");
+  artifact.set_size_bytes(static_cast<int64_t>(rows.size()));
+  artifact.set_sha256(Sha256Hex(rows));
+  return artifact;
+}
+
+// One caller, until `stop`. Returns the jobs that were acknowledged.
+std::vector<std::string> SubmitUntil(const std::atomic<bool>& stop, Installation& installation, Starts& starts) {
+  std::vector<std::string> ids;
+  const auto stub = v1::FineTuningService::NewStub(installation.Connect());
+  while (!stop) {
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    v1::FineTuningJob job;
+    Require(stub->CreateFineTuningJob(&context, installation.Request(), &job), "CreateFineTuningJob");
+    ids.push_back(job.name().substr(5));
+    starts.Submitted(ids.back(), absl::Now());
+  }
+  return ids;
+}
+
 }  // namespace
 
 Json BenchLifecycle(const BenchOptions& options) {
   Installation installation(options);
-  // The artifact of every job is a file that the store holds already: what is measured is the control plane.
-  v1::ModelFile artifact;
-  std::string rows;
-  for (int i = 0; i < 24; ++i) rows += ChatLine(absl::StrCat("row ", i), i % 2 == 0 ? "even" : "odd");
-  artifact.set_path("adapter_model.safetensors");
-  artifact.set_size_bytes(static_cast<int64_t>(rows.size()));
-  artifact.set_sha256(Sha256Hex(rows));
+  const v1::ModelFile artifact = StoredArtifact();
   Starts starts;
   std::atomic<int64_t> done = 0;
   const auto agents = StartAgents([&] { return installation.Connect(); }, options.agents,
@@ -95,18 +115,7 @@ Json BenchLifecycle(const BenchOptions& options) {
   std::vector<std::thread> callers;
   const absl::Time start = absl::Now();
   for (int caller = 0; caller < options.callers; ++caller) {
-    callers.emplace_back([&, caller] {
-      const auto stub = v1::FineTuningService::NewStub(installation.Connect());
-      while (!stop) {
-        grpc::ClientContext context;
-        context.set_wait_for_ready(true);
-        v1::FineTuningJob job;
-        Require(stub->CreateFineTuningJob(&context, installation.Request(), &job), "CreateFineTuningJob");
-        const std::string id = job.name().substr(5);
-        starts.Submitted(id, absl::Now());
-        ids[static_cast<size_t>(caller)].push_back(id);
-      }
-    });
+    callers.emplace_back([&, caller] { ids[static_cast<size_t>(caller)] = SubmitUntil(stop, installation, starts); });
   }
   absl::SleepFor(options.time);
   const int64_t finished = done;

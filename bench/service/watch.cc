@@ -60,6 +60,30 @@ class Watcher : public grpc::ClientReadReactor<v1::WatchFineTuningJobResponse> {
   bool done_ = false;
 };
 
+// Returns when each has its first message. The first one is lazy.
+std::vector<std::unique_ptr<Watcher>> StartWatchers(Installation& installation, int count) {
+  std::vector<std::unique_ptr<Watcher>> watchers;
+  std::unique_ptr<v1::FineTuningService::Stub> connection;
+  for (int i = 0; i < count; ++i) {
+    if (i % kWatchersAConnection == 0) connection = v1::FineTuningService::NewStub(installation.Connect());
+    watchers.push_back(std::make_unique<Watcher>(*connection, "watched", /*lazy=*/i == 0));
+  }
+  for (const auto& watcher : watchers) {
+    Require(WaitFor([&] { return watcher->messages() > 0; }, std::chrono::minutes(2)), "a watcher got no snapshot");
+  }
+  return watchers;
+}
+
+// Without its number.
+v1::SessionRequest ProgressReport() {
+  v1::SessionRequest request;
+  request.mutable_report()->set_attempt("jobs/watched/attempts/1");
+  auto& fields = *request.mutable_report()->mutable_trainer_event()->mutable_fields();
+  fields["event"].set_string_value("progress");
+  fields["note"].set_string_value(std::string(1000, 'x'));
+  return request;
+}
+
 }  // namespace
 
 Json BenchWatch(const BenchOptions& options) {
@@ -80,21 +104,9 @@ Json BenchWatch(const BenchOptions& options) {
   Require(WaitFor([&] { return started.load(); }), "the job was not started");
 
   const int64_t resident = installation.ResidentBytes();
-  std::vector<std::unique_ptr<Watcher>> watchers;
-  std::unique_ptr<v1::FineTuningService::Stub> connection;
-  for (int i = 0; i < options.watchers; ++i) {
-    if (i % kWatchersAConnection == 0) connection = v1::FineTuningService::NewStub(installation.Connect());
-    watchers.push_back(std::make_unique<Watcher>(*connection, "watched", /*lazy=*/i == 0));
-  }
-  for (const auto& watcher : watchers) {
-    Require(WaitFor([&] { return watcher->messages() > 0; }, std::chrono::minutes(2)), "a watcher got no snapshot");
-  }
+  const std::vector<std::unique_ptr<Watcher>> watchers = StartWatchers(installation, options.watchers);
   // One progress report after the other, each sent once everybody but the slow reader has seen the last.
-  v1::SessionRequest report;
-  report.mutable_report()->set_attempt("jobs/watched/attempts/1");
-  (*report.mutable_report()->mutable_trainer_event()->mutable_fields())["event"].set_string_value("progress");
-  (*report.mutable_report()->mutable_trainer_event()->mutable_fields())["note"].set_string_value(
-      std::string(1000, 'x'));
+  v1::SessionRequest report = ProgressReport();
   Latencies latencies;
   const int64_t first = 2;  // sequences 1 and 2 are "queued" and "attempt 1"
   int64_t reports = 0;

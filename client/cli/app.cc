@@ -33,7 +33,7 @@ Exit codes: 0 ok, 1 failure, 2 cancelled, 3 wrong command line or input, 4 authe
 constexpr char kUnreachableRemedy[] =
     "start one with `luthierd --with-local-worker`, or name another with --server, LUTHIER_SERVER or `luthier context "
     "use`; if it is there and wants TLS, set LUTHIER_TLS_CA (and LUTHIER_TLS_CERT and LUTHIER_TLS_KEY if it wants a "
-    "certificate of its callers)";
+    "certificate of its callers), and if it wants none, unset them";
 
 constexpr char kHungUpRemedy[] =
     "something there hangs up: try again if it was just started anew; if it wants TLS, set LUTHIER_TLS_CA (and "

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/table.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
 
@@ -28,11 +29,22 @@ absl::Status List(CommandContext& context) {
     context.Say("no contexts; make one with: luthier context set NAME --server HOST:PORT");
     return absl::OkStatus();
   }
-  Table table({{"IN USE"}, {"NAME", false, true}, {"SERVER", false, true}});
+  Table table({{"IN USE"}, {"NAME"}, {"SERVER", false, true}});
   for (const auto& [name, server] : config.servers)
     table.AddRow({name == config.context ? "*" : "", name, server.address});
   context.out() << table.Render(context.out_terminal());
   return absl::OkStatus();
+}
+
+// A variable beats what the file says, and nobody would see that in a list of contexts.
+void SayWhatGoesBefore(CommandContext& context) {
+  for (const char* variable : {"LUTHIER_SERVER", "LUTHIER_CONTEXT"}) {
+    const std::string value = Environment(variable);
+    if (value.empty()) continue;
+    context.Say(
+        absl::StrCat("warning: ", variable, " is set, so commands go to ", value, "; unset it to use contexts"));
+    return;
+  }
 }
 
 absl::Status Use(CommandContext& context, const std::string& name) {
@@ -43,6 +55,7 @@ absl::Status Use(CommandContext& context, const std::string& name) {
     return absl::OkStatus();
   }));
   context.Say(absl::StrCat("commands go to ", name, " at ", server.address));
+  SayWhatGoesBefore(context);
   return absl::OkStatus();
 }
 
@@ -68,6 +81,7 @@ absl::Status Set(CommandContext& context, const std::string& name, ServerConfig 
     return absl::OkStatus();
   }));
   context.Say(absl::StrCat(name, " is ", server.address, used ? ", and in use" : ""));
+  if (used) SayWhatGoesBefore(context);
   return absl::OkStatus();
 }
 

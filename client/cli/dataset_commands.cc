@@ -69,8 +69,8 @@ std::string RowsOf(const v1::Dataset& dataset, const std::string& part) {
 }
 
 Table DatasetTable(const std::vector<v1::Dataset>& datasets, bool wide) {
-  std::vector<Column> columns = {{"NAME", false, true}, {"TRAIN", true}, {"VALIDATION", true},
-                                 {"TEST", true},        {"SIZE", true},  {"AGE", true, false, true}};
+  std::vector<Column> columns = {{"NAME"},       {"TRAIN", true}, {"VALIDATION", true},
+                                 {"TEST", true}, {"SIZE", true},  {"AGE", true, false, true}};
   if (wide) columns.push_back({"SHA-256", false, true});
   Table table(columns);
   for (const v1::Dataset& dataset : datasets) {

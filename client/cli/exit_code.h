@@ -25,6 +25,7 @@ absl::Status WithExitCode(absl::Status status, ExitCode code);
 // server's: with kFailure.
 absl::Status OfLocalDisk(absl::Status status);
 
+// That which the status was marked with; otherwise by its code.
 ExitCode ExitCodeOf(const absl::Status& status);
 
 // OK for a job that succeeded; otherwise a status that names the job and exits with kJobFailed or kCancelled.

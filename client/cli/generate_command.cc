@@ -44,20 +44,8 @@ absl::StatusOr<std::string> BaseFolder(CommandContext& context, const std::strin
   return CachedFolder(*client, ToRemoteFolder(*model), context.ShowTransfer("downloading the base model"));
 }
 
-absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& arguments) {
-  if (arguments.model.empty() && arguments.base.empty()) {
-    return absl::InvalidArgumentError(
-        "nothing to answer with: give --model NAME of a published model, or --base FOLDER");
-  }
-  if (!arguments.model.empty() && !arguments.adapter.empty()) {
-    return absl::InvalidArgumentError("--adapter: a published --model brings its own; give one of the two");
-  }
-  Folders folders;
-  if (arguments.model.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(folders.base, BaseFolder(context, arguments.base));
-    folders.adapter = arguments.adapter;
-    return folders;
-  }
+// Of the published model.
+absl::StatusOr<Folders> FetchModel(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const absl::StatusOr<v1::ModelVersion> found = client->GetModelVersion(VersionName(arguments.model));
   if (absl::IsNotFound(found.status()) && client->GetBaseModel(FullName("baseModels", arguments.model)).ok()) {
@@ -78,10 +66,22 @@ absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& ar
                                             ", which is not registered any more; import it again (luthier model "
                                             "import), or give its folder with --base"));
   }
-  LUTHIER_ASSIGN_OR_RETURN(folders.base,
+  LUTHIER_ASSIGN_OR_RETURN(const std::string base,
                            BaseFolder(context, arguments.base.empty() ? version.base_model() : arguments.base));
-  folders.adapter = downloaded;
-  return folders;
+  return Folders{base, downloaded};
+}
+
+absl::StatusOr<Folders> FindFolders(CommandContext& context, const Arguments& arguments) {
+  if (arguments.model.empty() && arguments.base.empty()) {
+    return absl::InvalidArgumentError(
+        "nothing to answer with: give --model NAME of a published model, or --base FOLDER");
+  }
+  if (!arguments.model.empty() && !arguments.adapter.empty()) {
+    return absl::InvalidArgumentError("--adapter: a published --model brings its own; give one of the two");
+  }
+  if (!arguments.model.empty()) return FetchModel(context, arguments);
+  LUTHIER_ASSIGN_OR_RETURN(const std::string base, BaseFolder(context, arguments.base));
+  return Folders{base, arguments.adapter};
 }
 
 std::vector<std::string> TrainerArguments(const Arguments& arguments, const Folders& folders, bool json) {

@@ -64,7 +64,7 @@ absl::StatusOr<v1::CloneFineTuningJobRequest> MakeRequest(CommandContext& contex
 }
 
 absl::Status Clone(CommandContext& context, const Arguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, TimeoutOf(arguments.job, arguments.job.follows()));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::CloneFineTuningJobRequest request, MakeRequest(context, *client, arguments));
   SayRequestId(context, arguments.job, request);

@@ -19,6 +19,17 @@ struct CompareArguments {
   int examples = 3;
 };
 
+// Says why a job has no figures to compare.
+void ExplainMissing(CommandContext& context, const v1::FineTuningJob& job) {
+  if (job.state() != v1::FineTuningJob::SUCCEEDED) {
+    context.Say(absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()),
+                             "; figures are there once it has succeeded"));
+  } else if (std::none_of(job.evaluations().begin(), job.evaluations().end(),
+                          [](const auto& e) { return e.split() == "test"; })) {
+    context.Say(absl::StrCat(job.name(), " has no held-out rows; give its dataset a test part to compare on"));
+  }
+}
+
 absl::Status Compare(CommandContext& context, const CompareArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   std::vector<v1::FineTuningJob> jobs;
@@ -42,15 +53,7 @@ absl::Status Compare(CommandContext& context, const CompareArguments& arguments)
     for (const v1::FineTuningJob& job : jobs) context.out() << job.name() << "\n";
     return absl::OkStatus();
   }
-  for (const v1::FineTuningJob& job : jobs) {
-    if (job.state() != v1::FineTuningJob::SUCCEEDED) {
-      context.Say(absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()),
-                               "; figures are there once it has succeeded"));
-    } else if (std::none_of(job.evaluations().begin(), job.evaluations().end(),
-                            [](const auto& e) { return e.split() == "test"; })) {
-      context.Say(absl::StrCat(job.name(), " has no held-out rows; give its dataset a test part to compare on"));
-    }
-  }
+  for (const v1::FineTuningJob& job : jobs) ExplainMissing(context, job);
   const bool any = std::any_of(jobs.begin(), jobs.end(), [](const v1::FineTuningJob& job) {
     return job.has_summary() || job.evaluations_size() > 0;
   });

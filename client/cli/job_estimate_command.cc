@@ -1,3 +1,5 @@
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,10 +24,13 @@ struct Arguments {
 };
 
 std::string MemoryText(const v1::MemoryEstimate& memory) {
+  const int64_t named = memory.weights_bytes() + memory.training_state_bytes() + memory.activations_bytes() +
+                        memory.head_bytes() + memory.workspace_bytes();
   return absl::StrCat(FormatBytes(memory.total_bytes()), " a device: weights ", FormatBytes(memory.weights_bytes()),
                       ", gradients and optimizer ", FormatBytes(memory.training_state_bytes()), ", activations ",
                       FormatBytes(memory.activations_bytes()), ", logits ", FormatBytes(memory.head_bytes()),
-                      ", the runtime ", FormatBytes(memory.workspace_bytes()));
+                      ", the runtime ", FormatBytes(memory.workspace_bytes()), ", holes in the heap ",
+                      FormatBytes(std::max<int64_t>(0, memory.total_bytes() - named)));
 }
 
 std::string FitsText(const v1::EstimateFineTuningJobResponse& estimate, const v1::FineTuningSpec& spec) {

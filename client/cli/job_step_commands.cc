@@ -97,7 +97,7 @@ absl::Status Explain(CommandContext& context, const std::string& id) {
     context.out() << "  before it      " << FormatCount(explained.jobs_ahead())
                   << (explained.jobs_ahead() == 1 ? " job" : " jobs") << "\n"
                   << "  starts about   " << InText(explained.expected_start_time(), now) << "\n";
-  } else if (waits) {
+  } else if (waits && explained.pending_code() != v1::PENDING_REASON_BACKOFF) {  // whose reason says when
     context.out() << "  starts         nobody can say when\n";
   }
   if (explained.has_late_start_time())
@@ -163,7 +163,9 @@ void AddJobStepCommands(CLI::App& job, CommandContext& context) {
       job, "update", "Change priority, labels, retention or deadline of a job",
       "  luthier job update intents-1 --priority 5\n", [&context, update] { return Update(context, *update); });
   AddChanges(update_command, context, *update);
-  update_command.add_option("--etag", update->etag, "Only if nobody has changed the job since it had this etag")
+  update_command
+      .add_option("--etag", update->etag,
+                  "Only if nobody has changed the job since it had this etag (`luthier job get JOB -o json` shows it)")
       ->type_name("ETAG");
 }
 

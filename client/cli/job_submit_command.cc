@@ -44,7 +44,7 @@ absl::StatusOr<v1::CreateFineTuningJobRequest> MakeRequest(const Arguments& argu
 }
 
 absl::Status Submit(CommandContext& context, const Arguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, TimeoutOf(arguments.job, arguments.job.follows()));
   LUTHIER_ASSIGN_OR_RETURN(const JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateFineTuningJobRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());

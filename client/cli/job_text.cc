@@ -97,10 +97,9 @@ std::string Times(const v1::FineTuningJob& job, absl::Time now) {
   std::string text =
       absl::StrCat(FormatTime(job.create_time()), " (", FormatAge(now - ToTime(job.create_time())), " ago)");
   if (job.has_start_time()) {
-    const absl::Time end = job.has_end_time() ? ToTime(job.end_time()) : now;
-    const std::string since = DurationText(end - ToTime(job.start_time()));
-    absl::StrAppend(&text,
-                    job.has_end_time() ? absl::StrCat(", ran ", since) : absl::StrCat(", began ", since, " ago"));
+    const absl::Time start = ToTime(job.start_time());
+    absl::StrAppend(&text, job.has_end_time() ? absl::StrCat(", ran ", DurationText(ToTime(job.end_time()) - start))
+                                              : absl::StrCat(", began ", FormatAge(now - start), " ago"));
   }
   return text;
 }
@@ -120,8 +119,9 @@ std::string FailureText(const v1::FineTuningJob& job, const Terminal& terminal) 
 std::string EvaluationLines(const v1::FineTuningJob& job) {
   std::string out;
   for (const v1::Evaluation& evaluation : job.evaluations()) {
-    absl::StrAppend(&out, "  ", EvaluationText(evaluation),
-                    evaluation.step() > 0 ? absl::StrCat(", step ", evaluation.step()) : "", "\n");
+    const bool has_step = evaluation.step() > 0 && evaluation.model() != "base";  // which no step has changed
+    absl::StrAppend(&out, "  ", EvaluationText(evaluation), has_step ? absl::StrCat(", step ", evaluation.step()) : "",
+                    "\n");
   }
   return out;
 }
@@ -162,10 +162,10 @@ std::vector<std::string> StateWords() {
 }
 
 Table JobTable(const std::vector<v1::FineTuningJob>& jobs, bool wide, absl::Time now) {
-  std::vector<Column> columns = {{"NAME", false, true},
+  std::vector<Column> columns = {{"NAME"},
                                  {"STATE"},
                                  {"STEP", true},
-                                 {"TASK"},
+                                 {"TASK", false, true},
                                  {"TUNING"},
                                  {"BASE MODEL", false, true},
                                  {"DATASET", false, true},

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -14,6 +15,8 @@ int main(int argc, char** argv) {
   // Whoever starts it may have ignored the signal: a watch would then go on after its reader, such as `head -1`, is
   // gone.
   signal(SIGPIPE, SIG_DFL);
+  // gRPC's own log says in its words what the error of the call says in ours. Who wants it sets the variable.
+  setenv("GRPC_VERBOSITY", "NONE", /*overwrite=*/0);
   static luthier::Interrupts interrupts;  // its thread never ends
   luthier::CommandContext context(std::cout, luthier::TerminalOf(STDOUT_FILENO), std::cerr,
                                   luthier::TerminalOf(STDERR_FILENO), interrupts);

@@ -49,8 +49,12 @@ std::string OriginText(const v1::BaseModel& model) {
 }
 
 Table ModelTable(const std::vector<v1::BaseModel>& bases, const std::vector<v1::ModelVersion>& versions, bool wide) {
-  std::vector<Column> columns = {{"NAME", false, true},       {"KIND"},       {"ALIASES", false, true},
-                                 {"BASE MODEL", false, true}, {"SIZE", true}, {"AGE", true, false, true}};
+  std::vector<Column> columns = {{"NAME"},
+                                 {"KIND"},
+                                 {"ALIASES", false, true},
+                                 {"BASE MODEL", false, true},
+                                 {"SIZE", true},
+                                 {"AGE", true, false, true}};
   if (wide) {
     for (const char* heading : {"PARAMETERS", "CONTEXT"}) columns.push_back({heading, true});
     for (const char* heading : {"JOB", "SOURCE"}) columns.push_back({heading, false, true});

@@ -49,7 +49,8 @@ absl::Status Export(CommandContext& context, const Arguments& arguments) {
   if (arguments.downloads() && (arguments.job.hold || arguments.job.dry_run)) {
     return absl::InvalidArgumentError("--to: there is nothing to download with --hold or --dry-run; leave it out");
   }
-  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.job.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout,
+                           TimeoutOf(arguments.job, arguments.job.follows() || arguments.downloads()));
   LUTHIER_ASSIGN_OR_RETURN(const v1::ExportModelVersionRequest request, MakeRequest(arguments));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   SayRequestId(context, arguments.job, request);

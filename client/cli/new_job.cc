@@ -1,5 +1,6 @@
 #include "client/cli/new_job.h"
 
+#include "client/cli/duration_flag.h"
 #include "client/cli/job_text.h"
 #include "client/cli/job_watch_command.h"
 #include "lib/wire/json_wire.h"
@@ -29,6 +30,14 @@ void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, bool dry
   } else {
     context.out() << job.name() << std::endl;
   }
+}
+
+absl::StatusOr<absl::Duration> TimeoutOf(const CreationFlags& flags, bool waits) {
+  if (!flags.timeout.empty() && !waits) {
+    return absl::InvalidArgumentError(
+        "--timeout: ends waiting, and nothing waits here; give --watch too, or --deadline, which ends the job itself");
+  }
+  return ParseDurationFlag("--timeout", flags.timeout);
 }
 
 absl::Status FollowNewJob(CommandContext& context, const std::string& job, const NewJobFlags& flags,

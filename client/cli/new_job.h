@@ -5,6 +5,7 @@
 
 #include "CLI/CLI.hpp"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cli/command.h"
 #include "client/cli/job_flags.h"
@@ -69,6 +70,9 @@ void SayRequestId(CommandContext& context, const CreationFlags& flags, const Req
 
 // Its name; of a dry run every value with its reason.
 void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run);
+
+// How long to wait for what is created. Errors: INVALID_ARGUMENT for no duration, and for one that nothing waits for.
+absl::StatusOr<absl::Duration> TimeoutOf(const CreationFlags& flags, bool waits);
 
 // FollowJob on standard error, as --watch or silently.
 absl::Status FollowNewJob(CommandContext& context, const std::string& job, const NewJobFlags& flags,

@@ -44,7 +44,7 @@ std::string Runs(const v1::Node& node) {
 }
 
 Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
-  std::vector<Column> columns = {{"NAME", false, true},
+  std::vector<Column> columns = {{"NAME"},
                                  {"STATE"},
                                  {"CPUS", true},
                                  {"MEMORY", true},

@@ -35,9 +35,10 @@ std::string Speed(const v1::JobProgress& progress) {
   return absl::StrCat(FormatCount(std::llround(progress.tokens_per_second())), " tok/s");
 }
 
-// Nothing is left after the last step, so there is nothing to say.
+// Also after the last step: the evaluations behind it can take longer than the training.
 std::string Eta(const v1::JobProgress& progress) {
-  return progress.has_eta() && Done(progress) < 1 ? absl::StrCat("ETA ", DurationText(ToDuration(progress.eta()))) : "";
+  const absl::Duration left = ToDuration(progress.eta());
+  return left > absl::ZeroDuration() ? absl::StrCat("ETA ", DurationText(left)) : "";
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ struct Arguments {
 };
 
 Table QueueTable(const v1::Queue& queue) {
-  Table table({{"NAME", false, true},
+  Table table({{"NAME"},
                {"TENANT", false, true},
                {"CLASS"},
                {"PRIORITY", true},

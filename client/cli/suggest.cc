@@ -27,6 +27,12 @@ std::string FlagSuggestion(const std::string& flag, const std::vector<std::strin
   for (const std::string& name : known) {
     if (absl::EndsWith(name, ending)) fields.push_back(name);
   }
+  if (fields.empty()) {  // or of one that was not written to its end: `--max-queued-jobs` of `--max-queued`
+    const std::string beginning = absl::StrCat(flag, "-");
+    for (const std::string& name : known) {
+      if (absl::StartsWith(name, beginning)) fields.push_back(name);
+    }
+  }
   if (fields.empty()) return Suggestion(flag, known);
   return absl::StrCat("; did you mean '", absl::StrJoin(fields, "' or '"), "'?");
 }
@@ -98,6 +104,23 @@ std::string Unexpected(const CLI::App& command, const std::string& word) {
   return absl::StrCat("unexpected argument '", word, "'", takes_file ? "; a job file is given with -f" : "");
 }
 
+// What CLI11 says of values in words of its own: `Could not convert: FLAG = VALUE`, `FLAG: At Most 1 required but
+// received 2`. Numbers are of the type N where they are whole.
+std::string ValueFault(const CLI::App& command, const std::string& what) {
+  constexpr char kCouldNot[] = "Could not convert: ", kEquals[] = " = ";
+  const size_t equals = what.find(kEquals);
+  if (absl::StartsWith(what, kCouldNot) && equals != std::string::npos) {
+    const std::string flag = what.substr(sizeof(kCouldNot) - 1, equals - (sizeof(kCouldNot) - 1));
+    const CLI::Option* option = command.get_option_no_throw(flag);
+    const bool whole = option != nullptr && absl::StartsWith(option->get_type_name(), "N");
+    return absl::StrCat(flag, ": '", what.substr(equals + sizeof(kEquals) - 1), "' is no ", whole ? "whole " : "",
+                        "number that fits; give one, such as 2");
+  }
+  if (const size_t end = what.find(": At Most 1 required"); end != std::string::npos)
+    return absl::StrCat(what.substr(0, end), ": is given more than once; give it once");
+  return what;
+}
+
 }  // namespace
 
 bool NamesUnknownCommand(const CLI::App& app) {
@@ -107,7 +130,7 @@ bool NamesUnknownCommand(const CLI::App& app) {
 
 std::string UsageError(const CLI::App& app, const CLI::ParseError& error) {
   const CLI::App& command = DeepestCommand(app);
-  std::string what = error.what();
+  std::string what = ValueFault(command, error.what());
   if (const std::vector<std::string> rest = app.remaining(/*recurse=*/true);
       error.get_exit_code() == static_cast<int>(CLI::ExitCodes::ExtrasError) && !rest.empty()) {
     what = Unexpected(command, rest.front());

@@ -38,7 +38,7 @@ struct ListArguments {
 };
 
 Table SweepTable(const std::vector<v1::Sweep>& sweeps) {
-  Table table({{"NAME", false, true}, {"JOBS", false, true}, {"METRIC", false, true}, {"AGE", true, false, true}});
+  Table table({{"NAME"}, {"JOBS", false, true}, {"METRIC", false, true}, {"AGE", true, false, true}});
   for (const v1::Sweep& sweep : sweeps) {
     table.AddRow({ShortName(sweep.name()), SweepJobCounts(sweep), sweep.metric(),
                   FormatAge(absl::Now() - ToTime(sweep.create_time()))});

@@ -84,7 +84,7 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
 }
 
 absl::Status Create(CommandContext& context, const Arguments& arguments) {
-  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, ParseDurationFlag("--timeout", arguments.creation.timeout));
+  LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, TimeoutOf(arguments.creation, arguments.creation.watch));
   LUTHIER_ASSIGN_OR_RETURN(JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateSweepRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());

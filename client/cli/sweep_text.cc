@@ -25,7 +25,7 @@ std::string SweepJobsTable(const v1::Sweep& sweep, const Terminal& terminal) {
   for (const v1::SweepJob& job : sweep.jobs()) {
     for (const auto& [field, value] : job.values()) fields.insert(field);
   }
-  std::vector<Column> columns = {{"NAME", false, true}, {"STATE"}};
+  std::vector<Column> columns = {{"NAME"}, {"STATE"}};
   for (const std::string& field : fields) columns.push_back({field, true, true});
   columns.push_back({sweep.metric(), true});
   columns.push_back({"MODEL VERSION", false, true});

@@ -19,7 +19,7 @@ constexpr char kNoLimit[] = "no limit";
 std::string LimitText(int64_t limit) { return limit == 0 ? kNoLimit : FormatCount(limit); }
 
 Table TenantTable(const std::vector<v1::Tenant>& tenants) {
-  Table table({{"NAME", false, true},
+  Table table({{"NAME"},
                {"WEIGHT", true},
                {"DEVICES", true},
                {"GUARANTEED", true},
@@ -28,7 +28,7 @@ Table TenantTable(const std::vector<v1::Tenant>& tenants) {
                {"MAX QUEUED", true},
                {"STORED", true},
                {"MAX STORED", true},
-               {"RECENT DEVICE HOURS", true, false, true}});
+               {"CHARGED DEVICE HOURS", true, false, true}});
   for (const v1::Tenant& tenant : tenants) {
     table.AddRow({ShortName(tenant.name()), FormatFraction(tenant.weight()), FormatCount(tenant.running_devices()),
                   FormatCount(tenant.guaranteed_devices()), LimitText(tenant.max_devices()),

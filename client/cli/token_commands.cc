@@ -57,7 +57,7 @@ std::string ExpiryOf(const v1::Token& token) {
 }
 
 Table TokenTable(const std::vector<v1::Token>& tokens) {
-  Table table({{"NAME", false, true},
+  Table table({{"NAME"},
                {"ROLE"},
                {"TENANT", false, true},
                {"NODE", false, true},

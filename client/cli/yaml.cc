@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
@@ -156,7 +157,13 @@ absl::StatusOr<YamlDocument> ParseYaml(const std::string& text, const std::strin
   }
   try {
     Converter converter(name);
-    json value = converter.Convert(YAML::Load(text), "", 0);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    for (size_t i = 1; i < documents.size(); ++i) {
+      if (documents[i].IsNull()) continue;  // behind a line `---` at the end
+      return absl::InvalidArgumentError(absl::StrCat(name, ":", documents[i].Mark().line + 1,
+                                                     ": is a second document; put it into a file of its own"));
+    }
+    json value = documents.empty() ? json() : converter.Convert(documents.front(), "", 0);
     if (!converter.status.ok()) return converter.status;
     return YamlDocument{std::move(value), std::move(converter.lines)};
   } catch (const YAML::Exception& error) {

@@ -126,7 +126,11 @@ absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const st
         absl::StrCat(folder, " exists and is not ", remote.name, "; give another folder, or remove it"));
   }
   const std::string partial = target + ".partial";
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(partial));
+  // Of this machine's disk: NOT_FOUND and PERMISSION_DENIED are what the server says of the version.
+  if (const absl::Status made = CreateFolders(partial); !made.ok()) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the folder of the download cannot be made: ", made.message(), "; give another one"));
+  }
   LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, LockForDownload(partial));
   std::set<std::string> wanted;
   int64_t done = 0, total = 0;

@@ -70,6 +70,28 @@ void Read(const json& object, const char* field, T& target, absl::string_view ki
   }
 }
 
+// What changes the mathematics and is not implemented, and what no field of its type could hold.
+void CheckFields(const json& object, Violate violation) {
+  if (const json type = object.value("peft_type", json()); type != "LORA")
+    violation("peft_type", absl::StrCat(type.dump(), " is not supported; must be LORA"));
+  for (const char* field : kUnsupported) {
+    if (object.contains(field) && !IsUnset(object[field]))
+      violation(field, absl::StrCat(object[field].dump(),
+                                    " is not supported; merge the adapter into its base with PEFT, and use the result "
+                                    "as a base model"));
+  }
+  if (const json init = object.value("init_lora_weights", json()); !KeepsTheBase(init)) {
+    violation("init_lora_weights",
+              absl::StrCat(init.dump(-1, ' ', false, json::error_handler_t::replace),
+                           " may change the base's weights, which is not supported; convert the "
+                           "adapter to plain LoRA (PEFT: path_initial_model_for_weight_conversion)"));
+  }
+  for (const char* field : {"r", "rank_pattern", "layers_to_transform"}) {
+    if (object.contains(field) && !HoldsWholeNumbersOnly(object[field]))
+      violation(field, absl::StrCat(object[field].dump(), " holds what is no whole number from 0 to 2147483647"));
+  }
+}
+
 AdapterConfig ReadFields(const json& object, Violate violation) {
   constexpr const char *kNumber = "a number", *kFlag = "true or false", *kNames = "a list of names";
   AdapterConfig config;
@@ -112,6 +134,36 @@ AdapterConfig ReadFields(const json& object, Violate violation) {
   return config;
 }
 
+// What the values of a config must be, alone and beside each other.
+void CheckValues(const AdapterConfig& config, const json& object, Violate violation) {
+  if (!config.target_parameters.empty()) {
+    if (config.dora) violation("use_dora", "true goes with no target_parameters, as in PEFT");
+    if (config.dropout != 0) violation("lora_dropout", "goes with no target_parameters, as in PEFT; must be 0");
+    if (config.all_linear) violation("target_modules", "all-linear goes with no target_parameters; must be a list");
+  }
+  // The layers of every family are called "layers".
+  if (object.contains("layers_pattern") && !IsUnset(object["layers_pattern"]) && object["layers_pattern"] != "layers" &&
+      object["layers_pattern"] != json::array({"layers"})) {
+    violation("layers_pattern", absl::StrCat(object["layers_pattern"].dump(), " is not supported; supported: layers"));
+  }
+  if (!(config.dropout >= 0 && config.dropout < 1)) {
+    violation("lora_dropout",
+              absl::StrCat(config.dropout, " is out of range; must be from 0 up to, but not including, 1"));
+  }
+  if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
+  if (config.target_regex && !CheckPattern(*config.target_regex).ok())
+    violation("target_modules", "is no regular expression");
+  if (config.exclude_regex && !CheckPattern(*config.exclude_regex).ok())
+    violation("exclude_modules", "is no regular expression");
+  for (const auto& [key, rank] : config.rank_pattern) {
+    if (rank < 1 || !CheckPattern(key).ok())
+      violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
+  }
+  for (const auto& [key, alpha] : config.alpha_pattern) {
+    if (!CheckPattern(key).ok()) violation("alpha_pattern", absl::StrCat("'", key, "' is no pattern"));
+  }
+}
+
 // Names match a whole name or its end at a dot.
 bool EndsWithAny(absl::string_view whole, const std::vector<std::string>& names) {
   return std::any_of(names.begin(), names.end(),
@@ -132,6 +184,8 @@ bool AdapterConfig::Targets(absl::string_view module, int layer) const {
     return false;
   }
   if (EndsWithAny(module, exclude_modules) || (exclude_regex && MatchesWhole(*exclude_regex, module))) return false;
+  // As in PEFT, what is named in full, as the head is, may lie in any layer or in none.
+  if (std::find(target_modules.begin(), target_modules.end(), module) != target_modules.end()) return true;
   if (!layers_to_transform.empty() &&
       std::find(layers_to_transform.begin(), layers_to_transform.end(), layer) == layers_to_transform.end()) {
     return false;
@@ -158,57 +212,15 @@ double AdapterConfig::ScaleOf(absl::string_view name) const {
 }
 
 absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
+  if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
   std::vector<std::string> violations;
   const auto violation = [&](absl::string_view field, absl::string_view what) {
     violations.push_back(absl::StrCat("adapter_config.json: ", field, ": ", what));
   };
-  if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
-  if (const nlohmann::json type = json.value("peft_type", nlohmann::json()); type != "LORA")
-    violation("peft_type", absl::StrCat(type.dump(), " is not supported; must be LORA"));
-  for (const char* field : kUnsupported) {
-    if (json.contains(field) && !IsUnset(json[field]))
-      violation(field, absl::StrCat(json[field].dump(),
-                                    " is not supported; merge the adapter into its base with PEFT, and use the result "
-                                    "as a base model"));
-  }
-  if (const nlohmann::json init = json.value("init_lora_weights", nlohmann::json()); !KeepsTheBase(init)) {
-    violation("init_lora_weights",
-              absl::StrCat(init.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace),
-                           " may change the base's weights, which is not supported; convert the "
-                           "adapter to plain LoRA (PEFT: path_initial_model_for_weight_conversion)"));
-  }
-  for (const char* field : {"r", "rank_pattern", "layers_to_transform"}) {
-    if (json.contains(field) && !HoldsWholeNumbersOnly(json[field]))
-      violation(field, absl::StrCat(json[field].dump(), " holds what is no whole number from 0 to 2147483647"));
-  }
+  CheckFields(json, violation);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   AdapterConfig config = ReadFields(json, violation);
-  if (!config.target_parameters.empty()) {
-    if (config.dora) violation("use_dora", "true goes with no target_parameters, as in PEFT");
-    if (config.dropout != 0) violation("lora_dropout", "goes with no target_parameters, as in PEFT; must be 0");
-    if (config.all_linear) violation("target_modules", "all-linear goes with no target_parameters; must be a list");
-  }
-  // The layers of every family are called "layers".
-  if (json.contains("layers_pattern") && !IsUnset(json["layers_pattern"]) && json["layers_pattern"] != "layers" &&
-      json["layers_pattern"] != nlohmann::json::array({"layers"})) {
-    violation("layers_pattern", absl::StrCat(json["layers_pattern"].dump(), " is not supported; supported: layers"));
-  }
-  if (!(config.dropout >= 0 && config.dropout < 1)) {
-    violation("lora_dropout",
-              absl::StrCat(config.dropout, " is out of range; must be from 0 up to, but not including, 1"));
-  }
-  if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
-  if (config.target_regex && !CheckPattern(*config.target_regex).ok())
-    violation("target_modules", "is no regular expression");
-  if (config.exclude_regex && !CheckPattern(*config.exclude_regex).ok())
-    violation("exclude_modules", "is no regular expression");
-  for (const auto& [key, rank] : config.rank_pattern) {
-    if (rank < 1 || !CheckPattern(key).ok())
-      violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
-  }
-  for (const auto& [key, alpha] : config.alpha_pattern) {
-    if (!CheckPattern(key).ok()) violation("alpha_pattern", absl::StrCat("'", key, "' is no pattern"));
-  }
+  CheckValues(config, json, violation);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return config;
 }

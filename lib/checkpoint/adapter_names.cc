@@ -146,7 +146,7 @@ absl::Status ExplainNothing(const AdapterConfig& adapter, const ModelConfig& mod
   without.layers_to_transform.clear();
   if (!TargetedLayers(without, model).empty()) {
     return Refuse("layers", absl::StrCat("[", absl::StrJoin(adapter.layers_to_transform, ", "), "]"),
-                  "leaves none of the targeted layers; head (lm_head) and embedding (embed_tokens) lie in no layer");
+                  "leaves none of the targeted layers; the embedding (embed_tokens) lies in none");
   }
   without.exclude_modules.clear();
   without.exclude_regex.reset();

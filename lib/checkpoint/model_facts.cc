@@ -8,6 +8,7 @@
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "lib/checkpoint/safetensors.h"
+#include "lib/text/template_source.h"
 
 namespace luthier {
 namespace {
@@ -27,7 +28,7 @@ absl::StatusOr<int64_t> CountParameters(const ModelConfig& config) {
 
 // A template is a file of its own (transformers 5) or a field of tokenizer_config.json.
 bool HasChatTemplate(const fs::path& folder) {
-  if (fs::exists(folder / "chat_template.jinja")) return true;
+  if (fs::exists(folder / kTemplateFile)) return true;
   std::ifstream stream(folder / "tokenizer_config.json");
   const json config = json::parse(stream, nullptr, /*allow_exceptions=*/false);
   return config.is_object() && config.contains("chat_template") && !config["chat_template"].is_null();

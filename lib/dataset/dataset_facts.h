@@ -18,6 +18,8 @@ struct ReportedFile {
   ValidationReport report;
 };
 
+// Counts are those of an epoch of training, with the weights of its files; the longest row, and what was cut or left
+// out, those of all parts.
 DatasetFacts FactsOf(const std::vector<ReportedFile>& files);
 
 // `[{part, file, weight, rows, tokens, …}]`, as in the trainer's `started` event.

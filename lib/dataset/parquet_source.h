@@ -9,6 +9,7 @@
 
 namespace luthier {
 
+// Errors: NOT_FOUND if the file cannot be opened, or is none of Parquet. Those of its rows come when they are read.
 absl::StatusOr<std::unique_ptr<TextSource>> OpenParquet(const std::string& path, TextSource::Limits limits);
 
 }  // namespace luthier

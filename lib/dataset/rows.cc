@@ -165,7 +165,7 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where, const 
   if (has_content && content->is_array()) LUTHIER_RETURN_IF_ERROR(CheckParts(*content, where));
   const auto calls = message.find("tool_calls");
   if (!has_content && (calls == message.end() || calls->is_null()))
-    return Invalid(absl::StrCat(where, ".content is missing"));
+    return Invalid(absl::StrCat(where, ".content is missing; give a text, or leave the message out"));
   const auto weight = message.find("weight");
   if (weight != message.end() && !weight->is_null() && *weight != 0 && *weight != 1) {
     return Invalid(absl::StrCat(where, ".weight must be 0 or 1, this is: ", weight->dump()));
@@ -176,7 +176,10 @@ absl::Status CheckMessage(OrderedJson& message, const std::string& where, const 
 absl::StatusOr<ChatRow> ParseChat(OrderedJson& row, const RowLimits& limits) {
   ChatRow chat;
   chat.messages = std::move(row["messages"]);
-  if (!chat.messages.is_array() || chat.messages.empty()) return Invalid("`messages` must be an array of messages");
+  if (!chat.messages.is_array()) {
+    return Invalid(absl::StrCat("`messages` must be an array of messages, this is: ", chat.messages.type_name()));
+  }
+  if (chat.messages.empty()) return Invalid("`messages` is empty; give at least a message of the role `assistant`");
   bool has_answer = false;
   for (size_t i = 0; i < chat.messages.size(); ++i) {
     LUTHIER_RETURN_IF_ERROR(CheckMessage(chat.messages[i], absl::StrCat("messages[", i, "]"), limits));

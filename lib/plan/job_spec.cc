@@ -251,7 +251,9 @@ DatasetSelection ParseDataset(BlockReader& file, std::vector<std::string>& viola
     reader.Text("test", dataset.test);
     reader.Finish();
     if (dataset.train.empty() && dataset.mixture.empty()) {
-      reader.Violation("train", "is missing; give the dataset to train on");
+      reader.Violation("train",
+                       "is missing; give the dataset to train on: a block stands in place of `dataset: NAME`, "
+                       "so each part that is wanted has to be named in it");
     }
     if (!dataset.train.empty() && !dataset.mixture.empty()) {
       reader.Violation("mixture", "excludes dataset.train; put that one into the mixture too");

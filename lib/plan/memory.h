@@ -24,8 +24,11 @@ struct MemoryInputs {
 
 // Of a device's memory; the rest is for what the estimates do not see.
 inline constexpr double kUsableMemory = 0.92;
+inline int64_t UsableBytes(int64_t memory_bytes) {
+  return static_cast<int64_t>(kUsableMemory * static_cast<double>(memory_bytes));
+}
 
-// Bytes. The parts, with 8 % for holes in the heap, and the workspace add up to `total`.
+// Bytes. The workspace and the other parts, these with some percent for holes in the heap, add up to `total`.
 struct MemoryEstimate {
   int64_t weights = 0;
   int64_t training_state = 0;  // gradients, masters, Adam's moments of what is trained
@@ -38,6 +41,7 @@ struct MemoryEstimate {
 // Of a settled recipe, with its micro-batches; on a CPU.
 MemoryInputs MemoryInputsOf(const Recipe& recipe, const ModelConfig& config);
 
+// Of training with one micro-batch in flight.
 MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& inputs);
 
 // Of writing an adapter with `adapter_bytes` of weights in another form, on a CPU.

@@ -160,7 +160,7 @@ absl::StatusOr<MemoryEstimate> SettleMemory(Recipe& recipe, const ModelFacts& mo
   inputs.micro_batch_tokens = LargestForward(training, dataset);
   inputs.accumulates = *training.batch_tokens > *training.micro_batch_tokens;
   const MemoryEstimate memory = EstimateMemory(model, inputs);
-  const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
+  const int64_t usable = UsableBytes(device.memory_bytes);
   if (device.memory_bytes == 0 || memory.total <= usable) return memory;
   // It is chosen for this device, and would not be for a larger one.
   if (leaves_checkpointing_open) inputs.activation_checkpointing = false;

@@ -106,7 +106,7 @@ Choice<int64_t> ChooseMicroBatch(const ModelFacts& model, const MemoryInputs& in
   // A step may stand over its aim by a row, and should not be two micro-batches for it.
   const int64_t wanted = std::max(max_length, std::min(batch_tokens + max_length, busy));
   if (device.memory_bytes == 0) return {wanted, "one step at most; memory unknown"};
-  const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
+  const int64_t usable = UsableBytes(device.memory_bytes);
   const int64_t fitting = LargestMicroBatch(model, inputs, usable);
   // Never below one row: that it does not fit is reported with both figures.
   if (fitting < wanted) return {std::max(fitting, max_length), absl::StrCat(fitting, " tokens fit into memory")};
@@ -117,7 +117,7 @@ Choice<int64_t> ChooseMicroBatch(const ModelFacts& model, const MemoryInputs& in
 Choice<bool> ChooseCheckpointing(const ModelFacts& model, MemoryInputs inputs, const DeviceFacts& device,
                                  int64_t max_length) {
   if (device.memory_bytes == 0) return {false, "default: faster; memory unknown"};
-  const auto usable = static_cast<int64_t>(kUsableMemory * static_cast<double>(device.memory_bytes));
+  const int64_t usable = UsableBytes(device.memory_bytes);
   if (LargestMicroBatch(model, inputs, usable) >= max_length) return {false, "default: faster, and a longest row fits"};
   inputs.activation_checkpointing = true;
   if (LargestMicroBatch(model, inputs, usable) >= max_length) return {true, "a longest row fits into memory only so"};

@@ -196,13 +196,18 @@ pub unsafe extern "C" fn luthier_tokenizer_encode(
     error: *mut LuthierBuffer,
 ) -> i32 {
     guarded(error, || {
+        let text = text(data, len)?;
+        // In characters, as transformers has them: a post-processor that trims a space off takes one off the offsets.
         let encoding = (*tokenizer)
             .inner
-            .encode(text(data, len)?, with_special_tokens)
+            .encode_char_offsets(text, with_special_tokens)
             .map_err(|e| e.to_string())?;
+        let mut bytes: Vec<i64> = text.char_indices().map(|(at, _)| at as i64).collect();
+        bytes.push(text.len() as i64);
+        let byte = |character: usize| bytes[character.min(bytes.len() - 1)];
         let (ids, len) = leak(encoding.get_ids().iter().map(|id| *id as i32).collect());
         let offsets = encoding.get_offsets().iter();
-        let (offsets, _) = leak(offsets.flat_map(|&(a, b)| [a as i64, b as i64]).collect());
+        let (offsets, _) = leak(offsets.flat_map(|&(a, b)| [byte(a), byte(b)]).collect());
         *out = LuthierEncoding { ids, offsets, len };
         Ok(())
     })

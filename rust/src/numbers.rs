@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error};
 
-use crate::python::iterate;
+use crate::python::{iterate, sort_key};
 use crate::text::is_space;
 use crate::values::type_error;
 
@@ -166,8 +166,11 @@ fn round(
     }
 }
 
-/// What Jinja2 calls an attribute: an index, or names and indices with dots between them.
-fn attribute(item: &Value, path: &Value) -> Result<Value, Error> {
+/// What Jinja2 calls an attribute: an index, or names and indices with dots between them. Without a path it is the item.
+pub fn attribute(item: &Value, path: Option<&Value>) -> Result<Value, Error> {
+    let Some(path) = path else {
+        return Ok(item.clone());
+    };
     let Some(names) = path.as_str() else {
         return item.get_item(path);
     };
@@ -191,10 +194,7 @@ fn sum(
     kwargs.assert_all_used()?;
     let mut items = Vec::new();
     for item in iterate(&values)?.try_iter()? {
-        items.push(match &path {
-            Some(path) => attribute(&item, path)?,
-            None => item,
-        });
+        items.push(attribute(&item, path.as_ref())?);
     }
     let start = start.unwrap_or_else(|| Value::from(0));
     if start.kind() == ValueKind::Seq {
@@ -238,14 +238,7 @@ fn extreme(
     kwargs.assert_all_used()?;
     let mut best: Option<(Value, Value)> = None;
     for item in iterate(&values)?.try_iter()? {
-        let key = match &path {
-            Some(path) => attribute(&item, path)?,
-            None => item.clone(),
-        };
-        let key = match key.as_str() {
-            Some(text) if case_sensitive != Some(true) => text.to_lowercase().into(),
-            _ => key,
-        };
+        let key = sort_key(attribute(&item, path.as_ref())?, case_sensitive);
         if best
             .as_ref()
             .is_none_or(|(_, before)| key.cmp(before) == goes_before)

@@ -1,10 +1,12 @@
 //! Filters, tests and methods where minijinja's own answer differently from Jinja2 on Python.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 
-use minijinja::value::{Kwargs, ObjectRepr, Rest, Value, ValueKind};
+use minijinja::value::{from_args, Kwargs, ObjectRepr, Rest, Value, ValueKind};
 use minijinja::{filters, Environment, Error, ErrorKind, State};
 
+use crate::numbers::attribute;
 use crate::source::{ITERATE, KEPT, SLICE};
 use crate::text::{capitalized, count_words, is_space, title_words};
 use crate::values::{is_generator, is_scalar, str_of, type_error, Generator, JsonStyle};
@@ -56,22 +58,47 @@ fn add_text_filters(env: &mut Environment<'static>) {
             None => text.trim_matches(is_space).to_string(),
         }
     });
-    env.add_filter(
-        "join",
-        |v: Value, separator: Option<String>, kwargs: Kwargs| {
-            let attribute: Option<String> = kwargs.get("attribute")?;
-            let separator = separator.or(kwargs.get("d")?);
-            kwargs.assert_all_used()?;
-            let mut parts = Vec::new();
-            for item in iterate(&v)?.try_iter()? {
-                let item = attribute
-                    .as_ref()
-                    .map_or(Ok(item.clone()), |name| item.get_attr(name))?;
-                parts.push(str_of(&item));
-            }
-            Ok::<_, Error>(parts.join(&separator.unwrap_or_default()))
-        },
-    );
+    env.add_filter("join", join);
+    env.add_filter("format", |state: &State, v: Value, args: Rest<Value>| {
+        filters::format(state, &v, Rest(texts(&args)?))
+    });
+    env.add_filter("indent", text::indent);
+    for name in ["e", "escape"] {
+        env.add_filter(name, |v: Value| if v.is_safe() { v } else { escaped(&v) });
+    }
+    env.add_filter("forceescape", |v: Value| escaped(&v));
+}
+
+/// `join(value, d='', attribute=None)`
+fn join(
+    value: Value,
+    separator: Option<Value>,
+    path: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let separator = separator.or(kwargs.get("d")?);
+    let path = path.or(kwargs.get("attribute")?);
+    kwargs.assert_all_used()?;
+    let mut parts = Vec::new();
+    for item in iterate(&value)?.try_iter()? {
+        parts.push(str_of(&attribute(&item, path.as_ref())?));
+    }
+    Ok(parts.join(&separator.as_ref().map(str_of).unwrap_or_default()))
+}
+
+fn escaped(value: &Value) -> Value {
+    let mut out = String::new();
+    for c in str_of(value).chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '\'' => out.push_str("&#39;"),
+            '"' => out.push_str("&#34;"),
+            c => out.push(c),
+        }
+    }
+    Value::from_safe_string(out)
 }
 
 fn add_sequence_filters(env: &mut Environment<'static>) {
@@ -83,6 +110,8 @@ fn add_sequence_filters(env: &mut Environment<'static>) {
         false => filters::items(&v),
     });
     env.add_filter("last", last);
+    env.add_filter("sort", sort);
+    env.add_filter("dictsort", dictsort);
     env.add_filter("length", length);
     env.add_filter("count", length);
     env.add_filter("list", |v: Value| {
@@ -282,8 +311,33 @@ fn method(state: &State, value: &Value, name: &str, args: &[Value]) -> Result<Va
                 .ok_or_else(|| type_error("value is not in list"))
         }
         (ValueKind::Seq | ValueKind::Map, "copy") if args.is_empty() => Ok(value.clone()),
+        (ValueKind::String, "format") if !looks_inside(value.as_str().unwrap_or_default()) => {
+            minijinja_contrib::pycompat::unknown_method_callback(state, value, name, &texts(args)?)
+        }
         _ => minijinja_contrib::pycompat::unknown_method_callback(state, value, name, args),
     }
+}
+
+/// Whether a format has fields as `{0.name}` and `{x[1]}`.
+fn looks_inside(format: &str) -> bool {
+    let mut fields = format.split('{').skip(1);
+    fields.any(|field| {
+        let name = field.split([':', '!', '}']).next().unwrap_or_default();
+        name.contains(['.', '['])
+    })
+}
+
+/// Arguments of `format`, which would print lists and objects as JSON.
+fn texts(args: &[Value]) -> Result<Vec<Value>, Error> {
+    let (positional, named): (&[Value], Kwargs) = from_args(args)?;
+    let text = |value: Value| match value.kind() {
+        ValueKind::Seq | ValueKind::Map => str_of(&value).into(),
+        _ => value,
+    };
+    let mut out: Vec<Value> = positional.iter().cloned().map(text).collect();
+    let named = named.args().map(|name| Ok((name, text(named.peek(name)?))));
+    out.push(named.collect::<Result<Kwargs, Error>>()?.into());
+    Ok(out)
 }
 
 /// `dict(mapping or pairs, name=value, …)`
@@ -301,6 +355,106 @@ fn dict(value: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
         pairs.push((Value::from(name), kwargs.peek::<Value>(name)?));
     }
     Ok(pairs.into_iter().collect())
+}
+
+/// What is compared of a value: of texts the small letters, unless a filter is told otherwise; True and False are numbers.
+pub fn sort_key(value: Value, case_sensitive: Option<bool>) -> Value {
+    match (value.kind(), value.as_str()) {
+        (ValueKind::Bool, _) => i64::from(value.is_true()).into(),
+        (_, Some(text)) if case_sensitive != Some(true) => text.to_lowercase().into(),
+        _ => value,
+    }
+}
+
+/// As Python orders numbers, texts and lists; it orders nothing else.
+fn order(a: &Value, b: &Value) -> Result<Ordering, Error> {
+    match (a.kind(), b.kind()) {
+        _ if a == b => Ok(Ordering::Equal),
+        (ValueKind::String, ValueKind::String) | (ValueKind::Number, ValueKind::Number) => {
+            Ok(a.cmp(b))
+        }
+        (ValueKind::Seq, ValueKind::Seq) => {
+            let mut pairs = a.try_iter()?.zip(b.try_iter()?);
+            match pairs.find(|(a, b)| a != b) {
+                Some((a, b)) => order(&a, &b),
+                None => Ok(a.len().cmp(&b.len())),
+            }
+        }
+        (a, b) => Err(type_error(format!("cannot order a {a} and a {b}"))),
+    }
+}
+
+/// Items by their keys; equal ones stay in their order, also if the others turn round.
+fn sorted(mut items: Vec<(Value, Value)>, reverse: Option<bool>) -> Result<Value, Error> {
+    let mut failed = Ok(());
+    items.sort_by(|(a, _), (b, _)| {
+        let (a, b) = if reverse == Some(true) {
+            (b, a)
+        } else {
+            (a, b)
+        };
+        order(a, b).unwrap_or_else(|error| {
+            failed = Err(error);
+            a.cmp(b)
+        })
+    });
+    failed.map(|()| items.into_iter().map(|(_, item)| item).collect())
+}
+
+/// `sort(value, reverse=False, case_sensitive=False, attribute=None)`; commas separate several attributes.
+fn sort(
+    value: Value,
+    reverse: Option<bool>,
+    case_sensitive: Option<bool>,
+    path: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let reverse = reverse.or(kwargs.get("reverse")?);
+    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?);
+    let path = path.or(kwargs.get("attribute")?);
+    kwargs.assert_all_used()?;
+    let paths: Vec<Option<Value>> = match path.as_ref().and_then(Value::as_str) {
+        Some(paths) => paths.split(',').map(|path| Some(path.into())).collect(),
+        None => vec![path],
+    };
+    let mut items = Vec::new();
+    for item in iterate(&value)?.try_iter()? {
+        let keys = paths.iter().map(|path| {
+            let key = attribute(&item, path.as_ref())?;
+            Ok::<_, Error>(sort_key(key, case_sensitive))
+        });
+        items.push((keys.collect::<Result<Value, _>>()?, item));
+    }
+    sorted(items, reverse)
+}
+
+/// `dictsort(value, case_sensitive=False, by='key', reverse=False)`
+fn dictsort(
+    value: Value,
+    case_sensitive: Option<bool>,
+    by: Option<String>,
+    reverse: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let case_sensitive = case_sensitive.or(kwargs.get("case_sensitive")?);
+    let by = by.or(kwargs.get("by")?);
+    let reverse = reverse.or(kwargs.get("reverse")?);
+    kwargs.assert_all_used()?;
+    if value.kind() != ValueKind::Map {
+        return Err(type_error(format!("a {} has no items", value.kind())));
+    }
+    let mut items = Vec::new();
+    for name in value.try_iter()? {
+        let item = value.get_item(&name)?;
+        let key = match by.as_deref().unwrap_or("key") {
+            "key" => &name,
+            "value" => &item,
+            _ => return Err(type_error("by must be key or value")),
+        };
+        let key = sort_key(key.clone(), case_sensitive);
+        items.push((key, vec![name, item].into()));
+    }
+    sorted(items, reverse)
 }
 
 /// Of a mapping it is the last key.

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::io;
 
-use minijinja::machinery::{tokenize, Token, WhitespaceConfig};
+use minijinja::machinery::{tokenize, Span, Token, WhitespaceConfig};
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
+use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error, ErrorKind};
 use serde_json::{Map, Value as Json};
 
@@ -83,7 +83,7 @@ impl ChatTemplate {
             _ => return Err("special tokens are not a JSON object".into()),
         };
         let rewritten = rewrite(source);
-        check_parts(&rewritten.source)?;
+        check_tags(&rewritten.source)?;
         let mut env = Environment::new();
         env.set_trim_blocks(true);
         env.set_lstrip_blocks(true);
@@ -149,30 +149,69 @@ impl ChatTemplate {
 }
 
 /// What the lexer does not take is reported by the parser, which comes to it after what is counted here.
-fn check_parts(source: &str) -> Result<(), String> {
+fn check_tags(source: &str) -> Result<(), String> {
     let (mut parts, mut branches) = (0, 0);
+    let mut open: Vec<&str> = Vec::new();
     let tokens = tokenize(
         source,
         false,
         SyntaxConfig::default(),
         WhitespaceConfig::default(),
     );
-    for (token, span) in tokens.map_while(Result::ok) {
+    let tokens: Vec<_> = tokens.map_while(Result::ok).collect();
+    for (i, (token, span)) in tokens.iter().enumerate() {
+        let line = span.start_line;
         match token {
-            Token::VariableStart | Token::BlockStart => parts = 0,
+            Token::BlockStart => {
+                parts = 0;
+                follow_blocks(&tokens[i + 1..], &mut open)
+                    .map_err(|what| format!("chat template, line {line}: {what}"))?;
+            }
+            Token::VariableStart => parts = 0,
             Token::Ident("elif") => branches += 1,
             _ => parts += 1,
         }
         if parts.max(branches) > MOST_PARTS {
             return Err(format!(
-                "chat template, line {}: has more than {MOST_PARTS} {}; make it simpler",
-                span.start_line,
+                "chat template, line {line}: has more than {MOST_PARTS} {}; make it simpler",
                 if parts > MOST_PARTS {
                     "parts in one tag"
                 } else {
                     "`elif`s"
                 }
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Keeps in `open` what the tag that `tokens` begin with stands in. Where `break` leaves a loop from within a block that holds
+/// variables or catches text, minijinja does not leave that block: what follows would be lost, or end the render.
+fn follow_blocks<'a>(tokens: &[(Token<'a>, Span)], open: &mut Vec<&'a str>) -> Result<(), String> {
+    let Some((Token::Ident(name), _)) = tokens.first() else {
+        return Ok(());
+    };
+    let inside = open.last().copied().unwrap_or("for");
+    match *name {
+        "for" | "with" | "filter" | "call" | "macro" => open.push(name),
+        "set" => {
+            let mut behind = tokens.iter().map(|(token, _)| token);
+            let first =
+                behind.find(|token| matches!(token, Token::Assign | Token::Pipe | Token::BlockEnd));
+            // `x = 1` ends in the tag; `x` and `x | trim` begin a block.
+            if !matches!(first, Some(Token::Assign)) {
+                open.push(name);
+            }
+        }
+        "break" | "continue" if inside != "for" => {
+            return Err(format!(
+                "`{name}` inside `{inside}` is not supported; put the loop's `if` around the block"
+            ));
+        }
+        _ => {
+            if name.strip_prefix("end") == Some(inside) {
+                open.pop();
+            }
         }
     }
     Ok(())
@@ -211,7 +250,11 @@ fn generation(text: String) -> String {
     text
 }
 
-fn raise_exception(message: Value) -> Result<Value, Error> {
+fn raise_exception(args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let message = match args.first() {
+        Some(message) => message.clone(),
+        None => kwargs.get("message")?,
+    };
     let message = values::str_of(&message);
     RENDERING.with_borrow_mut(|rendering| rendering.raised = Some(message.clone()));
     Err(Error::new(ErrorKind::InvalidOperation, message))

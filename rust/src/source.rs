@@ -20,6 +20,7 @@ pub struct Rewritten {
 ///   the tag's own `-` and `+` stay on the outer edges, so white space is controlled as before;
 /// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`;
 /// - `X[a:b:c]` becomes `(X|slice(a, b, c))`;
+/// - `+X` becomes `X`, and `X ~ Y` becomes `X|string ~ Y|string`;
 /// - escapes in strings become those that minijinja reads as Python does;
 /// - `{% raw %}` becomes `{% raw +%}`: a line end behind it stays;
 /// - `{% set ns.x = EXPR %}` becomes `{% set ns.x = ((EXPR)|kept) if ns is defined %}`: minijinja's macros see only outer
@@ -120,9 +121,98 @@ fn end_of_raw(text: &str) -> usize {
     text.len()
 }
 
-/// What stands inside a tag, with Python's strings and slices.
+/// What stands inside a tag, with Python's strings, slices and texts of what `~` joins.
 fn expression(code: &str) -> String {
-    sliced(&with_python_strings(code))
+    sliced(&joined(&with_python_strings(code)))
+}
+
+/// What `~` may join, from its first byte in what is written.
+#[derive(Default)]
+struct Operand {
+    start: usize,
+    is_behind_tilde: bool,
+    /// Numbers and booleans, which are printed alike: a filter would bind to the last of a product, or to what a test is given.
+    is_plain: bool,
+}
+
+/// minijinja joins lists and objects as JSON, so each operand of `~` becomes `X|string`.
+fn joined(code: &str) -> String {
+    if !code.contains('~') {
+        return code.to_string();
+    }
+    let bytes = code.as_bytes();
+    let mut out = String::with_capacity(2 * code.len());
+    let mut outer: Vec<Operand> = Vec::new();
+    let mut operand = Operand::default();
+    let mut i = 0;
+    while i < bytes.len() {
+        let start = i;
+        i += 1;
+        let ends = match bytes[start] {
+            b'\'' | b'"' => {
+                i = string_end(bytes, start);
+                false
+            }
+            c if is_part_of_word(c) => {
+                while i < bytes.len() && is_part_of_word(bytes[i]) {
+                    i += 1;
+                }
+                let (word, text) = (&code[start..i], out[operand.start..].trim_end());
+                operand.is_plain |= word == "is";
+                let is_of_test = text.ends_with(" is") || text.ends_with(" is not");
+                is_operator(word) && word != "is" && !is_of_test && !text.ends_with('.')
+            }
+            b'(' | b'[' | b'{' => {
+                out.push_str(&code[start..i]);
+                let inner = Operand {
+                    start: out.len(),
+                    ..Default::default()
+                };
+                outer.push(std::mem::replace(&mut operand, inner));
+                continue;
+            }
+            b')' | b']' | b'}' => {
+                end_operand(&mut out, &operand);
+                operand = outer.pop().unwrap_or_default();
+                false
+            }
+            b'*' | b'/' | b'%' => {
+                operand.is_plain = true;
+                false
+            }
+            // A sign belongs to its number.
+            b'+' | b'-' => {
+                let text = out[operand.start..].trim_end();
+                !text.is_empty() && !text.ends_with(['*', '/', '%'])
+            }
+            b'~' => {
+                operand.is_behind_tilde = true;
+                true
+            }
+            c => matches!(c, b',' | b':' | b'=' | b'<' | b'>' | b'!'),
+        };
+        if ends {
+            end_operand(&mut out, &operand);
+        }
+        out.push_str(&code[start..i]);
+        if ends {
+            operand = Operand {
+                start: out.len(),
+                is_behind_tilde: bytes[start] == b'~',
+                is_plain: false,
+            };
+        }
+    }
+    end_operand(&mut out, &operand);
+    out
+}
+
+fn end_operand(out: &mut String, operand: &Operand) {
+    let text = out[operand.start..].trim();
+    let is_literal = text.starts_with(['\'', '"']) && string_end(text.as_bytes(), 0) == text.len();
+    if operand.is_behind_tilde && !operand.is_plain && !is_literal && !text.is_empty() {
+        out.insert_str(out.trim_end().len(), "|string");
+    }
 }
 
 fn with_python_strings(code: &str) -> String {
@@ -252,6 +342,8 @@ fn sliced(code: &str) -> String {
                 }
             }
             b' ' | b'\t' | b'\n' => {}
+            // A sign that changes nothing. In front of everything it is about white space.
+            b'+' if operand.is_none() && start > 0 => continue,
             _ => (operand, dotted) = (None, None),
         }
         out.push_str(&code[start..i]);
@@ -293,17 +385,14 @@ fn visible_set(code: &str) -> String {
     let Some((target, value)) = code.split_once('=') else {
         return code.to_string(); // {% set x %}…{% endset %}
     };
-    match target
-        .trim()
-        .trim_start_matches("set")
-        .trim()
-        .split_once('.')
-    {
-        Some((namespace, _)) => format!(
+    let place = target.trim().trim_start_matches("set").trim();
+    match place.split_once('.') {
+        // A filter of a block, `{% set x | replace('.', '=') %}`, is no target.
+        Some((namespace, _)) if namespace.bytes().all(is_part_of_word) => format!(
             "{target}= (({})|{KEPT}) if {namespace} is defined ",
             value.trim()
         ),
-        None => code.to_string(),
+        _ => code.to_string(),
     }
 }
 

@@ -71,6 +71,43 @@ pub fn count_words(text: &str) -> usize {
         .count()
 }
 
+/// The filter `indent(s, width=4, first=False, blank=False)`. Its line ends are those of `splitlines`, and become `\n`.
+pub fn indent(
+    text: &str,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let width = width.or(kwargs.get("width")?);
+    let first = first.or(kwargs.get("first")?).unwrap_or(false);
+    let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let margin = match width {
+        None => " ".repeat(4),
+        Some(width) => match width.as_str() {
+            Some(margin) => margin.to_string(),
+            None => " ".repeat(missing("", usize::try_from(width)?)?),
+        },
+    };
+    let text = format!("{text}\n");
+    let mut out = String::new();
+    for (i, line) in lines(&text, false).into_iter().enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let is_indented = match i {
+            0 => first,
+            _ => blank || !line.is_empty(),
+        };
+        if is_indented {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
 /// What the methods of `text` answer; None where pycompat knows better.
 pub fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     Ok(Some(match name {

@@ -15,7 +15,8 @@ using Command = std::function<absl::Status(State&, absl::Time now)>;
 // What came of a batch. Only with it may be answered, and only its effects may be sent.
 struct BatchOutcome {
   absl::Status written;                // not OK: nothing of the batch happened
-  std::vector<absl::Status> statuses;  // of the commands, in their order
+  std::vector<absl::Status> statuses;  // of the commands, in their order; all of them `written` if that is not OK and
+                                       // one of them decided something
   Writes writes;
   std::vector<Effect> effects;
 };

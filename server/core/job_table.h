@@ -61,6 +61,7 @@ class JobTable {
 
   // Jobs that Insert and Update touched since the last Commit or Rollback.
   std::vector<const Job*> Changed() const;
+  bool HasChanged() const { return !before_.empty(); }
   // The changes are durable: they cannot be undone, and terminal jobs leave.
   void Commit();
   // Every job is as it was at the last Commit.

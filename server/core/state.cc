@@ -9,12 +9,23 @@
 namespace luthier {
 namespace {
 
-// A batch that could not be written is undone, but the clock stays where it is: then they are moved once more.
-void MoveDelays(JobTable& jobs, std::vector<std::function<void()>>& undo, absl::Duration by) {
-  for (const Job* job : jobs.Delayed()) {
-    jobs.Update(*job, [&](Job& j) { j.not_before += by; });
+// What is left of delays, and the age of attempts, by which they are charged for and may be stopped for others. A batch
+// that could not be written is undone, but the clock stays where it is: then they are moved once more.
+void MoveTimes(JobTable& jobs, std::vector<std::function<void()>>& undo, absl::Duration by) {
+  const std::vector<const Job*> delayed = jobs.Delayed();
+  std::vector<const Job*> running;
+  jobs.ForEach([&](const Job& job) {
+    if (HoldsDevices(job.state)) running.push_back(&job);
+  });
+  if (delayed.empty() && running.empty()) return;
+  for (const Job* job : delayed) jobs.Update(*job, [&](Job& j) { j.not_before += by; });
+  for (const Job* job : running) {
+    jobs.Update(*job, [&](Job& j) {
+      j.attempt_start += by;
+      j.expected_end += by;
+    });
   }
-  undo.push_back([&jobs, &undo, by] { MoveDelays(jobs, undo, by); });
+  undo.push_back([&jobs, &undo, by] { MoveTimes(jobs, undo, by); });
 }
 
 }  // namespace
@@ -67,7 +78,7 @@ void State::ClockJumped(absl::Duration by) {
     for (auto& [attempt, leftover] : node.leftovers) leftover.since += by;
   }
   next_lease_check_ = next_preemption_ = absl::InfinitePast();
-  MoveDelays(jobs_, undo_, by);
+  MoveTimes(jobs_, undo_, by);
 }
 
 void State::StoodStill(absl::Duration duration) {
@@ -158,6 +169,10 @@ GangPlace State::GangPlaceOf(const Job& job, int node_rank) const {
   return {.node_rank = node_rank,
           .meeting = absl::StrCat(leading.gang_address, ":", leading.gang_port + lowest),
           .address = nodes_.at(PlacesOf(job).at(static_cast<size_t>(node_rank)).node).gang_address};
+}
+
+bool State::HasDecided() const {
+  return jobs_.HasChanged() || !writes_.empty() || !changed_tenants_.empty() || !effects_.empty() || !undo_.empty();
 }
 
 Writes State::TakeWrites() {

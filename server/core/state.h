@@ -311,8 +311,8 @@ class State {
   absl::Status Update(const std::string& id, const JobUpdate& update, absl::Time now);
   // A request that changed the job in this batch: the same one again is known by it, and must not change it once more.
   void Remember(const JobRequest& request, const Job& job);
-  // Whether the same request was answered earlier in this batch. Errors: as CheckReplay.
-  absl::StatusOr<bool> HasAnswered(const JobRequest& request) const;
+  // The job that the same request was answered with earlier in this batch; null if it was not. Errors: as CheckReplay.
+  absl::StatusOr<const Job*> AnswerTo(const JobRequest& request) const;
   // A checkpoint after the running step. Errors: FAILED_PRECONDITION if it does not run.
   absl::Status Checkpoint(const std::string& id);
   // The retention of a job has passed: some of its events go, unless it is not over any more.
@@ -355,7 +355,8 @@ class State {
   // Records a report once. False if the attempt is not current, or has no part on the node: the agent has to end it.
   // What a node that does not lead says of an attempt counts only if it ends its part, or the attempt with it.
   bool Record(Report report, absl::Time now);
-  // The wall clock was set, or the machine slept: what is left of leases and delays stays as it is.
+  // The wall clock was set, or the machine slept: what is left of leases and delays, and the age of attempts, stay as
+  // they are.
   void ClockJumped(absl::Duration by);
   // The server did not run for so long (it was stopped, or its disk hung), and heard nobody: no lease ends by that.
   void StoodStill(absl::Duration duration);
@@ -379,6 +380,8 @@ class State {
   std::string SummaryOf(const std::string& tenant, absl::Time now) const;
   const std::map<std::string, Node>& nodes() const { return nodes_; }
 
+  // Whether there is something since the last Commit() or Rollback() that has to be written or sent.
+  bool HasDecided() const;
   Writes TakeWrites();
   std::vector<Effect> TakeEffects() { return std::exchange(effects_, {}); }
   void Commit();
@@ -388,8 +391,6 @@ class State {
   // Everything that changes a job's state goes through here.
   void Apply(const Job& job, JobInput input, const std::string& message, absl::Time now);
   const Job& AddEvent(const Job& job, Event event, absl::Time now);
-  // The job that the same request was answered with earlier in this batch; null if it was not. Errors: ALREADY_EXISTS.
-  absl::StatusOr<const Job*> AnswerTo(const JobRequest& request) const;
   void AddNew(Job& job, const JobRequest& request, SpecBytes spec, absl::Time now);
   absl::Status Ask(const std::string& id, JobInput input, const std::vector<JobState>& already,
                    const std::string& message, const std::string& remedy, absl::Time now);

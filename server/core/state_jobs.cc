@@ -58,12 +58,6 @@ absl::StatusOr<const Job*> State::AnswerTo(const JobRequest& request) const {
   return Find(id);
 }
 
-absl::StatusOr<bool> State::HasAnswered(const JobRequest& request) const {
-  const absl::StatusOr<const Job*> job = AnswerTo(request);
-  if (!job.ok()) return job.status();
-  return *job != nullptr;
-}
-
 void State::Remember(const JobRequest& request, const Job& job) {
   if (request.id.empty()) return;
   fresh_requests_[request.id] = {request, job.id};

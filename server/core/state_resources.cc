@@ -93,10 +93,11 @@ Tenant State::TenantOf(const std::string& id) const {
 std::string State::SummaryOf(const std::string& id, absl::Time now) const {
   const Tenant tenant = TenantOf(id);
   const JobTable::Load load = jobs_.LoadOf(id);
-  std::string text =
-      absl::StrFormat("tenant %s: devices in use %d%s, jobs waiting %d, device-hours used lately %.1f, weight %g", id,
-                      load.running_devices, tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "",
-                      load.waiting, tenant.UsageAt(now) / 3600, tenant.weight);
+  std::string text = absl::StrFormat(
+      "tenant %s: devices in use %d%s, jobs waiting %d, device-hours charged lately %.2f (of what runs, "
+      "all that it is expected to use), weight %g",
+      id, load.running_devices, tenant.max_devices > 0 ? absl::StrCat(" of ", tenant.max_devices) : "", load.waiting,
+      tenant.UsageAt(now) / 3600, tenant.weight);
   if (tenant.guaranteed_devices > 0) absl::StrAppend(&text, ", devices guaranteed ", tenant.guaranteed_devices);
   if (tenant.max_storage_bytes > 0) {
     absl::StrAppend(&text, ", stored ", SizeText(tenant.storage_bytes), " of ", SizeText(tenant.max_storage_bytes));

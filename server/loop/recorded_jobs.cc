@@ -57,8 +57,8 @@ absl::Status CheckJobs(const State& state, Store& store, const std::vector<Job>&
 }
 
 absl::StatusOr<bool> WasAnswered(const State& state, Store& store, const JobRequest& request) {
-  LUTHIER_ASSIGN_OR_RETURN(const bool in_this_batch, state.HasAnswered(request));
-  if (in_this_batch) return true;
+  LUTHIER_ASSIGN_OR_RETURN(const Job* const in_this_batch, state.AnswerTo(request));
+  if (in_this_batch != nullptr) return true;
   LUTHIER_ASSIGN_OR_RETURN(const std::optional<Job> earlier, AnswerTo(store, request));
   return earlier.has_value();
 }

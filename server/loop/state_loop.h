@@ -29,7 +29,7 @@ class StateLoop {
     std::function<void(const State&, const Writes&, absl::Time now)> on_batch;
     std::function<void(const std::vector<Effect>&)> send;
     std::function<void(absl::Duration, size_t batch)> on_commit_time;
-    // After every batch and every tick.
+    // Every few seconds.
     std::function<void(int64_t)> on_log_bytes;
     // Why nothing new is written for now (a full disk), or OK once it is again: when that changes.
     std::function<void(const absl::Status&)> on_refusal;
@@ -69,9 +69,10 @@ class StateLoop {
   Store& store_;
   State state_;  // loop thread only, as what follows
   Options options_;
-  absl::Duration wall_ahead_;  // of SteadyNow(), which is what the following are by
-  absl::Time last_turn_;       // when it began
-  absl::Time next_emptying_;   // of the store's log
+  absl::Duration wall_ahead_;                        // of SteadyNow(), which is what the following are by
+  absl::Time last_turn_;                             // when it began
+  absl::Time next_emptying_;                         // of the store's log
+  absl::Time next_weighing_ = absl::InfinitePast();  // of the store's log
   absl::Time awake_until_ = absl::InfinitePast();
   absl::Status failure_;  // sticky
   bool refused_ = false;  // whether the last batch could not be written

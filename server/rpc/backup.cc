@@ -349,11 +349,16 @@ absl::StatusOr<DataFacts> MakeBackup(Store& store, ArtifactStore& artifacts, con
   std::error_code hidden;  // below a folder that may not be read: what makes the folders says why
   if (fs::exists(to, hidden))
     return absl::AlreadyExistsError(absl::StrCat("path: ", to, " exists; give a folder that does not"));
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(fs::path(to).parent_path()));
+  // NOT_FOUND and PERMISSION_DENIED of this disk would be a name and a role to the caller.
+  const auto refused = [](const absl::Status& status) {
+    return absl::FailedPreconditionError(absl::StrCat("path: ", status.message(), "; give another folder"));
+  };
+  if (const absl::Status made = CreateFolders(fs::path(to).parent_path()); !made.ok()) return refused(made);
   RemoveUnfinished(to);
-  LUTHIER_ASSIGN_OR_RETURN(UnfinishedBackup backup, UnfinishedBackup::Create(to));
-  LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, FillBackup(store, artifacts, backup.path(), now, cancelled));
-  LUTHIER_RETURN_IF_ERROR(backup.Become(to));
+  absl::StatusOr<UnfinishedBackup> backup = UnfinishedBackup::Create(to);
+  if (!backup.ok()) return refused(backup.status());
+  LUTHIER_ASSIGN_OR_RETURN(DataFacts facts, FillBackup(store, artifacts, backup->path(), now, cancelled));
+  LUTHIER_RETURN_IF_ERROR(backup->Become(to));
   return facts;
 }
 

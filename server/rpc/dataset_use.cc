@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
@@ -15,13 +16,14 @@ absl::Status AddPart(Store& store, const std::string& role, absl::string_view re
   absl::ConsumePrefix(&reference, "datasets/");
   const size_t slash = reference.find('/');
   const std::string id(reference.substr(0, slash));
-  const std::string part(slash == absl::string_view::npos ? absl::string_view(role) : reference.substr(slash + 1));
+  const bool names_part = slash != absl::string_view::npos;
+  const std::string part(names_part ? reference.substr(slash + 1) : absl::string_view(role));
   LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store.GetResource(ResourceKind::kDataset, id));
   v1::Dataset dataset;
   dataset.ParseFromString(resource.payload);
   for (const v1::DatasetPart& file : dataset.parts()) {
-    // A dataset of one part is that part, whatever its name.
-    if (file.part() == part || (required && dataset.parts_size() == 1)) {
+    // A dataset of one part is that part, whatever its name: rows for a test may have been uploaded as `train`.
+    if (file.part() == part || (required && !names_part && dataset.parts_size() == 1)) {
       parts.push_back({role, id, file});
       return absl::OkStatus();
     }
@@ -33,16 +35,24 @@ absl::Status AddPart(Store& store, const std::string& role, absl::string_view re
                    "'; give one that it has: ", absl::StrJoin(dataset.parts(), ", ", name)));
 }
 
+// Of a dataset as a whole every part has its own role: to train on what was uploaded as held out has to be said.
+absl::StatusOr<std::vector<DatasetUse>> PartsOf(Store& store, absl::string_view name) {
+  absl::ConsumePrefix(&name, "datasets/");
+  if (absl::StrContains(name, "/")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dataset: '", name, "' is a part of a dataset; give the dataset, or {train: ", name, "}"));
+  }
+  std::vector<DatasetUse> parts;
+  LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", absl::StrCat(name, "/train"), true, parts));
+  for (const char* role : {"validation", "test"}) LUTHIER_RETURN_IF_ERROR(AddPart(store, role, name, false, parts));
+  return parts;
+}
+
 }  // namespace
 
 absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection) {
+  if (!selection.name.empty()) return PartsOf(store, selection.name);
   std::vector<DatasetUse> parts;
-  if (!selection.name.empty()) {
-    for (const char* role : {"train", "validation", "test"}) {
-      LUTHIER_RETURN_IF_ERROR(AddPart(store, role, selection.name, role == std::string("train"), parts));
-    }
-    return parts;
-  }
   if (!selection.train.empty()) LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", selection.train, true, parts));
   for (const WeightedDataset& weighted : selection.mixture) {
     LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", weighted.dataset, true, parts));

@@ -25,7 +25,9 @@ struct DatasetUse {
 // Errors: NOT_FOUND for a dataset; INVALID_ARGUMENT for a part that it does not have.
 absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection);
 
+// What the agent fetches for them.
 void AddInputs(const std::vector<DatasetUse>& parts, v1::StartAttempt& start);
+// Of a validation or test part that is, byte for byte, one that is trained on.
 void WarnAboutSharedRows(const std::vector<DatasetUse>& parts, v1::FineTuningJob& job);
 
 }  // namespace luthier

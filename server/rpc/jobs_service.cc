@@ -80,6 +80,21 @@ using JobsBase = v1::FineTuningService::WithRawCallbackMethod_CreateFineTuningJo
         v1::FineTuningService::WithCallbackMethod_StreamJobMetrics<
             v1::FineTuningService::WithCallbackMethod_TailJobLogs<v1::FineTuningService::Service>>>>;
 
+// Of the paths that name nothing changeable, the first few. Returns how many more there are: a mask has room for a
+// million.
+int64_t RefuseOtherPaths(const google::protobuf::FieldMask& mask, std::vector<std::string>& violations) {
+  int64_t more = 0;
+  for (const std::string& path : mask.paths()) {
+    if (path == "priority" || path == "labels" || path == "retention" || path == "deadline") continue;
+    if (violations.size() < kMostViolations) {
+      violations.push_back(absl::StrCat("update_mask: ", Shown(path), " cannot be changed; give ", kChangeable));
+    } else {
+      ++more;
+    }
+  }
+  return more;
+}
+
 // What every request says that creates a job, but for the job.
 template <typename Request>
 v1::CreateFineTuningJobRequest CreationAskedBy(const Request& request) {
@@ -284,25 +299,27 @@ class JobsService final : public JobsBase {
     std::vector<std::string> violations;
     CheckRequestId(request.request_id(), violations);
     JobUpdate update;
-    for (const std::string& path : request.update_mask().paths()) {
-      if (path == "priority") {
-        CheckPriority(request.job().priority(), violations);
-        update.priority = request.job().priority();
-      } else if (path == "labels") {
-        CheckLabels(request.job(), violations);
-        v1::FineTuningJob labels;
-        *labels.mutable_labels() = request.job().labels();
-        update.labels = labels.SerializeAsString();
-      } else if (path == "retention") {
-        CheckRetention(request.job(), violations);
-        update.retention = RetentionOf(request.job());
-      } else if (path == "deadline") {
-        CheckDeadline(request.job(), absl::Now(), violations);
-        update.deadline = DeadlineOf(request.job());
-      } else {
-        violations.push_back(absl::StrCat("update_mask: ", Shown(path), " cannot be changed; give ", kChangeable));
-      }
+    const auto& paths = request.update_mask().paths();
+    const auto changes = [&](const char* field) { return absl::c_linear_search(paths, field); };
+    if (changes("priority")) {
+      CheckPriority(request.job().priority(), violations);
+      update.priority = request.job().priority();
     }
+    if (changes("labels")) {
+      CheckLabels(request.job(), violations);
+      v1::FineTuningJob labels;
+      *labels.mutable_labels() = request.job().labels();
+      update.labels = labels.SerializeAsString();
+    }
+    if (changes("retention")) {
+      CheckRetention(request.job(), violations);
+      update.retention = RetentionOf(request.job());
+    }
+    if (changes("deadline")) {
+      CheckDeadline(request.job(), absl::Now(), violations);
+      update.deadline = DeadlineOf(request.job());
+    }
+    const int64_t more = RefuseOtherPaths(request.update_mask(), violations);
     if (request.update_mask().paths().empty())
       violations.push_back(absl::StrCat("update_mask: is missing; give ", kChangeable));
     if (!request.job().etag().empty() && !ParseEtag(request.job().etag(), update.revision)) {
@@ -310,7 +327,7 @@ class JobsService final : public JobsBase {
                                         " is none of this server; give that of the job as it was read"));
     }
     const JobRequest identity = IdentityOf(call, request);
-    if (const absl::Status refusal = Refusal(violations); !refusal.ok()) {
+    if (const absl::Status refusal = Refusal(violations, more); !refusal.ok()) {
       // What was right when the request came first, such as a deadline, may be wrong when it is repeated.
       LUTHIER_RETURN_IF_ERROR(EarlierOf(backend_, call, identity, refusal).status());
       return GetJob(backend_, call, request.job().name(), response);

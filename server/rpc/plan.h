@@ -55,6 +55,7 @@ void SetNeeds(const Plan& plan, Job& job);
 // Fills in the forms in which the record and answers take what a plan says. Last.
 void Serialize(Plan& plan);
 
+// A field that the server chose a value for, and why.
 void AddResolved(const std::string& field, const std::string& value, const std::string& reason, v1::FineTuningJob& job);
 void AddBaseModel(const v1::BaseModel& model, v1::StartAttempt& start);
 v1::MemoryEstimate ToProto(const MemoryEstimate& estimate);

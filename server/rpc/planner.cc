@@ -27,7 +27,9 @@ namespace luthier {
 
 namespace {
 
-// Plans and models are some KB, row facts some bytes.
+// Models are some KB, row facts some bytes, and plans as large as what was asked for: one of a long template is made
+// anew. Whatever decides what they are may be long, too, so they are found by its hash.
+constexpr size_t kMostPlanBytes = size_t{256} << 10;
 constexpr size_t kPlans = 256;
 constexpr size_t kRows = 4096;
 constexpr size_t kModels = 64;
@@ -146,9 +148,9 @@ Planner::~Planner() = default;
 
 // Of the nodes only whether they are enough: plans must not be made anew whenever a node comes.
 std::string Planner::KeyOf(const v1::FineTuningSpec& spec, const Limits& limits, const std::string& today) const {
-  return absl::StrCat(today, ":", static_cast<int>(limits.device.kind), ":", limits.device.memory_bytes, ":",
-                      limits.devices, ":", std::min(limits.nodes, spec.resources().nodes()), ":",
-                      DeterministicBytes(spec));
+  return Sha256Hex(absl::StrCat(today, ":", static_cast<int>(limits.device.kind), ":", limits.device.memory_bytes, ":",
+                                limits.devices, ":", std::min(limits.nodes, spec.resources().nodes()), ":",
+                                DeterministicBytes(spec)));
 }
 
 std::shared_ptr<const Plan> Planner::KnownPlanOf(const v1::FineTuningSpec& spec) {
@@ -176,7 +178,7 @@ absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuning
   planned_.notify_all();
   if (!made.ok()) return made.status();
   auto plan = std::make_shared<const Plan>(*std::move(made));
-  if (forgotten == forgotten_) plans_.Put(key, plan);
+  if (forgotten == forgotten_ && plan->record->size() <= kMostPlanBytes) plans_.Put(key, plan);
   return plan;
 }
 
@@ -287,6 +289,7 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
                    static_cast<int>(check.encoding.too_long), ":", check.encoding.max_length, ":", check.scored_rows);
   absl::StrAppend(&key, ":", recipe.template_date, ":", recipe.chat_template);
   for (const DatasetUse& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
+  key = Sha256Hex(key);
   {
     const std::lock_guard lock(mutex_);
     if (const auto known = rows_.Find(key)) return *known;

@@ -29,7 +29,8 @@ constexpr int kOutstandingReports = 16;
 // A failed job may be retried from its checkpoints for this long; then its node forgets them.
 constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
-constexpr int kMostGpus = 256;  // of a node
+constexpr int kMostGpus = 256;   // of a node
+constexpr int kMostShares = 64;  // of a device, as luthier-worker has them
 
 std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access, const Effect& effect) {
   v1::SessionResponse message;
@@ -74,7 +75,27 @@ Processes ProcessesOf(const Message& message) {
   return processes;
 }
 
-// Devices have the numbers that the driver counts GPUs by: one that does not answer leaves a hole.
+// Each device is a place in memory and in the metrics, each share one more: an agent may not have the server make them
+// by the billion.
+absl::Status CheckInventory(absl::string_view field, const v1::Inventory& inventory) {
+  if (inventory.shares() < 0 || inventory.shares() > kMostShares) {
+    return absl::InvalidArgumentError(absl::StrCat(field, ".shares: ", inventory.shares(),
+                                                   " is out of range; give 1 to ", kMostShares, " (--shares)"));
+  }
+  if (inventory.gpus_size() > kMostGpus) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".gpus: ", inventory.gpus_size(), " given; a node has at most ", kMostGpus));
+  }
+  for (const v1::Gpu& gpu : inventory.gpus()) {
+    if (gpu.index() >= 0 && gpu.index() < kMostGpus) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(field, ".gpus.index: ", gpu.index(), " is out of range; give the driver's, 0 to ", kMostGpus - 1));
+  }
+  return absl::OkStatus();
+}
+
+// Requires: CheckInventory() takes it. Devices have the numbers that the driver counts GPUs by: one that does not
+// answer leaves a hole.
 void SetDevices(const v1::Inventory& inventory, Node& node) {
   node.gpus = inventory.gpus_size() > 0;
   node.shares = std::max(1, inventory.shares());
@@ -82,7 +103,7 @@ void SetDevices(const v1::Inventory& inventory, Node& node) {
   std::vector<int64_t> memory = {inventory.memory_bytes()};
   if (node.gpus) memory.clear();
   for (const v1::Gpu& gpu : inventory.gpus()) {
-    const auto index = static_cast<size_t>(std::clamp(gpu.index(), 0, kMostGpus - 1));
+    const auto index = static_cast<size_t>(gpu.index());
     if (memory.size() <= index) memory.resize(index + 1, -1);
     memory[index] = gpu.memory_bytes();
   }
@@ -159,6 +180,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       End(absl::OkStatus());
     } else if (node_.empty()) {
       Register();
+    } else if (absl::Status admitted = backend_.access.StillAdmits(call_); !admitted.ok()) {
+      End(std::move(admitted));
     } else if (request_.has_heartbeat()) {
       Heartbeat();
     } else if (request_.has_report()) {
@@ -215,6 +238,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     if (absl::Status status = CheckId("register.node_id", request->node_id(), /*dots=*/true); !status.ok())
       return End(status);
     if (absl::Status status = CheckGangAddressOf(*request); !status.ok()) return End(status);
+    if (absl::Status status = CheckInventory("register.inventory", request->inventory()); !status.ok())
+      return End(status);
     const absl::StatusOr<int> protocol = AgreeOnProtocol(ProtocolOf(*request), sessions_.protocol());
     if (!protocol.ok()) return End(WithReason(protocol.status(), "NO_COMMON_PROTOCOL"));
     if (!call_.node.empty() && call_.node != request->node_id()) return RefuseNode(request->node_id());
@@ -278,10 +303,11 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   }
 
   void Heartbeat() {
-    if (absl::Status admitted = backend_.access.StillAdmits(call_); !admitted.ok()) return End(std::move(admitted));
     const v1::Heartbeat& heartbeat = request_.heartbeat();
     std::string inventory;
     if (heartbeat.has_inventory()) {
+      if (absl::Status status = CheckInventory("heartbeat.inventory", heartbeat.inventory()); !status.ok())
+        return End(status);
       ObserveInventory(heartbeat.inventory());
       inventory = heartbeat.inventory().SerializeAsString();
     }

@@ -47,6 +47,15 @@ absl::StatusOr<std::string> ReadHeader(BlobReader& blob) {
   return length + header;
 }
 
+// Nobody knows which files a damaged row names, and they must not be taken for unused.
+template <typename Message>
+absl::StatusOr<Message> ReadRow(const std::string& payload, absl::string_view name) {
+  Message message;
+  if (message.ParseFromString(payload)) return message;
+  return absl::DataLossError(
+      absl::StrCat("the record of ", name, " is damaged; bring a backup back with `luthierd restore --from BACKUP`"));
+}
+
 }  // namespace
 
 absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store) {
@@ -54,26 +63,26 @@ absl::StatusOr<ArtifactStore::References> ReferencesOf(Store& store) {
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<ModelVersion> versions, store.Versions(""));
   for (const ModelVersion& version : versions) {
     used.attempts.emplace(version.job, version.attempt);
-    v1::ArtifactStored stored;
-    stored.ParseFromString(version.payload);
+    LUTHIER_ASSIGN_OR_RETURN(
+        const auto stored, ReadRow<v1::ArtifactStored>(version.payload, NameOfVersion(version.model, version.version)));
     for (const v1::ModelFile& file : stored.files()) used.blobs.insert(file.sha256());
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<std::string> checkpoints, store.Checkpoints());
   for (const std::string& payload : checkpoints) {
-    v1::CheckpointStored stored;
-    stored.ParseFromString(payload);
+    LUTHIER_ASSIGN_OR_RETURN(const auto stored, ReadRow<v1::CheckpointStored>(payload, "a job's checkpoint"));
     for (const v1::ModelFile& file : stored.files()) used.blobs.insert(file.sha256());
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> datasets, store.ListResources(ResourceKind::kDataset));
   for (const Resource& resource : datasets) {
-    v1::Dataset dataset;
-    dataset.ParseFromString(resource.payload);
+    LUTHIER_ASSIGN_OR_RETURN(const auto dataset,
+                             ReadRow<v1::Dataset>(resource.payload, ResourceName(ResourceKind::kDataset, resource.id)));
     for (const v1::DatasetPart& part : dataset.parts()) used.blobs.insert(part.sha256());
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> models, store.ListResources(ResourceKind::kBaseModel));
   for (const Resource& resource : models) {
-    v1::BaseModel model;
-    model.ParseFromString(resource.payload);
+    LUTHIER_ASSIGN_OR_RETURN(
+        const auto model,
+        ReadRow<v1::BaseModel>(resource.payload, ResourceName(ResourceKind::kBaseModel, resource.id)));
     for (const v1::ModelFile& file : model.files()) used.blobs.insert(file.sha256());
   }
   return used;

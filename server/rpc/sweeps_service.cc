@@ -38,6 +38,10 @@ using nlohmann::json;
 
 constexpr int64_t kMaxJobs = 1000;
 constexpr size_t kMaxSweepId = 58;  // room for the number of a job
+// A job file has fewer fields.
+constexpr int kMaxFields = 100;
+// Of what all jobs ask for together: what they have in common is in each of them, and a value of a grid in many.
+constexpr int64_t kMaxBytes = 64'000'000;
 constexpr char kDefaultMetric[] = "validation.loss";
 
 std::string JobId(const std::string& sweep, size_t index) { return absl::StrCat(sweep, "-", index + 1); }
@@ -58,6 +62,28 @@ absl::Status CheckGrid(const v1::Sweep& sweep) {
     if (!fields.insert(field.field()).second) add(field, " is there twice; give it once");
   }
   return Refusal(violations, more);
+}
+
+// What a sweep comes to is told from what it says, before it is made: a message of 4 MB has room for more than the
+// server's memory.
+int64_t BytesOfJobs(const v1::Sweep& sweep) {
+  int64_t jobs = std::max(1, sweep.points_size()), each = static_cast<int64_t>(sweep.job().ByteSizeLong());
+  for (const v1::SweepField& field : sweep.grid()) {
+    size_t longest = 0;
+    for (const std::string& value : field.values()) longest = std::max(longest, value.size());
+    each += static_cast<int64_t>(field.field().size() + longest);
+    jobs = std::min(jobs * std::max(1, field.values_size()), kMaxJobs);
+  }
+  return jobs * each;
+}
+
+void CheckSize(const v1::Sweep& sweep, std::vector<std::string>& violations) {
+  if (sweep.grid_size() > kMaxFields) {
+    violations.push_back(absl::StrCat("grid: has ", sweep.grid_size(), " fields; give at most ", kMaxFields));
+  } else if (const int64_t bytes = BytesOfJobs(sweep); bytes > kMaxBytes) {
+    violations.push_back(absl::StrCat("sweep: its jobs have ", SizeText(bytes), " in all, and may have ",
+                                      SizeText(kMaxBytes), "; leave values out, or make several sweeps"));
+  }
 }
 
 // The values of each job, in their order; the last field of a grid changes fastest. Errors: INVALID_ARGUMENT.
@@ -297,6 +323,17 @@ void Warn(const v1::Sweep& asked, const std::vector<Submission>& jobs, v1::Sweep
   WarnAboutMetric(jobs, answer);
 }
 
+// What the record keeps of a sweep besides its jobs: what its caller asked for, with a metric.
+v1::Sweep AskedFor(const v1::Sweep& sweep) {
+  v1::Sweep asked;
+  *asked.mutable_job() = sweep.job();
+  *asked.mutable_grid() = sweep.grid();
+  *asked.mutable_points() = sweep.points();
+  asked.set_max_parallel(sweep.max_parallel());
+  asked.set_metric(sweep.metric().empty() ? kDefaultMetric : sweep.metric());
+  return asked;
+}
+
 absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
   std::vector<std::string> violations;
   const std::string& id = request.sweep_id();
@@ -310,6 +347,7 @@ absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
         "sweep.job.spec.model_export: has no values to vary; export the best version once the sweep is over");
   }
   CheckJob(request.sweep().job(), violations);
+  CheckSize(request.sweep(), violations);
   if (request.sweep().max_parallel() < 0) {
     violations.push_back(absl::StrCat("sweep.max_parallel: ", request.sweep().max_parallel(),
                                       " is negative; give 1 or more, or 0 for no limit"));
@@ -368,12 +406,6 @@ class SweepsService final : public v1::SweepService::Service {
       return GetOf(call, earlier.job, response);
     }
 
-    v1::Sweep asked;
-    *asked.mutable_job() = request.sweep().job();
-    *asked.mutable_grid() = request.sweep().grid();
-    *asked.mutable_points() = request.sweep().points();
-    asked.set_max_parallel(request.sweep().max_parallel());
-    asked.set_metric(request.sweep().metric().empty() ? kDefaultMetric : request.sweep().metric());
     std::vector<Job> jobs;
     std::vector<SpecBytes> specs;
     for (const Submission& submission : *made) {
@@ -382,7 +414,7 @@ class SweepsService final : public v1::SweepService::Service {
       if (request.hold()) jobs.back().state = JobState::kHeld;
       specs.push_back(submission.Spec());
     }
-    Sweep sweep{.id = id, .tenant = jobs.front().tenant, .payload = asked.SerializeAsString()};
+    Sweep sweep{.id = id, .tenant = jobs.front().tenant, .payload = AskedFor(request.sweep()).SerializeAsString()};
     if (request.validate_only()) {
       LUTHIER_RETURN_IF_ERROR(AboutSweepId(
           backend_.loop.Run([&](State& state, absl::Time) { return CheckJobs(state, backend_.store, jobs); })));

@@ -19,6 +19,7 @@ struct Bytes {
   const std::string& value;
 };
 
+// Since 1970. Infinite times become the limits of the type, and come back as themselves.
 int64_t ToMicros(absl::Time time);
 absl::Time FromMicros(int64_t micros);
 

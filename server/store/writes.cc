@@ -28,6 +28,52 @@ void WriteResource(Connection& connection, const Writes::ResourceChange& change)
       .Run();
 }
 
+void WriteSweep(Connection& connection, const Sweep& sweep) {
+  connection.Prepare("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?)")
+      .Bind(sweep.id, sweep.tenant, sweep.first_job, int64_t{sweep.jobs}, sweep.create_time, Bytes{sweep.payload})
+      .Run();
+}
+
+void WriteEvent(Connection& connection, const Event& event) {
+  connection.Prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+      .Bind(event.job, event.sequence, event.time, int64_t{event.attempt}, event.type, event.message,
+            int64_t{event.state}, Bytes{event.payload})
+      .Run();
+}
+
+void WriteVersion(Connection& connection, const ModelVersion& version) {
+  connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)")
+      .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
+            version.create_time, Bytes{version.payload}, version.tenant, version.bytes)
+      .Run();
+}
+
+void DeleteVersion(Connection& connection, const std::string& model, int version) {
+  connection.Prepare("UPDATE model_versions SET deleted = 1, payload = x'' WHERE model = ? AND version = ?")
+      .Bind(model, int64_t{version})
+      .Run();
+}
+
+void WriteTenant(Connection& connection, const Tenant& tenant) {
+  connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
+      .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage,
+            tenant.usage_time, int64_t{tenant.guaranteed_devices}, tenant.max_storage_bytes, tenant.storage_bytes)
+      .Run();
+}
+
+void WriteDrain(Connection& connection, const std::string& node, bool drained) {
+  connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?")
+      .Bind(node)
+      .Run();
+}
+
+void WriteToken(Connection& connection, const Token& token) {
+  connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
+      .Bind(token.id, token.sha256, static_cast<int64_t>(token.role), token.tenant, token.create_time,
+            token.expire_time, token.revoke_time, token.node)
+      .Run();
+}
+
 void WriteAlias(Connection& connection, const Alias& alias) {
   if (alias.version == 0) {
     connection.Prepare("DELETE FROM model_aliases WHERE model = ? AND name = ?").Bind(alias.model, alias.name).Run();
@@ -106,53 +152,20 @@ void WriteAll(Connection& connection, const Writes& writes) {
   WriteNewJobs(connection, writes.new_jobs);
   for (const auto& [request, job] : writes.requests)
     connection.Prepare("INSERT INTO requests VALUES (?, ?, ?)").Bind(request.id, request.body_sha256, job).Run();
-  for (const Sweep& sweep : writes.sweeps) {
-    connection.Prepare("INSERT INTO sweeps VALUES (?, ?, ?, ?, ?, ?)")
-        .Bind(sweep.id, sweep.tenant, sweep.first_job, int64_t{sweep.jobs}, sweep.create_time, Bytes{sweep.payload})
-        .Run();
-  }
-  for (const Writes::LabelChange& change : writes.labels) {
+  for (const Sweep& sweep : writes.sweeps) WriteSweep(connection, sweep);
+  for (const Writes::LabelChange& change : writes.labels)
     connection.Prepare("UPDATE job_specs SET labels = ? WHERE job = ?").Bind(Bytes{change.labels}, change.number).Run();
-  }
-  for (const Event& event : writes.events) {
-    connection.Prepare("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-        .Bind(event.job, event.sequence, event.time, int64_t{event.attempt}, event.type, event.message,
-              int64_t{event.state}, Bytes{event.payload})
-        .Run();
-  }
+  for (const Event& event : writes.events) WriteEvent(connection, event);
   for (const Writes::CheckpointChange& change : writes.checkpoints) WriteCheckpoint(connection, change);
   for (const int64_t job : writes.expired) ExpireEvents(connection, job);
-  for (const ModelVersion& version : writes.versions) {
-    connection.Prepare("INSERT INTO model_versions VALUES (?, ?, ?, ?, ?, ?, ?, 0, ?, ?)")
-        .Bind(version.model, int64_t{version.version}, version.job, int64_t{version.attempt}, version.base_model,
-              version.create_time, Bytes{version.payload}, version.tenant, version.bytes)
-        .Run();
-  }
-  for (const auto& [model, version] : writes.deleted_versions) {
-    connection.Prepare("UPDATE model_versions SET deleted = 1, payload = x'' WHERE model = ? AND version = ?")
-        .Bind(model, int64_t{version})
-        .Run();
-  }
+  for (const ModelVersion& version : writes.versions) WriteVersion(connection, version);
+  for (const auto& [model, version] : writes.deleted_versions) DeleteVersion(connection, model, version);
   for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
-  for (const Tenant& tenant : writes.tenants) {
-    connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage,
-              tenant.usage_time, int64_t{tenant.guaranteed_devices}, tenant.max_storage_bytes, tenant.storage_bytes)
-        .Run();
-  }
-  for (const auto& [node, drained] : writes.drained) {
-    connection.Prepare(drained ? "REPLACE INTO drained_nodes VALUES (?)" : "DELETE FROM drained_nodes WHERE id = ?")
-        .Bind(node)
-        .Run();
-  }
+  for (const Tenant& tenant : writes.tenants) WriteTenant(connection, tenant);
+  for (const auto& [node, drained] : writes.drained) WriteDrain(connection, node, drained);
   for (const Quarantine& quarantine : writes.quarantines) WriteQuarantine(connection, quarantine);
   for (const Alias& alias : writes.aliases) WriteAlias(connection, alias);
-  for (const Token& token : writes.tokens) {
-    connection.Prepare("REPLACE INTO tokens VALUES (?, ?, ?, ?, ?, ?, ?, ?)")
-        .Bind(token.id, token.sha256, static_cast<int64_t>(token.role), token.tenant, token.create_time,
-              token.expire_time, token.revoke_time, token.node)
-        .Run();
-  }
+  for (const Token& token : writes.tokens) WriteToken(connection, token);
   if (writes.epoch)
     connection.Prepare("INSERT INTO epochs VALUES (?, ?)")
         .Bind(int64_t{writes.epoch->first}, writes.epoch->second)

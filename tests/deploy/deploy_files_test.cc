@@ -120,6 +120,7 @@ TEST(Dashboards, AreProvisionedFromWhereComposeMountsThem) {
 TEST(Alerts, SayHowUrgentTheyAreAndWhereToRead) {
   const std::string manual = ReadText(LUTHIER_SOURCE_FOLDER "/docs/deploy.md");
   const YAML::Node rules = YAML::LoadFile(absl::StrCat(kDeploy, "/prometheus/rules/alerts.yml"));
+  ASSERT_GT(rules["groups"].size(), 0u);
   for (const YAML::Node& group : rules["groups"]) {
     for (const YAML::Node& rule : group["rules"]) {
       const auto name = rule["alert"].as<std::string>();

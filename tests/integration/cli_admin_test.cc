@@ -70,6 +70,9 @@ TEST_F(CliTest, DataIsCheckedWithAndWithoutItsServer) {
   AddInputs();
   Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
   EXPECT_THAT(Cli({"admin", "check"}).err, HasSubstr("nothing is damaged"));
+  const CapturedResult nowhere = Cli({"admin", "backup", "--to", "/proc/none"});
+  EXPECT_EQ(nowhere.exit_code, 1);
+  EXPECT_THAT(nowhere.err, AllOf(HasSubstr("path: /proc/none"), HasSubstr("give another folder")));
   const json served = json::parse(Ok({"admin", "check", "-o", "json"}));
   const CapturedResult busy = Cli({"admin", "check", "--data-dir", "server"});
   EXPECT_EQ(busy.exit_code, 1) << "a server uses it";

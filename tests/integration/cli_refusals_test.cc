@@ -56,6 +56,19 @@ TEST_F(CliTest, RefusesAJobWhoseRowsDoNotFitTheModelOrTrainNothing) {
   EXPECT_EQ(Ok({"job", "list", "-o", "name"}), "");
 }
 
+TEST_F(CliTest, DoesNotTrainOnRowsThatWereUploadedAsHeldOut) {
+  Ok({"model", "import", "tiny", "base"});
+  WriteText(folder_.path() + "/held.jsonl", ChatLine("a", "b"));
+  Ok({"dataset", "upload", "held", "--test", "held.jsonl"});
+  const CapturedResult refused = Cli({"job", "submit", "--base-model", "tiny", "--dataset", "held"});
+  EXPECT_EQ(refused.exit_code, 3);
+  EXPECT_THAT(refused.err, HasSubstr("datasets/held has no part 'train'; give one that it has: test"));
+  const CapturedResult block =
+      Cli({"job", "submit", "--base-model", "tiny", "--dataset", "held", "--dataset.test", "held"});
+  EXPECT_EQ(block.exit_code, 3);
+  EXPECT_THAT(block.err, HasSubstr("dataset.train: is missing; give the dataset to train on: a block stands in place"));
+}
+
 TEST_F(CliTest, RefusesUnknownFieldsAndValuesOutOfRangeWithTheirLines) {
   WriteText(
       folder_.path() + "/job.yaml",

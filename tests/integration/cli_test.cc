@@ -97,6 +97,10 @@ TEST_F(CliTest, ADownloadGoesOnFromTheBytesThatAreThere) {
   EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_model.safetensors"), std::string(3'000'000, 'w'));
   EXPECT_EQ(*ReadTextFile(folder_.path() + "/j/adapter_config.json"), kAdapterConfig)
       << "wrong bytes are noticed, though they are as many";
+  const CapturedResult nowhere = Cli({"model", "download", "j", "--to", "/proc/none"});
+  EXPECT_EQ(nowhere.exit_code, 1) << "the version is there";
+  EXPECT_THAT(nowhere.err,
+              AllOf(HasSubstr("the folder of the download cannot be made: /proc/none"), HasSubstr("give another one")));
 }
 
 TEST_F(CliTest, CancelsQueuedAndRunningJobs) {
@@ -180,6 +184,18 @@ TEST_F(CliTest, AClonesTemplateIsThatOfTheOtherJobUnlessItIsGiven) {
   EXPECT_EQ(same["spec"]["lora"]["rank"], 4);
   clone.insert(clone.end(), {"--chat-template", "other.jinja"});
   EXPECT_EQ(json::parse(Ok(clone))["spec"]["chat_template"], "Hello!\n" + turns);
+}
+
+TEST_F(CliTest, OfALostAttemptItIsKnownWhenTheNextOneStarts) {
+  AddInputs();
+  ScriptedAgent agent(server_->address());
+  Ok({"job", "submit", "-f", "job.yaml", "--id", "j"});
+  for (int i = 0; i < 2; ++i) {  // behind the second one there are seconds to ask in
+    agent.TakeAttempt();
+    agent.End(v1::AttemptEnded::LOST, "", "the trainer was ended by signal 9");
+  }
+  EXPECT_THAT(Ok({"job", "explain", "j"}),
+              AllOf(HasSubstr("was lost; the next one starts in "), Not(HasSubstr("nobody can say when"))));
 }
 
 TEST_F(CliTest, EveryStepOfAJobIsTakenAndExplained) {

@@ -17,6 +17,7 @@
 #include <fstream>
 #include <future>
 #include <iterator>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -56,8 +57,15 @@ std::string Frame(char type, char flags, uint32_t stream, const std::string& pay
                             static_cast<char>(stream)};
   return head + payload;
 }
-constexpr char kHeaders = 1, kReset = 3, kSettings = 4, kPing = 6;
-constexpr char kEndHeaders = 4;
+constexpr char kData = 0, kHeaders = 1, kReset = 3, kSettings = 4, kPing = 6, kWindowUpdate = 8;
+constexpr char kAck = 1, kEndHeaders = 4;
+constexpr uint32_t kInitialWindowSize = 4;  // of the settings
+
+uint32_t NumberAt(const std::string& bytes, size_t at, size_t size) {
+  uint32_t number = 0;
+  for (size_t i = 0; i < size; ++i) number = number << 8 | static_cast<unsigned char>(bytes[at + i]);
+  return number;
+}
 
 // The headers of a call (RFC 7541: indexed, or literal without indexing).
 std::string CallHeaders(const std::string& te) {
@@ -136,6 +144,29 @@ class RawHttp2 {
   }
   bool IsClosed() const { return luthier::IsClosed(fd_); }
 
+  // Begins a call with a message of so many bytes, of which none is sent yet.
+  bool Begin(uint32_t stream, uint32_t size) {
+    windows_[stream] = initial_window_ - 5;
+    window_ -= 5;
+    const std::string length = {0, static_cast<char>(size >> 24), static_cast<char>(size >> 16),
+                                static_cast<char>(size >> 8), static_cast<char>(size)};
+    return Send(Frame(kHeaders, kEndHeaders, stream, CallHeaders("trailers")) + Frame(kData, 0, stream, length));
+  }
+  // A part of the message, as soon as the server's windows have room for it (RFC 9113, section 5.2). False once it has
+  // closed the connection, has reset a call, or says nothing.
+  bool SendPart(uint32_t stream, const std::string& part) {
+    const auto size = static_cast<int64_t>(part.size());
+    pollfd end = {fd_, POLLIN, 0};
+    while (TakeFrames() && (window_ < size || windows_[stream] < size)) {
+      if (poll(&end, 1, 5000) != 1 || !Read()) return false;
+    }
+    if (resets_ > 0) return false;
+    window_ -= size;
+    windows_[stream] -= size;
+    return Send(Frame(kData, 0, stream, part));
+  }
+  int resets() const { return resets_; }
+
  private:
   bool Read() {
     char buffer[4096];
@@ -144,9 +175,36 @@ class RawHttp2 {
     received_.append(buffer, static_cast<size_t>(count));
     return true;
   }
+  // Of what the server said. False if the connection is gone.
+  bool TakeFrames() {
+    constexpr size_t kHead = 9;
+    while (received_.size() - taken_ >= kHead) {
+      const size_t size = NumberAt(received_, taken_, 3), payload = taken_ + kHead;
+      if (received_.size() - payload < size) break;
+      const char type = received_[taken_ + 3], flags = received_[taken_ + 4];
+      const uint32_t stream = NumberAt(received_, taken_ + 5, 4);
+      taken_ = payload + size;
+      if (type == kReset) ++resets_;
+      if (type == kWindowUpdate) (stream == 0 ? window_ : windows_[stream]) += NumberAt(received_, payload, 4);
+      const bool answered = type != kSettings && type != kPing;
+      if (answered || (flags & kAck) != 0) continue;
+      for (size_t at = payload; type == kSettings && at + 6 <= taken_; at += 6) {
+        if (NumberAt(received_, at, 2) != kInitialWindowSize) continue;
+        const int64_t more = int64_t{NumberAt(received_, at + 2, 4)} - initial_window_;
+        for (auto& [id, window] : windows_) window += more;
+        initial_window_ += more;
+      }
+      if (!Send(Frame(type, kAck, 0, type == kPing ? received_.substr(payload, size) : ""))) return false;
+    }
+    return true;
+  }
 
   const int fd_;
   std::string received_;
+  size_t taken_ = 0;  // of that, as frames
+  int64_t window_ = 65535, initial_window_ = 65535;
+  std::map<uint32_t, int64_t> windows_;  // by stream
+  int resets_ = 0;
 };
 
 class HostileClientsTest : public testing::Test {
@@ -353,6 +411,23 @@ TEST_F(HostileClientsTest, CallsThatAreResetAsSoonAsTheyBeginDoNotHinderOthers) 
   }
   ExpectThatItServes();
   EXPECT_LT(server_->PeakBytes() - before, 100 << 20);
+}
+
+// No token is looked at before the message is whole.
+TEST_F(HostileClientsTest, MessagesThatNeverEndTakeNoMoreMemoryThanAllCallsMay) {
+  constexpr uint32_t kCalls = 600, kMessage = 4'000'000;
+  const std::string part(16'000, 'x');
+  RawHttp2 client(server_->address());
+  const int64_t before = server_->PeakBytes();
+  bool goes_on = true;
+  for (uint32_t call = 0; call < kCalls && goes_on; ++call) {
+    goes_on = client.Begin(2 * call + 1, kMessage);
+    for (size_t sent = 0; sent + part.size() < kMessage && goes_on; sent += part.size())
+      goes_on = client.SendPart(2 * call + 1, part);
+  }
+  EXPECT_GT(client.resets(), 0);
+  EXPECT_LT(server_->PeakBytes() - before, int64_t{1500} << 20);
+  ExpectThatItServes();
 }
 
 TEST_F(HostileClientsTest, HeadersThatMakeNoSenseEndTheirCallOnly) {

@@ -519,31 +519,52 @@ TEST_F(ServerProgramTest, EndsWithin10SecondsWhateverStreamsAreOpenAndSaysSoFirs
   EXPECT_FALSE(upload->Finish().ok());
 }
 
-// The idle server's memory, and its processor time over ten seconds: twenty ticks and whatever threads wake up for.
+// The idle server's memory, and over ten seconds how often its threads wake and what that takes. Wakes are the tight
+// limit: their number is the program's doing, their price the machine's. There are virtual machines where each page
+// that a thread touches after half a second's sleep takes 0.03 to 0.1 ms, and the same 130 wakes cost 0.01 s of
+// processor time on one machine and 0.2 s on another, half of it in gRPC's own threads.
 TEST_F(ServerProgramTest, CostsLittleWhileIdle) {
   Start();
   AddInputs();
   Submit(JobRequestFor("j"));
   Agent agent(*client_);
   EXPECT_TRUE(agent.Next().has_start_attempt());
+  const std::string proc = absl::StrCat("/proc/", server_->pid());
+  const auto text_of = [](const std::string& path) {
+    std::ifstream stream(path);
+    return std::string((std::istreambuf_iterator<char>(stream)), {});
+  };
   const auto cpu_seconds = [&] {
-    std::ifstream stream(absl::StrCat("/proc/", server_->pid(), "/stat"));
-    const std::string text((std::istreambuf_iterator<char>(stream)), {});
+    const std::string text = text_of(proc + "/stat");
     const std::vector<std::string> fields = absl::StrSplit(text.substr(text.rfind(')') + 2), ' ');
     return (std::stod(fields[11]) + std::stod(fields[12])) / static_cast<double>(sysconf(_SC_CLK_TCK));
   };
+  const auto wakes = [&] {
+    constexpr std::string_view kField = "\nvoluntary_ctxt_switches:";
+    int64_t sum = 0;
+    for (const auto& thread : fs::directory_iterator(proc + "/task")) {
+      const std::string text = text_of(thread.path() / "status");
+      const size_t at = text.find(kField);
+      if (at != std::string::npos) sum += std::stoll(text.substr(at + kField.size()));
+    }
+    return sum;
+  };
   const auto resident_bytes = [&] {
-    std::ifstream stream(absl::StrCat("/proc/", server_->pid(), "/statm"));
+    std::istringstream stream(text_of(proc + "/statm"));
     int64_t pages = 0;
     stream >> pages >> pages;
     return pages * sysconf(_SC_PAGESIZE);
   };
-  const double before = cpu_seconds();
+  const double seconds_before = cpu_seconds();
+  const int64_t wakes_before = wakes();
   std::this_thread::sleep_for(std::chrono::seconds(10));  // what is measured is time
-  const double spent = cpu_seconds() - before;
-  std::printf("idle: %.1f MB, %.2f s of processor time in 10 s\n", static_cast<double>(resident_bytes()) / 1e6, spent);
+  const double spent = cpu_seconds() - seconds_before;
+  const int64_t woken = wakes() - wakes_before;
+  std::printf("idle: %.1f MB, %lld wakes and %.2f s of processor time in 10 s\n",
+              static_cast<double>(resident_bytes()) / 1e6, static_cast<long long>(woken), spent);
   EXPECT_LT(resident_bytes(), 60'000'000);
-  EXPECT_LE(spent, 0.1);
+  EXPECT_LE(woken, 200);
+  EXPECT_LE(spent, 0.5);
 }
 
 // A disk of 100 MB, filled while a job runs.

@@ -72,6 +72,8 @@ CASES = [
          use_sliding_window=False, tie_word_embeddings=True),
     case("x_lora_dora_gemma2", "gemma2", dict(r=3, lora_alpha=8, target_modules=ATTN, use_dora=True, layers_to_transform=[0, 2]),
          head_dim=12, tie_word_embeddings=True, query_pre_attn_scalar=30, sliding_window=7),
+    case("x_lora_head_and_layers", "llama", dict(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head", "model.layers.0.mlp.up_proj"],
+                                                 layers_to_transform=[1])),
     case("x_lora_saved_head", "llama", dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], modules_to_save=["lm_head"])),
     case("x_lora_saved_head_tied", "qwen2", dict(r=4, lora_alpha=8, target_modules=MLP, modules_to_save=["lm_head"]),
          use_sliding_window=False, tie_word_embeddings=True),

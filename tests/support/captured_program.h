@@ -29,6 +29,8 @@ struct CaptureOptions {
   std::function<void(const CapturedResult&, pid_t)> on_output;
 };
 
+// `arguments`: the path of the program first. Returns once it has ended: 126 without its working folder, 127 if it
+// cannot be run.
 inline CapturedResult RunCaptured(const std::vector<std::string>& arguments, const CaptureOptions& options = {}) {
   int in[2], out[2], err[2];
   if (pipe2(in, O_CLOEXEC) != 0 || pipe2(out, O_CLOEXEC) != 0 || pipe2(err, O_CLOEXEC) != 0) return {};

@@ -190,9 +190,7 @@ void Agent::OnStart(const v1::StartAttempt& order) {
 
 void Agent::OnStop(const v1::StopAttempt& order) {
   const auto grace = absl::Seconds(order.grace().seconds()) + absl::Nanoseconds(order.grace().nanos());
-  const Attempts attempts = Snapshot();
-  if (const auto found = attempts.find(order.attempt()); found != attempts.end())
-    return found->second->Stop(grace, order.job_goes_on());
+  if (const auto attempt = Find(order.attempt())) return attempt->Stop(grace, order.job_goes_on());
   {
     const std::lock_guard lock(mutex_);
     unknown_.push_back(order.attempt());
@@ -201,20 +199,18 @@ void Agent::OnStop(const v1::StopAttempt& order) {
 }
 
 void Agent::OnCheckpoint(const v1::CheckpointAttempt& order) {
-  const Attempts attempts = Snapshot();
-  if (const auto found = attempts.find(order.attempt()); found != attempts.end()) found->second->Checkpoint();
+  if (const auto attempt = Find(order.attempt())) attempt->Checkpoint();
 }
 
 void Agent::OnAck(const v1::ReportAck& ack) {
-  const Attempts attempts = Snapshot();
-  const auto found = attempts.find(ack.attempt());
-  if (found != attempts.end()) found->second->Acknowledge(ack.sequence());
+  const auto attempt = Find(ack.attempt());
+  if (attempt != nullptr) attempt->Acknowledge(ack.sequence());
   ObserveBacklog();
   const std::lock_guard lock(mutex_);
   if (const std::optional<AttemptName> name = AttemptName::Parse(ack.attempt()); name && ack.job_over()) {
     jobs_over_.insert(name->job);
   }
-  if (ack.job_over() || (found != attempts.end() && found->second->settled())) {
+  if (ack.job_over() || (attempt != nullptr && attempt->settled())) {
     untidy_ = true;
     changed_.notify_all();
   }
@@ -348,6 +344,12 @@ void Agent::AddProcesses(const Attempts& attempts, google::protobuf::RepeatedPtr
 Agent::Attempts Agent::Snapshot() const {
   const std::lock_guard lock(mutex_);
   return attempts_;
+}
+
+std::shared_ptr<Attempt> Agent::Find(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = attempts_.find(name);
+  return found == attempts_.end() ? nullptr : found->second;
 }
 
 void Agent::ScheduleTidying() {

@@ -79,6 +79,7 @@ class Agent final : public Session::Peer {
   void ListKeptJobs();
   bool RemoveJob(const std::string& job);
   Attempts Snapshot() const;
+  std::shared_ptr<Attempt> Find(const std::string& name) const;  // null if it is not here
   static void AddProcesses(const Attempts& attempts, google::protobuf::RepeatedPtrField<v1::AttemptProcess>& processes);
   void ScheduleTidying();
 

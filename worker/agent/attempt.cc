@@ -243,8 +243,11 @@ void Attempt::FollowWish(TrainerProcess& trainer, std::optional<absl::Time>& kil
   if (wish == Wish::kAbandon) return trainer.Kill();
   if (!kill_at) {
     if (last_event_.is_null()) trainer.AskToStop();
+    kill_at = wish == Wish::kNone ? node_.steady_now() + kExitPatience : absl::InfiniteFuture();
+  }
+  if (wish != Wish::kNone) {
     const std::lock_guard lock(mutex_);
-    kill_at = wish == Wish::kNone ? node_.steady_now() + kExitPatience : wish_end_;
+    kill_at = std::min(*kill_at, wish_end_);
   }
   if (node_.steady_now() >= *kill_at) trainer.Kill();
 }
@@ -468,9 +471,11 @@ void Attempt::ReportLine(const std::string& line) {
 void Attempt::MakeWish(Wish wish, absl::Duration grace) {
   {
     const std::lock_guard lock(mutex_);
-    if (wish <= wish_) return;  // the stronger one counts
+    if (wish < wish_) return;  // the stronger one counts
+    const absl::Time end = node_.steady_now() + grace;
+    // A job that is cancelled while it is being paused has the patience of the cancellation.
+    wish_end_ = wish == wish_ ? std::min(wish_end_, end) : end;
     wish_ = wish;
-    wish_end_ = node_.steady_now() + grace;
   }
   cancellation_.Cancel();
 }

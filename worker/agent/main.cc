@@ -70,23 +70,49 @@ absl::StatusOr<std::unique_ptr<prometheus::Exposer>> Expose(const std::string& l
   }
 }
 
+absl::StatusOr<absl::Duration> ParseStallAfter(const std::string& text) {
+  absl::Duration stall_after;
+  if (ReadDuration(text, &stall_after) && stall_after > absl::ZeroDuration()) return stall_after;
+  return absl::InvalidArgumentError(
+      absl::StrCat("--stall-after: '", text, "' is no duration above 0; give one such as 15m, or inf for never"));
+}
+
+InputCache::Options CacheOptionsOf(const WorkerOptions& options, const DataFolder& folder, AgentMetrics& metrics) {
+  InputCache::Options cache;
+  cache.folder = folder.CacheFolder();
+  cache.shared_store = options.shared_store;
+  cache.max_bytes = static_cast<int64_t>(options.cache_limit);
+  cache.on_fetched = [&](int64_t bytes) { metrics.ObserveFetched(bytes); };
+  return cache;
+}
+
+// What the command line alone says of the agent.
+absl::StatusOr<Agent::Options> AgentOptionsOf(const WorkerOptions& options) {
+  Agent::Options agent;
+  agent.version = LUTHIER_VERSION;
+  agent.trainer = options.trainer;
+  agent.shared_store = options.shared_store;
+  agent.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
+  agent.max_checkpoint_bytes = static_cast<int64_t>(options.checkpoint_limit);
+  agent.checkpoint_bytes_per_second = static_cast<int64_t>(options.checkpoint_rate);
+  LUTHIER_ASSIGN_OR_RETURN(agent.stall_after, ParseStallAfter(options.stall_after));
+  LUTHIER_ASSIGN_OR_RETURN(agent.gang_address, ParseGangAddress(options.gang_address));
+  LUTHIER_ASSIGN_OR_RETURN(agent.labels, ParseLabels(options.labels));
+  return agent;
+}
+
 absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   if (access(options.trainer.c_str(), X_OK) != 0) {
     return absl::NotFoundError(
         absl::StrCat("--trainer: ", options.trainer, " is no program; give the path of luthier-trainer"));
   }
-  absl::Duration stall_after;
-  if (!ReadDuration(options.stall_after, &stall_after) || stall_after <= absl::ZeroDuration()) {
-    return absl::InvalidArgumentError(absl::StrCat("--stall-after: '", options.stall_after,
-                                                   "' is no duration above 0; give one such as 15m, or inf for never"));
-  }
-  LUTHIER_ASSIGN_OR_RETURN(const GangAddress gang_address, ParseGangAddress(options.gang_address));
+  LUTHIER_ASSIGN_OR_RETURN(Agent::Options agent_options, AgentOptionsOf(options));
   LUTHIER_RETURN_IF_ERROR(CheckServerAddress(options.server));
   LUTHIER_RETURN_IF_ERROR(CheckTlsFiles());
   LUTHIER_ASSIGN_OR_RETURN(const std::string token, TokenFromEnvironment());
   unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
   LUTHIER_ASSIGN_OR_RETURN(const DataFolder folder, DataFolder::Open(options.data_dir));
-  LUTHIER_ASSIGN_OR_RETURN(const std::string node_id, folder.NodeId(options.node_id));
+  LUTHIER_ASSIGN_OR_RETURN(agent_options.node_id, folder.NodeId(options.node_id));
 
   const auto registry = std::make_shared<prometheus::Registry>();
   AgentMetrics metrics(*registry, LUTHIER_VERSION);
@@ -95,27 +121,13 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
 
   const std::shared_ptr<grpc::Channel> channel = DialServer(options.server, token);
   ServerFiles files(channel);
-  InputCache::Options cache_options;
-  cache_options.folder = folder.CacheFolder();
-  cache_options.shared_store = options.shared_store;
-  cache_options.max_bytes = static_cast<int64_t>(options.cache_limit);
-  cache_options.on_fetched = [&](int64_t bytes) { metrics.ObserveFetched(bytes); };
-  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<InputCache> cache, InputCache::Open(cache_options, files));
+  LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<InputCache> cache,
+                           InputCache::Open(CacheOptionsOf(options, folder, metrics), files));
   const Inventory inventory(Nvml::Load(), options.shares);
   metrics.ObserveInventory(inventory.Read());
 
   Session session(channel);
-  Agent::Options agent_options;
-  agent_options.node_id = node_id;
-  agent_options.version = LUTHIER_VERSION;
-  agent_options.trainer = options.trainer;
-  agent_options.shared_store = options.shared_store;
-  LUTHIER_ASSIGN_OR_RETURN(agent_options.labels, ParseLabels(options.labels));
-  agent_options.gang_address = gang_address;
-  agent_options.max_kept_bytes = static_cast<int64_t>(options.keep_limit);
-  agent_options.max_checkpoint_bytes = static_cast<int64_t>(options.checkpoint_limit);
-  agent_options.checkpoint_bytes_per_second = static_cast<int64_t>(options.checkpoint_rate);
-  agent_options.stall_after = stall_after;
+  const std::string node_id = agent_options.node_id;
   agent_options.wake_session = [&] { session.Wake(); };
   agent_options.heartbeat_now = [&] { session.HeartbeatNow(); };
   Agent agent(std::move(agent_options), folder, *cache, files, metrics, inventory);

@@ -34,6 +34,7 @@ class BlobSource {
                              Cancellation& cancellation) = 0;
 };
 
+// As reports and uploads name it.
 v1::ModelFile ToProto(const ManifestFile& file);
 
 // What an attempt sends: the files of `manifest` beneath `folder`, without those whose hash is in `stored`.

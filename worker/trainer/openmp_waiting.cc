@@ -32,10 +32,10 @@ void LimitSpinning(int /*argc*/, char** argv, char** environment) {
     extended[count] = environment[count];
   }
   extended[count] = g_setting;
-  // By its path and not as /proc/self/exe: `ps` shows the last part of what was executed.
+  // By its path and not as /proc/self/exe: `ps` shows the last part of what was executed. Where that cannot be
+  // executed, for instance since the file was replaced, this program goes on as it is.
   if (readlink("/proc/self/exe", program, sizeof(program) - 1) < 0) return;
-  execve(program, argv,
-         extended);  // if it fails, for instance since the file was replaced, the program goes on as it is
+  execve(program, argv, extended);
 }
 
 [[gnu::section(".preinit_array"), gnu::used]] void (*const g_limit_spinning)(int, char**, char**) = LimitSpinning;

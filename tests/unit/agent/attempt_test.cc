@@ -227,6 +227,18 @@ TEST_F(AttemptTest, TheGraceIsOverWhateverTheWallClockIsSetTo) {
   EXPECT_THAT(ended_.message(), HasSubstr("killed"));
 }
 
+TEST_F(AttemptTest, ACancellationDoesNotWaitForTheGraceOfThePauseBeforeIt) {
+  SetTheClock();
+  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  Start();
+  ASSERT_TRUE(WaitForReport("started"));
+  attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);
+  EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
+  attempt_->Stop(absl::Minutes(1), /*job_goes_on=*/false);
+  minutes_ = 1;
+  EXPECT_TRUE(WaitForEnd());
+}
+
 TEST_F(AttemptTest, ReportsNothingOnceTheServerHasForgottenIt) {
   Trainer(std::string(kStarted) + "while :; do sleep 1; done");
   Start();

@@ -88,9 +88,20 @@ TEST(AdapterConfigTest, HeadAndEmbeddingAreTargetedByNameOnly) {
     EXPECT_TRUE(MustParse(file).Targets(module, -1));
     file["target_modules"] = {"lm_head", "embed_tokens"};
     EXPECT_TRUE(MustParse(file).Targets(module, -1));
-    file["layers_to_transform"] = {0};
-    EXPECT_FALSE(MustParse(file).Targets(module, -1));
   }
+}
+
+// PEFT looks for the number of a layer only in names of which the list has the end.
+TEST(AdapterConfigTest, WhatIsNamedInFullNeedsNoLayerOfTheList) {
+  json file = Minimal();
+  file["target_modules"] = {"lm_head", "embed_tokens", "q_proj", "model.layers.1.self_attn.v_proj"};
+  file["layers_to_transform"] = {0};
+  const AdapterConfig config = MustParse(file);
+  EXPECT_TRUE(config.Targets("lm_head", -1));
+  EXPECT_FALSE(config.Targets("model.embed_tokens", -1));
+  EXPECT_TRUE(config.Targets("model.layers.0.self_attn.q_proj", 0));
+  EXPECT_FALSE(config.Targets("model.layers.1.self_attn.q_proj", 1));
+  EXPECT_TRUE(config.Targets("model.layers.1.self_attn.v_proj", 1));
 }
 
 TEST(AdapterConfigTest, WhatIsTrainedWholeCarriesNoAdapter) {

@@ -147,6 +147,31 @@ TEST_F(AppTest, SuggestsTheFlagThatWasMeant) {
               HasSubstr("unknown flag --learning_rate; did you mean '--training.learning-rate'?"));
   EXPECT_THAT(Run({"job", "submit", "--every=5"}).err,
               HasSubstr("did you mean '--evaluation.every' or '--checkpoint.every'?"));
+  EXPECT_THAT(Run({"tenant", "set", "a", "--max-queued", "1"}).err, HasSubstr("did you mean '--max-queued-jobs'?"));
+}
+
+TEST_F(AppTest, SaysWhatAFlagTakesInOtherWordsThanItsParser) {
+  const Result part = Run({"tenant", "set", "a", "--max-devices", "0.5"});
+  EXPECT_EQ(part.exit_code, 3);
+  EXPECT_THAT(part.err, HasSubstr("error: --max-devices: '0.5' is no whole number that fits; give one, such as 2"));
+  EXPECT_THAT(Run({"tenant", "set", "a", "--weight", "heavy"}).err,
+              HasSubstr("error: --weight: 'heavy' is no number that fits"));
+  EXPECT_THAT(Run({"job", "submit", "-f", "a.yaml", "-f", "b.yaml"}).err,
+              HasSubstr("error: --file: is given more than once; give it once"));
+}
+
+// It would seem to bound the job.
+TEST_F(AppTest, ATimeoutThatNothingWaitsForIsRefused) {
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"job", "submit", "-f", "job.yaml"},
+                                                  {"job", "clone", "j"},
+                                                  {"sweep", "create", "-f", "job.yaml"},
+                                                  {"model", "export", "m", "--format", "gguf"}}) {
+    std::vector<std::string> timed = command;
+    timed.insert(timed.end(), {"--timeout", "1h"});
+    const Result result = Run(timed);
+    EXPECT_EQ(result.exit_code, 3) << testing::PrintToString(command);
+    EXPECT_THAT(result.err, AllOf(HasSubstr("--timeout: "), HasSubstr("--watch"), HasSubstr("--deadline")));
+  }
 }
 
 TEST_F(AppTest, NamesAMissingArgument) {
@@ -332,6 +357,10 @@ TEST_F(AppTest, KeepsContextsInTheConfigFile) {
   EXPECT_THAT(Run({"context", "list"}).out, AllOf(HasSubstr("*       lab"), HasSubstr("home")));
   EXPECT_EQ(Run({"context", "use", "home"}).exit_code, 0);
   EXPECT_THAT(Run({"job", "list"}).err, HasSubstr("no server answers at 127.0.0.1:1"));
+  setenv("LUTHIER_SERVER", "gpu2:7070", 1);
+  EXPECT_THAT(Run({"context", "use", "home"}).err,
+              HasSubstr("warning: LUTHIER_SERVER is set, so commands go to gpu2:7070; unset it to use contexts"));
+  unsetenv("LUTHIER_SERVER");
   EXPECT_EQ(Run({"context", "use", "labb"}).exit_code, 3);
   EXPECT_EQ(Run({"context", "delete", "labb"}).exit_code, 3);
   EXPECT_THAT(Run({"context", "delete", "home"}).err, HasSubstr("no context is in use now"));

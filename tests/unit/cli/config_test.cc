@@ -47,6 +47,12 @@ TEST(YamlTest, NamesTheLineOfASyntaxErrorAndOfAFieldGivenTwice) {
               HasSubstr("job.yaml:2: lora.rank: is given twice"));
 }
 
+TEST(YamlTest, NothingOfASecondDocumentIsLeftOutUnseen) {
+  EXPECT_EQ(ParseYaml("a: 1\n---\nb: 2\n", "f").status(),
+            absl::InvalidArgumentError("f:3: is a second document; put it into a file of its own"));
+  EXPECT_EQ(ParseYaml("---\na: 1\n---\n", "f")->value, json({{"a", 1}}));
+}
+
 TEST(YamlTest, RefusesAliasesOfAliasesBeforeTheyFillTheMemory) {
   std::string bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n";
   for (int i = 1; i < 12; ++i) {

@@ -164,6 +164,29 @@ TEST(JobTextTest, ListsJobsInOneLineEachAndMoreWhenWide) {
               AllOf(HasSubstr("NODE"), HasSubstr("models/a/versions/1")));
 }
 
+// It is what the next command takes.
+TEST(JobTextTest, ANameIsWholeOnANarrowTerminalToo) {
+  const std::string name = "job-1k1eqb897rf";
+  const Table table = JobTable({Succeeded(name)}, /*wide=*/true, kNow);
+  for (const int width : {20, 60, 80})
+    EXPECT_THAT(table.Render({.interactive = true, .width = width}), HasSubstr(name + "  SUCCEEDED")) << width;
+}
+
+TEST(JobTextTest, NoJobBeganBeforeItWasCreated) {
+  v1::FineTuningJob job = Succeeded("a");
+  job.set_state(v1::FineTuningJob::RUNNING);
+  job.clear_end_time();
+  *job.mutable_start_time() = job.create_time();
+  EXPECT_THAT(JobDescription(job, kNow + absl::Milliseconds(800), Terminal{}), HasSubstr("(5m ago), began 5m ago\n"));
+}
+
+TEST(JobTextTest, NoStepHasMadeTheBaseWhatItIs) {
+  v1::FineTuningJob job = Succeeded("a");
+  for (v1::Evaluation& evaluation : *job.mutable_evaluations()) evaluation.set_step(201);
+  EXPECT_THAT(JobDescription(job, kNow, Terminal{}),
+              AllOf(HasSubstr("loss 4.5 (200 rows)\n"), HasSubstr("loss 0.0123 (200 rows), step 201\n")));
+}
+
 TEST(ExitCodeTest, TellsOutcomesOfJobsApart) {
   v1::FineTuningJob job = Succeeded("a");
   EXPECT_TRUE(OutcomeOf(job).ok());

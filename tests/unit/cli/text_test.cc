@@ -286,10 +286,12 @@ TEST(ProgressLineTest, NeverExceedsTheTerminalAndKeepsStepAndLossLongest) {
   EXPECT_THAT(ProgressLine(Progress(120, 300), losses, 60), AllOf(HasSubstr("ETA 1m 20s"), Not(HasSubstr("░"))));
 }
 
-TEST(ProgressLineTest, IsFullOnlyAtTheLastStepAndHasNoTimeLeftThere) {
+TEST(ProgressLineTest, IsFullOnlyAtTheLastStepAndSaysHowLongTheEvaluationsBehindItTake) {
   EXPECT_THAT(ProgressLine(Progress(299, 300), {}, 200), HasSubstr("99%  ███████████████████░"));
-  EXPECT_THAT(ProgressLine(Progress(300, 300), {}, 200),
-              AllOf(HasSubstr("100%  ████████████████████"), Not(HasSubstr("ETA"))));
+  v1::JobProgress last = Progress(300, 300);
+  EXPECT_THAT(ProgressLine(last, {}, 200), AllOf(HasSubstr("100%  ████████████████████"), HasSubstr("ETA 1m 20s")));
+  last.clear_eta();
+  EXPECT_THAT(ProgressLine(last, {}, 200), Not(HasSubstr("ETA")));
   EXPECT_THAT(ProgressLine(Progress(3, 0), {}, 200), StartsWith("step 3/0  0%"));
 }
 

@@ -2,19 +2,22 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <ctime>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "lib/base/steady_now.h"
 #include "tests/unit/core/policy_fixture.h"
 
 namespace luthier {
 namespace {
 
 using ::testing::ElementsAre;
+
+// Of this process, so that what else the machine does counts for nothing.
+double ProcessorSeconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 TEST_F(PolicyTest, AJobOfSeveralNodesGetsItsDevicesOfEachOfThem) {
   AddNode("a", 2, {0, 1});
@@ -138,9 +141,9 @@ TEST_F(PolicyTest, ADecisionAmongManyNodesThatDidNotMeetIsMadeSoon) {
     }
   }
   Wait({Gang("half", kNodes / 2, 1, "")});
-  const absl::Time start = SteadyNow();
+  const double start = ProcessorSeconds();
   const std::vector<Decision> decisions = Decide(snapshot_);
-  EXPECT_LT(SteadyNow() - start, absl::Seconds(1));
+  EXPECT_LT(ProcessorSeconds() - start, 1);
   EXPECT_EQ(decisions.at(0).others.size() + 1, size_t{kNodes / 2});
 }
 
@@ -269,9 +272,9 @@ TEST_F(PolicyTest, RoomOnManyNodesIsFoundAtOnce) {
       Runs(absl::StrCat("j", node, "-", device), 1, kBackground, /*priority=*/0, /*minutes=*/device);
   }
   Wait({Gang("gang", kWide, kDevices, "")});
-  const absl::Time start = SteadyNow();
+  const double start = ProcessorSeconds();
   const std::vector<Decision> decisions = Decide(snapshot_);
-  EXPECT_LT(SteadyNow() - start, absl::Seconds(2));
+  EXPECT_LT(ProcessorSeconds() - start, 2);
   ASSERT_EQ(decisions.size(), 1u);
   EXPECT_EQ(decisions[0].wait, luthier::Wait::kMakingRoom);
   EXPECT_EQ(decisions[0].preempted.size(), static_cast<size_t>(kWide * kDevices));

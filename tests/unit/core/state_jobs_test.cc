@@ -82,11 +82,11 @@ TEST_F(StateTest, KnowsARequestAgainThatChangedAJobInTheSameBatch) {
   Job job{.id = "a", .base_model = "base"};
   ASSERT_TRUE(state_.Create(job, {}, {.own = "spec"}, now_).ok());
   const JobRequest request{"request", "body"};
-  EXPECT_FALSE(*state_.HasAnswered(request));
+  EXPECT_EQ(*state_.AnswerTo(request), nullptr);
   state_.Remember(request, job);
-  EXPECT_TRUE(*state_.HasAnswered(request));
-  EXPECT_TRUE(absl::IsAlreadyExists(state_.HasAnswered({"request", "another body"}).status()));
-  EXPECT_FALSE(*state_.HasAnswered({"", "body"})) << "without an id nothing is known again";
+  EXPECT_EQ(*state_.AnswerTo(request), state_.Find("a"));
+  EXPECT_TRUE(absl::IsAlreadyExists(state_.AnswerTo({"request", "another body"}).status()));
+  EXPECT_EQ(*state_.AnswerTo({"", "body"}), nullptr) << "without an id nothing is known again";
   EXPECT_EQ(state_.TakeWrites().requests.size(), 1u);
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "server/core/batch.h"
 #include "tests/unit/core/state_fixture.h"
 
 namespace luthier {
@@ -143,6 +144,58 @@ TEST_F(StateTest, AClockThatWasSetStaysSetThoughBatchesCannotBeWritten) {
   EXPECT_EQ(job("lost").state, JobState::kRecovering);
   Wait(RetryDelay(1));
   EXPECT_EQ(job("lost").attempt, 2);
+}
+
+TEST_F(StateTest, AClockThatWasSetMakesNoAttemptOlderOrYounger) {
+  const auto set_clock = [&](absl::Duration jump) {
+    now_ += jump;
+    state_.ClockJumped(jump);
+    state_.Tick(now_);
+    state_.Rollback();
+    EndBatch();
+  };
+  Connect("n1");
+  ASSERT_TRUE(Submit("running", {.service_class = ServiceClass::kBackground}).ok());
+  Report("running", 1, 1, JobInput::kTrainerStarted);
+  set_clock(absl::Hours(24));
+  ASSERT_TRUE(Submit("urgent", {.service_class = ServiceClass::kInteractive}).ok());
+  EXPECT_EQ(job("running").state, JobState::kRunning) << "it may run for ten minutes before it is stopped for another";
+  set_clock(-absl::Hours(48));
+  Pass(absl::Minutes(10), {"n1"});
+  EXPECT_EQ(job("running").state, JobState::kPreempting);
+}
+
+TEST_F(StateTest, ATenantIsChargedForWhatItsJobsRanWhateverTheClockIsSetTo) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j", {.estimate = absl::Minutes(10)}).ok());
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  Pass(absl::Minutes(5), {"n1"});
+  now_ -= absl::Hours(24);
+  state_.ClockJumped(-absl::Hours(24));
+  Report("j", 1, 2, JobInput::kAttemptFailed);
+  EXPECT_NEAR(state_.TenantOf("default").UsageAt(now_), 300, 1);
+}
+
+// What is due is decided with every batch: else nobody could read anything on a full disk.
+TEST_F(StateTest, WhatIsOnlyAskedIsAnsweredThoughWhatIsDueCannotBeWritten) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("running").ok());
+  Report("running", 1, 1, JobInput::kTrainerStarted);
+  ASSERT_TRUE(Submit("due", {.deadline = now_ + absl::Seconds(1)}).ok());
+  now_ += absl::Seconds(2);
+  const Command ask = [](State&, absl::Time) { return absl::OkStatus(); };
+  const Command order = [](State& state, absl::Time) { return state.Checkpoint("running"); };
+  const Command cancel = [](State& state, absl::Time now) { return state.Cancel("running", now); };
+  const auto statuses = [&](const std::vector<Command>& commands) {
+    return RunBatch(state_, commands, now_, [](const Writes&) { return absl::UnavailableError("the disk is full"); })
+        .statuses;
+  };
+  const absl::Status full = absl::UnavailableError("the disk is full");
+  EXPECT_THAT(statuses({ask, ask}), ElementsAre(absl::OkStatus(), absl::OkStatus()));
+  EXPECT_EQ(state_.Find("due")->state, JobState::kQueued);
+  EXPECT_THAT(statuses({ask, cancel}), ElementsAre(full, full)) << "it may have seen what has not happened";
+  EXPECT_THAT(statuses({order}), ElementsAre(full)) << "the agent has not heard of it";
+  EXPECT_EQ(state_.Find("running")->state, JobState::kRunning);
 }
 
 TEST_F(StateTest, NoLeaseRunsOutWhileTheServerStandsStill) {

@@ -102,7 +102,9 @@ INSTANTIATE_TEST_SUITE_P(Kinds, SameRowsTest, ::testing::Values("chat", "complet
 TEST(ParquetTest, NamesTheRowThatIsWrong) {
   const ValidationReport report = CheckStructure(kFolder + "chat.parquet").value();
   EXPECT_EQ(report.rows, 6);
-  EXPECT_EQ(report.ToStatus(), absl::InvalidArgumentError("chat.parquet, row 7: messages[1].content is missing"));
+  EXPECT_EQ(report.ToStatus(),
+            absl::InvalidArgumentError(
+                "chat.parquet, row 7: messages[1].content is missing; give a text, or leave the message out"));
   ASSERT_EQ(report.repeated.size(), 1u);
   EXPECT_EQ(RowPosition("f", report.repeated[0].line, report.repeated[0].unit), "f, row 6");
   EXPECT_EQ(ToJson(report)["violations"][0]["unit"], "row");

@@ -441,7 +441,7 @@ TEST(ResolveTest, NamesThatMatchNothingAreRefusedByFieldAndValue) {
       {"lora.layers: 4 is no layer", [](Recipe& r) { r.lora.layers = {4}; }},
       {"lora.layers: [0] leaves none",
        [](Recipe& r) {
-         r.lora.target_modules = {"lm_head"};
+         r.lora.target_modules = {"layers.1.self_attn.q_proj"};
          r.lora.layers = {0};
        }},
       {"lora.modules_to_save: 'proj' is also the end of", [](Recipe& r) { r.lora.modules_to_save = {"proj"}; }},

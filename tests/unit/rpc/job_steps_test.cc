@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/rpc/convert.h"
 #include "tests/support/wait_for.h"
@@ -200,6 +201,21 @@ TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   EXPECT_EQ(FieldsOf(wrong).size(), 3u);
 }
 
+// A message has room for a hundred thousand paths, and for as many labels that each of them would have checked.
+TEST_F(JobStepsTest, WhatAMaskNamesAgainAndAgainIsCheckedOnce) {
+  v1::UpdateFineTuningJobRequest request;
+  request.mutable_job()->set_name("jobs/j");
+  (*request.mutable_job()->mutable_labels())[""] = "no key";
+  for (int i = 0; i < 100; ++i) {
+    request.mutable_update_mask()->add_paths("labels");
+    request.mutable_update_mask()->add_paths(absl::StrCat("field", i));
+  }
+  const grpc::Status refused = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(), testing::StartsWith("labels: a key of 0 characters"));
+  EXPECT_THAT(refused.error_message(), testing::EndsWith("\n… and 81 more"));
+}
+
 TEST_F(JobStepsTest, AClonesRequestThatIsRepeatedIsTheSameThoughTheOtherJobWasChangedSince) {
   Create(RequestFor("j"));
   v1::CloneFineTuningJobRequest request;
@@ -374,7 +390,8 @@ TEST_F(JobStepsTest, ExplainsWhyAJobWaitsAndForHowLong) {
   EXPECT_EQ(explained.jobs_ahead(), 1);
   EXPECT_GT(explained.late_start_time().seconds(), explained.expected_start_time().seconds());
   EXPECT_THAT(explained.tenant_summary(),
-              HasSubstr("tenant default: devices in use 1, jobs waiting 2, device-hours used lately 1.0, weight 1"));
+              HasSubstr("tenant default: devices in use 1, jobs waiting 2, device-hours charged lately 1.00 (of what "
+                        "runs, all that it is expected to use), weight 1"));
   request.set_name("jobs/first");
   ASSERT_TRUE(Call(*jobs_, &Jobs::ExplainFineTuningJob, request, explained).ok());
   EXPECT_EQ(explained.state(), v1::FineTuningJob::STARTING);

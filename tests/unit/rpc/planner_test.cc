@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -79,6 +80,22 @@ TEST_F(PlannerTest, WarnsAtSubmissionOfHeldOutRowsThatAreTrainedOn) {
   spec.mutable_dataset()->set_train("rows");
   spec.mutable_dataset()->set_test("rows");
   EXPECT_THAT(warnings(), testing::Contains(shared));
+}
+
+// Rows that were held out would be trained on, and a misspelt part would be another one.
+TEST_F(PlannerTest, TakesNoOtherPartForOneThatIsNotThere) {
+  AddInputs();
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  const auto refusal = [&] { return std::string(planner_.PlanOf(spec).status().message()); };
+  v1::DatasetSelection& dataset = *spec.mutable_dataset();
+  dataset.set_dataset("rows/train");
+  EXPECT_EQ(refusal(), "dataset: 'rows/train' is a part of a dataset; give the dataset, or {train: rows/train}");
+  dataset.clear_dataset();
+  dataset.set_train("rows/trian");
+  EXPECT_EQ(refusal(), "dataset.train: datasets/rows has no part 'trian'; give one that it has: train");
+  dataset.set_train("rows");
+  dataset.set_test("rows");
+  EXPECT_EQ(refusal(), "") << "a dataset of one part is that part where its role is given";
 }
 
 TEST_F(PlannerTest, WarnsOfMoreDevicesThanAnyNodeHas) {
@@ -158,6 +175,19 @@ TEST_F(PlannerTest, ANodeMoreMakesNoNewPlanOfAJobThatHasEnough) {
   ASSERT_TRUE(plan.ok()) << plan.status();
   planner_.SetNode("n2", v1::Inventory());
   EXPECT_EQ(planner_.KnownPlanOf(spec), *plan);
+}
+
+// Hundreds of them would stay in memory, whoever asked for an estimate.
+TEST_F(PlannerTest, APlanWithALongTemplateIsNotKept) {
+  AddInputs();
+  v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  for (const auto& [length, kept] : {std::pair<size_t, bool>{1000, true}, {200'000, false}}) {
+    spec.set_chat_template(absl::StrCat("{#", std::string(length, 'x'),
+                                        "#}{% for message in messages %}{{ message['content'] }}{% endfor %}"));
+    const auto plan = planner_.PlanOf(spec);
+    ASSERT_TRUE(plan.ok()) << plan.status();
+    EXPECT_EQ(planner_.KnownPlanOf(spec) != nullptr, kept) << length;
+  }
 }
 
 TEST_F(PlannerTest, GoesOnFromAVersionWithTheShapeOfItsAdapter) {

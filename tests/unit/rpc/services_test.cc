@@ -10,6 +10,7 @@
 #include "server/rpc/status.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
+#include "tests/unit/rpc/played_agent.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -348,6 +349,44 @@ TEST_F(ServicesTest, AWatcherWhoseCursorIsAheadOfTheRecordGetsWhatHappensFromNow
   while (watcher->Read(&message)) {
   }
   EXPECT_TRUE(watcher->Finish().ok());
+}
+
+// For each share of a device the server makes a place, and for each GPU series of metrics that stay.
+TEST_F(ServicesTest, AnAgentWithMoreDevicesThanAMachineCanHaveIsRefused) {
+  const auto refusal = [&](auto&& change) {
+    v1::Register registration = PlayedAgent::Registration("n1");
+    change(*registration.mutable_inventory());
+    return PlayedAgent::RefusalOf(*workers_, registration).error_message();
+  };
+  EXPECT_THAT(refusal([](v1::Inventory& i) { i.set_shares(65); }), HasSubstr("register.inventory.shares: 65"));
+  EXPECT_THAT(refusal([](v1::Inventory& i) { i.add_gpus()->set_index(256); }),
+              HasSubstr("register.inventory.gpus.index: 256"));
+  EXPECT_THAT(refusal([](v1::Inventory& i) {
+                for (int gpu = 0; gpu < 257; ++gpu) i.add_gpus()->set_index(0);
+              }),
+              HasSubstr("register.inventory.gpus: 257"));
+
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(20));
+  const auto session = workers_->Session(&context);
+  v1::SessionRequest request;
+  *request.mutable_register_() = PlayedAgent::Registration("n1");
+  session->Write(request);
+  v1::SessionResponse response;
+  ASSERT_TRUE(session->Read(&response));
+  request.mutable_heartbeat()->mutable_inventory()->add_gpus()->set_index(256);
+  session->Write(request);
+  EXPECT_FALSE(session->Read(&response));
+  EXPECT_THAT(session->Finish().error_message(), HasSubstr("heartbeat.inventory.gpus.index: 256"));
+}
+
+TEST_F(ServicesTest, WhatADamagedRowMayNameIsNotTakenForUnused) {
+  Do([](State& state, absl::Time now) {
+    ASSERT_TRUE(state.AddResource(ResourceKind::kDataset, {.id = "d", .create_time = now, .payload = "\xff"}).ok());
+  });
+  const absl::Status refused = housekeeping_.Collect().status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("the record of datasets/d is damaged"));
 }
 
 TEST_F(ServicesTest, RefusesToWatchAJobThatDoesNotExist) {

@@ -242,6 +242,27 @@ TEST_F(SweepsTest, RefusesWhatIsWrongWithFieldAndJobAndCreatesNothing) {
          AddField(r, "training.seed", seeds);
        },
        "more than 1000 jobs"},
+      {"more fields than there are",
+       [](auto& r) {
+         for (int i = 0; i < 101; ++i) AddField(r, absl::StrCat("field", i), {"1"});
+       },
+       "grid: has 101 fields; give at most 100"},
+      {"jobs that are too large together",
+       [](auto& r) {
+         r.mutable_sweep()->mutable_job()->mutable_spec()->set_chat_template(std::string(200'000, 'x'));
+         std::vector<std::string> seeds;
+         for (int seed = 0; seed < 400; ++seed) seeds.push_back(absl::StrCat(seed));
+         AddField(r, "training.seed", seeds);
+       },
+       "in all, and may have 64.0 MB"},
+      {"a value that is too large for so many jobs",
+       [](auto& r) {
+         std::vector<std::string> seeds;
+         for (int seed = 0; seed < 100; ++seed) seeds.push_back(absl::StrCat(seed));
+         AddField(r, "training.seed", seeds);
+         AddField(r, "chat_template", {std::string(1'000'000, 'x')});
+       },
+       "in all, and may have 64.0 MB"},
       {"an id without room", [](auto& r) { r.set_sweep_id(std::string(59, 'a')); }, "sweep_id"},
       {"a metric", [](auto& r) { r.mutable_sweep()->set_metric("validation.speed"); }, "sweep.metric"},
   };

@@ -117,6 +117,20 @@ TEST_F(AccessTest, OpenStreamsEndSoonAfterTheirTokenIsRevoked) {
 }
 
 // In one process nothing is sent before it is read.
+TEST_F(AccessTest, AnAgentWhoseTokenWasRevokedReportsNothingMore) {
+  RequireTokens();
+  const auto session = Register(Make("agent", v1::ROLE_AGENT), "n1");
+  ASSERT_TRUE(session->stream->Read(&session->response));
+  Revoke("agent");
+  v1::SessionRequest report;
+  report.mutable_report()->set_attempt("jobs/j/attempts/1");
+  report.mutable_report()->set_sequence(1);
+  report.mutable_report()->mutable_log_lines()->add_lines("line");
+  session->stream->Write(report);
+  EXPECT_FALSE(session->stream->Read(&session->response)) << session->response.DebugString();
+  EXPECT_EQ(session->stream->Finish().error_code(), StatusCode::UNAUTHENTICATED);
+}
+
 TEST_F(AccessTest, ADownloadThatNobodyReadsEndsSoonAfterItsTokenIsRevoked) {
   AddInputs();
   RequireTokens();

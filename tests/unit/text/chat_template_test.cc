@@ -69,6 +69,68 @@ TEST(ChatTemplateTest, KnowsTheMethodsOfPythonsTexts) {
   EXPECT_EQ(Render("[{{ '\\x1fa '.strip() }}] [{{ 'x'.center(4) }}] {{ '-7'.zfill(4) }}", nullptr), "[a] [ x  ] -007");
 }
 
+TEST(ChatTemplateTest, IndentsAsJinja2Does) {
+  EXPECT_EQ(Render("[{{ 'a\nb\n\n' | indent(2) }}]", nullptr), "[a\n  b\n\n]");
+  EXPECT_EQ(Render("[{{ 'a\r\n\u2028b\n' | indent(width='> ', first=true, blank=true) }}]", nullptr),
+            "[> a\n> \n> b\n> ]");
+  EXPECT_EQ(Render("[{{ '' | indent(2, true) }}]", nullptr), "[  ]");
+}
+
+TEST(ChatTemplateTest, SortsAndJoinsByAttributesAsJinja2Does) {
+  const OrderedJson rows = OrderedJson::parse(
+      R"({"v": [{"k": "x", "n": 2, "o": [7]}, {"k": "", "n": 3, "o": [8]}, {"k": "X", "n": 1, "o": [9]}]})");
+  EXPECT_EQ(
+      Render("{{ v | sort(attribute='k,n') | join('', 'n') }} {{ v | sort(true, attribute='n') | join('', 'n') }}",
+             rows),
+      "312 321");
+  EXPECT_EQ(Render("{{ v | join('-', attribute='o.0') }} {{ ['b', 'C', 'a'] | sort(true, true) }}", rows),
+            "7-8-9 ['b', 'a', 'C']");
+  EXPECT_EQ(
+      Render("{% for k, v in {'b': 1, 'A': 2} | dictsort(true, 'value', reverse=true) %}{{ k }}{% endfor %}", rows),
+      "Ab");
+  EXPECT_EQ(Render("{{ [1.5, true, -1] | sort }}", nullptr), "[-1, True, 1.5]");
+  EXPECT_THAT(Render("{{ [1, 'a'] | sort }}", nullptr), HasSubstr("cannot order a"));
+  EXPECT_THAT(Render("{{ v | join('', 'nothing.p') }}", rows), HasSubstr("undefined"));
+}
+
+// vLLM's templates for Llama 3.2 and 4 write the arguments of calls so.
+TEST(ChatTemplateTest, FormatsListsAndObjectsAsPythonPrintsThem) {
+  const OrderedJson arguments = OrderedJson::parse(R"({"l": ["é", null], "a": {"b": [1]}})");
+  EXPECT_EQ(Render("{{ '%s' | format(l) }} {{ '{}={v}'.format('k', v=a) }} {{ '{0[b][0]}'.format(a) }}", arguments),
+            "['é', None] k={'b': [1]} 1");
+}
+
+TEST(ChatTemplateTest, JoinsListsAndObjectsAsPythonPrintsThem) {
+  const OrderedJson arguments = OrderedJson::parse(R"({"a": {"city": "Ulm", "days": [1, null]}, "l": [true]})");
+  EXPECT_EQ(Render("{{ 'f ' ~ a ~ '!' }} {{ l ~ [] }}{% if 'x' ~ l == 'x[True]' %} same{% endif %}", arguments),
+            "f {'city': 'Ulm', 'days': [1, None]}! [True][] same");
+  EXPECT_EQ(Render("{{ 'ab' * 2 ~ l }} {{ 'x' if a is string else l ~ -1 }} {{- 'a~' ~ l[::-1] -}} ", arguments),
+            "abab[True] [True]-1a~[True]");
+}
+
+TEST(ChatTemplateTest, EscapesAsMarkupSafeDoes) {
+  EXPECT_EQ(Render("{{ '<a href=\"/x\">\\'&' | e }} {{ '<' | e | escape }} {{ '<' | e | forceescape }}", nullptr),
+            "&lt;a href=&#34;/x&#34;&gt;&#39;&amp; &lt; &amp;lt;");
+}
+
+TEST(ChatTemplateTest, TakesSignsAndFiltersWithDotsWherePythonDoes) {
+  EXPECT_EQ(Render("{{ +1 }}{{ [3 - +1, 'a' ~ +2] }}{{+ 3 }}", nullptr), "1[2, 'a2']3");
+  EXPECT_EQ(Render("{% set x | replace('.', '=') %}a.b{% endset %}{{ x }}", nullptr), "a=b");
+}
+
+// minijinja stays in the block that the loop is left from: it would lose what follows, or end the render.
+TEST(ChatTemplateTest, RefusesToLeaveALoopFromWithinABlock) {
+  const auto loop = [](const std::string& begin, const std::string& end) {
+    return Render("{% for i in [1, 2] %}" + begin + "{% if i == 2 %}{% break %}{% endif %}" + end + "{% endfor %}!",
+                  {});
+  };
+  EXPECT_THAT(loop("{% with %}", "{% endwith %}"), HasSubstr("line 1: `break` inside `with` is not supported"));
+  EXPECT_THAT(loop("{% filter upper %}a", "{% endfilter %}"), HasSubstr("inside `filter`"));
+  EXPECT_THAT(loop("{% set x | trim %}a", "{% endset %}"), HasSubstr("inside `set`"));
+  EXPECT_EQ(loop("{% set x = 1 %}{% with %}{% endwith %}{{ i }}", ""), "12!");
+  EXPECT_EQ(loop("{% with %}{% for j in [i] %}{% continue %}{% endfor %}{% endwith %}{{ i }}", ""), "12!");
+}
+
 TEST(ChatTemplateTest, CountsAsJinja2OnPythonDoes) {
   EXPECT_EQ(Render("{{ 2.5 | round }} {{ 2.675 | round(2) }} {{ 2.1 | round(method='ceil') }}", nullptr),
             "2.0 2.67 3.0");

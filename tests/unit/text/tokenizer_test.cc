@@ -97,6 +97,19 @@ TEST(TokenizerTest, CutsTextsByTheRegularExpressionOfTheFile) {
   EXPECT_THAT(ids(R"(\p{N}{1,3})"), ElementsAre('x', next + 1, '4'));
 }
 
+// transformers counts characters, and a post-processor that trims offsets takes one off: é has one, and two bytes.
+TEST(TokenizerTest, TrimsOffsetsByCharacters) {
+  OrderedJson json;
+  std::ifstream(std::string(kFixture) + "/tokenizer.json") >> json;
+  json["pre_tokenizer"] = {
+      {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  json["post_processor"] = json["pre_tokenizer"];
+  const TempFolder folder;
+  std::ofstream(folder.path() + "/tokenizer.json") << json;
+  const Encoding encoding = Tokenizer::Load(folder.path()).value().Encode("<|im_end|>é", false).value();
+  EXPECT_THAT(encoding.offsets, ElementsAre(TextSpan{0, 10}, TextSpan{12, 12}, TextSpan{10, 12}, TextSpan{10, 12}));
+}
+
 TEST(TokenizerTest, RefusesTextThatIsNotUtf8) {
   const Tokenizer tokenizer = Tokenizer::Load(kFixture).value();
   EXPECT_TRUE(absl::IsInvalidArgument(tokenizer.Encode("a\xFFz", false).status()));

@@ -626,6 +626,8 @@ TEST(LoraTest, AModuleThatIsSavedWholeIsTrainedWhole) {
   const Adapter adapter = MakeFilled(lora, config, weights);
   for (const auto& [name, tensor] : adapter.tensors) tensor.set_requires_grad(true);
   SumLoss(**MakeTunedModel(config, weights, {&adapter}), Batch()).backward();
+  EXPECT_TRUE(adapter.tensors.contains("base_model.model.lm_head.weight"));
+  EXPECT_TRUE(adapter.tensors.contains("base_model.model.model.embed_tokens.weight"));
   for (const auto& [name, tensor] : adapter.tensors) {
     ASSERT_TRUE(tensor.grad().defined()) << name;
     EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << name;

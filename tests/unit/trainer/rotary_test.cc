@@ -33,8 +33,8 @@ void ExpectFrequencies(const std::string& name, size_t rope, int64_t length, con
   EXPECT_LT((table.sin_TP - angles_TP.sin() * factor).abs().max().item<double>(), 1e-6);
 }
 
-TEST(RotaryTest, Default) { ExpectFrequencies("qwen3", 0, 50, "inv_freq"); }
-TEST(RotaryTest, Llama3) { ExpectFrequencies("llama", 0, 50, "inv_freq"); }
+TEST(RotaryTest, FrequenciesAreThoseOfTransformers) { ExpectFrequencies("qwen3", 0, 50, "inv_freq"); }
+TEST(RotaryTest, Llama3ScalesLowFrequencies) { ExpectFrequencies("llama", 0, 50, "inv_freq"); }
 TEST(RotaryTest, LinearOnTheFullLayersOnly) {
   ExpectFrequencies("gemma3_text", 0, 50, "full_attention_inv_freq");
   ExpectFrequencies("gemma3_text", 1, 50, "sliding_attention_inv_freq");

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "lib/artifact/durable_file.h"
 #include "lib/base/machine.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/model_facts.h"
@@ -23,6 +22,7 @@
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/train/events.h"
+#include "worker/trainer/train/progress.h"
 
 namespace luthier {
 namespace {
@@ -35,16 +35,16 @@ constexpr char kGgufFolder[] = "gguf_adapter";
 // document.
 PackedBatch ProbeTokens(const ModelConfig& config) {
   constexpr int64_t kShort = 24, kLong = 256;
-  Example examples[2];
-  for (int64_t i = 0; i < std::min(kLong, config.max_position_embeddings); ++i) {
-    const auto id = static_cast<int32_t>((i * i * 7919 + 1) % config.vocab_size);
-    for (Example& example : examples) {
-      if (&example == examples && i >= kShort) continue;
-      example.ids.push_back(id);
+  const auto document = [&](int64_t tokens) {
+    Example example;
+    for (int64_t i = 0; i < std::min(tokens, config.max_position_embeddings); ++i) {
+      example.ids.push_back(static_cast<int32_t>((i * i * 7919 + 1) % config.vocab_size));
       example.trained.push_back(1);
     }
-  }
-  return MakePackedBatch({&examples[0], &examples[1]}, at::kCPU);
+    return example;
+  };
+  const Example in_short = document(kShort), in_long = document(kLong);
+  return MakePackedBatch({&in_short, &in_long}, at::kCPU);
 }
 
 absl::StatusOr<std::vector<int32_t>> EndIds(const std::string& base, const TemplateSources& own_template) {
@@ -103,24 +103,19 @@ absl::Status RunExport(const TrainerSpec& spec, const std::string& out_folder, E
   }
   LUTHIER_RETURN_IF_ERROR(written);
   const bool gguf = spec.export_as == "gguf";
-  const std::string folder = out_folder + (gguf ? absl::StrCat("/", kGgufFolder) : "/model");
+  const std::string kind = gguf ? kGgufFolder : "model", folder = absl::StrCat(out_folder, "/", kind);
   // llama.cpp takes a template that is not the base model's from a file.
   if (gguf) {
     LUTHIER_ASSIGN_OR_RETURN(const TemplateSources own_template, ReadTemplateFiles(spec.start_adapter));
     LUTHIER_RETURN_IF_ERROR(ExportTemplate(own_template, /*date=*/"", spec.base_model, folder));
   }
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  json report = {
-      {"step", 0},
-      {"export", spec.export_as},
-      {"stop_reason", "COMPLETED"},
-      {"artifact", {{"kind", gguf ? kGgufFolder : "model"}, {"path", folder}, {"bytes", FolderBytes(folder)}}},
-      {"seconds", seconds.count()},
-      {"peak_memory_bytes", PeakMemoryBytes()}};
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(out_folder + "/" + kReportFile,
-                                           report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
-  events.Write("finished", std::move(report));
-  return absl::OkStatus();
+  json report = {{"step", 0},
+                 {"export", spec.export_as},
+                 {"stop_reason", "COMPLETED"},
+                 {"artifact", {{"kind", kind}, {"path", folder}, {"bytes", FolderBytes(folder)}}},
+                 {"seconds", SecondsSince(start)},
+                 {"peak_memory_bytes", PeakMemoryBytes()}};
+  return FinishRun(out_folder, std::move(report), events);
 }
 
 }  // namespace luthier

@@ -87,7 +87,7 @@ Tensor IncomingA(const LinearLayer& linear, const Tensor& a) {
 }
 
 Tensor IncomingB(const LinearLayer& linear, const Tensor& b, const ModelConfig& config) {
-  if (linear.experts > 0) return b.permute({1, 2, 0}).flatten(1, 2).contiguous();
+  if (linear.experts > 0) return UnstackedB(b);
   const int64_t heads = PermutedHeads(linear, config);
   return heads > 0 ? Deinterleave(b, heads) : b;
 }

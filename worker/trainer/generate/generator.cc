@@ -1,4 +1,4 @@
-// Shape suffixes as in ops/ops.h; besides: B rows of a batch, S positions of the cache.
+// Shape suffixes as in ops/ops.h.
 #include "worker/trainer/generate/generator.h"
 
 #include <ATen/CPUGeneratorImpl.h>

@@ -24,9 +24,8 @@ struct GenerateOptions {
   int64_t context = 0;            // prompt and answer together have at most so many tokens; 0: no limit
   // Asked after every token of a row with its answer so far: true ends the row. For stop strings.
   std::function<bool(const std::vector<int32_t>& answer)> is_complete;
-  std::function<bool()> interrupted = [] {
-    return false;
-  };  // asked before every token: true ends all rows where they are
+  // Asked before every token: true ends all rows where they are.
+  std::function<bool()> interrupted = [] { return false; };
 };
 
 // Continues every prompt (at least one token each) through adapter `adapter` of the model. Answers come in the order of

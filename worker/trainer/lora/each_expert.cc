@@ -17,16 +17,17 @@
 #include "lib/checkpoint/adapter_names.h"
 #include "lib/checkpoint/model_tensors.h"
 #include "worker/trainer/lora/lora.h"
+#include "worker/trainer/models/common/experts.h"
 #include "worker/trainer/models/weights.h"
 
 namespace luthier {
 namespace {
 
-constexpr absl::string_view kPrefix = "base_model.model.", kExperts = ".mlp.experts.";
+constexpr absl::string_view kExperts = ".mlp.experts.";
 
 // "model.layers.0.mlp.experts.3.up_proj" of "base_model.model.model.layers.0.mlp.experts.3.up_proj.lora_A.weight".
 std::string ModuleOf(absl::string_view tensor) {
-  absl::ConsumePrefix(&tensor, kPrefix);
+  absl::ConsumePrefix(&tensor, kPeftPrefix);
   return std::string(tensor.substr(0, tensor.find(".lora_")));
 }
 
@@ -40,12 +41,6 @@ size_t ExpertIn(absl::string_view module) {
 }
 
 std::string LastOf(const std::string& name) { return name.substr(name.rfind('.') + 1); }
-
-// What an expert has of a parameter of all.
-std::vector<std::string> PartsOf(const LinearLayer& linear) {
-  if (LastOf(linear.module) == "gate_up_proj") return {"gate_proj", "up_proj"};
-  return {LastOf(linear.module)};
-}
 
 absl::Status Refuse(absl::string_view field, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("adapter_config.json: ", field, ": ", why,
@@ -126,7 +121,7 @@ absl::StatusOr<std::pair<Tensor, Tensor>> Join(const LinearLayer& linear, int64_
   for (int64_t expert = 0; expert < linear.experts; ++expert) {
     std::vector<Tensor> of_parts;
     for (const std::string& part : parts) {
-      const std::string name = absl::StrCat(kPrefix, experts, expert, ".", part);
+      const std::string name = absl::StrCat(kPeftPrefix, experts, expert, ".", part);
       LUTHIER_ASSIGN_OR_RETURN(Tensor a_RI, Take(stored, name + ".lora_A.weight", {rank, linear.in}));
       LUTHIER_ASSIGN_OR_RETURN(Tensor b_OR, Take(stored, name + ".lora_B.weight", {out, rank}));
       all_a.push_back(std::move(a_RI));
@@ -134,11 +129,15 @@ absl::StatusOr<std::pair<Tensor, Tensor>> Join(const LinearLayer& linear, int64_
     }
     all_b.push_back(at::block_diag(of_parts));
   }
-  // Rows of A by expert, columns of B by rank.
-  return std::pair(at::cat(all_a), at::stack(all_b).permute({1, 2, 0}).reshape({linear.out, -1}).contiguous());
+  return std::pair(at::cat(all_a), UnstackedB(at::stack(all_b)));
 }
 
 }  // namespace
+
+std::vector<std::string> PartsOf(const LinearLayer& linear) {
+  if (LastOf(linear.module) == "gate_up_proj") return {"gate_proj", "up_proj"};
+  return {LastOf(linear.module)};
+}
 
 bool AdaptsEachExpert(const std::map<std::string, TensorView>& stored) {
   return std::any_of(stored.begin(), stored.end(),

@@ -4,14 +4,19 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "lib/checkpoint/adapter_config.h"
 #include "lib/checkpoint/model_config.h"
 #include "lib/checkpoint/safetensors.h"
+#include "lib/checkpoint/tensor_table.h"
 #include "worker/trainer/models/model.h"
 
 namespace luthier {
+
+// The matrices that an expert has of a parameter of all, by the last parts of their names: of gate and up two.
+std::vector<std::string> PartsOf(const LinearLayer& linear);
 
 // Whether a file with these tensors has that form.
 bool AdaptsEachExpert(const std::map<std::string, TensorView>& stored);

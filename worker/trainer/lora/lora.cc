@@ -20,10 +20,8 @@
 namespace luthier {
 namespace {
 
-constexpr char kPrefix[] = "base_model.model.";
-
 std::string NameMagnitude(const LinearLayer& linear) {
-  return absl::StrCat(kPrefix, linear.module, ".lora_magnitude_vector");
+  return absl::StrCat(kPeftPrefix, linear.module, ".lora_magnitude_vector");
 }
 
 // Shapes of every tensor that this config gives this model.
@@ -35,7 +33,7 @@ std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig&
     expected[LoraName(config, linear, "B")] = {linear.out, ranks};
     if (config.dora) expected[NameMagnitude(linear)] = {linear.out};
   }
-  for (const auto& [name, shape] : SavedTensors(config, model)) expected[kPrefix + name] = shape;
+  for (const auto& [name, shape] : SavedTensors(config, model)) expected[kPeftPrefix + name] = shape;
   return expected;
 }
 
@@ -54,7 +52,7 @@ Tensor BaseWeight(const ModelConfig& model, const NamedTensors& base, const Line
 // Whether the stored tensor is the base's head or embedding, as PEFT adds it to a file that adapts it.
 bool IsOfBase(const TensorView& stored, const ModelConfig& model, const NamedTensors& base) {
   for (const LinearLayer& layer : {HeadLayer(model), EmbeddingLayer(model)}) {
-    if (stored.name != absl::StrCat(kPrefix, layer.module, ".base_layer.weight")) continue;
+    if (stored.name != absl::StrCat(kPeftPrefix, layer.module, ".base_layer.weight")) continue;
     const Tensor weight_VD = StoredWeight(model, base, layer).to(at::kCPU);
     return at::equal(ToTensor(stored, weight_VD.scalar_type()), weight_VD);
   }
@@ -98,10 +96,8 @@ bool AdaptsExperts(const AdapterConfig& config, const ModelConfig& model) {
 
 // What the adapter of all experts is for each of their matrices in a checkpoint, where gate and up lie apart.
 std::vector<std::pair<std::string, LoraWeights>> OfMatrices(const LinearLayer& linear, const LoraWeights& all) {
-  const size_t dot = linear.module.rfind('.');
-  const std::string experts = linear.module.substr(0, dot), last = linear.module.substr(dot + 1);
-  std::vector<std::string> names = {last};
-  if (last == "gate_up_proj") names = {"gate_proj", "up_proj"};
+  const std::string experts = linear.module.substr(0, linear.module.rfind('.'));
+  const std::vector<std::string> names = PartsOf(linear);
   std::vector<std::pair<std::string, LoraWeights>> matrices;
   for (size_t part = 0; part < names.size(); ++part) {
     int64_t expert = 0;
@@ -135,7 +131,7 @@ bool Replace(const ModelConfig& model, const std::string& name, const Tensor& te
 bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, NamedTensors& weights) {
   bool untied = false;
   for (const auto& [name, shape] : SavedTensors(adapter.config, model)) {
-    if (Replace(model, name, adapter.tensors.at(kPrefix + name), weights)) untied = true;
+    if (Replace(model, name, adapter.tensors.at(kPeftPrefix + name), weights)) untied = true;
   }
   return untied;
 }
@@ -143,8 +139,8 @@ bool ReplaceSavedModules(const ModelConfig& model, const Adapter& adapter, Named
 }  // namespace
 
 std::string LoraName(const AdapterConfig& config, const LinearLayer& targeted, absl::string_view which) {
-  return IsEmbedding(targeted) ? absl::StrCat(kPrefix, targeted.module, ".lora_embedding_", which)
-                               : absl::StrCat(kPrefix, StoredUnder(config, targeted), ".lora_", which, ".weight");
+  return IsEmbedding(targeted) ? absl::StrCat(kPeftPrefix, targeted.module, ".lora_embedding_", which)
+                               : absl::StrCat(kPeftPrefix, StoredUnder(config, targeted), ".lora_", which, ".weight");
 }
 
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
@@ -168,7 +164,7 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
   }
   for (const auto& [name, shape] : SavedTensors(config, model)) {
     const bool tied_head = model.tie_word_embeddings && name == kHead;
-    adapter.tensors[kPrefix + name] =
+    adapter.tensors[kPeftPrefix + name] =
         base.at(tied_head ? kEmbedding : name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   }
   return adapter;

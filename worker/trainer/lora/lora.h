@@ -17,6 +17,9 @@
 
 namespace luthier {
 
+// What PEFT's names begin with, in front of the base's.
+inline constexpr char kPeftPrefix[] = "base_model.model.";
+
 // Tensors by PEFT's names:
 //   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
 //   base_model.model.model.layers.0.mlp.up_proj.lora_magnitude_vector [O]: with DoRA
@@ -65,6 +68,7 @@ struct MergedModel {
 // the adapter does not touch are shared with `base`. Errors: OUT_OF_RANGE naming a weight that is not finite.
 absl::StatusOr<MergedModel> MergeAdapter(const ModelConfig& model, const NamedTensors& base, const Adapter& adapter);
 
+// Tensors are shared. Errors: as MakeModel.
 absl::StatusOr<std::unique_ptr<DecoderModel>> MakeMergedModel(const ModelConfig& model, const MergedModel& merged);
 
 }  // namespace luthier

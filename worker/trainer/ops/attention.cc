@@ -145,29 +145,28 @@ struct AttentionFunction : Function<AttentionFunction> {
     const bool is_float = result_TNH.scalar_type() == at::kFloat;
     const Tensor out_TNH = is_float ? result_TNH : at::empty_like(q_TNH),
                  log_sums_NT = at::empty({heads, tokens}, at::kFloat);
-    ForEachDocumentAndKeyHead(setting.documents, key_heads,
-                              [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-                                const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
-                                std::vector<float> weights_QS(LargestBlock(document));
-                                for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-                                  const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head);
-                                  float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
-                                  ForEachBlock(document, form.window, [&](const Block& block) {
-                                    Scores(block, query, key, head_size, form.scale, weights_QS.data());
-                                    for (int64_t i = 0; i < block.queries(); ++i) {
-                                      const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-                                      float* weights = weights_QS.data() + i * block.keys() + from;
-                                      if (form.softcap > 0)
-                                        kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
-                                      log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
-                                      if (dropout) dropout->Apply(head, block.begin + i, count, weights);
-                                      block.ClearUnseen(i, weights_QS.data());
-                                    }
-                                    Gemm(block.queries(), head_size, block.keys(), 1, {weights_QS.data(), block.keys()},
-                                         value.rows(block.first_key), 0, out.row(block.begin), out.pitch);
-                                  });
-                                }
-                              });
+    const auto attend = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
+      std::vector<float> weights_QS(LargestBlock(document));
+      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head);
+        float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
+        ForEachBlock(document, form.window, [&](const Block& block) {
+          Scores(block, query, key, head_size, form.scale, weights_QS.data());
+          for (int64_t i = 0; i < block.queries(); ++i) {
+            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+            float* weights = weights_QS.data() + i * block.keys() + from;
+            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
+            log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
+            if (dropout) dropout->Apply(head, block.begin + i, count, weights);
+            block.ClearUnseen(i, weights_QS.data());
+          }
+          Gemm(block.queries(), head_size, block.keys(), 1, {weights_QS.data(), block.keys()},
+               value.rows(block.first_key), 0, out.row(block.begin), out.pitch);
+        });
+      }
+    };
+    ForEachDocumentAndKeyHead(setting.documents, key_heads, attend);
     if (!is_float) result_TNH.copy_(out_TNH);
     context->save_for_backward({q, k, v, result_TNH, log_sums_NT});
     Save(setting, context);
@@ -184,46 +183,44 @@ struct AttentionFunction : Function<AttentionFunction> {
     const AttentionForm& form = setting.form;
     const std::optional<WeightDropout> dropout = setting.dropout(tokens);
     const Tensor dq_TNH = at::empty_like(q_TNH), dk_TKH = at::zeros_like(k_TKH), dv_TKH = at::zeros_like(v_TKH);
-    ForEachDocumentAndKeyHead(
-        setting.documents, key_heads, [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-          const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
-          const Head dkey = HeadOf(dk_TKH, key_head), dvalue = HeadOf(dv_TKH, key_head);
-          std::vector<float> weights_QS(LargestBlock(document)), dscores_QS(LargestBlock(document));
-          std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
-          for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-            const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head), dout = HeadOf(dout_TNH, head);
-            const Head dquery = HeadOf(dq_TNH, head);
-            const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
-            ForEachBlock(document, form.window, [&](const Block& block) {
-              const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
-              Scores(block, query, key, head_size, form.scale, weights_QS.data());
-              Gemm(queries, keys, head_size, 1, dout.rows(begin), value.rows(block.first_key, true), 0,
-                   dscores_QS.data(), keys);
-              for (int64_t i = 0; i < queries; ++i) {
-                const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-                float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
-                if (form.softcap > 0)
-                  kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
-                kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
-                if (dropout) dropout->Apply(head, begin + i, count, dscores);
-                const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
-                kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
-                // A weight that is alone is 1 whatever its score. What rounding leaves would be a direction for Adam.
-                if (count == 1) dscores[0] = 0;
-                if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
-                if (dropout) dropout->Apply(head, begin + i, count, weights);
-                block.ClearUnseen(i, weights_QS.data());
-                block.ClearUnseen(i, dscores_QS.data());
-              }
-              const Matrix dscores = {dscores_QS.data(), keys}, dscores_t = {dscores_QS.data(), keys, true};
-              const Matrix weights_t = {weights_QS.data(), keys, true};
-              Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
-              Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
-              Gemm(keys, head_size, queries, 1, weights_t, dout.rows(begin), 1, dvalue.row(block.first_key),
-                   dvalue.pitch);
-            });
+    const auto differentiate = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
+      const Head dkey = HeadOf(dk_TKH, key_head), dvalue = HeadOf(dv_TKH, key_head);
+      std::vector<float> weights_QS(LargestBlock(document)), dscores_QS(LargestBlock(document));
+      std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
+      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head), dout = HeadOf(dout_TNH, head);
+        const Head dquery = HeadOf(dq_TNH, head);
+        const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
+        ForEachBlock(document, form.window, [&](const Block& block) {
+          const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
+          Scores(block, query, key, head_size, form.scale, weights_QS.data());
+          Gemm(queries, keys, head_size, 1, dout.rows(begin), value.rows(block.first_key, true), 0, dscores_QS.data(),
+               keys);
+          for (int64_t i = 0; i < queries; ++i) {
+            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+            float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
+            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
+            kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
+            if (dropout) dropout->Apply(head, begin + i, count, dscores);
+            const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
+            kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
+            // A weight that is alone is 1 whatever its score. What rounding leaves would be a direction for Adam.
+            if (count == 1) dscores[0] = 0;
+            if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
+            if (dropout) dropout->Apply(head, begin + i, count, weights);
+            block.ClearUnseen(i, weights_QS.data());
+            block.ClearUnseen(i, dscores_QS.data());
           }
+          const Matrix dscores = {dscores_QS.data(), keys}, dscores_t = {dscores_QS.data(), keys, true};
+          const Matrix weights_t = {weights_QS.data(), keys, true};
+          Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
+          Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
+          Gemm(keys, head_size, queries, 1, weights_t, dout.rows(begin), 1, dvalue.row(block.first_key), dvalue.pitch);
         });
+      }
+    };
+    ForEachDocumentAndKeyHead(setting.documents, key_heads, differentiate);
     const auto type = saved[0].scalar_type();
     return {dq_TNH.to(type), dk_TKH.to(type), dv_TKH.to(type), Tensor()};
   }

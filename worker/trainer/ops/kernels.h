@@ -48,7 +48,9 @@ void Multiply(const float* x, int64_t n, float* y);
 // that the mask need not be kept for the backward pass.
 void Dropout(const float* x, int64_t n, uint64_t seed, int64_t row, double drop, float* y);
 
+// Σ x · y, in lanes of fp32.
 float Dot(const float* x, const float* y, int64_t n);
+
 // One AdamW step of n parameters; `rate` = learning rate / (1 - beta1^t), `root` = sqrt(1 - beta2^t), `decay` = 1 -
 // learning rate · weight decay. Gradients are multiplied by `gradient_scale` on the way.
 struct AdamStep {

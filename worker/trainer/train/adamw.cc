@@ -40,6 +40,11 @@ struct Gradients {
   const float* data(const Piece& piece) const { return tensors[piece.parameter].const_data_ptr<float>() + piece.begin; }
 };
 
+double RateOf(const std::string& parameter, double learning_rate, const AdamW::Options& options) {
+  const auto factor = options.rate_factors.find(parameter);
+  return factor == options.rate_factors.end() ? learning_rate : learning_rate * factor->second;
+}
+
 }  // namespace
 
 AdamW::AdamW(NamedTensors parameters, Options options)
@@ -74,8 +79,7 @@ void AdamW::MoveComposed(const NamedTensors& parameters, double learning_rate, c
   const Tensor steps = at::full({}, static_cast<double>(steps_), gradient_scale.options().dtype(at::kFloat));
   for (const auto& [name, parameter] : parameters) {
     if (!parameter.grad().defined()) continue;
-    const auto factor = options_.rate_factors.find(name);
-    const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
+    const double rate = RateOf(name, learning_rate, options_);
     Group& group = groups[{rate, options_.no_decay.contains(name) ? 0 : options_.weight_decay}];
     group.parameters.push_back(parameter);
     group.gradients.push_back(parameter.grad());
@@ -107,8 +111,7 @@ void AdamW::Move(const NamedTensors& parameters, double learning_rate, double gr
   };
   std::vector<Moved> moved;
   for (const auto& [name, parameter] : parameters) {
-    const auto factor = options_.rate_factors.find(name);
-    const double rate = factor == options_.rate_factors.end() ? learning_rate : learning_rate * factor->second;
+    const double rate = RateOf(name, learning_rate, options_);
     const double decay = options_.no_decay.contains(name) ? 1 : 1 - rate * options_.weight_decay;
     moved.push_back({{static_cast<float>(rate / correction1), static_cast<float>(std::sqrt(correction2)),
                       options_.beta1, options_.beta2, static_cast<float>(options_.eps), static_cast<float>(decay),

@@ -23,11 +23,12 @@ struct PackedBatch {
   int64_t trained_tokens() const { return labels.size(0); }
 };
 
+// Empty documents are left out.
 PackedBatch MakePackedBatch(const std::vector<const Example*>& documents, at::Device device);
 
-// Sum of the cross-entropies of the trained tokens, in nats; only they go through the head.
-// Everything goes through adapter 0 where the model has adapters.
-// `losses`, if given and empty, receives the terms of the sum, in the order of batch.labels.
+// Sum of the cross-entropies of the trained tokens, in nats; only they go through the head. Everything goes through
+// adapter 0 where the model has adapters. `losses`, if given and empty, receives the terms of the sum, in the order of
+// batch.labels.
 Tensor SumLoss(const DecoderModel& model, const PackedBatch& batch, std::vector<double>* losses = nullptr);
 
 // Loss and first choices of the trained tokens, without gradients.

@@ -5,6 +5,9 @@
 #include <iostream>
 #include <utility>
 
+#include "lib/artifact/durable_file.h"
+#include "lib/base/status_macros.h"
+
 namespace luthier {
 namespace {
 
@@ -32,6 +35,13 @@ void EventWriter::Write(const std::string& event, nlohmann::json fields) {
   std::fwrite(line.data(), 1, line.size(), output_);
   std::fflush(output_);
   if (metrics_.is_open() && (event == "progress" || event == "evaluation")) metrics_ << line << std::flush;
+}
+
+absl::Status FinishRun(const std::string& run_folder, nlohmann::json report, EventWriter& events) {
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(
+      run_folder + "/" + kReportFile, report.dump(2, ' ', false, nlohmann::json::error_handler_t::replace) + "\n"));
+  events.Write("finished", std::move(report));
+  return absl::OkStatus();
 }
 
 void ListenForCommands(RunControl& control) {

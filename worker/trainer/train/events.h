@@ -8,6 +8,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "lib/base/trainer_words.h"
 #include "nlohmann/json.hpp"
 
@@ -31,6 +32,9 @@ class EventWriter {
   std::string attempt_;
   std::ofstream metrics_;
 };
+
+// Writes `report` into the run's folder as kReportFile and says `finished` with it.
+absl::Status FinishRun(const std::string& run_folder, nlohmann::json report, EventWriter& events);
 
 // Wishes of the agent or the user, set from other threads and signal handlers, looked at between steps.
 struct RunControl {

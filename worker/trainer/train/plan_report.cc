@@ -16,6 +16,7 @@
 #include "lib/plan/adapter_plan.h"
 #include "lib/plan/flops.h"
 #include "worker/trainer/train/preparation.h"
+#include "worker/trainer/train/progress.h"
 #include "worker/trainer/train/step.h"
 
 namespace luthier {
@@ -27,8 +28,6 @@ using Clock = std::chrono::steady_clock;
 // Share of a plain matrix product's speed that a training step reaches by the count of TrainingFlops, which is more
 // than is computed (docs/performance.md, "Estimates of memory and time").
 constexpr double kStepEfficiency = 0.9;
-
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 // Operations a second of a matrix product of a model's usual size, on the device that will train.
 double MatrixProductSpeed(at::ScalarType type, at::Device device) {

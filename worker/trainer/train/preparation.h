@@ -48,15 +48,16 @@ struct Run {
   std::vector<int32_t> lengths;
   std::vector<EvaluationSplit> splits;
   std::vector<int32_t> stop_ids;
+  BatchOptions batches;
+  int64_t steps_per_epoch = 0;
+  int64_t total_steps = 0;
+  MachineValues machine;  // of the machine that it began on: part of `spec_hash`, and of every checkpoint
+  // From here on: by Prepare only.
   NamedTensors base_weights;
   Adapter adapter;       // empty for full training
   NamedTensors trained;  // what the optimizer moves
   std::unique_ptr<DecoderModel> model;
-  BatchOptions batches;
-  int64_t steps_per_epoch = 0;
-  int64_t total_steps = 0;
   std::string spec_hash;
-  MachineValues machine;  // of the machine that it began on: part of `spec_hash`, and of every checkpoint
 
   bool lora() const { return plan.recipe.tuning == "lora"; }
   ComputeOptions compute() const;

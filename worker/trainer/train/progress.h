@@ -2,11 +2,16 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <utility>
 
 namespace luthier {
+
+inline double SecondsSince(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
 
 // Steps over which speed is averaged for progress: long enough to be steady, short enough to follow a change.
 inline constexpr size_t kSpeedWindow = 20;

@@ -11,10 +11,9 @@
 namespace luthier {
 
 // Trains (or exports) as the spec says and leaves everything in `out_folder`, going on from its newest checkpoint if
-// there is one.
-// Tells all through `events`, the last one included (`finished`, `failed` or `stopped`). OK for finished and stopped.
-// If there are several ranks, each calls this; only the leading one writes files and obeys `control`. ABORTED: another
-// rank is gone; nothing was told, since only who sees them all knows why.
+// there is one. Tells all through `events`, the last one included (`finished`, `failed` or `stopped`). OK for finished
+// and stopped. If there are several ranks, each calls this; only the leading one writes files and obeys `control`.
+// ABORTED: another rank is gone; nothing was told, since only who sees them all knows why.
 absl::Status RunAttempt(const TrainerSpec& spec, const std::string& out_folder, const RankPlace& place,
                         EventWriter& events, RunControl& control);
 

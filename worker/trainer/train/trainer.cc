@@ -44,8 +44,6 @@ constexpr size_t kShownExamples = 3;
 constexpr size_t kShownRows = 5;
 constexpr size_t kWrittenRows = 10'000;
 
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
 // What all ranks do next, as the leading one decides.
 enum class Turn : int64_t { kStep, kCheckpoint, kStop, kEnd };
 
@@ -420,10 +418,7 @@ class Trainer {
         {"dataset", ToJson(run_.files)},
         {"evaluations", evaluations},
         {"worst_rows", row_losses_.Worst(kShownRows, run_.examples, run_.spec.train)}};
-    LUTHIER_RETURN_IF_ERROR(WriteFileDurably(run_.out_folder + "/" + kReportFile,
-                                             report.dump(2, ' ', false, json::error_handler_t::replace) + "\n"));
-    events_.Write("finished", std::move(report));
-    return absl::OkStatus();
+    return FinishRun(run_.out_folder, std::move(report), events_);
   }
 
   // One JSON line each, into the run's folder. That they cannot be written is no reason to lose the result.

@@ -65,6 +65,8 @@ Tensor StackedB(const Tensor& b_OR, int64_t experts) {
   return b_OR.reshape({b_OR.size(0), -1, experts}).permute({2, 0, 1});
 }
 
+Tensor UnstackedB(const Tensor& b_EOR) { return b_EOR.permute({1, 2, 0}).flatten(1, 2).contiguous(); }
+
 std::vector<LoraWeights> OfEachExpert(const LoraWeights& all, int64_t experts, int64_t part, int64_t parts) {
   std::vector<LoraWeights> each(static_cast<size_t>(experts));
   if (!all.a_RI.defined()) return each;

@@ -34,6 +34,8 @@ class Experts {
 // columns of B by rank.
 Tensor StackedA(const Tensor& a_RI, int64_t experts);
 Tensor StackedB(const Tensor& b_OR, int64_t experts);
+// The b_OR that StackedB makes this of.
+Tensor UnstackedB(const Tensor& b_EOR);
 
 // What each expert has of it, in part `part` of `parts` equal ones of its outputs; undefined if `all` is.
 std::vector<LoraWeights> OfEachExpert(const LoraWeights& all, int64_t experts, int64_t part, int64_t parts);
