@@ -15,12 +15,12 @@ constexpr absl::Duration kInterval = absl::Seconds(5);
 
 Json BenchHeartbeats(const BenchOptions& options) {
   Installation installation(options);
-  const int64_t resident = installation.ResidentBytes();
+  const int64_t resident = installation.server().ResidentBytes();
   const auto agents = StartAgents([&] { return installation.Connect(); }, options.agents,
                                   [](SimulatedAgent&, const v1::SessionResponse&) {});
   v1::SessionRequest heartbeat;
   heartbeat.mutable_heartbeat()->mutable_inventory()->set_cpus(1);
-  const double cpu_before = installation.CpuSeconds();
+  const double cpu_before = installation.server().CpuSeconds();
   const absl::Time start = absl::Now();
   const absl::Duration time = std::max(options.time, 2 * kInterval);
   // Evenly through the interval, as jitter spreads them.
@@ -32,8 +32,8 @@ Json BenchHeartbeats(const BenchOptions& options) {
     absl::SleepFor(absl::Milliseconds(5));
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  const double share = (installation.CpuSeconds() - cpu_before) / seconds;
-  const int64_t grown = installation.ResidentBytes() - resident;
+  const double share = (installation.server().CpuSeconds() - cpu_before) / seconds;
+  const int64_t grown = installation.server().ResidentBytes() - resident;
   const std::string metrics = installation.server().Metrics();
   Require(metrics.find(absl::StrCat("luthier_agents{state=\"ready\"} ", options.agents)) != std::string::npos,
           "not every agent is ready at the end");

@@ -8,13 +8,10 @@
 #include <cstdlib>
 #include <deque>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/synchronization/blocking_counter.h"
 #include "absl/time/clock.h"
@@ -135,20 +132,6 @@ std::shared_ptr<grpc::Channel> Installation::Connect() {
   grpc::ChannelArguments own;
   own.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return grpc::CreateCustomChannel(server_->address(), grpc::InsecureChannelCredentials(), own);
-}
-
-double Installation::CpuSeconds() const {
-  std::ifstream stream(absl::StrCat("/proc/", server_->pid(), "/stat"));
-  const std::string text((std::istreambuf_iterator<char>(stream)), {});
-  const std::vector<std::string> fields = absl::StrSplit(text.substr(text.rfind(')') + 2), ' ');
-  return (std::stod(fields.at(11)) + std::stod(fields.at(12))) / static_cast<double>(sysconf(_SC_CLK_TCK));
-}
-
-int64_t Installation::ResidentBytes() const {
-  std::ifstream stream(absl::StrCat("/proc/", server_->pid(), "/statm"));
-  int64_t pages = 0;
-  stream >> pages >> pages;
-  return pages * sysconf(_SC_PAGESIZE);
 }
 
 std::vector<std::shared_ptr<grpc::Channel>> ConnectTo(const std::string& address, int callers) {

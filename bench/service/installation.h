@@ -31,8 +31,6 @@ class Installation {
   v1::CreateFineTuningJobRequest Request() const { return request_; }
 
   // What the server has used of a processor since it started, in seconds.
-  double CpuSeconds() const;
-  int64_t ResidentBytes() const;
 
  private:
   const std::string program_;

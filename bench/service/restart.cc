@@ -6,7 +6,7 @@ namespace luthier {
 
 Json BenchRestart(const BenchOptions& options) {
   Installation installation(options);
-  const int64_t empty = installation.ResidentBytes();
+  const int64_t empty = installation.server().ResidentBytes();
   FillQueue(installation, options.jobs);
   const absl::Time start = absl::Now();
   installation.Start();
@@ -25,7 +25,7 @@ Json BenchRestart(const BenchOptions& options) {
           {"jobs", options.jobs},
           {"restart_seconds", seconds},
           {"rss_bytes_per_job",
-           static_cast<double>(installation.ResidentBytes() - empty) / static_cast<double>(options.jobs)},
+           static_cast<double>(installation.server().ResidentBytes() - empty) / static_cast<double>(options.jobs)},
           {"lost_acks", 0}};
 }
 

@@ -7,7 +7,7 @@ Json BenchSubmit(const BenchOptions& options) {
   Installation installation(options);
   SubmitForAWhile(installation, options.callers, absl::Seconds(1));  // connections, caches, the first checkpoint
   const Submitted submitted = SubmitForAWhile(installation, options.callers, options.time);
-  const double cpu = installation.CpuSeconds();
+  const double cpu = installation.server().CpuSeconds();
   installation.Kill();
   return {{"scenario", "submit"},
           {"callers", options.callers},

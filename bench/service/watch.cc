@@ -103,7 +103,7 @@ Json BenchWatch(const BenchOptions& options) {
                                   });
   Require(WaitFor([&] { return started.load(); }), "the job was not started");
 
-  const int64_t resident = installation.ResidentBytes();
+  const int64_t resident = installation.server().ResidentBytes();
   const std::vector<std::unique_ptr<Watcher>> watchers = StartWatchers(installation, options.watchers);
   // One progress report after the other, each sent once everybody but the slow reader has seen the last.
   v1::SessionRequest report = ProgressReport();
@@ -125,7 +125,7 @@ Json BenchWatch(const BenchOptions& options) {
     latencies.Add(absl::Now() - begin);
   }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  const int64_t grown = installation.ResidentBytes() - resident;
+  const int64_t grown = installation.server().ResidentBytes() - resident;
   int64_t gaps = 0;
   for (const auto& watcher : watchers) gaps += watcher->gaps();
   for (const auto& watcher : watchers) watcher->Close();

@@ -15,6 +15,9 @@ struct ProtocolRange {
 // refuse or misunderstand if it were of before; `oldest` when we stop to understand what only older ones say.
 inline constexpr ProtocolRange kAgentProtocol = {.oldest = 1, .newest = 1};
 
+// Attempts that a device is given to at a time, at most: each share is a place in the server's memory.
+inline constexpr int kMostShares = 64;
+
 // The newest that both speak. Errors: FAILED_PRECONDITION if there is none, for whoever runs the agent.
 absl::StatusOr<int> AgreeOnProtocol(const ProtocolRange& agent, const ProtocolRange& server);
 

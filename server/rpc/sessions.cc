@@ -29,8 +29,7 @@ constexpr int kOutstandingReports = 16;
 // A failed job may be retried from its checkpoints for this long; then its node forgets them.
 constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
-constexpr int kMostGpus = 256;   // of a node
-constexpr int kMostShares = 64;  // of a device, as luthier-worker has them
+constexpr int kMostGpus = 256;  // of a node
 
 std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access, const Effect& effect) {
   v1::SessionResponse message;

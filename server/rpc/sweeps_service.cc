@@ -65,16 +65,22 @@ absl::Status CheckGrid(const v1::Sweep& sweep) {
 }
 
 // What a sweep comes to is told from what it says, before it is made: a message of 4 MB has room for more than the
-// server's memory.
+// server's memory. Of its jobs no more than one too many are counted.
+int64_t CountJobs(const v1::Sweep& sweep) {
+  int64_t jobs = std::max(1, sweep.points_size());
+  for (const v1::SweepField& field : sweep.grid())
+    jobs = std::min(jobs * std::max(1, field.values_size()), kMaxJobs + 1);
+  return jobs;
+}
+
 int64_t BytesOfJobs(const v1::Sweep& sweep) {
-  int64_t jobs = std::max(1, sweep.points_size()), each = static_cast<int64_t>(sweep.job().ByteSizeLong());
+  auto each = static_cast<int64_t>(sweep.job().ByteSizeLong());
   for (const v1::SweepField& field : sweep.grid()) {
     size_t longest = 0;
     for (const std::string& value : field.values()) longest = std::max(longest, value.size());
     each += static_cast<int64_t>(field.field().size() + longest);
-    jobs = std::min(jobs * std::max(1, field.values_size()), kMaxJobs);
   }
-  return jobs * each;
+  return std::min(CountJobs(sweep), kMaxJobs) * each;
 }
 
 void CheckSize(const v1::Sweep& sweep, std::vector<std::string>& violations) {
@@ -89,26 +95,25 @@ void CheckSize(const v1::Sweep& sweep, std::vector<std::string>& violations) {
 // The values of each job, in their order; the last field of a grid changes fastest. Errors: INVALID_ARGUMENT.
 using Point = std::map<std::string, std::string>;
 absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
-  std::vector<Point> points;
   if (sweep.grid().empty() == sweep.points().empty())
     return absl::InvalidArgumentError("sweep: give either a grid or points");
+  LUTHIER_RETURN_IF_ERROR(CheckGrid(sweep));
+  if (CountJobs(sweep) > kMaxJobs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sweep: has more than ", kMaxJobs, " jobs; leave values out, or make several sweeps"));
+  }
+  std::vector<Point> points;
   for (const v1::SweepPoint& point : sweep.points()) points.emplace_back(point.values().begin(), point.values().end());
   if (!sweep.grid().empty()) points.emplace_back();
-  LUTHIER_RETURN_IF_ERROR(CheckGrid(sweep));
   for (const v1::SweepField& field : sweep.grid()) {
     std::vector<Point> more;
     for (const Point& point : points) {
       for (const std::string& value : field.values()) {
         more.push_back(point);
         more.back()[field.field()] = value;
-        if (static_cast<int64_t>(more.size()) > kMaxJobs) break;
       }
     }
     points = std::move(more);
-  }
-  if (static_cast<int64_t>(points.size()) > kMaxJobs) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("sweep: has more than ", kMaxJobs, " jobs; leave values out, or make several sweeps"));
   }
   return points;
 }

@@ -13,7 +13,6 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "lib/artifact/hash.h"
 #include "lib/wire/error_details.h"
 #include "lib/wire/json_wire.h"
@@ -529,40 +528,25 @@ TEST_F(ServerProgramTest, CostsLittleWhileIdle) {
   Submit(JobRequestFor("j"));
   Agent agent(*client_);
   EXPECT_TRUE(agent.Next().has_start_attempt());
-  const std::string proc = absl::StrCat("/proc/", server_->pid());
-  const auto text_of = [](const std::string& path) {
-    std::ifstream stream(path);
-    return std::string((std::istreambuf_iterator<char>(stream)), {});
-  };
-  const auto cpu_seconds = [&] {
-    const std::string text = text_of(proc + "/stat");
-    const std::vector<std::string> fields = absl::StrSplit(text.substr(text.rfind(')') + 2), ' ');
-    return (std::stod(fields[11]) + std::stod(fields[12])) / static_cast<double>(sysconf(_SC_CLK_TCK));
-  };
   const auto wakes = [&] {
     constexpr std::string_view kField = "\nvoluntary_ctxt_switches:";
     int64_t sum = 0;
-    for (const auto& thread : fs::directory_iterator(proc + "/task")) {
-      const std::string text = text_of(thread.path() / "status");
+    for (const auto& thread : fs::directory_iterator(absl::StrCat("/proc/", server_->pid(), "/task"))) {
+      std::ifstream stream(thread.path() / "status");
+      const std::string text((std::istreambuf_iterator<char>(stream)), {});
       const size_t at = text.find(kField);
       if (at != std::string::npos) sum += std::stoll(text.substr(at + kField.size()));
     }
     return sum;
   };
-  const auto resident_bytes = [&] {
-    std::istringstream stream(text_of(proc + "/statm"));
-    int64_t pages = 0;
-    stream >> pages >> pages;
-    return pages * sysconf(_SC_PAGESIZE);
-  };
-  const double seconds_before = cpu_seconds();
+  const double seconds_before = server_->CpuSeconds();
   const int64_t wakes_before = wakes();
   std::this_thread::sleep_for(std::chrono::seconds(10));  // what is measured is time
-  const double spent = cpu_seconds() - seconds_before;
+  const double spent = server_->CpuSeconds() - seconds_before;
   const int64_t woken = wakes() - wakes_before;
   std::printf("idle: %.1f MB, %lld wakes and %.2f s of processor time in 10 s\n",
-              static_cast<double>(resident_bytes()) / 1e6, static_cast<long long>(woken), spent);
-  EXPECT_LT(resident_bytes(), 60'000'000);
+              static_cast<double>(server_->ResidentBytes()) / 1e6, static_cast<long long>(woken), spent);
+  EXPECT_LT(server_->ResidentBytes(), 60'000'000);
   EXPECT_LE(woken, 200);
   EXPECT_LE(spent, 0.5);
 }

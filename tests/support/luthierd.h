@@ -16,8 +16,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <memory>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -97,6 +99,21 @@ class Luthierd {
       if (word == "VmHWM:" && stream >> kilobytes) return kilobytes << 10;
     }
     return 0;
+  }
+  // What it has now.
+  int64_t ResidentBytes() const {
+    std::ifstream stream("/proc/" + std::to_string(pid_) + "/statm");
+    int64_t pages = 0;
+    stream >> pages >> pages;
+    return pages * sysconf(_SC_PAGESIZE);
+  }
+  // Processor time that it has spent: fields 14 and 15 of its stat, of which the second, its name, may have spaces.
+  double CpuSeconds() const {
+    std::ifstream stream("/proc/" + std::to_string(pid_) + "/stat");
+    const std::string text((std::istreambuf_iterator<char>(stream)), {});
+    std::istringstream fields(text.substr(text.rfind(')') + 2));
+    const std::vector<std::string> values{std::istream_iterator<std::string>(fields), {}};
+    return (std::stod(values.at(11)) + std::stod(values.at(12))) / static_cast<double>(sysconf(_SC_CLK_TCK));
   }
   // What /metrics answers, headers included.
   std::string Metrics() {

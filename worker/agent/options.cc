@@ -4,6 +4,7 @@
 #include <filesystem>
 
 #include "lib/base/data_dir.h"
+#include "lib/wire/agent_protocol.h"
 
 namespace luthier {
 
@@ -30,7 +31,7 @@ std::variant<WorkerOptions, int> ReadOptions(int argc, char** argv) {
   app.add_option("--shares", options.shares,
                  "Attempts that a device is given to at a time, each with its part of the memory (and of the CPUs)")
       ->envname("LUTHIER_WORKER_SHARES")
-      ->check(CLI::Range(1, 64))
+      ->check(CLI::Range(1, kMostShares))
       ->capture_default_str();
   app.add_option("--label", options.labels, "Label for jobs that ask for it (resources.node_selector); may be repeated")
       ->envname("LUTHIER_WORKER_LABELS")

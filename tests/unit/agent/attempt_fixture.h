@@ -32,6 +32,7 @@ class AttemptTest : public testing::Test {
     adapter_ = server_.Add("adapter");
   }
   void Trainer(const std::string& script) { WriteTrainer(node_.trainer, script); }
+  void TrainerThatDoesNotListen() { Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done"); }
   v1::StartAttempt Order() {
     v1::StartAttempt order;
     order.set_attempt(kName);

@@ -163,7 +163,7 @@ while :; do echo 'waiting for rank 1' >&2; sleep 0.02; done)");
 
 TEST_F(AttemptTest, ATrainerThatStallsWhileItStopsIsKilledAfterTheGraceAndHasNotCrashed) {
   SetTheClock();
-  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  TrainerThatDoesNotListen();
   Start();
   ASSERT_TRUE(WaitForReport("started"));
   attempt_->Stop(absl::Milliseconds(50), /*job_goes_on=*/true);
@@ -202,7 +202,7 @@ TEST_F(AttemptTest, StopsWithACheckpointWhenAsked) {
 }
 
 TEST_F(AttemptTest, KillsATrainerThatDoesNotListenAfterTheGrace) {
-  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  TrainerThatDoesNotListen();
   Start();
   ASSERT_TRUE(WaitForReport("started"));
   attempt_->Stop(absl::Milliseconds(50), /*job_goes_on=*/true);
@@ -215,7 +215,7 @@ TEST_F(AttemptTest, KillsATrainerThatDoesNotListenAfterTheGrace) {
 // By the wall clock, setting that back would let a cancelled trainer run for as long.
 TEST_F(AttemptTest, TheGraceIsOverWhateverTheWallClockIsSetTo) {
   SetTheClock();
-  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  TrainerThatDoesNotListen();
   Start();
   ASSERT_TRUE(WaitForReport("started"));
   attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);
@@ -229,7 +229,7 @@ TEST_F(AttemptTest, TheGraceIsOverWhateverTheWallClockIsSetTo) {
 
 TEST_F(AttemptTest, ACancellationDoesNotWaitForTheGraceOfThePauseBeforeIt) {
   SetTheClock();
-  Trainer(std::string("trap '' TERM\n") + kStarted + "while :; do sleep 1; done");
+  TrainerThatDoesNotListen();
   Start();
   ASSERT_TRUE(WaitForReport("started"));
   attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);

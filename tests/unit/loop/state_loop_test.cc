@@ -15,6 +15,8 @@
 namespace luthier {
 namespace {
 
+absl::Status Nothing(State&, absl::Time) { return absl::OkStatus(); }
+
 class StateLoopTest : public testing::Test {
  protected:
   void Start(StateLoop::Options options = {}) {
@@ -32,8 +34,7 @@ class StateLoopTest : public testing::Test {
     held_.WaitForNotification();
   }
   void Post(std::vector<absl::Status>& answers, size_t at) {
-    loop_->Post([](State&, absl::Time) { return absl::OkStatus(); },
-                [&answers, at](const absl::Status& status) { answers[at] = status; });
+    loop_->Post(Nothing, [&answers, at](const absl::Status& status) { answers[at] = status; });
   }
 
   TempFolder folder_;
@@ -41,8 +42,6 @@ class StateLoopTest : public testing::Test {
   absl::Notification held_, release_;
   std::unique_ptr<StateLoop> loop_;
 };
-
-absl::Status Nothing(State&, absl::Time) { return absl::OkStatus(); }
 
 TEST_F(StateLoopTest, AFullQueueRefusesAtOnceAndFinishesWhatItTook) {
   Start({.queue_capacity = 2});
