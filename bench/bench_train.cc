@@ -22,6 +22,7 @@
 #include "lib/plan/memory.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/device.h"
+#include "worker/trainer/ops/subnormals.h"
 #include "worker/trainer/train/heap.h"
 #include "worker/trainer/train/preparation.h"
 #include "worker/trainer/train/step.h"
@@ -247,6 +248,7 @@ absl::StatusOr<json> Measure(const Arguments& arguments) {
 
 int Main(int argc, char** argv) {
   KeepHeapPages();
+  ops::FlushSubnormals();
   Arguments arguments;
   bool as_json = false;
   CLI::App app{"Times optimizer steps of the trainer."};

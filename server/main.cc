@@ -11,6 +11,7 @@
 
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
+#include "lib/base/openssl_at_exit.h"
 #include "server/artifacts.h"
 #include "server/options.h"
 #include "server/rows/row_check.h"
@@ -107,6 +108,7 @@ int Main(int argc, char** argv) {
 }  // namespace luthier
 
 int main(int argc, char** argv) {
+  luthier::LeaveOpenSslAtExit();
   try {
     return luthier::Main(argc, argv);
   } catch (const std::exception& error) {  // of std::filesystem, about a folder that our user must not see

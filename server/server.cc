@@ -22,7 +22,7 @@
 #include "grpcpp/security/server_credentials.h"
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
-#include "lib/artifact/durable_file.h"
+#include "lib/artifact/private_folder.h"
 #include "lib/base/status_macros.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_family.h"
@@ -42,8 +42,12 @@ constexpr std::chrono::seconds kCallGrace(5);
 constexpr int kCallThreads = 64;
 // Two disks' worth of reading for watchers that are behind; they also take submissions that ask the record.
 constexpr int kTaskThreads = 2;
-// Each reads a dataset with one core; more at a time would take the cores from the calls that are quick.
-constexpr int kPlanningThreads = 2;
+// Each reads a dataset with one core, which may take gigabytes; more at a time would take the cores from the calls that
+// are quick.
+constexpr int kPlanningThreads = 3;
+// Of one tenant: what waits holds its request, and a sweep or an estimate a thread of gRPC. One thread is always left
+// to others, whose plans may need milliseconds.
+constexpr FairLimits kPlansOfTenant = {.waiting = 1000, .at_once = kPlanningThreads - 1};
 // Each waits for the answer of a store that is far away, for minutes if it is out of reach.
 constexpr int kStoringThreads = 2;
 constexpr unsigned kCertificateRefreshSeconds = 1;
@@ -78,6 +82,11 @@ void SayWhoMayCall(const ServerOptions& options, bool tokens) {
                "makes the first\n",
                options.trust_network ? "whoever can connect" : "every user of this machine",
                options.trust_network ? "" : ", and nobody else anything");
+}
+
+void SayWhoMayRead(const std::string& data_dir) {
+  const std::string warning = WarningIfOpen(data_dir);
+  if (!warning.empty()) std::fprintf(stderr, "luthierd: %s\n", warning.c_str());
 }
 
 absl::Status CannotListen(absl::string_view option, absl::string_view address) {
@@ -149,7 +158,7 @@ class CertificateMetric final : public prometheus::Collectable {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options) {
-  LUTHIER_RETURN_IF_ERROR(CreateFolders(options.data_dir));
+  LUTHIER_RETURN_IF_ERROR(CreatePrivateFolder(options.data_dir));
   if (!options.allow_network_disk) LUTHIER_RETURN_IF_ERROR(CheckLocalDisk(options.data_dir));
   if (!options.tls_cert.empty()) LUTHIER_RETURN_IF_ERROR(CheckCertificate(options.tls_cert, absl::Now()));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
@@ -163,6 +172,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                                             std::move(tokens), std::move(attempt_key)));
   LUTHIER_RETURN_IF_ERROR(server->Listen(options));
   SayWhoMayCall(options, any_tokens);
+  SayWhoMayRead(options.data_dir);
   return server;
 }
 
@@ -177,10 +187,10 @@ Server::Server(const ServerOptions& options, std::unique_ptr<Store> store, std::
                                   .attempt_key = std::move(attempt_key)}),
       watches_(static_cast<size_t>(options.tenant_watchers)),
       tasks_(kTaskThreads),
-      planning_(kPlanningThreads),
+      planning_(kPlanningThreads, kPlansOfTenant),
       storing_(kStoringThreads),
       loop_(*store_, std::move(state), LoopOptions()),
-      planner_(*store_, *artifacts_, options.data_dir, "/proc/self/exe"),
+      planner_(*store_, *artifacts_, planning_, options.data_dir, "/proc/self/exe"),
       housekeeping_(
           loop_, *store_, *artifacts_,
           {.keep_unused = options.keep_unused, .retention = options.retention, .keep_versions = options.keep_versions}),
@@ -196,7 +206,7 @@ StateLoop::Options Server::LoopOptions() {
     metrics_.ObserveBatch(state, writes, now);
     watches_.Publish(writes.events);
   };
-  options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, access_, effects); };
+  options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(loop_, *store_, access_, effects); };
   options.on_commit_time = [this](absl::Duration duration, size_t batch) { metrics_.ObserveCommit(duration, batch); };
   options.on_log_bytes = [this](int64_t bytes) { metrics_.ObserveLog(bytes); };
   options.on_refusal = [](const absl::Status& status) {

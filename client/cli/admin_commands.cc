@@ -5,10 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
-#include "client/cli/exit_code.h"
 #include "client/cli/private_ca.h"
 #include "client/cli/sister_program.h"
 #include "client/cli/text.h"
+#include "client/lib/local_disk.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -76,7 +76,7 @@ struct NewCa {
 };
 
 absl::Status InitTls(CommandContext& context, const NewCa& wanted) {
-  LUTHIER_RETURN_IF_ERROR(OfLocalDisk(WritePrivateCa(wanted.folder, wanted.hosts, absl::Now())));
+  LUTHIER_RETURN_IF_ERROR(OnOurDisk(WritePrivateCa(wanted.folder, wanted.hosts, absl::Now())));
   context.out() << wanted.folder << "\n";
   const std::string& at = wanted.folder;
   context.Say(absl::StrCat("the server:  luthierd --tls-cert ", at, "/server.pem --tls-key ", at,

@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -81,6 +82,29 @@ void AddGlobalFlagsToAll(CLI::App& app, CommandContext& context) {
   context.AddGlobalFlags(app);
 }
 
+// Of a script whose variable is not set. As no flag it would mean the default, such as a name that nobody chose.
+void RefuseEmptyValues(const CLI::App& app) {
+  for (const CLI::App* command = &DeepestCommand(app); command != nullptr; command = command->get_parent()) {
+    for (const CLI::Option* option : command->get_options()) {
+      const bool is_flag = !option->get_lnames().empty();
+      if (!is_flag || !absl::c_linear_search(option->results(), "")) continue;
+      throw CLI::ValidationError(option->get_name(), "is empty; give a value, or leave the flag out");
+    }
+  }
+}
+
+// `--flag=` as two words: CLI11 would take the next word for the value.
+std::vector<std::string> WithEmptyValues(std::vector<std::string> arguments) {
+  std::vector<std::string> words;
+  for (std::string& argument : arguments) {
+    const bool ends_empty = absl::StartsWith(argument, "--") && argument.find('=') == argument.size() - 1;
+    if (ends_empty) argument.pop_back();
+    words.push_back(std::move(argument));
+    if (ends_empty) words.emplace_back();
+  }
+  return words;
+}
+
 // What people try first: `luthier help job submit`, `luthier --version`.
 void TakeCommonWords(std::vector<std::string>& arguments) {
   if (arguments.empty()) return;
@@ -135,9 +159,11 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
   }
   TakeCommonWords(arguments);
   for (std::string& argument : arguments) argument = WithHyphens(std::move(argument));
+  arguments = WithEmptyValues(std::move(arguments));
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     app.parse(arguments);
+    RefuseEmptyValues(app);
   } catch (const CLI::CallForHelp&) {
     // The help of the command above would look as if this one existed, also to a script.
     if (NamesUnknownCommand(app)) {

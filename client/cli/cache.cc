@@ -31,12 +31,9 @@ std::string CacheFolder() {
 
 absl::StatusOr<std::string> CachedFolder(Client& client, const RemoteFolder& remote, const TransferProgress& progress) {
   const std::string models = CacheFolder() + "/models";
-  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(models)));
+  LUTHIER_RETURN_IF_ERROR(InCache(CreateFolders(models)));
   const std::string folder = absl::StrCat(models, "/", ContentName(remote));
-  const absl::Status downloaded = DownloadFolder(client, remote, folder, progress);
-  // PERMISSION_DENIED comes from the local folder here; NOT_FOUND may be the server's.
-  if (absl::IsPermissionDenied(downloaded)) return OnOurDisk(downloaded);
-  LUTHIER_RETURN_IF_ERROR(downloaded);
+  LUTHIER_RETURN_IF_ERROR(DownloadFolder(client, remote, folder, progress));
   return folder;
 }
 

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "client/cli/exit_code.h"
 #include "client/cli/yaml.h"
+#include "client/lib/local_disk.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/folder_lock.h"
 #include "lib/base/did_you_mean.h"
@@ -86,7 +86,7 @@ absl::StatusOr<Config> ParseConfig(const std::string& text, const std::string& p
 absl::StatusOr<Config> ReadProjectConfig(const std::string& folder) {
   for (std::filesystem::path at = folder; !at.empty(); at = at.parent_path()) {
     const std::string path = at / ".luthier.yaml";
-    const absl::StatusOr<std::string> text = ReadTextFile(path);
+    const absl::StatusOr<std::string> text = ReadTextFile(path, kMostYamlBytes + 1);
     if (text.ok()) return Parse(*text, path, /*of_project=*/true);
     if (!absl::IsNotFound(text.status())) return absl::InvalidArgumentError(text.status().message());
     if (at == at.parent_path()) break;
@@ -95,7 +95,7 @@ absl::StatusOr<Config> ReadProjectConfig(const std::string& folder) {
 }
 
 absl::StatusOr<Config> ReadConfig(const std::string& path) {
-  const absl::StatusOr<std::string> text = ReadTextFile(path);
+  const absl::StatusOr<std::string> text = ReadTextFile(path, kMostYamlBytes + 1);
   if (absl::IsNotFound(text.status())) return Config();
   if (!text.ok()) return absl::InvalidArgumentError(text.status().message());
   absl::StatusOr<Config> config = ParseConfig(*text, path);
@@ -122,15 +122,15 @@ absl::Status WriteConfig(const Config& config, const std::string& path) {
       if (!(server.*file).empty()) context[field] = server.*file;
     }
   }
-  LUTHIER_RETURN_IF_ERROR(OfLocalDisk(CreateFolders(std::filesystem::absolute(path).parent_path())));
-  return OfLocalDisk(WriteFileDurably(path, ToYaml(out)));
+  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(std::filesystem::absolute(path).parent_path())));
+  return OnOurDisk(WriteFileDurably(path, ToYaml(out)));
 }
 
 absl::Status ChangeConfig(const std::string& path, absl::FunctionRef<absl::Status(Config&)> change) {
   const std::string folder = std::filesystem::absolute(path).parent_path();
-  LUTHIER_RETURN_IF_ERROR(OfLocalDisk(CreateFolders(folder)));
+  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(folder)));
   const absl::StatusOr<FolderLock> lock = FolderLock::Take(folder);
-  if (!lock.ok()) return OfLocalDisk(lock.status());
+  if (!lock.ok()) return OnOurDisk(lock.status());
   LUTHIER_ASSIGN_OR_RETURN(Config config, ReadConfig(path));
   LUTHIER_RETURN_IF_ERROR(change(config));
   return WriteConfig(config, path);

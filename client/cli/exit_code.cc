@@ -1,7 +1,6 @@
 #include "client/cli/exit_code.h"
 
 #include <string>
-#include <utility>
 
 #include "absl/strings/cord.h"
 #include "absl/strings/numbers.h"
@@ -17,12 +16,6 @@ constexpr char kExitCode[] = "luthier/exit-code";
 absl::Status WithExitCode(absl::Status status, ExitCode code) {
   status.SetPayload(kExitCode, absl::Cord(absl::StrCat(static_cast<int>(code))));
   return status;
-}
-
-absl::Status OfLocalDisk(absl::Status status) {
-  return absl::IsPermissionDenied(status) || absl::IsNotFound(status)
-             ? WithExitCode(std::move(status), ExitCode::kFailure)
-             : status;
 }
 
 ExitCode ExitCodeOf(const absl::Status& status) {

@@ -18,12 +18,8 @@ enum class ExitCode {
   kTimeout = 8,
 };
 
-// Marks a status whose code alone would say something else, such as a local file that cannot be written.
+// Marks a status whose code alone would say something else.
 absl::Status WithExitCode(absl::Status status, ExitCode code);
-
-// Of a step that reaches nothing but the disk of this machine, whose PERMISSION_DENIED and NOT_FOUND would read like a
-// server's: with kFailure.
-absl::Status OfLocalDisk(absl::Status status);
 
 // That which the status was marked with; otherwise by its code.
 ExitCode ExitCodeOf(const absl::Status& status);

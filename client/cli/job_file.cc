@@ -1,7 +1,7 @@
 #include "client/cli/job_file.h"
 
 #include <iostream>
-#include <iterator>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,9 +20,16 @@ namespace {
 
 using nlohmann::json;
 
-absl::StatusOr<std::string> ReadAll(const std::string& path) {
-  if (path == "-") return std::string(std::istreambuf_iterator<char>(std::cin), {});
-  absl::StatusOr<std::string> text = ReadTextFile(path);
+// No further than ParseYaml() takes it: a device or a pipe may have no end.
+absl::StatusOr<std::string> ReadText(const std::string& path) {
+  constexpr size_t kMost = kMostYamlBytes + 1;
+  if (path == "-") {
+    std::string text(kMost, '\0');
+    std::cin.read(text.data(), kMost);
+    text.resize(static_cast<size_t>(std::cin.gcount()));
+    return text;
+  }
+  absl::StatusOr<std::string> text = ReadTextFile(path, kMost);
   if (!text.ok())
     return absl::InvalidArgumentError(absl::StrCat("-f: ", text.status().message(), "; give the path of a job file"));
   return text;
@@ -31,7 +38,7 @@ absl::StatusOr<std::string> ReadAll(const std::string& path) {
 }  // namespace
 
 absl::StatusOr<JobFile> ReadJobFile(const std::string& path) {
-  LUTHIER_ASSIGN_OR_RETURN(const std::string text, ReadAll(path));
+  LUTHIER_ASSIGN_OR_RETURN(const std::string text, ReadText(path));
   JobFile file;
   file.name = path == "-" ? "standard input" : path;
   LUTHIER_ASSIGN_OR_RETURN(YamlDocument document, ParseYaml(text, file.name));

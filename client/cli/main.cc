@@ -10,8 +10,10 @@
 #include <vector>
 
 #include "client/cli/app.h"
+#include "lib/base/openssl_at_exit.h"
 
 int main(int argc, char** argv) {
+  luthier::LeaveOpenSslAtExit();
   // Whoever starts it may have ignored the signal: a watch would then go on after its reader, such as `head -1`, is
   // gone.
   signal(SIGPIPE, SIG_DFL);

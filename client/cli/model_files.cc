@@ -1,7 +1,6 @@
 #include "client/cli/model_files.h"
 
 #include "absl/strings/str_cat.h"
-#include "client/cli/exit_code.h"
 #include "client/cli/model_names.h"
 #include "client/cli/output.h"
 #include "client/cli/text.h"
@@ -31,10 +30,7 @@ absl::Status DownloadVersion(CommandContext& context, Client& client, const std:
                              const std::string& wanted_folder) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client.GetModelVersion(name));
   const std::string folder = wanted_folder.empty() ? ShortName(ModelOf(version.name())) : wanted_folder;
-  absl::Status status = DownloadFolder(client, ToRemoteFolder(version), folder, context.ShowTransfer("downloading"));
-  // PERMISSION_DENIED comes from the local folder here, not from the server.
-  if (absl::IsPermissionDenied(status)) status = WithExitCode(status, ExitCode::kFailure);
-  LUTHIER_RETURN_IF_ERROR(status);
+  LUTHIER_RETURN_IF_ERROR(DownloadFolder(client, ToRemoteFolder(version), folder, context.ShowTransfer("downloading")));
   if (context.ForPrograms()) {
     nlohmann::json out = MessageToJson(version);
     out["folder"] = folder;

@@ -18,7 +18,6 @@ using nlohmann::json;
 // A settings file is small; these keep a hostile one from using up memory by aliases of aliases.
 constexpr int kDeepest = 32;
 constexpr int kMostNodes = 10000;
-constexpr size_t kMostBytes = 1 << 20;
 
 bool LooksLikeNumber(const std::string& text) {
   const size_t first = text.find_first_not_of("+-");
@@ -148,8 +147,10 @@ void Emit(const json& value, int indent, std::string& out) {
 }  // namespace
 
 absl::StatusOr<YamlDocument> ParseYaml(const std::string& text, const std::string& name) {
-  if (text.size() > kMostBytes)
-    return absl::InvalidArgumentError(absl::StrCat(name, ": is too large for a settings file"));
+  if (text.size() > kMostYamlBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": is larger than ", kMostYamlBytes,
+                                                   " bytes, as no settings file may be; is it the right file?"));
+  }
   if (json::accept(text)) {
     if (ShapeOfJson(text).depth > kDeepest)
       return absl::InvalidArgumentError(absl::StrCat(name, ": is nested too deeply for a settings file"));

@@ -1,6 +1,7 @@
 // YAML as JSON values and back.
 #pragma once
 
+#include <cstddef>
 #include <map>
 #include <string>
 
@@ -8,6 +9,9 @@
 #include "nlohmann/json.hpp"
 
 namespace luthier {
+
+// Bytes of a settings file at most. Whoever reads one need not read further than a byte beyond: ParseYaml() refuses it.
+constexpr size_t kMostYamlBytes = size_t{1} << 20;
 
 struct YamlDocument {
   nlohmann::json value;

@@ -87,10 +87,10 @@ absl::Status FetchFile(const Source& source, const HubFile& file, const std::fun
     return absl::OkStatus();
   }
   const std::string folder = fs::path(path).parent_path();
-  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(folder)));
+  LUTHIER_RETURN_IF_ERROR(InCache(CreateFolders(folder)));
   LUTHIER_RETURN_IF_ERROR(source.hub.Fetch(source.address, source.commit, file, part, on_received));
-  if (rename(part.c_str(), path.c_str()) != 0) return OnOurDisk(FileError(path, "rename", errno));
-  return OnOurDisk(SyncFolder(folder));
+  if (rename(part.c_str(), path.c_str()) != 0) return InCache(FileError(path, "rename", errno));
+  return InCache(SyncFolder(folder));
 }
 
 absl::Status FetchAll(const Source& source, const std::vector<HubFile>& files, const TransferProgress& progress) {
@@ -129,9 +129,9 @@ absl::StatusOr<HubFolder> DownloadFromHub(const Hub& hub, const HubAddress& addr
   LUTHIER_RETURN_IF_ERROR(CheckSizes(address, files));
   const std::string repository = absl::StrReplaceAll(address.repository, {{"/", "--"}});
   const Source source = {hub, address, listing.commit, absl::StrCat(cache, "/", repository, "/", listing.commit)};
-  LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(source.folder)));
+  LUTHIER_RETURN_IF_ERROR(InCache(CreateFolders(source.folder)));
   const absl::StatusOr<FolderLock> lock = LockForDownload(source.folder);
-  if (!lock.ok()) return absl::IsFailedPrecondition(lock.status()) ? lock.status() : OnOurDisk(lock.status());
+  if (!lock.ok()) return absl::IsFailedPrecondition(lock.status()) ? lock.status() : InCache(lock.status());
 
   LUTHIER_RETURN_IF_ERROR(FetchAll(source, files, show("downloading configuration and tokenizer")));
   LUTHIER_RETURN_IF_ERROR(CheckDescription(source));

@@ -14,6 +14,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "client/hub/git_blob.h"
+#include "client/lib/local_disk.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 
@@ -121,10 +122,9 @@ absl::Duration AskedWait(const std::string& retry_after, const std::string& rate
   return absl::ZeroDuration();
 }
 
-absl::Status OnOurDisk(const absl::Status& status) {
+absl::Status InCache(const absl::Status& status) {
   if (status.ok()) return status;
-  const bool misleading = absl::IsPermissionDenied(status) || absl::IsNotFound(status);
-  return absl::Status(misleading ? absl::StatusCode::kFailedPrecondition : status.code(),
+  return absl::Status(OnOurDisk(status).code(),
                       absl::StrCat(status.message(), "; LUTHIER_CACHE_DIR names another folder"));
 }
 
@@ -245,7 +245,7 @@ absl::Status Hub::FetchOnce(const HubAddress& address, const std::string& target
   LUTHIER_ASSIGN_OR_RETURN(HttpAnswer answer, Get(address, target, file.size(), attempt));
   if (answer.status() == 200 && file.size() > 0) {  // who answers knows no ranges
     on_received(-file.size());
-    LUTHIER_RETURN_IF_ERROR(OnOurDisk(file.Clear()));
+    LUTHIER_RETURN_IF_ERROR(InCache(file.Clear()));
   }
   LUTHIER_RETURN_IF_ERROR(Prefixed(address.Text(), CheckSizes(answer, wanted, file.size())));
   std::vector<char> buffer(kBufferBytes);
@@ -261,7 +261,7 @@ absl::Status Hub::FetchOnce(const HubAddress& address, const std::string& target
       return absl::DataLossError(
           absl::StrCat(address.Text(), ": ", wanted.path, " goes on after the ", wanted.bytes, " bytes of its list"));
     }
-    LUTHIER_RETURN_IF_ERROR(OnOurDisk(file.Append({buffer.data(), *count})));
+    LUTHIER_RETURN_IF_ERROR(InCache(file.Append({buffer.data(), *count})));
     on_received(static_cast<int64_t>(*count));
   }
 }
@@ -271,7 +271,7 @@ absl::Status Hub::Fetch(const HubAddress& address, const std::string& commit, co
   const std::string target =
       absl::StrCat("/", address.repository, "/resolve/", commit, "/", PercentEncoded(wanted.path, "/"));
   absl::StatusOr<ResumableFile> opened = ResumableFile::Open(path, wanted.bytes);
-  if (!opened.ok()) return OnOurDisk(opened.status());
+  if (!opened.ok()) return InCache(opened.status());
   ResumableFile& file = *opened;
   on_received(file.size());
   int64_t furthest = file.size();
@@ -285,7 +285,7 @@ absl::Status Hub::Fetch(const HubAddress& address, const std::string& commit, co
     }));
     const absl::Status right = Verify(file, path, wanted);
     // A file that was not right is empty now. What else fails is our own disk, and a failed fsync is never tried again.
-    if (!absl::IsDataLoss(right) || file.size() > 0) return OnOurDisk(right);
+    if (!absl::IsDataLoss(right) || file.size() > 0) return InCache(right);
     // Bytes of an earlier try may have been of another file, or damaged on our disk: once more from the start.
     on_received(-wanted.bytes);
     if (again) return Prefixed(address.Text(), right);

@@ -42,7 +42,7 @@ class Hub {
   absl::StatusOr<HubListing> List(const HubAddress& address) const;
   // Brings a file of the commit that was listed to `path`, from where an earlier try broke; `path` holds it, durably
   // and verified, once this succeeds. `on_received` hears of bytes that are there, and of bytes that were not right
-  // after all (negative). Errors: also those of the local disk, as OnOurDisk() gives them.
+  // after all (negative). Errors: also those of the local disk, as InCache() gives them.
   absl::Status Fetch(const HubAddress& address, const std::string& commit, const HubFile& file, const std::string& path,
                      const std::function<void(int64_t)>& on_received) const;
 
@@ -64,9 +64,8 @@ class Hub {
   const std::unique_ptr<Http> http_;
 };
 
-// What fails on this machine's disk, told apart from what a hub refuses or does not have: FAILED_PRECONDITION in place
-// of PERMISSION_DENIED and NOT_FOUND; with the remedy.
-absl::Status OnOurDisk(const absl::Status& status);
+// As OnOurDisk(), of a folder in the cache: with the remedy.
+absl::Status InCache(const absl::Status& status);
 
 // Whether `path` holds the file. Errors: DATA_LOSS if it does not; those of reading it.
 absl::Status CheckContent(const std::string& path, const HubFile& file);

@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "client/lib/download_folder.h"
 #include "client/lib/grpc_status.h"
+#include "client/lib/local_disk.h"
 #include "client/lib/resumable_file.h"
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/hash.h"
@@ -46,7 +47,7 @@ absl::Status ReadInto(Reader& reader, Message message, const std::string& path, 
   while (reader.Read(&message)) {
     if (!message.has_chunk()) continue;
     LUTHIER_RETURN_IF_ERROR(CheckChunk(message.chunk(), path, file.size()));
-    LUTHIER_RETURN_IF_ERROR(file.Append(message.chunk().data()));
+    LUTHIER_RETURN_IF_ERROR(OnOurDisk(file.Append(message.chunk().data())));
     on_received(static_cast<int64_t>(message.chunk().data().size()));
   }
   return absl::OkStatus();
@@ -79,7 +80,9 @@ absl::Status FetchFile(Client& client, const std::string& name, const v1::ModelF
                        const std::function<void(int64_t)>& on_received) {
   const RetryPolicy& retry = client.options().retry;
   bool damaged_once = false;
-  LUTHIER_ASSIGN_OR_RETURN(ResumableFile file, ResumableFile::Open(local, wanted.size_bytes()));
+  absl::StatusOr<ResumableFile> opened = ResumableFile::Open(local, wanted.size_bytes());
+  if (!opened.ok()) return OnOurDisk(opened.status());
+  ResumableFile& file = *opened;
   on_received(file.size());
   for (int failures = 1;; ++failures) {
     const int64_t before = file.size();
@@ -90,7 +93,7 @@ absl::Status FetchFile(Client& client, const std::string& name, const v1::ModelF
     }
     if (error.ok() && status.ok()) {
       const int64_t received = file.size();
-      error = file.Verify(wanted.sha256());
+      error = OnOurDisk(file.Verify(wanted.sha256()));
       if (error.ok()) return error;
       // Bytes of an earlier try may have been of another file, or damaged on our disk: once more from the start.
       on_received(-received);
@@ -120,18 +123,19 @@ absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const st
                             const TransferProgress& progress) {
   std::string target = fs::absolute(folder).lexically_normal().string();
   if (absl::EndsWith(target, "/")) target.pop_back();
-  if (fs::exists(target)) {
+  std::error_code hidden;  // below a folder that may not be read: what makes the folder says why
+  if (fs::exists(target, hidden)) {
     if (Holds(target, remote.files)) return absl::OkStatus();
     return absl::AlreadyExistsError(
         absl::StrCat(folder, " exists and is not ", remote.name, "; give another folder, or remove it"));
   }
   const std::string partial = target + ".partial";
-  // Of this machine's disk: NOT_FOUND and PERMISSION_DENIED are what the server says of the version.
   if (const absl::Status made = CreateFolders(partial); !made.ok()) {
     return absl::FailedPreconditionError(
         absl::StrCat("the folder of the download cannot be made: ", made.message(), "; give another one"));
   }
-  LUTHIER_ASSIGN_OR_RETURN(const FolderLock lock, LockForDownload(partial));
+  const absl::StatusOr<FolderLock> lock = LockForDownload(partial);
+  if (!lock.ok()) return OnOurDisk(lock.status());
   std::set<std::string> wanted;
   int64_t done = 0, total = 0;
   for (const v1::ModelFile& file : remote.files) {
@@ -142,15 +146,15 @@ absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const st
   for (const v1::ModelFile& file : remote.files) {
     LUTHIER_RETURN_IF_ERROR(CheckRelativePath(file.path()));
     const fs::path local = fs::path(partial) / file.path();
-    LUTHIER_RETURN_IF_ERROR(CreateFolders(local.parent_path()));
+    LUTHIER_RETURN_IF_ERROR(OnOurDisk(CreateFolders(local.parent_path())));
     LUTHIER_RETURN_IF_ERROR(FetchFile(client, remote.name, file, local, [&](int64_t bytes) {
       done += bytes;
       if (progress) progress(done, total);
     }));
-    LUTHIER_RETURN_IF_ERROR(SyncFolder(local.parent_path()));
+    LUTHIER_RETURN_IF_ERROR(OnOurDisk(SyncFolder(local.parent_path())));
   }
-  if (rename(partial.c_str(), target.c_str()) != 0) return FileError(target, "rename", errno);
-  return SyncFolder(fs::path(target).parent_path());
+  if (rename(partial.c_str(), target.c_str()) != 0) return OnOurDisk(FileError(target, "rename", errno));
+  return OnOurDisk(SyncFolder(fs::path(target).parent_path()));
 }
 
 }  // namespace luthier

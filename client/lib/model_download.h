@@ -22,8 +22,9 @@ RemoteFolder ToRemoteFolder(const v1::BaseModel& model);
 
 // Downloads into `folder`, which appears once every file is verified and on disk; until then the files are in
 // `{folder}.partial`, from where a later call goes on. Done at once if `folder` holds exactly these files.
-// Errors: ALREADY_EXISTS if `folder` holds anything else; FAILED_PRECONDITION if another process is downloading there;
-// DATA_LOSS; RESOURCE_EXHAUSTED; NOT_FOUND; UNAVAILABLE.
+// Errors: ALREADY_EXISTS if `folder` holds anything else; FAILED_PRECONDITION if another process is downloading there,
+// or this machine's disk refuses (OnOurDisk()); DATA_LOSS; RESOURCE_EXHAUSTED; the server's: NOT_FOUND,
+// PERMISSION_DENIED, UNAVAILABLE.
 absl::Status DownloadFolder(Client& client, const RemoteFolder& remote, const std::string& folder,
                             const TransferProgress& progress = {});
 

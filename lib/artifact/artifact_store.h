@@ -95,7 +95,7 @@ class ArtifactStore {
 
   // `sha256` is what the content must have. `pins`, which must outlive the writer, holds the blob from its commit on;
   // none where nobody collects garbage. Errors: INVALID_ARGUMENT for a name that is no SHA-256; RESOURCE_EXHAUSTED if
-  // fewer than `expected_bytes` (0: unknown) and a reserve are free.
+  // fewer than `expected_bytes` (0: unknown) and a reserve are free, which are not kept for it.
   virtual absl::StatusOr<std::unique_ptr<BlobWriter>> PutBlob(const std::string& sha256, int64_t expected_bytes,
                                                               BlobPins* pins = nullptr) = 0;
   // Errors: INVALID_ARGUMENT for a name that is no SHA-256, OUT_OF_RANGE for an offset beyond the end; NOT_FOUND;

@@ -50,7 +50,7 @@ absl::StatusOr<DurableFile> DurableFile::Create(const std::string& path) {
   std::string temporary = path + ".tmp-XXXXXX";
   const int fd = mkostemp(temporary.data(), O_CLOEXEC);
   if (fd < 0) return FileError(path, "create", errno);
-  fchmod(fd, 0644);  // mkostemp gives 0600; artifacts are read by other users of the machine
+  fchmod(fd, 0644);  // mkostemp gives 0600; who may enter is the matter of the folder
   return DurableFile(path, std::move(temporary), Descriptor(fd));
 }
 

@@ -5,7 +5,6 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
@@ -31,46 +30,52 @@ namespace fs = std::filesystem;
 // Kept free so that the server's database, on the same disk by default, can still record what happens.
 constexpr int64_t kReserveBytes = int64_t{64} << 20;
 
-// What a blob on its way will still take of the disk. Without it many at once would each find room for themselves.
-class ComingBytes {
- public:
-  ComingBytes(std::shared_ptr<std::atomic<int64_t>> of_all, int64_t bytes)
-      : of_all_(std::move(of_all)), left_(bytes), others_(of_all_->fetch_add(bytes)) {}
-  ComingBytes(ComingBytes&& other) noexcept
-      : of_all_(std::move(other.of_all_)), left_(std::exchange(other.left_, 0)), others_(other.others_) {}
-  ~ComingBytes() {
-    if (of_all_ != nullptr) Arrived(left_);
-  }
+// `others`: bytes that others are just writing there. Errors: RESOURCE_EXHAUSTED.
+absl::Status CheckRoom(const std::string& folder, int64_t bytes, int64_t others) {
+  LUTHIER_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(folder));
+  if (free - kReserveBytes - others >= bytes) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      folder, ": ", FormatBytes(free), " are free, ", FormatBytes(bytes),
+      others > 0 ? absl::StrCat(", ", FormatBytes(others), " that others are writing") : "", " and a reserve of ",
+      FormatBytes(kReserveBytes), " are needed; free space on that disk and try again"));
+}
 
-  // Of those that were on their way before.
+// A piece that is looking for its room, or being written. Without it many at once would each find the same room.
+// Counted before the disk is asked: what others write meanwhile counts twice, and never not at all.
+class Piece {
+ public:
+  Piece(std::atomic<int64_t>& of_all, int64_t bytes)
+      : of_all_(of_all), bytes_(bytes), others_(of_all_.fetch_add(bytes)) {}
+  Piece(const Piece&) = delete;
+  ~Piece() { of_all_.fetch_sub(bytes_); }
   int64_t others() const { return others_; }
-  void Arrived(int64_t bytes) {
-    bytes = std::min(bytes, left_);
-    left_ -= bytes;
-    of_all_->fetch_sub(bytes);
-  }
 
  private:
-  std::shared_ptr<std::atomic<int64_t>> of_all_;
-  int64_t left_;
-  const int64_t others_;
+  std::atomic<int64_t>& of_all_;
+  const int64_t bytes_, others_;
 };
 
+// Room is looked for piece by piece. What an upload announces is compared with the disk at its start and not held for
+// it: one that announces much and sends a byte now and then would keep others out for as long as it likes. So the disk
+// may fill up under an upload; it is refused then, and leaves nothing.
 class FileBlobWriter : public BlobWriter {
  public:
-  FileBlobWriter(DurableFile file, ComingBytes coming, std::string path, std::string sha256, BlobPins* pins)
+  FileBlobWriter(DurableFile file, std::string root, std::shared_ptr<std::atomic<int64_t>> writing, std::string path,
+                 std::string sha256, BlobPins* pins)
       : file_(std::move(file)),
-        coming_(std::move(coming)),
+        root_(std::move(root)),
+        writing_(std::move(writing)),
         path_(std::move(path)),
         sha256_(std::move(sha256)),
         pins_(pins) {}
 
   absl::Status Append(absl::string_view bytes) override {
+    const auto size = static_cast<int64_t>(bytes.size());
+    const Piece piece(*writing_, size);
+    LUTHIER_RETURN_IF_ERROR(CheckRoom(root_, size, piece.others()));
     hash_.Update(bytes);
-    bytes_ += static_cast<int64_t>(bytes.size());
-    LUTHIER_RETURN_IF_ERROR(file_.Append({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()}));
-    coming_.Arrived(static_cast<int64_t>(bytes.size()));
-    return absl::OkStatus();
+    bytes_ += size;
+    return file_.Append({reinterpret_cast<const std::byte*>(bytes.data()), bytes.size()});
   }
 
   absl::Status Commit() override {
@@ -84,7 +89,8 @@ class FileBlobWriter : public BlobWriter {
 
  private:
   DurableFile file_;
-  ComingBytes coming_;
+  const std::string root_;
+  const std::shared_ptr<std::atomic<int64_t>> writing_;
   const std::string path_, sha256_;
   BlobPins* pins_;
   Sha256 hash_;
@@ -140,9 +146,11 @@ absl::StatusOr<std::unique_ptr<FileArtifactStore>> FileArtifactStore::Open(const
 }
 
 absl::StatusOr<std::unique_ptr<FileArtifactStore>> FileArtifactStore::OpenShared(const std::string& root) {
-  if (!fs::is_directory(root + "/incoming") || !fs::is_directory(root + "/blobs/sha256")) {
-    return absl::NotFoundError(
-        absl::StrCat(root, ": is no artifact store; give the folder `artifacts` of the server's data folder"));
+  std::error_code hidden;  // from our user, as the server's data folder is from every other one
+  if (!fs::is_directory(root + "/incoming", hidden) || !fs::is_directory(root + "/blobs/sha256", hidden)) {
+    return absl::NotFoundError(absl::StrCat(root,
+                                            ": is no artifact store that our user can see; give the folder `artifacts` "
+                                            "of the server's data folder"));
   }
   return std::unique_ptr<FileArtifactStore>(new FileArtifactStore(root));
 }
@@ -159,20 +167,9 @@ std::string FileArtifactStore::BlobPathIn(const std::string& root, absl::string_
 absl::StatusOr<std::unique_ptr<BlobWriter>> FileArtifactStore::PutBlob(const std::string& sha256,
                                                                        int64_t expected_bytes, BlobPins* pins) {
   LUTHIER_ASSIGN_OR_RETURN(std::string path, BlobPath(sha256));
-  LUTHIER_ASSIGN_OR_RETURN(const int64_t free, FreeBytes(root_));
-  const auto refuse = [&](const std::string& others) {
-    return absl::ResourceExhaustedError(absl::StrCat(root_, ": ", FormatBytes(free), " are free, ",
-                                                     FormatBytes(expected_bytes), others, " and a reserve of ",
-                                                     FormatBytes(kReserveBytes),
-                                                     " are needed; free space on that disk and try "
-                                                     "again"));
-  };
-  if (free - kReserveBytes < expected_bytes) return refuse("");
-  ComingBytes coming(coming_, std::max<int64_t>(expected_bytes, 0));
-  if (free - kReserveBytes - coming.others() < expected_bytes)
-    return refuse(absl::StrCat(", ", FormatBytes(coming.others()), " for what is on its way"));
+  LUTHIER_RETURN_IF_ERROR(CheckRoom(root_, expected_bytes, 0));
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(root_ + "/incoming/blob"));
-  return std::make_unique<FileBlobWriter>(std::move(file), std::move(coming), std::move(path), sha256, pins);
+  return std::make_unique<FileBlobWriter>(std::move(file), root_, writing_, std::move(path), sha256, pins);
 }
 
 absl::StatusOr<std::unique_ptr<BlobReader>> FileArtifactStore::OpenBlob(absl::string_view sha256, int64_t offset) {
@@ -229,6 +226,7 @@ absl::StatusOr<std::string> FileArtifactStore::ReadText(const std::string& path)
 
 absl::Status FileArtifactStore::WriteNew(const std::string& path, const std::string& text) {
   const std::string whole = root_ + "/" + path;
+  const std::lock_guard lock(naming_);
   if (fs::exists(whole)) return absl::AlreadyExistsError(absl::StrCat(whole, ": exists"));
   LUTHIER_RETURN_IF_ERROR(CreateFolders(fs::path(whole).parent_path()));
   LUTHIER_ASSIGN_OR_RETURN(DurableFile file, DurableFile::Create(root_ + "/incoming/text"));

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,7 +23,8 @@ class FileArtifactStore : public ArtifactStore {
   static absl::StatusOr<std::unique_ptr<FileArtifactStore>> Open(const std::string& root);
 
   // The folder of another process that this one may also write blobs into; creates and removes nothing. What is
-  // unfinished when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if no store is there.
+  // unfinished when the owner starts anew is lost, and its Commit() fails. Errors: NOT_FOUND if our user sees no store
+  // there.
   static absl::StatusOr<std::unique_ptr<FileArtifactStore>> OpenShared(const std::string& root);
 
   std::string Address() const override { return ""; }
@@ -52,8 +54,11 @@ class FileArtifactStore : public ArtifactStore {
   absl::StatusOr<std::vector<File>> List(const std::string& folder) override;
 
   const std::string root_;
-  // Bytes that the blobs on their way will still take. Shared with their writers, which may outlive the store.
-  const std::shared_ptr<std::atomic<int64_t>> coming_ = std::make_shared<std::atomic<int64_t>>(0);
+  // Of WriteNew(), which looks whether a name is free and takes it. Enough, since others than the folder's owner write
+  // blobs only; a link() or renameat2() that takes free names only is not on every file system.
+  std::mutex naming_;
+  // Bytes that are just being written. Shared with the writers, which may outlive the store.
+  const std::shared_ptr<std::atomic<int64_t>> writing_ = std::make_shared<std::atomic<int64_t>>(0);
 };
 
 // Bytes that an unprivileged process may still write to the disk of `folder`.

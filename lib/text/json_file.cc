@@ -1,6 +1,6 @@
 #include "lib/text/json_file.h"
 
-#include <cstddef>
+#include <algorithm>
 #include <fstream>
 #include <ios>
 
@@ -11,14 +11,14 @@
 
 namespace luthier {
 
-absl::StatusOr<std::string> ReadTextFile(const std::string& path) {
+absl::StatusOr<std::string> ReadTextFile(const std::string& path, size_t at_most) {
   std::ifstream file(path, std::ios::binary);
   if (!file) return absl::NotFoundError(absl::StrCat("cannot open ", path));
   std::string content, piece(size_t{1} << 16, '\0');
   do {
-    file.read(piece.data(), static_cast<std::streamsize>(piece.size()));
+    file.read(piece.data(), static_cast<std::streamsize>(std::min(piece.size(), at_most - content.size())));
     content.append(piece, 0, static_cast<size_t>(file.gcount()));
-  } while (file);
+  } while (file && content.size() < at_most);
   if (file.bad()) return absl::DataLossError(absl::StrCat("cannot read ", path));  // a folder, or a disk that fails
   return content;
 }

@@ -352,6 +352,8 @@ class State {
   // until a heartbeat or the next Register no longer names it.
   void Heartbeat(const std::string& node, std::string inventory, Processes processes, bool leaving, absl::Time now);
   void Disconnect(const std::string& node);
+  // The order to start an attempt could not be sent to one of its nodes, for no reason of the node's.
+  void LoseOrder(const AttemptId& attempt, const std::string& node, const std::string& why, absl::Time now);
   // Records a report once. False if the attempt is not current, or has no part on the node: the agent has to end it.
   // What a node that does not lead says of an attempt counts only if it ends its part, or the attempt with it.
   bool Record(Report report, absl::Time now);
@@ -397,7 +399,7 @@ class State {
   // How an attempt was lost.
   struct Loss {
     std::string why;
-    std::vector<std::string> nodes;  // of which one is the reason: mostly it is known which
+    std::vector<std::string> nodes;  // of which one is the reason: mostly it is known which; none: the server is
     bool crashed = false;            // its trainer died there of itself
     bool missed = false;             // its ranks did not find one another
   };
@@ -406,6 +408,7 @@ class State {
   static Loss LossOf(const Report& report, const Job& job, const std::string& node);
   // The same, by word of a node that may be one of several, or since nothing is heard of it.
   void LoseAttemptOn(const std::string& node, const Job& job, const std::string& why, absl::Time now);
+  void LoseAttemptOn(const std::string& node, const Job& job, const Loss& loss, absl::Time now);
   // A report of a node that does not lead.
   bool RecordOfOther(const Job& job, const Report& report, absl::Time now);
   // What becomes of a job that holds devices of a node whose agent is there again, with its attempt or without.

@@ -226,6 +226,16 @@ bool State::IsCurrent(const AttemptId& attempt) const {
   return job != nullptr && HoldsDevices(job->state) && job->attempt == attempt.attempt;
 }
 
+void State::LoseOrder(const AttemptId& attempt, const std::string& node, const std::string& why, absl::Time now) {
+  // An order is sent again to a node that may have it: what has started needs none.
+  if (!IsCurrent(attempt) || Find(attempt.job)->state != JobState::kStarting) return;
+  const Job& job = *Find(attempt.job);
+  const std::vector<int>* held = HeldOn(job, node);
+  if (held == nullptr) return;
+  if (node != job.node) StopRest(job, {node, *held}, now);
+  LoseAttemptOn(node, job, Loss{.why = why}, now);
+}
+
 bool State::Record(Report report, absl::Time now) {
   if (!IsCurrent(report.attempt)) {
     if (report.input && SaysProcessEnded(*report.input)) ForgetProcess(report.node, AttemptName(report.attempt));
@@ -373,12 +383,16 @@ void State::Suspect(const std::string& id, const std::string& job, absl::Time no
 }
 
 void State::LoseAttemptOn(const std::string& node, const Job& job, const std::string& why, absl::Time now) {
+  LoseAttemptOn(node, job, Loss{.why = why, .nodes = {node}}, now);
+}
+
+void State::LoseAttemptOn(const std::string& node, const Job& job, const Loss& loss, absl::Time now) {
   if (node != job.node) {
     EndPart(job, node, now);
     if (!NeedsAllNodes(job.state)) return;
     StopRest(job, {job.node, job.held}, now);
   }
-  LoseAttempt(job, {.why = why, .nodes = {node}}, now);
+  LoseAttempt(job, loss, now);
 }
 
 void State::LoseAttempt(const Job& job, const Loss& loss, absl::Time now) {

@@ -119,7 +119,7 @@ absl::StatusOr<Token> Access::TokenOf(const grpc::ServerContextBase& context) {
 
 absl::StatusOr<Call> Access::Admit(const grpc::ServerContextBase& context, absl::string_view method) {
   const std::optional<Need> need = NeedOf(method);
-  Call call{.need = need.value_or(Need::kAdmin), .peer = context.peer()};
+  Call call{.need = need.value_or(Need::kAdmin), .peer = context.peer(), .context = &context};
   absl::StatusOr<Token> token = TokenOf(context);
   absl::Status refused = token.status();
   if (token.ok()) {

@@ -98,8 +98,11 @@ struct Call {
   std::string node;          // the only one that an agent may be; empty: any
   std::string sha256;        // of its token's secret; empty: none was needed
   std::string peer;
-  std::string subject;  // what it acts on, for the audit log: handlers fill it in
+  const grpc::ServerContextBase* context = nullptr;  // while it goes on
+  std::string subject;                               // what it acts on, for the audit log: handlers fill it in
 
+  // Whether nobody waits for its answer any more.
+  bool IsAbandoned() const { return context != nullptr && context->IsCancelled(); }
   bool Sees(absl::string_view of) const { return tenant.empty() || tenant == of; }
 };
 

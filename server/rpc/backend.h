@@ -24,7 +24,7 @@ struct Backend {
   Planner& planner;
   WatchHub& watches;
   TaskPool& tasks;     // for what a gRPC reaction must not do itself
-  TaskPool& planning;  // for specs that are new, whose datasets have to be read
+  TaskPool& planning;  // for specs that are new, and datasets that have to be read
   TaskPool& storing;   // for what asks the artifact store, which may be far away
   Housekeeping& housekeeping;
   ServerMetrics& metrics;

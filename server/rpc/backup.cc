@@ -21,6 +21,7 @@
 #include "lib/artifact/durable_file.h"
 #include "lib/artifact/file_artifact_store.h"
 #include "lib/artifact/hash.h"
+#include "lib/artifact/private_folder.h"
 #include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "lib/text/json_file.h"
@@ -183,7 +184,8 @@ absl::StatusOr<DataFacts> FillBackup(Store& store, ArtifactStore& artifacts, con
   return facts;
 }
 
-// A folder beside `to` under a name that nobody has. Unless it takes the place of `to`, nothing of it stays.
+// A folder beside `to` under a name that nobody has, for our user only, as the data folder is. Unless it takes the
+// place of `to`, nothing of it stays.
 class UnfinishedBackup {
  public:
   static absl::StatusOr<UnfinishedBackup> Create(const std::string& to) {
@@ -192,7 +194,6 @@ class UnfinishedBackup {
     UnfinishedBackup made(path);
     made.lock_ = Descriptor(open((path + kUnfinished).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
     if (!made.lock_.is_open() || flock(made.lock_.get(), LOCK_EX) != 0) return FileError(path, "lock", errno);
-    if (chmod(path.c_str(), 0755) != 0) return FileError(path, "chmod", errno);
     return made;
   }
   UnfinishedBackup(UnfinishedBackup&& other) noexcept
@@ -398,6 +399,7 @@ absl::StatusOr<DataFacts> RestoreBackup(const std::string& backup, const std::st
   const std::string restoring = data_dir + kRestoring;
   std::error_code error;
   fs::remove_all(restoring, error);
+  LUTHIER_RETURN_IF_ERROR(CreatePrivateFolder(data_dir));
   LUTHIER_RETURN_IF_ERROR(CreateFolders(restoring));
   LUTHIER_RETURN_IF_ERROR(CopyDatabase(backup + kDatabase, restoring + kDatabase, facts.database_sha256));
   LUTHIER_ASSIGN_OR_RETURN(const std::unique_ptr<ArtifactStore> to, open_store(facts.bucket));

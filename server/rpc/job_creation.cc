@@ -166,8 +166,12 @@ grpc::ServerUnaryReactor* StartJobCreation(Backend& backend, grpc::CallbackServe
   }
   call->creation.checked = CheckRequest(call->request);
   call->creation.known_plan = backend.planner.KnownPlanOf(call->request.job().spec());
-  if (call->creation.known_plan == nullptr) {
-    backend.planning.Post([&backend, call] { Create(backend, call); });  // reads the dataset
+  if (call->creation.known_plan == nullptr && call->creation.checked.ok()) {
+    const std::string tenant = TenantOf(call->handling.call(), call->request.job().tenant());
+    const bool waits = backend.planning.Post(tenant, [&backend, call] { Create(backend, call); });  // reads the dataset
+    if (waits) return &call->reactor;
+    call->creation.checked = TooManyPlansOf(tenant);  // unless the request is a repeated one
+    backend.tasks.Post([&backend, call] { Create(backend, call); });
   } else if (!call->handling.call().tenant.empty() || call->request.validate_only() ||
              NamesVersion(call->request.job().spec()) || !call->creation.checked.ok()) {
     // Looks up in the record what the tenant may name, a version or the same request, or waits for the loop.

@@ -384,7 +384,8 @@ class JobsService final : public JobsBase {
 
   absl::Status Estimate(const Call& call, const v1::EstimateFineTuningJobRequest& request,
                         v1::EstimateFineTuningJobResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan, PlanFor(backend_, call, request.spec()));
+    LUTHIER_ASSIGN_OR_RETURN(const std::shared_ptr<const Plan> plan,
+                             PlanFor(backend_, call, TenantOf(call), request.spec()));
     response = plan->estimate;
     *response.mutable_resolved() = plan->job.resolved();
     *response.mutable_warnings() = plan->job.warnings();

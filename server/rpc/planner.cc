@@ -99,21 +99,10 @@ int64_t LeastMemory(DeviceFacts::Kind kind, const DeviceFacts& largest, const Re
   return kind == largest.kind && largest.memory_bytes > 0 ? std::min(enough, largest.memory_bytes) : enough;
 }
 
-// One of the few at a time; waits for it.
-class Turn {
- public:
-  explicit Turn(std::counting_semaphore<>& semaphore) : semaphore_(semaphore) { semaphore_.acquire(); }
-  Turn(const Turn&) = delete;
-  ~Turn() { semaphore_.release(); }
-
- private:
-  std::counting_semaphore<>& semaphore_;
-};
-
 // Libraries below a plan throw where nobody thought of an error. That ends the plan: not the server, nor the waiting of
-// those who want the same one.
+// those who want the same rows.
 template <typename Make>
-absl::StatusOr<Plan> WithoutExceptions(Make make) {
+auto WithoutExceptions(Make make) -> decltype(make()) {
   try {
     return make();
   } catch (const std::exception& error) {
@@ -136,9 +125,19 @@ absl::Status CheckSpec(const v1::FineTuningSpec& spec) {
   return spec.has_model_export() ? RecipeOfExport(spec).status() : ReadSpec(spec).status();
 }
 
-Planner::Planner(Store& store, ArtifactStore& artifacts, std::string data_dir, std::string luthierd)
+absl::Status TooManyPlansOf(const std::string& tenant) {
+  return TenantMayNotHaveMore(
+      tenant,
+      absl::StrCat("tenants/", tenant,
+                   " has as many jobs waiting to be planned as a tenant may (1000); try again when "
+                   "some of their datasets are read"),
+      "TOO_MANY_PLANS");
+}
+
+Planner::Planner(Store& store, ArtifactStore& artifacts, TaskPool& threads, std::string data_dir, std::string luthierd)
     : store_(store),
       artifacts_(artifacts),
+      threads_(threads),
       data_dir_(std::move(data_dir)),
       luthierd_(std::move(luthierd)),
       plans_(kPlans),
@@ -159,30 +158,24 @@ std::shared_ptr<const Plan> Planner::KnownPlanOf(const v1::FineTuningSpec& spec)
   return plans_.Find(key).value_or(nullptr);
 }
 
-absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec) {
+absl::StatusOr<std::shared_ptr<const Plan>> Planner::PlanOf(const v1::FineTuningSpec& spec, const Asker& asker) {
   const Limits limits = LimitsOfNodes();
   const std::string today = Today();
   const std::string key = KeyOf(spec, limits, today);
   int64_t forgotten;
   {
-    std::unique_lock lock(mutex_);
-    // Whoever asks for what is being planned waits for it instead of doing the same work beside it.
-    planned_.wait(lock, [&] { return planning_.count(key) == 0; });
+    const std::lock_guard lock(mutex_);
     if (auto known = plans_.Find(key)) return *known;
-    planning_.insert(key);
     forgotten = forgotten_;
   }
-  absl::StatusOr<Plan> made = WithoutExceptions([&] { return MakePlan(spec, limits, today); });
+  LUTHIER_ASSIGN_OR_RETURN(Plan made, WithoutExceptions([&] { return MakePlan(spec, asker, limits, today); }));
+  auto plan = std::make_shared<const Plan>(std::move(made));
   const std::lock_guard lock(mutex_);
-  planning_.erase(key);
-  planned_.notify_all();
-  if (!made.ok()) return made.status();
-  auto plan = std::make_shared<const Plan>(*std::move(made));
   if (forgotten == forgotten_ && plan->record->size() <= kMostPlanBytes) plans_.Put(key, plan);
   return plan;
 }
 
-absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const Limits& limits,
+absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const Asker& asker, const Limits& limits,
                                        const std::string& today) {
   const DeviceFacts& device = limits.device;
   if (message.has_model_export()) return MakeExport(message, device);
@@ -196,7 +189,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetUse> parts, FindParts(store_, spec.dataset));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
-  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts));
+  LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts, asker));
   absl::StatusOr<ResolvedSpec> settled = Resolve(spec.recipe, model->facts, rows, device);
   if (absl::IsResourceExhausted(settled.status())) return WithReason(settled.status(), kTooLarge);
   LUTHIER_ASSIGN_OR_RETURN(ResolvedSpec resolved, std::move(settled));
@@ -278,7 +271,7 @@ void Planner::WarnAboutNodes(Plan& plan, const Limits& limits) {
 
 // Encodes every part as training will; what is wrong with any of them is refused now.
 absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, const Recipe& recipe,
-                                                  const std::vector<DatasetUse>& parts) {
+                                                  const std::vector<DatasetUse>& parts, const Asker& asker) {
   RowCheck check{.base_model = model.folder,
                  .chat_template = recipe.chat_template,
                  .template_date = recipe.template_date,
@@ -291,9 +284,35 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
   for (const DatasetUse& part : parts) absl::StrAppend(&key, ":", part.role, ":", part.file.sha256(), ":", part.weight);
   key = Sha256Hex(key);
   {
-    const std::lock_guard lock(mutex_);
+    std::unique_lock lock(mutex_);
+    // Whoever wants what is being read waits for it, and takes no turn.
+    read_.wait(lock, [&] { return reading_.count(key) == 0; });
     if (const auto known = rows_.Find(key)) return *known;
   }
+  absl::StatusOr<DatasetFacts> facts = absl::UnknownError("");
+  const auto read = [&] { facts = ReadRows(key, std::move(check), parts, asker); };
+  if (!threads_.Run(asker.tenant, read)) return TooManyPlansOf(asker.tenant);
+  return facts;
+}
+
+absl::StatusOr<DatasetFacts> Planner::ReadRows(const std::string& key, RowCheck check,
+                                               const std::vector<DatasetUse>& parts, const Asker& asker) {
+  if (asker.is_gone && asker.is_gone()) return absl::CancelledError("the caller is gone, and its rows were not read");
+  {
+    std::unique_lock lock(mutex_);
+    read_.wait(lock, [&] { return reading_.count(key) == 0; });
+    if (const auto known = rows_.Find(key)) return *known;
+    reading_.insert(key);
+  }
+  absl::StatusOr<DatasetFacts> facts = WithoutExceptions([&] { return CheckParts(std::move(check), parts); });
+  const std::lock_guard lock(mutex_);
+  reading_.erase(key);
+  read_.notify_all();
+  if (facts.ok()) rows_.Put(key, *facts);
+  return facts;
+}
+
+absl::StatusOr<DatasetFacts> Planner::CheckParts(RowCheck check, const std::vector<DatasetUse>& parts) {
   std::vector<LocalBlob> blobs;  // stay where they are until the rows are checked
   int64_t bytes = 0;
   for (const DatasetUse& part : parts) {
@@ -302,12 +321,8 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
     blobs.push_back(std::move(rows));
     bytes += part.file.size_bytes();
   }
-  const Turn turn(checks_);
   const absl::StatusOr<DatasetFacts> facts = CheckRowsInChild(luthierd_, check, LimitsOf(bytes));
   if (absl::IsInvalidArgument(facts.status())) return WithReason(facts.status(), kRowsRefused);
-  LUTHIER_RETURN_IF_ERROR(facts.status());
-  const std::lock_guard lock(mutex_);
-  rows_.Put(key, *facts);
   return facts;
 }
 

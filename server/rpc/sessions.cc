@@ -1,6 +1,7 @@
 #include "server/rpc/sessions.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <deque>
 #include <optional>
 #include <utility>
@@ -31,7 +32,14 @@ constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
 constexpr int kMostGpus = 256;  // of a node
 
-std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access, const Effect& effect) {
+// What waits for an agent to read it: orders for 512 devices, each with the longest template.
+constexpr size_t kMostUnreadBytes = size_t{128} << 20;
+// What a message takes beside what it says.
+constexpr size_t kBytesOfMessage = 200;
+size_t MemoryOf(const v1::SessionResponse& message) { return kBytesOfMessage + message.ByteSizeLong(); }
+
+// Errors: those of the store, for an order to start.
+absl::StatusOr<v1::SessionResponse> MessageOf(Store& store, const Access& access, const Effect& effect) {
   v1::SessionResponse message;
   if (effect.kind == Effect::Kind::kStop) {
     message.mutable_stop_attempt()->set_attempt(effect.attempt);
@@ -44,10 +52,9 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access,
     message.mutable_checkpoint_attempt()->set_attempt(effect.attempt);
     return message;
   }
-  const absl::StatusOr<SpecBytes> spec = store.Spec(effect.job);
-  if (!spec.ok()) return std::nullopt;
+  LUTHIER_ASSIGN_OR_RETURN(const SpecBytes spec, store.Spec(effect.job));
   v1::StartAttempt& start = *message.mutable_start_attempt();
-  start = ParseStoredSpec(*spec).start;
+  start = ParseStoredSpec(spec).start;
   start.set_attempt(effect.attempt);
   start.set_credential(access.CredentialOf(effect.attempt));
   for (int device : effect.devices) start.add_gpus(device);
@@ -58,8 +65,29 @@ std::optional<v1::SessionResponse> MessageOf(Store& store, const Access& access,
   }
   if (start.gang().node_rank() > 0) return message;
   const absl::StatusOr<std::string> checkpoint = store.Checkpoint(effect.job);
-  if (checkpoint.ok()) start.mutable_checkpoint()->ParseFromString(*checkpoint);
+  if (checkpoint.ok()) {
+    start.mutable_checkpoint()->ParseFromString(*checkpoint);
+  } else if (!absl::IsNotFound(checkpoint.status())) {
+    return checkpoint.status();  // without it the attempt would do again what another has done
+  }
   return message;
+}
+
+// Without it the job would be starting for as long as its node is heard of. An agent that dials again is sent the order
+// again, which helps where the store only had no room or time; but what cannot be read at all costs its attempt.
+void LoseOrder(StateLoop& loop, std::shared_ptr<AgentSession> session, const Effect& order, const absl::Status& why) {
+  std::fprintf(stderr, "luthierd: the order to start %s cannot be read: %s\n", order.attempt.c_str(),
+               std::string(why.message()).c_str());
+  if (absl::IsUnavailable(why)) return session->End(why);
+  loop.Post(
+      [attempt = *ParseAttemptName(order.attempt), node = order.node,
+       text = absl::StrCat("its order could not be read: ", why.message())](State& state, absl::Time now) {
+        state.LoseOrder(attempt, node, text, now);
+        return absl::OkStatus();
+      },
+      [session = std::move(session)](const absl::Status& status) {
+        if (!status.ok()) session->End(status);
+      });
 }
 
 // A CPU node has one device, which no index names.
@@ -154,7 +182,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
                       public AgentSession,
                       public std::enable_shared_from_this<Session> {
  public:
-  Session(Backend& backend, Sessions& sessions) : backend_(backend), sessions_(sessions) {}
+  Session(Backend& backend, Sessions& sessions, const grpc::ServerContextBase& context)
+      : backend_(backend), sessions_(sessions), context_(context) {}
 
   void Begin(absl::StatusOr<Call> call) {
     self_ = shared_from_this();
@@ -165,12 +194,16 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
 
   void Send(v1::SessionResponse message) override {
     const std::lock_guard lock(mutex_);
+    if (finished_ || end_) return;
+    unread_bytes_ += MemoryOf(message);
     messages_.push_back(std::move(message));
+    if (unread_bytes_ > kMostUnreadBytes) Drop();
     Advance();
   }
   void End(absl::Status status) override {
     const std::lock_guard lock(mutex_);
     if (!end_) end_ = std::move(status);
+    Forget();
     Advance();
   }
 
@@ -210,7 +243,20 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   }
 
  private:
-  // `mutex_` is held.
+  // Below: `mutex_` is held. The agent does not read. An end waits for what is being written, and that for the agent:
+  // so the stream is cut.
+  void Drop() {
+    Forget();
+    end_ = absl::ResourceExhaustedError("the agent does not read what it is sent; dial again");
+    std::fprintf(stderr, "luthierd: the session of node %s ends: the agent does not read what it is sent\n",
+                 node_.c_str());
+    context_.TryCancel();
+  }
+  // An agent that dials again is sent anew what it has to hear.
+  void Forget() {
+    messages_.clear();
+    unread_bytes_ = 0;
+  }
   void Advance() {
     if (writing_ || finished_) return;
     if (end_) {
@@ -221,6 +267,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
       writing_ = true;
       response_ = std::move(messages_.front());
       messages_.pop_front();
+      unread_bytes_ -= MemoryOf(response_);
       StartWrite(&response_);
     }
   }
@@ -256,6 +303,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
           {
             const std::lock_guard lock(mutex_);
             registered_ = true;
+            unread_bytes_ += MemoryOf(*response);
             messages_.push_front(std::move(*response));  // what was sent meanwhile waits behind it
             Advance();
           }
@@ -463,6 +511,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
 
   Backend& backend_;
   Sessions& sessions_;
+  const grpc::ServerContextBase& context_;  // until the stream is finished
   const absl::Time start_ = absl::Now();
   Call call_;
   std::shared_ptr<Session> self_;         // until gRPC is done with it
@@ -473,6 +522,7 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
 
   std::mutex mutex_;  // of what follows
   std::deque<v1::SessionResponse> messages_;
+  size_t unread_bytes_ = 0;  // of these
   bool registered_ = false, writing_ = false, finished_ = false;
   int asking_ = 0;  // tasks that ask the store for it
   int outstanding_ = 0;
@@ -514,7 +564,7 @@ void Sessions::Close() {
   }
 }
 
-void Sessions::Send(Store& store, const Access& access, const std::vector<Effect>& effects) {
+void Sessions::Send(StateLoop& loop, Store& store, const Access& access, const std::vector<Effect>& effects) {
   for (const Effect& effect : effects) {
     std::shared_ptr<AgentSession> session;
     {
@@ -525,15 +575,17 @@ void Sessions::Send(Store& store, const Access& access, const std::vector<Effect
     }
     if (effect.kind == Effect::Kind::kReconnect) {
       session->End(absl::AbortedError("the lease of this node ran out; register again"));
-    } else if (std::optional<v1::SessionResponse> message = MessageOf(store, access, effect)) {
+    } else if (absl::StatusOr<v1::SessionResponse> message = MessageOf(store, access, effect); message.ok()) {
       session->Send(*std::move(message));
+    } else {
+      LoseOrder(loop, std::move(session), effect, message.status());
     }
   }
 }
 
 grpc::ServerBidiReactor<v1::SessionRequest, v1::SessionResponse>* StartSession(Backend& backend, Sessions& sessions,
                                                                                const grpc::ServerContextBase& context) {
-  const auto session = std::make_shared<Session>(backend, sessions);
+  const auto session = std::make_shared<Session>(backend, sessions, context);
   session->Begin(backend.access.Admit(context, "Session"));
   return session.get();
 }

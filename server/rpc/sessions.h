@@ -11,6 +11,7 @@
 #include "grpcpp/support/server_callback.h"
 #include "lib/wire/agent_protocol.h"
 #include "luthier/v1/worker.pb.h"
+#include "server/loop/state_loop.h"
 #include "server/rpc/access.h"
 #include "server/store/store.h"
 
@@ -38,8 +39,9 @@ class Sessions {
   bool Remove(const std::string& node, const std::shared_ptr<AgentSession>& session);
   // Ends every session, those to come too.
   void Close();
-  // Loop thread. An effect for a node without session is dropped: the node hears of it when it registers.
-  void Send(Store& store, const Access& access, const std::vector<Effect>& effects);
+  // Thread of `loop`. An effect for a node without session is dropped: the node hears of it when it registers. An order
+  // to start that cannot be read loses its attempt, which is tried again as others are.
+  void Send(StateLoop& loop, Store& store, const Access& access, const std::vector<Effect>& effects);
 
  private:
   const ProtocolRange protocol_;

@@ -151,14 +151,20 @@ bool NamesVersion(const v1::FineTuningSpec& spec) {
   return spec.has_model_export() || !spec.lora().start_from().empty();
 }
 
-absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
-                                                    std::shared_ptr<const Plan> known) {
+std::string TenantOf(const Call& call, const std::string& wanted) {
+  if (!call.tenant.empty()) return call.tenant;
+  return wanted.empty() ? Job().tenant : wanted;
+}
+
+absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const std::string& tenant,
+                                                    const v1::FineTuningSpec& spec, std::shared_ptr<const Plan> known) {
   LUTHIER_RETURN_IF_ERROR(CheckVisible(backend, call, spec));
-  if (!NamesVersion(spec)) return known != nullptr ? known : backend.planner.PlanOf(spec);
+  const Planner::Asker asker = {tenant, [&call] { return call.IsAbandoned(); }};
+  if (!NamesVersion(spec)) return known != nullptr ? known : backend.planner.PlanOf(spec, asker);
   v1::FineTuningSpec settled = spec;
   LUTHIER_RETURN_IF_ERROR(spec.has_model_export() ? SettleExport(backend, call, settled)
                                                   : SettleStart(backend, call, *settled.mutable_lora()));
-  return backend.planner.PlanOf(settled);
+  return backend.planner.PlanOf(settled, asker);
 }
 
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& wanted,
@@ -168,7 +174,8 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
         absl::StrCat("tenant: ", wanted.tenant(), " is not that of the token, ", call.tenant, "; leave the field out"));
   }
   Submission made;
-  LUTHIER_ASSIGN_OR_RETURN(made.plan, PlanFor(backend, call, wanted.spec(), std::move(known)));
+  made.job.tenant = TenantOf(call, wanted.tenant());
+  LUTHIER_ASSIGN_OR_RETURN(made.plan, PlanFor(backend, call, made.job.tenant, wanted.spec(), std::move(known)));
   made.own.set_uid(RandomUuid());
   *made.own.mutable_labels() = wanted.labels();
   Job& job = made.job;
@@ -180,8 +187,6 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   job.priority = wanted.priority();
   job.retention = RetentionOf(wanted);
   job.deadline = DeadlineOf(wanted);
-  if (!wanted.tenant().empty()) job.tenant = wanted.tenant();
-  if (!call.tenant.empty()) job.tenant = call.tenant;
   if (wanted.service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
     job.service_class = static_cast<ServiceClass>(wanted.service_class());
   }

@@ -49,8 +49,13 @@ absl::Status WithoutOthers(const Call& call, absl::Status status);
 // Whether it goes on from a version of a model, or exports one.
 bool NamesVersion(const v1::FineTuningSpec& spec);
 
-// Checks what a spec names for the caller, and plans it unless its plan is `known` already. Errors: as Planner::PlanOf.
-absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const v1::FineTuningSpec& spec,
+// Whose a job is going to be: the token's, or whose the caller wants it to be.
+std::string TenantOf(const Call& call, const std::string& wanted = "");
+
+// Checks what a spec names for the caller, and plans it, unless its plan is `known` already, in the turn of `tenant`
+// and as long as the caller waits. Errors: as Planner::PlanOf.
+absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const std::string& tenant,
+                                                    const v1::FineTuningSpec& spec,
                                                     std::shared_ptr<const Plan> known = nullptr);
 
 // Requires: CheckJob() found nothing. `known`: the plan of its spec, where it was looked up already. Errors: as

@@ -190,6 +190,15 @@ TEST_F(BackupTest, HoldsTheFilesOfPublishedModelsAndInputs) {
   service_.Submit("again");  // reads rows and base model
 }
 
+TEST_F(BackupTest, ABackupAndWhatIsRestoredAreTheirUsersAlone) {
+  StartServer();
+  service_.AddInputs();
+  ASSERT_EQ(BackUp().exit_code, 0);
+  ASSERT_EQ(Restore("restored").exit_code, 0);
+  for (const char* folder : {"backup", "restored"})
+    EXPECT_EQ(fs::status(Path(folder)).permissions(), fs::perms::owner_all) << folder;
+}
+
 TEST_F(BackupTest, ASecondRestorationBeginsAnotherEpoch) {
   StartServer();
   service_.AddInputs();

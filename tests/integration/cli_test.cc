@@ -101,6 +101,9 @@ TEST_F(CliTest, ADownloadGoesOnFromTheBytesThatAreThere) {
   EXPECT_EQ(nowhere.exit_code, 1) << "the version is there";
   EXPECT_THAT(nowhere.err,
               AllOf(HasSubstr("the folder of the download cannot be made: /proc/none"), HasSubstr("give another one")));
+  std::filesystem::create_symlink("nowhere", folder_.path() + "/dangling.partial");
+  const CapturedResult locked = Cli({"model", "download", "j", "--to", "dangling"});
+  EXPECT_EQ(locked.exit_code, 1) << "the version is there: " << locked.err;
 }
 
 TEST_F(CliTest, CancelsQueuedAndRunningJobs) {

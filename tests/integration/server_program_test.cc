@@ -12,8 +12,10 @@
 #include <optional>
 #include <set>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "lib/artifact/hash.h"
+#include "lib/artifact/private_folder.h"
 #include "lib/wire/error_details.h"
 #include "lib/wire/json_wire.h"
 #include "luthier/v1/datasets.grpc.pb.h"
@@ -33,6 +35,7 @@ namespace {
 namespace fs = std::filesystem;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 std::string Rows(int count) {
   std::string rows;
@@ -556,6 +559,22 @@ struct Unmount {
   std::string path;
   ~Unmount() { umount2(path.c_str(), MNT_DETACH); }
 };
+
+// Rows and the record are in there, and who may call the server is not who has an account on its machine.
+TEST_F(ServerProgramTest, ItsDataFolderIsItsUsersAloneAndOneThatIsOpenIsTold) {
+  Start();
+  EXPECT_EQ(fs::status(DataDir()).permissions(), fs::perms::owner_all);
+  EXPECT_THAT(server_->log(), Not(HasSubstr("can read what is in")));
+  if (!IsOpenToEverybody(fs::path(folder_.path()).parent_path()))
+    GTEST_SKIP() << "SKIPPED: the folder for temporary files is not open to everybody; the warning was not tested";
+  for (const std::string& folder : {folder_.path(), DataDir()})
+    fs::permissions(folder, fs::perms::others_exec, fs::perm_options::add);
+  Start();
+  EXPECT_TRUE(
+      WaitFor([&] { return absl::StrContains(server_->log(), "every user of this machine can read what is in"); }));
+  EXPECT_THAT(server_->log(), HasSubstr("`chmod o= " + DataDir() + "`"));
+  EXPECT_NE(fs::status(DataDir()).permissions(), fs::perms::owner_all) << "it stays as it is";
+}
 
 TEST_F(ServerProgramTest, AReadOnlyDiskIsNamedAtTheStart) {
   fs::create_directories(DataDir());

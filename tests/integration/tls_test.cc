@@ -36,13 +36,14 @@ class TlsTest : public testing::Test {
         Cli({"admin", "tls", "init", "--to", Path(name), "--host", "example.org", "--host", "10.0.0.1"});
     ASSERT_EQ(made.exit_code, 0) << made.err;
   }
-  std::unique_ptr<Luthierd> Start(bool mutual, const std::vector<std::string>& more = {}) {
+  std::unique_ptr<Luthierd> Start(bool mutual, const std::vector<std::string>& more = {},
+                                  const std::vector<std::string>& environment = {}) {
     std::vector<std::string> arguments = {
         "--listen",   "127.0.0.1:0", "--metrics-listen",     "127.0.0.1:0", "--data-dir",
         Path("data"), "--tls-cert",  Path("tls/server.pem"), "--tls-key",   Path("tls/server.key")};
     if (mutual) arguments.insert(arguments.end(), {"--tls-client-ca", Path("tls/ca.pem")});
     arguments.insert(arguments.end(), more.begin(), more.end());
-    auto server = std::make_unique<Luthierd>(LUTHIER_BIN "/luthierd", arguments);
+    auto server = std::make_unique<Luthierd>(LUTHIER_BIN "/luthierd", arguments, environment);
     EXPECT_TRUE(server->Serves()) << server->log();
     return server;
   }
@@ -213,6 +214,26 @@ TEST_F(TlsTest, ServesWhileHundredsOfConnectionsSayNothing) {
   };
   EXPECT_TRUE(WaitFor([&] { return std::all_of(silent.begin(), silent.end(), is_closed); })) << server->log();
   for (const int fd : silent) close(fd);
+}
+
+// One of gRPC's threads may be at a handshake when a program ends.
+TEST_F(TlsTest, ProgramsEndAsTheyShouldWhileAThreadIsStillAtAHandshake) {
+  const auto server = Start(/*mutual=*/true, {}, {"LD_PRELOAD=" LUTHIER_LATE_HANDSHAKE});
+  Variables known = Certificate(), unknown = Authority();
+  for (Variables* variables : {&known, &unknown}) variables->emplace_back("LD_PRELOAD", LUTHIER_LATE_HANDSHAKE);
+  EXPECT_EQ(List(*server, known), 0);
+  EXPECT_EQ(List(*server, unknown), 6);
+
+  CaptureOptions options;
+  options.environment = known;
+  options.on_output = [](const CapturedResult& so_far, pid_t agent) {
+    if (so_far.err.find("metrics on port") != std::string::npos) kill(agent, SIGTERM);
+  };
+  const CapturedResult agent = RunCaptured({LUTHIER_BIN "/luthier-worker", "--server", server->address(), "--data-dir",
+                                            Path("agent"), "--trainer", "/bin/true", "--metrics-listen", "127.0.0.1:0"},
+                                           options);
+  EXPECT_EQ(agent.exit_code, 0) << agent.err;
+  EXPECT_EQ(server->End(SIGTERM), 0) << server->log();
 }
 
 // The agent beside the server needs neither certificate nor a token that a person made.

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "lib/artifact/durable_file.h"
+#include "lib/artifact/private_folder.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/trainer_words.h"
 
@@ -63,6 +64,7 @@ absl::StatusOr<DataFolder> DataFolder::Open(const std::string& root) {
                                                       " holds a folder `discarded` and is no agent's; "
                                                       "give an empty folder, or one that a luthier-worker made"));
   }
+  LUTHIER_RETURN_IF_ERROR(CreatePrivateFolder(root));  // rows are in there, of whoever has jobs here
   LUTHIER_RETURN_IF_ERROR(CreateFolders(root + "/jobs"));
   absl::StatusOr<FileLock> lock = FileLock::TryAcquire(root + "/lock");
   if (absl::IsUnavailable(lock.status())) {

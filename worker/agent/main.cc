@@ -15,8 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "lib/artifact/private_folder.h"
 #include "lib/base/duration_text.h"
 #include "lib/base/gang_address.h"
+#include "lib/base/openssl_at_exit.h"
 #include "lib/base/own_address.h"
 #include "lib/base/status_macros.h"
 #include "lib/channel/channel.h"
@@ -113,6 +115,8 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
   LUTHIER_ASSIGN_OR_RETURN(const DataFolder folder, DataFolder::Open(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(agent_options.node_id, folder.NodeId(options.node_id));
+  const std::string warning = WarningIfOpen(folder.root());
+  if (!warning.empty()) std::fprintf(stderr, "luthier-worker: %s\n", warning.c_str());
 
   const auto registry = std::make_shared<prometheus::Registry>();
   AgentMetrics metrics(*registry, LUTHIER_VERSION);
@@ -168,6 +172,7 @@ int Main(int argc, char** argv) {
 }  // namespace luthier
 
 int main(int argc, char** argv) {
+  luthier::LeaveOpenSslAtExit();
   try {
     return luthier::Main(argc, argv);
   } catch (const std::exception& error) {  // of std::filesystem, about a folder that our user must not see

@@ -6,6 +6,7 @@
 #include "absl/status/statusor.h"
 #include "worker/trainer/commands/command.h"
 #include "worker/trainer/device.h"
+#include "worker/trainer/ops/subnormals.h"
 #include "worker/trainer/torch.h"
 #include "worker/trainer/train/heap.h"
 
@@ -22,6 +23,7 @@ int PrintVersion() {
 
 int Main(int argc, char** argv) {
   KeepHeapPages();
+  ops::FlushSubnormals();
   Action action = &PrintVersion;
   CLI::App app{"Trains LoRA adapters or whole models, and tries them out. Needs no server."};
   app.require_subcommand(1);

@@ -40,6 +40,13 @@ TEST(DataFolderTest, BelongsToOneAgent) {
   EXPECT_TRUE(DataFolder::Open(temp.path()).ok());
 }
 
+// Rows and weights of everybody's jobs are in there.
+TEST(DataFolderTest, IsItsUsersAlone) {
+  const TempFolder temp;
+  ASSERT_TRUE(DataFolder::Open(temp.path() + "/worker").ok());
+  EXPECT_EQ(fs::status(temp.path() + "/worker").permissions(), fs::perms::owner_all);
+}
+
 // `--data-dir ~` must not delete what a person keeps there.
 TEST(DataFolderTest, DeletesNothingInAFolderThatIsNoAgents) {
   const TempFolder temp;

@@ -3,10 +3,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
 
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <latch>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -256,20 +259,63 @@ TEST(FileArtifactStoreTest, MoreThanTheDiskHoldsIsRefusedBeforeWriting) {
               HasSubstr(" are free, 5764607.5 TB and a reserve of 67.1 MB are needed; free space"));
 }
 
-// Each alone would fit, and together they would take what is kept free for the record.
-TEST(FileArtifactStoreTest, BlobsOnTheirWayTakeTheirRoomBeforeTheyAreThere) {
+// Else one that announces much and sends little would keep others out for as long as it likes.
+TEST(FileArtifactStoreTest, WhatABlobAnnouncesIsNotKeptFromOthers) {
   const TempFolder folder;
   const auto store = *FileArtifactStore::Open(folder.path());
   const int64_t most = *FreeBytes(folder.path()) / 10 * 6;
   const std::string sha256(64, 'a');
-  absl::StatusOr<std::unique_ptr<BlobWriter>> first = store->PutBlob(sha256, most);
+  const auto first = store->PutBlob(sha256, most);
   ASSERT_TRUE(first.ok()) << first.status();
-  const absl::Status second = store->PutBlob(sha256, most).status();
-  EXPECT_TRUE(absl::IsResourceExhausted(second)) << second;
-  EXPECT_THAT(std::string(second.message()), HasSubstr(" for what is on its way and a reserve of "));
-  EXPECT_TRUE(store->PutBlob(sha256, 1000).ok()) << "what fits beside it is taken";
-  first->reset();
-  EXPECT_TRUE(store->PutBlob(sha256, most).ok()) << "one that was given up takes nothing";
+  ASSERT_TRUE((*first)->Append("a").ok());
+  const auto second = store->PutBlob(sha256, most);
+  EXPECT_TRUE(second.ok()) << second.status();
+}
+
+// More than announced, or the disk filled up since.
+TEST(FileArtifactStoreTest, APieceForWhichThereIsNoRoomBesideTheReserveIsRefusedAndNothingStays) {
+  Folder folder;
+  const auto store = *folder.Open();
+  const auto size = static_cast<size_t>(*FreeBytes(folder.root())) * 2;  // others may free some meanwhile
+  // Addresses without memory: whoever looked at the bytes would crash.
+  void* const bytes = mmap(nullptr, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (bytes == MAP_FAILED) GTEST_SKIP() << "SKIPPED: no address space for twice what is free on the disk";
+  {
+    const auto writer = *store->PutBlob(std::string(64, 'a'), 1);
+    ASSERT_TRUE(writer->Append("a").ok());
+    const absl::Status refused = writer->Append({static_cast<const char*>(bytes), size});
+    EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr(" and a reserve of 67.1 MB are needed; free space"));
+    EXPECT_TRUE(writer->Append("b").ok()) << "what fits";
+  }
+  munmap(bytes, size);
+  EXPECT_FALSE(folder.HasUnfinished());
+}
+
+// Each alone would fit, and together they would take what is kept free for the record.
+TEST(FileArtifactStoreTest, PiecesThatComeAtOnceLeaveTheReserve) {
+  const TempFolder folder;
+  if (mount("tmpfs", folder.path().c_str(), "tmpfs", 0, "size=97m") != 0)
+    GTEST_SKIP() << "SKIPPED: mounting a tmpfs needs root; pieces that fill a disk together were not tested";
+  {
+    const auto store = *FileArtifactStore::Open(folder.path());
+    const std::string piece(16 << 20, 'x');
+    std::vector<std::unique_ptr<BlobWriter>> writers;
+    for (int i = 0; i < 16; ++i) writers.push_back(*store->PutBlob(std::string(64, 'a'), 0));
+    std::atomic<int> written = 0;
+    std::latch all_there(16);
+    std::vector<std::thread> threads;
+    for (const auto& writer : writers) {
+      threads.emplace_back([&] {
+        all_there.arrive_and_wait();
+        if (writer->Append(piece).ok()) ++written;
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_GE(written, 1);
+    EXPECT_GE(*FreeBytes(folder.path()), int64_t{64} << 20);
+  }
+  EXPECT_EQ(umount2(folder.path().c_str(), MNT_DETACH), 0);
 }
 
 TEST(FileArtifactStoreTest, UnfinishedFilesOfADeadProcessAreRemovedAtOpen) {
@@ -279,6 +325,15 @@ TEST(FileArtifactStoreTest, UnfinishedFilesOfADeadProcessAreRemovedAtOpen) {
   ASSERT_TRUE(folder.HasUnfinished());
   ASSERT_TRUE(folder.Open().ok());
   EXPECT_FALSE(folder.HasUnfinished());
+}
+
+// An agent of another user than the server's goes on without it.
+TEST(FileArtifactStoreTest, AFolderThatCannotBeLookedIntoIsNoStoreToShare) {
+  const TempFolder folder;
+  const std::string nowhere = folder.path() + "/link";
+  fs::create_symlink(nowhere, nowhere);
+  const absl::Status status = FileArtifactStore::OpenShared(nowhere).status();
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
 }
 
 TEST_P(ArtifactStoreTest, BlobNamesThatAreNoHashAreRefused) {
@@ -298,6 +353,26 @@ TEST_P(ArtifactStoreTest, PublishesAnArtifactOnce) {
   const Manifest other = {{{"adapter_model.safetensors", Put("others!"), 7}}};
   EXPECT_EQ(store_->PutManifest(key, other).code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(*store_->GetManifest(key), manifest);
+}
+
+TEST_P(ArtifactStoreTest, OfTwoManifestsThatComeAtOnceOneIsPublishedAndNotReplaced) {
+  const Manifest manifests[] = {{{{"a", Put("weights"), 7}}}, {{{"a", Put("others!"), 7}}}};
+  for (int attempt = 1; attempt <= place_->Rounds() / 10; ++attempt) {
+    const ArtifactKey key = {"j1", attempt, "adapter"};
+    absl::Status published[2];
+    std::latch both_there(2);
+    const auto publish = [&](int which) {
+      both_there.arrive_and_wait();
+      published[which] = store_->PutManifest(key, manifests[which]);
+    };
+    std::thread other(publish, 1);
+    publish(0);
+    other.join();
+    const int winner = published[0].ok() ? 0 : 1;
+    EXPECT_TRUE(published[winner].ok()) << published[winner];
+    EXPECT_TRUE(absl::IsAlreadyExists(published[1 - winner])) << published[1 - winner];
+    EXPECT_EQ(*store_->GetManifest(key), manifests[winner]);
+  }
 }
 
 TEST_P(ArtifactStoreTest, AManifestNeedsItsBlobs) {

@@ -108,6 +108,20 @@ TEST_F(AppTest, SuggestsTheCommandForTheWordsOfOtherPrograms) {
   EXPECT_THAT(Run({"job", "watch", "j", "k"}).err, HasSubstr("unexpected argument 'k'\n"));
 }
 
+TEST_F(AppTest, AnEmptyValueIsNotTakenForNone) {
+  for (const std::vector<std::string>& given : {std::vector<std::string>{"job", "submit", "-f", "job.yaml", "--id", ""},
+                                                {"job", "submit", "-f", "job.yaml", "--id=", "--hold"},
+                                                {"generate", "--model", "m", "--prompt", ""},
+                                                {"--server", "", "job", "list"}}) {
+    const Result result = Run(given);
+    EXPECT_EQ(result.exit_code, 3) << testing::PrintToString(given);
+    EXPECT_THAT(result.err, HasSubstr("is empty; give a value, or leave the flag out"))
+        << testing::PrintToString(given);
+  }
+  EXPECT_THAT(Run({"job", "submit", "--id", ""}).err,
+              AllOf(HasSubstr("--id: "), HasSubstr("luthier job submit --help")));
+}
+
 TEST_F(AppTest, HelpOfACommandThatDoesNotExistSaysSo) {
   for (const std::vector<std::string>& asked : {std::vector<std::string>{"base-model", "--help"},
                                                 {"base-model", "-h"},

@@ -1,15 +1,23 @@
 // Job files and flags to a job.
 #include "client/cli/job_file.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <iostream>
 #include <map>
 #include <set>
+#include <sstream>
+#include <thread>
 
+#include "absl/strings/str_cat.h"
 #include "client/cli/job_flags.h"
 #include "client/cli/label_flag.h"
+#include "lib/base/descriptor.h"
 #include "lib/plan/resolve.h"
 #include "lib/wire/job_spec_wire.h"
 #include "tests/support/temp_folder.h"
@@ -89,6 +97,30 @@ TEST_F(JobFileTest, SaysWhatAFileThatIsNoJobFileShouldHold) {
   EXPECT_THAT(Message(R"({"base_model": )" + std::string(200'000, '[') + std::string(200'000, ']') + "}"),
               HasSubstr("job.yaml: is nested too deeply"));
   EXPECT_THAT(std::string(ReadJobFile(folder_.path() + "/none.yaml").status().message()), HasSubstr("none.yaml"));
+}
+
+// `-f /dev/zero` has no end: whoever reads on ends without memory.
+TEST_F(JobFileTest, OneThatIsTooLargeIsNotReadToItsEnd) {
+  const std::string endless(3 << 20, 'x');
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  Descriptor read_end(ends[0]), write_end(ends[1]);
+  const auto before_pipe = signal(SIGPIPE, SIG_IGN);
+  ssize_t taken = 0;
+  std::thread writer([&] { taken = write(write_end.get(), endless.data(), endless.size()); });
+  const std::string pipe = absl::StrCat("/dev/fd/", read_end.get());
+  EXPECT_THAT(std::string(ReadJobFile(pipe).status().message()), HasSubstr(pipe + ": is larger than 1048576 bytes"));
+  read_end.Close();
+  writer.join();
+  signal(SIGPIPE, before_pipe);
+  EXPECT_LT(taken, 2 << 20);
+
+  std::istringstream input(endless);
+  std::streambuf* const before = std::cin.rdbuf(input.rdbuf());
+  const absl::Status refused = ReadJobFile("-").status();
+  std::cin.rdbuf(before);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("standard input: is larger than 1048576 bytes"));
+  EXPECT_GT(input.rdbuf()->in_avail(), 1 << 20) << "the rest is left";
 }
 
 TEST_F(JobFileTest, FlagsWinOverTheFileAndUseTheSameWords) {

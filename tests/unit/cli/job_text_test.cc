@@ -10,6 +10,7 @@
 #include "client/cli/comparison.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/watch_view.h"
+#include "client/lib/local_disk.h"
 
 namespace luthier {
 namespace {
@@ -209,8 +210,8 @@ TEST(ExitCodeTest, HasACodeForEveryKindOfStatus) {
   EXPECT_EQ(ExitCodeOf(absl::ResourceExhaustedError("")), ExitCode::kFailure);
   EXPECT_EQ(ExitCodeOf(WithExitCode(absl::NotFoundError(""), ExitCode::kFailure)), ExitCode::kFailure);
   for (const absl::Status& ours : {absl::PermissionDeniedError(""), absl::NotFoundError(""), absl::UnknownError("")})
-    EXPECT_EQ(ExitCodeOf(OfLocalDisk(ours)), ExitCode::kFailure) << ours;
-  EXPECT_EQ(ExitCodeOf(OfLocalDisk(absl::OkStatus())), ExitCode::kOk);
+    EXPECT_EQ(ExitCodeOf(OnOurDisk(ours)), ExitCode::kFailure) << ours;
+  EXPECT_EQ(ExitCodeOf(OnOurDisk(absl::OkStatus())), ExitCode::kOk);
 }
 
 TEST(ComparisonTest, PutsLoraBesideFullTrainingAndTheBaseOnce) {

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <set>
@@ -128,6 +129,7 @@ class FakeModels final : public v1::ModelService::Service {
  public:
   grpc::Status DownloadModelVersion(grpc::ServerContext*, const v1::DownloadModelVersionRequest* request,
                                     grpc::ServerWriter<v1::DownloadModelVersionResponse>* writer) override {
+    if (refusal != grpc::StatusCode::OK) return grpc::Status(refusal, "no");
     offsets.push_back(request->offset());
     const std::string& content = files.at(request->path());
     v1::DownloadModelVersionResponse message;
@@ -160,6 +162,7 @@ class FakeModels final : public v1::ModelService::Service {
   int breaks = 0;
   int chunks_a_stream = 2;
   int damage_on_the_way = 0;  // the n-th chunk
+  grpc::StatusCode refusal = grpc::StatusCode::OK;
   std::vector<int64_t> offsets;
 };
 
@@ -235,7 +238,7 @@ TEST_F(ClientTest, RepeatsARetryAndAnUpdateUnderTheirRequestIds) {
 }
 
 TEST_F(ClientTest, ReadsEveryPageOfAListUpToItsLimit) {
-  EXPECT_THAT(*client_->ListJobs({}, 100), SizeIs(5));
+  EXPECT_EQ(client_->ListJobs({}, 100)->size(), 5u);
   EXPECT_GE(client_->ListJobs({}, 3)->size(), 3u);
 }
 
@@ -395,6 +398,40 @@ TEST_F(ClientTest, AFolderThatIsThereIsKeptOrNamed) {
   const absl::Status status = DownloadFolder(*client_, models_.Remote(), target);
   EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists);
   EXPECT_EQ(*ReadTextFile(target + "/mine"), "work of the user");
+}
+
+// The server has the version and lets us read it: by its NOT_FOUND or PERMISSION_DENIED a script would think otherwise.
+TEST_F(ClientTest, WhatOurDiskRefusesOnTheWayIsNoAnswerOfTheServer) {
+  models_.files = {{"a", Noise(5000)}, {"b", "content"}};
+  const std::string target = folder_.path() + "/out", partial = target + ".partial";
+  std::filesystem::create_symlink("nowhere", partial);
+  const absl::Status locked = DownloadFolder(*client_, models_.Remote(), target);
+  EXPECT_TRUE(absl::IsFailedPrecondition(locked)) << locked;
+  EXPECT_THAT(std::string(locked.message()), HasSubstr(partial));
+
+  std::filesystem::remove(partial);
+  const absl::Status swept = DownloadFolder(*client_, models_.Remote(), target,
+                                            [&](int64_t, int64_t) { std::filesystem::remove_all(partial); });
+  EXPECT_TRUE(absl::IsFailedPrecondition(swept)) << swept;
+
+  if (geteuid() == 0) GTEST_SKIP() << "SKIPPED: root may write everywhere; a folder that is not ours was not tested";
+  const auto may_write = std::filesystem::perms::owner_write;
+  const absl::Status protected_since =
+      DownloadFolder(*client_, models_.Remote(), target, [&](int64_t done, int64_t total) {
+        if (done == total)
+          std::filesystem::permissions(folder_.path(), may_write, std::filesystem::perm_options::remove);
+      });
+  std::filesystem::permissions(folder_.path(), may_write, std::filesystem::perm_options::add);
+  EXPECT_TRUE(absl::IsFailedPrecondition(protected_since)) << protected_since;
+}
+
+TEST_F(ClientTest, WhatTheServerSaysOfADownloadStaysAsItIs) {
+  models_.files = {{"a", "content"}};
+  for (const grpc::StatusCode code : {grpc::StatusCode::NOT_FOUND, grpc::StatusCode::PERMISSION_DENIED}) {
+    models_.refusal = code;
+    const absl::Status refused = DownloadFolder(*client_, models_.Remote(), folder_.path() + "/out");
+    EXPECT_EQ(static_cast<int>(refused.code()), static_cast<int>(code)) << refused;
+  }
 }
 
 TEST_F(ClientTest, AServerCannotMakeTheClientWriteElsewhere) {

@@ -66,14 +66,14 @@ json HonestListing() {
 }
 
 // By its exit code a script would take it for the hub's, or the server's.
-TEST(OnOurDiskTest, WhatOurDiskRefusesIsNoRefusalOfTheHub) {
-  EXPECT_TRUE(OnOurDisk(absl::OkStatus()).ok());
+TEST(InCacheTest, WhatOurDiskRefusesIsNoRefusalOfTheHub) {
+  EXPECT_TRUE(InCache(absl::OkStatus()).ok());
   for (const int error : {EACCES, EROFS, ENOENT}) {
-    const absl::Status status = OnOurDisk(FileError("/cache/hub", "create", error));
+    const absl::Status status = InCache(FileError("/cache/hub", "create", error));
     EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
     EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("/cache/hub"), HasSubstr("LUTHIER_CACHE_DIR")));
   }
-  const absl::Status full = OnOurDisk(FileError("/cache/hub/file", "write", ENOSPC));
+  const absl::Status full = InCache(FileError("/cache/hub/file", "write", ENOSPC));
   EXPECT_TRUE(absl::IsResourceExhausted(full));
   EXPECT_THAT(std::string(full.message()), AllOf(HasSubstr("free space"), HasSubstr("LUTHIER_CACHE_DIR")));
 }

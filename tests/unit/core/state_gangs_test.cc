@@ -102,6 +102,22 @@ TEST_F(GangTest, StartsOnEachOfItsNodesWithTheDevicesRankAndMeetingPlace) {
   }
 }
 
+TEST_F(GangTest, AnOrderThatCouldNotBeSentToOneOfTheNodesEndsTheAttemptOnAll) {
+  StartPair(JobState::kStarting);
+  state_.LoseOrder({"g", 1}, "n2", "its order could not be read", now_);
+  EndBatch();
+  EXPECT_EQ(job("g").state, JobState::kRecovering);
+  EXPECT_THAT(ToldToStop(), ElementsAre("n2", "n1"));
+  EXPECT_FALSE(HasRoom("n2")) << "it may have an order of before, until it says that it has not";
+}
+
+TEST_F(GangTest, AnOrderToANodeThatHasStartedAlreadyIsNotMissed) {
+  StartPair(JobState::kRunning);
+  state_.LoseOrder({"g", 1}, "n2", "its order could not be read", now_);
+  EndBatch();
+  EXPECT_EQ(job("g").state, JobState::kRunning);
+}
+
 TEST_F(GangTest, NoTwoOfANodeMeetAtOnePort) {
   Join("n1", 3);
   Join("n2", 4);

@@ -235,6 +235,39 @@ TEST_F(StateTest, SendsAStartAgainThatMayNeverHaveArrived) {
   EXPECT_EQ(effects_.size(), 1u);
 }
 
+// Its node is heard of, so nothing else would end an attempt of which the agent does not know.
+TEST_F(StateTest, AnOrderThatCouldNotBeSentIsTriedAgainAndNotForEver) {
+  Connect("n1");
+  ASSERT_TRUE(Submit("j").ok());
+  for (int attempt = 1; attempt <= kMaxLostAttempts; ++attempt) {
+    for (int time = 0; time < 2; ++time) {
+      state_.LoseOrder({"j", attempt}, "n1", "its order could not be read", now_);
+      EndBatch();
+    }
+    EXPECT_EQ(job("j").state, JobState::kRecovering);
+    EXPECT_EQ(job("j").lost_attempts, attempt);
+    Pass(RetryDelay(attempt), {"n1"});
+    ASSERT_EQ(job("j").state, JobState::kStarting);
+  }
+  state_.LoseOrder({"j", kMaxLostAttempts + 1}, "n1", "its order could not be read", now_);
+  EndBatch();
+  EXPECT_EQ(job("j").state, JobState::kFailed);
+  EXPECT_THAT(events_.back().message, HasSubstr("its order could not be read"));
+}
+
+TEST_F(StateTest, AnOrderThatCouldNotBeSentIsNoFaultOfItsNode) {
+  Connect("n1");
+  for (size_t i = 0; i < kQuarantineJobs; ++i) {
+    const std::string id = absl::StrCat("j", i);
+    ASSERT_TRUE(Submit(id).ok());
+    state_.LoseOrder({id, 1}, "n1", "its order could not be read", now_);
+    ASSERT_TRUE(state_.Cancel(id, now_).ok());
+    Pass(kIncident, {"n1"});
+    EXPECT_THAT(job(id).lost_on, IsEmpty());
+  }
+  EXPECT_FALSE(IsQuarantined("n1"));
+}
+
 // A node comes back after its lease, and the trainer of the attempt that it lost is still there.
 TEST_F(StateTest, WhatAStaleAttemptUsesIsGivenToNobodyUntilItsProcessHasEnded) {
   Connect("n1", 2);

@@ -293,7 +293,7 @@ TEST_F(PlannerTest, StartsAProcessForRowsThatItHasNotSeenLatelyAndForNoOthers) {
   AddInputs();
   const std::string program = folder_.path() + "/luthierd";
   std::filesystem::create_symlink(LUTHIERD_PROGRAM, program);
-  Planner planner(*store_, *artifacts_, folder_.path(), program);
+  Planner planner(*store_, *artifacts_, planning_, folder_.path(), program);
   v1::FineTuningSpec spec = RequestFor("j").job().spec();
   ASSERT_TRUE(planner.PlanOf(spec).ok());
   std::filesystem::remove(program);
@@ -303,6 +303,36 @@ TEST_F(PlannerTest, StartsAProcessForRowsThatItHasNotSeenLatelyAndForNoOthers) {
   }
   spec.set_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}");
   EXPECT_TRUE(absl::IsUnavailable(planner.PlanOf(spec).status())) << "the rows are other tokens";
+}
+
+// The program is gone, to show who asks for it.
+TEST_F(PlannerTest, ReadsNoRowsForACallerThatIsGone) {
+  AddInputs();
+  const v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  Planner planner(*store_, *artifacts_, planning_, folder_.path(), folder_.path() + "/luthierd");
+  EXPECT_TRUE(absl::IsCancelled(planner.PlanOf(spec, {"default", [] { return true; }}).status()));
+  EXPECT_TRUE(absl::IsUnavailable(planner.PlanOf(spec, {"default", [] { return false; }}).status()));
+}
+
+TEST_F(PlannerTest, ATenantWithAsManyPlansWaitingAsMayIsRefused) {
+  AddInputs();
+  const auto end = KeepPlanningBusy();
+  while (planning_.Post("crowd", [] {})) {
+  }
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.mutable_job()->set_tenant("crowd");
+  v1::FineTuningJob job;
+  const grpc::Status refused = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  const ErrorDetails details = ParseErrorDetails(refused.error_details());
+  EXPECT_EQ(details.reason, "TOO_MANY_PLANS");
+  EXPECT_EQ(details.quota_subject, "tenants/crowd");
+  EXPECT_TRUE(details.retry_delay.has_value());
+  EXPECT_TRUE(absl::IsResourceExhausted(planner_.PlanOf(request.job().spec(), {"crowd", nullptr}).status()))
+      << "of a call that waits";
+  request.mutable_job()->set_tenant("other");
+  end->Notify();
+  Create(request);
 }
 
 // A trainer would die of it, which counts as the fault of its node.

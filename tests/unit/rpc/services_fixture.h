@@ -3,12 +3,17 @@
 
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <prometheus/text_serializer.h>
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/synchronization/blocking_counter.h"
+#include "absl/synchronization/notification.h"
 #include "lib/artifact/file_artifact_store.h"
 #include "lib/wire/error_details.h"
 #include "luthier/v1/admin.grpc.pb.h"
@@ -45,7 +50,7 @@ class ServicesTest : public testing::Test {
         transfers_(access_, transfers),
         sessions_(protocol),
         loop_(*store_, State(), LoopOptions()),
-        planner_(*store_, *artifacts_, folder_.path(), LUTHIERD_PROGRAM),
+        planner_(*store_, *artifacts_, planning_, folder_.path(), LUTHIERD_PROGRAM),
         housekeeping_(loop_, *store_, *artifacts_, {}),
         backend_{loop_,    *store_,       *artifacts_, planner_, watches_,   tasks_,        planning_,
                  storing_, housekeeping_, metrics_,    access_,  transfers_, folder_.path()},
@@ -71,7 +76,7 @@ class ServicesTest : public testing::Test {
   StateLoop::Options LoopOptions() {
     StateLoop::Options options;
     options.on_batch = [this](const State&, const Writes& writes, absl::Time) { watches_.Publish(writes.events); };
-    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(*store_, access_, effects); };
+    options.send = [this](const std::vector<Effect>& effects) { sessions_.Send(loop_, *store_, access_, effects); };
     return options;
   }
 
@@ -123,6 +128,24 @@ class ServicesTest : public testing::Test {
                            const Request& request, Response& response) {
     grpc::ClientContext context;
     return (stub.*method)(&context, request, &response);
+  }
+  // Whether a call of the method has ended with such a code.
+  bool HasAnswered(const std::string& method, const std::string& code) {
+    const std::string labels = absl::StrCat("{code=\"", code, "\",method=\"", method, "\"}");
+    return absl::StrContains(prometheus::TextSerializer().Serialize(registry_.Collect()), labels);
+  }
+  // No rows are read from now on until it is notified.
+  std::shared_ptr<absl::Notification> KeepPlanningBusy() {
+    auto end = std::make_shared<absl::Notification>();
+    absl::BlockingCounter busy(kPlanningThreads);
+    for (int thread = 0; thread < kPlanningThreads; ++thread) {
+      EXPECT_TRUE(planning_.Post("others", [end, &busy] {
+        busy.DecrementCount();
+        end->WaitForNotification();
+      }));
+    }
+    busy.Wait();
+    return end;
   }
   // Runs a step of the state, as an agent would cause it.
   void Do(const std::function<void(State&, absl::Time)>& step) {
@@ -179,7 +202,9 @@ class ServicesTest : public testing::Test {
   Sessions sessions_;
   static constexpr size_t kWatchersOfTenant = 8;
   WatchHub watches_{kWatchersOfTenant};
-  TaskPool tasks_{2}, planning_{2}, storing_{2};
+  static constexpr int kPlanningThreads = 2;
+  static constexpr size_t kPlansOfTenant = 100;
+  TaskPool tasks_{2}, planning_{kPlanningThreads, {.waiting = kPlansOfTenant}}, storing_{2};
   StateLoop loop_;
   Planner planner_;
   Housekeeping housekeeping_;

@@ -2,9 +2,13 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "lib/wire/json_wire.h"
+#include "server/rpc/stored_files.h"
+#include "tests/support/wait_for.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -498,6 +502,27 @@ TEST_F(SweepsTest, ListsNewestFirstInPages) {
   ASSERT_EQ(page.sweeps_size(), 1);
   EXPECT_EQ(page.sweeps(0).name(), "sweeps/a");
   EXPECT_EQ(page.next_page_token(), "");
+}
+
+// Each of its plans would take a turn from others.
+TEST_F(SweepsTest, PlansNothingMoreForACallerThatIsGone) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  std::vector<std::string> rates;
+  for (int i = 1; i <= 500; ++i) rates.push_back(absl::StrCat(i, "e-6"));
+  AddField(request, "training.learning_rate", rates);
+  const auto gone = KeepPlanningBusy();
+  grpc::ClientContext context;
+  std::thread caller([&] {
+    v1::Sweep sweep;
+    EXPECT_EQ(sweeps_->CreateSweep(&context, request, &sweep).error_code(), grpc::StatusCode::CANCELLED);
+  });
+  // It has been made when the first of its rows wait to be read.
+  EXPECT_TRUE(WaitFor([&] { return std::filesystem::exists(BaseModelsFolder(folder_.path())); }));
+  context.TryCancel();
+  caller.join();
+  gone->Notify();
+  EXPECT_TRUE(WaitFor([&] { return HasAnswered("CreateSweep", "CANCELLED"); }));
+  EXPECT_TRUE(absl::IsNotFound(store_->GetSweep("s").status()));
 }
 
 }  // namespace

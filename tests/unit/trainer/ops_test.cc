@@ -2,6 +2,7 @@
 // kernels, and by the operations that GPUs use.
 #include "worker/trainer/ops/ops.h"
 
+#include "worker/trainer/ops/gemm.h"
 #include "worker/trainer/ops/place.h"
 
 #include <gtest/gtest.h>
@@ -133,6 +134,82 @@ TEST(OpsTest, PackedAttentionEqualsEachDocumentAlone) { ExpectEachDocumentAlone(
 
 TEST(OpsTest, PackedAttentionSeesNoFartherThanItsWindow) {
   for (const int64_t window : {1, 5, 6, 7, 100}) ExpectEachDocumentAlone({0.3, window});
+}
+
+// The mask is a function of the generator's state, so that a loss can be computed again beside itself.
+TEST(OpsTest, AttentionsGradientsUnderDropoutAreThoseOfItsLoss) {
+  const ops::Documents documents = {{0, 3}, {3, 73}};
+  for (const double softcap : {0.0, 1.5}) {
+    const ops::AttentionForm form{0.5, 0, softcap, 0.5};
+    const std::vector<Tensor> inputs = {Random({73, 4, 8}), Random({73, 2, 8}), Random({73, 2, 8})};
+    const Tensor upstream = at::randn({73, 4, 8});
+    const auto loss = [&](const std::vector<Tensor>& of) {
+      at::manual_seed(7);
+      return (ops::PackedAttention(of[0], of[1], of[2], documents, form).to(at::kDouble) * upstream).sum();
+    };
+    loss(inputs).backward();
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const Tensor along = at::randn_like(inputs[i]);
+      const auto beside = [&](double step) {
+        std::vector<Tensor> moved = inputs;
+        moved[i] = (inputs[i] + step * along).detach().set_requires_grad(true);  // in evaluation nothing is dropped
+        return loss(moved).item<double>();
+      };
+      constexpr double kStep = 2e-3;
+      const double slope = (beside(kStep) - beside(-kStep)) / (2 * kStep);
+      const double expected = (inputs[i].grad() * along).sum().item<double>();
+      EXPECT_NEAR(expected, slope, 0.02 * inputs[i].grad().norm().item<double>()) << "input " << i;
+    }
+  }
+}
+
+// Rounded inputs, weights and gradients: 8 bits of each.
+TEST(OpsTest, PackedAttentionInBf16IsThatInFp32ButForRounding) {
+  const ops::Documents documents = {{0, 7}, {7, 8}, {8, 176}};
+  for (const ops::AttentionForm& form : {ops::AttentionForm{0.35}, {0.35, 5}, {0.35, 0, 1.5}}) {
+    const auto leaf = [](int64_t heads) { return at::randn({176, heads, 8}).to(at::kBFloat16); };
+    const Tensor q = leaf(4), k = leaf(2), v = leaf(2), upstream = leaf(4);
+    const auto compute = [&](at::ScalarType type) {
+      std::vector<Tensor> inputs;
+      for (const Tensor& x : {q, k, v})
+        inputs.push_back(x.to(type, /*non_blocking=*/false, /*copy=*/true).set_requires_grad(true));
+      Tensor out = ops::PackedAttention(inputs[0], inputs[1], inputs[2], documents, form);
+      out.backward(upstream.to(type));
+      std::vector<Tensor> results = {out.detach()};
+      for (const Tensor& x : inputs) results.push_back(x.grad());
+      return results;
+    };
+    const std::vector<Tensor> rounded = compute(at::kBFloat16), exact = compute(at::kFloat);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      EXPECT_EQ(rounded[i].scalar_type(), at::kBFloat16);
+      EXPECT_LT(((rounded[i].to(at::kFloat) - exact[i]).norm() / exact[i].norm()).item<double>(), 0.01) << i;
+    }
+  }
+  if (!ops::HasBf16Tiles()) GTEST_SKIP() << "SKIPPED: no tiles (AMX) here, so products of bf16 were not tested";
+}
+
+TEST(OpsTest, Bf16ProductsKeepTheirSums) {
+  for (const bool transposed_a : {false, true}) {
+    for (const bool transposed_b : {false, true}) {
+      const int64_t m = 19, n = 33, k = 70, a_pitch = (transposed_a ? m : k) + 3, b_pitch = (transposed_b ? k : n) + 5;
+      const Tensor a = at::randn({transposed_a ? k : m, a_pitch}).to(at::kBFloat16),
+                   b = at::randn({transposed_b ? n : k, b_pitch}).to(at::kBFloat16);
+      const auto matrix = [](const Tensor& x, bool transposed) {
+        return ops::Matrix<uint16_t>{static_cast<const uint16_t*>(x.const_data_ptr()), x.size(1), transposed};
+      };
+      const auto part = [](const Tensor& x, bool transposed, int64_t columns) {
+        const Tensor used = x.to(at::kDouble).slice(1, 0, columns);
+        return transposed ? used.t() : used;
+      };
+      Tensor c = at::ones({m, n});
+      const Tensor expected = 2 * at::mm(part(a, transposed_a, a_pitch - 3), part(b, transposed_b, b_pitch - 5)) + 0.5;
+      ops::Gemm(m, n, k, 2, matrix(a, transposed_a), matrix(b, transposed_b), 0.5, c.mutable_data_ptr<float>(), n);
+      EXPECT_LT((c - expected).abs().max().item<double>(), 1e-4) << transposed_a << transposed_b;
+      c.fill_(NAN);  // as in memory that is fresh
+      ops::Gemm(m, n, k, 2, matrix(a, transposed_a), matrix(b, transposed_b), 0, c.mutable_data_ptr<float>(), n);
+      EXPECT_LT((c - (expected - 0.5)).abs().max().item<double>(), 1e-4) << transposed_a << transposed_b;
+    }
+  }
 }
 
 // Adam divides by the size of a gradient: what rounding leaves of one that is zero would move weights at full speed.

@@ -19,6 +19,7 @@
 #include "worker/trainer/lora/lora.h"
 #include "worker/trainer/models/weights.h"
 #include "worker/trainer/ops/place.h"
+#include "worker/trainer/ops/subnormals.h"
 #include "worker/trainer/train/batch.h"
 
 namespace luthier {
@@ -67,6 +68,7 @@ bool CheckEach(const std::vector<std::string>& folders, const Check& check) {
 }
 
 int Main(int argc, char** argv) {
+  ops::FlushSubnormals();  // as the trainer does
   CLI::App app{"Compares the engine with stored numbers and texts of transformers + PEFT."};
   app.require_subcommand(1);
   std::vector<std::string> folders;

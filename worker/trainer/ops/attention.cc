@@ -6,6 +6,7 @@
 #include <cmath>
 #include <optional>
 #include <tuple>
+#include <type_traits>
 
 #include "worker/trainer/ops/dropout.h"
 #include "worker/trainer/ops/gemm.h"
@@ -24,16 +25,39 @@ using torch::autograd::variable_list;
 // products slow, more compute too much above the diagonal.
 constexpr int64_t kQueryBlock = 64;
 
+// The products read fp32, or bf16 as its bits where the processor has tiles for it: T is float or uint16_t.
+template <typename T>
+constexpr bool kIsFloat = std::is_same_v<T, float>;
+
+template <typename T>
+Tensor ToOperand(const Tensor& x) {
+  return x.to(kIsFloat<T> ? at::kFloat : at::kBFloat16).contiguous();
+}
+
+// A matrix of n fp32 numbers as the products read it; `scratch` is where it is rounded.
+template <typename T>
+const T* Rounded(const std::vector<float>& matrix, int64_t n, std::vector<T>& scratch) {
+  if constexpr (kIsFloat<T>) {
+    return matrix.data();
+  } else {
+    scratch.resize(matrix.size());
+    kernels::Narrow(matrix.data(), n, scratch.data());
+    return scratch.data();
+  }
+}
+
 // The numbers of one head in a [T, heads, H] tensor.
+template <typename T>
 struct Head {
-  float* data;
+  T* data;
   int64_t pitch;
-  float* row(int64_t token) const { return data + token * pitch; }
-  Matrix rows(int64_t token, bool transposed = false) const { return {row(token), pitch, transposed}; }
+  T* row(int64_t token) const { return data + token * pitch; }
+  Matrix<T> rows(int64_t token, bool transposed = false) const { return {row(token), pitch, transposed}; }
 };
 
-Head HeadOf(const Tensor& x_THH, int64_t head) {
-  return {x_THH.mutable_data_ptr<float>() + head * x_THH.size(2), x_THH.size(1) * x_THH.size(2)};
+template <typename T>
+Head<T> HeadOf(const Tensor& x_THH, int64_t head) {
+  return {static_cast<T*>(x_THH.mutable_data_ptr()) + head * x_THH.size(2), x_THH.size(1) * x_THH.size(2)};
 }
 
 // A block of queries and the keys that any of them sees. Row i of a [Q, S] matrix belongs to query begin + i, column 0
@@ -75,12 +99,10 @@ void ForEachDocumentAndKeyHead(const Documents& documents, int64_t key_heads, co
 }
 
 // Numbers of the largest [Q, S] matrix of a document.
-size_t LargestBlock(std::pair<int64_t, int64_t> document) {
-  return static_cast<size_t>(kQueryBlock * (document.second - document.first));
+size_t LargestBlock(std::pair<int64_t, int64_t> document, int64_t window) {
+  const int64_t length = document.second - document.first;
+  return static_cast<size_t>(kQueryBlock * (window == 0 ? length : std::min(length, window - 1 + kQueryBlock)));
 }
-
-// fp32 whatever the format: scores and softmax statistics need it, and the copy of a layer's queries is small.
-Tensor ToFloats(const Tensor& x) { return x.to(at::kFloat).contiguous(); }
 
 // The dropout of attention weights: a row of the mask for each head and query.
 struct WeightDropout {
@@ -125,104 +147,132 @@ Setting Saved(AutogradContext* context) {
 }
 
 // scale · q·kᵀ of a block.
-void Scores(const Block& block, const Head& query, const Head& key, int64_t head_size, double scale, float* scores_QS) {
+template <typename T>
+void Scores(const Block& block, const Head<T>& query, const Head<T>& key, int64_t head_size, double scale,
+            float* scores_QS) {
   Gemm(block.queries(), block.keys(), head_size, static_cast<float>(scale), query.rows(block.begin),
        key.rows(block.first_key, true), 0, scores_QS, block.keys());
 }
 
-// The softmax is formed block by block and never kept: the backward pass forms it again from its logarithmic sums
-// (arXiv:2205.14135).
+// Both passes keep scores and softmax statistics in fp32. The softmax is formed block by block and never kept: the
+// backward pass forms it again from its logarithmic sums (arXiv:2205.14135). Where the products read bf16, weights and
+// their gradients are rounded for them, as in FlashAttention.
+template <typename T>
+std::pair<Tensor, Tensor> Attend(const Tensor& q, const Tensor& k, const Tensor& v, const Setting& setting) {
+  // First, so that what is needed in between leaves no hole in front of it.
+  const Tensor result_TNH = at::empty_like(q, q.options(), at::MemoryFormat::Contiguous);
+  const Tensor q_TNH = ToOperand<T>(q), k_TKH = ToOperand<T>(k), v_TKH = ToOperand<T>(v);
+  const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
+  const int64_t group = heads / key_heads;
+  const AttentionForm& form = setting.form;
+  const std::optional<WeightDropout> dropout = setting.dropout(tokens);
+  const bool is_float = result_TNH.scalar_type() == at::kFloat;
+  const Tensor out_TNH = is_float ? result_TNH : at::empty_like(result_TNH, at::kFloat),
+               log_sums_NT = at::empty({heads, tokens}, at::kFloat);
+  const auto attend = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+    const Head key = HeadOf<T>(k_TKH, key_head), value = HeadOf<T>(v_TKH, key_head);
+    std::vector<float> weights_QS(LargestBlock(document, form.window));
+    std::vector<T> rounded_QS;
+    for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+      const Head query = HeadOf<T>(q_TNH, head);
+      const Head out = HeadOf<float>(out_TNH, head);
+      float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
+      ForEachBlock(document, form.window, [&](const Block& block) {
+        const int64_t queries = block.queries(), keys = block.keys();
+        Scores(block, query, key, head_size, form.scale, weights_QS.data());
+        for (int64_t i = 0; i < queries; ++i) {
+          const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+          float* weights = weights_QS.data() + i * keys + from;
+          if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
+          log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
+          if (dropout) dropout->Apply(head, block.begin + i, count, weights);
+          block.ClearUnseen(i, weights_QS.data());
+        }
+        const Matrix<T> weights = {Rounded(weights_QS, queries * keys, rounded_QS), keys};
+        Gemm(queries, head_size, keys, 1, weights, value.rows(block.first_key), 0, out.row(block.begin), out.pitch);
+      });
+    }
+  };
+  ForEachDocumentAndKeyHead(setting.documents, key_heads, attend);
+  if (!is_float) result_TNH.copy_(out_TNH);
+  return {result_TNH, log_sums_NT};
+}
+
+// Gradients of q, k and v.
+template <typename T>
+variable_list AttentionGradients(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& log_sums_NT,
+                                 const Tensor& dout, const Setting& setting) {
+  const Tensor q_TNH = ToOperand<T>(q), k_TKH = ToOperand<T>(k), v_TKH = ToOperand<T>(v);
+  const Tensor dout_TNH = ToOperand<T>(dout);
+  const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
+  const int64_t group = heads / key_heads;
+  const AttentionForm& form = setting.form;
+  const std::optional<WeightDropout> dropout = setting.dropout(tokens);
+  const Tensor dq_TNH = at::empty_like(q_TNH, at::kFloat), dk_TKH = at::zeros_like(k_TKH, at::kFloat),
+               dv_TKH = at::zeros_like(v_TKH, at::kFloat);
+  const auto differentiate = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
+    const Head key = HeadOf<T>(k_TKH, key_head), value = HeadOf<T>(v_TKH, key_head);
+    const Head dkey = HeadOf<float>(dk_TKH, key_head), dvalue = HeadOf<float>(dv_TKH, key_head);
+    std::vector<float> weights_QS(LargestBlock(document, form.window)), dscores_QS(LargestBlock(document, form.window));
+    std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
+    std::vector<T> rounded_weights_QS, rounded_dscores_QS;
+    for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
+      const Head query = HeadOf<T>(q_TNH, head), dout_of_head = HeadOf<T>(dout_TNH, head);
+      const Head dquery = HeadOf<float>(dq_TNH, head);
+      const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
+      ForEachBlock(document, form.window, [&](const Block& block) {
+        const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
+        Scores(block, query, key, head_size, form.scale, weights_QS.data());
+        Gemm(queries, keys, head_size, 1, dout_of_head.rows(begin), value.rows(block.first_key, true), 0,
+             dscores_QS.data(), keys);
+        for (int64_t i = 0; i < queries; ++i) {
+          const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
+          float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
+          if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
+          kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
+          if (dropout) dropout->Apply(head, begin + i, count, dscores);
+          const float delta = kernels::Dot(weights, dscores, count);
+          kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
+          // A weight that is alone is 1 whatever its score. What rounding leaves would be a direction for Adam.
+          if (count == 1) dscores[0] = 0;
+          if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
+          if (dropout) dropout->Apply(head, begin + i, count, weights);
+          block.ClearUnseen(i, weights_QS.data());
+          block.ClearUnseen(i, dscores_QS.data());
+        }
+        const Matrix<T> dscores = {Rounded(dscores_QS, queries * keys, rounded_dscores_QS), keys};
+        const Matrix<T> dscores_t = {dscores.data, keys, true};
+        const Matrix<T> weights_t = {Rounded(weights_QS, queries * keys, rounded_weights_QS), keys, true};
+        Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
+        Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
+        Gemm(keys, head_size, queries, 1, weights_t, dout_of_head.rows(begin), 1, dvalue.row(block.first_key),
+             dvalue.pitch);
+      });
+    }
+  };
+  ForEachDocumentAndKeyHead(setting.documents, key_heads, differentiate);
+  const auto type = q.scalar_type();
+  return {dq_TNH.to(type), dk_TKH.to(type), dv_TKH.to(type)};
+}
+
+bool ReadsBf16(const Tensor& q) { return q.scalar_type() == at::kBFloat16 && HasBf16Tiles(); }
+
 struct AttentionFunction : Function<AttentionFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,
                         const Setting& setting) {
-    // First, so that what is needed in between leaves no hole in front of it.
-    const Tensor result_TNH = at::empty_like(q, q.options(), at::MemoryFormat::Contiguous);
-    const Tensor q_TNH = ToFloats(q), k_TKH = ToFloats(k), v_TKH = ToFloats(v);
-    const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
-    const int64_t group = heads / key_heads;
-    const AttentionForm& form = setting.form;
-    const std::optional<WeightDropout> dropout = setting.dropout(tokens);
-    const bool is_float = result_TNH.scalar_type() == at::kFloat;
-    const Tensor out_TNH = is_float ? result_TNH : at::empty_like(q_TNH),
-                 log_sums_NT = at::empty({heads, tokens}, at::kFloat);
-    const auto attend = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
-      std::vector<float> weights_QS(LargestBlock(document));
-      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head);
-        float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
-        ForEachBlock(document, form.window, [&](const Block& block) {
-          Scores(block, query, key, head_size, form.scale, weights_QS.data());
-          for (int64_t i = 0; i < block.queries(); ++i) {
-            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-            float* weights = weights_QS.data() + i * block.keys() + from;
-            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
-            log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
-            if (dropout) dropout->Apply(head, block.begin + i, count, weights);
-            block.ClearUnseen(i, weights_QS.data());
-          }
-          Gemm(block.queries(), head_size, block.keys(), 1, {weights_QS.data(), block.keys()},
-               value.rows(block.first_key), 0, out.row(block.begin), out.pitch);
-        });
-      }
-    };
-    ForEachDocumentAndKeyHead(setting.documents, key_heads, attend);
-    if (!is_float) result_TNH.copy_(out_TNH);
-    context->save_for_backward({q, k, v, result_TNH, log_sums_NT});
+    const auto attend = ReadsBf16(q) ? &Attend<uint16_t> : &Attend<float>;
+    const auto [result_TNH, log_sums_NT] = attend(q, k, v, setting);
+    context->save_for_backward({q, k, v, log_sums_NT});
     Save(setting, context);
     return result_TNH;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const Setting setting = Saved(context);
-    const Tensor q_TNH = ToFloats(saved[0]), k_TKH = ToFloats(saved[1]), v_TKH = ToFloats(saved[2]);
-    const Tensor out_TNH = ToFloats(saved[3]), log_sums_NT = saved[4], dout_TNH = ToFloats(grads[0]);
-    const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
-    const int64_t group = heads / key_heads;
-    const AttentionForm& form = setting.form;
-    const std::optional<WeightDropout> dropout = setting.dropout(tokens);
-    const Tensor dq_TNH = at::empty_like(q_TNH), dk_TKH = at::zeros_like(k_TKH), dv_TKH = at::zeros_like(v_TKH);
-    const auto differentiate = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-      const Head key = HeadOf(k_TKH, key_head), value = HeadOf(v_TKH, key_head);
-      const Head dkey = HeadOf(dk_TKH, key_head), dvalue = HeadOf(dv_TKH, key_head);
-      std::vector<float> weights_QS(LargestBlock(document)), dscores_QS(LargestBlock(document));
-      std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
-      for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-        const Head query = HeadOf(q_TNH, head), out = HeadOf(out_TNH, head), dout = HeadOf(dout_TNH, head);
-        const Head dquery = HeadOf(dq_TNH, head);
-        const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
-        ForEachBlock(document, form.window, [&](const Block& block) {
-          const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
-          Scores(block, query, key, head_size, form.scale, weights_QS.data());
-          Gemm(queries, keys, head_size, 1, dout.rows(begin), value.rows(block.first_key, true), 0, dscores_QS.data(),
-               keys);
-          for (int64_t i = 0; i < queries; ++i) {
-            const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-            float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
-            if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
-            kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
-            if (dropout) dropout->Apply(head, begin + i, count, dscores);
-            const float delta = kernels::Dot(out.row(begin + i), dout.row(begin + i), head_size);
-            kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
-            // A weight that is alone is 1 whatever its score. What rounding leaves would be a direction for Adam.
-            if (count == 1) dscores[0] = 0;
-            if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
-            if (dropout) dropout->Apply(head, begin + i, count, weights);
-            block.ClearUnseen(i, weights_QS.data());
-            block.ClearUnseen(i, dscores_QS.data());
-          }
-          const Matrix dscores = {dscores_QS.data(), keys}, dscores_t = {dscores_QS.data(), keys, true};
-          const Matrix weights_t = {weights_QS.data(), keys, true};
-          Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
-          Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
-          Gemm(keys, head_size, queries, 1, weights_t, dout.rows(begin), 1, dvalue.row(block.first_key), dvalue.pitch);
-        });
-      }
-    };
-    ForEachDocumentAndKeyHead(setting.documents, key_heads, differentiate);
-    const auto type = saved[0].scalar_type();
-    return {dq_TNH.to(type), dk_TKH.to(type), dv_TKH.to(type), Tensor()};
+    const auto gradients = ReadsBf16(saved[0]) ? &AttentionGradients<uint16_t> : &AttentionGradients<float>;
+    variable_list of_inputs = gradients(saved[0], saved[1], saved[2], saved[3], grads[0], Saved(context));
+    of_inputs.emplace_back();  // of the setting
+    return of_inputs;
   }
 };
 
@@ -305,7 +355,7 @@ Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tenso
                        const Tensor& positions_B, const AttentionForm& form) {
   at::NoGradGuard no_grad;
   if (!HasKernels(q_BNH)) return ComposedCachedAttention(q_BNH, keys_BKSH, values_BKSH, positions_B, form);
-  const Tensor q = ToFloats(q_BNH), keys = ToFloats(keys_BKSH), values = ToFloats(values_BKSH),
+  const Tensor q = ToOperand<float>(q_BNH), keys = ToOperand<float>(keys_BKSH), values = ToOperand<float>(values_BKSH),
                out_BNH = at::empty_like(q);
   const int64_t key_heads = keys.size(1), slots = keys.size(2), head_size = keys.size(3), group = q.size(1) / key_heads;
   const int64_t* positions = positions_B.const_data_ptr<int64_t>();
@@ -314,15 +364,17 @@ Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tenso
     const int64_t from = form.window == 0 ? 0 : std::max<int64_t>(0, to - form.window), count = to - from;
     const int64_t first_key = (item * slots + from) * head_size, first_query = item * group * head_size;
     std::vector<float> weights(static_cast<size_t>(group * count));
-    Gemm(group, count, head_size, static_cast<float>(form.scale), {q.const_data_ptr<float>() + first_query, head_size},
-         {keys.const_data_ptr<float>() + first_key, head_size, true}, 0, weights.data(), count);
+    Gemm(group, count, head_size, static_cast<float>(form.scale),
+         Matrix<float>{q.const_data_ptr<float>() + first_query, head_size},
+         Matrix<float>{keys.const_data_ptr<float>() + first_key, head_size, true}, 0, weights.data(), count);
     for (int64_t head = 0; head < group; ++head) {
       float* of_head = weights.data() + head * count;
       if (form.softcap > 0) kernels::SoftCap(of_head, count, static_cast<float>(form.softcap), nullptr);
       kernels::Softmax(of_head, count);
     }
-    Gemm(group, head_size, count, 1, {weights.data(), count}, {values.const_data_ptr<float>() + first_key, head_size},
-         0, out_BNH.mutable_data_ptr<float>() + first_query, head_size);
+    Gemm(group, head_size, count, 1, Matrix<float>{weights.data(), count},
+         Matrix<float>{values.const_data_ptr<float>() + first_key, head_size}, 0,
+         out_BNH.mutable_data_ptr<float>() + first_query, head_size);
   });
   return out_BNH.to(q_BNH.scalar_type());
 }

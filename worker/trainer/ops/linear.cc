@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <optional>
 
+#include "worker/trainer/ops/gemm.h"
+
 namespace luthier::ops {
 namespace {
 
@@ -14,6 +16,7 @@ using torch::autograd::variable_list;
 constexpr int64_t kPanel = int64_t{4} << 20;
 
 bool IsFloat(const Tensor& x) { return x.scalar_type() == at::kFloat; }
+bool IsBf16(const Tensor& x) { return x.scalar_type() == at::kBFloat16; }
 
 // Calls use(begin, end, rows as fp32) for panels of a weight, P = end - begin rows each.
 template <typename Use>
@@ -23,6 +26,18 @@ void ForEachPanel(const Tensor& weight_OI, const Use& use) {
     const int64_t end = std::min(begin + rows, weight_OI.size(0));
     use(begin, end, weight_OI.slice(0, begin, end).to(at::kFloat));
   }
+}
+
+// x·Wᵀ in fp32 of bf16 numbers. Needs HasBf16Tiles().
+Tensor TilesTimesTransposed(const Tensor& x_TI, const Tensor& weight_OI) {
+  const auto matrix = [](const Tensor& of, bool transposed) {
+    return Matrix<uint16_t>{static_cast<const uint16_t*>(of.const_data_ptr()), of.size(1), transposed};
+  };
+  const Tensor x = x_TI.contiguous(), weight = weight_OI.contiguous();
+  Tensor y_TO = at::empty({x.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
+  Gemm(x.size(0), weight.size(0), x.size(1), 1, matrix(x, false), matrix(weight, true), 0,
+       y_TO.mutable_data_ptr<float>(), y_TO.size(1));
+  return y_TO;
 }
 
 // Both operands as the processor's bf16 units take them; false if they are not to be used.
@@ -70,6 +85,8 @@ Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarTy
   if ((type == at::kBFloat16 || x_TI.is_cuda()) && AsBf16(x_TI, weight_OI, x16, weight16)) {
     return type == at::kBFloat16 ? at::linear(x16, weight16) : at::mm(x16, weight16.t(), type);
   }
+  if (x_TI.is_cpu() && IsBf16(x_TI) && IsBf16(weight_OI) && HasBf16Tiles())
+    return TilesTimesTransposed(x_TI, weight_OI).to(type);
   const Tensor x = x_TI.to(at::kFloat), y_TO = at::empty({x_TI.size(0), weight_OI.size(0)}, x.options());
   ForEachPanel(weight_OI, [&](int64_t begin, int64_t end, const Tensor& panel_PI) {
     Tensor y_TP = y_TO.slice(1, begin, end);

@@ -10,8 +10,8 @@ Tensor Linear(const Tensor& x_TI, const Tensor& weight_OI, const Tensor& bias_O)
 
 // The matrix products behind it, for operations with a backward of their own. Operands may be fp32 or bf16; sums are
 // fp32. On a core with bf16 units, products with a bf16 operand are computed by them; elsewhere by way of fp32, a panel
-// of the weights at a time. x_TI·Wᵀ → [T, O] in `type`. In fp32 it is not rounded in between, so bf16 units are not
-// used for it.
+// of the weights at a time. x_TI·Wᵀ → [T, O] in `type`. In fp32 it is not rounded in between, so of the bf16 units only
+// tiles (gemm.h) are used for it, and for two bf16 operands only.
 Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarType type);
 // dy_TO·W → [T, I] in `type`; bf16 units round it to bf16.
 Tensor Times(const Tensor& dy_TO, const Tensor& weight_OI, at::ScalarType type);

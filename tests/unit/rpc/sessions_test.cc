@@ -1,0 +1,60 @@
+// Sessions of agents: orders that cannot be read, and answers that nobody reads.
+#include "server/rpc/sessions.h"
+
+#include <SQLiteCpp/SQLiteCpp.h>
+#include <gmock/gmock.h>
+
+#include <chrono>
+#include <string>
+
+#include "tests/support/wait_for.h"
+#include "tests/unit/rpc/played_agent.h"
+#include "tests/unit/rpc/services_fixture.h"
+
+namespace luthier {
+namespace {
+
+class SessionsTest : public ServicesTest {
+ protected:
+  int LostAttemptsOf(const std::string& job) {
+    int lost = 0;
+    Do([&](State& state, absl::Time) { lost = state.Find(job)->lost_attempts; });
+    return lost;
+  }
+};
+
+// Nothing else ends the attempt: its node is heard of, and its agent knows nothing of it.
+TEST_F(SessionsTest, AnOrderThatCannotBeReadLosesItsAttemptAndTheNextOneIsTried) {
+  Submit("j");
+  SQLite::Database record(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE, /*aBusyTimeoutMs=*/5000);
+  record.exec("UPDATE job_specs SET job = -job");
+  PlayedAgent agent(*workers_, "n1");
+  ASSERT_TRUE(WaitFor([&] { return LostAttemptsOf("j") > 0; }));
+  record.exec("UPDATE job_specs SET job = -job");
+  const std::string attempt = agent.TakeStart().attempt();
+  EXPECT_THAT(attempt, testing::StartsWith("jobs/j/attempts/"));
+  EXPECT_NE(attempt, "jobs/j/attempts/1");
+}
+
+TEST_F(SessionsTest, AnAgentThatSendsAndNeverReadsLosesItsSessionAndGetsAnother) {
+  constexpr int kMost = 200;
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+  const auto session = workers_->Session(&context);
+  v1::SessionRequest request;
+  *request.mutable_register_() = PlayedAgent::Registration("n1");
+  ASSERT_TRUE(session->Write(request));
+  request.mutable_report()->set_attempt(std::string(size_t{1} << 20, 'a'));  // which the answer names
+  int reports = 0;
+  while (reports < kMost && session->Write(request)) ++reports;
+  EXPECT_LT(reports, kMost);
+  EXPECT_TRUE(WaitFor([&] { return HasAnswered("Session", "RESOURCE_EXHAUSTED"); }));
+  context.TryCancel();
+  session->Finish();
+  Submit("j");
+  PlayedAgent again(*workers_, "n1");
+  EXPECT_EQ(again.TakeStart().attempt(), "jobs/j/attempts/1");
+}
+
+}  // namespace
+}  // namespace luthier
