@@ -86,7 +86,7 @@ absl::Status FollowSweep(CommandContext& context, const std::string& name, absl:
         PrintOutcome(context, *sweep);
         return OutcomeOf(*sweep);
       }
-    } else if (!seen || !absl::IsUnavailable(sweep.status())) {
+    } else if (!seen || !(absl::IsUnavailable(sweep.status()) || absl::IsDeadlineExceeded(sweep.status()))) {
       return sweep.status();
     } else if (!std::exchange(away, true)) {
       context.SayThatItWaits(sweep.status());

@@ -30,6 +30,8 @@ std::shared_ptr<grpc::Channel> Dial(const Client::Options& options) {
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
   // An error that lists twenty violations is longer than the 8 KiB that gRPC takes as a status.
   arguments.SetInt(GRPC_ARG_MAX_METADATA_SIZE, 256 << 10);
+  // A page of a thousand jobs is longer than the 4 MiB that gRPC takes as a message.
+  arguments.SetMaxReceiveMessageSize(-1);
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   return DialWithToken(options.server, options.token, arguments, options.tls);
 }

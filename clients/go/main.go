@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -53,7 +54,13 @@ func main() {
 }
 
 func run(ctx context.Context, server string, spec *pb.FineTuningSpec, grid, to string) error {
+	if _, err := os.Stat(to); err == nil { // known now, and not after hours of training
+		return fmt.Errorf("%s exists; give another folder", to)
+	}
+	// gRPC's own pauses between dials, of up to two minutes, would hide that a server is back.
+	pauses := backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second}
 	conn, err := grpc.NewClient(server, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: pauses, MinConnectTimeout: 5 * time.Second}),
 		// A dead connection is noticed within a minute, also while a watch is silent.
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 20 * time.Second}))
 	if err != nil {
@@ -117,6 +124,8 @@ func watch(ctx context.Context, jobs pb.FineTuningServiceClient, name string) (*
 			heard = time.Now()
 			if message.GetJob() != nil {
 				job = message.GetJob()
+				// Less than what was printed: the server was restored from a backup, and numbers from there on.
+				request.AfterSequence = min(request.AfterSequence, job.LastEventSequence)
 			}
 			if event := message.GetEvent(); event.GetSequence() > request.AfterSequence {
 				request.AfterSequence = event.Sequence
@@ -150,12 +159,10 @@ func isBroken(err error) bool {
 
 // Writes the files of a version into a new folder, which appears once all of them are verified.
 func download(ctx context.Context, models pb.ModelServiceClient, version, to string) error {
-	found, err := models.GetModelVersion(ctx, &pb.GetModelVersionRequest{Name: version})
+	request := &pb.GetModelVersionRequest{Name: version}
+	found, err := withRetries(func() (*pb.ModelVersion, error) { return models.GetModelVersion(ctx, request) })
 	if err != nil {
 		return err
-	}
-	if _, err := os.Stat(to); err == nil {
-		return fmt.Errorf("%s exists; give another folder", to)
 	}
 	partial := to + ".partial"
 	if err := os.RemoveAll(partial); err != nil { // of another version, of which no file may stay

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import luthier
 import pytest
 from conftest import SOURCE, Server
-from broken_disk import break_the_disk
+from broken_disk import break_the_disk, fill_the_disk, note_streams
 from lost_answers import Proxy
 from luthier import AsyncClient, Client, FineTuningJob, FineTuningSpec
 
@@ -103,6 +103,21 @@ def test_a_file_that_cannot_be_read_to_its_end_is_no_cancelled_upload(
             with pytest.raises(OSError, match="Input/output error"):
                 await client.upload_dataset("broken", {"train": tmp_path / "rows.jsonl"})
             assert [dataset.name for dataset in await client.list_datasets()] == ["datasets/rows"]
+
+    asyncio.run(scenario())
+
+
+def test_a_download_that_the_disk_ends_leaves_no_stream_open(
+    server: Server, spec: FineTuningSpec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill_the_disk(monkeypatch)
+
+    async def scenario() -> None:
+        async with AsyncClient(server.address) as client:
+            opened = note_streams(client, monkeypatch)
+            with pytest.raises(OSError, match="No space left on device"):
+                await client.download_base_model("luthier-tiny", tmp_path / "copy")
+            assert len(opened) == 1 and opened[0].cancelled()
 
     asyncio.run(scenario())
 

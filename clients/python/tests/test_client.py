@@ -9,17 +9,19 @@ import json
 import pathlib
 import pickle
 import time
+import types
 
 import grpc
 import luthier
 import pytest
 from conftest import SOURCE, Server
-from broken_disk import break_the_disk
+from broken_disk import break_the_disk, fill_the_disk, note_streams
 from lost_answers import Proxy
 from luthier import Client, FineTuningJob, FineTuningSpec, RetryPolicy
 from luthier.files import FolderDownload
 from luthier.v1 import datasets_pb2, jobs_pb2, models_pb2, nodes_pb2, queues_pb2, sweeps_pb2
 from luthier.v1.jobs_pb2 import PENDING_REASON_NO_NODE
+from luthier.watch import WatchCursor
 
 
 @pytest.fixture
@@ -136,6 +138,42 @@ def test_what_an_older_server_lacks_is_said(server: Server) -> None:
     assert error.code == grpc.StatusCode.UNIMPLEMENTED and "host:1 has no such call: it is older" in error.message
 
 
+class Failed(grpc.RpcError):
+    """A call that failed, as gRPC hands it to the client."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        self.code = lambda: code
+        self.details = lambda: details
+        self.trailing_metadata = lambda: ()
+
+
+def test_another_server_is_told_from_one_that_is_older() -> None:
+    error = luthier.errors.from_grpc(
+        Failed(grpc.StatusCode.UNIMPLEMENTED, "Received http2 header with status: 404"), "host:1"
+    )
+    assert error.code == grpc.StatusCode.FAILED_PRECONDITION
+    assert "what answers at host:1 is no luthierd" in error.message
+
+
+def test_a_caller_that_was_long_busy_with_an_update_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(luthier.watch, "time", types.SimpleNamespace(monotonic=lambda: now))
+    cursor = WatchCursor("jobs/j", 0, None, RetryPolicy(), "host:1")
+    assert cursor.take(jobs_pb2.WatchFineTuningJobResponse(job=FineTuningJob(name="jobs/j")))
+    now = 3600.0
+    assert cursor.pause_after(Failed(grpc.StatusCode.RESOURCE_EXHAUSTED, "read faster")) > 0
+    now += 599.0
+    assert cursor.pause_after(Failed(grpc.StatusCode.UNAVAILABLE, "Connection refused")) > 0
+    now += 2.0
+    with pytest.raises(luthier.Unreachable):
+        cursor.pause_after(Failed(grpc.StatusCode.UNAVAILABLE, "Connection refused"))
+
+
+def test_a_watch_does_not_pause_beyond_its_timeout() -> None:
+    cursor = WatchCursor("jobs/j", 0, 2.0, RetryPolicy(initial_pause=100.0, longest_pause=100.0), "host:1")
+    assert 0 < cursor.pause_after(Failed(grpc.StatusCode.UNAVAILABLE, "Connection refused")) <= 2.0
+
+
 def test_a_file_that_cannot_be_read_to_its_end_is_said(
     client: Client, spec: FineTuningSpec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,6 +244,15 @@ def test_a_list_is_filtered_and_ordered(client: Client, spec: FineTuningSpec) ->
     assert [job.name for job in found] == ["jobs/a", "jobs/b"]
 
 
+def test_a_page_of_a_list_may_be_longer_than_what_gRPC_takes_by_default(client: Client, spec: FineTuningSpec) -> None:
+    labels = {f"label-{number}": "x" * 250 for number in range(16)}
+    client.create_sweep(
+        FineTuningJob(spec=spec, labels=labels), grid={"training.seed": range(1, 1001)}, sweep_id="s", hold=True
+    )
+    jobs = client.list_jobs(limit=1000)
+    assert len(jobs) == 1000 and sum(job.ByteSize() for job in jobs) > 4 << 20
+
+
 def test_retention_and_deadline_can_be_changed(client: Client, spec: FineTuningSpec) -> None:
     client.create_job(spec, job_id="j")
     late = datetime.datetime(2099, 1, 1, tzinfo=datetime.UTC)
@@ -258,6 +305,8 @@ def test_every_step_of_a_job_can_be_taken(client: Client, spec: FineTuningSpec) 
     assert client.clone_job("a", job_id="b", validate_only=True).name == "jobs/b"
     clone = client.clone_job("a", changes, ["priority", "spec.training.epochs"], job_id="b")
     assert (clone.priority, clone.spec.training.epochs, clone.labels["team"]) == (9, 2, "support")
+    with pytest.raises(ValueError, match="fields: are missing; name those"):
+        client.clone_job("a", changes)
     assert [entry.job for entry in client.get_queue().entries] == ["jobs/b", "jobs/a"]
     assert client.explain_job("a").pending_code == PENDING_REASON_NO_NODE
     assert client.pause_job("a").state == FineTuningJob.PAUSED
@@ -293,6 +342,8 @@ def test_checkpoints_are_of_running_jobs(client: Client, spec: FineTuningSpec) -
 def test_versions_and_base_models_are_promoted_and_deleted_by_name(client: Client, spec: FineTuningSpec) -> None:
     with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/1"):
         client.promote_model_version("m/versions/1", "production", metric="exact_match", at_least=0.9)
+    with pytest.raises(ValueError, match="at_least: is given without a metric"):
+        client.promote_model_version("m/versions/1", "production", at_least=0.9)
     with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/production"):
         client.delete_model_alias("models/m/versions/production")
     with pytest.raises(luthier.Error, match="NOT_FOUND.*models/m/versions/1"):
@@ -325,6 +376,16 @@ def test_a_download_goes_on_from_the_bytes_that_are_there(
     (copy / "config.json").write_text("changed")
     with pytest.raises(luthier.Error, match="ALREADY_EXISTS.*give another folder"):
         client.download_base_model("luthier-tiny", tmp_path / "copy")
+
+
+def test_a_download_that_the_disk_ends_leaves_no_stream_open(
+    client: Client, spec: FineTuningSpec, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = note_streams(client, monkeypatch)
+    fill_the_disk(monkeypatch)
+    with pytest.raises(OSError, match="No space left on device"):
+        client.download_base_model("luthier-tiny", tmp_path / "copy")
+    assert len(opened) == 1 and not opened[0].is_active()
 
 
 def test_two_downloads_into_one_folder_do_not_mix(client: Client, spec: FineTuningSpec, tmp_path: pathlib.Path) -> None:

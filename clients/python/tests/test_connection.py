@@ -53,6 +53,11 @@ def test_a_server_that_gRPC_would_look_for_elsewhere_is_refused(monkeypatch: pyt
         Client("gpu1")
     with pytest.raises(ValueError, match="is a URL; give HOST:PORT, such as gpu1:7070"):
         Client("https://gpu1:7070/v1")
+    for server in ("gpu1:", "gpu1:http", "gpu1:70700"):
+        with pytest.raises(ValueError, match=f"'{server}' does not end with a port; give HOST:PORT"):
+            Client(server)
+    with Client("unix:/run/luthier.sock") as client:
+        assert client.server == "unix:/run/luthier.sock"
     monkeypatch.delenv("LUTHIER_SERVER", raising=False)
     monkeypatch.setenv("LUTHIER_CONTEXT", "lab")
     with pytest.raises(ValueError, match="LUTHIER_CONTEXT: 'lab' .* set LUTHIER_SERVER"):
@@ -60,6 +65,24 @@ def test_a_server_that_gRPC_would_look_for_elsewhere_is_refused(monkeypatch: pyt
     monkeypatch.setenv("LUTHIER_SERVER", "gpu1:7070")
     with Client() as client:
         assert client.server == "gpu1:7070"
+
+
+def test_a_file_that_cannot_be_used_is_named_with_its_variable(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").touch()
+    for variable in ("LUTHIER_TOKEN_FILE", "LUTHIER_TLS_CA"):
+        monkeypatch.setenv(variable, str(tmp_path / "none"))
+        with pytest.raises(ValueError, match=f"{variable}: .*/none cannot be read: No such file"):
+            Client()
+        monkeypatch.setenv(variable, str(tmp_path / "empty"))
+        with pytest.raises(ValueError, match=f"{variable}: .*/empty holds no "):
+            Client()
+        monkeypatch.delenv(variable)
+    with pytest.raises(ValueError, match="tls.ca: holds no PEM block; give what is in the file"):
+        Tls(b"/etc/luthier/ca.pem")
+    with pytest.raises(ValueError, match="certificate and key belong together; give both"):
+        Tls(b"-----BEGIN CERTIFICATE-----", certificate=b"-----BEGIN CERTIFICATE-----")
 
 
 def test_an_encrypted_server_is_known_by_its_authority(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,19 @@
-"""The example of README.md, as it stands there, with a real agent and trainer."""
+"""The example of README.md, as it stands there, with a real agent and trainer; and what the package asks for."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import pathlib
 import re
 import subprocess
 import sys
 
 from conftest import SOURCE, Server
+from luthier.v1 import jobs_pb2_grpc
+
+
+def test_the_package_asks_for_the_gRPC_that_its_stubs_need() -> None:
+    assert f"grpcio>={jobs_pb2_grpc.GRPC_GENERATED_VERSION}" in (importlib.metadata.requires("luthier") or [])
 
 
 def test_the_example_trains_and_downloads(tmp_path: pathlib.Path) -> None:

@@ -12,7 +12,8 @@ import luthier
 import pytest
 from conftest import SOURCE, Server
 from lost_answers import Proxy
-from luthier import AsyncClient, Client, DatasetSelection, FineTuningJob, FineTuningSpec, TrainingConfig
+from luthier import AsyncClient, Client, DatasetSelection, FineTuningJob, FineTuningSpec, Sweep, TrainingConfig
+from luthier.watch import SweepCursor
 
 
 def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: FineTuningSpec) -> None:
@@ -35,6 +36,7 @@ def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: Fine
         job = client.get_job(points.jobs[0].job)
         assert list(job.spec.lora.target_modules) == ["q_proj"] and job.labels["team"] == "support"
         assert [sweep.name for sweep in client.list_sweeps()] == [points.name, "sweeps/g"]
+        assert not any(luthier.is_sweep_over(sweep) for sweep in client.list_sweeps()), "those have no jobs in them"
         assert client.best_job("g") is None
         with pytest.raises(TypeError, match="lora.rank is '16'; give a list"):
             client.create_sweep(spec, grid={"lora.rank": "16"})
@@ -43,6 +45,28 @@ def test_a_grid_and_points_are_jobs_with_their_values(server: Server, spec: Fine
         assert len(client.list_sweeps(limit=1)) == 1
         with pytest.raises(luthier.Error, match="NOT_FOUND"):
             client.get_sweep("none")
+
+
+def test_a_count_that_a_caller_looks_for_is_no_change() -> None:
+    cursor = SweepCursor("sweeps/s", None)
+    seen, same = (Sweep(name="sweeps/s", job_counts={"RUNNING": 1}) for _ in range(2))
+    assert cursor.take(seen)
+    assert seen.job_counts["FAILED"] == 0 and seen != same, "protobuf has put a zero there"
+    assert not cursor.take(same)
+    seen.job_counts["RUNNING"] = 0
+    seen.job_counts["SUCCEEDED"] = 1
+    assert luthier.is_sweep_over(seen) and not luthier.is_sweep_over(same)
+
+
+def test_a_sweep_that_is_away_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    cursor = SweepCursor("sweeps/s", None)
+    away = luthier.Unreachable(grpc.StatusCode.UNAVAILABLE, "no server answers")
+    with pytest.raises(luthier.Unreachable):
+        cursor.pause_after(away)
+    assert cursor.take(Sweep(name="sweeps/s"))
+    for error in (away, luthier.Error(grpc.StatusCode.DEADLINE_EXCEEDED, "did not answer in time"), away):
+        assert cursor.pause_after(error) > 0
+    assert [record.getMessage() for record in caplog.records] == ["the watch of sweeps/s waits: no server answers"]
 
 
 def test_a_sweep_on_hold_starts_as_one(server: Server, spec: FineTuningSpec) -> None:

@@ -60,7 +60,11 @@ class FakeJobs final : public v1::FineTuningService::Service {
   grpc::Status ListFineTuningJobs(grpc::ServerContext*, const v1::ListFineTuningJobsRequest* request,
                                   v1::ListFineTuningJobsResponse* response) override {
     const int first = request->page_token().empty() ? 0 : std::stoi(request->page_token());
-    for (int i = first; i < first + 2 && i < 5; ++i) response->add_jobs()->set_name(std::to_string(i));
+    for (int i = first; i < first + 2 && i < 5; ++i) {
+      v1::FineTuningJob& job = *response->add_jobs();
+      job.set_name(std::to_string(i));
+      job.set_pending_reason(pending_reason);
+    }
     if (first + 2 < 5) response->set_next_page_token(std::to_string(first + 2));
     return grpc::Status::OK;
   }
@@ -89,6 +93,7 @@ class FakeJobs final : public v1::FineTuningService::Service {
   grpc::StatusCode failure = grpc::StatusCode::UNAVAILABLE;
   int calls = 0;
   std::vector<std::string> request_ids;
+  std::string pending_reason;
   int64_t events = 0;
   int events_a_stream = 1000000;
   grpc::StatusCode break_code = grpc::StatusCode::UNAVAILABLE;
@@ -240,6 +245,13 @@ TEST_F(ClientTest, RepeatsARetryAndAnUpdateUnderTheirRequestIds) {
 TEST_F(ClientTest, ReadsEveryPageOfAListUpToItsLimit) {
   EXPECT_EQ(client_->ListJobs({}, 100)->size(), 5u);
   EXPECT_GE(client_->ListJobs({}, 3)->size(), 3u);
+}
+
+TEST_F(ClientTest, TakesAPageThatIsLongerThanWhatGrpcTakesByDefault) {
+  jobs_.pending_reason = std::string(3 << 20, 'x');
+  const auto jobs = client_->ListJobs({}, 100);
+  ASSERT_TRUE(jobs.ok()) << jobs.status();
+  EXPECT_EQ(jobs->size(), 5u);
 }
 
 TEST(RetryPauseTest, DoublesUpToALimitWithJitterOfHalf) {

@@ -335,6 +335,22 @@ TEST_F(PlannerTest, ATenantWithAsManyPlansWaitingAsMayIsRefused) {
   Create(request);
 }
 
+TEST_F(PlannerTest, ARepeatedRequestIsAnsweredWithItsJobThoughTooManyPlansWait) {
+  AddInputs();
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  request.set_request_id("00000000-0000-4000-8000-000000000001");
+  Create(request);
+  planner_.Forget();
+  const auto end = KeepPlanningBusy();
+  while (planning_.Post("default", [] {})) {
+  }
+  v1::FineTuningJob job;
+  const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(job.name(), "jobs/j");
+  end->Notify();
+}
+
 // A trainer would die of it, which counts as the fault of its node.
 TEST_F(PlannerTest, ATemplateThatWouldEndAnEvaluationIsRefused) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

@@ -326,14 +326,16 @@ class AsyncClient(Connection):
         with download.lock():
             for file in download.files():
                 while not await asyncio.to_thread(file.complete):
+                    stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
                     try:
-                        stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
                         async for message in stream:
                             file.take(message)
                         file.end_of_stream()
                     except (grpc.RpcError, Damaged) as error:
                         await asyncio.sleep(file.pause_after(error))
-            return download.publish()
+                    finally:
+                        stream.cancel()  # also if the disk is full: the server has room for few
+            return await asyncio.to_thread(download.publish)
 
 
 for _name, _function in vars(AsyncClient).items():

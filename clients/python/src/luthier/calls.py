@@ -84,6 +84,9 @@ def clone_job(
     hold: bool,
     validate_only: bool,
 ) -> Call[jobs_pb2.FineTuningJob]:
+    fields = [fields] if isinstance(fields, str) else list(fields)
+    if changes is not None and not fields:  # the server takes what is named, and would take nothing
+        raise ValueError("fields: are missing; name those of `changes` to take, such as spec.training.epochs")
     request = jobs_pb2.CloneFineTuningJobRequest(
         name=full_name("jobs", name),
         job=changes,
@@ -92,7 +95,7 @@ def clone_job(
         hold=hold,
         validate_only=validate_only,
     )
-    request.update_mask.paths.extend([fields] if isinstance(fields, str) else fields)
+    request.update_mask.paths.extend(fields)
     return Call("jobs", "CloneFineTuningJob", request, long=True)
 
 
@@ -268,6 +271,8 @@ def get_model_version(name: str) -> Call[models_pb2.ModelVersion]:
 
 
 def promote_model_version(name: str, alias: str, metric: str, at_least: float) -> Call[models_pb2.ModelVersion]:
+    if at_least and not metric:  # would be promoted whatever it reached
+        raise ValueError("at_least: is given without a metric; give one, such as exact_match")
     request = models_pb2.PromoteModelVersionRequest(name=full_name("models", name), alias=alias)
     if metric:
         request.minimum.metric = metric

@@ -22,6 +22,8 @@ CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.max_reconnect_backoff_ms", 2000),
     # An error that lists twenty violations is longer than the 8 KiB that gRPC takes as a status.
     ("grpc.max_metadata_size", 256 << 10),
+    # A page of a thousand jobs is longer than the 4 MiB that gRPC takes as a message.
+    ("grpc.max_receive_message_length", -1),
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -34,9 +36,17 @@ class Tls:
     certificate: bytes | None = None
     key: bytes | None = None
 
+    def __post_init__(self) -> None:
+        """Refuses what gRPC says nothing of but that no server answers."""
+        for field, pem in (("ca", self.ca), ("certificate", self.certificate), ("key", self.key)):
+            if pem is not None and b"-----BEGIN " not in pem:
+                raise ValueError(f"tls.{field}: holds no PEM block; give what is in the file")
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("tls: certificate and key belong together; give both")
+
     @staticmethod
     def from_environment() -> Tls | None:
-        ca, certificate, key = (_read(f"LUTHIER_TLS_{name}") for name in ("CA", "CERT", "KEY"))
+        ca, certificate, key = (_read_pem(f"LUTHIER_TLS_{name}") for name in ("CA", "CERT", "KEY"))
         if (certificate is None) != (key is None):
             raise ValueError("LUTHIER_TLS_CERT and LUTHIER_TLS_KEY belong together; set both")
         if ca is None and certificate is not None:
@@ -61,6 +71,10 @@ def checked_server(server: str) -> str:
         raise ValueError(f"server: '{server}' is a URL; give HOST:PORT, such as {server.split('/')[2]}")
     if ":" not in server:
         raise ValueError(f"server: '{server}' names no port; give HOST:PORT, such as {server}:7070")
+    port = server.rpartition(":")[2]
+    is_socket = server.startswith("unix")  # of this machine, with a path
+    if not is_socket and not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"server: '{server}' does not end with a port; give HOST:PORT with one from 1 to 65535")
     return server
 
 
@@ -89,4 +103,16 @@ def checked_token(token: str, given_by: str) -> str:
 
 def _read(variable: str) -> bytes | None:
     path = os.environ.get(variable)
-    return pathlib.Path(path).read_bytes() if path else None
+    if not path:
+        return None
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{variable}: {path} cannot be read: {error.strerror}") from error
+
+
+def _read_pem(variable: str) -> bytes | None:
+    content = _read(variable)
+    if content is not None and b"-----BEGIN " not in content:  # gRPC would say so on stderr only
+        raise ValueError(f"{variable}: {os.environ[variable]} holds no PEM block")
+    return content

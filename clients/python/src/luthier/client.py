@@ -421,11 +421,13 @@ class Client(Connection):
         with download.lock():
             for file in download.files():
                 while not file.complete():
+                    stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
                     try:
-                        stream = getattr(self.stubs.models, file.method())(file.request(), metadata=self.metadata)
                         for message in stream:
                             file.take(message)
                         file.end_of_stream()
                     except (grpc.RpcError, Damaged) as error:
                         time.sleep(file.pause_after(error))
+                    finally:
+                        stream.cancel()  # also if the disk is full: the server has room for few
             return download.publish()

@@ -14,6 +14,8 @@ _TRANSPORT_WORDS = (
     "ndpoint read failed", "Broken pipe", "recvmsg", "empty address list", "keepalive", "Transport closed",
     "connections to all backends failing", "rrors resolving", "ddress lookup failed",
 )
+# What gRPC says where an answer has the form of HTTP and not its own: a proxy, or another server.
+_HTTP_ERROR = "Received http2 header with status"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +66,12 @@ def from_grpc(error: grpc.RpcError, server: str) -> Error:
         return Unreachable(code, f"no server answers at {server} ({message})")
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return Error(code, f"the server at {server} did not answer in time")
+    if code == grpc.StatusCode.UNIMPLEMENTED and _HTTP_ERROR in message:
+        wrong = f"what answers at {server} is no luthierd ({message}); give its address, or set LUTHIER_SERVER"
+        return Error(grpc.StatusCode.FAILED_PRECONDITION, wrong)
     if code == grpc.StatusCode.UNIMPLEMENTED and not message:  # all that gRPC says of a method that is not there
-        return Error(code, f"the server at {server} has no such call: it is older than this client")
+        older = "it is older than this client; install the same version on both sides"
+        return Error(code, f"the server at {server} has no such call: {older}")
     return Error(code, message, *_details_of(call))
 
 

@@ -178,12 +178,11 @@ class FolderDownload:
         self._partial.mkdir(parents=True, exist_ok=True)
         folder = os.open(self._partial, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(folder)
-            message = f"{self._partial}: another download is writing here; wait for it"
-            raise Error(grpc.StatusCode.FAILED_PRECONDITION, message) from error
-        try:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                message = f"{self._partial}: another download is writing here; wait for it"
+                raise Error(grpc.StatusCode.FAILED_PRECONDITION, message) from error
             yield
         finally:
             os.close(folder)
@@ -198,8 +197,20 @@ class FolderDownload:
             yield FileDownload(self._name, file, local, self._policy, self._server)
 
     def publish(self) -> pathlib.Path:
+        for folder in {self._partial, *((self._partial / file.path).parent for file in self._wanted)}:
+            _sync(folder)
         self._partial.rename(self.target)
+        _sync(self.target.parent)
         return self.target
+
+
+def _sync(folder: pathlib.Path) -> None:
+    """What is in the folder is still there after a loss of power."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _files(folder: pathlib.Path) -> set[str]:

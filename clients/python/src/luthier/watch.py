@@ -15,10 +15,13 @@ from luthier.v1.sweeps_pb2 import Sweep, SweepJob
 
 _LOG = logging.getLogger("luthier")
 _TERMINAL = (FineTuningJob.SUCCEEDED, FineTuningJob.FAILED, FineTuningJob.CANCELLED)
+_TERMINAL_NAMES = tuple(FineTuningJob.State.Name(state) for state in _TERMINAL)
 # Without a server after there was one.
 _LONGEST_SILENCE_SECONDS = 600.0
 # How often a sweep is looked at: it has no stream of its own.
 _LOOK_SECONDS = 1.0
+# What a look comes to without a server, or with a network that swallows it.
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 
 
 def is_over(job: FineTuningJob) -> bool:
@@ -48,7 +51,7 @@ class WatchCursor:
         self._failures = 0
         self._connected_once = False
         self._interrupted = False
-        self._last_heard = time.monotonic()
+        self._away_since = 0.0
 
     def request(self) -> WatchFineTuningJobRequest:
         return WatchFineTuningJobRequest(name=self._name, after_sequence=self._sequence)
@@ -58,7 +61,6 @@ class WatchCursor:
 
     def take(self, message: WatchFineTuningJobResponse) -> JobUpdate | None:
         """What to deliver; None for a heartbeat and for an event that was delivered before."""
-        self._last_heard = time.monotonic()
         self._connected_once = True
         self._failures = 0
         if self._interrupted:
@@ -81,7 +83,10 @@ class WatchCursor:
     def pause_after(self, error: grpc.RpcError | None) -> float:
         """How long to wait before the next stream. Raises if there is none."""
         self._failures += 1
-        if self._end is not None and time.monotonic() >= self._end:
+        now = time.monotonic()
+        if self._failures == 1:  # not when it was last heard: the caller may have been busy with that for an hour
+            self._away_since = now
+        if self._end is not None and now >= self._end:
             raise Error(grpc.StatusCode.DEADLINE_EXCEEDED, f"{self._name} was not over in time") from error
         if error is not None and (not is_broken_stream(error) or self._gives_up()):
             raise from_grpc(error, self._server) from error
@@ -89,21 +94,23 @@ class WatchCursor:
             why = from_grpc(error, self._server).message if error is not None else "the server ended it"
             _LOG.warning("the watch of %s was interrupted after event %d: %s", self._name, self._sequence, why)
             self._interrupted = True
-        return self._policy.pause(self._failures)
+        pause = self._policy.pause(self._failures)
+        return pause if self._end is None else min(pause, self._end - now)
 
     def _gives_up(self) -> bool:
         if self._connected_once:
-            return time.monotonic() - self._last_heard > _LONGEST_SILENCE_SECONDS
+            return time.monotonic() - self._away_since > _LONGEST_SILENCE_SECONDS
         return self._failures >= self._policy.attempts
 
 
 def is_sweep_over(sweep: Sweep) -> bool:
-    """Whether all of its jobs are."""
-    return all(job.state in _TERMINAL for job in sweep.jobs)
+    """Whether all of its jobs are. By their counts: a sweep of a list has no jobs in it."""
+    counts = {state for state, count in sweep.job_counts.items() if count > 0}
+    return bool(counts) and counts.issubset(_TERMINAL_NAMES)
 
 
 def best_of(sweep: Sweep) -> SweepJob | None:
-    """Of the jobs that have succeeded; None if none of them has the metric."""
+    """Of the jobs that have succeeded; None if none of them has the metric, and of a sweep of a list."""
     return next((job for job in sweep.jobs if job.job == sweep.best_job), None)
 
 
@@ -113,23 +120,28 @@ class SweepCursor:
     def __init__(self, name: str, timeout: float | None) -> None:
         self._name = name
         self._end = None if timeout is None else time.monotonic() + timeout
-        self._last_heard: float | None = None
-        self._seen: Sweep | None = None
+        self._seen = Sweep()
+        self._away_since: float | None = None
 
     def take(self, sweep: Sweep) -> bool:
         """Whether it is another than it was when it was last looked at."""
-        self._last_heard = time.monotonic()
+        self._away_since = None
         changed = sweep != self._seen
-        self._seen = sweep
+        self._seen.CopyFrom(sweep)  # the caller's may change: to read a count that is not there puts a zero there
         return changed
 
     def pause_after(self, error: Error | None) -> float:
         """How long to wait before the next look. Raises if there is none."""
-        if self._end is not None and time.monotonic() >= self._end:
+        now = time.monotonic()
+        if self._end is not None and now >= self._end:
             raise Error(grpc.StatusCode.DEADLINE_EXCEEDED, f"{self._name} was not over in time") from error
         if error is not None:
-            away = error.code == grpc.StatusCode.UNAVAILABLE and self._last_heard is not None
-            if not away or time.monotonic() - (self._last_heard or 0.0) > _LONGEST_SILENCE_SECONDS:
+            was_there = bool(self._seen.name)
+            if error.code not in _AWAY or not was_there:
                 raise error
-            _LOG.warning("the watch of %s waits: %s", self._name, error.message)
-        return _LOOK_SECONDS if self._end is None else min(_LOOK_SECONDS, max(0.0, self._end - time.monotonic()))
+            if self._away_since is None:
+                self._away_since = now
+                _LOG.warning("the watch of %s waits: %s", self._name, error.message)
+            if now - self._away_since > _LONGEST_SILENCE_SECONDS:
+                raise error
+        return _LOOK_SECONDS if self._end is None else min(_LOOK_SECONDS, self._end - now)
