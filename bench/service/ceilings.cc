@@ -54,7 +54,7 @@ double BareGrpc(const BenchOptions& options) {
   close(to_child[1]);
   close(from_child[0]);
   waitpid(child, nullptr, 0);
-  return static_cast<double>(answered.ids.size()) / answered.seconds;
+  return answered.PerSecond();
 }
 
 // Rows of a job's size into two tables, one durable transaction for as many jobs as there are callers.

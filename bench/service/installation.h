@@ -48,6 +48,13 @@ struct Submitted {
   Latencies latencies;
   std::vector<std::string> ids;
   double seconds = 0;
+
+  double PerSecond() const { return static_cast<double>(ids.size()) / seconds; }
+  void Add(const Submitted& later) {
+    latencies.Merge(later.latencies);
+    ids.insert(ids.end(), later.ids.begin(), later.ids.end());
+    seconds += later.seconds;
+  }
 };
 // Connections for so many callers.
 std::vector<std::shared_ptr<grpc::Channel>> ConnectTo(const std::string& address, int callers);

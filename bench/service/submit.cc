@@ -12,7 +12,7 @@ Json BenchSubmit(const BenchOptions& options) {
   return {{"scenario", "submit"},
           {"callers", options.callers},
           {"seconds", submitted.seconds},
-          {"requests_per_s", static_cast<double>(submitted.ids.size()) / submitted.seconds},
+          {"requests_per_s", submitted.PerSecond()},
           {"p50_ms", submitted.latencies.Percentile(0.5)},
           {"p99_ms", submitted.latencies.Percentile(0.99)},
           {"lost_acks", CountLost(installation.data_dir(), submitted.ids)},
