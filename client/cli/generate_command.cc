@@ -139,7 +139,7 @@ void AddGenerateCommand(CLI::App& app, CommandContext& context) {
       ->type_name("N");
   command
       .add_option("--repetition-penalty", arguments->repetition_penalty,
-                  "Above 1, which is the default: tokens of prompt and answer become less likely")
+                  "Above 1 tokens of prompt and answer become less likely; 1 is the default")
       ->type_name("X");
   command.add_option("--stop", arguments->stops, "Text that ends an answer, and is no part of it; may be repeated")
       ->type_name("TEXT");

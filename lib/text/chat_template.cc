@@ -143,14 +143,14 @@ absl::StatusOr<std::optional<ChatTemplate>> ChatTemplate::OfJob(const std::strin
 }
 
 absl::StatusOr<std::string> TemplateSource(const std::string& text_or_path) {
-  constexpr size_t kMostFileBytes = size_t{1} << 20;  // what is larger, or has no end, is no template
   if (text_or_path.find('{') != std::string::npos || text_or_path.empty()) return text_or_path;
-  absl::StatusOr<std::string> source = ReadTextFile(text_or_path, kMostFileBytes);
+  constexpr size_t kMostBytes = size_t{1} << 20;  // a device has no end
+  absl::StatusOr<std::string> source = ReadTextFile(text_or_path, kMostBytes + 1);
   if (!source.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("chat_template: ", source.status().message(),
                                                    "; give a template, or the path of a file with one"));
   }
-  if (source->find('{') == std::string::npos) {
+  if (source->size() > kMostBytes || source->find('{') == std::string::npos) {
     return absl::InvalidArgumentError(absl::StrCat("chat_template: ", text_or_path, " holds no template"));
   }
   return source;

@@ -126,12 +126,11 @@ absl::Status CheckSpec(const v1::FineTuningSpec& spec) {
 }
 
 absl::Status TooManyPlansOf(const std::string& tenant) {
-  return TenantMayNotHaveMore(
-      tenant,
-      absl::StrCat("tenants/", tenant,
-                   " has as many jobs waiting to be planned as a tenant may (1000); try again when "
-                   "some of their datasets are read"),
-      "TOO_MANY_PLANS");
+  return TenantMayNotHaveMore(tenant,
+                              absl::StrCat("tenants/", tenant,
+                                           " has as many jobs waiting to be planned as a tenant may; try again when "
+                                           "some of their datasets are read"),
+                              "TOO_MANY_PLANS");
 }
 
 Planner::Planner(Store& store, ArtifactStore& artifacts, TaskPool& threads, std::string data_dir, std::string luthierd)
@@ -285,9 +284,8 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
   key = Sha256Hex(key);
   {
     std::unique_lock lock(mutex_);
-    // Whoever wants what is being read waits for it, and takes no turn.
-    read_.wait(lock, [&] { return reading_.count(key) == 0; });
-    if (const auto known = rows_.Find(key)) return *known;
+    // Here, so that whoever wants what is being read takes no turn.
+    if (const auto known = KnownRows(key, lock)) return *known;
   }
   absl::StatusOr<DatasetFacts> facts = absl::UnknownError("");
   const auto read = [&] { facts = ReadRows(key, std::move(check), parts, asker); };
@@ -295,13 +293,17 @@ absl::StatusOr<DatasetFacts> Planner::FactsOfRows(const LoadedModel& model, cons
   return facts;
 }
 
+std::optional<DatasetFacts> Planner::KnownRows(const std::string& key, std::unique_lock<std::mutex>& lock) {
+  read_.wait(lock, [&] { return reading_.count(key) == 0; });
+  return rows_.Find(key);
+}
+
 absl::StatusOr<DatasetFacts> Planner::ReadRows(const std::string& key, RowCheck check,
                                                const std::vector<DatasetUse>& parts, const Asker& asker) {
   if (asker.is_gone && asker.is_gone()) return absl::CancelledError("the caller is gone, and its rows were not read");
   {
     std::unique_lock lock(mutex_);
-    read_.wait(lock, [&] { return reading_.count(key) == 0; });
-    if (const auto known = rows_.Find(key)) return *known;
+    if (const auto known = KnownRows(key, lock)) return *known;
     reading_.insert(key);
   }
   absl::StatusOr<DatasetFacts> facts = WithoutExceptions([&] { return CheckParts(std::move(check), parts); });

@@ -83,6 +83,8 @@ class Planner {
   static void WarnAboutNodes(Plan& plan, const Limits& limits);
   absl::StatusOr<DatasetFacts> FactsOfRows(const LoadedModel& model, const Recipe& recipe,
                                            const std::vector<DatasetUse>& parts, const Asker& asker);
+  // Waits while somebody reads them. `lock`: of `mutex_`.
+  std::optional<DatasetFacts> KnownRows(const std::string& key, std::unique_lock<std::mutex>& lock);
   // On one of the threads, in the tenant's turn. `key`: what the facts depend on; `check`: without files.
   absl::StatusOr<DatasetFacts> ReadRows(const std::string& key, RowCheck check, const std::vector<DatasetUse>& parts,
                                         const Asker& asker);

@@ -103,6 +103,16 @@ class AttemptTest : public testing::Test {
     node_.steady_now = [this] { return absl::UnixEpoch() + absl::Minutes(minutes_.load()); };
   }
 
+  // Its trainer is still there, and `minutes_` says how much of the grace is over.
+  void PauseADeafTrainerForTenMinutes() {
+    SetTheClock();
+    TrainerThatDoesNotListen();
+    Start();
+    ASSERT_TRUE(WaitForReport("started"));
+    attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);
+    EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
+  }
+
   static constexpr char kName[] = "jobs/j/attempts/1";
   std::atomic<int64_t> minutes_ = 0;
   TempFolder temp_;

@@ -214,12 +214,7 @@ TEST_F(AttemptTest, KillsATrainerThatDoesNotListenAfterTheGrace) {
 
 // By the wall clock, setting that back would let a cancelled trainer run for as long.
 TEST_F(AttemptTest, TheGraceIsOverWhateverTheWallClockIsSetTo) {
-  SetTheClock();
-  TrainerThatDoesNotListen();
-  Start();
-  ASSERT_TRUE(WaitForReport("started"));
-  attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);
-  EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
+  ASSERT_NO_FATAL_FAILURE(PauseADeafTrainerForTenMinutes());
   minutes_ = 10;
   ASSERT_TRUE(WaitForEnd());
   Reports();
@@ -228,12 +223,7 @@ TEST_F(AttemptTest, TheGraceIsOverWhateverTheWallClockIsSetTo) {
 }
 
 TEST_F(AttemptTest, ACancellationDoesNotWaitForTheGraceOfThePauseBeforeIt) {
-  SetTheClock();
-  TrainerThatDoesNotListen();
-  Start();
-  ASSERT_TRUE(WaitForReport("started"));
-  attempt_->Stop(absl::Minutes(10), /*job_goes_on=*/true);
-  EXPECT_FALSE(WaitFor([&] { return attempt_->done(); }, std::chrono::milliseconds(300)));
+  ASSERT_NO_FATAL_FAILURE(PauseADeafTrainerForTenMinutes());
   attempt_->Stop(absl::Minutes(1), /*job_goes_on=*/false);
   minutes_ = 1;
   EXPECT_TRUE(WaitForEnd());

@@ -324,6 +324,14 @@ TEST(ChatTemplateTest, AConversationWithToolsIsRenderedByTheTemplateForThem) {
   EXPECT_TRUE(AsksForDate(*ReadTemplateSources(folder.path())));
 }
 
+TEST(ChatTemplateTest, AFileThatIsTooLongForATemplateIsRefusedAndNotCut) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/long.jinja";
+  std::ofstream(path) << "{{ messages }}" << std::string(size_t{1} << 20, 'x');
+  for (const std::string& endless : {path, std::string("/dev/zero")})
+    EXPECT_THAT(std::string(TemplateSource(endless).status().message()), HasSubstr(endless + " holds no template"));
+}
+
 TEST(ChatTemplateTest, PrefersTheFileToTheConfiguration) {
   const TempFolder folder;
   EXPECT_FALSE(ChatTemplate::OfJob(folder.path(), {}, "").value().has_value());

@@ -39,7 +39,7 @@ class Tls:
     def __post_init__(self) -> None:
         """Refuses what gRPC says nothing of but that no server answers."""
         for field, pem in (("ca", self.ca), ("certificate", self.certificate), ("key", self.key)):
-            if pem is not None and b"-----BEGIN " not in pem:
+            if pem is not None and not _holds_pem(pem):
                 raise ValueError(f"tls.{field}: holds no PEM block; give what is in the file")
         if (self.certificate is None) != (self.key is None):
             raise ValueError("tls: certificate and key belong together; give both")
@@ -111,8 +111,12 @@ def _read(variable: str) -> bytes | None:
         raise ValueError(f"{variable}: {path} cannot be read: {error.strerror}") from error
 
 
+def _holds_pem(content: bytes) -> bool:  # gRPC would say so on stderr only
+    return b"-----BEGIN " in content
+
+
 def _read_pem(variable: str) -> bytes | None:
     content = _read(variable)
-    if content is not None and b"-----BEGIN " not in content:  # gRPC would say so on stderr only
+    if content is not None and not _holds_pem(content):
         raise ValueError(f"{variable}: {os.environ[variable]} holds no PEM block")
     return content
