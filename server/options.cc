@@ -191,7 +191,12 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
       "may use the data folder");
   admin_token.add_option("TOKEN", options.token, "Name of the token; it is made if there is none")
       ->capture_default_str();
-  for (CLI::App* action : {&check, &restore, &admin_token}) action->fallthrough();
+  for (CLI::App* action : {&check, &restore, &admin_token}) {
+    action->fallthrough();
+    action->footer(
+        "Where the data are is said as to luthierd itself: --data-dir, --config and the flags of the artifact "
+        "store (luthierd --help).");
+  }
   app.require_subcommand(0, 1);
   app.add_option("--config", config, "YAML file with the same names; flags beat environment beat file")
       ->envname("LUTHIERD_CONFIG");

@@ -38,9 +38,13 @@ Json BenchHeartbeats(const BenchOptions& options) {
   Require(metrics.find(absl::StrCat("luthier_agents{state=\"ready\"} ", options.agents)) != std::string::npos,
           "not every agent is ready at the end");
   for (const auto& agent : agents) agent->Close();
-  return {{"scenario", "heartbeats"}, {"agents", options.agents},
-          {"seconds", seconds},       {"requests_per_s", static_cast<double>(sent) / seconds},
-          {"core_share", share},      {"rss_bytes_per_agent", static_cast<double>(grown) / options.agents}};
+  return {{"scenario", "heartbeats"},
+          {"callers", options.agents},
+          {"agents", options.agents},
+          {"seconds", seconds},
+          {"requests_per_s", static_cast<double>(sent) / seconds},
+          {"core_share", share},
+          {"rss_bytes_per_agent", static_cast<double>(grown) / options.agents}};
 }
 
 }  // namespace luthier

@@ -78,19 +78,21 @@ v1::ModelFile StoredArtifact() {
   return artifact;
 }
 
-// One caller, until `stop`. Returns the jobs that were acknowledged.
-std::vector<std::string> SubmitUntil(const std::atomic<bool>& stop, Installation& installation, Starts& starts) {
-  std::vector<std::string> ids;
+// One caller, until `stop`.
+Submitted SubmitUntil(const std::atomic<bool>& stop, Installation& installation, Starts& starts) {
+  Submitted submitted;
   const auto stub = v1::FineTuningService::NewStub(installation.Connect());
   while (!stop) {
     grpc::ClientContext context;
     context.set_wait_for_ready(true);
     v1::FineTuningJob job;
+    const absl::Time begin = absl::Now();
     Require(stub->CreateFineTuningJob(&context, installation.Request(), &job), "CreateFineTuningJob");
-    ids.push_back(job.name().substr(5));
-    starts.Submitted(ids.back(), absl::Now());
+    submitted.latencies.Add(absl::Now() - begin);
+    submitted.ids.push_back(job.name().substr(5));
+    starts.Submitted(submitted.ids.back(), absl::Now());
   }
-  return ids;
+  return submitted;
 }
 
 }  // namespace
@@ -111,20 +113,21 @@ Json BenchLifecycle(const BenchOptions& options) {
                                     }
                                   });
   std::atomic<bool> stop = false;
-  std::vector<std::vector<std::string>> ids(static_cast<size_t>(options.callers));
+  std::vector<Submitted> of_callers(static_cast<size_t>(options.callers));
   std::vector<std::thread> callers;
   const absl::Time start = absl::Now();
   for (int caller = 0; caller < options.callers; ++caller) {
-    callers.emplace_back([&, caller] { ids[static_cast<size_t>(caller)] = SubmitUntil(stop, installation, starts); });
+    callers.emplace_back(
+        [&, caller] { of_callers[static_cast<size_t>(caller)] = SubmitUntil(stop, installation, starts); });
   }
   absl::SleepFor(options.time);
   const int64_t finished = done;
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   stop = true;
   for (std::thread& caller : callers) caller.join();
-  std::vector<std::string> all;
-  for (const auto& part : ids) all.insert(all.end(), part.begin(), part.end());
-  const bool drained = WaitFor([&] { return done >= static_cast<int64_t>(all.size()); }, std::chrono::minutes(2));
+  Submitted all;
+  for (const Submitted& of_caller : of_callers) all.Add(of_caller);
+  const bool drained = WaitFor([&] { return done >= static_cast<int64_t>(all.ids.size()); }, std::chrono::minutes(2));
   for (const auto& agent : agents) agent->Close();
   installation.Kill();
   return {{"scenario", "lifecycle"},
@@ -132,10 +135,12 @@ Json BenchLifecycle(const BenchOptions& options) {
           {"agents", options.agents},
           {"seconds", seconds},
           {"requests_per_s", static_cast<double>(finished) / seconds},
+          {"p50_ms", all.latencies.Percentile(0.5)},
+          {"p99_ms", all.latencies.Percentile(0.99)},
           {"submit_to_start_p50_ms", starts.Percentile(0.5)},
           {"submit_to_start_p99_ms", starts.Percentile(0.99)},
           {"all_done", drained},
-          {"lost_acks", CountLost(installation.data_dir(), all)}};
+          {"lost_acks", CountLost(installation.data_dir(), all.ids)}};
 }
 
 }  // namespace luthier

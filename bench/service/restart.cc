@@ -7,7 +7,8 @@ namespace luthier {
 Json BenchRestart(const BenchOptions& options) {
   Installation installation(options);
   const int64_t empty = installation.server().ResidentBytes();
-  FillQueue(installation, options.jobs);
+  const Submitted before = SubmitForAWhile(installation, options.callers, absl::Seconds(1));
+  FillQueue(installation, options.jobs);  // ends the server as a power cut would
   const absl::Time start = absl::Now();
   installation.Start();
   // Serving is answering, not having said so.
@@ -21,12 +22,15 @@ Json BenchRestart(const BenchOptions& options) {
       "ListFineTuningJobs");
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
   Require(response.jobs_size() == 1, "the restarted server has no jobs");
+  const int64_t grown = installation.server().ResidentBytes() - empty;
+  const int64_t jobs = options.jobs + static_cast<int64_t>(before.ids.size());
+  installation.Kill();
   return {{"scenario", "restart"},
-          {"jobs", options.jobs},
+          {"callers", options.callers},
+          {"jobs", jobs},
           {"restart_seconds", seconds},
-          {"rss_bytes_per_job",
-           static_cast<double>(installation.server().ResidentBytes() - empty) / static_cast<double>(options.jobs)},
-          {"lost_acks", 0}};
+          {"rss_bytes_per_job", static_cast<double>(grown) / static_cast<double>(jobs)},
+          {"lost_acks", CountLost(installation.data_dir(), before.ids)}};
 }
 
 }  // namespace luthier

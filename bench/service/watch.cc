@@ -128,15 +128,22 @@ Json BenchWatch(const BenchOptions& options) {
   const int64_t grown = installation.server().ResidentBytes() - resident;
   int64_t gaps = 0;
   for (const auto& watcher : watchers) gaps += watcher->gaps();
+  grpc::ClientContext last_look;
+  v1::GetFineTuningJobRequest get;
+  get.set_name(job.name());
+  const int64_t acknowledged_events = first + acknowledged;
+  Require(stub->GetFineTuningJob(&last_look, get, &job), "GetFineTuningJob");
   for (const auto& watcher : watchers) watcher->Close();
   for (const auto& agent : agents) agent->Close();
   return {{"scenario", "watch"},
+          {"callers", static_cast<int>(agents.size())},
           {"watchers", options.watchers},
           {"seconds", seconds},
           {"requests_per_s", static_cast<double>(reports) * options.watchers / seconds},
           {"p50_ms", latencies.Percentile(0.5)},
           {"p99_ms", latencies.Percentile(0.99)},
           {"gaps", gaps},
+          {"lost_acks", std::max<int64_t>(0, acknowledged_events - job.last_event_sequence())},
           {"rss_bytes_per_watcher", static_cast<double>(grown) / options.watchers}};
 }
 

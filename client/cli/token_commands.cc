@@ -33,7 +33,14 @@ absl::Status CreateToken(CommandContext& context, const NewToken& wanted) {
     request.mutable_token()->mutable_expire_time()->set_seconds(absl::ToUnixSeconds(absl::Now() + in));
   }
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Token> before, client->ListTokens());
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateTokenResponse created, client->CreateToken(request));
+  if (before.empty()) {
+    context.Say(
+        "from now on every call needs a token, and every agent one of its own: what runs on nodes without one is lost "
+        "in "
+        "30 s and tried again; luthier admin token create NODE --role agent --node NODE");
+  }
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(created));
     return absl::OkStatus();

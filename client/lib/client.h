@@ -107,6 +107,9 @@ class Client {
   v1::ModelService::Stub& models() { return *models_; }
   const Options& options() const { return options_; }
   grpc::Channel& channel() const { return *channel_; }
+  // Between two tries. Ends early when a connection that was gone is there again. Somebody has to wait for it: only
+  // those who do read what a server says in a TLS handshake, so that it gets nowhere while all threads sleep.
+  void PauseWhileDialling(absl::Duration pause) const;
 
  private:
   Client(Options options, std::shared_ptr<grpc::Channel> channel);

@@ -3,7 +3,6 @@
 #include <filesystem>
 #include <fstream>
 
-#include "absl/time/clock.h"
 #include "client/lib/grpc_status.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
@@ -76,7 +75,7 @@ absl::StatusOr<v1::Dataset> UploadDataset(Client& client, const std::string& id,
     if (status.error_code() != grpc::StatusCode::UNAVAILABLE || failures >= retry.attempts) {
       return FromGrpc(status, client.options().server);
     }
-    absl::SleepFor(RetryPause(retry, failures, RandomFraction()));
+    client.PauseWhileDialling(RetryPause(retry, failures, RandomFraction()));
   }
 }
 

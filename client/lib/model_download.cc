@@ -8,7 +8,6 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
 #include "client/lib/download_folder.h"
 #include "client/lib/grpc_status.h"
 #include "client/lib/local_disk.h"
@@ -105,7 +104,7 @@ absl::Status FetchFile(Client& client, const std::string& name, const v1::ModelF
     if (failures >= retry.attempts || (error.ok() && !IsBrokenStream(status))) {
       return error.ok() ? FromGrpc(status, client.options().server) : error;
     }
-    absl::SleepFor(RetryPause(retry, failures, RandomFraction()));
+    client.PauseWhileDialling(RetryPause(retry, failures, RandomFraction()));
   }
 }
 

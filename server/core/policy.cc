@@ -88,8 +88,10 @@ class Cycle {
  public:
   using Jobs = std::set<const Job*>;
 
-  // `passed_over`: jobs that are known to get nothing, and hold up none within the guarantee of their tenant.
-  Cycle(Snapshot snapshot, const Jobs& passed_over) : snapshot_(std::move(snapshot)), passed_over_(passed_over) {}
+  // `passed_over`: jobs that are known to get nothing, and hold up none within the guarantee of their tenant. `first`:
+  // one of them that comes first all the same.
+  Cycle(Snapshot snapshot, const Jobs& passed_over, const Job* first = nullptr)
+      : snapshot_(std::move(snapshot)), passed_over_(passed_over), first_(first) {}
 
   // Jobs within the guarantee of their tenant come first, so that nobody borrows again what was taken back for them.
   // One that would go beyond it waits among the others. It holds up none behind it that is within, unless that is less
@@ -118,7 +120,7 @@ class Cycle {
     while (const Job* job = order.Next()) {
       if (own ? ComesFirst(*job) : decided_.count(job) == 0) {
         if (own) decided_.insert(job);
-        decisions_.push_back(DecisionFor(*job, own));
+        decisions_.push_back(DecisionFor(*job, own && job != first_));
       }
       order.Return();
     }
@@ -132,6 +134,7 @@ class Cycle {
   // Whether the job is within the guarantee of its tenant, and behind nothing more urgent beyond it. Requires that
   // classes are looked at from the most urgent on.
   bool ComesFirst(const Job& job) {
+    if (&job == first_) return true;
     if (!IsOwn(job)) {
       if (passed_over_.count(&job) > 0) return false;
       beyond_.insert(&job);
@@ -183,6 +186,7 @@ class Cycle {
 
   Snapshot snapshot_;
   const Jobs& passed_over_;
+  const Job* const first_;
   std::optional<Reservation> reservation_;                  // of the first that can have nothing
   Jobs decided_;                                            // within the guarantee of their tenants
   Jobs beyond_;                                             // those that may hold up less urgent ones within it
@@ -191,6 +195,44 @@ class Cycle {
   std::set<std::string> awaited_;                           // tenants for whose own room is made
   std::vector<Decision> decisions_;
 };
+
+bool IsLessUrgentOfItsTenant(const Job& job, const Job& than) {
+  return job.tenant == than.tenant && job.service_class > than.service_class;
+}
+
+// Whether `job` starts by `others`, at the cost of nothing but what is less urgent of its own tenant.
+bool StartsInsteadOfItsOwn(const Job& job, const std::vector<Decision>& decisions,
+                           const std::vector<Decision>& others) {
+  std::map<const Job*, Wait> waits;
+  for (const Decision& other : others) waits[other.job] = other.wait;
+  if (waits[&job] != Wait::kNone) return false;
+  return std::all_of(decisions.begin(), decisions.end(), [&](const Decision& decision) {
+    const bool gets_something = decision.wait == Wait::kNone || decision.wait == Wait::kMakingRoom;
+    return !gets_something || IsLessUrgentOfItsTenant(*decision.job, job) || waits[decision.job] == decision.wait;
+  });
+}
+
+// What was placed elsewhere once a job was passed over may leave room for that job after all, had not what is less
+// urgent of its own tenant, which it held up no more, taken it. Then it has that instead.
+std::vector<Decision> WithThosePassedOver(std::vector<Decision> decisions, const Snapshot& snapshot,
+                                          const Cycle::Jobs& passed_over) {
+  std::vector<const Job*> jobs(passed_over.begin(), passed_over.end());
+  std::sort(jobs.begin(), jobs.end(), [](const Job* a, const Job* b) {
+    return a->service_class == b->service_class ? ComesBefore(*a, *b) : a->service_class < b->service_class;
+  });
+  for (const Job* job : jobs) {
+    const bool behind_its_own = std::any_of(decisions.begin(), decisions.end(), [&](const Decision& decision) {
+      return decision.wait == Wait::kNone && IsLessUrgentOfItsTenant(*decision.job, *job);
+    });
+    const bool starts = std::any_of(decisions.begin(), decisions.end(), [&](const Decision& decision) {
+      return decision.job == job && decision.wait == Wait::kNone;
+    });
+    if (!behind_its_own || starts) continue;
+    std::vector<Decision> others = Cycle(snapshot, passed_over, job).Run(/*guarantees=*/true);
+    if (StartsInsteadOfItsOwn(*job, decisions, others)) decisions = std::move(others);
+  }
+  return decisions;
+}
 
 }  // namespace
 
@@ -233,7 +275,7 @@ std::vector<Decision> Decide(Snapshot snapshot) {
     Cycle cycle(snapshot, passed_over);
     std::vector<Decision> decisions = cycle.Run(/*guarantees=*/true);
     const Cycle::Jobs for_nothing = cycle.HeldUpForNothing(decisions);
-    if (for_nothing.empty()) return decisions;
+    if (for_nothing.empty()) return WithThosePassedOver(std::move(decisions), snapshot, passed_over);
     passed_over.insert(for_nothing.begin(), for_nothing.end());
   }
 }

@@ -166,6 +166,12 @@ absl::Status Apply(const Comparison& comparison, JobFilter& filter) {
                             "labels.KEY"));
 }
 
+absl::Status ApplyAll(const std::string& text, JobFilter& filter) {
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Comparison> comparisons, Split(text));
+  for (const Comparison& comparison : comparisons) LUTHIER_RETURN_IF_ERROR(Apply(comparison, filter));
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool JobFilter::MatchesLabels(const v1::FineTuningJob& job) const {
@@ -177,13 +183,13 @@ bool JobFilter::MatchesLabels(const v1::FineTuningJob& job) const {
 
 absl::StatusOr<JobFilter> ParseJobFilter(const std::string& text, const std::string& order_by) {
   JobFilter filter;
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<Comparison> comparisons, Split(text));
-  for (const Comparison& comparison : comparisons) LUTHIER_RETURN_IF_ERROR(Apply(comparison, filter));
   filter.query.oldest_first = order_by == "create_time" || order_by == "create_time asc";
+  absl::Status order;
   if (!order_by.empty() && !filter.query.oldest_first && order_by != "create_time desc") {
-    return absl::InvalidArgumentError(
+    order = absl::InvalidArgumentError(
         absl::StrCat("order_by: ", Shown(order_by), " is no order; give create_time or create_time desc (default)"));
   }
+  LUTHIER_RETURN_IF_ERROR(AllOf({ApplyAll(text, filter), order}));
   return filter;
 }
 

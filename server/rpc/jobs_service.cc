@@ -214,29 +214,32 @@ class JobsService final : public JobsBase {
  private:
   absl::Status List(const Call& call, const v1::ListFineTuningJobsRequest& request,
                     v1::ListFineTuningJobsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(JobFilter filter, ParseJobFilter(request.filter(), request.order_by()));
-    LUTHIER_RETURN_IF_ERROR(CheckStates(request.states()));
+    absl::StatusOr<JobFilter> parsed = ParseJobFilter(request.filter(), request.order_by());
     // A token is of one list: with another filter or order it would lead somewhere else.
     const std::string list =
         absl::StrCat("jobs\n", request.filter(), "\n", request.order_by(), "\n", absl::StrJoin(request.states(), ","));
-    LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
-    const int size = page.size;
+    const absl::StatusOr<PageRequest> page = ParsePage(list, request.page_size(), request.page_token());
+    LUTHIER_RETURN_IF_ERROR(AllOf({parsed.status(), CheckStates(request.states()), page.status()}));
+    JobFilter& filter = *parsed;
+    const int size = page->size;
     JobQuery& query = filter.query;
     if (!Narrow(request.states(), query.states)) return absl::OkStatus();
     query.tenant = call.tenant;
-    query.cursor = page.after_number();
+    query.cursor = page->after_number();
     query.limit = filter.labels.empty() ? size : std::max(size, kLabelCandidates);
     LUTHIER_ASSIGN_OR_RETURN(const JobPage found, backend_.store.ListJobs(query));
     int64_t next = found.next, looked_at = 0;
+    size_t bytes = 0;
     std::vector<v1::FineTuningJob*> messages;
     for (const RecordedJob& job : found.jobs) {
-      if (response.jobs_size() == size) {
+      if (response.jobs_size() == size || bytes > kMostPageBytes) {
         next = looked_at;
         break;
       }
       looked_at = job.job.number;
       v1::FineTuningJob message = ToProto(job);
       if (!filter.MatchesLabels(message)) continue;
+      bytes += message.ByteSizeLong();
       messages.push_back(response.add_jobs());
       *messages.back() = std::move(message);
     }
@@ -349,17 +352,18 @@ class JobsService final : public JobsBase {
     job.set_priority(original.priority());
     if (original.has_retention()) *job.mutable_retention() = original.retention();
     // Not the deadline: that of a job which is over mostly is, too.
+    std::vector<std::string> violations;
     for (const std::string& path : request.update_mask().paths()) {
       const std::string root = path.substr(0, path.find('.'));
       const bool settable = root == "spec" || path == "labels" || path == "tenant" || path == "service_class" ||
                             path == "priority" || path == "retention" || path == "deadline";
-      if (!settable || !FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("update_mask: ", Shown(path),
-                         " is no field that a clone can have of its own; give "
-                         "spec or a field of it, labels, tenant, service_class, priority, retention or deadline"));
-      }
+      if (settable && FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) continue;
+      violations.push_back(absl::StrCat("update_mask: ", Shown(path),
+                                        " is no field that a clone can have of its own; give "
+                                        "spec or a field of it, labels, tenant, service_class, priority, retention or "
+                                        "deadline"));
     }
+    LUTHIER_RETURN_IF_ERROR(Refusal(violations));
     FieldMaskUtil::MergeOptions replace;
     replace.set_replace_message_fields(true);
     replace.set_replace_repeated_fields(true);

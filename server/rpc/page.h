@@ -20,6 +20,9 @@ namespace luthier {
 // Where an item stands in its list: by the number, then by the text.
 using Position = std::pair<int64_t, std::string>;
 
+// A page ends before it is larger: gRPC's clients refuse messages beyond 4 MiB, unless they are told to take them.
+constexpr size_t kMostPageBytes = size_t{3} << 20;
+
 struct PageRequest {
   int size = 0;                   // above 0
   std::optional<Position> after;  // none: from the start
@@ -32,14 +35,18 @@ struct PageRequest {
 absl::StatusOr<PageRequest> ParsePage(absl::string_view list, int page_size, const std::string& page_token);
 std::string PageToken(absl::string_view list, const Position& after);
 
-// Adds a page of `items`, which are in the order of their positions. Errors: as ParsePage.
+// Adds a page of `items`, which are in the order of their positions, to an empty response. Errors: as ParsePage.
 template <typename Request, typename Response, typename Item, typename PositionOf, typename Add>
 absl::Status AddPage(absl::string_view list, const Request& request, Response& response, const std::vector<Item>& items,
                      PositionOf position_of, Add add) {
   LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
   auto item = std::find_if(items.begin(), items.end(),
                            [&](const Item& each) { return !page.after || position_of(each) > *page.after; });
-  for (int added = 0; item != items.end() && added < page.size; ++item, ++added) add(*item);
+  constexpr int kItemsBetweenLooks = 16;  // at the size, which is counted anew each time
+  for (int added = 0; item != items.end() && added < page.size; ++item, ++added) {
+    if (added % kItemsBetweenLooks == 0 && response.ByteSizeLong() > kMostPageBytes) break;
+    add(*item);
+  }
   if (item != items.end()) response.set_next_page_token(PageToken(list, position_of(*std::prev(item))));
   return absl::OkStatus();
 }

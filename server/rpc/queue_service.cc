@@ -147,13 +147,14 @@ class QueueService final : public v1::QueueService::Service {
 
   absl::Status Update(Call& call, const v1::UpdateTenantRequest& request, v1::Tenant& response) {
     call.subject = request.tenant().name();
-    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("tenant.name", "tenants", request.tenant().name()));
-    LUTHIER_RETURN_IF_ERROR(CheckId("tenant.name", id));  // without dots, as a job names its tenant
+    const absl::StatusOr<std::string> name = ParseName("tenant.name", "tenants", request.tenant().name());
     std::set<std::string> fields(request.update_mask().paths().begin(), request.update_mask().paths().end());
     if (fields.empty()) fields = std::set<std::string>(std::begin(kTenantFields), std::end(kTenantFields));
     const v1::Tenant& wanted = request.tenant();
-    const std::vector<std::string> violations = ViolationsOf(wanted, fields);
-    if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+    // Without dots, as a job names its tenant.
+    const absl::Status plain = name.ok() ? CheckId("tenant.name", *name) : absl::OkStatus();
+    LUTHIER_RETURN_IF_ERROR(AllOf({name.status(), plain, Refusal(ViolationsOf(wanted, fields))}));
+    const std::string& id = *name;
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       Tenant tenant = state.TenantOf(id);
       if (fields.count("weight") > 0) tenant.weight = wanted.weight();

@@ -31,6 +31,15 @@ absl::Status Refusal(const std::vector<std::string>& violations, int64_t more) {
   return absl::InvalidArgumentError(text);
 }
 
+absl::Status AllOf(const std::vector<absl::Status>& checks) {
+  std::vector<std::string> violations;
+  for (const absl::Status& check : checks) {
+    if (!check.ok() && !absl::IsInvalidArgument(check)) return check;
+    if (!check.ok()) violations.emplace_back(check.message());
+  }
+  return Refusal(violations);
+}
+
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
   const auto allowed = [&](char c) {
     return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || (dots && c == '.');

@@ -32,6 +32,9 @@ std::string Shown(absl::string_view value, size_t most = 80);
 inline constexpr size_t kMostViolations = 20;
 absl::Status Refusal(const std::vector<std::string>& violations, int64_t more = 0);
 
+// What all of `checks` found: the first error that is no INVALID_ARGUMENT, else one with what each of them says.
+absl::Status AllOf(const std::vector<absl::Status>& checks);
+
 // `models/{model}/versions/{version}`: a number, or an alias, of which `latest` is one. Errors: INVALID_ARGUMENT.
 struct VersionName {
   std::string model;

@@ -37,7 +37,7 @@ constexpr char kWeights[] = "adapter_model.safetensors";
 
 // What was asked of a server and acknowledged.
 struct Acknowledged {
-  bool registered = false, uploaded = false, published = false;
+  bool registered = false, uploaded = false, checkpointed = false, published = false;
   std::string job, backup;
   HeldAttempt attempt;  // by its agent, once it was taken
 };
@@ -84,18 +84,24 @@ class CrashPointsTest : public testing::Test {
     if (done) job = created.name();
     return done;
   }
-  // An agent trains the job and uploads its result. What it has reported before it may report again.
-  static bool Publish(Luthierd& server, const std::string& job, HeldAttempt& attempt) {
-    if (Get(server, job).state() == JobState::SUCCEEDED) return true;
+  // An agent trains the job, stores its checkpoint and uploads its result. What it has reported before it may report
+  // again.
+  static bool Train(Luthierd& server, Acknowledged& done) {
+    if (Get(server, done.job).state() == JobState::SUCCEEDED) return true;
+    HeldAttempt& attempt = done.attempt;
     ScriptedAgent agent(server.channel(), attempt);
     if (attempt.name.empty()) {
       attempt.name = agent.TakeAttempt();
       attempt.credential = agent.credential();
     }
-    return !attempt.name.empty() &&
-           agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 1}, {"resumed_step", 0}}) &&
-           agent.Log(std::vector<std::string>{"a line", "another line"}) &&
-           agent.Report({{"event", "finished"}, {"stop_reason", "COMPLETED"}}) &&
+    if (attempt.name.empty() ||
+        !agent.Report({{"event", "started"}, {"device", "cpu"}, {"total_steps", 1}, {"resumed_step", 0}}) ||
+        !agent.Log(std::vector<std::string>{"a line", "another line"}) ||
+        !agent.StoreCheckpoint(1, {{"step-1/state.json", std::string(1000, 'c')}})) {
+      return false;
+    }
+    done.checkpointed = true;
+    return agent.Report({{"event", "finished"}, {"stop_reason", "COMPLETED"}}) &&
            agent.Publish({{kWeights, std::string(1000, 'w')}});
   }
   static bool BackUp(Luthierd& server, const std::string& path, std::string& backup) {
@@ -111,7 +117,7 @@ class CrashPointsTest : public testing::Test {
   bool Ask(Luthierd& server, const std::string& backup, Acknowledged& done) {
     return (done.registered || (done.registered = Register(server))) &&
            (done.uploaded || (done.uploaded = Upload(server))) && (!done.job.empty() || Submit(server, done.job)) &&
-           (done.published || (done.published = Publish(server, done.job, done.attempt))) &&
+           (done.published || (done.published = Train(server, done))) &&
            (!done.backup.empty() || BackUp(server, backup, done.backup));
   }
 
@@ -156,10 +162,24 @@ class CrashPointsTest : public testing::Test {
     const CapturedResult check = RunCaptured({LUTHIERD_PROGRAM, "check", "--data-dir", backup});
     EXPECT_EQ(check.exit_code, 0) << check.err;
   }
+  // Number of the job's events of a type; -1 if the server is gone.
+  static int Events(Luthierd& server, const std::string& job, const char* type) {
+    grpc::ClientContext context;
+    v1::ListJobEventsRequest request;
+    request.set_parent(job);
+    request.add_types(type);
+    v1::ListJobEventsResponse page;
+    const grpc::Status status =
+        v1::FineTuningService::NewStub(server.channel())->ListJobEvents(&context, request, &page);
+    return status.ok() ? page.events_size() : -1;
+  }
   static void ExpectThere(Luthierd& server, const Acknowledged& done) {
     EXPECT_LE(Jobs(server).size(), done.uploaded ? 1u : 0u);
     if (!done.job.empty()) {
       EXPECT_THAT(Jobs(server), UnorderedElementsAre(done.job));
+    }
+    if (done.checkpointed) {
+      EXPECT_EQ(Events(server, done.job, "checkpoint_stored"), 1);
     }
     if (done.published) {
       EXPECT_EQ(Get(server, done.job).state(), JobState::SUCCEEDED);
@@ -167,18 +187,6 @@ class CrashPointsTest : public testing::Test {
     }
     if (!done.backup.empty()) ExpectWhole(done.backup);
   }
-  // Number of lines in the job's log; -1 if the server is gone.
-  static int Lines(Luthierd& server, const std::string& job) {
-    grpc::ClientContext context;
-    v1::ListJobEventsRequest request;
-    request.set_parent(job);
-    request.add_types("log");
-    v1::ListJobEventsResponse page;
-    const grpc::Status status =
-        v1::FineTuningService::NewStub(server.channel())->ListJobEvents(&context, request, &page);
-    return status.ok() ? page.events_size() : -1;
-  }
-
   // Kills servers at the points until one survives what is asked of it.
   void TryPoints(CrashPoints& points, bool loses_power) {
     for (bool survived = false; !survived;) {
@@ -252,6 +260,7 @@ TEST_F(CrashPointsTest, ARetentionThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
     ASSERT_TRUE(Ask(*server, before.path() + "/backup", done)) << server->log();
     ASSERT_EQ(server->End(SIGTERM), 0);
   }
+  done.checkpointed = false;  // what says so is among what the retention takes
   CrashPoints points(4);
   for (bool survived = false; !survived;) {
     const int point = points.Next();
@@ -262,12 +271,12 @@ TEST_F(CrashPointsTest, ARetentionThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
     int lines = -1;
     {
       const auto server = Start(data, point, "", {"--retention", "0s"});
-      if (server->Serves()) WaitFor([&] { return (lines = Lines(*server, done.job)) <= 0; });
+      if (server->Serves()) WaitFor([&] { return (lines = Events(*server, done.job, "log")) <= 0; });
       survived = lines == 0;
     }
     const auto again = Start(data, 0, "", {"--retention", "0s"});
     ASSERT_TRUE(again->Serves()) << again->log();
-    EXPECT_TRUE(WaitFor([&] { return Lines(*again, done.job) == 0; })) << again->log();
+    EXPECT_TRUE(WaitFor([&] { return Events(*again, done.job, "log") == 0; })) << again->log();
     ExpectThere(*again, done);
   }
   EXPECT_GT(points.all(), 3);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/private_ca.h"
@@ -37,10 +38,11 @@ class TlsTest : public testing::Test {
     ASSERT_EQ(made.exit_code, 0) << made.err;
   }
   std::unique_ptr<Luthierd> Start(bool mutual, const std::vector<std::string>& more = {},
-                                  const std::vector<std::string>& environment = {}) {
+                                  const std::vector<std::string>& environment = {},
+                                  const std::string& listen = "127.0.0.1:0") {
     std::vector<std::string> arguments = {
-        "--listen",   "127.0.0.1:0", "--metrics-listen",     "127.0.0.1:0", "--data-dir",
-        Path("data"), "--tls-cert",  Path("tls/server.pem"), "--tls-key",   Path("tls/server.key")};
+        "--listen",   listen,       "--metrics-listen",     "127.0.0.1:0", "--data-dir",
+        Path("data"), "--tls-cert", Path("tls/server.pem"), "--tls-key",   Path("tls/server.key")};
     if (mutual) arguments.insert(arguments.end(), {"--tls-client-ca", Path("tls/ca.pem")});
     arguments.insert(arguments.end(), more.begin(), more.end());
     auto server = std::make_unique<Luthierd>(LUTHIER_BIN "/luthierd", arguments, environment);
@@ -234,6 +236,36 @@ TEST_F(TlsTest, ProgramsEndAsTheyShouldWhileAThreadIsStillAtAHandshake) {
                                            options);
   EXPECT_EQ(agent.exit_code, 0) << agent.err;
   EXPECT_EQ(server->End(SIGTERM), 0) << server->log();
+}
+
+// Between its looks a watch sleeps, and while all sleep nobody reads what the server says in a handshake.
+TEST_F(TlsTest, AWatchedListGoesOnAfterARestartOfTheServer) {
+  auto server = Start(/*mutual=*/false);
+  const std::string address = server->address();
+  const auto set_tenant = [&](const char* name) {
+    EXPECT_EQ(Cli({"tenant", "set", name, "--weight", "2", "--server", address}, Authority()).exit_code, 0);
+  };
+  set_tenant("early");
+  enum { kRuns, kGone, kIsBack, kInterrupted } stage = kRuns;
+  CaptureOptions options;
+  options.environment = Authority();
+  options.on_output = [&](const CapturedResult& result, pid_t pid) {
+    if (stage == kRuns && absl::StrContains(result.out, "early")) {
+      stage = kGone;
+      server->End(SIGKILL);
+    } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
+      stage = kIsBack;
+      server = Start(/*mutual=*/false, {}, {}, address);
+      set_tenant("late");
+    } else if (stage == kIsBack && absl::StrContains(result.out, "late")) {
+      stage = kInterrupted;
+      kill(pid, SIGINT);
+    }
+  };
+  const CapturedResult watch =
+      RunCaptured({LUTHIER_BIN "/luthier", "tenant", "list", "--watch", "--server", address}, options);
+  EXPECT_EQ(watch.exit_code, 0) << watch.err;
+  EXPECT_EQ(stage, kInterrupted) << watch.out << watch.err;
 }
 
 // The agent beside the server needs neither certificate nor a token that a person made.

@@ -78,16 +78,39 @@ class ScriptedAgent {
   bool Publish(const std::map<std::string, std::string>& files) {
     v1::AttemptReport report;
     report.mutable_artifact_stored()->set_kind(v1::ModelVersion::ADAPTER);
+    return Upload(files, /*checkpoint=*/false, *report.mutable_artifact_stored()->mutable_files()) && Send(report);
+  }
+  // Uploads the files and reports them as the job's checkpoint.
+  bool StoreCheckpoint(int64_t step, const std::map<std::string, std::string>& files) {
+    v1::AttemptReport report;
+    report.mutable_checkpoint_stored()->set_step(step);
+    return Upload(files, /*checkpoint=*/true, *report.mutable_checkpoint_stored()->mutable_files()) && Send(report);
+  }
+  bool End(v1::AttemptEnded::Outcome outcome, const std::string& cause = "", const std::string& message = "") {
+    v1::AttemptReport report;
+    report.mutable_ended()->set_outcome(outcome);
+    report.mutable_ended()->set_cause(cause);
+    report.mutable_ended()->set_message(message);
+    return Send(report);
+  }
+
+ private:
+  static constexpr size_t kChunkBytes = size_t{1} << 20;
+
+  // `described` becomes what the upload says of its files.
+  bool Upload(const std::map<std::string, std::string>& files, bool checkpoint,
+              google::protobuf::RepeatedPtrField<v1::ModelFile>& described) {
     v1::UploadArtifactRequest request;
     request.mutable_header()->set_attempt(attempt_);
     request.mutable_header()->set_credential(credential_);
+    request.mutable_header()->set_checkpoint(checkpoint);
     for (const auto& [path, content] : files) {
       v1::ModelFile& file = *request.mutable_header()->add_files();
       file.set_path(path);
       file.set_size_bytes(static_cast<int64_t>(content.size()));
       file.set_sha256(Sha256Hex(content));
     }
-    *report.mutable_artifact_stored()->mutable_files() = request.header().files();
+    described = request.header().files();
     grpc::ClientContext context;
     v1::UploadArtifactResponse response;
     const auto writer = stub_->UploadArtifact(&context, &response);
@@ -104,18 +127,8 @@ class ScriptedAgent {
       }
     }
     writer->WritesDone();
-    return writer->Finish().ok() && Send(report);
+    return writer->Finish().ok();
   }
-  bool End(v1::AttemptEnded::Outcome outcome, const std::string& cause = "", const std::string& message = "") {
-    v1::AttemptReport report;
-    report.mutable_ended()->set_outcome(outcome);
-    report.mutable_ended()->set_cause(cause);
-    report.mutable_ended()->set_message(message);
-    return Send(report);
-  }
-
- private:
-  static constexpr size_t kChunkBytes = size_t{1} << 20;
 
   bool Send(v1::AttemptReport report) {
     report.set_attempt(attempt_);

@@ -373,6 +373,18 @@ TEST_F(PolicyTest, WhatRoomIsMadeForDoesNotCountAsThereYet) {
           {"more-urgent", 1, "busy", "third", kInteractive}});
 }
 
+// `gang` goes back to n1, where its checkpoints lie, so that `wide` can have nothing. Passed over, `wide` leaves n1 to
+// `own`, and `gang` goes to n2 and n3: so `wide` can have n1.
+TEST_F(PolicyTest, AJobThatWasPassedOverHasWhatWasLeftToTheLessUrgentOnesOfItsTenant) {
+  AddNode("n1", 4, {0, 1, 2, 3});
+  AddNode("n2", 2, {0, 1});
+  AddNode("n3", 2, {0, 1});
+  Guarantee("owner", 3);
+  Row gang = Gang("gang", 2, 2, "n2:0,1 n3:0,1", "other", kInteractive);
+  gang.last_node = "n1";
+  Expect({{"wide", 4, "n1:0,1,2,3", "owner", kStandard}, gang, {"own", 3, "busy", "owner", kBackground}});
+}
+
 TEST_F(PolicyTest, AGuaranteeLiftsNoLimit) {
   AddNode("n", 2, {});
   RunsOf("borrower", "running", 1);

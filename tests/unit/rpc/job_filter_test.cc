@@ -132,6 +132,30 @@ TEST_F(JobListTest, PagesHoldNoMoreThanAskedForAndMissNothing) {
   }
 }
 
+TEST_F(JobListTest, APageEndsBeforeItIsTooLargeForAClient) {
+  constexpr int kJobs = 900;
+  for (int i = 0; i < kJobs; ++i) {
+    v1::CreateFineTuningJobRequest request = RequestFor(absl::StrCat("long-", i));
+    for (int label = 0; label < 16; ++label)
+      (*request.mutable_job()->mutable_labels())[absl::StrCat("label", label)] = std::string(250, 'x');
+    v1::FineTuningJob job;
+    ASSERT_TRUE(Call(*jobs_, &Jobs::CreateFineTuningJob, request, job).ok());
+  }
+  v1::ListFineTuningJobsRequest request;
+  request.set_page_size(1000);
+  int listed = 0, pages = 0;
+  do {
+    v1::ListFineTuningJobsResponse page;
+    ASSERT_TRUE(Call(*jobs_, &Jobs::ListFineTuningJobs, request, page).ok());
+    EXPECT_LT(page.ByteSizeLong(), size_t{4} << 20);
+    listed += page.jobs_size();
+    ++pages;
+    request.set_page_token(page.next_page_token());
+  } while (!request.page_token().empty());
+  EXPECT_EQ(listed, kJobs + 4);
+  EXPECT_EQ(pages, 2);
+}
+
 TEST_F(JobListTest, WhatIsListedIsInOneOfTheStatesAndPassesTheFilter) {
   v1::ListFineTuningJobsRequest request;
   request.set_filter("state = QUEUED");
@@ -153,6 +177,19 @@ TEST_F(JobListTest, ANumberThatNoStateHasIsRefusedAndNotAnEmptyList) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
     EXPECT_THAT(status.error_message(), HasSubstr(absl::StrCat("states: ", state, " is no state")));
   }
+}
+
+TEST_F(JobListTest, EverythingThatIsWrongWithARequestIsSaidAtOnce) {
+  v1::ListFineTuningJobsRequest request;
+  request.set_page_size(-1);
+  request.set_filter("a ~ b");
+  request.set_order_by("loss");
+  request.mutable_states()->Add(77);
+  v1::ListFineTuningJobsResponse page;
+  const grpc::Status status = Call(*jobs_, &Jobs::ListFineTuningJobs, request, page);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  for (const char* field : {"page_size: ", "filter: ", "order_by: ", "states: "})
+    EXPECT_THAT(status.error_message(), HasSubstr(field));
 }
 
 TEST_F(JobListTest, ATokenIsOfOneList) {

@@ -25,14 +25,14 @@ std::vector<float> Random(size_t n, float spread, uint32_t seed) {
 TEST(KernelsTest, ExpAgreesWithTheLibraryToAFewUnitsInTheLastPlace) {
   for (float x = -87; x < 88; x += 0.0371f) {
     float value = x;
-    ExpMinus(&value, 1, 0);
+    ExpMinus(&value, 1, 1, 0);
     EXPECT_NEAR(value / std::exp(static_cast<double>(x)), 1, 4e-7) << "exp(" << x << ")";
   }
 }
 
 TEST(KernelsTest, ExpOfTheSmallestIsNothingAndOfNanIsNan) {
   float values[] = {-kInfinity, -1000, kNan};
-  ExpMinus(values, 3, 0);
+  ExpMinus(values, 3, 1, 0);
   EXPECT_LT(values[0], 1e-37f);
   EXPECT_LT(values[1], 1e-37f);
   EXPECT_TRUE(std::isnan(values[2]));
@@ -43,12 +43,15 @@ class RowLength : public ::testing::TestWithParam<int64_t> {};
 INSTANTIATE_TEST_SUITE_P(Lengths, RowLength, ::testing::Values(1, 3, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 1000));
 
 TEST_P(RowLength, SoftmaxSumsToOneAndReturnsItsLogarithmicSum) {
-  std::vector<float> x = Random(static_cast<size_t>(GetParam()), 5, 1);
+  std::vector<float> x = Random(static_cast<size_t>(GetParam()), 10, 1);
   double sum = 0;
-  for (const float value : x) sum += std::exp(static_cast<double>(value));
+  for (const float value : x) sum += std::exp(0.5 * value);
   std::vector<float> expected;
-  for (const float value : x) expected.push_back(static_cast<float>(std::exp(static_cast<double>(value)) / sum));
-  EXPECT_NEAR(Softmax(x.data(), GetParam()), std::log(sum), 1e-5);
+  for (const float value : x) expected.push_back(static_cast<float>(std::exp(0.5 * value) / sum));
+  std::vector<float> again = x;
+  EXPECT_NEAR(Softmax(x.data(), GetParam(), 0.5f), std::log(sum), 1e-5);
+  ExpMinus(again.data(), GetParam(), 0.5f, static_cast<float>(std::log(sum)));
+  for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(again[i], expected[i], 1e-6);
   for (size_t i = 0; i < x.size(); ++i) EXPECT_NEAR(x[i], expected[i], 1e-6);
 }
 
@@ -89,8 +92,12 @@ TEST_P(RowLength, SoftCapAndItsSlopeAgreeWithTheFormula) {
   x[0] = 1e-4f;
   const std::vector<float> before = x;
   std::vector<float> without_slope = x;
-  SoftCap(x.data(), GetParam(), 2.5f, slope.data());
-  SoftCap(without_slope.data(), GetParam(), 2.5f, nullptr);
+  SoftCap(x.data(), GetParam(), 1, 2.5f, slope.data());
+  SoftCap(without_slope.data(), GetParam(), 1, 2.5f, nullptr);
+  std::vector<float> scaled = before;
+  for (float& value : scaled) value *= 2;
+  SoftCap(scaled.data(), GetParam(), 0.5f, 2.5f, nullptr);
+  EXPECT_EQ(scaled, without_slope);
   for (size_t i = 0; i < n; ++i) {
     const double tanh = std::tanh(before[i] / 2.5);
     EXPECT_NEAR(x[i], 2.5 * tanh, 1e-6 * std::max(0.01, std::abs(tanh)));
@@ -108,7 +115,7 @@ TEST_P(RowLength, ANanInARowReachesItsResults) {
   SwiGlu(x.data(), ones.data(), GetParam(), y.data());
   EXPECT_TRUE(std::isnan(y[n / 2]));
   std::vector<float> logits = x;
-  EXPECT_TRUE(std::isnan(Softmax(logits.data(), GetParam())));
+  EXPECT_TRUE(std::isnan(Softmax(logits.data(), GetParam(), 1)));
 }
 
 TEST_P(RowLength, AdamWMovesEachParameterAsTheFormulaSays) {

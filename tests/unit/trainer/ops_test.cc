@@ -2,13 +2,16 @@
 // kernels, and by the operations that GPUs use.
 #include "worker/trainer/ops/ops.h"
 
-#include "worker/trainer/ops/gemm.h"
 #include "worker/trainer/ops/place.h"
+#include "worker/trainer/ops/tiles.h"
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <functional>
+
+#include "absl/strings/str_cat.h"
 
 namespace luthier {
 namespace {
@@ -81,14 +84,68 @@ TEST(OpsTest, GeGluEqualsItsFormula) {
 TEST(OpsTest, LoraLinearEqualsItsFormula) {
   const Tensor x = Random({9, 6}), weight = at::randn({5, 6}), a = Random({3, 6}), b = Random({5, 3});
   ExpectEqual(
-      {x, a, b}, [&] { return ops::LoraLinear(x, weight, a, b, 0.7, 0); },
+      {x, a, b}, [&] { return ops::LoraLinears(x, {{weight, a, b, 0.7}}, 0)[0]; },
       [&] { return at::linear(x, weight + 0.7 * at::mm(b, a)); });
+}
+
+TEST(OpsTest, LayersOfOneInputEqualTheirFormulas) {
+  const Tensor x = Random({9, 6}), a1 = Random({3, 6}), b1 = Random({5, 3}), a3 = Random({2, 6}), b3 = Random({4, 2});
+  const Tensor weight1 = at::randn({5, 6}), weight2 = at::randn({7, 6}), weight3 = at::randn({4, 6});
+  ExpectEqual(
+      {x, a1, b1, a3, b3},
+      [&] {
+        const ops::LoraLayer without = {weight2, Tensor(), Tensor()};
+        return at::cat(ops::LoraLinears(x, {{weight1, a1, b1, 0.7}, without, {weight3, a3, b3, 2}}, 0), 1);
+      },
+      [&] {
+        return at::cat({at::linear(x, weight1 + 0.7 * at::mm(b1, a1)), at::linear(x, weight2),
+                        at::linear(x, weight3 + 2 * at::mm(b3, a3))},
+                       1);
+      });
+}
+
+// Rounded inputs, weights and sums: 8 bits of each.
+TEST(OpsTest, LayersOfOneInputInBf16AreThoseInFp32ButForRounding) {
+  const auto rounded = [](std::vector<int64_t> shape) { return at::randn(shape).to(at::kBFloat16); };
+  const Tensor x = rounded({70, 40}), weight1 = rounded({50, 40}), weight2 = rounded({33, 40});
+  const Tensor a1 = at::randn({16, 40}), b1 = at::randn({50, 16}), a2 = at::randn({8, 40}), b2 = at::randn({33, 8}),
+               upstream = at::randn({70, 83});
+  const auto compute = [&](at::ScalarType type) {
+    std::vector<Tensor> inputs = {x.to(type, /*non_blocking=*/false, /*copy=*/true), a1.clone(), b1.clone(), a2.clone(),
+                                  b2.clone()};
+    for (Tensor& input : inputs) input.set_requires_grad(true);
+    const Tensor y = at::cat(
+        ops::LoraLinears(
+            inputs[0], {{weight1.to(type), inputs[1], inputs[2], 0.7}, {weight2.to(type), inputs[3], inputs[4], 2}}, 0),
+        1);
+    y.backward(upstream.to(type));
+    std::vector<Tensor> results = {y.detach()};
+    for (const Tensor& input : inputs) results.push_back(input.grad());
+    return results;
+  };
+  const std::vector<Tensor> in_bf16 = compute(at::kBFloat16), exact = compute(at::kFloat);
+  for (size_t i = 0; i < exact.size(); ++i) {
+    EXPECT_EQ(in_bf16[i].scalar_type(), i < 2 ? at::kBFloat16 : at::kFloat) << i;
+    EXPECT_LT(((in_bf16[i].to(at::kFloat) - exact[i]).norm() / exact[i].norm()).item<double>(), 0.01) << i;
+  }
+}
+
+// As an expert that no token of a batch goes to.
+TEST(OpsTest, LayersInBf16OfNoTokenHaveGradientsOfZero) {
+  const Tensor x = at::empty({0, 40}, at::kBFloat16).set_requires_grad(true),
+               weight = at::randn({50, 40}).to(at::kBFloat16);
+  const Tensor a = Random({4, 40}), b = Random({50, 4});
+  const Tensor y = ops::LoraLinears(x, {{weight, a, b, 0.7}}, 0)[0] + ops::Linear(x, weight, Tensor());
+  EXPECT_EQ(y.sizes(), (std::vector<int64_t>{0, 50}));
+  y.sum().backward();
+  EXPECT_EQ(x.grad().sizes(), x.sizes());
+  EXPECT_EQ(a.grad().abs().sum().item<double>() + b.grad().abs().sum().item<double>(), 0);
 }
 
 void ExpectOneMask() {
   const Tensor x = at::ones({200, 4}).set_requires_grad(true), weight = at::zeros({4, 4});
   const Tensor eye = at::eye(4).set_requires_grad(true), b = at::eye(4).set_requires_grad(true);
-  const Tensor y = ops::LoraLinear(x, weight, eye, b, 1.0, 0.25);
+  const Tensor y = ops::LoraLinears(x, {{weight, eye, b, 1.0}}, 0.25)[0];
   y.sum().backward();
   EXPECT_TRUE(at::equal(y.detach(), x.grad()));  // y = x·mask with x = 1, so dy/dx is the mask itself
   EXPECT_NEAR(y.mean().item<double>(), 1.0, 0.1);
@@ -166,8 +223,10 @@ TEST(OpsTest, AttentionsGradientsUnderDropoutAreThoseOfItsLoss) {
 // Rounded inputs, weights and gradients: 8 bits of each.
 TEST(OpsTest, PackedAttentionInBf16IsThatInFp32ButForRounding) {
   const ops::Documents documents = {{0, 7}, {7, 8}, {8, 176}};
-  for (const ops::AttentionForm& form : {ops::AttentionForm{0.35}, {0.35, 5}, {0.35, 0, 1.5}}) {
-    const auto leaf = [](int64_t heads) { return at::randn({176, heads, 8}).to(at::kBFloat16); };
+  // Heads of less than a tile, of two and of two and a half.
+  for (const auto& [head_size, form] : std::vector<std::pair<int64_t, ops::AttentionForm>>{
+           {8, {0.35}}, {8, {0.35, 5}}, {8, {0.35, 0, 1.5}}, {64, {0.125}}, {80, {0.11, 70}}}) {
+    const auto leaf = [size = head_size](int64_t heads) { return at::randn({176, heads, size}).to(at::kBFloat16); };
     const Tensor q = leaf(4), k = leaf(2), v = leaf(2), upstream = leaf(4);
     const auto compute = [&](at::ScalarType type) {
       std::vector<Tensor> inputs;
@@ -188,26 +247,50 @@ TEST(OpsTest, PackedAttentionInBf16IsThatInFp32ButForRounding) {
   if (!ops::HasBf16Tiles()) GTEST_SKIP() << "SKIPPED: no tiles (AMX) here, so products of bf16 were not tested";
 }
 
-TEST(OpsTest, Bf16ProductsKeepTheirSums) {
-  for (const bool transposed_a : {false, true}) {
-    for (const bool transposed_b : {false, true}) {
-      const int64_t m = 19, n = 33, k = 70, a_pitch = (transposed_a ? m : k) + 3, b_pitch = (transposed_b ? k : n) + 5;
-      const Tensor a = at::randn({transposed_a ? k : m, a_pitch}).to(at::kBFloat16),
-                   b = at::randn({transposed_b ? n : k, b_pitch}).to(at::kBFloat16);
-      const auto matrix = [](const Tensor& x, bool transposed) {
-        return ops::Matrix<uint16_t>{static_cast<const uint16_t*>(x.const_data_ptr()), x.size(1), transposed};
+ops::Matrix<uint16_t> AsMatrix(const Tensor& x, bool transposed) {
+  return {static_cast<const uint16_t*>(x.const_data_ptr()), x.size(1), transposed};
+}
+
+// Shapes whose ends are inside of a tile, at its end and beyond; numbers between the rows that are not theirs.
+TEST(OpsTest, ProductsOfTilesAreSumsInFp32) {
+  if (!ops::HasBf16Tiles()) GTEST_SKIP() << "SKIPPED: no tiles (AMX) here, so products of bf16 were not tested";
+  for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{5, 40, 0},
+                                                                   {0, 5, 8},
+                                                                   {5, 0, 8},
+                                                                   {1, 1, 1},
+                                                                   {19, 33, 70},
+                                                                   {16, 16, 32},
+                                                                   {64, 96, 64},
+                                                                   {33, 17, 31},
+                                                                   {70, 200, 1030},
+                                                                   {530, 40, 5000}}) {
+    for (const int transposed : {0, 1, 2, 3}) {
+      SCOPED_TRACE(absl::StrCat(m, " x ", n, " x ", k, ", transposed ", transposed));
+      const bool of_a = transposed & 1, of_b = transposed & 2;
+      const auto random = [](int64_t rows, int64_t columns, bool transposed) {
+        return at::randn({transposed ? columns : rows, (transposed ? rows : columns) + 3}).to(at::kBFloat16);
       };
-      const auto part = [](const Tensor& x, bool transposed, int64_t columns) {
-        const Tensor used = x.to(at::kDouble).slice(1, 0, columns);
-        return transposed ? used.t() : used;
+      const auto used = [](const Tensor& x, bool transposed) {
+        const Tensor part = x.to(at::kDouble).slice(1, 0, x.size(1) - 3);
+        return transposed ? part.t() : part;
       };
-      Tensor c = at::ones({m, n});
-      const Tensor expected = 2 * at::mm(part(a, transposed_a, a_pitch - 3), part(b, transposed_b, b_pitch - 5)) + 0.5;
-      ops::Gemm(m, n, k, 2, matrix(a, transposed_a), matrix(b, transposed_b), 0.5, c.mutable_data_ptr<float>(), n);
-      EXPECT_LT((c - expected).abs().max().item<double>(), 1e-4) << transposed_a << transposed_b;
-      c.fill_(NAN);  // as in memory that is fresh
-      ops::Gemm(m, n, k, 2, matrix(a, transposed_a), matrix(b, transposed_b), 0, c.mutable_data_ptr<float>(), n);
-      EXPECT_LT((c - (expected - 0.5)).abs().max().item<double>(), 1e-4) << transposed_a << transposed_b;
+      const Tensor a = random(m, k, of_a), b = random(k, n, of_b), second_a = random(m, 5, false),
+                   second_b = random(5, n, true);
+      const Tensor one = at::mm(used(a, of_a), used(b, of_b)),
+                   two = one + at::mm(used(second_a, false), used(second_b, true));
+      const std::vector<ops::Product> products = {{k, AsMatrix(a, of_a), AsMatrix(b, of_b)},
+                                                  {5, AsMatrix(second_a, false), AsMatrix(second_b, true)}};
+      const double tolerance = 1e-6 * static_cast<double>(k) + 1e-5;
+      Tensor c = at::full({m, n}, NAN);  // as in memory that is fresh
+      ops::ParallelMultiply(m, n, products, ops::Result<float>{c.mutable_data_ptr<float>(), n});
+      EXPECT_TRUE(at::allclose(c.to(at::kDouble), two, 0, tolerance));
+      ops::ParallelMultiply(m, n, {products[0]}, ops::Result<float>{c.mutable_data_ptr<float>(), n, /*add=*/true});
+      EXPECT_TRUE(at::allclose(c.to(at::kDouble), two + one, 0, 2 * tolerance));
+      Tensor rounded = at::full({m, n + 7}, 3, at::kBFloat16);
+      ops::ParallelMultiply(m, n, products,
+                            ops::Result<uint16_t>{static_cast<uint16_t*>(rounded.mutable_data_ptr()), n + 7});
+      EXPECT_TRUE(at::allclose(rounded.slice(1, 0, n).to(at::kDouble), two, /*rtol=*/1.0 / 256, tolerance));
+      EXPECT_TRUE((rounded.slice(1, n) == 3).all().item<bool>()) << "numbers beside the result have changed";
     }
   }
 }

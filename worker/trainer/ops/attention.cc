@@ -13,6 +13,7 @@
 #include "worker/trainer/ops/kernels.h"
 #include "worker/trainer/ops/parallel.h"
 #include "worker/trainer/ops/place.h"
+#include "worker/trainer/ops/tiles.h"
 
 namespace luthier::ops {
 namespace {
@@ -34,6 +35,18 @@ Tensor ToOperand(const Tensor& x) {
   return x.to(kIsFloat<T> ? at::kFloat : at::kBFloat16).contiguous();
 }
 
+// A right factor that many products share: bf16 is cut once (tiles.h), fp32 is read where it lies.
+struct ReadInPlace {
+  Matrix<float> Cut(int64_t /*k*/, int64_t /*n*/, const Matrix<float>& b) const { return b; }
+};
+template <typename T>
+using Factor = std::conditional_t<kIsFloat<T>, ReadInPlace, RightFactor>;
+
+template <typename T>
+void Multiply(int64_t m, int64_t n, int64_t k, const Matrix<uint16_t>& a, const RightTiles& b, const Result<T>& c) {
+  ops::Multiply(m, n, {Term{a, {b.first, k, b.tiles_of_columns}}}, c);
+}
+
 // A matrix of n fp32 numbers as the products read it; `scratch` is where it is rounded.
 template <typename T>
 const T* Rounded(const std::vector<float>& matrix, int64_t n, std::vector<T>& scratch) {
@@ -53,6 +66,7 @@ struct Head {
   int64_t pitch;
   T* row(int64_t token) const { return data + token * pitch; }
   Matrix<T> rows(int64_t token, bool transposed = false) const { return {row(token), pitch, transposed}; }
+  Result<T> from(int64_t token, bool add = false) const { return {row(token), pitch, add}; }
 };
 
 template <typename T>
@@ -69,6 +83,13 @@ struct Block {
 
   int64_t queries() const { return end - begin; }
   int64_t keys() const { return end - first_key; }
+  // Numbers from one row of a [Q, S] matrix to the next. Rounded up, so that whole tiles can be read of it.
+  int64_t pitch() const { return TilesIn(keys(), Tile::kInner) * Tile::kInner; }
+  // Columns of it that a product with keys reads: of tiles all, of which those beyond the keys are zero.
+  template <typename T>
+  int64_t inner() const {
+    return kIsFloat<T> ? keys() : pitch();
+  }
   // Columns that query `i` sees: [seen_from, seen_to).
   int64_t seen_from(int64_t i) const {
     return window == 0 ? 0 : std::max<int64_t>(0, begin + i + 1 - window - first_key);
@@ -76,17 +97,18 @@ struct Block {
   int64_t seen_to(int64_t i) const { return begin + i + 1 - first_key; }
 
   void ClearUnseen(int64_t i, float* matrix_QS) const {
-    float* row_S = matrix_QS + i * keys();
+    float* row_S = matrix_QS + i * pitch();
     std::fill(row_S, row_S + seen_from(i), 0.0f);
-    std::fill(row_S + seen_to(i), row_S + keys(), 0.0f);
+    std::fill(row_S + seen_to(i), row_S + pitch(), 0.0f);
   }
 };
 
-// Calls use(block) for every block of a document's queries.
+// Calls use(block) for every block of a document's queries. The first key is at the beginning of a tile.
 template <typename Use>
 void ForEachBlock(std::pair<int64_t, int64_t> document, int64_t window, const Use& use) {
   for (int64_t begin = document.first; begin < document.second; begin += kQueryBlock) {
-    const int64_t first_key = window == 0 ? document.first : std::max(document.first, begin + 1 - window);
+    const int64_t before = window == 0 ? 0 : std::max<int64_t>(0, begin + 1 - window - document.first);
+    const int64_t first_key = document.first + before / Tile::kInner * Tile::kInner;
     use(Block{begin, std::min(begin + kQueryBlock, document.second), first_key, window});
   }
 }
@@ -98,10 +120,12 @@ void ForEachDocumentAndKeyHead(const Documents& documents, int64_t key_heads, co
                 [&](int64_t item) { use(documents[static_cast<size_t>(item / key_heads)], item % key_heads); });
 }
 
-// Numbers of the largest [Q, S] matrix of a document.
+// Numbers of the largest [Q, S] matrix of a document. Its first key may be that of the tile before, and its rows are
+// rounded up.
 size_t LargestBlock(std::pair<int64_t, int64_t> document, int64_t window) {
   const int64_t length = document.second - document.first;
-  return static_cast<size_t>(kQueryBlock * (window == 0 ? length : std::min(length, window - 1 + kQueryBlock)));
+  const int64_t keys = window == 0 ? length : std::min(length, window - 1 + kQueryBlock + Tile::kInner);
+  return static_cast<size_t>(kQueryBlock * (keys + Tile::kInner));
 }
 
 // The dropout of attention weights: a row of the mask for each head and query.
@@ -146,14 +170,6 @@ Setting Saved(AutogradContext* context) {
   return setting;
 }
 
-// scale · q·kᵀ of a block.
-template <typename T>
-void Scores(const Block& block, const Head<T>& query, const Head<T>& key, int64_t head_size, double scale,
-            float* scores_QS) {
-  Gemm(block.queries(), block.keys(), head_size, static_cast<float>(scale), query.rows(block.begin),
-       key.rows(block.first_key, true), 0, scores_QS, block.keys());
-}
-
 // Both passes keep scores and softmax statistics in fp32. The softmax is formed block by block and never kept: the
 // backward pass forms it again from its logarithmic sums (arXiv:2205.14135). Where the products read bf16, weights and
 // their gradients are rounded for them, as in FlashAttention.
@@ -165,36 +181,40 @@ std::pair<Tensor, Tensor> Attend(const Tensor& q, const Tensor& k, const Tensor&
   const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
   const int64_t group = heads / key_heads;
   const AttentionForm& form = setting.form;
+  const auto scale = static_cast<float>(form.scale), softcap = static_cast<float>(form.softcap);
   const std::optional<WeightDropout> dropout = setting.dropout(tokens);
-  const bool is_float = result_TNH.scalar_type() == at::kFloat;
-  const Tensor out_TNH = is_float ? result_TNH : at::empty_like(result_TNH, at::kFloat),
+  const Tensor out_TNH = q.scalar_type() == q_TNH.scalar_type() ? result_TNH : at::empty_like(q_TNH),
                log_sums_NT = at::empty({heads, tokens}, at::kFloat);
   const auto attend = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-    const Head key = HeadOf<T>(k_TKH, key_head), value = HeadOf<T>(v_TKH, key_head);
+    const int64_t first = document.first, length = document.second - first;
+    Factor<T> of_key, of_value;
+    const auto key_HL = of_key.Cut(head_size, length, HeadOf<T>(k_TKH, key_head).rows(first, /*transposed=*/true));
+    const auto value_LH = of_value.Cut(length, head_size, HeadOf<T>(v_TKH, key_head).rows(first));
     std::vector<float> weights_QS(LargestBlock(document, form.window));
     std::vector<T> rounded_QS;
     for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-      const Head query = HeadOf<T>(q_TNH, head);
-      const Head out = HeadOf<float>(out_TNH, head);
+      const Head<T> query = HeadOf<T>(q_TNH, head), out = HeadOf<T>(out_TNH, head);
       float* log_sums_T = log_sums_NT.mutable_data_ptr<float>() + head * tokens;
       ForEachBlock(document, form.window, [&](const Block& block) {
-        const int64_t queries = block.queries(), keys = block.keys();
-        Scores(block, query, key, head_size, form.scale, weights_QS.data());
+        const int64_t queries = block.queries(), pitch = block.pitch(), begin = block.begin;
+        const auto key_HS = key_HL.Columns(block.first_key - first);
+        const auto value_SH = value_LH.Rows(block.first_key - first);
+        Multiply(queries, block.keys(), head_size, query.rows(begin), key_HS, Result<float>{weights_QS.data(), pitch});
         for (int64_t i = 0; i < queries; ++i) {
           const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-          float* weights = weights_QS.data() + i * keys + from;
-          if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), nullptr);
-          log_sums_T[block.begin + i] = kernels::Softmax(weights, count);
-          if (dropout) dropout->Apply(head, block.begin + i, count, weights);
+          float* weights = weights_QS.data() + i * pitch + from;
+          if (softcap > 0) kernels::SoftCap(weights, count, scale, softcap, nullptr);
+          log_sums_T[begin + i] = kernels::Softmax(weights, count, softcap > 0 ? 1 : scale);
+          if (dropout) dropout->Apply(head, begin + i, count, weights);
           block.ClearUnseen(i, weights_QS.data());
         }
-        const Matrix<T> weights = {Rounded(weights_QS, queries * keys, rounded_QS), keys};
-        Gemm(queries, head_size, keys, 1, weights, value.rows(block.first_key), 0, out.row(block.begin), out.pitch);
+        const Matrix<T> weights = {Rounded(weights_QS, queries * pitch, rounded_QS), pitch};
+        Multiply(queries, head_size, block.inner<T>(), weights, value_SH, out.from(begin));
       });
     }
   };
   ForEachDocumentAndKeyHead(setting.documents, key_heads, attend);
-  if (!is_float) result_TNH.copy_(out_TNH);
+  if (!out_TNH.is_same(result_TNH)) result_TNH.copy_(out_TNH);
   return {result_TNH, log_sums_NT};
 }
 
@@ -207,46 +227,56 @@ variable_list AttentionGradients(const Tensor& q, const Tensor& k, const Tensor&
   const int64_t tokens = q_TNH.size(0), heads = q_TNH.size(1), key_heads = k_TKH.size(1), head_size = q_TNH.size(2);
   const int64_t group = heads / key_heads;
   const AttentionForm& form = setting.form;
+  const auto scale = static_cast<float>(form.scale), softcap = static_cast<float>(form.softcap);
   const std::optional<WeightDropout> dropout = setting.dropout(tokens);
-  const Tensor dq_TNH = at::empty_like(q_TNH, at::kFloat), dk_TKH = at::zeros_like(k_TKH, at::kFloat),
+  // What is added up over blocks and heads is fp32.
+  const Tensor dq_TNH = at::empty_like(q_TNH), dk_TKH = at::zeros_like(k_TKH, at::kFloat),
                dv_TKH = at::zeros_like(v_TKH, at::kFloat);
   const auto differentiate = [&](std::pair<int64_t, int64_t> document, int64_t key_head) {
-    const Head key = HeadOf<T>(k_TKH, key_head), value = HeadOf<T>(v_TKH, key_head);
-    const Head dkey = HeadOf<float>(dk_TKH, key_head), dvalue = HeadOf<float>(dv_TKH, key_head);
-    std::vector<float> weights_QS(LargestBlock(document, form.window)), dscores_QS(LargestBlock(document, form.window));
-    std::vector<float> slope_S(static_cast<size_t>(form.softcap > 0 ? document.second - document.first : 0));
+    const int64_t first = document.first, length = document.second - first;
+    const Head<T> key = HeadOf<T>(k_TKH, key_head), value = HeadOf<T>(v_TKH, key_head);
+    const Head<float> dkey = HeadOf<float>(dk_TKH, key_head), dvalue = HeadOf<float>(dv_TKH, key_head);
+    Factor<T> of_key, of_key_rows, of_value, of_query, of_dout;
+    const auto key_HL = of_key.Cut(head_size, length, key.rows(first, /*transposed=*/true));
+    const auto key_LH = of_key_rows.Cut(length, head_size, key.rows(first));
+    const auto value_HL = of_value.Cut(head_size, length, value.rows(first, /*transposed=*/true));
+    std::vector<float> weights_QS(LargestBlock(document, form.window)), dscores_QS(weights_QS.size());
+    std::vector<float> slope_S(static_cast<size_t>(softcap > 0 ? length : 0));
     std::vector<T> rounded_weights_QS, rounded_dscores_QS;
     for (int64_t head = key_head * group; head < (key_head + 1) * group; ++head) {
-      const Head query = HeadOf<T>(q_TNH, head), dout_of_head = HeadOf<T>(dout_TNH, head);
-      const Head dquery = HeadOf<float>(dq_TNH, head);
+      const Head<T> query = HeadOf<T>(q_TNH, head), dout_of_head = HeadOf<T>(dout_TNH, head),
+                    dquery = HeadOf<T>(dq_TNH, head);
       const float* log_sums_T = log_sums_NT.const_data_ptr<float>() + head * tokens;
       ForEachBlock(document, form.window, [&](const Block& block) {
-        const int64_t queries = block.queries(), keys = block.keys(), begin = block.begin;
-        Scores(block, query, key, head_size, form.scale, weights_QS.data());
-        Gemm(queries, keys, head_size, 1, dout_of_head.rows(begin), value.rows(block.first_key, true), 0,
-             dscores_QS.data(), keys);
+        const int64_t queries = block.queries(), keys = block.keys(), pitch = block.pitch(), begin = block.begin;
+        const int64_t before = block.first_key - first;
+        Multiply(queries, keys, head_size, query.rows(begin), key_HL.Columns(before),
+                 Result<float>{weights_QS.data(), pitch});
+        Multiply(queries, keys, head_size, dout_of_head.rows(begin), value_HL.Columns(before),
+                 Result<float>{dscores_QS.data(), pitch});
         for (int64_t i = 0; i < queries; ++i) {
           const int64_t from = block.seen_from(i), count = block.seen_to(i) - from;
-          float *weights = weights_QS.data() + i * keys + from, *dscores = dscores_QS.data() + i * keys + from;
-          if (form.softcap > 0) kernels::SoftCap(weights, count, static_cast<float>(form.softcap), slope_S.data());
-          kernels::ExpMinus(weights, count, log_sums_T[begin + i]);
+          float *weights = weights_QS.data() + i * pitch + from, *dscores = dscores_QS.data() + i * pitch + from;
+          if (softcap > 0) kernels::SoftCap(weights, count, scale, softcap, slope_S.data());
+          kernels::ExpMinus(weights, count, softcap > 0 ? 1 : scale, log_sums_T[begin + i]);
           if (dropout) dropout->Apply(head, begin + i, count, dscores);
           const float delta = kernels::Dot(weights, dscores, count);
-          kernels::SoftmaxBackward(weights, count, delta, static_cast<float>(form.scale), dscores);
+          kernels::SoftmaxBackward(weights, count, delta, scale, dscores);
           // A weight that is alone is 1 whatever its score. What rounding leaves would be a direction for Adam.
           if (count == 1) dscores[0] = 0;
-          if (form.softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
+          if (softcap > 0) kernels::Multiply(slope_S.data(), count, dscores);
           if (dropout) dropout->Apply(head, begin + i, count, weights);
           block.ClearUnseen(i, weights_QS.data());
           block.ClearUnseen(i, dscores_QS.data());
         }
-        const Matrix<T> dscores = {Rounded(dscores_QS, queries * keys, rounded_dscores_QS), keys};
-        const Matrix<T> dscores_t = {dscores.data, keys, true};
-        const Matrix<T> weights_t = {Rounded(weights_QS, queries * keys, rounded_weights_QS), keys, true};
-        Gemm(queries, head_size, keys, 1, dscores, key.rows(block.first_key), 0, dquery.row(begin), dquery.pitch);
-        Gemm(keys, head_size, queries, 1, dscores_t, query.rows(begin), 1, dkey.row(block.first_key), dkey.pitch);
-        Gemm(keys, head_size, queries, 1, weights_t, dout_of_head.rows(begin), 1, dvalue.row(block.first_key),
-             dvalue.pitch);
+        const Matrix<T> dscores = {Rounded(dscores_QS, queries * pitch, rounded_dscores_QS), pitch};
+        const Matrix<T> weights = {Rounded(weights_QS, queries * pitch, rounded_weights_QS), pitch};
+        const Matrix<T> dscores_t = {dscores.data, pitch, true}, weights_t = {weights.data, pitch, true};
+        Multiply(queries, head_size, block.inner<T>(), dscores, key_LH.Rows(before), dquery.from(begin));
+        Multiply(keys, head_size, queries, dscores_t, of_query.Cut(queries, head_size, query.rows(begin)),
+                 dkey.from(block.first_key, /*add=*/true));
+        Multiply(keys, head_size, queries, weights_t, of_dout.Cut(queries, head_size, dout_of_head.rows(begin)),
+                 dvalue.from(block.first_key, /*add=*/true));
       });
     }
   };
@@ -358,23 +388,24 @@ Tensor CachedAttention(const Tensor& q_BNH, const Tensor& keys_BKSH, const Tenso
   const Tensor q = ToOperand<float>(q_BNH), keys = ToOperand<float>(keys_BKSH), values = ToOperand<float>(values_BKSH),
                out_BNH = at::empty_like(q);
   const int64_t key_heads = keys.size(1), slots = keys.size(2), head_size = keys.size(3), group = q.size(1) / key_heads;
+  const auto scale = static_cast<float>(form.scale), softcap = static_cast<float>(form.softcap);
   const int64_t* positions = positions_B.const_data_ptr<int64_t>();
   ParallelItems(q.size(0) * key_heads, [&](int64_t item) {
     const int64_t row = item / key_heads, to = positions[row] + 1;
     const int64_t from = form.window == 0 ? 0 : std::max<int64_t>(0, to - form.window), count = to - from;
     const int64_t first_key = (item * slots + from) * head_size, first_query = item * group * head_size;
     std::vector<float> weights(static_cast<size_t>(group * count));
-    Gemm(group, count, head_size, static_cast<float>(form.scale),
-         Matrix<float>{q.const_data_ptr<float>() + first_query, head_size},
-         Matrix<float>{keys.const_data_ptr<float>() + first_key, head_size, true}, 0, weights.data(), count);
+    Multiply(group, count, head_size, Matrix<float>{q.const_data_ptr<float>() + first_query, head_size},
+             Matrix<float>{keys.const_data_ptr<float>() + first_key, head_size, true},
+             Result<float>{weights.data(), count});
     for (int64_t head = 0; head < group; ++head) {
       float* of_head = weights.data() + head * count;
-      if (form.softcap > 0) kernels::SoftCap(of_head, count, static_cast<float>(form.softcap), nullptr);
-      kernels::Softmax(of_head, count);
+      if (softcap > 0) kernels::SoftCap(of_head, count, scale, softcap, nullptr);
+      kernels::Softmax(of_head, count, softcap > 0 ? 1 : scale);
     }
-    Gemm(group, head_size, count, 1, Matrix<float>{weights.data(), count},
-         Matrix<float>{values.const_data_ptr<float>() + first_key, head_size}, 0,
-         out_BNH.mutable_data_ptr<float>() + first_query, head_size);
+    Multiply(group, head_size, count, Matrix<float>{weights.data(), count},
+             Matrix<float>{values.const_data_ptr<float>() + first_key, head_size},
+             Result<float>{out_BNH.mutable_data_ptr<float>() + first_query, head_size});
   });
   return out_BNH.to(q_BNH.scalar_type());
 }

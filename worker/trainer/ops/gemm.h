@@ -11,16 +11,24 @@ struct Matrix {
   const T* data;
   int64_t pitch;
   bool transposed = false;
+
+  // The matrix from a row, or a column, on.
+  Matrix Rows(int64_t from) const { return {data + (transposed ? from : from * pitch), pitch, transposed}; }
+  Matrix Columns(int64_t from) const { return {data + (transposed ? from * pitch : from), pitch, transposed}; }
 };
 
-// c[m, n] = alpha · a[m, k] · b[k, n] + beta · c, summed in fp32, by the BLAS that LibTorch carries. In a parallel
-// region it uses one thread.
-void Gemm(int64_t m, int64_t n, int64_t k, float alpha, const Matrix<float>& a, const Matrix<float>& b, float beta,
-          float* c, int64_t c_pitch);
-void Gemm(int64_t m, int64_t n, int64_t k, float alpha, const Matrix<uint16_t>& a, const Matrix<uint16_t>& b,
-          float beta, float* c, int64_t c_pitch);
+// Where a product goes; it is added to what is there if `add`.
+template <typename T>
+struct Result {
+  T* data;
+  int64_t pitch;
+  bool add = false;
 
-// Whether the second one is faster: the processor multiplies tiles of bf16 (AMX).
-bool HasBf16Tiles();
+  // The part that begins at a row and a column.
+  Result At(int64_t row, int64_t column) const { return {data + row * pitch + column, pitch, add}; }
+};
+
+// c = a[m, k] · b[k, n] by the BLAS that LibTorch carries. In a parallel region it uses one thread.
+void Multiply(int64_t m, int64_t n, int64_t k, const Matrix<float>& a, const Matrix<float>& b, const Result<float>& c);
 
 }  // namespace luthier::ops

@@ -152,14 +152,15 @@ LUTHIER_EVERY_CPU void GeGluBackward(const float* gate, const float* up, const f
   }
 }
 
-LUTHIER_EVERY_CPU float Softmax(float* x, int64_t n) {
+LUTHIER_EVERY_CPU float Softmax(float* x, int64_t n, float scale) {
   float highest = -INFINITY;
 #pragma omp simd reduction(max : highest)
   for (int64_t i = 0; i < n; ++i) highest = x[i] > highest ? x[i] : highest;
+  highest *= scale;
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    x[i] = Exp(x[i] - highest);
+    x[i] = Exp(x[i] * scale - highest);
     sum += x[i];
   }
   const float inverse = 1.0f / sum;
@@ -168,9 +169,9 @@ LUTHIER_EVERY_CPU float Softmax(float* x, int64_t n) {
   return highest + std::log(sum);
 }
 
-LUTHIER_EVERY_CPU void ExpMinus(float* x, int64_t n, float shift) {
+LUTHIER_EVERY_CPU void ExpMinus(float* x, int64_t n, float scale, float shift) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) x[i] = Exp(x[i] - shift);
+  for (int64_t i = 0; i < n; ++i) x[i] = Exp(x[i] * scale - shift);
 }
 
 LUTHIER_EVERY_CPU void SoftmaxBackward(const float* p, int64_t n, float delta, float scale, float* dp) {
@@ -178,8 +179,8 @@ LUTHIER_EVERY_CPU void SoftmaxBackward(const float* p, int64_t n, float delta, f
   for (int64_t i = 0; i < n; ++i) dp[i] = p[i] * (dp[i] - delta) * scale;
 }
 
-LUTHIER_EVERY_CPU void SoftCap(float* x, int64_t n, float cap, float* slope) {
-  const float inverse = 1.0f / cap;
+LUTHIER_EVERY_CPU void SoftCap(float* x, int64_t n, float scale, float cap, float* slope) {
+  const float inverse = scale / cap;
   if (slope == nullptr) {
 #pragma omp simd
     for (int64_t i = 0; i < n; ++i) x[i] = cap * Tanh(x[i] * inverse);

@@ -33,14 +33,14 @@ void SwiGluBackward(const float* gate, const float* up, const float* dy, int64_t
 void GeGlu(const float* gate, const float* up, int64_t n, float* y);
 void GeGluBackward(const float* gate, const float* up, const float* dy, int64_t n, float* dgate, float* dup);
 
-// x = softmax(x) in place, returning log(Σ exp(x)).
-float Softmax(float* x, int64_t n);
-// x = exp(x - shift) in place: the softmax again from its logarithmic sum.
-void ExpMinus(float* x, int64_t n, float shift);
+// x = softmax(scale · x) in place, returning log(Σ exp(scale · x)).
+float Softmax(float* x, int64_t n, float scale);
+// x = exp(scale · x - shift) in place: the softmax again from its logarithmic sum.
+void ExpMinus(float* x, int64_t n, float scale, float shift);
 // ds = p · (dp - delta) · scale in place of dp: the gradient through a softmax whose delta = Σ p · dp is known.
 void SoftmaxBackward(const float* p, int64_t n, float delta, float scale, float* dp);
-// x = cap · tanh(x / cap) in place. `slope`, unless it is null, becomes the derivative.
-void SoftCap(float* x, int64_t n, float cap, float* slope);
+// x = cap · tanh(scale · x / cap) in place. `slope`, unless it is null, becomes the derivative by scale · x.
+void SoftCap(float* x, int64_t n, float scale, float cap, float* slope);
 // y *= x.
 void Multiply(const float* x, int64_t n, float* y);
 

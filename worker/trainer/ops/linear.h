@@ -1,5 +1,6 @@
 #pragma once
 
+#include "absl/types/span.h"
 #include "worker/trainer/torch.h"
 
 namespace luthier::ops {
@@ -8,17 +9,22 @@ namespace luthier::ops {
 // computes in bf16. An undefined b is none.
 Tensor Linear(const Tensor& x_TI, const Tensor& weight_OI, const Tensor& bias_O);
 
+// A product that is added to another one: before the sum is rounded where the processor has tiles (tiles.h), after that
+// elsewhere. `right` lies as the right operand of the other one. At most three are added.
+struct Addend {
+  Tensor left, right;
+};
+
 // The matrix products behind it, for operations with a backward of their own. Operands may be fp32 or bf16; sums are
 // fp32. On a core with bf16 units, products with a bf16 operand are computed by them; elsewhere by way of fp32, a panel
 // of the weights at a time. x_TI·Wᵀ → [T, O] in `type`. In fp32 it is not rounded in between, so of the bf16 units only
-// tiles (gemm.h) are used for it, and for two bf16 operands only.
-Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarType type);
-// dy_TO·W → [T, I] in `type`; bf16 units round it to bf16.
-Tensor Times(const Tensor& dy_TO, const Tensor& weight_OI, at::ScalarType type);
-// dyᵀ·x → [O, I] in `type`: the gradient of a weight; bf16 units round it to bf16.
+// tiles are used for it, and for two bf16 operands only.
+Tensor TimesTransposed(const Tensor& x_TI, const Tensor& weight_OI, at::ScalarType type,
+                       absl::Span<const Addend> also = {});
+// dy_TO·W → [T, I] in `type`; bf16 units without tiles round it to bf16.
+Tensor Times(const Tensor& dy_TO, const Tensor& weight_OI, at::ScalarType type, absl::Span<const Addend> also = {});
+// dyᵀ·x → [O, I] in `type`: the gradient of a weight; bf16 units without tiles round it to bf16.
 Tensor WeightGradient(const Tensor& dy_TO, const Tensor& x_TI, at::ScalarType type);
-// y_TO += scale · x_TI·W_IO, rounded once.
-void AddTimes(const Tensor& x_TI, const Tensor& weight_IO, double scale, Tensor& y_TO);
 // The same as WeightGradient, added to what is there.
 void AddWeightGradient(const Tensor& dy_TO, const Tensor& x_TI, Tensor& dweight_OI);
 

@@ -41,7 +41,7 @@ void CrossEntropyInPlace(const Tensor& logits_CV, const Tensor& labels_C, std::v
     for (int64_t row = begin; row < end; ++row) {
       float* row_V = logits + row * vocabulary;
       const double label_logit = row_V[labels[row]];
-      losses[before + static_cast<size_t>(row)] = kernels::Softmax(row_V, vocabulary) - label_logit;
+      losses[before + static_cast<size_t>(row)] = kernels::Softmax(row_V, vocabulary, 1) - label_logit;
       row_V[labels[row]] -= 1;
     }
   });

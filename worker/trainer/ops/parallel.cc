@@ -6,6 +6,8 @@
 
 namespace luthier::ops {
 
+int64_t ThreadCount() { return at::in_parallel_region() ? 1 : at::get_num_threads(); }
+
 void Parallel(int64_t n, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body) {
   at::parallel_for(0, n, grain, [body](int64_t begin, int64_t end) { body(begin, end); });
 }

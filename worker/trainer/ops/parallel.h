@@ -7,6 +7,9 @@
 
 namespace luthier::ops {
 
+// Threads among which work is divided: 1 inside of such work.
+int64_t ThreadCount();
+
 // Calls body(begin, end) on pieces of [0, n) of at least `grain`, in parallel. at::parallel_for is a template that runs
 // in parallel only in files compiled with OpenMP; this is that file, so that no other needs the flag.
 void Parallel(int64_t n, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body);

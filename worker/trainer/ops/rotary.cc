@@ -23,16 +23,18 @@ Tensor Turn(const Tensor& x, const Tensor& cos_TP, const Tensor& sin_TP, decltyp
   if (!HasKernels(x)) return Turned(x, cos_TP, sin_TP, rotate == &kernels::Rotate ? 1 : -1);
   const Tensor x_TNH = x.contiguous(), y_TNH = at::empty_like(x_TNH);
   const int64_t heads = x_TNH.size(1), head_size = x_TNH.size(2), pairs = cos_TP.size(1);
+  const Tensor x_TD = x_TNH.flatten(1), y_TD = y_TNH.flatten(1);
   const float* cos = cos_TP.const_data_ptr<float>();
   const float* sin = sin_TP.const_data_ptr<float>();
-  Parallel(x_TNH.size(0), RowGrain(heads * head_size), [&](int64_t begin, int64_t end) {
-    InputRows x_row(x_TNH);
-    OutputRows y_row(y_TNH);
+  Parallel(x_TD.size(0), RowGrain(heads * head_size), [&](int64_t begin, int64_t end) {
+    InputRows x_row(x_TD);
+    OutputRows y_row(y_TD);
     for (int64_t t = begin; t < end; ++t) {
-      for (int64_t row = t * heads; row < (t + 1) * heads; ++row) {
-        rotate(x_row(row), cos + t * pairs, sin + t * pairs, pairs, y_row(row));
-        y_row.Done(row);
-      }
+      const float* from = x_row(t);
+      float* to = y_row(t);
+      for (int64_t head = 0; head < heads * head_size; head += head_size)
+        rotate(from + head, cos + t * pairs, sin + t * pairs, pairs, to + head);
+      y_row.Done(t);
     }
   });
   return y_TNH;

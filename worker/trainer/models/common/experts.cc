@@ -9,7 +9,7 @@ namespace {
 
 Tensor Adapted(const Tensor& x_TI, const Tensor& weight_OI, const LoraWeights& lora) {
   if (!lora.a_RI.defined()) return ops::Linear(x_TI, weight_OI, /*bias_O=*/Tensor());
-  return ops::LoraLinear(x_TI, weight_OI, lora.a_RI, lora.b_OR, lora.scale, /*dropout=*/0);
+  return ops::LoraLinears(x_TI, {{weight_OI, lora.a_RI, lora.b_OR, lora.scale}}, /*dropout=*/0)[0];
 }
 
 }  // namespace

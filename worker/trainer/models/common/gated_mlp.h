@@ -25,7 +25,8 @@ class GatedMlp {
         gated_(MakeGatedUnit(config.activation)) {}
 
   Tensor operator()(const Tensor& x_TD, const Pass& pass) const {
-    return (*down_proj_)(gated_((*gate_proj_)(x_TD, pass.slices), (*up_proj_)(x_TD, pass.slices)), pass.slices);
+    const std::vector<Tensor> gate_up = Together(x_TD, pass.slices, {gate_proj_.get(), up_proj_.get()});
+    return (*down_proj_)(gated_(gate_up[0], gate_up[1]), pass.slices);
   }
 
  private:

@@ -2,7 +2,6 @@
 
 #include "worker/trainer/ops/dropout.h"
 #include "worker/trainer/ops/linear.h"
-#include "worker/trainer/ops/lora_linear.h"
 
 namespace luthier {
 namespace {
@@ -10,10 +9,39 @@ namespace {
 // Only training records gradients; evaluation, generation and the check of an export must not drop anything.
 double ActiveDropout(const LoraWeights& lora) { return at::GradMode::is_enabled() ? lora.dropout : 0; }
 
+Tensor PlainLora(const Tensor& x_TI, const Tensor& weight_OI, const LoraWeights& lora, double dropout) {
+  return ops::LoraLinears(x_TI, {{weight_OI, lora.a_RI, lora.b_OR, lora.scale}}, dropout)[0];
+}
+
 }  // namespace
+
+std::vector<Tensor> Together(const Tensor& x_TI, const AdapterSlices& slices,
+                             const std::vector<const Linear*>& layers) {
+  std::vector<ops::LoraLayer> lora_layers;
+  bool adapted = false;
+  for (const Linear* layer : layers) {
+    const auto lora = slices.size() == 1 ? layer->AsLoraLayer(slices[0].adapter) : std::nullopt;
+    if (!lora) break;
+    adapted = adapted || lora->a_RI.defined();
+    lora_layers.push_back(*lora);
+  }
+  std::vector<Tensor> y_TO;
+  if (adapted && lora_layers.size() == layers.size()) {
+    y_TO = ops::LoraLinears(x_TI, lora_layers, /*dropout=*/0);
+    for (size_t i = 0; i < layers.size(); ++i) y_TO[i] = layers[i]->WithBias(y_TO[i]);
+  } else {
+    for (const Linear* layer : layers) y_TO.push_back((*layer)(x_TI, slices));
+  }
+  return y_TO;
+}
 
 Tensor PlainLinear::operator()(const Tensor& x_TI, const AdapterSlices&) const {
   return ops::Linear(x_TI, weight_OI_, bias_O_);
+}
+
+std::optional<ops::LoraLayer> PlainLinear::AsLoraLayer(size_t /*adapter*/) const {
+  if (weight_OI_.requires_grad()) return std::nullopt;
+  return ops::LoraLayer{weight_OI_, Tensor(), Tensor()};
 }
 
 Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) const {
@@ -23,18 +51,21 @@ Tensor LoraLinear::operator()(const Tensor& x_TI, const AdapterSlices& slices) c
 Tensor LoraLinear::Adapted(const Tensor& x_TI, const LoraWeights& lora) const {
   if (!lora.a_RI.defined()) return ops::Linear(x_TI, weight_OI_, bias_O_);
   const double dropout = ActiveDropout(lora);
-  Tensor y_TO = lora.magnitude_O.defined()
-                    ? Dora(x_TI, lora, dropout)
-                    : ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, dropout);
-  return bias_O_.defined() ? y_TO.add_(bias_O_) : y_TO;
+  return WithBias(lora.magnitude_O.defined() ? Dora(x_TI, lora, dropout) : PlainLora(x_TI, weight_OI_, lora, dropout));
+}
+
+std::optional<ops::LoraLayer> LoraLinear::AsLoraLayer(size_t adapter) const {
+  const LoraWeights& lora = adapters_[adapter];
+  if (lora.magnitude_O.defined() || ActiveDropout(lora) > 0) return std::nullopt;
+  return ops::LoraLayer{weight_OI_, lora.a_RI, lora.b_OR, lora.scale};
 }
 
 Tensor LoraLinear::Dora(const Tensor& x_TI, const LoraWeights& lora, double dropout) const {
   const Tensor factors_O = DoraFactors(weight_OI_, lora).to(x_TI.scalar_type());
-  if (dropout == 0) return ops::LoraLinear(x_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
+  if (dropout == 0) return PlainLora(x_TI, weight_OI_, lora, 0) * factors_O;
   // As in PEFT: what W alone computes sees everything, the change that the adapter makes sees what was kept.
   const Tensor kept_TI = ops::Dropout(x_TI, dropout);
-  const Tensor adapted_TO = ops::LoraLinear(kept_TI, weight_OI_, lora.a_RI, lora.b_OR, lora.scale, 0) * factors_O;
+  const Tensor adapted_TO = PlainLora(kept_TI, weight_OI_, lora, 0) * factors_O;
   return ops::Linear(x_TI - kept_TI, weight_OI_, Tensor()) + adapted_TO;
 }
 

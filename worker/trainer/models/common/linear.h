@@ -2,10 +2,12 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "worker/trainer/ops/lora_linear.h"
 #include "worker/trainer/torch.h"
 
 namespace luthier {
@@ -30,24 +32,39 @@ Tensor InSlices(const Tensor& x, const AdapterSlices& slices, const Adapted& ada
 // x_TI → y_TO.
 class Linear {
  public:
+  // The bias may be undefined.
+  Linear(Tensor weight_OI, Tensor bias_O) : weight_OI_(std::move(weight_OI)), bias_O_(std::move(bias_O)) {}
   virtual ~Linear() = default;
   virtual Tensor operator()(const Tensor& x_TI, const AdapterSlices& slices) const = 0;
 
   // The layer without its bias as one plain product, for an operation that multiplies by itself: x'_TJ and w'_OJ whose
   // x'·w'ᵀ is what adapter `adapter` computes. Gradients flow through both.
   virtual std::pair<Tensor, Tensor> AsProduct(const Tensor& x_TI, size_t adapter) const = 0;
+
+ protected:
+  // The layer without its bias as a frozen weight and what adapter `adapter` adds, if that is all it is.
+  virtual std::optional<ops::LoraLayer> AsLoraLayer(size_t adapter) const = 0;
+  Tensor WithBias(Tensor y_TO) const { return bias_O_.defined() ? y_TO.add_(bias_O_) : y_TO; }
+  friend std::vector<Tensor> Together(const Tensor& x_TI, const AdapterSlices& slices,
+                                      const std::vector<const Linear*>& layers);
+
+  Tensor weight_OI_;
+  Tensor bias_O_;
 };
 
-// x·Wᵀ + b. The bias may be undefined.
+// What each of some layers of one input computes, as queries, keys and values: together where they allow it, which is
+// faster (ops::LoraLinears).
+std::vector<Tensor> Together(const Tensor& x_TI, const AdapterSlices& slices, const std::vector<const Linear*>& layers);
+
+// x·Wᵀ + b.
 class PlainLinear : public Linear {
  public:
-  PlainLinear(Tensor weight_OI, Tensor bias_O) : weight_OI_(std::move(weight_OI)), bias_O_(std::move(bias_O)) {}
+  using Linear::Linear;
   Tensor operator()(const Tensor& x_TI, const AdapterSlices& slices) const override;
   std::pair<Tensor, Tensor> AsProduct(const Tensor& x_TI, size_t) const override { return {x_TI, weight_OI_}; }
 
- private:
-  Tensor weight_OI_;
-  Tensor bias_O_;
+ protected:
+  std::optional<ops::LoraLayer> AsLoraLayer(size_t adapter) const override;
 };
 
 // One adapter of one linear layer. Undefined tensors mean that this adapter leaves the layer as it is.
@@ -64,16 +81,17 @@ struct LoraWeights {
 class LoraLinear : public Linear {
  public:
   LoraLinear(Tensor weight_OI, Tensor bias_O, std::vector<LoraWeights> adapters)
-      : weight_OI_(std::move(weight_OI)), bias_O_(std::move(bias_O)), adapters_(std::move(adapters)) {}
+      : Linear(std::move(weight_OI), std::move(bias_O)), adapters_(std::move(adapters)) {}
   Tensor operator()(const Tensor& x_TI, const AdapterSlices& slices) const override;
   std::pair<Tensor, Tensor> AsProduct(const Tensor& x_TI, size_t adapter) const override;
+
+ protected:
+  std::optional<ops::LoraLayer> AsLoraLayer(size_t adapter) const override;
 
  private:
   Tensor Adapted(const Tensor& x_TI, const LoraWeights& lora) const;
   Tensor Dora(const Tensor& x_TI, const LoraWeights& lora, double dropout) const;
 
-  Tensor weight_OI_;
-  Tensor bias_O_;
   std::vector<LoraWeights> adapters_;
 };
 

@@ -22,9 +22,8 @@ class SelfAttention {
         head_dim_(config.head_dim) {}
 
   Tensor operator()(const Tensor& x_TD, const Pass& pass) const {
-    const Tensor q_TNH = q_norm_(Heads((*q_proj_)(x_TD, pass.slices)));
-    const Tensor k_TKH = k_norm_(Heads((*k_proj_)(x_TD, pass.slices)));
-    const Tensor v_TKH = Heads((*v_proj_)(x_TD, pass.slices));
+    const std::vector<Tensor> qkv = Together(x_TD, pass.slices, {q_proj_.get(), k_proj_.get(), v_proj_.get()});
+    const Tensor q_TNH = q_norm_(Heads(qkv[0])), k_TKH = k_norm_(Heads(qkv[1])), v_TKH = Heads(qkv[2]);
     return (*o_proj_)(attend_(q_TNH, k_TKH, v_TKH, pass).flatten(1), pass.slices);
   }
 
