@@ -38,8 +38,7 @@ absl::Status CreateToken(CommandContext& context, const NewToken& wanted) {
   if (before.empty()) {
     context.Say(
         "from now on every call needs a token, and every agent one of its own: what runs on nodes without one is lost "
-        "in "
-        "30 s and tried again; luthier admin token create NODE --role agent --node NODE");
+        "in 30 s and tried again; luthier admin token create NODE --role agent --node NODE");
   }
   if (context.ForPrograms()) {
     context.PrintForPrograms(MessageToJson(created));

@@ -115,10 +115,9 @@ Client::Client(Options options, std::shared_ptr<grpc::Channel> channel)
       admin_(v1::AdminService::NewStub(channel_)) {}
 
 void Client::PauseWhileDialling(absl::Duration pause) const {
+  if (channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY) return absl::SleepFor(pause);
   const absl::Time end = SteadyNow() + pause;
-  const bool connected = channel_->GetState(/*try_to_connect=*/true) == GRPC_CHANNEL_READY;
-  if (connected || !channel_->WaitForConnected(absl::ToChronoTime(absl::Now() + pause)))
-    absl::SleepFor(end - SteadyNow());
+  AwaitConnection(*channel_, [end] { return SteadyNow() >= end; });
 }
 
 absl::StatusOr<v1::FineTuningJob> Client::CreateJob(v1::CreateFineTuningJobRequest request) {

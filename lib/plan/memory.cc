@@ -19,12 +19,12 @@ constexpr double kFragmentation = 1.11;
 constexpr double kExportFragmentation = 1.08;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
 // inputs that are kept.
-constexpr double kLayersComputedAgain = 3.5;
+constexpr double kLayersComputedAgain = 3;
 // In bf16, the fp32 numbers that attention needs in between leave holes among what is kept; and oneDNN keeps the
-// programs that it compiles for products. Processors that multiply tiles need neither (3 to 12 % less than estimated),
-// others a little more (up to 5 %): which kind a node has is not known here.
+// programs that it compiles for products. Processors that multiply tiles need neither (4 to 7 % less than estimated),
+// others a little more (4 to 5 %): which kind a node has is not known here.
 constexpr double kBf16Holes = 1.12;
-constexpr int64_t kBf16Workspace = 10 * kMiB;
+constexpr int64_t kBf16Workspace = 5 * kMiB;
 // Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has
 // left them all.
 constexpr double kGradientsBesideActivations = 0.5;

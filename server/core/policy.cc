@@ -83,6 +83,11 @@ bool HasGuarantees(const Snapshot& snapshot) {
                      [](const auto& tenant) { return tenant.second.guaranteed_devices > 0; });
 }
 
+// It starts, or room is made for it.
+bool GetsSomething(const Decision& decision) {
+  return decision.wait == Wait::kNone || decision.wait == Wait::kMakingRoom;
+}
+
 // One look at everything that waits. What is decided for a job changes what those behind it can have.
 class Cycle {
  public:
@@ -107,8 +112,7 @@ class Cycle {
   Jobs HeldUpForNothing(const std::vector<Decision>& decisions) const {
     Jobs jobs;
     for (const Decision& decision : decisions) {
-      const bool got_nothing = decision.wait != Wait::kNone && decision.wait != Wait::kMakingRoom;
-      if (got_nothing && beyond_.count(decision.job) > 0 && held_up_.count(decision.job->tenant) > 0)
+      if (!GetsSomething(decision) && beyond_.count(decision.job) > 0 && held_up_.count(decision.job->tenant) > 0)
         jobs.insert(decision.job);
     }
     return jobs;
@@ -207,8 +211,8 @@ bool StartsInsteadOfItsOwn(const Job& job, const std::vector<Decision>& decision
   for (const Decision& other : others) waits[other.job] = other.wait;
   if (waits[&job] != Wait::kNone) return false;
   return std::all_of(decisions.begin(), decisions.end(), [&](const Decision& decision) {
-    const bool gets_something = decision.wait == Wait::kNone || decision.wait == Wait::kMakingRoom;
-    return !gets_something || IsLessUrgentOfItsTenant(*decision.job, job) || waits[decision.job] == decision.wait;
+    return !GetsSomething(decision) || IsLessUrgentOfItsTenant(*decision.job, job) ||
+           waits[decision.job] == decision.wait;
   });
 }
 

@@ -20,6 +20,10 @@ constexpr double kTolerance = 2e-5;
 
 Tensor Random(std::vector<int64_t> shape) { return at::randn(shape).set_requires_grad(true); }
 
+double RelativeError(const Tensor& rounded, const Tensor& exact) {
+  return ((rounded.to(at::kFloat) - exact).norm() / exact.norm()).item<double>();
+}
+
 // Compares outputs and the gradients of every input under the same random upstream gradient.
 void ExpectEqualOnce(const std::vector<Tensor>& inputs, const std::function<Tensor()>& fused,
                      const std::function<Tensor()>& plain) {
@@ -126,7 +130,7 @@ TEST(OpsTest, LayersOfOneInputInBf16AreThoseInFp32ButForRounding) {
   const std::vector<Tensor> in_bf16 = compute(at::kBFloat16), exact = compute(at::kFloat);
   for (size_t i = 0; i < exact.size(); ++i) {
     EXPECT_EQ(in_bf16[i].scalar_type(), i < 2 ? at::kBFloat16 : at::kFloat) << i;
-    EXPECT_LT(((in_bf16[i].to(at::kFloat) - exact[i]).norm() / exact[i].norm()).item<double>(), 0.01) << i;
+    EXPECT_LT(RelativeError(in_bf16[i], exact[i]), 0.01) << i;
   }
 }
 
@@ -241,7 +245,7 @@ TEST(OpsTest, PackedAttentionInBf16IsThatInFp32ButForRounding) {
     const std::vector<Tensor> rounded = compute(at::kBFloat16), exact = compute(at::kFloat);
     for (size_t i = 0; i < exact.size(); ++i) {
       EXPECT_EQ(rounded[i].scalar_type(), at::kBFloat16);
-      EXPECT_LT(((rounded[i].to(at::kFloat) - exact[i]).norm() / exact[i].norm()).item<double>(), 0.01) << i;
+      EXPECT_LT(RelativeError(rounded[i], exact[i]), 0.01) << i;
     }
   }
   if (!ops::HasBf16Tiles()) GTEST_SKIP() << "SKIPPED: no tiles (AMX) here, so products of bf16 were not tested";

@@ -69,9 +69,12 @@ LUTHIER_TILES inline void Transpose(TileRows& tile) {
   }
 }
 
+// The first `count` numbers of a register, all of them if it has no more.
+inline __mmask32 First(int64_t count) { return count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1; }
+
 // 16 × 32 numbers of a matrix as they lie; beyond `rows` and `columns` zero.
 LUTHIER_TILES inline TileRows ReadRows(const uint16_t* matrix, int64_t pitch, int64_t rows, int64_t columns) {
-  const __mmask32 inside = columns >= 32 ? ~__mmask32{0} : (__mmask32{1} << columns) - 1;
+  const __mmask32 inside = First(columns);
   TileRows tile;
   for (int64_t i = 0; i < kTileRows; ++i)
     tile.rows[i] = i < rows ? _mm512_maskz_loadu_epi16(inside, matrix + i * pitch) : _mm512_setzero_si512();
@@ -82,7 +85,7 @@ LUTHIER_TILES inline TileRows ReadRows(const uint16_t* matrix, int64_t pitch, in
 // `rows` and `columns` zero.
 LUTHIER_TILES inline std::pair<TileRows, TileRows> ReadPairedRows(const uint16_t* matrix, int64_t pitch, int64_t rows,
                                                                   int64_t columns) {
-  const __mmask32 inside = columns >= 32 ? ~__mmask32{0} : (__mmask32{1} << columns) - 1;
+  const __mmask32 inside = First(columns);
   const __m512i of_low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                                           37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
   const __m512i of_high = _mm512_add_epi16(of_low, _mm512_set1_epi16(16));
@@ -209,8 +212,7 @@ LUTHIER_TILES inline void Store(const BlockSums<float>& sums) {
   const Result<float> c = sums.c;  // a local: the loop's stores cannot change it
   for (int64_t i = 0; i < sums.rows; ++i) {
     for (int64_t j = 0; j < sums.columns; j += 16) {
-      const int64_t left = sums.columns - j;
-      const auto inside = static_cast<__mmask16>(left >= 16 ? ~0u : (1u << left) - 1);
+      const auto inside = static_cast<__mmask16>(First(sums.columns - j));
       __m512 value = _mm512_load_ps(sums.numbers + i * kBlockColumns + j);
       float* to = c.data + i * c.pitch + j;
       if (c.add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(inside, to));
@@ -221,7 +223,7 @@ LUTHIER_TILES inline void Store(const BlockSums<float>& sums) {
 
 LUTHIER_TILES inline void Store(const BlockSums<uint16_t>& sums) {
   const Result<uint16_t> c = sums.c;
-  const __mmask32 inside = sums.columns >= 32 ? ~__mmask32{0} : (__mmask32{1} << sums.columns) - 1;
+  const __mmask32 inside = First(sums.columns);
   for (int64_t i = 0; i < sums.rows; ++i) {
     const float* row = sums.numbers + i * kBlockColumns;
     const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_load_ps(row + 16), _mm512_load_ps(row));
