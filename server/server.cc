@@ -161,7 +161,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   LUTHIER_RETURN_IF_ERROR(CreatePrivateFolder(options.data_dir));
   if (!options.allow_network_disk) LUTHIER_RETURN_IF_ERROR(CheckLocalDisk(options.data_dir));
   if (!options.tls_cert.empty()) LUTHIER_RETURN_IF_ERROR(CheckCertificate(options.tls_cert, absl::Now()));
-  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir));
+  LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(options.data_dir, Store::kCheckedAtStart));
   LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<ArtifactStore> artifacts, OpenArtifacts(options));
   LUTHIER_RETURN_IF_ERROR(CountOlderFiles(*store));
   LUTHIER_ASSIGN_OR_RETURN(State state, store->LoadState(absl::Now(), {.preempt_after = options.preempt_after}));

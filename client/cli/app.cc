@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/algorithm/container.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/command_tree.h"
 #include "client/cli/completion.h"
@@ -40,16 +42,18 @@ constexpr char kHungUpRemedy[] =
     "something there hangs up: try again if it was just started anew; if it wants TLS, set LUTHIER_TLS_CA (and "
     "LUTHIER_TLS_CERT, LUTHIER_TLS_KEY) to files of its authority; if it does not, unset them";
 
-// The command that lists what there is of the kind that was not found; empty if there is none.
+// The commands that list what there is of the kinds that were not found; empty if there is none.
 std::string WhereToLook(const absl::Status& status) {
   static constexpr std::pair<absl::string_view, absl::string_view> kLists[] = {
       {"jobs/", "job list"},         {"sweeps/", "sweep list"}, {"datasets/", "dataset list"},
       {"baseModels/", "model list"}, {"models/", "model list"}, {"nodes/", "node list"}};
   if (!absl::IsNotFound(status) || !absl::EndsWith(status.message(), " does not exist")) return "";
+  std::vector<absl::string_view> commands;
   for (const auto& [collection, command] : kLists) {
-    if (absl::StrContains(status.message(), collection)) return absl::StrCat("see: luthier ", command);
+    if (absl::StrContains(status.message(), collection) && !absl::c_linear_search(commands, command))
+      commands.push_back(command);
   }
-  return "";
+  return commands.empty() ? "" : absl::StrCat("see: luthier ", absl::StrJoin(commands, ", luthier "));
 }
 
 // `error: …`, with the further lines of a list of violations below.

@@ -67,8 +67,9 @@ absl::Status Clone(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, TimeoutOf(arguments.job, arguments.job.follows()));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   LUTHIER_ASSIGN_OR_RETURN(const v1::CloneFineTuningJobRequest request, MakeRequest(context, *client, arguments));
-  SayRequestId(context, arguments.job, request);
-  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CloneJob(request));
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job,
+                           CreateOnce(context, arguments.job, HowToRepeat(request.request_id(), request.job()),
+                                      [&] { return client->CloneJob(request); }));
   context.SayWarnings(job.warnings());
   if (arguments.job.dry_run) {
     PrintNewJob(context, job, /*dry_run=*/true);

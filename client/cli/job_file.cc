@@ -90,7 +90,8 @@ absl::StatusOr<JobSpec> ParseJobFile(const JobFile& file) {
 }
 
 absl::Status WithLines(const absl::Status& status, const JobFile& file) {
-  if (!absl::IsInvalidArgument(status) || file.name.empty()) return status;
+  const bool is_of_fields = absl::IsInvalidArgument(status) || absl::IsNotFound(status);
+  if (!is_of_fields || file.name.empty()) return status;
   std::string message;
   for (absl::string_view line : absl::StrSplit(status.message(), '\n')) {
     const auto found = file.lines.find(std::string(line.substr(0, line.find(": "))));
@@ -98,7 +99,9 @@ absl::Status WithLines(const absl::Status& status, const JobFile& file) {
     if (found != file.lines.end()) absl::StrAppend(&message, file.name, ":", found->second, ": ");
     absl::StrAppend(&message, line);
   }
-  return absl::InvalidArgumentError(message);
+  absl::Status with_lines(status.code(), message);
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& bytes) { with_lines.SetPayload(url, bytes); });
+  return with_lines;
 }
 
 }  // namespace luthier

@@ -35,7 +35,7 @@ absl::Status SetLabel(JobFile& file, const std::string& label);
 absl::StatusOr<JobSpec> ParseJobFile(const JobFile& file);
 
 // Puts `file:line: ` before each line of a message that begins with a field of the file, as the server's messages do
-// too.
+// too, of what is wrong and of what does not exist.
 absl::Status WithLines(const absl::Status& status, const JobFile& file);
 
 }  // namespace luthier

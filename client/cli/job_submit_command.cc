@@ -48,8 +48,9 @@ absl::Status Submit(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateFineTuningJobRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  SayRequestId(context, arguments.job, request);
-  const absl::StatusOr<v1::FineTuningJob> job = client->CreateJob(request);
+  const absl::StatusOr<v1::FineTuningJob> job =
+      CreateOnce(context, arguments.job, HowToRepeat(request.request_id(), request.job()),
+                 [&] { return client->CreateJob(request); });
   if (!job.ok()) return WithLines(job.status(), file);
   context.SayWarnings(job->warnings());
   PrintNewJob(context, *job, arguments.job.dry_run);

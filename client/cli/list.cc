@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "client/cli/output.h"
 #include "client/cli/screen.h"
 #include "client/cli/terminal.h"
 #include "client/lib/stop_signal.h"
@@ -40,6 +41,9 @@ class Changes {
       if (const auto found = contents_.find(name); found != contents_.end() && found->second == content) continue;
       Print(name, listing.values[i], lines[0], lines[i + 1]);
     }
+    for (const auto& [name, content] : contents_) {
+      if (contents.count(name) == 0) PrintGone(name);
+    }
     contents_ = std::move(contents);
     context_.out() << std::flush;
   }
@@ -52,6 +56,17 @@ class Changes {
       case OutputFormat::kYaml: context_.PrintOneForPrograms(value); break;
       case OutputFormat::kName: context_.out() << name << "\n"; break;
       default: context_.out() << (std::exchange(headed_, true) ? "" : heading) << line;
+    }
+  }
+
+  // A name alone says that there is something new of it.
+  void PrintGone(const std::string& name) {
+    if (context_.ForPrograms()) {
+      nlohmann::json gone;
+      gone["no_longer_listed"] = name;
+      context_.PrintOneForPrograms(gone);
+    } else if (context_.format() != OutputFormat::kName) {
+      context_.out() << ShortName(name) << "  is no longer listed\n";
     }
   }
 

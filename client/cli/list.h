@@ -47,8 +47,8 @@ void AddWatchFlag(CLI::App& command, bool& watch);
 void AddLimitFlag(CLI::App& command, int& limit, int most = 1'000'000);
 
 // Prints what `read` returns. With `watch` it goes on until Ctrl-C, across restarts of the server: on a terminal the
-// table is drawn again in its place, elsewhere an item is a line when it appears and whenever it changes, without what
-// only time changes. Errors: those of `read`.
+// table is drawn again in its place, elsewhere an item is a line when it appears, whenever it changes, without what
+// only time changes, and when it is not there any more. Errors: those of `read`.
 absl::Status ShowList(CommandContext& context, bool watch, const std::function<absl::StatusOr<Listing>()>& read);
 
 // Whether tables of this run have all of their columns: so that programs hear of every change, too.

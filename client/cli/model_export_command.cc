@@ -53,8 +53,9 @@ absl::Status Export(CommandContext& context, const Arguments& arguments) {
                            TimeoutOf(arguments.job, arguments.job.follows() || arguments.downloads()));
   LUTHIER_ASSIGN_OR_RETURN(const v1::ExportModelVersionRequest request, MakeRequest(arguments));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  SayRequestId(context, arguments.job, request);
-  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->ExportModelVersion(request));
+  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job,
+                           CreateOnce(context, arguments.job, HowToRepeat(request.request_id(), request.job()),
+                                      [&] { return client->ExportModelVersion(request); }));
   if (arguments.downloads()) {
     context.Say(job.name());  // the result is the folder
   } else {

@@ -1,8 +1,10 @@
 #include "client/cli/new_job.h"
 
+#include "absl/strings/str_cat.h"
 #include "client/cli/duration_flag.h"
 #include "client/cli/job_text.h"
 #include "client/cli/job_watch_command.h"
+#include "client/cli/text.h"
 #include "lib/wire/json_wire.h"
 
 namespace luthier {
@@ -20,6 +22,27 @@ void AddCreationFlags(CLI::App& command, const CreationHelp& help, CreationFlags
 void AddNewJobFlags(CLI::App& command, const CreationHelp& help, NewJobFlags& flags) {
   AddCreationFlags(command, help, flags);
   command.add_flag("--wait", flags.wait, "Wait silently until the job is over; the exit code says how it ended");
+}
+
+std::string HowToRepeat(const std::string& request_id, const v1::FineTuningJob& job) {
+  const std::string deadline =
+      job.has_deadline()
+          ? absl::StrCat(" and --deadline ",
+                         absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", ToTime(job.deadline()), absl::UTCTimeZone()))
+          : "";
+  return absl::StrCat("it may have been created or not: the same command with --request-id ", request_id, deadline,
+                      " makes sure that it is, once");
+}
+
+bool IsNoAnswer(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kDeadlineExceeded:
+    case absl::StatusCode::kInternal:  // a reset in the middle of a message, as proxies send it
+    case absl::StatusCode::kUnknown:
+    case absl::StatusCode::kCancelled: return true;
+    default: return false;
+  }
 }
 
 void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run) {

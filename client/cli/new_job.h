@@ -1,6 +1,8 @@
 // What the commands that create jobs have in common.
 #pragma once
 
+#include <unistd.h>
+
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -8,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "client/cli/command.h"
+#include "client/cli/exit_code.h"
 #include "client/cli/job_flags.h"
 #include "client/lib/client.h"
 #include "luthier/v1/jobs.pb.h"
@@ -62,10 +65,28 @@ absl::Status ApplyNewJobFlags(const NewJobFlags& flags, Request& request) {
   return ApplyCreationFlags(flags, request, *request.mutable_job());
 }
 
-// Said before the call: after a break the same id makes sure that nothing is created twice.
-template <typename Request>
-void SayRequestId(CommandContext& context, const CreationFlags& flags, const Request& request) {
-  if (!flags.dry_run) context.Say("request id " + request.request_id());
+// What makes the same command create nothing twice: the id of its request, and as a time the deadline of `job`, the one
+// in it. Six hours from now are others when it is repeated.
+std::string HowToRepeat(const std::string& request_id, const v1::FineTuningJob& job);
+
+// Whether it says nothing about what the server has done: that it is out of reach, or that the call broke on its way.
+bool IsNoAnswer(const absl::Status& status);
+
+// The answer of `create`, a call that may be repeated as `how` says, which is said if it gets none, also since Ctrl-C
+// comes before it.
+template <typename Create>
+auto CreateOnce(CommandContext& context, const CreationFlags& flags, const std::string& how, Create create)
+    -> decltype(create()) {
+  if (flags.dry_run) return create();
+  context.interrupts().Handle([&context, how] {
+    if (context.err_terminal().interactive) context.err() << "\n";  // behind the terminal's ^C
+    context.Say(how);
+    _exit(static_cast<int>(ExitCode::kCancelled));
+  });
+  auto created = create();
+  context.interrupts().Handle({});
+  if (IsNoAnswer(created.status())) context.Say(how);
+  return created;
 }
 
 // Its name; of a dry run every value with its reason.

@@ -43,7 +43,8 @@ std::string Runs(const v1::Node& node) {
   return jobs.empty() ? "-" : absl::StrJoin(jobs, ",");
 }
 
-Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
+// Of a list that is `watched` a column that comes and goes would change every row.
+Table NodeTable(const std::vector<v1::Node>& nodes, bool wide, bool watched) {
   std::vector<Column> columns = {{"NAME"},
                                  {"STATE"},
                                  {"CPUS", true},
@@ -57,7 +58,7 @@ Table NodeTable(const std::vector<v1::Node>& nodes, bool wide) {
       columns.push_back({heading, false, true});
   }
   const bool reasons =
-      std::any_of(nodes.begin(), nodes.end(), [](const v1::Node& n) { return !n.state_reason().empty(); });
+      watched || std::any_of(nodes.begin(), nodes.end(), [](const v1::Node& n) { return !n.state_reason().empty(); });
   if (reasons) columns.push_back({"BECAUSE", false, true});
   Table table(columns);
   for (const v1::Node& node : nodes) {
@@ -86,7 +87,7 @@ absl::Status List(CommandContext& context, bool watch) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   return ShowList(context, watch, [&]() -> absl::StatusOr<Listing> {
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Node> nodes, client->ListNodes(kMostListed));
-    return ListingOf("nodes", nodes, NodeTable(nodes, WantsWide(context)),
+    return ListingOf("nodes", nodes, NodeTable(nodes, WantsWide(context), watch),
                      "no nodes; start an agent with `luthier-worker --server HOST:PORT`, or the server with "
                      "--with-local-worker");
   });

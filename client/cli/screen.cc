@@ -25,7 +25,10 @@ void Screen::Draw(const std::string& text) {
   }
   std::string drawing = lines_ == 0 ? "" : resized_ ? "\x1b[H" : absl::StrCat("\x1b[", lines_, "A");
   absl::StrAppend(&drawing, "\x1b[?7l");  // a line that is too long must not become two
-  for (const std::string& line : lines) absl::StrAppend(&drawing, line, "\x1b[K\n");
+  for (const std::string& line : lines) {
+    const std::string shown = terminal_.width == 0 ? line : Ellipsize(line, terminal_.width);  // 0: no limit
+    absl::StrAppend(&drawing, shown, "\x1b[K\n");
+  }
   out_ << drawing << "\x1b[?7h\x1b[J" << std::flush;
   shown_ = text;
   resized_ = false;

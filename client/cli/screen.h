@@ -14,7 +14,7 @@ class Screen {
   Screen(std::ostream& out, const Terminal& terminal) : out_(out), terminal_(terminal) {}
 
   // Puts the text in the place of what was drawn before: at most one screen of it, whose last line then says how much
-  // is left out.
+  // is left out, and of each line what the terminal is wide enough for.
   void Draw(const std::string& text);
   // The terminal may have another size by now. What was drawn at the old one may have been wrapped, so nobody knows
   // where it begins: the next drawing begins at the top of the cleared terminal.

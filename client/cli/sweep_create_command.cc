@@ -89,8 +89,9 @@ absl::Status Create(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateSweepRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const CreationFlags& flags = arguments.creation;
-  SayRequestId(context, flags, request);
-  const absl::StatusOr<v1::Sweep> sweep = client->CreateSweep(request);
+  const absl::StatusOr<v1::Sweep> sweep =
+      CreateOnce(context, flags, HowToRepeat(request.request_id(), request.sweep().job()),
+                 [&] { return client->CreateSweep(request); });
   if (!sweep.ok()) return WithLines(sweep.status(), file);
   context.SayWarnings(sweep->warnings());
   if (flags.dry_run && !context.ForPrograms()) {

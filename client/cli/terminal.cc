@@ -13,6 +13,8 @@
 namespace luthier {
 namespace {
 
+constexpr char kNoColour[] = "\x1b[0m";
+
 const char* Sequence(Colour colour) {
   switch (colour) {
     case Colour::kRed: return "\x1b[31m";
@@ -40,6 +42,15 @@ uint32_t TakeCharacter(absl::string_view& text) {
   return valid ? character : 0xFFFD;
 }
 
+// The sequence at the front that changes the colour, which it removes; empty if there is none.
+absl::string_view TakeColour(absl::string_view& text) {
+  if (text.empty() || text[0] != '\x1b') return "";
+  const size_t end = text.find('m');
+  const absl::string_view sequence = text.substr(0, end == absl::string_view::npos ? end : end + 1);
+  text.remove_prefix(sequence.size());
+  return sequence;
+}
+
 // The ranges of East Asian Width W and of zero width that text of users commonly holds.
 int CharacterWidth(uint32_t c) {
   if ((c >= 0x300 && c <= 0x36F) || (c >= 0x200B && c <= 0x200F) || (c >= 0xFE00 && c <= 0xFE0F)) return 0;
@@ -53,7 +64,7 @@ int CharacterWidth(uint32_t c) {
 
 std::string Terminal::Paint(Colour colour, absl::string_view text) const {
   if (!colours || text.empty()) return std::string(text);
-  return absl::StrCat(Sequence(colour), text, "\x1b[0m");
+  return absl::StrCat(Sequence(colour), text, kNoColour);
 }
 
 Terminal Terminal::AsItIsNow() const { return fd < 0 ? *this : TerminalOf(fd); }
@@ -77,27 +88,29 @@ Terminal TerminalOf(int fd) {
 int DisplayWidth(absl::string_view text) {
   int width = 0;
   while (!text.empty()) {
-    if (text[0] == '\x1b') {
-      const size_t end = text.find('m');
-      text.remove_prefix(end == absl::string_view::npos ? text.size() : end + 1);
-      continue;
-    }
-    width += CharacterWidth(TakeCharacter(text));
+    if (TakeColour(text).empty()) width += CharacterWidth(TakeCharacter(text));
   }
   return width;
 }
 
 std::string Ellipsize(absl::string_view text, int width) {
   if (DisplayWidth(text) <= width) return std::string(text);
+  if (width <= 0) return "";
   std::string out;
+  bool coloured = false;
   for (int used = 0; !text.empty();) {
+    if (const absl::string_view colour = TakeColour(text); !colour.empty()) {
+      absl::StrAppend(&out, colour);
+      coloured = true;
+      continue;
+    }
     absl::string_view rest = text;
     used += CharacterWidth(TakeCharacter(rest));
     if (used > width - 1) break;
     absl::StrAppend(&out, text.substr(0, text.size() - rest.size()));
     text = rest;
   }
-  return width > 0 ? out + "…" : "";
+  return absl::StrCat(out, "…", coloured ? kNoColour : "");
 }
 
 std::string WrapText(absl::string_view text, int width) {

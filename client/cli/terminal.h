@@ -29,7 +29,7 @@ Terminal TerminalOf(int fd);
 // Columns that UTF-8 text takes: wide characters two, combining ones none; our own colour sequences none.
 int DisplayWidth(absl::string_view text);
 
-// At most `width` columns of the text, the last one "…" if something was cut. The text must hold no colours.
+// At most `width` columns of the text, the last one "…" if something was cut, which ends our own colours.
 std::string Ellipsize(absl::string_view text, int width);
 
 // The text in lines of at most `width` columns, broken at spaces; a word that is longer stays whole. 0: as it is.

@@ -10,6 +10,9 @@ inline bool IsLastWord(std::string_view event) {
   return event == "finished" || event == "failed" || event == "stopped";
 }
 
+// Whether there is a checkpoint that it speaks of.
+inline bool TellsOfCheckpoint(std::string_view event) { return event == "checkpoint" || event == "stopped"; }
+
 // In the folder of a run: what it tells, from its start on, and its checkpoints.
 inline constexpr char kMetricsFile[] = "metrics.jsonl", kCheckpointsFolder[] = "checkpoints";
 // Folders in there, before the number of a step, and the file that is written last in each.

@@ -19,7 +19,7 @@ constexpr double kFragmentation = 1.11;
 constexpr double kExportFragmentation = 1.08;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
 // inputs that are kept.
-constexpr double kLayersComputedAgain = 3;
+constexpr double kLayersComputedAgain = 2.75;
 // In bf16, the fp32 numbers that attention needs in between leave holes among what is kept; and oneDNN keeps the
 // programs that it compiles for products. Processors that multiply tiles need neither (4 to 7 % less than estimated),
 // others a little more (4 to 5 %): which kind a node has is not known here.

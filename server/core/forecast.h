@@ -10,11 +10,12 @@
 
 namespace luthier {
 
-// A snapshot with jobs and nodes of its own, to be looked at while the state goes on.
+// A snapshot with jobs, nodes and speeds of its own, to be looked at while the state goes on.
 struct DetachedSnapshot {
   Snapshot snapshot;
   std::deque<Job> jobs;
   std::deque<Node> nodes;
+  Speeds speeds;
 };
 std::unique_ptr<DetachedSnapshot> Detach(Snapshot snapshot);
 

@@ -157,6 +157,13 @@ enum class ServiceClass { kInteractive = 1, kStandard = 2, kBackground = 3 };
 inline constexpr std::array kServiceClasses = {ServiceClass::kInteractive, ServiceClass::kStandard,
                                                ServiceClass::kBackground};
 
+// How the weights of a job's base model are trained. Values are those in the database: never renumber.
+enum class Tuning {
+  kNone = 0,  // an export; and a job of before the record said which
+  kLora = 1,
+  kFull = 2,
+};
+
 inline constexpr int kMaxPriority = 100;  // and -100 at least
 
 // What an attempt was given of a node.
@@ -180,7 +187,9 @@ struct Job {
   std::string tenant = "default";
   ServiceClass service_class = ServiceClass::kStandard;
   int priority = 0;                              // -100 to 100; a point is worth an hour of waiting
-  absl::Duration estimate;                       // of the whole training, from the speed of others like it; 0: unknown
+  Tuning tuning = Tuning::kNone;                 // jobs are alike in speed by it, base model, nodes and devices
+  int64_t work_tokens = 0;                       // that training processes in all
+  absl::Duration estimate;                       // of the whole work; 0: it follows the speed of jobs like it
   std::optional<absl::Duration> retention;       // of its events once it is over; none: the server's
   absl::Time deadline = absl::InfiniteFuture();  // when it is cancelled
   int64_t sweep = 0;                             // number of the first job of its sweep; 0: it is of none
@@ -199,6 +208,7 @@ struct Job {
   std::vector<int> held;      // devices of `node` that the current attempt holds
   std::vector<Place> others;  // the other nodes of the current attempt, in the order of their ranks
   absl::Time attempt_start = absl::InfinitePast();  // of the current attempt, or of the last one
+  absl::Duration charged;                           // that its tenant was charged for, of each device, when it started
   absl::Time not_before = absl::InfinitePast();     // of the next attempt
   absl::Time start_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();

@@ -157,18 +157,18 @@ std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& 
 }
 
 bool LeavesReservation(const Job& job, const NodeView& view, const std::optional<Reservation>& reservation,
-                       absl::Time now) {
-  if (!reservation || now + ExpectedDuration(job) <= reservation->start) return true;
+                       absl::Time end) {
+  if (!reservation || end <= reservation->start) return true;
   return std::all_of(reservation->nodes.begin(), reservation->nodes.end(),
                      [&](const Reservation::Kept& kept) { return kept.view != &view || job.devices <= kept.spare; });
 }
 
 Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
-                absl::Time now) {
+                absl::Time end) {
   std::vector<Candidate> candidates;
   for (NodeView& view : nodes) {
     if (!CouldRun(job, *view.node) || FreeFor(job, view) < job.devices) continue;
-    if (!LeavesReservation(job, view, reservation, now)) continue;
+    if (!LeavesReservation(job, view, reservation, end)) continue;
     const std::string& id = view.node->id;
     const auto losses = std::count(job.lost_on.begin(), job.lost_on.end(), id);
     const bool crashed = std::count(job.crashed_on.begin(), job.crashed_on.end(), id) > 0;

@@ -39,16 +39,17 @@ struct Reservation {
 };
 // The nodes where the job can start first: that is when the last of them has room. None if it never can.
 std::optional<Reservation> Reserve(const Job& job, const std::vector<NodeView>& nodes, absl::Time now);
-// Whether the job may take devices of a node without delaying the reservation.
+// Whether the job may take devices of a node without delaying the reservation. `end`: when it is expected to end if it
+// starts now.
 bool LeavesReservation(const Job& job, const NodeView& view, const std::optional<Reservation>& reservation,
-                       absl::Time now);
+                       absl::Time end);
 
 // The nodes that fit best, so that large holes stay for large jobs, and GPUs for those that compute on them; the job's
 // last node before any other, because its checkpoints lie there, and those where its trainer died, or attempts were
 // lost again and again, after all others. Nodes whose ranks did not find one another lately are taken together only if
-// there are no others. The first is to lead. Empty if there are not enough.
+// there are no others. The first is to lead. Empty if there are not enough. `end`: as for LeavesReservation.
 Views BestNodes(const Job& job, std::vector<NodeView>& nodes, const std::optional<Reservation>& reservation,
-                absl::Time now);
+                absl::Time end);
 
 // Takes devices for the job out of those that are free: the smallest that will do, so that large ones stay.
 std::vector<int> TakeFree(const Job& job, int count, NodeView& view);

@@ -71,10 +71,10 @@ void AddPlace(Place place, Decision& decision) {
   decision.devices = std::move(place.devices);
 }
 
-void Take(const Views& views, const Job& job, absl::Time now, Decision& decision) {
+void Take(const Views& views, const Job& job, absl::Time end, Decision& decision) {
   for (NodeView* view : views) {
     AddPlace({view->node->id, TakeFree(job, job.devices, *view)}, decision);
-    AddRelease(job, now + ExpectedDuration(job), *view);
+    AddRelease(job, end, *view);
   }
 }
 
@@ -154,19 +154,21 @@ class Cycle {
   Decision DecisionFor(const Job& job, bool own) {
     Decision decision{&job};
     TenantView& tenant = snapshot_.tenants[job.tenant];
+    const absl::Duration duration = ExpectedDuration(job, *snapshot_.speeds);
+    const absl::Time end = snapshot_.now + duration;
     if (IsAtLimit(job)) {
       decision.wait = Wait::kTenantLimit;
     } else if (!own && awaited_.count(job.tenant) > 0) {
       // What the tenant borrowed now would be its own when the room is there, and the job that waits for it no more.
       decision.wait = WhyNot(job, snapshot_.nodes);
-    } else if (const Views views = BestNodes(job, snapshot_.nodes, reservation_, snapshot_.now); !views.empty()) {
-      TakeSpare(views, job);
-      Take(views, job, snapshot_.now, decision);
-      tenant.Charge(job, tenant.kept_devices);
-    } else if (const auto room = CheapestRoom(job, own, snapshot_, reservation_)) {
-      TakeSpare(room->views, job);
-      Promise(*room, job, snapshot_);
-      tenant.Charge(job, tenant.promised_devices);
+    } else if (const Views views = BestNodes(job, snapshot_.nodes, reservation_, end); !views.empty()) {
+      TakeSpare(views, job, end);
+      Take(views, job, end, decision);
+      tenant.Charge(job, duration, tenant.kept_devices);
+    } else if (const auto room = CheapestRoom(job, own, snapshot_, reservation_, end)) {
+      TakeSpare(room->views, job, end);
+      Promise(*room, job, end, snapshot_);
+      tenant.Charge(job, duration, tenant.promised_devices);
       if (own) awaited_.insert(job.tenant);
       decision.wait = Wait::kMakingRoom;
       for (const NodeView* view : room->views) AddPlace({view->node->id, {}}, decision);
@@ -181,8 +183,8 @@ class Cycle {
     return decision;
   }
   // What the job has of the nodes of the reservation when that starts is not spare any more.
-  void TakeSpare(const Views& views, const Job& job) {
-    if (!reservation_ || snapshot_.now + ExpectedDuration(job) <= reservation_->start) return;
+  void TakeSpare(const Views& views, const Job& job, absl::Time end) {
+    if (!reservation_ || end <= reservation_->start) return;
     for (Reservation::Kept& kept : reservation_->nodes) {
       if (std::count(views.begin(), views.end(), kept.view) > 0) kept.spare -= job.devices;
     }
@@ -250,14 +252,10 @@ void Tenant::Charge(double device_seconds, absl::Time now) {
   usage_time = now;
 }
 
-void TenantView::Charge(const Job& job, int& devices) {
+void TenantView::Charge(const Job& job, absl::Duration duration, int& devices) {
   devices += AllDevices(job);
   running_devices += AllDevices(job);
-  usage += absl::ToDoubleSeconds(ExpectedDuration(job)) * AllDevices(job);
-}
-
-absl::Duration ExpectedDuration(const Job& job) {
-  return job.estimate > absl::ZeroDuration() ? job.estimate : kUnknownDuration;
+  usage += absl::ToDoubleSeconds(duration) * AllDevices(job);
 }
 
 bool ComesBefore(const Job& a, const Job& b) {

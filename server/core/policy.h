@@ -21,6 +21,7 @@
 
 #include "absl/time/time.h"
 #include "server/core/job.h"
+#include "server/core/speeds.h"
 
 namespace luthier {
 
@@ -64,6 +65,8 @@ struct Node {
   };
   std::map<std::string, Missed> missed;  // by node, which has the same of this one
 
+  // It has no session, and is not lost yet: what it runs waits for its agent.
+  bool IsAway(absl::Time now) const { return !ready && !leaving && now < deadline; }
   bool IsQuarantined() const { return quarantine_end != absl::InfinitePast(); }
   bool TakesWork() const { return ready && !draining && !outdated && !IsQuarantined(); }
 };
@@ -83,10 +86,6 @@ struct Tenant {
   double UsageAt(absl::Time now) const;
   void Charge(double device_seconds, absl::Time now);
 };
-
-// What an attempt of unknown duration is taken for, both to plan around it and to charge for it.
-inline constexpr absl::Duration kUnknownDuration = absl::Hours(1);
-absl::Duration ExpectedDuration(const Job& job);
 
 // A running attempt on one of its nodes: when it is expected to end, and how many devices it gives back there then.
 struct Release {
@@ -119,16 +118,21 @@ struct TenantView {
   }
   // Whether it can lose so many and has as many as are its own all the same.
   bool Borrows(int devices) const { return guaranteed_devices == 0 || kept_devices - devices >= guaranteed_devices; }
-  // `devices`: `kept_devices` or `promised_devices`, whichever the job adds to: those that run, or are made room for.
-  void Charge(const Job& job, int& devices);
+  // For so long as the job is expected to take. `devices`: `kept_devices` or `promised_devices`, whichever it adds to:
+  // those that run, or are made room for.
+  void Charge(const Job& job, absl::Duration duration, int& devices);
 };
 
 struct Snapshot {
   absl::Time now;
+  const Speeds* speeds;
   std::vector<NodeView> nodes;
   std::map<std::string, TenantView> tenants;  // those with waiting jobs, and those with a guarantee
   // Waiting jobs by class (in the order of kServiceClasses) and tenant, in the tenant's order.
   std::array<std::map<std::string, std::vector<const Job*>>, kServiceClasses.size()> waiting;
+  // For a forecast, where jobs wait here that their sweep is not to start yet: when those of each sweep with a limit
+  // that hold devices are expected to end. By the number of the sweep and that of the job.
+  std::map<int64_t, std::map<int64_t, absl::Time>> ends_of_sweeps;
 };
 
 // Why a job waits. Values are those of PendingReason in the API.

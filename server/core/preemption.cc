@@ -200,7 +200,7 @@ void Stop(const std::vector<const Job*>& victims, NodeView& view) {
 }  // namespace
 
 std::optional<Room> CheapestRoom(const Job& job, bool own, Snapshot& snapshot,
-                                 const std::optional<Reservation>& reservation) {
+                                 const std::optional<Reservation>& reservation, absl::Time end) {
   std::optional<Room> best;
   const auto key = [](const Room& room) {
     const Cost cost = CostOf(room);
@@ -210,7 +210,7 @@ std::optional<Room> CheapestRoom(const Job& job, bool own, Snapshot& snapshot,
     std::vector<Offer> offers;
     for (NodeView& view : snapshot.nodes) {
       if (view.node->gpus != gpus || !CouldRun(job, *view.node)) continue;
-      if (!LeavesReservation(job, view, reservation, snapshot.now)) continue;
+      if (!LeavesReservation(job, view, reservation, end)) continue;
       if (const auto offer = OfferOf(job, own, {}, view, snapshot.tenants)) offers.push_back(*offer);
     }
     if (static_cast<int>(offers.size()) < job.nodes) continue;
@@ -223,7 +223,7 @@ std::optional<Room> CheapestRoom(const Job& job, bool own, Snapshot& snapshot,
   return best;
 }
 
-void Promise(const Room& room, const Job& job, Snapshot& snapshot) {
+void Promise(const Room& room, const Job& job, absl::Time end, Snapshot& snapshot) {
   for (const Job* victim : room.victims) snapshot.tenants[victim->tenant].kept_devices -= AllDevices(*victim);
   for (NodeView& view : snapshot.nodes) Stop(room.victims, view);
   for (NodeView* view : room.views) {
@@ -231,7 +231,7 @@ void Promise(const Room& room, const Job& job, Snapshot& snapshot) {
     view->stopping -= from_stopping;
     // Fewer may be free of that size than counted, if what stops gives back others.
     TakeFree(job, std::min(job.devices - from_stopping, FreeFor(job, *view)), *view);
-    AddRelease(job, snapshot.now + ExpectedDuration(job), *view);
+    AddRelease(job, end, *view);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "server/core/placement.h"
 #include "server/core/policy.h"
 
@@ -18,10 +19,11 @@ struct Room {
 };
 
 // The room that costs least, on nodes with GPUs or on nodes without: first the least urgent stop, then the fewest.
-// `own`: the job is within the guarantee of its tenant. None if nothing that may stop would be enough.
+// `own`: the job is within the guarantee of its tenant. `end`: when it is expected to end if it starts now. None if
+// nothing that may stop would be enough.
 std::optional<Room> CheapestRoom(const Job& job, bool own, Snapshot& snapshot,
-                                 const std::optional<Reservation>& reservation);
-// Keeps the room for the job: nothing that comes behind it may have it.
-void Promise(const Room& room, const Job& job, Snapshot& snapshot);
+                                 const std::optional<Reservation>& reservation, absl::Time end);
+// Keeps the room for the job until then: nothing that comes behind it may have it.
+void Promise(const Room& room, const Job& job, absl::Time end, Snapshot& snapshot);
 
 }  // namespace luthier

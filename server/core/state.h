@@ -24,6 +24,7 @@
 #include "absl/time/time.h"
 #include "server/core/job_table.h"
 #include "server/core/policy.h"
+#include "server/core/speeds.h"
 #include "server/core/token.h"
 
 namespace luthier {
@@ -185,6 +186,7 @@ struct Writes {
   std::vector<Alias> aliases;
   std::optional<std::pair<int, absl::Time>> epoch;  // that begins, and when
   std::vector<Token> tokens;                        // new and changed ones
+  std::vector<Speed> speeds;                        // that have changed notably
   bool empty() const {
     return jobs.empty() && expired.empty() && resources.empty() && tenants.empty() && drained.empty() &&
            quarantines.empty() && deleted_versions.empty() && aliases.empty() && !epoch && tokens.empty();
@@ -228,6 +230,7 @@ struct Report {
   std::optional<JobInput> input;
   std::string message;                      // of the change of state
   std::optional<absl::Duration> time_left;  // as a progress report says
+  std::optional<double> tokens_per_second;  // as it says, too
   std::string version_payload;              // for kArtifactStored
   int64_t version_bytes = 0;
   std::optional<StoredCheckpoint> checkpoint;
@@ -279,6 +282,7 @@ class State {
   void LoadDrained(const std::string& node) { drained_.insert(node); }
   void LoadQuarantine(const Quarantine& quarantine, absl::Time now);
   void LoadEpoch(int epoch) { epoch_ = epoch; }
+  void LoadSpeed(Speed speed) { speeds_.Load(std::move(speed)); }
 
   // The record was brought back from a backup: every attempt of before is over, without counting as lost, and attempts
   // that agents hold from then on are not current. Requires: `epoch` is above every one of before.
@@ -371,8 +375,10 @@ class State {
   bool IsCurrent(const AttemptId& attempt) const;
   // Not const: what the policy says of the waiting jobs is worked out when it is first asked for.
   WaitReason WhyItWaits(const Job& job, absl::Time now);
-  // Every node, and the first `candidates` of the queue.
-  Snapshot TakeSnapshot(absl::Time now, size_t candidates) const;
+  // Every node, and the first `candidates` of the queue. `for_forecast`: and as many of those that wait for others of
+  // their sweep to end.
+  Snapshot TakeSnapshot(absl::Time now, size_t candidates, bool for_forecast = false) const;
+  const Speeds& speeds() const { return speeds_; }
   std::vector<Tenant> tenants() const;
   // One with the default weight and no limits if it was never named.
   Tenant TenantOf(const std::string& id) const;
@@ -420,6 +426,11 @@ class State {
   void EndPart(const Job& job, const std::string& node, absl::Time now);
   // The attempt ends by another node's word: this one is told to stop, and what it uses stays with it until then.
   void StopRest(const Job& job, const Place& place, absl::Time now);
+  void ObserveSpeed(const Job& job, double tokens_per_second, absl::Time now);
+  // Those of a base model are put back if the batch is not written.
+  Speeds& ChangeSpeeds(const std::string& base_model);
+  // Of an attempt that holds devices, for all that is known now.
+  absl::Time ExpectedEnd(const Job& job) const;
   // Corrects what was charged for devices when the attempt started, which was an estimate.
   void SettleCharge(const Job& job, int devices, absl::Time now);
   // Requires: a state that can be preempted.
@@ -462,6 +473,7 @@ class State {
   void ExpireLeases(absl::Time now);
   void Schedule(absl::Time now);
   std::vector<NodeView> NodeViews(absl::Time now) const;
+  std::map<int64_t, std::map<int64_t, absl::Time>> EndsOfSweeps(absl::Time now) const;
   TenantView ViewOf(const std::string& tenant, absl::Time now) const;
 
   struct Model {
@@ -477,6 +489,7 @@ class State {
   std::map<std::string, Stored> resources_;  // by name
   std::set<std::string> drained_;            // nodes
   std::map<std::string, Tenant> tenants_;
+  Speeds speeds_;
   std::set<std::string> changed_tenants_;
   // Of the last cycle, by number; none if it decided without looking at each job.
   std::optional<std::map<int64_t, Decision>> decisions_;

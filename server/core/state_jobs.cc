@@ -72,7 +72,7 @@ absl::Status State::CheckQueue(const std::string& id, int64_t jobs) const {
   if (limit == 0 || load.waiting + load.resting + jobs <= limit) return absl::OkStatus();
   return TenantMayNotHaveMore(
       id,
-      absl::StrCat("tenant ", id, " has ", load.waiting, " waiting jobs",
+      absl::StrCat("tenant ", id, " has ", load.waiting, load.waiting == 1 ? " waiting job" : " waiting jobs",
                    load.resting > 0 ? absl::StrCat(" and ", load.resting, " on hold or paused") : "", " and may have ",
                    limit, "; wait for one, or cancel one"),
       "TENANT_QUEUE_FULL");

@@ -249,6 +249,7 @@ bool State::Record(Report report, absl::Time now) {
     if (report.job_report) j.report = std::move(*report.job_report);
     if (report.time_left) j.expected_end = now + *report.time_left;
   });
+  if (report.tokens_per_second) ObserveSpeed(*job, *report.tokens_per_second, now);
   for (Event& event : report.events) {
     event.attempt = job->attempt;
     job = &AddEvent(*job, std::move(event), now);

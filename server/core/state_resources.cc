@@ -1,6 +1,7 @@
 // What jobs name besides a node: the tenant whose share they use, the datasets and base models that they are made from,
-// and the versions of models that they publish.
+// with how fast these are trained, and the versions of models that they publish.
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -47,8 +48,22 @@ void State::Charge(const std::string& tenant, double device_seconds, absl::Time 
 }
 
 void State::SettleCharge(const Job& job, int devices, absl::Time now) {
-  const absl::Duration over = (now - job.attempt_start) - ExpectedDuration(job);
+  const absl::Duration over = (now - job.attempt_start) - job.charged;
   Charge(job.tenant, absl::ToDoubleSeconds(over) * devices, now);
+}
+
+// What waits may now fit before a reservation, or not any more.
+void State::ObserveSpeed(const Job& job, double tokens_per_second, absl::Time now) {
+  if (!speeds_.IsDue(job, tokens_per_second, now)) return;
+  std::optional<Speed> notable = ChangeSpeeds(job.base_model).Observe(job, tokens_per_second, now);
+  if (!notable) return;
+  writes_.speeds.push_back(*std::move(notable));
+  unsettled_ = true;
+}
+
+Speeds& State::ChangeSpeeds(const std::string& base_model) {
+  undo_.push_back([this, base_model, before = speeds_.OfModel(base_model)] { speeds_.SetModel(base_model, before); });
+  return speeds_;
 }
 
 void State::CountStored(const std::string& tenant, int64_t bytes) {
@@ -150,6 +165,7 @@ absl::Status State::DeleteResource(ResourceKind kind, const std::string& id) {
   const Stored stored = found->second;
   resources_.erase(found);
   undo_.push_back([this, name, stored] { resources_[name] = stored; });
+  if (kind == ResourceKind::kBaseModel) ChangeSpeeds(id).SetModel(id, {});  // the name may come to mean another one
   CountStored(stored.tenant, -stored.bytes);
   writes_.resources.push_back({kind, id, std::nullopt});
   return absl::OkStatus();

@@ -253,27 +253,30 @@ void State::Start(const Decision& decision, absl::Time now) {
     j.others = decision.others;
     j.not_before = absl::InfinitePast();
     j.attempt_start = now;
+    j.charged = absl::Floor(ExpectedDuration(j, speeds_), absl::Microseconds(1));  // as the record has it
     j.expected_end = absl::InfiniteFuture();
     if (j.start_time == absl::InfinitePast()) j.start_time = now;
   });
   // Now rather than at the end: a tenant that has used little must not take every node in one cycle.
-  Charge(job.tenant, absl::ToDoubleSeconds(ExpectedDuration(job)) * HeldDevices(job), now);
+  Charge(job.tenant, absl::ToDoubleSeconds(job.charged) * HeldDevices(job), now);
   Apply(job, JobInput::kPlaced, absl::StrCat("attempt ", job.attempt, " on ", NodesOf(decision)), now);
   Send(Effect::Kind::kStart, job);
 }
 
-Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
-  Snapshot snapshot{.now = now, .nodes = NodeViews(now)};
+Snapshot State::TakeSnapshot(absl::Time now, size_t candidates, bool for_forecast) const {
+  Snapshot snapshot{.now = now, .speeds = &speeds_, .nodes = NodeViews(now)};
   const size_t share = std::max<size_t>(1, candidates / std::max<size_t>(1, jobs_.queues().size()));
   std::map<int64_t, int> room;  // jobs that may start, of each sweep with a limit
   for (const auto& [key, queue] : jobs_.queues()) {
     const auto& [service_class, tenant] = key;
     std::vector<const Job*>& jobs = snapshot.waiting[static_cast<size_t>(service_class) - 1][tenant];
-    size_t looks = 0;
-    for (auto job = queue.begin(); job != queue.end() && jobs.size() < share && ++looks <= kLooks; ++job) {
+    size_t within = 0, beyond = 0, looks = 0;
+    for (auto job = queue.begin(); job != queue.end() && within < share && ++looks <= kLooks; ++job) {
       const int limit = (*job)->max_parallel;
-      if (limit > 0 && room.try_emplace((*job)->sweep, limit - jobs_.RunningOf((*job)->sweep)).first->second-- <= 0)
-        continue;
+      const bool is_beyond =
+          limit > 0 && room.try_emplace((*job)->sweep, limit - jobs_.RunningOf((*job)->sweep)).first->second-- <= 0;
+      if (is_beyond && (!for_forecast || beyond == share)) continue;
+      ++(is_beyond ? beyond : within);
       jobs.push_back(*job);
     }
     snapshot.tenants[tenant] = ViewOf(tenant, now);
@@ -282,7 +285,25 @@ Snapshot State::TakeSnapshot(absl::Time now, size_t candidates) const {
   for (const auto& [id, tenant] : tenants_) {
     if (tenant.guaranteed_devices > 0) snapshot.tenants[id] = ViewOf(id, now);
   }
+  if (for_forecast) snapshot.ends_of_sweeps = EndsOfSweeps(now);
   return snapshot;
+}
+
+// Also of what runs on nodes that take no work any more. What was told to stop ends at any moment.
+std::map<int64_t, std::map<int64_t, absl::Time>> State::EndsOfSweeps(absl::Time now) const {
+  std::map<int64_t, std::map<int64_t, absl::Time>> ends;
+  for (const auto& [id, node] : nodes_) {
+    for (const std::string& job_id : jobs_.OnNode(id)) {
+      const Job& job = *Find(job_id);
+      if (job.max_parallel > 0) ends[job.sweep][job.number] = IsStopping(job.state) ? now : ExpectedEnd(job);
+    }
+  }
+  return ends;
+}
+
+absl::Time State::ExpectedEnd(const Job& job) const {
+  return job.expected_end != absl::InfiniteFuture() ? job.expected_end
+                                                    : job.attempt_start + ExpectedDuration(job, speeds_);
 }
 
 TenantView State::ViewOf(const std::string& id, absl::Time now) const {
@@ -312,11 +333,9 @@ std::vector<NodeView> State::NodeViews(absl::Time now) const {
         view.stopping += devices;
         continue;
       }
-      const absl::Time end =
-          job.expected_end != absl::InfiniteFuture() ? job.expected_end : job.attempt_start + ExpectedDuration(job);
       const bool preemptible =
           NextState(job.state, JobInput::kPreempted) && job.attempt_start + options_.preempt_after <= now;
-      view.releases.push_back({end, devices, preemptible ? &job : nullptr, job.tenant});
+      view.releases.push_back({ExpectedEnd(job), devices, preemptible ? &job : nullptr, job.tenant});
     }
     // When a stale attempt ends nobody can say: a trainer may hang in its driver. So it releases nothing that could be
     // planned with.

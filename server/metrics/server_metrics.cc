@@ -18,7 +18,9 @@ const Buckets& Latency() {
 }
 
 // Ready is one that takes work: a queue beside a node that an operator wants empty does not stand still.
-absl::string_view StateOf(const Node& node) {
+absl::string_view StateOf(const Node& node, absl::Time now) {
+  if (node.IsAway(now)) return "disconnected";
+  if (node.leaving) return "drained";
   if (!node.ready) return "lost";
   if (node.IsQuarantined()) return "quarantined";
   if (node.outdated) return "outdated";
@@ -104,7 +106,7 @@ ServerMetrics::ServerMetrics(prometheus::Registry& registry, const std::string& 
     transitions_[state] = &transitions.Add({{"to", name}});
   }
   auto& agents = BuildGauge().Name("luthier_agents").Help("Nodes by state").Register(registry);
-  for (const char* state : {"ready", "drained", "outdated", "lost", "quarantined"})
+  for (const char* state : {"ready", "drained", "outdated", "disconnected", "lost", "quarantined"})
     agents_[state] = &agents.Add({{"state", state}});
   BuildGauge().Name("luthier_build_info").Help("Always 1").Register(registry).Add({{"version", version}}).Set(1);
 }
@@ -146,7 +148,7 @@ void ServerMetrics::ObserveBatch(const State& state, const Writes& writes, absl:
   queue_depth_.Set(static_cast<double>(state.jobs().waiting()));
   oldest_queued_.Set(state.jobs().waiting() == 0 ? 0 : absl::ToDoubleSeconds(now - state.jobs().OldestWaiting()));
   std::map<absl::string_view, int> agents;
-  for (const auto& [id, node] : state.nodes()) ++agents[StateOf(node)];
+  for (const auto& [id, node] : state.nodes()) ++agents[StateOf(node, now)];
   for (const auto& [name, gauge] : agents_) gauge->Set(agents[name]);
 }
 

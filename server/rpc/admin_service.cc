@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
@@ -48,7 +47,7 @@ v1::Token TokenToProto(const Token& token) {
   return message;
 }
 
-// All but the secret.
+// All but the secret. Errors: INVALID_ARGUMENT with every violation.
 absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Time now) {
   std::vector<std::string> violations;
   const auto check = [&](const absl::Status& status) {
@@ -61,14 +60,15 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
               .create_time = now};
   check(CheckId("token_id", token.id));
   const bool of_tenant = token.role == Role::kViewer || token.role == Role::kMember;
-  if (!of_tenant && token.role != Role::kAdmin && token.role != Role::kAgent) {
+  const bool of_none = token.role == Role::kAdmin || token.role == Role::kAgent;
+  if (!of_tenant && !of_none)
     violations.emplace_back("token.role: is missing; give ROLE_VIEWER, ROLE_MEMBER, ROLE_ADMIN or ROLE_AGENT");
-  } else if (of_tenant) {
-    check(CheckId("token.tenant", token.tenant));
-  } else if (!token.tenant.empty()) {
+  if (of_none && !token.tenant.empty()) {
     violations.emplace_back("token.tenant: admins and agents are of no tenant; leave it out");
+  } else if (of_tenant || !token.tenant.empty()) {
+    check(CheckId("token.tenant", token.tenant));
   }
-  if (!token.node.empty() && token.role != Role::kAgent) {
+  if ((of_tenant || token.role == Role::kAdmin) && !token.node.empty()) {
     violations.emplace_back("token.node: only agents are of a node; leave it out");
   } else if (!token.node.empty()) {
     check(CheckId("token.node", token.node, /*dots=*/true));
@@ -82,8 +82,22 @@ absl::StatusOr<Token> ReadToken(const v1::CreateTokenRequest& request, absl::Tim
           "; give a time to come, or leave it out"));
     }
   }
-  if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
+  LUTHIER_RETURN_IF_ERROR(Refusal(violations));
   return token;
+}
+
+// Whether the request may make a token beside `all` that there are.
+absl::Status CheckIsNew(const v1::CreateTokenRequest& request, const std::vector<Token>& all) {
+  if (FindToken(all, request.token_id()) == nullptr) return absl::OkStatus();
+  return absl::AlreadyExistsError(absl::StrCat("token_id: tokens/", request.token_id(), " exists; choose another id"));
+}
+absl::Status CheckLeavesAnAdmin(const v1::CreateTokenRequest& request, const std::vector<Token>& all) {
+  if (!all.empty() || (request.token().role() == v1::ROLE_ADMIN && !request.token().has_expire_time()))
+    return absl::OkStatus();
+  return WithReason(
+      absl::FailedPreconditionError("token.role: every call needs a token once there is one, so the first must be an "
+                                    "admin's that does not expire; make that one first"),
+      "NO_ADMIN");
 }
 
 class AdminService final : public v1::AdminService::Service {
@@ -159,23 +173,14 @@ class AdminService final : public v1::AdminService::Service {
 
   absl::Status Create(Call& call, const v1::CreateTokenRequest& request, v1::CreateTokenResponse& response) {
     call.subject = "tokens/" + request.token_id();
-    const absl::Time now = absl::Now();
-    LUTHIER_ASSIGN_OR_RETURN(Token token, ReadToken(request, now));
+    absl::StatusOr<Token> token = ReadToken(request, absl::Now());
     const std::lock_guard lock(mutex_);
     const std::vector<Token> all = backend_.access.tokens();
-    if (FindToken(all, token.id) != nullptr) {
-      return absl::AlreadyExistsError(absl::StrCat("token_id: tokens/", token.id, " exists; choose another id"));
-    }
-    if (all.empty() && (token.role != Role::kAdmin || token.expire_time != absl::InfiniteFuture())) {
-      return WithReason(absl::FailedPreconditionError(
-                            "token.role: every call needs a token once there is one, so the first must be an "
-                            "admin's that does not expire; make that one first"),
-                        "NO_ADMIN");
-    }
+    LUTHIER_RETURN_IF_ERROR(AllOf({token.status(), CheckIsNew(request, all), CheckLeavesAnAdmin(request, all)}));
     const std::string secret = RandomSecret();
-    token.sha256 = Sha256Hex(secret);
-    LUTHIER_RETURN_IF_ERROR(Record(token));
-    *response.mutable_token() = TokenToProto(token);
+    token->sha256 = Sha256Hex(secret);
+    LUTHIER_RETURN_IF_ERROR(Record(*token));
+    *response.mutable_token() = TokenToProto(*token);
     response.set_secret(secret);
     return absl::OkStatus();
   }
@@ -183,7 +188,7 @@ class AdminService final : public v1::AdminService::Service {
   absl::Status List(const v1::ListTokensRequest& request, v1::ListTokensResponse& response) {
     const auto by_id = [](const Token& token) { return Position(0, token.id); };
     return AddPage("tokens", request, response, backend_.access.tokens(), by_id,
-                   [&](const Token& token) { *response.add_tokens() = TokenToProto(token); });
+                   [&](const Token& token) -> auto& { return *response.add_tokens() = TokenToProto(token); });
   }
 
   absl::Status Revoke(Call& call, const std::string& name, v1::Token& response) {

@@ -178,6 +178,7 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     *payload.mutable_progress() = *read.progress;
     read.update = [progress = *read.progress](v1::FineTuningJob& job) { *job.mutable_progress() = progress; };
     if (const double eta = Number(event, "eta_seconds"); eta > 0) report.time_left = absl::Seconds(eta);
+    report.tokens_per_second = read.progress->tokens_per_second();
   } else if (type == "evaluation") {
     *payload.mutable_evaluation() = EvaluationOf(event);
     read.update = [evaluation = payload.evaluation()](v1::FineTuningJob& job) {
@@ -328,21 +329,28 @@ v1::JobEvent ToProto(const Event& event) {
   return message;
 }
 
-v1::Node ToProto(const Node& node, const State& state) {
+v1::Node ToProto(const Node& node, const State& state, absl::Time now) {
   v1::Node message;
   message.set_name(NodeName(node.id));
   const bool empty = state.jobs().OnNode(node.id).empty();
-  message.set_state(!node.ready              ? v1::Node::LOST
-                    : node.draining && empty ? v1::Node::DRAINED
-                    : node.draining          ? v1::Node::DRAINING
-                    : node.IsQuarantined()   ? v1::Node::QUARANTINED
-                    : node.outdated          ? v1::Node::OUTDATED
-                                             : v1::Node::READY);
-  if (node.IsQuarantined()) {
+  const bool gets_none = node.draining || node.leaving;
+  message.set_state(!node.ready && !node.leaving ? v1::Node::LOST
+                    : gets_none && empty         ? v1::Node::DRAINED
+                    : gets_none                  ? v1::Node::DRAINING
+                    : node.IsQuarantined()       ? v1::Node::QUARANTINED
+                    : node.outdated              ? v1::Node::OUTDATED
+                                                 : v1::Node::READY);
+  if (node.IsQuarantined()) *message.mutable_quarantine_end_time() = ToProto(node.quarantine_end);
+  if (node.IsAway(now)) {
+    message.set_state_reason(absl::StrCat("its agent is not connected, and has ", absl::FormatDuration(kLease),
+                                          " from when it was last heard, or the server was started, to come back: "
+                                          "until then nothing that it runs is given up"));
+  } else if (node.leaving) {
+    message.set_state_reason("its agent is about to end");
+  } else if (node.IsQuarantined()) {
     message.set_state_reason(absl::StrCat("attempts of ", node.losses.size(),
                                           " jobs died here and none got through in between; `luthier node undrain ",
                                           node.id, "` ends the quarantine"));
-    *message.mutable_quarantine_end_time() = ToProto(node.quarantine_end);
   } else if (node.outdated) {
     message.set_state_reason(
         "its agent is of an older version than the server: it goes on with what it runs; update luthier-worker there "
@@ -431,7 +439,7 @@ absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message, const s
       for (const std::string& line : message.log_lines().lines())
         read.report.events.push_back({.type = "log", .message = line});
       break;
-    default: return absl::InvalidArgumentError("report.kind: is not set; give one of AttemptReport");
+    default: break;  // of a newer agent: it has a number like the others, which is recorded with them
   }
   return read;
 }

@@ -45,7 +45,7 @@ StoredSpec ParseStoredSpec(const SpecBytes& bytes);
 v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec);
 v1::FineTuningJob ToProto(const RecordedJob& recorded);
 v1::JobEvent ToProto(const Event& event);
-v1::Node ToProto(const Node& node, const State& state);
+v1::Node ToProto(const Node& node, const State& state, absl::Time now);
 v1::ModelVersion ToProto(const ModelVersion& version);
 
 // What models are compared by: names of figures of an Evaluation, and the figure, if it has that one.

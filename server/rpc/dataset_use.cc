@@ -1,11 +1,13 @@
 #include "server/rpc/dataset_use.h"
 
 #include <cstddef>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
+#include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
@@ -53,14 +55,21 @@ absl::StatusOr<std::vector<DatasetUse>> PartsOf(Store& store, absl::string_view 
 absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection) {
   if (!selection.name.empty()) return PartsOf(store, selection.name);
   std::vector<DatasetUse> parts;
-  if (!selection.train.empty()) LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", selection.train, true, parts));
+  std::vector<absl::Status> missing;
+  // A mixture has room for a million: no more are looked up than are named.
+  const auto add = [&](const char* role, const std::string& reference) {
+    if (reference.empty() || missing.size() == kMostViolations) return;
+    absl::Status added = AddPart(store, role, reference, true, parts);
+    if (!added.ok()) missing.push_back(std::move(added));
+  };
+  add("train", selection.train);
   for (const WeightedDataset& weighted : selection.mixture) {
-    LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", weighted.dataset, true, parts));
-    parts.back().weight = weighted.weight;
+    add("train", weighted.dataset);
+    if (!parts.empty()) parts.back().weight = weighted.weight;
   }
-  if (!selection.validation.empty())
-    LUTHIER_RETURN_IF_ERROR(AddPart(store, "validation", selection.validation, true, parts));
-  if (!selection.test.empty()) LUTHIER_RETURN_IF_ERROR(AddPart(store, "test", selection.test, true, parts));
+  add("validation", selection.validation);
+  add("test", selection.test);
+  LUTHIER_RETURN_IF_ERROR(AllOf(missing));
   return parts;
 }
 

@@ -22,7 +22,7 @@ struct DatasetUse {
   std::string name() const { return absl::StrCat(dataset, "/", file.part()); }
 };
 
-// Errors: NOT_FOUND for a dataset; INVALID_ARGUMENT for a part that it does not have.
+// Errors: NOT_FOUND for a dataset; INVALID_ARGUMENT for a part that it does not have; with the first kMostViolations.
 absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection);
 
 // What the agent fetches for them.

@@ -44,8 +44,11 @@ class DatasetsService final : public v1::DatasetService::Service {
       LUTHIER_ASSIGN_OR_RETURN(std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kDataset));
       if (!call.tenant.empty())
         std::erase_if(all, [&](const Resource& dataset) { return !call.Sees(TenantOf(dataset)); });
-      return AddPage("datasets", *request, *response, all, NewestFirst,
-                     [&](const Resource& dataset) { response->add_datasets()->ParseFromString(dataset.payload); });
+      return AddPage("datasets", *request, *response, all, NewestFirst, [&](const Resource& resource) -> auto& {
+        v1::Dataset& dataset = *response->add_datasets();
+        dataset.ParseFromString(resource.payload);
+        return dataset;
+      });
     });
   }
   grpc::Status DeleteDataset(grpc::ServerContext* context, const v1::DeleteDatasetRequest* request,

@@ -88,7 +88,6 @@ absl::StatusOr<Plan> MakeExportPlan(const v1::FineTuningSpec& spec, const Recipe
   plan.base_model = std::string(absl::StripPrefix(version.base_model(), "baseModels/"));
   plan.datasets = version.name();
   plan.model = spec.output_model();
-  plan.kind = KindOf(spec);
   plan.node_selector = LabelText(recipe.resources.node_selector);
   LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(), AdapterToExport(version));
   if (!merged) {

@@ -20,6 +20,7 @@
 namespace luthier {
 namespace {
 
+// What it says beside the spec of the job.
 absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   std::vector<std::string> violations;
   if (!request.job_id().empty()) {
@@ -28,7 +29,7 @@ absl::Status CheckRequest(const v1::CreateFineTuningJobRequest& request) {
   }
   CheckRequestId(request.request_id(), violations);
   CheckJob(request.job(), violations);
-  return StatusOf(std::move(violations), request.job());
+  return Refusal(violations);
 }
 
 // A job on its way.
@@ -66,6 +67,13 @@ struct CreationCall {
   Creation creation;
 };
 
+// Of a request that is refused. One that would have to wait for its plan costs nothing more.
+absl::Status AllThatIsWrong(Backend& backend, const Creation& creation) {
+  if (!IsOfRequest(creation.checked)) return creation.checked;
+  const v1::FineTuningSpec& spec = creation.request.job().spec();
+  return AllOf({creation.checked, CheckSpec(spec), CheckNames(backend, creation.call, spec)});
+}
+
 // Returns whether a job has to be recorded; if not, the response is there.
 absl::StatusOr<bool> PrepareCreation(Backend& backend, Creation& creation) {
   const v1::CreateFineTuningJobRequest& request = creation.request;
@@ -78,7 +86,7 @@ absl::StatusOr<bool> PrepareCreation(Backend& backend, Creation& creation) {
   creation.identity = {request.request_id(), Sha256Hex(absl::StrCat(creation.body, call.tenant))};
   absl::StatusOr<Submission> made =
       !creation.checked.ok()
-          ? creation.checked
+          ? AllThatIsWrong(backend, creation)
           : Prepare(backend, call, request.job(), request.job_id().empty() ? NewJobId(absl::Now()) : request.job_id(),
                     creation.known_plan);
   // What was right when the request came first, such as its deadline, may be wrong when it is repeated.
@@ -183,8 +191,8 @@ grpc::ServerUnaryReactor* StartJobCreation(Backend& backend, grpc::CallbackServe
 }
 
 absl::Status SubmitJob(Backend& backend, Call& call, const v1::CreateFineTuningJobRequest& request,
-                       v1::FineTuningJob& response, std::string body) {
-  Creation creation{call, request, CheckRequest(request)};
+                       v1::FineTuningJob& response, std::string body, const absl::Status& refused) {
+  Creation creation{call, request, AllOf({refused, CheckRequest(request)})};
   creation.body = std::move(body);
   LUTHIER_ASSIGN_OR_RETURN(const bool to_record, PrepareCreation(backend, creation));
   if (to_record) {

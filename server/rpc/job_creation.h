@@ -16,8 +16,10 @@ namespace luthier {
 grpc::ServerUnaryReactor* StartJobCreation(Backend& backend, grpc::CallbackServerContext& context,
                                            const grpc::ByteBuffer& request, grpc::ByteBuffer& response);
 
-// The same for a call that waits. `body`: by what a repeated request is known; empty: by `request`.
+// The same for a call that waits. `body`: by what a repeated request is known; empty: by `request`. `refused`: what is
+// wrong with that of which the request was made, to be said with what is wrong with it.
 absl::Status SubmitJob(Backend& backend, Call& call, const v1::CreateFineTuningJobRequest& request,
-                       v1::FineTuningJob& response, std::string body = "");
+                       v1::FineTuningJob& response, std::string body = "",
+                       const absl::Status& refused = absl::OkStatus());
 
 }  // namespace luthier

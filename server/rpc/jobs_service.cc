@@ -37,7 +37,8 @@ using google::protobuf::util::FieldMaskUtil;
 constexpr const char* kChangeable = "priority, labels, retention or deadline";
 // A client may not make the server prepare a statement for every list it thinks of.
 constexpr int kMaxEventTypes = 16;
-// Jobs that a forecast looks at. It grows with their square: some 50 ms for these.
+// Jobs that a forecast looks at, and as many that wait for others of their sweep: up to 600. It grows with their
+// square: some 50 ms for 300.
 constexpr size_t kForecastCandidates = 300;
 // Jobs whose labels a call looks at, which takes some 30 ms: the record does not know labels.
 constexpr int kLabelCandidates = 1000;
@@ -229,17 +230,17 @@ class JobsService final : public JobsBase {
     query.limit = filter.labels.empty() ? size : std::max(size, kLabelCandidates);
     LUTHIER_ASSIGN_OR_RETURN(const JobPage found, backend_.store.ListJobs(query));
     int64_t next = found.next, looked_at = 0;
-    size_t bytes = 0;
+    PageRoom room(size);
     std::vector<v1::FineTuningJob*> messages;
     for (const RecordedJob& job : found.jobs) {
-      if (response.jobs_size() == size || bytes > kMostPageBytes) {
+      if (room.IsFull()) {
         next = looked_at;
         break;
       }
       looked_at = job.job.number;
       v1::FineTuningJob message = ToProto(job);
       if (!filter.MatchesLabels(message)) continue;
-      bytes += message.ByteSizeLong();
+      room.Take(message);
       messages.push_back(response.add_jobs());
       *messages.back() = std::move(message);
     }
@@ -352,26 +353,29 @@ class JobsService final : public JobsBase {
     job.set_priority(original.priority());
     if (original.has_retention()) *job.mutable_retention() = original.retention();
     // Not the deadline: that of a job which is over mostly is, too.
+    google::protobuf::FieldMask mask;
     std::vector<std::string> violations;
     for (const std::string& path : request.update_mask().paths()) {
       const std::string root = path.substr(0, path.find('.'));
       const bool settable = root == "spec" || path == "labels" || path == "tenant" || path == "service_class" ||
                             path == "priority" || path == "retention" || path == "deadline";
-      if (settable && FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) continue;
+      if (settable && FieldMaskUtil::IsValidPath<v1::FineTuningJob>(path)) {
+        mask.add_paths(path);
+        continue;
+      }
       violations.push_back(absl::StrCat("update_mask: ", Shown(path),
                                         " is no field that a clone can have of its own; give "
                                         "spec or a field of it, labels, tenant, service_class, priority, retention or "
                                         "deadline"));
     }
-    LUTHIER_RETURN_IF_ERROR(Refusal(violations));
     FieldMaskUtil::MergeOptions replace;
     replace.set_replace_message_fields(true);
     replace.set_replace_repeated_fields(true);
-    if (absl::c_linear_search(request.update_mask().paths(), "labels"))
-      job.clear_labels();  // maps are merged whatever the options
-    FieldMaskUtil::MergeMessageTo(request.job(), request.update_mask(), replace, &job);
+    if (absl::c_linear_search(mask.paths(), "labels")) job.clear_labels();  // maps are merged whatever the options
+    FieldMaskUtil::MergeMessageTo(request.job(), mask, replace, &job);
     // Of the request: repeated, it is the same one whatever the other job has become by then.
-    return SubmitJob(backend_, call, creation, response, absl::StrCat("clone\n", DeterministicBytes(request)));
+    return SubmitJob(backend_, call, creation, response, absl::StrCat("clone\n", DeterministicBytes(request)),
+                     Refusal(violations));
   }
 
   // What the request names stays as it is in the job that is asked for: repeated, it is the same one whatever an alias
@@ -393,12 +397,11 @@ class JobsService final : public JobsBase {
     response = plan->estimate;
     *response.mutable_resolved() = plan->job.resolved();
     *response.mutable_warnings() = plan->job.warnings();
-    const Planner::Expected expected = backend_.planner.DurationOf(*plan);
-    if (expected.duration) *response.mutable_duration() = ToProto(*expected.duration);
-    response.set_duration_reason(expected.reason);
     Job job;
     SetNeeds(*plan, job);
     return backend_.loop.Run([&](State& state, absl::Time) {
+      if (const auto duration = KnownDuration(job, state.speeds())) *response.mutable_duration() = ToProto(*duration);
+      response.set_duration_reason(DurationReason(job, state.speeds()));
       for (const std::string& id : FittingNodes(job, state.nodes())) response.add_fitting_nodes("nodes/" + id);
       return absl::OkStatus();
     });
@@ -418,7 +421,8 @@ class JobsService final : public JobsBase {
       response.set_pending_reason(reason.message);
       response.set_tenant_summary(state.SummaryOf(live->tenant, now));
       // Played forward outside of the loop, where nothing waits for it.
-      if (IsWaiting(live->state)) detached = Detach(state.TakeSnapshot(now, kForecastCandidates));
+      if (IsWaiting(live->state))
+        detached = Detach(state.TakeSnapshot(now, kForecastCandidates, /*for_forecast=*/true));
       return absl::OkStatus();
     }));
     if (detached == nullptr) return absl::OkStatus();

@@ -123,8 +123,11 @@ class ModelsService final : public v1::ModelService::Service {
                               v1::ListBaseModelsResponse* response) override {
     return Handle(backend_, *context, "ListBaseModels", [&](Call&) -> absl::Status {
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Resource> all, backend_.store.ListResources(ResourceKind::kBaseModel));
-      return AddPage("baseModels", *request, *response, all, NewestFirst,
-                     [&](const Resource& resource) { response->add_base_models()->ParseFromString(resource.payload); });
+      return AddPage("baseModels", *request, *response, all, NewestFirst, [&](const Resource& resource) -> auto& {
+        v1::BaseModel& model = *response->add_base_models();
+        model.ParseFromString(resource.payload);
+        return model;
+      });
     });
   }
   grpc::Status ListModels(grpc::ServerContext* context, const v1::ListModelsRequest* request,
@@ -139,11 +142,12 @@ class ModelsService final : public v1::ModelService::Service {
         return Position(-absl::ToUnixMicros(version.create_time), version.model);
       };
       absl::c_sort(newest, [&](const ModelVersion& a, const ModelVersion& b) { return position(a) < position(b); });
-      return AddPage("models", *request, *response, newest, position, [&](const ModelVersion& version) {
+      return AddPage("models", *request, *response, newest, position, [&](const ModelVersion& version) -> auto& {
         v1::Model& model = *response->add_models();
         model.set_name("models/" + version.model);
         model.set_latest_version(version.version);
         *model.mutable_create_time() = ToProto(version.create_time);
+        return model;
       });
     });
   }
@@ -155,9 +159,10 @@ class ModelsService final : public v1::ModelService::Service {
       if (versions.empty()) return DoesNotExist(request->parent());
       LUTHIER_ASSIGN_OR_RETURN(const std::vector<Alias> aliases, backend_.store.Aliases(model));
       const auto position = [](const ModelVersion& version) { return Position(-version.version, ""); };
-      return AddPage(request->parent(), *request, *response, versions, position, [&](const ModelVersion& version) {
-        *response->add_model_versions() = WithAliases(version, aliases);
-      });
+      return AddPage(request->parent(), *request, *response, versions, position,
+                     [&](const ModelVersion& version) -> auto& {
+                       return *response->add_model_versions() = WithAliases(version, aliases);
+                     });
     });
   }
   grpc::Status GetModelVersion(grpc::ServerContext* context, const v1::GetModelVersionRequest* request,

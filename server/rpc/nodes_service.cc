@@ -22,16 +22,16 @@ class NodesService final : public v1::NodeService::Service {
                          v1::ListNodesResponse* response) override {
     return Handle(backend_, *context, "ListNodes", [&](Call& call) -> absl::Status {
       std::vector<v1::Node> nodes;
-      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time) {
+      LUTHIER_RETURN_IF_ERROR(backend_.loop.Run([&](State& state, absl::Time now) {
         for (const auto& [id, node] : state.nodes()) {
-          nodes.push_back(ToProto(node, state));
+          nodes.push_back(ToProto(node, state, now));
           if (!call.tenant.empty()) HideOthers(call, state, nodes.back());
         }
         return absl::OkStatus();
       }));
       const auto by_name = [](const v1::Node& node) { return Position(0, node.name()); };
       return AddPage("nodes", *request, *response, nodes, by_name,
-                     [&](const v1::Node& node) { *response->add_nodes() = node; });
+                     [&](const v1::Node& node) -> auto& { return *response->add_nodes() = node; });
     });
   }
   grpc::Status DrainNode(grpc::ServerContext* context, const v1::DrainNodeRequest* request,
@@ -69,7 +69,7 @@ class NodesService final : public v1::NodeService::Service {
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       LUTHIER_RETURN_IF_ERROR(step(state, id, now));
       const auto node = state.nodes().find(id);
-      if (node != state.nodes().end()) response = ToProto(node->second, state);
+      if (node != state.nodes().end()) response = ToProto(node->second, state, now);
       response.set_name(name);
       return absl::OkStatus();
     });

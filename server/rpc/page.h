@@ -20,8 +20,22 @@ namespace luthier {
 // Where an item stands in its list: by the number, then by the text.
 using Position = std::pair<int64_t, std::string>;
 
-// A page ends before it is larger: gRPC's clients refuse messages beyond 4 MiB, unless they are told to take them.
-constexpr size_t kMostPageBytes = size_t{3} << 20;
+// What a page has room for: so many items, and no more of them once they have 3 MiB. gRPC's clients refuse messages
+// beyond 4 MiB, unless they are told to take them; the rest is for the last item.
+class PageRoom {
+ public:
+  explicit PageRoom(int items) : items_(items) {}
+  bool IsFull() const { return items_ <= 0 || bytes_ > (size_t{3} << 20); }
+  template <typename Message>
+  void Take(const Message& added) {
+    --items_;
+    bytes_ += added.ByteSizeLong();
+  }
+
+ private:
+  int items_;
+  size_t bytes_ = 0;
+};
 
 struct PageRequest {
   int size = 0;                   // above 0
@@ -35,18 +49,16 @@ struct PageRequest {
 absl::StatusOr<PageRequest> ParsePage(absl::string_view list, int page_size, const std::string& page_token);
 std::string PageToken(absl::string_view list, const Position& after);
 
-// Adds a page of `items`, which are in the order of their positions, to an empty response. Errors: as ParsePage.
+// Adds a page of `items`, which are in the order of their positions, to an empty response. `add` returns the message
+// that it added. Errors: as ParsePage.
 template <typename Request, typename Response, typename Item, typename PositionOf, typename Add>
 absl::Status AddPage(absl::string_view list, const Request& request, Response& response, const std::vector<Item>& items,
                      PositionOf position_of, Add add) {
   LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
   auto item = std::find_if(items.begin(), items.end(),
                            [&](const Item& each) { return !page.after || position_of(each) > *page.after; });
-  constexpr int kItemsBetweenLooks = 16;  // at the size, which is counted anew each time
-  for (int added = 0; item != items.end() && added < page.size; ++item, ++added) {
-    if (added % kItemsBetweenLooks == 0 && response.ByteSizeLong() > kMostPageBytes) break;
-    add(*item);
-  }
+  PageRoom room(page.size);
+  for (; item != items.end() && !room.IsFull(); ++item) room.Take(add(*item));
   if (item != items.end()) response.set_next_page_token(PageToken(list, position_of(*std::prev(item))));
   return absl::OkStatus();
 }

@@ -1,31 +1,21 @@
 #include "server/rpc/plan.h"
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "lib/plan/trainer_spec.h"
 #include "nlohmann/json.hpp"
 #include "server/rpc/convert.h"
 
 namespace luthier {
 
-std::string KindOnOneDevice(const v1::FineTuningSpec& spec) {
-  const char* tuning = spec.has_model_export() ? "export" : spec.has_full() ? "full" : "lora";
-  return absl::StrCat(absl::StripPrefix(spec.base_model(), "baseModels/"), " ", tuning);
-}
-
-std::string KindOf(const v1::FineTuningSpec& spec) {
-  const v1::Resources& resources = spec.resources();
-  return absl::StrCat(resources.nodes() > 1 ? absl::StrCat(resources.nodes(), "-node ") : "",
-                      resources.devices() > 1 ? absl::StrCat(resources.devices(), "-device ") : "",
-                      KindOnOneDevice(spec));
-}
-
 void SetNeeds(const Plan& plan, Job& job) {
+  job.base_model = plan.base_model;
   job.nodes = plan.nodes;
   job.devices = plan.devices;
   job.cpu_memory_bytes = plan.cpu_memory_bytes;
   job.gpu_memory_bytes = plan.gpu_memory_bytes;
   job.node_selector = plan.node_selector;
+  job.tuning = plan.tuning;
+  job.work_tokens = plan.work_tokens;
+  job.estimate = plan.duration;
 }
 
 void AddResolved(const std::string& field, const std::string& value, const std::string& reason,

@@ -3,7 +3,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
 #include "absl/time/time.h"
@@ -16,12 +15,6 @@
 #include "server/core/job.h"
 
 namespace luthier {
-
-// Whose speeds can be compared: `base lora`, `base full` or `base export`, and `2-node 4-device base lora`.
-std::string KindOf(const v1::FineTuningSpec& spec);
-
-// Of the same on one device: `base lora`.
-std::string KindOnOneDevice(const v1::FineTuningSpec& spec);
 
 // A base model as far as planning needs it.
 struct LoadedModel {
@@ -39,9 +32,9 @@ struct Plan {
   int nodes = 1, devices = 1;                          // as in Job
   int64_t cpu_memory_bytes = 0, gpu_memory_bytes = 0;  // as in Job, as is
   std::string node_selector;
-  std::string kind;                            // of `job.spec`
-  int64_t work_tokens = 0;                     // that training processes in all
-  std::optional<absl::Duration> duration;      // of an export, whose speed nobody reports
+  Tuning tuning = Tuning::kNone;               // as in Job
+  int64_t work_tokens = 0;                     // as in Job
+  absl::Duration duration;                     // of an export, whose speed nobody reports; 0: of training
   v1::EstimateFineTuningJobResponse estimate;  // what depends on the spec alone
   v1::FineTuningJob job;                       // `spec`, `resolved`, `warnings`
   v1::StartAttempt start;                      // inputs and trainer spec
@@ -49,7 +42,7 @@ struct Plan {
   std::shared_ptr<const std::string> record;   // both, as the record takes them
 };
 
-// What the job asks of its nodes.
+// What the job asks of its nodes, and what it has to do there.
 void SetNeeds(const Plan& plan, Job& job);
 
 // Fills in the forms in which the record and answers take what a plan says. Last.

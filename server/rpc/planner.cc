@@ -34,9 +34,6 @@ constexpr size_t kPlans = 256;
 constexpr size_t kRows = 4096;
 constexpr size_t kModels = 64;
 
-// Whatever speed an agent reports: a tenant is charged for what its jobs are expected to take.
-constexpr absl::Duration kLongestJob = absl::Hours(24 * 365);
-
 // Of a job that trains. Errors: INVALID_ARGUMENT with every violation.
 absl::StatusOr<JobSpec> ReadSpec(const v1::FineTuningSpec& spec) {
   v1::FineTuningJob job;
@@ -207,7 +204,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
   plan.start.set_trainer_spec_json(TrainerSpecJson(plan.base_model, resolved.recipe));
   AddBaseModel(model->message, plan.start);
   AddInputs(parts, plan.start);
-  plan.kind = KindOf(message);
+  plan.tuning = message.has_full() ? Tuning::kFull : Tuning::kLora;
   plan.work_tokens = resolved.total_steps * resolved.recipe.training.batch_tokens.value_or(0);
   FillEstimate(resolved, rows, plan.estimate);
   std::set<std::string> datasets;
@@ -354,33 +351,6 @@ Planner::Limits Planner::LimitsOfNodes() {
   }
   most.nodes = static_cast<int>(nodes_.size());
   return most;
-}
-
-Planner::Expected Planner::DurationOf(const Plan& plan) {
-  if (plan.duration) return {plan.duration, "from the size of the model"};
-  const auto at = [&](double tokens_per_second) {
-    return std::min(absl::Seconds(static_cast<double>(plan.work_tokens) / tokens_per_second), kLongestJob);
-  };
-  const std::lock_guard lock(mutex_);
-  if (const auto speed = speeds_.find(plan.kind); speed != speeds_.end())
-    return {at(speed->second), absl::StrCat("from the speed of other ", plan.kind, " jobs")};
-  // Devices wait for each other at every step, which none of those that were measured did.
-  const std::string kind = KindOnOneDevice(plan.job.spec());
-  if (const auto speed = speeds_.find(kind); speed != speeds_.end()) {
-    const int ranks = plan.nodes * plan.devices;
-    return {at(speed->second * ranks), absl::StrCat("from the speed of ", kind, " jobs on one device, times ", ranks,
-                                                    "; the time in which ranks add up their gradients",
-                                                    plan.nodes > 1 ? " over the network" : "", " is not in it")};
-  }
-  return {std::nullopt, absl::StrCat("no ", plan.kind, " job has reported its speed to this server since it started")};
-}
-
-void Planner::ObserveSpeed(const std::string& kind, double tokens_per_second) {
-  if (!(tokens_per_second > 0)) return;
-  const std::lock_guard lock(mutex_);
-  const auto [speed, first] = speeds_.try_emplace(kind, tokens_per_second);
-  // A report is the mean of some steps already; the newest of several machines must not decide alone.
-  if (!first) speed->second = 0.9 * speed->second + 0.1 * tokens_per_second;
 }
 
 void Planner::Forget() {

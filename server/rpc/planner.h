@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
 #include "lib/artifact/artifact_store.h"
 #include "lib/plan/resolve.h"
 #include "luthier/v1/jobs.pb.h"
@@ -52,16 +51,6 @@ class Planner {
   absl::StatusOr<std::shared_ptr<const Plan>> PlanOf(const v1::FineTuningSpec& spec, const Asker& asker = {});
   // What PlanOf() would answer at once; null where it would have to make the plan.
   std::shared_ptr<const Plan> KnownPlanOf(const v1::FineTuningSpec& spec);
-
-  struct Expected {
-    std::optional<absl::Duration> duration;
-    std::string reason;  // how that is known, or why it is not
-  };
-  // How long a plan takes, if jobs of its kind, or of the same on one device, have reported their speed since the
-  // server started, or it is an export.
-  Expected DurationOf(const Plan& plan);
-  // A progress report of a job.
-  void ObserveSpeed(const std::string& kind, double tokens_per_second);
 
   // What a node has: the largest device decides what cannot fit, the most devices and the number of nodes what has to
   // wait for others.
@@ -106,9 +95,8 @@ class Planner {
   RecentlyUsed<std::shared_ptr<const Plan>> plans_;
   RecentlyUsed<DatasetFacts> rows_;
   RecentlyUsed<std::shared_ptr<const LoadedModel>> models_;
-  int64_t forgotten_ = 0;                 // what was planned before a Forget() is not kept
-  std::map<std::string, Limits> nodes_;   // by id
-  std::map<std::string, double> speeds_;  // tokens a second, by kind
+  int64_t forgotten_ = 0;                // what was planned before a Forget() is not kept
+  std::map<std::string, Limits> nodes_;  // by id
 };
 
 }  // namespace luthier

@@ -99,7 +99,7 @@ class QueueService final : public v1::QueueService::Service {
       }));
       const auto by_name = [](const v1::Tenant& tenant) { return Position(0, tenant.name()); };
       return AddPage("tenants", *request, *response, tenants, by_name,
-                     [&](const v1::Tenant& tenant) { *response->add_tenants() = tenant; });
+                     [&](const v1::Tenant& tenant) -> auto& { return *response->add_tenants() = tenant; });
     });
   }
   grpc::Status UpdateTenant(grpc::ServerContext* context, const v1::UpdateTenantRequest* request,

@@ -392,7 +392,6 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     bool current = false;                      // its attempt is the current one
     bool fresh = false;                        // of the leading node, and it had not been recorded before
     bool job_over = false;                     // its job will not run again
-    int64_t job = 0;                           // number
     std::unique_ptr<BlobPins> pins = nullptr;  // of a checkpoint, until the record names its files
   };
 
@@ -459,9 +458,9 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   // Loop thread.
   absl::Status RecordInState(State& state, Recording& recording, absl::Time now) {
     if (!recording.read.ok()) return recording.read.status();
+    if (refused_) return absl::AbortedError("a report before this one was refused; register again and send both");
     const AttemptId attempt = recording.read->report.attempt;
     const Job* job = state.Find(attempt.job);
-    recording.job = job != nullptr ? job->number : 0;
     recording.fresh = job != nullptr && job->node == node_ && recording.message.sequence() > job->last_report;
     Report report = CompleteReport(*recording.read, job != nullptr ? job->report : "");
     recording.current = state.Record(std::move(report), now);
@@ -471,18 +470,20 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
 
   // Loop thread, after the commit.
   void OnRecorded(const Recording& recording, const absl::Status& status) {
-    // A report that could not be recorded ends the session: a later one would leave a gap. The agent dials again and
-    // sends both.
-    if (!status.ok() && !absl::IsInvalidArgument(status)) return End(status);
+    // A report that could not be recorded (the disk was full) ends the session, and what is under way behind it is not
+    // taken either, or there would be a gap for ever. The agent dials again and sends them all.
+    if (!status.ok() && !absl::IsInvalidArgument(status)) {
+      refused_ = true;
+      return End(status);
+    }
     const v1::AttemptReport& message = recording.message;
-    if (recording.current && recording.fresh && recording.read->progress)
-      ObserveProgress(*recording.read, recording.job);
+    if (recording.current && recording.fresh && recording.read->progress) ObserveProgress(*recording.read);
     v1::SessionResponse ack;
     ack.mutable_report_ack()->set_attempt(message.attempt());
     ack.mutable_report_ack()->set_sequence(message.sequence());
     ack.mutable_report_ack()->set_job_over(recording.job_over);
     Send(std::move(ack));
-    // Of one that was not understood (a newer agent may have sent it) nothing follows for its attempt.
+    // Of one whose attempt has no name nothing follows.
     if (status.ok() && !recording.current && !message.has_ended()) {
       v1::SessionResponse stop;
       stop.mutable_stop_attempt()->set_attempt(message.attempt());
@@ -496,15 +497,8 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     if (read_on) ReadOn();
   }
 
-  // Loop thread, whose connection it reads.
-  void ObserveProgress(const AgentReport& read, int64_t job) {
+  void ObserveProgress(const AgentReport& read) {
     const v1::JobProgress& progress = *read.progress;
-    auto [kind, first] = kinds_.try_emplace(job);
-    if (first) {
-      const absl::StatusOr<SpecBytes> spec = backend_.store.Spec(job);
-      if (spec.ok()) kind->second = KindOf(ParseStoredSpec(*spec).job.spec());
-    }
-    backend_.planner.ObserveSpeed(kind->second, progress.tokens_per_second());
     backend_.metrics.ObserveProgress(read.report.attempt.job, progress.tokens_per_second(),
                                      FromProto(progress.step_duration()), progress.tokens());
   }
@@ -514,11 +508,11 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
   const grpc::ServerContextBase& context_;  // until the stream is finished
   const absl::Time start_ = absl::Now();
   Call call_;
-  std::shared_ptr<Session> self_;         // until gRPC is done with it
-  v1::SessionRequest request_;            // of the read under way
-  v1::SessionResponse response_;          // of the write under way
-  std::string node_;                      // set once, before the session is known to others
-  std::map<int64_t, std::string> kinds_;  // of the jobs that report progress here; loop thread only
+  std::shared_ptr<Session> self_;  // until gRPC is done with it
+  v1::SessionRequest request_;     // of the read under way
+  v1::SessionResponse response_;   // of the write under way
+  std::string node_;               // set once, before the session is known to others
+  bool refused_ = false;           // one of its reports was; loop thread only
 
   std::mutex mutex_;  // of what follows
   std::deque<v1::SessionResponse> messages_;

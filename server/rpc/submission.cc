@@ -1,10 +1,11 @@
 #include "server/rpc/submission.h"
 
 #include <map>
+#include <set>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "lib/base/status_macros.h"
@@ -22,21 +23,47 @@ constexpr size_t kMaxRequestId = 64;
 // The most that a Duration of protobuf may hold, 10,000 years: no client could print a job with more.
 constexpr int64_t kMaxRetentionSeconds = 315576000000;
 
-// What a spec names must be the caller's own; base models are everybody's.
-absl::Status CheckVisible(Backend& backend, const Call& call, const v1::FineTuningSpec& spec) {
-  if (call.tenant.empty()) return absl::OkStatus();
-  const v1::DatasetSelection& selection = spec.dataset();
-  std::vector<absl::string_view> references = {selection.dataset(), selection.train(), selection.validation(),
-                                               selection.test()};
-  for (const v1::WeightedDataset& weighted : selection.mixture()) references.push_back(weighted.dataset());
-  for (absl::string_view reference : references) {
-    if (reference.empty()) continue;
+// The same error, about a field.
+absl::Status InField(absl::string_view field, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(field, ": ", absl::StripPrefix(status.message(), "name: ")));
+}
+
+// As the caller gave it if it may be a name; what may be none has line breaks, or a megabyte.
+std::string NameShown(absl::string_view collection, const std::string& id) {
+  return absl::StrCat(collection, CheckId("", id, /*dots=*/true).ok() ? id : Shown(id));
+}
+
+// Those that a spec names must be the caller's own. Of one that is not, the first field is told that names it; of many
+// the first few: a mixture has room for a million.
+absl::Status CheckDatasets(Backend& backend, const Call& call, const v1::DatasetSelection& selection) {
+  std::vector<std::pair<absl::string_view, absl::string_view>> named = {{"dataset", selection.dataset()},
+                                                                        {"dataset.train", selection.train()},
+                                                                        {"dataset.validation", selection.validation()},
+                                                                        {"dataset.test", selection.test()}};
+  for (const v1::WeightedDataset& weighted : selection.mixture())
+    named.emplace_back("dataset.mixture", weighted.dataset());
+  std::set<std::string> seen;
+  std::vector<absl::Status> missing;
+  for (auto [field, reference] : named) {
     absl::ConsumePrefix(&reference, "datasets/");
     const std::string id(reference.substr(0, reference.find('/')));
+    if (id.empty() || !seen.insert(id).second) continue;
     const absl::StatusOr<Resource> dataset = backend.store.GetResource(ResourceKind::kDataset, id);
-    if (!dataset.ok() || !call.Sees(TenantOf(*dataset))) return DoesNotExist("datasets/" + id);
+    if (dataset.ok() && call.Sees(TenantOf(*dataset))) continue;
+    if (!dataset.ok() && !absl::IsNotFound(dataset.status())) return dataset.status();
+    missing.push_back(InField(field, DoesNotExist(NameShown("datasets/", id))));
+    if (missing.size() == kMostViolations) break;
   }
-  return absl::OkStatus();
+  return AllOf(missing);
+}
+
+absl::Status CheckBaseModel(Backend& backend, const std::string& name) {
+  if (name.empty()) return absl::OkStatus();
+  const std::string id(absl::StripPrefix(name, "baseModels/"));
+  const absl::Status found = backend.store.GetResource(ResourceKind::kBaseModel, id).status();
+  if (!absl::IsNotFound(found)) return found;
+  return InField("base_model", DoesNotExist(NameShown("baseModels/", id)));
 }
 
 // The version that a field names. Errors: those of FindVersion, about the field.
@@ -44,8 +71,7 @@ absl::StatusOr<v1::ModelVersion> VersionIn(absl::string_view field, Backend& bac
                                            const std::string& name) {
   absl::StatusOr<v1::ModelVersion> version = FindVersion(backend.store, call, name);
   if (version.ok()) return version;
-  return absl::Status(version.status().code(),
-                      absl::StrCat(field, ": ", absl::StripPrefix(version.status().message(), "name: ")));
+  return InField(field, version.status());
 }
 
 // Puts the number of a version in the place of an alias, which may point to another one tomorrow.
@@ -68,6 +94,19 @@ absl::Status SettleExport(Backend& backend, const Call& call, v1::FineTuningSpec
   const char* suffix = wanted.format() == v1::ModelExport::GGUF_ADAPTER ? "-gguf" : "-merged";
   spec.set_output_model(absl::StrCat(name.model, suffix));
   return absl::OkStatus();
+}
+
+// The plan of a spec, as PlanFor() has it, but for its errors: whatever is noticed first.
+absl::StatusOr<std::shared_ptr<const Plan>> FindPlan(Backend& backend, const Call& call, const std::string& tenant,
+                                                     const v1::FineTuningSpec& spec,
+                                                     std::shared_ptr<const Plan> known) {
+  if (!call.tenant.empty()) LUTHIER_RETURN_IF_ERROR(CheckDatasets(backend, call, spec.dataset()));
+  const Planner::Asker asker = {tenant, [&call] { return call.IsAbandoned(); }};
+  if (!NamesVersion(spec)) return known != nullptr ? known : backend.planner.PlanOf(spec, asker);
+  v1::FineTuningSpec settled = spec;
+  LUTHIER_RETURN_IF_ERROR(spec.has_model_export() ? SettleExport(backend, call, settled)
+                                                  : SettleStart(backend, call, *settled.mutable_lora()));
+  return backend.planner.PlanOf(settled, asker);
 }
 
 }  // namespace
@@ -101,12 +140,6 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
   CheckLabels(job, violations);
   CheckRetention(job, violations);
   CheckDeadline(job, absl::Now(), violations);
-}
-
-absl::Status StatusOf(std::vector<std::string> violations, const v1::FineTuningJob& job) {
-  if (violations.empty()) return absl::OkStatus();
-  if (const absl::Status spec = CheckSpec(job.spec()); !spec.ok()) violations.emplace_back(spec.message());
-  return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
 }
 
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
@@ -147,6 +180,16 @@ absl::Status WithoutOthers(const Call& call, absl::Status status) {
                     "REQUEST_ID_REUSED");
 }
 
+absl::Status CheckNames(Backend& backend, const Call& call, const v1::FineTuningSpec& spec) {
+  absl::Status version;
+  if (spec.has_model_export()) {
+    version = VersionIn("model_export.model_version", backend, call, spec.model_export().model_version()).status();
+  } else if (!spec.lora().start_from().empty()) {
+    version = VersionIn("lora.start_from", backend, call, spec.lora().start_from()).status();
+  }
+  return AllOf({CheckBaseModel(backend, spec.base_model()), version, CheckDatasets(backend, call, spec.dataset())});
+}
+
 bool NamesVersion(const v1::FineTuningSpec& spec) {
   return spec.has_model_export() || !spec.lora().start_from().empty();
 }
@@ -158,13 +201,11 @@ std::string TenantOf(const Call& call, const std::string& wanted) {
 
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const std::string& tenant,
                                                     const v1::FineTuningSpec& spec, std::shared_ptr<const Plan> known) {
-  LUTHIER_RETURN_IF_ERROR(CheckVisible(backend, call, spec));
-  const Planner::Asker asker = {tenant, [&call] { return call.IsAbandoned(); }};
-  if (!NamesVersion(spec)) return known != nullptr ? known : backend.planner.PlanOf(spec, asker);
-  v1::FineTuningSpec settled = spec;
-  LUTHIER_RETURN_IF_ERROR(spec.has_model_export() ? SettleExport(backend, call, settled)
-                                                  : SettleStart(backend, call, *settled.mutable_lora()));
-  return backend.planner.PlanOf(settled, asker);
+  absl::StatusOr<std::shared_ptr<const Plan>> plan = FindPlan(backend, call, tenant, spec, std::move(known));
+  if (!absl::IsInvalidArgument(plan.status()) && !absl::IsNotFound(plan.status())) return plan;
+  // It says the first that was noticed.
+  LUTHIER_RETURN_IF_ERROR(AllOf({CheckSpec(spec), CheckNames(backend, call, spec)}));
+  return plan;
 }
 
 absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1::FineTuningJob& wanted,
@@ -180,7 +221,6 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   *made.own.mutable_labels() = wanted.labels();
   Job& job = made.job;
   job.id = id;
-  job.base_model = made.plan->base_model;
   job.datasets = made.plan->datasets;
   job.model = made.plan->model;
   SetNeeds(*made.plan, job);
@@ -190,7 +230,6 @@ absl::StatusOr<Submission> Prepare(Backend& backend, const Call& call, const v1:
   if (wanted.service_class() != v1::SERVICE_CLASS_UNSPECIFIED) {
     job.service_class = static_cast<ServiceClass>(wanted.service_class());
   }
-  job.estimate = backend.planner.DurationOf(*made.plan).duration.value_or(absl::ZeroDuration());
   return made;
 }
 

@@ -30,10 +30,6 @@ void CheckLabels(const v1::FineTuningJob& job, std::vector<std::string>& violati
 // What is wrong with what a job has beside its spec.
 void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 
-// INVALID_ARGUMENT with all of them, and with what is wrong with the spec of the job: else that is read only once it is
-// planned, and the caller would have to try again to hear of it. OK if there are none.
-absl::Status StatusOf(std::vector<std::string> violations, const v1::FineTuningJob& job);
-
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations);
 // A deadline lies after `now`.
 void CheckDeadline(const v1::FineTuningJob& job, absl::Time now, std::vector<std::string>& violations);
@@ -46,6 +42,9 @@ void CheckRequestId(const std::string& id, std::vector<std::string>& violations)
 // The words of another tenant's job are not for the caller.
 absl::Status WithoutOthers(const Call& call, absl::Status status);
 
+// What a spec names and the caller does not have, of each the field. Errors: NOT_FOUND; INVALID_ARGUMENT for no name.
+absl::Status CheckNames(Backend& backend, const Call& call, const v1::FineTuningSpec& spec);
+
 // Whether it goes on from a version of a model, or exports one.
 bool NamesVersion(const v1::FineTuningSpec& spec);
 
@@ -53,7 +52,7 @@ bool NamesVersion(const v1::FineTuningSpec& spec);
 std::string TenantOf(const Call& call, const std::string& wanted = "");
 
 // Checks what a spec names for the caller, and plans it, unless its plan is `known` already, in the turn of `tenant`
-// and as long as the caller waits. Errors: as Planner::PlanOf.
+// and as long as the caller waits. Errors: as Planner::PlanOf, with all that is wrong with the spec and what it names.
 absl::StatusOr<std::shared_ptr<const Plan>> PlanFor(Backend& backend, const Call& call, const std::string& tenant,
                                                     const v1::FineTuningSpec& spec,
                                                     std::shared_ptr<const Plan> known = nullptr);

@@ -48,20 +48,22 @@ std::string JobId(const std::string& sweep, size_t index) { return absl::StrCat(
 
 absl::Status CheckGrid(const v1::Sweep& sweep) {
   std::vector<std::string> violations;
-  int64_t more = 0;  // a message has room for a million fields
   const auto add = [&](const v1::SweepField& field, const char* wrong) {
-    if (violations.size() < kMostViolations) {
-      violations.push_back(absl::StrCat("grid: ", Shown(field.field()), wrong));
-    } else {
-      ++more;
-    }
+    violations.push_back(absl::StrCat("grid: ", Shown(field.field()), wrong));
   };
   std::set<std::string> fields;
   for (const v1::SweepField& field : sweep.grid()) {
     if (field.values().empty()) add(field, " has no values; give one or more");
     if (!fields.insert(field.field()).second) add(field, " is there twice; give it once");
   }
-  return Refusal(violations, more);
+  return Refusal(violations);
+}
+
+// Only of a new sweep: those of before this limit stay.
+absl::Status CheckFields(const v1::Sweep& sweep) {
+  if (sweep.grid_size() <= kMaxFields) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("grid: has ", sweep.grid_size(), " fields; give at most ", kMaxFields));
 }
 
 // What a sweep comes to is told from what it says, before it is made: a message of 4 MB has room for more than the
@@ -83,25 +85,32 @@ int64_t BytesOfJobs(const v1::Sweep& sweep) {
   return std::min(CountJobs(sweep), kMaxJobs) * each;
 }
 
-void CheckSize(const v1::Sweep& sweep, std::vector<std::string>& violations) {
-  if (sweep.grid_size() > kMaxFields) {
-    violations.push_back(absl::StrCat("grid: has ", sweep.grid_size(), " fields; give at most ", kMaxFields));
-  } else if (const int64_t bytes = BytesOfJobs(sweep); bytes > kMaxBytes) {
-    violations.push_back(absl::StrCat("sweep: its jobs have ", SizeText(bytes), " in all, and may have ",
-                                      SizeText(kMaxBytes), "; leave values out, or make several sweeps"));
-  }
+absl::Status CheckCount(const v1::Sweep& sweep) {
+  if (CountJobs(sweep) <= kMaxJobs) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("sweep: has more than ", kMaxJobs, " jobs; leave values out, or make several sweeps"));
 }
 
-// The values of each job, in their order; the last field of a grid changes fastest. Errors: INVALID_ARGUMENT.
+absl::Status CheckBytes(const v1::Sweep& sweep) {
+  const int64_t bytes = BytesOfJobs(sweep);
+  if (bytes <= kMaxBytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("sweep: its jobs have ", SizeText(bytes), " in all, and may have ",
+                                                 SizeText(kMaxBytes), "; leave values out, or make several sweeps"));
+}
+
+absl::Status CheckOneKind(const v1::Sweep& sweep) {
+  if (sweep.grid().empty() != sweep.points().empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("sweep: give either a grid or points");
+}
+
+absl::Status CheckPoints(const v1::Sweep& sweep) {
+  return AllOf({CheckOneKind(sweep), CheckGrid(sweep), CheckCount(sweep)});
+}
+
+// The values of each job, in their order; the last field of a grid changes fastest. Errors: as CheckPoints().
 using Point = std::map<std::string, std::string>;
 absl::StatusOr<std::vector<Point>> PointsOf(const v1::Sweep& sweep) {
-  if (sweep.grid().empty() == sweep.points().empty())
-    return absl::InvalidArgumentError("sweep: give either a grid or points");
-  LUTHIER_RETURN_IF_ERROR(CheckGrid(sweep));
-  if (CountJobs(sweep) > kMaxJobs) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("sweep: has more than ", kMaxJobs, " jobs; leave values out, or make several sweeps"));
-  }
+  LUTHIER_RETURN_IF_ERROR(CheckPoints(sweep));
   std::vector<Point> points;
   for (const v1::SweepPoint& point : sweep.points()) points.emplace_back(point.values().begin(), point.values().end());
   if (!sweep.grid().empty()) points.emplace_back();
@@ -339,20 +348,17 @@ v1::Sweep AskedFor(const v1::Sweep& sweep) {
   return asked;
 }
 
+bool IsSweepId(const std::string& id) { return CheckId("sweep_id", id).ok() && id.size() <= kMaxSweepId; }
+
+// What a request says beside its points and the spec of its jobs.
 absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
   std::vector<std::string> violations;
-  const std::string& id = request.sweep_id();
-  if (!id.empty() && (!CheckId("sweep_id", id).ok() || id.size() > kMaxSweepId)) {
+  if (const std::string& id = request.sweep_id(); !id.empty() && !IsSweepId(id)) {
     violations.push_back(absl::StrCat("sweep_id: ", Shown(id), " is no id; give 1 to ", kMaxSweepId,
                                       " characters a-z, 0-9, '-', a letter first"));
   }
   CheckRequestId(request.request_id(), violations);
-  if (request.sweep().job().spec().has_model_export()) {
-    violations.emplace_back(
-        "sweep.job.spec.model_export: has no values to vary; export the best version once the sweep is over");
-  }
   CheckJob(request.sweep().job(), violations);
-  CheckSize(request.sweep(), violations);
   if (request.sweep().max_parallel() < 0) {
     violations.push_back(absl::StrCat("sweep.max_parallel: ", request.sweep().max_parallel(),
                                       " is negative; give 1 or more, or 0 for no limit"));
@@ -361,7 +367,33 @@ absl::Status CheckRequest(const v1::CreateSweepRequest& request) {
     violations.push_back(absl::StrCat("sweep.metric: ", Shown(request.sweep().metric()),
                                       " is unknown; give validation or test, a dot, and ", kMetricNames));
   }
-  return StatusOf(std::move(violations), request.sweep().job());
+  return Refusal(violations);
+}
+
+absl::Status CheckCommonSpec(const v1::FineTuningSpec& spec) {
+  if (!spec.has_model_export()) return CheckSpec(spec);
+  return absl::InvalidArgumentError(
+      "sweep.job.spec.model_export: has no values to vary; export the best version once the sweep is over");
+}
+
+// Whether jobs have values of their own of a field, or of one in its block.
+bool Varies(const v1::Sweep& sweep, absl::string_view block) {
+  const auto is_of_block = [&](const std::string& field) { return field.substr(0, field.find('.')) == block; };
+  const auto has_one = [&](const v1::SweepPoint& point) {
+    return absl::c_any_of(point.values(), [&](const auto& value) { return is_of_block(value.first); });
+  };
+  return absl::c_any_of(sweep.grid(), [&](const v1::SweepField& field) { return is_of_block(field.field()); }) ||
+         absl::c_any_of(sweep.points(), has_one);
+}
+
+// The spec of all jobs without what may name something else in each of them, and what is refused whatever it names.
+v1::FineTuningSpec WithoutVariedNames(const v1::Sweep& sweep) {
+  v1::FineTuningSpec spec = sweep.job().spec();
+  spec.clear_model_export();
+  if (Varies(sweep, "base_model")) spec.clear_base_model();
+  if (Varies(sweep, "dataset")) spec.clear_dataset();
+  if (Varies(sweep, "lora")) spec.mutable_lora()->clear_start_from();
+  return spec;
 }
 
 class SweepsService final : public v1::SweepService::Service {
@@ -399,12 +431,13 @@ class SweepsService final : public v1::SweepService::Service {
     const JobRequest identity{request.request_id(),
                               Sha256Hex(absl::StrCat("sweep\n", request.sweep_id(), request.hold() ? "\nheld\n" : "\n",
                                                      DeterministicBytes(request.sweep()), call.tenant))};
-    const absl::Status checked = CheckRequest(request);
-    const std::string id = !request.sweep_id().empty()
+    const std::string id = IsSweepId(request.sweep_id())
                                ? request.sweep_id()
                                : absl::StrCat("sweep-", absl::StripPrefix(NewJobId(absl::Now()), "job-"));
     // Also what was right when the request came first, such as a deadline, may be wrong when it is repeated.
-    absl::StatusOr<std::vector<Submission>> made = !checked.ok() ? checked : PrepareAll(call, id, request.sweep());
+    const absl::StatusOr<std::vector<v1::FineTuningJob>> asked = ReadJobs(call, id, request);
+    absl::StatusOr<std::vector<Submission>> made =
+        !asked.ok() ? asked.status() : PrepareAll(call, id, request.sweep(), *asked);
     if (!made.ok()) {
       if (request.validate_only()) return made.status();
       LUTHIER_ASSIGN_OR_RETURN(const RecordedJob earlier, EarlierOf(backend_, call, identity, made.status()));
@@ -440,9 +473,24 @@ class SweepsService final : public v1::SweepService::Service {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::vector<Submission>> PrepareAll(const Call& call, const std::string& id, const v1::Sweep& sweep) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Point> points, PointsOf(sweep));
-    LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::FineTuningJob> jobs, JobsAt(points, id, sweep));
+  // The jobs that a request asks for. Errors: as AllOf(), with all that is wrong as far as no job is planned.
+  absl::StatusOr<std::vector<v1::FineTuningJob>> ReadJobs(const Call& call, const std::string& id,
+                                                          const v1::CreateSweepRequest& request) {
+    const v1::Sweep& sweep = request.sweep();
+    absl::Status fits = CheckFields(sweep);
+    if (fits.ok()) fits = AllOf({CheckPoints(sweep), CheckBytes(sweep)});
+    const absl::StatusOr<std::vector<Point>> points = fits.ok() ? PointsOf(sweep) : fits;
+    const absl::Status common = CheckCommonSpec(sweep.job().spec());
+    absl::StatusOr<std::vector<v1::FineTuningJob>> jobs = std::vector<v1::FineTuningJob>();
+    // CheckRequest() says what is wrong with their labels.
+    if (points.ok() && common.ok() && JobFromProto(sweep.job()).ok()) jobs = JobsAt(*points, id, sweep);
+    const absl::Status refused = AllOf({CheckRequest(request), points.status(), common, jobs.status()});
+    if (!refused.ok()) return AllOf({refused, CheckNames(backend_, call, WithoutVariedNames(sweep))});
+    return jobs;
+  }
+
+  absl::StatusOr<std::vector<Submission>> PrepareAll(const Call& call, const std::string& id, const v1::Sweep& sweep,
+                                                     const std::vector<v1::FineTuningJob>& jobs) {
     Faults faults;
     std::vector<Submission> made;
     for (size_t i = 0; i < jobs.size(); ++i) {
@@ -451,9 +499,10 @@ class SweepsService final : public v1::SweepService::Service {
       if (!submission.ok()) {
         const absl::Status& why = submission.status();
         // To read the same rows for each of the others could take hours.
-        if (!absl::IsInvalidArgument(why) || ReasonOf(why) == kRowsRefused)
-          return faults.empty() ? AboutJob(why, "jobs/" + job_id) : faults.ToStatus();
-        faults.AddOf("jobs/" + job_id, why.message());
+        const bool is_last = !absl::IsInvalidArgument(why) || ReasonOf(why) == kRowsRefused;
+        if (is_last && faults.empty()) return AboutJob(why, "jobs/" + job_id);
+        if (IsOfRequest(why)) faults.AddOf("jobs/" + job_id, why.message());
+        if (is_last) return faults.ToStatus();
         continue;
       }
       if (!sweep.metric().empty()) faults.AddOf("jobs/" + job_id, WhyUnmeasured(sweep.metric(), *submission->plan));

@@ -17,6 +17,28 @@
 #include "absl/strings/strip.h"
 
 namespace luthier {
+namespace {
+
+// Adds the violations of a message, a line each, and counts those that it only counts itself.
+void AddLines(absl::string_view message, std::vector<std::string>& violations, int64_t& more) {
+  for (const absl::string_view line : absl::StrSplit(message, '\n')) {
+    absl::string_view count = line;
+    int64_t counted = 0;
+    if (absl::ConsumePrefix(&count, "… and ") && absl::ConsumeSuffix(&count, " more") &&
+        absl::SimpleAtoi(count, &counted)) {
+      more += counted;
+    } else {
+      violations.emplace_back(line);
+    }
+  }
+}
+
+}  // namespace
+
+bool IsOfRequest(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) || absl::IsAlreadyExists(status) ||
+         absl::IsFailedPrecondition(status);
+}
 
 std::string Shown(absl::string_view value, size_t most) {
   return absl::StrCat("'", absl::Utf8SafeCHexEscape(value.substr(0, most)), "'");
@@ -32,12 +54,20 @@ absl::Status Refusal(const std::vector<std::string>& violations, int64_t more) {
 }
 
 absl::Status AllOf(const std::vector<absl::Status>& checks) {
+  std::vector<absl::Status> found;
   std::vector<std::string> violations;
+  int64_t more = 0;
   for (const absl::Status& check : checks) {
-    if (!check.ok() && !absl::IsInvalidArgument(check)) return check;
-    if (!check.ok()) violations.emplace_back(check.message());
+    if (check.ok()) continue;
+    if (!IsOfRequest(check)) return check;
+    found.push_back(check);
+    AddLines(check.message(), violations, more);
   }
-  return Refusal(violations);
+  if (found.size() <= 1) return found.empty() ? absl::OkStatus() : found.front();
+  const bool alike = std::all_of(found.begin(), found.end(),
+                                 [&](const absl::Status& each) { return each.code() == found.front().code(); });
+  const absl::Status all = Refusal(violations, more);
+  return alike ? absl::Status(found.front().code(), all.message()) : all;
 }
 
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {

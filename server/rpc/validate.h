@@ -32,7 +32,12 @@ std::string Shown(absl::string_view value, size_t most = 80);
 inline constexpr size_t kMostViolations = 20;
 absl::Status Refusal(const std::vector<std::string>& violations, int64_t more = 0);
 
-// What all of `checks` found: the first error that is no INVALID_ARGUMENT, else one with what each of them says.
+// Whether it is about the request: another one, at the same moment, would not have got it.
+bool IsOfRequest(const absl::Status& status);
+
+// What all of `checks` found, each on lines of its own, of which there are no more than in a Refusal():
+// INVALID_ARGUMENT, or the code of all of them if that is the same. What says nothing about the request, such as
+// UNAVAILABLE, stands alone, and so does what is the only error; only these keep their reason.
 absl::Status AllOf(const std::vector<absl::Status>& checks);
 
 // `models/{model}/versions/{version}`: a number, or an alias, of which `latest` is one. Errors: INVALID_ARGUMENT.

@@ -147,6 +147,18 @@ ALTER TABLE jobs ADD COLUMN lost_on TEXT NOT NULL DEFAULT '';
 UPDATE jobs SET lost_on = CASE lost_here WHEN 1 THEN node ELSE node || ',' || node END WHERE lost_here > 0;
 ALTER TABLE jobs DROP COLUMN lost_here;
 )sql",
+    // 18: what a job has to do, how fast jobs like it train, and what was charged for an attempt: so far what was
+    // expected when the job was submitted, or an hour.
+    R"sql(
+ALTER TABLE jobs ADD COLUMN tuning INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN work_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN charged INTEGER NOT NULL DEFAULT 0;
+UPDATE jobs SET charged = CASE WHEN estimate > 0 THEN estimate ELSE 3600000000 END WHERE state IN (2, 3, 5, 6, 10, 13);
+CREATE TABLE speeds (
+  base_model TEXT NOT NULL, tuning INTEGER NOT NULL, nodes INTEGER NOT NULL, devices INTEGER NOT NULL,
+  tokens_per_second REAL NOT NULL, PRIMARY KEY (base_model, tuning, nodes, devices)
+) STRICT, WITHOUT ROWID;
+)sql",
 };
 
 }  // namespace luthier

@@ -17,7 +17,7 @@ namespace luthier {
 namespace {
 
 // The last ones of kJobColumns, which say something only once a job has had an attempt.
-constexpr int kAttemptColumns = 15;
+constexpr int kAttemptColumns = 16;
 
 std::optional<int64_t> DeadlineMicros(absl::Time deadline) {
   return deadline == absl::InfiniteFuture() ? std::nullopt : std::optional(absl::ToUnixMicros(deadline));
@@ -70,11 +70,12 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
         .Bind(job.number, job.id, job.base_model, job.datasets, job.model, int64_t{job.devices}, int64_t{job.nodes},
               job.cpu_memory_bytes, job.gpu_memory_bytes, job.node_selector, job.create_time, state,
               int64_t{job.attempt}, job.end_time, job.last_event, job.tenant, static_cast<int64_t>(job.service_class),
-              int64_t{job.priority}, absl::ToInt64Microseconds(job.estimate), int64_t{job.revision},
-              RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel},
-              int64_t{job.lost_attempts}, job.node, held, others, job.not_before, job.start_time, job.model_version,
-              job.last_report, Bytes{job.report}, job.attempt_start, int64_t{job.preemptions}, lost_on, crashed_on,
-              job.stored_step, job.stored_bytes)
+              int64_t{job.priority}, static_cast<int64_t>(job.tuning), job.work_tokens,
+              absl::ToInt64Microseconds(job.estimate), int64_t{job.revision}, RetentionMicros(job.retention),
+              DeadlineMicros(job.deadline), job.sweep, int64_t{job.max_parallel}, int64_t{job.lost_attempts}, job.node,
+              held, others, job.not_before, job.start_time, job.model_version, job.last_report, Bytes{job.report},
+              job.attempt_start, int64_t{job.preemptions}, lost_on, crashed_on, job.stored_step, job.stored_bytes,
+              absl::ToInt64Microseconds(job.charged))
         .Run();
     return;
   }
@@ -83,13 +84,13 @@ void WriteJob(Connection& connection, const Job& job, bool is_new) {
           "UPDATE jobs SET state = ?, attempt = ?, lost_attempts = ?, node = ?, held = ?, others = ?, "
           "not_before = ?, start_time = ?, end_time = ?, model_version = ?, last_event = ?, last_report = ?, "
           "report = ?, priority = ?, attempt_start = ?, preemptions = ?, lost_on = ?, crashed_on = ?, "
-          "stored_step = ?, stored_bytes = ?, revision = ?, retention = ?, deadline = ?, expired = 0 "
+          "stored_step = ?, stored_bytes = ?, charged = ?, revision = ?, retention = ?, deadline = ?, expired = 0 "
           "WHERE number = ?")
       .Bind(state, int64_t{job.attempt}, int64_t{job.lost_attempts}, job.node, held, others, job.not_before,
             job.start_time, job.end_time, job.model_version, job.last_event, job.last_report, Bytes{job.report},
             int64_t{job.priority}, job.attempt_start, int64_t{job.preemptions}, lost_on, crashed_on, job.stored_step,
-            job.stored_bytes, int64_t{job.revision}, RetentionMicros(job.retention), DeadlineMicros(job.deadline),
-            job.number)
+            job.stored_bytes, absl::ToInt64Microseconds(job.charged), int64_t{job.revision},
+            RetentionMicros(job.retention), DeadlineMicros(job.deadline), job.number)
       .Run();
 }
 
@@ -108,6 +109,8 @@ Job ReadJob(Query& row) {
   job.tenant = row.Text();
   job.service_class = static_cast<ServiceClass>(row.Int());
   job.priority = static_cast<int>(row.Int());
+  job.tuning = static_cast<Tuning>(row.Int());
+  job.work_tokens = row.Int();
   job.estimate = absl::Microseconds(row.Int());
   job.revision = static_cast<int>(row.Int());
   if (!row.TakeNull()) job.retention = absl::Microseconds(row.Int());
@@ -131,6 +134,7 @@ Job ReadJob(Query& row) {
   for (std::vector<std::string>* nodes : {&job.lost_on, &job.crashed_on})
     *nodes = absl::StrSplit(row.Text(), ',', absl::SkipEmpty());
   for (int64_t* count : {&job.stored_step, &job.stored_bytes}) *count = row.Int();
+  job.charged = absl::Microseconds(row.Int());
   return job;
 }
 

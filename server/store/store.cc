@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/status_macros.h"
 #include "server/store/connection.h"
 #include "server/store/migrations.h"
 #include "server/store/store_error.h"
@@ -52,6 +53,24 @@ void Migrate(SQLite::Database& database) {
   }
 }
 
+// What one of SQLite's checks says first, below its heading; empty if it finds nothing.
+std::string FaultFoundBy(const char* pragma, Connection& connection) {
+  Query query = connection.Prepare(pragma);
+  if (!query.Step()) return "";
+  const std::string found = query.Text();
+  return found == "ok" ? "" : found.substr(found.rfind('\n') + 1);
+}
+
+absl::Status CheckUpTo(int64_t most_bytes, const std::string& path, Connection& connection) {
+  Query size = connection.Prepare("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size");
+  if (!size.Step() || size.Int() > most_bytes) return absl::OkStatus();
+  const std::string fault = FaultFoundBy("PRAGMA quick_check(1)", connection);
+  if (fault.empty()) return absl::OkStatus();
+  return absl::DataLossError(
+      absl::StrCat(path, " is damaged: ", fault,
+                   "; check its disk, then bring a backup back with `luthierd restore --from BACKUP`"));
+}
+
 }  // namespace
 
 Store::Store(Descriptor lock, std::string path, std::unique_ptr<Connection> writer, std::unique_ptr<Connection> reader)
@@ -61,7 +80,7 @@ Store::~Store() = default;
 
 std::string Store::SqliteVersion() { return sqlite3_libversion(); }
 
-absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) {
+absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir, int64_t checked_bytes) {
   const std::string lock_path = data_dir + "/lock";
   Descriptor lock(open(lock_path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock.is_open()) {
@@ -89,6 +108,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& data_dir) 
                        " was written by an early development version, whose tables cannot be "
                        "read; start with another --data-dir, or remove this folder"));
     }
+    LUTHIER_RETURN_IF_ERROR(CheckUpTo(checked_bytes, path, *writer));
     Migrate(writer->database());
     auto reader = std::make_unique<Connection>(path, SQLite::OPEN_READONLY);
     return std::unique_ptr<Store>(new Store(std::move(lock), path, std::move(writer), std::move(reader)));
@@ -143,10 +163,8 @@ absl::Status Store::Check() {
   return Guard([&]() -> absl::Status {
     Connection connection(path_, SQLite::OPEN_READONLY);
     for (const char* pragma : {"PRAGMA integrity_check(1)", "PRAGMA foreign_key_check"}) {
-      Query query = connection.Prepare(pragma);
-      if (!query.Step()) continue;
-      const std::string found = query.Text();
-      if (found != "ok") return absl::DataLossError(absl::StrCat(path_, " is damaged: ", found));
+      const std::string fault = FaultFoundBy(pragma, connection);
+      if (!fault.empty()) return absl::DataLossError(absl::StrCat(path_, " is damaged: ", fault));
     }
     return absl::OkStatus();
   });

@@ -20,7 +20,8 @@ absl::Status StoreError(const SQLite::Exception& error) {
   }
   if (code == SQLITE_IOERR || code == SQLITE_CORRUPT || code == SQLITE_NOTADB) {
     return absl::DataLossError(absl::StrCat("the server's database failed: ", error.what(),
-                                            "; check the disk of --data-dir, then start the server again"));
+                                            "; check the disk of --data-dir and start the server again; if that does "
+                                            "not help, bring a backup back with `luthierd restore --from BACKUP`"));
   }
   return absl::UnavailableError(absl::StrCat("the server's database cannot be used: ", error.what(), "; try again"));
 }

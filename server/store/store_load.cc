@@ -78,6 +78,17 @@ void LoadTenants(Connection& record, State& state) {
   }
 }
 
+void LoadSpeeds(Connection& record, State& state) {
+  Query speeds = record.Prepare("SELECT base_model, tuning, nodes, devices, tokens_per_second FROM speeds");
+  while (speeds.Step()) {
+    Speed speed{.base_model = speeds.Text()};
+    speed.tuning = static_cast<Tuning>(speeds.Int());
+    for (int* count : {&speed.nodes, &speed.devices}) *count = static_cast<int>(speeds.Int());
+    speed.tokens_per_second = speeds.Real();
+    state.LoadSpeed(std::move(speed));
+  }
+}
+
 void LoadNodes(Connection& record, State& state, absl::Time now) {
   Query drained = record.Prepare("SELECT id FROM drained_nodes");
   while (drained.Step()) state.LoadDrained(drained.Text());
@@ -124,6 +135,7 @@ absl::StatusOr<State> Store::LoadState(absl::Time now, State::Options options) {
     LoadJobs(*writer_, path_, jobs, state.last_number(), state, now);
     LoadVersions(*writer_, state);
     LoadTenants(*writer_, state);
+    LoadSpeeds(*writer_, state);
     Query epoch = writer_->Prepare("SELECT ifnull(max(number), 0) FROM epochs");
     if (epoch.Step()) state.LoadEpoch(static_cast<int>(epoch.Int()));
     LoadNodes(*writer_, state, now);

@@ -19,6 +19,8 @@ namespace {
 
 void WriteResource(Connection& connection, const Writes::ResourceChange& change) {
   if (!change.resource) {
+    if (change.kind == ResourceKind::kBaseModel)
+      connection.Prepare("DELETE FROM speeds WHERE base_model = ?").Bind(change.id).Run();
     connection.Prepare(absl::StrCat("DELETE FROM ", TableOf(change.kind), " WHERE id = ?")).Bind(change.id).Run();
     return;
   }
@@ -58,6 +60,13 @@ void WriteTenant(Connection& connection, const Tenant& tenant) {
   connection.Prepare("REPLACE INTO tenants VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")
       .Bind(tenant.id, tenant.weight, int64_t{tenant.max_devices}, tenant.max_queued_jobs, tenant.usage,
             tenant.usage_time, int64_t{tenant.guaranteed_devices}, tenant.max_storage_bytes, tenant.storage_bytes)
+      .Run();
+}
+
+void WriteSpeed(Connection& connection, const Speed& speed) {
+  connection.Prepare("REPLACE INTO speeds VALUES (?, ?, ?, ?, ?)")
+      .Bind(speed.base_model, static_cast<int64_t>(speed.tuning), int64_t{speed.nodes}, int64_t{speed.devices},
+            speed.tokens_per_second)
       .Run();
 }
 
@@ -160,6 +169,7 @@ void WriteAll(Connection& connection, const Writes& writes) {
   for (const int64_t job : writes.expired) ExpireEvents(connection, job);
   for (const ModelVersion& version : writes.versions) WriteVersion(connection, version);
   for (const auto& [model, version] : writes.deleted_versions) DeleteVersion(connection, model, version);
+  for (const Speed& speed : writes.speeds) WriteSpeed(connection, speed);
   for (const Writes::ResourceChange& change : writes.resources) WriteResource(connection, change);
   for (const Tenant& tenant : writes.tenants) WriteTenant(connection, tenant);
   for (const auto& [node, drained] : writes.drained) WriteDrain(connection, node, drained);

@@ -30,6 +30,7 @@ const std::vector<Rule>& Rules() {
       {"server/rows/", {"server/rows/", "lib/"}},
       {"server/store/", {"server/core/", "server/store/", "lib/"}},
       {"worker/agent/", {"worker/agent/", "lib/", "luthier/v1/"}},
+      {"worker/agent/core/", {"worker/agent/core/", "lib/base/", "luthier/v1/"}},
       {"worker/trainer/", {"worker/trainer/", "lib/"}},
       {"client/", {"client/", "lib/", "luthier/v1/"}},
       {"client/lib/", {"client/lib/", "lib/", "luthier/v1/"}},

@@ -2,12 +2,18 @@
 // of fault it is, and nothing is left behind.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/socket.h>
 
 #include <filesystem>
+#include <regex>
 #include <string>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "lib/base/descriptor.h"
 #include "lib/text/json_file.h"
 #include "nlohmann/json.hpp"
 #include "tests/integration/cli_fixture.h"
@@ -79,6 +85,67 @@ TEST_F(CliTest, RefusesUnknownFieldsAndValuesOutOfRangeWithTheirLines) {
                                 HasSubstr("job.yaml:5: lora.rnk: unknown field; did you mean 'rank'?"),
                                 HasSubstr("job.yaml:6: training.learning_rate: 5 is out of range"),
                                 HasSubstr("job.yaml:6: training.epochs")));
+}
+
+// A refusal has no second try; what got no answer may have been done.
+TEST_F(CliTest, SaysHowToRepeatWhatMayHaveBeenDoneAndNothingOfThatWhenItWasNot) {
+  AddInputs();
+  const std::string id = "0195f1a2-0000-7000-8000-000000000000";
+  const std::vector<std::string> submit = {"job", "submit", "-f", "job.yaml", "--request-id", id};
+  const CapturedResult refused = Cli({"job", "submit", "-f", "job.yaml", "--dataset", "none", "--request-id", id});
+  EXPECT_EQ(refused.exit_code, 5) << refused.err;
+  EXPECT_THAT(refused.err, Not(HasSubstr(id)));
+  server_->Kill();
+  const CapturedResult unanswered = Cli(submit);
+  EXPECT_EQ(unanswered.exit_code, 6) << unanswered.err;
+  EXPECT_THAT(unanswered.err, HasSubstr("the same command with --request-id " + id));
+  server_->Start();
+  EXPECT_THAT(Cli(submit).err, Not(HasSubstr(id)));
+}
+
+// Six hours from now are another time when the command is repeated, and another request.
+TEST_F(CliTest, AnUnansweredSubmitWithADeadlineIsRepeatedWithItsTime) {
+  AddInputs();
+  server_->Kill();
+  const CapturedResult unanswered = Cli({"job", "submit", "-f", "job.yaml", "--deadline", "6h"});
+  std::smatch found;
+  const std::regex hint("with --request-id (\\S+) and --deadline (\\S+) makes sure");
+  ASSERT_TRUE(std::regex_search(unanswered.err, found, hint)) << unanswered.err;
+  server_->Start();
+  const std::vector<std::string> again = {"job",          "submit", "-f",         "job.yaml",
+                                          "--request-id", found[1], "--deadline", found[2]};
+  EXPECT_EQ(Ok(again), Ok(again));
+}
+
+TEST_F(CliTest, CtrlCBeforeAnAnswerSaysHowToRepeat) {
+  // Its connections are made and nobody answers on them.
+  const Descriptor listener(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  socklen_t size = sizeof address;
+  auto* const name = reinterpret_cast<sockaddr*>(&address);
+  ASSERT_EQ(bind(listener.get(), name, size), 0);
+  ASSERT_EQ(listen(listener.get(), 1), 0);
+  ASSERT_EQ(getsockname(listener.get(), name, &size), 0);
+
+  bool interrupted = false;
+  CaptureOptions options;
+  options.folder = folder_.path();
+  options.environment = {{"LUTHIER_SERVER", absl::StrCat("127.0.0.1:", ntohs(address.sin_port))},
+                         {"XDG_CONFIG_HOME", folder_.path() + "/config"}};
+  options.on_output = [&](const CapturedResult&, pid_t pid) {
+    if (interrupted) return;
+    pollfd called = {listener.get(), POLLIN, 0};
+    EXPECT_EQ(poll(&called, 1, /*timeout=*/60'000), 1);
+    interrupted = kill(pid, SIGINT) == 0;
+  };
+  const std::string id = "0195f1a2-0000-7000-8000-000000000001";
+  const CapturedResult submit = RunCaptured(
+      {"/bin/sh", "-c", "echo begins; exec " LUTHIER_BIN "/luthier job submit -f job.yaml --request-id " + id},
+      options);
+  EXPECT_EQ(submit.exit_code, 2) << submit.err;
+  EXPECT_THAT(submit.err, HasSubstr("the same command with --request-id " + id));
 }
 
 TEST_F(CliTest, RefusesBaseModelsThatAreMissingUnsupportedOrBroken) {

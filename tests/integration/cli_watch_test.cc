@@ -202,6 +202,54 @@ TEST_F(CliTest, AWatchedListSaysWhatChangesUntilCtrlC) {
   }
 }
 
+// Why one node is out is nothing new of the others.
+TEST_F(CliTest, AWatchedNodeListSaysInAFileOnlyWhichNodeIsLost) {
+  const ScriptedAgent stays(server_->address(), "n1");
+  auto goes = std::make_unique<ScriptedAgent>(server_->address(), "n2");
+  bool interrupted = false;
+  CaptureOptions options;
+  options.on_output = [&](const CapturedResult& result, pid_t pid) {
+    if (goes != nullptr && absl::StrContains(result.out, "n1 ") && absl::StrContains(result.out, "n2 ")) {
+      goes.reset();
+    } else if (!interrupted && absl::StrContains(result.out, "LOST")) {
+      interrupted = kill(pid, SIGINT) == 0;
+    }
+  };
+  const CapturedResult watch = Cli({"node", "list", "--watch"}, options);
+  EXPECT_EQ(watch.exit_code, 0) << watch.err;
+  const std::vector<std::string> lines = absl::StrSplit(watch.out, '\n', absl::SkipEmpty());
+  const auto lines_of = [&](const std::string& node) {
+    return std::count_if(lines.begin(), lines.end(),
+                         [&](const std::string& line) { return absl::StartsWith(line, node + " "); });
+  };
+  EXPECT_EQ(lines_of("n1"), 1) << watch.out;
+  EXPECT_EQ(lines_of("n2"), 2) << watch.out;
+  EXPECT_THAT(lines.front(), HasSubstr("BECAUSE")) << "headings are there once, for all lines";
+}
+
+TEST_F(CliTest, AWatchedListSaysInAFileWhatIsNotThereAnyMore) {
+  AddInputs();
+  for (const std::string format : {"table", "json"}) {
+    const std::string id = "of-" + format;
+    const std::string gone = format == "json" ? absl::StrCat(R"({"no_longer_listed":"jobs/)", id, "\"}\n")
+                                              : absl::StrCat(id, "  is no longer listed\n");
+    Ok({"job", "submit", "-f", "job.yaml", "--id", id});
+    bool cancelled = false, interrupted = false;
+    CaptureOptions options;
+    options.on_output = [&](const CapturedResult& result, pid_t pid) {
+      if (!cancelled && absl::StrContains(result.out, id)) {
+        cancelled = true;
+        Ok({"job", "cancel", id});
+      } else if (!interrupted && absl::StrContains(result.out, gone)) {
+        interrupted = kill(pid, SIGINT) == 0;
+      }
+    };
+    const CapturedResult watch = Cli({"queue", "show", "--watch", "-o", format}, options);
+    EXPECT_EQ(watch.exit_code, 0) << watch.err;
+    EXPECT_THAT(watch.out, testing::EndsWith(gone));
+  }
+}
+
 TEST_F(CliTest, AWatchedListGoesOnAfterARestartOfTheServer) {
   AddInputs();
   enum { kRuns, kGone, kIsBack, kInterrupted } stage = kRuns;

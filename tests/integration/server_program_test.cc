@@ -576,6 +576,22 @@ TEST_F(ServerProgramTest, ItsDataFolderIsItsUsersAloneAndOneThatIsOpenIsTold) {
   EXPECT_NE(fs::status(DataDir()).permissions(), fs::perms::owner_all) << "it stays as it is";
 }
 
+// On a page that no start reads: the root of the events, the sixth of what the first migration makes.
+TEST_F(ServerProgramTest, ADamagedRecordIsRefusedAtTheStartWithTheCommandThatBringsItBack) {
+  Start();
+  AddInputs();
+  ASSERT_EQ(server_->End(SIGTERM), 0) << server_->log();
+  {
+    std::fstream file(DataDir() + "/luthier.db", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(6 * 4096);
+    file << std::string(4096, 'x');
+  }
+  Luthierd refused(LUTHIERD_PROGRAM, Arguments());
+  EXPECT_EQ(refused.Wait(), 1);
+  EXPECT_THAT(refused.log(), AllOf(HasSubstr(DataDir() + "/luthier.db is damaged: "), HasSubstr("Page 7"),
+                                   HasSubstr("luthierd restore --from BACKUP")));
+}
+
 TEST_F(ServerProgramTest, AReadOnlyDiskIsNamedAtTheStart) {
   fs::create_directories(DataDir());
   if (mount("tmpfs", DataDir().c_str(), "tmpfs", MS_RDONLY, "size=1m") != 0) {

@@ -14,7 +14,11 @@ void Simulation::FaultLater() {
     if (fault < 3) {
       if (agent.link != 0) Break(agent);
     } else if (fault < 5) {
-      CrashAgent(agent);
+      if (random_.Chance(0.2)) {
+        Leave(agent);
+      } else {
+        CrashAgent(agent);
+      }
     } else if (fault < 6) {
       CrashServer("at any moment");
     } else if (fault < 7 && state_) {

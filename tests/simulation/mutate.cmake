@@ -66,6 +66,21 @@ elseif(MUTANT STREQUAL "forgotten_peers")
 elseif(MUTANT STREQUAL "half_a_gang")
   # Counts what an attempt holds on its leading node only.
   change("for (const Place& place : job.others) devices += place.devices.size()" "(void)0")
+elseif(MUTANT STREQUAL "forgotten_rewind")
+  # An agent that dials again does not send again what got lost.
+  change("if (Entry* entry = Find(ack.attempt())) entry->Rewind(ack.sequence())" "(void)ack")
+elseif(MUTANT STREQUAL "spared_stale")
+  # An agent goes on with an attempt that is not current any more.
+  change("if (Entry* entry = Find(name)) entry->Abandon()" "(void)name")
+elseif(MUTANT STREQUAL "unsynced_report")
+  # A report is sent before it is on the disk, so that a crash can give its number to another one.
+  change("handed_out_ >= durable_" "handed_out_ >= last_")
+elseif(MUTANT STREQUAL "early_release")
+  # An agent says that devices are free which a trainer still uses that it was told to stop.
+  change("stage_ == Stage::kTrain ||" "(stage_ == Stage::kTrain && wish_ == Wish::kNone) ||")
+elseif(MUTANT STREQUAL "forgotten_last_word")
+  # An agent that was started again has forgotten what the trainer said last.
+  change("if (report.has_trainer_event()) Hear(WordOf(report.trainer_event()))" "(void)0")
 else()
   message(FATAL_ERROR "mutate.cmake: unknown bug '${MUTANT}'")
 endif()

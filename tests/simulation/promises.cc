@@ -4,7 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "tests/simulation/simulation.h"
+#include "tests/simulation/attempt.h"
 
 namespace luthier {
 namespace {
@@ -12,14 +12,24 @@ namespace {
 // After a cancellation was acknowledged, with the agent connected all the while: grace, delays of messages, and a bit.
 constexpr absl::Duration kCancelPatience = absl::Seconds(60);
 
+// Until an order has arrived, or the end of what never began.
+constexpr absl::Duration kOrderPatience = absl::Seconds(5);
+
 // What survives in the record of a job.
 auto Durable(const Job& job) {
   return std::make_tuple(job.state, job.attempt, job.lost_attempts, job.node, job.held, job.others, job.last_event,
                          job.last_report, job.priority, job.revision, job.preemptions, job.model_version, job.lost_on,
-                         job.crashed_on, job.stored_step);
+                         job.crashed_on, job.stored_step, job.tuning, job.work_tokens, job.charged);
 }
 
 }  // namespace
+
+void Simulation::ForEachAttempt(const std::function<void(const Agent&, const Attempt&)>& visit) const {
+  for (const auto& [node, agent] : agents_) {
+    if (agent.roster == nullptr) continue;
+    for (const auto& [name, entry] : agent.roster->entries()) visit(agent, static_cast<const Attempt&>(*entry));
+  }
+}
 
 // After every commit.
 void Simulation::CheckState() {
@@ -52,12 +62,12 @@ void Simulation::CheckState() {
 // P3: an attempt is one try, on one node, or each of its parts is.
 void Simulation::CheckAttempts() {
   std::map<std::pair<std::string, int>, std::string> nodes;
-  for (const auto& [node, agent] : agents_) {
-    for (const Process& process : agent.processes) {
-      const auto [first, only] = nodes.emplace(std::make_pair(process.attempt, process.node_rank), node);
-      if (!only) Violate(absl::StrCat("P3: ", process.attempt, " runs on ", first->second, " and on ", node));
-    }
-  }
+  ForEachAttempt([&](const Agent& agent, const Attempt& attempt) {
+    if (!attempt.has_process()) return;
+    const std::string name = attempt.name().text();
+    const auto [first, only] = nodes.emplace(std::make_pair(name, attempt.order().gang().node_rank()), agent.node);
+    if (!only) Violate(absl::StrCat("P3: ", name, " runs on ", first->second, " and on ", agent.node));
+  });
 }
 
 // P6: a device is held once, by what runs, on a node that is heard of.
@@ -76,7 +86,30 @@ void Simulation::CheckDevices(const std::vector<const Job*>& jobs) {
     }
     CheckPlaces(*job, taken);
   }
+  CheckHolders(jobs);
   CheckCounts(jobs);
+}
+
+// No job holds for long what is on a node whose agent is there and does not have its attempt.
+void Simulation::CheckHolders(const std::vector<const Job*>& jobs) {
+  std::map<std::pair<std::string, std::string>, absl::Time> missing;
+  for (const Job* job : jobs) {
+    if (!HoldsDevices(job->state)) continue;
+    for (const auto& [node, held] : PlacesOf(*job)) {
+      const Agent& agent = agents_.at(node);
+      // What another node leads is ordered once that is there.
+      if (held.empty() || !agents_.at(job->node).registered || !agent.registered || agent.roster->leaving()) continue;
+      const std::pair key(node, AttemptName(*job));
+      if (agent.roster->entries().count(key.second) > 0) continue;
+      const auto before = missing_.find(key);
+      const absl::Time since = std::max(
+          {before == missing_.end() ? now_ : before->second, agent.link_since, agents_.at(job->node).link_since});
+      missing[key] = since;
+      if (since + kOrderPatience < now_ && last_full_ + absl::Seconds(5) < now_)
+        Violate(absl::StrCat("leak: ", key.second, " holds devices of ", node, ", whose agent does not have it"));
+    }
+  }
+  missing_ = std::move(missing);
 }
 
 // All nodes of a job or none, each with all devices; a part that does not lead and has ended has none any more.
@@ -146,14 +179,16 @@ void Simulation::CheckGangs(const Writes& writes, const std::vector<Effect>& eff
 
 // Whether the attempt goes on there, and its agent has a session.
 bool Simulation::MustBeTold(const std::string& node, const std::string& attempt) const {
-  const Agent& agent = agents_.at(node);
-  const auto known = agent.attempts.find(attempt);
-  return sessions_.count(node) > 0 && state_->nodes().at(node).ready && known != agent.attempts.end() &&
-         !known->second.ended;
+  bool goes_on = false;
+  ForEachAttempt([&](const Agent& agent, const Attempt& known) {
+    goes_on |= agent.node == node && known.name().text() == attempt && known.goes_on();
+  });
+  return goes_on && sessions_.count(node) > 0 && state_->nodes().at(node).ready;
 }
 
 // What was decided in a batch: nothing starts where nothing may start, or before what is within the guarantee of
-// another tenant, and nothing but a drain stops what runs unless something waits that may stop it.
+// another tenant, and nothing but a drain or an agent that leaves stops what runs unless something waits that may stop
+// it.
 void Simulation::CheckDecisions(const Writes& writes) {
   for (const Event& event : writes.events) {
     const auto job =
@@ -167,6 +202,7 @@ void Simulation::CheckDecisions(const Writes& writes) {
       CheckUrgency(*job, writes);
     }
     if (event.state != static_cast<int>(JobState::kPreempting) || absl::EndsWith(event.message, "drained")) continue;
+    if (absl::EndsWith(event.message, "leaves")) continue;
     if (event.message == "resumed by a user") continue;  // it was told to stop when it was paused
     ++counts_.preemptions;
     if (absl::StrContains(event.message, "borrowed")) ++counts_.reclaims;
@@ -297,15 +333,12 @@ void Simulation::CheckCheckpoints(const Writes& writes) {
 void Simulation::CheckCancelled() {
   for (const auto& [job, time] : cancelled_) {
     if (now_ < time + kCancelPatience) continue;
-    for (const auto& [node, agent] : agents_) {
-      if (agent.link == 0 || !agent.registered || now_ < agent.link_since + kCancelPatience) continue;
-      for (const Process& process : agent.processes) {
-        const std::optional<AttemptId> id = ParseAttemptName(process.attempt);
-        if (!id || id->job != job || process.dying) continue;
-        Violate(absl::StrCat("P7: ", process.attempt, " runs ", absl::FormatDuration(now_ - time),
-                             " after its job was cancelled"));
-      }
-    }
+    ForEachAttempt([&, id = job, since = time](const Agent& agent, const Attempt& attempt) {
+      if (agent.link == 0 || !agent.registered || now_ < agent.link_since + kCancelPatience) return;
+      if (attempt.name().job != id || !attempt.trains()) return;
+      Violate(absl::StrCat("P7: ", attempt.name().text(), " runs ", absl::FormatDuration(now_ - since),
+                           " after its job was cancelled"));
+    });
   }
 }
 
@@ -331,12 +364,10 @@ std::string Simulation::Unsettled() const {
   for (const auto& request : requests_) {
     if (!request->acknowledged) absl::StrAppend(&text, " ", request->id);
   }
-  for (const auto& [node, agent] : agents_) {
-    for (const Process& process : agent.processes) absl::StrAppend(&text, " process ", process.attempt, " on ", node);
-    for (const auto& [name, attempt] : agent.attempts) {
-      absl::StrAppend(&text, " ", name, " on ", node, " with ", attempt.reports.size(), " reports");
-    }
-  }
+  ForEachAttempt([&](const Agent& agent, const Attempt& attempt) {
+    absl::StrAppend(&text, " ", attempt.name().text(), " on ", agent.node,
+                    attempt.has_process() ? " with a process" : "", " with ", attempt.backlog(), " reports");
+  });
   for (const auto& [id, node] : state_->nodes()) {
     for (const auto& [attempt, left] : node.leftovers) absl::StrAppend(&text, " devices of ", attempt, " on ", id);
   }
@@ -349,7 +380,7 @@ bool Simulation::Settled() {
     if (!request->acknowledged) return false;
   }
   for (const auto& [node, agent] : agents_) {
-    if (!agent.processes.empty() || !agent.attempts.empty()) return false;
+    if (agent.roster == nullptr || !agent.roster->entries().empty()) return false;
   }
   // All devices are free again.
   return std::all_of(state_->nodes().begin(), state_->nodes().end(),

@@ -46,8 +46,12 @@ void Simulation::CrashServer(const std::string& when) {
   for (auto& [node, agent] : agents_) {
     if (agent.link != 0) Break(agent);
   }
-  const absl::Duration down = random_.Chance(0.2) ? random_.Between(absl::Seconds(20), absl::Minutes(3))
-                                                  : random_.Between(absl::Seconds(1), absl::Seconds(10));
+  // Once in a while for so long that whole jobs are done meanwhile.
+  const bool absent = random_.Chance(0.03);
+  if (absent) ++counts_.absences;
+  const absl::Duration down = absent                ? random_.Between(absl::Minutes(30), absl::Minutes(90))
+                              : random_.Chance(0.2) ? random_.Between(absl::Seconds(20), absl::Minutes(3))
+                                                    : random_.Between(absl::Seconds(1), absl::Seconds(10));
   At(down, [this] {
     if (!state_) StartServer();
   });
@@ -153,19 +157,38 @@ void Simulation::Send(const Effect& effect) {
   const auto session = sessions_.find(effect.node);
   if (session == sessions_.end()) return;
   const int link = session->second;
-  const std::optional<AttemptId> id = ParseAttemptName(effect.attempt);
   switch (effect.kind) {
     case Effect::Kind::kStart:
-      Order(link,
-            [this, attempt = Attempt{.id = *id,
-                                     .devices = effect.devices,
-                                     .gang = effect.gang,
-                                     .first_step = StoredStep(effect.job)}](Agent& agent) { OnStart(agent, attempt); });
+      Order(link, [this, order = OrderOf(effect)](Agent& agent) {
+        if (const absl::Status started = agent.roster->OnStart(order); !started.ok()) Violate(started.ToString());
+      });
       break;
-    case Effect::Kind::kStop: Order(link, [this, name = effect.attempt](Agent& agent) { OnStop(agent, name); }); break;
-    case Effect::Kind::kCheckpoint: break;
+    case Effect::Kind::kStop: {
+      v1::StopAttempt order;
+      order.set_attempt(effect.attempt);
+      order.mutable_grace()->set_seconds(effect.job_goes_on ? 30 : 20);
+      order.set_job_goes_on(effect.job_goes_on);
+      Order(link, [this, order](Agent& agent) { OnStop(agent, order); });
+      break;
+    }
+    case Effect::Kind::kCheckpoint: {
+      v1::CheckpointAttempt order;
+      order.set_attempt(effect.attempt);
+      Order(link, [order](Agent& agent) { agent.roster->OnCheckpoint(order); });
+      break;
+    }
     case Effect::Kind::kReconnect: ToAgent(link, [this](Agent& agent) { Break(agent); }); break;
   }
+}
+
+v1::StartAttempt Simulation::OrderOf(const Effect& effect) {
+  v1::StartAttempt order;
+  order.set_attempt(effect.attempt);
+  for (const int device : effect.devices) order.add_gpus(device);
+  if (effect.gang) order.mutable_gang()->set_node_rank(effect.gang->node_rank);
+  const int64_t stored = StoredStep(effect.job);
+  if (stored > 0 && order.gang().node_rank() == 0) order.mutable_checkpoint()->set_step(stored);
+  return order;
 }
 
 // As the server reads it for the order: the newest that is on record.

@@ -38,7 +38,7 @@ std::string Simulation::Run() {
       Say("--- calm");
       if (!state_) StartServer();
       for (auto& [node, agent] : agents_) {
-        if (!agent.up) StartAgent(agent);
+        if (agent.roster == nullptr) StartAgent(agent);
       }
     }
     timer.action();

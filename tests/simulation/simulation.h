@@ -1,5 +1,6 @@
-// The server's core, its batches and its real store, agents that follow worker.proto, and users, on virtual time: one
-// seed decides every delay, loss, crash and full disk. Everything happens on one thread, so a seed can be run again.
+// The server's core, its batches and its real store, what agents decide (worker/agent/core), and users, on virtual
+// time: one seed decides every delay, loss, crash and full disk. Everything happens on one thread, so a seed can be run
+// again. Simulated are the streams between them, trainers, and what an agent's threads, processes and files do for it.
 //
 // Messages. A session is a stream: in order, until it breaks; then what was under way to the agent is lost, and what
 // was under way to the server may still arrive, after the next session has begun. A user's request or its answer may be
@@ -18,10 +19,12 @@
 #include <tuple>
 #include <vector>
 
+#include "luthier/v1/worker.pb.h"
 #include "server/core/batch.h"
 #include "server/store/store.h"
 #include "tests/simulation/random.h"
 #include "tests/support/temp_folder.h"
+#include "worker/agent/core/roster.h"
 
 namespace luthier {
 
@@ -43,45 +46,29 @@ class Simulation {
   // How much was simulated.
   struct Counts {
     int64_t commits = 0, crashes = 0, breaks = 0, full_disks = 0, restorations = 0, jobs = 0, attempts = 0, gangs = 0,
-            lost_peers = 0, preemptions = 0, reclaims = 0, checkpoints = 0, resumptions = 0;
+            lost_peers = 0, preemptions = 0, reclaims = 0, checkpoints = 0, resumptions = 0, absences = 0,
+            departures = 0;
   };
   const Counts& counts() const { return counts_; }
 
  private:
-  // What an agent reports, numbered; kept until it is acknowledged.
-  struct Entry {
-    int64_t sequence = 0;
-    int64_t step = 0;   // of "checkpoint"
-    std::string event;  // "started", "progress", "checkpoint" (stored), "finished", "stored", or how the attempt ended
-                        // ("CRASHED": lost by its trainer alone, "PEER": since the part on another node ended)
-  };
-  // An attempt, or its part, on a node: what a crash of the agent leaves, and its process, which dies with the agent.
-  struct Attempt {
-    AttemptId id;
-    std::vector<int> devices;
-    std::optional<GangPlace> gang;  // none: it is on one node
-    int64_t first_step = 0;         // that of the checkpoint which it goes on from
-    std::vector<Entry> reports;     // all that are not acknowledged
-    int64_t last_sequence = 0;
-    bool finished = false, stored = false, ended = false;  // reported
-    bool stop_asked = false;
-  };
-  struct Process {
-    std::string attempt;
-    std::vector<int> devices;
-    bool dying = false;
-    int node_rank = 0;
+  // An attempt, or its part, on a node (tests/simulation/attempt.h).
+  class Attempt;
+  // What a crash of its agent leaves of an attempt: reports, of which those up to `durable` are on the disk for sure.
+  struct Journal {
+    int64_t base = 0;  // number before the first
+    std::vector<v1::AttemptReport> reports;
+    int64_t durable = 0;
+    int64_t last() const { return base + static_cast<int64_t>(reports.size()); }
   };
   struct Agent {
     std::string node;
     int devices = 1;
-    bool up = false;
-    int link = 0;  // 0: none
+    std::unique_ptr<Roster> roster;  // none: it is down
+    int link = 0;                    // 0: none
     bool registered = false;
-    int64_t life = 0;  // grows with every crash: timers of an earlier life do nothing
-    std::map<std::string, Attempt> attempts;
-    std::map<std::string, int64_t> sent;  // in this session, by attempt
-    std::vector<Process> processes;
+    int64_t life = 0;                         // grows with every crash: timers of an earlier life do nothing
+    std::map<std::string, Journal> journals;  // by attempt
     absl::Time link_since = absl::InfinitePast();
     absl::Time partitioned_until = absl::InfinitePast();
   };
@@ -90,6 +77,8 @@ class Simulation {
     std::string node;
     int64_t server_life = 0;
     bool broken = false;
+    bool lost = false;                              // a message to the server, and with it all behind it
+    bool refused = false;                           // a report
     bool registered = false;                        // the server has answered
     std::vector<std::function<void(Agent&)>> held;  // what it sends before that waits behind the answer
     absl::Time to_server, to_agent;                 // when the last message arrives: later ones arrive later
@@ -139,36 +128,32 @@ class Simulation {
   absl::Status WriteOrCrash(const Writes& writes, bool& crash_after);
   void RememberCommitted(const Writes& writes);
   void Send(const Effect& effect);
+  v1::StartAttempt OrderOf(const Effect& effect);
+  int64_t StoredStep(int64_t job);
   void ServerTick();
   absl::Time ServerNow() const { return now_ + clock_; }
 
   // Agents.
   void StartAgent(Agent& agent);
   void CrashAgent(Agent& agent);
+  void EndAgent(Agent& agent);
+  void Leave(Agent& agent);
+  void WaitForAttempts(Agent& agent, absl::Time until);
+  void Tidy(Agent& agent);
   void Dial(Agent& agent);
   void Register(Agent& agent, int link);
+  v1::Registered Registered(State& state, const v1::Register& message, absl::Time now);
   void Heartbeat(Agent& agent);
-  static Processes ProcessesOf(const Agent& agent);
+  void SendReports(Agent& agent);
+  void ReceiveReport(const v1::AttemptReport& message, int link);
+  void OnStop(Agent& agent, const v1::StopAttempt& order);
+  bool Reaches(const Agent& agent) const;
+
+  // Streams.
   void Break(Agent& agent);
   void ToServer(Agent& agent, std::function<void()> handle);
   void ToAgent(int link, std::function<void(Agent&)> handle);
   void Order(int link, std::function<void(Agent&)> handle);
-  void SendReports(Agent& agent);
-  void OnStart(Agent& agent, Attempt attempt);
-  void OnStop(Agent& agent, const std::string& name);
-  void Begin(Agent& agent, const std::string& name);
-  void Meet(Agent& agent, const std::string& name, absl::Time until);
-  void Follow(Agent& agent, const std::string& name);
-  void LosePeer(Agent& agent, const std::string& name);
-  bool HasPeer(const Agent& agent, const std::string& name) const;
-  void Train(Agent& agent, const std::string& name, int64_t step);
-  void Publish(Agent& agent, const std::string& name);
-  void Report(Agent& agent, Attempt& attempt, const std::string& event, int64_t step = 0);
-  int64_t StoredStep(int64_t job);
-  void End(Agent& agent, const std::string& name, const std::string& outcome);
-  void Kill(Agent& agent, const std::string& name, absl::Duration patience);
-  void Remove(Agent& agent, const std::string& name);
-  bool Alive(const Agent& agent, const std::string& attempt) const;
 
   // Users.
   void SubmitLater();
@@ -184,9 +169,11 @@ class Simulation {
   void BeginEpoch();
 
   // Promises.
+  void ForEachAttempt(const std::function<void(const Agent&, const Attempt&)>& visit) const;
   void CheckState();
   void CheckAttempts();
   void CheckDevices(const std::vector<const Job*>& jobs);
+  void CheckHolders(const std::vector<const Job*>& jobs);
   void CheckPlaces(const Job& job, std::map<std::string, std::set<int>>& taken);
   void CheckCounts(const std::vector<const Job*>& jobs);
   void CheckGangs(const Writes& writes, const std::vector<Effect>& effects);
@@ -242,6 +229,8 @@ class Simulation {
   // Nodes on which a job's trainer died, as far as the server has answered: it may know of more.
   std::map<std::string, std::set<std::string>> crashed_on_;
   std::vector<std::shared_ptr<Request>> requests_;
+  // Attempts that hold devices of a node whose agent does not have them (node, attempt), and since when.
+  std::map<std::pair<std::string, std::string>, absl::Time> missing_;
 };
 
 }  // namespace luthier

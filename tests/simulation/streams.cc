@@ -13,9 +13,10 @@ void Simulation::ToServer(Agent& agent, std::function<void()> handle) {
   link.to_server = std::max(link.to_server, now_ + random_.Between(absl::Milliseconds(1), absl::Milliseconds(50)));
   At(link.to_server - now_, [this, id, life = link.server_life, handle = std::move(handle)] {
     if (!state_ || life != server_life_) return;
-    // What was under way when the stream broke may arrive late, or never.
-    if (links_[id].broken && random_.Chance(0.5)) return;
-    handle();
+    // What was under way when the stream broke may arrive late, or never from some message on.
+    Link& link = links_[id];
+    link.lost |= link.broken && random_.Chance(0.3);
+    if (!link.lost) handle();
   });
 }
 
@@ -24,7 +25,7 @@ void Simulation::ToAgent(int id, std::function<void(Agent&)> handle) {
   link.to_agent = std::max(link.to_agent, now_ + random_.Between(absl::Milliseconds(1), absl::Milliseconds(50)));
   At(link.to_agent - now_, [this, id, handle = std::move(handle)] {
     Agent& agent = agents_[links_[id].node];
-    if (agent.link == id && agent.up) handle(agent);
+    if (agent.link == id && agent.roster != nullptr) handle(agent);
   });
 }
 
@@ -56,7 +57,7 @@ void Simulation::Break(Agent& agent) {
         },
         [](const absl::Status&) {});
   });
-  if (agent.up) {
+  if (agent.roster != nullptr) {
     At(random_.Between(absl::Milliseconds(200), absl::Seconds(3)), [this, node = agent.node, life = agent.life] {
       if (agents_[node].life == life) Dial(agents_[node]);
     });

@@ -28,6 +28,10 @@ void Simulation::SubmitLater() {
       request->job.nodes = kNodesOfAGang;
       request->job.devices = 1 + random_.Below(2);
     }
+    if (random_.Chance(0.8)) {
+      request->job.tuning = random_.Chance(0.5) ? Tuning::kLora : Tuning::kFull;
+      request->job.work_tokens = 1000 * (1 + random_.Below(100));
+    }
     if (random_.Chance(0.2)) request->job.model = "shared-model";
     if (random_.Chance(0.1)) request->job.state = JobState::kHeld;
     if (i % 8 == 7) {
@@ -92,9 +96,9 @@ absl::Status Simulation::Create(State& state, const Request& request, Job& job, 
 void Simulation::AskSomething() {
   if (!calm_) {
     const std::string job = requests_[static_cast<size_t>(random_.Below(kRequests))]->job.id;
-    static constexpr const char* kWishes[] = {"cancel",   "pause", "resume",  "start",    "retry",
-                                              "priority", "drain", "undrain", "guarantee"};
-    Ask(job, kWishes[random_.Below(9)]);
+    static constexpr const char* kWishes[] = {"cancel",   "pause", "resume",  "start",     "retry",
+                                              "priority", "drain", "undrain", "guarantee", "checkpoint"};
+    Ask(job, kWishes[random_.Below(10)]);
     At(random_.Between(absl::Seconds(2), absl::Seconds(20)), [this] { AskSomething(); });
     return;
   }
@@ -133,6 +137,7 @@ void Simulation::Ask(const std::string& job, const std::string& what) {
         if (what == "pause") return state.Pause(job, now);
         if (what == "resume") return state.Resume(job, now);
         if (what == "start") return state.StartHeld(job, now);
+        if (what == "checkpoint") return state.Checkpoint(job);
         return state.Update(job, {.priority = priority}, now);
       },
       [this, job, what](const absl::Status& status) {

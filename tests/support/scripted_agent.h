@@ -22,15 +22,16 @@ struct HeldAttempt {
 
 class ScriptedAgent {
  public:
-  explicit ScriptedAgent(const std::string& server)
-      : ScriptedAgent(grpc::CreateChannel(server, grpc::InsecureChannelCredentials()), {}, /*waits=*/true) {}
+  explicit ScriptedAgent(const std::string& server, const std::string& node = "n1")
+      : ScriptedAgent(grpc::CreateChannel(server, grpc::InsecureChannelCredentials()), {}, /*waits=*/true, node) {}
   // `held`: from an earlier session; without a name: none. `waits`: for a server that is still to come.
-  ScriptedAgent(const std::shared_ptr<grpc::Channel>& channel, const HeldAttempt& held, bool waits = false)
+  ScriptedAgent(const std::shared_ptr<grpc::Channel>& channel, const HeldAttempt& held, bool waits = false,
+                const std::string& node = "n1")
       : stub_(v1::WorkerService::NewStub(channel)), attempt_(held.name), credential_(held.credential) {
     context_.set_wait_for_ready(waits);
     session_ = stub_->Session(&context_);
     v1::SessionRequest request;
-    request.mutable_register_()->set_node_id("n1");
+    request.mutable_register_()->set_node_id(node);
     if (!held.name.empty()) request.mutable_register_()->add_attempts(held.name);
     request.mutable_register_()->mutable_inventory()->set_cpus(2);
     request.mutable_register_()->mutable_inventory()->set_memory_bytes(8'000'000'000);
@@ -47,6 +48,7 @@ class ScriptedAgent {
     while (session_->Read(&response)) {
       if (!response.has_start_attempt()) continue;
       credential_ = response.start_attempt().credential();
+      sequence_ = 0;
       return attempt_ = response.start_attempt().attempt();
     }
     return "";
@@ -147,7 +149,7 @@ class ScriptedAgent {
   grpc::ClientContext context_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::SessionRequest, v1::SessionResponse>> session_;
   std::string attempt_, credential_;
-  int64_t sequence_ = 0;
+  int64_t sequence_ = 0;  // of the attempt's newest report
 };
 
 }  // namespace luthier

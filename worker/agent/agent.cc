@@ -66,7 +66,10 @@ Agent::Agent(Options options, const DataFolder& folder, InputCache& cache, Artif
                 [this] {
                   ScheduleTidying();
                   options_.heartbeat_now();
-                }} {
+                }},
+      roster_([this](AttemptPath name, const v1::StartAttempt& order) {
+        return std::make_shared<Attempt>(node_, std::move(name), order);
+      }) {
   TakeOver();
   tidier_ = std::thread([this] { Tidy(); });
 }
@@ -78,14 +81,19 @@ Agent::~Agent() {
     changed_.notify_all();
   }
   tidier_.join();
+  // Their threads look at the roster until they end.
+  for (const auto& attempt : Snapshot()) {
+    const std::lock_guard lock(mutex_);
+    roster_.Remove(attempt->name().text());
+  }
 }
 
 // Trainers die with their agent, but this agent may have been started while they were still dying.
 void Agent::TakeOver() {
   const absl::Status ended = EndMarkedProcesses(folder_.root() + ":", kKillPatience);
   if (!ended.ok()) std::fprintf(stderr, "luthier-worker: %s\n", std::string(ended.message()).c_str());
-  for (const AttemptName& name : folder_.Attempts()) {
-    attempts_[name.text()] = std::make_shared<Attempt>(node_, name);
+  for (const AttemptPath& name : folder_.Attempts()) {
+    roster_.TakeOver(std::make_shared<Attempt>(node_, name));
   }
   ListKeptJobs();
   ObserveBacklog();
@@ -95,13 +103,13 @@ void Agent::TakeOver() {
 void Agent::Leave(Session& session, absl::Duration grace, absl::Duration patience) {
   {
     const std::lock_guard lock(mutex_);
-    leaving_ = true;
+    roster_.Leave();
   }
   session.HeartbeatNow();  // before the first attempt ends: the server would give the job to this node again
-  for (const auto& [name, attempt] : Snapshot()) attempt->Suspend(grace);
+  for (const auto& attempt : Snapshot()) attempt->Suspend(grace);
   const auto any = [this](auto&& predicate) {
     const Attempts attempts = Snapshot();
-    return std::any_of(attempts.begin(), attempts.end(), [&](const auto& entry) { return predicate(*entry.second); });
+    return std::any_of(attempts.begin(), attempts.end(), [&](const auto& attempt) { return predicate(*attempt); });
   };
   // Every attempt ends by itself: its trainer is killed after the grace.
   while (any([](const Attempt& attempt) { return !attempt.done(); })) absl::SleepFor(kLeavePoll);
@@ -112,16 +120,11 @@ void Agent::Leave(Session& session, absl::Duration grace, absl::Duration patienc
   }
 }
 
-bool Agent::leaving() const {
-  const std::lock_guard lock(mutex_);
-  return leaving_;
-}
-
 // Under the lock instead of on a snapshot: this runs on an attempt's own thread, which must never be its last owner.
 void Agent::ObserveBacklog() {
   const std::lock_guard lock(mutex_);
   int64_t reports = 0;
-  for (const auto& [name, attempt] : attempts_) reports += attempt->backlog();
+  for (const auto& [name, entry] : roster_.entries()) reports += static_cast<const Attempt&>(*entry).backlog();
   metrics_.ObserveBacklog(reports);
 }
 
@@ -138,10 +141,8 @@ v1::Register Agent::Registration() {
   message.set_protocol(kAgentProtocol.newest);
   message.set_oldest_protocol(kAgentProtocol.oldest);
   *message.mutable_inventory() = inventory_.Read();
-  const Attempts attempts = Snapshot();
-  for (const auto& [name, attempt] : attempts) message.add_attempts(name);
-  AddProcesses(attempts, *message.mutable_processes());
   const std::lock_guard lock(mutex_);
+  roster_.Describe(message);
   for (const std::string& job : kept_jobs_) message.add_kept_jobs("jobs/" + job);
   return message;
 }
@@ -149,96 +150,61 @@ v1::Register Agent::Registration() {
 void Agent::OnRegistered(const v1::Registered& registered) {
   std::fprintf(stderr, "luthier-worker: connected as node %s\n", options_.node_id.c_str());
   metrics_.ObserveConnected(true);
-  Attempts attempts = Snapshot();
-  for (const std::string& name : registered.stale_attempts()) {
-    if (const auto found = attempts.find(name); found != attempts.end()) {
-      found->second->Abandon();
-      attempts.erase(found);
-    }
-  }
-  for (const v1::ReportAck& ack : registered.acks()) {
-    if (const auto found = attempts.find(ack.attempt()); found != attempts.end()) found->second->Rewind(ack.sequence());
-  }
-  if (!leaving()) {
-    for (const auto& [name, attempt] : attempts) {
-      const auto found = registered.credentials().find(name);
-      attempt->GoOn(found == registered.credentials().end() ? "" : found->second);
-    }
-  }
   const std::lock_guard lock(mutex_);
+  roster_.OnRegistered(registered);
   said_break_ = false;
-  for (const std::string& job : registered.jobs_over()) jobs_over_.insert(std::string(absl::StripPrefix(job, "jobs/")));
   untidy_ = true;
   changed_.notify_all();
 }
 
 void Agent::OnStart(const v1::StartAttempt& order) {
-  const std::optional<AttemptName> name = AttemptName::Parse(order.attempt());
-  if (!name) {
-    std::fprintf(stderr, "luthier-worker: the server ordered an attempt with the name '%s'; ignored\n",
-                 order.attempt().c_str());
-    return;
-  }
   const std::lock_guard lock(mutex_);
-  // A leaving agent starts nothing; the server sends the order again when the node registers next.
-  if (leaving_ || attempts_.count(order.attempt()) > 0) return;
-  for (const auto& [other, attempt] : attempts_) {
-    if (attempt->name().job == name->job) attempt->Abandon();  // one attempt of a job is current, and it is the new one
-  }
-  attempts_[order.attempt()] = std::make_shared<Attempt>(node_, *name, order);
+  if (const absl::Status started = roster_.OnStart(order); !started.ok())
+    std::fprintf(stderr, "luthier-worker: an order is ignored: %s\n", std::string(started.message()).c_str());
 }
 
 void Agent::OnStop(const v1::StopAttempt& order) {
-  const auto grace = absl::Seconds(order.grace().seconds()) + absl::Nanoseconds(order.grace().nanos());
-  if (const auto attempt = Find(order.attempt())) return attempt->Stop(grace, order.job_goes_on());
   {
     const std::lock_guard lock(mutex_);
-    unknown_.push_back(order.attempt());
+    roster_.OnStop(order);
   }
-  options_.wake_session();
+  options_.wake_session();  // of one that is not here there is something to report
 }
 
 void Agent::OnCheckpoint(const v1::CheckpointAttempt& order) {
-  if (const auto attempt = Find(order.attempt())) attempt->Checkpoint();
+  const std::lock_guard lock(mutex_);
+  roster_.OnCheckpoint(order);
 }
 
 void Agent::OnAck(const v1::ReportAck& ack) {
-  const auto attempt = Find(ack.attempt());
-  if (attempt != nullptr) attempt->Acknowledge(ack.sequence());
+  {
+    const std::lock_guard lock(mutex_);
+    roster_.OnAck(ack);
+    const auto entry = roster_.entries().find(ack.attempt());
+    if (ack.job_over() || (entry != roster_.entries().end() && entry->second->settled())) {
+      untidy_ = true;
+      changed_.notify_all();
+    }
+  }
   ObserveBacklog();
-  const std::lock_guard lock(mutex_);
-  if (const std::optional<AttemptName> name = AttemptName::Parse(ack.attempt()); name && ack.job_over()) {
-    jobs_over_.insert(name->job);
-  }
-  if (ack.job_over() || (attempt != nullptr && attempt->settled())) {
-    untidy_ = true;
-    changed_.notify_all();
-  }
 }
 
 v1::Heartbeat Agent::NextHeartbeat() {
   v1::Heartbeat heartbeat;
   *heartbeat.mutable_inventory() = inventory_.Read();
-  heartbeat.set_leaving(leaving());
-  AddProcesses(Snapshot(), *heartbeat.mutable_processes());
   metrics_.ObserveInventory(heartbeat.inventory());
+  const std::lock_guard lock(mutex_);
+  roster_.Describe(heartbeat);
   return heartbeat;
 }
 
+// Attempts without the lock: they read their journals.
 std::optional<v1::AttemptReport> Agent::NextReport() {
   {
     const std::lock_guard lock(mutex_);
-    if (!unknown_.empty()) {
-      v1::AttemptReport report;
-      report.set_attempt(unknown_.back());
-      report.set_sequence(1);  // it never began here
-      report.mutable_ended()->set_outcome(v1::AttemptEnded::STOPPED);
-      report.mutable_ended()->set_message("it never began on this node");
-      unknown_.pop_back();
-      return report;
-    }
+    if (std::optional<v1::AttemptReport> report = roster_.NextOfUnknown()) return report;
   }
-  for (const auto& [name, attempt] : Snapshot()) {
+  for (const auto& attempt : Snapshot()) {
     if (std::optional<v1::AttemptReport> report = attempt->NextReport()) return report;
   }
   return std::nullopt;
@@ -247,7 +213,7 @@ std::optional<v1::AttemptReport> Agent::NextReport() {
 void Agent::OnBreak(const std::string& why) {
   metrics_.ObserveConnected(false);
   const std::lock_guard lock(mutex_);
-  if (leaving_ || std::exchange(said_break_, true)) return;
+  if (roster_.leaving() || std::exchange(said_break_, true)) return;
   std::fprintf(stderr, "luthier-worker: no session with the server: %s; training goes on, trying again\n", why.c_str());
 }
 
@@ -270,12 +236,12 @@ void Agent::Tidy() {
 
 // The snapshot keeps an attempt alive until the lock is released: its end waits for a thread that may want the lock.
 void Agent::RemoveSettled() {
-  for (const auto& [name, attempt] : Snapshot()) {
+  for (const auto& attempt : Snapshot()) {
     if (!attempt->settled()) continue;
     Remove(folder_.AttemptFolder(attempt->name()));
     {
       const std::lock_guard lock(mutex_);
-      attempts_.erase(name);
+      roster_.Remove(attempt->name().text());
     }
     const std::string& job = attempt->name().job;
     // Where another node leads, nothing is kept, and nobody will say that the job is over.
@@ -287,12 +253,12 @@ void Agent::RemoveJobsOver() {
   std::set<std::string> over;
   {
     const std::lock_guard lock(mutex_);
-    over = jobs_over_;
+    over = roster_.jobs_over();
   }
   for (const std::string& job : over) {
     if (!RemoveJob(job)) continue;  // its last reports are still to be acknowledged
     const std::lock_guard lock(mutex_);
-    jobs_over_.erase(job);
+    roster_.ForgetJobOver(job);
   }
 }
 
@@ -322,9 +288,7 @@ bool Agent::RemoveJob(const std::string& job) {
   Remove(discarded);
   {
     const std::lock_guard lock(mutex_);
-    for (const auto& [name, attempt] : attempts_) {
-      if (attempt->name().job == job) return false;
-    }
+    if (roster_.HasAttemptOf(job)) return false;
     std::error_code error;
     fs::rename(folder_.JobFolder(job), discarded, error);
   }
@@ -332,24 +296,11 @@ bool Agent::RemoveJob(const std::string& job) {
   return true;
 }
 
-void Agent::AddProcesses(const Attempts& attempts, google::protobuf::RepeatedPtrField<v1::AttemptProcess>& processes) {
-  for (const auto& [name, attempt] : attempts) {
-    if (!attempt->uses_devices()) continue;
-    v1::AttemptProcess& process = *processes.Add();
-    process.set_attempt(name);
-    *process.mutable_gpus() = attempt->order().gpus();
-  }
-}
-
 Agent::Attempts Agent::Snapshot() const {
   const std::lock_guard lock(mutex_);
-  return attempts_;
-}
-
-std::shared_ptr<Attempt> Agent::Find(const std::string& name) const {
-  const std::lock_guard lock(mutex_);
-  const auto found = attempts_.find(name);
-  return found == attempts_.end() ? nullptr : found->second;
+  Attempts attempts;
+  for (const auto& [name, entry] : roster_.entries()) attempts.push_back(std::static_pointer_cast<Attempt>(entry));
+  return attempts;
 }
 
 void Agent::ScheduleTidying() {

@@ -1,4 +1,4 @@
-// The agent: holds the attempts of this node, obeys the server, and keeps the folder tidy.
+// The agent: has the attempts of this node do what the server says (core/roster), and keeps the folder tidy.
 #pragma once
 
 #include <condition_variable>
@@ -16,6 +16,7 @@
 #include "lib/base/gang_address.h"
 #include "worker/agent/agent_metrics.h"
 #include "worker/agent/attempt.h"
+#include "worker/agent/core/roster.h"
 #include "worker/agent/data_folder.h"
 #include "worker/agent/input_cache.h"
 #include "worker/agent/inventory.h"
@@ -67,11 +68,10 @@ class Agent final : public Session::Peer {
   void OnBreak(const std::string& why) override;
 
  private:
-  using Attempts = std::map<std::string, std::shared_ptr<Attempt>>;
+  using Attempts = std::vector<std::shared_ptr<Attempt>>;
 
   void TakeOver();
   void ObserveBacklog();
-  bool leaving() const;
   void Tidy();
   void RemoveSettled();
   void RemoveJobsOver();
@@ -79,8 +79,6 @@ class Agent final : public Session::Peer {
   void ListKeptJobs();
   bool RemoveJob(const std::string& job);
   Attempts Snapshot() const;
-  std::shared_ptr<Attempt> Find(const std::string& name) const;  // null if it is not here
-  static void AddProcesses(const Attempts& attempts, google::protobuf::RepeatedPtrField<v1::AttemptProcess>& processes);
   void ScheduleTidying();
 
   const Options options_;
@@ -91,11 +89,9 @@ class Agent final : public Session::Peer {
   Attempt::Node node_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  Attempts attempts_;                   // by name
-  std::set<std::string> jobs_over_;     // ids; their run folders can go
+  Roster roster_;                       // its entries are `Attempt`s
   std::vector<std::string> kept_jobs_;  // ids; as the tidier last saw them, oldest first
-  std::vector<std::string> unknown_;    // attempts that the server wants ended and nobody here knows
-  bool leaving_ = false, closed_ = false, untidy_ = true;
+  bool closed_ = false, untidy_ = true;
   bool said_break_ = false;  // once an absence, not at every try
   std::thread tidier_;       // deletes what is of no use any more, so that nobody who listens waits for the disk
 };

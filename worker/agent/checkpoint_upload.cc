@@ -20,15 +20,22 @@ CheckpointUpload::~CheckpointUpload() {
 
 // What is replaced before its turn, or gone already, is not missed: a newer one is written soon.
 void CheckpointUpload::Offer(const RunCheckpoint& checkpoint) {
-  const std::lock_guard lock(mutex_);
-  if (closed_ || checkpoint.step <= 0 || checkpoint.step == newest_step_) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (closed_ || checkpoint.step <= 0 || checkpoint.step == newest_step_) return;
+  }
+  // Without the lock: whoever gives the upload up must not wait for the disk.
   if (!LinkCheckpoint(options_.checkpoints, checkpoint, LinksOf(checkpoint)).ok()) return;
+  std::optional<RunCheckpoint> replaced;
+  {
+    const std::lock_guard lock(mutex_);
+    replaced = std::exchange(next_, checkpoint);
+    newest_step_ = checkpoint.step;
+    if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+    changed_.notify_all();
+  }
   std::error_code ignored;
-  if (next_) fs::remove_all(LinksOf(*next_), ignored);
-  next_ = checkpoint;
-  newest_step_ = checkpoint.step;
-  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
-  changed_.notify_all();
+  if (replaced) fs::remove_all(LinksOf(*replaced), ignored);
 }
 
 void CheckpointUpload::Finish(absl::Duration patience) {

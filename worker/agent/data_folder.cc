@@ -93,18 +93,18 @@ absl::StatusOr<std::string> DataFolder::NodeId(const std::string& wanted) const 
   return id;
 }
 
-std::string DataFolder::AttemptFolder(const AttemptName& name) const {
+std::string DataFolder::AttemptFolder(const AttemptPath& name) const {
   return absl::StrCat(JobFolder(name.job), "/attempt-", name.number);
 }
 
-std::vector<AttemptName> DataFolder::Attempts() const {
-  std::vector<AttemptName> names;
+std::vector<AttemptPath> DataFolder::Attempts() const {
+  std::vector<AttemptPath> names;
   std::error_code ignored;
   for (const fs::directory_entry& job : fs::directory_iterator(root_ + "/jobs", ignored)) {
     for (const fs::directory_entry& entry : fs::directory_iterator(job.path(), ignored)) {
       const std::string folder = entry.path().filename();
       absl::string_view number = folder;
-      AttemptName name{job.path().filename(), 0};
+      AttemptPath name{job.path().filename(), 0};
       if (absl::ConsumePrefix(&number, "attempt-") && absl::SimpleAtoi(number, &name.number)) names.push_back(name);
     }
   }

@@ -16,7 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "lib/base/descriptor.h"
-#include "worker/agent/attempt_name.h"
+#include "worker/agent/core/attempt_path.h"
 
 namespace luthier {
 
@@ -46,10 +46,10 @@ class DataFolder {
   std::string DiscardedFolder() const { return root_ + "/discarded"; }
   std::string JobFolder(const std::string& job) const { return root_ + "/jobs/" + job; }
   std::string RunFolder(const std::string& job) const { return JobFolder(job) + "/run"; }
-  std::string AttemptFolder(const AttemptName& name) const;
+  std::string AttemptFolder(const AttemptPath& name) const;
 
   // Attempts that left a folder.
-  std::vector<AttemptName> Attempts() const;
+  std::vector<AttemptPath> Attempts() const;
   // Ids of jobs with a run folder, the one longest unused first.
   std::vector<std::string> JobsWithRunFolder() const;
 

@@ -79,7 +79,7 @@ absl::Status Journal::Load() {
   if (std::memcmp(read.magic, Header{}.magic, sizeof read.magic) != 0) {
     return absl::DataLossError(absl::StrCat(path_, ": is no journal"));
   }
-  base_ = acknowledged_ = handed_out_ = read.base;
+  base_ = read.base;
   for (end_ = sizeof(Header);;) {
     RecordHeader record;
     const std::string bytes = ReadAt(file, end_, sizeof record);
@@ -91,7 +91,7 @@ absl::Status Journal::Load() {
     records_.push_back({end_ + static_cast<int64_t>(sizeof record), record.size, std::nullopt});
     end_ += static_cast<int64_t>(sizeof record) + record.size;
   }
-  durable_ = LastLocked();
+  outbox_ = Outbox(base_, base_ + static_cast<int64_t>(records_.size()));
   if (ftruncate(file, end_) != 0) return FileError(path_, "truncate", errno);
   return absl::OkStatus();
 }
@@ -115,7 +115,7 @@ void Journal::Append(v1::AttemptReport report) {
   int64_t sequence = 0;
   {
     const std::lock_guard lock(mutex_);
-    sequence = LastLocked() + 1;
+    sequence = outbox_.Add();
     report.set_attempt(attempt_);
     report.set_sequence(sequence);
     payload = report.SerializeAsString();
@@ -139,8 +139,8 @@ void Journal::Sync() {
   int64_t last = 0;
   {
     const std::lock_guard lock(mutex_);
-    last = LastLocked();
-    if (durable_ == last) return;
+    last = outbox_.last();
+    if (outbox_.durable() == last) return;
     if (status_.ok()) file = file_;
   }
   // Without the lock: the session must not wait for the disk.
@@ -148,12 +148,12 @@ void Journal::Sync() {
       file == nullptr || fdatasync(file->get()) == 0 ? absl::OkStatus() : FileError(path_, "fdatasync", errno);
   const std::lock_guard lock(mutex_);
   if (status_.ok()) status_ = synced;
-  durable_ = last;
+  outbox_.Keep(last);
 }
 
 int64_t Journal::AcknowledgedEnd() const {
-  if (acknowledged_ <= base_ || records_.empty()) return sizeof(Header);
-  const Record& last = At(std::min(acknowledged_, LastLocked()));
+  if (outbox_.acknowledged() <= base_ || records_.empty()) return sizeof(Header);
+  const Record& last = At(outbox_.acknowledged());
   return last.offset + last.size;
 }
 
@@ -161,10 +161,10 @@ void Journal::Compact() {
   int64_t acknowledged = 0, from = 0;
   {
     const std::lock_guard lock(mutex_);
-    acknowledged = std::min(acknowledged_, LastLocked());
+    acknowledged = outbox_.acknowledged();
     from = AcknowledgedEnd();
     const int64_t freed = from - static_cast<int64_t>(sizeof(Header));
-    if (!status_.ok() || durable_ != LastLocked() || freed < kCompactBytes || freed < end_ / 2) return;
+    if (!status_.ok() || outbox_.durable() != outbox_.last() || freed < kCompactBytes || freed < end_ / 2) return;
   }
   const absl::Status rewritten = RewriteFrom(acknowledged, from);
   const std::lock_guard lock(mutex_);
@@ -191,66 +191,71 @@ absl::Status Journal::RewriteFrom(int64_t base, int64_t from) {
 
 void Journal::Rewind(int64_t acknowledged) {
   const std::lock_guard lock(mutex_);
-  // More than there is: reports of a disk that failed were sent from memory, and are gone. Their numbers stay taken.
-  while (LastLocked() < acknowledged) {
+  // More than there is: reports of a disk that failed were sent from memory, and are gone.
+  if (acknowledged > outbox_.last() && status_.ok())
+    status_ = absl::DataLossError(absl::StrCat(path_, ": lacks reports that the server has"));
+  for (int64_t missing = outbox_.last(); missing < acknowledged; ++missing)
     records_.push_back({end_, 0, std::string()});
-    durable_ = LastLocked();
-    if (status_.ok()) status_ = absl::DataLossError(absl::StrCat(path_, ": lacks reports that the server has"));
-  }
-  acknowledged_ = std::max(acknowledged_, acknowledged);
-  handed_out_ = acknowledged_;
+  outbox_.Rewind(acknowledged);
 }
 
 void Journal::Acknowledge(int64_t sequence) {
   const std::lock_guard lock(mutex_);
-  acknowledged_ = std::max(acknowledged_, std::min(sequence, LastLocked()));
+  outbox_.Acknowledge(sequence);
 }
 
 std::optional<v1::AttemptReport> Journal::Next() {
-  Record record;
+  Record record{.in_memory = ""};
   std::shared_ptr<const Descriptor> file;
-  int64_t sequence = 0;
+  std::optional<int64_t> sequence;
   {
     const std::lock_guard lock(mutex_);
-    if (handed_out_ >= durable_) return std::nullopt;
-    sequence = ++handed_out_;
-    record = At(sequence);
+    sequence = outbox_.Next();
+    if (!sequence) return std::nullopt;
+    if (*sequence > base_) record = At(*sequence);
     file = file_;
   }
   const std::string payload = record.in_memory ? *record.in_memory : ReadAt(file->get(), record.offset, record.size);
   v1::AttemptReport report;
-  if (!report.ParseFromString(payload) || report.sequence() != sequence) {
-    // The disk lost it after it was synced. Its number must not be missing, else nothing after it would be recorded.
+  if (!report.ParseFromString(payload) || report.sequence() != *sequence) {
+    // The disk lost it after it was synced, or the server after it had acknowledged it. Its number must not be missing,
+    // else nothing after it would be recorded.
     report.Clear();
     report.set_attempt(attempt_);
-    report.set_sequence(sequence);
-    report.mutable_log_lines()->add_lines("a report of the agent was damaged on its disk: " + path_);
+    report.set_sequence(*sequence);
+    report.mutable_log_lines()->add_lines("a report of the agent is damaged, or gone from its disk: " + path_);
   }
   return report;
 }
 
 void Journal::ForEach(const std::function<void(const v1::AttemptReport&)>& visit) const {
-  const std::lock_guard lock(mutex_);
-  for (const Record& record : records_) {
+  std::deque<Record> records;
+  std::shared_ptr<const Descriptor> file;
+  {
+    const std::lock_guard lock(mutex_);
+    records = records_;
+    file = file_;
+  }
+  for (const Record& record : records) {
     v1::AttemptReport report;
-    const std::string payload = record.in_memory ? *record.in_memory : ReadAt(file_->get(), record.offset, record.size);
+    const std::string payload = record.in_memory ? *record.in_memory : ReadAt(file->get(), record.offset, record.size);
     if (report.ParseFromString(payload)) visit(report);
   }
 }
 
 int64_t Journal::last_sequence() const {
   const std::lock_guard lock(mutex_);
-  return LastLocked();
+  return outbox_.last();
 }
 
 int64_t Journal::durable() const {
   const std::lock_guard lock(mutex_);
-  return durable_;
+  return outbox_.durable();
 }
 
 int64_t Journal::backlog() const {
   const std::lock_guard lock(mutex_);
-  return LastLocked() - std::min(acknowledged_, LastLocked());
+  return outbox_.backlog();
 }
 
 int64_t Journal::backlog_bytes() const {

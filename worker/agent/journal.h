@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "lib/base/descriptor.h"
 #include "luthier/v1/worker.pb.h"
+#include "worker/agent/core/outbox.h"
 
 namespace luthier {
 
@@ -66,7 +67,6 @@ class Journal {
   absl::Status RewriteFrom(int64_t base, int64_t from);
   Record& At(int64_t sequence) { return records_[static_cast<size_t>(sequence - base_ - 1)]; }
   const Record& At(int64_t sequence) const { return records_[static_cast<size_t>(sequence - base_ - 1)]; }
-  int64_t LastLocked() const { return base_ + static_cast<int64_t>(records_.size()); }
   int64_t AcknowledgedEnd() const;
 
   const std::string path_;
@@ -77,11 +77,9 @@ class Journal {
   std::shared_ptr<const Descriptor> file_;  // shared with a reader that must not be cut off by Compact()
   absl::Status status_;                     // once not OK, nothing is written any more
   int64_t base_ = 0;                        // number before the first record
-  std::deque<Record> records_;
-  int64_t end_ = 0;      // of the file
-  int64_t durable_ = 0;  // highest number that Sync() has covered
-  int64_t acknowledged_ = 0;
-  int64_t handed_out_ = 0;  // highest number that Next() has returned in this session
+  std::deque<Record> records_;              // numbers after `base_` up to the outbox's last
+  Outbox outbox_;
+  int64_t end_ = 0;  // of the file
 };
 
 }  // namespace luthier

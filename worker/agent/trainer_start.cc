@@ -58,7 +58,7 @@ absl::Status LinkInputs(const v1::StartAttempt& order, const InputCache::Lease& 
   return absl::OkStatus();
 }
 
-absl::StatusOr<json> LocalSpec(const v1::StartAttempt& order, const AttemptName& attempt,
+absl::StatusOr<json> LocalSpec(const v1::StartAttempt& order, const AttemptPath& attempt,
                                const InputCache::Lease& inputs, const std::string& folder) {
   json spec = json::parse(order.trainer_spec_json(), nullptr, /*allow_exceptions=*/false);
   if (!spec.is_object()) return absl::InternalError("the server's trainer spec is no JSON object");

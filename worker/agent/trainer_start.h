@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "luthier/v1/worker.pb.h"
 #include "nlohmann/json.hpp"
-#include "worker/agent/attempt_name.h"
+#include "worker/agent/core/attempt_path.h"
 #include "worker/agent/input_cache.h"
 
 namespace luthier {
@@ -24,7 +24,7 @@ absl::Status LinkInputs(const v1::StartAttempt& order, const InputCache::Lease& 
 
 // The server's spec with the paths of this machine; `folder` is that of LinkInputs. Errors: INTERNAL if the server's is
 // no JSON object.
-absl::StatusOr<nlohmann::json> LocalSpec(const v1::StartAttempt& order, const AttemptName& attempt,
+absl::StatusOr<nlohmann::json> LocalSpec(const v1::StartAttempt& order, const AttemptPath& attempt,
                                          const InputCache::Lease& inputs, const std::string& folder);
 
 // Program and arguments (docs/trainer-protocol.md).

@@ -31,7 +31,7 @@ TEST_F(AttemptTest, StoresEachCheckpointWhileItTrainsAndSendsNoFileTwice) {
   const std::vector<std::string> reports = Reports();
   EXPECT_EQ(std::count(reports.begin(), reports.end(), "checkpoint stored 4"), 1);
   EXPECT_EQ(server_.sent["step-4/state.json"], 1);
-  EXPECT_FALSE(fs::exists(folder_.AttemptFolder(*AttemptName::Parse(kName)) + "/upload/4"));
+  EXPECT_FALSE(fs::exists(folder_.AttemptFolder(*AttemptPath::Parse(kName)) + "/upload/4"));
 }
 
 TEST_F(AttemptTest, StoresItsLastCheckpointBeforeItsEndIsReported) {

@@ -55,20 +55,20 @@ class AttemptTest : public testing::Test {
     }
     return order;
   }
-  void Start() { attempt_ = std::make_unique<Attempt>(node_, *AttemptName::Parse(kName), Order()); }
+  void Start() { attempt_ = std::make_unique<Attempt>(node_, *AttemptPath::Parse(kName), Order()); }
   // On one of several nodes, of which that of rank 0 leads.
   void StartInGang(int node_rank) {
     v1::StartAttempt order = Order();
     order.mutable_gang()->set_node_rank(node_rank);
     order.mutable_gang()->set_meeting("10.0.0.1:29402");
     order.mutable_gang()->set_address("10.0.0.2");
-    attempt_ = std::make_unique<Attempt>(node_, *AttemptName::Parse(kName), order);
+    attempt_ = std::make_unique<Attempt>(node_, *AttemptPath::Parse(kName), order);
   }
   // What an agent that was started after this one's death finds.
   void StartAgain() {
     attempt_.reset();
     reports_.clear();
-    attempt_ = std::make_unique<Attempt>(node_, *AttemptName::Parse(kName));
+    attempt_ = std::make_unique<Attempt>(node_, *AttemptPath::Parse(kName));
   }
   // Reports so far, in words.
   std::vector<std::string> Reports() {

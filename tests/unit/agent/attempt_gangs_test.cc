@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 class GangAttemptTest : public AttemptTest {
  protected:
-  const std::string own_run_ = folder_.AttemptFolder(*AttemptName::Parse(kName)) + "/run";
+  const std::string own_run_ = folder_.AttemptFolder(*AttemptPath::Parse(kName)) + "/run";
 };
 
 TEST_F(GangAttemptTest, TellsTheTrainerItsPlace) {

@@ -54,7 +54,7 @@ TEST_F(AttemptTest, ATrainerThatSharesItsDeviceIsToldItsPart) {
   Trainer("env > \"$5/env\"\n" + std::string(kFinish));
   v1::StartAttempt order = Order();
   order.add_gpus(6);  // the third part of GPU 1
-  attempt_ = std::make_unique<Attempt>(node_, *AttemptName::Parse(kName), order);
+  attempt_ = std::make_unique<Attempt>(node_, *AttemptPath::Parse(kName), order);
   ASSERT_TRUE(WaitForEnd());
   std::ifstream environment(folder_.RunFolder("j") + "/env");
   const std::string all((std::istreambuf_iterator<char>(environment)), {});

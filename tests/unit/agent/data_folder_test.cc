@@ -15,8 +15,8 @@ using ::testing::HasSubstr;
 
 namespace fs = std::filesystem;
 
-TEST(AttemptNameTest, TakesNamesApartAndLetsNoPathThrough) {
-  const auto name = AttemptName::Parse("jobs/my-job/attempts/12");
+TEST(AttemptPathTest, TakesNamesApartAndLetsNoPathThrough) {
+  const auto name = AttemptPath::Parse("jobs/my-job/attempts/12");
   ASSERT_TRUE(name);
   EXPECT_EQ(name->job, "my-job");
   EXPECT_EQ(name->number, 12);
@@ -24,7 +24,7 @@ TEST(AttemptNameTest, TakesNamesApartAndLetsNoPathThrough) {
   for (const char* bad :
        {"", "jobs/a/attempts/0", "jobs/a/attempts/-1", "jobs/a/attempts/x", "jobs//attempts/1", "jobs/../attempts/1",
         "jobs/a/b/attempts/1", "jobs/A/attempts/1", "models/a/attempts/1", "jobs/a/attempts/1/"}) {
-    EXPECT_FALSE(AttemptName::Parse(bad)) << bad;
+    EXPECT_FALSE(AttemptPath::Parse(bad)) << bad;
   }
 }
 

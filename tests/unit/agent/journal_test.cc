@@ -151,6 +151,40 @@ TEST_F(JournalTest, KeepsReportingFromMemoryWhenTheDiskIsFull) {
   EXPECT_EQ(Sent(), "4:d ");
 }
 
+// As after a restoration from a backup.
+TEST_F(JournalTest, SendsAServerAgainWhatItAcknowledgedAndHasForgotten) {
+  Open();
+  for (const char* line : {"a", "b", "c"}) Append(line);
+  journal_->Sync();
+  Sent();
+  journal_->Acknowledge(3);
+  journal_->Rewind(1);
+  EXPECT_EQ(journal_->backlog(), 2);
+  EXPECT_EQ(Sent(), "2:b 3:c ");
+  Open();
+  journal_->Rewind(0);
+  EXPECT_EQ(Sent(), "1:a 2:b 3:c ");
+}
+
+// A gap would keep all that follows it from being recorded.
+TEST_F(JournalTest, SaysOfReportsThatAServerHasForgottenAndThatAreGoneThatTheyAre) {
+  Open();
+  const std::string large(1 << 20, 'x');
+  for (int i = 0; i < 8; ++i) Append(large);
+  journal_->Sync();
+  Sent();
+  journal_->Acknowledge(7);
+  journal_->Compact();
+  const std::string gone = "a report of the agent is damaged, or gone from its disk: " + Path();
+  for (const bool opened_again : {false, true}) {
+    if (opened_again) Open();
+    journal_->Rewind(5);
+    EXPECT_EQ(Sent(), "6:" + gone + " 7:" + gone + " 8:" + large + " ");
+  }
+  journal_->Acknowledge(8);
+  EXPECT_EQ(journal_->backlog(), 0);
+}
+
 TEST_F(JournalTest, RefusesAFileThatIsNoJournal) {
   std::ofstream(Path()) << "something else, long enough to be a header";
   Open();

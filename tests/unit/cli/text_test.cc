@@ -100,6 +100,8 @@ TEST(TerminalTest, CutsTextAtACharacterAndSaysSo) {
   EXPECT_EQ(Ellipsize("abcdef", 4), "abc…");
   EXPECT_EQ(Ellipsize("日本語", 4), "日…");
   EXPECT_EQ(Ellipsize("abc", 0), "");
+  EXPECT_EQ(Ellipsize("a \x1b[31mred\x1b[0m b", 7), "a \x1b[31mred\x1b[0m b");
+  EXPECT_EQ(Ellipsize("a \x1b[31mred\x1b[0m b", 4), "a \x1b[31mr…\x1b[0m");
 }
 
 TEST(TerminalTest, BreaksTextAtSpaces) {
@@ -232,6 +234,17 @@ TEST(ScreenTest, StaysOnOneScreenAndSaysWhatIsLeftOut) {
     EXPECT_LE(shown.size(), static_cast<size_t>(height));
     EXPECT_EQ(shown[shown.size() - 2], height < 9 ? absl::StrCat("… and ", 8 - (height - 2), " more") : "8");
   }
+}
+
+// The terminal, which must not wrap, would cut them without a word.
+TEST(ScreenTest, SaysOfLinesThatAreTooLongThatTheyAreCut) {
+  std::ostringstream out;
+  Screen screen(out, {.interactive = true, .width = 8, .height = 24});
+  screen.Draw("NAME  WHY\na     no\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("NAME  W…", "a     no", ""));
+  screen.Resize({.interactive = true, .width = 9, .height = 24});
+  screen.Draw("NAME  WHY\na     no\n");
+  EXPECT_THAT(Shown(out.str()), ElementsAre("NAME  WHY", "a     no", ""));
 }
 
 TEST(WaitingLineTest, SaysWhatIsDoneUntilItIsAndThenLeavesNoTrace) {

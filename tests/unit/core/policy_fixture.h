@@ -186,7 +186,8 @@ class PolicyTest : public testing::Test {
   std::deque<Node> nodes_;
   std::deque<Job> jobs_;
   int64_t number_ = 0;
-  Snapshot snapshot_;
+  Speeds speeds_;
+  Snapshot snapshot_{.speeds = &speeds_};
 };
 
 }  // namespace luthier

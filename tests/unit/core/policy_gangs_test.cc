@@ -45,7 +45,7 @@ TEST_F(PolicyTest, NoTwoJobsHoldHalfOfTheirNodesEach) {
   for (unsigned free = 0; free < 16; ++free) {
     SCOPED_TRACE(free);
     nodes_.clear();
-    snapshot_ = {};
+    snapshot_ = {.speeds = &speeds_};
     int left = 0;
     for (unsigned node = 0; node < 4; ++node) {
       const bool is_free = ((free >> node) & 1) != 0;
@@ -123,7 +123,7 @@ TEST_F(PolicyTest, NodesThatDidNotMeetAreTakenTogetherOnlyIfThereAreNoOthers) {
   for (const Case& each : cases) {
     SCOPED_TRACE(each.what);
     nodes_.clear();
-    snapshot_ = {};
+    snapshot_ = {.speeds = &speeds_};
     for (const char* id : {"a", "b", "c", "d"}) AddNode(id, 1, {0});
     for (const std::string& two : each.missed) Miss(two.substr(0, 1), two.substr(1));
     Expect({each.row});

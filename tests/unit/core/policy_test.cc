@@ -410,6 +410,25 @@ TEST_F(PolicyTest, ForecastsWhenATenantIsBelowItsLimitAgain) {
   EXPECT_EQ(ForecastOf(1, snapshot_).start, kNow + absl::Hours(1));
 }
 
+// Of four devices none is missing: it is the sweep that waits for its own jobs, of which one may run at a time.
+TEST_F(PolicyTest, ForecastsWhenASweepMayStartTheNextOfItsJobs) {
+  AddNode("n", 4, {0, 1, 2}, {{30, 1}});
+  Wait({{"a", 1, ""}, Lasting({"b", 1, ""}, absl::Minutes(10)), {"c", 1, ""}, {"other", 1, ""}});
+  for (Job& job : jobs_) {
+    if (job.id == "other") continue;
+    job.sweep = 9;
+    job.max_parallel = 1;
+  }
+  snapshot_.ends_of_sweeps[9][77] = kNow + absl::Minutes(30);
+  EXPECT_EQ(ForecastOf(1, snapshot_).start, kNow + absl::Minutes(30));
+  EXPECT_EQ(ForecastOf(2, snapshot_).start, kNow + absl::Minutes(90));
+  EXPECT_EQ(ForecastOf(3, snapshot_).start, kNow + absl::Minutes(100));
+  EXPECT_LT(absl::AbsDuration(ForecastOf(3, snapshot_).late_start - (kNow + absl::Minutes(180))),
+            absl::Milliseconds(1));
+  EXPECT_EQ(ForecastOf(3, snapshot_).ahead, 3);
+  EXPECT_EQ(ForecastOf(4, snapshot_).start, kNow);
+}
+
 TEST(OrderTest, APriorityPointIsWorthAnHourOfWaiting) {
   Job old{.number = 1}, urgent{.number = 2};
   old.create_time = kNow;
@@ -447,6 +466,19 @@ TEST_F(PolicyTest, ForecastsWhenAWaitingJobStarts) {
   EXPECT_EQ(d.ahead, 3);
   EXPECT_EQ(d.start, kNow + absl::Hours(3));
   EXPECT_EQ(ForecastOf(5, detached->snapshot).start, absl::InfiniteFuture());
+}
+
+TEST_F(PolicyTest, ForecastsThatWhatStartsBeforeItTakesWhatOthersLikeThatTake) {
+  AddNode("n", 1, {}, {{30, 1}});
+  Wait({{"a", 1, ""}, {"b", 1, ""}});
+  jobs_[0].base_model = "base";
+  jobs_[0].tuning = Tuning::kLora;
+  jobs_[0].work_tokens = 6000;
+  speeds_.Load({"base", Tuning::kLora, 1, 1, /*tokens_per_second=*/10});
+  const auto detached = Detach(std::move(snapshot_));
+  nodes_.clear();
+  speeds_ = {};
+  EXPECT_EQ(ForecastOf(2, detached->snapshot).start, kNow + absl::Minutes(40));
 }
 
 TEST_F(PolicyTest, ForecastsThatWhatIsLessUrgentStops) {

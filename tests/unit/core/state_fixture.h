@@ -50,6 +50,15 @@ class StateTest : public testing::Test {
     EndBatch();
     return current;
   }
+  // One of a job that trains.
+  void ReportProgress(const std::string& job, int attempt, int64_t sequence, double tokens_per_second,
+                      absl::Duration time_left) {
+    luthier::Report report{.attempt = {job, attempt}, .sequence = sequence};
+    report.time_left = time_left;
+    report.tokens_per_second = tokens_per_second;
+    EXPECT_TRUE(state_.Record(std::move(report), now_));
+    EndBatch();
+  }
   void Wait(absl::Duration duration) {
     now_ += duration;
     EndBatch();
@@ -82,6 +91,7 @@ class StateTest : public testing::Test {
     for (Event& event : writes.events) events_.push_back(std::move(event));
     for (ModelVersion& version : writes.versions) versions_.push_back(std::move(version));
     for (const auto& change : writes.checkpoints) checkpoints_.push_back(change);
+    for (const Speed& speed : writes.speeds) recorded_speeds_.push_back(speed);
     effects_ = state_.TakeEffects();
     state_.Commit();
   }
@@ -94,6 +104,7 @@ class StateTest : public testing::Test {
   std::vector<Event> events_;
   std::vector<ModelVersion> versions_;
   std::vector<Writes::CheckpointChange> checkpoints_;
+  std::vector<Speed> recorded_speeds_;
   std::vector<Effect> effects_;  // of the last batch
   std::vector<std::string> stale_;
 };

@@ -262,6 +262,10 @@ TEST_F(StateTest, ATenantMayHaveNoMoreWaitingJobsThanItsLimit) {
   ASSERT_TRUE(Submit("a", job).ok());
   ASSERT_TRUE(Submit("b", job).ok());
   EXPECT_TRUE(absl::IsResourceExhausted(Submit("c", job)));
+  ASSERT_TRUE(state_.SetTenant({.id = "tiny", .max_queued_jobs = 1}, now_).ok());
+  job.tenant = "tiny";
+  ASSERT_TRUE(Submit("d", job).ok());
+  EXPECT_THAT(std::string(Submit("e", job).message()), HasSubstr("tenant tiny has 1 waiting job and may have 1;"));
   ASSERT_TRUE(Submit("of-another").ok());
   Connect("n1", 4);
   EXPECT_EQ(this->job("a").state, JobState::kStarting);

@@ -31,6 +31,7 @@ TEST_F(StateTest, RefusesReportsOfAnAttemptThatWasReplaced) {
   EXPECT_EQ(job("j").state, JobState::kStarting);
 }
 
+// Each row: a report behind two that are recorded, and whether it may be.
 TEST_F(StateTest, GivesUpAfterTheLastRetry) {
   Connect("n1");
   ASSERT_TRUE(Submit("j").ok());

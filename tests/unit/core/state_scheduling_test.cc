@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/core/forecast.h"
 #include "tests/unit/core/state_fixture.h"
 
 namespace luthier {
@@ -297,6 +298,41 @@ TEST_F(StateTest, ASweepRunsNoMoreJobsAtATimeThanItMayAndHidesNobodyBehindIt) {
   Connect("n1", 8, {"jobs/s-2/attempts/1", "jobs/s-3/attempts/1"});
   EXPECT_EQ(state_.Find("s-4")->state, JobState::kQueued);
   EXPECT_EQ(state_.WhyItWaits(*state_.Find("s-4"), now_).code, luthier::Wait::kSweepLimit);
+}
+
+// The sweep runs one job at a time, and has a device for each of them.
+TEST_F(StateTest, AJobThatWaitsForOthersOfItsSweepIsExpectedToStartWhenTheyEnd) {
+  std::vector<Job> jobs(500);
+  for (size_t i = 0; i < jobs.size(); ++i) {
+    jobs[i].id = absl::StrCat("s-", i + 1);
+    jobs[i].base_model = "base";
+    jobs[i].estimate = absl::Minutes(30);
+    jobs[i].max_parallel = 1;
+  }
+  Sweep sweep{.id = "s"};
+  ASSERT_TRUE(state_.CreateSweep(sweep, jobs, {}, std::vector<SpecBytes>(jobs.size()), now_).ok());
+  Connect("n1", 8);
+  ASSERT_EQ(job("s-1").state, JobState::kStarting);
+  ASSERT_TRUE(Submit("wide", {.devices = 7}).ok());
+  ASSERT_TRUE(Submit("other", {.devices = 7}).ok());
+  const auto starts_in = [&](const std::string& id) {
+    return ForecastOf(job(id).number, state_.TakeSnapshot(now_, 20, /*for_forecast=*/true)).start - now_;
+  };
+  EXPECT_EQ(state_.TakeSnapshot(now_, 20).waiting[1].at("default").size(), 1u)
+      << "what is decided about: the other one";
+  EXPECT_EQ(starts_in("s-2"), absl::Minutes(30));
+  EXPECT_EQ(starts_in("s-3"), absl::Minutes(60));
+  EXPECT_EQ(starts_in("other"), absl::Minutes(60)) << "it comes behind all jobs of the sweep, and is looked at";
+  EXPECT_EQ(starts_in("s-400"), absl::InfiniteDuration()) << "it is too far behind";
+
+  ReportProgress("s-1", 1, 1, /*tokens_per_second=*/1, absl::Minutes(5));
+  EXPECT_EQ(starts_in("s-2"), absl::Minutes(5));
+  ASSERT_TRUE(state_.Drain("n1", /*requeue=*/false, now_).ok());
+  Connect("n2", 1);
+  EXPECT_EQ(starts_in("s-2"), absl::Minutes(5)) << "also where nothing else is given out";
+  ASSERT_TRUE(state_.Cancel("s-1", now_).ok());
+  EndBatch();
+  EXPECT_EQ(starts_in("s-2"), absl::ZeroDuration()) << "at any moment";
 }
 
 }  // namespace

@@ -53,11 +53,11 @@ TEST_F(ServerMetricsTest, CountsJobsByStateAndHowLongTheyWaited) {
 }
 
 TEST_F(ServerMetricsTest, HasEveryStateOfNodesBeforeTheFirstBatch) {
-  for (const char* state : {"ready", "drained", "outdated", "lost", "quarantined"})
+  for (const char* state : {"ready", "drained", "outdated", "disconnected", "lost", "quarantined"})
     EXPECT_THAT(Text(), HasSubstr(absl::StrCat("luthier_agents{state=\"", state, "\"} 0")));
 }
 
-TEST_F(ServerMetricsTest, CountsNodesThatAreReadyDrainedLostAndQuarantined) {
+TEST_F(ServerMetricsTest, CountsNodesByState) {
   absl::Time now = kStart;
   Connect("bad", now);
   for (const char* id : {"a", "b", "c"}) {
@@ -68,14 +68,23 @@ TEST_F(ServerMetricsTest, CountsNodesThatAreReadyDrainedLostAndQuarantined) {
     ASSERT_TRUE(state_.Cancel(id, now).ok());
     state_.Tick(now);
   }
-  Connect("good", now);
   Connect("gone", now);
   state_.Disconnect("gone");
+  now += kLease - kIncident;
+  state_.Heartbeat("bad", "", {}, /*leaving=*/false, now);
+  Connect("good", now);
+  Connect("away", now);
+  state_.Disconnect("away");
+  Connect("leaves", now);
+  state_.Heartbeat("leaves", "", {}, /*leaving=*/true, now);
+  now += kIncident;
+  state_.Tick(now);
   Connect("emptied", now);
   ASSERT_TRUE(state_.Drain("emptied", /*requeue=*/false, now).ok());
   Observe(now);
   EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"ready\"} 1"));
-  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"drained\"} 1"));
+  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"drained\"} 2")) << "one of them leaves";
+  EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"disconnected\"} 1"));
   EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"lost\"} 1"));
   EXPECT_THAT(Text(), HasSubstr("luthier_agents{state=\"quarantined\"} 1"));
 }

@@ -183,6 +183,55 @@ TEST_F(AccessTest, AnotherTenantsResourcesLookAsIfTheyDidNotExist) {
   EXPECT_EQ(jobs.jobs_size(), 2);
 }
 
+// What else is wrong with a request is said with what it names: also then nobody learns what there is.
+TEST_F(AccessTest, AnotherTenantsResourcesLookTheSameBesideOtherFaults) {
+  AddInputs();  // datasets/rows of tenant `default`
+  RequireTokens();
+  const std::string mine = Make("mine", v1::ROLE_MEMBER, "default"), other = Make("other", v1::ROLE_MEMBER, "b");
+  v1::FineTuningJob job;
+  using Jobs = v1::FineTuningService::Stub;
+  ASSERT_TRUE(CallAs(mine, *jobs_, &Jobs::CreateFineTuningJob, RequestFor("j"), job).ok());
+  Connect("n1");
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  Report("j", 1, 2, JobInput::kTrainerFinished);
+  Report("j", 1, 3, JobInput::kArtifactStored);  // models/j/versions/1
+
+  const auto naming = [](const std::string& dataset, const std::string& model) {
+    v1::FineTuningJob asked = RequestFor("").job();
+    asked.mutable_spec()->mutable_dataset()->set_dataset(dataset);
+    if (!model.empty())
+      asked.mutable_spec()->mutable_lora()->set_start_from(absl::StrCat("models/", model, "/versions/1"));
+    asked.mutable_spec()->mutable_lora()->set_rank(999);
+    return asked;
+  };
+  const auto submit = [&](const std::string& dataset, const std::string& model) {
+    v1::CreateFineTuningJobRequest request;
+    request.set_job_id("k");
+    *request.mutable_job() = naming(dataset, model);
+    return CallAs(other, *jobs_, &Jobs::CreateFineTuningJob, request, job);
+  };
+  const auto sweep = [&](const std::string& dataset, const std::string& model) {
+    v1::CreateSweepRequest request;
+    request.set_sweep_id("s");
+    *request.mutable_sweep()->mutable_job() = naming(dataset, model);
+    request.mutable_sweep()->add_grid()->set_field("training.seed");
+    request.mutable_sweep()->mutable_grid(0)->add_values("1");
+    v1::Sweep created;
+    return CallAs(other, *sweeps_, &v1::SweepService::Stub::CreateSweep, request, created);
+  };
+  const auto hidden = [](const grpc::Status& theirs, const grpc::Status& nobodys, const std::string& name) {
+    EXPECT_THAT(theirs.error_message(), AllOf(HasSubstr("lora.rank: "), HasSubstr(name + " does not exist")));
+    EXPECT_EQ(theirs.error_code(), nobodys.error_code());
+    EXPECT_EQ(theirs.error_message(),
+              absl::StrReplaceAll(nobodys.error_message(), {{"/nobodys", "/rows"}, {"/no-one", "/j"}}))
+        << "the words give it away";
+  };
+  hidden(submit("rows", ""), submit("nobodys", ""), "datasets/rows");
+  hidden(submit("rows", "j"), submit("nobodys", "no-one"), "models/j/versions/1");
+  hidden(sweep("rows", ""), sweep("nobodys", ""), "datasets/rows");
+  hidden(sweep("rows", "j"), sweep("nobodys", "no-one"), "models/j/versions/1");
+}
+
 TEST_F(AccessTest, AMemberSubmitsForItsOwnTenantOnly) {
   AddInputs();
   RequireTokens();

@@ -1,6 +1,7 @@
 // Messages of agents and bytes of the record, also where they hold what nobody of us writes.
 #include "server/rpc/convert.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -14,6 +15,8 @@
 
 namespace luthier {
 namespace {
+
+const absl::Time kNow = absl::FromUnixSeconds(1700000000);
 
 v1::AttemptReport EventOf(const std::string& type, const std::map<std::string, double>& numbers) {
   v1::AttemptReport report;
@@ -165,23 +168,38 @@ TEST(ConvertTest, OfSeveralNodesAJobNamesTheOneThatLeadsAndTheOthersInTheirOrder
 TEST(ConvertTest, ANodeShowsWhereOthersReachItIfTheyDo) {
   Node node;
   node.id = "n1";
-  EXPECT_EQ(ToProto(node, State()).gang_address(), "");
+  EXPECT_EQ(ToProto(node, State(), kNow).gang_address(), "");
   node.gang_address = "10.0.0.1";
   node.gang_port = 29400;
-  EXPECT_EQ(ToProto(node, State()).gang_address(), "10.0.0.1:29400");
+  EXPECT_EQ(ToProto(node, State(), kNow).gang_address(), "10.0.0.1:29400");
 }
 
 TEST(ConvertTest, ANodeSaysWithWhichOthersItDidNotMeet) {
   Node node;
   node.id = "n1";
   node.ready = true;
-  EXPECT_EQ(ToProto(node, State()).state_reason(), "");
+  EXPECT_EQ(ToProto(node, State(), kNow).state_reason(), "");
   node.missed["n2"].times = node.missed["n3"].times = 1;
-  const v1::Node message = ToProto(node, State());
+  const v1::Node message = ToProto(node, State(), kNow);
   EXPECT_EQ(message.state(), v1::Node::READY);
   EXPECT_EQ(message.state_reason(),
             "ranks here and on n2, n3 did not find one another (is there a firewall?): a job gets both only if there "
             "are no others; `luthier node undrain n1` forgets that");
+}
+
+TEST(ConvertTest, ANodeSaysWhileItsAgentMayComeBackThatNothingIsGivenUp) {
+  State state;
+  state.Register(Node{.id = "n1"}, {}, kNow);
+  const auto shown = [&](absl::Duration later) { return ToProto(state.nodes().at("n1"), state, kNow + later); };
+  EXPECT_EQ(shown(absl::Seconds(1)).state(), v1::Node::READY);
+  state.Heartbeat("n1", "", {}, /*leaving=*/true, kNow);
+  EXPECT_EQ(shown(absl::Seconds(1)).state(), v1::Node::DRAINED) << "its agent is there, and gets nothing any more";
+  EXPECT_EQ(shown(absl::Seconds(1)).state_reason(), "its agent is about to end");
+  state.Disconnect("n1");
+  EXPECT_EQ(shown(kLease - absl::Seconds(1)).state(), v1::Node::LOST);
+  EXPECT_THAT(shown(kLease - absl::Seconds(1)).state_reason(),
+              testing::HasSubstr("has 30s from when it was last heard, or the server was started, to come back"));
+  EXPECT_EQ(shown(kLease).state_reason(), "");
 }
 
 TEST(ConvertTest, ASpecIsThatOfItsPlanWithWhatTheJobHasBesides) {

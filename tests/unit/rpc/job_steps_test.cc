@@ -307,11 +307,19 @@ TEST_F(JobStepsTest, ClonesAJobWithChanges) {
   EXPECT_FALSE(job_.spec().training().has_epochs());
   EXPECT_EQ(job_.labels().at("team"), "search");
   request.set_job_id("m");
-  request.mutable_update_mask()->add_paths("state");
-  EXPECT_EQ(Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.mutable_job()->set_priority(1000);
+  request.mutable_job()->mutable_spec()->mutable_lora()->set_rank(0);
+  request.mutable_job()->mutable_spec()->mutable_dataset()->set_dataset("gone");
+  for (const char* path : {"state", "priority", "spec.lora.rank", "spec.dataset.dataset"})
+    request.mutable_update_mask()->add_paths(path);
+  const grpc::Status refused = Call(*jobs_, &Jobs::CloneFineTuningJob, request, job_);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(refused), testing::ElementsAre("update_mask", "priority", "lora.rank", "dataset"))
+      << "all of it at once";
 }
 
 TEST_F(JobStepsTest, EstimatesWithoutCreatingAndLearnsTheSpeedOfOthers) {
+  PlayedAgent agent(*workers_, "n1");
   v1::EstimateFineTuningJobRequest request;
   *request.mutable_spec() = RequestFor("").job().spec();
   v1::EstimateFineTuningJobResponse estimate;
@@ -322,10 +330,13 @@ TEST_F(JobStepsTest, EstimatesWithoutCreatingAndLearnsTheSpeedOfOthers) {
   EXPECT_GT(estimate.memory().total_bytes(), estimate.memory().weights_bytes());
   EXPECT_FALSE(estimate.has_duration());
   EXPECT_THAT(estimate.duration_reason(), HasSubstr("no base lora job"));
-  planner_.ObserveSpeed("base lora", 1000);
+  EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
+  Create(RequestFor("j"));
+  agent.TakeStart();
+  agent.ReportEvent({{"event", "progress"}, {"step", 1}, {"tokens_per_second", 1000}});
   ASSERT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
   EXPECT_GT(estimate.duration().seconds() + estimate.duration().nanos(), 0);
-  EXPECT_EQ(store_->ListJobs({})->jobs.size(), 0u);
+  EXPECT_EQ(estimate.duration_reason(), "from the speed of other base lora jobs");
 }
 
 TEST_F(JobStepsTest, SeveralNodesAreExpectedToBeAsFastAsTheyWereOrElseAsTheirDevicesAlone) {
@@ -336,7 +347,10 @@ TEST_F(JobStepsTest, SeveralNodesAreExpectedToBeAsFastAsTheyWereOrElseAsTheirDev
     EXPECT_TRUE(Call(*jobs_, &Jobs::EstimateFineTuningJob, request, estimate).ok());
     return static_cast<double>(estimate.duration().seconds()) + 1e-9 * estimate.duration().nanos();
   };
-  planner_.ObserveSpeed("base lora", 1);
+  const auto trained = [&](int nodes, int devices, double tokens_per_second) {
+    Do([&](State& state, absl::Time) { state.LoadSpeed({"base", Tuning::kLora, nodes, devices, tokens_per_second}); });
+  };
+  trained(1, 1, /*tokens_per_second=*/1);
   const double alone = seconds();
   const v1::MemoryEstimate memory = estimate.memory();
   ASSERT_GT(alone, 0);
@@ -346,7 +360,7 @@ TEST_F(JobStepsTest, SeveralNodesAreExpectedToBeAsFastAsTheyWereOrElseAsTheirDev
   EXPECT_EQ(estimate.memory().total_bytes(), memory.total_bytes()) << "that of one device";
   EXPECT_THAT(estimate.duration_reason(), HasSubstr("from the speed of base lora jobs on one device, times 8"));
   EXPECT_THAT(estimate.duration_reason(), HasSubstr("add up their gradients over the network is not in it"));
-  planner_.ObserveSpeed(KindOf(request.spec()), 2);
+  trained(2, 4, /*tokens_per_second=*/2);
   EXPECT_NEAR(seconds(), alone / 2, 1e-6);
   EXPECT_EQ(estimate.duration_reason(), "from the speed of other 2-node 4-device base lora jobs");
 }

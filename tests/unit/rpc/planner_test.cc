@@ -422,13 +422,5 @@ TEST_F(PlannerTest, APlanThatThrowsIsAnErrorAndHoldsUpNobodyWhoWantsTheSame) {
   EXPECT_TRUE(created.ok()) << created.error_message();
 }
 
-TEST_F(PlannerTest, ASpeedThatNoMachineHasMakesNoJobLastForEver) {
-  AddInputs();
-  const auto plan = planner_.PlanOf(RequestFor("j").job().spec());
-  ASSERT_TRUE(plan.ok()) << plan.status();
-  planner_.ObserveSpeed((*plan)->kind, 1e-300);
-  EXPECT_LE(planner_.DurationOf(**plan).duration.value(), absl::Hours(24 * 365));
-}
-
 }  // namespace
 }  // namespace luthier

@@ -34,6 +34,7 @@ class PlayedAgent {
     registered_ = Await([](const v1::SessionResponse& response) { return response.has_registered(); }).registered();
   }
   ~PlayedAgent() {
+    if (session_ == nullptr) return;
     context_.TryCancel();
     session_->Finish();
   }
@@ -137,6 +138,20 @@ class PlayedAgent {
   }
   // As an agent of a version that has reports of further kinds.
   void ReportOfNewKind() { Report(v1::AttemptReport()); }
+  // Sends reports one behind the other, and says how the server ends the session, which acknowledges none.
+  grpc::Status EndAfterReports(int64_t reports) {
+    v1::SessionRequest request;
+    v1::AttemptReport& report = *request.mutable_report();
+    report.set_attempt(attempt_);
+    report.mutable_log_lines()->add_lines("a line");
+    for (int64_t i = 1; i <= reports; ++i) {
+      report.set_sequence(sequence_ + i);
+      session_->Write(request);
+    }
+    v1::SessionResponse response;
+    while (session_->Read(&response)) EXPECT_FALSE(response.has_report_ack()) << response.DebugString();
+    return std::exchange(session_, nullptr)->Finish();
+  }
   void ReportStopped() { ReportEnd(v1::AttemptEnded::STOPPED); }
   void ReportEnd(v1::AttemptEnded::Outcome outcome, const std::string& cause = "", const std::string& message = "") {
     v1::AttemptReport report;

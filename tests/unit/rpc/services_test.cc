@@ -214,7 +214,27 @@ TEST_F(ServicesTest, ListsEveryViolationOfASubmittedJob) {
   EXPECT_THAT(status.error_message(), HasSubstr("lora.rank"));
   EXPECT_THAT(status.error_message(), HasSubstr("training.epochs"));
   EXPECT_EQ(ReasonOf(status), "INVALID_ARGUMENT");
-  EXPECT_THAT(FieldsOf(status), testing::ElementsAre("lora.rank", "training.epochs"));
+  EXPECT_THAT(FieldsOf(status), testing::ElementsAre("lora.rank", "training.epochs", "base_model", "dataset"))
+      << "neither base model nor dataset is there";
+}
+
+TEST_F(ServicesTest, SaysOfAllThatAJobNamesWhatIsNotThere) {
+  AddInputs();
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  v1::DatasetSelection& dataset = *request.mutable_job()->mutable_spec()->mutable_dataset();
+  dataset.clear_dataset();
+  dataset.set_train("rows/train");
+  dataset.set_validation("gone");
+  dataset.set_test("never");
+  v1::FineTuningJob job;
+  const auto create = [&] { return Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job); };
+  EXPECT_EQ(create().error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(create().error_message(),
+            "dataset.validation: datasets/gone does not exist\ndataset.test: datasets/never does not exist");
+  dataset.set_validation("rows/odd");
+  dataset.set_test("rows/even");
+  EXPECT_EQ(create().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(create()), testing::ElementsAre("dataset.validation", "dataset.test"));
 }
 
 TEST_F(ServicesTest, ListsWhatIsWrongWithAJobAndWithItsSpecAtOnce) {
@@ -225,7 +245,8 @@ TEST_F(ServicesTest, ListsWhatIsWrongWithAJobAndWithItsSpecAtOnce) {
   v1::FineTuningJob job;
   const grpc::Status status = Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job);
   EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(FieldsOf(status), testing::ElementsAre("job_id", "priority", "lora.rank", "training.epochs"));
+  EXPECT_THAT(FieldsOf(status),
+              testing::ElementsAre("job_id", "priority", "lora.rank", "training.epochs", "base_model", "dataset"));
 }
 
 // It was to come when the request came first.

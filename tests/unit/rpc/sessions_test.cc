@@ -1,4 +1,4 @@
-// Sessions of agents: orders that cannot be read, and answers that nobody reads.
+// Sessions of agents: orders that cannot be read, reports that lack others, and answers that nobody reads.
 #include "server/rpc/sessions.h"
 
 #include <SQLiteCpp/SQLiteCpp.h>
@@ -34,6 +34,33 @@ TEST_F(SessionsTest, AnOrderThatCannotBeReadLosesItsAttemptAndTheNextOneIsTried)
   const std::string attempt = agent.TakeStart().attempt();
   EXPECT_THAT(attempt, testing::StartsWith("jobs/j/attempts/"));
   EXPECT_NE(attempt, "jobs/j/attempts/1");
+}
+
+// As when the disk is full for a moment: what is under way behind the first of them would leave a gap for ever.
+TEST_F(SessionsTest, WhatFollowsAReportThatWasRefusedIsRefusedTooAndTakenBehindItInTheNextSession) {
+  Submit("j");
+  std::string attempt;
+  {
+    PlayedAgent agent(*workers_, "n1");
+    attempt = agent.TakeStart().attempt();
+    SQLite::Database record(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE);
+    record.exec("BEGIN IMMEDIATE");  // the server cannot write, until its patience is over
+    EXPECT_EQ(agent.EndAfterReports(16).error_code(), grpc::StatusCode::UNAVAILABLE);
+  }
+  int64_t last_report = -1;
+  const auto ask = [&](State& state, absl::Time) { last_report = state.Find("j")->last_report; };
+  Do(ask);
+  EXPECT_EQ(last_report, 0);
+  v1::Register registration = PlayedAgent::Registration("n1");
+  registration.add_attempts(attempt);
+  PlayedAgent again(*workers_, registration);
+  ASSERT_EQ(again.registered().acks_size(), 1);
+  EXPECT_EQ(again.registered().acks(0).sequence(), 0);
+  again.GoOnWith(attempt, 0);
+  again.ReportEvent({{"event", "started"}});
+  again.ReportEvent({{"event", "warning"}, {"message", "the disk is nearly full"}});
+  Do(ask);
+  EXPECT_EQ(last_report, 2);
 }
 
 TEST_F(SessionsTest, AnAgentThatSendsAndNeverReadsLosesItsSessionAndGetsAnother) {

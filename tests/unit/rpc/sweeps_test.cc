@@ -93,6 +93,12 @@ TEST_F(SweepsTest, RunsNoMoreJobsAtATimeThanItMay) {
   Get("s");
   EXPECT_THAT(sweep_.job_counts(), UnorderedElementsAre(Pair("STARTING", 2), Pair("QUEUED", 1)));
   EXPECT_EQ(GetJob("s-3").pending_code(), v1::PENDING_REASON_SWEEP_LIMIT);
+  v1::ExplainFineTuningJobRequest why;
+  why.set_name("jobs/s-3");
+  v1::ExplainFineTuningJobResponse explained;
+  ASSERT_TRUE(Call(*jobs_, &v1::FineTuningService::Stub::ExplainFineTuningJob, why, explained).ok());
+  EXPECT_EQ(explained.pending_code(), v1::PENDING_REASON_SWEEP_LIMIT);
+  EXPECT_TRUE(explained.has_expected_start_time()) << "when one of the two is expected to end";
 }
 
 TEST_F(SweepsTest, CreatesAJobForEachCombinationOfValues) {
@@ -341,6 +347,29 @@ TEST_F(SweepsTest, SaysWhatIsWrongWithAllFieldsOfAGrid) {
             "grid: 'lora.rank' has no values; give one or more\ngrid: 'training.seed' is there twice; give it once");
 }
 
+TEST_F(SweepsTest, SaysWhatIsWrongWithAllPartsOfARequestAtOnce) {
+  v1::CreateSweepRequest request = RequestOf("No Id");
+  request.mutable_sweep()->set_max_parallel(-1);
+  v1::FineTuningJob& job = *request.mutable_sweep()->mutable_job();
+  (*job.mutable_labels())[""] = "no key";
+  job.mutable_spec()->mutable_dataset()->set_dataset("gone");
+  AddField(request, "training.seed", {});
+  AddField(request, "training.seed", {"1"});
+  job.mutable_spec()->mutable_lora()->set_rank(0);
+  const grpc::Status refused = Create(request);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(refused),
+              ElementsAre("sweep_id", "labels", "sweep.max_parallel", "grid", "grid", "lora.rank", "dataset"));
+  job.clear_labels();
+  job.mutable_spec()->mutable_lora()->set_rank(4);
+  request.mutable_sweep()->clear_grid();
+  AddField(request, "lora.alpha", {"-1", "8"});
+  EXPECT_THAT(FieldsOf(Create(request)), ElementsAre("sweep_id", "sweep.max_parallel", "lora.alpha", "dataset"))
+      << "what a value makes wrong, too";
+  AddField(request, "dataset.train", {"rows"});
+  EXPECT_THAT(FieldsOf(Create(request)), testing::Not(Contains("dataset"))) << "which each job has of its own";
+}
+
 // Its dataset has a train part only, and is the test part of some jobs, too.
 TEST_F(SweepsTest, AMetricThatAJobWillNotHaveIsRefusedIfItWasAskedForAndElseWarnedOf) {
   v1::CreateSweepRequest request = RequestOf("s");
@@ -477,6 +506,7 @@ TEST_F(SweepsTest, IsCancelledAsOne) {
 
 TEST_F(SweepsTest, AValueWithALineBreakIsStillOneViolation) {
   v1::CreateSweepRequest request = RequestOf("a\nb: c");
+  AddField(request, "lora.rank", {"4"});
   request.mutable_sweep()->set_metric("d\ne: f");
   const grpc::Status refused = Create(request);
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);

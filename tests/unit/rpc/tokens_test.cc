@@ -1,4 +1,6 @@
 // The first token, and how long tokens and what was opened with them are worth something.
+#include <gmock/gmock.h>
+
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
 #include "server/rpc/admin_token.h"
@@ -25,6 +27,27 @@ TEST_F(AccessTest, TheFirstTokenIsAnAdminsAndTheLastAdminStays) {
       << "a member is of a tenant";
   EXPECT_EQ(Create("boss", v1::ROLE_ADMIN, "a", secret).error_code(), StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(Create("root", v1::ROLE_ADMIN, "", secret).error_code(), StatusCode::ALREADY_EXISTS);
+}
+
+TEST_F(AccessTest, SaysAllThatIsWrongWithATokenAtOnce) {
+  v1::CreateTokenRequest request;
+  request.set_token_id("No Id");
+  request.mutable_token()->set_tenant("No Tenant");
+  request.mutable_token()->set_node("No Node");
+  request.mutable_token()->mutable_expire_time()->set_seconds(1);
+  v1::CreateTokenResponse response;
+  using Stub = v1::AdminService::Stub;
+  grpc::Status refused = Call(*admin_, &Stub::CreateToken, request, response);
+  EXPECT_EQ(refused.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(refused), testing::ElementsAre("token_id", "token.role", "token.tenant", "token.node",
+                                                      "token.expire_time", "token.role"))
+      << "the first has to be an admin's";
+  RequireTokens();
+  request.set_token_id("root");
+  refused = CallAs(root_, *admin_, &Stub::CreateToken, request, response);
+  EXPECT_EQ(refused.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(refused),
+              testing::ElementsAre("token.role", "token.tenant", "token.node", "token.expire_time", "token_id"));
 }
 
 TEST_F(AccessTest, ARevokedTokenIsWorthlessAtOnceAndAfterARestart) {

@@ -11,11 +11,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "server/loop/recorded_jobs.h"
+#include "server/store/migrations.h"
 #include "tests/support/temp_folder.h"
 
 namespace luthier {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -395,6 +397,61 @@ TEST_F(StoreTest, TakesOverADatabaseOfVersion1WithEverythingInIt) {
   EXPECT_EQ(state_.tenants().size(), 1u);
 }
 
+// What was expected when they were submitted stays with the jobs of before; so does what was charged for them.
+TEST_F(StoreTest, TakesOverJobsOfWhichTheRecordDidNotSayWhatTheyHaveToDo) {
+  constexpr int kVersion = 17;
+  {
+    std::ifstream stream("tests/unit/store/version1.sql");
+    const std::string sql(std::istreambuf_iterator<char>(stream), {});
+    SQLite::Database old(folder_.path() + "/luthier.db", SQLite::OPEN_READWRITE | SQLite::OPEN_CREATE);
+    old.exec(sql);
+    for (int next = 1; next < kVersion; ++next) old.exec(kMigrations[next]);
+    old.exec("UPDATE jobs SET estimate = 120000000 WHERE id = 'waiting'");
+    old.exec(absl::StrCat("PRAGMA user_version = ", kVersion));
+  }
+  Open();
+  state_.LoadSpeed({"base", Tuning::kLora, 1, 1, 1});
+  EXPECT_EQ(KnownDuration(*state_.Find("waiting"), state_.speeds()), absl::Minutes(2));
+  EXPECT_EQ(KnownDuration(*state_.Find("running"), state_.speeds()), std::nullopt);
+  EXPECT_EQ(state_.Find("running")->charged, absl::Hours(1));
+  EXPECT_EQ(store_->GetJob("done")->job.charged, absl::ZeroDuration());
+}
+
+TEST_F(StoreTest, BringsBackWhatJobsHaveToDoAndHowFastOthersHaveTrained) {
+  Open();
+  AddBase();
+  state_.Register(Node{.id = "n1", .devices = 4, .gpus = true}, {}, kNow);
+  const auto submit = [&](const std::string& id, int devices) {
+    Job job{.id = id, .base_model = "base", .devices = devices};
+    job.tuning = Tuning::kLora;
+    job.work_tokens = 36000;
+    ASSERT_TRUE(CreateJob(state_, *store_, job, {}, {.own = "spec"}, kNow).ok());
+    state_.Tick(kNow);
+  };
+  const auto report = [&](int64_t sequence, double tokens_per_second) {
+    ASSERT_TRUE(state_.Record({.attempt = {"runs", 1}, .sequence = sequence, .tokens_per_second = tokens_per_second},
+                              kNow + absl::Minutes(sequence)));
+    Write();
+  };
+  submit("runs", 4);
+  submit("waits", 4);
+  report(1, 10);
+  report(2, 1000);
+  Open();
+  EXPECT_EQ(state_.Find("waits")->tuning, Tuning::kLora);
+  EXPECT_EQ(state_.Find("waits")->work_tokens, 36000);
+  EXPECT_NEAR(state_.speeds().Of(*state_.Find("waits"))->tokens_per_second, 10 + 0.1 * (1000 - 10), 1e-9);
+  EXPECT_EQ(state_.Find("runs")->charged, kUnknownDuration) << "what was charged before any had reported its speed";
+  for (const char* id : {"runs", "waits"}) ASSERT_TRUE(state_.Cancel(id, kNow).ok());
+  ASSERT_TRUE(state_.Record({.attempt = {"runs", 1}, .sequence = 3, .input = JobInput::kAttemptStopped}, kNow));
+  Write();
+  ASSERT_TRUE(state_.DeleteResource(ResourceKind::kBaseModel, "base").ok());
+  Write();
+  AddBase();
+  Open();
+  EXPECT_FALSE(state_.speeds().Of(store_->GetJob("waits")->job).has_value()) << "it may be another one of that name";
+}
+
 TEST_F(StoreTest, CountsOnceWhatAnOlderVersionStored) {
   {
     std::ifstream stream("tests/unit/store/version1.sql");
@@ -573,6 +630,31 @@ TEST_F(StoreTest, NamesTheFileWhosePagesAreDamaged) {
   const absl::Status found = store.ok() ? (*store)->Check() : store.status();
   EXPECT_TRUE(absl::IsDataLoss(found)) << found;
   EXPECT_THAT(std::string(found.message()), HasSubstr(folder_.path() + "/luthier.db"));
+}
+
+// A page that a start does not read. What is damaged is not migrated on top of it.
+TEST_F(StoreTest, ADamagedPageIsFoundBeforeMigrationsUnlessThatWouldTakeLong) {
+  Open();
+  AddBase();
+  for (int i = 0; i < 200; ++i) ASSERT_TRUE(Create(absl::StrCat("job-", i)).ok());
+  Write();
+  store_.reset();
+  EXPECT_TRUE(Store::Open(folder_.path(), Store::kCheckedAtStart).ok());
+  const std::string path = folder_.path() + "/luthier.db";
+  const int page =
+      SQLite::Database(path).execAndGet("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").getInt();
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp((page - 1) * 4096);
+    file << std::string(4096, 'x');
+  }
+  EXPECT_TRUE(Store::Open(folder_.path(), /*checked_bytes=*/4096).ok()) << "the database is larger";
+  SQLite::Database(path, SQLite::OPEN_READWRITE).exec("PRAGMA user_version = 1");
+  const absl::Status found = Store::Open(folder_.path(), Store::kCheckedAtStart).status();
+  EXPECT_TRUE(absl::IsDataLoss(found)) << found;
+  EXPECT_EQ(SQLite::Database(path).execAndGet("PRAGMA user_version").getInt(), 1);
+  EXPECT_THAT(std::string(found.message()),
+              AllOf(HasSubstr(path + " is damaged: "), HasSubstr("luthierd restore --from")));
 }
 
 TEST_F(StoreTest, RemembersDeadlinesAndWhichVersionsWereDeleted) {

@@ -9,11 +9,11 @@
 
 namespace luthier {
 
-struct AttemptName {
+struct AttemptPath {
   std::string job;
   int number = 0;  // from 1
 
-  static std::optional<AttemptName> Parse(absl::string_view text);
+  static std::optional<AttemptPath> Parse(absl::string_view text);
   std::string text() const;
 };
 

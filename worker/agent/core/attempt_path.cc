@@ -1,4 +1,4 @@
-#include "worker/agent/attempt_name.h"
+#include "worker/agent/core/attempt_path.h"
 
 #include <algorithm>
 #include <vector>
@@ -18,17 +18,17 @@ bool IsJobId(absl::string_view id) {
 
 }  // namespace
 
-std::optional<AttemptName> AttemptName::Parse(absl::string_view text) {
+std::optional<AttemptPath> AttemptPath::Parse(absl::string_view text) {
   const std::vector<std::string> parts = absl::StrSplit(text, '/');
-  AttemptName name;
+  AttemptPath name;
   if (parts.size() != 4 || parts[0] != "jobs" || !IsJobId(parts[1]) || parts[2] != "attempts" ||
       !absl::SimpleAtoi(parts[3], &name.number) || name.number < 1) {
     return std::nullopt;
   }
   name.job = parts[1];
-  return name;
+  return name.text() == text ? std::optional(name) : std::nullopt;  // one name for one attempt: no `01`
 }
 
-std::string AttemptName::text() const { return absl::StrCat("jobs/", job, "/attempts/", number); }
+std::string AttemptPath::text() const { return absl::StrCat("jobs/", job, "/attempts/", number); }
 
 }  // namespace luthier
