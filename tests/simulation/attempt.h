@@ -40,8 +40,8 @@ class Simulation::Attempt final : public Roster::Entry {
   bool has_process() const { return trainer_ != Trainer::kNone; }
   bool is_done() const;
   int64_t backlog() const { return outbox_.backlog(); }
-  // The server has to say so if it is to end.
-  bool goes_on() const { return course_.wish() != Wish::kAbandon && !course_.has_reported_end(); }
+  // The server has to say so if it is to end: it has not said so itself, nor that its result is stored.
+  bool goes_on() const;
 
  private:
   enum class Trainer { kNone, kAlive, kDying };

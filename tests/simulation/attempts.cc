@@ -164,6 +164,12 @@ bool Simulation::Attempt::is_done() const {
   return course_.stage() == AttemptCourse::Stage::kLeft || course_.stage() == AttemptCourse::Stage::kOver;
 }
 
+bool Simulation::Attempt::goes_on() const {
+  const bool stored = std::any_of(journal_.reports.begin(), journal_.reports.end(),
+                                  [](const v1::AttemptReport& report) { return report.has_artifact_stored(); });
+  return !stored && course_.wish() != Wish::kAbandon && !course_.has_reported_end();
+}
+
 bool Simulation::Attempt::settled() const {
   return is_done() && (course_.wish() == Wish::kAbandon || (course_.has_reported_end() && backlog() == 0));
 }

@@ -251,6 +251,8 @@ void Simulation::CheckBorrower(const Job& job, const Writes& writes) {
     });
     if (stopped || wanted > state_->TenantOf(tenant).guaranteed_devices) continue;
     for (const Job* waits : jobs) {
+      // One that takes longer may not have fitted before a reservation.
+      if (ExpectedDuration(*waits, state_->speeds()) > ExpectedDuration(job, state_->speeds())) continue;
       if (waits->max_parallel == 0 && waits->devices <= job.devices && waits->nodes <= job.nodes)
         Violate(absl::StrCat(job.id, " borrowed what is guaranteed to the tenant of ", waits->id, ", which waits"));
     }

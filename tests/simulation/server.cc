@@ -22,14 +22,23 @@ void Simulation::StartServer() {
   CheckRestart(*state);
   state_.emplace(*std::move(state));
   if (std::exchange(restored_, false)) BeginEpoch();
-  // Every time, since the server may have crashed before it was written; there already is fine.
-  Post([](State& s, absl::Time) { return s.AddResource(ResourceKind::kBaseModel, {.id = "base"}); },
-       [](const absl::Status&) {});
+  AddBaseModel();
   Say(absl::StrCat("server starts, life ", server_life_));
   const int64_t life = server_life_;
   At(kTick, [this, life] {
     if (life == server_life_) ServerTick();
   });
+}
+
+// At every start, since the server may have crashed before it was written, and until it is.
+void Simulation::AddBaseModel() {
+  Post([](State& state, absl::Time) { return state.AddResource(ResourceKind::kBaseModel, {.id = "base"}); },
+       [this, life = server_life_](const absl::Status& status) {
+         if (status.ok() || absl::IsAlreadyExists(status)) return;
+         At(absl::Seconds(1), [this, life] {
+           if (life == server_life_) AddBaseModel();
+         });
+       });
 }
 
 void Simulation::CrashServer(const std::string& when) {

@@ -122,6 +122,7 @@ class Simulation {
 
   // The server.
   void StartServer();
+  void AddBaseModel();
   void CrashServer(const std::string& when);
   void Post(Command command, Done done);
   void RunServerBatch();

@@ -95,7 +95,7 @@ class AttemptCourse {
   // Nothing is wanted of it, and it has more to say: its silence means something.
   bool IsUndisturbed() const { return wish_ == Wish::kNone && !last_word_; }
 
-  // --- How each step ended; sets the next.
+  // --- How each stage ended; sets the next.
   void OnPrepared(const absl::Status& status);
   void OnTrained(const TrainerEnd& end);
   void OnAwaited();
