@@ -75,9 +75,8 @@ void Attempt::OpenJournal() {
   auto journal = std::make_shared<Journal>(Folder() + "/journal", name_.text());
   journal->ForEach([&](const v1::AttemptReport& report) {
     Tell(&AttemptCourse::Recall, report);
-    if (!report.has_trainer_event()) return;
-    const json event = StructToJson(report.trainer_event());
-    if (TellsOfCheckpoint(TextOf(event, "event"))) last_checkpoint_ = CheckpointOf(event);
+    if (report.has_trainer_event() && TellsOfCheckpoint(WordOf(report.trainer_event()).event))
+      last_checkpoint_ = CheckpointOf(StructToJson(report.trainer_event()));
   });
   const std::lock_guard lock(mutex_);
   journal_ = std::move(journal);

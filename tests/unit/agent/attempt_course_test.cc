@@ -76,12 +76,14 @@ AttemptCourse Training(const v1::StartAttempt& order = {}) {
   course.OnPrepared(absl::OkStatus());
   return course;
 }
-AttemptCourse Publishing() {
+// Its trainer ended by itself with that word.
+AttemptCourse After(const TrainerWord& word) {
   AttemptCourse course = Training();
-  course.Hear(kFinished);
+  course.Hear(word);
   course.OnTrained(Exit(0));
   return course;
 }
+AttemptCourse Publishing() { return After(kFinished); }
 AttemptCourse AwaitingServer() {
   AttemptCourse course = Training(InGang(0));
   course.OnTrained(Exit(kLostRankExitCode));
@@ -93,12 +95,7 @@ AttemptCourse Lost() {
   course.OnTrained(Exit(1));
   return course;
 }
-AttemptCourse Stopped() {
-  AttemptCourse course = Training();
-  course.Hear(kStopped);
-  course.OnTrained(Exit(0));
-  return course;
-}
+AttemptCourse Stopped() { return After(kStopped); }
 
 v1::AttemptReport ReportOf(const nlohmann::json& event) {
   v1::AttemptReport report;

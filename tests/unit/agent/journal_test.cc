@@ -34,6 +34,16 @@ class JournalTest : public testing::Test {
     return sent;
   }
 
+  // All of them are sent, and the server has all but the last.
+  void AppendEightAndCompactSeven() {
+    for (int i = 0; i < 8; ++i) Append(large_);
+    journal_->Sync();
+    Sent();
+    journal_->Acknowledge(7);
+    journal_->Compact();
+  }
+
+  const std::string large_ = std::string(1 << 20, 'x');
   TempFolder folder_;
   std::unique_ptr<Journal> journal_;
 };
@@ -113,12 +123,7 @@ TEST_F(JournalTest, DropsADamagedRecordAndWhatFollowsIt) {
 
 TEST_F(JournalTest, GivesBackTheDiskOfAcknowledgedReportsAndKeepsTheirNumbers) {
   Open();
-  const std::string large(1 << 20, 'x');
-  for (int i = 0; i < 8; ++i) Append(large);
-  journal_->Sync();
-  Sent();
-  journal_->Acknowledge(7);
-  journal_->Compact();
+  AppendEightAndCompactSeven();
   EXPECT_LT(std::filesystem::file_size(Path()), 2u << 20);
   Append("next");
   journal_->Sync();
@@ -169,17 +174,12 @@ TEST_F(JournalTest, SendsAServerAgainWhatItAcknowledgedAndHasForgotten) {
 // A gap would keep all that follows it from being recorded.
 TEST_F(JournalTest, SaysOfReportsThatAServerHasForgottenAndThatAreGoneThatTheyAre) {
   Open();
-  const std::string large(1 << 20, 'x');
-  for (int i = 0; i < 8; ++i) Append(large);
-  journal_->Sync();
-  Sent();
-  journal_->Acknowledge(7);
-  journal_->Compact();
+  AppendEightAndCompactSeven();
   const std::string gone = "a report of the agent is damaged, or gone from its disk: " + Path();
   for (const bool opened_again : {false, true}) {
     if (opened_again) Open();
     journal_->Rewind(5);
-    EXPECT_EQ(Sent(), "6:" + gone + " 7:" + gone + " 8:" + large + " ");
+    EXPECT_EQ(Sent(), "6:" + gone + " 7:" + gone + " 8:" + large_ + " ");
   }
   journal_->Acknowledge(8);
   EXPECT_EQ(journal_->backlog(), 0);

@@ -40,17 +40,15 @@ std::optional<v1::AttemptReport> Roster::NextOfUnknown() {
 }
 
 void Roster::OnRegistered(const v1::Registered& registered) {
-  std::map<std::string, Entry*> current;
-  for (const auto& [name, entry] : entries_) current[name] = entry.get();
-  for (const std::string& name : registered.stale_attempts()) {
+  const std::set<std::string> stale(registered.stale_attempts().begin(), registered.stale_attempts().end());
+  for (const std::string& name : stale) {
     if (Entry* entry = Find(name)) entry->Abandon();
-    current.erase(name);
   }
   for (const v1::ReportAck& ack : registered.acks()) {
     if (Entry* entry = Find(ack.attempt())) entry->Rewind(ack.sequence());
   }
-  if (leaving_) current.clear();
-  for (const auto& [name, entry] : current) {
+  for (const auto& [name, entry] : entries_) {
+    if (leaving_ || stale.count(name) > 0) continue;
     const auto credential = registered.credentials().find(name);
     entry->GoOn(credential == registered.credentials().end() ? "" : credential->second);
   }
