@@ -10,13 +10,16 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/time/time.h"
 
 namespace luthier {
 namespace {
 
 // An agent that cannot start must not keep a core busy.
 constexpr absl::Duration kPause = absl::Seconds(1);
+// An agent that is asked to end gives its trainers 20 s. With the 5 s that calls get after it, the server needs less
+// than the 30 s after which services are killed.
+constexpr absl::Duration kEndPatience = absl::Seconds(23);
 constexpr int kNotStarted = 127;  // of a child that is no agent, as shells say it
 
 std::vector<char*> Pointers(const std::vector<std::string>& texts) {
@@ -63,28 +66,40 @@ LocalWorker::LocalWorker(const std::string& token, std::vector<std::string> argu
     : arguments_(std::move(arguments)), environment_(EnvironmentWith(token)), thread_([this] { Supervise(); }) {}
 
 LocalWorker::~LocalWorker() {
-  stopping_ = true;
-  if (const pid_t pid = pid_; pid > 0) kill(pid, SIGTERM);
+  {
+    std::unique_lock lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+    const auto gone = [this] { return pid_ <= 0; };
+    if (!gone()) kill(pid_, SIGTERM);
+    if (!changed_.wait_for(lock, absl::ToChronoMilliseconds(kEndPatience), gone)) {
+      std::fprintf(stderr, "luthierd: the local agent has not ended in %d s and is killed\n",
+                   static_cast<int>(absl::ToInt64Seconds(kEndPatience)));
+      kill(pid_, SIGKILL);
+    }
+  }
   thread_.join();
 }
 
 void LocalWorker::Supervise() {
+  std::unique_lock lock(mutex_);
   while (!stopping_) {
-    const pid_t pid = Spawn(arguments_, environment_);
-    pid_ = pid;
-    if (pid > 0) {
-      if (stopping_) kill(pid, SIGTERM);
+    pid_ = Spawn(arguments_, environment_);
+    if (pid_ > 0) {
+      lock.unlock();
+      siginfo_t ended;
+      waitid(P_PID, static_cast<id_t>(pid_), &ended, WEXITED | WNOWAIT);
+      lock.lock();
       int status = 0;
-      waitpid(pid, &status, 0);
+      waitpid(pid_, &status, 0);  // its number may be another's from here on
       pid_ = 0;
+      changed_.notify_all();
       if (!stopping_) {
         std::fprintf(stderr, "luthierd: the local agent %s %s; starting it again\n", arguments_[0].c_str(),
                      HowItEnded(status).c_str());
       }
     }
-    for (absl::Duration left = kPause; !stopping_ && left > absl::ZeroDuration(); left -= absl::Milliseconds(100)) {
-      absl::SleepFor(absl::Milliseconds(100));
-    }
+    changed_.wait_for(lock, absl::ToChronoMilliseconds(kPause), [this] { return stopping_; });
   }
 }
 

@@ -3,7 +3,8 @@
 
 #include <sys/types.h>
 
-#include <atomic>
+#include <condition_variable>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,13 +16,16 @@ class LocalWorker {
   // Runs `arguments` (program first) until destroyed; `token` is what it calls the server with. The kernel ends the
   // agent if the server is killed.
   LocalWorker(const std::string& token, std::vector<std::string> arguments);
+  // Asks the agent to end, and kills one that has not when its trainers' grace is long over.
   ~LocalWorker();
 
  private:
   void Supervise();
   const std::vector<std::string> arguments_, environment_;
-  std::atomic<bool> stopping_ = false;
-  std::atomic<pid_t> pid_ = 0;
+  std::mutex mutex_;  // of what follows
+  std::condition_variable changed_;
+  bool stopping_ = false;
+  pid_t pid_ = 0;  // of the agent, for as long as the number is its own; not positive: there is none
   std::thread thread_;
 };
 

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -13,12 +14,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/data_dir.h"
+#include "lib/base/did_you_mean.h"
 #include "lib/base/duration_text.h"
 #include "lib/base/status_macros.h"
 #include "yaml-cpp/yaml.h"
 
 namespace luthier {
 namespace {
+
+constexpr int kWrongUsage = 2;  // as luthier-trainer; the codes of CLI11 are its own
 
 // The options that a file may hold, as text: the same names as the flags.
 std::vector<CLI::Option*> FileOptions(CLI::App& app) {
@@ -169,6 +173,18 @@ absl::Status CheckAddressAndTls(const ServerOptions& options) {
   return absl::OkStatus();
 }
 
+// About the first word that means nothing, with what was probably meant; CLI11 lists all, the last one first.
+std::string Unexpected(const CLI::App& app) {
+  const std::string word = app.remaining(/*recurse=*/true).front();
+  std::vector<std::string> known;
+  for (const CLI::Option* option : app.get_options()) known.push_back(option->get_name());
+  for (const CLI::App* action : app.get_subcommands([](const CLI::App*) { return true; }))
+    known.push_back(action->get_name());
+  const std::string near = DidYouMean(word.substr(0, word.find('=')), known);
+  return absl::StrCat("'", word, "' is unknown", near.empty() ? "" : absl::StrCat("; did you mean '", near, "'?"),
+                      "\nsee: luthierd --help\n");
+}
+
 }  // namespace
 
 absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** argv) {
@@ -202,8 +218,11 @@ absl::StatusOr<std::variant<ServerOptions, int>> ReadOptions(int argc, char** ar
       ->envname("LUTHIERD_CONFIG");
   try {
     app.parse(argc, argv);
+  } catch (const CLI::ExtrasError&) {
+    std::fprintf(stderr, "luthierd: %s", Unexpected(app).c_str());
+    return kWrongUsage;
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;  // as luthier-trainer; the codes of CLI11 are its own
+    return app.exit(error) == 0 ? 0 : kWrongUsage;
   }
   if (!config.empty()) LUTHIER_RETURN_IF_ERROR(ReadFile(config, app));
   LUTHIER_RETURN_IF_ERROR(ReadDurations(durations, options));

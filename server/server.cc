@@ -16,6 +16,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "grpc/support/log.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/resource_quota.h"
@@ -23,6 +24,7 @@
 #include "grpcpp/security/tls_certificate_provider.h"
 #include "grpcpp/security/tls_credentials_options.h"
 #include "lib/artifact/private_folder.h"
+#include "lib/base/environment.h"
 #include "lib/base/status_macros.h"
 #include "prometheus/client_metric.h"
 #include "prometheus/metric_family.h"
@@ -91,7 +93,16 @@ void SayWhoMayRead(const std::string& data_dir) {
 
 absl::Status CannotListen(absl::string_view option, absl::string_view address) {
   return absl::UnavailableError(
-      absl::StrCat(option, ": cannot listen on ", address, "; is another server running? Give a free port"));
+      absl::StrCat(option, ": cannot listen on ", address,
+                   "; is another server running, or is it no address of this machine? Give a free port"));
+}
+
+// That it cannot listen gRPC logs in words of its own, before ours. Who wants these sets the variable.
+std::unique_ptr<grpc::Server> StartQuietly(grpc::ServerBuilder& builder) {
+  if (Environment("GRPC_VERBOSITY").empty()) gpr_set_log_function([](gpr_log_func_args*) {});
+  std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
+  gpr_set_log_function(nullptr);  // gRPC's own again
+  return server;
 }
 
 // `address` with the port that was really taken.
@@ -273,7 +284,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   if (by_socket) builder.AddListeningPort(socket, grpc::InsecureServerCredentials());
   services_ = MakeServices(backend_, sessions_);
   for (const auto& service : services_) builder.RegisterService(service.get());
-  grpc_ = builder.BuildAndStart();
+  grpc_ = StartQuietly(builder);
   if (grpc_ == nullptr || port == 0) return CannotListen("--listen", options.listen);
   for (const std::string& name : ServiceNames()) grpc_->GetHealthCheckService()->SetServingStatus(name, true);
   const std::string address = WithPort(options.listen, port);
@@ -292,6 +303,7 @@ void Server::Shutdown() {
   worker_.reset();  // while it can still report where its trainers stopped
   watches_.Close();
   sessions_.Close();
+  planner_.Stop();  // before gRPC waits for the calls that wait for rows
   grpc_->Shutdown(std::chrono::system_clock::now() + kCallGrace);
   grpc_->Wait();
   grpc_.reset();

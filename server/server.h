@@ -22,7 +22,7 @@ class Server {
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options);
   ~Server();
 
-  // Ends: says NOT_SERVING, lets the local agent finish, ends streams, gives calls 5 s.
+  // Ends: says NOT_SERVING, lets the local agent finish, ends streams and the reading of rows, gives calls 5 s.
   void Shutdown();
   // The database failed and the server ended itself.
   bool failed() const { return failed_; }

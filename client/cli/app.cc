@@ -74,10 +74,17 @@ int Fail(CommandContext& context, const absl::Status& status) {
   return static_cast<int>(ExitCodeOf(status));
 }
 
+// The exit code, once what was printed has arrived.
+int Finish(CommandContext& context, absl::Status status) {
+  if (!context.out().flush() && status.ok())
+    status = absl::DataLossError("the output cannot be written, so some of it is missing; is the disk full?");
+  return status.ok() ? 0 : Fail(context, status);
+}
+
 // CLI11 puts the command's own name behind what it is given.
-void ShowHelp(CommandContext& context, const CLI::App& command) {
-  context.out() << command.help(command.get_parent() == nullptr ? "" : CommandPath(*command.get_parent()))
-                << std::flush;
+int ShowHelp(CommandContext& context, const CLI::App& command) {
+  context.out() << command.help(command.get_parent() == nullptr ? "" : CommandPath(*command.get_parent()));
+  return Finish(context, absl::OkStatus());
 }
 
 // Last, so that a command's own flags stand first in its help.
@@ -158,8 +165,8 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
     return RunComplete(app, context, std::move(arguments));
   }
   if (!arguments.empty() && arguments.front() == kManPageCommand) {
-    context.out() << ManPage(app) << std::flush;
-    return 0;
+    context.out() << ManPage(app);
+    return Finish(context, absl::OkStatus());
   }
   TakeCommonWords(arguments);
   for (std::string& argument : arguments) argument = WithHyphens(std::move(argument));
@@ -174,20 +181,14 @@ int RunApp(std::vector<std::string> arguments, CommandContext& context) {
       const CLI::ExtrasError unknown(app.remaining(/*recurse=*/true));
       return Fail(context, absl::InvalidArgumentError(UsageError(app, unknown)));
     }
-    ShowHelp(context, DeepestCommand(app));
-    return 0;
+    return ShowHelp(context, DeepestCommand(app));
   } catch (const CLI::ParseError& error) {
     return Fail(context, absl::InvalidArgumentError(UsageError(app, error)));
   }
-  if (!context.action()) {  // a noun alone
-    ShowHelp(context, DeepestCommand(app));
-    return 0;
-  }
+  if (!context.action()) return ShowHelp(context, DeepestCommand(app));  // a noun alone
   absl::Status status = context.Load();
   if (status.ok()) status = context.action()();
-  if (!context.out().flush() && status.ok())
-    status = absl::DataLossError("the output cannot be written, so some of it is missing; is the disk full?");
-  return status.ok() ? 0 : Fail(context, status);
+  return Finish(context, std::move(status));
 }
 
 }  // namespace luthier

@@ -26,10 +26,14 @@ const v1::Evaluation* Find(const v1::FineTuningJob& job, const std::string& mode
 
 // One column of the table: what a base model or a job measured.
 struct Subject {
-  std::string heading;
+  std::string kind;  // base, or how the job tuned
+  std::string name;
+  std::string job;                             // of which the figures are, the first of those that share them
   const v1::Evaluation* evaluation = nullptr;  // on the test part; null: none
   const v1::RunSummary* summary = nullptr;     // null for a base model
   int64_t base_parameters = 0;
+
+  std::string heading() const { return absl::StrCat(kind, " ", name); }
 };
 
 bool SameFigures(const v1::Evaluation& a, const v1::Evaluation& b) {
@@ -49,15 +53,25 @@ std::vector<Subject> Subjects(const std::vector<v1::FineTuningJob>& jobs,
   for (const v1::FineTuningJob& job : jobs) {
     const std::string base = FullName("baseModels", job.spec().base_model());
     const v1::Evaluation* evaluation = Find(job, "base");
-    const std::string heading = absl::StrCat("base ", ShortName(base));
-    const bool known = std::any_of(bases.begin(), bases.end(), [&](const Subject& other) {
-      if (other.heading != heading) return false;
+    const std::string base_name = ShortName(base), job_name = ShortName(job.name());
+    const auto same = std::find_if(bases.begin(), bases.end(), [&](const Subject& other) {
+      if (other.name != base_name) return false;
       return evaluation == nullptr || other.evaluation == nullptr || SameFigures(*evaluation, *other.evaluation);
     });
-    if (!known) bases.push_back({heading, evaluation, nullptr, 0});
+    if (same == bases.end()) {
+      bases.push_back({"base", base_name, job_name, evaluation, nullptr, 0});
+    } else if (same->evaluation == nullptr) {
+      same->evaluation = evaluation;
+      same->job = job_name;
+    }
     const auto found = base_parameters.find(base);
-    tuned.push_back({absl::StrCat(Tuning(job), " ", ShortName(job.name())), Find(job, "tuned"),
-                     job.has_summary() ? &job.summary() : nullptr, found == base_parameters.end() ? 0 : found->second});
+    tuned.push_back({Tuning(job), job_name, job_name, Find(job, "tuned"), job.has_summary() ? &job.summary() : nullptr,
+                     found == base_parameters.end() ? 0 : found->second});
+  }
+  std::map<std::string, int> columns;
+  for (const Subject& base : bases) ++columns[base.name];
+  for (Subject& base : bases) {
+    if (columns[base.name] > 1) base.name = absl::StrCat(base.name, " (", base.job, ")");
   }
   bases.insert(bases.end(), tuned.begin(), tuned.end());
   return bases;
@@ -116,10 +130,10 @@ std::string Fitted(const std::string& text, const std::string& heading, const Te
   return terminal.width > 0 ? Ellipsize(line, std::max(8, terminal.width - DisplayWidth(heading))) : line;
 }
 
-void ExampleLine(std::string& out, const std::string& name, const std::string& text, std::optional<Colour> colour,
-                 const Terminal& terminal) {
-  const std::string heading =
-      absl::StrCat("    ", name, std::string(std::max<size_t>(1, 10 - std::min<size_t>(9, name.size())), ' '));
+// `width`: columns of the longest name.
+void ExampleLine(std::string& out, const std::string& name, size_t width, const std::string& text,
+                 std::optional<Colour> colour, const Terminal& terminal) {
+  const std::string heading = absl::StrCat("    ", name, std::string(width - name.size() + 2, ' '));
   const std::string fitted = Fitted(text, heading, terminal);
   absl::StrAppend(&out, heading, colour ? terminal.Paint(*colour, fitted) : fitted, "\n");
 }
@@ -134,7 +148,7 @@ std::string ComparisonTable(const std::vector<v1::FineTuningJob>& jobs,
                             const std::map<std::string, int64_t>& base_parameters, const Terminal& terminal) {
   const std::vector<Subject> subjects = Subjects(jobs, base_parameters);
   std::vector<Column> columns = {{""}};
-  for (const Subject& subject : subjects) columns.push_back({subject.heading, true});
+  for (const Subject& subject : subjects) columns.push_back({subject.heading(), true});
   Table table(columns);
   for (const Figure& figure : Figures()) {
     std::vector<Cell> cells = {figure.name};
@@ -155,21 +169,20 @@ std::string ComparisonExamples(const std::vector<v1::FineTuningJob>& jobs, int l
     if (first == nullptr) first = Find(job, "tuned");
   }
   if (first == nullptr) return out;
+  const std::vector<Subject> subjects = Subjects(jobs, {});
+  const auto name_of = [&](const Subject& subject) { return jobs.size() > 1 ? subject.heading() : subject.kind; };
+  const std::string expected = "expected";
+  size_t width = expected.size();
+  for (const Subject& subject : subjects) width = std::max(width, name_of(subject).size());
   for (int i = 0; i < std::min(limit, first->examples_size()); ++i) {
     const v1::EvaluationExample& row = first->examples(i);
     const std::string number = absl::StrCat(i + 1, "   ");
     absl::StrAppend(&out, out.empty() ? "" : "\n", number,
                     terminal.Paint(Colour::kBold, Fitted(row.prompt(), number, terminal)), "\n");
-    ExampleLine(out, "expected", row.expected(), std::nullopt, terminal);
-    for (const v1::FineTuningJob& job : jobs) {
-      const v1::EvaluationExample* base = FindExample(Find(job, "base"), row.prompt());
-      if (base == nullptr) continue;
-      ExampleLine(out, "base", base->answer(), Verdict(*base), terminal);
-      break;
-    }
-    for (const v1::FineTuningJob& job : jobs) {
-      const v1::EvaluationExample* tuned = FindExample(Find(job, "tuned"), row.prompt());
-      if (tuned != nullptr) ExampleLine(out, Tuning(job), tuned->answer(), Verdict(*tuned), terminal);
+    ExampleLine(out, expected, width, row.expected(), std::nullopt, terminal);
+    for (const Subject& subject : subjects) {
+      const v1::EvaluationExample* example = FindExample(subject.evaluation, row.prompt());
+      if (example != nullptr) ExampleLine(out, name_of(subject), width, example->answer(), Verdict(*example), terminal);
     }
   }
   return out;

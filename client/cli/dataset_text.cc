@@ -13,6 +13,7 @@ namespace {
 constexpr int kBarWidth = 40;
 
 std::string KindOfRows(const ValidationReport& report) {
+  if (report.rows == 0) return "-";
   if (report.chat_rows == report.rows) return "chat";
   if (report.completion_rows == report.rows) return "prompt, completion";
   if (report.text_rows == report.rows) return "text";

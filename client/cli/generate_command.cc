@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/cache.h"
 #include "client/cli/command.h"
+#include "client/cli/model_files.h"
 #include "client/cli/model_names.h"
 #include "client/cli/sister_program.h"
 #include "lib/base/status_macros.h"
@@ -48,10 +49,7 @@ absl::StatusOr<std::string> BaseFolder(CommandContext& context, const std::strin
 absl::StatusOr<Folders> FetchModel(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   const absl::StatusOr<v1::ModelVersion> found = client->GetModelVersion(VersionName(arguments.model));
-  if (absl::IsNotFound(found.status()) && client->GetBaseModel(FullName("baseModels", arguments.model)).ok()) {
-    return absl::NotFoundError(absl::StrCat("--model: '", arguments.model, "' is a base model; give it with --base"));
-  }
-  LUTHIER_RETURN_IF_ERROR(found.status());
+  LUTHIER_RETURN_IF_ERROR(WithBaseModelNamed(found.status(), *client, arguments.model, "give it with --base"));
   const v1::ModelVersion& version = *found;
   if (version.kind() == v1::ModelVersion::GGUF_ADAPTER) {
     return absl::InvalidArgumentError(absl::StrCat("--model: ", version.name(),

@@ -71,12 +71,15 @@ absl::Status Clone(CommandContext& context, const Arguments& arguments) {
                            CreateOnce(context, arguments.job, HowToRepeat(request.request_id(), request.job()),
                                       [&] { return client->CloneJob(request); }));
   context.SayWarnings(job.warnings());
+  if (arguments.job.dry_run || context.ForPrograms()) {
+    PrintNewJob(context, job, arguments.job);
+  } else {
+    PrintJobLine(context, job);
+  }
   if (arguments.job.dry_run) {
-    PrintNewJob(context, job, /*dry_run=*/true);
     context.Say("the job is valid; nothing was created");
     return absl::OkStatus();
   }
-  PrintJobLine(context, job);
   return arguments.job.follows() ? FollowNewJob(context, job.name(), arguments.job, timeout) : absl::OkStatus();
 }
 

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
@@ -10,6 +11,7 @@
 #include "client/cli/job_line.h"
 #include "client/cli/job_text.h"
 #include "client/cli/job_watch_command.h"
+#include "client/lib/job_watch.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
@@ -48,18 +50,24 @@ struct CancelArguments {
 // All are cancelled before the first is waited for.
 absl::Status Cancel(CommandContext& context, const CancelArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  std::vector<std::string> cancelled;
+  std::vector<std::string> ending;
   absl::Status status = DoToEach(context, arguments.jobs, [&](const std::string& id) -> absl::Status {
     LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job, client->CancelJob(FullName("jobs", id)));
-    PrintJobLine(context, job);
-    cancelled.push_back(job.name());
+    if (arguments.wait && !IsTerminal(job.state())) {
+      context.Say(
+          absl::StrCat(job.name(), " is ", v1::FineTuningJob::State_Name(job.state()), "; waiting for its end"));
+      ending.push_back(job.name());
+    } else {
+      PrintJobLine(context, job);
+    }
     return absl::OkStatus();
   });
-  if (!arguments.wait) return status;
-  status.Update(DoToEach(context, cancelled, [&](const std::string& name) {
+  status.Update(DoToEach(context, ending, [&](const std::string& name) {
     const absl::Status over =
         FollowJob(context, name, WatchStyle::kQuiet, absl::InfiniteDuration(), /*to_stderr=*/true);
-    return absl::IsCancelled(over) ? absl::OkStatus() : over;  // CANCELLED is what was asked for
+    const absl::StatusOr<v1::FineTuningJob> now = client->GetJob(name);
+    if (now.ok()) PrintJobLine(context, *now);
+    return absl::IsCancelled(over) ? now.status() : over;  // CANCELLED is what was asked for
   }));
   return status;
 }

@@ -109,8 +109,8 @@ void AddJobListCommand(CLI::App& job, CommandContext& context) {
       ->type_name("DURATION");
   command
       .add_option("--filter", arguments->filter,
-                  "Only jobs like this: comparisons of state, base_model, model, tenant, create_time, end_time or "
-                  "labels.KEY, joined by AND")
+                  "Only jobs like this: comparisons of state, base_model, model or tenant (=), create_time or end_time "
+                  "(<, <=, >, >=) or labels.KEY (=, or :* if it has one), joined by AND")
       ->type_name("FILTER");
   command.add_flag("--oldest-first", arguments->oldest_first, "In the order of creation");
   AddLimitFlag(command, arguments->limit);

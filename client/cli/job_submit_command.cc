@@ -53,7 +53,7 @@ absl::Status Submit(CommandContext& context, const Arguments& arguments) {
                  [&] { return client->CreateJob(request); });
   if (!job.ok()) return WithLines(job.status(), file);
   context.SayWarnings(job->warnings());
-  PrintNewJob(context, *job, arguments.job.dry_run);
+  PrintNewJob(context, *job, arguments.job);
   if (arguments.job.dry_run) {
     context.Say("the job is valid; nothing was created");
     return absl::OkStatus();

@@ -17,13 +17,16 @@ namespace {
 constexpr absl::Duration kLook = absl::Seconds(1);
 
 void Print(CommandContext& context, const Listing& listing) {
-  if (context.ForPrograms()) return context.PrintForPrograms(listing.whole);
-  if (context.format() == OutputFormat::kName) {
+  if (context.ForPrograms()) {
+    context.PrintForPrograms(listing.whole);
+  } else if (context.format() == OutputFormat::kName) {
     for (const std::string& name : listing.names) context.out() << name << "\n";
-    return;
+  } else if (listing.names.empty()) {
+    context.Say(listing.nothing);
+  } else {
+    context.out() << listing.table.Render(context.out_terminal());
   }
-  if (listing.names.empty()) return context.Say(listing.nothing);
-  context.out() << listing.table.Render(context.out_terminal());
+  context.out() << std::flush;
   if (!listing.note.empty()) context.Say(listing.note);
 }
 
@@ -86,7 +89,7 @@ absl::Status Watch(CommandContext& context, const std::function<absl::StatusOr<L
   absl::Status failed;
   do {
     const absl::StatusOr<Listing> listing = read();
-    if (seen && absl::IsUnavailable(listing.status())) {
+    if (seen && (absl::IsUnavailable(listing.status()) || absl::IsDeadlineExceeded(listing.status()))) {
       screen.Leave();
       if (!std::exchange(away, true)) context.SayThatItWaits(listing.status());
       continue;

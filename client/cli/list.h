@@ -22,7 +22,7 @@ struct Listing {
   nlohmann::json whole;                // all of it, for programs
   Table table;                         // a row an item
   std::string nothing;                 // what is said if there are no items
-  std::string note;                    // what is said below the table
+  std::string note;                    // what is said of all of it, in every format
 };
 
 // Of messages that have a name. `key` names the array in `whole`.

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "client/cli/command.h"
 #include "client/cli/list.h"
+#include "client/cli/model_files.h"
 #include "client/cli/model_names.h"
 #include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
@@ -38,12 +39,13 @@ absl::Status Promote(CommandContext& context, const Promotion& wanted) {
   request.set_alias(wanted.alias);
   if (!wanted.minimum.empty()) LUTHIER_RETURN_IF_ERROR(ReadMinimum(wanted.minimum, *request.mutable_minimum()));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client->PromoteModelVersion(request));
+  const absl::StatusOr<v1::ModelVersion> version = client->PromoteModelVersion(request);
+  LUTHIER_RETURN_IF_ERROR(WithBaseModelNamed(version.status(), *client, wanted.model));
   if (context.ForPrograms()) {
-    context.PrintForPrograms(MessageToJson(version));
+    context.PrintForPrograms(MessageToJson(*version));
     return absl::OkStatus();
   }
-  context.out() << version.name();
+  context.out() << version->name();
   if (context.format() != OutputFormat::kName) context.out() << "  " << wanted.alias;
   context.out() << std::endl;
   return absl::OkStatus();

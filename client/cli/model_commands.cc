@@ -164,7 +164,8 @@ struct DownloadArguments {
 
 absl::Status Download(CommandContext& context, const DownloadArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  return DownloadVersion(context, *client, VersionName(arguments.model), arguments.folder);
+  return WithBaseModelNamed(DownloadVersion(context, *client, VersionName(arguments.model), arguments.folder), *client,
+                            arguments.model);
 }
 
 struct UrlsArguments {

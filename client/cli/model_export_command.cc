@@ -1,10 +1,13 @@
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "client/cli/command.h"
 #include "client/cli/duration_flag.h"
+#include "client/cli/job_watch_command.h"
 #include "client/cli/model_files.h"
 #include "client/cli/model_names.h"
 #include "client/cli/new_job.h"
@@ -39,6 +42,17 @@ absl::StatusOr<v1::ExportModelVersionRequest> MakeRequest(const Arguments& argum
   return request;
 }
 
+// Before a job is made whose result has no place. A request that is repeated may have filled it.
+absl::Status CheckFolder(const Arguments& arguments) {
+  std::error_code hidden;  // below a folder that may not be read: what makes the folder says why
+  if (!arguments.downloads() || !arguments.job.request_id.empty() || !std::filesystem::exists(arguments.folder, hidden))
+    return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat("--to: ", arguments.folder,
+                   " exists; give another folder, or remove it. A version that was exported before is downloaded with: "
+                   "luthier model download"));
+}
+
 absl::Status DownloadResult(CommandContext& context, Client& client, const std::string& job,
                             const std::string& folder) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob done, client.GetJob(job));
@@ -49,29 +63,32 @@ absl::Status Export(CommandContext& context, const Arguments& arguments) {
   if (arguments.downloads() && (arguments.job.hold || arguments.job.dry_run)) {
     return absl::InvalidArgumentError("--to: there is nothing to download with --hold or --dry-run; leave it out");
   }
+  LUTHIER_RETURN_IF_ERROR(CheckFolder(arguments));
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout,
                            TimeoutOf(arguments.job, arguments.job.follows() || arguments.downloads()));
   LUTHIER_ASSIGN_OR_RETURN(const v1::ExportModelVersionRequest request, MakeRequest(arguments));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
-  LUTHIER_ASSIGN_OR_RETURN(const v1::FineTuningJob job,
-                           CreateOnce(context, arguments.job, HowToRepeat(request.request_id(), request.job()),
-                                      [&] { return client->ExportModelVersion(request); }));
+  const absl::StatusOr<v1::FineTuningJob> job =
+      CreateOnce(context, arguments.job, HowToRepeat(request.request_id(), request.job()),
+                 [&] { return client->ExportModelVersion(request); });
+  LUTHIER_RETURN_IF_ERROR(WithBaseModelNamed(job.status(), *client, arguments.model));
   if (arguments.downloads()) {
-    context.Say(job.name());  // the result is the folder
+    context.Say(job->name());  // the result is the folder
   } else {
-    PrintNewJob(context, job, arguments.job.dry_run);
+    PrintNewJob(context, *job, arguments.job);
   }
   if (arguments.job.dry_run) {
     context.Say("the export is valid; nothing was created");
     return absl::OkStatus();
   }
-  if (!arguments.job.follows() && !arguments.downloads()) {
-    context.Say(absl::StrCat("watch it with: luthier job watch ", ShortName(job.name()),
-                             "\nthen: luthier model download ", job.spec().output_model()));
-    return absl::OkStatus();
+  if (arguments.downloads()) {
+    LUTHIER_RETURN_IF_ERROR(FollowJob(context, job->name(), arguments.job.style(), timeout, /*to_stderr=*/true));
+    return DownloadResult(context, *client, job->name(), arguments.folder);
   }
-  LUTHIER_RETURN_IF_ERROR(FollowNewJob(context, job.name(), arguments.job, timeout));
-  return arguments.downloads() ? DownloadResult(context, *client, job.name(), arguments.folder) : absl::OkStatus();
+  if (arguments.job.follows()) return FollowNewJob(context, job->name(), arguments.job, timeout);
+  context.Say(absl::StrCat("watch it with: luthier job watch ", ShortName(job->name()),
+                           "\nthen: luthier model download ", job->spec().output_model()));
+  return absl::OkStatus();
 }
 
 }  // namespace

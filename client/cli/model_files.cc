@@ -26,6 +26,12 @@ std::string FactsText(const v1::BaseModel& model) {
                       ", context of ", FormatCount(model.context_length()), " tokens");
 }
 
+absl::Status WithBaseModelNamed(const absl::Status& status, Client& client, const std::string& given,
+                                const std::string& remedy) {
+  if (!absl::IsNotFound(status) || !client.GetBaseModel(FullName("baseModels", given)).ok()) return status;
+  return absl::NotFoundError(absl::StrCat("'", given, "' is a base model; ", remedy));
+}
+
 absl::Status DownloadVersion(CommandContext& context, Client& client, const std::string& name,
                              const std::string& wanted_folder) {
   LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, client.GetModelVersion(name));

@@ -3,8 +3,8 @@
 #include "absl/strings/str_cat.h"
 #include "client/cli/duration_flag.h"
 #include "client/cli/job_text.h"
-#include "client/cli/job_watch_command.h"
 #include "client/cli/text.h"
+#include "lib/base/status_macros.h"
 #include "lib/wire/json_wire.h"
 
 namespace luthier {
@@ -39,16 +39,16 @@ bool IsNoAnswer(const absl::Status& status) {
     case absl::StatusCode::kUnavailable:
     case absl::StatusCode::kDeadlineExceeded:
     case absl::StatusCode::kInternal:  // a reset in the middle of a message, as proxies send it
-    case absl::StatusCode::kUnknown:
-    case absl::StatusCode::kCancelled: return true;
+    case absl::StatusCode::kUnknown: return true;
     default: return false;
   }
 }
 
-void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run) {
+void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, const NewJobFlags& flags) {
   if (context.ForPrograms()) {
+    if (flags.follows() && !flags.dry_run) return context.Say(job.name());
     context.PrintForPrograms(MessageToJson(job));
-  } else if (dry_run) {
+  } else if (flags.dry_run) {
     context.out() << ResolvedTable(job, context.out_terminal());
   } else {
     context.out() << job.name() << std::endl;
@@ -65,8 +65,13 @@ absl::StatusOr<absl::Duration> TimeoutOf(const CreationFlags& flags, bool waits)
 
 absl::Status FollowNewJob(CommandContext& context, const std::string& job, const NewJobFlags& flags,
                           absl::Duration timeout) {
-  const WatchStyle style = flags.watch ? WatchStyle::kView : WatchStyle::kQuiet;
-  return FollowJob(context, job, style, timeout, /*to_stderr=*/true);
+  absl::Status outcome = FollowJob(context, job, flags.style(), timeout, /*to_stderr=*/true);
+  if (!context.ForPrograms()) return outcome;
+  LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
+  const absl::StatusOr<v1::FineTuningJob> now = client->GetJob(job);
+  if (now.ok()) context.PrintForPrograms(MessageToJson(*now));
+  outcome.Update(now.status());
+  return outcome;
 }
 
 }  // namespace luthier

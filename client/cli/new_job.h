@@ -12,6 +12,7 @@
 #include "client/cli/command.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/job_flags.h"
+#include "client/cli/job_watch_command.h"
 #include "client/lib/client.h"
 #include "luthier/v1/jobs.pb.h"
 
@@ -33,6 +34,7 @@ struct NewJobFlags : CreationFlags {
   bool wait = false;
 
   bool follows() const { return watch || wait; }
+  WatchStyle style() const { return watch ? WatchStyle::kView : WatchStyle::kQuiet; }
 };
 
 // What their help says of one command.
@@ -89,13 +91,14 @@ auto CreateOnce(CommandContext& context, const CreationFlags& flags, const std::
   return created;
 }
 
-// Its name; of a dry run every value with its reason.
-void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, bool dry_run);
+// Its name, or of a dry run every value with its reason; for programs all of it. They get one document: with --watch or
+// --wait that of FollowNewJob(), and until then its name is said.
+void PrintNewJob(CommandContext& context, const v1::FineTuningJob& job, const NewJobFlags& flags);
 
 // How long to wait for what is created. Errors: INVALID_ARGUMENT for no duration, and for one that nothing waits for.
 absl::StatusOr<absl::Duration> TimeoutOf(const CreationFlags& flags, bool waits);
 
-// FollowJob on standard error, as --watch or silently.
+// FollowJob on standard error, as --watch or silently; then, however that ended, the job as it is for programs.
 absl::Status FollowNewJob(CommandContext& context, const std::string& job, const NewJobFlags& flags,
                           absl::Duration timeout);
 

@@ -33,7 +33,8 @@ std::string GpuMemory(const v1::Inventory& inventory) {
 
 Colour StateColour(v1::Node::State state) {
   if (state == v1::Node::READY) return Colour::kGreen;
-  return state == v1::Node::LOST || state == v1::Node::QUARANTINED ? Colour::kRed : Colour::kBlue;
+  const bool is_wrong = state == v1::Node::DISCONNECTED || state == v1::Node::LOST || state == v1::Node::QUARANTINED;
+  return is_wrong ? Colour::kRed : Colour::kBlue;
 }
 
 std::string Runs(const v1::Node& node) {

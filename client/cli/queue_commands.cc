@@ -44,6 +44,7 @@ absl::Status Show(CommandContext& context, const Arguments& arguments) {
       listing.names.push_back(entry.job());
       listing.values.push_back(MessageToJson(entry));
     }
+    listing.whole["entries"] = listing.values;  // also where it is empty, which protobuf's JSON leaves out
     if (queue.depth() > queue.entries_size())
       listing.note = absl::StrCat(FormatCount(queue.depth()), " jobs wait in all; --limit N shows more");
     return listing;

@@ -96,6 +96,8 @@ std::string CommandSuggestion(const CLI::App& command, const std::string& word) 
 std::string Unexpected(const CLI::App& command, const std::string& word) {
   if (absl::StartsWith(word, "-")) {
     const std::string flag = word.substr(0, word.find('='));
+    if (command.get_option_no_throw(flag) != nullptr)  // else it would have been taken
+      return absl::StrCat(flag, " is a flag of `", CommandPath(command), "`; write it after that");
     return absl::StrCat("unknown flag ", flag, FlagSuggestion(flag, FlagsOf(command)));
   }
   if (!SubcommandNames(command).empty())
@@ -104,8 +106,8 @@ std::string Unexpected(const CLI::App& command, const std::string& word) {
   return absl::StrCat("unexpected argument '", word, "'", takes_file ? "; a job file is given with -f" : "");
 }
 
-// What CLI11 says of values in words of its own: `Could not convert: FLAG = VALUE`, `FLAG: At Most 1 required but
-// received 2`. Numbers are of the type N where they are whole.
+// What CLI11 says of values in words of its own: `Could not convert: FLAG = VALUE`, `FLAG: Value abc not in range 1 to
+// 9`, `FLAG: At Most 1 required but received 2`. Numbers are of the type N where they are whole; ranges have such only.
 std::string ValueFault(const CLI::App& command, const std::string& what) {
   constexpr char kCouldNot[] = "Could not convert: ", kEquals[] = " = ";
   const size_t equals = what.find(kEquals);
@@ -115,6 +117,13 @@ std::string ValueFault(const CLI::App& command, const std::string& what) {
     const bool whole = option != nullptr && absl::StartsWith(option->get_type_name(), "N");
     return absl::StrCat(flag, ": '", what.substr(equals + sizeof(kEquals) - 1), "' is no ", whole ? "whole " : "",
                         "number that fits; give one, such as 2");
+  }
+  constexpr char kValue[] = ": Value ", kNotInRange[] = " not in range ";
+  const size_t value = what.find(kValue), range = what.find(kNotInRange);
+  if (value != std::string::npos && range != std::string::npos && value < range) {
+    const size_t start = value + sizeof(kValue) - 1;
+    return absl::StrCat(what.substr(0, value), ": '", what.substr(start, range - start), "' is no whole number from ",
+                        what.substr(range + sizeof(kNotInRange) - 1));
   }
   if (const size_t end = what.find(": At Most 1 required"); end != std::string::npos)
     return absl::StrCat(what.substr(0, end), ": is given more than once; give it once");

@@ -50,8 +50,11 @@ absl::Status List(CommandContext& context, const ListArguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());
   return ShowList(context, arguments.watch, [&]() -> absl::StatusOr<Listing> {
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<v1::Sweep> sweeps, client->ListSweeps(arguments.limit));
-    return ListingOf("sweeps", sweeps, SweepTable(sweeps),
-                     "no sweeps; create one with: luthier sweep create -f job.yaml --grid lora.rank=4,8,16");
+    Listing listing = ListingOf("sweeps", sweeps, SweepTable(sweeps),
+                                "no sweeps; create one with: luthier sweep create -f job.yaml --grid lora.rank=4,8,16");
+    if (static_cast<int>(sweeps.size()) == arguments.limit)
+      listing.note = "more sweeps may exist; --limit N shows them";
+    return listing;
   });
 }
 

@@ -85,6 +85,11 @@ absl::StatusOr<v1::CreateSweepRequest> MakeRequest(const Arguments& arguments, J
 
 absl::Status Create(CommandContext& context, const Arguments& arguments) {
   LUTHIER_ASSIGN_OR_RETURN(const absl::Duration timeout, TimeoutOf(arguments.creation, arguments.creation.watch));
+  if (arguments.grid.empty() == arguments.points.empty()) {
+    return absl::InvalidArgumentError(
+        "give what its jobs differ in: either --grid FIELD=VALUE,VALUE for each field, or --point 'FIELD: VALUE' for "
+        "each job");
+  }
   LUTHIER_ASSIGN_OR_RETURN(JobFile file, ReadJobWithFlags(context, arguments.file, arguments.fields));
   LUTHIER_ASSIGN_OR_RETURN(const v1::CreateSweepRequest request, MakeRequest(arguments, file));
   LUTHIER_ASSIGN_OR_RETURN(Client* const client, context.client());

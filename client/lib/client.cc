@@ -65,11 +65,9 @@ absl::StatusOr<Response> Call(const Caller& caller, absl::Duration timeout, Stub
     Response response;
     const grpc::Status status = (stub.*method)(&context, request, &response);
     if (status.ok()) return response;
+    const absl::Status error = FromGrpc(status, options.server);
     const absl::Duration pause = RetryPause(options.retry, failures, RandomFraction());
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || failures >= caller.attempts ||
-        SteadyNow() + pause >= deadline) {
-      return FromGrpc(status, options.server);
-    }
+    if (!absl::IsUnavailable(error) || failures >= caller.attempts || SteadyNow() + pause >= deadline) return error;
     caller.client.PauseWhileDialling(pause);
   }
 }

@@ -72,9 +72,8 @@ absl::StatusOr<v1::Dataset> UploadDataset(Client& client, const std::string& id,
     v1::Dataset dataset;
     const grpc::Status status = SendAll(client, header, files, progress, dataset);
     if (status.ok()) return dataset;
-    if (status.error_code() != grpc::StatusCode::UNAVAILABLE || failures >= retry.attempts) {
-      return FromGrpc(status, client.options().server);
-    }
+    const absl::Status error = FromGrpc(status, client.options().server);
+    if (!absl::IsUnavailable(error) || failures >= retry.attempts) return error;
     client.PauseWhileDialling(RetryPause(retry, failures, RandomFraction()));
   }
 }

@@ -41,6 +41,8 @@ absl::Status FromGrpc(const grpc::Status& status, const std::string& server) {
                                                  " has no such call: it is older than this program (`luthier version`)"
                                                  "; install the same version on both sides"));
   }
+  if (code == absl::StatusCode::kCancelled)
+    return absl::UnavailableError(absl::StrCat("the server at ", server, " ended the call: it is shutting down"));
   if (code == absl::StatusCode::kDeadlineExceeded) {
     return absl::DeadlineExceededError(absl::StrCat("the server at ", server, " did not answer in time"));
   }

@@ -8,7 +8,8 @@
 
 namespace luthier {
 
-// `server`: the address that was called; named when it could not be reached.
+// `server`: the address that was called; named when it could not be reached. Of a call that this side cancelled there
+// is nothing to ask: CANCELLED comes from a server that shuts down, and is UNAVAILABLE.
 absl::Status FromGrpc(const grpc::Status& status, const std::string& server);
 
 // Whether a status of FromGrpc says that nothing answered at the address, as opposed to a server that cannot serve just

@@ -161,7 +161,7 @@ absl::Status ArtifactStore::RemoveBlob(const std::string& sha256, absl::Time bef
   const absl::Status status = remove();
   {
     const std::lock_guard lock(mutex_);
-    removing_.clear();
+    removing_.reset();
   }
   removed_.notify_all();
   return status;

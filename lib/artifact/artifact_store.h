@@ -38,9 +38,9 @@ struct ArtifactKey {
 class BlobWriter {
  public:
   virtual ~BlobWriter() = default;
-  // Errors: RESOURCE_EXHAUSTED if the disk is full; UNAVAILABLE; DATA_LOSS.
+  // Errors: RESOURCE_EXHAUSTED if the disk is full; UNAVAILABLE; DATA_LOSS if the disk fails.
   virtual absl::Status Append(absl::string_view bytes) = 0;
-  // Stores the blob. Errors: DATA_LOSS if its content has another hash than its name says; as Append.
+  // Stores the blob. Errors: INVALID_ARGUMENT if its content has another hash than its name says; as Append.
   virtual absl::Status Commit() = 0;
   virtual int64_t bytes() const = 0;
 };
@@ -159,7 +159,7 @@ class ArtifactStore {
   std::condition_variable removed_;
   std::map<std::string, int> pins_;
   std::optional<std::set<std::string>> touched_;  // pinned at any time since a collection began; none: no collection
-  std::string removing_;                          // the blob that a collection is just removing
+  std::optional<std::string> removing_;           // the blob that a collection is just removing
 };
 
 // Makes a blob of one store another's too, checking every byte. Errors: of both.

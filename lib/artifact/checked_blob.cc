@@ -17,8 +17,8 @@ constexpr size_t kReadChunk = size_t{1} << 20;
 
 absl::Status CheckReceived(const std::string& found, const std::string& expected, int64_t bytes) {
   if (found == expected) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("received ", bytes, " bytes with SHA-256 ", found, ", expected ", expected,
-                                          "; send the file again"));
+  return absl::InvalidArgumentError(absl::StrCat("received ", bytes, " bytes with SHA-256 ", found, ", expected ",
+                                                 expected, "; send the file again"));
 }
 
 absl::StatusOr<size_t> CheckedReader::Read(std::span<char> buffer) {

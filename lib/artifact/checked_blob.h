@@ -11,7 +11,7 @@
 
 namespace luthier {
 
-// Whether what was received is what was announced. Errors: DATA_LOSS.
+// Whether what was received is what was announced. Errors: INVALID_ARGUMENT.
 absl::Status CheckReceived(const std::string& found, const std::string& expected, int64_t bytes);
 
 // Hashes what is read, and refuses the end of what does not have its hash.

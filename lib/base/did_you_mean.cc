@@ -29,7 +29,10 @@ std::string DidYouMean(absl::string_view name, const std::vector<std::string>& k
   size_t best_distance = std::max<size_t>(2, name.size() / 3) + 1;
   for (const std::string& candidate : known) {
     const size_t distance = EditDistance(name, candidate);
-    if (distance < best_distance) {
+    // Of a name that is changed to more than a half nothing is left; rounded up, since letters that changed places
+    // count twice: `jbo` is `job`.
+    const size_t most = (std::max(name.size(), candidate.size()) + 1) / 2;
+    if (distance < best_distance && distance <= most) {
       best_distance = distance;
       best = candidate;
     }

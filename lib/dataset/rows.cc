@@ -41,13 +41,10 @@ absl::Status CheckBytes(std::string_view line) {
   if (line.starts_with("\xFF\xFE") || line.starts_with("\xFE\xFF")) {
     return Invalid("the file is UTF-16; save it as UTF-8");
   }
-  for (size_t i = 0; i < line.size();) {
-    if (line[i] == '\0') return Invalid(absl::StrCat("NUL byte at byte ", i + 1, "; the file must be UTF-8 text"));
-    const size_t length = CharacterBytes(line.substr(i));
-    if (length == 0) return Invalid(absl::StrCat("invalid UTF-8 at byte ", i + 1, "; save the file as UTF-8"));
-    i += length;
-  }
-  return absl::OkStatus();
+  const size_t nul = line.find('\0'), wrong = FirstIllFormed(line);
+  if (nul < wrong) return Invalid(absl::StrCat("NUL byte at byte ", nul + 1, "; the file must be UTF-8 text"));
+  if (wrong == std::string_view::npos) return absl::OkStatus();
+  return Invalid(absl::StrCat("invalid UTF-8 at byte ", wrong + 1, "; save the file as UTF-8"));
 }
 
 // Before parsing, so that a line of brackets costs no memory.

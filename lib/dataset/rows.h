@@ -66,7 +66,7 @@ absl::StatusOr<Row> ParseRow(std::string_view line, int64_t line_number, const R
 class RowReader {
  public:
   // `name` is what messages call the file; default: the last part of `path`. NOT_FOUND if it cannot
-  // be opened.
+  // be opened, INVALID_ARGUMENT if only its name is that of a Parquet file.
   static absl::StatusOr<RowReader> Open(const std::string& path, std::string name = "", RowLimits limits = {});
 
   // The next row; nullopt at the end of the file. INVALID_ARGUMENT `train.jsonl:17: …` for a line

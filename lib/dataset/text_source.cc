@@ -160,6 +160,10 @@ absl::StatusOr<std::unique_ptr<TextSource>> TextSource::Open(const std::string& 
   file.read(first, sizeof(first));
   const std::string_view start(first, static_cast<size_t>(file.gcount()));
   if (start == kParquetStart) return OpenParquet(path, limits);
+  if (path.ends_with(".parquet")) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        path, ": no Parquet file: it does not begin with PAR1; write it again, or name it for what it is"));
+  }
   file.clear();
   file.seekg(0);
   std::unique_ptr<TextSource> plain = std::make_unique<PlainFile>(std::move(file));

@@ -23,7 +23,7 @@ class TextSource {
     // A line that is made of a row of Parquet is cut behind one byte more.
     int64_t max_line_bytes = 0;
   };
-  // NOT_FOUND if it cannot be opened.
+  // NOT_FOUND if it cannot be opened, INVALID_ARGUMENT if only its name is that of a Parquet file.
   static absl::StatusOr<std::unique_ptr<TextSource>> Open(const std::string& path, Limits limits);
   virtual ~TextSource() = default;
 

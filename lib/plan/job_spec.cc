@@ -29,6 +29,9 @@ constexpr NumberRange kWeightDecay = {0, 10, true, true, "a number from 0 to 10"
 constexpr int64_t kMaxNodes = 64;
 constexpr NumberRange kClipNorm = {0, 1e6, false, true, "a number above 0 and at most 1000000"};
 
+// Each is a file to find, to keep here and to read.
+constexpr size_t kMaxMixture = 1000;
+
 constexpr size_t kMaxLabels = 16;
 constexpr size_t kMaxLabelKey = 64;
 constexpr size_t kMaxLabelValue = 256;
@@ -218,7 +221,12 @@ std::vector<WeightedDataset> ParseMixture(const json* value, std::vector<std::st
     violations.push_back("dataset.mixture: is no list; give [{dataset: NAME, weight: X}, …]");
     return mixture;
   }
+  if (value->size() > kMaxMixture) {
+    violations.push_back(absl::StrCat("dataset.mixture: ", value->size(), " datasets are given; give at most ",
+                                      kMaxMixture, ", each with the rows of several"));
+  }
   for (const json& entry : *value) {
+    if (mixture.size() == kMaxMixture) break;
     WeightedDataset& weighted = mixture.emplace_back();
     if (!entry.is_object()) {
       violations.push_back(
@@ -424,7 +432,7 @@ std::vector<std::string> LabelViolations(const std::map<std::string, std::string
   }
   for (const auto& [key, value] : labels) {
     if (key.empty() || key.size() > kMaxLabelKey) {
-      violations.push_back(absl::StrCat("labels: a key of ", key.size(), " characters; give 1 to ", kMaxLabelKey));
+      violations.push_back(absl::StrCat("labels: a key of ", key.size(), " bytes; give 1 to ", kMaxLabelKey));
     } else if (HasControlCharacter(key)) {
       violations.push_back(
           absl::StrCat("labels: the key '", absl::CHexEscape(key), "' has a control character; remove it"));
@@ -432,8 +440,7 @@ std::vector<std::string> LabelViolations(const std::map<std::string, std::string
       violations.push_back(absl::StrCat("labels.", key, ": '", absl::CHexEscape(value.substr(0, kMaxLabelKey)),
                                         "' has a control character; remove it"));
     } else if (value.size() > kMaxLabelValue) {
-      violations.push_back(
-          absl::StrCat("labels.", key, ": ", value.size(), " characters; give at most ", kMaxLabelValue));
+      violations.push_back(absl::StrCat("labels.", key, ": ", value.size(), " bytes; give at most ", kMaxLabelValue));
     }
   }
   return violations;

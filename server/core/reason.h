@@ -32,8 +32,9 @@ inline std::string QuotaSubjectOf(const absl::Status& status) {
   return subject ? std::string(*subject) : "";
 }
 
-// A job that no node has the memory for. Of all that is RESOURCE_EXHAUSTED, only this does not end by waiting.
-inline constexpr absl::string_view kTooLarge = "TOO_LARGE";
+// A job that no node has the memory for, and a tenant that stores as much as it may until somebody deletes something.
+// Of all that is RESOURCE_EXHAUSTED, only these do not end by waiting.
+inline constexpr absl::string_view kTooLarge = "TOO_LARGE", kTenantStorageFull = "TENANT_STORAGE_FULL";
 
 // Rows that a job cannot be trained on, or a template that cannot render them: they had to be read to find that out.
 inline constexpr absl::string_view kRowsRefused = "ROWS_REFUSED";

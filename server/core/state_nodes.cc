@@ -184,7 +184,7 @@ void State::ExpireLeases(absl::Time now) {
 
 absl::Status State::Drain(const std::string& id, bool requeue, absl::Time now) {
   const auto node = nodes_.find(id);
-  if (node == nodes_.end()) return DoesNotExist("nodes/" + id);
+  if (node == nodes_.end()) return drained_.count(id) > 0 ? absl::OkStatus() : DoesNotExist("nodes/" + id);
   node->second.draining = true;
   undo_.push_back([this, id, before = drained_.count(id) > 0] {
     if (!before) drained_.erase(id);

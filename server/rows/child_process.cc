@@ -84,7 +84,7 @@ bool ReadOutput(int fd, absl::Time deadline, ChildEnd& end) {
 }  // namespace
 
 absl::StatusOr<ChildEnd> RunChild(const std::vector<std::string>& command, const std::string& input,
-                                  absl::Duration time) {
+                                  absl::Duration time, const std::stop_token& stop) {
   LUTHIER_ASSIGN_OR_RETURN(const Descriptor file, FileWith(input));
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return CannotStart("pipe", errno);
@@ -93,11 +93,16 @@ absl::StatusOr<ChildEnd> RunChild(const std::vector<std::string>& command, const
   LUTHIER_ASSIGN_OR_RETURN(const pid_t pid, Spawn(command, file.get(), output_of_child.get()));
   output_of_child.Close();  // else its end would never be seen
   ChildEnd end;
-  if (!ReadOutput(output.get(), SteadyNow() + time, end)) kill(pid, SIGKILL);
+  {
+    // Asked for before, it kills here; else on the thread that asks, and never once `pid` may be another process.
+    const std::stop_callback kill_child(stop, [pid] { kill(pid, SIGKILL); });
+    if (!ReadOutput(output.get(), SteadyNow() + time, end)) kill(pid, SIGKILL);
+  }
   int status = 0;
   while (waitpid(pid, &status, 0) < 0) {
     if (errno != EINTR) return CannotStart("waitpid", errno);
   }
+  if (stop.stop_requested()) return absl::UnavailableError("the server is shutting down; try again");
   if (WIFEXITED(status)) end.exit_code = WEXITSTATUS(status);
   if (WIFSIGNALED(status)) end.signal = WTERMSIG(status);
   return end;

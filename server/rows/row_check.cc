@@ -207,10 +207,10 @@ absl::StatusOr<DatasetFacts> CheckRows(const RowCheck& check) {
 }
 
 absl::StatusOr<DatasetFacts> CheckRowsInChild(const std::string& program, const RowCheck& check,
-                                              const RowCheckLimits& limits) {
+                                              const RowCheckLimits& limits, const std::stop_token& stop) {
   const std::string request = ToJson(check, limits).dump();
   LUTHIER_ASSIGN_OR_RETURN(const ChildEnd end,
-                           RunChild({program, "check-rows", absl::StrCat(getpid())}, request, limits.time));
+                           RunChild({program, "check-rows", absl::StrCat(getpid())}, request, limits.time, stop));
   if (end.signal != 0) return StatusOfSignal(check, limits, end);
   if (end.exit_code != 0) return NoAnswer(absl::StrCat("its process ended with code ", end.exit_code));
   return FactsFromAnswer(end.output);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -43,9 +44,9 @@ RowCheckLimits LimitsOf(int64_t bytes);
 absl::StatusOr<DatasetFacts> CheckRows(const RowCheck& check);
 
 // The same in a process of its own. `program`: luthierd. Errors besides: INVALID_ARGUMENT `chat_template: …` if the
-// check needs more than the limits; UNAVAILABLE if there is no process for it.
+// check needs more than the limits; UNAVAILABLE if there is no process for it, or `stop` was asked for.
 absl::StatusOr<DatasetFacts> CheckRowsInChild(const std::string& program, const RowCheck& check,
-                                              const RowCheckLimits& limits);
+                                              const RowCheckLimits& limits, const std::stop_token& stop = {});
 
 // What `luthierd check-rows PARENT` does; the exit code. `parent`: process id of who started it, with whom it dies.
 int AnswerRowCheck(const std::string& parent);

@@ -5,6 +5,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "lib/base/status_macros.h"
 #include "lib/plan/adapter_plan.h"
 #include "server/rpc/validate.h"
@@ -35,7 +36,8 @@ absl::StatusOr<v1::AttemptInput> StartAdapter(Store& store, ArtifactStore& artif
     *input.add_files() = file;
   }
   if (input.files_size() != 2) return refuse("lacks its configuration or its weights; give another version");
-  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter, ConfigOfAdapter(input, artifacts));
+  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig adapter,
+                           ConfigOfAdapter(absl::StrCat("lora.start_from: ", lora.start_from), input, artifacts));
   TakeShapeOf(adapter, lora);
   return input;
 }
@@ -54,11 +56,19 @@ absl::StatusOr<v1::AttemptInput> AdapterToExport(const v1::ModelVersion& version
                                                  " lacks its configuration or its weights; give another version"));
 }
 
-absl::StatusOr<AdapterConfig> ConfigOfAdapter(const v1::AttemptInput& adapter, ArtifactStore& artifacts) {
+absl::StatusOr<AdapterConfig> ConfigOfAdapter(const std::string& named_by, const v1::AttemptInput& adapter,
+                                              ArtifactStore& artifacts) {
   const auto file = std::find_if(adapter.files().begin(), adapter.files().end(),
                                  [](const v1::ModelFile& one) { return one.path() == kAdapterConfigFile; });
   LUTHIER_ASSIGN_OR_RETURN(const LocalBlob config, artifacts.MakeLocal(file->sha256()));
-  return ReadAdapterConfigFile(config.path);
+  absl::StatusOr<AdapterConfig> read = ReadAdapterConfigFile(config.path);
+  if (!absl::IsInvalidArgument(read.status())) return read;
+  // Each line is a violation, and none shows where the server keeps the file.
+  constexpr const char* kRemedy = "; give another version";
+  const std::string violations =
+      absl::StrReplaceAll(read.status().message(),
+                          {{config.path, kAdapterConfigFile}, {"\n", absl::StrCat(kRemedy, "\n", named_by, ": ")}});
+  return absl::InvalidArgumentError(absl::StrCat(named_by, ": ", violations, kRemedy));
 }
 
 }  // namespace luthier

@@ -21,7 +21,9 @@ absl::StatusOr<v1::AttemptInput> StartAdapter(Store& store, ArtifactStore& artif
 // The files of an adapter that an export reads, its chat templates among them. Errors: INVALID_ARGUMENT if one lacks.
 absl::StatusOr<v1::AttemptInput> AdapterToExport(const v1::ModelVersion& version);
 
-// The configuration among the files of an adapter. Requires: it is one of them.
-absl::StatusOr<AdapterConfig> ConfigOfAdapter(const v1::AttemptInput& adapter, ArtifactStore& artifacts);
+// The configuration among the files of an adapter. `named_by`: the field that names it, with its value. Requires: it is
+// one of them. Errors: INVALID_ARGUMENT with every violation; those of the store.
+absl::StatusOr<AdapterConfig> ConfigOfAdapter(const std::string& named_by, const v1::AttemptInput& adapter,
+                                              ArtifactStore& artifacts);
 
 }  // namespace luthier

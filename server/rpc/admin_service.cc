@@ -30,6 +30,18 @@ bool IsInside(const std::filesystem::path& path, const std::filesystem::path& fo
   return !outer.empty() && std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
+// Errors: INVALID_ARGUMENT unless the disk could have a folder there.
+absl::Status CheckBackupPath(const std::string& path) {
+  const std::filesystem::path folder(path);
+  const bool can_be = path.size() <= kMostPath && path.find('\0') == std::string::npos;
+  if (can_be && folder.is_absolute() && folder == folder.lexically_normal() && folder.has_filename())
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("path: ", Shown(path, kMostPath),
+                   " is no absolute path of a folder on the server's machine; give one of at most ", kMostPath,
+                   " bytes without zeros among them, '..' or a slash at its end"));
+}
+
 const Token* FindToken(const std::vector<Token>& tokens, const std::string& id) {
   const auto found = std::find_if(tokens.begin(), tokens.end(), [&](const Token& token) { return token.id == id; });
   return found == tokens.end() ? nullptr : &*found;
@@ -130,14 +142,8 @@ class AdminService final : public v1::AdminService::Service {
  private:
   absl::Status BackUp(Call& call, const grpc::ServerContext& context, const std::string& path, v1::Backup& response) {
     call.subject = path;
-    const std::filesystem::path folder(path);
-    if (!folder.is_absolute() || folder != folder.lexically_normal() || !folder.has_filename()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("path: ", Shown(path, kMostPath),
-                       " is no absolute path of a folder on the server's machine; give one "
-                       "without '..' or a slash at its end"));
-    }
-    if (IsInside(folder, backend_.data_dir)) {
+    LUTHIER_RETURN_IF_ERROR(CheckBackupPath(path));
+    if (IsInside(path, backend_.data_dir)) {
       return absl::InvalidArgumentError(absl::StrCat(
           "path: ", path, " is inside the data folder, with which it would be lost; give a folder elsewhere"));
     }

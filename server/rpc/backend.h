@@ -8,6 +8,7 @@
 #include "server/loop/state_loop.h"
 #include "server/metrics/server_metrics.h"
 #include "server/rpc/access.h"
+#include "server/rpc/artifact_errors.h"
 #include "server/rpc/housekeeping.h"
 #include "server/rpc/planner.h"
 #include "server/rpc/task_pool.h"
@@ -32,6 +33,7 @@ struct Backend {
   Transfers& transfers;
   const std::string data_dir;
   int64_t max_dataset_bytes = int64_t{100} << 30;
+  ArtifactErrors artifact_errors{};
 };
 
 }  // namespace luthier

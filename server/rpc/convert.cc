@@ -16,6 +16,7 @@
 #include "google/protobuf/io/zero_copy_stream_impl_lite.h"
 #include "lib/base/json_text.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/utf8.h"
 #include "lib/wire/json_wire.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
@@ -33,11 +34,24 @@ google::protobuf::Duration Seconds(double seconds) {
   return duration;
 }
 
-// Of a trainer's event. A message can hold what no JSON can: that counts as no number.
+// A message can hold numbers that no JSON can, and one of them would spoil every answer that shows it.
+void MakeFinite(google::protobuf::Struct& event);
+void MakeFinite(google::protobuf::Value& value) {
+  if (value.has_struct_value()) MakeFinite(*value.mutable_struct_value());
+  if (value.has_list_value()) {
+    for (google::protobuf::Value& element : *value.mutable_list_value()->mutable_values()) MakeFinite(element);
+  }
+  if (value.has_number_value() && !std::isfinite(value.number_value()))
+    value.set_null_value(google::protobuf::NULL_VALUE);
+}
+void MakeFinite(google::protobuf::Struct& event) {
+  for (auto& [name, value] : *event.mutable_fields()) MakeFinite(value);
+}
+
+// Of a trainer's event.
 std::optional<double> NumberIn(const json& event, const char* field) {
   if (!event.contains(field) || !event[field].is_number()) return std::nullopt;
-  const double number = event[field].get<double>();
-  return std::isfinite(number) ? std::optional(number) : std::nullopt;
+  return event[field].get<double>();
 }
 // What is absent or null reads as zero.
 double Number(const json& event, const char* field) { return NumberIn(event, field).value_or(0.0); }
@@ -133,7 +147,7 @@ void SetSummary(v1::FineTuningJob& report, const json& event) {
   *summary.mutable_duration() = Seconds(Number(event, "seconds"));
   summary.set_train_loss(Number(event, "train_loss"));
   summary.set_published_step(Count(event, "published_step"));
-  summary.clear_worst_rows();  // of an earlier attempt
+  summary.clear_worst_rows();
   for (const json& row : event.value("worst_rows", json::array())) *summary.add_worst_rows() = RowLossOf(row);
   report.set_stop_reason(TextOf(event, "stop_reason"));
   // Jobs are compared by what they publish, which need not be what was evaluated last.
@@ -167,12 +181,19 @@ bool HasFailureOf(int attempt, const v1::FineTuningJob& report) {
   return report.has_failure() && (report.attempt() == attempt || report.attempt() == 0);
 }
 
+// What a trainer says is no event of the server's own.
+std::string TypeOf(const std::string& event) {
+  static const std::set<std::string> ours = {"", "state", "updated", "published", "checkpoint_stored", "log"};
+  return ours.contains(event) ? absl::StrCat("trainer.", event) : event;
+}
+
 void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
-  const json event = StructToJson(message.trainer_event());
-  const std::string type = TextOf(event, "event");
   Report& report = read.report;
   v1::JobEvent payload;
   *payload.mutable_data() = message.trainer_event();
+  MakeFinite(*payload.mutable_data());
+  const json event = StructToJson(payload.data());
+  const std::string type = TypeOf(TextOf(event, "event"));
   if (type == "progress") {
     read.progress = Progress(event);
     *payload.mutable_progress() = *read.progress;
@@ -187,6 +208,11 @@ void ReadTrainerEvent(const v1::AttemptReport& message, AgentReport& read) {
     };
   } else if (type == "started") {
     report.input = JobInput::kTrainerStarted;
+    // An attempt before it may have finished, and been lost with its result.
+    read.update = [](v1::FineTuningJob& job) {
+      job.clear_summary();
+      job.clear_stop_reason();
+    };
     report.message = event.contains("export") ? absl::StrCat("exporting on ", TextOf(event, "device"))
                                               : absl::StrCat("training on ", TextOf(event, "device"), " from step ",
                                                              Count(event, "resumed_step"));
@@ -216,6 +242,8 @@ void ReadEnd(const v1::AttemptEnded& ended, AgentReport& read) {
     case v1::AttemptEnded::STOPPED: read.report.input = JobInput::kAttemptStopped; break;
     default:
       // FINISHED without a publication before it is an attempt whose result is gone.
+      if (ended.outcome() == v1::AttemptEnded::FINISHED && ended.message().empty())
+        read.report.message = "its agent says that it finished, but its result was not reported";
       read.report.input = JobInput::kAttemptLost;
       read.report.crashed = ended.cause() == "CRASHED" || ended.cause() == "STALLED";
       read.report.lost_peer = ended.cause() == "PEER";
@@ -232,7 +260,13 @@ google::protobuf::Timestamp ToProto(absl::Time time) {
   return timestamp;
 }
 
-google::protobuf::Duration ToProto(absl::Duration duration) { return Seconds(absl::ToDoubleSeconds(duration)); }
+google::protobuf::Duration ToProto(absl::Duration duration) {
+  const absl::Duration held = std::clamp(duration, absl::ZeroDuration(), kLongestDuration);
+  google::protobuf::Duration message;
+  message.set_seconds(absl::ToInt64Seconds(held));
+  message.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(held % absl::Seconds(1))));
+  return message;
+}
 
 absl::Duration FromProto(const google::protobuf::Duration& duration) {
   return absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
@@ -301,6 +335,10 @@ v1::FineTuningJob ToProto(const Job& job, const v1::FineTuningJob& spec) {
   message.set_etag(absl::StrCat("r", job.revision));
   if (job.retention) *message.mutable_retention() = ToProto(*job.retention);
   if (job.deadline != absl::InfiniteFuture()) *message.mutable_deadline() = ToProto(job.deadline);
+  if (IsWaiting(job.state)) {  // for another attempt
+    message.clear_summary();
+    message.clear_stop_reason();
+  }
   if (job.state == JobState::kCancelled && job.deadline <= job.end_time) message.set_stop_reason("DEADLINE");
   message.set_node(NodeName(job.node));
   for (const Place& place : job.others) message.add_other_nodes(NodeName(place.node));
@@ -334,15 +372,16 @@ v1::Node ToProto(const Node& node, const State& state, absl::Time now) {
   message.set_name(NodeName(node.id));
   const bool empty = state.jobs().OnNode(node.id).empty();
   const bool gets_none = node.draining || node.leaving;
-  message.set_state(!node.ready && !node.leaving ? v1::Node::LOST
-                    : gets_none && empty         ? v1::Node::DRAINED
-                    : gets_none                  ? v1::Node::DRAINING
-                    : node.IsQuarantined()       ? v1::Node::QUARANTINED
-                    : node.outdated              ? v1::Node::OUTDATED
-                                                 : v1::Node::READY);
+  message.set_state(node.IsAway(now)               ? v1::Node::DISCONNECTED
+                    : !node.ready && !node.leaving ? v1::Node::LOST
+                    : gets_none && empty           ? v1::Node::DRAINED
+                    : gets_none                    ? v1::Node::DRAINING
+                    : node.IsQuarantined()         ? v1::Node::QUARANTINED
+                    : node.outdated                ? v1::Node::OUTDATED
+                                                   : v1::Node::READY);
   if (node.IsQuarantined()) *message.mutable_quarantine_end_time() = ToProto(node.quarantine_end);
   if (node.IsAway(now)) {
-    message.set_state_reason(absl::StrCat("its agent is not connected, and has ", absl::FormatDuration(kLease),
+    message.set_state_reason(absl::StrCat("its agent has ", absl::FormatDuration(kLease),
                                           " from when it was last heard, or the server was started, to come back: "
                                           "until then nothing that it runs is given up"));
   } else if (node.leaving) {
@@ -437,7 +476,7 @@ absl::StatusOr<AgentReport> ReadReport(const v1::AttemptReport& message, const s
     case v1::AttemptReport::kEnded: ReadEnd(message.ended(), read); break;
     case v1::AttemptReport::kLogLines:
       for (const std::string& line : message.log_lines().lines())
-        read.report.events.push_back({.type = "log", .message = line});
+        read.report.events.push_back({.type = "log", .message = LogLine(line)});
       break;
     default: break;  // of a newer agent: it has a number like the others, which is recorded with them
   }

@@ -24,6 +24,9 @@ absl::Duration FromProto(const google::protobuf::Duration& duration);
 // A number that somebody else gave, as a count: 0 if it is negative or no number.
 int64_t CountOf(double number);
 
+// The most that a Duration of protobuf may hold, 10,000 years: no client could print a job with more.
+inline constexpr absl::Duration kLongestDuration = absl::Seconds(315576000000);
+
 // The etag of a job is its revision. False if `etag` is none.
 bool ParseEtag(const std::string& etag, int& revision);
 

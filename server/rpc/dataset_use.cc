@@ -1,76 +1,118 @@
 #include "server/rpc/dataset_use.h"
 
 #include <cstddef>
+#include <map>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
+#include "server/core/reason.h"
 #include "server/rpc/validate.h"
 
 namespace luthier {
 namespace {
 
-// `reference`: `dataset` or `dataset/part`. Appends nothing if an optional part does not exist.
-absl::Status AddPart(Store& store, const std::string& role, absl::string_view reference, bool required,
-                     std::vector<DatasetUse>& parts) {
-  absl::ConsumePrefix(&reference, "datasets/");
-  const size_t slash = reference.find('/');
-  const std::string id(reference.substr(0, slash));
-  const bool names_part = slash != absl::string_view::npos;
-  const std::string part(names_part ? reference.substr(slash + 1) : absl::string_view(role));
-  LUTHIER_ASSIGN_OR_RETURN(const Resource resource, store.GetResource(ResourceKind::kDataset, id));
-  v1::Dataset dataset;
-  dataset.ParseFromString(resource.payload);
-  for (const v1::DatasetPart& file : dataset.parts()) {
+// Looks up what a selection names: each dataset once, and its parts.
+class PartSearch {
+ public:
+  PartSearch(Store& store, absl::FunctionRef<bool(const Resource&)> sees) : store_(store), sees_(sees) {}
+
+  // `reference`, which `field` gives: `dataset` or `dataset/part`.
+  void Add(absl::string_view field, const char* role, absl::string_view reference, double weight = 1) {
+    // A mixture has room for a million: no more are looked up than are named.
+    if (reference.empty() || faults_.size() == kMostViolations) return;
+    absl::ConsumePrefix(&reference, "datasets/");
+    const size_t slash = reference.find('/');
+    const std::string id(reference.substr(0, slash));
+    const bool names_part = slash != absl::string_view::npos;
+    const absl::string_view part = names_part ? reference.substr(slash + 1) : absl::string_view(role);
+    const v1::Dataset* const dataset = Find(field, id);
+    if (dataset == nullptr || AddPart(role, *dataset, id, part, weight)) return;
     // A dataset of one part is that part, whatever its name: rows for a test may have been uploaded as `train`.
-    if (file.part() == part || (required && !names_part && dataset.parts_size() == 1)) {
-      parts.push_back({role, id, file});
-      return absl::OkStatus();
+    if (!names_part && dataset->parts_size() == 1) {
+      parts_.push_back({role, id, dataset->parts(0), weight});
+    } else {
+      RefusePart(field, *dataset, id, part);
     }
   }
-  if (!required) return absl::OkStatus();
-  const auto name = [](std::string* out, const v1::DatasetPart& file) { out->append(file.part()); };
-  return absl::InvalidArgumentError(
-      absl::StrCat("dataset.", role, ": datasets/", id, " has no part '", part,
-                   "'; give one that it has: ", absl::StrJoin(dataset.parts(), ", ", name)));
-}
 
-// Of a dataset as a whole every part has its own role: to train on what was uploaded as held out has to be said.
-absl::StatusOr<std::vector<DatasetUse>> PartsOf(Store& store, absl::string_view name) {
-  absl::ConsumePrefix(&name, "datasets/");
-  if (absl::StrContains(name, "/")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("dataset: '", name, "' is a part of a dataset; give the dataset, or {train: ", name, "}"));
+  // Of a dataset as a whole every part has its own role: to train on what was uploaded as held out has to be said.
+  void AddWhole(absl::string_view name) {
+    absl::ConsumePrefix(&name, "datasets/");
+    if (absl::StrContains(name, "/")) {
+      faults_.push_back(absl::InvalidArgumentError(absl::StrCat(
+          "dataset: ", Shown(name), " is a part of a dataset; give the dataset, or {train: ", Shown(name), "}")));
+      return;
+    }
+    const std::string id(name);
+    const v1::Dataset* const dataset = Find("dataset", id);
+    if (dataset == nullptr) return;
+    if (!AddPart("train", *dataset, id, "train")) RefusePart("dataset.train", *dataset, id, "train");
+    for (const char* role : {"validation", "test"}) AddPart(role, *dataset, id, role);
   }
-  std::vector<DatasetUse> parts;
-  LUTHIER_RETURN_IF_ERROR(AddPart(store, "train", absl::StrCat(name, "/train"), true, parts));
-  for (const char* role : {"validation", "test"}) LUTHIER_RETURN_IF_ERROR(AddPart(store, role, name, false, parts));
-  return parts;
-}
+
+  absl::StatusOr<std::vector<DatasetUse>> Finish() && {
+    LUTHIER_RETURN_IF_ERROR(AllOf(faults_));
+    return std::move(parts_);
+  }
+
+ private:
+  // nullptr if there is none that the asker sees: that is said of the first field that names it.
+  const v1::Dataset* Find(absl::string_view field, const std::string& id) {
+    const auto [known, is_new] = datasets_.try_emplace(id);
+    if (is_new) {
+      const absl::StatusOr<Resource> found = store_.GetResource(ResourceKind::kDataset, id);
+      if (found.ok() && sees_(*found)) {
+        known->second.emplace().ParseFromString(found->payload);
+      } else if (found.ok() || absl::IsNotFound(found.status())) {
+        faults_.push_back(InField(field, DoesNotExist(NameShown("datasets/", id))));
+      } else {
+        faults_.push_back(found.status());
+      }
+    }
+    return known->second ? &*known->second : nullptr;
+  }
+
+  bool AddPart(const char* role, const v1::Dataset& dataset, const std::string& id, absl::string_view part,
+               double weight = 1) {
+    for (const v1::DatasetPart& file : dataset.parts()) {
+      if (file.part() != part) continue;
+      parts_.push_back({role, id, file, weight});
+      return true;
+    }
+    return false;
+  }
+
+  void RefusePart(absl::string_view field, const v1::Dataset& dataset, const std::string& id, absl::string_view part) {
+    const auto name = [](std::string* out, const v1::DatasetPart& file) { out->append(file.part()); };
+    faults_.push_back(absl::InvalidArgumentError(
+        absl::StrCat(field, ": datasets/", id, " has no part ", Shown(part),
+                     "; give one that it has: ", absl::StrJoin(dataset.parts(), ", ", name))));
+  }
+
+  Store& store_;
+  const absl::FunctionRef<bool(const Resource&)> sees_;
+  std::map<std::string, std::optional<v1::Dataset>> datasets_;  // by id
+  std::vector<DatasetUse> parts_;
+  std::vector<absl::Status> faults_;
+};
 
 }  // namespace
 
-absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection) {
-  if (!selection.name.empty()) return PartsOf(store, selection.name);
-  std::vector<DatasetUse> parts;
-  std::vector<absl::Status> missing;
-  // A mixture has room for a million: no more are looked up than are named.
-  const auto add = [&](const char* role, const std::string& reference) {
-    if (reference.empty() || missing.size() == kMostViolations) return;
-    absl::Status added = AddPart(store, role, reference, true, parts);
-    if (!added.ok()) missing.push_back(std::move(added));
-  };
-  add("train", selection.train);
-  for (const WeightedDataset& weighted : selection.mixture) {
-    add("train", weighted.dataset);
-    if (!parts.empty()) parts.back().weight = weighted.weight;
+absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const v1::DatasetSelection& selection,
+                                                  absl::FunctionRef<bool(const Resource&)> sees) {
+  PartSearch search(store, sees);
+  if (!selection.dataset().empty()) search.AddWhole(selection.dataset());
+  search.Add("dataset.train", "train", selection.train());
+  for (const v1::WeightedDataset& weighted : selection.mixture()) {
+    search.Add("dataset.mixture", "train", weighted.dataset(), weighted.has_weight() ? weighted.weight() : 1);
   }
-  add("validation", selection.validation);
-  add("test", selection.test);
-  LUTHIER_RETURN_IF_ERROR(AllOf(missing));
-  return parts;
+  search.Add("dataset.validation", "validation", selection.validation());
+  search.Add("dataset.test", "test", selection.test());
+  return std::move(search).Finish();
 }
 
 void AddInputs(const std::vector<DatasetUse>& parts, v1::StartAttempt& start) {

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "lib/plan/job_spec.h"
 #include "luthier/v1/datasets.pb.h"
 #include "luthier/v1/jobs.pb.h"
 #include "luthier/v1/worker.pb.h"
@@ -22,8 +22,10 @@ struct DatasetUse {
   std::string name() const { return absl::StrCat(dataset, "/", file.part()); }
 };
 
-// Errors: NOT_FOUND for a dataset; INVALID_ARGUMENT for a part that it does not have; with the first kMostViolations.
-absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const DatasetSelection& selection);
+// `sees`: whether the asker may see a dataset. Errors: NOT_FOUND for one that is not there, or not to be seen, of which
+// the first field is told that names it; INVALID_ARGUMENT for a part that it does not have; the first kMostViolations.
+absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const v1::DatasetSelection& selection,
+                                                  absl::FunctionRef<bool(const Resource&)> sees);
 
 // What the agent fetches for them.
 void AddInputs(const std::vector<DatasetUse>& parts, v1::StartAttempt& start);

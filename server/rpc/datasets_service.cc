@@ -122,8 +122,9 @@ class DatasetsService final : public v1::DatasetService::Service {
   absl::Status ReceivePart(const Call& call, Transfers::Transfer& transfer,
                            grpc::ServerReader<v1::UploadDatasetRequest>& reader, BlobPins& pins,
                            const v1::DatasetPart& part) {
+    ArtifactErrors& errors = backend_.artifact_errors;
     LUTHIER_ASSIGN_OR_RETURN(std::unique_ptr<BlobWriter> blob,
-                             backend_.artifacts.PutBlob(part.sha256(), part.size_bytes(), &pins));
+                             errors.Answer(backend_.artifacts.PutBlob(part.sha256(), part.size_bytes(), &pins)));
     v1::UploadDatasetRequest message;
     while (blob->bytes() < part.size_bytes()) {
       if (!transfer.Read(reader, message)) return absl::CancelledError("the upload broke off; upload again");
@@ -144,10 +145,10 @@ class DatasetsService final : public v1::DatasetService::Service {
         return absl::InvalidArgumentError(absl::StrCat("chunk.crc32c: ", part.part(), " at byte ", chunk.offset(),
                                                        " was damaged on the way; upload again"));
       }
-      LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.data()));
+      LUTHIER_RETURN_IF_ERROR(errors.Answer(blob->Append(chunk.data())));
     }
-    const absl::Status stored = blob->Commit();
-    if (!absl::IsDataLoss(stored)) return stored;
+    const absl::Status stored = errors.Commit(*blob);
+    if (!absl::IsInvalidArgument(stored)) return stored;
     return absl::InvalidArgumentError(
         absl::StrCat("parts.sha256: the content of ", part.part(), " is another; upload again"));
   }

@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
@@ -24,7 +25,8 @@ namespace {
 // The trainer would find out, too, once a node has been taken. Errors: INVALID_ARGUMENT.
 absl::Status CheckGgufExport(const v1::AttemptInput& adapter, ArtifactStore& artifacts, const ModelConfig& model,
                              const std::string& version) {
-  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig config, ConfigOfAdapter(adapter, artifacts));
+  LUTHIER_ASSIGN_OR_RETURN(const AdapterConfig config,
+                           ConfigOfAdapter(absl::StrCat("model_export.model_version: ", version), adapter, artifacts));
   const absl::Status fits = CheckFitsGgufAdapter(config, model);
   if (fits.ok()) return fits;
   return absl::InvalidArgumentError(
@@ -36,6 +38,31 @@ absl::Status CheckGgufExport(const v1::AttemptInput& adapter, ArtifactStore& art
 absl::Duration DurationOfExport(const ModelFacts& model) {
   constexpr int64_t kBytesPerSecond = 200'000'000;
   return absl::Seconds(5) + absl::Seconds(4 * model.parameters / kBytesPerSecond);
+}
+
+absl::Status CheckIsAdapter(const v1::ModelVersion& version) {
+  const auto refuse = [&](absl::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat("model_export.model_version: ", version.name(), " ", why));
+  };
+  if (version.kind() == v1::ModelVersion::FULL_MODEL)
+    return refuse("is a whole model already; download it as it is (GGUF of whole models is not supported)");
+  if (version.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
+  return absl::OkStatus();
+}
+
+absl::Status CheckBaseModel(const v1::ModelVersion& version, const v1::FineTuningSpec& spec) {
+  if (absl::StripPrefix(version.base_model(), "baseModels/") == absl::StripPrefix(spec.base_model(), "baseModels/"))
+    return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("base_model: ", spec.base_model(), " is not that of ", version.name(),
+                                                 ", ", version.base_model(), "; leave it out"));
+}
+
+// Its `latest` would be no adapter any more.
+absl::Status CheckOutputModel(const v1::ModelVersion& version, const v1::FineTuningSpec& spec) {
+  if (!absl::StartsWith(version.name(), absl::StrCat("models/", spec.output_model(), "/"))) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("output_model: ", spec.output_model(), " is the model of ",
+                                                 version.name(),
+                                                 ", which is exported; give another one, or leave it out"));
 }
 
 }  // namespace
@@ -68,16 +95,7 @@ absl::StatusOr<Recipe> RecipeOfExport(const v1::FineTuningSpec& spec) {
 }
 
 absl::Status CheckExportable(const v1::ModelVersion& version, const v1::FineTuningSpec& spec) {
-  const auto refuse = [&](absl::string_view why) {
-    return absl::InvalidArgumentError(absl::StrCat("model_export.model_version: ", version.name(), " ", why));
-  };
-  if (version.kind() == v1::ModelVersion::FULL_MODEL)
-    return refuse("is a whole model already; download it as it is (GGUF of whole models is not supported)");
-  if (version.kind() != v1::ModelVersion::ADAPTER) return refuse("is no adapter; give the version of a LoRA job");
-  if (absl::StripPrefix(version.base_model(), "baseModels/") == absl::StripPrefix(spec.base_model(), "baseModels/"))
-    return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("base_model: ", spec.base_model(), " is not that of ", version.name(),
-                                                 ", ", version.base_model(), "; leave it out"));
+  return AllOf({CheckIsAdapter(version), CheckBaseModel(version, spec), CheckOutputModel(version, spec)});
 }
 
 absl::StatusOr<Plan> MakeExportPlan(const v1::FineTuningSpec& spec, const Recipe& recipe,

@@ -15,7 +15,7 @@ namespace luthier {
 // What is read of an export's spec: where it may run. Errors: INVALID_ARGUMENT with every field that has no effect.
 absl::StatusOr<Recipe> RecipeOfExport(const v1::FineTuningSpec& spec);
 
-// Errors: INVALID_ARGUMENT unless the version is an adapter that the spec can export.
+// Errors: INVALID_ARGUMENT unless the version is an adapter that the spec can export, into another model.
 absl::Status CheckExportable(const v1::ModelVersion& version, const v1::FineTuningSpec& spec);
 
 // `recipe`: RecipeOfExport() of the spec. Requires: CheckExportable() found nothing. `base`: the model of the version.

@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "lib/base/status_macros.h"
 #include "server/rpc/validate.h"
@@ -101,17 +102,26 @@ absl::StatusOr<std::vector<Comparison>> Split(const std::string& filter) {
     (void)reader.AtEnd();
     const std::optional<std::string> value = reader.Value();
     if (next.field.empty() || next.op.empty() || !value)
-      return Wrong(absl::StrCat(Shown(next.field), " is not followed by an operator and a value"));
+      return Wrong(
+          absl::StrCat(Shown(next.field), " is not followed by =, <, <=, >, >= or : and a value (there is no !=)"));
     next.value = *value;
   }
   return comparisons;
+}
+
+std::string StateNames() {
+  const google::protobuf::EnumDescriptor& states = *v1::FineTuningJob::State_descriptor();
+  std::vector<std::string> names;
+  for (int i = 1; i < states.value_count(); ++i) names.push_back(states.value(i)->name());  // the first: unspecified
+  return absl::StrJoin(names, ", ");
 }
 
 // Narrows [from, before) by one comparison; times have microseconds.
 absl::Status Narrow(const Comparison& comparison, absl::Time& from, absl::Time& before) {
   absl::Time time;
   std::string error;
-  if (!absl::ParseTime(absl::RFC3339_full, comparison.value, &time, &error)) {
+  const bool is_time = absl::ParseTime(absl::RFC3339_full, comparison.value, &time, &error);
+  if (!is_time || time == absl::InfiniteFuture() || time == absl::InfinitePast()) {  // which Abseil has names for
     return Wrong(
         absl::StrCat(comparison.field, ": ", Shown(comparison.value), " is no time such as 2026-11-25T08:00:00Z"));
   }
@@ -143,8 +153,9 @@ absl::Status Apply(const Comparison& comparison, JobFilter& filter) {
   if (comparison.op != "=") return Wrong(absl::StrCat(comparison.field, ": is compared with = only"));
   if (comparison.field == "state") {
     v1::FineTuningJob::State state;
-    if (!v1::FineTuningJob::State_Parse(comparison.value, &state))
-      return Wrong(absl::StrCat("state: ", Shown(comparison.value), " is no state"));
+    const bool is_state = v1::FineTuningJob::State_Parse(absl::AsciiStrToUpper(comparison.value), &state);
+    if (!is_state || state == v1::FineTuningJob::STATE_UNSPECIFIED)
+      return Wrong(absl::StrCat("state: ", Shown(comparison.value), " is no state; there are ", StateNames()));
     const bool other = !query.states.empty() && query.states.count(static_cast<JobState>(state)) == 0;
     if (other) return Wrong("state: a job has one; use `states` for several");
     query.states = {static_cast<JobState>(state)};

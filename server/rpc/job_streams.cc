@@ -13,9 +13,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "lib/base/status_macros.h"
 #include "lib/base/steady_now.h"
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/job_answers.h"
 #include "server/rpc/status.h"
 #include "server/rpc/validate.h"
 
@@ -36,7 +38,7 @@ struct StreamKind {
   bool snapshots = false;          // the job first and last
   bool follow = true;              // until the job is over; else until the newest event
   int tail = 0;                    // begin so many events of types[0] before the end
-  absl::Status checked;            // what is wrong with the numbers of the request
+  absl::Status checked;            // what is wrong with the request itself
   std::function<bool(const v1::JobEvent&, Response&)> convert;  // false: nothing is sent for the event
 };
 
@@ -164,17 +166,19 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
     }
     absl::StatusOr<int64_t> cursor = 0;
     if (job.ok() && kind_.tail > 0) cursor = backend_.store.CursorBefore(watched_, kind_.types[0], kind_.tail);
+    absl::StatusOr<Message> snapshot = nullptr;
+    if (job.ok() && kind_.snapshots) snapshot = Snapshot(*job);
     const std::lock_guard lock(mutex_);
     busy_ = false;
     opened_ = true;
-    if (!job.ok() || !cursor.ok()) {
-      if (!end_) end_ = job.ok() ? cursor.status() : job.status();
+    if (!job.ok() || !cursor.ok() || !snapshot.ok()) {
+      if (!end_) end_ = !job.ok() ? job.status() : !cursor.ok() ? cursor.status() : snapshot.status();
     } else {
       queued_ = std::max(queued_, *cursor);
       known_ = std::max(known_, job->job.last_event);
       queued_ = std::min(queued_, known_);  // the cursor may be from before the server was restored from a backup
       over_ = IsTerminal(job->job.state);
-      if (kind_.snapshots) pending_.push_back(Snapshot(*job));
+      if (kind_.snapshots) pending_.push_back(*std::move(snapshot));
     }
     Advance();
   }
@@ -201,19 +205,22 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
 
   void Close() {
     const absl::StatusOr<RecordedJob> job = backend_.store.GetJob(name_.substr(name_.find('/') + 1));
+    absl::StatusOr<Message> snapshot = job.ok() ? Snapshot(*job) : job.status();
     const std::lock_guard lock(mutex_);
     busy_ = false;
-    if (job.ok()) {
-      pending_.push_back(Snapshot(*job));
+    if (snapshot.ok()) {
+      pending_.push_back(*std::move(snapshot));
     } else if (!end_) {
-      end_ = job.status();
+      end_ = snapshot.status();
     }
     Advance();
   }
 
-  static Message Snapshot(const RecordedJob& job) {
+  // Waits for the state loop, which knows why a job waits.
+  absl::StatusOr<Message> Snapshot(const RecordedJob& job) {
     auto message = std::make_shared<Response>();
-    if constexpr (std::is_same_v<Response, v1::WatchFineTuningJobResponse>) *message->mutable_job() = ToProto(job);
+    if constexpr (std::is_same_v<Response, v1::WatchFineTuningJobResponse>)
+      LUTHIER_RETURN_IF_ERROR(AnswerJob(backend_, job, *message->mutable_job()));
     return message;
   }
 
@@ -241,10 +248,12 @@ class JobStream final : public grpc::ServerWriteReactor<Response>,
 template <typename Response>
 grpc::ServerWriteReactor<Response>* Start(Backend& backend, const grpc::ServerContextBase& context,
                                           const std::string& name, int64_t after, StreamKind<Response> kind) {
+  absl::Status cursor;
   if (after < 0) {
-    kind.checked = absl::InvalidArgumentError(absl::StrCat(
+    cursor = absl::InvalidArgumentError(absl::StrCat(
         "after_sequence: ", after, " is negative; give the sequence of the event that was seen last, or 0 for all"));
   }
+  kind.checked = AllOf({ParseName("name", "jobs", name).status(), cursor, kind.checked});
   const auto stream = std::make_shared<JobStream<Response>>(backend, context, name, after, std::move(kind));
   stream->Begin();
   return stream.get();

@@ -51,6 +51,11 @@ absl::Status CheckStates(const google::protobuf::RepeatedField<int>& asked) {
   return absl::OkStatus();
 }
 
+absl::Status CheckTypes(int given) {
+  if (given <= kMaxEventTypes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("types: ", given, " given; give at most ", kMaxEventTypes));
+}
+
 // Leaves of `states` (empty: all) those that are asked for (none: all). False if none is left.
 bool Narrow(const google::protobuf::RepeatedField<int>& asked, std::set<JobState>& states) {
   std::set<JobState> both;
@@ -94,6 +99,24 @@ int64_t RefuseOtherPaths(const google::protobuf::FieldMask& mask, std::vector<st
     }
   }
   return more;
+}
+
+Position PositionOf(const Event& event) { return {event.sequence, ""}; }
+
+// What an event of the type `checkpoint` tells of one.
+v1::Checkpoint CheckpointOf(const Job& job, const Event& event) {
+  const v1::JobEvent message = ToProto(event);
+  const auto& fields = message.data().fields();
+  const auto number = [&](const char* field) { return fields.count(field) ? fields.at(field).number_value() : 0.0; };
+  v1::Checkpoint checkpoint;
+  checkpoint.set_step(CountOf(number("step")));
+  checkpoint.set_name(absl::StrCat("jobs/", job.id, "/checkpoints/", checkpoint.step()));
+  checkpoint.set_attempt(event.attempt);
+  checkpoint.set_size_bytes(CountOf(number("bytes")));
+  checkpoint.set_loss(number("loss"));
+  *checkpoint.mutable_create_time() = message.create_time();
+  if (event.attempt == job.attempt && !job.node.empty()) checkpoint.set_node("nodes/" + job.node);
+  return checkpoint;
 }
 
 // What every request says that creates a job, but for the job.
@@ -298,8 +321,8 @@ class JobsService final : public JobsBase {
   }
 
   absl::Status Update(Call& call, const v1::UpdateFineTuningJobRequest& request, v1::FineTuningJob& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const std::string id, ParseName("job.name", "jobs", request.job().name()));
-    call.subject = "jobs/" + id;
+    const absl::StatusOr<std::string> id = ParseName("job.name", "jobs", request.job().name());
+    call.subject = request.job().name();
     std::vector<std::string> violations;
     CheckRequestId(request.request_id(), violations);
     JobUpdate update;
@@ -331,13 +354,13 @@ class JobsService final : public JobsBase {
                                         " is none of this server; give that of the job as it was read"));
     }
     const JobRequest identity = IdentityOf(call, request);
-    if (const absl::Status refusal = Refusal(violations, more); !refusal.ok()) {
+    if (const absl::Status refusal = AllOf({id.status(), Refusal(violations, more)}); !refusal.ok()) {
       // What was right when the request came first, such as a deadline, may be wrong when it is repeated.
       LUTHIER_RETURN_IF_ERROR(EarlierOf(backend_, call, identity, refusal).status());
       return GetJob(backend_, call, request.job().name(), response);
     }
     LUTHIER_RETURN_IF_ERROR(
-        Change(call, id, [&](State& state, absl::Time now) { return state.Update(id, update, now); }, identity));
+        Change(call, *id, [&](State& state, absl::Time now) { return state.Update(*id, update, now); }, identity));
     return GetJob(backend_, call, request.job().name(), response);
   }
 
@@ -435,19 +458,15 @@ class JobsService final : public JobsBase {
   }
 
   absl::Status ListEvents(Call& call, const v1::ListJobEventsRequest& request, v1::ListJobEventsResponse& response) {
-    LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, FindJob(backend_, call, request.parent(), "parent"));
+    const absl::StatusOr<RecordedJob> job = FindJob(backend_, call, request.parent(), "parent");
     const std::string list = absl::StrCat(request.parent(), "/events\n", absl::StrJoin(request.types(), ","));
-    LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
-    if (request.types_size() > kMaxEventTypes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("types: ", request.types_size(), " given; give at most ", kMaxEventTypes));
-    }
+    const absl::StatusOr<PageRequest> page = ParsePage(list, request.page_size(), request.page_token());
+    LUTHIER_RETURN_IF_ERROR(AllOf({job.status(), page.status(), CheckTypes(request.types_size())}));
     const std::vector<std::string> types(request.types().begin(), request.types().end());
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
-                             backend_.store.Events(job.job.number, page.after_number(), page.size, types));
-    for (const Event& event : events) *response.add_events() = ToProto(event);
-    if (static_cast<int>(events.size()) == page.size)
-      response.set_next_page_token(PageToken(list, {events.back().sequence, ""}));
+                             backend_.store.Events(job->job.number, page->after_number(), page->size + 1, types));
+    FillPage(list, page->size, events, response, PositionOf,
+             [&](const Event& event) -> auto& { return *response.add_events() = ToProto(event); });
     return absl::OkStatus();
   }
 
@@ -457,24 +476,9 @@ class JobsService final : public JobsBase {
     const std::string list = absl::StrCat(request.parent(), "/checkpoints");
     LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
     LUTHIER_ASSIGN_OR_RETURN(const std::vector<Event> events,
-                             backend_.store.Events(job.job.number, page.after_number(), page.size, {"checkpoint"}));
-    for (const Event& event : events) {
-      const v1::JobEvent message = ToProto(event);
-      const auto& fields = message.data().fields();
-      const auto number = [&](const char* field) {
-        return fields.count(field) ? fields.at(field).number_value() : 0.0;
-      };
-      v1::Checkpoint& checkpoint = *response.add_checkpoints();
-      checkpoint.set_step(CountOf(number("step")));
-      checkpoint.set_name(absl::StrCat("jobs/", job.job.id, "/checkpoints/", checkpoint.step()));
-      checkpoint.set_attempt(event.attempt);
-      checkpoint.set_size_bytes(CountOf(number("bytes")));
-      checkpoint.set_loss(number("loss"));
-      *checkpoint.mutable_create_time() = message.create_time();
-      if (event.attempt == job.job.attempt && !job.job.node.empty()) checkpoint.set_node("nodes/" + job.job.node);
-    }
-    if (static_cast<int>(events.size()) == page.size)
-      response.set_next_page_token(PageToken(list, {events.back().sequence, ""}));
+                             backend_.store.Events(job.job.number, page.after_number(), page.size + 1, {"checkpoint"}));
+    FillPage(list, page.size, events, response, PositionOf,
+             [&](const Event& event) -> auto& { return *response.add_checkpoints() = CheckpointOf(job.job, event); });
     return absl::OkStatus();
   }
 

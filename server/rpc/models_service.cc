@@ -51,6 +51,33 @@ std::vector<fs::path> FilesOfModel(const fs::path& folder, std::error_code& erro
   return paths;
 }
 
+// What the folder of a base model holds.
+struct ModelFolder {
+  std::vector<fs::path> files;  // inside it
+  ModelFacts facts;
+};
+
+// It may be one that our user must not see: no call may throw for it. Errors: INVALID_ARGUMENT.
+absl::StatusOr<ModelFolder> ReadModelFolder(const std::string& path) {
+  std::error_code error;
+  ModelFolder folder;
+  folder.files = FilesOfModel(path, error);
+  if (!absl::StartsWith(path, "/") || error) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "source_path: ", Shown(path, kMostPath), " is no folder on the server's machine that luthierd can read",
+        error ? absl::StrCat(" (", error.message(), ")") : "",
+        "; give the absolute path of one there, of which its user may read every file"));
+  }
+  absl::StatusOr<ModelFacts> facts = ReadModelFacts(path);
+  if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
+  if (!facts->has_tokenizer) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("source_path: ", path, " has no tokenizer.json; put that of the model there"));
+  }
+  folder.facts = *std::move(facts);
+  return folder;
+}
+
 absl::StatusOr<v1::ModelFile> StoreFile(ArtifactStore& artifacts, BlobPins& pins, const fs::path& folder,
                                         const fs::path& name) {
   const fs::path path = folder / name;
@@ -87,6 +114,26 @@ absl::Status CheckOrigin(absl::string_view field, absl::string_view text) {
                                                  " is too long or has control characters; give "
                                                  "at most ",
                                                  kMostBytes, " bytes, or leave it out"));
+}
+
+absl::Status CheckAlias(const std::string& alias) {
+  if (alias == "latest")
+    return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
+  return CheckId("alias", alias);
+}
+
+// Errors: INVALID_ARGUMENT for a metric or a value that no version could have.
+absl::Status CheckMinimum(const v1::PromotionMinimum& minimum) {
+  std::vector<std::string> violations;
+  if (!IsMetric(minimum.metric()) || minimum.metric() == "loss") {
+    violations.push_back(absl::StrCat("minimum.metric: ", Shown(minimum.metric()),
+                                      " is unknown; give token_accuracy, exact_match, json_equality or field_f1"));
+  }
+  if (!(minimum.value() >= 0 && minimum.value() <= 1)) {  // NaN is neither
+    violations.push_back(
+        absl::StrCat("minimum.value: ", minimum.value(), " is out of range; give a number from 0 to 1"));
+  }
+  return Refusal(violations);
 }
 
 // A record of before files for converters were kept has none of them.
@@ -227,35 +274,21 @@ class ModelsService final : public v1::ModelService::Service {
 
   absl::Status RegisterModel(Call& call, const v1::RegisterBaseModelRequest& request, v1::BaseModel& response) {
     call.subject = "baseModels/" + request.base_model_id();
-    LUTHIER_RETURN_IF_ERROR(CheckId("base_model_id", request.base_model_id(), /*dots=*/true));
-    LUTHIER_RETURN_IF_ERROR(CheckOrigin("source", request.source()));
-    LUTHIER_RETURN_IF_ERROR(CheckOrigin("revision", request.revision()));
-    // The folder may be one that our user must not see: no call below may throw for it.
-    std::error_code error;
-    const std::vector<fs::path> files = FilesOfModel(request.source_path(), error);
-    if (!absl::StartsWith(request.source_path(), "/") || error) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("source_path: ", Shown(request.source_path(), kMostPath),
-                       " is no folder on the server's machine that luthierd can read",
-                       error ? absl::StrCat(" (", error.message(), ")") : "",
-                       "; give the absolute path of one there, of which its user may read every file"));
-    }
-    const absl::StatusOr<ModelFacts> facts = ReadModelFacts(request.source_path());
-    if (!facts.ok()) return absl::InvalidArgumentError(absl::StrCat("source_path: ", facts.status().message()));
-    if (!facts->has_tokenizer) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("source_path: ", request.source_path(), " has no tokenizer.json; put that of the model there"));
-    }
+    const absl::StatusOr<ModelFolder> folder = ReadModelFolder(request.source_path());
+    LUTHIER_RETURN_IF_ERROR(
+        AllOf({CheckId("base_model_id", request.base_model_id(), /*dots=*/true),
+               CheckOrigin("source", request.source()), CheckOrigin("revision", request.revision()), folder.status()}));
+    const ModelFacts& facts = folder->facts;
     response.set_name("baseModels/" + request.base_model_id());
-    response.set_model_type(facts->config_json.value("model_type", "llama"));
-    response.set_parameters(facts->parameters);
-    response.set_dtype(facts->dtype);
-    response.set_context_length(static_cast<int32_t>(facts->config.max_position_embeddings));
+    response.set_model_type(facts.config_json.value("model_type", "llama"));
+    response.set_parameters(facts.parameters);
+    response.set_dtype(facts.dtype);
+    response.set_context_length(static_cast<int32_t>(facts.config.max_position_embeddings));
     response.set_source(request.source());
     response.set_revision(request.revision());
-    LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(*facts)));
+    LUTHIER_ASSIGN_OR_RETURN(*response.mutable_facts(), JsonToStruct(ToJson(facts)));
     BlobPins pins(backend_.artifacts);
-    for (const fs::path& name : files) {
+    for (const fs::path& name : folder->files) {
       LUTHIER_ASSIGN_OR_RETURN(*response.add_files(), StoreFile(backend_.artifacts, pins, request.source_path(), name));
     }
     v1::BaseModel stored;
@@ -297,18 +330,9 @@ class ModelsService final : public v1::ModelService::Service {
     return absl::OkStatus();
   }
 
-  // What the job measured of the tuned model on the test part.
-  absl::Status CheckMinimum(const v1::ModelVersion& version, const v1::PromotionMinimum& minimum) {
+  // By what the job measured of the tuned model on the test part. Requires: CheckMinimum() found nothing.
+  absl::Status CheckReaches(const v1::PromotionMinimum& minimum, const v1::ModelVersion& version) {
     const std::string& metric = minimum.metric();
-    if (!IsMetric(metric) || metric == "loss") {
-      return absl::InvalidArgumentError(absl::StrCat("minimum.metric: ", Shown(metric),
-                                                     " is unknown; give token_accuracy, exact_match, json_equality or "
-                                                     "field_f1"));
-    }
-    if (!(minimum.value() >= 0 && minimum.value() <= 1)) {  // NaN is neither
-      return absl::InvalidArgumentError(
-          absl::StrCat("minimum.value: ", minimum.value(), " is out of range; give a number from 0 to 1"));
-    }
     LUTHIER_ASSIGN_OR_RETURN(const RecordedJob job, backend_.store.GetJob(version.job().substr(5)));  // after "jobs/"
     const v1::FineTuningJob measured = ToProto(job);
     if (measured.spec().has_model_export()) {
@@ -339,16 +363,15 @@ class ModelsService final : public v1::ModelService::Service {
   }
 
   absl::Status Promote(Call& call, const v1::PromoteModelVersionRequest& request, v1::ModelVersion& response) {
-    LUTHIER_RETURN_IF_ERROR(CheckId("alias", request.alias()));
-    if (request.alias() == "latest")
-      return absl::InvalidArgumentError("alias: 'latest' is always the newest version; choose another");
     call.subject = request.name();
-    LUTHIER_ASSIGN_OR_RETURN(const v1::ModelVersion version, FindVersion(backend_.store, call, request.name()));
-    if (request.has_minimum()) LUTHIER_RETURN_IF_ERROR(CheckMinimum(version, request.minimum()));
-    LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version.name()));
+    const absl::StatusOr<v1::ModelVersion> version = FindVersion(backend_.store, call, request.name());
+    LUTHIER_RETURN_IF_ERROR(AllOf({CheckAlias(request.alias()), InField("name", version.status()),
+                                   request.has_minimum() ? CheckMinimum(request.minimum()) : absl::OkStatus()}));
+    if (request.has_minimum()) LUTHIER_RETURN_IF_ERROR(CheckReaches(request.minimum(), *version));
+    LUTHIER_ASSIGN_OR_RETURN(const VersionName name, ParseVersionName(version->name()));
     LUTHIER_RETURN_IF_ERROR(backend_.loop.Run(
         [&](State& state, absl::Time) { return state.SetAlias({name.model, request.alias(), name.number}); }));
-    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(backend_.store, call, version.name()));
+    LUTHIER_ASSIGN_OR_RETURN(response, FindVersion(backend_.store, call, version->name()));
     return absl::OkStatus();
   }
 

@@ -69,8 +69,13 @@ class NodesService final : public v1::NodeService::Service {
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       LUTHIER_RETURN_IF_ERROR(step(state, id, now));
       const auto node = state.nodes().find(id);
-      if (node != state.nodes().end()) response = ToProto(node->second, state, now);
-      response.set_name(name);
+      if (node != state.nodes().end()) {
+        response = ToProto(node->second, state, now);
+      } else {
+        response.set_name(name);
+        response.set_state(v1::Node::DISCONNECTED);
+        response.set_state_reason("its agent has not come back since the server was started");
+      }
       return absl::OkStatus();
     });
   }

@@ -13,6 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "lib/base/status_macros.h"
 
 namespace luthier {
@@ -49,17 +50,27 @@ struct PageRequest {
 absl::StatusOr<PageRequest> ParsePage(absl::string_view list, int page_size, const std::string& page_token);
 std::string PageToken(absl::string_view list, const Position& after);
 
+// Adds as many of `items` as a page of this size has room for to an empty response, and a token if some are left: one
+// more than the size is enough to know. `add` returns the message that it added.
+template <typename Items, typename Response, typename PositionOf, typename Add>
+void FillPage(absl::string_view list, int size, const Items& items, Response& response, PositionOf position_of,
+              Add add) {
+  PageRoom room(size);
+  auto item = std::begin(items);
+  for (; item != std::end(items) && !room.IsFull(); ++item) room.Take(add(*item));
+  if (item != std::end(items)) response.set_next_page_token(PageToken(list, position_of(*std::prev(item))));
+}
+
 // Adds a page of `items`, which are in the order of their positions, to an empty response. `add` returns the message
 // that it added. Errors: as ParsePage.
 template <typename Request, typename Response, typename Item, typename PositionOf, typename Add>
 absl::Status AddPage(absl::string_view list, const Request& request, Response& response, const std::vector<Item>& items,
                      PositionOf position_of, Add add) {
   LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage(list, request.page_size(), request.page_token()));
-  auto item = std::find_if(items.begin(), items.end(),
-                           [&](const Item& each) { return !page.after || position_of(each) > *page.after; });
-  PageRoom room(page.size);
-  for (; item != items.end() && !room.IsFull(); ++item) room.Take(add(*item));
-  if (item != items.end()) response.set_next_page_token(PageToken(list, position_of(*std::prev(item))));
+  const auto first = std::find_if(items.begin(), items.end(),
+                                  [&](const Item& each) { return !page.after || position_of(each) > *page.after; });
+  FillPage(list, page.size, absl::MakeConstSpan(items).subspan(static_cast<size_t>(first - items.begin())), response,
+           position_of, add);
   return absl::OkStatus();
 }
 

@@ -108,6 +108,10 @@ auto WithoutExceptions(Make make) -> decltype(make()) {
   }
 }
 
+absl::Status ShuttingDown() {
+  return WithReason(absl::UnavailableError("the server is shutting down; try again"), "SHUTTING_DOWN");
+}
+
 void FillEstimate(const ResolvedSpec& resolved, const DatasetFacts& rows, v1::EstimateFineTuningJobResponse& estimate) {
   estimate.set_train_rows(rows.rows);
   estimate.set_train_tokens(rows.tokens);
@@ -183,7 +187,8 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
     LUTHIER_ASSIGN_OR_RETURN(*plan.start.add_inputs(),
                              StartAdapter(store_, artifacts_, plan.base_model, spec.recipe.lora));
   }
-  LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetUse> parts, FindParts(store_, spec.dataset));
+  LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetUse> parts,
+                           FindParts(store_, message.dataset(), [](const Resource&) { return true; }));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
   LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts, asker));
   absl::StatusOr<ResolvedSpec> settled = Resolve(spec.recipe, model->facts, rows, device);
@@ -312,15 +317,18 @@ absl::StatusOr<DatasetFacts> Planner::ReadRows(const std::string& key, RowCheck 
 }
 
 absl::StatusOr<DatasetFacts> Planner::CheckParts(RowCheck check, const std::vector<DatasetUse>& parts) {
+  const std::stop_token stop = stopping_.get_token();
   std::vector<LocalBlob> blobs;  // stay where they are until the rows are checked
   int64_t bytes = 0;
   for (const DatasetUse& part : parts) {
+    if (stop.stop_requested()) return ShuttingDown();  // each may be far away
     LUTHIER_ASSIGN_OR_RETURN(LocalBlob rows, artifacts_.MakeLocal(part.file.sha256()));
     check.files.push_back({.part = part.role, .name = part.name(), .path = rows.path, .weight = part.weight});
     blobs.push_back(std::move(rows));
     bytes += part.file.size_bytes();
   }
-  const absl::StatusOr<DatasetFacts> facts = CheckRowsInChild(luthierd_, check, LimitsOf(bytes));
+  const absl::StatusOr<DatasetFacts> facts = CheckRowsInChild(luthierd_, check, LimitsOf(bytes), stop);
+  if (stop.stop_requested()) return ShuttingDown();
   if (absl::IsInvalidArgument(facts.status())) return WithReason(facts.status(), kRowsRefused);
   return facts;
 }

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <optional>
 #include <set>
+#include <stop_token>
 #include <string>
 #include <vector>
 
@@ -55,6 +56,9 @@ class Planner {
   // What a node has: the largest device decides what cannot fit, the most devices and the number of nodes what has to
   // wait for others.
   void SetNode(const std::string& node, const v1::Inventory& inventory);
+  // Kills the processes that read rows; from here on none reads any. Who waits for rows gets UNAVAILABLE, from the
+  // thread that waits for the process.
+  void Stop() { stopping_.request_stop(); }
   // A dataset or base model was deleted; its name may come to mean something else.
   void Forget();
 
@@ -87,6 +91,7 @@ class Planner {
   TaskPool& threads_;
   const std::string data_dir_, luthierd_;
 
+  std::stop_source stopping_;
   std::mutex making_folder_;  // of a base model: one at a time
 
   std::mutex mutex_;  // of what follows; not held while planning

@@ -48,6 +48,7 @@ v1::Tenant TenantToProto(const Tenant& tenant, const State& state, absl::Time no
   return message;
 }
 
+// Of the fields that are set.
 std::vector<std::string> ViolationsOf(const v1::Tenant& wanted, const std::set<std::string>& fields) {
   std::vector<std::string> violations;
   for (const std::string& field : fields) {
@@ -59,8 +60,8 @@ std::vector<std::string> ViolationsOf(const v1::Tenant& wanted, const std::set<s
     violations.push_back(
         absl::StrCat("tenant.weight: ", wanted.weight(), " is out of range; give a number above 0, at most a million"));
   }
-  const auto check = [&](absl::string_view field, int64_t value, absl::string_view nothing) {
-    if (value >= 0) return;
+  const auto check = [&](const char* field, int64_t value, absl::string_view nothing) {
+    if (fields.count(field) == 0 || value >= 0) return;
     violations.push_back(absl::StrCat("tenant.", field, ": ", value, " is negative; give 0 for ", nothing));
   };
   check("guaranteed_devices", wanted.guaranteed_devices(), "no guarantee");
@@ -153,8 +154,7 @@ class QueueService final : public v1::QueueService::Service {
     const v1::Tenant& wanted = request.tenant();
     // Without dots, as a job names its tenant.
     const absl::Status plain = name.ok() ? CheckId("tenant.name", *name) : absl::OkStatus();
-    LUTHIER_RETURN_IF_ERROR(AllOf({name.status(), plain, Refusal(ViolationsOf(wanted, fields))}));
-    const std::string& id = *name;
+    const std::string id = name.value_or("");
     return backend_.loop.Run([&](State& state, absl::Time now) -> absl::Status {
       Tenant tenant = state.TenantOf(id);
       if (fields.count("weight") > 0) tenant.weight = wanted.weight();
@@ -162,6 +162,9 @@ class QueueService final : public v1::QueueService::Service {
       if (fields.count("max_devices") > 0) tenant.max_devices = wanted.max_devices();
       if (fields.count("max_queued_jobs") > 0) tenant.max_queued_jobs = wanted.max_queued_jobs();
       if (fields.count("max_storage_bytes") > 0) tenant.max_storage_bytes = wanted.max_storage_bytes();
+      // An empty state says what is wrong with the whole: beside other faults this one must not be changed.
+      LUTHIER_RETURN_IF_ERROR(
+          AllOf({name.status(), plain, Refusal(ViolationsOf(wanted, fields)), State().SetTenant(tenant, now)}));
       LUTHIER_RETURN_IF_ERROR(state.SetTenant(tenant, now));
       response = TenantToProto(state.TenantOf(id), state, now);
       return absl::OkStatus();

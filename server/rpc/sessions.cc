@@ -31,6 +31,7 @@ constexpr int kOutstandingReports = 16;
 constexpr absl::Duration kKeepFailed = absl::Hours(24);
 
 constexpr int kMostGpus = 256;  // of a node
+constexpr size_t kMostInstanceBytes = 64;
 
 // What waits for an agent to read it: orders for 512 devices, each with the longest template.
 constexpr size_t kMostUnreadBytes = size_t{128} << 20;
@@ -290,8 +291,12 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
     if (!protocol.ok()) return End(WithReason(protocol.status(), "NO_COMMON_PROTOCOL"));
     if (!call_.node.empty() && call_.node != request->node_id()) return RefuseNode(request->node_id());
     node_ = request->node_id();
+    if (request->instance().size() > kMostInstanceBytes)
+      return End(absl::InvalidArgumentError(absl::StrCat("register.instance: has ", request->instance().size(),
+                                                         " bytes; give at most ", kMostInstanceBytes)));
+    if (absl::Status added = sessions_.Add(node_, request->instance(), shared_from_this()); !added.ok())
+      return End(added);
     ObserveInventory(request->inventory());
-    sessions_.Add(node_, shared_from_this());
     const auto response = std::make_shared<v1::SessionResponse>();
     backend_.loop.Post(
         [this, self = shared_from_this(), request, response, protocol = *protocol](State& state, absl::Time now) {
@@ -525,36 +530,49 @@ class Session final : public grpc::ServerBidiReactor<v1::SessionRequest, v1::Ses
 
 }  // namespace
 
-void Sessions::Add(const std::string& node, std::shared_ptr<AgentSession> session) {
-  std::shared_ptr<AgentSession> before;
+absl::Status Sessions::Add(const std::string& node, const std::string& instance,
+                           std::shared_ptr<AgentSession> session) {
+  Connected before;
   bool closed;
   {
     const std::lock_guard lock(mutex_);
     closed = closed_;
-    before = std::exchange(sessions_[node], session);
+    Connected& connected = sessions_[node];
+    if (!instance.empty() && !connected.instance.empty() && connected.instance != instance) {
+      const std::string what =
+          absl::StrCat("register.node_id: ", node,
+                       " is connected already, with another data folder; give each agent a --node-id of its own");
+      // It dials again every few seconds.
+      if (!std::exchange(connected.other_was_told, true)) std::fprintf(stderr, "luthierd: %s\n", what.c_str());
+      return WithReason(absl::AlreadyExistsError(what), "NODE_ID_TAKEN");
+    }
+    before = std::exchange(connected, Connected{.instance = instance, .session = session});
   }
-  if (before != nullptr) before->End(absl::AbortedError("a newer session of this node replaced this one"));
+  if (before.session != nullptr)
+    before.session->End(absl::AbortedError("a newer session of this node replaced this one"));
   if (closed)
     session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
+  return absl::OkStatus();
 }
 
 bool Sessions::Remove(const std::string& node, const std::shared_ptr<AgentSession>& session) {
   const std::lock_guard lock(mutex_);
   const auto found = sessions_.find(node);
-  if (found == sessions_.end() || found->second != session) return false;
+  if (found == sessions_.end() || found->second.session != session) return false;
   sessions_.erase(found);
   return true;
 }
 
 void Sessions::Close() {
-  std::map<std::string, std::shared_ptr<AgentSession>> sessions;
+  std::map<std::string, Connected> sessions;
   {
     const std::lock_guard lock(mutex_);
     closed_ = true;
     sessions = sessions_;
   }
-  for (const auto& [node, session] : sessions) {
-    session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
+  for (const auto& [node, connected] : sessions) {
+    connected.session->End(
+        WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
   }
 }
 
@@ -565,7 +583,7 @@ void Sessions::Send(StateLoop& loop, Store& store, const Access& access, const s
       const std::lock_guard lock(mutex_);
       const auto found = sessions_.find(effect.node);
       if (found == sessions_.end()) continue;
-      session = found->second;
+      session = found->second.session;
     }
     if (effect.kind == Effect::Kind::kReconnect) {
       session->End(absl::AbortedError("the lease of this node ran out; register again"));

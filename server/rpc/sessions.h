@@ -33,8 +33,9 @@ class Sessions {
   explicit Sessions(const ProtocolRange& protocol = kAgentProtocol) : protocol_(protocol) {}
   const ProtocolRange& protocol() const { return protocol_; }
 
-  // A second session of a node ends the first.
-  void Add(const std::string& node, std::shared_ptr<AgentSession> session);
+  // A second session of a node ends the first. Errors: ALREADY_EXISTS if that is another agent's; it ends when it is
+  // not heard of any more.
+  absl::Status Add(const std::string& node, const std::string& instance, std::shared_ptr<AgentSession> session);
   // False if the node's session is another one already.
   bool Remove(const std::string& node, const std::shared_ptr<AgentSession>& session);
   // Ends every session, those to come too.
@@ -44,9 +45,14 @@ class Sessions {
   void Send(StateLoop& loop, Store& store, const Access& access, const std::vector<Effect>& effects);
 
  private:
+  struct Connected {
+    std::string instance;  // of the agent; empty: unknown
+    std::shared_ptr<AgentSession> session;
+    bool other_was_told = false;  // that it may not be this node
+  };
   const ProtocolRange protocol_;
-  std::mutex mutex_;  // of what follows
-  std::map<std::string, std::shared_ptr<AgentSession>> sessions_;
+  std::mutex mutex_;                           // of what follows
+  std::map<std::string, Connected> sessions_;  // by node
   bool closed_ = false;
 };
 

@@ -25,7 +25,9 @@ std::string Fitting(absl::string_view message) {
 }
 
 bool WaitingHelps(const absl::Status& status) {
-  return absl::IsUnavailable(status) || (absl::IsResourceExhausted(status) && ReasonOf(status) != kTooLarge);
+  if (!absl::IsResourceExhausted(status)) return absl::IsUnavailable(status);
+  const std::string reason = ReasonOf(status);
+  return reason != kTooLarge && reason != kTenantStorageFull;
 }
 
 }  // namespace

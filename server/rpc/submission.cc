@@ -1,7 +1,6 @@
 #include "server/rpc/submission.h"
 
 #include <map>
-#include <set>
 #include <utility>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "lib/plan/job_spec.h"
 #include "server/core/reason.h"
 #include "server/rpc/convert.h"
+#include "server/rpc/dataset_use.h"
 #include "server/rpc/model_versions.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
@@ -20,42 +20,11 @@ namespace luthier {
 namespace {
 
 constexpr size_t kMaxRequestId = 64;
-// The most that a Duration of protobuf may hold, 10,000 years: no client could print a job with more.
-constexpr int64_t kMaxRetentionSeconds = 315576000000;
 
-// The same error, about a field.
-absl::Status InField(absl::string_view field, const absl::Status& status) {
-  if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(field, ": ", absl::StripPrefix(status.message(), "name: ")));
-}
-
-// As the caller gave it if it may be a name; what may be none has line breaks, or a megabyte.
-std::string NameShown(absl::string_view collection, const std::string& id) {
-  return absl::StrCat(collection, CheckId("", id, /*dots=*/true).ok() ? id : Shown(id));
-}
-
-// Those that a spec names must be the caller's own. Of one that is not, the first field is told that names it; of many
-// the first few: a mixture has room for a million.
+// Those that a spec names must be the caller's own.
 absl::Status CheckDatasets(Backend& backend, const Call& call, const v1::DatasetSelection& selection) {
-  std::vector<std::pair<absl::string_view, absl::string_view>> named = {{"dataset", selection.dataset()},
-                                                                        {"dataset.train", selection.train()},
-                                                                        {"dataset.validation", selection.validation()},
-                                                                        {"dataset.test", selection.test()}};
-  for (const v1::WeightedDataset& weighted : selection.mixture())
-    named.emplace_back("dataset.mixture", weighted.dataset());
-  std::set<std::string> seen;
-  std::vector<absl::Status> missing;
-  for (auto [field, reference] : named) {
-    absl::ConsumePrefix(&reference, "datasets/");
-    const std::string id(reference.substr(0, reference.find('/')));
-    if (id.empty() || !seen.insert(id).second) continue;
-    const absl::StatusOr<Resource> dataset = backend.store.GetResource(ResourceKind::kDataset, id);
-    if (dataset.ok() && call.Sees(TenantOf(*dataset))) continue;
-    if (!dataset.ok() && !absl::IsNotFound(dataset.status())) return dataset.status();
-    missing.push_back(InField(field, DoesNotExist(NameShown("datasets/", id))));
-    if (missing.size() == kMostViolations) break;
-  }
-  return AllOf(missing);
+  const auto sees = [&](const Resource& dataset) { return call.Sees(TenantOf(dataset)); };
+  return FindParts(backend.store, selection, sees).status();
 }
 
 absl::Status CheckBaseModel(Backend& backend, const std::string& name) {
@@ -143,10 +112,17 @@ void CheckJob(const v1::FineTuningJob& job, std::vector<std::string>& violations
 }
 
 void CheckRetention(const v1::FineTuningJob& job, std::vector<std::string>& violations) {
-  const bool is_negative = job.retention().seconds() < 0 || job.retention().nanos() < 0;
-  if (!is_negative && job.retention().seconds() <= kMaxRetentionSeconds) return;
-  violations.push_back(absl::StrCat("retention: ", absl::FormatDuration(*RetentionOf(job)),
-                                    is_negative ? " is negative; give 0 or more" : " is beyond 10,000 years; give less",
+  const google::protobuf::Duration& retention = job.retention();
+  const char* wrong = nullptr;
+  if (retention.seconds() < 0 || retention.nanos() < 0) {
+    wrong = " is negative; give 0 or more";
+  } else if (retention.nanos() > 999'999'999) {
+    wrong = " has more than 999,999,999 nanos; give less";
+  } else if (FromProto(retention) > kLongestDuration) {
+    wrong = " is beyond 10,000 years; give less";
+  }
+  if (wrong == nullptr) return;
+  violations.push_back(absl::StrCat("retention: ", absl::FormatDuration(FromProto(retention)), wrong,
                                     ", or leave it out for the server's"));
 }
 

@@ -188,15 +188,17 @@ absl::StatusOr<v1::FineTuningJob> JobAt(const Point& point, json file, const v1:
 class Faults {
  public:
   bool empty() const { return faults_.empty(); }
-  void Add(const std::string& violation) { Find(violation); }
+  void Add(const std::string& violation) { Find(violation, absl::StatusCode::kInvalidArgument); }
   // A violation on each line of `message`.
-  void AddOf(const std::string& job, absl::string_view message) {
+  void AddOf(const std::string& job, absl::string_view message,
+             absl::StatusCode code = absl::StatusCode::kInvalidArgument) {
     for (const absl::string_view line : absl::StrSplit(message, '\n', absl::SkipEmpty())) {
-      Fault* fault = Find(std::string(line));
+      Fault* fault = Find(std::string(line), code);
       if (fault == nullptr) continue;
       if (++fault->jobs <= kNamedJobs) absl::StrAppend(&fault->names, fault->names.empty() ? "" : ", ", job);
     }
   }
+  // INVALID_ARGUMENT, or the code of all of them if that is the same.
   absl::Status ToStatus() const {
     std::vector<std::string> lines;
     for (const Fault& fault : faults_) {
@@ -205,7 +207,7 @@ class Faults {
       const std::string others = fault.jobs > kNamedJobs ? absl::StrCat(" and ", fault.jobs - kNamedJobs, " more") : "";
       absl::StrAppend(&lines.back(), " (", fault.names, others, ")");
     }
-    return Refusal(lines, static_cast<int64_t>(others_.size()));
+    return absl::Status(code_, Refusal(lines, static_cast<int64_t>(others_.size())).message());
   }
 
  private:
@@ -216,7 +218,9 @@ class Faults {
     int jobs = 0;
   };
   // Null if there are too many others already.
-  Fault* Find(std::string violation) {
+  Fault* Find(std::string violation, absl::StatusCode code) {
+    const bool is_first = code_ == absl::StatusCode::kOk;
+    code_ = is_first || code_ == code ? code : absl::StatusCode::kInvalidArgument;
     const auto known = absl::c_find_if(faults_, [&](const Fault& fault) { return fault.violation == violation; });
     if (known != faults_.end()) return &*known;
     if (faults_.size() < kMostViolations) return &faults_.emplace_back(Fault{std::move(violation)});
@@ -226,6 +230,7 @@ class Faults {
 
   std::vector<Fault> faults_;
   std::set<std::string> others_;
+  absl::StatusCode code_ = absl::StatusCode::kOk;  // as long as there are none
 };
 
 // The jobs at all points. Errors: INVALID_ARGUMENT with what is wrong with any of them.
@@ -386,6 +391,15 @@ bool Varies(const v1::Sweep& sweep, absl::string_view block) {
          absl::c_any_of(sweep.points(), has_one);
 }
 
+// CheckRequest() says what is wrong with the labels of all jobs, which must not hide what is wrong with a grid.
+v1::Sweep WithoutWrongLabels(const v1::Sweep& sweep) {
+  v1::Sweep same = sweep;
+  std::vector<std::string> violations;
+  CheckLabels(sweep.job(), violations);
+  if (!violations.empty()) same.mutable_job()->clear_labels();
+  return same;
+}
+
 // The spec of all jobs without what may name something else in each of them, and what is refused whatever it names.
 v1::FineTuningSpec WithoutVariedNames(const v1::Sweep& sweep) {
   v1::FineTuningSpec spec = sweep.job().spec();
@@ -482,8 +496,7 @@ class SweepsService final : public v1::SweepService::Service {
     const absl::StatusOr<std::vector<Point>> points = fits.ok() ? PointsOf(sweep) : fits;
     const absl::Status common = CheckCommonSpec(sweep.job().spec());
     absl::StatusOr<std::vector<v1::FineTuningJob>> jobs = std::vector<v1::FineTuningJob>();
-    // CheckRequest() says what is wrong with their labels.
-    if (points.ok() && common.ok() && JobFromProto(sweep.job()).ok()) jobs = JobsAt(*points, id, sweep);
+    if (points.ok() && common.ok()) jobs = JobsAt(*points, id, WithoutWrongLabels(sweep));
     const absl::Status refused = AllOf({CheckRequest(request), points.status(), common, jobs.status()});
     if (!refused.ok()) return AllOf({refused, CheckNames(backend_, call, WithoutVariedNames(sweep))});
     return jobs;
@@ -499,9 +512,9 @@ class SweepsService final : public v1::SweepService::Service {
       if (!submission.ok()) {
         const absl::Status& why = submission.status();
         // To read the same rows for each of the others could take hours.
-        const bool is_last = !absl::IsInvalidArgument(why) || ReasonOf(why) == kRowsRefused;
+        const bool is_last = !IsOfRequest(why) || ReasonOf(why) == kRowsRefused;
         if (is_last && faults.empty()) return AboutJob(why, "jobs/" + job_id);
-        if (IsOfRequest(why)) faults.AddOf("jobs/" + job_id, why.message());
+        if (IsOfRequest(why)) faults.AddOf("jobs/" + job_id, why.message(), why.code());
         if (is_last) return faults.ToStatus();
         continue;
       }
@@ -534,17 +547,18 @@ class SweepsService final : public v1::SweepService::Service {
 
   absl::Status List(const Call& call, const v1::ListSweepsRequest& request, v1::ListSweepsResponse& response) {
     LUTHIER_ASSIGN_OR_RETURN(const PageRequest page, ParsePage("sweeps", request.page_size(), request.page_token()));
-    LUTHIER_ASSIGN_OR_RETURN(std::vector<Sweep> sweeps,
+    LUTHIER_ASSIGN_OR_RETURN(const std::vector<Sweep> sweeps,
                              backend_.store.ListSweeps(call.tenant, page.after_number(), page.size + 1));
-    if (static_cast<int>(sweeps.size()) > page.size) {
-      sweeps.pop_back();
-      response.set_next_page_token(PageToken("sweeps", {sweeps.back().first_job, ""}));
-    }
-    for (const Sweep& sweep : sweeps) {
-      LUTHIER_ASSIGN_OR_RETURN(const auto counts, backend_.store.CountJobsOf(sweep));
-      DescribeFrame(sweep, counts, *response.add_sweeps());
-    }
-    return absl::OkStatus();
+    absl::Status counted;
+    const auto position_of = [](const Sweep& sweep) { return Position(sweep.first_job, ""); };
+    FillPage("sweeps", page.size, sweeps, response, position_of, [&](const Sweep& sweep) -> auto& {
+      const auto counts = backend_.store.CountJobsOf(sweep);
+      if (!counts.ok()) counted = counts.status();
+      v1::Sweep& message = *response.add_sweeps();
+      if (counts.ok()) DescribeFrame(sweep, *counts, message);
+      return message;
+    });
+    return counted;
   }
 
   // What a user asks of all jobs of a sweep that `input` changes, in one batch.

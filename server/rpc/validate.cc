@@ -70,6 +70,15 @@ absl::Status AllOf(const std::vector<absl::Status>& checks) {
   return alike ? absl::Status(found.front().code(), all.message()) : all;
 }
 
+absl::Status InField(absl::string_view field, const absl::Status& status) {
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(field, ": ", absl::StripPrefix(status.message(), "name: ")));
+}
+
+std::string NameShown(absl::string_view collection, const std::string& id) {
+  return absl::StrCat(collection, CheckId("", id, /*dots=*/true).ok() ? id : Shown(id));
+}
+
 absl::Status CheckId(absl::string_view field, absl::string_view id, bool dots) {
   const auto allowed = [&](char c) {
     return absl::ascii_islower(c) || absl::ascii_isdigit(c) || c == '-' || (dots && c == '.');
@@ -94,12 +103,15 @@ absl::StatusOr<std::string> ParseName(absl::string_view field, absl::string_view
 
 absl::StatusOr<VersionName> ParseVersionName(absl::string_view name) {
   const std::vector<std::string> parts = absl::StrSplit(name, '/');
-  if (parts.size() == 4 && parts[0] == "models" && parts[2] == "versions") {
+  if (parts.size() == 4 && parts[0] == "models" && CheckId("", parts[1], /*dots=*/true).ok() &&
+      parts[2] == "versions") {
     VersionName version{.model = parts[1]};
-    if (absl::SimpleAtoi(parts[3], &version.number) && version.number > 0) return version;
+    // Written as the server writes it: "01" and "+1" name nothing.
+    if (absl::SimpleAtoi(parts[3], &version.number) && version.number > 0 && parts[3] == absl::StrCat(version.number))
+      return version;
     version.number = 0;
     version.alias = parts[3];
-    if (CheckId("alias", version.alias).ok()) return version;
+    if (CheckId("", version.alias).ok()) return version;
   }
   return absl::InvalidArgumentError(
       absl::StrCat("name: ", Shown(name), " is no name; give models/{model}/versions/{number, latest or alias}"));

@@ -24,6 +24,13 @@ inline constexpr absl::Time kLatestTime = absl::FromUnixSeconds(253402300799);
 
 inline constexpr size_t kMostPath = 4096;
 
+// The same error, about a field.
+absl::Status InField(absl::string_view field, const absl::Status& status);
+
+// `collection`: `datasets/` for example. As the caller gave it if it may be a name; what may be none has line breaks,
+// or a megabyte.
+std::string NameShown(absl::string_view collection, const std::string& id);
+
 // The beginning of a value, in quotes and on one line: each line of a message is a violation.
 std::string Shown(absl::string_view value, size_t most = 80);
 

@@ -3,6 +3,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "lib/artifact/hash.h"
 #include "lib/base/status_macros.h"
 #include "luthier/v1/worker.grpc.pb.h"
 #include "server/core/reason.h"
@@ -70,6 +71,18 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
                       "PERMISSION_DENIED");
   }
 
+  // An artifact of nothing would stand where the attempt's own has to be published.
+  static absl::Status CheckFiles(const v1::UploadArtifactHeader& header) {
+    if (header.files().empty()) return absl::InvalidArgumentError("header.files: is empty; name every file");
+    for (const v1::ModelFile& file : header.files()) {
+      if (IsSha256Hex(file.sha256())) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("header.files.sha256: ", Shown(file.sha256()), " of ", Shown(file.path()),
+                       " is no SHA-256; give that of the content, 64 lower-case hexadecimal digits"));
+    }
+    return absl::OkStatus();
+  }
+
   // Whether the caller is an agent of the attempt, which is current; `check` looks at its job, in the loop.
   absl::Status CheckAttempt(Call& call, const std::string& name, const std::string& credential,
                             const std::function<absl::Status(const Job&)>& check) {
@@ -116,9 +129,11 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     }
     const v1::UploadArtifactHeader header = message.header();
     LUTHIER_RETURN_IF_ERROR(CheckWriter(call, header));
+    LUTHIER_RETURN_IF_ERROR(CheckFiles(header));
     // Files that the store holds already are not sent, and nothing may refer to them before the manifest does.
     BlobPins pins(backend_.artifacts);
     for (const v1::ModelFile& file : header.files()) pins.Add(file.sha256());
+    ArtifactErrors& errors = backend_.artifact_errors;
     int open = -1;
     std::unique_ptr<BlobWriter> blob;
     while (transfer.Read(reader, message)) {
@@ -132,21 +147,22 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
         if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
         open = chunk.file_index();
         const v1::ModelFile& file = header.files(open);
-        LUTHIER_ASSIGN_OR_RETURN(blob, backend_.artifacts.PutBlob(file.sha256(), file.size_bytes(), &pins));
+        LUTHIER_ASSIGN_OR_RETURN(blob,
+                                 errors.Answer(backend_.artifacts.PutBlob(file.sha256(), file.size_bytes(), &pins)));
       }
       if (chunk.chunk().offset() != blob->bytes() || Crc32c(chunk.chunk().data()) != chunk.chunk().crc32c()) {
         return absl::InvalidArgumentError(
             absl::StrCat("chunk: ", header.files(open).path(), " was damaged on the way; upload again"));
       }
-      LUTHIER_RETURN_IF_ERROR(blob->Append(chunk.chunk().data()));
+      LUTHIER_RETURN_IF_ERROR(errors.Answer(blob->Append(chunk.chunk().data())));
     }
     if (blob != nullptr) LUTHIER_RETURN_IF_ERROR(Finish(*blob, header.files(open)));
     return header.checkpoint() ? CheckStored(call, header) : PutManifest(call, header);
   }
 
   absl::Status Finish(BlobWriter& blob, const v1::ModelFile& file) {
-    const absl::Status status = blob.Commit();
-    if (!absl::IsDataLoss(status)) return status;
+    const absl::Status status = backend_.artifact_errors.Commit(blob);
+    if (!absl::IsInvalidArgument(status)) return status;
     return absl::InvalidArgumentError(
         absl::StrCat("files.sha256: the content of ", file.path(), " is another; upload again"));
   }
@@ -155,8 +171,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
   absl::Status CheckStored(Call& call, const v1::UploadArtifactHeader& header) {
     for (const v1::ModelFile& file : header.files()) {
       const absl::StatusOr<int64_t> size = backend_.artifacts.BlobSize(file.sha256());
-      if (absl::IsUnavailable(size.status())) return size.status();
       if (size.ok() && *size == file.size_bytes()) continue;
+      if (!size.ok() && !absl::IsNotFound(size.status())) return backend_.artifact_errors.Answer(size.status());
       return absl::FailedPreconditionError(absl::StrCat("files: ", file.path(), " is not stored; send it"));
     }
     return CheckWriter(call, header);
@@ -170,7 +186,8 @@ class WorkerService final : public v1::WorkerService::WithCallbackMethod_Session
     }
     const std::optional<AttemptId> attempt = ParseAttemptName(header.attempt());
     LUTHIER_RETURN_IF_ERROR(CheckWriter(call, header));
-    return backend_.artifacts.PutManifest({attempt->job, attempt->attempt, "artifact"}, manifest);
+    return backend_.artifact_errors.Answer(
+        backend_.artifacts.PutManifest({attempt->job, attempt->attempt, "artifact"}, manifest));
   }
 
   Backend& backend_;

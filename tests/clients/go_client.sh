@@ -68,7 +68,7 @@ grep -q "$job goes on" "$work/out"
 "$bin/luthier" --server "$address" job cancel "$job" --wait
 
 # Of a sweep it cancels all of it.
-"$work/example" --server "$address" --dataset pairs --steps 100000 --grid training.seed=1,2 --to "$work/none" >"$work/out" 2>&1 &
+"$work/example" --server "$address" --steps 100000 --grid training.seed=1,2 --to "$work/none" >"$work/out" 2>&1 &
 example=$!
 until grep -qs RUNNING "$work/out"; do kill -0 "$example"; sleep 0.05; done
 kill -INT "$example"

@@ -275,6 +275,20 @@ TEST_F(CliTest, EveryListIsThereInEveryFormat) {
   }
 }
 
+TEST_F(CliTest, AListThatIsCutSaysSoInEveryFormat) {
+  AddInputs();
+  Ok({"sweep", "create", "-f", "job.yaml", "--grid", "training.seed=1,2", "--hold"});
+  for (const char* format : {"table", "json", "yaml", "name"}) {
+    EXPECT_THAT(Cli({"job", "list", "--limit", "1", "-o", format}).err, HasSubstr("more jobs may exist")) << format;
+    EXPECT_THAT(Cli({"sweep", "list", "--limit", "1", "-o", format}).err, HasSubstr("more sweeps may exist")) << format;
+    EXPECT_EQ(Cli({"job", "list", "--limit", "3", "-o", format}).err, "") << format;
+  }
+}
+
+TEST_F(CliTest, AnEmptyQueueIsAnEmptyListForPrograms) {
+  EXPECT_EQ(json::parse(Ok({"queue", "show", "-o", "json"})), json::parse(R"({"entries": []})"));
+}
+
 TEST_F(CliTest, TheFileOfAProjectSaysHowItsCommandsPrint) {
   AddInputs();
   WriteText(folder_.path() + "/.luthier.yaml", "output: name\n");

@@ -71,9 +71,10 @@ class Server {
       close(fd);
     });
   }
-  void Kill() {
+  void Kill() { End(SIGKILL); }
+  void End(int signal) {
     if (pid_ <= 0) return;
-    kill(pid_, SIGKILL);
+    kill(pid_, signal);
     waitpid(pid_, nullptr, 0);
     pid_ = 0;
     log_.join();

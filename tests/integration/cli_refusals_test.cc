@@ -214,6 +214,29 @@ TEST_F(CliTest, NamesWhatDoesNotExist) {
   }
 }
 
+TEST_F(CliTest, SaysWhereABaseModelIsGivenForATunedOne) {
+  AddInputs();
+  for (const std::vector<std::string>& command : {std::vector<std::string>{"model", "download", "tiny"},
+                                                  {"model", "promote", "tiny", "--as", "production"},
+                                                  {"model", "export", "tiny", "--format", "gguf"},
+                                                  {"generate", "--model", "tiny", "--prompt", "x"}}) {
+    const CapturedResult result = Cli(command);
+    EXPECT_EQ(result.exit_code, 5) << testing::PrintToString(command);
+    EXPECT_THAT(result.err, HasSubstr("'tiny' is a base model; "));
+  }
+}
+
+// The job would be over before it is known that its result has no place.
+TEST_F(CliTest, AnExportIntoAFolderThatExistsIsRefusedBeforeItsJobIsMade) {
+  const std::vector<std::string> into_rows = {"model", "export", "none", "--format", "gguf", "--to", "rows"};
+  const CapturedResult refused = Cli(into_rows);
+  EXPECT_EQ(refused.exit_code, 1);
+  EXPECT_THAT(refused.err, AllOf(HasSubstr("--to: rows exists"), HasSubstr("luthier model download")));
+  std::vector<std::string> repeated = into_rows;
+  repeated.insert(repeated.end(), {"--request-id", "0195f1a2-0000-7000-8000-000000000002"});
+  EXPECT_EQ(Cli(repeated).exit_code, 5) << "the folder may be its own: asked for the model, which there is none of";
+}
+
 TEST_F(CliTest, ANewNameIsTakenAsItIsOrRefused) {
   for (const std::vector<std::string>& command : {std::vector<std::string>{"model", "import", "meta/tiny", "base"},
                                                   {"dataset", "upload", "meta/words", "rows"}}) {

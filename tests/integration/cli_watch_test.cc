@@ -16,6 +16,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "grpcpp/grpcpp.h"
+#include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/worker.pb.h"
 #include "nlohmann/json.hpp"
 #include "tests/integration/cli_fixture.h"
@@ -28,6 +30,33 @@ namespace {
 using ::nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+
+// An upload that does not end: a server that is stopped waits for it, and ends calls that come meanwhile.
+class EndlessUpload {
+ public:
+  explicit EndlessUpload(const std::string& server)
+      : stub_(v1::DatasetService::NewStub(grpc::CreateChannel(server, grpc::InsecureChannelCredentials()))),
+        writer_(stub_->UploadDataset(&context_, &dataset_)) {
+    v1::UploadDatasetRequest request;
+    request.mutable_header()->set_dataset_id("endless");
+    v1::DatasetPart& part = *request.mutable_header()->add_parts();
+    part.set_part("train");
+    part.set_size_bytes(1000);
+    part.set_sha256(std::string(64, '0'));
+    writer_->Write(request);
+  }
+  EndlessUpload(const EndlessUpload&) = delete;
+  ~EndlessUpload() {
+    context_.TryCancel();
+    (void)writer_->Finish();
+  }
+
+ private:
+  const std::unique_ptr<v1::DatasetService::Stub> stub_;
+  grpc::ClientContext context_;
+  v1::Dataset dataset_;
+  const std::unique_ptr<grpc::ClientWriter<v1::UploadDatasetRequest>> writer_;
+};
 
 TEST_F(CliTest, AWatchSurvivesAKilledServerAndMissesNoEvent) {
   AddInputs();
@@ -142,33 +171,57 @@ TEST_F(CliTest, CtrlCWhileACancelledJobEndsIsNoSuccess) {
   agent.TakeAttempt();
   CaptureOptions options;
   options.on_output = [](const CapturedResult& result, pid_t pid) {
-    if (absl::StrContains(result.out, "CANCELLING")) kill(pid, SIGINT);
+    if (absl::StrContains(result.err, "CANCELLING")) kill(pid, SIGINT);
   };
   EXPECT_EQ(Cli({"job", "cancel", "j", "--wait"}, options).exit_code, 2);
   EXPECT_EQ(json::parse(Ok({"job", "get", "j", "-o", "json"}))["state"], "CANCELLING");
 }
 
+TEST_F(CliTest, ProgramsGetANewJobThatIsWaitedForAsItWasAtItsEnd) {
+  AddInputs();
+  std::thread training([&] {
+    {
+      ScriptedAgent agent(server_->address());
+      Train(agent);
+    }
+    ScriptedAgent agent(server_->address());
+    agent.TakeAttempt();
+    agent.End(v1::AttemptEnded::FAILED, "OOM", "12 GB were needed, 8 GB are there");
+  });
+  const CapturedResult submitted = Cli({"job", "submit", "-f", "job.yaml", "--id", "good", "--watch", "-o", "json"});
+  const CapturedResult cloned = Cli({"job", "clone", "good", "--id", "bad", "--wait", "-o", "json"});
+  training.join();
+  EXPECT_EQ(submitted.exit_code, 0) << submitted.err;
+  EXPECT_EQ(json::parse(submitted.out)["state"], "SUCCEEDED");
+  EXPECT_EQ(cloned.exit_code, 7) << cloned.err;
+  EXPECT_EQ(json::parse(cloned.out)["state"], "FAILED");
+  EXPECT_THAT(cloned.err, HasSubstr("jobs/bad\n")) << "before the wait, which may be interrupted";
+  EXPECT_EQ(Ok({"job", "clone", "good", "--id", "held", "--hold", "-o", "name"}), "jobs/held\n");
+}
+
 TEST_F(CliTest, AWatchedSweepGoesOnAfterARestartOfTheServer) {
   AddInputs();
-  const std::vector<std::string> create = {"sweep", "create", "-f",     "job.yaml",
-                                           "--id",  "s",      "--grid", "training.seed=1"};
-  Ok(create);
-  EXPECT_EQ(Cli({"sweep", "watch", "s", "--timeout", "100ms"}).exit_code, 8);
-  enum { kRuns, kGone, kIsBack } stage = kRuns;
-  CaptureOptions options;
-  options.on_output = [&](const CapturedResult& result, pid_t) {
-    if (stage == kRuns && absl::StrContains(result.err, "1 QUEUED")) {
-      stage = kGone;
-      server_->Kill();
-    } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
-      stage = kIsBack;
-      server_->Start();
-      Ok({"sweep", "cancel", "s"});
-    }
-  };
-  const CapturedResult watch = Cli({"sweep", "watch", "s"}, options);
-  EXPECT_EQ(watch.exit_code, 2) << watch.err;
-  EXPECT_THAT(watch.err, HasSubstr("sweeps/s was cancelled"));
+  for (const int end : {SIGKILL, SIGTERM}) {
+    const std::string id = absl::StrCat("ended-by-", end);
+    Ok({"sweep", "create", "-f", "job.yaml", "--id", id, "--grid", "training.seed=1"});
+    EXPECT_EQ(Cli({"sweep", "watch", id, "--timeout", "100ms"}).exit_code, 8);
+    const EndlessUpload upload(server_->address());
+    enum { kRuns, kGone, kIsBack } stage = kRuns;
+    CaptureOptions options;
+    options.on_output = [&](const CapturedResult& result, pid_t) {
+      if (stage == kRuns && absl::StrContains(result.err, "1 QUEUED")) {
+        stage = kGone;
+        server_->End(end);
+      } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
+        stage = kIsBack;
+        server_->Start();
+        Ok({"sweep", "cancel", id});
+      }
+    };
+    const CapturedResult watch = Cli({"sweep", "watch", id}, options);
+    EXPECT_EQ(watch.exit_code, 2) << watch.err;
+    EXPECT_THAT(watch.err, HasSubstr(absl::StrCat("sweeps/", id, " was cancelled")));
+  }
 }
 
 TEST_F(CliTest, AWatchedListSaysWhatChangesUntilCtrlC) {
@@ -203,7 +256,7 @@ TEST_F(CliTest, AWatchedListSaysWhatChangesUntilCtrlC) {
 }
 
 // Why one node is out is nothing new of the others.
-TEST_F(CliTest, AWatchedNodeListSaysInAFileOnlyWhichNodeIsLost) {
+TEST_F(CliTest, AWatchedNodeListSaysInAFileOnlyWhichNodeIsGone) {
   const ScriptedAgent stays(server_->address(), "n1");
   auto goes = std::make_unique<ScriptedAgent>(server_->address(), "n2");
   bool interrupted = false;
@@ -211,7 +264,7 @@ TEST_F(CliTest, AWatchedNodeListSaysInAFileOnlyWhichNodeIsLost) {
   options.on_output = [&](const CapturedResult& result, pid_t pid) {
     if (goes != nullptr && absl::StrContains(result.out, "n1 ") && absl::StrContains(result.out, "n2 ")) {
       goes.reset();
-    } else if (!interrupted && absl::StrContains(result.out, "LOST")) {
+    } else if (!interrupted && absl::StrContains(result.out, "DISCONNECTED")) {
       interrupted = kill(pid, SIGINT) == 0;
     }
   };
@@ -252,24 +305,28 @@ TEST_F(CliTest, AWatchedListSaysInAFileWhatIsNotThereAnyMore) {
 
 TEST_F(CliTest, AWatchedListGoesOnAfterARestartOfTheServer) {
   AddInputs();
-  enum { kRuns, kGone, kIsBack, kInterrupted } stage = kRuns;
-  CaptureOptions options;
-  options.on_output = [&](const CapturedResult& result, pid_t pid) {
-    if (stage == kRuns && absl::StrContains(result.out, "words")) {
-      stage = kGone;
-      server_->Kill();
-    } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
-      stage = kIsBack;
-      server_->Start();
-      Ok({"dataset", "upload", "more", "rows"});
-    } else if (stage == kIsBack && absl::StrContains(result.out, "more")) {
-      stage = kInterrupted;
-      kill(pid, SIGINT);
-    }
-  };
-  const CapturedResult watch = Cli({"dataset", "list", "--watch"}, options);
-  EXPECT_EQ(watch.exit_code, 0) << watch.err;
-  EXPECT_THAT(watch.out, testing::ContainsRegex("\nwords .*\nmore "));
+  for (const int end : {SIGKILL, SIGTERM}) {
+    const std::string later = absl::StrCat("after-", end);
+    const EndlessUpload upload(server_->address());
+    enum { kRuns, kGone, kIsBack, kInterrupted } stage = kRuns;
+    CaptureOptions options;
+    options.on_output = [&](const CapturedResult& result, pid_t pid) {
+      if (stage == kRuns && absl::StrContains(result.out, "words")) {
+        stage = kGone;
+        server_->End(end);
+      } else if (stage == kGone && absl::StrContains(result.err, "waiting for it")) {
+        stage = kIsBack;
+        server_->Start();
+        Ok({"dataset", "upload", later, "rows"});
+      } else if (stage == kIsBack && absl::StrContains(result.out, later)) {
+        stage = kInterrupted;
+        kill(pid, SIGINT);
+      }
+    };
+    const CapturedResult watch = Cli({"dataset", "list", "--watch"}, options);
+    EXPECT_EQ(watch.exit_code, 0) << watch.err;
+    EXPECT_THAT(watch.out, testing::ContainsRegex(absl::StrCat("\nwords .*\n", later, " ")));
+  }
 }
 
 }  // namespace

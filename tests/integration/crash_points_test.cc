@@ -224,7 +224,7 @@ TEST_F(CrashPointsTest, AMigrationThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
   std::ifstream stream("tests/unit/store/version1.sql");
   const std::string version1(std::istreambuf_iterator<char>(stream), {});
   ASSERT_FALSE(version1.empty());
-  CrashPoints points(4);
+  CrashPoints points;
   while (true) {
     const int point = points.Next();
     const TempFolder folder;
@@ -243,12 +243,12 @@ TEST_F(CrashPointsTest, AMigrationThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
 }
 
 TEST_F(CrashPointsTest, WhatWasAcknowledgedIsThereWhicheverWriteWasTheLast) {
-  CrashPoints points(10);
+  CrashPoints points;
   TryPoints(points, /*loses_power=*/false);
 }
 
 TEST_F(CrashPointsTest, WhatWasAcknowledgedSurvivesAPowerLossAtAnyWrite) {
-  CrashPoints points(10);
+  CrashPoints points;
   TryPoints(points, /*loses_power=*/true);
 }
 
@@ -261,7 +261,7 @@ TEST_F(CrashPointsTest, ARetentionThatIsKilledAtAnyWriteIsDoneByTheNextStart) {
     ASSERT_EQ(server->End(SIGTERM), 0);
   }
   done.checkpointed = false;  // what says so is among what the retention takes
-  CrashPoints points(4);
+  CrashPoints points;
   for (bool survived = false; !survived;) {
     const int point = points.Next();
     SCOPED_TRACE(points.Trace(point));

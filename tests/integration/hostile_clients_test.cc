@@ -24,6 +24,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "lib/wire/error_details.h"
 #include "luthier/v1/datasets.grpc.pb.h"
 #include "luthier/v1/jobs.grpc.pb.h"
@@ -40,6 +41,7 @@ namespace luthier {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr char kCreate[] = "/luthier.v1.FineTuningService/CreateFineTuningJob";
 
@@ -666,6 +668,39 @@ TEST_F(HostileClientsTest, ADiskThatBecomesReadOnlyRefusesWhatIsNewAndReadsGoOn)
   EXPECT_EQ(server_->End(SIGTERM), 0) << server_->log();
   Start();
   for (const char* job : {"before", "during"}) EXPECT_EQ(GetJob(job), grpc::StatusCode::OK) << job;
+}
+
+// The record is on another disk, or has its room there: the server goes on, and nobody's upload is to blame.
+TEST_F(HostileClientsTest, ADiskOfTheArtifactsThatIsReadOnlyOrFailsRefusesUploadsUntilItIsMended) {
+  AddInputs();
+  server_->End(SIGTERM);
+  const std::string read_only = folder_.path() + "/read-only", fails = folder_.path() + "/fails";
+  Start({"LD_PRELOAD=" LUTHIER_FAULTY_DISK, "FAULTY_DISK_READ_ONLY_IF=" + read_only,
+         "FAULTY_DISK_FAILS_SYNCS_IF=" + fails, "FAULTY_DISK_FOLDER=" + folder_.path() + "/data/artifacts"});
+  const auto count = [&](const std::string& words) {
+    const std::vector<std::string> pieces = absl::StrSplit(server_->log(), words);
+    return pieces.size() - 1;
+  };
+  size_t healed = 0;
+  for (const std::string& fault : {read_only, fails}) {
+    SCOPED_TRACE(fault);
+    const std::string words = fault == fails ? "fsync: Input/output error" : "Read-only file system";
+    std::ofstream(fault) << "now";
+    for (int i = 0; i < 3; ++i) {
+      const grpc::Status refused = Upload("more");
+      EXPECT_EQ(refused.error_code(), grpc::StatusCode::UNAVAILABLE) << refused.error_message();
+      EXPECT_THAT(refused.error_message(), HasSubstr("the server's artifact store cannot be written"));
+      EXPECT_THAT(refused.error_message(), Not(HasSubstr(folder_.path())));
+    }
+    EXPECT_TRUE(WaitFor([&] { return count(words) > 0; })) << server_->log();
+    EXPECT_EQ(count(words), 1u) << "once for as long as it lasts: " << server_->log();
+    EXPECT_TRUE(SubmitJob("during-" + fault.substr(fault.rfind('/') + 1)).ok()) << "the record takes it";
+    std::filesystem::remove(fault);
+    EXPECT_TRUE(Upload(absl::StrCat("after-", healed)).ok()) << "it heals by itself";
+    EXPECT_TRUE(WaitFor([&] { return count("uploads are stored again") == healed + 1; })) << server_->log();
+    ++healed;
+  }
+  EXPECT_EQ(server_->End(SIGTERM), 0) << server_->log();
 }
 
 }  // namespace

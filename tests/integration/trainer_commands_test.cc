@@ -224,9 +224,31 @@ TEST_F(TrainerProgramTest, GenerateRefusesFlagsByNameAndValueWithARemedy) {
   for (const auto& [first, second] : {std::pair("x", "y"), std::pair("a=x", "a=y"), std::pair("b=x", "base=y")}) {
     const CapturedResult refused = RunCaptured({LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_, "--prompt", "x",
                                                 "--adapter", first, "--adapter", second});
-    EXPECT_EQ(refused.exit_code, 1);
+    EXPECT_EQ(refused.exit_code, 2);
     EXPECT_THAT(refused.err, HasSubstr(std::string("--adapter: ") + second)) << first;
     EXPECT_THAT(refused.err, HasSubstr("NAME=FOLDER")) << first;
+  }
+}
+
+TEST_F(TrainerProgramTest, GenerateNamesTheLineOfAPromptThatIsNotUtf8) {
+  const std::vector<std::string> command = {LUTHIER_TRAINER_PROGRAM, "generate", "--base", base_,
+                                            "--max-new-tokens",      "2",        "-o",     "json"};
+  const CapturedResult lines = RunCaptured(command, {.input = "row 1\n\xE9t\xE9\nrow 2\n"});
+  EXPECT_EQ(lines.exit_code, 2);
+  EXPECT_EQ(Events(lines.out).size(), 1u);
+  EXPECT_EQ(lines.err, "error: standard input, line 2: invalid UTF-8 at byte 1; save it as UTF-8\n");
+  std::vector<std::string> flag = command;
+  flag.insert(flag.end(), {"--prompt", "caf\xE9"});
+  EXPECT_THAT(RunCaptured(flag).err, HasSubstr("error: --prompt: invalid UTF-8 at byte 4"));
+}
+
+TEST_F(TrainerProgramTest, OutputThatCannotBeWrittenIsAFailure) {
+  const std::string generate = "generate --max-new-tokens 1 --prompt x --base " + base_;
+  for (const std::string& command : {std::string("version"), std::string("--help"), generate}) {
+    const CapturedResult lost =
+        RunCaptured({"/bin/sh", "-c", std::string(LUTHIER_TRAINER_PROGRAM) + " " + command + " > /dev/full"});
+    EXPECT_EQ(lost.exit_code, 1) << command;
+    EXPECT_THAT(lost.err, HasSubstr("the output cannot be written")) << command;
   }
 }
 

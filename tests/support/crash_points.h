@@ -1,6 +1,6 @@
 // Which of its calls to the disk (tests/support/faulty_disk.cc) a program does not survive, one run each.
 //
-// LUTHIER_CRASH_POINTS=all: every one; else one in some, where LUTHIER_CRASH_SEED says which.
+// Every one, or one in some, where LUTHIER_CRASH_SEED says which; with LUTHIER_CRASH_POINTS=all every one.
 #pragma once
 
 #include <cstdio>
@@ -13,7 +13,7 @@ namespace luthier {
 
 class CrashPoints {
  public:
-  explicit CrashPoints(int one_in) : one_in_(std::getenv("LUTHIER_CRASH_POINTS") == nullptr ? one_in : 1) {
+  explicit CrashPoints(int one_in = 1) : one_in_(std::getenv("LUTHIER_CRASH_POINTS") == nullptr ? one_in : 1) {
     const char* const seed = std::getenv("LUTHIER_CRASH_SEED");
     seed_ = seed == nullptr ? std::random_device()() : static_cast<unsigned>(std::strtoul(seed, nullptr, 10));
     next_ = 1 + static_cast<int>(seed_ % static_cast<unsigned>(one_in_));

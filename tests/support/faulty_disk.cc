@@ -3,6 +3,7 @@
 //
 // FAULTY_DISK_FAILS_SYNCS_IF=FILE: from the moment that FILE exists, every flush fails as that of a broken disk.
 // FAULTY_DISK_READ_ONLY_IF=FILE: as long as FILE exists, every such call but a flush is refused as on a read-only disk.
+// FAULTY_DISK_FOLDER=FOLDER: these two are faults of the disk of that folder only; an absolute path.
 // FAULTY_DISK_KILLS_AT=N: the program is killed in place of its N-th call.
 // FAULTY_DISK_KEEPS=FOLDER: what is certainly on the disk is kept there, see tests/support/power_loss.h.
 // FAULTY_DISK_TYPE=NUMBER: what statfs() says of every file system.
@@ -17,7 +18,9 @@
 
 #include <atomic>
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "tests/support/disk_key.h"
@@ -32,19 +35,34 @@ void CountCall() {
   pause();
 }
 
+// Whether what is named or open is on the disk with the faults.
+bool IsOnFaultyDisk(const char* path) {
+  static const char* const folder = std::getenv("FAULTY_DISK_FOLDER");
+  return folder == nullptr || std::strncmp(path, folder, std::strlen(folder)) == 0;
+}
+bool IsOnFaultyDisk(int fd) {
+  char path[PATH_MAX] = {};  // stays empty for what has no name
+  (void)!readlink(("/proc/self/fd/" + std::to_string(fd)).c_str(), path, sizeof path - 1);
+  return IsOnFaultyDisk(path);
+}
+
+// Whether the file of the name is there: a fault is wanted.
+bool IsWanted(const char* file) { return file != nullptr && syscall(SYS_access, file, F_OK) == 0; }
+
 // Whether the disk is read-only now; errno then says so.
-bool IsReadOnly() {
+template <typename File>
+bool IsReadOnly(File file) {
   static const char* const read_only_if = std::getenv("FAULTY_DISK_READ_ONLY_IF");
   const int error = errno;
-  const bool read_only = read_only_if != nullptr && syscall(SYS_access, read_only_if, F_OK) == 0;
+  const bool read_only = IsWanted(read_only_if) && IsOnFaultyDisk(file);
   errno = read_only ? EROFS : error;
   return read_only;
 }
 
-template <typename... Arguments>
-long Counted(long call, Arguments... arguments) {
+template <typename File, typename... Arguments>
+long Counted(long call, File file, Arguments... arguments) {
   CountCall();
-  return IsReadOnly() ? -1 : syscall(call, arguments...);
+  return IsReadOnly(file) ? -1 : syscall(call, file, arguments...);
 }
 
 // The names in a folder: `d` or `f`, key, name, a line each.
@@ -92,7 +110,7 @@ void Keep(int fd) {
 int Sync(long call, int fd) {
   CountCall();
   static const char* const fails_if = std::getenv("FAULTY_DISK_FAILS_SYNCS_IF");
-  if (fails_if != nullptr && access(fails_if, F_OK) == 0) {
+  if (IsWanted(fails_if) && IsOnFaultyDisk(fd)) {
     errno = EIO;
     return -1;
   }
@@ -116,7 +134,7 @@ ssize_t write(int fd, const void* data, size_t size) {
   const bool file = IsFile(fd);
   if (file) CountCall();
   errno = error;
-  return file && IsReadOnly() ? -1 : syscall(SYS_write, fd, data, size);
+  return file && IsReadOnly(fd) ? -1 : syscall(SYS_write, fd, data, size);
 }
 ssize_t pwrite64(int fd, const void* data, size_t size, off64_t at) {
   return Counted(SYS_pwrite64, fd, data, size, at);
@@ -129,7 +147,7 @@ int renameat2(int from_folder, const char* from, int to_folder, const char* to, 
 int link(const char* from, const char* to) noexcept { return static_cast<int>(Counted(SYS_link, from, to)); }
 int unlink(const char* path) noexcept { return static_cast<int>(Counted(SYS_unlink, path)); }
 int access(const char* path, int mode) noexcept {
-  return (mode & W_OK) != 0 && IsReadOnly() ? -1 : static_cast<int>(syscall(SYS_access, path, mode));
+  return (mode & W_OK) != 0 && IsReadOnly(path) ? -1 : static_cast<int>(syscall(SYS_access, path, mode));
 }
 int statfs(const char* path, struct statfs* info) noexcept {
   static const char* const type = std::getenv("FAULTY_DISK_TYPE");

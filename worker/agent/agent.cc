@@ -133,6 +133,7 @@ void Agent::ObserveBacklog() {
 v1::Register Agent::Registration() {
   v1::Register message;
   message.set_node_id(options_.node_id);
+  message.set_instance(options_.instance);
   message.set_agent_version(options_.version);
   message.set_shared_store(options_.shared_store);
   message.mutable_labels()->insert(options_.labels.begin(), options_.labels.end());
@@ -149,6 +150,9 @@ v1::Register Agent::Registration() {
 
 void Agent::OnRegistered(const v1::Registered& registered) {
   std::fprintf(stderr, "luthier-worker: connected as node %s\n", options_.node_id.c_str());
+  for (const std::string& attempt : registered.stale_attempts()) {
+    std::fprintf(stderr, "luthier-worker: the server has given %s up, or never had it: it is ended\n", attempt.c_str());
+  }
   metrics_.ObserveConnected(true);
   const std::lock_guard lock(mutex_);
   roster_.OnRegistered(registered);

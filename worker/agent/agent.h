@@ -29,6 +29,7 @@ class Agent final : public Session::Peer {
  public:
   struct Options {
     std::string node_id;
+    std::string instance;  // which of the agents of this name it is
     std::string version;
     std::string trainer;
     std::string shared_store;

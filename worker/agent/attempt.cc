@@ -11,9 +11,9 @@
 #include "lib/base/json_text.h"
 #include "lib/base/status_macros.h"
 #include "lib/base/trainer_words.h"
+#include "lib/base/utf8.h"
 #include "lib/wire/json_wire.h"
 #include "worker/agent/backoff.h"
-#include "worker/agent/lines.h"
 #include "worker/agent/run_checkpoints.h"
 #include "worker/agent/shared_store.h"
 #include "worker/agent/trainer_start.h"
@@ -27,6 +27,16 @@ using nlohmann::json;
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 // What the server may have to take in at once after a long absence. Beyond it, progress and log lines are left out.
 constexpr int64_t kMaxBacklogBytes = int64_t{256} << 20;
+
+// The operator of a node reads its log, and not those of the jobs: a full disk is theirs to mend.
+void LogEnd(const AttemptPath& name, const v1::AttemptEnded& ended) {
+  if (ended.outcome() != v1::AttemptEnded::LOST && ended.outcome() != v1::AttemptEnded::FAILED) return;
+  const std::string first_line = ended.message().substr(0, ended.message().find('\n'));
+  const std::string cause = ended.cause().empty() ? "" : absl::StrCat(" (", ended.cause(), ")");
+  std::fprintf(stderr, "luthier-worker: %s ended %s%s: %s\n", name.text().c_str(),
+               v1::AttemptEnded::Outcome_Name(ended.outcome()).c_str(), LogLine(cause).c_str(),
+               LogLine(first_line).c_str());
+}
 
 // What a trainer left, by the word in its `finished` event.
 struct ArtifactForm {
@@ -130,6 +140,7 @@ void Attempt::ReportEnd() {
   const v1::AttemptEnded ended = Ask(&AttemptCourse::ended);
   if (ended.outcome() != v1::AttemptEnded::OUTCOME_UNSPECIFIED) {
     node_.metrics.ObserveEnd(ended.outcome());
+    LogEnd(name_, ended);
     v1::AttemptReport report;
     *report.mutable_ended() = ended;
     Report(std::move(report));
@@ -352,7 +363,7 @@ void Attempt::Report(v1::AttemptReport report) {
 
 void Attempt::ReportLine(const std::string& line) {
   v1::AttemptReport report;
-  report.mutable_log_lines()->add_lines(Sanitize(line));
+  report.mutable_log_lines()->add_lines(LogLine(line));
   Report(std::move(report));
 }
 

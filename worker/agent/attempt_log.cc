@@ -6,12 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "worker/agent/lines.h"
+#include "lib/base/utf8.h"
 
 namespace luthier {
 namespace {
 
-constexpr size_t kMaxLineBytes = 4096;  // as the proto says
 constexpr size_t kTailLines = 5;
 
 }  // namespace
@@ -24,8 +23,7 @@ AttemptLog::AttemptLog(const std::string& path, Options options, absl::Time now)
 }
 
 void AttemptLog::Add(absl::string_view raw, absl::Time now) {
-  std::string line = Sanitize(raw.substr(0, kMaxLineBytes));
-  if (line.size() > kMaxLineBytes) line = Sanitize(absl::string_view(line).substr(0, kMaxLineBytes - 4));
+  std::string line = LogLine({raw.data(), raw.size()});
   if (file_bytes_ < options_.max_file_bytes) {
     file_ << line << '\n' << std::flush;
     file_bytes_ += static_cast<int64_t>(line.size()) + 1;

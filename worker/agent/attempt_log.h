@@ -25,7 +25,7 @@ class AttemptLog {
 
   AttemptLog(const std::string& path, Options options, absl::Time now);
 
-  // A line as it came; it is sanitised and cut to 4 KiB.
+  // A line as it came; LogLine() of it is kept.
   void Add(absl::string_view line, absl::Time now);
   // The lines to report since the last call, if there are any.
   std::optional<v1::LogLines> Take();

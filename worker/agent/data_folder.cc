@@ -47,6 +47,16 @@ std::string NewNodeId() {
   return id.substr(0, kMaxNodeId - suffix.size()) + suffix;
 }
 
+std::string NewInstance() {
+  std::random_device random;
+  return absl::StrFormat("%08x%08x%08x%08x", random(), random(), random(), random());
+}
+
+bool IsInstance(const std::string& text) {
+  return text.size() == 32 && std::all_of(text.begin(), text.end(),
+                                          [](char c) { return absl::ascii_isxdigit(static_cast<unsigned char>(c)); });
+}
+
 }  // namespace
 
 absl::StatusOr<FileLock> FileLock::TryAcquire(const std::string& path) {
@@ -84,13 +94,19 @@ absl::StatusOr<std::string> DataFolder::NodeId(const std::string& wanted) const 
                                                    " characters a-z, 0-9, '-', '.', a letter first"));
   }
   if (!wanted.empty()) return wanted;
-  const std::string path = root_ + "/node_id";
+  return KeptIn("node_id", IsNodeId, NewNodeId());
+}
+
+absl::StatusOr<std::string> DataFolder::Instance() const { return KeptIn("instance", IsInstance, NewInstance()); }
+
+absl::StatusOr<std::string> DataFolder::KeptIn(const std::string& file, bool (*is_valid)(const std::string&),
+                                               const std::string& made) const {
+  const std::string path = absl::StrCat(root_, "/", file);
   std::string kept;
   std::getline(std::ifstream(path), kept);
-  if (IsNodeId(kept)) return kept;
-  const std::string id = NewNodeId();
-  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(path, id + "\n"));
-  return id;
+  if (is_valid(kept)) return kept;
+  LUTHIER_RETURN_IF_ERROR(WriteFileDurably(path, made + "\n"));
+  return made;
 }
 
 std::string DataFolder::AttemptFolder(const AttemptPath& name) const {

@@ -1,6 +1,7 @@
 // The agent's folder on disk, and the names in it:
 //   lock                   held by the one agent that uses the folder
 //   node_id                what this machine is called by the server
+//   instance               what tells its agent from another one of that name
 //   cache/                 inputs (input_cache.h)
 //   discarded/             folders that are being deleted
 //   jobs/J/run/            the trainer's --out, where a later attempt of the job finds the checkpoints
@@ -40,6 +41,8 @@ class DataFolder {
   // `wanted`, or the id kept in the folder, or a new one made of the host name and four random digits (two agents of
   // one host must not take each other's sessions), which is then kept.
   absl::StatusOr<std::string> NodeId(const std::string& wanted) const;
+  // Random, made once for the folder.
+  absl::StatusOr<std::string> Instance() const;
 
   const std::string& root() const { return root_; }
   std::string CacheFolder() const { return root_ + "/cache"; }
@@ -54,6 +57,10 @@ class DataFolder {
   std::vector<std::string> JobsWithRunFolder() const;
 
  private:
+  // The first line of a file if it is valid; else `made`, which then is kept there.
+  absl::StatusOr<std::string> KeptIn(const std::string& file, bool (*is_valid)(const std::string&),
+                                     const std::string& made) const;
+
   DataFolder(std::string root, FileLock lock) : root_(std::move(root)), lock_(std::move(lock)) {}
   std::string root_;
   FileLock lock_;

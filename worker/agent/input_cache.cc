@@ -130,7 +130,7 @@ absl::Status InputCache::Fetch(const AttemptPass& pass, const Blob& blob, Cancel
   absl::Status status;
   for (int fetch = 1; fetch <= kMaxDamagedFetches; ++fetch) {
     status = FetchOnce(pass, blob, cancellation);
-    if (!absl::IsDataLoss(status)) return status;
+    if (!absl::IsInvalidArgument(status)) return status;
   }
   return status;
 }

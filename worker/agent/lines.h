@@ -25,7 +25,4 @@ class LineSplitter {
   bool cut_ = false;
 };
 
-// Valid UTF-8 without control characters (tabs stay), each bad byte or character replaced by U+FFFD.
-std::string Sanitize(absl::string_view line);
-
 }  // namespace luthier

@@ -115,6 +115,7 @@ absl::Status Work(const WorkerOptions& options, const sigset_t& signals) {
   unsetenv("LUTHIER_TOKEN");  // trainers inherit the environment, and have no use for it
   LUTHIER_ASSIGN_OR_RETURN(const DataFolder folder, DataFolder::Open(options.data_dir));
   LUTHIER_ASSIGN_OR_RETURN(agent_options.node_id, folder.NodeId(options.node_id));
+  LUTHIER_ASSIGN_OR_RETURN(agent_options.instance, folder.Instance());
   const std::string warning = WarningIfOpen(folder.root());
   if (!warning.empty()) std::fprintf(stderr, "luthier-worker: %s\n", warning.c_str());
 

@@ -21,6 +21,13 @@ int PrintVersion() {
   return 0;
 }
 
+// Of what went well so far: what was printed has to arrive, too.
+int WithOutput(int exit_code) {
+  if (exit_code != 0 || std::cout.flush()) return exit_code;
+  std::cerr << "error: the output cannot be written, so some of it is missing; is the disk full?\n";
+  return 1;
+}
+
 int Main(int argc, char** argv) {
   KeepHeapPages();
   ops::FlushSubnormals();
@@ -36,9 +43,9 @@ int Main(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
+    return WithOutput(app.exit(error) == 0 ? 0 : kWrongUsage);
   }
-  return action();
+  return WithOutput(action());
 }
 
 }  // namespace

@@ -101,8 +101,13 @@ TEST_F(AttemptTest, PassesOnWhatTheTrainerSaysOfItsFailure) {
 
 TEST_F(AttemptTest, IsLostWhenTheDiskOfItsNodeIsFull) {
   Trainer(R"(echo '{"event":"failed","cause":"STORAGE","message":"/run: no space left on device"}'; exit 1)");
+  testing::internal::CaptureStderr();
   Start();
-  ASSERT_TRUE(WaitForEnd());
+  const bool ended = WaitForEnd();
+  EXPECT_EQ(testing::internal::GetCapturedStderr(),
+            "luthier-worker: jobs/j/attempts/1 ended LOST (STORAGE): /run: no space left on device\n")
+      << "for the node's operator";
+  ASSERT_TRUE(ended);
   EXPECT_THAT(Reports(), ElementsAre("failed", "ended LOST")) << "another node may have room";
   EXPECT_EQ(ended_.cause(), "STORAGE");
   EXPECT_EQ(ended_.message(), "/run: no space left on device");

@@ -56,6 +56,18 @@ TEST(DataFolderTest, DeletesNothingInAFolderThatIsNoAgents) {
   EXPECT_TRUE(fs::exists(temp.path() + "/discarded/drafts"));
 }
 
+TEST(DataFolderTest, TellsItsAgentFromThatOfAnotherFolder) {
+  const TempFolder one, another;
+  std::string first;
+  {
+    const absl::StatusOr<DataFolder> folder = DataFolder::Open(one.path());
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    first = folder->Instance().value();
+  }
+  EXPECT_EQ(DataFolder::Open(one.path())->Instance().value(), first);
+  EXPECT_NE(DataFolder::Open(another.path())->Instance().value(), first);
+}
+
 TEST(DataFolderTest, KeepsTheNodeIdItMadeAndTakesTheOneGiven) {
   const TempFolder temp;
   const auto folder = DataFolder::Open(temp.path());

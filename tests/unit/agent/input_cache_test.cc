@@ -97,7 +97,7 @@ TEST_F(InputCacheTest, NeverGivesOutWhatDoesNotMatchItsHash) {
   // On the way or on the server's.
   server_.Add("other");
   server_.Damage(Sha256Hex("other"));
-  EXPECT_TRUE(absl::IsDataLoss(Acquire({"other"}).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Acquire({"other"}).status()));
 }
 
 TEST_F(InputCacheTest, FetchesAgainWhatSomebodyTookAway) {

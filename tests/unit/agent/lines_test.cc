@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "lib/base/utf8.h"
 #include "tests/support/temp_folder.h"
 #include "worker/agent/attempt_log.h"
 
@@ -38,13 +39,18 @@ TEST_F(LineSplitterTest, CutsALineThatIsTooLongAndGoesOnAfterIt) {
   EXPECT_THAT(lines_, ElementsAre("01234567…", "short"));
 }
 
-TEST(SanitizeTest, KeepsUtf8AndReplacesControlCharactersAndBrokenBytes) {
-  EXPECT_EQ(Sanitize("Grüße\tan 東京 🎉\r"), "Grüße\tan 東京 🎉");
-  EXPECT_EQ(Sanitize("\x1b[31mred"), "\uFFFD[31mred");
-  EXPECT_EQ(Sanitize(std::string("a\0b", 3)), "a\uFFFDb");
-  EXPECT_EQ(Sanitize("\xC0\xAF\xED\xA0\x80\xFF"), "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");
-  EXPECT_EQ(Sanitize("cut \xE6\x9D"), "cut \uFFFD\uFFFD");
-  EXPECT_EQ(Sanitize("\xC2\x85"), "\uFFFD");
+TEST(LogLineTest, KeepsUtf8AndReplacesControlCharactersAndBrokenBytes) {
+  EXPECT_EQ(LogLine("Grüße\tan 東京 🎉\r"), "Grüße\tan 東京 🎉");
+  EXPECT_EQ(LogLine("\x1b[31mred"), "\uFFFD[31mred");
+  EXPECT_EQ(LogLine(std::string("a\0b", 3)), "a\uFFFDb");
+  EXPECT_EQ(LogLine("\xC0\xAF\xED\xA0\x80\xFF"), "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD");
+  EXPECT_EQ(LogLine("cut \xE6\x9D"), "cut \uFFFD\uFFFD");
+  EXPECT_EQ(LogLine("\xC2\x85"), "\uFFFD");
+}
+
+TEST(LogLineTest, IsCutBetweenCharacters) {
+  EXPECT_EQ(LogLine(std::string(4094, 'x') + "東京"), std::string(4094, 'x'));
+  EXPECT_EQ(LogLine(std::string(4093, 'x') + "東京"), std::string(4093, 'x') + "東");
 }
 
 class AttemptLogTest : public testing::Test {

@@ -176,7 +176,7 @@ TEST_P(ArtifactStoreTest, BytesThatDifferFromTheExpectedHashAreNotStored) {
   auto writer = store_->PutBlob(Sha256Hex("as it was sent"), 0, &*pins_);
   ASSERT_TRUE(writer.ok());
   ASSERT_TRUE((*writer)->Append("corrupted on the way").ok());
-  EXPECT_EQ((*writer)->Commit().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ((*writer)->Commit().code(), absl::StatusCode::kInvalidArgument) << "told from a disk that fails";
   writer->reset();
   EXPECT_FALSE(store_->HasBlob(Sha256Hex("corrupted on the way")));
   EXPECT_FALSE(store_->HasBlob(Sha256Hex("as it was sent")));
@@ -231,6 +231,12 @@ TEST_P(ArtifactStoreTest, ABlobOfManyPiecesComesBackAsItWas) {
   EXPECT_TRUE(count.ok()) << count.status();
   EXPECT_TRUE(found == content);
   EXPECT_FALSE(place_->HasUnfinished());
+}
+
+TEST_P(ArtifactStoreTest, WhatCanBeNoBlobIsPinnedWithoutWaiting) {
+  pins_->Add("");
+  EXPECT_EQ(Collect().blobs, 0);
+  pins_->Add("");
 }
 
 TEST_P(ArtifactStoreTest, ABlobBecomesAFileForWhoNeedsOne) {

@@ -18,6 +18,7 @@
 #include "client/cli/dataset_files.h"
 #include "client/cli/model_names.h"
 #include "client/cli/terminal.h"
+#include "lib/base/did_you_mean.h"
 #include "lib/channel/channel.h"
 #include "tests/support/temp_folder.h"
 #include "tests/support/text_fixture.h"
@@ -164,6 +165,17 @@ TEST_F(AppTest, SuggestsTheFlagThatWasMeant) {
   EXPECT_THAT(Run({"tenant", "set", "a", "--max-queued", "1"}).err, HasSubstr("did you mean '--max-queued-jobs'?"));
 }
 
+TEST_F(AppTest, AFlagBeforeItsCommandIsToldItsPlace) {
+  const Result result = Run({"--limit", "3", "job", "list"});
+  EXPECT_EQ(result.exit_code, 3);
+  EXPECT_THAT(result.err, HasSubstr("error: --limit is a flag of `luthier job list`; write it after that\n"));
+}
+
+TEST_F(AppTest, ShortNamesThatShareNothingAreNotSuggested) {
+  EXPECT_EQ(DidYouMean("zz", {"a", "lab"}), "");
+  EXPECT_EQ(DidYouMean("jbo", {"job"}), "job");
+}
+
 TEST_F(AppTest, SaysWhatAFlagTakesInOtherWordsThanItsParser) {
   const Result part = Run({"tenant", "set", "a", "--max-devices", "0.5"});
   EXPECT_EQ(part.exit_code, 3);
@@ -172,6 +184,21 @@ TEST_F(AppTest, SaysWhatAFlagTakesInOtherWordsThanItsParser) {
               HasSubstr("error: --weight: 'heavy' is no number that fits"));
   EXPECT_THAT(Run({"job", "submit", "-f", "a.yaml", "-f", "b.yaml"}).err,
               HasSubstr("error: --file: is given more than once; give it once"));
+  for (const char* value : {"abc", "500"}) {
+    EXPECT_THAT(Run({"job", "submit", "--priority", value}).err,
+                HasSubstr(absl::StrCat("error: --priority: '", value, "' is no whole number from -100 to 100\n")));
+  }
+}
+
+TEST_F(AppTest, ASweepWithoutValuesOrWithBothKindsNamesTheFlags) {
+  for (const std::vector<std::string>& values :
+       {std::vector<std::string>{}, {"--grid", "lora.rank=4", "--point", "lora.rank: 4"}}) {
+    std::vector<std::string> command = {"sweep", "create", "-f", "job.yaml"};
+    command.insert(command.end(), values.begin(), values.end());
+    const Result result = Run(command);
+    EXPECT_EQ(result.exit_code, 3);
+    EXPECT_THAT(result.err, AllOf(HasSubstr("either --grid FIELD"), HasSubstr("or --point")));
+  }
 }
 
 // It would seem to bound the job.
@@ -221,7 +248,7 @@ TEST_F(AppTest, HelpFitsTheTerminalAndIsWholeInAFile) {
   }
   EXPECT_THAT(
       Run({"job", "list", "--help"}).out,
-      HasSubstr("comparisons of state, base_model, model, tenant, create_time, end_time or labels.KEY, joined"));
+      HasSubstr("comparisons of state, base_model, model or tenant (=), create_time or end_time (<, <=, >, >=) or"));
 }
 
 TEST_F(AppTest, ANounAloneShowsItsCommands) {
@@ -263,11 +290,13 @@ TEST_F(AppTest, RefusesAServerThatIsNoHostAndPort) {
 }
 
 TEST_F(AppTest, OutputThatCannotBeWrittenIsAFailure) {
-  std::ostringstream out, err;
-  out.setstate(std::ios::badbit);
-  CommandContext context(out, Terminal{}, err, Terminal{}, SharedInterrupts());
-  EXPECT_EQ(RunApp({"version", "--config", folder_.path() + "/config.yaml"}, context), 1);
-  EXPECT_THAT(err.str(), HasSubstr("the output cannot be written"));
+  for (const char* asked : {"version", "--help", "job"}) {
+    std::ostringstream out, err;
+    out.setstate(std::ios::badbit);
+    CommandContext context(out, Terminal{}, err, Terminal{}, SharedInterrupts());
+    EXPECT_EQ(RunApp({asked, "--config", folder_.path() + "/config.yaml"}, context), 1) << asked;
+    EXPECT_THAT(err.str(), HasSubstr("the output cannot be written")) << asked;
+  }
 }
 
 TEST_F(AppTest, AsksAPersonBeforeItDestroysAnything) {
@@ -345,6 +374,11 @@ TEST_F(AppTest, NamesFileAndLineOfEveryRowThatIsWrong) {
   EXPECT_EQ(result.exit_code, 3);
   EXPECT_THAT(result.err, AllOf(HasSubstr(path + ":2: "), HasSubstr(path + ":3: ")));
   EXPECT_THAT(result.out, HasSubstr("train")) << "the table is printed all the same";
+}
+
+TEST_F(AppTest, AFileWithoutAValidRowIsOfNoKind) {
+  WriteText(folder_.path() + "/train.jsonl", "{}\n");
+  EXPECT_THAT(Run({"dataset", "check", folder_.path() + "/train.jsonl"}).out, testing::ContainsRegex("train +0 +- "));
 }
 
 TEST_F(AppTest, RefusesAnEmptyDatasetRowsThatAreTooLongAndRowsWithoutATrainedToken) {

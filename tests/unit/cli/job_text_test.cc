@@ -241,7 +241,16 @@ TEST(ComparisonTest, SaysOfHowManyAnswersAScoreIs) {
 TEST(ComparisonTest, GivesDifferentBasesColumnsOfTheirOwn) {
   v1::FineTuningJob other = Succeeded("b");
   other.mutable_evaluations(0)->set_exact_match(0.5);
-  EXPECT_THAT(ComparisonTable({Succeeded("a"), other}, {}, Terminal{}), AllOf(HasSubstr("3.0 %"), HasSubstr("50.0 %")));
+  EXPECT_THAT(ComparisonTable({Succeeded("a"), other}, {}, Terminal{}),
+              AllOf(HasSubstr("3.0 %"), HasSubstr("50.0 %"), HasSubstr("base luthier-tiny (a)"),
+                    HasSubstr("base luthier-tiny (b)")));
+}
+
+TEST(ComparisonTest, TheBaseHasTheFiguresOfTheJobThatMeasuredIt) {
+  v1::FineTuningJob waiting;
+  waiting.set_name("jobs/x");
+  waiting.mutable_spec()->set_base_model("luthier-tiny");
+  EXPECT_THAT(ComparisonTable({waiting, Succeeded("a")}, {}, Terminal{}), HasSubstr("3.0 %"));
 }
 
 TEST(ComparisonTest, ShowsRowsBeforeAndAfter) {
@@ -251,6 +260,15 @@ TEST(ComparisonTest, ShowsRowsBeforeAndAfter) {
             "    base      the the the\n"
             "    LoRA      delivery_status\n");
   EXPECT_EQ(ComparisonExamples({Succeeded("a")}, 0, Terminal{}), "");
+}
+
+TEST(ComparisonTest, SaysOfEveryAnswerWhichJobGaveIt) {
+  EXPECT_EQ(ComparisonExamples({Succeeded("a"), Succeeded("b")}, 3, Terminal{}),
+            "1   Where is my parcel? It is late.\n"
+            "    expected           delivery_status\n"
+            "    base luthier-tiny  the the the\n"
+            "    LoRA a             delivery_status\n"
+            "    LoRA b             delivery_status\n");
 }
 
 TEST(ComparisonTest, AJobWithoutFiguresIsAColumnOfDashesAndNotACrash) {

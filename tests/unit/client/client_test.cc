@@ -208,6 +208,16 @@ TEST_F(ClientTest, GivesUpAfterTheTriesOfItsPolicy) {
   EXPECT_EQ(jobs_.calls, client_->options().retry.attempts);
 }
 
+TEST_F(ClientTest, ACallThatTheServerCancelsIsOneOfAServerThatShutsDown) {
+  jobs_.failure = grpc::StatusCode::CANCELLED;
+  jobs_.failures = 1;
+  EXPECT_TRUE(client_->GetJob("jobs/a").ok()) << "it is tried again";
+  jobs_.failures = 100;
+  const absl::Status ended = client_->GetJob("jobs/a").status();
+  EXPECT_EQ(ended.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(ended.message()), HasSubstr("ended the call"));
+}
+
 TEST_F(ClientTest, NeverRepeatsOtherErrors) {
   for (const grpc::StatusCode code : {grpc::StatusCode::INTERNAL, grpc::StatusCode::NOT_FOUND,
                                       grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::INVALID_ARGUMENT}) {

@@ -233,6 +233,15 @@ TEST(ParquetTest, TheFilesThatLieAreGoodButForTheLie) {
               ::testing::ElementsAre(HasSubstr("row 1: invalid UTF-8 at byte 12"), R"({"text":"two"})"));
 }
 
+TEST(ParquetTest, AFileThatOnlyItsNameMakesParquetIsToldSo) {
+  const TempFolder folder;
+  const std::string path = folder.path() + "/train.parquet";
+  std::ofstream(path, std::ios::binary) << "\xFF\x01 no table";
+  const absl::Status status = RowReader::Open(path).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("train.parquet: no Parquet file: it does not begin with PAR1"));
+}
+
 // Its bytes are all there, as those of an upload are.
 TEST(ParquetTest, APageThatIsLargerThanItsRoomInMemoryIsNotRead) {
   const TempFolder folder;

@@ -3,10 +3,16 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <filesystem>
+#include <stop_token>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/temp_folder.h"
+#include "tests/support/wait_for.h"
 
 namespace luthier {
 namespace {
@@ -47,6 +53,21 @@ TEST(ChildProcessTest, IsKilledWhenItDoesNotStopTalking) {
   EXPECT_EQ(end->signal, SIGKILL);
   EXPECT_FALSE(end->out_of_time);
   EXPECT_LT(end->output.size(), 2u << 20);
+}
+
+TEST(ChildProcessTest, IsKilledAtOnceWhenAStopIsAskedForAndAlsoIfItIsStartedLater) {
+  const TempFolder folder;
+  const std::string started = folder.path() + "/started";
+  const std::vector<std::string> endless = {"/bin/sh", "-c", "echo > " + started + "; while :; do :; done"};
+  std::stop_source stop;
+  absl::Status under_way;
+  std::thread caller([&] { under_way = RunChild(endless, "", absl::Hours(1), stop.get_token()).status(); });
+  EXPECT_TRUE(WaitFor([&] { return std::filesystem::exists(started); }));
+  stop.request_stop();
+  caller.join();
+  EXPECT_TRUE(absl::IsUnavailable(under_way)) << under_way;
+  const absl::Status later = RunChild(endless, "", absl::Hours(1), stop.get_token()).status();
+  EXPECT_TRUE(absl::IsUnavailable(later)) << later;
 }
 
 TEST(ChildProcessTest, InheritsNoDescriptor) {

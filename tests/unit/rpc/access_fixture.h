@@ -152,6 +152,13 @@ class AccessTest : public ServicesTest {
     v1::UploadArtifactRequest request;
     request.mutable_header()->set_attempt(attempt);
     request.mutable_header()->set_credential(credential);
+    v1::ModelFile& file = *request.mutable_header()->add_files();
+    file.set_path("weights");
+    file.set_sha256(Sha256Hex("weights"));
+    file.set_size_bytes(7);
+    writer->Write(request);
+    request.mutable_chunk()->mutable_chunk()->set_data("weights");
+    request.mutable_chunk()->mutable_chunk()->set_crc32c(Crc32c("weights"));
     writer->Write(request);
     writer->WritesDone();
     return writer->Finish();

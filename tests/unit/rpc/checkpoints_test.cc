@@ -65,5 +65,24 @@ TEST_F(CheckpointsTest, CountOnlyIfEveryFileIsStored) {
   EXPECT_EQ(store_->GetJob("j")->job.stored_step, 10);
 }
 
+// Nobody waits for a blob of that name to be removed.
+TEST_F(CheckpointsTest, WithAFileThatHasNoHashAreRefusedAndDoNotCount) {
+  Submit("j");
+  PlayedAgent agent(*workers_, "n1");
+  agent.TakeStart();
+  v1::UploadArtifactHeader header;
+  header.set_checkpoint(true);
+  header.add_files()->set_path("step-10/weights");
+  const grpc::Status refused = agent.Announce(header);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(refused.error_message(),
+              ::testing::HasSubstr("header.files.sha256: '' of 'step-10/weights' is no SHA-256; give that"));
+  v1::CheckpointStored stored;
+  stored.set_step(10);
+  *stored.mutable_files() = header.files();
+  agent.ReportStored(stored);
+  EXPECT_THAT(*store_->Checkpoints(), IsEmpty());
+}
+
 }  // namespace
 }  // namespace luthier

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "lib/wire/json_wire.h"
 
 namespace luthier {
 namespace {
@@ -33,6 +34,12 @@ v1::FineTuningJob JobAfter(const v1::AttemptReport& message) {
   v1::FineTuningJob job;
   EXPECT_TRUE(job.ParseFromString(CompleteReport(std::move(read).value(), "").job_report.value()));
   return job;
+}
+
+v1::JobEvent EventAfter(const v1::AttemptReport& message) {
+  const absl::StatusOr<AgentReport> read = ReadReport(message, "n1");
+  EXPECT_TRUE(read.ok()) << read.status();
+  return ToProto(read.value().report.events.at(0));
 }
 
 v1::AttemptReport FailureOf(int attempt, const std::string& message) {
@@ -70,6 +77,45 @@ TEST(ConvertTest, NumbersOfAnAgentThatAreNoneReadAsZeroAndHugeOnesAsTheMost) {
   }
 }
 
+// No program could read a page of events with such a number.
+TEST(ConvertTest, NumbersOfAnEventThatAreNoneAreNullWhereverTheyStand) {
+  v1::AttemptReport message = EventOf("checkpoint", {{"step", 5}, {"loss", kNan}});
+  google::protobuf::Value& files = (*message.mutable_trainer_event()->mutable_fields())["files"];
+  files.mutable_list_value()->add_values()->set_number_value(kInfinity);
+  (*files.mutable_list_value()->add_values()->mutable_struct_value()->mutable_fields())["bytes"].set_number_value(kNan);
+  const v1::JobEvent event = EventAfter(message);
+  EXPECT_EQ(
+      MessageToJson(event.data()),
+      nlohmann::json::parse(R"({"event": "checkpoint", "step": 5, "loss": null, "files": [null, {"bytes": null}]})"));
+}
+
+TEST(ConvertTest, AnEventOfATrainerIsTakenForNoneOfTheServer) {
+  EXPECT_EQ(EventAfter(EventOf("warning", {})).type(), "warning");
+  EXPECT_EQ(EventAfter(EventOf("of a newer trainer", {})).type(), "of a newer trainer");
+  EXPECT_EQ(EventAfter(EventOf("published", {})).type(), "trainer.published");
+  EXPECT_EQ(EventAfter(EventOf("state", {})).type(), "trainer.state");
+  EXPECT_EQ(EventAfter(EventOf("", {})).type(), "trainer.");
+}
+
+TEST(ConvertTest, LinesOfALogAreShortAndHaveNoControlCharactersWhoeverSendsThem) {
+  v1::AttemptReport message;
+  message.set_attempt("jobs/j/attempts/1");
+  message.mutable_log_lines()->add_lines("\x1b[2Jred\n" + std::string(1 << 20, 'x'));
+  const v1::JobEvent event = EventAfter(message);
+  EXPECT_EQ(event.type(), "log");
+  EXPECT_EQ(event.message(), "\uFFFD[2Jred\uFFFD" + std::string(4096 - 12, 'x'));
+}
+
+TEST(ConvertTest, AnAttemptThatIsSaidToHaveFinishedWithoutAResultIsLostAndSaysWhy) {
+  v1::AttemptReport report;
+  report.set_attempt("jobs/j/attempts/2");
+  report.mutable_ended()->set_outcome(v1::AttemptEnded::FINISHED);
+  const absl::StatusOr<AgentReport> read = ReadReport(report, "n1");
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->report.input, JobInput::kAttemptLost);
+  EXPECT_EQ(read->report.message, "its agent says that it finished, but its result was not reported");
+}
+
 TEST(ConvertTest, AFinishedAttemptNamesItsWorstRowsAndNotThoseOfTheAttemptBefore) {
   const auto finished = [](double line) {
     v1::AttemptReport report = EventOf("finished", {});
@@ -91,6 +137,23 @@ TEST(ConvertTest, AFinishedAttemptNamesItsWorstRowsAndNotThoseOfTheAttemptBefore
   EXPECT_EQ(row.line(), 17);
   EXPECT_EQ(row.first_loss(), 4.5);
   EXPECT_EQ(row.last_loss(), 3.25);
+}
+
+TEST(ConvertTest, WhatAnAttemptFinishedThatWasLostIsNotShownOfTheNext) {
+  v1::AttemptReport finished = EventOf("finished", {{"train_loss", 0.5}});
+  (*finished.mutable_trainer_event()->mutable_fields())["stop_reason"].set_string_value("COMPLETED");
+  Job job;
+  job.report = CompleteReport(ReadReport(finished, "n1").value(), "").job_report.value();
+  const auto shows = [&](JobState state) {
+    job.state = state;
+    const v1::FineTuningJob shown = ToProto(job, v1::FineTuningJob());
+    EXPECT_EQ(shown.has_summary(), shown.stop_reason() == "COMPLETED");
+    return shown.has_summary();
+  };
+  EXPECT_TRUE(shows(JobState::kPublishing));
+  EXPECT_FALSE(shows(JobState::kRecovering));
+  job.report = CompleteReport(ReadReport(EventOf("started", {}), "n2").value(), job.report).job_report.value();
+  EXPECT_FALSE(shows(JobState::kRunning));
 }
 
 TEST(ConvertTest, WhyAJobFailedIsNotWhyAnEarlierAttemptDid) {
@@ -196,9 +259,10 @@ TEST(ConvertTest, ANodeSaysWhileItsAgentMayComeBackThatNothingIsGivenUp) {
   EXPECT_EQ(shown(absl::Seconds(1)).state(), v1::Node::DRAINED) << "its agent is there, and gets nothing any more";
   EXPECT_EQ(shown(absl::Seconds(1)).state_reason(), "its agent is about to end");
   state.Disconnect("n1");
-  EXPECT_EQ(shown(kLease - absl::Seconds(1)).state(), v1::Node::LOST);
+  EXPECT_EQ(shown(kLease - absl::Seconds(1)).state(), v1::Node::DISCONNECTED);
   EXPECT_THAT(shown(kLease - absl::Seconds(1)).state_reason(),
               testing::HasSubstr("has 30s from when it was last heard, or the server was started, to come back"));
+  EXPECT_EQ(shown(kLease).state(), v1::Node::LOST);
   EXPECT_EQ(shown(kLease).state_reason(), "");
 }
 

@@ -206,6 +206,29 @@ TEST_F(ExportsTest, OnlyAnAdapterOnItsOwnBaseIsExported) {
   EXPECT_THAT(missing.error_message(), HasSubstr("models/tuned/versions/7 does not exist"));
 }
 
+// It would be the newest version of a model whose jobs are adapters.
+TEST_F(ExportsTest, AnExportIsPublishedUnderAnotherNameThanItsVersion) {
+  v1::ExportModelVersionRequest request = RequestFor("x");
+  request.set_output_model("tuned");
+  EXPECT_THAT(RefusalOf(request), HasSubstr("output_model: tuned is the model of models/tuned/versions/1"));
+}
+
+TEST_F(ExportsTest, ABrokenAdapterIsToldByItsFieldAndNotByWhereItsFileLies) {
+  PublishVersion("torn", v1::ModelVersion::ADAPTER,
+                 {{"adapter_config.json", "{"}, {"adapter_model.safetensors", "weights"}});
+  v1::ExportModelVersionRequest request = RequestFor("x", v1::ModelExport::GGUF_ADAPTER);
+  request.set_name("models/torn/versions/1");
+  v1::CreateFineTuningJobRequest continuation = ServicesTest::RequestFor("y");
+  continuation.mutable_job()->mutable_spec()->mutable_lora()->set_start_from(request.name());
+  v1::FineTuningJob job;
+  const grpc::Status refused = Call(*jobs_, &Jobs::CreateFineTuningJob, continuation, job);
+  EXPECT_THAT(FieldsOf(refused), testing::ElementsAre("lora.start_from"));
+  for (const std::string& refusal : {refused.error_message(), RefusalOf(request)}) {
+    EXPECT_THAT(refusal, HasSubstr(": models/torn/versions/1: adapter_config.json: is not valid JSON"));
+    EXPECT_THAT(refusal, testing::Not(HasSubstr(folder_.path())));
+  }
+}
+
 TEST_F(ExportsTest, AVersionStaysUntilItsExportIsOver) {
   v1::ExportModelVersionRequest request = RequestFor("x");
   request.set_request_id("00000000-0000-7000-8000-000000000001");

@@ -19,16 +19,20 @@ TEST(ParseJobFilterTest, RefusesWhatItDoesNotKnowAndSaysWhat) {
     std::string filter, message;
   };
   const std::vector<Row> rows = {
-      {"state", "'state' is not followed by an operator and a value"},
+      {"state", "'state' is not followed by =, <, <=, >, >= or : and a value"},
+      {"base_model != tiny", "'base_model' is not followed by =, <, <=, >, >= or : and a value (there is no !=)"},
       {"state = ", "'state' is not followed by"},
       {"= RUNNING", "'' is not followed by"},
       {"state = RUNNING OR state = QUEUED", "joined by AND only"},
       {"state = RUNNING AND", "does not end with a comparison"},
-      {"state = running", "'running' is no state"},
+      {"state = runing", "'runing' is no state; there are QUEUED, "},
+      {"state = STATE_UNSPECIFIED", "'STATE_UNSPECIFIED' is no state; there are "},
       {"state > RUNNING", "state: is compared with = only"},
       {"speed = 3", "'speed' cannot be filtered by; give state, base_model"},
       {"create_time = 2026-11-25T08:00:00Z", "create_time: is compared with <"},
       {"create_time > yesterday", "'yesterday' is no time such as"},
+      {"create_time < infinite-future", "'infinite-future' is no time such as"},
+      {"end_time > infinite-past", "'infinite-past' is no time such as"},
       {"labels.team > 3", "labels.team: is compared with = or :* only"},
       {"labels.team = \"open", "'labels.team' is not followed by"},
       {"labels.\"my key\"", "'labels.my key' is not followed by"},
@@ -47,6 +51,12 @@ TEST(ParseJobFilterTest, RefusesWhatItDoesNotKnowAndSaysWhat) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(row.message)) << row.filter;
   }
   EXPECT_TRUE(absl::IsInvalidArgument(ParseJobFilter("", "priority").status()));
+}
+
+TEST(ParseJobFilterTest, TakesStatesInSmallLetters) {
+  const auto filter = ParseJobFilter("state = running", "");
+  ASSERT_TRUE(filter.ok()) << filter.status();
+  EXPECT_THAT(filter->query.states, ElementsAre(JobState::kRunning));
 }
 
 TEST(ParseJobFilterTest, ReadsQuotedTextAndNarrowsTimes) {

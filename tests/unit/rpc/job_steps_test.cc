@@ -201,6 +201,26 @@ TEST_F(JobStepsTest, UpdatesPriorityAndLabelsUnlessSomebodyElseDid) {
   EXPECT_EQ(FieldsOf(wrong).size(), 3u);
 }
 
+TEST_F(JobStepsTest, ABadNameHidesNothingElseThatIsWrongWithAnUpdate) {
+  v1::UpdateFineTuningJobRequest request;
+  request.mutable_job()->set_name("j");
+  request.mutable_job()->set_priority(1'000'000);
+  request.mutable_update_mask()->add_paths("priority");
+  const grpc::Status refused = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(refused), testing::ElementsAre("job.name", "priority"));
+}
+
+TEST_F(JobStepsTest, AListOfEventsHearsOfEverythingThatIsWrongWithIt) {
+  v1::ListJobEventsRequest request;
+  request.set_parent("j");
+  request.set_page_size(-1);
+  for (int i = 0; i < 17; ++i) request.add_types("log");
+  v1::ListJobEventsResponse page;
+  EXPECT_THAT(FieldsOf(Call(*jobs_, &Jobs::ListJobEvents, request, page)),
+              testing::ElementsAre("parent", "page_size", "types"));
+}
+
 // A message has room for a hundred thousand paths, and for as many labels that each of them would have checked.
 TEST_F(JobStepsTest, WhatAMaskNamesAgainAndAgainIsCheckedOnce) {
   v1::UpdateFineTuningJobRequest request;
@@ -212,7 +232,7 @@ TEST_F(JobStepsTest, WhatAMaskNamesAgainAndAgainIsCheckedOnce) {
   }
   const grpc::Status refused = Call(*jobs_, &Jobs::UpdateFineTuningJob, request, job_);
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(refused.error_message(), testing::StartsWith("labels: a key of 0 characters"));
+  EXPECT_THAT(refused.error_message(), testing::StartsWith("labels: a key of 0 bytes"));
   EXPECT_THAT(refused.error_message(), testing::EndsWith("\n… and 81 more"));
 }
 
@@ -550,6 +570,21 @@ TEST_F(JobStepsTest, DrainsANode) {
   EXPECT_EQ(Call(*nodes_, &v1::NodeService::Stub::DrainNode, request, node).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(JobStepsTest, ANodeThatWasDrainedBeforeARestartIsKnownWithoutItsAgent) {
+  Do([](State& state, absl::Time) { state.LoadDrained("n1"); });
+  v1::DrainNodeRequest drain;
+  drain.set_name("nodes/n1");
+  v1::Node node;
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::DrainNode, drain, node).ok());
+  EXPECT_EQ(node.name(), "nodes/n1");
+  EXPECT_EQ(node.state(), v1::Node::DISCONNECTED);
+  v1::UndrainNodeRequest undrain;
+  undrain.set_name("nodes/n1");
+  ASSERT_TRUE(Call(*nodes_, &v1::NodeService::Stub::UndrainNode, undrain, node).ok());
+  EXPECT_EQ(node.state(), v1::Node::DISCONNECTED);
+  EXPECT_EQ(Call(*nodes_, &v1::NodeService::Stub::DrainNode, drain, node).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
 TEST_F(JobStepsTest, ATokenThatNoListGaveIsRefused) {
   for (const char* token : {"-1", "later", "9223372036854775807"}) {
     v1::ListNodesRequest request;
@@ -586,6 +621,18 @@ TEST_F(JobStepsTest, ATokenOfAnotherListIsRefused) {
   ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, events, page).ok());
   events.add_types("log");
   expect_refusal(Call(*jobs_, &Jobs::ListJobEvents, events, page));
+}
+
+TEST_F(JobStepsTest, AfterThePageWithTheLastEventThereIsNone) {
+  Create(RequestFor("j"));
+  v1::ListJobEventsRequest request;
+  request.set_parent("jobs/j");
+  v1::ListJobEventsResponse page;
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, request, page).ok());
+  ASSERT_GT(page.events_size(), 0);
+  request.set_page_size(page.events_size());
+  ASSERT_TRUE(Call(*jobs_, &Jobs::ListJobEvents, request, page).ok());
+  EXPECT_EQ(page.next_page_token(), "");
 }
 
 TEST_F(JobStepsTest, AJobIsNotTriedAgainWithOtherRowsOfTheSameName) {

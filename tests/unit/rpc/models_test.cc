@@ -20,6 +20,25 @@ class ModelsTest : public ServicesTest {
   void SetUp() override { AddInputs(); }
 };
 
+TEST_F(ModelsTest, ANameThatNamesNoModelFindsNoVersionOfAnother) {
+  Connect("n1");
+  Create(RequestFor("j"));
+  Report("j", 1, 1, JobInput::kTrainerStarted);
+  Report("j", 1, 2, JobInput::kTrainerFinished);
+  Report("j", 1, 3, JobInput::kArtifactStored);
+  v1::ModelVersion version;
+  v1::GetModelVersionRequest request;
+  request.set_name("models/j/versions/1");
+  ASSERT_TRUE(Call(*models_, &Models::GetModelVersion, request, version).ok());
+  for (const char* name : {"models//versions/1", "models//versions/latest", "models/j/versions/01",
+                           "models/j/versions/+1", "models/j/versions/ 1", "models/j\nx/versions/1"}) {
+    request.set_name(name);
+    EXPECT_EQ(Call(*models_, &Models::GetModelVersion, request, version).error_code(),
+              grpc::StatusCode::INVALID_ARGUMENT)
+        << name;
+  }
+}
+
 TEST_F(ModelsTest, PromotesAVersionIfItIsGoodEnough) {
   Connect("n1");
   Create(RequestFor("j"));
@@ -65,6 +84,29 @@ TEST_F(ModelsTest, PromotesAVersionIfItIsGoodEnough) {
   google::protobuf::Empty nothing;
   EXPECT_TRUE(Call(*models_, &Models::DeleteModelAlias, remove, nothing).ok());
   EXPECT_EQ(Call(*models_, &Models::GetModelVersion, get, version).error_code(), grpc::StatusCode::NOT_FOUND);
+}
+
+TEST_F(ModelsTest, EverythingThatIsWrongWithAPromotionIsSaidAtOnce) {
+  v1::PromoteModelVersionRequest request;
+  request.set_name("models/gone/versions/1");
+  request.set_alias("latest");
+  request.mutable_minimum()->set_metric("loss");
+  request.mutable_minimum()->set_value(2);
+  v1::ModelVersion version;
+  const grpc::Status refused = Call(*models_, &Models::PromoteModelVersion, request, version);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(FieldsOf(refused), ElementsAre("alias", "name", "minimum.metric", "minimum.value"));
+}
+
+TEST_F(ModelsTest, EverythingThatIsWrongWithABaseModelIsSaidAtOnce) {
+  v1::RegisterBaseModelRequest request;
+  request.set_base_model_id("No Id");
+  request.set_source("a\nb");
+  request.set_revision(std::string(513, 'a'));
+  request.set_source_path("model");
+  v1::BaseModel model;
+  EXPECT_THAT(FieldsOf(Call(*models_, &Models::RegisterBaseModel, request, model)),
+              ElementsAre("base_model_id", "source", "revision", "source_path"));
 }
 
 TEST_F(ModelsTest, VersionsBeyondThoseThatAreKeptGoUnlessAnAliasPointsToThem) {

@@ -1,7 +1,7 @@
 // What a page of a list holds.
 #include "server/rpc/page.h"
 
-#include <gtest/gtest.h>
+#include <gmock/gmock.h>
 
 #include <string>
 #include <vector>
@@ -33,6 +33,13 @@ TEST(PageTest, EndsBeforeItIsLargerThanClientsTake) {
   } while (!request.page_token().empty());
   EXPECT_EQ(sizes, (std::vector<int>{4, 2}));
   EXPECT_EQ(seen, "abcdef") << "nothing is left out between two pages";
+}
+
+TEST(PageTest, SaysOfSizeAndTokenAtOnceWhatIsWrong) {
+  const absl::Status refused = ParsePage("tenants", -1, "made up").status();
+  EXPECT_TRUE(absl::IsInvalidArgument(refused));
+  EXPECT_THAT(std::string(refused.message()),
+              testing::AllOf(testing::StartsWith("page_size: -1"), testing::HasSubstr("\npage_token: 'made up'")));
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -13,7 +14,9 @@
 #include "absl/time/civil_time.h"
 #include "absl/time/clock.h"
 #include "lib/artifact/hash.h"
+#include "server/core/reason.h"
 #include "tests/support/hostile_templates.h"
+#include "tests/support/wait_for.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -89,7 +92,7 @@ TEST_F(PlannerTest, TakesNoOtherPartForOneThatIsNotThere) {
   const auto refusal = [&] { return std::string(planner_.PlanOf(spec).status().message()); };
   v1::DatasetSelection& dataset = *spec.mutable_dataset();
   dataset.set_dataset("rows/train");
-  EXPECT_EQ(refusal(), "dataset: 'rows/train' is a part of a dataset; give the dataset, or {train: rows/train}");
+  EXPECT_EQ(refusal(), "dataset: 'rows/train' is a part of a dataset; give the dataset, or {train: 'rows/train'}");
   dataset.clear_dataset();
   dataset.set_train("rows/trian");
   EXPECT_EQ(refusal(), "dataset.train: datasets/rows has no part 'trian'; give one that it has: train");
@@ -303,6 +306,26 @@ TEST_F(PlannerTest, StartsAProcessForRowsThatItHasNotSeenLatelyAndForNoOthers) {
   }
   spec.set_chat_template("{% for m in messages %}{{ m.content }}{% endfor %}");
   EXPECT_TRUE(absl::IsUnavailable(planner.PlanOf(spec).status())) << "the rows are other tokens";
+}
+
+TEST_F(PlannerTest, AtItsEndNobodyWaitsForRowsAndNoneAreReadForWhoComesLater) {
+  AddInputs();
+  const v1::FineTuningSpec spec = RequestFor("j").job().spec();
+  const std::string endless = folder_.path() + "/endless", started = folder_.path() + "/started";
+  std::ofstream(endless) << "#!/bin/sh\necho > " << started << "\nwhile :; do :; done\n";
+  std::filesystem::permissions(endless, std::filesystem::perms::owner_all);
+  Planner planner(*store_, *artifacts_, planning_, folder_.path(), endless);
+  absl::Status under_way;
+  std::thread caller([&] { under_way = planner.PlanOf(spec).status(); });
+  EXPECT_TRUE(WaitFor([&] { return std::filesystem::exists(started); }));
+  planner.Stop();
+  caller.join();
+  std::filesystem::remove(started);
+  for (const absl::Status& status : {under_way, planner.PlanOf(spec).status()}) {
+    EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    EXPECT_EQ(ReasonOf(status), "SHUTTING_DOWN");
+  }
+  EXPECT_FALSE(std::filesystem::exists(started));
 }
 
 // The program is gone, to show who asks for it.

@@ -102,33 +102,37 @@ class PlayedAgent {
     }
     return reader->Finish();
   }
-  // Files in `left_out` are named and not sent.
+  // Of a checkpoint. Files in `left_out` are named and not sent.
   grpc::Status Upload(const Files& files, const std::set<std::string>& left_out = {}) {
+    return Upload(files, left_out, /*checkpoint=*/true);
+  }
+  // The same of what the attempt publishes.
+  grpc::Status UploadResult(const Files& files, const std::set<std::string>& left_out = {}) {
+    return Upload(files, left_out, /*checkpoint=*/false);
+  }
+  // Sends no content.
+  grpc::Status Announce(v1::UploadArtifactHeader header) {
     grpc::ClientContext context;
     Carry(context);
     v1::UploadArtifactResponse response;
     const auto writer = stub_.UploadArtifact(&context, &response);
     v1::UploadArtifactRequest request;
-    request.mutable_header()->set_attempt(attempt_);
-    request.mutable_header()->set_credential(credential_);
-    request.mutable_header()->set_checkpoint(true);
-    Fill(files, *request.mutable_header());
+    header.set_attempt(attempt_);
+    header.set_credential(credential_);
+    *request.mutable_header() = std::move(header);
     writer->Write(request);
-    int index = -1;
-    for (const auto& [path, content] : files) {
-      request.mutable_chunk()->set_file_index(++index);
-      if (left_out.count(path) > 0) continue;
-      request.mutable_chunk()->mutable_chunk()->set_data(content);
-      request.mutable_chunk()->mutable_chunk()->set_crc32c(Crc32c(content));
-      writer->Write(request);
-    }
     writer->WritesDone();
     return writer->Finish();
   }
   void ReportStored(int64_t step, const Files& files) {
+    v1::CheckpointStored stored;
+    stored.set_step(step);
+    Fill(files, stored);
+    ReportStored(std::move(stored));
+  }
+  void ReportStored(v1::CheckpointStored stored) {
     v1::AttemptReport report;
-    report.mutable_checkpoint_stored()->set_step(step);
-    Fill(files, *report.mutable_checkpoint_stored());
+    *report.mutable_checkpoint_stored() = std::move(stored);
     Report(std::move(report));
   }
   void ReportEvent(const nlohmann::json& event) {
@@ -162,6 +166,28 @@ class PlayedAgent {
   }
 
  private:
+  grpc::Status Upload(const Files& files, const std::set<std::string>& left_out, bool checkpoint) {
+    grpc::ClientContext context;
+    Carry(context);
+    v1::UploadArtifactResponse response;
+    const auto writer = stub_.UploadArtifact(&context, &response);
+    v1::UploadArtifactRequest request;
+    request.mutable_header()->set_attempt(attempt_);
+    request.mutable_header()->set_credential(credential_);
+    request.mutable_header()->set_checkpoint(checkpoint);
+    Fill(files, *request.mutable_header());
+    writer->Write(request);
+    int index = -1;
+    for (const auto& [path, content] : files) {
+      request.mutable_chunk()->set_file_index(++index);
+      if (left_out.count(path) > 0) continue;
+      request.mutable_chunk()->mutable_chunk()->set_data(content);
+      request.mutable_chunk()->mutable_chunk()->set_crc32c(Crc32c(content));
+      writer->Write(request);
+    }
+    writer->WritesDone();
+    return writer->Finish();
+  }
   template <typename Message>
   static void Fill(const Files& files, Message& message) {
     for (const auto& [path, content] : files) {

@@ -10,6 +10,7 @@
 #include "server/rpc/status.h"
 #include "server/rpc/stored_files.h"
 #include "server/rpc/validate.h"
+#include "tests/support/wait_for.h"
 #include "tests/unit/rpc/played_agent.h"
 #include "tests/unit/rpc/services_fixture.h"
 
@@ -235,6 +236,17 @@ TEST_F(ServicesTest, SaysOfAllThatAJobNamesWhatIsNotThere) {
   dataset.set_test("rows/even");
   EXPECT_EQ(create().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_THAT(FieldsOf(create()), testing::ElementsAre("dataset.validation", "dataset.test"));
+  request.mutable_job()->mutable_spec()->mutable_lora()->set_rank(0);
+  dataset.set_validation("gone");
+  EXPECT_THAT(FieldsOf(create()), testing::ElementsAre("lora.rank", "dataset.validation", "dataset.test"))
+      << "a value, a dataset and a part";
+  dataset.set_train("rows/one");
+  dataset.set_validation("rows/two");
+  dataset.set_test("gone");
+  dataset.add_mixture()->set_dataset("gone/three");
+  EXPECT_THAT(FieldsOf(create()), testing::ElementsAre("dataset.mixture", "lora.rank", "dataset.train",
+                                                       "dataset.mixture", "dataset.validation"))
+      << "both a train part and a mixture; of a dataset that is not there only the first field is told";
 }
 
 TEST_F(ServicesTest, ListsWhatIsWrongWithAJobAndWithItsSpecAtOnce) {
@@ -311,6 +323,20 @@ TEST_F(ServicesTest, AWatcherSeesEveryEventOfAJobUntilItIsOver) {
   EXPECT_EQ(job.failure().message(), "row 3 is empty");
   EXPECT_EQ(last, job.last_event_sequence());
   session->WritesDone();
+}
+
+TEST_F(ServicesTest, AWatcherIsToldWhyTheJobWaits) {
+  Submit("j");
+  grpc::ClientContext context;
+  v1::WatchFineTuningJobRequest watch;
+  watch.set_name("jobs/j");
+  const auto watcher = jobs_->WatchFineTuningJob(&context, watch);
+  v1::WatchFineTuningJobResponse snapshot;
+  ASSERT_TRUE(watcher->Read(&snapshot));
+  EXPECT_EQ(snapshot.job().state(), v1::FineTuningJob::QUEUED);
+  EXPECT_EQ(snapshot.job().pending_code(), v1::PENDING_REASON_NO_NODE);
+  EXPECT_NE(snapshot.job().pending_reason(), "");
+  context.TryCancel();
 }
 
 TEST_F(ServicesTest, AWatcherResumesFromItsCursorAndReadsFromTheRecordWhatItMissed) {
@@ -443,8 +469,10 @@ TEST_F(ServicesTest, AStreamFromBelowItsStartIsRefused) {
   metrics.set_after_sequence(-1);
   EXPECT_THAT(end_of(&Jobs::StreamJobMetrics, metrics, v1::StreamJobMetricsResponse()), HasSubstr("after_sequence: "));
   v1::TailJobLogsRequest logs;
+  logs.set_after_sequence(-1);
   logs.set_lines(-1);
-  EXPECT_THAT(end_of(&Jobs::TailJobLogs, logs, v1::TailJobLogsResponse()), HasSubstr("lines: "));
+  EXPECT_THAT(end_of(&Jobs::TailJobLogs, logs, v1::TailJobLogsResponse()),
+              testing::AllOf(HasSubstr("after_sequence: "), HasSubstr("\nlines: ")));
 }
 
 TEST_F(ServicesTest, ARetentionThatNoDurationMayHoldIsRefused) {
@@ -453,6 +481,21 @@ TEST_F(ServicesTest, ARetentionThatNoDurationMayHoldIsRefused) {
   request.mutable_job()->mutable_retention()->set_seconds(315576000001);
   EXPECT_THAT(Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job).error_message(),
               HasSubstr("retention: "));
+}
+
+TEST_F(ServicesTest, ARetentionIsShownAsItWasGiven) {
+  AddInputs();
+  v1::CreateFineTuningJobRequest request = RequestFor("j");
+  google::protobuf::Duration& retention = *request.mutable_job()->mutable_retention();
+  retention.set_seconds(3153600000);
+  retention.set_nanos(999999999);
+  v1::FineTuningJob job;
+  const auto create = [&] { return Call(*jobs_, &v1::FineTuningService::Stub::CreateFineTuningJob, request, job); };
+  ASSERT_TRUE(create().ok());
+  EXPECT_EQ(job.retention().seconds(), 3153600000);
+  EXPECT_EQ(job.retention().nanos(), 999999999);
+  retention.set_nanos(1000000000);
+  EXPECT_THAT(create().error_message(), HasSubstr("retention: ")) << "JSON has no such Duration";
 }
 
 // No client could print the job.
@@ -465,6 +508,36 @@ TEST_F(ServicesTest, ADeadlineThatNoTimestampMayHoldIsRefused) {
     EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << seconds;
     EXPECT_THAT(status.error_message(), HasSubstr("is beyond the year 9999")) << seconds;
   }
+}
+
+// Both would train what the node gets, and end one another's sessions for ever.
+TEST_F(ServicesTest, ASecondAgentOfANameIsRefusedWhileTheFirstIsConnected) {
+  v1::SessionRequest request;
+  request.mutable_register_()->set_node_id("n1");
+  request.mutable_register_()->set_instance("first");
+  v1::SessionResponse response;
+  grpc::ClientContext context;
+  const auto first = workers_->Session(&context);
+  first->Write(request);
+  ASSERT_TRUE(first->Read(&response));
+  request.mutable_register_()->set_instance("second");
+  const auto dial = [&] {
+    grpc::ClientContext another;
+    const auto second = workers_->Session(&another);
+    second->Write(request);
+    const bool registered = second->Read(&response);
+    if (registered) second->WritesDone();
+    const grpc::Status end = second->Finish();
+    if (!registered) {
+      EXPECT_EQ(ReasonOf(end), "NODE_ID_TAKEN") << end.error_message();
+      EXPECT_THAT(end.error_message(), HasSubstr("give each agent a --node-id of its own"));
+    }
+    return registered;
+  };
+  EXPECT_FALSE(dial());
+  first->WritesDone();
+  EXPECT_TRUE(first->Finish().ok());
+  EXPECT_TRUE(WaitFor(dial)) << "the first one is gone";
 }
 
 TEST_F(ServicesTest, ANewSessionOfANodeEndsItsOldOne) {
@@ -525,6 +598,18 @@ TEST(NewJobIdTest, IsInTheOrderOfCreationAndFitsTheRules) {
     EXPECT_TRUE(CheckId("job_id", id).ok()) << id;
     EXPECT_EQ(id.size(), 15u);
     last = id;
+  }
+}
+
+TEST_F(ServicesTest, ABackupTakesNoPathThatNoFolderCouldHave) {
+  for (const std::string& path : {"/tmp/a" + std::string(1, '\0') + "b", "/" + std::string(4096, 'a')}) {
+    v1::CreateBackupRequest request;
+    request.set_path(path);
+    v1::Backup backup;
+    const grpc::Status refused = Call(*admin_, &v1::AdminService::Stub::CreateBackup, request, backup);
+    EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << refused.error_message();
+    EXPECT_THAT(FieldsOf(refused), testing::ElementsAre("path"));
+    EXPECT_THAT(refused.error_message(), HasSubstr("give one of at most 4096 bytes"));
   }
 }
 

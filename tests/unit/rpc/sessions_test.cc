@@ -1,4 +1,5 @@
-// Sessions of agents: orders that cannot be read, reports that lack others, and answers that nobody reads.
+// Sessions of agents: orders that cannot be read, reports that lack others, answers that nobody reads, and uploads of
+// nothing.
 #include "server/rpc/sessions.h"
 
 #include <SQLiteCpp/SQLiteCpp.h>
@@ -61,6 +62,23 @@ TEST_F(SessionsTest, WhatFollowsAReportThatWasRefusedIsRefusedTooAndTakenBehindI
   again.ReportEvent({{"event", "warning"}, {"message", "the disk is nearly full"}});
   Do(ask);
   EXPECT_EQ(last_report, 2);
+}
+
+TEST_F(SessionsTest, AnArtifactWithoutFilesIsRefusedAndTheRealOneIsTaken) {
+  Submit("j");
+  PlayedAgent agent(*workers_, "n1");
+  agent.TakeStart();
+  const grpc::Status refused = agent.Announce({});
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused.error_message(), "header.files: is empty; name every file");
+  ASSERT_TRUE(agent.Upload({{"weights", "weights"}}).ok());  // as a checkpoint, so that the store has it
+  v1::UploadArtifactHeader header;
+  v1::ModelFile& file = *header.add_files();
+  file.set_path("weights");
+  file.set_size_bytes(7);
+  file.set_sha256(Sha256Hex("weights"));
+  const grpc::Status taken = agent.Announce(header);
+  EXPECT_TRUE(taken.ok()) << taken.error_message();
 }
 
 TEST_F(SessionsTest, AnAgentThatSendsAndNeverReadsLosesItsSessionAndGetsAnother) {

@@ -370,6 +370,27 @@ TEST_F(SweepsTest, SaysWhatIsWrongWithAllPartsOfARequestAtOnce) {
   EXPECT_THAT(FieldsOf(Create(request)), testing::Not(Contains("dataset"))) << "which each job has of its own";
 }
 
+TEST_F(SweepsTest, NamesEveryDatasetThatDoesNotExistAndGoesOnToWhatElseIsWrong) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  AddField(request, "dataset", {"nope1", "nope2"});
+  const grpc::Status missing = Create(request);
+  EXPECT_EQ(missing.error_code(), grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(missing.error_message(),
+            "dataset: datasets/nope1 does not exist (jobs/s-1)\ndataset: datasets/nope2 does not exist (jobs/s-2)");
+  AddField(request, "lora.target_modules", {R"(["q_proj"])", R"(["c_attn"])"});
+  request.mutable_sweep()->mutable_grid(0)->add_values("rows");
+  const grpc::Status mixed = Create(request);
+  EXPECT_EQ(mixed.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(mixed.error_message(), testing::AllOf(HasSubstr("nope1"), HasSubstr("nope2"), HasSubstr("'c_attn'")));
+}
+
+TEST_F(SweepsTest, LabelsOfAllJobsHideNothingThatIsWrongWithAGrid) {
+  v1::CreateSweepRequest request = RequestOf("s");
+  (*request.mutable_sweep()->mutable_job()->mutable_labels())[""] = "no key";
+  AddField(request, "lora.rank", {"0", "999"});
+  EXPECT_THAT(FieldsOf(Create(request)), ElementsAre("labels", "lora.rank", "lora.rank"));
+}
+
 // Its dataset has a train part only, and is the test part of some jobs, too.
 TEST_F(SweepsTest, AMetricThatAJobWillNotHaveIsRefusedIfItWasAskedForAndElseWarnedOf) {
   v1::CreateSweepRequest request = RequestOf("s");

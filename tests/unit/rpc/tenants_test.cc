@@ -58,6 +58,7 @@ TEST_F(TenantsTest, SharesTheQueueAmongTenants) {
   const grpc::Status full = Call(*jobs_, &Jobs::CreateFineTuningJob, request, refused);
   EXPECT_EQ(full.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ReasonOf(full), "TENANT_QUEUE_FULL");
+  EXPECT_TRUE(ParseErrorDetails(full.error_details()).retry_delay.has_value()) << "jobs leave the queue";
   EXPECT_EQ(ParseErrorDetails(full.error_details()).quota_subject, "tenants/research");
   request = RequestFor("urgent");
   request.mutable_job()->set_service_class(v1::SERVICE_CLASS_INTERACTIVE);
@@ -117,6 +118,28 @@ TEST_F(TenantsTest, MoreMayBeGuaranteedThanIsThereAndTheOperatorIsTold) {
   EXPECT_THAT(explained.tenant_summary(), HasSubstr("devices guaranteed 2"));
 }
 
+TEST_F(TenantsTest, OnlyWhatTheMaskNamesIsCheckedAndAllOfItAtOnce) {
+  v1::UpdateTenantRequest update;
+  update.mutable_tenant()->set_name("tenants/research");
+  update.mutable_tenant()->set_weight(2);
+  update.mutable_tenant()->set_max_devices(-1);
+  update.mutable_update_mask()->add_paths("weight");
+  v1::Tenant tenant;
+  const grpc::Status named = Call(*queue_, &Queues::UpdateTenant, update, tenant);
+  EXPECT_TRUE(named.ok()) << named.error_message();
+  EXPECT_EQ(tenant.max_devices(), 0);
+
+  update.mutable_tenant()->set_weight(0);
+  update.mutable_tenant()->set_max_devices(1);
+  update.mutable_tenant()->set_guaranteed_devices(2);
+  for (const char* field : {"max_devices", "guaranteed_devices"}) update.mutable_update_mask()->add_paths(field);
+  const grpc::Status refused = Call(*queue_, &Queues::UpdateTenant, update, tenant);
+  EXPECT_THAT(FieldsOf(refused), testing::ElementsAre("tenant.weight", "tenant.guaranteed_devices"));
+  v1::ListTenantsResponse tenants;
+  ASSERT_TRUE(Call(*queue_, &Queues::ListTenants, v1::ListTenantsRequest(), tenants).ok());
+  EXPECT_EQ(tenants.tenants(1).weight(), 2) << "what was refused changed nothing";
+}
+
 // What its jobs have published and stored counts, and is never refused; what users add is.
 TEST_F(TenantsTest, ATenantThatStoresAsMuchAsItMayAddsNothingMoreAndLosesNothing) {
   v1::UpdateTenantRequest update;
@@ -147,6 +170,7 @@ TEST_F(TenantsTest, ATenantThatStoresAsMuchAsItMayAddsNothingMoreAndLosesNothing
   const grpc::Status job = Call(*jobs_, &Jobs::CreateFineTuningJob, RequestFor("k"), refused);
   EXPECT_EQ(job.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_EQ(ReasonOf(job), "TENANT_STORAGE_FULL");
+  EXPECT_FALSE(ParseErrorDetails(job.error_details()).retry_delay.has_value()) << "waiting does not help";
   EXPECT_EQ(ParseErrorDetails(job.error_details()).quota_subject, "tenants/default");
   v1::Dataset dataset;
   const grpc::Status upload = Upload("more", ChatLine("a", "b"), dataset);

@@ -12,6 +12,7 @@
 #include "lib/artifact/hash.h"
 #include "server/rpc/transfers.h"
 #include "tests/support/wait_for.h"
+#include "tests/unit/rpc/played_agent.h"
 #include "tests/unit/rpc/services_fixture.h"
 
 namespace luthier {
@@ -200,6 +201,35 @@ TEST_F(TransfersTest, AStoredFileThatIsGoneOrCutIsDamageAndNoMistakeOfTheCaller)
   const grpc::Status gone = download(0);
   EXPECT_EQ(gone.error_code(), grpc::StatusCode::DATA_LOSS);
   EXPECT_THAT(gone.error_message(), testing::HasSubstr("restore it from a backup"));
+}
+
+TEST_F(TransfersTest, AnArtifactStoreThatCannotBeWrittenIsNoMistakeOfWhoUploads) {
+  Submit("j");
+  PlayedAgent agent(*workers_, "n1");
+  agent.TakeStart();
+  const PlayedAgent::Files files = {{"weights", "bytes"}};
+  ASSERT_TRUE(agent.Upload(files).ok());
+  const std::string incoming = folder_.path() + "/artifacts/incoming";
+  std::filesystem::remove(incoming);
+  v1::Dataset dataset;
+  for (const grpc::Status& refused : {Upload("d", kRow, dataset), agent.Upload(files), agent.UploadResult(files),
+                                      agent.UploadResult(files, /*left_out=*/{"weights"})}) {
+    EXPECT_EQ(refused.error_code(), StatusCode::UNAVAILABLE) << refused.error_message();
+    EXPECT_THAT(refused.error_message(), HasSubstr("the server's artifact store cannot be written"));
+  }
+  std::filesystem::create_directory(incoming);
+  EXPECT_TRUE(Upload("d", kRow, dataset).ok());
+  EXPECT_TRUE(agent.UploadResult(files).ok());
+}
+
+TEST_F(TransfersTest, ContentThatIsNotWhatWasAnnouncedIsRefusedByItsName) {
+  SlowUpload upload(*datasets_, "");
+  const std::string other(sizeof kRow - 1, 'x');
+  upload.SendHeader(static_cast<int64_t>(other.size()));
+  upload.SendChunk(other);
+  const grpc::Status refused = upload.writer->Finish();
+  EXPECT_EQ(refused.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(refused.error_message(), "parts.sha256: the content of train is another; upload again");
 }
 
 TEST_F(TransfersTest, ADatasetIsNoLargerThanItMayBe) {

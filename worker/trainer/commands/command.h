@@ -18,6 +18,8 @@ void AddGenerateCommand(CLI::App& app, Action& action);
 void AddEvaluateCommand(CLI::App& app, Action& action);
 void AddExportCommand(CLI::App& app, Action& action);
 
+constexpr int kWrongUsage = 2;  // docs/trainer-protocol.md
+
 // 0, or 1 for an error, which is said on standard error.
 int ExitCodeOf(const absl::Status& status);
 

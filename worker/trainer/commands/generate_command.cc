@@ -8,11 +8,13 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "lib/base/status_macros.h"
+#include "lib/base/utf8.h"
 #include "lib/dataset/encode.h"
 #include "lib/plan/job_spec.h"
 #include "worker/trainer/commands/command.h"
@@ -62,8 +64,16 @@ struct Question {
   std::string adapter;
 };
 
+// The template and the tokenizer take nothing else.
+absl::Status CheckUtf8(const std::string& text) {
+  const size_t wrong = FirstIllFormed(text);
+  if (wrong == std::string::npos) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("invalid UTF-8 at byte ", wrong + 1, "; save it as UTF-8"));
+}
+
 // A line of standard input.
 absl::StatusOr<Question> ParseLine(const std::string& line, const GenerateArguments& arguments) {
+  LUTHIER_RETURN_IF_ERROR(CheckUtf8(line));
   Question question{line, arguments.system, arguments.use};
   if (arguments.input == "text") return question;
   const nlohmann::json json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
@@ -133,6 +143,10 @@ absl::Status Answer(const LoadedModels& loaded, const GenerateArguments& argumen
 }
 
 absl::Status AnswerAll(const GenerateArguments& arguments) {
+  for (const auto& [flag, text] : {std::pair("--system", arguments.system), std::pair("--prompt", arguments.prompt)}) {
+    if (const absl::Status status = CheckUtf8(text); !status.ok())
+      return absl::InvalidArgumentError(absl::StrCat(flag, ": ", status.message()));
+  }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<NamedFolder> adapters, ParseAdapters(arguments.adapters));
   LUTHIER_ASSIGN_OR_RETURN(const auto loaded, LoadModels(arguments.base, adapters));
   if (!arguments.prompt.empty()) return Answer(*loaded, arguments, {arguments.prompt, arguments.system, arguments.use});
@@ -197,7 +211,13 @@ void AddGenerateCommand(CLI::App& app, Action& action) {
   command->add_option("-o,--output", generate->output, "text or json")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
-  command->callback([&action, generate] { action = [generate] { return ExitCodeOf(AnswerAll(*generate)); }; });
+  command->callback([&action, generate] {
+    action = [generate] {
+      const absl::Status status = AnswerAll(*generate);
+      const int exit_code = ExitCodeOf(status);
+      return absl::IsInvalidArgument(status) ? kWrongUsage : exit_code;
+    };
+  });
 }
 
 }  // namespace luthier
