@@ -17,7 +17,7 @@
 
 namespace luthier {
 
-// Thread-safe.
+// Functions are thread-safe; the members are for a test whose agent does nothing just then.
 class FakeServerFiles : public BlobSource, public ArtifactSink {
  public:
   // Returns the blob's name.
@@ -29,6 +29,14 @@ class FakeServerFiles : public BlobSource, public ArtifactSink {
   }
   // The next `breaks` fetches break after half of what is left.
   void BreakFetches(int breaks) { breaks_ = breaks; }
+  void RefuseUploads(const absl::Status& error) {
+    const std::lock_guard lock(mutex_);
+    upload_error = error;
+  }
+  size_t fetches() {
+    const std::lock_guard lock(mutex_);
+    return offsets.size();
+  }
   void Damage(const std::string& sha256) { blobs_[sha256][0] ^= 1; }
 
   absl::Status Fetch(const AttemptPass& pass, const std::string& sha256, int64_t offset,

@@ -273,7 +273,7 @@ TEST_F(AttemptTest, SaysOnceThatTheServerIsFullAndPublishesWhenItIsNot) {
   Trainer(kFinish);
   Start();
   ASSERT_TRUE(WaitFor([&] { return server_.uploads >= 3; }));
-  server_.upload_error = absl::OkStatus();
+  server_.RefuseUploads(absl::OkStatus());
   ASSERT_TRUE(WaitForEnd());
   EXPECT_THAT(Reports(), ElementsAre("finished", HasSubstr("the disk is full"), "stored adapter_model.safetensors",
                                      "ended FINISHED"));

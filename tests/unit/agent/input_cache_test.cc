@@ -164,7 +164,7 @@ TEST_F(InputCacheTest, WaitsForAServerThatIsAwayUntilNobodyWantsItAnyMore) {
   Open();
   absl::Status status;
   std::thread waiting([&] { status = Acquire({"weights"}).status(); });
-  EXPECT_TRUE(WaitFor([&] { return server_.offsets.size() >= 2; }));
+  EXPECT_TRUE(WaitFor([&] { return server_.fetches() >= 2; }));
   cancellation_.Cancel();
   waiting.join();
   EXPECT_TRUE(absl::IsCancelled(status));
