@@ -80,7 +80,7 @@ absl::Status State::CheckStorage(const std::string& id, int64_t bytes) const {
       absl::StrCat("tenant ", id, " stores ", SizeText(stored), " and may store ", SizeText(limit),
                    bytes > 1 ? absl::StrCat(", so that ", SizeText(bytes), " more do not fit") : "",
                    "; delete datasets or versions of models that nobody needs"),
-      "TENANT_STORAGE_FULL");
+      kTenantStorageFull);
 }
 
 Tenant& State::ChangeTenant(const std::string& id) {

@@ -18,7 +18,7 @@ namespace {
 // Looks up what a selection names: each dataset once, and its parts.
 class PartSearch {
  public:
-  PartSearch(Store& store, absl::FunctionRef<bool(const Resource&)> sees) : store_(store), sees_(sees) {}
+  PartSearch(Store& store, absl::FunctionRef<bool(const v1::Dataset&)> sees) : store_(store), sees_(sees) {}
 
   // `reference`, which `field` gives: `dataset` or `dataset/part`.
   void Add(absl::string_view field, const char* role, absl::string_view reference, double weight = 1) {
@@ -65,8 +65,10 @@ class PartSearch {
     const auto [known, is_new] = datasets_.try_emplace(id);
     if (is_new) {
       const absl::StatusOr<Resource> found = store_.GetResource(ResourceKind::kDataset, id);
-      if (found.ok() && sees_(*found)) {
-        known->second.emplace().ParseFromString(found->payload);
+      v1::Dataset dataset;
+      if (found.ok()) dataset.ParseFromString(found->payload);
+      if (found.ok() && sees_(dataset)) {
+        known->second = std::move(dataset);
       } else if (found.ok() || absl::IsNotFound(found.status())) {
         faults_.push_back(InField(field, DoesNotExist(NameShown("datasets/", id))));
       } else {
@@ -94,7 +96,7 @@ class PartSearch {
   }
 
   Store& store_;
-  const absl::FunctionRef<bool(const Resource&)> sees_;
+  const absl::FunctionRef<bool(const v1::Dataset&)> sees_;
   std::map<std::string, std::optional<v1::Dataset>> datasets_;  // by id
   std::vector<DatasetUse> parts_;
   std::vector<absl::Status> faults_;
@@ -103,7 +105,7 @@ class PartSearch {
 }  // namespace
 
 absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const v1::DatasetSelection& selection,
-                                                  absl::FunctionRef<bool(const Resource&)> sees) {
+                                                  absl::FunctionRef<bool(const v1::Dataset&)> sees) {
   PartSearch search(store, sees);
   if (!selection.dataset().empty()) search.AddWhole(selection.dataset());
   search.Add("dataset.train", "train", selection.train());

@@ -25,7 +25,7 @@ struct DatasetUse {
 // `sees`: whether the asker may see a dataset. Errors: NOT_FOUND for one that is not there, or not to be seen, of which
 // the first field is told that names it; INVALID_ARGUMENT for a part that it does not have; the first kMostViolations.
 absl::StatusOr<std::vector<DatasetUse>> FindParts(Store& store, const v1::DatasetSelection& selection,
-                                                  absl::FunctionRef<bool(const Resource&)> sees);
+                                                  absl::FunctionRef<bool(const v1::Dataset&)> sees);
 
 // What the agent fetches for them.
 void AddInputs(const std::vector<DatasetUse>& parts, v1::StartAttempt& start);

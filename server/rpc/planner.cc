@@ -188,7 +188,7 @@ absl::StatusOr<Plan> Planner::MakePlan(const v1::FineTuningSpec& message, const 
                              StartAdapter(store_, artifacts_, plan.base_model, spec.recipe.lora));
   }
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<DatasetUse> parts,
-                           FindParts(store_, message.dataset(), [](const Resource&) { return true; }));
+                           FindParts(store_, message.dataset(), [](const v1::Dataset&) { return true; }));
   LUTHIER_ASSIGN_OR_RETURN(const bool date_chosen, ChooseTemplateDate(model->folder, today, spec.recipe));
   LUTHIER_ASSIGN_OR_RETURN(const DatasetFacts rows, FactsOfRows(*model, spec.recipe, parts, asker));
   absl::StatusOr<ResolvedSpec> settled = Resolve(spec.recipe, model->facts, rows, device);

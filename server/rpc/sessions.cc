@@ -37,6 +37,10 @@ constexpr size_t kMostInstanceBytes = 64;
 constexpr size_t kMostUnreadBytes = size_t{128} << 20;
 // What a message takes beside what it says.
 constexpr size_t kBytesOfMessage = 200;
+
+absl::Status ShuttingDown() {
+  return WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN");
+}
 size_t MemoryOf(const v1::SessionResponse& message) { return kBytesOfMessage + message.ByteSizeLong(); }
 
 // Errors: those of the store, for an order to start.
@@ -550,8 +554,7 @@ absl::Status Sessions::Add(const std::string& node, const std::string& instance,
   }
   if (before.session != nullptr)
     before.session->End(absl::AbortedError("a newer session of this node replaced this one"));
-  if (closed)
-    session->End(WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
+  if (closed) session->End(ShuttingDown());
   return absl::OkStatus();
 }
 
@@ -571,8 +574,7 @@ void Sessions::Close() {
     sessions = sessions_;
   }
   for (const auto& [node, connected] : sessions) {
-    connected.session->End(
-        WithReason(absl::UnavailableError("the server is shutting down; dial again"), "SHUTTING_DOWN"));
+    connected.session->End(ShuttingDown());
   }
 }
 

@@ -101,10 +101,12 @@ absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job) {
 
 Position NewestFirst(const Resource& resource) { return {-absl::ToUnixMicros(resource.create_time), resource.id}; }
 
+std::string TenantOf(const v1::Dataset& dataset) { return dataset.tenant().empty() ? Job().tenant : dataset.tenant(); }
+
 std::string TenantOf(const Resource& resource) {
   v1::Dataset dataset;
   dataset.ParseFromString(resource.payload);
-  return dataset.tenant().empty() ? Job().tenant : dataset.tenant();
+  return TenantOf(dataset);
 }
 
 int64_t BytesOf(const google::protobuf::RepeatedPtrField<v1::ModelFile>& files) {
@@ -125,7 +127,7 @@ absl::Status CountOlderFiles(Store& store) {
   sizes.of_dataset = [](const Resource& resource) {
     v1::Dataset dataset;
     dataset.ParseFromString(resource.payload);
-    return Stored{.tenant = TenantOf(resource), .bytes = BytesOf(dataset)};
+    return Stored{.tenant = TenantOf(dataset), .bytes = BytesOf(dataset)};
   };
   sizes.of_version = [](const ModelVersion& version) {
     v1::ArtifactStored stored;

@@ -23,6 +23,7 @@ absl::StatusOr<bool> HasItsInputs(Store& store, const RecordedJob& job);
 // Where one stands in a list of them.
 Position NewestFirst(const Resource& resource);
 // Whose a dataset is.
+std::string TenantOf(const v1::Dataset& dataset);
 std::string TenantOf(const Resource& dataset);
 
 // Of all files together. An agent may say anything of one: what is wrong of it is refused when it is compared with the

@@ -23,7 +23,7 @@ constexpr size_t kMaxRequestId = 64;
 
 // Those that a spec names must be the caller's own.
 absl::Status CheckDatasets(Backend& backend, const Call& call, const v1::DatasetSelection& selection) {
-  const auto sees = [&](const Resource& dataset) { return call.Sees(TenantOf(dataset)); };
+  const auto sees = [&](const v1::Dataset& dataset) { return call.Sees(TenantOf(dataset)); };
   return FindParts(backend.store, selection, sees).status();
 }
 

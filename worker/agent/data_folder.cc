@@ -94,17 +94,18 @@ absl::StatusOr<std::string> DataFolder::NodeId(const std::string& wanted) const 
                                                    " characters a-z, 0-9, '-', '.', a letter first"));
   }
   if (!wanted.empty()) return wanted;
-  return KeptIn("node_id", IsNodeId, NewNodeId());
+  return KeptIn("node_id", IsNodeId, NewNodeId);
 }
 
-absl::StatusOr<std::string> DataFolder::Instance() const { return KeptIn("instance", IsInstance, NewInstance()); }
+absl::StatusOr<std::string> DataFolder::Instance() const { return KeptIn("instance", IsInstance, NewInstance); }
 
 absl::StatusOr<std::string> DataFolder::KeptIn(const std::string& file, bool (*is_valid)(const std::string&),
-                                               const std::string& made) const {
+                                               std::string (*make)()) const {
   const std::string path = absl::StrCat(root_, "/", file);
   std::string kept;
   std::getline(std::ifstream(path), kept);
   if (is_valid(kept)) return kept;
+  const std::string made = make();
   LUTHIER_RETURN_IF_ERROR(WriteFileDurably(path, made + "\n"));
   return made;
 }

@@ -57,9 +57,9 @@ class DataFolder {
   std::vector<std::string> JobsWithRunFolder() const;
 
  private:
-  // The first line of a file if it is valid; else `made`, which then is kept there.
+  // The first line of a file if it is valid; else one that is made, and kept there.
   absl::StatusOr<std::string> KeptIn(const std::string& file, bool (*is_valid)(const std::string&),
-                                     const std::string& made) const;
+                                     std::string (*make)()) const;
 
   DataFolder(std::string root, FileLock lock) : root_(std::move(root)), lock_(std::move(lock)) {}
   std::string root_;
