@@ -198,10 +198,14 @@ pub unsafe extern "C" fn luthier_tokenizer_encode(
     guarded(error, || {
         let text = text(data, len)?;
         // In characters, as transformers has them: a post-processor that trims a space off takes one off the offsets.
-        let encoding = (*tokenizer)
-            .inner
-            .encode_char_offsets(text, with_special_tokens)
-            .map_err(|e| e.to_string())?;
+        // In ASCII these are bytes, without a table of all of them.
+        let tokenizer = &(*tokenizer).inner;
+        let encoding = if text.is_ascii() {
+            tokenizer.encode(text, with_special_tokens)
+        } else {
+            tokenizer.encode_char_offsets(text, with_special_tokens)
+        };
+        let encoding = encoding.map_err(|e| e.to_string())?;
         let mut bytes: Vec<i64> = text.char_indices().map(|(at, _)| at as i64).collect();
         bytes.push(text.len() as i64);
         let byte = |character: usize| bytes[character.min(bytes.len() - 1)];

@@ -11,7 +11,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "lib/base/status_macros.h"
+#include "lib/plan/memory.h"
 #include "worker/trainer/ops/place.h"
+#include "worker/trainer/train/heap.h"
 #include "worker/trainer/train/tuning.h"
 
 namespace luthier {
@@ -39,6 +41,19 @@ void CountTokens(const Run& run, const Step& step, StepResult& result) {
       result.trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
     }
   }
+}
+
+// Of what a step's largest micro-batch keeps between the forward pass and the backward one, so much as it is sure to
+// need: estimates are up to a tenth too high, and the heap has some room before.
+int64_t BytesToFaultIn(const Run& run, const Step& step) {
+  MemoryInputs inputs = MemoryInputsOf(run.plan.recipe, run.base.facts.config);
+  inputs.micro_batch_tokens = 0;
+  for (const MicroBatch& rows : step) {
+    int64_t tokens = 0;
+    for (const int32_t row : rows) tokens += run.lengths[static_cast<size_t>(row)];
+    inputs.micro_batch_tokens = std::max(inputs.micro_batch_tokens, tokens);
+  }
+  return EstimateMemory(run.base.facts, inputs).activations / 4 * 3;
 }
 
 // Divides the losses of a micro-batch's tokens, which lie in the order of its rows, among the rows.
@@ -146,6 +161,8 @@ Stepper::Stepper(const Run& run) : run_(run), optimizer_(MakeOptimizer(run)) {
 Stepper::~Stepper() = default;
 
 absl::StatusOr<StepResult> Stepper::Take(const Step& step, double learning_rate) {
+  if (!has_taken_ && run_.device.is_cpu()) FaultInHeap(BytesToFaultIn(run_, step));
+  has_taken_ = true;
   StepResult result;
   CountTokens(run_, step, result);
   // One factor for the whole step: the mean is over its tokens, however they were split into micro-batches and among
