@@ -12,19 +12,18 @@ namespace {
 constexpr int64_t kMiB = int64_t{1} << 20;
 // CUDA context and cuBLAS workspaces (not measured); on a CPU the program, LibTorch and its threads' memory.
 constexpr int64_t kCudaWorkspace = 700 * kMiB;
-constexpr int64_t kCpuWorkspace = 150 * kMiB;
+constexpr int64_t kCpuWorkspace = 155 * kMiB;
 // Holes in the heap, which keeps its pages, and what is too small to count. Measured on a CPU: docs/performance.md,
 // "Estimates of memory and time".
 constexpr double kFragmentation = 1.11;
 constexpr double kExportFragmentation = 1.08;
 // Layers whose numbers exist at a time where each is computed again: its own, and those that lie in holes between the
 // inputs that are kept.
-constexpr double kLayersComputedAgain = 2.75;
-// In bf16, the fp32 numbers that attention needs in between leave holes among what is kept; and oneDNN keeps the
-// programs that it compiles for products. Processors that multiply tiles need neither (4 to 7 % less than estimated),
-// others a little more (4 to 5 %): which kind a node has is not known here.
+constexpr double kLayersComputedAgain = 2.65;
+// In bf16, the fp32 numbers that attention needs in between leave holes among what is kept. Processors that multiply
+// tiles do not need them (5 to 8 % less than estimated), others a little more (4 to 5 %): which kind a node has is not
+// known here.
 constexpr double kBf16Holes = 1.12;
-constexpr int64_t kBf16Workspace = 5 * kMiB;
 // Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has
 // left them all.
 constexpr double kGradientsBesideActivations = 0.5;
@@ -112,7 +111,7 @@ MemoryEstimate EstimateMemory(const ModelFacts& model, const MemoryInputs& input
   estimate.head =
       4 * std::min(inputs.trained_tokens.value_or(tokens), kHeadRows) * c.vocab_size * (c.logit_softcap > 0 ? 2 : 1);
   if (inputs.full && tokens > 0) estimate.head += 6 * c.vocab_size * c.hidden_size;
-  estimate.workspace = inputs.cuda ? kCudaWorkspace : kCpuWorkspace + (inputs.bf16 ? kBf16Workspace : 0);
+  estimate.workspace = inputs.cuda ? kCudaWorkspace : kCpuWorkspace;
   const int64_t sum = estimate.weights + estimate.training_state + estimate.activations + estimate.head;
   estimate.total = static_cast<int64_t>(kFragmentation * static_cast<double>(sum)) + estimate.workspace;
   return estimate;

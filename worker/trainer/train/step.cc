@@ -43,6 +43,10 @@ void CountTokens(const Run& run, const Step& step, StepResult& result) {
   }
 }
 
+// Fewer bytes are touched in less than 0.1 s, and would count in the peak of a small model, which its first step
+// reaches with other tensors.
+constexpr int64_t kWorthFaultingIn = int64_t{256} << 20;
+
 // Of what a step's largest micro-batch keeps between the forward pass and the backward one, so much as it is sure to
 // need: estimates are up to a tenth too high, and the heap has some room before.
 int64_t BytesToFaultIn(const Run& run, const Step& step) {
@@ -53,7 +57,8 @@ int64_t BytesToFaultIn(const Run& run, const Step& step) {
     for (const int32_t row : rows) tokens += run.lengths[static_cast<size_t>(row)];
     inputs.micro_batch_tokens = std::max(inputs.micro_batch_tokens, tokens);
   }
-  return EstimateMemory(run.base.facts, inputs).activations / 4 * 3;
+  const int64_t bytes = EstimateMemory(run.base.facts, inputs).activations / 4 * 3;
+  return bytes < kWorthFaultingIn ? 0 : bytes;
 }
 
 // Divides the losses of a micro-batch's tokens, which lie in the order of its rows, among the rows.
@@ -161,8 +166,8 @@ Stepper::Stepper(const Run& run) : run_(run), optimizer_(MakeOptimizer(run)) {
 Stepper::~Stepper() = default;
 
 absl::StatusOr<StepResult> Stepper::Take(const Step& step, double learning_rate) {
-  if (!has_taken_ && run_.device.is_cpu()) FaultInHeap(BytesToFaultIn(run_, step));
-  has_taken_ = true;
+  if (!has_taken_a_step_ && run_.device.is_cpu()) FaultInHeap(BytesToFaultIn(run_, step));
+  has_taken_a_step_ = true;
   StepResult result;
   CountTokens(run_, step, result);
   // One factor for the whole step: the mean is over its tokens, however they were split into micro-batches and among

@@ -46,7 +46,7 @@ class Stepper {
   absl::StatusOr<StepResult> MoveOnDevice(double learning_rate, double mean, StepResult result);
 
   const Run& run_;
-  bool has_taken_ = false;  // a step
+  bool has_taken_a_step_ = false;
   AdamW optimizer_;
   std::unique_ptr<InBackward> in_backward_;  // null unless the job asks for it
 };
