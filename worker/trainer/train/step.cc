@@ -33,13 +33,17 @@ AdamW MakeOptimizer(const Run& run) {
   return AdamW(run.trained, std::move(options));
 }
 
+int64_t TokensOf(const Run& run, const MicroBatch& rows) {
+  int64_t tokens = 0;
+  for (const int32_t row : rows) tokens += run.lengths[static_cast<size_t>(row)];
+  return tokens;
+}
+
 // Of all its micro-batches, whichever rank they belong to.
 void CountTokens(const Run& run, const Step& step, StepResult& result) {
   for (const MicroBatch& rows : step) {
-    for (const int32_t row : rows) {
-      result.tokens += run.lengths[static_cast<size_t>(row)];
-      result.trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
-    }
+    result.tokens += TokensOf(run, rows);
+    for (const int32_t row : rows) result.trained_tokens += run.examples[static_cast<size_t>(row)].TrainedTokens();
   }
 }
 
@@ -47,18 +51,15 @@ void CountTokens(const Run& run, const Step& step, StepResult& result) {
 // reaches with other tensors.
 constexpr int64_t kWorthFaultingIn = int64_t{256} << 20;
 
-// Of what a step's largest micro-batch keeps between the forward pass and the backward one, so much as it is sure to
-// need: estimates are up to a tenth too high, and the heap has some room before.
-int64_t BytesToFaultIn(const Run& run, const Step& step) {
+// Has the pages there that the step's largest micro-batch keeps its activations in. Three quarters of them, which it is
+// sure to need: estimates are up to a tenth too high, and the heap has some room before.
+void FaultInActivations(const Run& run, const Step& step) {
   MemoryInputs inputs = MemoryInputsOf(run.plan.recipe, run.base.facts.config);
   inputs.micro_batch_tokens = 0;
-  for (const MicroBatch& rows : step) {
-    int64_t tokens = 0;
-    for (const int32_t row : rows) tokens += run.lengths[static_cast<size_t>(row)];
-    inputs.micro_batch_tokens = std::max(inputs.micro_batch_tokens, tokens);
-  }
+  for (const MicroBatch& rows : step)
+    inputs.micro_batch_tokens = std::max(inputs.micro_batch_tokens, TokensOf(run, rows));
   const int64_t bytes = EstimateMemory(run.base.facts, inputs).activations / 4 * 3;
-  return bytes < kWorthFaultingIn ? 0 : bytes;
+  if (bytes >= kWorthFaultingIn) FaultInHeap(bytes);
 }
 
 // Divides the losses of a micro-batch's tokens, which lie in the order of its rows, among the rows.
@@ -166,8 +167,7 @@ Stepper::Stepper(const Run& run) : run_(run), optimizer_(MakeOptimizer(run)) {
 Stepper::~Stepper() = default;
 
 absl::StatusOr<StepResult> Stepper::Take(const Step& step, double learning_rate) {
-  if (!has_taken_a_step_ && run_.device.is_cpu()) FaultInHeap(BytesToFaultIn(run_, step));
-  has_taken_a_step_ = true;
+  if (!std::exchange(has_taken_a_step_, true) && run_.device.is_cpu()) FaultInActivations(run_, step);
   StepResult result;
   CountTokens(run_, step, result);
   // One factor for the whole step: the mean is over its tokens, however they were split into micro-batches and among
