@@ -56,8 +56,8 @@ extern "C" int accept4(int listener, sockaddr* peer, socklen_t* size, int flags)
   const int connection = next(listener, peer, size, flags);
   if (connection >= 0 && static_cast<rlim_t>(connection) < luthier::FirstOwnFile()) return connection;
   if (connection >= 0) {
-    close(connection);
     luthier::SayThatFilesAreTaken();
+    close(connection);
     errno = EINTR;  // gRPC asks for the next one
     return -1;
   }

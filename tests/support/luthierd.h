@@ -47,7 +47,9 @@ class Luthierd {
       _exit(127);
     }
     close(ends[1]);
-    reader_ = std::thread([this, end = ends[0]] { ReadLog(end); });
+    log_end_ = ends[0];
+    fcntl(log_end_, F_SETFL, O_NONBLOCK);
+    reader_ = std::thread([this] { ReadLog(); });
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(60);
     while (!Serves() && !log_ended() && std::chrono::steady_clock::now() < deadline) {
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
@@ -61,6 +63,7 @@ class Luthierd {
   ~Luthierd() {
     if (pid_ > 0) End(SIGKILL);
     reader_.join();
+    close(log_end_);
   }
 
   bool Serves() { return log().find(" serves on ") != std::string::npos; }
@@ -87,8 +90,10 @@ class Luthierd {
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
 
+  // All that it has written until now, also what the reader has not come to.
   std::string log() {
     const std::lock_guard lock(mutex_);
+    TakeLog();
     return log_;
   }
   // The most memory that it has ever had.
@@ -137,15 +142,16 @@ class Luthierd {
   }
 
  private:
-  void ReadLog(int end) {
+  // Keeps the pipe from filling up while nobody asks for the log.
+  void ReadLog() {
+    pollfd written = {log_end_, POLLIN, 0};
+    while (!log_ended() && poll(&written, 1, -1) == 1) log();
+  }
+  void TakeLog() {
     char buffer[4096];
-    for (ssize_t count; (count = read(end, buffer, sizeof buffer)) > 0;) {
-      const std::lock_guard lock(mutex_);
-      log_.append(buffer, static_cast<size_t>(count));
-    }
-    close(end);
-    const std::lock_guard lock(mutex_);
-    log_ended_ = true;
+    ssize_t count = 0;
+    while ((count = read(log_end_, buffer, sizeof buffer)) > 0) log_.append(buffer, static_cast<size_t>(count));
+    if (count == 0) log_ended_ = true;
   }
   bool log_ended() {
     const std::lock_guard lock(mutex_);
@@ -158,6 +164,7 @@ class Luthierd {
   }
 
   pid_t pid_ = 0;
+  int log_end_ = -1;  // of the pipe
   std::mutex mutex_;
   std::string log_;
   bool log_ended_ = false;
