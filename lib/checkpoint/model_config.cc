@@ -65,7 +65,6 @@ const std::set<std::string>& HarmlessFields() {
       "mask_token_id",
       "max_sequence_length",
       "model_max_length",
-      "pad_token_id",
       "prefix",
       "sep_token_id",
       "tokenizer_class",

@@ -76,6 +76,9 @@ struct ModelConfig {
   double attention_softcap = 0;  // scores become cap · tanh(score / cap); 0: they stay
   double attention_dropout = 0;  // in training
   double embedding_scale = 1;
+  // The token whose row of the embedding gets no gradient, as of torch.nn.Embedding's padding_idx. It is a token like
+  // any other otherwise, and a tied head learns it.
+  std::optional<int64_t> padding_token;
   double residual_scale = 1;  // on what a block adds to the residual stream
   double logit_scale = 1;
   double logit_softcap = 0;  // as attention_softcap, on the final logits

@@ -554,8 +554,9 @@ TEST_F(HostileClientsTest, MoreConnectionsThanItHasFilesForAreClosedAndItHasSome
   };
   EXPECT_TRUE(WaitFor([&] { return refused() >= 2 * kFiles - kOfConnections; })) << refused();
   EXPECT_LT(refused(), 2 * kFiles) << "there is room for some";
-  const std::string said = "further connections are closed, since all files are taken that connections may have: 192; "
-                           "raise the hard limit of open files";
+  const std::string said =
+      "further connections are closed, since all files are taken that connections may have: 192; "
+      "raise the hard limit of open files";
   EXPECT_TRUE(WaitFor([&] { return server_->log().find(said) != std::string::npos; })) << server_->log();
   ExpectThatItServes();
   const grpc::Status stored = Upload("meanwhile");

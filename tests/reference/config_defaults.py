@@ -58,6 +58,7 @@ def defaults(family):
       "attention_softcap": getattr(config, "attn_logit_softcapping", None) or 0,
       "attention_dropout": config.attention_dropout,
       "embedding_scale": getattr(model.embed_tokens, "scalar_embed_scale", getattr(config, "embedding_multiplier", 1)),
+      "padding_token": model.embed_tokens.padding_idx,
       "residual_scale": getattr(config, "residual_multiplier", 1),
       "logit_scale": 1 / getattr(config, "logits_scaling", 1),
       "logit_softcap": getattr(config, "final_logit_softcapping", None) or 0,

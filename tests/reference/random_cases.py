@@ -119,6 +119,7 @@ def case_of(seed):
     if family in OWN_HEAD_SIZE:
         config["head_dim"] = head_dim
     batch = rows(draw.choice([1, 2, 3]), draw.choice([50, 50, 50, 300]))
+    config["pad_token_id"] = draw.choice([None, 0, 1, 2, -1, 3])  # 1 and 2 begin and end every row
     long = rope.get("rope_type") == "longrope"
     if not long and draw.random() < .3:
         batch += [(1, 0), (2, 0)]

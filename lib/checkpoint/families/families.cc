@@ -33,6 +33,27 @@ void CheckTokenIds(FieldReader& fields, const char* field) {
   }
 }
 
+// The embedding is built with it, and cannot be for a token beyond the vocabulary; one below 0 counts from the end. A
+// field that is left out means what the family's class has, null none.
+void ReadPaddingToken(FieldReader& fields, ModelConfig& config) {
+  const char* field = "pad_token_id";
+  const bool given = fields.object().contains(field);
+  const nlohmann::json value = given                  ? fields.Raw(field)
+                               : config.padding_token ? nlohmann::json(*config.padding_token)
+                                                      : nlohmann::json();
+  config.padding_token.reset();
+  if (value.is_null()) return;
+  const double size = static_cast<double>(config.vocab_size);
+  if (!value.is_number_integer() || value.get<double>() < -size || value.get<double>() >= size) {
+    fields.Violation(field, absl::StrCat(given ? "" : "is missing, which means ", value.dump(), given ? " is" : ",",
+                                         " no token of the ", config.vocab_size,
+                                         " of vocab_size; give one of them, or null if no token is for padding only"));
+    return;
+  }
+  const auto token = value.get<int64_t>();
+  config.padding_token = token < 0 ? token + config.vocab_size : token;
+}
+
 // Exports are written in this format, and config.json goes with them: transformers would read them in another one.
 void ReadDtype(FieldReader& fields, ModelConfig& config) {
   const char* field = fields.Has("dtype") ? "dtype" : "torch_dtype";
@@ -107,6 +128,7 @@ void ReadDecoder(FieldReader& fields, ModelConfig& config) {
   ReadDtype(fields, config);
   CheckTokenIds(fields, "eos_token_id");
   CheckTokenIds(fields, "bos_token_id");
+  ReadPaddingToken(fields, config);
   config.layers.resize(static_cast<size_t>(config.num_layers));
 }
 
@@ -161,6 +183,7 @@ void ReadGemmaDecoder(FieldReader& fields, ModelConfig& config) {
   config.num_kv_heads = 4;
   config.head_dim = 256;
   config.tie_word_embeddings = true;
+  config.padding_token = 0;
   config.norm_offset = 1;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_activation", "gelu_pytorch_tanh");

@@ -7,6 +7,7 @@ namespace {
 
 void Read(FieldReader& fields, ModelConfig& config) {
   config.rms_norm_eps = 1e-5;
+  config.padding_token = 1;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   config.attention_bias = fields.FlagOr("attention_bias", false);

@@ -8,6 +8,7 @@ namespace {
 void Read(FieldReader& fields, ModelConfig& config) {
   config.rms_norm_eps = 1e-5;
   config.max_position_embeddings = 4096;
+  config.padding_token = 32'000;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   fields.Require("resid_pdrop", 0.0);

@@ -29,6 +29,7 @@ void Read(FieldReader& fields, ModelConfig& config) {
   config.num_kv_heads = 4;
   config.tie_word_embeddings = true;
   config.max_position_embeddings = 32'768;
+  config.padding_token = 128'004;
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   config.attention_bias = fields.FlagOr("attention_bias", false);

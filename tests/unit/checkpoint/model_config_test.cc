@@ -19,7 +19,8 @@ using ::testing::HasSubstr;
 json Config(const std::string& family, const json& changes = json::object()) {
   json config = {{"model_type", family},     {"vocab_size", 10},       {"hidden_size", 8},
                  {"intermediate_size", 16},  {"num_hidden_layers", 4}, {"num_attention_heads", 2},
-                 {"num_key_value_heads", 1}, {"head_dim", 4},          {"max_position_embeddings", 64}};
+                 {"num_key_value_heads", 1}, {"head_dim", 4},          {"max_position_embeddings", 64},
+                 {"pad_token_id", nullptr}};
   config.update(changes);
   return config;
 }
@@ -127,6 +128,9 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
       {"llama", "dtype", "float8_e4m3fn"},
       {"llama", "eos_token_id", int64_t{1} << 40},
       {"llama", "eos_token_id", "</s>"},
+      {"llama", "pad_token_id", 10},
+      {"llama", "pad_token_id", -11},
+      {"llama", "pad_token_id", 1.5},
   };
   for (const Refusal& refusal : refusals) {
     const auto parsed = ParseModelConfig(Config(refusal.family, {{refusal.field, refusal.value}}));
@@ -389,6 +393,7 @@ TEST(ModelConfigTest, WhatAConfigLeavesOutIsWhatTransformersTakes) {
     EXPECT_EQ(config.attention_softcap, expected.at("attention_softcap"));
     EXPECT_EQ(config.attention_dropout, expected.at("attention_dropout"));
     EXPECT_DOUBLE_EQ(config.embedding_scale, expected.at("embedding_scale").get<double>());
+    EXPECT_EQ(config.padding_token ? json(*config.padding_token) : json(), expected.at("padding_token"));
     EXPECT_EQ(config.residual_scale, expected.at("residual_scale"));
     EXPECT_EQ(config.logit_scale, expected.at("logit_scale"));
     EXPECT_EQ(config.logit_softcap, expected.at("logit_softcap"));
@@ -410,6 +415,17 @@ TEST(ModelConfigTest, KeyHeadsThatAreNullAreAsManyAsTheOthersAndAMissingNumberTh
   without.erase("num_key_value_heads");
   EXPECT_THAT(std::string(ParseModelConfig(without).status().message()),
               HasSubstr("num_key_value_heads: is missing, which means 8"));
+}
+
+TEST(ModelConfigTest, APaddingTokenBelowZeroCountsFromTheEndAndOneThatCannotBeIsNamed) {
+  EXPECT_EQ(MustParse(Config("llama")).padding_token, std::nullopt);
+  EXPECT_EQ(MustParse(Config("llama", {{"pad_token_id", 9}})).padding_token, 9);
+  EXPECT_EQ(MustParse(Config("llama", {{"pad_token_id", -1}})).padding_token, 9);
+  json without = Config("phi3");
+  without.erase("pad_token_id");
+  EXPECT_EQ(std::string(ParseModelConfig(without).status().message()),
+            "config.json: pad_token_id: is missing, which means 32000, no token of the 10 of vocab_size; give one of "
+            "them, or null if no token is for padding only");
 }
 
 TEST(ModelConfigTest, TheHeadIsTiedAsTheFamilysDefaultSays) {

@@ -253,7 +253,7 @@ TEST(LoraTest, AnAdapterOnAnEmbeddingEqualsPeftsFormula) {
   constexpr double kScale = 0.7, kEmbeddingScale = 3;
   for (const bool dora : {false, true}) {
     const LoraWeights lora = {a, b, kScale, /*dropout=*/0.5, dora ? magnitude : Tensor()};  // nothing is dropped
-    const Embedding embedding(weight, kEmbeddingScale, {lora});
+    const Embedding embedding(weight, kEmbeddingScale, std::nullopt, {lora});
     const auto formula = [&] {
       const Tensor change = at::mm(at::embedding(a.t(), tokens), b.t()) * kScale;
       const Tensor sum = (at::embedding(weight, tokens) + change) * kEmbeddingScale;
@@ -280,6 +280,31 @@ TEST(LoraTest, AnAdapterOnAnEmbeddingEqualsPeftsFormula) {
     EXPECT_EQ(rounded.scalar_type(), at::kBFloat16);
     EXPECT_LT(MaxDiff(rounded.to(at::kFloat), expected), 0.02 * expected.abs().max().item<double>());
   }
+}
+
+// As torch.nn.Embedding's padding_idx, which is the pad_token_id of a model in transformers.
+TEST(LoraTest, TheRowOfThePaddingTokenIsLookedUpAndGetsNoGradient) {
+  const Tensor weight = at::randn({7, 5}).set_requires_grad(true), upstream = at::randn({4, 5});
+  const Tensor tokens = at::tensor(std::vector<int64_t>{3, 0, 3, 6}, at::kLong);
+  const Tensor a = at::randn({2, 7}).set_requires_grad(true), b = at::randn({5, 2}).set_requires_grad(true);
+  const auto gradients = [&](std::optional<int64_t> padding_token) {
+    const Embedding embedding(weight, 1, padding_token, {{a, b, 0.7, 0, Tensor()}});
+    const Tensor y = embedding(tokens, {{0, 0, 4}}, std::nullopt);
+    EXPECT_LT(MaxDiff(y, at::embedding(weight + 0.7 * at::mm(b, a).t(), tokens)), 1e-5);
+    (y * upstream).sum().backward();
+    std::vector<Tensor> result;
+    for (const Tensor& input : {weight, a, b}) {
+      result.push_back(input.grad().clone());
+      input.mutable_grad() = Tensor();
+    }
+    return result;
+  };
+  std::vector<Tensor> expected = gradients(std::nullopt);
+  EXPECT_GT(expected[0][3].abs().max().item<double>(), 0);
+  expected[0][3].zero_();
+  expected[1].select(1, 3).zero_();
+  const std::vector<Tensor> padded = gradients(3);
+  for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(at::equal(padded[i], expected[i])) << i;
 }
 
 TEST(LoraTest, AMergedModelComputesWhatTheAdaptedOneDoes) {

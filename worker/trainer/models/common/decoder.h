@@ -17,7 +17,7 @@ namespace luthier {
 
 inline Embedding MakeEmbedding(const ModelConfig& config, const NamedTensors& weights, const LoraLayers& lora) {
   const auto adapters = lora.find(kEmbeddingModule);
-  return {weights.at(kEmbedding), config.embedding_scale,
+  return {weights.at(kEmbedding), config.embedding_scale, config.padding_token,
           adapters == lora.end() ? std::vector<LoraWeights>() : adapters->second};
 }
 

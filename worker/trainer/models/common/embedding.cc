@@ -11,7 +11,7 @@ Tensor Embedding::operator()(const Tensor& tokens_T, const AdapterSlices& slices
 }
 
 Tensor Embedding::Rows(const Tensor& tokens_T, std::optional<at::ScalarType> type) const {
-  Tensor x_TD = at::embedding(weight_VD_, tokens_T);
+  Tensor x_TD = at::embedding(weight_VD_, tokens_T, padding_token_);
   if (type) x_TD = x_TD.to(*type);
   return scale_ == 1 ? x_TD : x_TD * scale_;
 }
@@ -21,7 +21,7 @@ Tensor Embedding::Rows(const Tensor& tokens_T, std::optional<at::ScalarType> typ
 // gradients, and so does PEFT's.
 Tensor Embedding::Adapted(const Tensor& x_TD, const Tensor& tokens_T, const LoraWeights& lora) const {
   if (!lora.a_RI.defined()) return x_TD;
-  const Tensor down_TR = at::embedding(lora.a_RI.t(), tokens_T);
+  const Tensor down_TR = at::embedding(lora.a_RI.t(), tokens_T, padding_token_);
   Tensor y_TD = x_TD + at::linear(down_TR, lora.b_OR) * (lora.scale * scale_);
   if (lora.magnitude_O.defined()) y_TD = y_TD * DoraFactors(weight_VD_.t(), lora);
   return y_TD.to(x_TD.scalar_type());

@@ -1,6 +1,7 @@
 // The embedding: a row of a matrix for each token, with the adapters that it carries.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -12,10 +13,14 @@ namespace luthier {
 
 class Embedding {
  public:
-  // A row is multiplied by `scale`. `adapters` (none, or as many as the model has) are those of the linear layer whose
-  // weight is weight_VD transposed; nothing of their input is dropped, since a token is there or not.
-  Embedding(Tensor weight_VD, double scale, std::vector<LoraWeights> adapters)
-      : weight_VD_(std::move(weight_VD)), scale_(scale), adapters_(std::move(adapters)) {}
+  // A row is multiplied by `scale`; that of `padding_token` gets no gradient, and neither does its column of an
+  // adapter's A. `adapters` (none, or as many as the model has) are those of the linear layer whose weight is weight_VD
+  // transposed; nothing of their input is dropped, since a token is there or not.
+  Embedding(Tensor weight_VD, double scale, std::optional<int64_t> padding_token, std::vector<LoraWeights> adapters)
+      : weight_VD_(std::move(weight_VD)),
+        scale_(scale),
+        padding_token_(padding_token.value_or(kNoPadding)),
+        adapters_(std::move(adapters)) {}
 
   // tokens_T → x_TD in `type`, by default that of the weight.
   Tensor operator()(const Tensor& tokens_T, const AdapterSlices& slices, std::optional<at::ScalarType> type) const;
@@ -26,8 +31,11 @@ class Embedding {
   Tensor Rows(const Tensor& tokens_T, std::optional<at::ScalarType> type) const;
   Tensor Adapted(const Tensor& x_TD, const Tensor& tokens_T, const LoraWeights& lora) const;
 
+  static constexpr int64_t kNoPadding = -1;  // at::embedding's
+
   Tensor weight_VD_;
   double scale_;
+  int64_t padding_token_;
   std::vector<LoraWeights> adapters_;
 };
 
