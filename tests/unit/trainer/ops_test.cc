@@ -248,7 +248,8 @@ TEST(OpsTest, PackedAttentionInBf16IsThatInFp32ButForRounding) {
       EXPECT_LT(RelativeError(rounded[i], exact[i]), 0.01) << i;
     }
   }
-  if (!ops::HasBf16Tiles()) GTEST_SKIP() << "SKIPPED: no tiles (AMX) here, so products of bf16 were not tested";
+  if (!ops::HasBf16Products())
+    GTEST_SKIP() << "SKIPPED: no units for bf16 (AVX512-BF16 or AMX) here, so products of bf16 were not tested";
 }
 
 ops::Matrix<uint16_t> AsMatrix(const Tensor& x, bool transposed) {
@@ -257,7 +258,8 @@ ops::Matrix<uint16_t> AsMatrix(const Tensor& x, bool transposed) {
 
 // Shapes whose ends are inside of a tile, at its end and beyond; numbers between the rows that are not theirs.
 TEST(OpsTest, ProductsOfTilesAreSumsInFp32) {
-  if (!ops::HasBf16Tiles()) GTEST_SKIP() << "SKIPPED: no tiles (AMX) here, so products of bf16 were not tested";
+  if (!ops::HasBf16Products())
+    GTEST_SKIP() << "SKIPPED: no units for bf16 (AVX512-BF16 or AMX) here, so products of bf16 were not tested";
   for (const auto& [m, n, k] : std::vector<std::array<int64_t, 3>>{{5, 40, 0},
                                                                    {0, 5, 8},
                                                                    {5, 0, 8},

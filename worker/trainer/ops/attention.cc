@@ -26,7 +26,7 @@ using torch::autograd::variable_list;
 // products slow, more compute too much above the diagonal.
 constexpr int64_t kQueryBlock = 64;
 
-// The products read fp32, or bf16 as its bits where the processor has tiles for it: T is float or uint16_t.
+// The products read fp32, or bf16 as its bits where the processor multiplies it: T is float or uint16_t.
 template <typename T>
 constexpr bool kIsFloat = std::is_same_v<T, float>;
 
@@ -285,7 +285,7 @@ variable_list AttentionGradients(const Tensor& q, const Tensor& k, const Tensor&
   return {dq_TNH.to(type), dk_TKH.to(type), dv_TKH.to(type)};
 }
 
-bool ReadsBf16(const Tensor& q) { return q.scalar_type() == at::kBFloat16 && HasBf16Tiles(); }
+bool ReadsBf16(const Tensor& q) { return q.scalar_type() == at::kBFloat16 && HasBf16Products(); }
 
 struct AttentionFunction : Function<AttentionFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& q, const Tensor& k, const Tensor& v,

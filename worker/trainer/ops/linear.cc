@@ -30,7 +30,7 @@ void ForEachPanel(const Tensor& weight_OI, const Use& use) {
 }
 
 bool OnTiles(const Tensor& a, const Tensor& b) {
-  return HasKernels(a) && HasBf16Tiles() && !(IsFloat(a) && IsFloat(b));
+  return HasKernels(a) && HasBf16Products() && !(IsFloat(a) && IsFloat(b));
 }
 
 // Both operands of a product, kept while it is computed.
@@ -75,7 +75,7 @@ Tensor SumOnTiles(const std::vector<Operands>& operands, at::ScalarType type) {
 
 // Both operands as the processor's bf16 units take them; false if they are not to be used.
 bool AsBf16(const Tensor& a, const Tensor& b, Tensor& a16, Tensor& b16) {
-  if ((IsFloat(a) && IsFloat(b)) || (a.is_cpu() && !HasBf16Units())) return false;
+  if ((IsFloat(a) && IsFloat(b)) || (a.is_cpu() && !HasBf16Products())) return false;
   a16 = a.to(at::kBFloat16);
   b16 = b.to(at::kBFloat16);
   return true;
@@ -188,11 +188,6 @@ void AddWeightGradient(const Tensor& dy_TO, const Tensor& x_TI, Tensor& dweight_
   } else {
     dweight_OI.add_(WeightGradient(dy_TO, x_TI, dweight_OI.scalar_type()));
   }
-}
-
-bool HasBf16Units() {
-  static const bool has = __builtin_cpu_supports("avx512bf16");
-  return has;
 }
 
 }  // namespace luthier::ops

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -14,22 +15,37 @@
 #include "worker/trainer/ops/parallel.h"
 
 // Of functions and not of the file: what it takes from headers must run on every processor.
+#define LUTHIER_VECTORS __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 #define LUTHIER_TILES __attribute__((target("amx-tile,amx-bf16,avx512f,avx512bw,avx512vl,avx512bf16")))
 
 namespace luthier::ops {
 namespace {
 
-// A block of the result: 2 × 2 tiles, so that the eight registers hold it and four factors, and each factor that is
-// read is used twice.
+// A block of the result: 2 × 2 tiles, so that the eight registers of AMX hold it and four factors, and each factor that
+// is read is used twice.
 constexpr int64_t kTileRows = 16;
 constexpr int64_t kBlockRows = 2 * kTileRows, kBlockColumns = 2 * Tile::kColumns;
 
-// Bytes of a right factor that a thread cuts at a time: they stay in its second cache (2 MB) while it goes through the
-// rows of the left one.
-constexpr int64_t kCutBytes = int64_t{1} << 20;
+// Bytes of a right factor that a thread cuts at a time: they stay in its second cache while it goes through the rows of
+// the left one.
+int64_t CutBytes() {
+  constexpr int64_t kSmallest = int64_t{1} << 20;
+  static const int64_t bytes = std::max<int64_t>(sysconf(_SC_LEVEL2_CACHE_SIZE), kSmallest) / 2;
+  return bytes;
+}
 // A longer sum is added up in pieces: of its right factor too few columns could be cut at a time, and the left one
 // would be read anew for each few.
 constexpr int64_t kLongestSum = 4096, kPieceOfSum = 2048, kRowsOfPieces = 512;
+
+// Whether this processor multiplies tiles and the kernel lets this program. Linux gives these large registers only to
+// programs that ask for them (Documentation/arch/x86/xstate.rst): the names are ARCH_REQ_XCOMP_PERM and
+// XFEATURE_XTILEDATA, which headers before 5.16 do not have.
+bool HasTileRegisters() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  static const bool has =
+      __builtin_cpu_supports("amx-bf16") && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return has;
+}
 
 // Memory layout of LDTILECFG: every register is a whole tile.
 struct alignas(64) TileConfiguration {
@@ -45,7 +61,7 @@ struct TileRows {
 };
 
 // Pairs as numbers of 32 bits: the pair in row i and column j goes to row j and column i.
-LUTHIER_TILES inline void Transpose(TileRows& tile) {
+LUTHIER_VECTORS inline void Transpose(TileRows& tile) {
   __m512i a[kTileRows], b[kTileRows];
   for (int i = 0; i < 16; i += 2) {
     a[i] = _mm512_unpacklo_epi32(tile.rows[i], tile.rows[i + 1]);
@@ -73,7 +89,7 @@ LUTHIER_TILES inline void Transpose(TileRows& tile) {
 inline __mmask32 First(int64_t count) { return count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1; }
 
 // 16 × 32 numbers of a matrix as they lie; beyond `rows` and `columns` zero.
-LUTHIER_TILES inline TileRows ReadRows(const uint16_t* matrix, int64_t pitch, int64_t rows, int64_t columns) {
+LUTHIER_VECTORS inline TileRows ReadRows(const uint16_t* matrix, int64_t pitch, int64_t rows, int64_t columns) {
   const __mmask32 inside = First(columns);
   TileRows tile;
   for (int64_t i = 0; i < kTileRows; ++i)
@@ -83,8 +99,8 @@ LUTHIER_TILES inline TileRows ReadRows(const uint16_t* matrix, int64_t pitch, in
 
 // 32 × 16 numbers of a matrix, rows 2i and 2i + 1 side by side, and the 32 × 16 that follow in the same rows; beyond
 // `rows` and `columns` zero.
-LUTHIER_TILES inline std::pair<TileRows, TileRows> ReadPairedRows(const uint16_t* matrix, int64_t pitch, int64_t rows,
-                                                                  int64_t columns) {
+LUTHIER_VECTORS inline std::pair<TileRows, TileRows> ReadPairedRows(const uint16_t* matrix, int64_t pitch, int64_t rows,
+                                                                    int64_t columns) {
   const __mmask32 inside = First(columns);
   const __m512i of_low = _mm512_set_epi16(47, 15, 46, 14, 45, 13, 44, 12, 43, 11, 42, 10, 41, 9, 40, 8, 39, 7, 38, 6,
                                           37, 5, 36, 4, 35, 3, 34, 2, 33, 1, 32, 0);
@@ -100,13 +116,13 @@ LUTHIER_TILES inline std::pair<TileRows, TileRows> ReadPairedRows(const uint16_t
   return tiles;
 }
 
-LUTHIER_TILES inline void Write(const TileRows& tile, Tile& to) {
+LUTHIER_VECTORS inline void Write(const TileRows& tile, Tile& to) {
   for (int64_t i = 0; i < kTileRows; ++i) _mm512_store_si512(to.numbers + i * Tile::kInner, tile.rows[i]);
 }
 
 // Cuts b[k, n]; `inner` tiles are of the same columns. Goes along the rows as they lie, so that the processor's
 // prefetching follows.
-LUTHIER_TILES void CutRight(const Matrix<uint16_t>& b, int64_t k, int64_t n, Tile* tiles) {
+LUTHIER_VECTORS void CutRight(const Matrix<uint16_t>& b, int64_t k, int64_t n, Tile* tiles) {
   const int64_t inner = TilesIn(k, Tile::kInner), outer = TilesIn(n, Tile::kColumns);
   if (b.transposed) {
     for (int64_t i = 0; i < outer; ++i) {
@@ -130,7 +146,7 @@ LUTHIER_TILES void CutRight(const Matrix<uint16_t>& b, int64_t k, int64_t n, Til
 }
 
 // Cuts rows of a left factor a[rows, k], two tiles of rows at most; `inner` tiles are of the same rows.
-LUTHIER_TILES void CutLeft(const Matrix<uint16_t>& a, int64_t rows, int64_t k, Tile* tiles) {
+LUTHIER_VECTORS void CutLeft(const Matrix<uint16_t>& a, int64_t rows, int64_t k, Tile* tiles) {
   const int64_t inner = TilesIn(k, Tile::kInner);
   for (int64_t j = 0; j < inner; ++j) {
     const int64_t column = j * Tile::kInner;
@@ -169,37 +185,6 @@ LeftTiles LeftTilesOf(const Matrix<uint16_t>& a, int64_t k, int64_t m, int64_t r
   return {cut.front().numbers, Tile::kInner * 2, kNumbers, inner * kNumbers};
 }
 
-// Adds a term to a block's registers: 0 to 3 are the block, row by row. The right factor's tiles are read without
-// taking room in the first cache from those of the left one, which are read again for every block of these rows.
-template <int kRows, int kColumns>
-LUTHIER_TILES inline void AddTerm(const LeftTiles& a, const RightTiles& b) {
-  const uint16_t *upper = a.first, *lower = a.first + a.next_rows;
-  const Tile *left = b.first, *right = b.first + b.tiles_of_columns;
-  for (int64_t tiles = TilesIn(b.k, Tile::kInner); tiles > 0; --tiles) {
-    _tile_loadd(4, upper, a.row_bytes);
-    _tile_stream_loadd(6, left, 64);
-    if constexpr (kColumns == 2) _tile_stream_loadd(7, right, 64);
-    if constexpr (kRows == 2) _tile_loadd(5, lower, a.row_bytes);
-    _tile_dpbf16ps(0, 4, 6);
-    if constexpr (kColumns == 2) _tile_dpbf16ps(1, 4, 7);
-    if constexpr (kRows == 2) _tile_dpbf16ps(2, 5, 6);
-    if constexpr (kRows == 2 && kColumns == 2) _tile_dpbf16ps(3, 5, 7);
-    upper += a.next_k, lower += a.next_k;
-    ++left, ++right;
-  }
-}
-
-// Writes a block's registers, kBlockColumns in a row.
-template <int kRows, int kColumns>
-LUTHIER_TILES inline void StoreTiles(float* sums) {
-  constexpr int64_t kRowBytes = kBlockColumns * sizeof(float);
-  float* lower = sums + kTileRows * kBlockColumns;
-  _tile_stored(0, sums, kRowBytes);
-  if constexpr (kColumns == 2) _tile_stored(1, sums + Tile::kColumns, kRowBytes);
-  if constexpr (kRows == 2) _tile_stored(2, lower, kRowBytes);
-  if constexpr (kRows == 2 && kColumns == 2) _tile_stored(3, lower + Tile::kColumns, kRowBytes);
-}
-
 // A block that has left the registers, kBlockColumns in a row, and where it goes.
 template <typename T>
 struct alignas(64) BlockSums {
@@ -208,7 +193,7 @@ struct alignas(64) BlockSums {
   Result<T> c = {};
 };
 
-LUTHIER_TILES inline void Store(const BlockSums<float>& sums) {
+LUTHIER_VECTORS inline void Store(const BlockSums<float>& sums) {
   const Result<float> c = sums.c;  // a local: the loop's stores cannot change it
   for (int64_t i = 0; i < sums.rows; ++i) {
     for (int64_t j = 0; j < sums.columns; j += 16) {
@@ -221,7 +206,7 @@ LUTHIER_TILES inline void Store(const BlockSums<float>& sums) {
   }
 }
 
-LUTHIER_TILES inline void Store(const BlockSums<uint16_t>& sums) {
+LUTHIER_VECTORS inline void Store(const BlockSums<uint16_t>& sums) {
   const Result<uint16_t> c = sums.c;
   const __mmask32 inside = First(sums.columns);
   for (int64_t i = 0; i < sums.rows; ++i) {
@@ -231,46 +216,165 @@ LUTHIER_TILES inline void Store(const BlockSums<uint16_t>& sums) {
   }
 }
 
-// Forms a block's sums, and meanwhile, while the tiles are still being multiplied, stores those of the block before.
-template <int kRows, int kColumns, typename T>
-LUTHIER_TILES void MultiplyBlock(const LeftTiles* left, const RightTiles* right, size_t terms,
-                                 const BlockSums<T>& before, float* sums) {
-  asm volatile("" ::: "memory");  // GCC's loads of tiles do not say that they read what was cut
-  _tile_zero(0);
-  _tile_zero(1);
-  _tile_zero(2);
-  _tile_zero(3);
-  for (size_t term = 0; term < terms; ++term) AddTerm<kRows, kColumns>(left[term], right[term]);
-  Store(before);
-  StoreTiles<kRows, kColumns>(sums);
-}
+// How a block is formed where registers are whole tiles: 0 to 3 hold the block, row by row.
+class TileRegisters {
+ public:
+  LUTHIER_TILES static void Begin() { _tile_loadconfig(&kWholeTiles); }
+  LUTHIER_TILES static void End() { _tile_release(); }
 
-template <typename T>
-LUTHIER_TILES void MultiplyHere(int64_t m, int64_t n, absl::Span<const Term> terms, const Result<T>& c) {
+  // Forms a block's sums, and meanwhile, while the tiles are still being multiplied, stores those of the block before.
+  template <typename T>
+  static void Multiply(const LeftTiles* left, const RightTiles* right, size_t terms, const BlockSums<T>& before,
+                       BlockSums<T>& block) {
+    const auto form = block.rows > kTileRows ? (block.columns > Tile::kColumns ? &Form<2, 2, T> : &Form<2, 1, T>)
+                                             : (block.columns > Tile::kColumns ? &Form<1, 2, T> : &Form<1, 1, T>);
+    form(left, right, terms, before, block.numbers);
+  }
+
+ private:
+  template <int kRows, int kColumns, typename T>
+  LUTHIER_TILES static void Form(const LeftTiles* left, const RightTiles* right, size_t terms,
+                                 const BlockSums<T>& before, float* sums) {
+    asm volatile("" ::: "memory");  // GCC's loads of tiles do not say that they read what was cut
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (size_t term = 0; term < terms; ++term) AddTerm<kRows, kColumns>(left[term], right[term]);
+    Store(before);
+    StoreTiles<kRows, kColumns>(sums);
+  }
+
+  // The right factor's tiles are read without taking room in the first cache from those of the left one, which are read
+  // again for every block of these rows.
+  template <int kRows, int kColumns>
+  LUTHIER_TILES static inline void AddTerm(const LeftTiles& a, const RightTiles& b) {
+    const uint16_t *upper = a.first, *lower = a.first + a.next_rows;
+    const Tile *left = b.first, *right = b.first + b.tiles_of_columns;
+    for (int64_t tiles = TilesIn(b.k, Tile::kInner); tiles > 0; --tiles) {
+      _tile_loadd(4, upper, a.row_bytes);
+      _tile_stream_loadd(6, left, 64);
+      if constexpr (kColumns == 2) _tile_stream_loadd(7, right, 64);
+      if constexpr (kRows == 2) _tile_loadd(5, lower, a.row_bytes);
+      _tile_dpbf16ps(0, 4, 6);
+      if constexpr (kColumns == 2) _tile_dpbf16ps(1, 4, 7);
+      if constexpr (kRows == 2) _tile_dpbf16ps(2, 5, 6);
+      if constexpr (kRows == 2 && kColumns == 2) _tile_dpbf16ps(3, 5, 7);
+      upper += a.next_k, lower += a.next_k;
+      ++left, ++right;
+    }
+  }
+
+  // kBlockColumns in a row.
+  template <int kRows, int kColumns>
+  LUTHIER_TILES static inline void StoreTiles(float* sums) {
+    constexpr int64_t kRowBytes = kBlockColumns * sizeof(float);
+    float* lower = sums + kTileRows * kBlockColumns;
+    _tile_stored(0, sums, kRowBytes);
+    if constexpr (kColumns == 2) _tile_stored(1, sums + Tile::kColumns, kRowBytes);
+    if constexpr (kRows == 2) _tile_stored(2, lower, kRowBytes);
+    if constexpr (kRows == 2 && kColumns == 2) _tile_stored(3, lower + Tile::kColumns, kRowBytes);
+  }
+};
+
+// How a block is formed where registers are vectors of 16 sums: eight rows of it at a time, each in one register or
+// two.
+class VectorRegisters {
+ public:
+  static void Begin() {}
+  static void End() {}
+
+  // The same as with tiles.
+  template <typename T>
+  LUTHIER_VECTORS static void Multiply(const LeftTiles* left, const RightTiles* right, size_t terms,
+                                       const BlockSums<T>& before, BlockSums<T>& block) {
+    Store(before);
+    for (int64_t row = 0; row < block.rows; row += kRows) {
+      if (block.columns > Tile::kColumns) {
+        FormRows<2>(left, right, terms, row, block.numbers + row * kBlockColumns);
+      } else {
+        FormRows<1>(left, right, terms, row, block.numbers + row * kBlockColumns);
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kRows = 8;  // sixteen sums at a time, more than the steps that one multiplication takes
+
+  template <int kColumns>
+  LUTHIER_VECTORS static void FormRows(const LeftTiles* left, const RightTiles* right, size_t terms, int64_t row,
+                                       float* to) {
+    __m512 sums[kRows][kColumns];
+    for (auto& of_row : sums) {
+      for (__m512& sum : of_row) sum = _mm512_setzero_ps();
+    }
+    for (size_t term = 0; term < terms; ++term) {
+      const int64_t pitch = left[term].row_bytes / 2;
+      const uint16_t* a = left[term].first + row / kTileRows * left[term].next_rows + row % kTileRows * pitch;
+      const Tile* b = right[term].first;
+      for (int64_t k = right[term].k; k > 0; k -= Tile::kInner) {
+        AddTile<kColumns>(a, pitch, b, right[term].tiles_of_columns, std::min(k, Tile::kInner), sums);
+        a += left[term].next_k;
+        ++b;
+      }
+    }
+    for (int64_t i = 0; i < kRows; ++i) {
+      for (int j = 0; j < kColumns; ++j) _mm512_store_ps(to + i * kBlockColumns + j * Tile::kColumns, sums[i][j]);
+    }
+  }
+
+  // The first k numbers of a tile's rows.
+  template <int kColumns>
+  LUTHIER_VECTORS static inline void AddTile(const uint16_t* a, int64_t pitch, const Tile* b, int64_t next_columns,
+                                             int64_t k, __m512 (&sums)[kRows][kColumns]) {
+    for (int64_t pair = 0; 2 * pair < k; ++pair) {
+      __m512i factors[kColumns];
+      for (int j = 0; j < kColumns; ++j)
+        factors[j] = _mm512_load_si512(b[j * next_columns].numbers + pair * Tile::kInner);
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < kRows; ++i) {
+        int32_t both;
+        std::memcpy(&both, a + i * pitch + 2 * pair, sizeof both);
+        const __m512i spread = _mm512_set1_epi32(both);
+        for (int j = 0; j < kColumns; ++j)
+          sums[i][j] = _mm512_dpbf16_ps(sums[i][j], (__m512bh)spread, (__m512bh)factors[j]);
+      }
+    }
+  }
+};
+
+template <class Registers, typename T>
+LUTHIER_VECTORS void MultiplyHere(int64_t m, int64_t n, absl::Span<const Term> terms, const Result<T>& c) {
   static thread_local std::array<std::vector<Tile>, kMostTerms> cut;
   std::array<LeftTiles, kMostTerms> left;
   std::array<RightTiles, kMostTerms> right;
   std::array<BlockSums<T>, 2> blocks;
   size_t turn = 0;
-  _tile_loadconfig(&kWholeTiles);
+  Registers::Begin();
   for (int64_t i = 0; i < m; i += kBlockRows) {
     const int64_t rows = std::min(kBlockRows, m - i);
     for (size_t term = 0; term < terms.size(); ++term)
       left[term] = LeftTilesOf(terms[term].a, terms[term].b.k, i, rows, cut[term]);
     for (int64_t j = 0; j < n; j += kBlockColumns) {
-      const int64_t columns = std::min(kBlockColumns, n - j);
       for (size_t term = 0; term < terms.size(); ++term) right[term] = terms[term].b.Columns(j);
-      const auto multiply = rows > kTileRows
-                                ? (columns > Tile::kColumns ? &MultiplyBlock<2, 2, T> : &MultiplyBlock<2, 1, T>)
-                                : (columns > Tile::kColumns ? &MultiplyBlock<1, 2, T> : &MultiplyBlock<1, 1, T>);
       const BlockSums<T>& before = blocks[turn];
       turn = 1 - turn;
-      multiply(left.data(), right.data(), terms.size(), before, blocks[turn].numbers);
-      blocks[turn].rows = rows, blocks[turn].columns = columns, blocks[turn].c = c.At(i, j);
+      BlockSums<T>& block = blocks[turn];
+      block.rows = rows, block.columns = std::min(kBlockColumns, n - j), block.c = c.At(i, j);
+      Registers::Multiply(left.data(), right.data(), terms.size(), before, block);
     }
   }
   Store(blocks[turn]);
-  _tile_release();
+  Registers::End();
+}
+
+template <typename T>
+void MultiplyHere(int64_t m, int64_t n, absl::Span<const Term> terms, const Result<T>& c) {
+  if (HasTileRegisters()) {
+    MultiplyHere<TileRegisters>(m, n, terms, c);
+  } else {
+    MultiplyHere<VectorRegisters>(m, n, terms, c);
+  }
 }
 
 // Columns [j, j + columns) of rows [i, i + rows) of a sum, and where they go.
@@ -323,7 +427,7 @@ struct PartSize {
 // once; where these are too few, the rows too.
 PartSize SizeOfParts(int64_t m, int64_t n, int64_t sum) {
   const int64_t threads = ThreadCount(), blocks = TilesIn(n, kBlockColumns), row_blocks = TilesIn(m, kBlockRows);
-  const int64_t that_fit = kCutBytes / ((sum > kLongestSum ? kPieceOfSum : sum) * kBlockColumns * 2);
+  const int64_t that_fit = CutBytes() / ((sum > kLongestSum ? kPieceOfSum : sum) * kBlockColumns * 2);
   const int64_t columns = std::min(TilesIn(blocks, threads), that_fit);
   const int64_t parts_of_rows = std::min(row_blocks, TilesIn(threads, TilesIn(blocks, columns)));
   const int64_t rows = TilesIn(row_blocks, parts_of_rows) * kBlockRows;
@@ -350,12 +454,9 @@ void MultiplyOnAllThreads(int64_t m, int64_t n, absl::Span<const Product> produc
 
 }  // namespace
 
-bool HasBf16Tiles() {
-  // Linux gives these large registers only to programs that ask for them (Documentation/arch/x86/xstate.rst): the names
-  // are ARCH_REQ_XCOMP_PERM and XFEATURE_XTILEDATA, which headers before 5.16 do not have.
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  static const bool has = __builtin_cpu_supports("amx-bf16") && __builtin_cpu_supports("avx512bf16") &&
-                          syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+bool HasBf16Products() {
+  static const bool has =
+      __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
   return has;
 }
 

@@ -1,6 +1,7 @@
 // Products of bf16 matrices where the processor multiplies tiles of them (Intel's AMX, "Intel Architecture Instruction
-// Set Extensions", chapter 3): sums in fp32, each rounded once. oneDNN, which LibTorch uses for bf16, is half as fast
-// on the shapes of fine-tuning, and takes neither the two terms of an adapted layer nor a result in fp32.
+// Set Extensions", chapter 3) or vectors (AVX512-BF16, AMD's since Zen 4 too): sums in fp32, each rounded once. oneDNN,
+// which LibTorch uses for bf16, is slower on the shapes of fine-tuning, and takes neither the two terms of an adapted
+// layer nor a result in fp32.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,10 @@
 
 namespace luthier::ops {
 
-// Whether this processor multiplies tiles and the kernel lets this program. Everything below needs it.
-bool HasBf16Tiles();
+// Whether this processor multiplies bf16. Everything below needs it.
+bool HasBf16Products();
 
-// What one instruction takes of a right factor: rows 2i and 2i + 1 of 16 columns side by side, for i in [0, 16).
+// What one instruction of AMX takes of a right factor: rows 2i and 2i + 1 of 16 columns side by side, for i in [0, 16).
 struct alignas(64) Tile {
   static constexpr int64_t kInner = 32, kColumns = 16;
   uint16_t numbers[kInner * kColumns];
