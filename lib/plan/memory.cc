@@ -21,7 +21,7 @@ constexpr double kExportFragmentation = 1.08;
 // inputs that are kept.
 constexpr double kLayersComputedAgain = 2.65;
 // In bf16, the fp32 numbers that attention needs in between leave holes among what is kept. Processors that multiply
-// bf16 do not need them (4 to 7 % less than estimated), others some more (6 to 8 %): which kind a node has is not known
+// bf16 do not need them (4 to 7 % less than estimated), others some 8 % more: which kind a node has is not known
 // here.
 constexpr double kBf16Holes = 1.08;
 // Gradients come while activations go: so much of them is beside the most activations, unless a micro-batch before has
