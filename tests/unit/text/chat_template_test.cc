@@ -295,7 +295,8 @@ TEST(ChatTemplateTest, AConfigurationWithoutTextsHasNoTemplate) {
   }
 }
 
-// Without it a template would put no BOS where the tokenizer knows one.
+// Without it a template would put no BOS where the tokenizer knows one. As in transformers it goes before
+// tokenizer_config.json, and does not count beside one that lists its tokens itself.
 TEST(ChatTemplateTest, SpecialTokensMayStandInAFileOfTheirOwn) {
   const TempFolder folder;
   std::ofstream(folder.path() + "/chat_template.jinja") << "{{ bos_token }}{{ eos_token }}";
@@ -304,7 +305,9 @@ TEST(ChatTemplateTest, SpecialTokensMayStandInAFileOfTheirOwn) {
   const auto render = [&] { return RenderWithoutMessages(folder.path()); };
   EXPECT_EQ(render(), "<s>no");
   std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>"})";
-  EXPECT_EQ(render(), "<s></s>");
+  EXPECT_EQ(render(), "<s>no");
+  std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>", "added_tokens_decoder": {}})";
+  EXPECT_EQ(render(), "</s>");
 }
 
 // As transformers chooses; the default of such a list often leaves the tools out.
