@@ -12,20 +12,10 @@
 #include "lib/text/json_file.h"
 #include "lib/text/rust_api.h"
 #include "lib/text/template_source.h"
+#include "lib/text/tokenizer_files.h"
 
 namespace luthier {
 namespace {
-
-// The variables bos_token, eos_token, … as plain strings.
-OrderedJson SpecialTokenVariables(const OrderedJson& config) {
-  OrderedJson variables = OrderedJson::object();
-  for (const auto& [key, value] : config.items()) {
-    if (!key.ends_with("_token")) continue;
-    if (value.is_string()) variables[key] = value;
-    if (value.is_object() && value.contains("content")) variables[key] = value.at("content");
-  }
-  return variables;
-}
 
 constexpr char kDefault[] = "default";
 
@@ -39,20 +29,6 @@ std::string TemplateOfConfig(const OrderedJson& config, std::string_view name) {
     if (TextOf(entry, "name") == name) return TextOf(entry, "template");
   }
   return "";
-}
-
-// With the special tokens that only special_tokens_map.json names, as the tokenizer has them.
-absl::StatusOr<OrderedJson> TokenizerConfig(const std::string& folder) {
-  absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
-  if (absl::IsNotFound(config.status())) config = OrderedJson::object();
-  LUTHIER_RETURN_IF_ERROR(config.status());
-  const absl::StatusOr<OrderedJson> tokens = ReadJsonObject(folder + "/special_tokens_map.json");
-  if (absl::IsNotFound(tokens.status())) return config;
-  LUTHIER_RETURN_IF_ERROR(tokens.status());
-  for (const auto& [name, token] : tokens->items()) {
-    if (name.ends_with("_token") && !config->contains(name)) (*config)[name] = token;
-  }
-  return config;
 }
 
 constexpr char kPinStart[] = "{# template_date: ", kPinEnd[] = " #}\n";
@@ -99,8 +75,10 @@ std::vector<std::string> NamedTemplateFiles(const std::string& folder) {
 }
 
 absl::StatusOr<TemplateSources> ReadTemplateSources(const std::string& folder) {
-  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
-  return SourcesOf(folder, config);
+  absl::StatusOr<OrderedJson> config = ReadJsonObject(folder + "/tokenizer_config.json");
+  if (absl::IsNotFound(config.status())) config = OrderedJson();
+  LUTHIER_RETURN_IF_ERROR(config.status());
+  return SourcesOf(folder, *config);
 }
 
 bool AsksForDate(const TemplateSources& sources) {
@@ -127,13 +105,14 @@ absl::StatusOr<ChatTemplate> ChatTemplate::CompileAll(const TemplateSources& sou
 
 absl::StatusOr<std::optional<ChatTemplate>> ChatTemplate::OfJob(const std::string& folder, const TemplateSources& own,
                                                                 const std::string& date) {
-  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson config, TokenizerConfig(folder));
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson files, ReadTokenizerFiles(folder));
   TemplateSources sources = own;
   if (own.empty()) {
-    LUTHIER_ASSIGN_OR_RETURN(sources, SourcesOf(folder, config));
+    LUTHIER_ASSIGN_OR_RETURN(sources, SourcesOf(folder, files.at("tokenizer_config")));
   }
   if (sources.empty()) return std::optional<ChatTemplate>();
-  absl::StatusOr<ChatTemplate> compiled = CompileAll(sources, SpecialTokenVariables(config));
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson special_tokens, NamedTokens(files));
+  absl::StatusOr<ChatTemplate> compiled = CompileAll(sources, special_tokens);
   if (!compiled.ok()) {
     return absl::InvalidArgumentError(
         absl::StrCat(own.empty() ? folder : "chat_template", ": ", compiled.status().message()));

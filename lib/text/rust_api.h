@@ -27,7 +27,10 @@ struct LuthierRendered {
 void luthier_encoding_free(LuthierEncoding encoding);
 void luthier_rendered_free(LuthierRendered rendered);
 
-int luthier_tokenizer_new(const char* json, size_t len, LuthierTokenizer** out, LuthierBuffer* error);
+// `files`: see tokenizer_files.h.
+int luthier_tokenizer_new(const char* json, size_t len, const char* files, size_t files_len, LuthierTokenizer** out,
+                          LuthierBuffer* error);
+int luthier_named_tokens(const char* files, size_t len, LuthierBuffer* out, LuthierBuffer* error);
 void luthier_tokenizer_free(LuthierTokenizer* tokenizer);
 int luthier_tokenizer_encode(const LuthierTokenizer* tokenizer, const char* text, size_t len, bool with_special_tokens,
                              LuthierEncoding* out, LuthierBuffer* error);

@@ -10,20 +10,10 @@
 #include "lib/text/json.h"
 #include "lib/text/json_file.h"
 #include "lib/text/rust_api.h"
+#include "lib/text/tokenizer_files.h"
 
 namespace luthier {
 namespace {
-
-// tokenizer_config.json writes a token as its text, or as an object with `content`.
-std::string TokenText(const OrderedJson& config, const char* key) {
-  const auto found = config.find(key);
-  if (found == config.end()) return "";
-  if (found->is_string()) return found->get<std::string>();
-  if (found->is_object() && found->contains("content") && found->at("content").is_string()) {
-    return found->at("content").get<std::string>();
-  }
-  return "";
-}
 
 void AddIds(const OrderedJson& config, std::vector<int32_t>& ids) {
   const auto found = config.find("eos_token_id");
@@ -41,40 +31,34 @@ void AddIds(const OrderedJson& config, std::vector<int32_t>& ids) {
 
 void Tokenizer::Free::operator()(LuthierTokenizer* tokenizer) const { luthier_tokenizer_free(tokenizer); }
 
-absl::StatusOr<Tokenizer> Tokenizer::LoadFile(const std::string& path) {
-  LUTHIER_ASSIGN_OR_RETURN(const std::string json, ReadTextFile(path));
-  LuthierTokenizer* handle = nullptr;
-  LuthierBuffer error{};
-  if (luthier_tokenizer_new(json.data(), json.size(), &handle, &error) != 0) {
-    return absl::InvalidArgumentError(absl::StrCat(path, " is no tokenizer: ", TakeText(error)));
-  }
-  return Tokenizer(handle);
-}
-
 absl::StatusOr<Tokenizer> Tokenizer::Load(const std::string& folder) {
-  absl::StatusOr<Tokenizer> loaded = LoadFile(folder + "/tokenizer.json");
-  if (absl::IsNotFound(loaded.status())) {
+  const std::string path = folder + "/tokenizer.json";
+  const absl::StatusOr<std::string> json = ReadTextFile(path);
+  if (absl::IsNotFound(json.status())) {
     return absl::NotFoundError(
-        absl::StrCat(folder,
-                     "/tokenizer.json: not found; give a model folder that has one, as "
+        absl::StrCat(path,
+                     ": not found; give a model folder that has one, as "
                      "transformers writes it: AutoTokenizer.from_pretrained(…).save_pretrained(…)"));
   }
-  LUTHIER_RETURN_IF_ERROR(loaded.status());
-  Tokenizer tokenizer = *std::move(loaded);
-  LUTHIER_RETURN_IF_ERROR(tokenizer.ReadSpecialTokens(folder));
+  LUTHIER_RETURN_IF_ERROR(json.status());
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson files, ReadTokenizerFiles(folder));
+  const std::string files_text = files.dump();
+  LuthierTokenizer* handle = nullptr;
+  LuthierBuffer error{};
+  if (luthier_tokenizer_new(json->data(), json->size(), files_text.data(), files_text.size(), &handle, &error) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(path, " ", TakeText(error)));
+  }
+  Tokenizer tokenizer(handle);
+  LUTHIER_RETURN_IF_ERROR(tokenizer.ReadSpecialTokens(folder, files));
   return tokenizer;
 }
 
-absl::Status Tokenizer::ReadSpecialTokens(const std::string& folder) {
-  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
-    const absl::StatusOr<OrderedJson> config = ReadJsonObject(absl::StrCat(folder, "/", name));
-    if (absl::IsNotFound(config.status())) continue;
-    LUTHIER_RETURN_IF_ERROR(config.status());
-    if (special_tokens_.bos.empty()) special_tokens_.bos = TokenText(*config, "bos_token");
-    if (special_tokens_.eos.empty()) special_tokens_.eos = TokenText(*config, "eos_token");
-    if (special_tokens_.pad.empty()) special_tokens_.pad = TokenText(*config, "pad_token");
-    if (special_tokens_.unk.empty()) special_tokens_.unk = TokenText(*config, "unk_token");
-  }
+absl::Status Tokenizer::ReadSpecialTokens(const std::string& folder, const OrderedJson& files) {
+  LUTHIER_ASSIGN_OR_RETURN(const OrderedJson named, NamedTokens(files));
+  special_tokens_ = {.bos = named.value("bos_token", ""),
+                     .eos = named.value("eos_token", ""),
+                     .pad = named.value("pad_token", ""),
+                     .unk = named.value("unk_token", "")};
   if (!special_tokens_.bos.empty()) bos_id_ = TokenToId(special_tokens_.bos);
   if (!special_tokens_.eos.empty()) eos_id_ = TokenToId(special_tokens_.eos);
   if (eos_id_) stop_ids_.push_back(*eos_id_);

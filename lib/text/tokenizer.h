@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "lib/text/json.h"
 
 struct LuthierTokenizer;  // owned by the Rust crate, see rust/src/lib.rs
 
@@ -37,13 +38,11 @@ struct SpecialTokens {
 // Immutable once loaded: any number of threads may use one tokenizer at the same time.
 class Tokenizer {
  public:
-  // Loads `folder`/tokenizer.json, and from tokenizer_config.json, special_tokens_map.json,
-  // generation_config.json and config.json (all optional) which tokens begin and end a text.
+  // Loads `folder`/tokenizer.json as transformers does with the files beside it (all optional, see
+  // docs/text.md), and from generation_config.json and config.json which other tokens end a text.
   // NOT_FOUND without tokenizer.json, INVALID_ARGUMENT if a file cannot be read as what it should
   // be; the message names the file.
   static absl::StatusOr<Tokenizer> Load(const std::string& folder);
-  // Loads one tokenizer.json without any special tokens of the base model.
-  static absl::StatusOr<Tokenizer> LoadFile(const std::string& path);
 
   // `with_special_tokens`: adds what the post-processor of the file adds (BOS in Llama). A text
   // that a chat template rendered has them already and must be encoded without. INVALID_ARGUMENT if
@@ -72,7 +71,7 @@ class Tokenizer {
     void operator()(LuthierTokenizer* tokenizer) const;
   };
   explicit Tokenizer(LuthierTokenizer* handle) : handle_(handle) {}
-  absl::Status ReadSpecialTokens(const std::string& folder);
+  absl::Status ReadSpecialTokens(const std::string& folder, const OrderedJson& files);
 
   std::unique_ptr<LuthierTokenizer, Free> handle_;
   SpecialTokens special_tokens_;

@@ -6,6 +6,7 @@
 //! back to `luthier_buffer_free`.
 
 mod bucket;
+mod classes;
 mod columns;
 mod http;
 mod network;
@@ -155,20 +156,18 @@ pub unsafe extern "C" fn luthier_rendered_free(rendered: LuthierRendered) {
     reclaim(rendered.spans, 2 * rendered.span_count);
 }
 
-/// `json`: the contents of a tokenizer.json.
+/// `json`: the contents of a tokenizer.json. `files`: what stands beside it, see `lib/text/tokenizer_files.h`.
 #[no_mangle]
 pub unsafe extern "C" fn luthier_tokenizer_new(
     json: *const u8,
     len: usize,
+    files: *const u8,
+    files_len: usize,
     out: *mut *mut Tokenizer,
     error: *mut LuthierBuffer,
 ) -> i32 {
     guarded(error, || {
-        let json = text(json, len)?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| e.to_string())?;
-        // A file may ask for truncation and padding; here the length of a row is the caller's business.
-        inner.with_truncation(None).map_err(|e| e.to_string())?;
-        inner.with_padding(None);
+        let inner = classes::load(text(json, len)?, text(files, files_len)?)?;
         let added = inner.get_added_tokens_decoder().into_iter();
         let special = added
             .filter(|(_, token)| token.special)
@@ -284,6 +283,20 @@ pub unsafe extern "C" fn luthier_tokenizer_is_special(
 ) -> bool {
     guarded_or(false, || {
         u32::try_from(id).is_ok_and(|id| (*tokenizer).special.contains(&id))
+    })
+}
+
+/// The texts of the tokens that have names, such as `eos_token`, as a JSON object. `files`: as for `luthier_tokenizer_new`.
+#[no_mangle]
+pub unsafe extern "C" fn luthier_named_tokens(
+    files: *const u8,
+    len: usize,
+    out: *mut LuthierBuffer,
+    error: *mut LuthierBuffer,
+) -> i32 {
+    guarded(error, || {
+        *out = buffer(classes::named_tokens(text(files, len)?)?);
+        Ok(())
     })
 }
 

@@ -87,6 +87,25 @@ fn defined(value: &Value) -> Result<(), Error> {
     Ok(())
 }
 
+/// `divisibleby(value, num)`
+pub fn is_divisible(value: &Value, number: Option<Value>) -> Result<bool, Error> {
+    let number = number.unwrap_or_default();
+    match (exact(value), exact(&number)) {
+        (Some(_), Some(0)) => Err(type_error("modulo by zero")),
+        (Some(value), Some(number)) => Ok(value % number == 0),
+        _ => match (real(value), real(&number)) {
+            (Some(value), Some(number)) if number != 0.0 => Ok(value % number == 0.0),
+            _ => Err(type_error("divisibleby needs two numbers")),
+        },
+    }
+}
+
+/// What `int` makes of a finite fraction.
+pub fn truncated(value: &Value) -> Option<Value> {
+    let fraction = real(value).filter(|number| number.is_finite() && value.is_number())?;
+    Some((fraction as i128).into()).filter(|_| exact(value).is_none())
+}
+
 /// `int(value, default=0, base=10)`
 fn int(
     value: Value,

@@ -9,7 +9,9 @@ use minijinja::{filters, Environment, Error, ErrorKind, State};
 use crate::numbers::attribute;
 use crate::source::{ITERATE, KEPT, SLICE};
 use crate::text::{capitalized, count_words, is_space, title_words};
-use crate::values::{is_generator, is_scalar, str_of, type_error, Generator, JsonStyle};
+use crate::values::{
+    is_generator, is_namespace, is_scalar, str_of, type_error, Generator, JsonStyle,
+};
 use crate::{numbers, text};
 
 pub fn install(env: &mut Environment<'static>) {
@@ -23,8 +25,21 @@ pub fn install(env: &mut Environment<'static>) {
     add_text_filters(env);
     add_sequence_filters(env);
     numbers::install(env);
-    env.add_test("iterable", |v: Value| !is_scalar(&v));
-    env.add_test("sequence", |v: Value| !is_generator(&v) && !is_scalar(&v));
+    env.add_test("iterable", |v: Value| !is_scalar(&v) && !is_namespace(&v));
+    env.add_test("sequence", |v: Value| {
+        !is_generator(&v) && !is_scalar(&v) && !is_namespace(&v)
+    });
+    env.add_test("mapping", |v: Value| {
+        v.kind() == ValueKind::Map && !is_namespace(&v)
+    });
+    env.add_test(
+        "divisibleby",
+        |v: Value, number: Option<Value>, kwargs: Kwargs| {
+            numbers::is_divisible(&v, number.or(kwargs.get("num")?))
+        },
+    );
+    env.add_test("lower", |v: Value| text::is_lower(&str_of(&v)));
+    env.add_test("upper", |v: Value| text::is_upper(&str_of(&v)));
     env.add_test("number", |v: Value| {
         matches!(v.kind(), ValueKind::Bool | ValueKind::Number)
     });
@@ -41,32 +56,50 @@ fn add_text_filters(env: &mut Environment<'static>) {
     env.add_filter("title", |v: Value| title_words(&str_of(&v)));
     env.add_filter("capitalize", |v: Value| capitalized(&str_of(&v)));
     env.add_filter("wordcount", |v: Value| count_words(&str_of(&v)));
-    env.add_filter(
-        "replace",
-        |v: Value, from: Value, to: Value, count: Option<i64>| {
-            let (text, from, to) = (str_of(&v), str_of(&from), str_of(&to));
-            match count.and_then(|count| usize::try_from(count).ok()) {
-                Some(count) => text.replacen(&from, &to, count),
-                None => text.replace(&from, &to),
-            }
-        },
-    );
-    env.add_filter("trim", |v: Value, characters: Option<String>| {
-        let text = str_of(&v);
-        match characters {
-            Some(characters) => text.trim_matches(|c| characters.contains(c)).to_string(),
-            None => text.trim_matches(is_space).to_string(),
-        }
-    });
+    env.add_filter("replace", replace);
+    env.add_filter("trim", trim);
     env.add_filter("join", join);
     env.add_filter("format", |state: &State, v: Value, args: Rest<Value>| {
-        filters::format(state, &v, Rest(texts(&args)?))
+        let (format, args) = text::printf(v.as_str().unwrap_or_default(), &args)?;
+        filters::format(state, &format.into(), Rest(texts(&args)?))
     });
     env.add_filter("indent", text::indent);
+    env.add_filter("center", text::center);
     for name in ["e", "escape"] {
         env.add_filter(name, |v: Value| if v.is_safe() { v } else { escaped(&v) });
     }
     env.add_filter("forceescape", |v: Value| escaped(&v));
+}
+
+/// `replace(s, old, new, count=None)`
+fn replace(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<String, Error> {
+    let argument = |position: usize, name: &str| match args.get(position) {
+        Some(value) => Ok(value.clone()),
+        None => kwargs.get::<Value>(name),
+    };
+    let text = str_of(&value);
+    let (from, to) = (str_of(&argument(0, "old")?), str_of(&argument(1, "new")?));
+    let count = match args.get(2) {
+        Some(count) => Some(count.clone()),
+        None => kwargs.get("count")?,
+    };
+    kwargs.assert_all_used()?;
+    let count = count.and_then(|count| i64::try_from(count).ok());
+    Ok(match count.and_then(|count| usize::try_from(count).ok()) {
+        Some(count) => text.replacen(&from, &to, count),
+        None => text.replace(&from, &to),
+    })
+}
+
+/// `trim(value, chars=None)`
+fn trim(value: Value, characters: Option<String>, kwargs: Kwargs) -> Result<String, Error> {
+    let characters = characters.or(kwargs.get("chars")?);
+    kwargs.assert_all_used()?;
+    let text = str_of(&value);
+    Ok(match characters {
+        Some(characters) => text.trim_matches(|c| characters.contains(c)).to_string(),
+        None => text.trim_matches(is_space).to_string(),
+    })
 }
 
 /// `join(value, d='', attribute=None)`
@@ -109,7 +142,16 @@ fn add_sequence_filters(env: &mut Environment<'static>) {
         true => Ok(Vec::<Value>::new().into()),
         false => filters::items(&v),
     });
+    env.add_filter("first", |v: Value| {
+        Ok::<_, Error>(iterate(&v)?.try_iter()?.next().unwrap_or_default())
+    });
     env.add_filter("last", last);
+    env.add_filter("reverse", reverse);
+    env.add_filter("batch", batch);
+    env.add_filter("slice", slice_filter);
+    for name in ["default", "d"] {
+        env.add_filter(name, default);
+    }
     env.add_filter("sort", sort);
     env.add_filter("dictsort", dictsort);
     env.add_filter("length", length);
@@ -118,57 +160,35 @@ fn add_sequence_filters(env: &mut Environment<'static>) {
         Ok::<_, Error>(Value::from(iterate(&v)?.try_iter()?.collect::<Vec<_>>()))
     });
     env.add_filter("map", |state: &State, v: Value, rest: Rest<Value>| {
-        Ok::<_, Error>(Generator::value(filters::map(
-            state,
-            none_as_empty(&v)?,
-            rest,
-        )?))
+        unless_false(&v, |items| filters::map(state, items, rest))
     });
     type Name<'a> = Option<Cow<'a, str>>;
     env.add_filter(
         "select",
         |state: &State, v: Value, test: Name, rest: Rest<Value>| {
-            Ok::<_, Error>(Generator::value(filters::select(
-                state,
-                none_as_empty(&v)?,
-                test,
-                rest,
-            )?))
+            unless_false(&v, |items| filters::select(state, items, test, rest))
         },
     );
     env.add_filter(
         "reject",
         |state: &State, v: Value, test: Name, rest: Rest<Value>| {
-            Ok::<_, Error>(Generator::value(filters::reject(
-                state,
-                none_as_empty(&v)?,
-                test,
-                rest,
-            )?))
+            unless_false(&v, |items| filters::reject(state, items, test, rest))
         },
     );
     env.add_filter(
         "selectattr",
         |state: &State, v: Value, key: Cow<'_, str>, test: Name, rest: Rest<Value>| {
-            Ok::<_, Error>(Generator::value(filters::selectattr(
-                state,
-                none_as_empty(&v)?,
-                key,
-                test,
-                rest,
-            )?))
+            unless_false(&v, |items| {
+                filters::selectattr(state, items, key, test, rest)
+            })
         },
     );
     env.add_filter(
         "rejectattr",
         |state: &State, v: Value, key: Cow<'_, str>, test: Name, rest: Rest<Value>| {
-            Ok::<_, Error>(Generator::value(filters::rejectattr(
-                state,
-                none_as_empty(&v)?,
-                key,
-                test,
-                rest,
-            )?))
+            unless_false(&v, |items| {
+                filters::rejectattr(state, items, key, test, rest)
+            })
         },
     );
 }
@@ -190,12 +210,103 @@ pub fn iterate(value: &Value) -> Result<Value, Error> {
     }
 }
 
-/// `map`, `select` and their like take None for an empty sequence.
-fn none_as_empty(value: &Value) -> Result<Value, Error> {
-    if value.is_none() {
-        return Ok(Vec::<Value>::new().into());
+/// `map`, `select` and their like do not look into what counts as false.
+fn unless_false(
+    value: &Value,
+    filter: impl FnOnce(Value) -> Result<Vec<Value>, Error>,
+) -> Result<Value, Error> {
+    let items = match value.is_true() {
+        true => filter(iterate(value)?)?,
+        false => Vec::new(),
+    };
+    Ok(Generator::value(items))
+}
+
+/// `default(value, default_value='', boolean=False)`
+fn default(value: Value, args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+    let other = match args.first() {
+        Some(other) => other.clone(),
+        None if kwargs.has("default_value") => kwargs.get("default_value")?,
+        None => "".into(),
+    };
+    let boolean = match args.get(1) {
+        Some(boolean) => boolean.is_true(),
+        None => kwargs
+            .get::<Option<Value>>("boolean")?
+            .is_some_and(|boolean| boolean.is_true()),
+    };
+    kwargs.assert_all_used()?;
+    let is_replaced = value.is_undefined() || (boolean && !value.is_true());
+    Ok(if is_replaced { other } else { value })
+}
+
+/// Of a mapping, its keys.
+fn reverse(value: Value) -> Result<Value, Error> {
+    if value.kind() == ValueKind::String {
+        return filters::reverse(&value);
     }
-    iterate(value)
+    let mut items: Vec<Value> = iterate(&value)?.try_iter()?.collect();
+    items.reverse();
+    Ok(match is_generator(&value) {
+        true => items.into(),
+        false => Generator::value(items),
+    })
+}
+
+/// As many parts or rows as any template has; a filter must not take all memory by one call.
+const MOST_PARTS: usize = 100_000;
+
+fn number_of_parts(number: Option<usize>, what: &str) -> Result<usize, Error> {
+    match number {
+        Some(number @ 1..=MOST_PARTS) => Ok(number),
+        _ => Err(type_error(format!("{what} must be from 1 to {MOST_PARTS}"))),
+    }
+}
+
+/// `batch(value, linecount, fill_with=None)`: rows of so many items.
+fn batch(
+    value: Value,
+    count: Option<usize>,
+    fill_with: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let count = number_of_parts(count.or(kwargs.get("linecount")?), "linecount")?;
+    let fill_with = fill_with.or(kwargs.get("fill_with")?);
+    kwargs.assert_all_used()?;
+    let items: Vec<Value> = iterate(&value)?.try_iter()?.collect();
+    let row = |items: &[Value]| {
+        let mut row = items.to_vec();
+        if let Some(filler) = &fill_with {
+            row.resize(count, filler.clone());
+        }
+        Value::from(row)
+    };
+    Ok(Generator::value(items.chunks(count).map(row).collect()))
+}
+
+/// `slice(value, slices, fill_with=None)`: so many parts, of which the first have one item more where they cannot be equal.
+fn slice_filter(
+    value: Value,
+    slices: Option<usize>,
+    fill_with: Option<Value>,
+    kwargs: Kwargs,
+) -> Result<Value, Error> {
+    let slices = number_of_parts(slices.or(kwargs.get("slices")?), "slices")?;
+    let fill_with = fill_with.or(kwargs.get("fill_with")?);
+    kwargs.assert_all_used()?;
+    let items: Vec<Value> = iterate(&value)?.try_iter()?.collect();
+    let (length, longer) = (items.len() / slices, items.len() % slices);
+    let (more, rest) = items.split_at(longer * (length + 1));
+    let mut parts: Vec<Vec<Value>> = more.chunks(length + 1).map(<[Value]>::to_vec).collect();
+    for i in longer..slices {
+        let start = (i - longer) * length;
+        let mut part = rest[start..start + length].to_vec();
+        part.extend(fill_with.clone());
+        parts.push(part);
+    }
+    Ok(Generator::value(
+        parts.into_iter().map(Value::from).collect(),
+    ))
 }
 
 fn length(value: Value) -> Result<usize, Error> {
@@ -240,10 +351,7 @@ fn is_shallow(value: &Value, levels: usize, items_left: &mut usize) -> bool {
     if !matches!(kind, ValueKind::Seq | ValueKind::Iterable | ValueKind::Map) {
         return true;
     }
-    let is_namespace = value
-        .as_object()
-        .is_some_and(|object| object.type_name().ends_with("::Namespace"));
-    if levels == 0 || is_namespace {
+    if levels == 0 || is_namespace(value) {
         return false;
     }
     let Ok(mut items) = value.try_iter() else {
@@ -459,14 +567,14 @@ fn dictsort(
 
 /// Of a mapping it is the last key.
 fn last(value: Value) -> Result<Value, Error> {
-    if value.kind() == ValueKind::Map {
-        return Ok(value.try_iter()?.last().unwrap_or_default());
+    if is_generator(&value) {
+        return Err(type_error("'generator' object is not reversible"));
     }
-    filters::last(value)
+    Ok(iterate(&value)?.try_iter()?.last().unwrap_or_default())
 }
 
-/// `value[start:stop:step]`, where minijinja fails for an empty value if `step` is negative, and takes the element at 0 along if
-/// `stop` is 0.
+/// `value[start:stop:step]`, where minijinja slices what has no slices in Python, fails for an empty value if `step` is
+/// negative, and takes the element at 0 along if `stop` is 0.
 fn slice(
     value: Value,
     start: Option<i64>,
@@ -477,11 +585,29 @@ fn slice(
     if step == 0 {
         return Err(type_error("slice step cannot be zero"));
     }
-    if is_generator(&value) || value.kind() == ValueKind::Map {
-        return Err(type_error(format!("a {} has no slices", value.kind())));
+    if let Some(text) = value.as_str() {
+        let characters: Vec<char> = text.chars().collect();
+        let places = places(characters.len(), start, stop, step);
+        return Ok(places.map(|at| characters[at]).collect::<String>().into());
     }
-    let items: Vec<Value> = iterate(&value)?.try_iter()?.collect();
-    let length = items.len() as i64;
+    match value.kind() {
+        ValueKind::Seq | ValueKind::Iterable if !is_generator(&value) => {
+            let items: Vec<Value> = value.try_iter()?.collect();
+            let places = places(items.len(), start, stop, step);
+            Ok(places.map(|at| items[at].clone()).collect())
+        }
+        kind => Err(type_error(format!("a {kind} has no slices"))),
+    }
+}
+
+/// The indices of a slice of so many items.
+fn places(
+    length: usize,
+    start: Option<i64>,
+    stop: Option<i64>,
+    step: i64,
+) -> impl Iterator<Item = usize> {
+    let length = length as i64;
     let (lowest, highest) = if step > 0 {
         (0, length)
     } else {
@@ -500,14 +626,8 @@ fn slice(
     } else {
         (highest, lowest)
     };
-    let (mut at, end) = (start.map_or(first, place), stop.map_or(end, place));
-    let mut taken = Vec::new();
-    while if step > 0 { at < end } else { at > end } {
-        taken.push(items[at as usize].clone());
-        at = at.saturating_add(step);
-    }
-    Ok(match value.as_str() {
-        Some(_) => taken.iter().map(str_of).collect::<String>().into(),
-        None => taken.into(),
-    })
+    let (first, end) = (start.map_or(first, place), stop.map_or(end, place));
+    std::iter::successors(Some(first), move |at| at.checked_add(step))
+        .take_while(move |&at| if step > 0 { at < end } else { at > end })
+        .map(|at| at as usize)
 }

@@ -93,9 +93,7 @@ impl ChatTemplate {
         python::install(&mut env);
         env.add_filter(GENERATION, generation);
         env.add_function("raise_exception", raise_exception);
-        env.add_function("strftime_now", |format: String| {
-            RENDERING.with_borrow(|rendering| rendering.now.format(&format))
-        });
+        env.add_function("strftime_now", strftime_now);
         env.add_template_owned(NAME, rewritten.source)
             .map_err(describe)?;
         Ok(ChatTemplate {
@@ -258,6 +256,16 @@ fn raise_exception(args: Rest<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let message = values::str_of(&message);
     RENDERING.with_borrow_mut(|rendering| rendering.raised = Some(message.clone()));
     Err(Error::new(ErrorKind::InvalidOperation, message))
+}
+
+/// `strftime_now(format)`
+fn strftime_now(format: Option<String>, kwargs: Kwargs) -> Result<String, Error> {
+    let format: String = match format {
+        Some(format) => format,
+        None => kwargs.get("format")?,
+    };
+    kwargs.assert_all_used()?;
+    Ok(RENDERING.with_borrow(|rendering| rendering.now.format(&format)))
 }
 
 fn describe(error: Error) -> String {

@@ -7,7 +7,7 @@ pub const ITERATE: &str = "__luthier_iterate";
 
 /// Filter that refuses what a namespace must not keep, see `python.rs`.
 pub const KEPT: &str = "__luthier_kept";
-/// Filter that slices with a step, see `python.rs`.
+/// Filter that slices, see `python.rs`.
 pub const SLICE: &str = "__luthier_slice";
 
 pub struct Rewritten {
@@ -19,7 +19,8 @@ pub struct Rewritten {
 /// - `{% generation %}…{% endgeneration %}` becomes a filter block inside `with`, so that a `set` does not leak, as in Jinja2;
 ///   the tag's own `-` and `+` stay on the outer edges, so white space is controlled as before;
 /// - `{% for x in EXPR %}` becomes `{% for x in (EXPR)|iterate %}`;
-/// - `X[a:b:c]` becomes `(X|slice(a, b, c))`;
+/// - `X[a:b]` and `X[a:b:c]` become `(X|slice(a, b, c))`;
+/// - `{% with a = X, b = Y %}` sets all values under names of its own first: `Y` does not see the new `a`;
 /// - `+X` becomes `X`, and `X ~ Y` becomes `X|string ~ Y|string`;
 /// - escapes in strings become those that minijinja reads as Python does;
 /// - `{% raw %}` becomes `{% raw +%}`: a line end behind it stays;
@@ -73,6 +74,9 @@ pub fn rewrite(source: &str) -> Rewritten {
                 out.push_str(&format!("{{%{left} endfilter %}}{{% endwith {right}%}}"))
             }
             Some("for") => out.push_str(&format!("{{%{left}{}{right}%}}", checked_for(&code))),
+            Some("with") => {
+                out.push_str(&format!("{{%{left}{}{right}%}}", simultaneous_with(&code)))
+            }
             Some("set") => out.push_str(&format!("{{%{left}{}{right}%}}", visible_set(&code))),
             _ => out.push_str(&format!("{{%{left}{code}{right}%}}")),
         }
@@ -276,7 +280,7 @@ struct Bracket {
 /// A tag with as many has more parts than `render.rs` takes, and rewriting a million of them would have no end.
 const MOST_SLICES: usize = 100;
 
-/// Slices with a step, as calls of a filter.
+/// Slices, as calls of a filter.
 fn sliced(code: &str) -> String {
     let bytes = code.as_bytes();
     let mut out = String::with_capacity(code.len());
@@ -317,24 +321,19 @@ fn sliced(code: &str) -> String {
                 operand = Some(begin);
                 if let Some(bracket) = open.pop() {
                     operand = bracket.operand.or(Some(bracket.at));
-                    if let (b']', Some(operand), &[first, second], 0..MOST_SLICES) = (
-                        bytes[start],
-                        bracket.operand,
-                        bracket.colons.as_slice(),
-                        slices,
-                    ) {
+                    if let (b']', Some(operand), 1..=2, 0..MOST_SLICES) =
+                        (bytes[start], bracket.operand, bracket.colons.len(), slices)
+                    {
                         slices += 1;
-                        let part = |from: usize, to: usize| match out[from + 1..to].trim() {
-                            "" => "none",
-                            part => part,
-                        };
-                        let call = format!(
-                            "({}|{SLICE}({}, {}, {}))",
-                            &out[operand..bracket.at],
-                            part(bracket.at, first),
-                            part(first, second),
-                            part(second, begin)
-                        );
+                        let mut from = bracket.at;
+                        let mut parts = Vec::new();
+                        for to in bracket.colons.into_iter().chain([begin]) {
+                            let part = out[from + 1..to].trim();
+                            parts.push(if part.is_empty() { "none" } else { part });
+                            from = to;
+                        }
+                        let sliced = &out[operand..bracket.at];
+                        let call = format!("({sliced}|{SLICE}({}))", parts.join(", "));
                         out.truncate(operand);
                         out.push_str(&call);
                         continue;
@@ -379,6 +378,52 @@ fn checked_for(code: &str) -> String {
         code[start..end].trim(),
         &code[end..]
     )
+}
+
+fn simultaneous_with(code: &str) -> String {
+    let (word, assignments) = code.split_at(code.find("with").map_or(0, |at| at + 4));
+    let pairs = split_at_commas(assignments).into_iter();
+    let pairs: Option<Vec<(&str, &str)>> = pairs.map(|pair| pair.split_once('=')).collect();
+    let Some(pairs) = pairs.filter(|pairs| pairs.len() > 1) else {
+        return code.to_string(); // minijinja reports a syntax error
+    };
+    let values = (0..pairs.len()).map(|i| format!("__luthier_value_{i}"));
+    let set = pairs.iter().zip(values.clone());
+    let mut set: Vec<_> = set
+        .map(|((_, value), own)| format!("{own} ={value}"))
+        .collect();
+    set.extend(
+        pairs
+            .iter()
+            .zip(values)
+            .map(|((name, _), own)| format!("{} = {own}", name.trim())),
+    );
+    format!("{word} {} ", set.join(", "))
+}
+
+/// Parts between commas outside strings and brackets.
+fn split_at_commas(code: &str) -> Vec<&str> {
+    let bytes = code.as_bytes();
+    let (mut i, mut start, mut depth) = (0, 0, 0);
+    let mut parts = Vec::new();
+    while i < bytes.len() {
+        match bytes[i] {
+            b'\'' | b'"' => {
+                i = string_end(bytes, i);
+                continue;
+            }
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth -= 1,
+            b',' if depth == 0 => {
+                parts.push(&code[start..i]);
+                start = i + 1;
+            }
+            _ => {}
+        }
+        i += 1;
+    }
+    parts.push(&code[start..]);
+    parts
 }
 
 fn visible_set(code: &str) -> String {

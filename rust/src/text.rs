@@ -1,12 +1,14 @@
 //! Texts as Python has them: methods of `str` where `minijinja_contrib::pycompat` has none or answers otherwise (it counts bytes
 //! where Python counts characters), and Jinja2's filters of words.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use minijinja::value::{from_args, Kwargs, Value, ValueKind};
 use minijinja::Error;
 
-use crate::values::type_error;
+use crate::numbers::truncated;
+use crate::values::{repr_of, str_of, type_error};
 
 /// Wider than any line. A template must not take all memory by one call.
 const WIDEST: usize = 1 << 20;
@@ -164,13 +166,12 @@ pub fn method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, E
 
 fn without_arguments(text: &str, name: &str) -> Value {
     let all = |is: fn(char) -> bool| Value::from(!text.is_empty() && text.chars().all(is));
-    let any = |is: fn(char) -> bool| text.chars().any(is);
     match name {
         "title" => title(text).into(),
         "capitalize" => capitalized(text).into(),
-        "swapcase" => text.chars().map(swapped).collect::<String>().into(),
-        "isupper" => Value::from(any(char::is_uppercase) && !any(char::is_lowercase)),
-        "islower" => Value::from(any(char::is_lowercase) && !any(char::is_uppercase)),
+        "swapcase" => swapped(text).into(),
+        "isupper" => is_upper(text).into(),
+        "islower" => is_lower(text).into(),
         "isspace" => all(is_space),
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
@@ -178,12 +179,78 @@ fn without_arguments(text: &str, name: &str) -> Value {
     }
 }
 
-fn swapped(c: char) -> String {
-    if c.is_uppercase() {
-        c.to_lowercase().collect()
-    } else {
-        c.to_uppercase().collect()
+pub fn is_upper(text: &str) -> bool {
+    text.contains(char::is_uppercase) && !text.contains(char::is_lowercase)
+}
+
+pub fn is_lower(text: &str) -> bool {
+    text.contains(char::is_lowercase) && !text.contains(char::is_uppercase)
+}
+
+fn swapped(text: &str) -> String {
+    // Of the whole text: how a sigma is written depends on what stands beside it.
+    let lower = text.to_lowercase();
+    let mut lower = lower.chars();
+    let swapped = |c: char| {
+        let small: String = lower.by_ref().take(c.to_lowercase().count()).collect();
+        match (c.is_uppercase(), c.is_lowercase()) {
+            (true, _) => small,
+            (_, true) => c.to_uppercase().collect(),
+            _ => c.to_string(),
+        }
+    };
+    text.chars().map(swapped).collect()
+}
+
+/// `format` and its arguments for minijinja, which has of Python's conversions no `%r`, and no `%d` of a fraction.
+pub fn printf(format: &str, args: &[Value]) -> Result<(String, Vec<Value>), Error> {
+    let (positional, named): (&[Value], Kwargs) = from_args(args)?;
+    let mut positional = positional.to_vec();
+    let mut changed = HashMap::new();
+    let mut out = String::new();
+    let mut rest = format;
+    let mut position = 0;
+    while let Some(at) = rest.find('%') {
+        let (before, spec) = rest.split_at(at + 1);
+        out.push_str(before);
+        let key = spec
+            .strip_prefix('(')
+            .and_then(|key| Some(key.split_once(')')?.0));
+        let flags = key.map_or(0, |key| key.len() + 2);
+        let end = spec[flags..].find(|c: char| !"#0- +.123456789".contains(c));
+        let end = end.map_or(spec.len(), |end| flags + end);
+        let conversion = spec[end..].chars().next();
+        out.push_str(&spec[..end]);
+        rest = &spec[end + conversion.map_or(0, char::len_utf8)..];
+        let arg = match key {
+            Some(key) => named.peek::<Option<Value>>(key)?,
+            None => positional.get(position).cloned(),
+        };
+        let other = match conversion {
+            Some('r') => arg.map(|arg| repr_of(&arg).into()),
+            Some('d' | 'i' | 'u') => arg.and_then(|arg| truncated(&arg)),
+            _ => None,
+        };
+        out.extend(if conversion == Some('r') {
+            Some('s')
+        } else {
+            conversion
+        });
+        match (key, other) {
+            (Some(key), Some(other)) => {
+                changed.insert(key.to_string(), other);
+            }
+            (None, Some(other)) => positional[position] = other,
+            _ => {}
+        }
+        position += usize::from(key.is_none() && conversion != Some('%'));
     }
+    let named = named.args().map(|name| {
+        let value = changed.remove(name).map_or_else(|| named.peek(name), Ok)?;
+        Ok((name, value))
+    });
+    positional.push(named.collect::<Result<Kwargs, Error>>()?.into());
+    Ok((out + rest, positional))
 }
 
 fn stripped<'a>(text: &'a str, name: &str, args: &[Value]) -> Result<&'a str, Error> {
@@ -338,6 +405,13 @@ fn has_affix(text: &str, args: &[Value], has: fn(&str, &str) -> bool) -> Result<
         }
     }
     Ok(false)
+}
+
+/// The filter `center(value, width=80)`
+pub fn center(value: Value, width: Option<usize>, kwargs: Kwargs) -> Result<String, Error> {
+    let width = width.or(kwargs.get("width")?).unwrap_or(80);
+    kwargs.assert_all_used()?;
+    padded(&str_of(&value), "center", &[width.into()])
 }
 
 fn missing(text: &str, width: usize) -> Result<usize, Error> {

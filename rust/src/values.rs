@@ -41,6 +41,16 @@ pub fn is_generator(value: &Value) -> bool {
     value.downcast_object_ref::<Generator>().is_some()
 }
 
+/// Whether it is an object of minijinja's own of that type.
+fn is_a(value: &Value, type_name: &str) -> bool {
+    let object = value.as_object();
+    object.is_some_and(|object| object.type_name().ends_with(type_name))
+}
+
+pub fn is_namespace(value: &Value) -> bool {
+    is_a(value, "::Namespace")
+}
+
 pub fn is_scalar(value: &Value) -> bool {
     matches!(
         value.kind(),
@@ -59,6 +69,10 @@ pub fn str_of(value: &Value) -> String {
 
 pub fn repr_of(value: &Value) -> String {
     match value.kind() {
+        _ if is_a(value, "::Loop") => {
+            let part = |name: &str| value.get_attr(name).unwrap_or_default();
+            format!("<LoopContext {}/{}>", part("index"), part("length"))
+        }
         ValueKind::Undefined => "Undefined".into(),
         ValueKind::None => "None".into(),
         ValueKind::Bool => (if value.is_true() { "True" } else { "False" }).into(),
@@ -70,7 +84,11 @@ pub fn repr_of(value: &Value) -> String {
                 format!("{}: {}", repr_of(&key), repr_of(&item))
             };
             let entries: Vec<_> = value.try_iter().into_iter().flatten().map(entry).collect();
-            format!("{{{}}}", entries.join(", "))
+            let entries = format!("{{{}}}", entries.join(", "));
+            match is_namespace(value) {
+                true => format!("<Namespace {entries}>"),
+                false => entries,
+            }
         }
         ValueKind::Seq | ValueKind::Iterable => {
             let items: Vec<_> = value
@@ -100,19 +118,39 @@ fn float_repr(float: f64) -> String {
     if float.is_infinite() {
         return (if float > 0.0 { "inf" } else { "-inf" }).into();
     }
-    let scientific = format!("{float:e}");
-    let (mantissa, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..16).contains(&exponent) {
-        let plain = format!("{float}");
-        return if plain.contains('.') {
-            plain
-        } else {
-            plain + ".0"
-        };
+    let sign = if float.is_sign_negative() { "-" } else { "" };
+    let (digits, exponent) = digits_of(float.abs());
+    let (first, others) = digits.split_at(1);
+    if !(-4..16).contains(&exponent) {
+        let point = if others.is_empty() { "" } else { "." };
+        let exponent_sign = if exponent < 0 { '-' } else { '+' };
+        return format!(
+            "{sign}{first}{point}{others}e{exponent_sign}{:02}",
+            exponent.abs()
+        );
     }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{mantissa}e{sign}{:02}", exponent.abs())
+    if exponent < 0 {
+        let zeros = "0".repeat(-exponent as usize - 1);
+        return format!("{sign}0.{zeros}{digits}");
+    }
+    let whole = exponent as usize + 1;
+    let digits = format!("{digits:0<width$}", width = whole + 1);
+    format!("{sign}{}.{}", &digits[..whole], &digits[whole..])
+}
+
+/// The digits of a number that is not negative, and the exponent of the first.
+fn digits_of(float: f64) -> (String, i32) {
+    let parts = |scientific: &str| {
+        let (mantissa, exponent) = scientific.split_once('e').unwrap_or((scientific, "0"));
+        (mantissa.replace('.', ""), exponent.parse().unwrap_or(0))
+    };
+    let (shortest, exponent) = parts(&format!("{float:e}"));
+    // Of two as short and as near, Python takes the one whose last digit is even.
+    let even = format!("{float:.*e}", shortest.len() - 1);
+    match even.parse::<f64>() == Ok(float) {
+        true => parts(&even),
+        false => (shortest, exponent),
+    }
 }
 
 fn quoted(text: &str) -> String {

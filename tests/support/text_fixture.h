@@ -73,7 +73,11 @@ inline void WriteTinyBase(const std::string& folder, const nlohmann::json& chang
       "{%- else %}{{- message.content + '<|im_end|>' }}{%- endif %}{{- '\n' }}{%- endfor %}"
       "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}";
   WriteText(folder + "/tokenizer_config.json",
-            json{{"eos_token", "<|im_end|>"}, {"pad_token", "<|pad|>"}, {"chat_template", chat_template}}.dump());
+            json{{"tokenizer_class", "PreTrainedTokenizerFast"},  // tokenizer.json as it stands, for a Gemma too
+                 {"eos_token", "<|im_end|>"},
+                 {"pad_token", "<|pad|>"},
+                 {"chat_template", chat_template}}
+                .dump());
   json config = json{{"architectures", {"LlamaForCausalLM"}},
                      {"model_type", "llama"},
                      {"vocab_size", 259},

@@ -4,6 +4,7 @@
 #include <fstream>
 #include <string>
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "lib/text/template_source.h"
@@ -33,6 +34,15 @@ TEST(ChatTemplateTest, PrintsJsonAsPythonDoesAndKeepsTheOrderOfKeys) {
   EXPECT_EQ(Render("{{ v | tojson }}", {{"v", value}}), R"({"z": 1.0, "a": ["é", null, true, 1e-07, 1e+16], "m": {}})");
   EXPECT_EQ(Render("{{ v }}", {{"v", value}}), "{'z': 1.0, 'a': ['é', None, True, 1e-07, 1e+16], 'm': {}}");
   EXPECT_EQ(Render("{{ [1, {'a': 2}] | tojson(indent=2) }}", nullptr), "[\n  1,\n  {\n    \"a\": 2\n  }\n]");
+}
+
+// As rows bring them: read and written in C++, read in Rust.
+TEST(ChatTemplateTest, PrintsFractionsWithTheDigitsThatTheyWereReadWith) {
+  for (const char* number : {"-949.8469399535061", "56.5244406152562", "5e-324", "1.7976931348623157e+308",
+                             "0.30000000000000004", "2.2250738585072014e-308"}) {
+    EXPECT_EQ(Render("{{ x | tojson }} {{ x }}", OrderedJson::parse(absl::StrCat(R"({"x": )", number, "}"))),
+              absl::StrCat(number, " ", number));
+  }
 }
 
 // Flags of England and Wales are spelt with characters that have no form of their own.
@@ -285,7 +295,8 @@ TEST(ChatTemplateTest, AConfigurationWithoutTextsHasNoTemplate) {
   }
 }
 
-// Without it a template would put no BOS where the tokenizer knows one.
+// Without it a template would put no BOS where the tokenizer knows one. As in transformers it goes before
+// tokenizer_config.json, and does not count beside one that lists its tokens itself.
 TEST(ChatTemplateTest, SpecialTokensMayStandInAFileOfTheirOwn) {
   const TempFolder folder;
   std::ofstream(folder.path() + "/chat_template.jinja") << "{{ bos_token }}{{ eos_token }}";
@@ -294,7 +305,9 @@ TEST(ChatTemplateTest, SpecialTokensMayStandInAFileOfTheirOwn) {
   const auto render = [&] { return RenderWithoutMessages(folder.path()); };
   EXPECT_EQ(render(), "<s>no");
   std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>"})";
-  EXPECT_EQ(render(), "<s></s>");
+  EXPECT_EQ(render(), "<s>no");
+  std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"eos_token": "</s>", "added_tokens_decoder": {}})";
+  EXPECT_EQ(render(), "</s>");
 }
 
 // As transformers chooses; the default of such a list often leaves the tools out.

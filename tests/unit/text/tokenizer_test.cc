@@ -14,6 +14,7 @@
 namespace luthier {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
@@ -108,6 +109,35 @@ TEST(TokenizerTest, TrimsOffsetsByCharacters) {
   std::ofstream(folder.path() + "/tokenizer.json") << json;
   const Encoding encoding = Tokenizer::Load(folder.path()).value().Encode("<|im_end|>é", false).value();
   EXPECT_THAT(encoding.offsets, ElementsAre(TextSpan{0, 10}, TextSpan{12, 12}, TextSpan{10, 12}, TextSpan{10, 12}));
+}
+
+// What tokenizers of each family become is compared in tests/fixtures/text; this is what has no counterpart there.
+TEST(TokenizerTest, RefusesAClassThatTheModelOfTheFileDoesNotFit) {
+  OrderedJson json;
+  std::ifstream(std::string(kFixture) + "/tokenizer.json") >> json;
+  json["model"] = OrderedJson::parse(R"({"type": "Unigram", "unk_id": 0, "vocab": [["a", -1.0], ["b", -2.0]]})");
+  const TempFolder folder;
+  std::ofstream(folder.path() + "/tokenizer.json") << json;
+  const auto load_as = [&](const std::string& name) {
+    std::ofstream(folder.path() + "/tokenizer_config.json") << R"({"tokenizer_class": ")" << name << "\"}";
+    return Tokenizer::Load(folder.path()).status();
+  };
+  EXPECT_THAT(std::string(load_as("GemmaTokenizer").message()),
+              AllOf(HasSubstr("tokenizer.json has another model than BPE"), HasSubstr("`tokenizer_class`"),
+                    HasSubstr("PreTrainedTokenizerFast")));
+  EXPECT_EQ(load_as("PreTrainedTokenizerFast"), absl::OkStatus());
+}
+
+TEST(TokenizerTest, ATokenThatOnlyTheConfigurationHasIsBehindTheOthers) {
+  const TempFolder folder;
+  std::filesystem::copy(std::string(kFixture) + "/tokenizer.json", folder.path() + "/tokenizer.json");
+  std::ofstream(folder.path() + "/tokenizer_config.json")
+      << R"({"pad_token": "[PAD]", "additional_special_tokens": ["<|tool|>"]})";
+  const Tokenizer tokenizer = Tokenizer::Load(folder.path()).value();
+  const int32_t last = *tokenizer.TokenToId("<s>");
+  EXPECT_THAT(tokenizer.Encode("the[PAD]<|tool|>", false)->ids,
+              ElementsAre(*tokenizer.TokenToId("the"), last + 1, last + 2));
+  EXPECT_TRUE(tokenizer.IsSpecial(last + 1));
 }
 
 TEST(TokenizerTest, RefusesTextThatIsNotUtf8) {

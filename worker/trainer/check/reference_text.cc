@@ -14,6 +14,7 @@
 #include "lib/text/chat_template.h"
 #include "lib/text/json_file.h"
 #include "lib/text/tokenizer.h"
+#include "lib/text/tokenizer_files.h"
 
 namespace luthier {
 namespace {
@@ -36,7 +37,6 @@ const std::map<std::string_view, std::string_view> kKnown = {
     {"cmp_none_int", "comparisons"},
     {"in_int_str", "comparisons"},
     {"undef_lt", "comparisons"},
-    {"slice_undef", "comparisons"},
     {"dict_attr_method_shadow", "attributes"},
     {"filters_attr2", "attributes"},
     {"filters_safe_plus", "markup"},
@@ -115,6 +115,7 @@ class TextCheck {
 
   absl::StatusOr<bool> Run() {
     LUTHIER_RETURN_IF_ERROR(Open());
+    NamedTokensOfFolders();
     Encodings();
     Renderings();
     Masks();
@@ -140,6 +141,7 @@ class TextCheck {
     for (const OrderedJson& entry : tokenizers) {
       const std::string name = entry.at("name");
       tokenizers_.emplace(name, Tokenizer::Load(folder_ + "/tokenizers/" + name));
+      if (entry.contains("named_tokens")) named_tokens_[name] = entry.at("named_tokens");
     }
     LUTHIER_ASSIGN_OR_RETURN(const OrderedJson templates, Index("templates/index.json"));
     for (const OrderedJson& entry : templates) {
@@ -148,6 +150,15 @@ class TextCheck {
       templates_.emplace(entry.at("id"), ChatTemplate::Compile(source, entry.at("special_tokens")));
     }
     return absl::OkStatus();
+  }
+
+  // The variables that a model's folder gives to its chat template.
+  void NamedTokensOfFolders() {
+    for (const auto& [name, expected] : named_tokens_) {
+      const absl::StatusOr<OrderedJson> files = ReadTokenizerFiles(folder_ + "/tokenizers/" + name);
+      const absl::StatusOr<OrderedJson> named = files.ok() ? NamedTokens(*files) : files.status();
+      Record("named/" + name, named.ok() && *named == expected, named.ok() ? named->dump() : Refused(named.status()));
+    }
   }
 
   void Encodings() {
@@ -215,7 +226,9 @@ class TextCheck {
     const OrderedJson probes = OrderedJson::parse(std::ifstream(folder_ + "/probes.json"));
     std::map<std::string, std::string> sources;
     for (const OrderedJson& probe : probes.at("probes")) sources[probe.at("id")] = probe.at("template");
-    const std::string request = OrderedJson({{"messages", OrderedJson::array()}, {"kwargs", probes.at("vars")}}).dump();
+    // What render_fixtures.py renders them with.
+    const OrderedJson messages = OrderedJson::array({{{"role", "user"}, {"content", "hi"}}});
+    const std::string request = OrderedJson({{"messages", messages}, {"kwargs", probes.at("vars")}}).dump();
     for (const OrderedJson& expected : records) {
       const std::string id = expected.at("probe");
       const absl::StatusOr<ChatTemplate> compiled = ChatTemplate::Compile(sources.at(id), OrderedJson::object());
@@ -247,6 +260,7 @@ class TextCheck {
   std::map<std::string, std::string> conversations_;
   // What a file cannot be read as counts for its own records only.
   std::map<std::string, absl::StatusOr<Tokenizer>> tokenizers_;
+  std::map<std::string, OrderedJson> named_tokens_;
   std::map<std::string, absl::StatusOr<ChatTemplate>> templates_;
   int64_t records_ = 0;
   bool all_ok_ = true;
