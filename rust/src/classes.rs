@@ -132,12 +132,16 @@ impl SpecialTokens {
                 .into_iter()
                 .flatten(),
         );
+        let has_list = config.get("additional_special_tokens").is_some()
+            || config
+                .get("extra_special_tokens")
+                .is_some_and(|tokens| !tokens.is_object());
         if numbered.is_none() {
             let older = files["special_tokens_map"].as_object();
             for (name, token) in older.into_iter().flatten() {
                 match name.as_str() {
                     "extra_special_tokens" => others.extend(tokens_of(token)),
-                    "additional_special_tokens" if others.is_empty() => others = tokens_of(token),
+                    "additional_special_tokens" if !has_list => others = tokens_of(token),
                     _ => {
                         given.insert(name.clone(), as_special(token));
                     }
