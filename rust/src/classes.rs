@@ -2,7 +2,7 @@
 //! tokenizer.json its vocabulary, its merges and its post-processor only, and put their own in the place of the rest; and of
 //! all classes some tokens stand in the files beside it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{json, Map, Value as Json};
 use tokenizers::models::bpe::BPE;
@@ -132,12 +132,16 @@ impl SpecialTokens {
                 .into_iter()
                 .flatten(),
         );
+        let has_list = config.get("additional_special_tokens").is_some()
+            || config
+                .get("extra_special_tokens")
+                .is_some_and(|tokens| !tokens.is_object());
         if numbered.is_none() {
             let older = files["special_tokens_map"].as_object();
             for (name, token) in older.into_iter().flatten() {
                 match name.as_str() {
                     "extra_special_tokens" => others.extend(tokens_of(token)),
-                    "additional_special_tokens" if others.is_empty() => others = tokens_of(token),
+                    "additional_special_tokens" if !has_list => others = tokens_of(token),
                     _ => {
                         given.insert(name.clone(), as_special(token));
                     }
@@ -286,17 +290,13 @@ fn add_tokens(
     tokens: &SpecialTokens,
     numbered: BTreeMap<u32, AddedToken>,
 ) -> tokenizers::Result<()> {
-    let known: HashMap<String, AddedToken> = tokenizer
-        .get_added_tokens_decoder()
-        .into_values()
-        .map(|token| (token.content.clone(), token))
+    // All of them, also those that the tokenizer has: one that has a name becomes special.
+    let mut new: Vec<AddedToken> = numbered.into_values().collect();
+    let known = tokenizer.get_added_tokens_decoder().into_values();
+    let contents: HashSet<String> = known
+        .chain(new.iter().cloned())
+        .map(|token| token.content)
         .collect();
-    let mut new: Vec<AddedToken> = numbered
-        .into_values()
-        .filter(|token| known.get(&token.content) != Some(token))
-        .collect();
-    let mut contents: HashSet<String> = known.into_keys().collect();
-    contents.extend(new.iter().map(|token| token.content.clone()));
     let named = tokens.named.iter().map(|(_, token)| token);
     let special = named.chain(&tokens.others).filter_map(added_token);
     // If one has two names and other flags with each, the last counts.

@@ -444,7 +444,7 @@ fn texts(args: &[Value]) -> Result<Vec<Value>, Error> {
     };
     let mut out: Vec<Value> = positional.iter().cloned().map(text).collect();
     let named = named.args().map(|name| Ok((name, text(named.peek(name)?))));
-    out.push(named.collect::<Result<Kwargs, Error>>()?.into());
+    text::push_named(&mut out, named.collect::<Result<Kwargs, Error>>()?);
     Ok(out)
 }
 

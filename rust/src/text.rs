@@ -202,6 +202,13 @@ fn swapped(text: &str) -> String {
     text.chars().map(swapped).collect()
 }
 
+/// Without a name they would be an argument that is an empty mapping.
+pub fn push_named(args: &mut Vec<Value>, named: Kwargs) {
+    if named.args().next().is_some() {
+        args.push(named.into());
+    }
+}
+
 /// `format` and its arguments for minijinja, which has of Python's conversions no `%r`, and no `%d` of a fraction.
 pub fn printf(format: &str, args: &[Value]) -> Result<(String, Vec<Value>), Error> {
     let (positional, named): (&[Value], Kwargs) = from_args(args)?;
@@ -245,11 +252,16 @@ pub fn printf(format: &str, args: &[Value]) -> Result<(String, Vec<Value>), Erro
         }
         position += usize::from(key.is_none() && conversion != Some('%'));
     }
+    if position < positional.len() {
+        return Err(type_error(
+            "not all arguments converted during string formatting",
+        ));
+    }
     let named = named.args().map(|name| {
         let value = changed.remove(name).map_or_else(|| named.peek(name), Ok)?;
         Ok((name, value))
     });
-    positional.push(named.collect::<Result<Kwargs, Error>>()?.into());
+    push_named(&mut positional, named.collect::<Result<Kwargs, Error>>()?);
     Ok((out + rest, positional))
 }
 
