@@ -119,6 +119,15 @@ absl::Status CheckDescription(const Source& source) {
                    "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)), and import the folder"));
 }
 
+// As in transformers, a whole file is taken and not the shards beside it. What the folder has of an earlier download
+// tells nothing.
+absl::StatusOr<std::set<std::string>> WeightsIn(const HubListing& listing, const std::string& folder) {
+  const bool whole = std::any_of(listing.files.begin(), listing.files.end(),
+                                 [](const HubFile& file) { return file.path == kWeightsFile; });
+  if (whole) return std::set<std::string>{kWeightsFile};
+  return ShardFiles(folder);
+}
+
 }  // namespace
 
 absl::StatusOr<HubFolder> DownloadFromHub(const Hub& hub, const HubAddress& address, const std::string& cache,
@@ -136,7 +145,7 @@ absl::StatusOr<HubFolder> DownloadFromHub(const Hub& hub, const HubAddress& addr
   LUTHIER_RETURN_IF_ERROR(FetchAll(source, files, show("downloading configuration and tokenizer")));
   LUTHIER_RETURN_IF_ERROR(CheckDescription(source));
 
-  absl::StatusOr<std::set<std::string>> names = WeightFiles(source.folder);
+  absl::StatusOr<std::set<std::string>> names = WeightsIn(listing, source.folder);
   if (!names.ok()) return absl::InvalidArgumentError(absl::StrCat(address.Text(), ": ", names.status().message()));
   LUTHIER_ASSIGN_OR_RETURN(const std::vector<HubFile> weights, FilesNamed(listing, *names));
   LUTHIER_RETURN_IF_ERROR(FetchAll(source, weights, show("downloading weights")));

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <limits>
 
-#include "absl/functional/function_ref.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -16,9 +15,10 @@ namespace luthier {
 namespace {
 
 using nlohmann::json;
+using nlohmann::ordered_json;
 
 template <typename T>
-T PatternValue(const std::map<std::string, T>& patterns, absl::string_view name, T fallback) {
+T PatternValue(const Patterns<T>& patterns, absl::string_view name, T fallback) {
   for (const auto& [key, value] : patterns) {
     if (MatchesEnd(key, name)) return value;
   }
@@ -70,6 +70,25 @@ void Read(const json& object, const char* field, T& target, absl::string_view ki
   }
 }
 
+// The same for a block of patterns, in the order in which they stand.
+template <typename T>
+void ReadPatterns(const ordered_json& object, const char* field, Patterns<T>& target, absl::string_view kind,
+                  Violate violation) {
+  const ordered_json patterns = object.value(field, ordered_json());
+  if (patterns.is_null()) return;
+  if (!patterns.is_object()) {
+    violation(field, absl::StrCat(patterns.dump(), " is not ", kind, "; write it as PEFT does"));
+    return;
+  }
+  for (const auto& [key, value] : patterns.items()) {
+    try {
+      target.emplace_back(key, value.template get<T>());
+    } catch (const json::exception&) {
+      violation(field, absl::StrCat(key, ": ", value.dump(), " is not a number; write it as PEFT does"));
+    }
+  }
+}
+
 // What changes the mathematics and is not implemented, and what no field of its type could hold.
 void CheckFields(const json& object, Violate violation) {
   if (const json type = object.value("peft_type", json()); type != "LORA")
@@ -92,7 +111,7 @@ void CheckFields(const json& object, Violate violation) {
   }
 }
 
-AdapterConfig ReadFields(const json& object, Violate violation) {
+AdapterConfig ReadFields(const json& object, const ordered_json& ordered, Violate violation) {
   constexpr const char *kNumber = "a number", *kFlag = "true or false", *kNames = "a list of names";
   AdapterConfig config;
   Read(object, "r", config.rank, "a whole number", violation);
@@ -101,8 +120,8 @@ AdapterConfig ReadFields(const json& object, Violate violation) {
   Read(object, "use_rslora", config.rslora, kFlag, violation);
   Read(object, "use_dora", config.dora, kFlag, violation);
   Read(object, "modules_to_save", config.modules_to_save, kNames, violation);
-  Read(object, "rank_pattern", config.rank_pattern, "a block of names and ranks", violation);
-  Read(object, "alpha_pattern", config.alpha_pattern, "a block of names and numbers", violation);
+  ReadPatterns(ordered, "rank_pattern", config.rank_pattern, "a block of names and ranks", violation);
+  ReadPatterns(ordered, "alpha_pattern", config.alpha_pattern, "a block of names and numbers", violation);
   Read(object, "target_parameters", config.target_parameters, kNames, violation);
   const json base = object.value("base_model_name_or_path", json());
   if (base.is_string()) config.base_model_name = base.get<std::string>();
@@ -151,17 +170,16 @@ void CheckValues(const AdapterConfig& config, const json& object, Violate violat
               absl::StrCat(config.dropout, " is out of range; must be from 0 up to, but not including, 1"));
   }
   if (config.rank < 1) violation("r", absl::StrCat(config.rank, " is out of range; must be 1 or more"));
-  if (config.target_regex && !CheckPattern(*config.target_regex).ok())
-    violation("target_modules", "is no regular expression");
-  if (config.exclude_regex && !CheckPattern(*config.exclude_regex).ok())
-    violation("exclude_modules", "is no regular expression");
+  const auto check = [&](const char* field, const std::string& pattern) {
+    if (absl::Status status = CheckPattern(pattern); !status.ok()) violation(field, status.message());
+  };
+  check("target_modules", config.target_regex.value_or(""));
+  check("exclude_modules", config.exclude_regex.value_or(""));
   for (const auto& [key, rank] : config.rank_pattern) {
-    if (rank < 1 || !CheckPattern(key).ok())
-      violation("rank_pattern", absl::StrCat("'", key, "' is no pattern with a rank of 1 or more"));
+    check("rank_pattern", key);
+    if (rank < 1) violation("rank_pattern", absl::StrCat(key, ": ", rank, " is out of range; must be 1 or more"));
   }
-  for (const auto& [key, alpha] : config.alpha_pattern) {
-    if (!CheckPattern(key).ok()) violation("alpha_pattern", absl::StrCat("'", key, "' is no pattern"));
-  }
+  for (const auto& [key, alpha] : config.alpha_pattern) check("alpha_pattern", key);
 }
 
 // Names match a whole name or its end at a dot.
@@ -176,6 +194,15 @@ bool HasComponents(absl::string_view path, absl::string_view name) {
 }
 
 }  // namespace
+
+bool AnyAround(absl::string_view module, absl::FunctionRef<bool(absl::string_view)> holds) {
+  while (!holds(module)) {
+    const size_t dot = module.rfind('.');
+    if (dot == absl::string_view::npos) return false;
+    module = module.substr(0, dot);
+  }
+  return true;
+}
 
 bool AdapterConfig::Targets(absl::string_view module, int layer) const {
   // What is trained whole carries no adapter.
@@ -199,8 +226,9 @@ bool AdapterConfig::TargetsParameter(absl::string_view parameter) const {
 }
 
 bool AdapterConfig::Saves(absl::string_view module) const {
-  return std::any_of(modules_to_save.begin(), modules_to_save.end(),
-                     [&](const std::string& name) { return absl::EndsWith(module, name); });
+  return std::any_of(modules_to_save.begin(), modules_to_save.end(), [&](const std::string& name) {
+    return AnyAround(module, [&](absl::string_view around) { return absl::EndsWith(around, name); });
+  });
 }
 
 int64_t AdapterConfig::RankOf(absl::string_view name) const { return PatternValue(rank_pattern, name, rank); }
@@ -211,16 +239,17 @@ double AdapterConfig::ScaleOf(absl::string_view name) const {
   return rslora ? its_alpha / std::sqrt(r) : its_alpha / r;
 }
 
-absl::StatusOr<AdapterConfig> ParseAdapterConfig(const json& json) {
-  if (!json.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
+absl::StatusOr<AdapterConfig> ParseAdapterConfig(const ordered_json& ordered) {
+  if (!ordered.is_object()) return absl::InvalidArgumentError("adapter_config.json: is no JSON object");
   std::vector<std::string> violations;
   const auto violation = [&](absl::string_view field, absl::string_view what) {
     violations.push_back(absl::StrCat("adapter_config.json: ", field, ": ", what));
   };
-  CheckFields(json, violation);
+  const json object = ordered;
+  CheckFields(object, violation);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
-  AdapterConfig config = ReadFields(json, violation);
-  CheckValues(config, json, violation);
+  AdapterConfig config = ReadFields(object, ordered, violation);
+  CheckValues(config, object, violation);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));
   return config;
 }
@@ -230,11 +259,23 @@ absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder) {
 }
 
 absl::StatusOr<AdapterConfig> ReadAdapterConfigFile(const std::string& path) {
-  LUTHIER_ASSIGN_OR_RETURN(const json parsed, ReadJsonFile(path, "give an adapter folder in PEFT format"));
+  LUTHIER_ASSIGN_OR_RETURN(const ordered_json parsed,
+                           ReadOrderedJsonFile(path, "give an adapter folder in PEFT format"));
   return ParseAdapterConfig(parsed);
 }
 
-json ToJson(const AdapterConfig& config) {
+namespace {
+
+template <typename T>
+ordered_json InOrder(const Patterns<T>& patterns) {
+  ordered_json block = ordered_json::object();
+  for (const auto& [key, value] : patterns) block[key] = value;
+  return block;
+}
+
+}  // namespace
+
+ordered_json ToJson(const AdapterConfig& config) {
   json out = {{"peft_type", "LORA"},
               {"task_type", "CAUSAL_LM"},
               {"auto_mapping", nullptr},
@@ -250,8 +291,8 @@ json ToJson(const AdapterConfig& config) {
               {"use_rslora", config.rslora},
               {"use_dora", config.dora},
               {"init_lora_weights", true},
-              {"rank_pattern", config.rank_pattern},
-              {"alpha_pattern", config.alpha_pattern},
+              {"rank_pattern", json::object()},
+              {"alpha_pattern", json::object()},
               {"modules_to_save", nullptr},
               {"layers_to_transform", nullptr},
               {"layers_pattern", nullptr}};
@@ -266,7 +307,10 @@ json ToJson(const AdapterConfig& config) {
   if (!config.target_parameters.empty()) out["target_parameters"] = config.target_parameters;
   if (!config.modules_to_save.empty()) out["modules_to_save"] = config.modules_to_save;
   if (!config.layers_to_transform.empty()) out["layers_to_transform"] = config.layers_to_transform;
-  return out;
+  ordered_json ordered = out;
+  ordered["rank_pattern"] = InOrder(config.rank_pattern);
+  ordered["alpha_pattern"] = InOrder(config.alpha_pattern);
+  return ordered;
 }
 
 }  // namespace luthier

@@ -3,17 +3,22 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
+
+// Values for layers whose names match a regular expression. Of several that match, the first counts.
+template <typename T>
+using Patterns = std::vector<std::pair<std::string, T>>;
 
 // Which layers carry an adapter, of which rank and scale.
 struct AdapterConfig {
@@ -29,13 +34,14 @@ struct AdapterConfig {
   // Layers that get none although they are targeted, in the same two forms.
   std::vector<std::string> exclude_modules;
   std::optional<std::string> exclude_regex;
-  std::map<std::string, int64_t> rank_pattern;
-  std::map<std::string, double> alpha_pattern;
+  Patterns<int64_t> rank_pattern;
+  Patterns<double> alpha_pattern;
   // The same for weights that are no modules, such as those of experts: names or ends of names. What is excluded and
   // `layers_to_transform` do not act on them, and neither DoRA nor dropout goes with them.
   std::vector<std::string> target_parameters;
-  std::vector<int> layers_to_transform;      // empty: all
-  std::vector<std::string> modules_to_save;  // trained whole and stored whole: names, or ends of names, of modules
+  std::vector<int> layers_to_transform;  // empty: all
+  // Trained whole and stored whole, with all that they hold: names, or ends of names, of modules.
+  std::vector<std::string> modules_to_save;
   std::string base_model_name;
 
   // Whether the linear layer `module` ("model.layers.0.mlp.up_proj"), which lies in `layer` (-1: head and embedding),
@@ -43,7 +49,7 @@ struct AdapterConfig {
   bool Targets(absl::string_view module, int layer) const;
   // Whether the weight `parameter` ("model.layers.0.mlp.experts.down_proj") gets one.
   bool TargetsParameter(absl::string_view parameter) const;
-  // Whether the module is trained whole.
+  // Whether the module, or one around it, is trained whole.
   bool Saves(absl::string_view module) const;
   // By LinearLayer::name().
   int64_t RankOf(absl::string_view name) const;
@@ -51,8 +57,13 @@ struct AdapterConfig {
   double ScaleOf(absl::string_view name) const;
 };
 
+// Whether something holds of the module's name or of that of one around it: "model.layers.0.mlp.up_proj",
+// "model.layers.0.mlp", …
+bool AnyAround(absl::string_view module, absl::FunctionRef<bool(absl::string_view)> holds);
+
 // Reads the fields that matter and refuses by name what changes the mathematics and is not implemented (bias, …).
-absl::StatusOr<AdapterConfig> ParseAdapterConfig(const nlohmann::json& json);
+// Ordered, because patterns are.
+absl::StatusOr<AdapterConfig> ParseAdapterConfig(const nlohmann::ordered_json& json);
 
 // The two files of an adapter's folder.
 inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
@@ -61,7 +72,8 @@ inline constexpr const char* kAdapterWeightsFile = "adapter_model.safetensors";
 absl::StatusOr<AdapterConfig> ReadAdapterConfig(const std::string& folder);
 absl::StatusOr<AdapterConfig> ReadAdapterConfigFile(const std::string& path);
 
-// The conservative set of fields that PEFT, vLLM and llama.cpp's converter read, keys sorted.
-nlohmann::json ToJson(const AdapterConfig& config);
+// The conservative set of fields that PEFT, vLLM and llama.cpp's converter read. Keys are sorted, but those of patterns
+// are in their order.
+nlohmann::ordered_json ToJson(const AdapterConfig& config);
 
 }  // namespace luthier

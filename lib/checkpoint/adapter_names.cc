@@ -100,7 +100,7 @@ absl::Status CheckSavedNames(const std::vector<std::string>& names, const ModelC
         return Refuse("modules_to_save", value,
                       "names experts, which are no modules of their own in PEFT; give lora.target_parameters");
       }
-      if (IsEndOf(name, module)) continue;
+      if (AnyAround(module, [&](absl::string_view around) { return IsEndOf(name, std::string(around)); })) continue;
       return Refuse("modules_to_save", value,
                     absl::StrCat("is also the end of ", module, ", which PEFT would train too; ", kRemedy));
     }
@@ -109,7 +109,7 @@ absl::Status CheckSavedNames(const std::vector<std::string>& names, const ModelC
 }
 
 template <typename Value>
-absl::Status CheckPatternKeys(const char* field, const std::map<std::string, Value>& patterns,
+absl::Status CheckPatternKeys(const char* field, const Patterns<Value>& patterns,
                               const std::vector<LinearLayer>& targeted) {
   for (const auto& [pattern, value] : patterns) {
     const bool matches = std::any_of(targeted.begin(), targeted.end(), [&, &key = pattern](const LinearLayer& linear) {

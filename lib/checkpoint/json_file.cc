@@ -19,9 +19,8 @@ absl::string_view WhatIsWrong(absl::string_view what) {
   return what.substr(begin, kMost);
 }
 
-}  // namespace
-
-absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, absl::string_view remedy) {
+template <typename Json>
+absl::StatusOr<Json> Parsed(const std::string& path, absl::string_view remedy) {
   std::ifstream stream(path, std::ios::binary);
   if (!stream) return absl::NotFoundError(absl::StrCat(path, ": not found; ", remedy));
   std::string text, piece(size_t{1} << 16, '\0');
@@ -35,18 +34,28 @@ absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, absl::strin
   }
   std::string twice;
   OpenKeys keys;
-  const auto note = [&](int, nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
-    if (keys.IsRepeated(event, parsed)) twice = parsed.get<std::string>();
+  const auto note = [&](int, nlohmann::json::parse_event_t event, const Json& parsed) {
+    if (keys.IsRepeated(event, parsed)) twice = parsed.template get<std::string>();
     return true;
   };
   try {
-    nlohmann::json parsed = nlohmann::json::parse(text, note);
+    Json parsed = Json::parse(text, note);
     if (twice.empty()) return parsed;
     return absl::InvalidArgumentError(
         absl::StrCat(path, ": has the field '", twice, "' twice in one block; remove the one that is wrong"));
   } catch (const nlohmann::json::exception& error) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": is not valid JSON: ", WhatIsWrong(error.what())));
   }
+}
+
+}  // namespace
+
+absl::StatusOr<nlohmann::json> ReadJsonFile(const std::string& path, absl::string_view remedy) {
+  return Parsed<nlohmann::json>(path, remedy);
+}
+
+absl::StatusOr<nlohmann::ordered_json> ReadOrderedJsonFile(const std::string& path, absl::string_view remedy) {
+  return Parsed<nlohmann::ordered_json>(path, remedy);
 }
 
 }  // namespace luthier

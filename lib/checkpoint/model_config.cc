@@ -149,6 +149,16 @@ void RefuseUnreadFields(FieldReader& fields, const Family& family) {
   }
 }
 
+// In every family transformers lets tokens see those after them unless the field is absent or true: null, too, says no.
+void RequireCausal(FieldReader& fields) {
+  const auto causal = fields.object().find("is_causal");
+  fields.Raw("is_causal");  // read
+  if (causal == fields.object().end() || *causal == true) return;
+  fields.Violation("is_causal", absl::StrCat(causal->dump(),
+                                             " lets tokens see those after them, which is not supported; set it to "
+                                             "true if the model was trained to predict the next token"));
+}
+
 // A head of another kind has tensors that the forward pass does not know.
 void CheckArchitecture(FieldReader& fields, const Family& family) {
   const json& names = fields.Raw("architectures");
@@ -181,6 +191,7 @@ absl::StatusOr<ModelConfig> ParseModelConfig(const json& json) {
   const Family* family = FindFamily(config.model_type);
   if (family == nullptr) return absl::InvalidArgumentError(UnknownFamily(config.model_type));
   family->read(fields, config);
+  RequireCausal(fields);
   CheckArchitecture(fields, *family);
   RefuseUnreadFields(fields, *family);
   if (!violations.empty()) return absl::InvalidArgumentError(absl::StrJoin(violations, "\n"));

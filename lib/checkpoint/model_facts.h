@@ -15,7 +15,7 @@ struct ModelFacts {
   ModelConfig config;          // the same, parsed
   int64_t parameters = 0;      // tied ones once
   int64_t weight_bytes = 0;    // on disk
-  std::string dtype;           // of the largest tensor: "F32", "BF16", "F16"
+  std::string dtype;           // of the largest tensor: "F64", "F32", "BF16", "F16"
   bool has_tokenizer = false;
   bool has_chat_template = false;
 };

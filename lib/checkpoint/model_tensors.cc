@@ -19,7 +19,9 @@ TensorTable TableOf(const ModelConfig& config) {
   return DecoderTable(config, FindFamily(config.model_type)->add_layer);
 }
 
-bool IsWeightDtype(Dtype dtype) { return dtype == Dtype::kF32 || dtype == Dtype::kBf16 || dtype == Dtype::kF16; }
+bool IsWeightDtype(Dtype dtype) {
+  return dtype == Dtype::kF64 || dtype == Dtype::kF32 || dtype == Dtype::kBf16 || dtype == Dtype::kF16;
+}
 
 }  // namespace
 
@@ -89,7 +91,7 @@ absl::Status CheckTensors(const ModelConfig& config, const std::map<std::string,
                                     ShapeString(shape)));
     } else if (!IsWeightDtype(found->dtype)) {
       faults.push_back(
-          absl::StrCat("wrong dtype: ", name, " is ", DtypeName(found->dtype), "; supported: F32, BF16, F16"));
+          absl::StrCat("wrong dtype: ", name, " is ", DtypeName(found->dtype), "; supported: F64, F32, BF16, F16"));
     }
   }
   for (const auto& [name, view] : stored) {

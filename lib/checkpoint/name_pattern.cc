@@ -43,8 +43,12 @@ absl::Status CheckPattern(const std::string& pattern) {
   }
   const RE2& compiled = Compiled(pattern);
   if (compiled.ok()) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("'", pattern, "' is no regular expression: ", compiled.error(),
-                                                 "; give one in RE2's syntax, such as .*\\.q_proj"));
+  const bool looks_around = compiled.error_code() == RE2::ErrorBadPerlOp;
+  return absl::InvalidArgumentError(absl::StrCat("'", pattern, "' is no regular expression: ", compiled.error(), "; ",
+                                                 looks_around
+                                                     ? "look-around, which Python has, is not supported: give a list "
+                                                       "of names, and in exclude_modules what to leave out"
+                                                     : "give one in RE2's syntax, such as .*\\.q_proj"));
 }
 
 bool MatchesWhole(const std::string& pattern, absl::string_view name) { return FullMatch(pattern, name); }

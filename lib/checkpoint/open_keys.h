@@ -13,11 +13,12 @@ namespace luthier {
 class OpenKeys {
  public:
   // Of each event of the parser. Whether it is a key that its object has already.
-  bool IsRepeated(nlohmann::json::parse_event_t event, const nlohmann::json& parsed) {
+  template <typename Json>
+  bool IsRepeated(nlohmann::json::parse_event_t event, const Json& parsed) {
     using Event = nlohmann::json::parse_event_t;
     if (event == Event::object_start) keys_.emplace_back();
     if (event == Event::object_end) keys_.pop_back();
-    return event == Event::key && !keys_.back().insert(parsed.get<std::string>()).second;
+    return event == Event::key && !keys_.back().insert(parsed.template get<std::string>()).second;
   }
 
  private:

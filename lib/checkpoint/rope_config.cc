@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -58,9 +59,16 @@ void ReadLlama3(FieldReader& fields, RopeConfig& rope) {
 }
 
 // Phi-3 keeps the length of pre-training beside the block, and there it counts.
-int64_t OriginalLength(FieldReader* beside, FieldReader& block, const ModelConfig& config) {
-  const int64_t in_block = block.SizeOr("original_max_position_embeddings", config.max_position_embeddings);
-  return beside == nullptr ? in_block : beside->SizeOr("original_max_position_embeddings", in_block);
+int64_t OriginalLength(FieldReader* beside, FieldReader& block, const ModelConfig& config,
+                       std::optional<int64_t> default_length) {
+  constexpr char kField[] = "original_max_position_embeddings";
+  const int64_t in_block = block.SizeOr(kField, default_length.value_or(config.max_position_embeddings));
+  if (beside == nullptr) return in_block;
+  if (default_length && in_block != *default_length && !beside->Has(kField)) {
+    block.Violation(kField, absl::StrCat(in_block, " does not count for model_type ", config.model_type,
+                                         ", which takes ", *default_length, "; give it beside the block"));
+  }
+  return beside->SizeOr(kField, in_block);
 }
 
 bool Same(const RopeConfig& a, const RopeConfig& b) {
@@ -84,7 +92,7 @@ void RefuseUnread(const FieldReader& fields, FieldReader& reporting) {
 }  // namespace
 
 RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader& top, const ModelConfig& config,
-                         double theta, bool length_beside) {
+                         double theta, bool length_beside, std::optional<int64_t> default_length) {
   FieldReader* const beside = length_beside ? &top : nullptr;
   FieldReader fields(block, absl::StrCat("config.json: ", name, "."), top.violations());
   RopeConfig rope;
@@ -106,28 +114,24 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
   rope.type = known->second;
   const double context = static_cast<double>(config.max_position_embeddings);
   switch (rope.type) {
-    case Type::kDefault:
-      // Written beside the default type by some versions, and without effect there.
-      top.Has("original_max_position_embeddings");
-      fields.Has("original_max_position_embeddings");
-      break;
+    case Type::kDefault: break;
     case Type::kLinear: rope.factor = fields.Positive("factor"); break;
     case Type::kDynamic:
       rope.factor = fields.Positive("factor");
       rope.original_max_position_embeddings = config.max_position_embeddings;
       break;
     case Type::kYarn:
-      rope.original_max_position_embeddings = OriginalLength(beside, fields, config);
+      rope.original_max_position_embeddings = OriginalLength(beside, fields, config, default_length);
       rope.factor = fields.PositiveOr("factor", context / static_cast<double>(rope.original_max_position_embeddings));
       ReadYarn(fields, rope);
       break;
     case Type::kLongrope:
-      rope.original_max_position_embeddings = OriginalLength(beside, fields, config);
+      rope.original_max_position_embeddings = OriginalLength(beside, fields, config, default_length);
       rope.factor = fields.PositiveOr("factor", context / static_cast<double>(rope.original_max_position_embeddings));
       ReadLongrope(fields, rope);
       break;
     case Type::kLlama3:
-      rope.original_max_position_embeddings = OriginalLength(beside, fields, config);
+      rope.original_max_position_embeddings = OriginalLength(beside, fields, config, default_length);
       rope.factor = fields.Positive("factor");
       ReadLlama3(fields, rope);
       break;
@@ -135,11 +139,15 @@ RopeConfig ReadRopeBlock(const json& block, const std::string& name, FieldReader
   if (!std::isfinite(rope.attention_factor)) {
     fields.Violation("attention_factor", "what follows from the other fields is not finite; correct them or give it");
   }
+  // Written beside types that do not read them, and without effect there.
+  for (const char* harmless : {"original_max_position_embeddings", "finetuned"}) fields.Has(harmless);
+  top.Has("original_max_position_embeddings");
   RefuseUnread(fields, fields);
   return rope;
 }
 
-RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double default_theta) {
+RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double default_theta,
+                    std::optional<int64_t> default_length) {
   const double theta = fields.PositiveOr("rope_theta", default_theta);
   static const json no_block = json::object();
   std::vector<std::pair<const char*, const json*>> blocks;
@@ -150,14 +158,14 @@ RopeConfig ReadRope(FieldReader& fields, const ModelConfig& config, double defau
   }
   if (blocks.empty()) blocks.emplace_back("rope_parameters", &no_block);
   const RopeConfig rope = ReadRopeBlock(*blocks.back().second, blocks.back().first, fields, config, theta,
-                                        /*length_beside=*/true);
+                                        /*length_beside=*/true, default_length);
   if (fields.Has("rope_theta") && rope.theta != theta) {
     fields.Violation("rope_theta", absl::StrCat(theta, " is not the rope_theta of ", blocks.back().first, ", ",
                                                 rope.theta, "; remove the one that is wrong"));
   }
-  if (blocks.size() == 2 &&
-      !Same(ReadRopeBlock(*blocks[0].second, blocks[0].first, fields, config, rope.theta, /*length_beside=*/true),
-            rope)) {
+  if (blocks.size() == 2 && !Same(ReadRopeBlock(*blocks[0].second, blocks[0].first, fields, config, rope.theta,
+                                                /*length_beside=*/true, default_length),
+                                  rope)) {
     fields.Violation("rope_scaling",
                      absl::StrCat(blocks[0].second->dump(), " says something else than rope_parameters ",
                                   blocks[1].second->dump(), "; remove the one that is wrong"));

@@ -22,6 +22,7 @@
 #include "lib/base/descriptor.h"
 #include "lib/base/status_macros.h"
 #include "lib/checkpoint/open_keys.h"
+#include "lib/checkpoint/stored_names.h"
 #include "nlohmann/json.hpp"
 
 namespace luthier {
@@ -42,7 +43,8 @@ struct DtypeRow {
   absl::string_view name;
   size_t size;
 };
-constexpr std::array<DtypeRow, 7> kDtypes = {{{Dtype::kF32, "F32", 4},
+constexpr std::array<DtypeRow, 8> kDtypes = {{{Dtype::kF64, "F64", 8},
+                                              {Dtype::kF32, "F32", 4},
                                               {Dtype::kF16, "F16", 2},
                                               {Dtype::kBf16, "BF16", 2},
                                               {Dtype::kI64, "I64", 8},
@@ -292,6 +294,12 @@ std::set<std::string> ShardsIn(const Index& index) {
   return shards;
 }
 
+absl::Status Stale(const fs::path& index, absl::string_view why) {
+  return absl::InvalidArgumentError(
+      absl::StrCat(index.string(), ": is stale: ", why,
+                   "; give the files that were written with it, or join them (transformers: save_pretrained)"));
+}
+
 absl::Status NoWeights(const fs::path& folder) {
   std::error_code ignored;
   for (const auto& entry : fs::directory_iterator(folder, ignored)) {
@@ -305,44 +313,51 @@ absl::Status NoWeights(const fs::path& folder) {
       absl::StrCat(folder.string(), ": holds neither model.safetensors nor model.safetensors.index.json"));
 }
 
+// As in transformers, a whole file counts and not the index beside it.
+bool IsSharded(const fs::path& folder) {
+  return !fs::exists(folder / kWeightsFile) && fs::exists(folder / kWeightsIndexFile);
+}
+
 }  // namespace
 
-absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder) {
-  const fs::path index = fs::path(folder) / kWeightsIndexFile;
-  if (!fs::exists(index)) return std::set<std::string>{kWeightsFile};
-  LUTHIER_ASSIGN_OR_RETURN(const Index shard_of, ReadIndex(index));
+absl::StatusOr<std::set<std::string>> ShardFiles(const std::string& folder) {
+  LUTHIER_ASSIGN_OR_RETURN(const Index shard_of, ReadIndex(fs::path(folder) / kWeightsIndexFile));
   return ShardsIn(shard_of);
 }
 
 absl::StatusOr<WeightFolder> WeightFolder::Open(const std::string& folder) {
   const fs::path root(folder);
+  LUTHIER_ASSIGN_OR_RETURN(WeightFolder weights, IsSharded(root) ? OpenShards(root) : OpenWhole(root));
+  weights.tensors_ = ByCheckpointNames(weights.tensors_);
+  return weights;
+}
+
+absl::StatusOr<WeightFolder> WeightFolder::OpenWhole(const std::filesystem::path& folder) {
+  if (!fs::exists(folder / kWeightsFile)) return NoWeights(folder);
   WeightFolder weights;
-  Index shard_of;
-  std::set<std::string> shards;
-  if (fs::exists(root / kWeightsIndexFile)) {
-    LUTHIER_ASSIGN_OR_RETURN(shard_of, ReadIndex(root / kWeightsIndexFile));
-    shards = ShardsIn(shard_of);
-  } else if (fs::exists(root / kWeightsFile)) {
-    shards.insert(kWeightsFile);
-  } else {
-    return NoWeights(root);
-  }
-  for (const std::string& shard : shards) {
-    LUTHIER_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(root / shard));
+  LUTHIER_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(folder / kWeightsFile));
+  weights.tensors_ = file.tensors();
+  weights.files_.push_back(std::move(file));
+  return weights;
+}
+
+absl::StatusOr<WeightFolder> WeightFolder::OpenShards(const std::filesystem::path& folder) {
+  const fs::path index = folder / kWeightsIndexFile;
+  LUTHIER_ASSIGN_OR_RETURN(const Index shard_of, ReadIndex(index));
+  WeightFolder weights;
+  for (const std::string& shard : ShardsIn(shard_of)) {
+    if (!fs::exists(folder / shard)) return Stale(index, absl::StrCat("it names ", shard, ", which is not there"));
+    LUTHIER_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(folder / shard));
     for (const auto& [name, view] : file.tensors()) {
-      if (!shard_of.empty() && (!shard_of.contains(name) || shard_of[name] != shard)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat((root / shard).string(), ": holds tensor '", name, "', which the index does not place there"));
-      }
+      const auto placed = shard_of.find(name);
+      if (placed == shard_of.end() || placed->second != shard)
+        return Stale(index, absl::StrCat(shard, " holds tensor '", name, "', which it does not place there"));
       weights.tensors_.emplace(name, view);
     }
     weights.files_.push_back(std::move(file));
   }
   for (const auto& [name, shard] : shard_of) {
-    if (!weights.tensors_.contains(name)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat((root / shard).string(), ": lacks tensor '", name, "' of the index"));
-    }
+    if (!weights.tensors_.contains(name)) return Stale(index, absl::StrCat(shard, " lacks tensor '", name, "'"));
   }
   return weights;
 }

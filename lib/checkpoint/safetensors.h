@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <set>
@@ -19,7 +20,7 @@
 namespace luthier {
 
 // Number formats of stored tensors that Luthier reads.
-enum class Dtype { kF32, kF16, kBf16, kI64, kI32, kU8, kBool };
+enum class Dtype { kF64, kF32, kF16, kBf16, kI64, kI32, kU8, kBool };
 
 // Size of one element in bytes.
 size_t DtypeSize(Dtype dtype);
@@ -69,24 +70,29 @@ class SafetensorsFile {
 inline constexpr const char* kWeightsFile = "model.safetensors";
 inline constexpr const char* kWeightsIndexFile = "model.safetensors.index.json";
 
-// The weights of a Hugging Face folder: `model.safetensors`, or the shards of `model.safetensors.index.json`.
+// The weights of a Hugging Face folder: `model.safetensors`, or without it the shards of
+// `model.safetensors.index.json`.
 class WeightFolder {
  public:
   // Opens every file. Errors: NOT_FOUND if there are no weights; INVALID_ARGUMENT for pickle files without safetensors
-  // (by name, with the remedy), for shards that leave the folder or are missing, and for an index that disagrees with a
-  // shard.
+  // (by name, with the remedy), for shards that leave the folder, and for an index that is stale: a file or a tensor of
+  // it is missing, or a shard holds others.
   static absl::StatusOr<WeightFolder> Open(const std::string& folder);
 
+  // By the names of ByCheckpointNames().
   const std::map<std::string, TensorView>& tensors() const { return tensors_; }
 
  private:
+  static absl::StatusOr<WeightFolder> OpenWhole(const std::filesystem::path& folder);
+  static absl::StatusOr<WeightFolder> OpenShards(const std::filesystem::path& folder);
+
   std::vector<SafetensorsFile> files_;
   std::map<std::string, TensorView> tensors_;
 };
 
-// The files that WeightFolder::Open reads, whether they are there or not: those that the index names; without one
-// kWeightsFile. Errors: INVALID_ARGUMENT for an index that is none or leaves the folder.
-absl::StatusOr<std::set<std::string>> WeightFiles(const std::string& folder);
+// The files that the index names, whether they are there or not. Errors: INVALID_ARGUMENT for an index that is none or
+// leaves the folder.
+absl::StatusOr<std::set<std::string>> ShardFiles(const std::string& folder);
 
 // SHA-256 over names, formats, shapes and an XXH64 of each tensor's bytes: equal content, in whatever files it lies.
 // Reads everything once (about 0.2 s a GB), and leaves none of it in this process's memory.

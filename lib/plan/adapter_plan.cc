@@ -31,8 +31,8 @@ AdapterConfig AdapterConfigOf(const LoraSpec& lora, const ModelConfig& model) {
   adapter.exclude_modules = lora.exclude_modules;
   if (!lora.exclude_pattern.empty()) adapter.exclude_regex = lora.exclude_pattern;
   adapter.layers_to_transform.assign(lora.layers.begin(), lora.layers.end());
-  adapter.rank_pattern = lora.rank_pattern;
-  adapter.alpha_pattern = lora.alpha_pattern;
+  adapter.rank_pattern.assign(lora.rank_pattern.begin(), lora.rank_pattern.end());
+  adapter.alpha_pattern.assign(lora.alpha_pattern.begin(), lora.alpha_pattern.end());
   adapter.modules_to_save = lora.modules_to_save;
   adapter.target_parameters = lora.target_parameters;
   if (!lora.target_pattern.empty()) {
@@ -57,8 +57,8 @@ void TakeShapeOf(const AdapterConfig& adapter, LoraSpec& lora) {
   lora.exclude_modules = adapter.exclude_modules;
   lora.exclude_pattern = adapter.exclude_regex.value_or("");
   lora.layers.assign(adapter.layers_to_transform.begin(), adapter.layers_to_transform.end());
-  lora.rank_pattern = adapter.rank_pattern;
-  lora.alpha_pattern = adapter.alpha_pattern;
+  lora.rank_pattern = {adapter.rank_pattern.begin(), adapter.rank_pattern.end()};
+  lora.alpha_pattern = {adapter.alpha_pattern.begin(), adapter.alpha_pattern.end()};
   lora.modules_to_save = adapter.modules_to_save;
 }
 

@@ -20,7 +20,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     config->Targets(module, 0);
     config->Saves(module);
   }
-  const nlohmann::json written = ToJson(*config);
+  const nlohmann::ordered_json written = ToJson(*config);
   const absl::StatusOr<AdapterConfig> again = ParseAdapterConfig(written);
   Require(again.ok(), "what is written is read");
   Require(ToJson(*again) == written, "what is written reads back");

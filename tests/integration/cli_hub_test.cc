@@ -266,6 +266,18 @@ TEST_F(CliHubTest, TheShardsAreThoseOfTheIndex) {
   EXPECT_THAT(incomplete.err, HasSubstr("by the name of model-00001-of-00001.safetensors"));
 }
 
+TEST_F(CliHubTest, AWholeFileIsTakenAndNotTheShardsBesideIt) {
+  Copy(shipped_, "org/both");
+  WriteText(HubPath("org/both/model-00001-of-00001.safetensors"), "of another time");
+  WriteText(HubPath("org/both/model.safetensors.index.json"),
+            R"({"weight_map": {"model.norm.weight": "model-00001-of-00001.safetensors"}})");
+  StartHub();
+  const CapturedResult result = Import("tiny", "hf://org/both");
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(Recorded("tiny").count("model.safetensors"), 1u);
+  EXPECT_EQ(Recorded("tiny").count("model-00001-of-00001.safetensors"), 0u);
+}
+
 TEST_F(CliHubTest, AnIndexThatNamesAPickleIsRefused) {
   Copy(shipped_, "org/bad");
   fs::remove(HubPath("org/bad/model.safetensors"));

@@ -1,9 +1,10 @@
 """The generator of ../shared/reference/models for adapters with DoRA, modules_to_save, a head that is tied to the embedding, and experts.
 
-`load(PATH)` returns the module of PATH, mended in five points: PEFT trains some tensors under other names than it stores them under;
+`load(PATH)` returns the module of PATH, mended in six points: PEFT trains some tensors under other names than it stores them under;
 magnitudes and whole modules start near the base's, where the generator starts everything but A near 0; a tied head is untied before
 it is merged, since PEFT would change the embedding with it, and its merged model would not compute what its adapter does; a merged model
-has the names of the files, where each expert has matrices of its own; and target_parameters, which PEFT holds as a set, are sorted.
+has the names of the files, where each expert has matrices of its own; target_parameters, which PEFT holds as a set, are sorted; and patterns, of which PEFT takes the
+first that matches but which it sorts as it saves, stay in their order.
 """
 import importlib.util
 import json
@@ -62,7 +63,8 @@ def load(path):
         path = folder / "adapter_config.json"
         config = json.loads(path.read_text())
         config["target_parameters"] = config["target_parameters"] and sorted(config["target_parameters"])
-        path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        config.update({field: case["lora"][field] for field in ("rank_pattern", "alpha_pattern") if field in case["lora"]})
+        path.write_text(json.dumps(dict(sorted(config.items())), indent=2) + "\n")
 
     generate.adapter_names, generate.add_lora = adapter_names, add_lora
     generate.load, generate.save_adapter = with_names_of_files, save_adapter

@@ -158,8 +158,9 @@ void ReadSlidingLayers(FieldReader& fields, ModelConfig& config, std::optional<i
       fields.Violation("layer_types", absl::StrCat("'", types[layer],
                                                    "' is not supported; supported: full_attention, sliding_attention"));
     } else if (!window) {
-      fields.Violation("sliding_window",
-                       absl::StrCat("is missing, and layer ", layer, " is of type sliding_attention"));
+      const char* const what =
+          fields.Has("sliding_window") ? "does not count without use_sliding_window" : "is missing";
+      fields.Violation("sliding_window", absl::StrCat(what, ", and layer ", layer, " is of type sliding_attention"));
       return;
     }
     config.layers[layer].window = window;

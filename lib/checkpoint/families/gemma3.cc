@@ -12,6 +12,16 @@ namespace {
 constexpr double kGlobalTheta = 1'000'000, kLocalTheta = 10'000;
 constexpr size_t kGlobal = 0, kLocal = 1;
 
+// `type` in place of `rope_type` stretched the full layers in transformers 4, and does nothing in 5.
+void RefuseOldTypeOfRope(FieldReader& fields, const nlohmann::json& scaling) {
+  if (!scaling.is_object() || !scaling.contains("type") || scaling["type"] == "default") return;
+  if (scaling.contains("rope_type")) return;
+  fields.Violation("rope_scaling.type",
+                   absl::StrCat(scaling["type"].dump(),
+                                " is read by some versions of transformers and ignored by others; call it rope_type if "
+                                "the model was trained with it, or else remove rope_scaling"));
+}
+
 // Generation 4 has `rope_theta` and `rope_scaling` for the full layers and `rope_local_base_freq` for the sliding ones;
 // generation 5 has a block for each.
 void ReadRopes(FieldReader& fields, ModelConfig& config) {
@@ -36,6 +46,7 @@ void ReadRopes(FieldReader& fields, ModelConfig& config) {
   if (!scaling.empty() && !both.empty()) {
     fields.Violation("rope_scaling", "is given beside rope_parameters, and only one of them can count; remove one");
   }
+  RefuseOldTypeOfRope(fields, scaling);
   const double global = fields.PositiveOr("rope_theta", kGlobalTheta),
                local = fields.PositiveOr("rope_local_base_freq", kLocalTheta);
   config.ropes.push_back(scaling.is_object() ? ReadRopeBlock(scaling, "rope_scaling", fields, config, global)
@@ -50,7 +61,13 @@ void Read(FieldReader& fields, ModelConfig& config) {
   config.max_position_embeddings = 131'072;
   ReadGemmaDecoder(fields, config);
   config.logit_softcap = fields.OptionalPositive("final_logit_softcapping").value_or(0);
-  const int64_t pattern = fields.SizeOr("sliding_window_pattern", fields.SizeOr("_sliding_window_pattern", 6));
+  const int64_t pattern = fields.SizeOr("sliding_window_pattern", 6);
+  // transformers writes it with an underscore, too, but beside `layer_types`, and does not read it.
+  const int64_t written = fields.SizeOr("_sliding_window_pattern", pattern);
+  if (written != pattern && !fields.Has("layer_types")) {
+    fields.Violation("_sliding_window_pattern", absl::StrCat(written, " is not read by transformers, which takes ",
+                                                             pattern, "; give layer_types, or sliding_window_pattern"));
+  }
   ReadSlidingLayers(fields, config, fields.NullableSize("sliding_window", 4096),
                     [&](int64_t layer) { return (layer + 1) % pattern != 0; });
   ReadRopes(fields, config);

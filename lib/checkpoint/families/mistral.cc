@@ -11,7 +11,8 @@ void Read(FieldReader& fields, ModelConfig& config) {
   ReadDecoder(fields, config);
   ReadActivation(fields, config, "hidden_act", "silu");
   const std::optional<int64_t> window = fields.NullableSize("sliding_window", 4096);
-  for (LayerConfig& layer : config.layers) layer.window = window;
+  // transformers makes a Ministral of one with `layer_types`, whose layers slide where the list says so.
+  ReadSlidingLayers(fields, config, window, [&](int64_t) { return window.has_value(); });
   config.ropes = {ReadRope(fields, config, 10'000)};
   RequireWholeHeads(config, fields);
 }

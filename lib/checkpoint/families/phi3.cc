@@ -5,6 +5,9 @@
 namespace luthier {
 namespace {
 
+// What transformers takes where `original_max_position_embeddings` is missing.
+constexpr int64_t kOriginalLength = 4096;
+
 void Read(FieldReader& fields, ModelConfig& config) {
   config.rms_norm_eps = 1e-5;
   config.max_position_embeddings = 4096;
@@ -15,14 +18,9 @@ void Read(FieldReader& fields, ModelConfig& config) {
   fields.Require("embd_pdrop", 0.0);
   const std::optional<int64_t> window = fields.OptionalSize("sliding_window");
   for (LayerConfig& layer : config.layers) layer.window = window;
-  RopeConfig rope = ReadRope(fields, config, 10'000);
+  RopeConfig rope = ReadRope(fields, config, 10'000, kOriginalLength);
   if (rope.type != RopeConfig::Type::kDefault && rope.type != RopeConfig::Type::kLongrope) {
     fields.Violation("rope_scaling", "the type is not supported for model_type phi3; supported: default, longrope");
-  }
-  // transformers takes 4096 where it is missing, and never what the block says.
-  if (rope.type == RopeConfig::Type::kLongrope && !fields.Has("original_max_position_embeddings")) {
-    fields.Violation("original_max_position_embeddings",
-                     "is missing, and longrope needs it beside rope_scaling; give the length of pre-training");
   }
   config.ropes = {rope};
 }

@@ -4,10 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <filesystem>
+#include <fstream>
 #include <string>
 
 #include "lib/checkpoint/name_pattern.h"
+#include "tests/support/temp_folder.h"
 
 namespace luthier {
 namespace {
@@ -136,6 +137,45 @@ TEST(AdapterConfigTest, PatternsChangeRankAndScaleOfTheirModules) {
   EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.1.mlp.down_proj"), 16.0 / 4);
 }
 
+// PEFT takes the first of the file that matches, and a JSON file need not be sorted.
+TEST(AdapterConfigTest, OfPatternsThatOverlapTheFirstOfTheFileCounts) {
+  const auto parsed = nlohmann::ordered_json::parse(R"({"peft_type": "LORA", "r": 8, "lora_alpha": 16,
+      "target_modules": ["q_proj"], "rank_pattern": {"q_proj": 4, ".*0.*q_proj": 2},
+      "alpha_pattern": {"layers.1.self_attn.q_proj": 8, "b|q_proj": 24, "a|q_proj": 3}})");
+  const auto check = [](const AdapterConfig& config) {
+    EXPECT_EQ(config.RankOf("model.layers.0.self_attn.q_proj"), 4);
+    EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.0.self_attn.q_proj"), 24.0 / 4);
+    EXPECT_DOUBLE_EQ(config.ScaleOf("model.layers.1.self_attn.q_proj"), 8.0 / 4);
+  };
+  const auto config = ParseAdapterConfig(parsed);
+  ASSERT_TRUE(config.ok()) << config.status();
+  check(*config);
+  // As a file that is read, and one that is written.
+  const TempFolder folder;
+  std::ofstream(folder.path() + "/adapter_config.json") << parsed;
+  check(*ReadAdapterConfig(folder.path()));
+  std::ofstream(folder.path() + "/adapter_config.json") << ToJson(*config);
+  check(*ReadAdapterConfig(folder.path()));
+}
+
+TEST(AdapterConfigTest, AModuleIsSavedWithWhatItHolds) {
+  json file = Minimal();
+  file["modules_to_save"] = {"mlp", "norm"};
+  const AdapterConfig config = MustParse(file);
+  EXPECT_TRUE(config.Saves("model.layers.0.mlp.up_proj"));
+  EXPECT_TRUE(config.Saves("model.norm"));
+  EXPECT_FALSE(config.Saves("model.layers.0.self_attn.q_proj"));
+  EXPECT_FALSE(config.Targets("model.layers.0.mlp.up_proj", 0));
+}
+
+TEST(AdapterConfigTest, ALookaheadIsRefusedWithARemedy) {
+  json file = Minimal();
+  file["target_modules"] = "(?!.*lm_head).*_proj";
+  EXPECT_THAT(std::string(ParseAdapterConfig(file).status().message()),
+              AllOf(HasSubstr("target_modules: '(?!.*lm_head).*_proj' is no regular expression"),
+                    HasSubstr("look-around"), HasSubstr("exclude_modules")));
+}
+
 TEST(AdapterConfigTest, RsLoraDividesByTheRoot) {
   json file = Minimal();
   file["use_rslora"] = true;
@@ -236,6 +276,7 @@ TEST(AdapterConfigTest, RefusesByNameWhatChangesTheAdapter) {
       {"modules_to_save", "lm_head"},
       {"rank_pattern", json::array({8})},
       {"alpha_pattern", {{"q_proj", "x"}}},
+      {"alpha_pattern", {{"q_proj", nullptr}}},
       {"layers_to_transform", {{"layer", 1}}},
       {"exclude_modules", 5},
       {"target_modules", json::array({1})},

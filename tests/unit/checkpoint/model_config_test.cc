@@ -65,6 +65,8 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
       {"llama", "hidden_dropout", 0.1},
       {"llama", "sinks", true},
       {"llama", "is_causal", "no"},
+      {"llama", "is_causal", false},
+      {"gemma3_text", "is_causal", nullptr},
       {"llama", "rope_theta", "high"},
       {"qwen3_moe", "use_qk_norm", false},
       {"qwen3_moe", "shared_expert_intermediate_size", 768},
@@ -93,7 +95,7 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
        "rope_scaling",
        {{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 4.0}, {"high_freq_factor", 1.0}}},
       {"mistral", "attention_bias", true},
-      {"mistral", "layer_types", {"sliding_attention", "full_attention", "full_attention", "full_attention"}},
+      {"mistral", "layer_types", {"sliding_attention", "full_attention"}},
       {"qwen2", "mlp_bias", true},
       {"qwen2", "layer_types", {"chunked_attention", "full_attention", "full_attention", "full_attention"}},
       {"qwen2", "layer_types", {"full_attention"}},
@@ -102,6 +104,8 @@ TEST(ModelConfigTest, RefusesByNameAndValueWhatItDoesNotImplement) {
       {"gemma2", "hidden_activation", "gelu"},
       {"gemma3_text", "attn_logit_softcapping", 50.0},
       {"gemma3_text", "rope_parameters", {{"rope_theta", 1.0}}},
+      {"gemma3_text", "rope_scaling", {{"type", "linear"}, {"factor", 8.0}}},
+      {"gemma3_text", "_sliding_window_pattern", 2},
       {"phi3", "resid_pdrop", 0.1},
       {"phi3", "embd_pdrop", 0.1},
       {"phi3", "partial_rotary_factor", 0.1},
@@ -144,6 +148,7 @@ TEST(ModelConfigTest, ValuesThatLeaveAModelAsItIsAreNoRefusal) {
   MustParse(Config("llama", {{"sliding_window", nullptr},
                              {"use_sliding_window", false},
                              {"rope_interleaved", false},
+                             {"is_causal", true},
                              {"pretraining_tp", 2},
                              {"layer_types", {"full_attention", "full_attention", "full_attention", "full_attention"}},
                              {"attention_dropout", 0.1},
@@ -305,7 +310,10 @@ TEST(ModelConfigTest, AttentionFactorsAreSettled) {
       << "0 says nothing";
   json phi = Config(
       "phi3", {{"rope_scaling", {{"type", "longrope"}, {"short_factor", {1.0, 1.0}}, {"long_factor", {2.0, 4.0}}}}});
-  EXPECT_THAT(std::string(ParseModelConfig(phi).status().message()), HasSubstr("original_max_position_embeddings"));
+  EXPECT_EQ(MustParse(phi).ropes[0].original_max_position_embeddings, 4096);
+  phi["rope_scaling"]["original_max_position_embeddings"] = 32;
+  EXPECT_THAT(std::string(ParseModelConfig(phi).status().message()),
+              HasSubstr("rope_scaling.original_max_position_embeddings: 32 does not count"));
   phi["original_max_position_embeddings"] = 16;
   const RopeConfig longrope = MustParse(phi).ropes[0];
   EXPECT_DOUBLE_EQ(longrope.attention_factor, std::sqrt(1 + std::log(4.0) / std::log(16.0)));
@@ -313,6 +321,12 @@ TEST(ModelConfigTest, AttentionFactorsAreSettled) {
 }
 
 // A length of pre-training beside the block goes before the one in it, but not where kinds of layers have a block each.
+TEST(ModelConfigTest, WhatNoTypeOfRopeReadsChangesNothing) {
+  const json linear = {
+      {"type", "linear"}, {"factor", 4.0}, {"finetuned", true}, {"original_max_position_embeddings", 16}};
+  EXPECT_EQ(MustParse(Config("llama", {{"rope_scaling", linear}})).ropes[0].factor, 4.0);
+}
+
 TEST(ModelConfigTest, ALengthBesideTheBlockCountsWhereThereIsOneBlock) {
   const json yarn = {{"rope_type", "yarn"}, {"factor", 4.0}, {"original_max_position_embeddings", 16}};
   const json beside = {{"rope_scaling", yarn}, {"original_max_position_embeddings", 32}};
@@ -327,6 +341,26 @@ TEST(ModelConfigTest, AWindowThatIsLeftOutIsTheFamilysDefaultAndNullIsNone) {
   EXPECT_THAT(Windows(MustParse(Config("gemma2", {{"sliding_window", 3}}))), ElementsAre(3, 0, 3, 0));
   EXPECT_THAT(Windows(MustParse(Config("gemma3_text", {{"sliding_window", 3}, {"sliding_window_pattern", 2}}))),
               ElementsAre(3, 0, 3, 0));
+}
+
+// Where the list counts in transformers, which makes a Ministral of a Mistral that has one, and where it does not.
+TEST(ModelConfigTest, LayersSlideWhereTheListSaysSoInTheFamiliesThatReadIt) {
+  const json full = {"full_attention", "full_attention", "full_attention", "full_attention"},
+             mixed = {"full_attention", "sliding_attention", "full_attention", "full_attention"};
+  const auto windows = [](const std::string& family, const json& types) {
+    json fields = {{"sliding_window", 3}, {"layer_types", types}};
+    if (family.starts_with("qwen") || family == "smollm3") fields["use_sliding_window"] = true;
+    return Windows(MustParse(Config(family, fields)));
+  };
+  for (const char* family : {"mistral", "qwen2", "qwen3", "smollm3", "gemma2", "gemma3_text"}) {
+    EXPECT_THAT(windows(family, full), ElementsAre(0, 0, 0, 0)) << family;
+    EXPECT_THAT(windows(family, mixed), ElementsAre(0, 3, 0, 0)) << family;
+  }
+  for (const char* family : {"phi3", "qwen3_moe"})
+    EXPECT_THAT(windows(family, full), ElementsAre(3, 3, 3, 3)) << family;
+  const json unused = {{"sliding_window", 3}, {"layer_types", mixed}};
+  EXPECT_THAT(std::string(ParseModelConfig(Config("qwen2", unused)).status().message()),
+              HasSubstr("sliding_window: does not count without use_sliding_window, and layer 1"));
 }
 
 TEST(ModelConfigTest, QwenSlidesOnlyWhereItIsToldTo) {

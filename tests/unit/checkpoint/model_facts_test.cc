@@ -132,9 +132,40 @@ TEST_F(ModelFactsTest, ShardsAreOneFolder) {
   EXPECT_THAT(std::string(index({{"a", "model-00001-of-00002.safetensors"}, {"b", "model-00001-of-00002.safetensors"}})
                               .status()
                               .message()),
-              HasSubstr("lacks tensor 'b'"));
+              HasSubstr("model.safetensors.index.json: is stale: model-00001-of-00002.safetensors lacks tensor 'b'"));
+  EXPECT_THAT(std::string(index({{"b", "model-00001-of-00002.safetensors"}}).status().message()),
+              HasSubstr("is stale: model-00001-of-00002.safetensors holds tensor 'a'"));
   EXPECT_THAT(std::string(index({{"a", "model-00003-of-00003.safetensors"}}).status().message()),
-              HasSubstr("model-00003-of-00003.safetensors"));
+              HasSubstr("is stale: it names model-00003-of-00003.safetensors, which is not there"));
+  // As transformers, which looks for the whole file first.
+  write("model.safetensors", "c");
+  const auto whole = WeightFolder::Open(folder_.path());
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ(whole->tensors().size(), 1u);
+  EXPECT_TRUE(whole->tensors().contains("c"));
+}
+
+// As a base model is saved without its head.
+TEST_F(ModelFactsTest, NamesMayLackThePrefixOfTheModel) {
+  WriteConfig();
+  std::map<std::string, std::vector<int64_t>> changes;
+  for (const auto& [name, shape] : CheckpointTensors(*ReadModelConfig(folder_.path()))) {
+    changes[name] = {};
+    changes[name.substr(std::string("model.").size())] = shape;
+  }
+  WriteWeights(changes);
+  const auto facts = Read();
+  ASSERT_TRUE(facts.ok()) << facts.status();
+  changes["model.norm.weight"] = {8};
+  WriteWeights(changes);
+  EXPECT_THAT(std::string(Read().status().message()), HasSubstr("unexpected: norm.weight"));
+  changes["norm.weight"] = {};
+  WriteWeights(changes);
+  EXPECT_TRUE(Read().ok());
+  WriteConfig({{"tie_word_embeddings", false}});
+  changes["lm_head.weight"] = {};
+  WriteWeights(changes);
+  EXPECT_THAT(std::string(Read().status().message()), HasSubstr("missing: lm_head.weight"));
 }
 
 TEST_F(ModelFactsTest, SizesThatOverflowOrFillMemoryAreRefused) {

@@ -27,17 +27,16 @@ TEST(BelongsToModelTest, TakesWhatATrainerReadsOrAnExportCopiesAndNothingElse) {
     EXPECT_FALSE(BelongsToModel(path)) << path;
 }
 
-TEST(WeightFilesTest, AreThoseOfTheIndexOrTheWholeFile) {
+TEST(ShardFilesTest, AreThoseOfTheIndex) {
   const TempFolder folder;
-  EXPECT_THAT(*WeightFiles(folder.path()), ElementsAre("model.safetensors"));
   const auto write = [&](const std::string& index) {
     std::ofstream(folder.path() + "/model.safetensors.index.json") << index;
   };
   write(R"({"weight_map": {"a": "x.safetensors", "b": "y.safetensors", "c": "x.safetensors"}})");
-  EXPECT_THAT(*WeightFiles(folder.path()), ElementsAre("x.safetensors", "y.safetensors"));
+  EXPECT_THAT(*ShardFiles(folder.path()), ElementsAre("x.safetensors", "y.safetensors"));
   for (const char* wrong : {"", "[]", R"({"weight_map": {"a": "../x.safetensors"}})", R"({"weight_map": {"a": 1}})"}) {
     write(wrong);
-    EXPECT_TRUE(absl::IsInvalidArgument(WeightFiles(folder.path()).status())) << wrong;
+    EXPECT_TRUE(absl::IsInvalidArgument(ShardFiles(folder.path()).status())) << wrong;
   }
 }
 

@@ -647,12 +647,14 @@ TEST(LoraTest, AModuleThatIsSavedWholeIsTrainedWhole) {
   const NamedTensors weights = RandomWeights(config, 3);
   AdapterConfig lora;
   lora.target_modules = {"q_proj"};
-  lora.modules_to_save = {"lm_head", "embed_tokens"};
+  lora.modules_to_save = {"lm_head", "embed_tokens", "layers.1.mlp"};
   const Adapter adapter = MakeFilled(lora, config, weights);
   for (const auto& [name, tensor] : adapter.tensors) tensor.set_requires_grad(true);
   SumLoss(**MakeTunedModel(config, weights, {&adapter}), Batch()).backward();
   EXPECT_TRUE(adapter.tensors.contains("base_model.model.lm_head.weight"));
   EXPECT_TRUE(adapter.tensors.contains("base_model.model.model.embed_tokens.weight"));
+  EXPECT_TRUE(adapter.tensors.contains("base_model.model.model.layers.1.mlp.up_proj.weight"));
+  EXPECT_FALSE(adapter.tensors.contains("base_model.model.model.layers.0.mlp.up_proj.weight"));
   for (const auto& [name, tensor] : adapter.tensors) {
     ASSERT_TRUE(tensor.grad().defined()) << name;
     EXPECT_GT(tensor.grad().abs().max().item<double>(), 0) << name;
@@ -681,6 +683,8 @@ TEST(LoraTest, NamesThatMatchNothingAreRefused) {
   lora.target_modules = {"q_proj"};
   lora.modules_to_save = {"embed_token"};
   EXPECT_THAT(std::string(MakeAdapter(lora, config, weights, 1).status().message()), HasSubstr("embed_token"));
+  lora.modules_to_save = {"lp"};
+  EXPECT_THAT(std::string(MakeAdapter(lora, config, weights, 1).status().message()), HasSubstr("is also the end of"));
 }
 
 // Bug 25: an adapter whose tensors do not fit is refused with all of them, never served as the plain base.
@@ -738,6 +742,48 @@ TEST(LoraTest, TheBasesMatrixBesideItsAdapterIsLeftOutIfItIsThatOfTheBase) {
                   HasSubstr("unexpected: " + of_base));
     }
   }
+}
+
+// save_embedding_layers of PEFT; what is loaded in place of the base's would change what the base computes.
+TEST(LoraTest, AnAdapterMayBeSavedWithTheEmbeddingsOfItsBase) {
+  for (const bool tied : {false, true}) {
+    const ModelConfig config = TinyConfig(tied);
+    const NamedTensors weights = RandomWeights(config, 3);
+    Adapter adapter = MakeFilled(AllLinear(), config, weights);
+    const size_t its_own = adapter.tensors.size();
+    const std::string embedding = "model.embed_tokens.weight", head = "lm_head.weight";
+    adapter.tensors["base_model.model." + embedding] = weights.at(embedding);
+    adapter.tensors["base_model.model." + head] = weights.at(tied ? embedding : head);
+    const TempFolder folder;
+    ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+    const auto read = ReadAdapter(folder.path(), config, &weights);
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_EQ(read->tensors.size(), its_own);
+    const NamedTensors others = RandomWeights(config, 4);
+    EXPECT_THAT(std::string(ReadAdapter(folder.path(), config, &others).status().message()),
+                HasSubstr("base_model.model.lm_head.weight, which is not the base's"));
+  }
+}
+
+TEST(LoraTest, NamesMayHoldThatOfTheAdapterAsInMemory) {
+  const ModelConfig config = TinyConfig();
+  const NamedTensors weights = RandomWeights(config, 3);
+  AdapterConfig lora;
+  lora.target_modules = {"q_proj", "embed_tokens"};
+  lora.dora = true;
+  const Adapter adapter = MakeFilled(lora, config, weights);
+  Adapter in_memory{lora, {}};
+  for (const auto& [name, tensor] : adapter.tensors) {
+    std::string its = name;
+    if (absl::EndsWith(name, ".weight")) its.resize(name.rfind('.'));
+    in_memory.tensors[its + (absl::StrContains(name, "_embedding_") ? ".default" : ".default.weight")] = tensor;
+  }
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(in_memory, folder.path()).ok());
+  const auto read = ReadAdapter(folder.path(), config);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->tensors.size(), adapter.tensors.size());
+  for (const auto& [name, tensor] : adapter.tensors) EXPECT_TRUE(at::equal(read->tensors.at(name), tensor)) << name;
 }
 
 TEST(LoraTest, AMergeThatIsNotFiniteIsRefused) {

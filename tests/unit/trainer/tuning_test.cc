@@ -5,7 +5,10 @@
 
 #include <cmath>
 #include <map>
+#include <set>
+#include <utility>
 
+#include "absl/strings/match.h"
 #include "lib/plan/adapter_plan.h"
 #include "tests/support/model_fixture.h"
 #include "tests/support/temp_folder.h"
@@ -14,6 +17,7 @@
 namespace luthier {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // A settled recipe.
@@ -187,6 +191,39 @@ TEST(TuningTest, LoraPlusGivesEachTensorTheRateThatPeftGivesIt) {
     const auto factor = factors.find(stored);
     EXPECT_DOUBLE_EQ(2e-3 * (factor == factors.end() ? 1 : factor->second), rate) << name;
   }
+}
+
+// What get_decay_parameter_names of transformers' Trainer (5.23.0) leaves out, for every family.
+TEST(TuningTest, NormsAndBiasesDoNotDecayAndLengthsDo) {
+  for (const std::string& family : FixtureFamilies()) {
+    const ModelFixture fixture(family);
+    const std::set<std::string> without = WithoutDecay(fixture.base);
+    for (const auto& [name, tensor] : fixture.base) {
+      const bool norm_or_bias = absl::StrContains(name, "norm.") || absl::EndsWith(name, ".bias");
+      EXPECT_EQ(without.contains(name), norm_or_bias) << family << " " << name;
+    }
+    Recipe recipe = Settled("lora");
+    recipe.lora.dora = true;
+    recipe.lora.target_modules = {"o_proj"};
+    recipe.lora.modules_to_save = {"model.norm", "embed_tokens"};
+    EXPECT_THAT(WithoutDecay(MustMake(recipe, fixture).trained), ElementsAre("base_model.model.model.norm.weight"));
+  }
+}
+
+// A job's patterns are sorted, and PEFT's are not.
+TEST(TuningTest, AWarmStartWhoseOverlappingPatternsHaveAnotherOrderIsRefused) {
+  const ModelFixture fixture("llama");
+  Recipe recipe = Settled("lora");
+  recipe.lora.alpha_pattern = {{"layers.1.self_attn.q_proj", 3}, {"q_proj", 5}};
+  Adapter adapter = fixture.adapter;
+  adapter.config.alpha_pattern = {{"layers.1.self_attn.q_proj", 3}, {"q_proj", 5}};
+  const TempFolder folder;
+  ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+  MustMake(recipe, fixture, folder.path());
+  std::swap(adapter.config.alpha_pattern[0], adapter.config.alpha_pattern[1]);
+  ASSERT_TRUE(WriteAdapter(adapter, folder.path()).ok());
+  EXPECT_THAT(Refusal(recipe, fixture, folder.path()),
+              HasSubstr("scales model.layers.1.self_attn.q_proj by 2.5, the job asks for 1.5"));
 }
 
 TEST(TuningTest, AnEmbeddingLearnsAndGoesOnWhereItEnded) {

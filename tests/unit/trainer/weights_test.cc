@@ -5,7 +5,9 @@
 
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <string>
+#include <vector>
 
 #include "lib/checkpoint/model_tensors.h"
 #include "tests/support/temp_folder.h"
@@ -51,7 +53,7 @@ TEST(WeightsTest, EveryStoredFormatIsReadExactly) {
   const ModelConfig config = Config(20, 8, true);
   const NamedTensors weights = RandomWeights(config, 1);
   const TempFolder folder;
-  for (const at::ScalarType stored : {at::kFloat, at::kBFloat16, at::kHalf}) {
+  for (const at::ScalarType stored : {at::kDouble, at::kFloat, at::kBFloat16, at::kHalf}) {
     Write(folder.path(), weights, stored);
     for (const WeightUse use : {WeightUse::kFrozen, WeightUse::kTrained}) {
       const auto read = LoadWeights(folder.path(), config, at::kFloat, use);
@@ -60,6 +62,36 @@ TEST(WeightsTest, EveryStoredFormatIsReadExactly) {
         EXPECT_TRUE(at::equal(read->at(name), tensor.to(stored).to(at::kFloat))) << name;
     }
   }
+}
+
+// As transformers holds them, and some files do: all experts of a layer in two tensors.
+TEST(WeightsTest, ExpertsMayLieInTensorsOfAll) {
+  const std::string base = "tests/fixtures/models/qwen3_moe/base";
+  const ModelConfig config = *ReadModelConfig(base);
+  const NamedTensors weights = *LoadWeights(base, config, at::kFloat, WeightUse::kFrozen);
+  NamedTensors fused;
+  std::map<std::string, std::vector<Tensor>> of_all;
+  for (const auto& [name, tensor] : weights) {
+    if (name.find(".mlp.experts.") == std::string::npos) fused[name] = tensor;
+  }
+  const std::string experts = "model.layers.0.mlp.experts.";
+  for (int64_t expert = 0; expert < config.experts->count; ++expert) {
+    const std::string its = experts + std::to_string(expert);
+    of_all["gate_up_proj"].push_back(
+        at::cat({weights.at(its + ".gate_proj.weight"), weights.at(its + ".up_proj.weight")}));
+    of_all["down_proj"].push_back(weights.at(its + ".down_proj.weight"));
+  }
+  for (const auto& [name, tensors] : of_all) fused[experts + name] = at::stack(tensors);
+  const TempFolder folder;
+  Write(folder.path(), fused, at::kFloat);
+  const auto read = LoadWeights(folder.path(), config, at::kFloat, WeightUse::kFrozen);
+  ASSERT_TRUE(read.ok()) << read.status();
+  ASSERT_EQ(read->size(), weights.size());
+  for (const auto& [name, tensor] : weights) EXPECT_TRUE(at::equal(read->at(name), tensor)) << name;
+  fused[experts + "down_proj"] = fused[experts + "down_proj"].slice(0, 1);
+  Write(folder.path(), fused, at::kFloat);
+  EXPECT_THAT(std::string(LoadWeights(folder.path(), config, at::kFloat, WeightUse::kFrozen).status().message()),
+              HasSubstr("missing: model.layers.0.mlp.experts.3.down_proj.weight"));
 }
 
 // 64 MB of weights: frozen ones of the file's own format live in the page cache, which all trainers of a node share.

@@ -169,7 +169,7 @@ absl::Status TakeLayer(const GgufFile& file, const LinearLayer& linear, const Mo
     parts.push_back(ToTensor(its_b));
   }
   if (adapter.tensors.empty()) adapter.config.rank = rank;
-  if (rank != adapter.config.rank) adapter.config.rank_pattern[linear.name()] = rank;
+  if (rank != adapter.config.rank) adapter.config.rank_pattern.emplace_back(linear.name(), rank);
   adapter.tensors[LoraName(adapter.config, linear, "A")] = IncomingA(linear, ToTensor(a));
   adapter.tensors[LoraName(adapter.config, linear, "B")] = IncomingB(linear, at::cat(parts, /*dim=*/-2), config);
   return absl::OkStatus();

@@ -91,8 +91,10 @@ absl::StatusOr<AdapterConfig> JoinedConfig(const ModelConfig& model, AdapterConf
   config.target_parameters.assign(parameters.begin(), parameters.end());
   config.dropout = 0;  // acts in training only, and goes with no parameters
   // The scale stays what it was: alpha / r, or alpha / sqrt(r).
-  config.rank_pattern["gate_up_proj"] = 2 * config.rank;
-  config.alpha_pattern["gate_up_proj"] = config.alpha * (config.rslora ? std::numbers::sqrt2 : 2);
+  // In front, since others may match it too.
+  config.rank_pattern.emplace(config.rank_pattern.begin(), "gate_up_proj", 2 * config.rank);
+  config.alpha_pattern.emplace(config.alpha_pattern.begin(), "gate_up_proj",
+                               config.alpha * (config.rslora ? std::numbers::sqrt2 : 2));
   return config;
 }
 

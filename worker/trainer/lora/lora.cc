@@ -20,9 +20,7 @@
 namespace luthier {
 namespace {
 
-std::string NameMagnitude(const LinearLayer& linear) {
-  return absl::StrCat(kPeftPrefix, linear.module, ".lora_magnitude_vector");
-}
+std::string NameMagnitude(const LinearLayer& linear) { return absl::StrCat(kPeftPrefix, linear.module, kMagnitude); }
 
 // Shapes of every tensor that this config gives this model.
 std::map<std::string, std::vector<int64_t>> ExpectedTensors(const AdapterConfig& config, const ModelConfig& model) {
@@ -49,14 +47,35 @@ Tensor BaseWeight(const ModelConfig& model, const NamedTensors& base, const Line
   return IsEmbedding(linear) ? stored.t() : stored;
 }
 
-// Whether the stored tensor is the base's head or embedding, as PEFT adds it to a file that adapts it.
-bool IsOfBase(const TensorView& stored, const ModelConfig& model, const NamedTensors& base) {
+// Why a tensor that belongs to no adapter does not fit; empty if it is the base's head or embedding, which PEFT adds to
+// a file that adapts them, and to any with save_embedding_layers.
+std::string WhyUnexpected(const TensorView& stored, const ModelConfig& model, const NamedTensors* base) {
   for (const LinearLayer& layer : {HeadLayer(model), EmbeddingLayer(model)}) {
-    if (stored.name != absl::StrCat(kPeftPrefix, layer.module, ".base_layer.weight")) continue;
-    const Tensor weight_VD = StoredWeight(model, base, layer).to(at::kCPU);
-    return at::equal(ToTensor(stored, weight_VD.scalar_type()), weight_VD);
+    const std::string name = kPeftPrefix + layer.module;
+    if (base == nullptr || (stored.name != name + ".base_layer.weight" && stored.name != name + ".weight")) continue;
+    const Tensor weight_VD = StoredWeight(model, *base, layer).to(at::kCPU);
+    if (at::equal(ToTensor(stored, weight_VD.scalar_type()), weight_VD)) return "";
+    return absl::StrCat("unexpected: ", stored.name,
+                        ", which is not the base's; take the base that it was trained on, "
+                        "or merge it there with PEFT, and use the result as a base model");
   }
-  return false;
+  return absl::StrCat("unexpected: ", stored.name);
+}
+
+// PEFT also reads tensors by the names that they have in memory, where `default`, the adapter's name, is part of them.
+std::map<std::string, TensorView> ByStoredNames(const std::map<std::string, TensorView>& tensors) {
+  std::map<std::string, TensorView> stored;
+  for (const auto& [name, view] : tensors) {
+    std::string its = name;
+    const size_t parameter = name.rfind(".lora_"), adapter = name.find(".default", parameter);
+    if (parameter != std::string::npos && adapter != std::string::npos) {
+      its.erase(adapter, std::string(".default").size());
+      if (its.ends_with(absl::StrCat(kMagnitude, ".weight"))) its.resize(its.rfind('.'));
+    }
+    stored[its] = view;
+    stored[its].name = its;
+  }
+  return stored;
 }
 
 absl::StatusOr<SafetensorsFile> OpenWeights(const std::string& folder) {
@@ -173,7 +192,7 @@ absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConf
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model, const NamedTensors* base) {
   LUTHIER_ASSIGN_OR_RETURN(AdapterConfig config, ReadAdapterConfig(folder));
   LUTHIER_ASSIGN_OR_RETURN(const SafetensorsFile file, OpenWeights(folder));
-  std::map<std::string, TensorView> stored = file.tensors();
+  std::map<std::string, TensorView> stored = ByStoredNames(file.tensors());
   NamedTensors joined;  // keeps what `stored` borrows
   if (model.experts && AdaptsEachExpert(stored)) {
     LUTHIER_ASSIGN_OR_RETURN(joined, JoinExperts(model, config, stored));
@@ -190,8 +209,8 @@ absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig
     }
   }
   for (const auto& [name, view] : stored) {
-    if (expected.contains(name) || (base != nullptr && IsOfBase(view, model, *base))) continue;
-    faults.push_back(absl::StrCat("unexpected: ", name));
+    if (expected.contains(name)) continue;
+    if (std::string fault = WhyUnexpected(view, model, base); !fault.empty()) faults.push_back(std::move(fault));
   }
   if (expected.empty()) faults.push_back("target_modules and target_parameters match no layer of the base");
   if (!faults.empty()) {

@@ -19,6 +19,8 @@ namespace luthier {
 
 // What PEFT's names begin with, in front of the base's.
 inline constexpr char kPeftPrefix[] = "base_model.model.";
+// What those of DoRA's lengths end with.
+inline constexpr char kMagnitude[] = ".lora_magnitude_vector";
 
 // Tensors by PEFT's names:
 //   base_model.model.model.layers.0.mlp.up_proj.lora_A.weight [R, I], ….lora_B.weight [O, R]
@@ -41,9 +43,9 @@ std::string LoraName(const AdapterConfig& config, const LinearLayer& targeted, a
 absl::StatusOr<Adapter> MakeAdapter(const AdapterConfig& config, const ModelConfig& model, const NamedTensors& base,
                                     uint64_t seed);
 
-// Reads a PEFT folder in fp32; adapters of single experts (transformers 4) as one of all of them. Beside an adapter on
-// head or embedding PEFT stores the base's; it is left out if it equals that of `base`. Errors: INVALID_ARGUMENT
-// listing every missing, unexpected or misshapen tensor.
+// Reads a PEFT folder in fp32; adapters of single experts (transformers 4) as one of all of them. Where PEFT stores the
+// base's head and embedding beside the adapter, they are left out if they equal those of `base`. Errors:
+// INVALID_ARGUMENT listing every missing, unexpected or misshapen tensor.
 absl::StatusOr<Adapter> ReadAdapter(const std::string& folder, const ModelConfig& model,
                                     const NamedTensors* base = nullptr);
 

@@ -43,6 +43,7 @@ absl::Status CheckTiedHead(const ModelConfig& config, const std::map<std::string
 
 at::ScalarType ToScalarType(Dtype dtype) {
   switch (dtype) {
+    case Dtype::kF64: return at::kDouble;
     case Dtype::kF32: return at::kFloat;
     case Dtype::kF16: return at::kHalf;
     case Dtype::kBf16: return at::kBFloat16;
@@ -56,6 +57,7 @@ at::ScalarType ToScalarType(Dtype dtype) {
 
 Dtype ToDtype(at::ScalarType type) {
   switch (type) {
+    case at::kDouble: return Dtype::kF64;
     case at::kHalf: return Dtype::kF16;
     case at::kBFloat16: return Dtype::kBf16;
     case at::kLong: return Dtype::kI64;

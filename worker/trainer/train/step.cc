@@ -20,16 +20,9 @@ namespace luthier {
 namespace {
 
 AdamW MakeOptimizer(const Run& run) {
-  AdamW::Options options{*run.training().beta1,
-                         *run.training().beta2,
-                         1e-8,
-                         *run.training().weight_decay,
-                         {},
-                         LearningRateFactors(run.plan.recipe, run.trained)};
-  // Norm weights are pulled towards 1 by nothing; decaying them to 0 only harms (as transformers' Trainer).
-  for (const auto& [name, tensor] : run.trained) {
-    if (tensor.dim() == 1) options.no_decay.insert(name);
-  }
+  AdamW::Options options{
+      *run.training().beta1,        *run.training().beta2,     1e-8,
+      *run.training().weight_decay, WithoutDecay(run.trained), LearningRateFactors(run.plan.recipe, run.trained)};
   return AdamW(run.trained, std::move(options));
 }
 

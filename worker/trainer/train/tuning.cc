@@ -44,6 +44,12 @@ absl::StatusOr<Adapter> StartFrom(const std::string& folder, const AdapterConfig
                                          ", the job asks for ", value.dump()));
     }
   }
+  // Patterns that overlap may stand in another order; of ranks, the tensors' sizes tell.
+  for (const LinearLayer& layer : TargetedLayers(wanted, config)) {
+    const double its = adapter.config.ScaleOf(layer.name()), asked_for = wanted.ScaleOf(layer.name());
+    if (its != asked_for)
+      differences.push_back(absl::StrCat("scales ", layer.name(), " by ", its, ", the job asks for ", asked_for));
+  }
   for (const auto& [name, tensor] : fresh.tensors) {
     const auto its = adapter.tensors.find(name);
     if (its == adapter.tensors.end()) {
@@ -102,6 +108,14 @@ std::map<std::string, double> LearningRateFactors(const Recipe& recipe, const Na
     }
   }
   return factors;
+}
+
+std::set<std::string> WithoutDecay(const NamedTensors& trained) {
+  std::set<std::string> without;
+  for (const auto& [name, tensor] : trained) {
+    if (tensor.dim() == 1 && !absl::EndsWith(name, kMagnitude)) without.insert(name);
+  }
+  return without;
 }
 
 }  // namespace luthier

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -29,5 +30,9 @@ absl::StatusOr<Tuning> MakeTuning(const Recipe& recipe, const ModelConfig& confi
 // one dimension, faster than A, and an adapter on the embedding at a rate of its own (PEFT's optimizers/loraplus.py).
 // Requires: a settled `recipe`.
 std::map<std::string, double> LearningRateFactors(const Recipe& recipe, const NamedTensors& trained);
+
+// What decays in no step: norms and biases, which nothing pulls back. Everything else does, the lengths of DoRA too, as
+// with transformers' Trainer.
+std::set<std::string> WithoutDecay(const NamedTensors& trained);
 
 }  // namespace luthier
