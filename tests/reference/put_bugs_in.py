@@ -171,10 +171,10 @@ BUGS = [Bug(*row) for row in [
     (27, "nobody compares the tokenizer with the embedding", "worker/trainer/train/preparation.cc",
      "  LUTHIER_RETURN_IF_ERROR(CheckTokensHaveEmbeddings(*run));\n", "",
      TRAIN, "TokenChecksTest.ATokenWithoutAnEmbeddingIsRefusedByLineAndName"),
-    (28, "texts are cut by GPT-2's expression, whatever the file says", "rust/src/lib.rs",
-     "        inner.with_padding(None);\n",
-     "        inner.with_padding(None);\n"
-     "        inner.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::default()));\n",
+    (28, "texts are cut by GPT-2's expression, whatever the file says", "rust/src/classes.rs",
+     "    tokenizer.with_padding(None);\n",
+     "    tokenizer.with_padding(None);\n"
+     "    tokenizer.with_pre_tokenizer(Some(tokenizers::pre_tokenizers::byte_level::ByteLevel::default()));\n",
      "text_test", "TokenizerTest.CutsTextsByTheRegularExpressionOfTheFile"),
     (29, "a template gets the date of the day", "lib/text/chat_template.h", '"2024-07-26T12:34:56"', '"2026-11-25T12:34:56"',
      "text_test", "ChatTemplateTest.PinsTheDate"),
